@@ -1,0 +1,1 @@
+"""fluxdrop: drop a YAML file into a folder, get a picture."""

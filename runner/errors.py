@@ -1,0 +1,112 @@
+"""Every error that fluxdrop raises on purpose, and what each one ends.
+
+FluxdropError
+├── UsageProblem      the command line or the home is at fault          exit code 2
+├── RunnerNeeded      the command needs a running runner                exit code 69
+├── RunnerBusy        another runner holds this home or this GPU        exit code 75
+├── SpecInvalid       a spec is at fault: all of its problems at once   job `rejected`
+├── JobFailed         a job or one image of it cannot be done           job `failed`
+│   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
+│   ├── ModelMissing  ├── OutOfMemory  └── DiskFull
+└── Stopped           the stop sign was seen; not a fault               job `cancelled` or requeued
+
+Foreign exceptions are translated where they enter (the engine for diffusers and the hub, specs
+for yaml and jsonschema); nothing above those borders catches them by their foreign names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class FluxdropError(Exception):
+    """Base of the tree; its text is one sentence that says what to do."""
+
+
+class UsageProblem(FluxdropError):
+    """Wrong usage of the command line, or no home where one is needed."""
+
+
+class RunnerNeeded(FluxdropError):
+    """The command can do its work only while a runner is running."""
+
+
+class RunnerBusy(FluxdropError):
+    """Another runner already holds this home or this GPU."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with a spec; line and column count from 1 and are 0 where unknown."""
+
+    line: int
+    column: int
+    path: str
+    message: str
+
+
+class SpecInvalid(FluxdropError):
+    """A spec cannot be accepted: carries the reason word and every problem found."""
+
+    def __init__(self, reason: str, problems: Sequence[Problem]) -> None:
+        self.reason = reason
+        self.problems = tuple(sorted(problems))
+        first = self.problems[0]
+        where = f"line {first.line}, column {first.column}: " if first.line else ""
+        named = f"{first.path}: " if first.path else ""
+        more = len(self.problems) - 1
+        rest = f" (and {more} more)" if more else ""
+        super().__init__(f"{where}{named}{first.message}{rest}")
+
+
+class JobFailed(FluxdropError):
+    """A job, or one image of it, cannot be done; `reason` is the word for its status."""
+
+    reason = "Internal"
+
+
+class InputMissing(JobFailed):
+    """An image that the spec names did not arrive in time."""
+
+    reason = "InputMissing"
+
+
+class InputBad(JobFailed):
+    """An image that the spec names cannot be read as one."""
+
+    reason = "InputBad"
+
+
+class PathNotAllowed(JobFailed):
+    """A path leaves the folders that specs may name."""
+
+    reason = "PathNotAllowed"
+
+
+class ModelMissing(JobFailed):
+    """Weights are not on this machine; jobs never download them."""
+
+    reason = "ModelMissing"
+
+
+class OutOfMemory(JobFailed):
+    """The device has no memory left for this image."""
+
+    reason = "OutOfMemory"
+
+
+class TimedOut(JobFailed):
+    """An image took longer than the spec's `timeout`."""
+
+    reason = "Timeout"
+
+
+class DiskFull(JobFailed):
+    """The disk of the outbox has no room left."""
+
+    reason = "DiskFull"
+
+
+class Stopped(FluxdropError):
+    """The stop sign was seen between two steps or at a joint."""

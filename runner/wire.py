@@ -1,0 +1,130 @@
+"""The JSON shapes that other programs read: status, sidecar result, receipt, health file.
+
+Version 1: keys may be added, never removed or changed. The schemas beside the specs
+(`status`, `receipt`, `runner`) say the same; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+SCHEMA = 1
+
+
+class ProblemJson(TypedDict):
+    line: int
+    column: int
+    path: str
+    message: str
+
+
+class Source(TypedDict):
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Counts(TypedDict):
+    total: int
+    done: int
+    failed: int
+    skipped: int
+
+
+class Progress(TypedDict):
+    phase: str
+    image: int
+    step: int
+    steps: int
+    fraction: float
+    eta_seconds: float | None
+
+
+class Output(TypedDict):
+    file: str
+    sidecar: str
+    thumbnail: str | None
+    seed: int
+    sha256: str
+    width: int
+    height: int
+
+
+class Status(TypedDict):
+    """`outbox/<id>/status.json`."""
+
+    schema: int
+    id: str
+    kind: str | None
+    model: str | None
+    state: str
+    reason: str | None
+    message: str | None
+    revision: int
+    attempt: int
+    priority: int
+    tags: list[str]
+    source: Source
+    accepted_at: str
+    started_at: str | None
+    finished_at: str | None
+    updated_at: str
+    images: Counts
+    progress: Progress | None
+    errors: list[ProblemJson]
+    warnings: list[str]
+    outputs: list[Output]
+
+
+class Receipt(TypedDict):
+    """`outbox/drops/<file name>.json`."""
+
+    schema: int
+    name: str
+    sha256: str
+    job: str
+    outcome: str
+    at: str
+
+
+class Result(TypedDict, total=False):
+    """The `result` object of a sidecar: facts of the run, added to the realised spec."""
+
+    job: str
+    index: int
+    file: str
+    sha256: str
+    width: int
+    height: int
+    created_at: str
+    seconds: float
+    model: dict[str, Any]
+    dtype: str
+    device: str
+    versions: dict[str, str]
+    pack: str
+    pack_version: str
+    subject: str
+    variable: str
+    audit: str
+
+
+class RunnerHealth(TypedDict):
+    """`outbox/runner.json`, rewritten every `interval_seconds`."""
+
+    schema: int
+    pid: int
+    host: str
+    version: str
+    state: str
+    job: str | None
+    models: list[str]
+    queued: int
+    next: list[str]
+    counts: dict[str, int]
+    recent: list[dict[str, Any]]
+    watch: str
+    gpu: dict[str, Any] | None
+    started_at: str
+    updated_at: str
+    interval_seconds: float
