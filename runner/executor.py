@@ -68,7 +68,19 @@ class StoppedEarly:
     task: ImageTask
 
 
-Event = Progressed | Rendered | Failed | StoppedEarly
+@dataclass(frozen=True)
+class Woken:
+    """Put into the queue by whoever changed what the worker should look at; means nothing else."""
+
+
+@dataclass(frozen=True)
+class CancelAsked:
+    """Put into the queue when a running job is to be cancelled."""
+
+    seq: int
+
+
+Event = Progressed | Rendered | Failed | StoppedEarly | Woken | CancelAsked
 
 
 class Executor(Protocol):

@@ -1,0 +1,109 @@
+"""A working copy of a prompt in plain small letters, with the way back to the original offsets.
+
+The copy is for matching only. Nothing here may change the prompt that is sent, and every
+character of the copy must know where it came from.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+from composer.audit.lookalikes import LOOKALIKES
+
+_INVISIBLE = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u180b\u180c\u180d\u180e\u180f"
+    + "".join(map(chr, range(0xFE00, 0xFE10)))
+    + "".join(map(chr, range(0xE0100, 0xE01F0)))
+)
+_DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d\u2043\u02d7\u1806"
+EM_DASH = "\u2014"
+_EM_DASHES = "\u2014\u2015\u2e3a\u2e3b\u2500\ufe58\ufe31"
+_APOSTROPHES = "\u2019\u2018\u02bc\u02b9\u2032\u201b\uff07\u0060\u00b4\u02bb\u05f3"
+_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02\u300c\u300d\u2039\u203a\u300e\u300f"
+_LINE_ENDS = "\n\r\u2028\u2029\u0085\u000b\u000c"
+_BLANKS = "\u2800\u00a0\u1680"
+
+
+_FIXED: dict[str, str] = {
+    char: becomes
+    for chars, becomes in (
+        (_LINE_ENDS, "\n"),
+        (_DASHES, "-"),
+        (_EM_DASHES, EM_DASH),
+        (_APOSTROPHES, "'"),
+        (_QUOTES, '"'),
+        (_BLANKS + "_\t", " "),
+        (_INVISIBLE, ""),
+    )
+    for char in chars
+}
+
+
+@dataclass(frozen=True)
+class Working:
+    """The copy, the original offset of each of its characters, and the invisible ones dropped."""
+
+    original: str
+    text: str
+    offsets: tuple[int, ...]
+    invisible: tuple[int, ...]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The original offsets of a non-empty part of the copy, marks on its last letter included."""
+        stop = self.offsets[end - 1] + 1
+        limit = self.offsets[end] if end < len(self.offsets) else len(self.original)
+        while stop < limit and unicodedata.combining(self.original[stop]):
+            stop += 1
+        return self.offsets[start], stop
+
+
+@lru_cache(maxsize=4096)
+def _plain(char: str) -> str:
+    """What one original character becomes in the copy; empty for one that nobody sees."""
+    if char in _FIXED:
+        return _FIXED[char]
+    if char in LOOKALIKES:
+        return LOOKALIKES[char]
+    category = unicodedata.category(char)
+    if category == "Cf":
+        return ""
+    if category == "Zs":
+        return " "
+    if category == "So":  # ™ must stay a symbol: NFKC would make it the letters TM
+        return char
+    folded = unicodedata.normalize("NFKC", char).casefold()
+    return "".join(_letter(part) for part in folded)
+
+
+def _letter(char: str) -> str:
+    if char in LOOKALIKES:
+        return LOOKALIKES[char]
+    apart = unicodedata.normalize("NFD", char)
+    base = LOOKALIKES.get(apart[0], apart[0])
+    # Marks are noise on Latin letters (lógo reads as logo) but make other scripts' letters.
+    if len(apart) > 1 and base.isascii():
+        return base
+    return char
+
+
+def normalise(original: str) -> Working:
+    """Make the working copy of a prompt, in one pass."""
+    text: list[str] = []
+    offsets: list[int] = []
+    invisible: list[int] = []
+    for offset, char in enumerate(original):
+        if char.isascii() and (char.isalnum() or char == " "):
+            becomes = char.lower()
+        elif unicodedata.combining(char):
+            # A mark that stands alone: noise on a Latin letter, part of the letter elsewhere.
+            becomes = "" if text and text[-1].isascii() else char
+        else:
+            becomes = _plain(char)
+            if not becomes:
+                invisible.append(offset)
+        for part in becomes:
+            text.append(part)
+            offsets.append(offset)
+    return Working(original, "".join(text), tuple(offsets), tuple(invisible))

@@ -1,0 +1,101 @@
+"""The command line: one file per group of verbs, this one parses and translates errors.
+
+Light by rule: nothing here, nor at the top of a verb's file, imports torch, numpy, rich or
+jsonschema, so that `--help` and `status` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from runner.cli import control, doctor, look, models, setup, submit, work
+from runner.errors import FluxdropError, RunnerBusy, RunnerNeeded, SpecInvalid, UsageProblem
+
+_EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
+    (UsageProblem, 2),
+    (RunnerNeeded, 69),
+    (RunnerBusy, 75),
+    (SpecInvalid, 1),
+    (FluxdropError, 1),
+)
+_EPILOG = """\
+exit codes: 0 done; 1 a job failed or was rejected, or a check found something;
+2 wrong usage; 69 needs a running runner; 75 another runner holds this home or GPU"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with a suggestion for a misspelt command."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message:
+            import difflib
+
+            wrong = message.split("'")[1]
+            known = list(_commands(self))
+            near = difflib.get_close_matches(wrong, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else f"; choose from {', '.join(known)}"
+            message = f"no command {wrong!r}{hint}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return list(action.choices)
+    return []
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS,
+                        help="the home folder (default: $FLUXDROP_HOME, else this folder)")  # fmt: skip
+    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
+                        help="print JSON for programs")  # fmt: skip
+    parser = _Parser(
+        prog="fluxdrop",
+        description="Drop a YAML file into a folder, get a picture.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
+    for module in (work, setup, submit, look, control, models, doctor):
+        module.add(verbs, shared)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    options.home = getattr(options, "home", None)
+    options.json = getattr(options, "json", False)
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"fluxdrop {version('fluxdrop')}")
+        return 0
+    if options.verb is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(options.run(options))
+    except FluxdropError as error:
+        if options.json:
+            print(json.dumps({"error": str(error)}, ensure_ascii=False))
+        else:
+            print(f"fluxdrop: {error}", file=sys.stderr)
+        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`fluxdrop status | head`): nothing to say to it.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,124 @@
+"""Jobs with their progress: bars on a terminal, one line for each change elsewhere.
+
+Reads status files only, so it shows the same whether the runner is this process or another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from runner import client
+from runner.cli.text import job_line, print_json
+from runner.settings import Home
+
+_LOOK_SECONDS = 0.1
+_MARKS = {"succeeded": "[green]✓", "failed": "[red]✗", "rejected": "[red]✗", "cancelled": "[yellow]■"}
+
+
+class Board:
+    """Shows the jobs that `ids` names, as they come and go."""
+
+    def __init__(
+        self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False
+    ) -> None:
+        self._home = home
+        self._ids = ids
+        self._as_json = as_json
+        self._console = Console()
+        self._bars = Progress(
+            TextColumn("{task.fields[mark]}"),
+            TextColumn("[bold]{task.description:<20}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[note]:<32}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._live = self._console.is_terminal and not as_json
+        self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, tuple[Any, ...]] = {}
+        self._over: set[str] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Board:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.look()
+        if self._live:
+            self._bars.stop()
+
+    def follow_aside(self) -> None:
+        """Look again and again in a thread of its own, until the board is left."""
+        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
+        self._thread.start()
+
+    def follow(self, is_over: Callable[[], bool]) -> None:
+        """Look again and again until `is_over` says so or the board is left."""
+        while not is_over() and not self._stop.wait(_LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Look at every job once."""
+        for job_id in self._ids():
+            if job_id in self._over:
+                continue
+            status = client.read_json(self._home.job(job_id) / "status.json")
+            if status is None:
+                continue
+            if self._live:
+                self._draw(status)
+            else:
+                self._tell(status)
+            if status["state"] in client.FINAL_STATES:
+                self._over.add(job_id)
+
+    def _draw(self, status: dict[str, Any]) -> None:
+        job_id, images = status["id"], status["images"]
+        if job_id not in self._tasks:
+            self._tasks[job_id] = self._bars.add_task(job_id, total=1.0, mark=" ", note="")
+        task = self._tasks[job_id]
+        progress = status["progress"] or {}
+        done = (images["done"] + images["failed"]) / max(images["total"], 1)
+        over = status["state"] in client.FINAL_STATES
+        self._bars.update(
+            task,
+            completed=1.0 if over else max(progress.get("fraction", 0.0), done),
+            mark=_MARKS.get(status["state"], " "),
+            note=_note(status),
+        )
+        if over:
+            self._bars.stop_task(task)
+
+    def _tell(self, status: dict[str, Any]) -> None:
+        key = (status["state"], status["reason"], status["images"]["done"])
+        if self._shown.get(status["id"]) == key:
+            return
+        self._shown[status["id"]] = key
+        if self._as_json:
+            print_json(status)
+        else:
+            print(job_line(status), flush=True)
+
+
+def _note(status: dict[str, Any]) -> str:
+    images, progress = status["images"], status["progress"]
+    counted = f"{images['done']}/{images['total']}" if images["total"] > 1 else ""
+    if progress and status["state"] == "running":
+        step = f" {progress['step']}/{progress['steps']}" if progress["step"] else ""
+        return f"{counted} {progress['phase']}{step}".strip()
+    return f"{counted} {status['reason'] or status['state']}".strip()

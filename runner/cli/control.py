@@ -1,0 +1,101 @@
+"""`cancel`, `retry`, `pause` and `resume`: they write the control files of the inbox."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from runner import client
+from runner.cli.text import print_json, say
+from runner.errors import UsageProblem
+from runner.settings import find_home
+
+_OBEYED_SECONDS = 5.0
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    cancel = verbs.add_parser("cancel", parents=[shared], help="stop jobs at the next step")
+    cancel.add_argument("ids", nargs="+", metavar="ID")
+    cancel.set_defaults(run=run_cancel)
+    retry = verbs.add_parser("retry", parents=[shared], help="run a finished job again")
+    retry.add_argument("id", metavar="ID")
+    retry.set_defaults(run=run_retry)
+    pause = verbs.add_parser("pause", parents=[shared], help="let no further image start")
+    pause.set_defaults(run=run_pause)
+    resume = verbs.add_parser("resume", parents=[shared], help="let images start again")
+    resume.set_defaults(run=run_resume)
+
+
+def run_cancel(options: argparse.Namespace) -> int:
+    """Cancel jobs and say what came of it."""
+    home = find_home(options.home)
+    before = {job_id: client.status(home, job_id) for job_id in options.ids}
+    over = {job_id for job_id, found in before.items() if found["state"] in client.FINAL_STATES}
+    drops = {job_id: client.cancel(home, job_id) for job_id in options.ids if job_id not in over}
+    running = client.runner_health(home) is not None
+    outcomes = []
+    for job_id in options.ids:
+        found = before[job_id]
+        if job_id in drops and running and found["state"] in ("queued", "running"):
+            client.wait_until_obeyed(home, drops[job_id], _OBEYED_SECONDS)
+            found = client.wait_until_over(home, job_id, _OBEYED_SECONDS)
+        outcomes.append({"id": job_id, "state": found["state"], "was_over": job_id in over})
+    if options.json:
+        print_json({"jobs": outcomes})
+        return 0
+    for outcome in outcomes:
+        text = {
+            True: f"was over already: {outcome['state']}",
+            False: "cancelled" if outcome["state"] == "cancelled" else "asked",
+        }[bool(outcome["was_over"])]
+        print(f"{outcome['id']}: {text}")
+    if not running:
+        say("no runner is running: it will be obeyed when one starts")
+    return 0
+
+
+def run_retry(options: argparse.Namespace) -> int:
+    """Ask for a finished job to be run again; print its new id once it is known."""
+    home = find_home(options.home)
+    found = client.status(home, options.id)
+    if found["state"] not in ("succeeded", "failed", "cancelled"):
+        raise UsageProblem(
+            f"only a job that succeeded, failed or was cancelled can be run again; "
+            f"{options.id} is {found['state']}"
+        )
+    drop = client.retry(home, options.id)
+    receipt = None
+    if client.runner_health(home) is not None:
+        receipt = client.wait_for_receipt(home, drop, _OBEYED_SECONDS)
+    if receipt is None:
+        say("no runner has taken it yet: it will be obeyed when one runs")
+    if options.json:
+        print_json({"jobs": [receipt["job"]] if receipt else []})
+    elif receipt:
+        print(receipt["job"])
+    return 0
+
+
+def run_pause(options: argparse.Namespace) -> int:
+    """Pause this home's runner."""
+    home = find_home(options.home)
+    client.pause(home)
+    return _say(options, "paused: the image in hand is finished, then nothing starts")
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    """Let this home's runner go on."""
+    home = find_home(options.home)
+    client.resume(home)
+    return _say(options, "images start again")
+
+
+def _say(options: argparse.Namespace, text: str) -> int:
+    if options.json:
+        print_json({"ok": True})
+    else:
+        print(text)
+    return 0
+
+

@@ -1,0 +1,77 @@
+"""`status` and `watch`: what the outbox says, read from files alone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from runner import client
+from runner.cli.text import job_line, print_json, say
+from runner.errors import RunnerNeeded
+from runner.settings import find_home
+
+_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    status = verbs.add_parser("status", parents=[shared], help="what a job, or the runner, does")
+    status.add_argument("id", nargs="?", metavar="ID")
+    status.set_defaults(run=run_status)
+    watch = verbs.add_parser("watch", parents=[shared], help="follow the runner until Ctrl-C")
+    watch.set_defaults(run=run_watch)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Print one job's status, or the runner's summary; never reads every job's file."""
+    home = find_home(options.home)
+    if options.id:
+        return _one(options, client.status(home, options.id))
+    running = client.runner_health(home)
+    summary = running or client.read_json(home.health) or {}
+    if options.json:
+        print_json({**summary, "running": running is not None})
+        return 0
+    counts = summary.get("counts", {})
+    numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
+    if running:
+        at = f" at {running['job']}" if running["job"] else ""
+        print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
+    else:
+        print(f"no runner is running; {numbers or 'no jobs yet'}")
+    for job in reversed(summary.get("recent", [])):
+        print(job_line(job))
+    return 0
+
+
+def _one(options: argparse.Namespace, found: dict[str, Any]) -> int:
+    if options.json:
+        print_json(found)
+    else:
+        print(job_line(found))
+        for error in found.get("errors", []):
+            named = f"{error['path']}: " if error["path"] else ""
+            print(f"  line {error['line']}, column {error['column']}: {named}{error['message']}")
+        for warning in found.get("warnings", []):
+            print(f"  warning: {warning}")
+        for output in found.get("outputs", []):
+            print(f"  outbox/{found['id']}/{output['file']}")
+    return 1 if found["state"] in ("failed", "rejected", "unknown") else 0
+
+
+def run_watch(options: argparse.Namespace) -> int:
+    """Show the running jobs and their progress until Ctrl-C."""
+    home = find_home(options.home)
+    if client.runner_health(home) is None:
+        raise RunnerNeeded("no runner is running: start `fluxdrop run`")
+    from runner.cli.board import Board
+
+    def newest() -> list[str]:
+        health = client.read_json(home.health) or {}
+        jobs = [job["id"] for job in reversed(health.get("recent", []))]
+        return list(dict.fromkeys([*jobs, *health.get("next", [])]))
+
+    with Board(home, newest, as_json=options.json) as board:
+        board.follow(lambda: client.runner_health(home) is None)
+    say("the runner has stopped")
+    return 0

@@ -1,0 +1,127 @@
+"""`submit` and `check`: specs from the command line into the inbox, or only looked at."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from runner import client
+from runner.cli.text import job_line, print_json, say
+from runner.errors import RunnerNeeded, UsageProblem
+from runner.settings import Home, Settings, find_home, load_settings
+
+# An idle runner answers in milliseconds; one that copies a long inbox may take a while.
+_RECEIPT_SECONDS = 15.0
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    submit = verbs.add_parser("submit", parents=[shared], help="drop specs into the inbox")
+    submit.add_argument("files", nargs="+", metavar="FILE", help="a spec; `-` is standard input")
+    submit.add_argument("--wait", action="store_true", help="wait until the jobs are over")
+    submit.set_defaults(run=run_submit)
+    check = verbs.add_parser("check", parents=[shared], help="say what is wrong with specs")
+    check.add_argument("files", nargs="+", metavar="FILE", help="a spec; `-` is standard input")
+    check.set_defaults(run=run_check)
+
+
+def run_submit(options: argparse.Namespace) -> int:
+    """Drop the files; print the job ids once they are known, else the names of the drops."""
+    home = find_home(options.home)
+    home.prepare()
+    running = client.runner_health(home) is not None
+    if options.wait and not running:
+        raise RunnerNeeded("nothing is running that could be waited for: start `fluxdrop run`")
+    specs = [(_name(file), _bytes(file), file) for file in options.files]
+    drops = []
+    for name, data, file in specs:
+        if file != "-":
+            for copied in client.bring_images(home, Path(file), data):
+                say(f"copied {copied} into the inbox")
+        drops.append(client.submit(home, data, name))
+    if not running:
+        return _say_not_running(options, [drop.name for drop in drops])
+    receipts = [client.wait_for_receipt(home, drop, _RECEIPT_SECONDS) for drop in drops]
+    jobs = [receipt["job"] for receipt in receipts if receipt]
+    late = [drop.name for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
+    if options.wait:
+        statuses = [client.wait_until_over(home, job, None) for job in jobs]
+    else:
+        statuses = [client.status(home, job) for job in jobs]
+    if options.json:
+        print_json({"jobs": jobs} | ({"drops": late} if late else {}))
+    else:
+        for status in statuses:
+            print(job_line(status) if options.wait or _is_bad(status) else status["id"])
+        for name in late:
+            say(f"{name} is in the inbox and not yet taken")
+    return 1 if any(_is_bad(status) for status in statuses) else 0
+
+
+def _say_not_running(options: argparse.Namespace, names: list[str]) -> int:
+    if options.json:
+        print_json({"jobs": [], "drops": names})
+    else:
+        for name in names:
+            print(name)
+        say("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
+    return 0
+
+
+def _is_bad(status: dict[str, Any]) -> bool:
+    return status["state"] in ("failed", "rejected", "cancelled")
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Print every problem as `file:line:column: message`."""
+    from runner.catalogue import RegistryCatalogue
+    from runner.spool.judge import check
+
+    home = _home_or_here(options.home)
+    catalogue = RegistryCatalogue(home.settings)
+    files = []
+    for file in options.files:
+        problems = check(_bytes(file), _name(file), home, catalogue)
+        files.append({
+            "file": file,
+            "errors": [
+                {"line": p.line, "column": p.column, "path": p.path, "message": p.message}
+                for p in problems
+            ],
+        })  # fmt: skip
+    wrong = sum(len(each["errors"]) for each in files)
+    if options.json:
+        print_json({"ok": not wrong, "files": files})
+    else:
+        for each in files:
+            for error in each["errors"]:
+                named = f"{error['path']}: " if error["path"] else ""
+                print(f"{each['file']}:{error['line']}:{error['column']}: {named}{error['message']}")
+        if not wrong:
+            say("all well")
+    return 1 if wrong else 0
+
+
+def _home_or_here(given: str | None) -> Home:
+    """The home, or the current folder with all defaults: a check needs no home."""
+    try:
+        return find_home(given)
+    except UsageProblem:
+        if given:
+            raise
+        return Home(Path.cwd(), load_settings(Path("fluxdrop.yaml")) or Settings())
+
+
+def _name(file: str) -> str:
+    return "stdin.yaml" if file == "-" else Path(file).name
+
+
+def _bytes(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise UsageProblem(f"cannot read {file}: {error.strerror}") from error

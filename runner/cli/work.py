@@ -1,0 +1,155 @@
+"""`run`, `drain` and `demo`: the verbs under which this process is the runner."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from runner import client
+from runner.cli.text import print_json, say
+from runner.errors import UsageProblem
+from runner.settings import Home, find_home
+
+STORY = ("draw", "edit", "repaint", "outline", "vary")
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    demo = verbs.add_parser("demo", parents=[shared], help="run one job of each kind, here and now")
+    demo.set_defaults(run=run_demo)
+    run = verbs.add_parser("run", parents=[shared], help="watch the inbox until stopped")
+    run.set_defaults(run=run_run)
+    drain = verbs.add_parser("drain", parents=[shared], help="run what is there, then leave")
+    drain.add_argument("--until", metavar="HH:MM", help="leave at this hour; wait for windows")
+    drain.set_defaults(run=run_drain)
+
+
+def run_run(options: argparse.Namespace) -> int:
+    """Watch and work until SIGINT or SIGTERM."""
+    from runner.daemon import stopping_on_signals
+
+    home = _prepared(options)
+    with _opened(home) as daemon:
+        if not options.json:
+            say(f"watching {home.inbox} (Ctrl-C stops)")
+        with stopping_on_signals(daemon), _board(home, daemon, options) as board:
+            board.follow_aside()
+            daemon.serve()
+    return 0
+
+
+def run_drain(options: argparse.Namespace) -> int:
+    """Work until nothing is left that can run."""
+    from runner.daemon import stopping_on_signals
+
+    home = _prepared(options)
+    until = _moment(options.until) if options.until else None
+    with _opened(home) as daemon:
+        with stopping_on_signals(daemon), _board(home, daemon, options) as board:
+            board.follow_aside()
+            outcome = daemon.drain(until=until)
+    counts = {str(state): n for state, n in outcome.counts.items()}
+    if options.json:
+        print_json({"counts": counts, "note": outcome.note})
+    else:
+        say(", ".join(f"{n} {state}" for state, n in counts.items() if n) or "nothing to do")
+        if outcome.note:
+            say(outcome.note)
+    return 0 if outcome.all_well else 1
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Drop the example specs, run them, and name the pictures."""
+    home = _prepared(options)
+    if client.runner_health(home) is not None:
+        jobs = _tell_story(home, lambda: None)
+    else:
+        from runner.daemon import stopping_on_signals
+
+        with _opened(home) as daemon, stopping_on_signals(daemon):
+            jobs = _tell_story(home, lambda: daemon.work(0.1))
+    statuses = [client.status(home, job) for job in jobs]
+    if options.json:
+        print_json({"jobs": jobs, "statuses": statuses})
+    else:
+        _name_pictures(home, statuses)
+    return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
+
+
+def _tell_story(home: Home, turn: Callable[[], object]) -> list[str]:
+    """Drop the examples, each reading the first one's picture, and follow them to their ends."""
+    import specs
+    from runner.cli.board import Board
+
+    examples = Path(specs.__file__).parent / "examples"
+    jobs: list[str] = []
+    with Board(home, lambda: jobs) as board:
+        board.follow_aside()
+        for name in STORY:
+            file = examples / f"{name}.yaml"
+            data = file.read_bytes()
+            if jobs:
+                # Another job may have the name `draw` already: read this story's own picture.
+                data = data.replace(b"outbox/draw/draw-", f"outbox/{jobs[0]}/{jobs[0]}-".encode())
+            client.bring_images(home, file, data)
+            drop = client.submit(home, data, file.name)
+            jobs.append(_until(lambda drop=drop: client.receipt(home, drop), turn)["job"])  # type: ignore[misc]
+        _until(lambda: all(_is_over(home, job) for job in jobs) or None, turn)
+    return jobs
+
+
+def _until(look: Callable[[], Any], turn: Callable[[], object]) -> Any:
+    while (found := look()) is None:
+        if turn() is None:
+            time.sleep(0.05)
+    return found
+
+
+def _is_over(home: Home, job: str) -> bool:
+    return client.status(home, job)["state"] in client.FINAL_STATES
+
+
+def _name_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
+    for status in statuses:
+        folder = os.path.relpath(home.job(status["id"]))
+        if status["outputs"]:
+            print(f"{status['kind']:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
+        else:
+            print(f"{status['kind']:<9} {status['state']}: {status['message']}")
+    print(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
+
+
+def _prepared(options: argparse.Namespace) -> Home:
+    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    home = find_home(options.home)
+    home.prepare()
+    return home
+
+
+def _opened(home: Home) -> Any:
+    from runner.daemon import Daemon, gpu_thread
+
+    return Daemon(home, gpu_thread)
+
+
+def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:
+    from runner.cli.board import Board
+
+    return Board(home, daemon.newest_jobs, as_json=options.json)
+
+
+def _moment(text: str) -> float:
+    try:
+        hour, minute = (int(part) for part in text.split(":"))
+        now = datetime.now().astimezone()
+        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    except ValueError:
+        raise UsageProblem(f"--until takes an hour like 07:00, not {text!r}") from None
+    return (moment if moment > now else moment + timedelta(days=1)).timestamp()

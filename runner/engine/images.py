@@ -1,0 +1,135 @@
+"""Input pictures: opened safely, turned into plain RGB, fitted to a size without stretching.
+
+Size policy: where a spec names a size, the picture is scaled to cover it and its middle is cut
+out. Where the size follows the picture, it is floored to multiples of 16 and the remainder is cut
+off on both sides, so that no pixel is resampled; beyond the model's bounds it is scaled down.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from runner.engine.models import STEP, Sizes
+from runner.errors import InputBad, InputMissing
+from runner.job import InputImage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+MAX_PIXELS = 64 * 1024 * 1024
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError)
+"""What Pillow raises on damaged files, besides its own two for bombs and these libraries'."""
+_BELOW_PILLOW = (struct.error, zlib.error)
+
+
+def open_image(item: InputImage) -> Image:
+    """The first frame of a picture as RGB: upright, and over white where it is transparent."""
+    return to_rgb(load(item.path))
+
+
+def load(path: Path) -> Image:
+    """A picture as it is stored, whole in memory, its EXIF orientation applied."""
+    from PIL import Image as Pillow
+
+    bombs = (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError)
+    try:
+        with Pillow.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputBad(f"{path.name} has more than {MAX_PIXELS:,} pixels: shrink it")
+            picture.load()
+            return upright(picture)
+    except FileNotFoundError as error:
+        raise InputMissing(f"{path.name} is not there: drop the job again") from error
+    except bombs as error:
+        raise InputBad(f"{path.name} has more than {MAX_PIXELS:,} pixels: shrink it") from error
+    except (*_DAMAGE, *_BELOW_PILLOW) as error:
+        raise InputBad(
+            f"{path.name} cannot be read as a picture ({', '.join(FORMATS)}):"
+            " it is damaged, incomplete or of another format"
+        ) from error
+
+
+def upright(picture: Image) -> Image:
+    """The picture turned as its EXIF says; a damaged EXIF block turns nothing."""
+    from PIL import ImageOps
+
+    try:
+        turned = ImageOps.exif_transpose(picture)
+    except (*_DAMAGE, *_BELOW_PILLOW):
+        return picture.copy()
+    return turned.copy() if turned is picture else turned
+
+
+def to_rgb(picture: Image) -> Image:
+    """Any mode as RGB."""
+    from PIL import Image as Pillow
+
+    picture = eight_bit(picture)
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        paper = Pillow.new("RGBA", layered.size, "white")
+        return Pillow.alpha_composite(paper, layered).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def eight_bit(picture: Image) -> Image:
+    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    mode = picture.mode
+    if not (mode.startswith("I") or mode == "F"):
+        return picture
+    values = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise InputBad("a picture has values that are no numbers (NaN or infinite)")
+    if mode.startswith("I;16"):
+        top = 65535.0
+    elif mode == "F":
+        top = 1.0 if values.max() <= 1.0 else 255.0 if values.max() <= 255.0 else 65535.0
+    else:
+        top = 65535.0 if values.max() <= 65535.0 else 2.0**31 - 1
+    scaled = np.clip(values / top, 0.0, 1.0) * 255.0
+    return Pillow.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def target_size(
+    picture: tuple[int, int], width: int | None, height: int | None, sizes: Sizes
+) -> tuple[int, int]:
+    """The size to make: the one asked for; a lone side gets the other from the picture's shape."""
+    wide, high = picture
+    if width and height:
+        return width, height
+    if sizes.only:
+        return sizes.following(wide, high)
+    if width:
+        return width, sizes.following(width, max(1, width * high // wide))[1]
+    if height:
+        return sizes.following(max(1, height * wide // high), height)[0], height
+    return sizes.following(wide, high)
+
+
+def fit(picture: Image, width: int, height: int) -> Image:
+    """The middle of a picture in exactly this size; masks keep their two values.
+
+    A picture that is too large by a remainder of 16 only is cut and never resampled.
+    """
+    from PIL.Image import Resampling
+
+    wide, high = picture.size
+    if (wide, high) == (width, height):
+        return picture
+    left, top = wide - width, high - height
+    if 0 <= left < STEP and 0 <= top < STEP:
+        return picture.crop((left // 2, top // 2, left // 2 + width, top // 2 + height))
+    scale = max(width / wide, height / high)
+    inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)
+    x, y = (wide - inner_wide) / 2, (high - inner_high) / 2
+    how = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
+    return picture.resize((width, height), how, box=(x, y, x + inner_wide, y + inner_high))

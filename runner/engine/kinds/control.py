@@ -1,0 +1,42 @@
+"""control: a picture that follows the lines (canny) or the depth of another."""
+
+from __future__ import annotations
+
+from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
+from runner.engine.models import Sizes
+from runner.errors import InputBad
+from runner.job import ImageTask
+
+LOW, HIGH = 50.0, 200.0
+"""The thresholds with which FLUX.1 Canny's training maps were made."""
+
+
+def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
+    from runner.engine import images
+    from runner.engine.canny import canny
+
+    source = images.open_image(task.inputs["image"][0])
+    width, height = images.target_size(source.size, task.width, task.height, sizes)
+    source = images.fit(source, width, height)
+    if not task.options.get("preprocessed", False):
+        if task.options.get("control") != "canny":
+            raise InputBad(
+                "a depth map cannot be made from a picture yet:"
+                " give a ready map as `image` and set `preprocessed: true`"
+            )
+        source = canny(source, LOW, HIGH)
+    return Prepared(width=width, height=height, images={"image": (source,)})
+
+
+def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
+    return {**sampling(task, prepared), "control_image": prepared.images["image"][0]}
+
+
+KIND = Kind(
+    name="control",
+    summary="a picture that follows the lines or the depth of another",
+    reads=("image",),
+    options={"control": "canny", "preprocessed": False},
+    prepare=_prepare,
+    arguments={"flux1": _flux1},
+)

@@ -1,0 +1,45 @@
+"""fill: repaints what a mask marks, or paints what lies outside a picture (outpaint)."""
+
+from __future__ import annotations
+
+from runner.engine.kinds.base import NOT_GIVEN, Arguments, Kind, Paste, Prepared, sampling
+from runner.engine.models import Sizes
+from runner.job import ImageTask
+
+
+def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
+    from runner.engine import images, masks
+
+    source = images.open_image(task.inputs["image"][0])
+    margins = task.options.get("outpaint")
+    if margins:
+        canvas, mask = masks.outpaint(source, margins)
+    else:
+        canvas, mask = source, masks.open_mask(task.inputs["mask"][0], source.size)
+    width, height = images.target_size(canvas.size, task.width, task.height, sizes)
+    canvas = images.fit(canvas, width, height)
+    mask = images.fit(mask, width, height)
+    if margins:
+        mask = masks.grown(mask)
+    masks.refuse_empty(mask)
+    paste = Paste(canvas, masks.soft_share(mask)) if task.options.get("composite", True) else None
+    pictures = {"image": (canvas,), "mask": (mask,)}
+    return Prepared(width=width, height=height, images=pictures, paste=paste)
+
+
+def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
+    return {
+        **sampling(task, prepared),
+        "image": prepared.images["image"][0],
+        "mask_image": prepared.images["mask"][0],
+    }
+
+
+KIND = Kind(
+    name="fill",
+    summary="a part of a picture painted anew, or its surroundings",
+    reads=("image", "mask"),
+    options={"outpaint": NOT_GIVEN, "composite": True},
+    prepare=_prepare,
+    arguments={"flux1": _flux1},
+)

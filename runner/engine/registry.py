@@ -1,0 +1,228 @@
+"""Kinds and models together: what is wrong with a spec, and the task that it becomes.
+
+Pure functions for intake, which runs where no torch is loaded. Everything that a model cannot do
+is a problem here, before any work: nothing that a spec asks for is ever left out in silence.
+A spec has passed its schema before it comes here, so types are not checked again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from runner.engine.kinds import control, fill, kontext, redux, text2img
+from runner.engine.kinds.base import NOT_GIVEN, Kind
+from runner.engine.models import (
+    CONTROL_DEFAULTS,
+    DEFAULTS,
+    MODEL_REGISTRY,
+    Model,
+    Serving,
+)
+from runner.job import ImageTask, InputImage, Lora
+
+__all__ = ["KINDS", "MODEL_REGISTRY", "default_model", "problems", "realise", "warnings"]
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (text2img.KIND, kontext.KIND, fill.KIND, control.KIND, redux.KIND)
+}
+
+Found = tuple[str, str]
+Models = Mapping[str, Model]
+
+_CHECKED = ("model", "width", "height", "guidance", "precision", "control", "preprocessed")
+"""The fields of a matrix whose values are looked at here."""
+
+
+def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = None) -> str:
+    """The model of a spec: its own, else the settings' for its kind, else the product's."""
+    named = spec.get("model")
+    if named:
+        return str(named)
+    kind = str(spec.get("kind", ""))
+    if defaults and kind in defaults:
+        return defaults[kind]
+    if kind == "control":
+        return CONTROL_DEFAULTS.get(str(spec.get("control", "canny")), DEFAULTS[kind])
+    return DEFAULTS.get(kind, "")
+
+
+def problems(
+    spec: Mapping[str, Any],
+    *,
+    models: Models = MODEL_REGISTRY,
+    defaults: Mapping[str, str] | None = None,
+) -> list[Found]:
+    """All that the model of this spec cannot do, as (path, message); empty where it can do it."""
+    matrix = spec.get("matrix")
+    varied = {
+        name: values
+        for name, values in (matrix.items() if isinstance(matrix, Mapping) else ())
+        if name in _CHECKED and isinstance(values, Sequence) and not isinstance(values, str)
+    }
+    found: dict[Found, None] = {}
+    for values in itertools.product(*varied.values()):
+        single = {**spec, **dict(zip(varied, values, strict=True))}
+        for path, message in _single(single, models, defaults):
+            found[f"matrix.{path}" if path in varied else path, message] = None
+    return list(found)
+
+
+def realise(
+    spec: Mapping[str, Any],
+    *,
+    job: str,
+    index: int,
+    inputs: Mapping[str, Sequence[InputImage]],
+    loras: Sequence[Lora] = (),
+    models: Models = MODEL_REGISTRY,
+    defaults: Mapping[str, str] | None = None,
+) -> ImageTask:
+    """The task of a single-image spec that has a seed and no problems, every default filled in."""
+    kind = KINDS[spec["kind"]]
+    model = models[default_model(spec, defaults)]
+    serving = model.serves[kind.name]
+    width, height = _size(spec, kind, model)
+    timeout = spec.get("timeout")
+    return ImageTask(
+        job=job,
+        index=index,
+        kind=kind.name,
+        model=model.name,
+        prompt=str(spec.get("prompt") or ""),
+        seed=int(spec["seed"]),
+        steps=int(spec.get("steps", serving.steps)),
+        guidance=float(spec.get("guidance", serving.guidance)),
+        width=width,
+        height=height,
+        precision=str(spec.get("precision", "auto")),
+        timeout=None if timeout is None else float(timeout),
+        inputs={name: tuple(given) for name, given in inputs.items()},
+        loras=tuple(loras),
+        options={
+            name: spec.get(name, default)
+            for name, default in kind.options.items()
+            if name in spec or default is not NOT_GIVEN
+        },
+    )
+
+
+def warnings(
+    spec: Mapping[str, Any],
+    *,
+    models: Models = MODEL_REGISTRY,
+    defaults: Mapping[str, str] | None = None,
+) -> list[str]:
+    """What a caller should know although it is no error."""
+    model = models.get(default_model(spec, defaults))
+    prompt = spec.get("prompt")
+    if model is None or not model.builtin or not isinstance(prompt, str):
+        return []
+    from runner.engine.tiny.vocabulary import unknown_words
+
+    unknown = unknown_words(prompt)
+    if not unknown:
+        return []
+    listed = ", ".join(f"`{word}`" for word in unknown[:8])
+    return [f"the built-in model does not know {listed}; it draws simple coloured shapes"]
+
+
+def _size(
+    spec: Mapping[str, Any], kind: Kind, model: Model
+) -> tuple[int, int] | tuple[int | None, int | None]:
+    width, height = spec.get("width"), spec.get("height")
+    if kind.reads:
+        return width, height
+    return width or model.sizes.default[0], height or model.sizes.default[1]
+
+
+def _single(
+    spec: Mapping[str, Any], models: Models, defaults: Mapping[str, str] | None
+) -> Iterator[Found]:
+    """The problems of one combination; later ones only where earlier ones leave them a meaning."""
+    kind = KINDS.get(str(spec.get("kind", "")))
+    if kind is None:
+        yield "kind", _unknown("kind", str(spec.get("kind", "")), KINDS)
+        return
+    name = default_model(spec, defaults)
+    model = models.get(name)
+    if model is None:
+        yield "model", _unknown("model", name, models)
+        return
+    serving = model.serves.get(kind.name)
+    if serving is None:
+        able = [each.name for each in models.values() if kind.name in each.serves]
+        yield "model", f"{name} cannot do {kind.name}; {_listed(able)} can"
+        return
+    yield from _size_problems(spec, kind, model)
+    yield from _sampling_problems(spec, model, serving)
+    if "image" in kind.reads:
+        yield from _reference_problems(spec.get("image"), model, serving)
+    if kind.name == "control":
+        yield from _control_problems(spec, model, serving, models)
+
+
+def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterator[Found]:
+    given = [side for side in ("width", "height") if spec.get(side)]
+    if not given:
+        return
+    width, height = _size(spec, kind, model)
+    # Where the other side follows the picture, a lone one is judged as a square.
+    message = model.sizes.problem(width or height or 0, height or width or 0)
+    if message:
+        yield given[0], f"{model.name} {message}"
+
+
+def _sampling_problems(spec: Mapping[str, Any], model: Model, serving: Serving) -> Iterator[Found]:
+    precision = spec.get("precision", "auto")
+    if precision not in model.precisions:
+        yield "precision", f"{model.name} runs in {_listed(model.precisions)}, not in {precision}"
+    if not serving.guided and spec.get("guidance"):
+        yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0"
+    if spec.get("loras") and not model.loras:
+        yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out"
+
+
+def _reference_problems(image: Any, model: Model, serving: Serving) -> Iterator[Found]:
+    several = isinstance(image, list | tuple)
+    images = list(image) if several else [image]
+    if len(images) > serving.references:
+        at_most = "one picture" if serving.references == 1 else f"{serving.references} pictures"
+        yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given"
+    for place, each in enumerate(images):
+        if isinstance(each, Mapping) and "weight" in each and not serving.weighted:
+            path = f"image[{place}].weight" if several else "image.weight"
+            yield path, f"{model.name} cannot weigh a picture; leave `weight` out"
+
+
+def _control_problems(
+    spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
+) -> Iterator[Found]:
+    wanted = str(spec.get("control", "canny"))
+    if wanted not in serving.controls:
+        able = [
+            each.name
+            for each in models.values()
+            if wanted in (each.serves["control"].controls if "control" in each.serves else ())
+        ]
+        can = f"; {_listed(able)} can" if able else ""
+        yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{can}"
+    elif wanted == "depth" and not spec.get("preprocessed", False):
+        yield (
+            "preprocessed",
+            "a depth map cannot be made from a picture yet: give a ready map and set this to true",
+        )
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {_listed(list(known))}"
+    return f"there is no {what} {name!r}; {hint}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names) or "nothing"
+    return ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,116 @@
+"""Instructions that change one thing about a picture: a colour, a shape or the background.
+
+An instruction always points at exactly one thing; pictures whose two things cannot be told apart
+are not edited. No torch here.
+"""
+
+import random
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from runner.engine.tiny.captions import Meaning, Sentence, article
+from runner.engine.tiny.vocabulary import COLOURS, SHAPES
+from runner.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_held_out
+
+EditKind = Literal["colour", "shape", "background"]
+EDIT_KINDS: tuple[EditKind, ...] = ("colour", "shape", "background")
+
+
+class Edit(NamedTuple):
+    """A picture before and after, and which of its things changes (None: the background)."""
+
+    before: Scene
+    after: Scene
+    kind: EditKind
+    which: int | None
+
+
+def _with_thing(scene: Scene, which: int, thing: Thing) -> Scene:
+    things = tuple(thing if n == which else each for n, each in enumerate(scene.things))
+    return replace(scene, things=things)
+
+
+def draw_edit(rng: random.Random, *, unseen: bool = False, kind: EditKind | None = None) -> Edit:
+    """A random edit; unseen ones lead from a held-out scene, seen ones never touch any."""
+    while True:
+        edit = _draw(rng, kind or rng.choice(EDIT_KINDS), two=1.0 if unseen else 0.65)
+        if unseen and is_held_out(edit.before):
+            return edit
+        if not unseen and not is_held_out(edit.before) and not is_held_out(edit.after):
+            return edit
+
+
+def _draw(rng: random.Random, kind: EditKind, two: float) -> Edit:
+    scene = draw_scene(rng, two=two)
+    if kind == "background":
+        taken = {scene.background, *(thing.colour for thing in scene.things)}
+        colour = rng.choice([each for each in COLOURS if each not in taken])
+        return Edit(scene, replace(scene, background=colour), kind, None)
+    while len(scene.things) == 2 and _look(scene.things[0]) == _look(scene.things[1]):
+        scene = replace(scene, things=(draw_thing(rng, scene.background), scene.things[1]))
+    which = rng.randrange(len(scene.things))
+    old = scene.things[which]
+    if kind == "colour":
+        new = rng.choice([c for c in COLOURS if c not in (old.colour, scene.background)])
+        return Edit(scene, _with_thing(scene, which, replace(old, colour=new)), kind, which)
+    new = rng.choice([shape for shape in SHAPES if shape != old.shape])
+    return Edit(scene, _with_thing(scene, which, replace(old, shape=new)), kind, which)
+
+
+def _look(thing: Thing) -> tuple[str, str]:
+    return thing.colour, thing.shape
+
+
+def _point_at(rng: random.Random, scene: Scene, which: int) -> str:
+    thing = scene.things[which]
+    if len(scene.things) == 1 and rng.random() < 0.4:
+        return "it"
+    others = [other for number, other in enumerate(scene.things) if number != which]
+    if all(other.shape != thing.shape for other in others) and rng.random() < 0.5:
+        return f"the {thing.shape}"
+    return f"the {thing.colour} {thing.shape}"
+
+
+def instruct(rng: random.Random, edit: Edit) -> Sentence:
+    """One of the many ways to ask for an edit."""
+    sentence = Sentence()
+    if rng.random() < 0.06:
+        sentence.say(rng.choice(("please", "now")))
+    if edit.which is None:
+        _ask_for_background(rng, sentence, edit.after.background)
+        return sentence
+    new = edit.after.things[edit.which]
+    named = _point_at(rng, edit.before, edit.which).split()
+    old = Meaning(
+        "", "edited", *(_first(named, COLOURS), _first(named, SHAPES)), ""
+    )
+    if edit.kind == "colour":
+        meant = Meaning("new colour", "edited", new.colour)
+        verb, link = rng.choice((("make", ""), ("make", ""), ("paint", ""), ("change", "to")))
+        tail = f"{link} {new.colour}"
+        sentence.end = Meaning("new colour", "edited", new.colour)
+    else:
+        meant = Meaning("new shape", "edited", "", new.shape)
+        verb, link = rng.choice((("turn", "into"), ("turn", "into"), ("change", "to"), ("make", "")))
+        tail = f"{link} {article(new.shape)} {new.shape}"
+        sentence.end = Meaning("new shape", "edited", "", new.shape)
+    sentence.say(verb, meant)
+    for word in named:
+        kind = "colour" if word in COLOURS else "shape" if word in SHAPES else ""
+        sentence.say(word, old._replace(kind=kind))
+    sentence.say(tail, meant)
+    return sentence
+
+
+def _first(words: list[str], known: tuple[str, ...]) -> str:
+    return next((word for word in words if word in known), "")
+
+
+def _ask_for_background(rng: random.Random, sentence: Sentence, colour: str) -> None:
+    meant = Meaning("new background", "background", colour)
+    form = rng.choice(
+        ("make the background {c}", "make the background {c}", "paint the background {c}")
+        + ("change the background to {c}", "turn the background {c}")
+    )
+    sentence.say(form.format(c=colour), meant)
+    sentence.end = meant

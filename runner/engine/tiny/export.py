@@ -1,0 +1,112 @@
+"""Writes trained components in the form they are shipped: once each, half precision, standard files."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
+
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
+    FluxFillPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
+    FluxTransformer2DModel,
+)
+from runner.engine.tiny.redux import Eye
+from runner.engine.tiny.training import Frozen
+
+PIPELINES: dict[str, type[DiffusionPipeline]] = {
+    "text2img": FluxPipeline,
+    "kontext": FluxKontextPipeline,
+    "fill": FluxFillPipeline,
+    "control": FluxControlPipeline,
+    "redux-prior": FluxPriorReduxPipeline,
+}
+
+
+def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """FLUX's scheduler with FLUX's settings."""
+    return FlowMatchEulerDiscreteScheduler(
+        shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15
+    )
+
+
+def export(
+    out: Path,
+    tokenizers: tuple[T5TokenizerFast, CLIPTokenizer],
+    frozen: Frozen,
+    transformers: dict[str, FluxTransformer2DModel],
+    eye: Eye,
+    processor: SiglipImageProcessor,
+) -> None:
+    """Replace the folder of weights; a card that lies in it stays."""
+    t5_tokenizer, clip_tokenizer = tokenizers
+    shared = {
+        "scheduler": build_scheduler(),
+        "text_encoder": frozen.clip,
+        "text_encoder_2": frozen.t5,
+        "tokenizer": clip_tokenizer,
+        "tokenizer_2": t5_tokenizer,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for part, pipeline_class in PIPELINES.items():
+            if part == "redux-prior":
+                eyes = {"image_encoder": eye.encoder, "image_embedder": eye.embedder}
+                own = {**eyes, "feature_extractor": processor}
+                kept = {key: shared[key] for key in shared if key != "scheduler"}
+                pipeline = pipeline_class(**kept, **own)
+            else:
+                pipeline = pipeline_class(
+                    **shared, vae=frozen.vae, transformer=transformers[part]
+                )
+            made = Path(scratch) / part
+            pipeline.save_pretrained(made)
+            _keep(made, part, out)
+    _write_fingerprint(out)
+
+
+def _keep(made: Path, part: str, out: Path) -> None:
+    """Move one pipeline folder's components to where they are stored once."""
+    index = out / "model_index"
+    index.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made / "model_index.json", index / f"{part}.json")
+    for component in sorted(each for each in made.iterdir() if each.is_dir()):
+        own = component.name == "transformer"
+        stored = out / (f"transformer-{part}" if own else component.name)
+        shutil.rmtree(stored, ignore_errors=True)
+        shutil.copytree(component, stored)
+        for config in stored.glob("*.json"):
+            _forget_paths(config)
+
+
+def _forget_paths(config: Path) -> None:
+    """A config must not tell where its training ran."""
+    said = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(said, dict) and said.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_fingerprint(out: Path) -> None:
+    digest = hashlib.sha256()
+    for file in sorted(out.rglob("*")):
+        if file.is_file() and file.name not in ("FINGERPRINT", "README.md"):
+            digest.update(file.relative_to(out).as_posix().encode("utf-8"))
+            digest.update(file.read_bytes())
+    (out / "FINGERPRINT").write_text(digest.hexdigest()[:16] + "\n", encoding="ascii")
+
+
+def halved(module: torch.nn.Module) -> torch.nn.Module:
+    """Half precision for the disk; T5's `wo` is cast too, which `.half()` through transformers keeps."""
+    for weight in module.parameters():
+        weight.data = weight.data.half()
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.half()
+    return module

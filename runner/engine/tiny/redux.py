@@ -1,0 +1,95 @@
+"""Trains the eye of redux: from a picture to the very T5 tokens its plain description would give.
+
+The base transformer stays as it is: it reads the look of a picture as if someone had described it,
+which works because FLUX gives all text tokens the same position.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from runner.engine.tiny.captions import describe_plainly
+from runner.engine.tiny.encoders import WIDTH
+from runner.engine.tiny.optimizer import Optimizers, quick, schedule
+from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.render import arrange, offsets, render
+from runner.engine.tiny.training import LOOK_TOKENS, Frozen
+from runner.engine.tiny.world import SIDE, Scene, draw_seen_scene
+
+_BATCH = 48
+
+
+class Eye(nn.Module):
+    """The two parts that `FluxPriorReduxPipeline` puts behind each other."""
+
+    def __init__(self, encoder: SiglipVisionModel, embedder: ReduxImageEncoder) -> None:
+        super().__init__()
+        self.encoder, self.embedder = encoder, embedder
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(n, 3, 64, 64) pictures in -1..1 to (n, 64, 128) tokens."""
+        seen = self.encoder(pixel_values=pictures).last_hidden_state
+        tokens: Tensor = self.embedder(seen).image_embeds
+        return tokens
+
+
+def build_eye() -> Eye:
+    """An untrained eye."""
+    config = SiglipVisionConfig(
+        image_size=SIDE,
+        patch_size=8,
+        hidden_size=WIDTH,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        vision_use_head=False,
+    )
+    return Eye(SiglipVisionModel(config), ReduxImageEncoder(redux_dim=WIDTH, txt_in_features=WIDTH))
+
+
+def build_processor() -> SiglipImageProcessor:
+    """Pictures to 64×64 in -1..1."""
+    return SiglipImageProcessor(
+        size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+
+
+def _seen_pictures(frozen: Frozen, rng: random.Random, scenes: list[Scene]) -> Tensor:
+    """True renders, often as the codec gives them back: users show pictures the model drew."""
+    device = frozen.vae.device
+    pictures = render(arrange(scenes, offsets(rng, scenes, 1.5))).to(device)
+    if rng.random() < 0.35:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            latents = frozen.vae.encode(pictures).latent_dist.sample()
+            pictures = frozen.vae.decode(latents).sample
+    pictures = pictures.float() + 0.04 * rng.random() * torch.randn_like(pictures.float())
+    return pictures.clamp(-1, 1)
+
+
+def train_eye(frozen: Frozen, checkpoint: Path, minutes: float, seed: int) -> Eye:
+    """Train the eye on scenes that the transformer may have seen."""
+    torch.manual_seed(seed)
+    device = frozen.vae.device
+    model = build_eye().to(device)
+    optimizers = Optimizers(model, 2e-3, plain=lambda name: "embeddings" in name)
+    progress = Progress("eye", checkpoint, minutes, model, optimizers)
+    for step, done in progress.steps():
+        rng = random.Random(f"eye {seed} {step}")
+        scenes = [draw_seen_scene(rng) for _ in range(_BATCH)]
+        words = [describe_plainly(scene).words for scene in scenes]
+        wanted, _ = frozen.read(words, LOOK_TOKENS)
+        pictures = _seen_pictures(frozen, rng, scenes)
+        with quick(device):
+            told = model(pictures)
+        weight = torch.full((_BATCH, LOOK_TOKENS), 0.15, device=device)
+        for row, each in enumerate(words):
+            weight[row, : len(each) + 1] = 1.0
+        wrong = (told.float() - wanted).square().mean(-1)
+        loss = (wrong * weight).sum() / weight.sum()
+        optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.4))
+        progress.note(step, loss=loss.detach())
+    return model

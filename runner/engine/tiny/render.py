@@ -1,0 +1,163 @@
+"""Draws scenes as tensors: the pictures training looks at and the truth evaluation compares with.
+
+Every shape is a signed distance, sampled from one template a shape, so thousands of pictures take
+a second. Pictures are (n, 3, 64, 64) in -1..1.
+"""
+
+import functools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runner.engine.tiny.vocabulary import SHAPES
+from runner.engine.tiny.world import JITTER, PALETTE, PLACES, RADIUS, SIDE, Scene
+
+_TEMPLATE_SIDE = 256
+_TEMPLATE_REACH = 2.0  # templates cover -2..2 radii
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Scenes as numbers: (n, k) things each; radius 0 means there is no such thing."""
+
+    background: Tensor  # (n, 3) in 0..1
+    shape: Tensor  # (n, k) index into SHAPES
+    colour: Tensor  # (n, k, 3) in 0..1
+    centre: Tensor  # (n, k, 2) x and y in pixels
+    radius: Tensor  # (n, k) pixels
+
+    def to(self, device: torch.device) -> "Drawing":
+        """The same numbers on another device."""
+        return Drawing(
+            self.background.to(device),
+            self.shape.to(device),
+            self.colour.to(device),
+            self.centre.to(device),
+            self.radius.to(device),
+        )
+
+
+def rgb(colour: str) -> tuple[float, float, float]:
+    """A named colour in 0..1."""
+    red, green, blue = PALETTE[colour]
+    return red / 255, green / 255, blue / 255
+
+
+def offsets(
+    rng: random.Random, scenes: Sequence[Scene], jitter: float = JITTER
+) -> list[list[tuple[float, float]]]:
+    """How far each thing lies from its place; kept apart so that an edit can keep it."""
+    return [
+        [(rng.uniform(-jitter, jitter), rng.uniform(-jitter, jitter)) for _ in scene.things]
+        for scene in scenes
+    ]
+
+
+def arrange(
+    scenes: Sequence[Scene],
+    moved: Sequence[Sequence[tuple[float, float]]],
+    grown: float = 1.0,
+) -> Drawing:
+    """Scenes as numbers, each thing moved off its place by the given pixels."""
+    background, shape, colour, centre, radius = [], [], [], [], []
+    for scene, moves in zip(scenes, moved, strict=True):
+        background.append(rgb(scene.background))
+        shapes, colours, centres, radii = [0, 0], [(0.0, 0.0, 0.0)] * 2, [(0.0, 0.0)] * 2, [0.0] * 2
+        for n, thing in enumerate(scene.things):
+            x, y = PLACES[scene.layout][n]
+            shapes[n] = SHAPES.index(thing.shape)
+            colours[n] = rgb(thing.colour)
+            centres[n] = (x + moves[n][0], y + moves[n][1])
+            radii[n] = RADIUS[thing.size] * grown
+        shape.append(shapes)
+        colour.append(colours)
+        centre.append(centres)
+        radius.append(radii)
+    return Drawing(
+        torch.tensor(background),
+        torch.tensor(shape),
+        torch.tensor(colour),
+        torch.tensor(centre),
+        torch.tensor(radius),
+    )
+
+
+def _polygon(shape: str) -> list[tuple[float, float]]:
+    if shape == "square":
+        return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
+    if shape == "triangle":
+        turns = [-math.pi / 2 + n * math.tau / 3 for n in range(3)]
+        return [(1.25 * math.cos(turn), 1.25 * math.sin(turn)) for turn in turns]
+    turns = [-math.pi / 2 + n * math.tau / 10 for n in range(10)]
+    reach = [1.28 if n % 2 == 0 else 0.55 for n in range(10)]
+    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(turns, reach, strict=True)]
+
+
+def _polygon_distance(points: list[tuple[float, float]], x: Tensor, y: Tensor) -> Tensor:
+    """Distance to a polygon's edge, negative inside (even-odd rule)."""
+    nearest = torch.full_like(x, math.inf)
+    inside = torch.zeros_like(x, dtype=torch.bool)
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
+        ex, ey = bx - ax, by - ay
+        along = (((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey)).clamp(0, 1)
+        nearest = torch.minimum(nearest, torch.hypot(x - ax - along * ex, y - ay - along * ey))
+        if ay != by:
+            crosses = (ay > y) != (by > y)
+            inside ^= crosses & (x < ex * (y - ay) / ey + ax)
+    return torch.where(inside, -nearest, nearest)
+
+
+@functools.lru_cache
+def _templates() -> Tensor:
+    """(shapes, 1, side, side) signed distances at radius 1."""
+    step = 2 * _TEMPLATE_REACH / _TEMPLATE_SIDE
+    axis = (torch.arange(_TEMPLATE_SIDE) + 0.5) * step - _TEMPLATE_REACH
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    found = [
+        torch.hypot(x, y) - 1.0 if shape == "circle" else _polygon_distance(_polygon(shape), x, y)
+        for shape in SHAPES
+    ]
+    return torch.stack(found)[:, None]
+
+
+def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """How much of each pixel a thing covers, 0..1: (m,) things to (m, 64, 64)."""
+    axis = torch.arange(SIDE, device=centre.device) + 0.5
+    size = radius.clamp(min=1e-3)
+    x = (axis[None, :] - centre[:, 0:1]) / size[:, None] / _TEMPLATE_REACH
+    y = (axis[None, :] - centre[:, 1:2]) / size[:, None] / _TEMPLATE_REACH
+    many = centre.shape[0]
+    grid = torch.stack(
+        [x[:, None, :].expand(many, SIDE, SIDE), y[:, :, None].expand(many, SIDE, SIDE)], dim=-1
+    )
+    templates = _templates().to(centre.device)[shape]
+    distance = functional.grid_sample(
+        templates, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[:, 0]
+    outside = grid.abs().amax(-1) > 1  # beyond the template the border value may be too small
+    covered = (0.5 - distance * size[:, None, None]).clamp(0, 1)
+    return torch.where(outside | (radius[:, None, None] <= 0), 0.0, covered)
+
+
+def masks_of(drawing: Drawing) -> Tensor:
+    """How much of each pixel each thing covers: (n, k, 64, 64) in 0..1."""
+    many, each = drawing.shape.shape
+    return coverage(
+        drawing.shape.reshape(-1), drawing.centre.reshape(-1, 2), drawing.radius.reshape(-1)
+    ).view(many, each, SIDE, SIDE)
+
+
+def render(drawing: Drawing) -> Tensor:
+    """The pictures of a drawing, later things over earlier ones."""
+    many, each = drawing.shape.shape
+    masks = masks_of(drawing)[:, :, None]
+    picture = drawing.background[:, :, None, None].expand(many, 3, SIDE, SIDE)
+    for n in range(each):
+        paint = drawing.colour[:, n, :, None, None]
+        picture = picture * (1 - masks[:, n]) + paint * masks[:, n]
+    return picture * 2 - 1

@@ -1,0 +1,167 @@
+"""Trains one transformer for one kind, from latents that a pool keeps fresh.
+
+The base (text2img) comes first; the others start from it. The text encoders and the VAE's encoder
+are frozen and must be the shipped ones: a transformer is worthless with any other.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
+
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from runner.engine.tiny.captions import Sentence, describe_plainly
+from runner.engine.tiny.encoders import Reader
+from runner.engine.tiny.examples import DRAW, Ask, Examples
+from runner.engine.tiny.optimizer import Optimizers, quick, schedule
+from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.render import arrange, offsets, render
+from runner.engine.tiny.tokenizers import T5_LENGTH
+from runner.engine.tiny.transformer import encode, flow_loss, pack_mask
+from runner.engine.tiny.world import draw_seen_scene
+
+BATCH = 64
+POOL = 4096
+_REFRESH = 16
+SHORT, USUAL = 24, 64
+LOOK_TOKENS = 64
+"""How many tokens the redux prior adds for a picture."""
+
+
+@dataclass
+class Frozen:
+    """The shared components every training and every kind stands on."""
+
+    vae: AutoencoderKL
+    t5: T5EncoderModel
+    clip: CLIPTextModel
+    reader: Reader
+
+    def to(self, device: torch.device) -> "Frozen":
+        """Move and freeze."""
+        for part in (self.vae, self.t5, self.clip):
+            part.to(device).requires_grad_(False).eval()
+        self.vae.to(memory_format=torch.channels_last)
+        return self
+
+    @torch.no_grad()
+    def read(self, sentences: list[list[str]], length: int) -> tuple[Tensor, Tensor]:
+        """T5's tokens and CLIP's vector."""
+        device = self.t5.device
+        with quick(device):
+            tokens = self.t5(input_ids=self.reader.t5_batch(sentences, length).to(device))
+            pooled = self.clip(input_ids=self.reader.clip_batch(sentences).to(device))
+        return tokens.last_hidden_state.float(), pooled.pooler_output.float()
+
+
+class Pool:
+    """Encoded examples; every draw replaces a few of the oldest, so none is used very often."""
+
+    def __init__(self, kind: str, frozen: Frozen, seed: int, size: int = POOL) -> None:
+        self._kind, self._frozen, self._seed = kind, frozen, seed
+        self._turn = 0
+        self._oldest = 0
+        self.asks: list[Ask] = []
+        parts = [self._make(BATCH) for _ in range(size // BATCH)]
+        self._tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _make(self, many: int) -> dict[str, Tensor]:
+        rng = random.Random(f"{self._kind} {self._seed} pool {self._turn}")
+        self._turn += 1
+        examples = DRAW[self._kind](rng, many)
+        if len(self.asks) < POOL:
+            self.asks += examples.asks
+        else:
+            self.asks[self._oldest : self._oldest + many] = examples.asks
+        return self._encode(examples)
+
+    def _encode(self, examples: Examples) -> dict[str, Tensor]:
+        vae = self._frozen.vae
+        device = vae.device
+        made = {"target": encode(vae, examples.targets.to(device))}
+        if self._kind == "kontext":
+            assert examples.hints is not None
+            made["after"] = encode(vae, examples.hints.to(device))
+        elif examples.hints is not None:
+            made["beside"] = encode(vae, examples.hints.to(device), sample=True)
+        if examples.masks is not None:
+            made["beside"] = torch.cat([made["beside"], pack_mask(examples.masks.to(device))], -1)
+        if examples.weights is not None:
+            made["weight"] = examples.weights.to(device)
+        return made
+
+    def draw(self, rng: random.Random, many: int) -> tuple[dict[str, Tensor], list[Sentence]]:
+        """Random examples with fresh sentences."""
+        fresh = self._make(_REFRESH)
+        for key, values in fresh.items():
+            self._tensors[key][self._oldest : self._oldest + _REFRESH] = values
+        self._oldest = (self._oldest + _REFRESH) % len(self.asks)
+        chosen = rng.sample(range(len(self.asks)), many)
+        sentences = [self.asks[n](rng) for n in chosen]
+        return {key: values[chosen] for key, values in self._tensors.items()}, sentences
+
+
+def _drop_some(
+    rng: random.Random, sentences: list[Sentence]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """T5's and CLIP's words; now and then neither or only T5 hears the prompt."""
+    heard, pooled = [], []
+    for sentence in sentences:
+        chance = rng.random()
+        heard.append(sentence.words if chance > 0.05 else [])
+        pooled.append(sentence.words if chance > 0.15 else [])
+    return heard, pooled
+
+
+def _look_batch(frozen: Frozen, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+    """What the redux prior will hand over: an empty prompt followed by what a picture shows.
+
+    Some are mixtures of two pictures; the one with more weight is then the target.
+    """
+    many = BATCH // 8
+    device = frozen.vae.device
+    scenes = [draw_seen_scene(rng) for _ in range(many)]
+    others = [draw_seen_scene(rng) for _ in range(many)]
+    target = encode(frozen.vae, render(arrange(scenes, offsets(rng, scenes))).to(device))
+    shown, _ = frozen.read([describe_plainly(scene).words for scene in scenes], LOOK_TOKENS)
+    other, _ = frozen.read([describe_plainly(scene).words for scene in others], LOOK_TOKENS)
+    share = [rng.uniform(0.6, 1.0) if rng.random() < 0.3 else 1.0 for _ in range(many)]
+    mixed = torch.tensor(share, device=device)[:, None, None]
+    empty, pooled = frozen.read([[]], T5_LENGTH)
+    prompt = torch.cat([empty.expand(many, -1, -1), other.lerp(shown, mixed)], 1)
+    return target, prompt, pooled.expand(many, -1)
+
+
+def train_transformer(
+    kind: str,
+    model: FluxTransformer2DModel,
+    frozen: Frozen,
+    checkpoint: Path,
+    minutes: float,
+    seed: int,
+    lr: float,
+) -> FluxTransformer2DModel:
+    """Train a kind's transformer in place."""
+    torch.manual_seed(seed)
+    device = frozen.vae.device
+    model.to(device)
+    optimizers = Optimizers(model, lr, plain=lambda name: "transformer_blocks" not in name)
+    pool = Pool(kind, frozen, seed)
+    progress = Progress(kind, checkpoint, minutes, model, optimizers)
+    for step, done in progress.steps():
+        rng = random.Random(f"{kind} {seed} {step}")
+        if kind == "text2img" and rng.random() < 0.06:
+            loss = flow_loss(model, *_look_batch(frozen, rng))
+        else:
+            length = SHORT if rng.random() < 0.75 else USUAL
+            tensors, sentences = pool.draw(rng, BATCH if length == SHORT else BATCH // 2)
+            heard, pooled_words = _drop_some(rng, sentences)
+            prompt, _ = frozen.read(heard, length)
+            _, pooled = frozen.read(pooled_words, 1)
+            loss = flow_loss(model, tensors.pop("target"), prompt, pooled, **tensors)
+        optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done))
+        progress.note(step, loss=loss.detach())
+    return model

@@ -1,0 +1,43 @@
+"""Small readings of a sidecar that every writer of this wing shares, so that they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+# The kinds that keep part of the caller's picture.
+COMPOSITE_KINDS = frozenset({"fill", "kontext"})
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: sidecars may come from anywhere."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def source_type(sidecar: Mapping[str, Any]) -> str:
+    """The IPTC term for how the picture came about."""
+    return COMPOSITE if sidecar.get("kind") in COMPOSITE_KINDS else TRAINED
+
+
+def made_with(result: Mapping[str, Any]) -> str:
+    """The program and its version, as the picture names its maker."""
+    version = mapping(result.get("versions")).get("fluxdrop")
+    return f"fluxdrop {version}" if version else "fluxdrop"
+
+
+def number_text(value: Any) -> str:
+    """A number as people write it: 3.5, and 4 rather than 4.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def printable(text: str) -> str:
+    """The text without what no file format can hold: NUL and half surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def html_text(value: object) -> str:
+    """Any value as text of a page: inside an element or a quoted attribute."""
+    return escape(printable(str(value)), quote=True)

@@ -1,0 +1,126 @@
+"""The `parameters` text of A1111 and Forge, written for FLUX and read from anyone.
+
+    a fox in the snow <lora:ink:0.8>
+    Negative prompt: blurry                      (only where there is one; FLUX has none)
+    Steps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, …
+
+The last line counts as settings only with three `Key: value` pairs or more. Keys are two or more
+word characters, spaces, `-` or `/`; a value with a comma, a colon or a line end is a JSON string.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from runner.gallery.facts import made_with, mapping, number_text
+
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_NEGATIVE = "Negative prompt:"
+_FEWEST_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """What one `parameters` text says."""
+
+    prompt: str
+    negative: str = ""
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+
+def write(sidecar: Mapping[str, Any]) -> str:
+    """The `parameters` text of one sidecar, in the order and spelling of Forge."""
+    prompt = str(sidecar.get("prompt") or "")
+    tags = [f"<lora:{name}:{number_text(weight)}>" for name, weight, _ in _loras(sidecar)]
+    # Forge keeps a LoRA where the user typed it; ours are fields, so they go to the end.
+    first = " ".join([prompt, *tags]).strip() if tags else prompt
+    settings = ", ".join(f"{key}: {_quoted(value)}" for key, value in _pairs(sidecar))
+    return f"{first}\n{settings}".strip()
+
+
+def parse(text: str) -> Infotext | None:
+    """Read a `parameters` text by the rules of A1111; None where it holds no settings."""
+    *lines, last = text.strip().split("\n")
+    found = _PAIR.findall(last)
+    if len(found) < _FEWEST_PAIRS:
+        return None
+    prompt: list[str] = []
+    negative: list[str] = []
+    part = prompt
+    for line in (line.strip() for line in lines):
+        if line.startswith(_NEGATIVE):
+            part, line = negative, line.removeprefix(_NEGATIVE).strip()
+        part.append(line)
+    pairs = {key: _unquoted(value.strip()) for key, value in found}
+    return Infotext("\n".join(prompt), "\n".join(negative), pairs)
+
+
+def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    result = mapping(sidecar.get("result"))
+    model = mapping(result.get("model"))
+    name = str(model.get("repo") or sidecar.get("model") or "unknown")
+    yield "Steps", str(sidecar.get("steps", 0))
+    yield "Sampler", "Euler"
+    yield "Schedule type", "Simple"
+    yield "CFG scale", "1"
+    # A distilled model (schnell) takes no guidance; Forge shows no such key then.
+    guidance = sidecar.get("guidance")
+    if guidance and "schnell" not in f"{name} {sidecar.get('model')}".lower():
+        yield "Distilled CFG Scale", number_text(guidance)
+    yield "Seed", str(sidecar.get("seed", 0))
+    width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))
+    if width and height:
+        yield "Size", f"{width}x{height}"
+    digest = str(model.get("sha256") or model.get("hash") or "").removeprefix("sha256:")
+    if re.fullmatch(r"[0-9a-fA-F]{10,}", digest):
+        yield "Model hash", digest[:10].lower()
+    yield "Model", name.rsplit("/", 1)[-1]
+    hashes = ", ".join(f"{name}: {digest[:12]}" for name, _, digest in _loras(sidecar) if digest)
+    if hashes:
+        yield "Lora hashes", hashes
+    yield from _own_pairs(sidecar, result)
+    yield "Version", made_with(result)
+
+
+def _own_pairs(sidecar: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What only we know, in legal key names; other readers pass over it."""
+    kind = str(sidecar.get("kind") or "text2img")
+    if kind != "text2img":
+        yield "Pipeline", kind
+    if sidecar.get("control"):
+        yield "Control type", str(sidecar["control"])
+    if result.get("job"):
+        yield "Job", str(result["job"])
+    if result.get("pack"):
+        version = result.get("pack_version")
+        yield "Pack", f"{result['pack']}@{version}" if version else str(result["pack"])
+
+
+def _loras(sidecar: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    loras = []
+    for lora in sidecar.get("loras") or ():
+        source = str(lora.get("path") or lora.get("repo") or "lora")
+        # A colon or a bracket would end the tag `<lora:name:weight>` early.
+        name = re.sub(r"[<>:,\r\n]+", "_", str(lora.get("name") or PurePath(source).stem))
+        loras.append((name, lora.get("weight", 1.0), str(lora.get("sha256") or "")))
+    return loras
+
+
+def _quoted(value: str) -> str:
+    if not any(mark in value for mark in ",:\n"):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value

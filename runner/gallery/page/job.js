@@ -1,0 +1,301 @@
+"use strict";
+// One job's page: look at a picture, copy it as a spec, filter, favourites, keys.
+const data = JSON.parse(document.getElementById("data").textContent);
+const one = (name) => document.querySelector(`[data-${name}]`);
+const shots = [...document.querySelectorAll(".shot")];
+const images = data.images.map((image) => ({
+  ...image,
+  prompt: data.prompts[image.prompt],
+  spec: { ...data.spec, ...image.spec },
+  facts: { ...data.facts, ...image.facts },
+}));
+const viewer = one("viewer"), exporter = one("exporter"), filter = one("filter");
+const key = `fluxdrop:${data.job}:`;
+let current = 0, onlyFavourites = false, visible = shots.map((_, place) => place);
+
+// --- what the browser keeps (some browsers refuse to, from file://; the page works without) ---
+function kept(store, name, otherwise) {
+  try { return JSON.parse(window[store].getItem(key + name)) ?? otherwise; } catch { return otherwise; }
+}
+function keep(store, name, value) {
+  try { window[store].setItem(key + name, JSON.stringify(value)); } catch { /* not kept, then */ }
+}
+const favourites = new Set(kept("localStorage", "favourites", []));
+
+// --- specs ---
+function scalar(value) {
+  // JSON is YAML, once what YAML does not allow to stand raw is written as an escape.
+  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
+    (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
+}
+function yaml(spec) {
+  const plain = (value) => typeof value === "string" && /^[a-z][a-z0-9_-]*$/.test(value)
+    && !/^(null|true|false|yes|no|on|off|y|n)$/.test(value);
+  return Object.entries(spec).map(([name, value]) => {
+    const written = plain(name) ? name : scalar(name);
+    return `${written}: ${plain(value) ? value : scalar(value)}`;
+  }).join("\n") + "\n";
+}
+function specOf(image) {
+  const whole = { ...image.spec, prompt: image.prompt };
+  if (!image.prompt) delete whole.prompt;
+  const names = [...data.order, ...Object.keys(whole)];
+  return Object.fromEntries([...new Set(names)].filter((name) => name in whole).map((name) => [name, whole[name]]));
+}
+function grouped(list, without) {
+  const groups = new Map();
+  for (const image of list) {
+    const spec = specOf(image);
+    const rest = Object.fromEntries(Object.entries(spec).filter(([name]) => !without.includes(name)));
+    const same = JSON.stringify(rest);
+    if (!groups.has(same)) groups.set(same, { rest, prompts: new Set(), seeds: [] });
+    groups.get(same).prompts.add(image.prompt);
+    groups.get(same).seeds.push(spec.seed);
+  }
+  return [...groups.values()];
+}
+function exports(how) {
+  const list = images.filter((image) => favourites.has(image.file));
+  if (how === "list") return [list.map((image) => `outbox/${data.job}/${image.file}\n`).join("")];
+  if (how === "same") return grouped(list, ["seed"]).map(({ rest, seeds }) => yaml({ ...rest, seeds }));
+  const count = Math.max(1, Number(one("count").value) || 1);
+  // No seed at all: the runner draws a new one when it accepts the spec.
+  return grouped(list, ["seed", "prompt"]).map(({ rest, prompts }) => {
+    const [first] = prompts;
+    const said = prompts.size > 1 ? { matrix: { prompt: [...prompts] } } : first ? { prompt: first } : {};
+    return yaml({ ...rest, ...said, count });
+  });
+}
+
+// --- copying ---
+function toast(text) {
+  const note = one("toast");
+  note.textContent = text;
+  note.dataset.on = "";
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => delete note.dataset.on, 1600);
+}
+async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    (document.querySelector("dialog[open]") || document.body).append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  toast(`${what} copied`);
+}
+
+// --- favourites ---
+function favour(place) {
+  const { file } = images[place];
+  if (!favourites.delete(file)) favourites.add(file);
+  keep("localStorage", "favourites", [...favourites]);
+  paint();
+  if (onlyFavourites) narrow();
+}
+function paint() {
+  shots.forEach((shot, place) => shot.toggleAttribute("data-favourite", favourites.has(images[place].file)));
+  one("favourites").textContent = images.filter((image) => favourites.has(image.file)).length;
+  one("favourite").setAttribute("aria-pressed", String(favourites.has(images[current]?.file)));
+}
+function showExports() {
+  const how = document.querySelector("[name=as]:checked").value;
+  const parts = one("favourites").textContent === "0" ? [] : exports(how);
+  one("exports").replaceChildren(...parts.flatMap((part, place) => {
+    const area = document.createElement("textarea");
+    const row = document.createElement("div"), copyIt = document.createElement("button"), save = document.createElement("a");
+    const name = `${data.job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
+    area.readOnly = true;
+    area.value = part;
+    area.setAttribute("aria-label", name);
+    row.className = "row-of-buttons";
+    copyIt.type = "button";
+    copyIt.textContent = "Copy";
+    copyIt.addEventListener("click", () => copy(part, name));
+    save.className = "button";
+    save.textContent = `Save ${name}`;
+    save.download = name;
+    save.href = URL.createObjectURL(new Blob([part], { type: "text/plain" }));
+    row.append(copyIt, save);
+    return [area, row];
+  }));
+  if (!parts.length) one("exports").textContent = "None yet. Press F on a picture, or its star.";
+  document.querySelector(".count").hidden = how !== "new";
+}
+
+// --- looking at one ---
+function look(place) {
+  const image = images[place], { spec, facts } = image, full = one("full");
+  current = place;
+  full.src = encodeURIComponent(image.file);
+  full.alt = image.prompt || image.file;
+  full.classList.toggle("crisp", shots[place].classList.contains("crisp"));
+  one("prompt").textContent = image.prompt || "(no prompt)";
+  one("file").href = encodeURIComponent(image.file);
+  const model = typeof facts.model === "object" && facts.model ? facts.model.repo : facts.model;
+  const seconds = typeof facts.seconds === "number" ? `${facts.seconds.toFixed(1)} s` : "";
+  const size = facts.width && facts.height ? `${facts.width} × ${facts.height}` : "";
+  const made = facts.created_at ? new Date(facts.created_at).toLocaleString() : "";
+  const shownOnce = ["prompt", "width", "height", "schema", "$schema", "metadata"];
+  const lines = [["file", image.file], ["subject", facts.subject], ["variable", facts.variable], ["size", size],
+    ...Object.entries(specOf(image)).filter(([name]) => !shownOnce.includes(name)),
+    ["pack", facts.pack], ["repository", model], ["dtype", facts.dtype], ["device", facts.device], ["took", seconds], ["made", made]];
+  one("settings").replaceChildren(...lines.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => {
+    const dt = document.createElement("dt"), dd = document.createElement("dd");
+    dt.textContent = name;
+    dd.textContent = typeof value === "object" ? JSON.stringify(value) : String(value);
+    return [dt, dd];
+  }));
+  paint();
+  if (!viewer.open) viewer.showModal();
+  history.replaceState(null, "", `#${shots[place].id}`);
+  const next = images[visible[visible.indexOf(place) + 1]];
+  if (next) new Image().src = encodeURIComponent(next.file);
+}
+function go(step) {
+  const at = visible.indexOf(current) + step;
+  if (at >= 0 && at < visible.length) look(visible[at]);
+}
+
+// --- filter ---
+const haystacks = images.map((image) => [image.prompt, image.facts.subject, image.facts.variable, image.spec.seed, image.file]
+  .filter((part) => part !== undefined).join(" ").toLowerCase());
+function narrow() {
+  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const wanted = (place) => words.every((word) => haystacks[place].includes(word))
+    && (!onlyFavourites || favourites.has(images[place].file));
+  visible = [];
+  shots.forEach((shot, place) => {
+    shot.hidden = !wanted(place);
+    if (!shot.hidden) visible.push(place);
+  });
+  const narrowed = words.length > 0 || onlyFavourites;
+  for (const row of document.querySelectorAll(".row")) row.hidden = narrowed && !row.querySelector(".shot:not([hidden])");
+  for (const other of document.querySelectorAll(".missing, .to-come")) other.hidden = narrowed;
+  one("shown").textContent = narrowed ? `${visible.length.toLocaleString()} of ${shots.length.toLocaleString()}` : "";
+  if (shots[current]?.hidden && visible.length) rove(visible[0], false);
+  keep("sessionStorage", "filter", filter.value);
+}
+
+// --- keys ---
+function rove(place, focus = true) {
+  if (!shots[place]) return;
+  if (shots[current]) shots[current].tabIndex = -1;
+  current = place;
+  shots[place].tabIndex = 0;
+  if (focus) {
+    shots[place].focus();
+    shots[place].scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+}
+function vertical(down) {
+  // The nearest picture of the nearest line above or below, wherever the rows and cells break.
+  const from = shots[current].getBoundingClientRect();
+  const middle = from.left + from.width / 2;
+  let best = current, bestLine = Infinity, bestSide = Infinity;
+  for (const place of visible) {
+    const at = shots[place].getBoundingClientRect();
+    const line = down ? at.top - from.bottom : from.top - at.bottom;
+    if (line < -4) continue;
+    const side = Math.abs(at.left + at.width / 2 - middle);
+    if (line < bestLine - 8 || (line < bestLine + 8 && side < bestSide)) [best, bestLine, bestSide] = [place, Math.min(line, bestLine), side];
+  }
+  rove(best);
+}
+const moves = {
+  ArrowRight: () => rove(visible[visible.indexOf(current) + 1] ?? current),
+  ArrowLeft: () => rove(visible[visible.indexOf(current) - 1] ?? current),
+  ArrowDown: () => vertical(true),
+  ArrowUp: () => vertical(false),
+  Home: () => rove(visible[0]),
+  End: () => rove(visible[visible.length - 1]),
+};
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("input, textarea")) {
+    if (event.key === "Escape" && event.target === filter) { filter.value = ""; narrow(); filter.blur(); }
+    return;
+  }
+  const open = document.querySelector("dialog[open]");
+  if (open && open !== viewer) return;
+  const inGrid = !open && (document.activeElement === document.body || document.activeElement.matches(".shot"));
+  if (event.key === "/" && !open) filter.focus();
+  else if (event.key === "?" && !open) one("keys").showModal();
+  else if (event.key === "f" && images[current]) favour(current);
+  else if (event.key === "c" && images[current]) copy(yaml(specOf(images[current])), "Spec");
+  else if (open && event.key === "ArrowRight") go(1);
+  else if (open && event.key === "ArrowLeft") go(-1);
+  else if (inGrid && visible.length && moves[event.key]) moves[event.key]();
+  else return;
+  event.preventDefault();
+});
+
+// --- wiring ---
+const place = (target) => shots.indexOf(target.closest(".shot"));
+document.addEventListener("click", (event) => {
+  const shot = event.target.closest(".shot");
+  if (shot && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    if (event.target.closest(".star")) favour(place(shot));
+    else { rove(place(shot), false); look(place(shot)); }
+    return;
+  }
+  const button = event.target.closest("button");
+  if (event.target.matches("dialog")) event.target.close();
+  else if (!button) return;
+  else if ("close" in button.dataset) button.closest("dialog").close();
+  else if ("go" in button.dataset) go(Number(button.dataset.go));
+  else if ("favourite" in button.dataset) favour(current);
+  else if (button.dataset.copy === "spec") copy(yaml(specOf(images[current])), "Spec");
+  else if (button.dataset.copy === "prompt") copy(images[current].prompt, "Prompt");
+  else if ("help" in button.dataset) one("keys").showModal();
+  else if ("export" in button.dataset) { showExports(); exporter.showModal(); }
+  else if ("only" in button.dataset) {
+    onlyFavourites = !onlyFavourites;
+    button.setAttribute("aria-pressed", String(onlyFavourites));
+    narrow();
+  }
+});
+// One star that goes where the pointer goes, instead of one for each of thousands.
+const star = document.createElement("button");
+star.className = "star";
+star.type = "button";
+star.tabIndex = -1;
+star.textContent = "☆";
+star.setAttribute("aria-label", "favourite");
+document.addEventListener("pointerover", (event) => {
+  const shot = event.pointerType === "mouse" && event.target.closest(".shot");
+  if (shot && star.parentNode !== shot) shot.append(star);
+});
+viewer.addEventListener("close", () => {
+  history.replaceState(null, "", location.pathname + location.search);
+  rove(current);
+});
+exporter.addEventListener("change", showExports);
+one("count").addEventListener("input", showExports);
+filter.addEventListener("input", narrow);
+const size = one("size");
+const grow = () => document.body.style.setProperty("--thumb", `${size.value}px`);
+const chosen = kept("localStorage", "size", null);
+size.value = chosen ?? shots[0]?.offsetWidth ?? 168;
+if (chosen) grow();
+size.addEventListener("input", () => { grow(); keep("localStorage", "size", size.value); });
+const tools = one("tools");
+tools.hidden = shots.length === 0;
+document.body.style.setProperty("--tools", `${tools.offsetHeight}px`);
+shots.forEach((shot, at) => { shot.tabIndex = at ? -1 : 0; });
+filter.value = kept("sessionStorage", "filter", "");
+paint();
+narrow();
+const named = shots.findIndex((shot) => `#${shot.id}` === decodeURIComponent(location.hash));
+if (named >= 0) look(named);
+if (!data.final) {
+  // While the job runs the file is replaced under us; reading on must not be interrupted.
+  setInterval(() => {
+    if (!document.querySelector("dialog[open]") && document.activeElement !== filter && !document.hidden) location.reload();
+  }, shots.length > 500 ? 15000 : 5000);
+}

@@ -1,0 +1,73 @@
+"use strict";
+// The page of all jobs: filter, and the same cards by day or by pack.
+const list = document.querySelector("[data-list]");
+const cards = [...document.querySelectorAll(".card")];
+const filter = document.querySelector("[data-filter]");
+const shown = document.querySelector("[data-shown]");
+document.querySelector("[data-tools]").hidden = false;
+
+function headings(card, by) {
+  if (by === "day") return [card.dataset.day];
+  const packs = card.dataset.packs.split("\n").filter(Boolean);
+  return packs.length ? packs.slice(0, 1) : ["without a pack"];
+}
+
+function arrange(by) {
+  const sections = new Map();
+  for (const card of cards) {
+    const [name] = headings(card, by);
+    if (!sections.has(name)) {
+      const section = document.createElement("section");
+      const heading = document.createElement("h2");
+      const grid = document.createElement("div");
+      section.className = "day";
+      grid.className = "cards";
+      heading.textContent = name;
+      section.append(heading, grid);
+      sections.set(name, section);
+    }
+    sections.get(name).lastChild.append(card);
+  }
+  const names = [...sections.keys()];
+  if (by === "pack") names.sort((a, b) => a.localeCompare(b));
+  if (names.length) list.replaceChildren(...names.map((name) => sections.get(name)));
+  for (const button of document.querySelectorAll("[data-by]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.by === by));
+  }
+  narrow();
+}
+
+function narrow() {
+  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let count = 0;
+  for (const card of cards) {
+    const text = `${card.textContent} ${card.dataset.packs}`.toLowerCase();
+    card.hidden = !words.every((word) => text.includes(word));
+    count += card.hidden ? 0 : 1;
+  }
+  for (const section of list.querySelectorAll(".day")) {
+    section.hidden = !section.querySelector(".card:not([hidden])");
+  }
+  shown.textContent = words.length ? `${count} of ${cards.length}` : "";
+}
+
+filter.addEventListener("input", narrow);
+for (const button of document.querySelectorAll("[data-by]")) {
+  button.addEventListener("click", () => arrange(button.dataset.by));
+}
+document.addEventListener("keydown", (event) => {
+  if (event.key === "/" && event.target !== filter) {
+    event.preventDefault();
+    filter.focus();
+  }
+});
+const names = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
+for (const card of cards) {
+  const moment = card.querySelector("time");
+  const when = new Date(moment.dateTime);
+  if (Number.isNaN(when.getTime())) continue;
+  // The file says UTC; whoever looks at it lives somewhere.
+  moment.textContent = when.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
+  card.dataset.day = names.format(when);
+}
+arrange("day");

@@ -1,0 +1,142 @@
+"""Where a home is, what its settings say, and the folders and environment that follow from them.
+
+Settings come from `fluxdrop.yaml` (described by `specs/settings.schema.json`). `prepare` must run
+before anything imports huggingface_hub, which reads HF_HOME once, at import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import SpecInvalid, UsageProblem
+
+SETTINGS_FILE = "fluxdrop.yaml"
+_PARTS = ("inbox", "outbox", "prompts", "data")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting with its default; times are in seconds unless the name says otherwise."""
+
+    inbox: str = "inbox"
+    outbox: str = "outbox"
+    input_roots: tuple[str, ...] = ()
+    lora_roots: tuple[str, ...] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    settle_seconds: float = 0.3
+    settle_seconds_unknown: float = 2.0
+    strict: bool = False
+    synced_inbox: bool = False
+    input_wait_seconds: float = 600.0
+    hold_minutes: float = 10.0
+    idle_minutes: float = 10.0
+    rescan_seconds: float = 5.0
+    device: str = "auto"
+    forbidden: tuple[Any, ...] = ()
+    window: str | None = None
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home folder, its parts, and its settings; all paths are absolute."""
+
+    root: Path
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / self.settings.inbox
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / self.settings.outbox
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "prompts"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def drops(self) -> Path:
+        return self.outbox / "drops"
+
+    @property
+    def health(self) -> Path:
+        return self.outbox / "runner.json"
+
+    def job(self, job_id: str) -> Path:
+        """The folder of one job in the outbox."""
+        return self.outbox / job_id
+
+    def prepare(self) -> None:
+        """Create the folders and point HF_HOME into `data/`, unless the user has set it.
+
+        Raises UsageProblem when a folder cannot be made.
+        """
+        try:
+            for folder in (self.inbox, self.outbox, self.prompts, self.data):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.data.chmod(0o700)
+        except OSError as error:
+            raise UsageProblem(
+                f"cannot make the folder {error.filename}: {error.strerror}"
+            ) from error
+        os.environ.setdefault("HF_HOME", str(self.data / "hf-cache"))
+
+
+def is_home(folder: Path) -> bool:
+    """Whether a folder is a home: it has a settings file, or all four parts."""
+    return (folder / SETTINGS_FILE).is_file() or all((folder / part).is_dir() for part in _PARTS)
+
+
+def find_home(given: str | None = None) -> Home:
+    """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
+
+    Raises UsageProblem, naming `init`, when none of them is a home.
+    """
+    named = given or os.environ.get("FLUXDROP_HOME")
+    folder = Path(named).expanduser() if named else Path.cwd()
+    if not is_home(folder):
+        raise UsageProblem(
+            f"{folder} is not a fluxdrop home: make one with `fluxdrop init {named or 'DIR'}`, "
+            "or name one with --home or $FLUXDROP_HOME"
+        )
+    return Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+
+
+def load_settings(file: Path) -> Settings:
+    """Read a settings file; a missing one means all defaults.
+
+    Raises UsageProblem with every mistake, each with its line and column.
+    """
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
+    if not _has_content(data):
+        return Settings()
+    from specs.read import read
+    from specs.validate import validate
+
+    try:
+        values = validate(read(data), schema="settings")
+    except SpecInvalid as error:
+        lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
+        raise UsageProblem("\n".join(lines)) from error
+    values.pop("$schema", None)
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Settings(**{**values, **lists})
+
+
+def _has_content(data: bytes) -> bool:
+    return any(line.strip() and not line.lstrip().startswith(b"#") for line in data.splitlines())

@@ -1,0 +1,55 @@
+"""The sidecar of an image: the realised spec that makes it again, plus the facts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.executor import Rendered
+from runner.spool.clock import timestamp
+from runner.spool.ledger import Record
+from specs.expand import for_sidecar
+
+
+def sidecar_of(
+    record: Record, rendered: Rendered, realised: Mapping[str, Any], file: str
+) -> dict[str, Any]:
+    """The sidecar without the picture's hash, which is known only once it is encoded."""
+    task = rendered.task
+    facts = dict(rendered.facts)
+    spec = for_sidecar(realised) | {
+        "kind": task.kind,
+        "model": task.model,
+        "seed": task.seed,
+        "steps": task.steps,
+        "guidance": task.guidance,
+        "width": rendered.image.width,
+        "height": rendered.image.height,
+    }
+    if task.prompt:
+        spec["prompt"] = task.prompt
+    if "precision" in facts:
+        spec["precision"] = facts.pop("precision")
+    for field in ("image", "mask"):
+        if field in spec:
+            spec[field] = _copies(spec[field], record)
+    result = {
+        "job": record.id,
+        "index": task.index,
+        "file": file,
+        "width": rendered.image.width,
+        "height": rendered.image.height,
+        "created_at": timestamp(),
+        "seconds": round(rendered.seconds, 3),
+        **facts,
+    }
+    return {**spec, "result": result}
+
+
+def _copies(value: Any, record: Record) -> Any:
+    """The same value with every path replaced by that of the job's own copy."""
+    if isinstance(value, str):
+        return f"outbox/{record.id}/inputs/{record.inputs[value]}"
+    if isinstance(value, list):
+        return [_copies(item, record) for item in value]
+    return {**value, "path": _copies(value["path"], record)}

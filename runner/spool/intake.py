@@ -1,0 +1,254 @@
+"""The intake: one look at the inbox after another, and an answer to every drop.
+
+One look: control files first, then the settled specs in natural order. A batch becomes jobs by one
+commit of the ledger; only then are the folders, statuses and receipts written, and a file leaves
+the inbox last, if it is still the very file that was read. Doing any of that twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+
+from runner.job import FINAL, State
+from runner.settings import Home
+from runner.spool.clock import monotonic, now, ready_at, timestamp
+from runner.spool.control import Controls
+from runner.spool.effects import Disk
+from runner.spool.inputs import named_paths, signature_of
+from runner.spool.judge import Catalogue, Verdict, judge
+from runner.spool.ledger import Ledger, Record
+from runner.spool.names import (
+    id_from_file,
+    is_conflict_copy,
+    is_spec,
+    natural_order,
+)
+from runner.spool.outbox import Outbox, outcome_of
+from runner.spool.settle import Drop, Settler
+from runner.spool.waiting import WAITING, InputWait
+from runner.spool.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256
+
+
+class Intake:
+    """Turns what lies in the inbox into jobs."""
+
+    def __init__(
+        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue,
+        *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._home = home
+        self._ledger = ledger
+        self._outbox = outbox
+        self._disk = disk
+        self._catalogue = catalogue
+        self._on_change = on_change
+        self.wake = threading.Event()
+        self.watcher = Watcher(home.inbox, self.wake)
+        self.controls = Controls(home, ledger, outbox, disk, on_cancel=on_cancel)
+        self._settler = Settler(home.settings)
+        self._waiting = InputWait(home, ledger, outbox, disk)
+        self.unsettled = 0
+        self.looked = False
+
+    @property
+    def waits_for_inputs(self) -> bool:
+        """Whether jobs wait for pictures that a finished image may be."""
+        return self._waiting.any_waiting
+
+    def run(self, stop: threading.Event) -> None:
+        """Look, wait until woken or until a file may have settled, and look again."""
+        while not stop.is_set():
+            self.wake.clear()
+            try:
+                self.watcher.tend()
+                seconds = self.turn()
+            except Exception:
+                # A full disk or a vanished folder is a condition to wait out, not an end.
+                log.exception("a look at the inbox failed; looking again")
+                seconds = 1.0
+            self.wake.wait(seconds)
+        self.watcher.stop()
+
+    def turn(self) -> float:
+        """One look at the whole inbox; the seconds after which another is wanted."""
+        moment = monotonic()
+        renamed_in = self.watcher.take_renamed_in()
+        names = self._scan()
+        changed = self.controls.obey(names, moment)
+        wanted = [self._home.settings.rescan_seconds]
+        specs = sorted((name for name in names if is_spec(name)), key=natural_order)
+        self._settler.keep_only(set(specs))
+        batch: list[Drop] = []
+        unsettled = 0
+        for name in specs:
+            looked = self._settler.look(
+                self._home.inbox / name, moment, renamed_in=name in renamed_in
+            )
+            if isinstance(looked, Drop):
+                batch.append(looked)
+            elif looked is not None:
+                unsettled += 1
+                wanted.append(looked)
+            if len(batch) >= _BATCH:
+                self.accept(batch)
+                changed, batch = True, []
+                # Cancels of a long inbox must not wait for its end.
+                self.controls.obey(self._controls_now(), monotonic())
+        if batch:
+            self.accept(batch)
+            changed = True
+        self.unsettled, self.looked = unsettled, True
+        changed |= self._waiting.look(moment)
+        wanted.append(self._waiting.seconds_to_next_look)
+        wanted.append(self.controls.seconds_to_next_look)
+        if changed:
+            self._on_change()
+        return max(min(wanted), 0.01)
+
+    def _scan(self) -> list[str]:
+        with os.scandir(self._home.inbox) as entries:
+            return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+
+    def _controls_now(self) -> Iterable[str]:
+        return (name for name in self._scan() if not is_spec(name))
+
+    def accept(self, drops: list[Drop]) -> None:
+        """Make jobs of settled drops: one commit, then the answers, then the files leave."""
+        # (record, outcome word, id to name in the receipt) in the order of the drops
+        answers: list[tuple[Record, Drop, str, str]] = []
+        with self._ledger.transaction():
+            for drop in drops:
+                known = self._ledger.select("identity = ?", drop.identity, limit=1)
+                if known:
+                    answers.append((known[0], drop, outcome_of(known[0]), known[0].id))
+                    continue
+                answers.append(self._enter(drop))
+        for record, drop, outcome, job_id in answers:
+            self._answer(record, drop, outcome, job_id)
+
+    def _enter(self, drop: Drop) -> tuple[Record, Drop, str, str]:
+        verdict = judge(drop, self._home, self._catalogue)
+        if is_conflict_copy(drop.name):
+            verdict = Verdict(
+                reason="SyncConflictCopy",
+                message="a sync tool made this copy of a file that two sides changed: "
+                "keep the one you want and drop it under its own name",
+            )
+        known = self._known(drop, verdict)
+        if known is not None:
+            return replace(known, source_name=drop.name), drop, "absorbed", known.id
+        job_id = verdict.explicit_id or self._free_id(id_from_file(drop.name))
+        if verdict.explicit_id and self._is_taken(job_id):
+            verdict = Verdict(
+                reason="IdConflict",
+                message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
+                f"outbox/{job_id} away",
+            )
+            job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
+        record = self._ledger.insert(self._record(drop, verdict, job_id))
+        if record.state == State.QUEUED and self.controls.awaits(record):
+            values = self.controls.cancelled_values()
+            self._ledger.move(record.seq, State.CANCELLED, **values)
+            record = self._ledger.get(record.seq)
+        return record, drop, outcome_of(record), record.id
+
+    def _record(self, drop: Drop, verdict: Verdict, job_id: str) -> Record:
+        rejected = verdict.reason is not None
+        spec = verdict.realised
+        # Set from the start, so that no image starts before its inputs are copied.
+        waits = not rejected and any(named_paths(spec))
+        accepted_at = timestamp()
+        return Record(
+            seq=0,
+            id=job_id,
+            state=State.REJECTED if rejected else State.QUEUED,
+            reason=WAITING if waits else verdict.reason,
+            message=verdict.message,
+            source_name=drop.name,
+            source_sha256=drop.sha256,
+            source_bytes=drop.size,
+            source_mtime_ns=drop.mtime_ns,
+            suffix=".json" if drop.name.lower().endswith(".json") else ".yaml",
+            spec=drop.data,
+            accepted_at=accepted_at,
+            finished_at=accepted_at if rejected else None,
+            kind=spec.get("kind"),
+            model=spec.get("model"),
+            priority=spec.get("priority", 0),
+            total=verdict.total,
+            base_seed=verdict.base_seed,
+            identity=drop.identity,
+            realised=spec,
+            errors=[asdict(problem) for problem in verdict.problems],
+            warnings=list(verdict.warnings),
+            ready_at=0.0 if rejected else ready_at(spec, now()),
+        )
+
+    def _known(self, drop: Drop, verdict: Verdict) -> Record | None:
+        """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
+        if verdict.explicit_id:
+            holder = self._holder(verdict.explicit_id)
+            if holder is not None and holder.source_sha256 == drop.sha256:
+                return holder
+        if self._home.settings.synced_inbox:
+            found = self._ledger.select(
+                "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?",
+                drop.name, drop.sha256, drop.mtime_ns, order="seq DESC", limit=1,
+            )  # fmt: skip
+            return found[0] if found else None
+        return None
+
+    def _free_id(self, wanted: str) -> str:
+        candidate, number = wanted, 1
+        while self._is_taken(candidate):
+            number += 1
+            candidate = f"{wanted}-{number}"
+        return candidate
+
+    def _is_taken(self, job_id: str) -> bool:
+        """Whether a job holds this id, or a folder of that name is there that no job made."""
+        return self._holder(job_id) is not None or self._outbox.folder(job_id).exists()
+
+    def _holder(self, job_id: str) -> Record | None:
+        """The job that holds an id; one that no longer holds it is forgotten here.
+
+        A rejected job holds nothing, and a finished one whose folder was moved away lets go.
+        """
+        record = self._ledger.newest(job_id)
+        if record is None:
+            return None
+        gone = not record.behind and not self._outbox.folder(record.id).is_dir()
+        if record.state == State.REJECTED or (record.state in FINAL and gone):
+            self._ledger.forget([record.seq])
+            self._outbox.clear_job(record.id)
+            return None
+        return record
+
+    def _answer(self, record: Record, drop: Drop, outcome: str, job_id: str) -> None:
+        if outcome != "absorbed":
+            self._outbox.open_job(record)
+            if record.state == State.QUEUED:
+                self._waiting.gather(record)
+            self._outbox.write_status(record.seq)
+        self._outbox.write_receipt(record, outcome, job_id)
+        self._leave(drop)
+        if outcome != "absorbed":
+            self._ledger.note(record.seq, identity=None)
+
+    def _leave(self, drop: Drop) -> None:
+        path = self._home.inbox / drop.name
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        # Another file under the same name is the caller's next drop, not this one.
+        if not drop.signature or signature_of(status) == drop.signature:
+            self._disk.remove(path)

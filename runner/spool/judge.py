@@ -1,0 +1,148 @@
+"""The verdict on a drop: read, validate, check against the models, count.
+
+Pure apart from looking at the paths a spec names; it writes nothing, and whatever a spec contains
+it returns a Verdict: no exception of a bad spec leaves this file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from runner.errors import PathNotAllowed, Problem, SpecInvalid
+from runner.settings import Home
+from runner.spool.inputs import named_paths, place_of
+from runner.spool.names import is_safe_id
+from runner.spool.settle import Drop
+from specs.expand import count, draw_base
+from specs.read import Document, read
+from specs.validate import validate
+
+log = logging.getLogger(__name__)
+
+
+class Catalogue(Protocol):
+    """What intake needs to know of the models, without the engine behind it."""
+
+    def default_model(self, spec: Mapping[str, Any]) -> str: ...
+
+    def problems(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]: ...
+
+    def warnings(self, spec: Mapping[str, Any]) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a drop came to: a spec that can run (`reason` is None) or why it cannot."""
+
+    realised: Mapping[str, Any] = field(default_factory=dict)
+    total: int = 0
+    base_seed: int | None = None
+    explicit_id: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
+    """Judge one drop; every error at once, with line and column."""
+    if drop.refused:
+        reason, message = drop.refused
+        return Verdict(reason=reason, message=message)
+    try:
+        document = read(drop.data, json=drop.name.lower().endswith(".json"))
+    except SpecInvalid as error:
+        return _refusal(error, {})
+    value = document.value if isinstance(document.value, dict) else {}
+    try:
+        return _judge_document(document, home, catalogue)
+    except SpecInvalid as error:
+        return _refusal(error, value)
+    except Exception:
+        # A mistake of ours must cost this spec only, never the intake.
+        log.exception("judging %s failed", drop.name)
+        message = "fluxdrop could not judge this spec (a bug): see the runner's log"
+        return Verdict(reason="Internal", message=message, explicit_id=_id_in(value))
+
+
+def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
+    """The problems of a spec that has not been dropped; empty when it could run."""
+    verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
+    if verdict.reason and not verdict.problems:
+        return (Problem(0, 0, "", verdict.message or verdict.reason),)
+    return verdict.problems
+
+
+def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
+    spec = validate(document)
+    realised = _with_defaults(spec, home, catalogue)
+    found = catalogue.problems(realised)
+    if found:
+        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
+    _check_paths(document, realised, home)
+    total = count(realised)
+    seeded = "seed" in realised or "seeds" in realised
+    return Verdict(
+        realised=realised,
+        total=total,
+        base_seed=None if seeded else draw_base(total),
+        explicit_id=_id_in(realised),
+        warnings=tuple(catalogue.warnings(realised)),
+    )
+
+
+def _with_defaults(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> dict[str, Any]:
+    ignored = ("result", "$schema", "schema")
+    realised = {key: value for key, value in spec.items() if key not in ignored}
+    for key, value in home.settings.defaults.items():
+        if key != "quality" or realised.get("format", "png") != "png":
+            realised.setdefault(key, value)
+    if home.settings.window:
+        realised.setdefault("window", home.settings.window)
+    if "model" not in realised.get("matrix", {}):
+        realised.setdefault("model", catalogue.default_model(realised))
+    return realised
+
+
+def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+    found = []
+    for path, text in named_paths(spec):
+        try:
+            place_of(text, home)
+        except PathNotAllowed as error:
+            found.append(_at(document, path, str(error)))
+    if found:
+        raise SpecInvalid("PathNotAllowed", found)
+
+
+def _at(document: Document, path: str, message: str) -> Problem:
+    steps = [int(part) if part.isdigit() else part for part in path.split(".") if part]
+    line, column = document.locate(steps)
+    return Problem(line, column, path, message)
+
+
+def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        reason=error.reason,
+        message=f"{error}: mend the spec and drop it again",
+        problems=error.problems,
+        explicit_id=_id_in(value),
+        realised=_own_keys(value),
+    )
+
+
+def _own_keys(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a bad spec: the caller's own keys, where they are plain and small."""
+    kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
+    if isinstance(value.get("kind"), str):
+        kept["kind"] = value["kind"][:40]
+    return kept if len(json.dumps(kept)) < 10_000 else {}
+
+
+def _id_in(value: Mapping[str, Any]) -> str | None:
+    given = value.get("id")
+    return given if isinstance(given, str) and is_safe_id(given) else None

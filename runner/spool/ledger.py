@@ -1,0 +1,274 @@
+"""The ledger: the durable record of every job, one SQLite file private to the runner.
+
+A job exists from the commit that inserts it; what callers see in the outbox is written after that
+and can be written again from here. One connection, one lock: whoever moves a job holds the lock,
+so a cancel and a finish can never both win. Nothing here touches the inbox or the outbox.
+
+Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill leaves the last
+commit standing, and the backlog is ordered on disk, so memory does not grow with the night.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from runner.job import FINAL, MOVES, State
+from runner.spool.effects import Disk
+from runner.spool.names import key_of
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS job (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL, key TEXT NOT NULL,
+  state TEXT NOT NULL, reason TEXT, message TEXT,
+  kind TEXT, model TEXT, priority INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  revision INTEGER NOT NULL, total INTEGER NOT NULL, base_seed INTEGER,
+  cancelled INTEGER NOT NULL, ready_at REAL NOT NULL, behind INTEGER NOT NULL,
+  source_name TEXT NOT NULL, source_sha256 TEXT NOT NULL, source_bytes INTEGER NOT NULL,
+  source_mtime_ns INTEGER NOT NULL,
+  identity TEXT, suffix TEXT NOT NULL, spec BLOB NOT NULL,
+  realised TEXT NOT NULL, inputs TEXT NOT NULL, errors TEXT NOT NULL, warnings TEXT NOT NULL,
+  accepted_at TEXT NOT NULL, started_at TEXT, finished_at TEXT
+);
+CREATE INDEX IF NOT EXISTS job_key ON job (key, seq);
+CREATE INDEX IF NOT EXISTS job_source ON job (source_name, seq);
+CREATE INDEX IF NOT EXISTS job_state ON job (state, seq);
+CREATE INDEX IF NOT EXISTS job_turn ON job (priority DESC, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS job_behind ON job (seq) WHERE behind = 1;
+CREATE INDEX IF NOT EXISTS job_waiting ON job (seq)
+  WHERE state = 'queued' AND reason = 'WaitingForInput';
+CREATE INDEX IF NOT EXISTS job_identity ON job (identity) WHERE identity IS NOT NULL;
+CREATE TABLE IF NOT EXISTS image (
+  seq INTEGER NOT NULL, number INTEGER NOT NULL,
+  outcome TEXT NOT NULL, reason TEXT, message TEXT, output TEXT,
+  PRIMARY KEY (seq, number)
+) WITHOUT ROWID;
+"""
+_JSON = ("realised", "inputs", "errors", "warnings")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job as the ledger has it.
+
+    `realised` is the validated spec, `inputs` maps the paths it names to the copies' file names,
+    `identity` tells the dropped file until that file has left the inbox, and `behind` says that
+    `status.json` may be older than this record. `number` of an image counts from 1.
+    """
+
+    seq: int
+    id: str
+    state: State
+    source_name: str
+    source_sha256: str
+    source_bytes: int
+    suffix: str
+    spec: bytes
+    accepted_at: str
+    source_mtime_ns: int = 0
+    reason: str | None = None
+    message: str | None = None
+    kind: str | None = None
+    model: str | None = None
+    priority: int = 0
+    attempt: int = 0
+    revision: int = 1
+    total: int = 0
+    base_seed: int | None = None
+    cancelled: bool = False
+    ready_at: float = 0.0
+    behind: bool = True
+    identity: str | None = None
+    realised: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+_COLUMNS = tuple(f.name for f in fields(Record))
+
+
+class Ledger:
+    """Reads and moves jobs; every method is safe to call from any thread."""
+
+    def __init__(self, file: Path, disk: Disk) -> None:
+        self._file = file
+        self._disk = disk
+        self._lock = threading.RLock()
+        self._deep = 0
+        self._durable = True
+        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """Hold the lock and commit once at the end; nested ones join the outermost.
+
+        A durable commit is on the disk when this returns, with all that were made before it. One
+        that is not survives a kill but not a power loss: only for what recovery can find out again.
+        """
+        with self._lock:
+            outermost = self._deep == 0
+            if outermost:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._durable = durable
+            assert self._durable or not durable, "a durable change inside one that is not"
+            self._deep += 1
+            try:
+                yield
+            except BaseException:
+                if outermost:
+                    self._connection.rollback()
+                raise
+            else:
+                if outermost:
+                    self._disk.commit(self._connection, self._file)
+            finally:
+                self._deep -= 1
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def select(self, where: str, *values: object, order: str = "seq", limit: int = -1) -> list[Record]:
+        """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
+        query = f"SELECT * FROM job WHERE {where} ORDER BY {order} LIMIT {limit}"
+        with self._lock:
+            return [_record(row) for row in self._connection.execute(query, values)]
+
+    def get(self, seq: int) -> Record:
+        """The record of one job."""
+        return self.select("seq = ?", seq)[0]
+
+    def newest(self, job_id: str) -> Record | None:
+        """The newest record of this id, whatever the case it is written in."""
+        found = self.select("key = ?", key_of(job_id), order="seq DESC", limit=1)
+        return found[0] if found else None
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with self._lock:
+            rows = self._connection.execute("SELECT state, count(*) FROM job GROUP BY state")
+            return dict.fromkeys(State, 0) | {state: n for state, n in rows}
+
+    def images(self, seq: int) -> dict[int, sqlite3.Row]:
+        """The images of a job that are over, by number."""
+        with self._lock:
+            rows = self._connection.execute("SELECT * FROM image WHERE seq = ?", (seq,))
+            return {row["number"]: row for row in rows}
+
+    def tally(self, seq: int) -> dict[str, int]:
+        """How many images of a job ended each way (`done`, `failed`, `skipped`)."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT outcome, count(*) FROM image WHERE seq = ? GROUP BY outcome", (seq,)
+            )
+            return {"done": 0, "failed": 0, "skipped": 0} | dict(list(map(tuple, rows)))
+
+    def outputs(self, seq: int, newest: int = 100) -> list[dict[str, Any]]:
+        """The `outputs` entries of the newest images, in order of their numbers."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
+                " ORDER BY number DESC LIMIT ?",
+                (seq, newest),
+            )
+            return [json.loads(row["output"]) for row in rows][::-1]
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def insert(self, record: Record) -> Record:
+        """Add a job; its `seq` is given here, in the order of the calls."""
+        values = {name: getattr(record, name) for name in _COLUMNS if name != "seq"}
+        values |= {name: json.dumps(values[name]) for name in _JSON}
+        values["key"] = key_of(record.id)
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        with self.transaction():
+            cursor = self._connection.execute(
+                f"INSERT INTO job ({names}) VALUES ({marks})", list(values.values())
+            )
+            assert cursor.lastrowid is not None
+            return self.get(cursor.lastrowid)
+
+    def update(self, seq: int, **values: object) -> None:
+        """Change fields that are not the state, durably."""
+        assert "state" not in values, "states are changed by move()"
+        with self.transaction():
+            self._set(seq, values)
+
+    def note(self, seq: int, **values: object) -> None:
+        """Change fields that recovery can find out again; not durable by itself."""
+        assert "state" not in values, "states are changed by move()"
+        with self.transaction(durable=False):
+            self._set(seq, values)
+
+    def move(self, seq: int, state: State, **values: object) -> bool:
+        """Move a job along the table of legal moves; False, and nothing done, where it is final.
+
+        Raises ValueError for a move that the table does not have.
+        """
+        with self.transaction():
+            before = State(self.get(seq).state)
+            if before in FINAL:
+                return False
+            if state not in MOVES[before]:
+                raise ValueError(f"no job moves from {before} to {state}")
+            self._set(seq, {"behind": True, **values, "state": state})
+            return True
+
+    def add_image(
+        self,
+        seq: int,
+        number: int,
+        outcome: str,
+        *,
+        output: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Record how one image ended; saying so twice is fine.
+
+        Not durable by itself: a done image's truth is its sidecar, a failed one fails again.
+        """
+        with self.transaction(durable=False):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO image (seq, number, outcome, reason, message, output)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (seq, number, outcome, reason, message, json.dumps(output) if output else None),
+            )
+
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Remove jobs for good: their folders are gone, or a new drop of a rejected id came."""
+        with self.transaction():
+            for seq in seqs:
+                self._connection.execute("DELETE FROM image WHERE seq = ?", (seq,))
+                self._connection.execute("DELETE FROM job WHERE seq = ?", (seq,))
+
+    def _set(self, seq: int, values: Mapping[str, object]) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        encoded = [json.dumps(v) if name in _JSON else v for name, v in values.items()]
+        self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*encoded, seq])
+
+
+def _record(row: sqlite3.Row) -> Record:
+    values = {name: row[name] for name in _COLUMNS}
+    values |= {name: json.loads(values[name]) for name in _JSON}
+    values |= {name: bool(values[name]) for name in ("cancelled", "behind")}
+    return Record(**{**values, "state": State(values["state"])})

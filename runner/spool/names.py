@@ -1,0 +1,75 @@
+"""Names: which files in the inbox are specs, and what a job may be called.
+
+Pure functions on strings; nothing here looks at the disk.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePath
+
+SPEC_SUFFIXES = (".yaml", ".yml", ".json")
+CANCEL_SUFFIX = ".cancel"
+RETRY_SUFFIX = ".retry"
+PAUSE_NAME = "runner.pause"
+
+_TEMPORARY = re.compile(
+    r"^[.~]|~$|^#.*#$|^4913$|^(thumbs\.db|desktop\.ini|readme\.md)$"
+    r"|\.(tmp|temp|part|partial|crdownload|swp|swx|swo|bak|writing|filepart)$",
+    re.IGNORECASE,
+)
+_CONFLICT_COPY = re.compile(
+    r"\.sync-conflict-\d{8}-\d{6}|conflicted copy|\bconflict\b.*\d{4}-\d{2}-\d{2}", re.IGNORECASE
+)
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = {"drops", "runner.json", "index.html"}
+_WINDOWS_DEVICES = {
+    "con", "prn", "aux", "nul", "conin$", "conout$",
+    *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10)),
+}  # fmt: skip
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file of this name is never looked at: temporary, hidden, or the folder's readme."""
+    return bool(_TEMPORARY.search(name))
+
+
+def is_spec(name: str) -> bool:
+    """Whether a file of this name is a spec."""
+    return name.lower().endswith(SPEC_SUFFIXES) and not is_ignored(name)
+
+
+def is_conflict_copy(name: str) -> bool:
+    """Whether a sync tool made this file because two sides changed the original."""
+    return bool(_CONFLICT_COPY.search(name))
+
+
+def is_safe_id(name: str) -> bool:
+    """Whether a name may be a job's id on every file system."""
+    return (
+        bool(_SAFE_ID.fullmatch(name))
+        and not name.endswith(".")
+        and name.lower() not in _RESERVED
+        and name.split(".")[0].lower() not in _WINDOWS_DEVICES
+    )
+
+
+def id_from_file(name: str) -> str:
+    """The id that a file's stem becomes: NFC, other characters to `-`, trimmed, never empty."""
+    stem = PurePath(unicodedata.normalize("NFC", name)).stem
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:96].rstrip("-._")
+    if not is_safe_id(made):
+        made = f"job-{made}".strip("-._") if made else "job"
+    return made
+
+
+def key_of(job_id: str) -> str:
+    """What two ids are compared by: the same whatever the case and the Unicode form."""
+    return unicodedata.normalize("NFC", job_id).casefold()
+
+
+def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A sort key under which `job2` comes before `job10`."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return tuple((0, int(part)) if n % 2 else (1, part) for n, part in enumerate(parts) if part)

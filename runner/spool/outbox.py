@@ -1,0 +1,180 @@
+"""The outbox: what callers see of a job, written from the ledger's record.
+
+A status is a projection: it can be written again from the record at any time. Only this file
+writes below the outbox (pictures and sidecars included), and it never decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.job import FINAL, State
+from runner.settings import Home
+from runner.spool.clock import timestamp
+from runner.spool.effects import Disk
+from runner.spool.ledger import Ledger, Record
+from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
+
+_MOST_OUTPUTS = 100
+
+
+class Outbox:
+    """Writes one home's outbox; safe to call from any thread."""
+
+    def __init__(self, home: Home, ledger: Ledger, disk: Disk) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._disk = disk
+        self._lock = threading.RLock()
+
+    def folder(self, job_id: str) -> Path:
+        """The folder of one job."""
+        return self._home.job(job_id)
+
+    def open_job(self, record: Record) -> None:
+        """Make a job's folder with the spec as it was dropped; doing it again changes nothing."""
+        folder = self.folder(record.id)
+        self._disk.make_folder(folder)
+        name = f"spec{record.suffix}"
+        if record.spec and not (folder / name).is_file():
+            self._disk.replace(folder / name, record.spec)
+
+    def clear_job(self, job_id: str) -> None:
+        """Remove what a rejected drop of this id left, so that the next one starts clean."""
+        self._disk.remove_tree(self.folder(job_id))
+
+    def write_status(
+        self, seq: int, progress: Progress | None = None, *, durable: bool = False
+    ) -> Status:
+        """Publish the status of a job as the ledger has it now, one revision higher."""
+        with self._lock:
+            record = self._ledger.get(seq)
+            status = self.status(record, progress)
+            self._disk.make_folder(self.folder(record.id))
+            file = self.folder(record.id) / "status.json"
+            self._disk.replace(file, to_json(status), durable=durable)
+            self._ledger.note(seq, revision=status["revision"], behind=0)
+            return status
+
+    def status(self, record: Record, progress: Progress | None = None) -> Status:
+        """The status of a record as it would be published now."""
+        tally = self._ledger.tally(record.seq)
+        outputs: list[Any] = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
+        errors: list[Any] = record.errors
+        now = timestamp()
+        status = Status(
+            schema=SCHEMA,
+            id=record.id,
+            kind=record.kind,
+            model=record.model,
+            state=str(record.state),
+            reason=record.reason,
+            message=record.message,
+            revision=record.revision + 1,
+            attempt=record.attempt,
+            priority=record.priority,
+            tags=list(record.realised.get("tags", ())),
+            source={
+                "name": record.source_name,
+                "sha256": record.source_sha256,
+                "bytes": record.source_bytes,
+            },
+            accepted_at=record.accepted_at,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            updated_at=now,
+            images=Counts(
+                total=record.total,
+                done=tally["done"],
+                failed=tally["failed"],
+                skipped=tally["skipped"],
+            ),
+            progress=progress if record.state == State.RUNNING else None,
+            errors=[ProblemJson(**error) for error in errors],
+            warnings=list(record.warnings),
+            outputs=[Output(**output) for output in outputs],
+        )
+        # The caller's own keys are echoed; `x_` cannot collide with ours.
+        own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
+        return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
+
+    def write_receipt(self, record: Record, outcome: str, job_id: str | None = None) -> None:
+        """Answer a drop under its file name."""
+        receipt = Receipt(
+            schema=SCHEMA,
+            name=record.source_name,
+            sha256=record.source_sha256,
+            job=job_id or record.id,
+            outcome=outcome,
+            at=timestamp(),
+        )
+        self._disk.make_folder(self._home.drops)
+        self._disk.replace(self._home.drops / f"{record.source_name}.json", to_json(receipt))
+
+    def publish_image(
+        self, record: Record, stem: str, suffix: str, picture: bytes, thumbnail: bytes | None,
+        sidecar: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Put one image into the job's folder; it counts from the moment its sidecar is there."""
+        folder = self.folder(record.id)
+        self._disk.replace(folder / f"{stem}{suffix}", picture)
+        if thumbnail is not None:
+            self._disk.make_folder(folder / "thumbs")
+            self._disk.replace(folder / "thumbs" / f"{stem}.webp", thumbnail)
+        self._disk.replace(folder / f"{stem}.json", to_json(sidecar), durable=True)
+
+    def publish_page(self, record: Record, html: str) -> None:
+        """Put the job's contact sheet into its folder."""
+        self._disk.replace(self.folder(record.id) / "index.html", html.encode())
+
+    def write_health(self, health: Mapping[str, Any]) -> None:
+        """Replace the runner's health file."""
+        self._disk.replace(self._home.health, to_json(health))
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Whether the outbox's disk has this much room left."""
+        return shutil.disk_usage(self._home.outbox).free > needed_bytes
+
+    def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
+        """The sidecars in a job's folder by image number; damaged ones are left out."""
+        found = {}
+        for file in sorted(self.folder(job_id).glob(f"{job_id}-[0-9]*.json")):
+            try:
+                sidecar = json.loads(file.read_bytes())
+                found[int(sidecar["result"]["index"])] = sidecar
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def read_status(self, job_id: str) -> dict[str, Any] | None:
+        """The status file of a job, or None where there is none that can be read."""
+        return read_json(self.folder(job_id) / "status.json")
+
+
+def outcome_of(record: Record) -> str:
+    """The word a receipt has for this record: rejected, or accepted."""
+    return "rejected" if record.state == State.REJECTED else "accepted"
+
+
+def is_over(status: Mapping[str, Any]) -> bool:
+    """Whether a status is final."""
+    return status.get("state") in set(FINAL)
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """How every JSON file of the outbox is written."""
+    return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A JSON object from a file, or None where there is none that can be read."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,146 @@
+"""What differs from one operating system to the next: locks, writer probe, safe opening.
+
+Every difference is answered here once, with a word for "cannot tell", so that the rest of the
+spool is the same everywhere. Nothing here decides what happens to a file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+from runner.errors import RunnerBusy
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+class RunnerLock:
+    """An operating-system lock on a file, held by this process for life.
+
+    The file is never removed: removing it would let a second holder lock a new file of that name.
+    Its text names the holder for people; only the lock itself decides.
+    """
+
+    def __init__(self, file: Path, what: str) -> None:
+        self._file = file
+        self._what = what
+        self._handle: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises RunnerBusy, naming the holder, when another process has it."""
+        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(handle)
+        except OSError:
+            os.close(handle)
+            raise RunnerBusy(f"{self._what} is in use by another runner ({self._holder()})") from None
+        # Byte 0 is the locked one on Windows, where it could not be read by others.
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 1, os.SEEK_SET)
+        os.write(handle, f"pid {os.getpid()}".encode())
+        self._handle = handle
+
+    def release(self) -> None:
+        """Give the lock back; the end of the process does so too."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _holder(self) -> str:
+        try:
+            return self._file.read_bytes()[1:].decode(errors="replace").strip() or "unknown"
+        except OSError:
+            return "unknown"
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        os.lseek(handle, 0, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(file: Path) -> bool:
+    """Whether some process holds the lock on `file` right now."""
+    if not file.exists():
+        return False
+    lock = RunnerLock(file, "it")
+    try:
+        lock.acquire()
+    except RunnerBusy:
+        return True
+    lock.release()
+    return False
+
+
+def allow_writer_probe() -> None:
+    """Let this process probe for writers: call once, from the main thread.
+
+    A writer that opens a file during the probe makes the kernel send SIGIO, whose default action
+    would end the process.
+    """
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def has_writer(handle: int) -> bool | None:
+    """Whether anybody has the file open for writing; None where the system cannot say.
+
+    Linux answers exactly: a read lease is refused while a writer exists (8 µs; not on network
+    file systems, nor for files of another user).
+    """
+    if sys.platform != "linux":
+        return None
+    if signal.getsignal(signal.SIGIO) is not signal.SIG_IGN:
+        return None
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def can_probe_writers(folder: Path) -> bool:
+    """Whether the writer probe works for files in this folder, tried with a file of our own."""
+    if sys.platform != "linux":
+        return False
+    probe = folder / f".probe-{os.getpid()}.writing"
+    try:
+        probe.write_bytes(b"")
+        handle = os.open(probe, os.O_RDONLY)
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        finally:
+            os.close(handle)
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading without following a final symlink and without ever blocking.
+
+    Raises OSError when it cannot be opened, and IsADirectoryError or OSError(ELOOP) for what is
+    not a regular file; a FIFO or a device is refused too.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("not a regular file")
+    return handle

@@ -1,0 +1,150 @@
+"""Settling: has everybody finished writing this file?
+
+Time is measured by the monotonic clock from the moment a file was first seen unchanged, never by
+its modification time, which copies and sync tools set as they like. A file is complete at once
+when it arrived by rename, ends with YAML's end marker, or is one whole JSON object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.settings import Settings
+from runner.spool.inputs import signature_of
+from runner.spool.platform import has_writer, open_regular
+from specs.read import MAX_BYTES, ends_with_marker, is_whole_json_object
+
+_EMPTY_SECONDS = 600.0
+_UNREADABLE_SECONDS = 60.0
+_STRICT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A settled file of the inbox with its exact bytes.
+
+    `refused` is (reason, message) for what cannot be a spec whatever it contains; `data` is empty
+    then.
+    """
+
+    name: str
+    data: bytes
+    signature: tuple[int, ...]
+    refused: tuple[str, str] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes; empty where they were not read."""
+        return "" if self.refused else hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes."""
+        return self.signature[2] if self.signature else 0
+
+    @property
+    def mtime_ns(self) -> int:
+        """The modification time, part of what makes a drop the same drop."""
+        return self.signature[3] if self.signature else 0
+
+    @property
+    def identity(self) -> str:
+        """Tells this very file with these very bytes from any other."""
+        dev, inode, size, mtime = (*self.signature[:4], 0, 0, 0, 0)[:4]
+        return f"{self.name}|{dev}|{inode}|{size}|{mtime}|{self.sha256}"
+
+
+@dataclass
+class _Seen:
+    signature: tuple[int, ...]
+    unchanged_since: float
+    first_seen: float
+
+
+class Settler:
+    """Remembers how long each file has been unchanged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._seen: dict[str, _Seen] = {}
+
+    def keep_only(self, names: set[str]) -> None:
+        """Forget files that are no longer there."""
+        for name in self._seen.keys() - names:
+            del self._seen[name]
+
+    def look(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
+        """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
+        seen = self._seen.get(path.name)
+        try:
+            handle = open_regular(path)
+        except FileNotFoundError:
+            self._seen.pop(path.name, None)
+            return None
+        except OSError as error:
+            return self._unreadable(path, now, error)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            signature = signature_of(status)
+            if seen is None or seen.signature != signature:
+                first = seen.first_seen if seen else now
+                seen = self._seen[path.name] = _Seen(signature, now, first)
+            if status.st_size == 0:
+                return self._wait_or_refuse(
+                    path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
+                )
+            writer = has_writer(file.fileno())
+            data = file.read(MAX_BYTES + 1)
+            if signature_of(os.fstat(file.fileno())) != signature:
+                return self._settings.settle_seconds
+        whole = len(data) == status.st_size and self._is_whole(path.name, data, renamed_in, writer)
+        if not whole:
+            if writer:
+                seen.unchanged_since = now
+            quiet = self._quiet_seconds(writer)
+            left = seen.unchanged_since + quiet - now
+            if left > 0:
+                return left
+            if self._settings.strict:
+                return self._wait_or_refuse(
+                    path, seen, now, _STRICT_SECONDS, "Incomplete",
+                    "with `strict` on, a spec is complete when it was renamed into the inbox or "
+                    "ends with a line `...`: add that line",
+                )  # fmt: skip
+        self._seen.pop(path.name, None)
+        if status.st_size > MAX_BYTES:
+            message = f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
+            return Drop(path.name, b"", signature, ("TooLarge", message))
+        return Drop(path.name, data, signature)
+
+    def _is_whole(self, name: str, data: bytes, renamed_in: bool, writer: bool | None) -> bool:
+        if renamed_in and not writer:
+            return True
+        if name.lower().endswith(".json"):
+            return is_whole_json_object(data)
+        return ends_with_marker(data)
+
+    def _quiet_seconds(self, writer: bool | None) -> float:
+        if writer is None:
+            return self._settings.settle_seconds_unknown
+        return self._settings.settle_seconds
+
+    def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
+        seen = self._seen.setdefault(path.name, _Seen((), now, now))
+        if path.is_symlink() or error.errno is None:
+            reason, message = "NotARegularFile", "a spec must be a plain file, not a link or a device"
+            return Drop(path.name, b"", seen.signature, (reason, message))
+        message = f"the file cannot be read ({error.strerror}): let the runner's user read it"
+        return self._wait_or_refuse(path, seen, now, _UNREADABLE_SECONDS, "Unreadable", message)
+
+    def _wait_or_refuse(
+        self, path: Path, seen: _Seen, now: float, seconds: float, reason: str, message: str
+    ) -> Drop | float:
+        left = seen.unchanged_since + seconds - now
+        if left > 0:
+            return min(left, self._settings.rescan_seconds)
+        self._seen.pop(path.name, None)
+        return Drop(path.name, b"", seen.signature, (reason, message))

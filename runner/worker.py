@@ -1,0 +1,281 @@
+"""The worker: takes the next image, gives it to the executor, and turns each answer into one outcome.
+
+    Rendered      → saved by the writer                    StoppedEarly → cancelled or back in the queue
+    Failed        → that image failed, the next goes on    all over     → the job's final state
+
+One turn waits for one event and then fills every idle slot; the thread that owns the `while` lives
+in the daemon. The worker never touches a pipeline, and only it starts and stops slots.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from runner.catalogue import RegistryCatalogue
+from runner.executor import (
+    CancelAsked,
+    Event,
+    Executor,
+    Failed,
+    Progressed,
+    Rendered,
+    StoppedEarly,
+    Woken,
+)
+from runner.job import ImageTask, InputImage, Phase, State
+from runner.saving import Writer
+from runner.settings import Home
+from runner.spool.backlog import Backlog
+from runner.spool.clock import monotonic, now, ready_at, timestamp
+from runner.spool.ledger import Ledger, Record
+from runner.wire import Progress
+from specs.expand import image as realised_image
+
+log = logging.getLogger(__name__)
+
+# Pictures in memory that wait for the disk; a slow disk must not fill the memory.
+_MOST_UNSAVED = 4
+
+
+@dataclass
+class _Turn:
+    """A job while it has a slot."""
+
+    record: Record
+    over: set[int]
+    numbers: Iterator[int]
+    task: ImageTask | None = None
+    realised: Mapping[str, Any] = field(default_factory=dict)
+    rendered: int = 0
+    seconds: float = 0.0
+    cancelled: bool = False
+
+
+class Worker:
+    """Runs the backlog on an executor."""
+
+    def __init__(
+        self, home: Home, ledger: Ledger, backlog: Backlog, executor: Executor, writer: Writer
+    ) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._backlog = backlog
+        self._executor = executor
+        self._writer = writer
+        self._catalogue = RegistryCatalogue(home.settings)
+        self._turns: dict[str, _Turn] = {}
+        self.stopping = False
+        self.paused = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job has a slot."""
+        return not self._turns
+
+    @property
+    def current(self) -> Record | None:
+        """A job that has a slot now."""
+        return next((turn.record for turn in self._turns.values()), None)
+
+    def wake(self) -> None:
+        """Make the next turn look at the backlog; callable from any thread."""
+        self._executor.events.put(Woken())
+
+    def cancel(self, seq: int) -> None:
+        """Stop a running job at the next step or joint; callable from any thread."""
+        self._executor.events.put(CancelAsked(seq))
+
+    def turn(self, seconds: float) -> bool:
+        """Handle one event, waiting for it at most `seconds`, then fill the idle slots.
+
+        Returns whether there was an event.
+        """
+        try:
+            event = self._executor.events.get(timeout=seconds)
+        except Empty:
+            happened = False
+        else:
+            happened = True
+            self._handle(event)
+        if self.stopping:
+            for slot in self._executor.slots():
+                if slot.busy:
+                    self._executor.stop(slot.name)
+        for slot in self._executor.slots():
+            if not slot.busy:
+                self._fill(slot.name)
+        return happened
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Progressed():
+                self._report(event)
+            case Rendered():
+                turn = self._answered(event.slot)
+                turn.rendered += 1
+                turn.seconds += event.seconds
+                self._writer.save(turn.record, event, turn.realised)
+            case Failed():
+                turn = self._answered(event.slot)
+                log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
+                self._writer.fail_image(
+                    turn.record, event.task.index, event.reason, event.message
+                )
+            case StoppedEarly():
+                turn = self._answered(event.slot)
+                if not turn.cancelled:
+                    # Stopped for the runner's sake: this image is still to be made.
+                    self._requeue(event.slot, None, "continues when the runner starts again")
+            case CancelAsked():
+                self._cancel(event.seq)
+            case Woken():
+                pass
+
+    def _answered(self, slot: str) -> _Turn:
+        turn = self._turns[slot]
+        if turn.task is not None:
+            turn.over.add(turn.task.index)
+        turn.task = None
+        return turn
+
+    def _cancel(self, seq: int) -> None:
+        for slot, turn in self._turns.items():
+            if turn.record.seq == seq:
+                turn.cancelled = True
+                if turn.task is not None:
+                    self._executor.stop(slot)
+
+    def _report(self, event: Progressed) -> None:
+        turn = self._turns.get(event.slot)
+        if turn is None or turn.task is None:
+            return
+        part = event.step / event.steps if event.steps else 0.0
+        part = 1.0 if event.phase in (Phase.DECODING, Phase.SAVING) else part
+        total = turn.record.total
+        ahead = total - len(turn.over) - part
+        each = turn.seconds / turn.rendered if turn.rendered else None
+        self._writer.progress(
+            turn.record.seq,
+            Progress(
+                phase=str(event.phase),
+                image=event.task.index,
+                step=event.step,
+                steps=event.steps,
+                fraction=round((total - ahead) / total, 4),
+                eta_seconds=None if each is None else round(each * ahead, 1),
+            ),
+        )
+
+    # -- slots -----------------------------------------------------------------------------------
+
+    def _fill(self, slot: str) -> None:
+        """Give an idle slot its next image, ending or changing jobs as needed."""
+        while True:
+            turn = self._turns.get(slot)
+            if turn is None:
+                if not self._may_start():
+                    return
+                record = self._backlog.next(monotonic(), now())
+                if record is None:
+                    return
+                self._begin(slot, record)
+                continue
+            if turn.task is not None:
+                # The slot is free already, but its answer is still in the queue.
+                return
+            if turn.cancelled:
+                self._end(slot)
+                continue
+            if self._must_yield(slot, turn):
+                continue
+            if self._writer.waiting > _MOST_UNSAVED:
+                # The writer wakes the worker after each thing it has done.
+                return
+            number = next(turn.numbers, None)
+            if number is None:
+                self._end(slot)
+                continue
+            if self._start(slot, turn, number):
+                return
+
+    def _may_start(self) -> bool:
+        return not self.stopping and not self.paused
+
+    def _begin(self, slot: str, record: Record) -> None:
+        moved = self._ledger.move(
+            record.seq,
+            State.RUNNING,
+            attempt=record.attempt + 1,
+            started_at=record.started_at or timestamp(),
+            reason=None,
+            message=None,
+        )
+        if not moved:
+            return
+        record = self._ledger.get(record.seq)
+        over = set(self._ledger.images(record.seq))
+        numbers = (n for n in range(1, record.total + 1) if n not in over)
+        self._turns[slot] = _Turn(record, set(over), numbers, cancelled=record.cancelled)
+        self._backlog.took(record.model, monotonic())
+
+    def _start(self, slot: str, turn: _Turn, number: int) -> bool:
+        record = turn.record
+        try:
+            turn.realised = realised_image(record.realised, number - 1, record.base_seed or 0)
+            turn.task = self._catalogue.task(
+                turn.realised, job=record.id, index=number, inputs=self._inputs(turn)
+            )
+        except Exception as error:
+            log.exception("%s image %d could not be prepared", record.id, number)
+            message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"
+            turn.over.add(number)
+            self._writer.fail_image(record, number, "Internal", message)
+            return False
+        self._executor.start(slot, [turn.task])
+        return True
+
+    def _inputs(self, turn: _Turn) -> dict[str, tuple[InputImage, ...]]:
+        folder = self._home.job(turn.record.id) / "inputs"
+        found = {}
+        for name in ("image", "mask"):
+            value = turn.realised.get(name)
+            if value is not None:
+                items = value if isinstance(value, list) else [value]
+                found[name] = tuple(_input(item, folder, turn.record.inputs) for item in items)
+        return found
+
+    def _must_yield(self, slot: str, turn: _Turn) -> bool:
+        """At an image's end: whether the job goes back into the queue, and why."""
+        record, wall = turn.record, now()
+        if self.stopping:
+            self._requeue(slot, None, "continues when the runner starts again")
+        elif self.paused:
+            self._requeue(slot, "Paused", "paused: remove inbox/runner.pause to go on")
+        elif ready_at(record.realised, wall) > wall:
+            self._requeue(slot, "OutsideWindow", "waits for its window to open again")
+        elif self._backlog.outranks(record, monotonic(), wall):
+            self._requeue(slot, "Preempted", "another job has the next turn")
+        else:
+            return False
+        return True
+
+    def _requeue(self, slot: str, reason: str | None, message: str | None) -> None:
+        turn = self._turns.pop(slot)
+        self._writer.requeue(turn.record, reason, message)
+
+    def _end(self, slot: str) -> None:
+        turn = self._turns.pop(slot)
+        self._writer.finish(turn.record)
+
+
+def _input(item: Any, folder: Path, copies: Mapping[str, str]) -> InputImage:
+    if isinstance(item, str):
+        return InputImage(folder / copies[item])
+    return InputImage(folder / copies[item["path"]], float(item.get("weight", 1.0)))

@@ -1,0 +1,8 @@
+"""`python -m specs` writes job.schema.json anew from the kinds in the folder, and nothing else."""
+
+from __future__ import annotations
+
+from specs.schemas import kinds, write_job_schema
+
+if __name__ == "__main__":
+    print(f"{write_job_schema().name}: {', '.join(kinds())}")

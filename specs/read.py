@@ -1,0 +1,182 @@
+"""Read the bytes of one YAML or JSON file into a Document, whatever the bytes are.
+
+Answers with a Document or with SpecInvalid, never with another exception, and in milliseconds.
+YAML goes through the event stream, never through a constructor: no tag, anchor or alias is ever
+acted upon, and the scalars are those of the YAML 1.2 core schema (`no` is text, 010 is text).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from specs.document import MAX_BYTES, MAX_DIGITS, UNFIT, Builder, Document, position, refuse
+
+__all__ = ["Document", "ends_with_marker", "is_whole_json_object", "read"]
+
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("null", "Null", "NULL", "~", ""), None),
+}
+_INTEGER = re.compile(rf"[-+]?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]{1,9})?")
+_ENDLESS = frozenset(
+    sign + word for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
+) | {".nan", ".NaN", ".NAN"}
+_NUMBER_STARTS = frozenset("0123456789+-.")
+# Directives that would be compared with each other, thousands of times, before any event.
+_TAG_DIRECTIVE = re.compile("^%TAG", re.MULTILINE)
+
+
+def read(data: bytes, *, json: bool = False) -> Document:
+    """Read one document (strict JSON if `json`); an empty file gives the value None."""
+    text = _decode(data)
+    builder = Builder()
+    if json:
+        from specs.strict_json import feed
+
+        feed(builder, text)
+    else:
+        _feed_yaml(builder, text)
+    return builder.finish()
+
+
+def ends_with_marker(data: bytes) -> bool:
+    """Whether the last line is the YAML end marker `...`, so that nothing can be missing."""
+    end = data.rstrip(b" \t\r\n")
+    return end == b"..." or end.endswith((b"\n...", b"\r..."))
+
+
+def is_whole_json_object(data: bytes) -> bool:
+    """Whether these bytes parse as one JSON object, which no part of a file being written does."""
+    from runner.errors import SpecInvalid
+
+    # The common half-written file is turned away without being parsed.
+    if not data.rstrip().endswith(b"}"):
+        return False
+    try:
+        return isinstance(read(data, json=True).value, dict)
+    except SpecInvalid:
+        return False
+
+
+def _decode(data: bytes) -> str:
+    if len(data) > MAX_BYTES:
+        refuse("TooLarge", 0, 0, f"{len(data):,} bytes: the limit is {MAX_BYTES:,}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        refuse("NotUtf8", 1, 1, "the file is UTF-16: save it as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if data and not data.strip(b"\0"):
+        refuse("NotUtf8", 1, 1, "the file holds nothing but zero bytes: write it again")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        sound = data[: exc.start].decode("utf-8")
+        line, column = position(sound, len(sound))
+        refuse("NotUtf8", line, column, f"byte 0x{data[exc.start]:02x} is not UTF-8: save it so")
+    unfit = UNFIT.search(text)
+    if unfit:
+        line, column = position(text, unfit.start())
+        if unfit.group() == "\0":
+            refuse("NotUtf8", line, column, "a zero byte: the file is binary, UTF-16 or half lost")
+        refuse("BadYaml", line, column, f"the character U+{ord(unfit.group()):04X} is not allowed")
+    return text
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    import yaml
+
+    # libyaml is eight times faster; its events are safe, only its constructor recurses.
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _feed_yaml(builder: Builder, text: str) -> None:
+    import yaml
+
+    # The pure parser lets these out for some escapes; their texts would help nobody.
+    foreign = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
+    directive = _TAG_DIRECTIVE.search(text)
+    if directive:
+        refuse("TagNotAllowed", *position(text, directive.start()), "%TAG is not accepted")
+    try:
+        _feed_events(builder, yaml.parse(text, Loader=_loader()))
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        refuse("BadYaml", line, column, _explain(exc, text, line, column))
+    except foreign as exc:
+        refuse("BadYaml", 0, 0, f"this is not YAML ({type(exc).__name__})")
+
+
+def _feed_events(builder: Builder, events: Any) -> None:
+    from yaml import events as kinds
+
+    documents = 0
+    for event in events:
+        kind = type(event)
+        if kind in (kinds.SequenceEndEvent, kinds.MappingEndEvent):
+            builder.close()
+            continue
+        if kind in (kinds.StreamStartEvent, kinds.StreamEndEvent, kinds.DocumentEndEvent):
+            continue
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        if kind is kinds.DocumentStartEvent:
+            documents += 1
+            if documents > 1:
+                refuse("MultipleDocuments", line, column, "a second document: one file is one spec")
+            continue
+        if kind is kinds.AliasEvent or event.anchor is not None:
+            message = "anchors (&) and aliases (*) are not accepted"
+            refuse("AliasesNotAllowed", line, column, message)
+        if event.tag is not None:
+            refuse("TagNotAllowed", line, column, "tags (!) are not accepted")
+        if kind is kinds.MappingStartEvent:
+            builder.open({}, line, column)
+        elif kind is kinds.SequenceStartEvent:
+            builder.open([], line, column)
+        elif event.style is None or event.style == "":
+            if event.value == "<<" and builder.wants_key:
+                refuse("AliasesNotAllowed", line, column, "merge keys (<<) are not accepted")
+            builder.scalar(_plain(builder, event.value, line, column), line, column)
+        else:
+            builder.scalar(event.value, line, column)
+
+
+def _plain(builder: Builder, text: str, line: int, column: int) -> Any:
+    """What an unquoted scalar means by the YAML 1.2 core schema, without octal and hex."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in _NUMBER_STARTS:
+        return text
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if text in _ENDLESS:
+        builder.fault("BadYaml", line, column, f"{text} is not a number that can be used here")
+    # Beyond this length nobody meant a number; the text fails wherever one is needed.
+    elif len(text) <= 100 and _FLOAT.fullmatch(text) and not _is_long_integer(text):
+        number = float(text)
+        if number - number == 0:
+            return number
+        builder.fault("BadYaml", line, column, f"{text} is too large a number")
+    return text
+
+
+def _is_long_integer(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
+
+
+def _explain(exc: Any, text: str, line: int, column: int) -> str:
+    problem = str(exc.problem or exc.context or "this is not YAML")
+    source = text.splitlines()
+    row = source[line - 1] if 0 < line <= len(source) else ""
+    at = row[column - 1 : column]
+    if at == "\t" or "\t" in row[: len(row) - len(row.lstrip())]:
+        return f"{problem}: indent with spaces, not tabs"
+    if "mapping values are not allowed" in problem:
+        return f"{problem}: put text that contains ': ' in quotes"
+    if at and at in "@`%":
+        return f"{problem}: put text that begins with {at} in quotes"
+    return problem

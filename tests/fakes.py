@@ -1,0 +1,139 @@
+"""Stand-ins for foreign things: a pipeline without a model, a clock, and a library of twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+from runner.engine import random_twin
+from runner.engine.models import MODEL_REGISTRY, Model
+from runner.executor import Event, Progressed
+
+
+class FakeClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TwinLibrary:
+    """Every registry entry, real ones too, served by the random twin of the same class."""
+
+    def __init__(self, data: Path, models: Mapping[str, Model] = MODEL_REGISTRY) -> None:
+        self.data = data
+        self.models = models
+
+    def main(self, model: Model, kind: str) -> Path:
+        wanted = model.serves[kind].pipeline
+        part = next(part for part, name in random_twin.PARTS.items() if name == wanted)
+        return random_twin.folder(part, self.data)
+
+    def prior(self, model: Model, kind: str) -> Path:
+        return random_twin.folder("redux-prior", self.data)
+
+
+class Watched:
+    """An event queue that shows every event to a function, in the thread that puts it."""
+
+    def __init__(self, see: Callable[[Event], None]) -> None:
+        self._queue: SimpleQueue[Event] = SimpleQueue()
+        self._see = see
+
+    def put(self, event: Event) -> None:
+        self._see(event)
+        self._queue.put(event)
+
+    def get(self, timeout: float = 30.0) -> Event:
+        return self._queue.get(timeout=timeout)
+
+
+def life(executor: Any) -> list[Event]:
+    """All events of the task in hand, up to and with its answer."""
+    events: list[Event] = []
+    while not events or isinstance(events[-1], Progressed):
+        events.append(executor.events.get(timeout=50))
+    return events
+
+
+class FakePipe:
+    """Called like FLUX pipelines are, without a model: steps, callback, latents, decode.
+
+    `on_step` runs inside the loop before the callback of each step and may raise, as a device that
+    runs out of memory does. `latents` is what the loop ends with.
+    """
+
+    vae_scale_factor = 8
+
+    def __init__(
+        self, on_step: Callable[[int], None] = lambda step: None, latents: float = 0.25
+    ) -> None:
+        self.on_step = on_step
+        self.value = latents
+        self.steps_done = 0
+        self.decodes = 0
+        self.frees = 0
+        self.calls: list[dict[str, Any]] = []
+        settings = SimpleNamespace(scaling_factor=1.0, shift_factor=0.0)
+        self.vae = SimpleNamespace(config=settings, decode=self._decode)
+        self.image_processor = SimpleNamespace(postprocess=self._postprocess)
+
+    def __call__(
+        self,
+        width: int,
+        height: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        prompt_embeds: Any,
+        pooled_prompt_embeds: Any,
+        generator: Any,
+        output_type: str,
+        callback_on_step_end: Callable[..., dict[str, Any]],
+        callback_on_step_end_tensor_inputs: list[str],
+        **inputs: Any,
+    ) -> SimpleNamespace:
+        import torch
+
+        self.calls.append({"guidance_scale": guidance_scale, **inputs})
+        assert output_type == "latent"
+        latents = torch.full((1, width * height // 256, 64), self.value)
+        latents = latents + torch.rand(1, generator=generator)
+        for step in range(num_inference_steps):
+            self.on_step(step)
+            self.steps_done += 1
+            given = {name: latents for name in callback_on_step_end_tensor_inputs}
+            callback_on_step_end(self, step, torch.tensor(0.0), given).pop("latents", latents)
+        return SimpleNamespace(images=latents)
+
+    def encode_prompt(self, **inputs: Any) -> tuple[Any, Any, Any]:
+        import torch
+
+        length = inputs["max_sequence_length"]
+        return torch.zeros(1, length, 32), torch.zeros(1, 32), torch.zeros(length, 3)
+
+    def tokenizer_2(self, prompt: str, **settings: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=list(prompt))
+
+    def maybe_free_model_hooks(self) -> None:
+        self.frees += 1
+
+    @staticmethod
+    def _unpack_latents(latents: Any, height: int, width: int, scale: int) -> Any:
+        return latents.mean().expand(1, 3, height, width)
+
+    def _decode(self, latents: Any, return_dict: bool) -> tuple[Any]:
+        self.decodes += 1
+        return (latents,)
+
+    @staticmethod
+    def _postprocess(pixels: Any, output_type: str) -> list[Any]:
+        from PIL import Image
+
+        values = (pixels[0].permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()
+        return [Image.fromarray(values)]
