@@ -282,6 +282,5 @@ def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
 def gpu_thread(home: Home) -> Executor:
     """The executor that a home uses: one GPU thread in this process."""
     from runner.engine.gpu_thread import GpuThread
-    from runner.engine.hub import Disk as ModelFolders
 
-    return GpuThread(ModelFolders(home.data), device=home.settings.device)
+    return GpuThread(home.data, device=home.settings.device)

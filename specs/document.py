@@ -115,10 +115,10 @@ class Builder:
 
     def path(self) -> list[str | int]:
         """Where the next value goes."""
-        return [
-            frame.key or "" if isinstance(frame.value, dict) else len(frame.value)
-            for frame in self.stack
+        keys = [
+            frame.key if isinstance(frame.value, dict) else len(frame.value) for frame in self.stack
         ]
+        return [key for key in keys if key is not None]
 
     def fault(self, reason: str, line: int, column: int, message: str) -> None:
         """Note a problem that does not keep the rest from being read."""

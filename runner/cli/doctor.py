@@ -57,7 +57,7 @@ def _findings(home: Home) -> Iterator[Finding]:
     yield _disk(home)
     yield _writers(home)
     yield _runner(home)
-    yield from _devices(home)
+    yield _device(home)
     yield _weights(home)
 
 
@@ -92,11 +92,11 @@ def _runner(home: Home) -> Finding:
     return Finding("runner", True, f"pid {health['pid']} is {health['state']}, by {health['watch']}")
 
 
-def _devices(home: Home) -> Iterator[Finding]:
-    from runner.engine import devices
+def _device(home: Home) -> Finding:
+    from runner.engine import machine
 
-    for name, ok, found, remedy in devices.describe(home.settings.device):
-        yield Finding(name, ok, found, remedy)
+    device = machine.device(home.settings.device)
+    return Finding("device", device.remedy is None, device.found, device.remedy)
 
 
 def _weights(home: Home) -> Finding:

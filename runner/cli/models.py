@@ -34,7 +34,7 @@ def run_models(options: argparse.Namespace) -> int:
             "gated": model.gated,
             "present": path is not None,
             "path": str(path) if path else None,
-            "bytes": model.bytes_on_disk,
+            "bytes": model.bytes,
         })  # fmt: skip
     if options.json:
         print_json({"models": rows})

@@ -187,8 +187,7 @@ def _answers(logits: Tensor, sizes: Sequence[int], truth: Tensor, weight: Tensor
 
 
 def train_encoders(
-    t5_tokenizer: T5TokenizerFast,
-    clip_tokenizer: CLIPTokenizer,
+    tokenizers: tuple[T5TokenizerFast, CLIPTokenizer],
     checkpoint: Path,
     minutes: float,
     seed: int,
@@ -196,6 +195,7 @@ def train_encoders(
 ) -> Encoders:
     """Train both together on sentences alone."""
     torch.manual_seed(seed)
+    t5_tokenizer, clip_tokenizer = tokenizers
     model = Encoders(build_t5(t5_tokenizer), build_clip(clip_tokenizer)).to(device)
     reader = Reader(t5_tokenizer, clip_tokenizer)
     optimizers = Optimizers(model, 2e-3, plain=_is_plain)

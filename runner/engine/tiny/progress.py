@@ -58,7 +58,8 @@ class Progress:
             if now - saved > CHECKPOINT_EVERY:
                 self.save(step)
                 saved = now
-        self.save(step)
+        if step > self.first:
+            self.save(step)
 
     def save(self, step: int) -> None:
         """Write the checkpoint aside, then rename."""

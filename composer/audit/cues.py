@@ -1,0 +1,189 @@
+"""The words that open, turn or end a negation, each with what it does and the rule it stands for.
+
+A table and its search tree: longer cues win, so "not only" is found before "not". The cores of
+the lists are those of NegEx and ConText (Apache-2.0); the rest is English of image prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+
+from composer.audit.tokens import Kind, Token
+
+
+class Effect(Enum):
+    """What a cue does to the words after it."""
+
+    NOT = "not"  # negates what follows; said twice, it is emphasis
+    WITHOUT = "without"  # negates what follows; under another negation it affirms
+    ORDER = "order"  # the same, but only as a command: "remove the text"
+    INVERT = "invert"  # nothing by itself; under a negation it affirms
+    HANDLE = "handle"  # a verb that needs its object: "do not cover the label"
+    INSTEAD = "instead"  # negates its own phrase, and no open list: "instead of text, icons"
+    LIST = "list"  # opens a list of what is unwanted, with a colon
+    STOP = "stop"  # ends a negation
+    EXCEPT = "except"  # turns: "no A except B", "everything except B"
+    AFFIRM = "affirm"  # looks like a negation and is none
+    INCLUDE = "include"  # goes on with the list: "such as"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One cue: its words and its effect."""
+
+    words: tuple[str, ...]
+    effect: Effect
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.replace("\n", " ").split("|"))
+
+
+_TABLE: dict[Effect, tuple[str, ...]] = {
+    Effect.NOT: _phrases(
+        "no|not|never|nor|neither|zero|nary|cannot|can not|do not|does not|did not|should not|"
+        "must not|may not|not any|not a single|not one|not even|not a hint of|"
+        "not a trace of|nobody|no one|noone|no such thing as|nothing like|nothing resembling|"
+        "nothing that looks like|nothing suggesting|don't|dont|doesn't|doesnt|didn't|didnt|isn't|"
+        "isnt|aren't|arent|wasn't|wasnt|weren't|werent|won't|wont|wouldn't|wouldnt|can't|cant|"
+        "couldn't|couldnt|shouldn't|shouldnt|mustn't|mustnt|hasn't|hasnt|haven't|havent|hadn't|"
+        "hadnt|needn't|ain't|aint|mightn't|shan't"
+    ),
+    Effect.WITHOUT: _phrases(
+        "without|without any|without so much as|with no|with zero|sans|minus|excluding|"
+        "exclude|excludes|excl|omit|omits|omitting|avoid|avoids|avoiding|devoid of|void of|"
+        "free of|free from|clear of|clean of|bare of|barren of|empty of|bereft of|stripped of|"
+        "absent of|absent any|absence of|lack of|lack|lacks|lacking|lacked|in the absence of|"
+        "steer clear of|stay away from|stay clear of|keep away from|refrain from|abstain from|"
+        "shy away from|do without|goes without|go without|eliminate|eliminating|devoid|"
+        "do away with|dispense with|get rid of|rid of|opt out of|exclusive of|to the exclusion of"
+    ),
+    Effect.ORDER: _phrases(
+        "remove|removing|erase|erasing|delete|deleting|hide|skip|skipping|drop|ditch|forbid|ban|"
+        "prohibit|disallow|replace|replacing|strip|strip out|strip away|leave out|leaving out|"
+        "crop out|cropping out|edit out|editing out|cut out|take out|take away|paint out|"
+        "photoshop out|leave off|leaving off|scrub|lose the|prevent|suppress|nix|axe"
+    ),
+    Effect.INVERT: _phrases(
+        "forget|forgets|forgetting|fail to|fails to|failing to|failing|hesitate to|neglect|"
+        "neglecting|missing|hiding|hides|removes|shortage of|short of|dearth of|scarcity of|"
+        "end of|end to|limit to|miss|dropping|losing|lose|ignore|ignoring|overlook|overlooking|"
+        "denying|mistaking|escaping|avoiding the|shy on|deprive|scrimp on|skimp on|stinting on|"
+        "cutting off|cut off|cutting out|cropping off|crop off|exclusion of|omission of|removal of"
+    ),
+    Effect.HANDLE: tuple(
+        "cover covering crop cropping obscure obscuring obstruct obstructing block blocking conceal "
+        "concealing mask masking blur blurring smudge smudging distort distorting warp warping "
+        "stretch stretching recolor recoloring recolour recolouring alter altering modify modifying "
+        "change changing edit editing move moving resize resizing touch touching cut cutting trim "
+        "trimming tilt tilting rotate rotating flip flipping mirror mirroring overlap overlapping "
+        "bury burying darken darkening dim dimming fade fading deform deforming reword rewording "
+        "redraw redrawing restyle restyling shrink shrinking squash squashing disturb disturbing "
+        "damage damaging spoil spoiling ruin ruining simplify simplifying mangle mangling "
+        "overpower overpowering outshine outshining dwarf dwarfing truncate truncating clip "
+        "clipping shift shifting duplicate duplicating scratch scratching bend bending break "
+        "breaking crowd crowding overexpose overexposing misspell misspelling mistreat "
+        "desaturate desaturating tamper tampering dominate dominating".split()
+    ),
+    Effect.INSTEAD: _phrases("instead of|rather than|in place of|in lieu of|as opposed to|over and above"),
+    Effect.LIST: _phrases(
+        "negative prompt|negative prompts|negative|negatives|neg|exclusions|exclusion|forbidden|"
+        "banned|prohibited|not included|not allowed|unwanted|must avoid|don'ts|donts|disallowed"
+    ),
+    Effect.STOP: _phrases(
+        "but|however|although|though|yet|nevertheless|nonetheless|only|just|instead|rather|"
+        "while|whereas|whilst|because|since|with|featuring|so|when|where|if|unless|until|then|as|"
+        "otherwise|together with|along with|simply|merely|showing only|therefore|thus|hence|"
+        "except that|leaving|letting|revealing only|focusing on|focus on"
+    ),
+    Effect.EXCEPT: _phrases(
+        "except|except for|excepting|apart from|aside from|other than|save for|besides|but for|barring"
+    ),
+    Effect.AFFIRM: _phrases(
+        "not only|not just|not merely|not simply|not solely|not exclusively|not necessarily|"
+        "not to mention|not least|not unlike|not far from|not quite|not exactly|not fully|"
+        "not completely|not entirely|not totally|not always|not all|not every|not everyone|"
+        "not each|not too|not so|not overly|not very|not as|not enough|not many|not much|"
+        "not a lot of|not lots of|not a few|not so much|not less than|not more than|"
+        "not fewer than|not yet|don't just|do not just|don't only|do not only|doesn't just|"
+        "no doubt|no matter|no longer|no fewer than|no less than|no more than|no fewer|no less|"
+        "no wonder|no question|no mistake|no mistaking|no denying|no escaping|no ignoring|"
+        "no hiding|no avoiding|no missing|no problem|no worries|no surprise|no secret|no stranger|"
+        "no sooner|no end|no end of|no limit to|no two|no ordinary|no mere|no average|no typical|"
+        "no simple|no common|no way around|no joke|no exception|no holds barred|no strings attached|"
+        "no nonsense|no frills|no fuss|no brainer|no particular order|in no time|yes or no|"
+        "like no other|second to none|none other than|none other|none but|none of|nothing but|"
+        "nothing except|nothing except for|nothing other than|nothing more than|nothing less than|"
+        "nothing short of|nothing if not|never mind|never ending|never fails to|why not|if not|"
+        "whether or not|or not|believe it or not|cannot help but|can't help but|can not help but|"
+        "can't help|cannot resist|can't resist|can't miss|can't get enough|without a doubt|"
+        "without doubt|without question|without difficulty|without fail|without exception|"
+        "without too many|without too much|without many|without much|without a lot of|"
+        "without lots of|sans serif|sansserif|zero gravity|zero g|zero waste|zero emission|"
+        "zero sugar|ground zero|sub zero|below zero|zero degrees|little to no|few to no|low to no|"
+        "little or no|few or no|minimal to no|minimal or no|hardly any|barely any|scarcely any|"
+        "hardly a|no man's land|might not|may or may not|not sure|not certain"
+    ),
+    Effect.INCLUDE: _phrases(
+        "such as|including|e.g|i.e|for example|for instance|namely|especially|particularly|"
+        "in particular|notably|be it|whether|like"
+    ),
+}
+
+COMMANDS_WITH_ARTICLE = frozenset(
+    ("skip drop ditch strip ban axe scrub suppress nix prevent forbid prohibit".split())
+) | {"cut out", "take out", "take away", "lose the"}
+"""Commands that are also nouns or adjectives: only "drop the text", never "drop shadow"."""
+
+ALMOST = frozenset(
+    "almost nearly mostly largely practically virtually partially partly relatively fairly hardly "
+    "barely scarcely".split()
+)
+"""Before a negation these leave some of the thing: "almost no text"."""
+
+WRITING = frozenset(
+    "says say saying said reads read reading words word phrase text lettering captioned titled "
+    "labelled labeled written inscribed spelling spells spelled slogan caption message title "
+    "headline sign letters neon stating states tagline quote engraved embossed printed".split()
+)
+"""Quoted words after one of these are drawn as they stand, so a "no" in them excuses nothing."""
+
+
+@dataclass
+class _Node:
+    after: dict[str, _Node] = field(default_factory=dict)
+    cue: Cue | None = None
+
+
+@cache
+def _tree() -> _Node:
+    root = _Node()
+    for effect, phrases in _TABLE.items():
+        for phrase in phrases:
+            node = root
+            words = tuple(phrase.split())
+            for word in words:
+                node = node.after.setdefault(word, _Node())
+            node.cue = node.cue or Cue(words, effect)
+    return root
+
+
+def cue_at(tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
+    """The longest cue that begins at a token, and the token after it."""
+    node: _Node | None = _tree()
+    best: tuple[Cue, int] | None = None
+    at = index
+    while node is not None and at < len(tokens):
+        if tokens[at].kind is Kind.HYPHEN and at > index:
+            at += 1
+            continue
+        if tokens[at].kind is not Kind.WORD:
+            break
+        node = node.after.get(tokens[at].text)
+        at += 1
+        if node is not None and node.cue is not None:
+            best = (node.cue, at)
+    return best

@@ -1,0 +1,178 @@
+"""Plain word lists that tell a bare noun from an article, an adjective or a verb.
+
+They hold common English of image prompts, not the words of any test. A word that is in no list
+counts as a noun; where that would be unsure, the rules say "violation".
+"""
+
+from __future__ import annotations
+
+ARTICLES = frozenset({"a", "an"})
+DEFINITE = frozenset(
+    "the this that these those his her hers its their my our your whose every each all both "
+    "half another".split()
+)
+NUMBERS = frozenset(
+    "one two three four five six seven eight nine ten eleven twelve dozen dozens hundred hundreds "
+    "thousand thousands single several some many few lots countless numerous various plenty "
+    "multiple pair couple first second third".split()
+)
+QUANTITY = frozenset("many much lots enough excessive excess overly too every all".split())
+"""After a negation these leave some of the thing: "not many", "without too much"."""
+DETERMINERS = ARTICLES | DEFINITE | NUMBERS
+
+OF_LIKE = frozenset("of like".split())
+LOCATIVE = frozenset(
+    "on onto in into inside within at near under underneath over above below beneath behind "
+    "beside between among across against along around beyond through throughout past toward "
+    "towards from by upon off outside down up atop amid round to alongside".split()
+)
+PREPOSITIONS = LOCATIVE | OF_LIKE | frozenset("for about during after before per via".split())
+
+SHOW_VERBS = frozenset(
+    verb + ending
+    for verb, endings in (
+        ("show", ("", "s", "ing", "n", "ed")), ("add", ("", "s", "ing", "ed")),
+        ("includ", ("e", "es", "ing", "ed")), ("print", ("", "s", "ing", "ed")),
+        ("draw", ("", "s", "ing", "n")), ("paint", ("", "s", "ing", "ed")),
+        ("render", ("", "s", "ing", "ed")), ("plac", ("e", "es", "ing", "ed")),
+        ("put", ("", "s", "ting")), ("depict", ("", "s", "ing", "ed")),
+        ("display", ("", "s", "ing", "ed")), ("featur", ("e", "es", "ing", "ed")),
+        ("us", ("e", "es", "ing", "ed")), ("writ", ("e", "es", "ing", "ten")),
+        ("insert", ("", "s", "ing", "ed")), ("generat", ("e", "es", "ing", "ed")),
+        ("creat", ("e", "es", "ing", "ed")), ("contain", ("", "s", "ing", "ed")),
+        ("allow", ("", "s", "ing", "ed")), ("permit", ("", "s", "ting", "ted")),
+        ("hav", ("e", "ing")), ("ha", ("s", "d")), ("want", ("", "s", "ing", "ed")),
+        ("need", ("", "s", "ing", "ed")), ("se", ("e", "es", "eing", "en")),
+        ("wear", ("", "s", "ing")), ("carry", ("", "ing")), ("carr", ("ies", "ied")),
+        ("hold", ("", "s", "ing")), ("bear", ("", "s", "ing")), ("let", ("", "s", "ting")),
+        ("overlay", ("", "s", "ing")), ("overla", ("id", "in")), ("appl", ("y", "ies", "ied")),
+        ("introduc", ("e", "es", "ing", "ed")), ("imply", ("", "ing")), ("giv", ("e", "es", "ing")),
+        ("mak", ("e", "es", "ing")), ("made", ("",)), ("design", ("ing", "ed")),
+        ("attach", ("", "es", "ing", "ed")), ("apply", ("ing",)), ("find", ("", "s", "ing")),
+        ("stamp", ("ing", "ed")), ("emboss", ("", "ing", "ed")), ("engrav", ("e", "ed")),
+        ("superimpos", ("e", "ing", "ed")), ("produc", ("e", "es", "ing", "ed")),
+        ("suggest", ("", "s", "ing")), ("present", ("ing",)), ("bring", ("", "s", "ing")),
+        ("expos", ("e", "ing")), ("reveal", ("", "s", "ing", "ed")), ("hang", ("", "s", "ing")),
+        ("mount", ("", "ing", "ed")), ("incorporat", ("e", "es", "ing", "ed")),
+        ("cover", ("ed",)), ("cluttered", ("",)), ("filled", ("",)), ("decorated", ("",)),
+        ("decorat", ("e", "ing")), ("expect", ("", "s", "ing")), ("fill", ("", "ing")),
+    )
+    for ending in endings
+)  # fmt: skip
+"""Making or showing a thing: under a negation their object is not there."""
+
+IMPERATIVES = frozenset(
+    "show add include draw paint render place put depict display use write insert generate create "
+    "keep let give make bring hang set stage leave compose frame light shoot capture fill".split()
+)
+"""At the head of a list item these begin a new wish: "no text, add a lantern"."""
+
+PRESUPPOSING = frozenset(
+    "change changes alteration alterations edit edits modification modifications distortion "
+    "distortions glare damage cropping blurring smudging warping deformation obstruction "
+    "reflection reflections scratch scratches shadow shadows crease creases smudge smudges "
+    "dust blur tampering fading covering hiding adjustment adjustments tweak tweaks harm "
+    "wear fold folds wrinkle wrinkles dent dents stain stains cut cuts crop crops".split()
+)
+"""Flaws and deeds that need something to happen to: "no change to X" keeps X."""
+CHANGES = frozenset(
+    "change changes alteration alterations edit edits modification modifications distortion "
+    "distortions damage cropping blurring smudging warping deformation obstruction tampering "
+    "covering hiding adjustment adjustments tweak tweaks harm".split()
+)
+
+LIST_ADJECTIVES = frozenset(
+    "visible readable legible recognizable recognisable identifiable extra additional unwanted "
+    "distracting random stray floating printed written overlaid embedded fake other any brand "
+    "human modern such specific obvious apparent discernible noticeable actual real further more "
+    "unnecessary accidental superfluous added on-screen company corporate stock handwritten or "
+    "whatsoever text product traffic street road commercial".split()
+)
+"""Adjectives that people use for what they exclude; they do not end a negated list."""
+
+FILLERS = frozenset(
+    "whatsoever anywhere please at sight ever either present visible kind sort type kinds sorts "
+    "types shown allowed wanted".split()
+)
+
+SCENE = frozenset(
+    "image images picture pictures frame scene shot photo photograph background composition "
+    "foreground view design artwork illustration render rendering canvas layout sight".split()
+)
+
+ADJECTIVES = frozenset(
+    """
+    red green blue yellow orange purple pink brown black white grey gray golden silver teal navy
+    crimson scarlet turquoise beige ivory amber violet indigo maroon magenta cyan lilac lavender
+    turquoise pastel monochrome colourful colorful multicolored rainbow
+    big large small tiny huge giant massive enormous oversized miniature little tall short long
+    wide narrow thin thick slim slender broad deep shallow high low giant gigantic towering vast
+    bright dark dim pale vivid vibrant muted glowing luminous shiny glossy matte brilliant dazzling
+    radiant sparkling shimmering gleaming glittering sunny sunlit moonlit backlit candlelit misty
+    foggy hazy cloudy rainy snowy stormy windy frosty icy dusty smoky steamy muddy wet dry damp
+    clear crisp sharp soft hard smooth rough coarse fuzzy fluffy furry silky velvety grainy rusty
+    weathered worn old new ancient antique vintage retro classic modern contemporary futuristic
+    rustic elegant simple plain minimal minimalist minimalistic bold subtle delicate ornate fancy
+    lavish lush dense sparse empty full bare clean dirty messy tidy neat quiet calm serene peaceful
+    gentle tranquil still busy lively noisy loud silent happy sad angry cheerful joyful playful
+    smiling laughing sleepy lazy curious proud brave shy young elderly adult baby wild tame feral
+    warm hot cold cool cozy cosy fresh ripe raw crunchy crusty juicy sweet sour bitter spicy tasty
+    delicious creamy golden-brown toasted roasted fried baked grilled sliced chopped whole
+    round square rectangular circular oval triangular curved straight flat curly wavy spiral
+    wooden metallic golden woolen woollen leathery stony sandy grassy leafy mossy rocky earthy
+    beautiful pretty lovely gorgeous stunning handsome cute adorable ugly scary creepy eerie spooky
+    mysterious magical mystical dreamy surreal abstract realistic photorealistic hyperrealistic
+    cinematic dramatic epic majestic grand royal regal luxurious luxury expensive cheap
+    lone lonely solitary single distant faraway nearby central main primary prominent dominant
+    hidden secret open closed broken cracked shattered torn folded stacked scattered parked leaning
+    floating flying drifting hanging standing sitting running walking lying resting waiting grazing
+    fine rich poor strong weak heavy light lightweight fast slow steep gradual natural artificial
+    organic botanical floral tropical nordic scandinavian japanese chinese french italian english
+    victorian medieval gothic baroque industrial urban rural coastal alpine arctic
+    unusual strange weird odd famous iconic legendary traditional typical common rare unique special
+    favourite favorite perfect ideal good great nice bad best better different similar same own
+    real true pure transparent translucent opaque hollow solid liquid frozen molten
+    early late overcast painterly moody ambient volumetric diffused diffuse shallow overhead
+    detailed intricate high-quality professional editorial festive friendly cheery chubby
+    blurred blurry sepia neon electric mechanical digital analog handmade hand-painted
+    isolated centered centred symmetrical asymmetrical dappled autumnal wintry summery
+    """.split()
+)
+
+ING_NOUNS = frozenset(
+    """
+    lettering branding writing clothing building buildings painting paintings drawing drawings
+    ceiling railing railings string strings ring rings wing wings king kings lightning packaging
+    wiring bunting markings marking etching stitching awning morning evening earring earrings
+    spring thing things being beings swing swings sling wedding piercing piercings scaffolding
+    flooring lighting tubing piping bedding frosting icing pudding stuffing topping toppings
+    seasoning plating coating edging trimming fencing housing parking crossing opening landing
+    rigging engraving engravings lining wrapping cutting listing heading headings signing
+    listing binding moulding molding railing covering ceiling furnishing furnishings duckling
+    gosling dressing filling paving roofing siding shelving sibling bling king viking pricing
+    anything something nothing everything
+    """.split()
+)
+ED_NOUNS = frozenset(
+    "red bed beds seed weed reed shed sled feed speed steed deed need bleed breed greed hundred "
+    "kindred sacred biped moped ted".split()
+)
+
+COMPARATIVE_NOT = frozenset("other ever over under never either neither water paper".split())
+
+
+def is_ing(word: str) -> bool:
+    """Whether a word reads as a participle: walking, but not ceiling."""
+    return len(word) > 4 and word.endswith("ing") and word not in ING_NOUNS
+
+
+def is_ed(word: str) -> bool:
+    """Whether a word reads as a past participle: folded, but not bed."""
+    return len(word) > 4 and word.endswith("ed") and word not in ED_NOUNS
+
+
+def is_adjective(word: str) -> bool:
+    """Whether a word describes instead of naming."""
+    if word in ADJECTIVES:
+        return True
+    return len(word) > 5 and word.endswith(("ous", "ful", "ish", "esque", "less", "iest", "ier"))

@@ -1,0 +1,128 @@
+"""The order of the trainings, how long each takes, and what each stands on.
+
+Every stage goes on from its checkpoint and is over at once when its minutes are spent, so a later
+stage gets what it stands on by running the earlier ones again.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer, T5TokenizerFast
+
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from runner.engine.tiny.encoders import Reader, train_encoders
+from runner.engine.tiny.export import export, halved
+from runner.engine.tiny.redux import Eye, build_processor, train_eye
+from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+from runner.engine.tiny.training import Frozen, train_transformer
+from runner.engine.tiny.transformer import build_transformer, widened
+from runner.engine.tiny.vae import train_decoder, train_vae
+
+MINUTES = {
+    "encoders": 9.0,
+    "vae": 20.0,
+    "decoder": 10.0,
+    "eye": 8.0,
+    "text2img": 25.0,
+    "kontext": 60.0,
+    "control": 40.0,
+    "fill": 35.0,
+}
+"""On one core of a server processor of 2024 with bfloat16 instructions."""
+
+_BASE_RATE, _FURTHER_RATE = 2e-3, 1.5e-3
+
+
+@dataclass
+class Recipe:
+    """One making of the model: where it works, how long, with which seed."""
+
+    work: Path
+    out: Path
+    device: torch.device
+    scale: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def _given(self, stage: str) -> tuple[Path, float, int]:
+        return self.work / f"{stage}.pt", MINUTES[stage] * self.scale, self.seed
+
+    @functools.cached_property
+    def tokenizers(self) -> tuple[T5TokenizerFast, CLIPTokenizer]:
+        """T5's and CLIP's."""
+        return build_t5_tokenizer(), build_clip_tokenizer()
+
+    @functools.cached_property
+    def vae(self) -> AutoencoderKL:
+        """The codec, as its encoder will stay."""
+        return train_vae(*self._given("vae"), self.device)
+
+    @functools.cached_property
+    def frozen(self) -> Frozen:
+        """The components all transformers share."""
+        encoders = train_encoders(self.tokenizers, *self._given("encoders"), self.device)
+        reader = Reader(*self.tokenizers)
+        return Frozen(self.vae, encoders.t5, encoders.clip, reader).to(self.device)
+
+    @functools.cached_property
+    def base(self) -> FluxTransformer2DModel:
+        """The text2img transformer, from which the others start."""
+        torch.manual_seed(self.seed)
+        model = build_transformer("text2img")
+        given = self._given("text2img")
+        return train_transformer("text2img", model, self.frozen, *given, _BASE_RATE)
+
+    def transformer(self, kind: str) -> FluxTransformer2DModel:
+        """The transformer of a kind."""
+        if kind == "text2img":
+            return self.base
+        model = widened(self.base, kind)
+        return train_transformer(kind, model, self.frozen, *self._given(kind), _FURTHER_RATE)
+
+    def eye(self) -> Eye:
+        """The eye of redux."""
+        return train_eye(self.frozen, *self._given("eye"))
+
+    def decoder(self) -> AutoencoderKL:
+        """The codec with its sharpened decoder."""
+        return train_decoder(self.vae, *self._given("decoder"), self.device)
+
+    def export(self) -> None:
+        """Write everything as it is shipped."""
+        transformers = {
+            kind: halved(self.transformer(kind)) for kind in ("text2img", "kontext", "fill", "control")
+        }
+        eye = halved(self.eye())
+        frozen = self.frozen
+        self.decoder()
+        for part in (frozen.vae, frozen.t5, frozen.clip):
+            halved(part)
+        self.out.mkdir(parents=True, exist_ok=True)
+        export(self.out, self.tokenizers, frozen, transformers, eye, build_processor())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the recipe that can be run alone."""
+
+    name: str
+    minutes: float
+    run: Callable[[Recipe], object]
+
+
+STAGES = (
+    Stage("encoders", MINUTES["encoders"], lambda recipe: recipe.frozen),
+    Stage("vae", MINUTES["vae"], lambda recipe: recipe.vae),
+    Stage("text2img", MINUTES["text2img"], lambda recipe: recipe.base),
+    Stage("eye", MINUTES["eye"], lambda recipe: recipe.eye()),
+    Stage("kontext", MINUTES["kontext"], lambda recipe: recipe.transformer("kontext")),
+    Stage("control", MINUTES["control"], lambda recipe: recipe.transformer("control")),
+    Stage("fill", MINUTES["fill"], lambda recipe: recipe.transformer("fill")),
+    Stage("decoder", MINUTES["decoder"], lambda recipe: recipe.decoder()),
+    Stage("export", 0.0, lambda recipe: recipe.export()),
+)

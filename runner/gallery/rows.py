@@ -1,0 +1,44 @@
+"""The gallery's row of one picture, made from its sidecar and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from runner.errors import UsageProblem
+from runner.gallery.facts import mapping
+
+# In the row under their own names, in this order; every other field of the spec follows.
+_FACTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
+_LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
+
+
+def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of one sidecar. Its paths begin with `outbox/`, as a spec would name them."""
+    result = mapping(sidecar.get("result"))
+    job, file = result.get("job"), result.get("file")
+    if not isinstance(job, str) or not isinstance(file, str):
+        raise UsageProblem("this is no sidecar: its result names no job and file.")
+    stem = PurePosixPath(file).stem
+    row: dict[str, Any] = {
+        "id": stem,
+        "job": job,
+        "index": result.get("index"),
+        "file": f"outbox/{job}/{file}",
+        "sidecar": f"outbox/{job}/{stem}.json",
+        "thumbnail": f"outbox/{job}/thumbs/{stem}.webp",
+        "prompt": sidecar.get("prompt") or "",
+        "model": sidecar.get("model"),
+        "kind": sidecar.get("kind"),
+        "seed": sidecar.get("seed"),
+        "tags": list(sidecar.get("tags") or ()),
+    }
+    row |= {name: result.get(name) for name in _FACTS}
+    for side in ("width", "height"):
+        row[side] = row[side] or sidecar.get(side)
+    return row | {
+        name: value
+        for name, value in sidecar.items()
+        if name not in _LEFT_OUT and name not in row and value is not None
+    }

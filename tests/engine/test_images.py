@@ -1,0 +1,161 @@
+"""Input pictures of every mode become upright RGB, and bad ones one plain sentence."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runner.engine import images
+from runner.engine.models import Sizes
+from runner.errors import InputBad, InputMissing
+from runner.job import InputImage
+
+
+def opened(path: Path) -> Image.Image:
+    return images.open_image(InputImage(path))
+
+
+def stored(folder: Path, picture: Image.Image, name: str = "p.png", **settings: object) -> Path:
+    picture.save(folder / name, **settings)
+    return folder / name
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert opened(stored(tmp_path, clear)).getpixel((0, 0)) == (255, 255, 255)
+    half = Image.new("LA", (8, 8), (0, 128))
+    red, green, blue = opened(stored(tmp_path, half)).getpixel((0, 0))
+    assert red == green == blue == 127
+
+
+def test_a_palette_with_a_transparent_colour_shows_white_there(tmp_path: Path) -> None:
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
+    picture.paste(1, (4, 0, 8, 8))
+    result = opened(stored(tmp_path, picture, transparency=0))
+    assert result.getpixel((0, 0)) == (255, 255, 255)
+    assert result.getpixel((7, 0)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "CMYK", "YCbCr"])
+def test_modes_without_transparency_become_rgb(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    result = opened(stored(tmp_path, picture, "p.tiff"))
+    assert result.mode == "RGB"
+    assert result.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
+    picture = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    red, green, blue = opened(stored(tmp_path, picture, "p.jpg", quality=95)).getpixel((8, 8))
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    result = opened(stored(tmp_path, Image.fromarray(ramp)))
+    assert np.array_equal(np.asarray(result)[..., 0].ravel(), np.arange(256))
+
+
+def test_float_pictures_count_from_nought_to_one(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32))
+    assert opened(stored(tmp_path, picture, "p.tiff")).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_exif_orientation_is_applied(tmp_path: Path, turn: int) -> None:
+    upright = Image.new("RGB", (32, 16), "white")
+    upright.paste("red", (0, 0, 16, 8))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    seen = upright.transpose(undo[turn]) if turn in undo else upright
+    result = opened(stored(tmp_path, seen, exif=exif))
+    assert np.array_equal(np.asarray(result), np.asarray(upright))
+
+
+def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
+    path = stored(tmp_path, Image.new("RGB", (32, 16)), "p.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff")
+    assert opened(path).size == (32, 16)
+
+
+def test_only_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = stored(tmp_path, frames[0], "p.gif", save_all=True, append_images=frames[1:])
+    assert opened(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a great size."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        tail = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + tail
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
+def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path, side: int) -> None:
+    (tmp_path / "p.png").write_bytes(bomb(side, side))
+    with pytest.raises(InputBad, match="p.png has more than"):
+        opened(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tiff", "bmp"])
+def test_a_truncated_picture_is_bad_input(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = stored(tmp_path, Image.fromarray(noise), f"p.{suffix}")
+    whole = path.read_bytes()
+    for share in (0.02, 0.3, 0.6):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(InputBad, match="cannot be read as a picture"):
+            opened(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"%PDF-1.7", b"<svg/>", b"GIF89a"])
+def test_what_is_no_picture_is_bad_input(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.png").write_bytes(content)
+    with pytest.raises(InputBad):
+        opened(tmp_path / "p.png")
+
+
+def test_a_missing_picture_is_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match=r"^gone\.png is not there"):
+        opened(tmp_path / "gone.png")
+
+
+def test_fitting_cuts_a_small_remainder_without_touching_a_pixel() -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (70, 79, 3), dtype=np.uint8)
+    result = images.fit(Image.fromarray(noise), 64, 64)
+    assert np.array_equal(np.asarray(result), noise[3:67, 7:71])
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (33, 20), (640, 640)])
+def test_fitting_never_stretches(size: tuple[int, int]) -> None:
+    picture = Image.new("L", size, 0)
+    side = min(size) // 2
+    x, y = (size[0] - side) // 2, (size[1] - side) // 2
+    picture.paste(255, (x, y, x + side, y + side))
+    left, top, right, bottom = images.fit(picture, 64, 64).getbbox() or (0, 0, 0, 0)
+    assert abs((right - left) - (bottom - top)) <= 2
+
+
+def test_a_lone_side_takes_the_other_from_the_picture() -> None:
+    assert images.target_size((200, 100), 512, None, Sizes()) == (512, 256)
+    assert images.target_size((200, 100), None, 512, Sizes()) == (1024, 512)
+    assert images.target_size((200, 100), 64, 80, Sizes()) == (64, 80)

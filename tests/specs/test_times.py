@@ -1,0 +1,119 @@
+"""Hours and moments: midnight, summer time, and offsets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from specs.times import in_window, next_opening, parse_moment, parse_window
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def local(text: str, fold: int = 0) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN, fold=fold)
+
+
+@pytest.mark.parametrize(
+    "window, clock, inside",
+    [
+        ("23:00-07:00", "23:00", True), ("23:00-07:00", "22:59", False),
+        ("23:00-07:00", "00:00", True), ("23:00-07:00", "06:59", True),
+        ("23:00-07:00", "07:00", False), ("23:00-07:00", "12:00", False),
+        ("09:00-17:30", "09:00", True), ("09:00-17:30", "17:29", True),
+        ("09:00-17:30", "17:30", False), ("09:00-17:30", "08:59", False),
+        ("00:00-23:59", "00:00", True), ("00:00-23:59", "23:59", False),
+        ("12:00-00:00", "23:59", True), ("12:00-00:00", "00:00", False),
+    ],
+)  # fmt: skip
+def test_a_window_opens_and_closes_on_the_minute(window: str, clock: str, inside: bool) -> None:
+    now = local(f"2026-11-23T{clock}")
+    assert in_window(window, now, BERLIN) is inside
+    assert in_window(window, now.astimezone(UTC), BERLIN) is inside
+
+
+@pytest.mark.parametrize(
+    "now, opening",
+    [
+        ("2026-11-23T12:00", "2026-11-23T23:00"),
+        ("2026-11-23T23:30", "2026-11-23T23:30"),
+        ("2026-11-24T03:00", "2026-11-24T03:00"),
+        ("2026-11-24T07:00", "2026-11-24T23:00"),
+    ],
+)
+def test_the_next_opening_is_now_or_later_the_same_day(now: str, opening: str) -> None:
+    assert next_opening(local(now), "23:00-07:00", zone=BERLIN) == local(opening)
+
+
+def test_not_before_and_window_hold_together() -> None:
+    now = local("2026-11-23T23:30")
+    until = "2026-11-24T09:00:00+01:00"
+    assert next_opening(now, None, until, BERLIN) == local("2026-11-24T09:00")
+    assert next_opening(now, "23:00-07:00", until, BERLIN) == local("2026-11-24T23:00")
+    assert next_opening(now, "23:00-07:00", "2020-01-01T00:00Z", BERLIN) == now
+    assert next_opening(now, zone=BERLIN) == now
+
+
+def test_in_spring_a_window_inside_the_missing_hour_opens_at_its_end_or_another_day() -> None:
+    # 29 March 2026: 02:00 becomes 03:00.
+    now = local("2026-03-29T00:30")
+    opening = next_opening(now, "02:30-05:00", zone=BERLIN)
+    assert opening == local("2026-03-29T03:00") and in_window("02:30-05:00", opening, BERLIN)
+    assert next_opening(now, "02:15-02:45", zone=BERLIN) == local("2026-03-30T02:15")
+
+
+def test_in_autumn_the_hour_that_comes_twice_opens_twice() -> None:
+    # 25 October 2026: 03:00 becomes 02:00.
+    first, second = local("2026-10-25T02:15"), local("2026-10-25T02:15", fold=1)
+    assert second.astimezone(UTC) - first.astimezone(UTC) == timedelta(hours=1)
+    before = local("2026-10-25T01:00")
+    assert next_opening(before, "02:15-02:45", zone=BERLIN) == first
+    between = (first + timedelta(minutes=40)).astimezone(UTC)
+    assert next_opening(between, "02:15-02:45", zone=BERLIN).astimezone(UTC) == second.astimezone(
+        UTC
+    )
+
+
+def test_every_hour_of_a_year_has_an_opening_that_is_in_the_window() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for hours in range(0, 366 * 24, 7):
+        now = start + timedelta(hours=hours)
+        for window in ("23:00-07:00", "02:30-03:10", "09:00-17:00"):
+            opening = next_opening(now, window, zone=BERLIN)
+            assert opening >= now and in_window(window, opening, BERLIN)
+            assert opening - now <= timedelta(hours=49)
+
+
+@pytest.mark.parametrize(
+    "text, moment",
+    [
+        ("2026-11-23T22:00:00Z", datetime(2026, 11, 23, 22, tzinfo=UTC)),
+        ("2026-11-23t22:00:00.5z", datetime(2026, 11, 23, 22, 0, 0, 500_000, tzinfo=UTC)),
+        ("2026-11-23T22:00+01:00", datetime(2026, 11, 23, 21, tzinfo=UTC)),
+        ("2026-11-23 22:00", datetime(2026, 11, 23, 21, tzinfo=UTC)),
+        ("2026-07-01T22:00:00", datetime(2026, 7, 1, 20, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_has_an_offset_or_is_local(text: str, moment: datetime) -> None:
+    assert parse_moment(text, BERLIN) == moment
+
+
+def test_without_a_zone_the_machines_own_is_used() -> None:
+    now = datetime.now(UTC)
+    assert parse_moment("2026-11-23T22:00").utcoffset() is not None
+    assert next_opening(now, "00:00-23:59") >= now
+    assert in_window("00:00-23:59", now) in (True, False)
+
+
+@pytest.mark.parametrize("text", ["", "x", "2026-02-30T00:00", "2026-01-01T00:00+99:00"])
+def test_what_is_no_moment_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_moment(text)
+
+
+@pytest.mark.parametrize("window", ["", "23-07", "7:00-9:00", "07:00-07:00", "25:00-07:00"])
+def test_what_is_no_window_is_a_value_error(window: str) -> None:
+    with pytest.raises(ValueError):
+        parse_window(window)
