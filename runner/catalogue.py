@@ -40,6 +40,4 @@ class RegistryCatalogue:
         inputs: Mapping[str, Sequence[InputImage]],
     ) -> ImageTask:
         """The task of a realised single-image spec, every default filled in."""
-        return registry.realise(
-            spec, job=job, index=index, inputs=inputs, defaults=self._defaults
-        )
+        return registry.realise(spec, job=job, index=index, inputs=inputs, defaults=self._defaults)

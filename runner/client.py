@@ -51,7 +51,9 @@ def submit(home: Home, data: bytes, name: str) -> Drop:
     stem, suffix = os.path.splitext(os.path.basename(name))
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
-    names = itertools.chain((f"{stem}{suffix}",), (f"{stem}-{n}{suffix}" for n in itertools.count(2)))
+    names = itertools.chain(
+        (f"{stem}{suffix}",), (f"{stem}-{n}{suffix}" for n in itertools.count(2))
+    )
     return Drop(_put(home, data, names))
 
 
@@ -200,7 +202,7 @@ def _rename_to_free(aside: Path, target: Path) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    return bool(text) and not text.startswith(".") and not set(text) & set('/\\:\0')
+    return bool(text) and not text.startswith(".") and not set(text) & set("/\\:\0")
 
 
 def _seconds(moment: str) -> float:

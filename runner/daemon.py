@@ -263,20 +263,20 @@ class Daemon:
 @contextmanager
 def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
     """Let SIGINT and SIGTERM end the daemon at the next step; a second one ends it at once."""
-    before = {}
+    before: dict[int, Any] = {}
 
     def handle(number: int, frame: object) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
         daemon.ask_to_stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        before[wanted] = signal.signal(wanted, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def gpu_thread(home: Home) -> Executor:

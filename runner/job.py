@@ -54,7 +54,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class InputImage:
-    """One image that a task reads: a copy private to the job, with its weight where one is given."""
+    """One image that a task reads: a copy private to the job, with its weight."""
 
     path: Path
     weight: float = 1.0

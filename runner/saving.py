@@ -37,9 +37,7 @@ _PAGE_SECONDS = 5.0
 class Writer:
     """One thread that writes what the worker hands over."""
 
-    def __init__(
-        self, ledger: Ledger, outbox: Outbox, on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, on_change: Callable[[], None]) -> None:
         self._ledger = ledger
         self._outbox = outbox
         self._on_change = on_change

@@ -1,7 +1,9 @@
-"""The worker: takes the next image, gives it to the executor, and turns each answer into one outcome.
+"""The worker: takes the next image, gives it to the executor, turns each answer into one outcome.
 
-    Rendered      → saved by the writer                    StoppedEarly → cancelled or back in the queue
-    Failed        → that image failed, the next goes on    all over     → the job's final state
+    Rendered      → saved by the writer
+    Failed        → that image failed, the next one goes on
+    StoppedEarly  → the job is cancelled, or goes back into the queue
+    all are over  → the job's final state
 
 One turn waits for one event and then fills every idle slot; the thread that owns the `while` lives
 in the daemon. The worker never touches a pipeline, and only it starts and stops slots.
@@ -125,9 +127,7 @@ class Worker:
             case Failed():
                 turn = self._answered(event.slot)
                 log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
-                self._writer.fail_image(
-                    turn.record, event.task.index, event.reason, event.message
-                )
+                self._writer.fail_image(turn.record, event.task.index, event.reason, event.message)
             case StoppedEarly():
                 turn = self._answered(event.slot)
                 if not turn.cancelled:

@@ -47,17 +47,18 @@ def next_opening(
     zone: tzinfo | None = None,
 ) -> datetime:
     """The first moment from `now` on that both `window` and `not_before` allow."""
-    now = now.astimezone(zone)
+    # Compared in UTC: two moments of one zone compare by their clocks, whatever the season.
+    now = now.astimezone(UTC)
     if not_before is not None:
-        now = max(now, parse_moment(not_before, zone).astimezone(zone))
+        now = max(now, parse_moment(not_before, zone).astimezone(UTC))
     if window is None or in_window(window, now, zone):
-        return now
+        return now.astimezone(zone)
     opening = parse_window(window)[0]
+    today = now.astimezone(zone).date()
     for day in range(_DAYS_AHEAD):
-        wall = datetime.combine((now + timedelta(days=day)).date(), opening)
-        for moment in _moments(wall, zone):
+        for moment in _moments(datetime.combine(today + timedelta(days=day), opening), zone):
             if moment >= now and in_window(window, moment, zone):
-                return moment
+                return moment.astimezone(zone)
     # Only a zone that skips these hours every day of a week gets here; there is none.
     raise ValueError(f"the window {window} never opens")
 
@@ -67,14 +68,11 @@ def _aware(wall: datetime, zone: tzinfo | None) -> datetime:
 
 
 def _moments(wall: datetime, zone: tzinfo | None) -> list[datetime]:
-    """The moments when the clock shows `wall`: two in autumn's hour; in spring's gap, its end."""
-    first, second = (
-        _aware(wall.replace(fold=fold), zone).astimezone(UTC).astimezone(zone) for fold in (0, 1)
-    )
+    """When the clock shows `wall`, in UTC: twice in autumn's hour; in spring's gap, its end."""
+    first, second = (_aware(wall.replace(fold=fold), zone).astimezone(UTC) for fold in (0, 1))
     if first <= second:
         return [first, second]
     # In the gap fold 0 reads the old offset and lands behind it, fold 1 before it.
     minutes = int((first - second) / timedelta(minutes=1))
-    steps = ((second.astimezone(UTC) + timedelta(minutes=m)).astimezone(zone)
-             for m in range(minutes + 1))
-    return [moment for moment in steps if moment.replace(tzinfo=None) >= wall][:1]
+    steps = (second + timedelta(minutes=minute) for minute in range(minutes + 1))
+    return [step for step in steps if step.astimezone(zone).replace(tzinfo=None) >= wall][:1]

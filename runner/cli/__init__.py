@@ -52,10 +52,13 @@ def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS,
-                        help="the home folder (default: $FLUXDROP_HOME, else this folder)")  # fmt: skip
-    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
-                        help="print JSON for programs")  # fmt: skip
+    where = "the home folder (default: $FLUXDROP_HOME, else this folder)"
+    for name, settings in {
+        "--home": {"metavar": "DIR", "help": where},
+        "--json": {"action": "store_true", "help": "print JSON for programs"},
+    }.items():
+        # Before or after the verb: a default in one place would undo what the other one read.
+        shared.add_argument(name, default=argparse.SUPPRESS, **settings)  # type: ignore[arg-type]
     parser = _Parser(
         prog="fluxdrop",
         description="Drop a YAML file into a folder, get a picture.",

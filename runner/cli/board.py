@@ -18,15 +18,18 @@ from runner.cli.text import job_line, print_json
 from runner.settings import Home
 
 _LOOK_SECONDS = 0.1
-_MARKS = {"succeeded": "[green]✓", "failed": "[red]✗", "rejected": "[red]✗", "cancelled": "[yellow]■"}
+_MARKS = {
+    "succeeded": "[green]✓",
+    "failed": "[red]✗",
+    "rejected": "[red]✗",
+    "cancelled": "[yellow]■",
+}
 
 
 class Board:
     """Shows the jobs that `ids` names, as they come and go."""
 
-    def __init__(
-        self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False
-    ) -> None:
+    def __init__(self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False) -> None:
         self._home = home
         self._ids = ids
         self._as_json = as_json

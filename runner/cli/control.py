@@ -97,5 +97,3 @@ def _say(options: argparse.Namespace, text: str) -> int:
     else:
         print(text)
     return 0
-
-

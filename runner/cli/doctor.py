@@ -89,7 +89,9 @@ def _runner(home: Home) -> Finding:
     health = client.runner_health(home)
     if health is None:
         return Finding("runner", True, "none is running")
-    return Finding("runner", True, f"pid {health['pid']} is {health['state']}, by {health['watch']}")
+    return Finding(
+        "runner", True, f"pid {health['pid']} is {health['state']}, by {health['watch']}"
+    )
 
 
 def _device(home: Home) -> Finding:

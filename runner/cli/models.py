@@ -23,7 +23,7 @@ def run_models(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     os.environ.setdefault("HF_HOME", str(home.data / "hf-cache"))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model in MODEL_REGISTRY.values():
         path = present(model, home.data)
         rows.append({
@@ -41,7 +41,11 @@ def run_models(options: argparse.Namespace) -> int:
         return 0
     print(f"{'name':<14} {'kinds':<40} {'size':>8}  {'here':<5} licence")
     for row in rows:
-        size = f"{row['bytes'] / 1e9:.1f} GB" if row["bytes"] >= 1e8 else f"{row['bytes'] / 1e6:.0f} MB"
+        size = (
+            f"{row['bytes'] / 1e9:.1f} GB"
+            if row["bytes"] >= 1e8
+            else f"{row['bytes'] / 1e6:.0f} MB"
+        )
         here = "yes" if row["present"] else "no"
         gated = ", gated" if row["gated"] else ""
         kinds = " ".join(row["kinds"])

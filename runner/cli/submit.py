@@ -98,7 +98,9 @@ def run_check(options: argparse.Namespace) -> int:
         for each in files:
             for error in each["errors"]:
                 named = f"{error['path']}: " if error["path"] else ""
-                print(f"{each['file']}:{error['line']}:{error['column']}: {named}{error['message']}")
+                print(
+                    f"{each['file']}:{error['line']}:{error['column']}: {named}{error['message']}"
+                )
         if not wrong:
             say("all well")
     return 1 if wrong else 0

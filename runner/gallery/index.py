@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Protocol
 
 from runner.gallery.terms import identity, moment, terms_of
@@ -128,7 +129,7 @@ class SealedIndex:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             magic, lines, size, crc, ids, gone, terms, names, packed = _HEAD.unpack_from(self._map)
-        except Exception as exc:
+        except StructError as exc:
             raise ValueError(f"{path.name} is too short") from exc
         view = memoryview(self._map)[_HEAD.size :]
         if magic != _MAGIC or size != rows_bytes or zlib.crc32(view) != crc:

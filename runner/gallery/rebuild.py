@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import batched
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -21,16 +22,28 @@ from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
 
+# Longer than any system keeps written bytes to itself, and clocks are allowed to differ a little.
+_LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 
 
 def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:
-    """Rebuild the index if it is missing or damaged; says whether it had to."""
-    if Segments(folder).sound():
-        return False
-    rebuild(folder, outbox, write, progress)
-    return True
+    """Bring the index up to the sidecars; says whether that took making it anew.
+
+    For the start of a runner: a kill may have come between a sidecar and its row, a power cut
+    just after it.
+    """
+    if not Segments(folder).sound():
+        rebuild(folder, outbox, write, progress)
+        return True
+    gallery = Gallery(folder, write)
+    newest = gallery.page(lambda index: -1, limit=1)[1]
+    since = moment(newest[0].get("created_at")) / 1000 - _LOOK_BACK if newest else 0
+    for job in _jobs(outbox):
+        if job.stat().st_mtime >= since:
+            gallery.add(*(row for path in _sidecars(job) if (row := _row(path)) is not None))
+    return False
 
 
 def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> int:
@@ -42,8 +55,9 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
         (folder / name).mkdir()
     fresh = Gallery(folder, write, generation=name)
     try:
-        for rows in batched(_oldest_first(outbox, progress), SEGMENT):
-            fresh.segments.append(lambda rows=rows: [{"row": row} for row in rows])
+        rows = _oldest_first(outbox, progress)
+        while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
+            fresh.segments.append(partial(list, batch))
         with old.writing():
             if old.generation == began:
                 _bring_along(old, mark, fresh)
@@ -85,23 +99,28 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 
 
 def _rows(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
-    paths = list(_sidecars(outbox))
+    paths = [path for job in _jobs(outbox) for path in _sidecars(job)]
     for done, path in enumerate(paths, start=1):
-        try:
-            row = row_of(json.loads(path.read_bytes()))
-        except (OSError, ValueError, AttributeError, UsageProblem):
-            row = None
-        # A folder that someone copied or renamed holds pictures whose paths would be wrong.
-        if row is not None and row["job"] == path.parent.name:
+        if (row := _row(path)) is not None:
             yield row
         if progress is not None and (done % 100 == 0 or done == len(paths)):
             progress(done, len(paths))
 
 
-def _sidecars(outbox: Path) -> Iterator[Path]:
+def _row(sidecar: Path) -> dict[str, Any] | None:
+    try:
+        row = row_of(json.loads(sidecar.read_bytes()))
+    except (OSError, ValueError, AttributeError, UsageProblem):
+        return None
+    # A folder that someone copied or renamed holds pictures whose paths would be wrong.
+    return row if row["job"] == sidecar.parent.name else None
+
+
+def _jobs(outbox: Path) -> list[Path]:
     if not outbox.is_dir():
-        return
-    for job in sorted(outbox.iterdir()):
-        if (job / "status.json").is_file():
-            found = (path for path in job.glob("*.json") if path.name not in _NOT_SIDECARS)
-            yield from sorted(found)
+        return []
+    return sorted(job for job in outbox.iterdir() if (job / "status.json").is_file())
+
+
+def _sidecars(job: Path) -> list[Path]:
+    return sorted(path for path in job.glob("*.json") if path.name not in _NOT_SIDECARS)

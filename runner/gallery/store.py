@@ -9,8 +9,9 @@ writes; writers take turns. Everything here can be made again from the sidecars.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from tinydb import TinyDB
 from tinydb.queries import QueryLike
@@ -18,10 +19,11 @@ from tinydb.storages import Storage
 from tinydb.table import Document, Table
 
 from runner.gallery.index import Index
-from runner.gallery.segments import SEGMENT, Segments, Write
+from runner.gallery.segments import SEGMENT, Moved, Segments, Write
 from runner.gallery.terms import facet
 
 Row = dict[str, Any]
+T = TypeVar("T")
 # Which lines of a segment fit: the bits of the index, at least those of the fitting rows.
 Plan = Callable[[Index], int]
 _INDEXED = frozenset({"kind", "model", "pack", "seed", "job", "subject", "variable"})
@@ -54,8 +56,8 @@ class Gallery:
         """Put rows; one with a known id takes the old one's place, the same one changes nothing."""
 
         def entries() -> Iterator[Mapping[str, Any]]:
-            for row in rows:
-                found = self.segments.find(str(row["id"]))
+            for row_id, row in {str(row["id"]): row for row in rows}.items():
+                found = self.segments.find(row_id)
                 if found is None:
                     yield {"row": row}
                 elif found[1] != row:
@@ -77,27 +79,39 @@ class Gallery:
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
-        self.segments.refresh()
-        found = self.segments.find(row_id)
+        found = self._looking(lambda: self.segments.find(row_id))
         return found[1] if found else None
 
     def page(self, plan: Plan, limit: int, offset: int = 0) -> tuple[int, list[Row]]:
         """How many rows fit the plan, and one page of them, newest first."""
-        self.segments.refresh()
-        total, rows = 0, []
+        return self._looking(lambda: self._page(plan, limit, offset))
+
+    def _page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
+        total = 0
+        rows: list[Row] = []
         for number, index, live in self.segments.indexes():
             fitting = plan(index) & live
             count = fitting.bit_count()
             first = max(0, offset - total)
             total += count
-            if first >= count:
+            if first >= count or len(rows) >= limit:
                 continue
-            for skipped, doc in enumerate(_newest_first(number, fitting)):
-                if len(rows) == limit:
-                    break
-                if skipped >= first and (row := self.segments.row(doc)) is not None:
+            for doc in islice(_newest_first(number, fitting), first, None):
+                row = self.segments.row(doc)
+                if row is not None:
                     rows.append(row)
+                if len(rows) >= limit:
+                    break
         return total, rows
+
+    def _looking(self, look: Callable[[], T]) -> T:
+        """See what is new, then look; again when a rebuild changes everything in between."""
+        while True:
+            self.segments.refresh()
+            try:
+                return look()
+            except Moved:
+                continue
 
     def __len__(self) -> int:
         self.segments.refresh()
@@ -161,9 +175,8 @@ class RowTable(Table):
 
         def entries() -> Iterator[Mapping[str, Any]]:
             wanted = None if doc_ids is None else set(doc_ids)
-            for document in self._documents(cond):
-                if wanted is None or document.doc_id in wanted:
-                    gone.append(document.doc_id)
+            found = (document.doc_id for document in self._documents(cond))
+            gone.extend(doc for doc in found if wanted is None or doc in wanted)
             if gone:
                 yield {"gone": gone}
 
@@ -202,7 +215,7 @@ class _Lines(Storage):
 
     def read(self) -> dict[str, dict[str, Any]] | None:
         self.segments.refresh()
-        rows = {}
+        rows: dict[str, Any] = {}
         for number, _, live in self.segments.indexes():
             for doc in _newest_first(number, live):
                 rows[str(doc)] = self.segments.row(doc)

@@ -134,9 +134,10 @@ class Controls:
 
     def _next_id(self, job_id: str) -> str:
         number = 2
-        while self._ledger.newest(f"{job_id}-{number}") or self._outbox.folder(
-            f"{job_id}-{number}"
-        ).exists():
+        while (
+            self._ledger.newest(f"{job_id}-{number}")
+            or self._outbox.folder(f"{job_id}-{number}").exists()
+        ):
             number += 1
         return f"{job_id}-{number}"
 

@@ -40,7 +40,9 @@ class Disk:
         The bytes are on the disk before the name points at them; with `durable` the name is, too.
         Raises DiskFull when there is no room, OSError otherwise.
         """
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{next(self._numbers)}{TEMPORARY_SUFFIX}")
+        aside = path.with_name(
+            f".{path.name}.{os.getpid()}-{next(self._numbers)}{TEMPORARY_SUFFIX}"
+        )
         try:
             self.before("write", aside)
             with aside.open("wb") as file:

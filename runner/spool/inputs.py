@@ -75,7 +75,7 @@ def maker_of(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The bytes of an input image, the signature of its file, and whether surely nobody writes it."""
+    """An input image's bytes, its file's signature, and whether surely nobody writes it."""
 
     data: bytes
     signature: tuple[int, ...]
@@ -98,7 +98,9 @@ def take(place: Path, home: Home) -> Snapshot | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputBad(f"{place.name} cannot be read as a file: {error.strerror or error}") from None
+        raise InputBad(
+            f"{place.name} cannot be read as a file: {error.strerror or error}"
+        ) from None
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(file.fileno())
         writer = has_writer(file.fileno())

@@ -146,7 +146,9 @@ class Ledger:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def select(self, where: str, *values: object, order: str = "seq", limit: int = -1) -> list[Record]:
+    def select(
+        self, where: str, *values: object, order: str = "seq", limit: int = -1
+    ) -> list[Record]:
         """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
         query = f"SELECT * FROM job WHERE {where} ORDER BY {order} LIMIT {limit}"
         with self._lock:
@@ -165,7 +167,7 @@ class Ledger:
         """How many jobs are in each state."""
         with self._lock:
             rows = self._connection.execute("SELECT state, count(*) FROM job GROUP BY state")
-            return dict.fromkeys(State, 0) | {state: n for state, n in rows}
+            return dict.fromkeys(map(str, State), 0) | dict(map(tuple, rows))
 
     def images(self, seq: int) -> dict[int, sqlite3.Row]:
         """The images of a job that are over, by number."""

@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from runner.job import FINAL, State
 from runner.settings import Home
@@ -64,8 +64,7 @@ class Outbox:
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
         tally = self._ledger.tally(record.seq)
-        outputs: list[Any] = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
-        errors: list[Any] = record.errors
+        outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
         now = timestamp()
         status = Status(
             schema=SCHEMA,
@@ -95,9 +94,9 @@ class Outbox:
                 skipped=tally["skipped"],
             ),
             progress=progress if record.state == State.RUNNING else None,
-            errors=[ProblemJson(**error) for error in errors],
+            errors=cast("list[ProblemJson]", record.errors),
             warnings=list(record.warnings),
-            outputs=[Output(**output) for output in outputs],
+            outputs=cast("list[Output]", outputs),
         )
         # The caller's own keys are echoed; `x_` cannot collide with ours.
         own = {key: value for key, value in record.realised.items() if key.startswith("x_")}

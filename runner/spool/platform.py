@@ -39,7 +39,9 @@ class RunnerLock:
             _lock(handle)
         except OSError:
             os.close(handle)
-            raise RunnerBusy(f"{self._what} is in use by another runner ({self._holder()})") from None
+            raise RunnerBusy(
+                f"{self._what} is in use by another runner ({self._holder()})"
+            ) from None
         # Byte 0 is the locked one on Windows, where it could not be read by others.
         os.ftruncate(handle, 0)
         os.lseek(handle, 1, os.SEEK_SET)

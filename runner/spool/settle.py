@@ -15,7 +15,8 @@ from pathlib import Path
 from runner.settings import Settings
 from runner.spool.inputs import signature_of
 from runner.spool.platform import has_writer, open_regular
-from specs.read import MAX_BYTES, ends_with_marker, is_whole_json_object
+from specs.document import MAX_BYTES
+from specs.read import ends_with_marker, is_whole_json_object
 
 _EMPTY_SECONDS = 600.0
 _UNREADABLE_SECONDS = 60.0
@@ -116,7 +117,9 @@ class Settler:
                 )  # fmt: skip
         self._seen.pop(path.name, None)
         if status.st_size > MAX_BYTES:
-            message = f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
+            message = (
+                f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
+            )
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
@@ -135,7 +138,10 @@ class Settler:
     def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
         seen = self._seen.setdefault(path.name, _Seen((), now, now))
         if path.is_symlink() or error.errno is None:
-            reason, message = "NotARegularFile", "a spec must be a plain file, not a link or a device"
+            reason, message = (
+                "NotARegularFile",
+                "a spec must be a plain file, not a link or a device",
+            )
             return Drop(path.name, b"", seen.signature, (reason, message))
         message = f"the file cannot be read ({error.strerror}): let the runner's user read it"
         return self._wait_or_refuse(path, seen, now, _UNREADABLE_SECONDS, "Unreadable", message)

@@ -8,8 +8,10 @@ which is called on a timer and arms it again. Nothing here reads or decides.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -90,6 +92,6 @@ class Watcher:
         )
 
 
-def _full_events() -> dict[str, bool]:
+def _full_events() -> dict[str, Any]:
     # Only inotify can tell a rename-in (`moved` from nowhere) from a plain creation, when asked.
-    return {"generate_full_events": True} if Observer.__name__ == "InotifyObserver" else {}
+    return {"generate_full_events": True} if sys.platform == "linux" else {}

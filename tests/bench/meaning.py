@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench meaning", description=__doc__)
     parser.add_argument("kinds", nargs="*", choices=[*MEASURES, []], help="default: all")
     parser.add_argument("--pictures", type=int, default=200, help="unseen prompts a kind")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts; pictures use 0, 1, 2 …")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=Path, help="a folder of weights other than the shipped")
     parser.add_argument("--json", action="store_true")

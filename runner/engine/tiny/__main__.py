@@ -17,7 +17,9 @@ def main(argv: list[str]) -> int:
     """Run the recipe."""
     parser = argparse.ArgumentParser(prog="python -m runner.engine.tiny", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished weights")
-    parser.add_argument("--work", type=Path, help="folder for checkpoints (default: OUT/../tiny-work)")
+    parser.add_argument(
+        "--work", type=Path, help="folder for checkpoints (default: OUT/../tiny-work)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--minutes", type=float, default=1.0, help="scales every stage's minutes")
     parser.add_argument("--seed", type=int, default=1)

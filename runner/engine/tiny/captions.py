@@ -73,7 +73,9 @@ def describe_thing(
     words.append(("shape", thing.shape if shape else ANY_SHAPE))
     if rng.random() < 0.03:
         words.insert(0, ("", rng.choice(STRANGERS if rng.random() < 0.6 else _DECORATION)))
-    meant = Meaning("", slot, thing.colour, thing.shape if shape else "", thing.size if size else "")
+    meant = Meaning(
+        "", slot, thing.colour, thing.shape if shape else "", thing.size if size else ""
+    )
     sentence = Sentence()
     sentence.say(article(words[0][1]), meant)
     for kind, word in words:

@@ -33,7 +33,8 @@ def _with_thing(scene: Scene, which: int, thing: Thing) -> Scene:
 def draw_edit(rng: random.Random, *, unseen: bool = False, kind: EditKind | None = None) -> Edit:
     """A random edit; unseen ones lead from a held-out scene, seen ones never touch any."""
     while True:
-        edit = _draw(rng, kind or rng.choice(EDIT_KINDS), two=1.0 if unseen else 0.65)
+        chosen: EditKind = rng.choice(EDIT_KINDS) if kind is None else kind
+        edit = _draw(rng, chosen, two=1.0 if unseen else 0.65)
         if unseen and is_held_out(edit.before):
             return edit
         if not unseen and not is_held_out(edit.before) and not is_held_out(edit.after):
@@ -81,9 +82,7 @@ def instruct(rng: random.Random, edit: Edit) -> Sentence:
         return sentence
     new = edit.after.things[edit.which]
     named = _point_at(rng, edit.before, edit.which).split()
-    old = Meaning(
-        "", "edited", *(_first(named, COLOURS), _first(named, SHAPES)), ""
-    )
+    old = Meaning("", "edited", *(_first(named, COLOURS), _first(named, SHAPES)), "")
     if edit.kind == "colour":
         meant = Meaning("new colour", "edited", new.colour)
         verb, link = rng.choice((("make", ""), ("make", ""), ("paint", ""), ("change", "to")))
@@ -91,7 +90,9 @@ def instruct(rng: random.Random, edit: Edit) -> Sentence:
         sentence.end = Meaning("new colour", "edited", new.colour)
     else:
         meant = Meaning("new shape", "edited", "", new.shape)
-        verb, link = rng.choice((("turn", "into"), ("turn", "into"), ("change", "to"), ("make", "")))
+        verb, link = rng.choice(
+            (("turn", "into"), ("turn", "into"), ("change", "to"), ("make", ""))
+        )
         tail = f"{link} {article(new.shape)} {new.shape}"
         sentence.end = Meaning("new shape", "edited", "", new.shape)
     sentence.say(verb, meant)

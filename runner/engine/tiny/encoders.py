@@ -21,8 +21,14 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from runner.engine.tiny.captions import NOTHING, Meaning, Sentence, describe, describe_plainly
-from runner.engine.tiny.captions import describe_thing
+from runner.engine.tiny.captions import (
+    NOTHING,
+    Meaning,
+    Sentence,
+    describe,
+    describe_plainly,
+    describe_thing,
+)
 from runner.engine.tiny.edits import draw_edit, instruct
 from runner.engine.tiny.optimizer import Optimizers, quick, schedule
 from runner.engine.tiny.progress import Progress
@@ -31,7 +37,7 @@ from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 from runner.engine.tiny.world import SLOTS, draw_seen_scene
 
 WIDTH = 128
-_KINDS = ("", "colour", "shape", "size", "background", "place")
+_KINDS: tuple[str, ...] = ("", "colour", "shape", "size", "background", "place")
 _KINDS += ("new colour", "new shape", "new background")
 _SLOT_NAMES = tuple(slot for slots in SLOTS.values() for slot in slots)
 _SLOTS = ("", *_SLOT_NAMES, "background", "edited")
@@ -141,7 +147,8 @@ def _scene_numbers(sentence: Sentence) -> list[int]:
         if meaning.kind.startswith("new"):
             new = [numbers[0], numbers[2], numbers[3]]
         elif meaning.slot in told:
-            told[meaning.slot] = [max(a, b) for a, b in zip(told[meaning.slot], numbers[2:])]
+            pairs = zip(told[meaning.slot], numbers[2:], strict=True)
+            told[meaning.slot] = [max(pair) for pair in pairs]
     return [n for slot in _SCENE_SLOTS for n in told[slot]] + new
 
 
@@ -174,12 +181,16 @@ def draw_sentence(rng: random.Random) -> Sentence:
     return describe(rng, scene)
 
 
-def _answers(logits: Tensor, sizes: Sequence[int], truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _answers(
+    logits: Tensor, sizes: Sequence[int], truth: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Cross entropy of all questions and the weighted part answered right, all at once."""
     loss = torch.zeros((), device=logits.device)
     right = torch.ones_like(weight, dtype=torch.bool)
     for number, part in enumerate(logits.float().split(list(sizes), -1)):
-        wrong = functional.cross_entropy(part.transpose(1, -1), truth[..., number], reduction="none")
+        wrong = functional.cross_entropy(
+            part.transpose(1, -1), truth[..., number], reduction="none"
+        )
         loss = loss + (wrong * weight).sum() / weight.sum()
         right &= part.argmax(-1) == truth[..., number]
     heavy = weight > 0.5
@@ -221,7 +232,11 @@ def train_encoders(
             word_loss + 0.5 * scene_loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.4)
         )
         progress.note(
-            step, word_loss=word_loss.detach(), words=word_right, scene_loss=scene_loss.detach(), scenes=scene_right
+            step,
+            word_loss=word_loss.detach(),
+            words=word_right,
+            scene_loss=scene_loss.detach(),
+            scenes=scene_right,
         )
     with torch.no_grad():  # "Red" and "RED" mean "red"
         rows = model.t5.get_input_embeddings().weight

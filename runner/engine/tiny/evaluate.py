@@ -21,6 +21,7 @@ from runner.engine.tiny.classifier import Verdict, in_order, judge, read
 from runner.engine.tiny.edits import Edit, draw_edit, instruct
 from runner.engine.tiny.export import PIPELINES
 from runner.engine.tiny.folders import folder
+from runner.engine.tiny.pictures import as_image, as_levels
 from runner.engine.tiny.render import arrange, offsets, render
 from runner.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
 
@@ -120,18 +121,6 @@ class Pipelines:
         return self.call("text2img", seed, **embeds, **more)
 
 
-def as_image(picture: Tensor) -> Image.Image:
-    """A (channels, 64, 64) picture in -1..1 as an RGB image."""
-    levels = ((picture.expand(3, -1, -1).clamp(-1, 1) + 1) * 127.5).round().byte()
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())
-
-
-def as_levels(image: Image.Image) -> Tensor:
-    """An image as (3, 64, 64) in 0..255, as the classifier reads it."""
-    flat = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    return flat.view(SIDE, SIDE, 3).permute(2, 0, 1).float()
-
-
 def picture_of(rng: random.Random, scene: Scene) -> Image.Image:
     """A true picture of a scene."""
     return as_image(render(arrange([scene], offsets(rng, [scene])))[0])
@@ -149,10 +138,10 @@ def rates(verdict: Verdict) -> dict[str, float]:
     }
 
 
-def timed(figures: Figures, make: Callable[[], Image.Image]) -> Tensor:
+def timed(figures: Figures, make: Callable[..., Image.Image], *given: Any, **more: Any) -> Tensor:
     """Make a picture, note the seconds, and give it as the classifier reads it."""
     began = time.perf_counter()
-    made = make()
+    made = make(*given, **more)
     figures.seconds += time.perf_counter() - began
     figures.pictures += 1
     return as_levels(made)
@@ -185,7 +174,7 @@ def measure_text2img(
         scene = draw_unseen_scene(rng) if pair else draw_scene(rng, two=0.0)
         prompt = describe(rng, scene).text()
         figures = two if pair else one
-        made = timed(figures, lambda p=prompt, n=number: pipelines.text2img(p, n, **more))
+        made = timed(figures, pipelines.text2img, prompt, number, **more)
         figures.add(**rates(judge(read(made), scene)))
     return {"text2img": two.means(), "text2img, one thing (seen)": one.means()}
 
@@ -204,9 +193,7 @@ def measure_kontext(
         prompt = instruct(rng, edit).text()
         image = picture_of(rng, edit.before)
         figures = two if pair else one
-        made = timed(
-            figures, lambda p=prompt, n=number, i=image: pipelines.kontext(p, n, i, **more)
-        )
+        made = timed(figures, pipelines.kontext, prompt, number, image, **more)
         done, kept = judge_edit(made, edit)
         figures.add(edited=done, kept=kept, all=done and kept, **{f"{edit.kind} edited": done})
     return {"kontext": two.means(), "kontext, one thing (seen)": one.means()}

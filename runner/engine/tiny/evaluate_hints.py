@@ -13,17 +13,16 @@ from torch.nn import functional
 
 from runner.engine.tiny.captions import describe, describe_thing
 from runner.engine.tiny.classifier import in_order, judge, read, silhouette
-from runner.engine.tiny.edges import as_picture, canny_like, outlines
+from runner.engine.tiny.edges import canny_of, drawn, outlines
 from runner.engine.tiny.evaluate import (
     Figures,
     Pipelines,
-    as_image,
-    as_levels,
     picture_of,
     rates,
     timed,
 )
 from runner.engine.tiny.examples import CONTROL_JITTER, box
+from runner.engine.tiny.pictures import as_image, as_levels
 from runner.engine.tiny.render import arrange, masks_of, offsets, render
 from runner.engine.tiny.world import PLACES, RADIUS, SLOTS, Scene, draw_unseen_scene
 
@@ -52,10 +51,7 @@ def measure_fill(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Tab
         hidden = as_image(torch.where(mask > 0, torch.zeros(()), picture))
         figures = found["fill, thing's own words" if bare else "fill, whole caption"]
         prompt, hole = asked.text(), as_image(mask * 2 - 1)
-        made = timed(
-            figures,
-            lambda p=prompt, n=number, i=hidden, m=hole: pipelines.fill(p, n, i, m, **more),
-        )
+        made = timed(figures, pipelines.fill, prompt, number, hidden, hole, **more)
         original = as_levels(as_image(picture))
         outside = (made - original).abs().mean(0)[mask[0] == 0].mean()
         pasted = torch.where(mask > 0, made, original)
@@ -89,15 +85,13 @@ def measure_control(pipelines: Pipelines, many: int, seed: int, **more: Any) -> 
         scene = draw_unseen_scene(rng)
         drawing = arrange([scene], offsets(rng, [scene], CONTROL_JITTER))
         masks = masks_of(drawing)
-        drawn = number % 2 == 0
+        traced = number % 2 == 0
         front = masks.amax(1, keepdim=True)
-        edges = as_picture(outlines(masks) if drawn else canny_like(front))[0]
+        edges = drawn(outlines(masks))[0] if traced else canny_of(render(drawing)[0])
         prompt = describe(rng, scene, size=False, shape=number % 4 < 2).text()
-        figures = found["control, outlines" if drawn else "control, canny"]
+        figures = found["control, outlines" if traced else "control, canny"]
         image = as_image(edges)
-        made = timed(
-            figures, lambda p=prompt, n=number, e=image: pipelines.control(p, n, e, **more)
-        )
+        made = timed(figures, pipelines.control, prompt, number, image, **more)
         verdict = judge(read(made), scene)
         solid, true = silhouette(made), front > 0.5
         figures.add(
@@ -116,9 +110,7 @@ def measure_redux(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Ta
     for number in range(many):
         scene, other = draw_unseen_scene(rng), draw_unseen_scene(rng)
         images = [picture_of(rng, scene), picture_of(rng, other)]
-        made = timed(
-            alone, lambda n=number, i=images: pipelines.redux(i[:1], [1.0], n, **more)
-        )
+        made = timed(alone, pipelines.redux, images[:1], [1.0], number, **more)
         verdict = judge(read(made), scene)
         alone.add(**rates(verdict), kept=verdict.colour and verdict.shape and verdict.background)
         if number % 2 == 0:

@@ -68,9 +68,9 @@ def draw_control(rng: random.Random, many: int) -> Examples:
         return describe(rng, scene, size=rng.random() < 0.4, shape=rng.random() < 0.65)
 
     asks: list[Ask] = [functools.partial(asking, scene) for scene in scenes]
-    masks = masks_of(drawing)
-    hints = torch.cat([draw_edges(rng, each) for each in masks.split(4)])
-    return Examples(render(drawing), asks, hints=hints)
+    pictures = render(drawing)
+    hints = draw_edges(rng, masks_of(drawing), pictures)
+    return Examples(pictures, asks, hints=hints)
 
 
 def box(x: float, y: float, reach_x: float, reach_y: float) -> Tensor:

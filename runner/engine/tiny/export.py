@@ -1,4 +1,4 @@
-"""Writes trained components in the form they are shipped: once each, half precision, standard files."""
+"""Writes trained components as they are shipped: once each, half precision, standard files."""
 
 import hashlib
 import json
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
-
 from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -20,6 +18,8 @@ from diffusers import (
     FluxPriorReduxPipeline,
     FluxTransformer2DModel,
 )
+from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
+
 from runner.engine.tiny.redux import Eye
 from runner.engine.tiny.training import Frozen
 
@@ -66,9 +66,7 @@ def export(
                 kept = {key: shared[key] for key in shared if key != "scheduler"}
                 pipeline = pipeline_class(**kept, **own)
             else:
-                pipeline = pipeline_class(
-                    **shared, vae=frozen.vae, transformer=transformers[part]
-                )
+                pipeline = pipeline_class(**shared, vae=frozen.vae, transformer=transformers[part])
             made = Path(scratch) / part
             pipeline.save_pretrained(made)
             _keep(made, part, out)
@@ -106,7 +104,7 @@ def _write_fingerprint(out: Path) -> None:
 
 
 def halved(module: Part) -> Part:
-    """Half precision for the disk; T5's `wo` is cast too, which `.half()` through transformers keeps."""
+    """Half precision for the disk, T5's `wo` included, which transformers itself would keep."""
     for weight in module.parameters():
         weight.data = weight.data.half()
     for buffer in module.buffers():

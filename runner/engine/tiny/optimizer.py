@@ -28,13 +28,13 @@ def orthogonalised(stack: Tensor, steps: int = 4) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonal matrices, scaled like AdamW's; equal shapes run together."""
+    """Momentum with orthogonal matrices for steps, scaled like AdamW's; equal shapes together."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "momentum": 0.95})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Take one step; a closure is not needed and not called."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
@@ -67,7 +67,8 @@ class Optimizers:
     def __init__(
         self, model: nn.Module, lr: float, *, plain: Callable[[str], bool] = lambda _: False
     ) -> None:
-        matrices, rest = [], []
+        matrices: list[Tensor] = []
+        rest: list[Tensor] = []
         for name, weight in model.named_parameters():
             if weight.requires_grad:
                 inner = weight.ndim >= 2 and min(weight.shape[0], weight[0].numel()) > 1
@@ -79,7 +80,7 @@ class Optimizers:
 
     def step(self, loss: Tensor, scale: float) -> None:
         """Back-propagate and step with the learning rate times a scale."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.all, 1.0)
         for optimizer in self.pair:
             for group in optimizer.param_groups:
@@ -106,7 +107,7 @@ def schedule(progress: float, *, flat_until: float = 0.55, last: float = 0.01) -
 
 @contextmanager
 def quick(device: torch.device) -> Iterator[None]:
-    """bfloat16 where it is safe; on a CPU with plain attention, whose backward is 4× as fast there."""
+    """bfloat16 where it is safe; on a CPU with plain attention: its backward is 4× as fast."""
     with torch.autocast(device.type, torch.bfloat16):
         if device.type == "cpu":
             with sdpa_kernel(SDPBackend.MATH):

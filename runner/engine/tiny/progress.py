@@ -79,6 +79,7 @@ class Progress:
             self.sums[key] = self.sums.get(key, 0.0) + float(value)
         self.counted += 1
         if self.counted == _NOTE_EVERY:
-            shown = "  ".join(f"{key} {total / self.counted:.4f}" for key, total in self.sums.items())
+            means = {key: total / self.counted for key, total in self.sums.items()}
+            shown = "  ".join(f"{key} {mean:.4f}" for key, mean in means.items())
             print(f"{self.name} step {step} at {self.spent:.0f} s  {shown}", flush=True)
             self.sums, self.counted = {}, 0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from diffusers import AutoencoderKL, FluxTransformer2DModel
 from runner.engine.tiny.encoders import Reader, train_encoders
 from runner.engine.tiny.export import export, halved
 from runner.engine.tiny.redux import Eye, build_processor, train_eye
@@ -95,7 +95,8 @@ class Recipe:
     def export(self) -> None:
         """Write everything as it is shipped."""
         transformers = {
-            kind: halved(self.transformer(kind)) for kind in ("text2img", "kontext", "fill", "control")
+            kind: halved(self.transformer(kind))
+            for kind in ("kontext", "fill", "control", "text2img")  # the base last: others copy it
         }
         eye = halved(self.eye())
         frozen = self.frozen

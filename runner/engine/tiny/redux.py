@@ -8,10 +8,10 @@ import random
 from pathlib import Path
 
 import torch
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from torch import Tensor, nn
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from runner.engine.tiny.captions import describe_plainly
 from runner.engine.tiny.encoders import WIDTH
 from runner.engine.tiny.optimizer import Optimizers, quick, schedule

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from diffusers import AutoencoderKL, FluxTransformer2DModel
 from runner.engine.tiny.captions import Sentence, describe_plainly
 from runner.engine.tiny.encoders import Reader
 from runner.engine.tiny.examples import DRAW, Ask, Examples
@@ -25,7 +25,7 @@ from runner.engine.tiny.world import draw_seen_scene
 
 BATCH = 64
 POOL = 4096
-_REFRESH = 16
+_REFRESH = {"text2img": 16, "kontext": 12, "fill": 12, "control": 8}
 SHORT, USUAL = 24, 64
 LOOK_TOKENS = 64
 """How many tokens the redux prior adds for a picture."""
@@ -64,19 +64,15 @@ class Pool:
         self._kind, self._frozen, self._seed = kind, frozen, seed
         self._turn = 0
         self._oldest = 0
-        self.asks: list[Ask] = []
-        parts = [self._make(BATCH) for _ in range(size // BATCH)]
-        self._tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        made = [self._make(BATCH) for _ in range(size // BATCH)]
+        self._asks = [ask for _, asks in made for ask in asks]
+        self._tensors = {key: torch.cat([part[key] for part, _ in made]) for key in made[0][0]}
 
-    def _make(self, many: int) -> dict[str, Tensor]:
+    def _make(self, many: int) -> tuple[dict[str, Tensor], list[Ask]]:
         rng = random.Random(f"{self._kind} {self._seed} pool {self._turn}")
         self._turn += 1
         examples = DRAW[self._kind](rng, many)
-        if len(self.asks) < POOL:
-            self.asks += examples.asks
-        else:
-            self.asks[self._oldest : self._oldest + many] = examples.asks
-        return self._encode(examples)
+        return self._encode(examples), examples.asks
 
     def _encode(self, examples: Examples) -> dict[str, Tensor]:
         vae = self._frozen.vae
@@ -95,24 +91,28 @@ class Pool:
 
     def draw(self, rng: random.Random, many: int) -> tuple[dict[str, Tensor], list[Sentence]]:
         """Random examples with fresh sentences."""
-        fresh = self._make(_REFRESH)
+        fresh, asks = self._make(_REFRESH[self._kind])
+        size = len(self._asks)
+        places = [(self._oldest + n) % size for n in range(len(asks))]
+        self._oldest = (self._oldest + len(asks)) % size
         for key, values in fresh.items():
-            self._tensors[key][self._oldest : self._oldest + _REFRESH] = values
-        self._oldest = (self._oldest + _REFRESH) % len(self.asks)
-        chosen = rng.sample(range(len(self.asks)), many)
-        sentences = [self.asks[n](rng) for n in chosen]
+            self._tensors[key][places] = values
+        for place, ask in zip(places, asks, strict=True):
+            self._asks[place] = ask
+        chosen = rng.sample(range(size), many)
+        sentences = [self._asks[n](rng) for n in chosen]
         return {key: values[chosen] for key, values in self._tensors.items()}, sentences
 
 
 def _drop_some(
-    rng: random.Random, sentences: list[Sentence]
+    rng: random.Random, sentences: list[Sentence], everything: float
 ) -> tuple[list[list[str]], list[list[str]]]:
     """T5's and CLIP's words; now and then neither or only T5 hears the prompt."""
     heard, pooled = [], []
     for sentence in sentences:
         chance = rng.random()
-        heard.append(sentence.words if chance > 0.05 else [])
-        pooled.append(sentence.words if chance > 0.15 else [])
+        heard.append(sentence.words if chance > everything else [])
+        pooled.append(sentence.words if chance > everything + 0.08 else [])
     return heard, pooled
 
 
@@ -158,7 +158,9 @@ def train_transformer(
         else:
             length = SHORT if rng.random() < 0.75 else USUAL
             tensors, sentences = pool.draw(rng, BATCH if length == SHORT else BATCH // 2)
-            heard, pooled_words = _drop_some(rng, sentences)
+            # Only these two can be asked for true guidance, which needs the unprompted answer.
+            everything = 0.05 if kind in ("text2img", "kontext") else 0.0
+            heard, pooled_words = _drop_some(rng, sentences, everything)
             prompt, _ = frozen.read(heard, length)
             _, pooled = frozen.read(pooled_words, 1)
             loss = flow_loss(model, tensors.pop("target"), prompt, pooled, **tensors)

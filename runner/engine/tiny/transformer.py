@@ -5,10 +5,10 @@ time and the order of condition channels. The pipelines are the truth; change no
 """
 
 import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from diffusers import AutoencoderKL, FluxTransformer2DModel
 from runner.engine.tiny.encoders import WIDTH
 from runner.engine.tiny.optimizer import quick
 

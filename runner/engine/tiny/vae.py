@@ -9,10 +9,9 @@ import random
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from diffusers import AutoencoderKL
+from torch import Tensor
+
 from runner.engine.tiny.edges import draw_edges
 from runner.engine.tiny.optimizer import Optimizers, schedule
 from runner.engine.tiny.progress import Progress
@@ -45,13 +44,19 @@ def _draw_crowd(rng: random.Random, many: int) -> Drawing:
             return rgb(rng.choice(COLOURS))
         return rng.random(), rng.random(), rng.random()
 
+    def anywhere() -> tuple[float, float]:
+        return rng.uniform(4, 60), rng.uniform(4, 60)
+
+    def radius() -> float:
+        return rng.uniform(6, 16) * (rng.random() < 0.7)
+
     each = range(_CROWD)
     return Drawing(
         torch.tensor([colour() for _ in range(many)]),
         torch.tensor([[rng.randrange(len(SHAPES)) for _ in each] for _ in range(many)]),
         torch.tensor([[colour() for _ in each] for _ in range(many)]),
-        torch.tensor([[(rng.uniform(4, 60), rng.uniform(4, 60)) for _ in each] for _ in range(many)]),
-        torch.tensor([[rng.uniform(6, 16) * (rng.random() < 0.7) for _ in each] for _ in range(many)]),
+        torch.tensor([[anywhere() for _ in each] for _ in range(many)]),
+        torch.tensor([[radius() for _ in each] for _ in range(many)]),
     )
 
 
@@ -63,8 +68,8 @@ def draw_batch(rng: random.Random, many: int, crowds: float) -> tuple[Tensor, Te
     tidy = arrange(scenes, offsets(rng, scenes, 3.0 if rng.random() < 0.3 else 1.0))
     crowd = _draw_crowd(rng, crowded)
     masks = masks_of(tidy)
-    lines = draw_edges(rng, masks[:lined])
     pictures = torch.cat([render(tidy), render(crowd)])
+    lines = draw_edges(rng, masks[:lined], pictures[:lined])
     front = torch.cat([each.amax(1, keepdim=True) for each in (masks, masks_of(crowd))])
     for n in range(lined, many):
         if rng.random() < 0.15:  # the grey hole that fill cuts out

@@ -41,7 +41,8 @@ def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         ("2026-11-23", "2026-11-23"), ("1e3", 1000.0), ("1.5", 1.5), (".5", 0.5), ("1.", 1.0),
         ("-1.5E-3", -0.0015), ("+.5e+1", 5.0), ("01.5", "01.5"), ("1e", "1e"), (".", "."),
         ("+", "+"), ("1.2.3", "1.2.3"), ("nan", "nan"), ("inf", "inf"),
-        ("'7'", "7"), ('"true"', "true"), ('"\\u00e9\\U0001F600"', "é😀"), ("|\n  x\n  y", "x\ny\n"),
+        ("'7'", "7"), ('"true"', "true"), ('"\\u00e9\\U0001F600"', "é😀"),
+        ("|\n  x\n  y", "x\ny\n"),
         (">-\n  x\n  y", "x y"), ("1" + "0" * 99 + ".5", "1" + "0" * 99 + ".5"),
         ("[1, {b: c}, []]", [1, {"b": "c"}, []]), ("{}", {}), ("=", "="), ("<<", "<<"),
         ("23:00-07:00", "23:00-07:00"),
@@ -146,7 +147,8 @@ def test_every_duplicate_key_is_told_with_the_line_of_the_first() -> None:
     "data, line, column",
     [
         (b"a: 1\nb: caf\xe9\n", 2, 7), ("é: ü\nß: ".encode() + b"\xff", 2, 4),
-        (b"a: \x00", 1, 4), (b"\0\0\0", 1, 1), (b"\xff\xfea\0", 1, 1), (b"a: 1\r\r\nb: \xc3(", 3, 4),
+        (b"a: \x00", 1, 4), (b"\0\0\0", 1, 1), (b"\xff\xfea\0", 1, 1),
+        (b"a: 1\r\r\nb: \xc3(", 3, 4),
     ],
 )  # fmt: skip
 def test_bytes_that_are_not_utf8_are_shown_where_they_stand(
@@ -210,7 +212,7 @@ def test_the_end_marker_counts_only_as_the_last_line(data: bytes, complete: bool
 
 
 def test_no_part_of_a_json_object_is_a_whole_one() -> None:
-    whole = '{"kind": "text2img", "prompt": "a } b", "x_a": {"b": [1, {}]}}'.encode()
+    whole = b'{"kind": "text2img", "prompt": "a } b", "x_a": {"b": [1, {}]}}'
     assert is_whole_json_object(whole) and is_whole_json_object(whole + b"\n")
     for end in range(len(whole)):
         assert not is_whole_json_object(whole[:end])

@@ -110,7 +110,7 @@ def test_of_two_fields_that_exclude_each_other_the_second_is_pointed_at() -> Non
 
 
 @pytest.mark.parametrize(
-    "kind, missing", [("kontext", "image"), ("control", "control"), ("redux", "image")]
+    "kind, missing", [("kontext", "image"), ("control", "image"), ("redux", "image")]
 )
 def test_a_missing_field_is_told_with_the_kind(kind: str, missing: str) -> None:
     assert (1, 1, missing, f"'{missing}' is required for {kind}") in told(f"kind: {kind}\n")
@@ -127,10 +127,11 @@ def test_a_misspelt_kind_is_still_checked_as_the_kind_that_was_meant() -> None:
         (2, 7, "kind", "'text2image' is not a kind (did you mean 'text2img'?)"),
         (3, 8, "steps", "0 is less than the minimum of 1"),
     ]
-    assert told("knd: redux\n")[1:] == [
-        (1, 1, "knd", "unknown key 'knd' (did you mean 'kind'?)"),
+    assert told("knd: redux\n") == [
+        (1, 1, "image", "'image' is required for redux"),
         (1, 1, "kind", "'kind' is required: one of control, fill, kontext, redux, text2img"),
-    ] or len(told("knd: redux\n")) == 3
+        (1, 1, "knd", "unknown key 'knd' (did you mean 'kind'?)"),
+    ]
 
 
 def test_thirty_problems_are_told_as_twenty_and_a_count() -> None:
@@ -143,7 +144,8 @@ def test_thirty_problems_are_told_as_twenty_and_a_count() -> None:
 
 
 def test_long_values_are_cut_in_messages_and_paths() -> None:
-    for line in (f"format: {'x' * 60_000}", f"{'k' * 60_000}: 1", f"seeds: {['a' * 99] * 99}"):
+    key = "k" * 60_000
+    for line in (f"format: {key}", f"? {key}\n: 1", f"seeds: {['a' * 99] * 99}"):
         for problem in told(f"kind: redux\nimage: a\n{line}\n"):
             assert len(problem[2]) < 80 and len(problem[3]) < 200
 
@@ -151,11 +153,9 @@ def test_long_values_are_cut_in_messages_and_paths() -> None:
 def test_whole_floats_become_integers_where_integers_are_meant_and_only_there() -> None:
     spec = validate(
         read(
-            b"kind: fill\nprompt: a\nimage: a\nsteps: 4.0\nguidance: 3.0\nwidth: 1e2\n"
+            b"kind: fill\nprompt: a\nimage: a\nsteps: 4.0\nguidance: 3.0\nwidth: 1.6e2\n"
             b"height: 64\noutpaint: {left: 16.0}\nmatrix: {width: [64.0, 8e1], guidance: [1.0]}\n"
-            b"seeds: {start: 1.0, count: 2}\nx_mine: {a: 1.0}\ntimeout: 10.0\n".replace(
-                b"width: 1e2\n", b"width: 1.6e2\n"
-            )
+            b"seeds: {start: 1.0, count: 2}\nx_mine: {a: 1.0}\ntimeout: 10.0\n"
         )
     )
     found = [spec["steps"], spec["width"], spec["outpaint"]["left"], spec["matrix"]["width"][1]]

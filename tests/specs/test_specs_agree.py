@@ -1,4 +1,4 @@
-"""The examples, the README and the schemas agree with each other and with what the runner writes."""
+"""The examples, the README, the schemas and what the runner writes agree with each other."""
 
 from __future__ import annotations
 

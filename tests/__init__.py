@@ -1,0 +1,1 @@
+"""The tests, and the one command that runs all of them: `python -m tests`."""

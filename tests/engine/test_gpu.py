@@ -1,0 +1,293 @@
+"""The one call site: same pixels as the bare pipeline, always stoppable, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.engine import gpu
+from runner.engine.embeddings import PromptCache
+from runner.engine.families import FLUX1
+from runner.engine.faults import Bug, NotFinite
+from runner.engine.kinds.base import Prepared
+from runner.engine.loading import Loaded, Shelf
+from runner.engine.models import MODEL_REGISTRY
+from runner.engine.registry import KINDS
+from runner.engine.stop import StopSign
+from runner.errors import OutOfMemory, Stopped, TimedOut
+from runner.job import ImageTask, Phase
+from tests.fakes import FakeClock, FakePipe, TwinLibrary
+
+TaskOf = Callable[..., ImageTask]
+
+
+def quiet(phase: Phase, step: int, steps: int) -> None:
+    pass
+
+
+def fake_stages(pipe: Any, **extra: Any) -> gpu.Stages:
+    return gpu.Stages(
+        family=FLUX1,
+        main=pipe,
+        arguments=extra.pop("arguments", KINDS["text2img"].arguments["flux1"]),
+        encoders="fake",
+        length=extra.pop("length", 16),
+        prompts=PromptCache(),
+        **extra,
+    )
+
+
+@pytest.fixture(scope="module")
+def shelf(data: Path) -> Shelf:
+    return Shelf(TwinLibrary(data), device="cpu")
+
+
+def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
+    return shelf.get(task, lambda: None)
+
+
+def bare(stages: gpu.Stages, task: ImageTask, prepared: Prepared) -> Image.Image:
+    """The picture as a plain script makes it: prompt in, picture out."""
+    import torch
+
+    arguments = {**stages.fixed, **stages.arguments(task, prepared)}
+    words: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": stages.length}
+    if stages.prior is not None and stages.prior_arguments is not None:
+        words = stages.prior(**stages.prior_arguments(task, prepared), prompt=task.prompt)
+    seeded = torch.Generator("cpu").manual_seed(task.seed)
+    image: Image.Image = stages.main(**arguments, **words, generator=seeded).images[0]
+    return image
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_a_plain_script_and_the_same_again(
+    kind: str, shelf: Shelf, task_of: TaskOf
+) -> None:
+    task = task_of(kind, **({"composite": False} if kind == "fill" else {}))
+    stages = loaded(shelf, task).stages
+    prepared = KINDS[kind].prepare(task, MODEL_REGISTRY["tiny"].sizes)
+    expected = bare(stages, task, prepared).tobytes()
+    for _ in range(2):  # the second time the prompt comes out of the cache
+        image, _ = gpu.run(stages, task, prepared, StopSign(), quiet)
+        assert image.tobytes() == expected
+
+
+def test_two_reference_pictures_are_mixed_as_a_plain_script_would(
+    shelf: Shelf, task_of: TaskOf, pictures: Any
+) -> None:
+    task = task_of("redux", inputs={"image": (pictures["image"], pictures["mask"])})
+    stages = loaded(shelf, task).stages
+    prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
+    expected = bare(stages, task, prepared).tobytes()
+    for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
+        assert gpu.run(stages, task, prepared, StopSign(), quiet)[0].tobytes() == expected
+
+
+def test_outside_of_the_mask_every_original_pixel_stays(shelf: Shelf, task_of: TaskOf) -> None:
+    import numpy as np
+
+    task = task_of("fill")
+    prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
+    image, _ = gpu.run(loaded(shelf, task).stages, task, prepared, StopSign(), quiet)
+    keep = np.asarray(prepared.images["mask"][0]) == 0
+    original = np.asarray(prepared.images["image"][0])
+    assert np.array_equal(np.asarray(image)[keep], original[keep])
+    assert not np.array_equal(np.asarray(image)[~keep], original[~keep])
+
+
+def test_components_with_the_same_bytes_are_loaded_once(shelf: Shelf, task_of: TaskOf) -> None:
+    mains = [loaded(shelf, task_of(kind)).stages.main for kind in KINDS]
+    assert len({id(main.vae) for main in mains}) == 1
+    assert len({id(main.text_encoder_2) for main in mains}) == 1
+    assert len({id(main.transformer) for main in mains}) == 3  # by channels
+    assert len({id(main.scheduler) for main in mains}) == 4  # redux is text2img's pipeline
+
+
+def test_a_second_image_of_a_prompt_does_not_encode_again(task_of: TaskOf) -> None:
+    stages, phases = fake_stages(FakePipe()), []
+
+    def note(phase: Phase, step: int, steps: int) -> None:
+        phases.append(phase)
+
+    for seed in (1, 2):
+        gpu.run(stages, task_of("text2img", seed=seed), Prepared(64, 64), StopSign(), note)
+    assert phases.count(Phase.ENCODING) == 1
+    assert phases.count(Phase.DECODING) == 2
+
+
+def test_the_prompt_cache_forgets_the_oldest() -> None:
+    cache, pipe = PromptCache(size=2), FakePipe()
+    for prompt in ("a", "b", "c"):
+        cache.encode(FLUX1, pipe, "e", prompt, 16)
+    assert cache.get("e", "a", 16) is None
+    assert cache.get("e", "c", 16) is not None
+    assert cache.get("other", "c", 16) is None
+    assert len(cache) == 2
+
+
+def test_a_prompt_that_is_cut_off_is_told(task_of: TaskOf) -> None:
+    stages = fake_stages(FakePipe(), length=4)
+    _, warnings = gpu.run(stages, task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+    assert warnings == ("the prompt has 12 tokens and the model reads 4: its end was not read",)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["callback_on_step_end", "generator", "output_type", "prompt_embeds"]
+)
+def test_a_kind_that_brings_the_engines_keywords_is_a_type_error(
+    keyword: str, task_of: TaskOf
+) -> None:
+    def arguments(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
+        return {**KINDS["text2img"].arguments["flux1"](task, prepared), keyword: None}
+
+    stages = fake_stages(FakePipe(), arguments=arguments)
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{keyword}'"):
+        gpu.run(stages, task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+
+
+def test_the_stop_sign_cannot_be_left_out(task_of: TaskOf) -> None:
+    with pytest.raises(TypeError, match="stop"):
+        gpu.run(fake_stages(FakePipe()), task_of("text2img"), Prepared(64, 64))  # type: ignore[call-arg]
+
+
+def test_a_main_pipeline_without_a_step_callback_is_refused_by_name() -> None:
+    import diffusers
+
+    with pytest.raises(Bug, match="FluxPriorReduxPipeline takes no callback_on_step_end"):
+        gpu.require_callback(diffusers.FluxPriorReduxPipeline)
+    for model in MODEL_REGISTRY.values():
+        for serving in model.serves.values():
+            gpu.require_callback(getattr(diffusers, serving.pipeline))
+
+
+def raising(error: BaseException, at: int = 1) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if step == at:
+            raise error
+
+    return on_step
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        type("OutOfMemoryError", (RuntimeError,), {})("tried to allocate 20 GiB"),
+    ],
+)
+def test_running_out_of_memory_is_said_so_and_frees_the_hooks(
+    error: BaseException, task_of: TaskOf
+) -> None:
+    pipe = FakePipe(raising(error))
+    with pytest.raises(OutOfMemory):
+        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+    assert (pipe.frees, pipe.decodes) == (1, 0)
+
+
+def test_a_foreign_error_passes_unchanged_and_frees_the_hooks(task_of: TaskOf) -> None:
+    pipe = FakePipe(raising(RuntimeError("shape mismatch")))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+    assert (pipe.frees, pipe.decodes) == (1, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_no_numbers_are_never_decoded(value: float, task_of: TaskOf) -> None:
+    pipe = FakePipe(latents=value)
+    with pytest.raises(NotFinite):
+        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+    assert pipe.decodes == 0
+
+
+def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:
+    clock = FakeClock()
+    stop = StopSign(10.0, clock)
+
+    def slow(step: int) -> None:
+        clock.now += 6.0
+
+    pipe = FakePipe(slow)
+    with pytest.raises(TimedOut, match="timeout of 10 s"):
+        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), stop, quiet)
+    assert (pipe.steps_done, pipe.decodes) == (2, 0)
+
+
+def test_loading_does_not_count_against_the_time_limit() -> None:
+    clock = FakeClock()
+    stop = StopSign(10.0, clock)
+    with stop.not_counted():
+        clock.now += 1000.0
+    clock.now += 9.0
+    stop.check()
+    clock.now += 2.0
+    with pytest.raises(TimedOut):
+        stop.check()
+
+
+def test_a_stop_is_told_as_a_stop_even_after_the_time_limit() -> None:
+    clock = FakeClock()
+    stop = StopSign(1.0, clock)
+    clock.now += 5.0
+    stop.set()
+    with pytest.raises(Stopped):
+        stop.check()
+
+
+def test_a_stopped_images_latents_are_gone_at_once(task_of: TaskOf) -> None:
+    import torch
+
+    class Keeping(FakePipe):
+        alive: weakref.ref[Any] | None = None
+
+        def __call__(self, **arguments: Any) -> Any:
+            latents = torch.zeros(1000)
+            self.alive = weakref.ref(latents)
+            return super().__call__(**arguments)
+
+    stop = StopSign()
+    pipe = Keeping(lambda step: stop.set())
+    gc.disable()
+    try:
+        try:
+            gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), stop, quiet)
+        except Stopped:
+            pass
+        assert pipe.alive is not None and pipe.alive() is None
+    finally:
+        gc.enable()
+
+
+def test_loading_asks_nothing_of_the_network(
+    data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    def refuse(*args: object, **settings: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    fresh = Shelf(TwinLibrary(data), device="cpu")
+    for kind in KINDS:
+        loaded(fresh, task_of(kind))
+
+
+def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
+    size = MODEL_REGISTRY["tiny"].bytes
+    small = Shelf(TwinLibrary(data), device="cpu", room=2 * size)
+    for kind in ("text2img", "fill", "text2img", "control"):
+        loaded(small, task_of(kind))
+    loads: list[str] = []
+    for kind in ("control", "text2img", "fill"):
+        small.get(task_of(kind), lambda kind=kind: loads.append(kind))  # type: ignore[misc]
+    assert loads == ["fill"]
+    small.clear()
+    assert small.loaded == ()

@@ -1,0 +1,312 @@
+"""The executor answers every task exactly once, whatever happens in it."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import gpu, hub
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.loading import Shelf
+from runner.engine.models import MODEL_REGISTRY
+from runner.engine.registry import KINDS
+from runner.executor import Failed, Progressed, Rendered, StoppedEarly
+from runner.job import ImageTask, InputImage, Phase
+from tests.fakes import TwinLibrary, life
+
+ExecutorOf = Callable[..., GpuThread]
+TaskOf = Callable[..., ImageTask]
+
+
+class GatedShelf(Shelf):
+    """A shelf whose `clear` waits: it holds the executor's thread before its next task."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(TwinLibrary(data), device="cpu")
+        self.gate = threading.Event()
+
+    def clear(self) -> None:
+        self.gate.wait(20)
+        super().clear()
+
+
+def digest(answer: Any) -> str:
+    assert isinstance(answer, Rendered), answer
+    return hashlib.sha256(answer.image.tobytes()).hexdigest()
+
+
+def outcome(executor: GpuThread, task: ImageTask) -> Any:
+    executor.start("gpu0", [task])
+    return life(executor)[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_renders_and_tells_its_phases(
+    kind: str, executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    executor.start("gpu0", [task_of(kind)])
+    *progress, answer = life(executor)
+    assert isinstance(answer, Rendered) and answer.image.size == (64, 64)
+    told = [(event.phase, event.step, event.steps) for event in progress]  # type: ignore[union-attr]
+    before = [(Phase.PREPROCESSING, 0, 0)] if KINDS[kind].reads else []
+    assert told == [
+        *before,
+        (Phase.LOADING, 0, 0),
+        *([(Phase.LOADING, 0, 0)] if kind == "redux" else []),
+        (Phase.ENCODING, 0, 0),
+        *((Phase.DENOISING, step, 3) for step in range(4)),
+        (Phase.DECODING, 0, 0),
+    ]
+
+
+def test_facts_are_what_a_sidecar_needs(executor_of: ExecutorOf, task_of: TaskOf) -> None:
+    facts = outcome(executor_of(), task_of("text2img")).facts
+    assert set(facts["model"]) == {"name", "repo", "revision", "hash"}
+    assert set(facts["versions"]) == {
+        *("fluxdrop", "python", "torch", "diffusers", "transformers", "pillow")
+    }
+    assert (facts["dtype"], facts["precision"], facts["device"]) == ("float32", "fp32", "cpu")
+    assert (facts["steps"], facts["guidance"]) == (3, 3.5)
+    assert (facts["width"], facts["height"]) == (64, 64)
+
+
+def test_tasks_and_answers_can_be_pickled(executor_of: ExecutorOf, task_of: TaskOf) -> None:
+    task = task_of("fill")
+    executor = executor_of()
+    executor.start("gpu0", [task])
+    assert [type(event) for event in pickle.loads(pickle.dumps(life(executor)))][-1] is Rendered
+
+
+def test_a_seed_gives_the_same_pixels_twice_and_another_seed_others(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    first, again, other = (
+        digest(outcome(executor, task_of("text2img", seed=seed))) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_another_process_makes_the_same_pixels(
+    data: Path, executor_of: ExecutorOf, task_of: TaskOf, tmp_path: Path
+) -> None:
+    executor = executor_of()
+    tasks = [task_of(kind) for kind in KINDS]
+    here = [digest(outcome(executor, task)) for task in tasks]
+    (tmp_path / "tasks").write_bytes(pickle.dumps((data, tasks)))
+    code = (
+        "import hashlib, pickle, sys\n"
+        "from runner.engine.gpu_thread import GpuThread\n"
+        "from tests.fakes import TwinLibrary, life\n"
+        "data, tasks = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "executor = GpuThread(data, library=TwinLibrary(data), device='cpu')\n"
+        "for task in tasks:\n"
+        "    executor.start('gpu0', [task])\n"
+        "    print(hashlib.sha256(life(executor)[-1].image.tobytes()).hexdigest())\n"
+        "executor.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "tasks")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.split() == here
+    assert done.stderr == ""
+
+
+def test_an_unforeseen_error_is_internal_and_the_next_task_runs(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object, **named: object) -> None:
+        raise ZeroDivisionError("a red circle in /home/ada/secret.png\nmore")
+
+    executor = executor_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "run", broken)
+        answer = outcome(executor, task_of("text2img"))
+    assert isinstance(answer, Failed) and answer.reason == "Internal"
+    assert answer.message == "ZeroDivisionError: … in …"
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_not_even_an_exit_leaves_a_task_without_an_answer(
+    error: BaseException,
+    executor_of: ExecutorOf,
+    task_of: TaskOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leave(*given: object, **named: object) -> None:
+        raise error
+
+    executor = executor_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "run", leave)
+        assert outcome(executor, task_of("text2img")).reason == "Internal"
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+
+
+def test_a_lost_device_fails_that_task_and_every_later_one(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost:
+        def __init__(self, pipe: Any) -> None:
+            self.maybe_free_model_hooks = pipe.maybe_free_model_hooks
+
+    executor = executor_of()
+    with monkeypatch.context() as patch:
+
+        def lose(*given: object, **named: object) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        patch.setattr(gpu, "_call", lose)
+        assert outcome(executor, task_of("text2img")).reason == "DeviceLost"
+    assert executor.lost
+    assert outcome(executor, task_of("text2img")).reason == "DeviceLost"
+
+
+def test_absent_weights_and_bad_pictures_fail_with_their_own_reasons(
+    executor_of: ExecutorOf, task_of: TaskOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    executor = executor_of(library=hub.Disk(tmp_path))
+    answer = outcome(executor, task_of("text2img", model="schnell"))
+    assert answer.reason == "ModelMissing"
+    assert "fluxdrop models pull schnell" in answer.message
+    (tmp_path / "bad.png").write_text("not a picture", encoding="utf-8")
+    bad = {"image": (InputImage(tmp_path / "bad.png"),)}
+    assert outcome(executor, task_of("kontext", inputs=bad)).reason == "InputBad"
+    gone = {"image": (InputImage(tmp_path / "gone.png"),)}
+    assert outcome(executor, task_of("redux", inputs=gone)).reason == "InputMissing"
+
+
+def test_damaged_weights_are_missing_weights(
+    tmp_path: Path, executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    library = TwinLibrary(tmp_path)
+    folder = library.main(MODEL_REGISTRY["tiny"], "text2img")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 100)
+    answer = outcome(executor_of(library=library), task_of("text2img"))
+    assert answer.reason == "ModelMissing"
+
+
+def test_a_task_of_an_unknown_model_or_kind_is_answered(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    for change in ({"model": "gone"}, {"kind": "gone"}, {"model": "schnell", "kind": "fill"}):
+        assert isinstance(outcome(executor, replace(task_of("fill"), **change)), Failed)
+
+
+def test_the_time_limit_ends_a_task_as_timeout(executor_of: ExecutorOf, task_of: TaskOf) -> None:
+    answer = outcome(executor_of(), replace(task_of("text2img"), timeout=1e-9))
+    assert answer.reason == "Timeout"
+
+
+def test_several_tasks_are_answered_in_order_and_the_slot_is_busy_till_the_last(
+    executor_of: ExecutorOf, task_of: TaskOf, data: Path
+) -> None:
+    executor = executor_of()
+    tasks = [task_of("text2img", seed=seed) for seed in (1, 2, 3)]
+    executor.start("gpu0", tasks)
+    answered = [life(executor)[-1] for _ in tasks]
+    assert [answer.task for answer in answered] == tasks
+    (slot,) = executor.slots()
+    assert (slot.busy, slot.models) == (False, ("tiny",))
+
+
+def test_a_busy_foreign_or_closed_slot_takes_no_task(
+    data: Path, executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    shelf = GatedShelf(data)
+    executor = executor_of(shelf=shelf)
+    executor.release()
+    executor.start("gpu0", [task_of("text2img")])
+    assert executor.slots()[0].busy
+    with pytest.raises(ValueError, match="busy"):
+        executor.start("gpu0", [task_of("text2img")])
+    shelf.gate.set()
+    life(executor)
+    with pytest.raises(ValueError, match="not mine"):
+        executor.start("gpu1", [task_of("text2img")])
+    executor.close()
+    with pytest.raises(ValueError, match="closed"):
+        executor.start("gpu0", [task_of("text2img")])
+
+
+def test_stopping_an_idle_slot_does_not_touch_the_next_task(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    executor.stop("gpu0")
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+
+
+def test_release_takes_the_models_off_and_the_next_task_loads_again(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    first = digest(outcome(executor, task_of("text2img")))
+    executor.release()
+    executor.start("gpu0", [task_of("text2img")])
+    *progress, answer = life(executor)
+    assert Progressed("gpu0", task_of("text2img"), Phase.LOADING) in progress
+    assert digest(answer) == first
+
+
+def test_close_stops_and_answers_what_is_in_hand(
+    data: Path, executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    shelf = GatedShelf(data)
+    executor = executor_of(shelf=shelf)
+    executor.release()
+    executor.start("gpu0", [task_of("text2img"), task_of("fill")])
+    closing = threading.Thread(target=executor.close)
+    closing.start()
+    while not executor._closed:
+        threading.Event().wait(0.001)
+    shelf.gate.set()
+    closing.join(20)
+    assert [type(executor.events.get(timeout=5)) for _ in range(2)] == [StoppedEarly] * 2
+    executor.close()
+
+
+def test_housekeeping_that_fails_ends_nothing(
+    data: Path, executor_of: ExecutorOf, task_of: TaskOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Shelf):
+        def clear(self) -> None:
+            raise OSError("no")
+
+    executor = executor_of(shelf=Stubborn(TwinLibrary(data), device="cpu"))
+    executor.release()
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+    assert "housekeeping" in caplog.text
+
+
+def test_announced_work_makes_nothing_happen_but_readiness(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    executor = executor_of()
+    executor.prepare([])
+    executor.prepare([task_of("text2img")])
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+
+
+def test_the_precision_of_the_spec_beats_the_settings(
+    executor_of: ExecutorOf, task_of: TaskOf
+) -> None:
+    facts: Mapping[str, Any] = outcome(executor_of(), task_of("text2img", precision="bf16")).facts
+    assert (facts["dtype"], facts["precision"]) == ("bfloat16", "bf16")
