@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -24,11 +25,27 @@ class FakeClock:
 
 
 class TwinLibrary:
-    """Every registry entry, real ones too, served by the random twin of the same class."""
+    """Every registry entry, real ones too, served by the random twin of the same class.
 
-    def __init__(self, data: Path, models: Mapping[str, Model] = MODEL_REGISTRY) -> None:
+    What follows from the true size of the weights is left out: threads, room on the shelf, and
+    Kontext's habit of enlarging its reference to a million pixels.
+    """
+
+    def __init__(self, data: Path) -> None:
         self.data = data
-        self.models = models
+        self.models: Mapping[str, Model] = {
+            name: replace(
+                model,
+                bytes=1,
+                serves={
+                    kind: replace(serving, fixed={"_auto_resize": False})
+                    if kind == "kontext"
+                    else serving
+                    for kind, serving in model.serves.items()
+                },
+            )
+            for name, model in MODEL_REGISTRY.items()
+        }
 
     def main(self, model: Model, kind: str) -> Path:
         wanted = model.serves[kind].pipeline

@@ -15,13 +15,13 @@ import mmap
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Protocol
 
-from runner.gallery.terms import identity, moment, terms_of
+from runner.gallery.terms import EVERY_ROW, identity, moment, terms_of
 
 _HEAD = Struct(
     "=4sIQIIIIII"
@@ -34,6 +34,8 @@ class Index(Protocol):
 
     @property
     def lines(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
     @property
     def gone(self) -> Sequence[int]: ...
     def bits(self, term: bytes) -> int: ...
@@ -51,12 +53,17 @@ class LiveIndex:
         self.moments = array("q")
         self.ids: list[tuple[int, int]] = []
         self.gone: list[int] = []
-        self.postings: dict[bytes, int] = {}
+        self.postings: dict[bytes, list[int]] = {}
         self._places: dict[int, list[int]] = {}
 
     @property
     def lines(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def rows(self) -> int:
+        """The bits of the lines that put a row."""
+        return self.bits(EVERY_ROW)
 
     @property
     def size(self) -> int:
@@ -65,7 +72,7 @@ class LiveIndex:
 
     def add(self, length: int, entry: Mapping[str, Any] | None) -> None:
         """One more line of that many bytes; None is a line that is damaged."""
-        place, bit = self.lines, 1 << self.lines
+        place = self.lines
         row = entry.get("row") if entry else None
         self.offsets.append(self.offsets[-1] + length)
         self.moments.append(moment(row.get("created_at")) if row else 0)
@@ -75,17 +82,17 @@ class LiveIndex:
             key = identity(str(row.get("id")))
             self.ids.append((key, place))
             self._places.setdefault(key, []).append(place)
-            for term in terms_of(row):
-                self.postings[term] = self.postings.get(term, 0) | bit
+            for term in set(terms_of(row)):
+                self.postings.setdefault(term, []).append(place)
 
     def bits(self, term: bytes) -> int:
-        return self.postings.get(term, 0)
+        return _bits(self.postings.get(term, ()))
 
     def prefix(self, beginning: bytes) -> int:
         found = 0
         for term, posting in self.postings.items():
             if term.startswith(beginning):
-                found |= posting
+                found |= _bits(posting)
         return found
 
     def between(self, since: int | None, until: int | None) -> int:
@@ -154,6 +161,7 @@ class SealedIndex:
         self._width = _width(lines)
         self._first = min(self._moments, default=0)
         self._last = max(self._moments, default=0)
+        self.rows = self.bits(EVERY_ROW)
 
     def __len__(self) -> int:
         return len(self._name_starts) - 1
@@ -199,10 +207,7 @@ class SealedIndex:
         packed = self._packed[starts[number] : starts[number + 1]]
         if len(packed) == self._width:
             return int.from_bytes(packed, "little")
-        found = 0
-        for place in packed.cast("H"):
-            found |= 1 << place
-        return found
+        return _bits(packed.cast("H"))
 
 
 def _between(moments: Sequence[int] | memoryview, since: int | None, until: int | None) -> int:
@@ -218,16 +223,18 @@ def _width(lines: int) -> int:
     return (lines + 7) // 8
 
 
-def _pack(posting: int, width: int) -> bytes:
+def _bits(places: Iterable[int]) -> int:
+    found = 0
+    for place in places:
+        found |= 1 << place
+    return found
+
+
+def _pack(posting: Sequence[int], width: int) -> bytes:
     """A few line numbers of two bytes each, or all the bits where those are shorter."""
-    if posting.bit_count() * 2 >= width:
-        return posting.to_bytes(width, "little")
-    places = array("H")
-    while posting:
-        top = posting.bit_length() - 1
-        places.append(top)
-        posting ^= 1 << top
-    return places.tobytes()
+    if len(posting) * 2 >= width:
+        return _bits(posting).to_bytes(width, "little")
+    return array("H", posting).tobytes()
 
 
 def _starts(parts: Sequence[bytes]) -> bytes:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 Entry = Mapping[str, Any]
-# Not on every system; the other one also writes the file's times.
-_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 def encode(entry: Entry) -> bytes:
@@ -57,24 +55,3 @@ def append(path: Path, lines: Sequence[bytes], size: int) -> None:
         raise
     finally:
         os.close(file)
-
-
-def settle(path: Path) -> None:
-    """Have a file's content on the disk."""
-    file = os.open(path, os.O_RDWR)
-    try:
-        _sync(file)
-    finally:
-        os.close(file)
-
-
-def create(path: Path) -> None:
-    """Make an empty file, and its name lasting."""
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    # Windows cannot open a folder, and needs no such thing.
-    with suppress(OSError):
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

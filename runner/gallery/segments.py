@@ -23,7 +23,7 @@ from runner.gallery import lines
 from runner.gallery.index import Index, LiveIndex, SealedIndex
 from runner.gallery.lines import Entry
 from runner.gallery.lock import locked
-from runner.gallery.terms import EVERY_ROW, identity
+from runner.gallery.terms import identity
 
 SEGMENT = 1024
 Write = Callable[[Path, bytes], None]
@@ -80,7 +80,7 @@ class Segments:
         """Every segment from the newest: its number, its index, the bits of its live rows."""
         for number in range(len(self._indexes) - 1, -1, -1):
             index = self._indexes[number]
-            yield number, index, index.bits(EVERY_ROW) & ~self._dead.get(number, 0)
+            yield number, index, index.rows & ~self._dead.get(number, 0)
 
     def row(self, doc: int) -> dict[str, Any] | None:
         """The row of one document, or None where its line is damaged."""
@@ -103,9 +103,9 @@ class Segments:
     def find(self, row_id: str) -> tuple[int, dict[str, Any]] | None:
         """The live document of that id, with its row."""
         key = identity(row_id)
-        for number, index, live in self.indexes():
-            for place in index.places(key):
-                if live >> place & 1:
+        for number in range(len(self._indexes) - 1, -1, -1):
+            for place in self._indexes[number].places(key):
+                if not self._dead.get(number, 0) >> place & 1:
                     doc = number * SEGMENT + place + 1
                     row = self.row(doc)
                     if row is not None and row.get("id") == row_id:
@@ -173,7 +173,7 @@ class Segments:
     def _with_room(self) -> LiveIndex:
         """The segment that takes the next line, a new one where the last is full."""
         if self._live is None or self._live.lines == SEGMENT:
-            lines.create(self._rows(len(self._indexes)))
+            self._rows(len(self._indexes)).touch()
             self._live = LiveIndex()
             self._indexes.append(self._live)
         return self._live
@@ -193,7 +193,6 @@ class Segments:
         # Derived, and checked when read: a full disk here costs time later, and no row.
         with suppress(OSError, ValueError):
             if self._write is not None:
-                lines.settle(self._rows(number))
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)
             self._live = None

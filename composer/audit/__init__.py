@@ -1,0 +1,17 @@
+"""A negation-aware audit of prompts: which forbidden things does a prompt ask for, and why.
+
+    normalise ─► tokens ─► terms (mentions) ─► scope + after (negated?) ─► verdict
+
+    lookalikes  the letters that disguise others       forms   plurals and inflections
+    cues        the words that open and end negations  words   adjectives, verbs, places
+    items       commas, conjunctions, and lists
+
+Every pass is linear in the prompt. The prompt itself is never changed.
+"""
+
+from __future__ import annotations
+
+from composer.audit.terms import Term, parse_terms
+from composer.audit.verdict import RULES_VERSION, Finding, Report, audit
+
+__all__ = ["RULES_VERSION", "Finding", "Report", "Term", "audit", "parse_terms"]

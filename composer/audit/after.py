@@ -1,0 +1,271 @@
+"""Negations that stand at or after their word: "text-free", "logo: none", "labels are not shown".
+
+They hold only where the mention is the subject: "people not looking" negates the looking. Every
+look ahead or back is bounded, so the cost stays linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from composer.audit import words as w
+from composer.audit.cues import ALMOST
+from composer.audit.items import is_join
+from composer.audit.scope import Mark
+from composer.audit.terms import Mention
+from composer.audit.tokens import Kind, Token
+
+_REACH = 14
+_ANSWERS = frozenset(
+    "none no absent off zero 0 nil never n/a false excluded removed forbidden omitted disallowed "
+    "prohibited banned nope nowhere without disabled hidden".split()
+)
+_GONE = frozenset(
+    "removed omitted excluded absent erased deleted banned forbidden prohibited disallowed "
+    "eliminated unwanted avoided nowhere stripped scrubbed disabled unwelcome".split()
+)
+_GONE_AT_END = frozenset("missing gone hidden none out".split())
+_GONE_PAIRS = frozenset(
+    f"{verb} {particle}"
+    for verb in "left edited cropped cut taken painted photoshopped ruled filtered blanked".split()
+    for particle in ("out", "off", "away")
+)
+_NOT = frozenset(
+    "not never no isn't isnt aren't arent wasn't wasnt weren't werent don't dont doesn't doesnt "
+    "won't wont can't cant cannot couldn't couldnt shouldn't shouldnt mustn't mustnt needn't "
+    "hasn't haven't didn't".split()
+)
+_AUXILIARY = frozenset(
+    "is are was were be been being must should shall may can could will would do does did has "
+    "have had to need get that which who also all both simply please completely entirely fully "
+    "totally deliberately ought".split()
+)
+_SEEN = frozenset(
+    "visible present allowed included shown appear appears appearing exist exists existing show "
+    "shows permitted depicted displayed rendered seen added used printed drawn featured found "
+    "welcome acceptable wanted needed required desired tolerated pictured part there applied "
+    "painted placed written expected here discernible recognizable recognisable exists "
+    "noticeable readable legible available".split()
+)
+_VISIBILITY = frozenset("frame shot view picture image sight scene photo composition".split())
+_KEEP = frozenset("keep keeps keeping leave leaves leaving crop edit edits take cut left".split())
+_NOT_FREE = frozenset("of to from as for with in on style range form hand fall falling".split())
+
+
+def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+    """The negation at or after a mention that no scope covers; None when there is none."""
+    return _affix(tokens, mention, mark) or _answer(tokens, mention) or _predicate(tokens, mention)
+
+
+def affirmed_affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+    """A covered mention that is there after all: "not label-free"."""
+    if mark and mark.negated and _free_after(tokens, mention.last):
+        if mark.cue.split()[0] not in ("no", "avoid"):
+            return Mark(False, "double-negation", f"{mark.cue} -free")
+    return None
+
+
+def _text(tokens: Sequence[Token], index: int) -> str:
+    inside = 0 <= index < len(tokens) and tokens[index].kind is Kind.WORD
+    return tokens[index].text if inside else ""
+
+
+def _kind(tokens: Sequence[Token], index: int) -> Kind:
+    return tokens[index].kind if 0 <= index < len(tokens) else Kind.END
+
+
+def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+    first, last = mention.first, mention.last
+    if mark is not None and not mark.negated and mark.rule == "double-negation":
+        return None
+    cue = _free_after(tokens, last)
+    if cue:
+        head = first
+        while _kind(tokens, head - 1) is Kind.HYPHEN and first - head < 6:
+            head -= 2
+        if _text(tokens, head - 1) in ALMOST | {"not", "never"}:
+            return None
+        return Mark(True, "affix", cue)
+    at = first
+    for _ in range(3):  # no-price-tag, non-stick
+        if _kind(tokens, at - 1) is not Kind.HYPHEN:
+            break
+        at -= 2
+        if _text(tokens, at) in ("no", "non", "un", "zero", "without"):
+            return Mark(True, "affix", f"{tokens[at].text}-")
+    if _text(tokens, first - 1) == "non":
+        return Mark(True, "affix", "non")
+    return None
+
+
+def _free_after(tokens: Sequence[Token], last: int) -> str:
+    """The "-free" or "-less" that a mention ends in, also across "logo- and text-free"."""
+    if _kind(tokens, last) is Kind.HYPHEN:
+        if _text(tokens, last + 1) in ("free", "less"):
+            return "" if _kind(tokens, last + 2) is Kind.HYPHEN else f"-{tokens[last + 1].text}"
+        if tokens[last + 1 : last + 2] and is_join(tokens, last + 1):
+            return _hanging(tokens, last + 1)
+        return ""
+    if _kind(tokens, last) is Kind.SLASH and _text(tokens, last + 1):
+        return _hanging(tokens, last)
+    if _text(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
+        return "" if _text(tokens, last + 1) in _NOT_FREE else "free"
+    return ""
+
+
+def _hanging(tokens: Sequence[Token], at: int) -> str:
+    for index in range(at, min(at + 9, len(tokens))):
+        kind, text = tokens[index].kind, tokens[index].text
+        if kind is Kind.HYPHEN and _text(tokens, index + 1) in ("free", "less"):
+            return f"-{tokens[index + 1].text}"
+        joins = bool(is_join(tokens, index)) or kind is Kind.HYPHEN
+        if not joins and (kind is not Kind.WORD or text in ("free", "with")):
+            return ""
+    return ""
+
+
+def _ends(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a phrase is over at a token."""
+    kind = _kind(tokens, index)
+    return kind not in (Kind.WORD, Kind.HYPHEN, Kind.SLASH)
+
+
+def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
+    """"Logo: none", "logos? no", "text - none"."""
+    at = mention.last
+    mark = tokens[at].text if at < len(tokens) else ""
+    if mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
+        at += 1
+    elif _text(tokens, at) not in ("none", "nope"):
+        return None
+    answer = _text(tokens, at)
+    if answer in ("not", "absolutely"):
+        at += 1
+        follows = _text(tokens, at) in _SEEN | {"any", "not", "at"}
+        return Mark(True, "after", f"{mark} {answer} {_text(tokens, at)}") if follows else None
+    if answer in _ANSWERS and (_ends(tokens, at + 1) or _text(tokens, at + 1) in ("at", "thanks")):
+        return Mark(True, "after", f"{mark} {answer}".strip())
+    return None
+
+
+def _predicate(tokens: Sequence[Token], mention: Mention) -> Mark | None:
+    """"labels are not shown", "labels removed", "keep labels out of frame"."""
+    for at in _predicates(tokens, mention):
+        finite, rule = _says_absent(tokens, at, mention)
+        if rule and _is_subject(tokens, mention, finite):
+            return Mark(True, "after", rule)
+    return None
+
+
+def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
+    """Where the predicate of a subject may begin: after nouns, a place, or further subjects."""
+    places = [mention.last]
+    at, nouns, limit = mention.last, 0, min(mention.last + _REACH, len(tokens))
+    while at < limit:
+        text = _text(tokens, at)
+        if is_join(tokens, at):
+            if nouns:
+                break  # what follows the mention may be its verb
+            if not _joined_subject(tokens, at, limit):
+                break
+            while at < limit and (is_join(tokens, at) or _text(tokens, at) in ("the", "any")):
+                at += 1
+            while at < limit and _is_noun(_text(tokens, at)):
+                at += 1
+            places.append(at)
+            continue
+        if text in w.PREPOSITIONS:
+            at += 1
+            while at < limit and (_is_noun(_text(tokens, at)) or _text(tokens, at) in _PLAIN):
+                at += 1
+            places.append(at)
+            nouns = 0
+            continue
+        if not _is_noun(text) or nouns > 1:
+            break
+        nouns += 1
+        at += 1
+        places.append(at)
+    return places
+
+
+_PLAIN = w.DETERMINERS | {"any", "kind", "sort"}
+_STOPPERS = _GONE | _GONE_AT_END | _NOT | _AUXILIARY | {"with", "left", "out", "but", "and", "or"}
+
+
+def _is_noun(text: str) -> bool:
+    if not text or text in _STOPPERS or text in w.PREPOSITIONS or text in w.DETERMINERS:
+        return False
+    return not (w.is_ing(text) or w.is_ed(text))
+
+
+def _joined_subject(tokens: Sequence[Token], at: int, limit: int) -> bool:
+    """Whether "A, B and C" goes on: a list of subjects must close with a conjunction."""
+    for index in range(at, limit):
+        text = _text(tokens, index)
+        if text in ("and", "or", "nor") or _kind(tokens, index) in (Kind.AND, Kind.SLASH):
+            return _text(tokens, index + 1) not in ("a", "an", "one", "some")
+        if not (is_join(tokens, index) or _is_noun(text) or text == "the"):
+            return False
+    return False
+
+
+def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bool, str]:
+    """Whether words from `at` on say "is not there": (by a finite verb, the words)."""
+    index, negator, longer, finite = at, "", False, False
+    start = at
+    while index < min(at + 7, len(tokens)):
+        text = _text(tokens, index)
+        if text in _NOT or (text == "no" and _text(tokens, index + 1) == "longer"):
+            if negator:
+                return False, ""
+            negator = text
+            finite = finite or text not in ("not", "never", "no")
+            if text == "no":
+                longer = True
+                index += 1
+        elif text in _AUXILIARY:
+            finite = finite or text not in ("that", "which", "who", "all", "both", "to")
+        else:
+            break
+        index += 1
+    text, pair = _text(tokens, index), f"{_text(tokens, index)} {_text(tokens, index + 1)}"
+    words = " ".join(_text(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
+    if negator:
+        seen = text in _SEEN or (
+            text in ("in", "within") and set(_next(tokens, index)) & _VISIBILITY
+        )
+        late = text in ("to", "anywhere") or (longer and text in _SEEN)
+        return finite, words if seen or late else ""
+    if text in _GONE or pair in _GONE_PAIRS:
+        by_sight = text != "nowhere"
+        return finite and by_sight, words
+    if text in _GONE_AT_END and _ends(tokens, index + 1):
+        kept = any(_text(tokens, i) in _KEEP for i in range(mention.first - 4, mention.first))
+        return False, words if text != "out" or kept else ""
+    if text in ("out", "off", "outside", "hidden", "away") and (
+        set(_next(tokens, index)) & (_VISIBILITY | {"camera", "screen"})
+    ):
+        return finite, words
+    return False, ""
+
+
+def _next(tokens: Sequence[Token], index: int) -> list[str]:
+    return [_text(tokens, i) for i in range(index + 1, index + 4)]
+
+
+def _is_subject(tokens: Sequence[Token], mention: Mention, finite: bool) -> bool:
+    """Whether nothing before the mention makes it an object: "glare on the label is not shown"."""
+    for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
+        if tokens[index].kind is Kind.HYPHEN:
+            continue
+        text = _text(tokens, index)
+        if not text or is_join(tokens, index):
+            return True
+        if text == "with":
+            return not finite
+        if text in w.PREPOSITIONS:
+            return text in ("for", "about") or _text(tokens, index - 1) in ("kind", "any", "sort")
+        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in _KEEP:
+            return False
+    return True

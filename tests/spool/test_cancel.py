@@ -1,0 +1,105 @@
+"""Cancelling: before, during, between and after; one answer each time."""
+
+from __future__ import annotations
+
+from tests.spool.conftest import SPEC, Spool
+
+BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")
+
+
+def cancel(spool: Spool, name: str) -> None:
+    """Ask, and turn until it is recorded."""
+    (spool.home.inbox / f"{name}.cancel").touch()
+    spool.gone(f"{name}.cancel")
+
+
+def busy(spool: Spool) -> None:
+    """Have the device busy with another job until told otherwise."""
+    spool.device.by_hand = True
+    spool.drop("busy.yaml")
+    spool.until(lambda: spool.device.task)
+
+
+def test_a_queued_job_is_cancelled_at_once_and_never_starts(spool: Spool) -> None:
+    busy(spool)
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.status("hero"))
+    cancel(spool, "hero")
+    status = spool.end("hero")
+    assert (status["state"], status["reason"]) == ("cancelled", "Cancelled")
+    spool.device.finish()
+    spool.end("busy")
+    assert spool.device.started == [("busy", 1)]
+
+
+def test_a_running_job_stops_in_mid_image_and_keeps_what_was_finished(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    spool.device.step()
+    cancel(spool, "hero")
+    status = spool.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("cancelled", 1)
+    assert spool.pictures("hero") == ["hero-0001.png"]
+    assert [output["file"] for output in status["outputs"]] == ["hero-0001.png"]
+
+
+def test_a_job_is_cancelled_by_the_name_of_its_file_too(spool: Spool) -> None:
+    busy(spool)
+    spool.drop("night.yaml", SPEC + "id: other\n")
+    spool.until(lambda: spool.status("other"))
+    cancel(spool, "night.yaml")
+    assert spool.end("other")["state"] == "cancelled"
+
+
+def test_a_cancel_that_came_before_its_spec_still_counts(spool: Spool) -> None:
+    (spool.home.inbox / "hero.cancel").touch()
+    spool.drop("hero.yaml")
+    assert spool.end("hero")["state"] == "cancelled"
+    assert spool.device.started == []
+
+
+def test_a_cancel_after_the_end_changes_nothing(spool: Spool) -> None:
+    spool.drop("hero.yaml")
+    before = spool.end("hero")
+    cancel(spool, "hero")
+    assert spool.status("hero") == before
+
+
+def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None:
+    (spool.home.inbox / "nobody.cancel").touch()
+    assert spool.daemon is not None
+    controls = spool.daemon.intake.controls
+    controls.obey(["nobody.cancel"], moment=1000.0)
+    controls.obey(["nobody.cancel"], moment=1059.0)
+    assert (spool.home.inbox / "nobody.cancel").exists()
+    controls.obey(["nobody.cancel"], moment=1061.0)
+    assert not (spool.home.inbox / "nobody.cancel").exists()
+
+
+def test_a_cancel_between_the_last_picture_and_the_end_has_one_outcome(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.device.task)
+    (spool.home.inbox / "hero.cancel").touch()
+    spool.device.finish()
+    status = spool.end("hero")
+    spool.gone("hero.cancel")
+    assert status["state"] in ("cancelled", "succeeded")
+    assert spool.status("hero") == status
+    assert status["images"]["done"] == len(spool.pictures("hero")) == 1
+
+
+def test_a_cancel_survives_a_restart(spool: Spool) -> None:
+    busy(spool)
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.status("hero"))
+    spool.stop()
+    (spool.home.inbox / "hero.cancel").touch()
+    spool.device = type(spool.device)()
+    spool.start()
+    spool.over("hero", "busy")
+    assert spool.status("hero")["state"] == "cancelled"
+    assert spool.device.started == [("busy", 1)]

@@ -1,0 +1,132 @@
+"""The images that a spec names: found, waited for, copied, or refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.spool.conftest import Spool
+
+EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nimage: {image}\nseed: 1\n"
+
+
+def png(colour: str = "red") -> bytes:
+    """A small picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_an_input_is_copied_and_the_callers_file_is_left_alone(spool: Spool) -> None:
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    assert spool.end("edit")["state"] == "succeeded"
+    assert (spool.home.job("edit") / "inputs" / "cat.png").read_bytes() == png()
+    assert (spool.home.inbox / "cat.png").read_bytes() == png()
+    sidecar = json.loads((spool.home.job("edit") / "edit-0001.json").read_bytes())
+    assert sidecar["image"] == "outbox/edit/inputs/cat.png"
+
+
+def test_an_image_that_comes_after_its_spec_is_waited_for(spool: Spool) -> None:
+    spool.drop("edit.yaml", EDIT.format(image="inbox/cat.png"))
+    spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    assert "cat.png" in spool.status("edit")["message"]
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    assert spool.end("edit")["state"] == "succeeded"
+
+
+def test_a_missing_image_fails_the_job_when_the_wait_is_over(idle_spool: Spool) -> None:
+    spool = Spool(idle_spool.home.root, input_wait_seconds=0.2, rescan_seconds=0.1)
+    spool.start()
+    spool.drop("edit.yaml", EDIT.format(image="never.png"))
+    status = spool.end("edit")
+    spool.stop()
+    assert (status["state"], status["reason"]) == ("failed", "InputMissing")
+    assert "never.png" in status["message"]
+
+
+def test_a_picture_that_an_unfinished_job_will_make_is_waited_for(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.drop("edit.yaml", EDIT.format(image="outbox/hero/hero-0001.png"))
+    spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    spool.device.by_hand = False
+    spool.device.finish()
+    assert spool.end("edit")["state"] == "succeeded"
+    made = (spool.home.job("hero") / "hero-0001.png").read_bytes()
+    assert (spool.home.job("edit") / "inputs" / "hero-0001.png").read_bytes() == made
+
+
+def test_a_chain_whose_head_fails_ends_with_a_sentence_that_says_so(spool: Spool) -> None:
+    spool.device.failing["hero", 1] = ("OutOfMemory", "no memory")
+    spool.drop("hero.yaml")
+    spool.drop("edit.yaml", EDIT.format(image="outbox/hero/hero-0001.png"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "InputMissing")
+    assert "job hero" in status["message"] and "failed" in status["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret.png", "/etc/passwd", "a/../../b.png", "C:x.png", "//host/share/x.png",
+     "outbox/../data/ledger.sqlite", "file:///etc/passwd", "inbox/../../x.png"],
+)  # fmt: skip
+def test_a_path_that_leaves_the_roots_is_rejected(spool: Spool, path: str) -> None:
+    spool.drop("edit.yaml", EDIT.format(image=json.dumps(path)))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("rejected", "PathNotAllowed")
+    assert status["errors"][0]["line"] == 4
+
+
+def test_a_link_that_leaves_the_roots_is_rejected(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png())
+    (spool.home.inbox / "link.png").symlink_to(tmp_path / "secret.png")
+    spool.drop("edit.yaml", EDIT.format(image="link.png"))
+    assert spool.end("edit")["reason"] == "PathNotAllowed"
+    assert not (spool.home.job("edit") / "inputs").exists()
+
+
+def test_an_absolute_path_inside_the_input_roots_is_taken(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / "cat.png").write_bytes(png())
+    spool = Spool(tmp_path / "home", input_roots=(str(album),))
+    spool.start()
+    spool.drop("edit.yaml", EDIT.format(image=album / "cat.png"))
+    assert spool.end("edit")["state"] == "succeeded"
+    spool.stop()
+
+
+def test_two_inputs_of_one_name_are_both_kept(spool: Spool) -> None:
+    for folder in ("a", "b"):
+        (spool.home.inbox / folder).mkdir()
+        (spool.home.inbox / folder / "x.png").write_bytes(png("red" if folder == "a" else "blue"))
+    text = "kind: redux\nmodel: tiny\nimage: [a/x.png, b/x.png]\nseed: 1\n"
+    spool.drop("mix.yaml", text)
+    assert spool.end("mix")["state"] == "succeeded"
+    copies = {path.read_bytes() for path in (spool.home.job("mix") / "inputs").iterdir()}
+    assert copies == {png("red"), png("blue")}
+
+
+def test_a_retried_job_brings_its_inputs_with_it(spool: Spool) -> None:
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    spool.end("edit")
+    (spool.home.inbox / "cat.png").write_bytes(png("blue"))
+    (spool.home.inbox / "edit.retry").touch()
+    assert spool.end("edit-2")["state"] == "succeeded"
+    assert (spool.home.job("edit-2") / "inputs" / "cat.png").read_bytes() == png()
+
+
+def test_spec_with_an_input_never_starts_before_the_copy_is_made(spool: Spool) -> None:
+    def copied(task: object) -> None:
+        assert (spool.home.job("edit") / "inputs" / "cat.png").is_file()
+
+    spool.device.on_start = copied
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    assert spool.end("edit")["state"] == "succeeded"

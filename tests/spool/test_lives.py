@@ -1,0 +1,192 @@
+"""The lives of jobs as lists of states, and what ends them."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+from runner.job import MOVES, State
+from tests.spool.conftest import SPEC, Spool
+
+BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
+
+
+def observed(spool: Spool, job: str) -> list[str]:
+    """Every different state seen while turning until the job is over."""
+    states: list[str] = []
+
+    def look() -> bool:
+        state = spool.status(job).get("state")
+        if state and (not states or states[-1] != state):
+            states.append(state)
+        return spool.is_over(job)
+
+    spool.until(look)
+    return states
+
+
+def test_a_good_job_is_queued_then_running_then_succeeded(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.device.task)
+    spool.device.step()
+    spool.until(lambda: spool.status("hero").get("state") == "running")
+    spool.device.finish()
+    assert observed(spool, "hero") == ["running", "succeeded"]
+
+
+def test_every_published_revision_rises_and_every_move_is_legal(spool: Spool) -> None:
+    spool.drop("hero.yaml", BULK)
+    seen = []
+
+    def look() -> bool:
+        status = spool.status("hero")
+        if status and (not seen or seen[-1] != status):
+            seen.append(status)
+        return spool.is_over("hero")
+
+    spool.until(look)
+    assert all(a["revision"] < b["revision"] for a, b in pairwise(seen))
+    moves = [(a["state"], b["state"]) for a, b in pairwise(seen) if a["state"] != b["state"]]
+    assert all(State(b) in MOVES[State(a)] for a, b in moves)
+
+
+def test_progress_counts_images_and_steps(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    assert spool.device.task is not None
+    spool.device.step(spool.device.task.steps // 2)
+    progress = spool.until(lambda: (spool.status("hero").get("progress") or {}).get("step") and
+                           spool.status("hero")["progress"])  # fmt: skip
+    assert (progress["phase"], progress["image"]) == ("denoising", 2)
+    assert progress["steps"] == spool.device.task.steps
+    assert progress["fraction"] == 0.375
+    assert progress["eta_seconds"] is not None
+
+
+def test_a_bulk_job_makes_every_image_with_its_own_seed(spool: Spool) -> None:
+    spool.drop("hero.yaml", BULK)
+    status = spool.end("hero")
+    assert status["images"] == {"total": 4, "done": 4, "failed": 0, "skipped": 0}
+    assert [output["seed"] for output in status["outputs"]] == [1, 2, 3, 4]
+    assert spool.pictures("hero") == [f"hero-000{n}.png" for n in (1, 2, 3, 4)]
+
+
+def test_seeds_that_nobody_gave_are_drawn_once_and_recorded(spool: Spool) -> None:
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 3"))
+    seeds = [output["seed"] for output in spool.end("hero")["outputs"]]
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
+    spool.drop("other.yaml", SPEC.replace("seed: 7", "count: 3"))
+    assert [output["seed"] for output in spool.end("other")["outputs"]] != seeds
+
+
+def test_a_failing_image_does_not_stop_the_others(spool: Spool) -> None:
+    spool.device.failing["hero", 2] = ("OutOfMemory", "no memory left: close other programs")
+    spool.drop("hero.yaml", BULK)
+    status = spool.end("hero")
+    assert (status["state"], status["reason"]) == ("failed", "OutOfMemory")
+    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+    assert "1 of 4 images" in status["message"]
+    assert spool.pictures("hero") == ["hero-0001.png", "hero-0003.png", "hero-0004.png"]
+    spool.drop("next.yaml")
+    assert spool.end("next")["state"] == "succeeded"
+
+
+def test_the_sidecar_is_the_realised_spec_with_the_facts_of_the_run(spool: Spool) -> None:
+    spool.drop("hero.yaml", SPEC + "priority: 3\nid: hero\nx_mine: 1\n")
+    spool.end("hero")
+    sidecar = json.loads((spool.home.job("hero") / "hero-0001.json").read_bytes())
+    result = sidecar.pop("result")
+    assert sidecar == {
+        "kind": "text2img",
+        "model": "tiny",
+        "prompt": "a red circle on a blue background",
+        "seed": 7,
+        "steps": sidecar["steps"],
+        "guidance": sidecar["guidance"],
+        "width": 64,
+        "height": 64,
+        "x_mine": 1,
+    }
+    assert (result["job"], result["index"], result["file"]) == ("hero", 1, "hero-0001.png")
+
+
+def test_a_dropped_sidecar_asks_for_the_same_image(spool: Spool) -> None:
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 2"))
+    seeds = [output["seed"] for output in spool.end("hero")["outputs"]]
+    spool.drop("again.json", (spool.home.job("hero") / "hero-0002.json").read_bytes())
+    again = spool.end("again")
+    assert [output["seed"] for output in again["outputs"]] == seeds[1:]
+
+
+def test_a_finished_job_runs_again_with_its_seeds_under_a_new_id(spool: Spool) -> None:
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 2"))
+    first = spool.end("hero")
+    (spool.home.inbox / "hero.retry").touch()
+    again = spool.end("hero-2")
+    assert [o["seed"] for o in again["outputs"]] == [o["seed"] for o in first["outputs"]]
+    assert spool.receipt("hero.retry")["job"] == "hero-2"
+    assert not (spool.home.inbox / "hero.retry").exists()
+    assert spool.status("hero") == first
+
+
+def test_a_paused_runner_finishes_the_image_in_hand_and_starts_no_other(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    (spool.home.inbox / "runner.pause").touch()
+    assert spool.daemon is not None
+    daemon = spool.daemon
+    spool.until(lambda: daemon.worker.paused)
+    spool.device.finish()
+    spool.until(lambda: spool.status("hero").get("reason") == "Paused")
+    assert spool.status("hero")["state"] == "queued"
+    assert spool.status("hero")["attempt"] == 0
+    assert spool.device.started == [("hero", 1)]
+    (spool.home.inbox / "runner.pause").unlink()
+    spool.device.by_hand = False
+    assert spool.end("hero")["images"]["done"] == 4
+    assert [number for _, number in spool.device.started] == [1, 2, 3, 4]
+
+
+def test_a_higher_priority_waits_for_the_image_in_hand_only(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("slow.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.drop("urgent.yaml", SPEC + "priority: 5\n")
+    spool.until(lambda: spool.status("urgent"))
+    spool.device.by_hand = False
+    spool.device.finish()
+    spool.over("slow", "urgent")
+    assert spool.device.started == [
+        ("slow", 1),
+        ("urgent", 1),
+        ("slow", 2),
+        ("slow", 3),
+        ("slow", 4),
+    ]
+
+
+def test_a_job_outside_its_window_waits_and_says_until_when(spool: Spool) -> None:
+    spool.drop("later.yaml", SPEC + 'not_before: "2999-01-01T00:00:00Z"\n')
+    spool.drop("now.yaml")
+    spool.end("now")
+    assert spool.status("later")["state"] == "queued"
+    assert spool.device.started == [("now", 1)]
+
+
+def test_the_health_file_says_what_the_runner_does(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.drop("next.yaml")
+    file = spool.home.health
+
+    def health() -> dict[str, object]:
+        return json.loads(file.read_bytes()) if file.exists() else {}
+
+    spool.until(lambda: health().get("job") == "hero" and health()["next"] == ["next"])
+    assert (health()["state"], health()["queued"]) == ("working", 1)
+    assert health()["watch"] == "events"
