@@ -38,6 +38,13 @@ MOMENTS: dict[str, tuple[Phase, int]] = {
 }
 
 
+class KeptShelf(Shelf):
+    """A shelf that outlives its executors."""
+
+    def clear(self) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> TwinLibrary:
     return TwinLibrary(tmp_path_factory.mktemp("data"))
@@ -46,7 +53,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> TwinLibrary:
 @pytest.fixture(scope="module")
 def shelf(library: TwinLibrary) -> Shelf:
     """One shelf for all: what one case leaves behind on a pipeline, the next would show."""
-    return Shelf(library, device="cpu")
+    return KeptShelf(library, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,9 @@ def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
         events = lives(executor, task)
         assert isinstance(events[-1], StoppedEarly), name
         last = reached(events)[-1]
-        assert last == ((phase, 1) if (phase, step) == (Phase.DENOISING, 0) else (phase, step)), name
+        assert last == ((phase, 1) if (phase, step) == (Phase.DENOISING, 0) else (phase, step)), (
+            name
+        )
         assert sum(isinstance(event, Rendered) for event in events) == 0
     executor.events = Watched(lambda event: None)  # type: ignore[assignment]
     again = lives(executor, task)[-1]
@@ -198,28 +207,27 @@ def test_the_next_image_after_a_stop_or_an_error_is_that_of_a_fresh_pipeline(
     def fresh() -> GpuThread:
         return GpuThread(library.data, library=library, device="cpu")
 
-    first = fresh()
+    first, executor = fresh(), fresh()
     expected = lives(first, task)[-1]
     first.close()
     assert isinstance(expected, Rendered)
-    for fault in ("stop", "error"):
-        executor = fresh()
 
-        def see(event: Event, executor: GpuThread = executor, fault: str = fault) -> None:
-            if isinstance(event, Progressed) and event.step == 2:
-                if fault == "stop":
-                    executor.stop("gpu0")
-                else:
-                    raise ArithmeticError("in the middle of a step")
+    def stopping(event: Event) -> None:
+        if isinstance(event, Progressed) and event.step == 2:
+            executor.stop("gpu0")
 
+    def failing(event: Event) -> None:
+        if isinstance(event, Progressed) and event.step == 2:
+            raise ArithmeticError("in the middle of a step")
+
+    for see, end in ((stopping, StoppedEarly), (failing, Failed)):
         executor.events = Watched(see)  # type: ignore[assignment]
-        ended = lives(executor, task)[-1]
-        assert isinstance(ended, StoppedEarly if fault == "stop" else Failed)
+        assert isinstance(lives(executor, task)[-1], end)
         executor.events = Watched(lambda event: None)  # type: ignore[assignment]
         again = lives(executor, task)[-1]
-        executor.close()
         assert isinstance(again, Rendered)
         assert again.image.tobytes() == expected.image.tobytes()
+    executor.close()
 
 
 class FakeShelf(Shelf):
@@ -230,7 +238,6 @@ class FakeShelf(Shelf):
         self.pipe = pipe
 
     def get(self, task: ImageTask, on_loading: Callable[[], None]) -> Loaded:
-        on_loading()
         stages = gpu.Stages(
             family=FLUX1,
             main=self.pipe,
@@ -248,12 +255,15 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     kind: str,
     moment: str | None,
     library: TwinLibrary,
+    shelf: Shelf,
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     task = task_of("tiny", kind, inputs)
+    shelf.get(task, lambda: None)
+    shelf._prompts.clear()
     seen = []
-    for shelf in (Shelf(library, device="cpu"), FakeShelf(library, FakePipe())):
-        executor = GpuThread(library.data, library=library, shelf=shelf)
+    for each in (shelf, FakeShelf(library, FakePipe())):
+        executor = GpuThread(library.data, library=library, shelf=each)
         if moment:
             stop_at(
                 executor,
@@ -262,8 +272,8 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
                 ),
             )
         events = lives(executor, task)
-        executor.close()
         seen.append((reached(events), type(events[-1])))
+        executor.close()
     assert seen[0] == seen[1]
 
 
@@ -277,5 +287,3 @@ def test_the_fake_pipeline_takes_no_keyword_that_the_real_ones_do_not() -> None:
         for serving in model.serves.values():
             real = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
             assert own <= set(real)
-
-

@@ -121,9 +121,7 @@ def named(name: str, *, cause: BaseException | None = None) -> BaseException:
         (named("HfHubHTTPError"), "answered with an error"),
     ],
 )
-def test_hub_errors_are_explained_by_their_causes(
-    error: BaseException, says: str | None
-) -> None:
+def test_hub_errors_are_explained_by_their_causes(error: BaseException, says: str | None) -> None:
     ours = hub.explain(error, DEV)
     if says is None:
         assert ours is None

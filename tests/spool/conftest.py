@@ -85,7 +85,8 @@ class Spool:
         return self.over(job)[0]
 
     def receipt(self, name: str) -> dict[str, Any]:
-        """The receipt of a dropped file."""
+        """The receipt of a dropped file, once that file has left the inbox."""
+        self.gone(name)
         return json.loads((self.home.drops / f"{name}.json").read_bytes())
 
     def gone(self, name: str) -> None:

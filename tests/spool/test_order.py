@@ -1,0 +1,93 @@
+"""Whose turn it is: priority, age, and the model that is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.job import State
+from runner.settings import Home, Settings
+from runner.spool.backlog import Backlog
+from runner.spool.effects import Disk
+from runner.spool.ledger import Ledger, Record
+from runner.spool.outbox import Outbox
+
+HOLD = 600.0
+
+
+class Queue:
+    """A backlog over a real ledger; `turn` takes and ends one job at a given moment."""
+
+    def __init__(self, root: Path) -> None:
+        home = Home(root, Settings(hold_minutes=HOLD / 60))
+        home.prepare()
+        self.ledger = Ledger(home.data / "ledger.sqlite", Disk())
+        self.backlog = Backlog(home, self.ledger, Outbox(home, self.ledger, Disk()))
+
+    def add(self, job_id: str, model: str, priority: int = 0) -> Record:
+        record = Record(0, job_id, State.QUEUED, f"{job_id}.yaml", "", 0, ".yaml", b"", "")
+        return self.ledger.insert(replace(record, model=model, priority=priority))
+
+    def turn(self, moment: float) -> str | None:
+        record = self.backlog.next(moment, 1000.0)
+        if record is None:
+            return None
+        self.ledger.move(record.seq, State.RUNNING)
+        self.backlog.took(record.model, moment)
+        self.ledger.move(record.seq, State.SUCCEEDED)
+        return record.id
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    """An empty queue."""
+    made = Queue(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def test_jobs_that_share_the_loaded_model_go_together_oldest_first(queue: Queue) -> None:
+    for job, model in (("a1", "A"), ("b1", "B"), ("a2", "A"), ("b2", "B")):
+        queue.add(job, model)
+    assert [queue.turn(1.0) for _ in range(5)] == ["a1", "a2", "b1", "b2", None]
+
+
+def test_a_higher_priority_goes_first_whatever_is_loaded(queue: Queue) -> None:
+    queue.add("a1", "A")
+    assert queue.turn(1.0) == "a1"
+    queue.add("a2", "A")
+    queue.add("b1", "B", priority=1)
+    assert [queue.turn(1.0), queue.turn(1.0)] == ["b1", "a2"]
+
+
+def test_a_model_that_held_the_device_too_long_makes_way_for_an_older_job(queue: Queue) -> None:
+    queue.add("a1", "A")
+    assert queue.turn(0.0) == "a1"
+    queue.add("b1", "B")
+    queue.add("a2", "A")
+    queue.add("a3", "A")
+    assert queue.turn(HOLD - 1) == "a2"
+    assert queue.turn(HOLD + 1) == "b1"
+    assert queue.turn(HOLD + 2) == "a3"
+
+
+def test_a_long_job_yields_at_an_images_end_once_its_model_held_too_long(queue: Queue) -> None:
+    older = queue.add("b1", "B")
+    running = queue.add("a1", "A")
+    queue.ledger.move(running.seq, State.RUNNING)
+    queue.backlog.took("A", 0.0)
+    assert not queue.backlog.outranks(running, HOLD - 1, 1000.0)
+    assert queue.backlog.outranks(running, HOLD + 1, 1000.0)
+    queue.ledger.move(older.seq, State.CANCELLED)
+    assert not queue.backlog.outranks(running, HOLD + 1, 1000.0)
+
+
+def test_a_job_that_waits_for_an_input_is_passed_over(queue: Queue) -> None:
+    waiting = queue.add("a1", "A")
+    queue.ledger.update(waiting.seq, reason="WaitingForInput")
+    queue.add("a2", "A")
+    assert queue.turn(1.0) == "a2"
+    assert queue.turn(1.0) is None

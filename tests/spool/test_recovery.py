@@ -1,0 +1,207 @@
+"""Starting again after the last runner ended, whatever way it ended."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from runner.daemon import Daemon
+from runner.errors import RunnerBusy
+from runner.spool.recovery import MOST_ATTEMPTS
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.device import FlatColours
+
+BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
+
+
+def die(spool: Spool) -> None:
+    """End the daemon as a kill would: nothing is requeued and nothing more is written."""
+    daemon = spool.daemon
+    assert daemon is not None
+    spool.until(lambda: not daemon.writer.waiting)
+    daemon.ask_to_stop()
+    daemon.intake.wake.set()
+    daemon._intake_thread.join()
+    daemon.writer.close()
+    daemon.ledger.close()
+    daemon._lock.release()
+    spool.daemon = None
+
+
+def start_again(spool: Spool) -> None:
+    """Start a daemon with a fresh device."""
+    spool.device = FlatColours()
+    spool.start()
+
+
+def test_a_killed_job_continues_at_the_first_missing_image(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    for number in (1, 2):
+        spool.until(lambda n=number: spool.device.task and spool.device.task.index == n)
+        spool.device.finish()
+    spool.until(lambda: len(spool.pictures("hero")) == 2 and spool.device.task)
+    die(spool)
+    start_again(spool)
+    status = spool.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 2)
+    assert spool.device.started == [("hero", 3), ("hero", 4)]
+    assert spool.device.seeds == [3, 4]
+
+
+def test_an_image_whose_sidecar_is_there_is_adopted_and_not_made_twice(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    die(spool)
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("DELETE FROM image")
+    start_again(spool)
+    assert spool.end("hero")["images"]["done"] == 4
+    assert spool.device.started == [("hero", 2), ("hero", 3), ("hero", 4)]
+
+
+def test_a_torn_picture_is_made_again(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    die(spool)
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("DELETE FROM image")
+    picture = spool.home.job("hero") / "hero-0001.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    start_again(spool)
+    spool.end("hero")
+    assert spool.device.started[0] == ("hero", 1)
+    assert len(picture.read_bytes()) == len(whole)
+
+
+def test_a_job_that_ends_the_process_three_times_fails_and_the_next_one_runs(
+    spool: Spool,
+) -> None:
+    spool.device.by_hand = True
+    spool.drop("bomb.yaml")
+    spool.until(lambda: spool.device.task)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        spool.until(lambda: spool.device.task)
+        assert spool.daemon is not None
+        assert spool.daemon.ledger.get(1).attempt == attempt
+        die(spool)
+        start_again(spool)
+        spool.device.by_hand = attempt < MOST_ATTEMPTS
+    spool.drop("next.yaml")
+    status, following = spool.over("bomb", "next")
+    assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
+    assert following["state"] == "succeeded"
+    assert spool.device.started == [("next", 1)]
+
+
+def test_a_stopped_runner_requeues_the_image_in_hand_without_charging_an_attempt(
+    spool: Spool,
+) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.stop()
+    status = spool.status("hero")
+    assert (status["state"], status["attempt"]) == ("queued", 0)
+    start_again(spool)
+    assert spool.end("hero")["attempt"] == 1
+
+
+def test_the_revision_rises_across_a_kill(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.device.task)
+    before = spool.until(lambda: spool.status("hero")["revision"])
+    die(spool)
+    start_again(spool)
+    assert spool.end("hero")["revision"] > before
+
+
+def test_a_file_whose_job_was_committed_before_the_kill_is_not_taken_twice(
+    spool: Spool,
+) -> None:
+    text = SPEC
+    path = spool.drop("hero.yaml", text)
+    spool.end("hero")
+    assert spool.daemon is not None
+    record = spool.daemon.ledger.get(1)
+    die(spool)
+    # As if the kill had come after the commit and before the file left the inbox.
+    path.write_text(text, encoding="utf-8")
+    from runner.spool.inputs import signature_of
+    from runner.spool.settle import Drop
+
+    drop = Drop("hero.yaml", text.encode(), signature_of(path.stat()))
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("UPDATE job SET identity = ? WHERE seq = 1", (drop.identity,))
+    start_again(spool)
+    spool.gone("hero.yaml")
+    assert spool.status("hero")["source"]["sha256"] == record.source_sha256
+    assert not spool.home.job("hero-2").exists()
+    assert spool.device.started == []
+
+
+def test_a_status_that_fell_behind_is_written_again(spool: Spool) -> None:
+    spool.drop("hero.yaml")
+    before = spool.end("hero")
+    die(spool)
+    (spool.home.job("hero") / "status.json").unlink()
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("UPDATE job SET behind = 1")
+    start_again(spool)
+    after = spool.status("hero")
+    assert (after["state"], after["outputs"]) == (before["state"], before["outputs"])
+
+
+def test_files_that_a_dead_runner_was_writing_aside_are_swept(spool: Spool) -> None:
+    die(spool)
+    left = spool.home.outbox / ".runner.json.1-2.writing"
+    left.write_bytes(b"half")
+    start_again(spool)
+    assert not left.exists()
+
+
+def test_a_second_runner_of_a_home_is_refused_and_told_who_holds_it(spool: Spool) -> None:
+    second = Daemon(spool.home, FlatColours())
+    with pytest.raises(RunnerBusy, match=r"in use by another runner \(pid \d+\)"):
+        second.open()
+
+
+def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:
+    for name in ("c.yaml", "a.yaml", "b.yaml"):
+        idle_spool.drop(name, SPEC + 'not_before: "2999-01-01T00:00:00Z"\n')
+        if idle_spool.daemon is None:
+            idle_spool.start()
+        idle_spool.gone(name)
+    die(idle_spool)
+    with sqlite3.connect(idle_spool.home.data / "ledger.sqlite") as connection:
+        rows = connection.execute("SELECT seq, realised FROM job").fetchall()
+        for seq, realised in rows:
+            values = json.loads(realised)
+            del values["not_before"]
+            connection.execute(
+                "UPDATE job SET ready_at = 0, realised = ? WHERE seq = ?",
+                (json.dumps(values), seq),
+            )
+    start_again(idle_spool)
+    idle_spool.over("a", "b", "c")
+    assert [job for job, _ in idle_spool.device.started] == ["c", "a", "b"]
+
+
+def test_the_home_of_a_dead_runner_can_be_opened_again(spool: Spool, tmp_path: Path) -> None:
+    lock = spool.home.data / "runner.lock"
+    die(spool)
+    assert lock.exists()
+    start_again(spool)
+    spool.drop("hero.yaml")
+    assert spool.end("hero")["state"] == "succeeded"
