@@ -208,13 +208,12 @@ class Daemon:
             self.intake.wake.set()
 
     def _mend(self) -> None:
-        """Write again the final statuses that could not be written when their jobs ended."""
+        """Publish the ends of jobs that could not be published when they came."""
         if self.writer.waiting:
             return
         finals = ", ".join(f"'{state}'" for state in FINAL)
         for record in self.ledger.select(f"behind = 1 AND state IN ({finals})", limit=50):
-            with suppress(OSError, FluxdropError):
-                self.outbox.write_status(record.seq, durable=True)
+            self.writer.publish_end(record)
 
     # -- health ----------------------------------------------------------------------------------
 

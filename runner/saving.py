@@ -24,7 +24,7 @@ from runner.sidecar import sidecar_of
 from runner.spool.clock import monotonic, timestamp
 from runner.spool.ledger import Ledger, Record
 from runner.spool.outbox import Outbox
-from runner.spool.recovery import output_of
+from runner.spool.recovery import output_entry
 from runner.wire import Progress
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,10 @@ class Writer:
     def finish(self, record: Record) -> None:
         """End a job whose images are all over, or which was cancelled."""
         self._hand_over(lambda: self._finish(record))
+
+    def publish_end(self, record: Record) -> None:
+        """Publish the end of a job whose final status readers do not have yet."""
+        self._hand_over(lambda: self._publish_end(record))
 
     def progress(self, seq: int, progress: Progress) -> None:
         """The newest progress of a running job; written when the writer has a moment."""
@@ -156,7 +160,7 @@ class Writer:
             reason = error.reason if isinstance(error, JobFailed) else "Internal"
             self._fail_image(record, task.index, reason, str(error))
             return
-        output = output_of(sidecar, self._outbox.folder(record.id))
+        output = output_entry(sidecar, f"thumbs/{stem}.webp")
         self._ledger.add_image(record.seq, task.index, "done", output=output)
         if rendered.warnings:
             known = self._ledger.get(record.seq).warnings
@@ -192,6 +196,10 @@ class Writer:
             else:
                 state = State.SUCCEEDED
             self._ledger.move(record.seq, state, finished_at=timestamp(), **values)
+        self._publish_end(record)
+
+    def _publish_end(self, record: Record) -> None:
+        """The page, then the final status, last of all."""
         self._publish_page(record)
         self._outbox.write_status(record.seq, durable=True)
 

@@ -124,7 +124,7 @@ class FakePipe:
         for step in range(num_inference_steps):
             self.on_step(step)
             self.steps_done += 1
-            given = {name: latents for name in callback_on_step_end_tensor_inputs}
+            given = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
             callback_on_step_end(self, step, torch.tensor(0.0), given).pop("latents", latents)
         return SimpleNamespace(images=latents)
 

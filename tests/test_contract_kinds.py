@@ -8,7 +8,6 @@ after the last step do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,19 +149,19 @@ def test_a_stop_after_each_call_of_a_pipeline_is_seen_before_decoding(
     calls = 2 if MODEL_REGISTRY[model].serves[kind].prior else 1
     call = gpu._call
     for stop_after in range(1, calls + 1):
-        done: list[object] = []
+        begun: list[object] = []
 
-        def watched(*given: Any, done: list[object] = done, at: int = stop_after) -> Any:
+        def watched(*given: Any, begun: list[object] = begun, at: int = stop_after) -> Any:
+            begun.append(given)
             result = call(*given)
-            done.append(result)
-            if len(done) == at:
+            if len(begun) == at:
                 executor.stop("gpu0")
             return result
 
         monkeypatch.setattr(gpu, "_call", watched)
         events = lives(executor, task)
         assert isinstance(events[-1], StoppedEarly)
-        assert len(done) == stop_after
+        assert len(begun) == stop_after
         assert Phase.DECODING not in [phase for phase, _ in reached(events)]
 
 

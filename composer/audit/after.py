@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from composer.audit import words as w
 from composer.audit.cues import ALMOST
 from composer.audit.items import is_join
-from composer.audit.scope import Mark
+from composer.audit.reading import Mark
 from composer.audit.terms import Mention
 from composer.audit.tokens import Kind, Token
 
@@ -25,11 +25,14 @@ _GONE = frozenset(
     "eliminated unwanted avoided nowhere stripped scrubbed disabled unwelcome".split()
 )
 _GONE_AT_END = frozenset("missing gone hidden none out".split())
+_HARMED = frozenset(
+    "hidden cropped covered obscured cut lost blurred forgotten dropped missed concealed".split()
+)
 _GONE_PAIRS = frozenset(
     f"{verb} {particle}"
     for verb in "left edited cropped cut taken painted photoshopped ruled filtered blanked".split()
     for particle in ("out", "off", "away")
-)
+) | {"replaced by", "replaced with", "swapped for", "traded for", "off limits"}
 _NOT = frozenset(
     "not never no isn't isnt aren't arent wasn't wasnt weren't werent don't dont doesn't doesnt "
     "won't wont can't cant cannot couldn't couldnt shouldn't shouldnt mustn't mustnt needn't "
@@ -57,11 +60,16 @@ def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) 
     return _affix(tokens, mention, mark) or _answer(tokens, mention) or _predicate(tokens, mention)
 
 
-def affirmed_affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
-    """A covered mention that is there after all: "not label-free"."""
-    if mark and mark.negated and _free_after(tokens, mention.last):
-        if mark.cue.split()[0] not in ("no", "avoid"):
-            return Mark(False, "double-negation", f"{mark.cue} -free")
+def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+    """A covered mention that is there after all: "not label-free", "let no label be hidden"."""
+    if mark is None or not mark.negated:
+        return None
+    cue = mark.cue.split()[0]
+    if _free_after(tokens, mention.last) and cue not in ("no", "avoid"):
+        return Mark(False, "double-negation", f"{mark.cue} -free")
+    verb, participle = _text(tokens, mention.last), _text(tokens, mention.last + 1)
+    if verb in ("be", "get", "become") and participle in _GONE | _HARMED:
+        return Mark(False, "double-negation", f"{mark.cue} {verb} {participle}")
     return None
 
 
@@ -132,7 +140,12 @@ def _ends(tokens: Sequence[Token], index: int) -> bool:
 
 def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
     """"Logo: none", "logos? no", "text - none"."""
-    at = mention.last
+    return next(
+        (found for at in _predicates(tokens, mention) if (found := _answer_at(tokens, at))), None
+    )
+
+
+def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
     mark = tokens[at].text if at < len(tokens) else ""
     if mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
         at += 1
@@ -229,7 +242,9 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
         else:
             break
         index += 1
-    text, pair = _text(tokens, index), f"{_text(tokens, index)} {_text(tokens, index + 1)}"
+    text = _text(tokens, index)
+    second = index + 2 if _kind(tokens, index + 1) is Kind.HYPHEN else index + 1
+    pair = f"{text} {_text(tokens, second)}"
     words = " ".join(_text(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
     if negator:
         seen = text in _SEEN or (
@@ -241,13 +256,21 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
         by_sight = text != "nowhere"
         return finite and by_sight, words
     if text in _GONE_AT_END and _ends(tokens, index + 1):
-        kept = any(_text(tokens, i) in _KEEP for i in range(mention.first - 4, mention.first))
-        return False, words if text != "out" or kept else ""
+        return False, words if text != "out" or _kept(tokens, mention) else ""
     if text in ("out", "off", "outside", "hidden", "away") and (
         set(_next(tokens, index)) & (_VISIBILITY | {"camera", "screen"})
     ):
-        return finite, words
+        return finite, words if _kept(tokens, mention) is not False else ""
     return False, ""
+
+
+def _kept(tokens: Sequence[Token], mention: Mention) -> bool | None:
+    """What a verb says of the mention: "leave the label out", or "do not leave the label out"."""
+    for index in range(mention.first - 1, mention.first - 5, -1):
+        if _text(tokens, index) in _KEEP:
+            before = {_text(tokens, index - 1), _text(tokens, index - 2)}
+            return not before & (_NOT | {"avoid", "without"})
+    return None
 
 
 def _next(tokens: Sequence[Token], index: int) -> list[str]:

@@ -47,7 +47,8 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "no|not|never|nor|neither|zero|nary|cannot|can not|do not|does not|did not|should not|"
         "must not|may not|not any|not a single|not one|not even|not a hint of|"
         "not a trace of|nobody|no one|noone|no such thing as|nothing like|nothing resembling|"
-        "nothing that looks like|nothing suggesting|don't|dont|doesn't|doesnt|didn't|didnt|isn't|"
+        "nothing that looks like|nothing suggesting|under no circumstances|in no way|by no means|"
+        "at no point|on no account|don't|dont|doesn't|doesnt|didn't|didnt|isn't|"
         "isnt|aren't|arent|wasn't|wasnt|weren't|werent|won't|wont|wouldn't|wouldnt|can't|cant|"
         "couldn't|couldnt|shouldn't|shouldnt|mustn't|mustnt|hasn't|hasnt|haven't|havent|hadn't|"
         "hadnt|needn't|ain't|aint|mightn't|shan't"
@@ -56,6 +57,7 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "without|without any|without so much as|with no|with zero|sans|minus|excluding|"
         "exclude|excludes|excl|omit|omits|omitting|avoid|avoids|avoiding|devoid of|void of|"
         "free of|free from|clear of|clean of|bare of|barren of|empty of|bereft of|stripped of|"
+        "cleared of|emptied of|cleansed of|purged of|freed of|freed from|shorn of|drained of|"
         "absent of|absent any|absence of|lack of|lack|lacks|lacking|lacked|in the absence of|"
         "steer clear of|stay away from|stay clear of|keep away from|refrain from|abstain from|"
         "shy away from|do without|goes without|go without|eliminate|eliminating|devoid|"
@@ -65,7 +67,7 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "remove|removing|erase|erasing|delete|deleting|hide|skip|skipping|drop|ditch|forbid|ban|"
         "prohibit|disallow|replace|replacing|strip|strip out|strip away|leave out|leaving out|"
         "crop out|cropping out|edit out|editing out|cut out|take out|take away|paint out|"
-        "photoshop out|leave off|leaving off|scrub|lose the|prevent|suppress|nix|axe"
+        "photoshop out|leave off|leaving off|keep out|blot out|swap|swapping|swap out|exchange|scrub|lose the|prevent|suppress|nix|axe"
     ),
     Effect.INVERT: _phrases(
         "forget|forgets|forgetting|fail to|fails to|failing to|failing|hesitate to|neglect|"
@@ -91,7 +93,7 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
     Effect.INSTEAD: _phrases("instead of|rather than|in place of|in lieu of|as opposed to|over and above"),
     Effect.LIST: _phrases(
         "negative prompt|negative prompts|negative|negatives|neg|exclusions|exclusion|forbidden|"
-        "banned|prohibited|not included|not allowed|unwanted|must avoid|don'ts|donts|disallowed"
+        "banned|prohibited|removed|excluded|omitted|not included|not allowed|unwanted|must avoid|don'ts|donts|disallowed"
     ),
     Effect.STOP: _phrases(
         "but|however|although|though|yet|nevertheless|nonetheless|only|just|instead|rather|"
@@ -134,7 +136,7 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
 }
 
 COMMANDS_WITH_ARTICLE = frozenset(
-    ("skip drop ditch strip ban axe scrub suppress nix prevent forbid prohibit".split())
+    ("skip drop ditch strip axe scrub suppress nix".split())
 ) | {"cut out", "take out", "take away", "lose the"}
 """Commands that are also nouns or adjectives: only "drop the text", never "drop shadow"."""
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from composer.audit.after import affirmed_affix, negated_after
+from composer.audit.after import affirmed_after, negated_after
 from composer.audit.normalise import normalise
-from composer.audit.scope import Mark, Reader
+from composer.audit.reading import Mark
+from composer.audit.scope import read_marks
 from composer.audit.terms import Mention, Term, find_mentions, parse_terms
 from composer.audit.tokens import tokenise
 
@@ -96,7 +97,7 @@ def audit(
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    marks = Reader(tokens, mentioned).read()
+    marks = read_marks(tokens, mentioned)
     findings: list[Finding] = []
     advice: list[Finding] = []
     judged: dict[tuple[int, int], Mark] = {}
@@ -105,7 +106,7 @@ def audit(
         if place not in judged:
             head = marks[mention.last - 1]
             judged[place] = (
-                affirmed_affix(tokens, mention, head)
+                affirmed_after(tokens, mention, head)
                 if head and head.negated
                 else negated_after(tokens, mention, head)
             ) or (head or Mark(False, "affirmed", ""))

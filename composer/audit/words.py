@@ -90,6 +90,9 @@ LIST_ADJECTIVES = frozenset(
 )
 """Adjectives that people use for what they exclude; they do not end a negated list."""
 
+NOUNS_TOO = frozenset("text product traffic street road brand human company stock".split())
+"""Of these, the ones that are also nouns: "no text with X"."""
+
 FILLERS = frozenset(
     "whatsoever anywhere please at sight ever either present visible kind sort type kinds sorts "
     "types shown allowed wanted".split()
@@ -135,6 +138,8 @@ ADJECTIVES = frozenset(
     early late overcast painterly moody ambient volumetric diffused diffuse shallow overhead
     detailed intricate high-quality professional editorial festive friendly cheery chubby
     blurred blurry sepia neon electric mechanical digital analog handmade hand-painted
+    lit built worn torn grown blown drawn woven spilt hung bent burnt sunken fallen strewn cast
+    spread set kept held split wound hewn carved bound lost found shut slung strung swept thrown
     isolated centered centred symmetrical asymmetrical dappled autumnal wintry summery
     """.split()
 )
@@ -157,8 +162,6 @@ ED_NOUNS = frozenset(
     "red bed beds seed weed reed shed sled feed speed steed deed need bleed breed greed hundred "
     "kindred sacred biped moped ted".split()
 )
-
-COMPARATIVE_NOT = frozenset("other ever over under never either neither water paper".split())
 
 
 def is_ing(word: str) -> bool:

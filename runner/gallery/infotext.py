@@ -76,7 +76,8 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))
     if width and height:
         yield "Size", f"{width}x{height}"
-    digest = str(model.get("sha256") or model.get("hash") or "").removeprefix("sha256:")
+    # The SHA-256 of one checkpoint file: our own hash of a folder would match nothing anywhere.
+    digest = str(model.get("sha256") or "")
     if re.fullmatch(r"[0-9a-fA-F]{10,}", digest):
         yield "Model hash", digest[:10].lower()
     yield "Model", name.rsplit("/", 1)[-1]

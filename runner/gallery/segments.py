@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from runner.errors import FluxdropError
 from runner.gallery import lines
 from runner.gallery.index import Index, LiveIndex, SealedIndex
 from runner.gallery.lines import Entry
@@ -132,8 +133,9 @@ class Segments:
             short = len(found) < index.lines or (number < last and index.lines < SEGMENT)
             if short or not all(map(lines.intact, found)):
                 self.damaged = True
-        if self._rows(last + 1).exists():
-            # A segment that lost its end: nothing behind it can be reached.
+        files = (self.folder / self.generation).glob("[0-9]*")
+        if any(int(file.stem) > last for file in files if file.stem.isdigit()):
+            # A segment that is gone, or lost its end: nothing behind it can be reached.
             self.damaged = True
         return not self.damaged
 
@@ -191,7 +193,7 @@ class Segments:
         """Leave a full segment's index in its file, where this process may write one."""
         path = self._index_file(number)
         # Derived, and checked when read: a full disk here costs time later, and no row.
-        with suppress(OSError, ValueError):
+        with suppress(OSError, FluxdropError, ValueError):
             if self._write is not None:
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)

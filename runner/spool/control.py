@@ -122,15 +122,15 @@ class Controls:
                 inputs={},
             )
         )
-        self._outbox.open_job(again)
+        self._outbox.make_folder(again)
         for copy in record.inputs.values():
             data = (self._outbox.folder(record.id) / "inputs" / copy).read_bytes()
             self._disk.make_folder(self._outbox.folder(new_id) / "inputs")
             self._disk.replace(self._outbox.folder(new_id) / "inputs" / copy, data, durable=True)
         if record.inputs:
             self._ledger.update(again.seq, inputs=dict(record.inputs), reason=None)
-        self._outbox.write_status(again.seq)
-        self._outbox.write_receipt(again, "accepted")
+        receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
+        self._outbox.write_jobs([again], [receipt])
 
     def _next_id(self, job_id: str) -> str:
         number = 2

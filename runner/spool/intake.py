@@ -11,14 +11,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from runner.job import FINAL, State
 from runner.settings import Home
+from runner.spool.answers import Answer, Answers
 from runner.spool.clock import monotonic, now, ready_at, timestamp
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
-from runner.spool.inputs import named_paths, signature_of
+from runner.spool.inputs import named_paths
 from runner.spool.judge import Catalogue, Verdict, judge
 from runner.spool.ledger import Ledger, Record
 from runner.spool.names import (
@@ -27,7 +28,7 @@ from runner.spool.names import (
     is_spec,
     natural_order,
 )
-from runner.spool.outbox import Outbox, outcome_of
+from runner.spool.outbox import Outbox
 from runner.spool.settle import Drop, Settler
 from runner.spool.waiting import WAITING, InputWait
 from runner.spool.watcher import Watcher
@@ -35,6 +36,7 @@ from runner.spool.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _BATCH = 256
+_MOST_DEATHS = 2
 
 
 class Intake:
@@ -47,7 +49,6 @@ class Intake:
         self._home = home
         self._ledger = ledger
         self._outbox = outbox
-        self._disk = disk
         self._catalogue = catalogue
         self._on_change = on_change
         self.wake = threading.Event()
@@ -55,6 +56,7 @@ class Intake:
         self.controls = Controls(home, ledger, outbox, disk, on_cancel=on_cancel)
         self._settler = Settler(home.settings)
         self._waiting = InputWait(home, ledger, outbox, disk)
+        self._answers = Answers(home, ledger, outbox, disk, self._waiting)
         self.unsettled = 0
         self.looked = False
 
@@ -122,29 +124,26 @@ class Intake:
 
     def accept(self, drops: list[Drop]) -> None:
         """Make jobs of settled drops: one commit, then the answers, then the files leave."""
-        # (record, outcome word, id to name in the receipt) in the order of the drops
-        answers: list[tuple[Record, Drop, str, str]] = []
-        with self._ledger.transaction():
+        suspects = self._ledger.judging()
+        if suspects and len(drops) > 1:
+            # One of these may have ended the last process: one by one, so that only it is charged.
             for drop in drops:
-                known = self._ledger.select("identity = ?", drop.identity, limit=1)
-                if known:
-                    answers.append((known[0], drop, outcome_of(known[0]), known[0].id))
-                    continue
-                answers.append(self._enter(drop))
-        for record, drop, outcome, job_id in answers:
-            self._answer(record, drop, outcome, job_id)
+                self.accept([drop])
+            return
+        self._ledger.begin_judging(drop.sha256 for drop in drops)
+        with self._ledger.transaction():
+            answers = [self._enter(drop, suspects.get(drop.sha256, 0)) for drop in drops]
+            self._ledger.judged()
+        self._answers.give(answers)
 
-    def _enter(self, drop: Drop) -> tuple[Record, Drop, str, str]:
-        verdict = judge(drop, self._home, self._catalogue)
-        if is_conflict_copy(drop.name):
-            verdict = Verdict(
-                reason="SyncConflictCopy",
-                message="a sync tool made this copy of a file that two sides changed: "
-                "keep the one you want and drop it under its own name",
-            )
-        known = self._known(drop, verdict)
-        if known is not None:
-            return replace(known, source_name=drop.name), drop, "absorbed", known.id
+    def _enter(self, drop: Drop, deaths: int) -> Answer:
+        known = self._ledger.select("identity = ?", drop.identity, limit=1)
+        if known:
+            return Answer(drop, known[0])
+        verdict = self._verdict(drop, deaths)
+        same = self._same(drop, verdict)
+        if same is not None:
+            return Answer(drop, same, absorbed=True)
         job_id = verdict.explicit_id or self._free_id(id_from_file(drop.name))
         if verdict.explicit_id and self._is_taken(job_id):
             verdict = Verdict(
@@ -155,10 +154,22 @@ class Intake:
             job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         record = self._ledger.insert(self._record(drop, verdict, job_id))
         if record.state == State.QUEUED and self.controls.awaits(record):
-            values = self.controls.cancelled_values()
-            self._ledger.move(record.seq, State.CANCELLED, **values)
-            record = self._ledger.get(record.seq)
-        return record, drop, outcome_of(record), record.id
+            self._ledger.move(record.seq, State.CANCELLED, **self.controls.cancelled_values())
+        return Answer(drop, self._ledger.get(record.seq))
+
+    def _verdict(self, drop: Drop, deaths: int) -> Verdict:
+        if deaths >= _MOST_DEATHS:
+            return Verdict(
+                reason="CrashLoop",
+                message=f"reading this spec ended the runner {deaths} times: change it",
+            )
+        if is_conflict_copy(drop.name):
+            return Verdict(
+                reason="SyncConflictCopy",
+                message="a sync tool made this copy of a file that two sides changed: "
+                "keep the one you want and drop it under its own name",
+            )
+        return judge(drop, self._home, self._catalogue)
 
     def _record(self, drop: Drop, verdict: Verdict, job_id: str) -> Record:
         rejected = verdict.reason is not None
@@ -192,7 +203,7 @@ class Intake:
             ready_at=0.0 if rejected else ready_at(spec, now()),
         )
 
-    def _known(self, drop: Drop, verdict: Verdict) -> Record | None:
+    def _same(self, drop: Drop, verdict: Verdict) -> Record | None:
         """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
         if verdict.explicit_id:
             holder = self._holder(verdict.explicit_id)
@@ -231,24 +242,3 @@ class Intake:
             self._outbox.clear_job(record.id)
             return None
         return record
-
-    def _answer(self, record: Record, drop: Drop, outcome: str, job_id: str) -> None:
-        if outcome != "absorbed":
-            self._outbox.open_job(record)
-            if record.state == State.QUEUED:
-                self._waiting.gather(record)
-            self._outbox.write_status(record.seq)
-        self._outbox.write_receipt(record, outcome, job_id)
-        self._leave(drop)
-        if outcome != "absorbed":
-            self._ledger.note(record.seq, identity=None)
-
-    def _leave(self, drop: Drop) -> None:
-        path = self._home.inbox / drop.name
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            return
-        # Another file under the same name is the caller's next drop, not this one.
-        if not drop.signature or signature_of(status) == drop.signature:
-            self._disk.remove(path)

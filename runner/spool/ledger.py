@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS image (
   outcome TEXT NOT NULL, reason TEXT, message TEXT, output TEXT,
   PRIMARY KEY (seq, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS judging (sha256 TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _JSON = ("realised", "inputs", "errors", "warnings")
 
@@ -113,7 +115,9 @@ class Ledger:
         self._connection.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, leaving word that nothing was cut short."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM mark WHERE name = 'open'")
         with self._lock:
             self._connection.close()
 
@@ -140,7 +144,7 @@ class Ledger:
                 raise
             else:
                 if outermost:
-                    self._disk.commit(self._connection, self._file)
+                    self._disk.commit(self._connection, self._file, durable=durable)
             finally:
                 self._deep -= 1
 
@@ -256,12 +260,49 @@ class Ledger:
                 (seq, number, outcome, reason, message, json.dumps(output) if output else None),
             )
 
+    def forget_images(self, seq: int, numbers: Iterable[int]) -> None:
+        """Remove images whose files are not there after all: they are made again."""
+        with self.transaction(durable=False):
+            for number in numbers:
+                self._connection.execute(
+                    "DELETE FROM image WHERE seq = ? AND number = ?", (seq, number)
+                )
+
     def forget(self, seqs: Iterable[int]) -> None:
         """Remove jobs for good: their folders are gone, or a new drop of a rejected id came."""
         with self.transaction():
             for seq in seqs:
                 self._connection.execute("DELETE FROM image WHERE seq = ?", (seq,))
                 self._connection.execute("DELETE FROM job WHERE seq = ?", (seq,))
+
+    # -- marks that outlive the process ----------------------------------------------------------
+
+    def begin_judging(self, hashes: Iterable[str]) -> None:
+        """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
+        with self.transaction(durable=False):
+            for sha256 in hashes:
+                self._connection.execute(
+                    "INSERT INTO judging VALUES (?, 1)"
+                    " ON CONFLICT (sha256) DO UPDATE SET times = times + 1",
+                    (sha256,),
+                )
+
+    def judging(self) -> dict[str, int]:
+        """The hashes of what was being parsed when a process ended, and how often."""
+        with self._lock:
+            return dict(map(tuple, self._connection.execute("SELECT * FROM judging")))
+
+    def judged(self) -> None:
+        """Nothing is being parsed any more."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM judging")
+
+    def was_closed_cleanly(self) -> bool:
+        """Whether the last process closed the ledger itself; True for a new one. Asked once."""
+        with self.transaction(durable=False):
+            found = self._connection.execute("SELECT 1 FROM mark WHERE name = 'open'").fetchone()
+            self._connection.execute("INSERT OR IGNORE INTO mark VALUES ('open')")
+        return found is None
 
     def _set(self, seq: int, values: Mapping[str, object]) -> None:
         assignments = ", ".join(f"{name} = ?" for name in values)

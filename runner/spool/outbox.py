@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,13 +36,13 @@ class Outbox:
         """The folder of one job."""
         return self._home.job(job_id)
 
-    def open_job(self, record: Record) -> None:
-        """Make a job's folder with the spec as it was dropped; doing it again changes nothing."""
-        folder = self.folder(record.id)
-        self._disk.make_folder(folder)
-        name = f"spec{record.suffix}"
-        if record.spec and not (folder / name).is_file():
-            self._disk.replace(folder / name, record.spec)
+    def make_folder(self, record: Record) -> None:
+        """Make a job's folder; one that is there is fine."""
+        self._disk.make_folder(self.folder(record.id))
+
+    def spec_file(self, record: Record) -> tuple[Path, bytes]:
+        """Where a job's spec goes, and its bytes as they were dropped."""
+        return self.folder(record.id) / f"spec{record.suffix}", record.spec
 
     def clear_job(self, job_id: str) -> None:
         """Remove what a rejected drop of this id left, so that the next one starts clean."""
@@ -50,16 +50,32 @@ class Outbox:
 
     def write_status(
         self, seq: int, progress: Progress | None = None, *, durable: bool = False
-    ) -> Status:
+    ) -> None:
         """Publish the status of a job as the ledger has it now, one revision higher."""
         with self._lock:
             record = self._ledger.get(seq)
-            status = self.status(record, progress)
-            self._disk.make_folder(self.folder(record.id))
-            file = self.folder(record.id) / "status.json"
-            self._disk.replace(file, to_json(status), durable=durable)
-            self._ledger.note(seq, revision=status["revision"], behind=0)
-            return status
+            self.make_folder(record)
+            file, data = self.status_file(record, progress)
+            self._disk.replace(file, data, durable=durable)
+            self._ledger.note(seq, revision=record.revision + 1, behind=0)
+
+    def write_jobs(self, records: Sequence[Record], receipts: Sequence[tuple[Path, bytes]]) -> None:
+        """Publish specs and statuses of many jobs, then receipts; all on the disk in the end."""
+        with self._lock:
+            fresh = [self._ledger.get(record.seq) for record in records]
+            for record in fresh:
+                self.make_folder(record)
+            files = [self.spec_file(record) for record in fresh if record.spec]
+            files += [self.status_file(record) for record in fresh]
+            self._disk.make_folder(self._home.drops)
+            self._disk.replace_many([*files, *receipts], also=self._home.outbox)
+            with self._ledger.transaction(durable=False):
+                for record in fresh:
+                    self._ledger.note(record.seq, revision=record.revision + 1, behind=0)
+
+    def status_file(self, record: Record, progress: Progress | None = None) -> tuple[Path, bytes]:
+        """Where a job's status goes, and its bytes as they would be published now."""
+        return self.folder(record.id) / "status.json", to_json(self.status(record, progress))
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
@@ -102,18 +118,12 @@ class Outbox:
         own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
         return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
 
-    def write_receipt(self, record: Record, outcome: str, job_id: str | None = None) -> None:
-        """Answer a drop under its file name."""
+    def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> tuple[Path, bytes]:
+        """Where the answer to a drop goes, and its bytes."""
         receipt = Receipt(
-            schema=SCHEMA,
-            name=record.source_name,
-            sha256=record.source_sha256,
-            job=job_id or record.id,
-            outcome=outcome,
-            at=timestamp(),
+            schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
         )
-        self._disk.make_folder(self._home.drops)
-        self._disk.replace(self._home.drops / f"{record.source_name}.json", to_json(receipt))
+        return self._home.drops / f"{name}.json", to_json(receipt)
 
     def publish_image(
         self, record: Record, stem: str, suffix: str, picture: bytes, thumbnail: bytes | None,
@@ -124,7 +134,7 @@ class Outbox:
         self._disk.replace(folder / f"{stem}{suffix}", picture)
         if thumbnail is not None:
             self._disk.make_folder(folder / "thumbs")
-            self._disk.replace(folder / "thumbs" / f"{stem}.webp", thumbnail)
+            self._disk.replace(folder / "thumbs" / f"{stem}.webp", thumbnail, durable=True)
         self._disk.replace(folder / f"{stem}.json", to_json(sidecar), durable=True)
 
     def publish_page(self, record: Record, html: str) -> None:
@@ -153,11 +163,6 @@ class Outbox:
     def read_status(self, job_id: str) -> dict[str, Any] | None:
         """The status file of a job, or None where there is none that can be read."""
         return read_json(self.folder(job_id) / "status.json")
-
-
-def outcome_of(record: Record) -> str:
-    """The word a receipt has for this record: rejected, or accepted."""
-    return "rejected" if record.state == State.REJECTED else "accepted"
 
 
 def is_over(status: Mapping[str, Any]) -> bool:

@@ -6,10 +6,12 @@ spool is the same everywhere. Nothing here decides what happens to a file.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import stat
 import sys
+from functools import cache
 from pathlib import Path
 
 from runner.errors import RunnerBusy
@@ -130,6 +132,24 @@ def can_probe_writers(folder: Path) -> bool:
     finally:
         probe.unlink(missing_ok=True)
     return True
+
+
+@cache
+def can_sync_file_system() -> bool:
+    """Whether one call can put all that was written to a file system on the disk (Linux)."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "syncfs")
+
+
+def sync_file_system(folder: Path) -> None:
+    """Put all that was written to the file system of a folder on the disk. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(handle)
 
 
 def open_regular(path: Path) -> int:

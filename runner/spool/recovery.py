@@ -1,56 +1,64 @@
 """Starting again: make the ledger and the outbox agree after whatever ended the last process.
 
 Runs once, before any thread starts, and doing it twice changes nothing. It never renders and never
-removes a picture.
+removes a picture. Ends of jobs that were not published yet are left to the writer, which knows how.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
-from runner.job import FINAL, State
+from runner.job import State
 from runner.settings import Home
+from runner.spool.answers import TAKEN_PREFIX, file_identity, give_back
 from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
 from runner.spool.ledger import Ledger, Record
-from runner.spool.outbox import Outbox, outcome_of
+from runner.spool.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 3
 # After a power loss a status that readers saw may be gone; its successors must still be higher.
 _REVISIONS_MAYBE_LOST = 1000
+_BATCH = 256
 
 
 def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    """Requeue, adopt, or end what was running, and write again what fell behind."""
+    """Requeue, adopt, or end what was running, and publish again what readers may lack."""
+    clean = ledger.was_closed_cleanly()
     for record in ledger.select("state = 'running'"):
-        adopt_images(record, ledger, outbox)
+        reconcile_images(record, ledger, outbox)
         _requeue(record, ledger)
-    for record in ledger.select("state IN ('queued', 'running') AND cancelled = 1"):
+    for record in ledger.select("state = 'queued' AND cancelled = 1"):
         ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
-    for record in ledger.select("behind = 1"):
-        _write_again(record, ledger, outbox, disk)
-    for record in ledger.select("identity IS NOT NULL"):
-        if not (home.inbox / record.source_name).exists():
-            outbox.write_receipt(record, outcome_of(record))
-            ledger.note(record.seq, identity=None)
-    _sweep(home.inbox, disk)
-    _sweep(home.outbox, disk)
-    _sweep(home.drops, disk)
+    _sweep_inbox(home, ledger, disk)
+    for folder in (home.inbox, home.outbox, home.drops):
+        _sweep(folder, disk)
+    waiting = ledger.select("state = 'queued'")
+    stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
+    for n in range(0, len(stale), _BATCH):
+        _publish_again(stale[n : n + _BATCH], ledger, outbox, disk)
+    _answer_again(home, ledger, outbox)
 
 
-def adopt_images(record: Record, ledger: Ledger, outbox: Outbox) -> None:
-    """Count the images whose sidecar and picture are whole but which the ledger does not know."""
+def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox) -> None:
+    """Count exactly the images whose sidecar and picture are there and whole."""
+    folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
-    for number, sidecar in outbox.sidecars(record.id).items():
-        if number not in known and number <= record.total:
-            output = output_of(sidecar, outbox.folder(record.id))
-            if output is not None:
-                ledger.add_image(record.seq, number, "done", output=output)
+    found = {
+        number: output
+        for number, sidecar in outbox.sidecars(record.id).items()
+        if number <= record.total and (output := output_of(sidecar, folder)) is not None
+    }
+    lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in found]
+    ledger.forget_images(record.seq, lost)
+    for number in found.keys() - known.keys():
+        ledger.add_image(record.seq, number, "done", output=found[number])
 
 
 def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -60,23 +68,30 @@ def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         picture = folder / result["file"]
         if hashlib.sha256(picture.read_bytes()).hexdigest() != result["sha256"]:
             return None
-        stem = picture.stem
-        thumbnail = f"thumbs/{stem}.webp"
-        return {
-            "file": result["file"],
-            "sidecar": f"{stem}.json",
-            "thumbnail": thumbnail if (folder / thumbnail).is_file() else None,
-            "seed": sidecar["seed"],
-            "sha256": result["sha256"],
-            "width": result["width"],
-            "height": result["height"],
-        }
+        thumbnail = f"thumbs/{picture.stem}.webp"
+        return output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
     except (KeyError, TypeError, OSError):
         return None
 
 
+def output_entry(sidecar: dict[str, Any], thumbnail: str | None) -> dict[str, Any]:
+    """The `outputs` entry of an image, from its sidecar."""
+    result = sidecar["result"]
+    return {
+        "file": result["file"],
+        "sidecar": f"{Path(result['file']).stem}.json",
+        "thumbnail": thumbnail,
+        "seed": sidecar["seed"],
+        "sha256": result["sha256"],
+        "width": result["width"],
+        "height": result["height"],
+    }
+
+
 def _requeue(record: Record, ledger: Ledger) -> None:
-    if record.attempt >= MOST_ATTEMPTS:
+    if record.cancelled:
+        ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
+    elif record.attempt >= MOST_ATTEMPTS:
         ledger.move(
             record.seq,
             State.FAILED,
@@ -85,24 +100,50 @@ def _requeue(record: Record, ledger: Ledger) -> None:
             "`fluxdrop doctor` and the runner's log, then retry it",
             finished_at=timestamp(),
         )
-        return
-    ledger.move(record.seq, State.QUEUED, reason=None, message="continues after the runner ended")
+    else:
+        ledger.move(
+            record.seq, State.QUEUED, reason=None, message="continues after the runner ended"
+        )
 
 
-def _write_again(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    record = ledger.get(record.seq)
-    if record.state in FINAL and record.identity is None and record.revision > 1:
-        folder = outbox.folder(record.id)
-        if not folder.is_dir():
-            # The caller has moved a finished job away: that is theirs to do.
-            ledger.note(record.seq, behind=0)
-            return
-    outbox.open_job(record)
-    _sweep(outbox.folder(record.id), disk)
-    published = outbox.read_status(record.id) or {}
-    revision = max(record.revision, int(published.get("revision", 0)))
-    ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
-    outbox.write_status(record.seq, durable=True)
+def _is_published(record: Record, outbox: Outbox) -> bool:
+    """Whether readers have this record's status; one of a power loss may be older, or gone."""
+    status = outbox.read_status(record.id)
+    return status is not None and status.get("revision", 0) >= record.revision
+
+
+def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+    with ledger.transaction(durable=False):
+        for record in records:
+            _sweep(outbox.folder(record.id), disk)
+            published = outbox.read_status(record.id) or {}
+            revision = max(record.revision, int(published.get("revision", 0)))
+            ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
+    outbox.write_jobs(records, [])
+
+
+def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
+    """Finish the answers whose file had left the inbox when the process ended."""
+    for record in ledger.select("identity IS NOT NULL"):
+        if not (home.inbox / record.source_name).exists():
+            outcome = "rejected" if record.state == State.REJECTED else "accepted"
+            receipt = outbox.receipt_file(
+                record.source_name, record.source_sha256, record.id, outcome
+            )
+            outbox.write_jobs([record] if record.behind else [], [receipt])
+            ledger.note(record.seq, identity=None)
+
+
+def _sweep_inbox(home: Home, ledger: Ledger, disk: Disk) -> None:
+    """Settle what was on its way out: gone if its job is known, else back to its name."""
+    known = {record.identity for record in ledger.select("identity IS NOT NULL")}
+    places = {tuple(identity.split("|")[1:5]) for identity in known if identity}
+    for taken in home.inbox.glob(f"{TAKEN_PREFIX}*"):
+        place = tuple(str(part) for part in file_identity(os.lstat(taken)))
+        if place in places:
+            disk.remove(taken)
+        else:
+            give_back(taken, disk)
 
 
 def _sweep(folder: Path, disk: Disk) -> None:

@@ -21,7 +21,7 @@ from runner.engine.models import MODEL_REGISTRY
 from runner.engine.registry import KINDS
 from runner.engine.stop import StopSign
 from runner.errors import OutOfMemory, Stopped, TimedOut
-from runner.job import ImageTask, Phase
+from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
@@ -78,10 +78,13 @@ def test_pixels_are_those_of_a_plain_script_and_the_same_again(
         assert image.tobytes() == expected
 
 
-def test_two_reference_pictures_are_mixed_as_a_plain_script_would(
-    shelf: Shelf, task_of: TaskOf, pictures: Any
+@pytest.mark.parametrize("weights", [(0.5,), (1.0, 3.0)])
+def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_clean(
+    weights: tuple[float, ...], shelf: Shelf, task_of: TaskOf, pictures: Any
 ) -> None:
-    task = task_of("redux", inputs={"image": (pictures["image"], pictures["mask"])})
+    names = ("image", "mask")
+    given = tuple(InputImage(pictures[n].path, w) for n, w in zip(names, weights, strict=False))
+    task = task_of("redux", inputs={"image": given})
     stages = loaded(shelf, task).stages
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     expected = bare(stages, task, prepared).tobytes()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -85,45 +83,6 @@ def test_tasks_and_answers_can_be_pickled(executor_of: ExecutorOf, task_of: Task
     executor = executor_of()
     executor.start("gpu0", [task])
     assert [type(event) for event in pickle.loads(pickle.dumps(life(executor)))][-1] is Rendered
-
-
-def test_a_seed_gives_the_same_pixels_twice_and_another_seed_others(
-    executor_of: ExecutorOf, task_of: TaskOf
-) -> None:
-    executor = executor_of()
-    first, again, other = (
-        digest(outcome(executor, task_of("text2img", seed=seed))) for seed in (1, 1, 2)
-    )
-    assert first == again != other
-
-
-def test_another_process_makes_the_same_pixels(
-    data: Path, executor_of: ExecutorOf, task_of: TaskOf, tmp_path: Path
-) -> None:
-    executor = executor_of()
-    tasks = [task_of(kind) for kind in KINDS]
-    here = [digest(outcome(executor, task)) for task in tasks]
-    (tmp_path / "tasks").write_bytes(pickle.dumps((data, tasks)))
-    code = (
-        "import hashlib, pickle, sys\n"
-        "from runner.engine.gpu_thread import GpuThread\n"
-        "from tests.fakes import TwinLibrary, life\n"
-        "data, tasks = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "executor = GpuThread(data, library=TwinLibrary(data), device='cpu')\n"
-        "for task in tasks:\n"
-        "    executor.start('gpu0', [task])\n"
-        "    print(hashlib.sha256(life(executor)[-1].image.tobytes()).hexdigest())\n"
-        "executor.close()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "tasks")],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.stdout.split() == here
-    assert done.stderr == ""
 
 
 def test_an_unforeseen_error_is_internal_and_the_next_task_runs(

@@ -159,7 +159,7 @@ def test_a_status_that_fell_behind_is_written_again(spool: Spool) -> None:
     with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
         connection.execute("UPDATE job SET behind = 1")
     start_again(spool)
-    after = spool.status("hero")
+    after = spool.end("hero")
     assert (after["state"], after["outputs"]) == (before["state"], before["outputs"])
 
 

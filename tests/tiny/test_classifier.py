@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from runner.engine.tiny.classifier import judge, read, silhouette
 from runner.engine.tiny.edits import draw_edit
 from runner.engine.tiny.evaluate import judge_edit
 from runner.engine.tiny.pictures import as_image, as_levels
 from runner.engine.tiny.render import arrange, masks_of, offsets, render
 from runner.engine.tiny.world import Scene, Thing, draw_scene
-from torch import Tensor
 
 ROW = Scene("white", (Thing("red", "circle", "large"), Thing("blue", "star", "small")), "row")
 
@@ -41,8 +42,11 @@ def test_every_true_picture_is_read_right() -> None:
 )
 def test_one_wrong_attribute_is_found_and_no_other_is_blamed(attribute: str, other: Scene) -> None:
     verdict = judge(read(levels_of(other)), ROW)
-    wrong = [name for name in ("background", "colour", "shape", "size", "place")
-             if not getattr(verdict, name)]
+    wrong = [
+        name
+        for name in ("background", "colour", "shape", "size", "place")
+        if not getattr(verdict, name)
+    ]
     assert wrong == [attribute] and not verdict.all
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from runner.engine.tiny import folders
 from runner.engine.tiny.folders import PARTS, WEIGHTS, fingerprint, folder
 
@@ -37,7 +38,9 @@ def test_a_second_call_touches_nothing(tmp_path: Path) -> None:
     marker.write_text("kept", encoding="utf-8")
     assert folder("fill", tmp_path) == where
     assert marker.exists()
-    assert all(file.stat().st_mtime_ns == moment for file, moment in before.items() if file != where)
+    assert all(
+        file.stat().st_mtime_ns == moment for file, moment in before.items() if file != where
+    )
 
 
 def test_components_are_linked_not_copied_where_links_work(tmp_path: Path) -> None:
@@ -51,7 +54,9 @@ def test_components_are_linked_not_copied_where_links_work(tmp_path: Path) -> No
     assert (where / "vae" / stored.name).samefile(stored)
 
 
-def test_without_links_the_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_links_the_files_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     linked = tree(folder("redux-prior", tmp_path / "linked"))
 
     def refuse(source: Path, target: Path) -> None:

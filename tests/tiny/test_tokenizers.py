@@ -4,11 +4,12 @@ import random
 from pathlib import Path
 
 import pytest
+from transformers import CLIPTokenizer, T5TokenizerFast
+
 from runner.engine.tiny.encoders import Reader, draw_sentence
 from runner.engine.tiny.folders import WEIGHTS
 from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer, capital_pairs
 from runner.engine.tiny.vocabulary import WORDS
-from transformers import CLIPTokenizer, T5TokenizerFast
 
 Pair = tuple[T5TokenizerFast, CLIPTokenizer]
 

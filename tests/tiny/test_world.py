@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from runner.engine.tiny.captions import describe, describe_plainly, describe_thing
 from runner.engine.tiny.edits import draw_edit, instruct
 from runner.engine.tiny.examples import draw_fill, half
@@ -32,7 +33,11 @@ def test_about_a_tenth_of_the_two_thing_scenes_is_held_out_whatever_their_sizes(
             for second in SHAPES:
                 for colour in COLOURS:
                     scenes = [
-                        Scene(background, (Thing(colour, first, size), Thing("red", second, size)), "row")
+                        Scene(
+                            background,
+                            (Thing(colour, first, size), Thing("red", second, size)),
+                            "row",
+                        )
                         for size in ("small", "large")
                     ]
                     assert is_held_out(scenes[0]) == is_held_out(scenes[1])

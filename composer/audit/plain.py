@@ -1,0 +1,105 @@
+"""Words that are no cues, under an open negation: do they still belong to what it negates?
+
+"No glare on the label" keeps the label, "not too many labels" keeps some. What may be meant
+either way counts as not negated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from composer.audit import words as w
+from composer.audit.reading import Reading, Scope
+
+_UNIVERSAL = frozenset("everything anything all everyone anyone anywhere every each".split())
+_ANNOUNCED = frozenset(
+    "following these elements things items list below this include keywords words content".split()
+)
+_AUXILIARY = frozenset(
+    "be been being is are was were do does did to it you we they there have has had get i "
+    "should must shall will would can could may that which who".split()
+)
+_QUIET = w.DETERMINERS | w.FILLERS | _AUXILIARY | _ANNOUNCED | {"any", "no"}
+_PLACES = frozenset(
+    "front top back side sides middle edge edges corner centre center surface face rim bottom "
+    "left right rest inside outside tip base foot head ahead part".split()
+)
+_TRADED = frozenset("swap swapping exchange exchanging trade trading replace replacing".split())
+
+
+def at_word(reading: Reading, index: int, text: str) -> None:
+    """Weigh one plain word."""
+    if text in _UNIVERSAL:
+        reading.universal = index
+    scope = reading.scope
+    if scope is None or not scope.negated or scope.listed or scope.outside:
+        return
+    if index in reading.mentioned:
+        scope.noun_seen = True
+        return
+    following = reading.words_after(index, 3)
+    after = following[0] if following else ""
+    verb = text in w.SHOW_VERBS and (scope.verbal or w.is_ing(text) or scope.noun_seen)
+    if not scope.noun_seen and _some_left(text, after, scope):
+        reading.affirm("pseudo", f"{scope.cue} {text}")
+    elif text in ("for", "by") and scope.cue.split()[0] in _TRADED:
+        reading.affirm("terminator", text)
+    elif text in w.PREPOSITIONS or text == "to":
+        place = text == "of" and reading.word(index - 1) in _PLACES
+        scope.outside = _taken_for_granted("on" if place else text, following, scope)
+    elif verb and not scope.noun_seen:
+        return
+    elif not scope.noun_seen and text in w.CHANGES and not scope.verbal:
+        scope.noun_seen, scope.flaw = True, "change"
+    elif _unknown_verb(text, after, scope) or _new_phrase(text, scope, reading.word(index - 1)):
+        scope.outside = True
+    elif text not in _QUIET:
+        _weigh_noun(text, scope, after)
+
+
+def _weigh_noun(text: str, scope: Scope, after: str) -> None:
+    if not scope.noun_seen and (w.is_ing(text) or w.is_ed(text)):
+        scope.acted = True
+        if scope.verbal:
+            return
+    modifies = text in w.LIST_ADJECTIVES and not (text in w.NOUNS_TOO and not after)
+    if w.is_adjective(text) or modifies and (text not in w.NOUNS_TOO or after in ("and", "or")):
+        scope.adjectives += 1
+        return
+    if not scope.noun_seen and text in w.PRESUPPOSING:
+        scope.flaw = "flaw"
+    scope.noun_seen = True
+
+
+def _some_left(text: str, after: str, scope: Scope) -> bool:
+    """Whether a word leaves some of the thing: "not all", "without too many", "not a lot"."""
+    if text in ("all", "every"):
+        return scope.verbal
+    return text in w.QUANTITY or (text == "a" and after in ("lot", "ton", "bunch", "few"))
+
+
+def _taken_for_granted(text: str, following: Sequence[str], scope: Scope) -> bool:
+    """Whether what comes after a preposition is there anyway: "no glare on the label"."""
+    if not following or following[0] == "any":
+        return False
+    if scope.flaw == "change" or (scope.flaw and text in w.LOCATIVE):
+        return True
+    if text in w.OF_LIKE:
+        return False
+    named = any(word.endswith("'s") for word in following)
+    definite = named or following[0] in w.DEFINITE or following[0] in w.NUMBERS
+    return definite or (following[0] in w.ARTICLES and text in w.LOCATIVE and text != "to")
+
+
+def _unknown_verb(text: str, after: str, scope: Scope) -> bool:
+    """A verb that may need its object: "without dominating the label" keeps the label."""
+    if after not in w.DEFINITE or text in _QUIET or text in w.SHOW_VERBS or w.is_adjective(text):
+        return False
+    if scope.noun_seen:
+        return w.is_ing(text)
+    return w.is_ing(text) or scope.verbal
+
+
+def _new_phrase(text: str, scope: Scope, before: str) -> bool:
+    """A second noun phrase that is known already: "no text that covers the label"."""
+    return scope.noun_seen and text in w.DEFINITE and before not in w.OF_LIKE and text != "all"

@@ -1,0 +1,111 @@
+"""The answers to a batch of drops: folders and statuses, then receipts, then the files leave.
+
+Everything is on the disk before a file leaves the inbox, and the ledger knows the file until it has
+left for good: cut short anywhere and done again, the same answers stand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.job import State
+from runner.settings import Home
+from runner.spool.effects import Disk
+from runner.spool.ledger import Ledger, Record
+from runner.spool.outbox import Outbox
+from runner.spool.settle import Drop
+from runner.spool.waiting import InputWait
+
+log = logging.getLogger(__name__)
+
+# A file on its way out keeps its name behind this; it stays in its folder, because a name that
+# leaves a watched folder holds up the events behind it for half a second.
+TAKEN_PREFIX = ".taken-"
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one drop came to; an absorbed one is answered with the job that stands."""
+
+    drop: Drop
+    record: Record
+    absorbed: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The word for the receipt."""
+        if self.absorbed:
+            return "absorbed"
+        return "rejected" if self.record.state == State.REJECTED else "accepted"
+
+
+class Answers:
+    """Gives answers; safe to do twice."""
+
+    def __init__(
+        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, waiting: InputWait
+    ) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._outbox = outbox
+        self._disk = disk
+        self._waiting = waiting
+
+    def give(self, answers: Sequence[Answer]) -> None:
+        """Answer a batch of drops that the ledger has recorded."""
+        jobs = [answer.record for answer in answers if not answer.absorbed]
+        for record in jobs:
+            if record.state == State.QUEUED:
+                self._waiting.gather(record)
+        receipts = [
+            self._outbox.receipt_file(
+                answer.drop.name, answer.drop.sha256, answer.record.id, answer.outcome
+            )
+            for answer in answers
+        ]
+        self._outbox.write_jobs(jobs, receipts)
+        for answer in answers:
+            self._leave(answer.drop)
+        self._disk.sync_folder(self._home.inbox)
+        # Only now: a removal that a power loss undoes must find its file known.
+        with self._ledger.transaction(durable=False):
+            for record in jobs:
+                self._ledger.note(record.seq, identity=None)
+
+    def _leave(self, drop: Drop) -> None:
+        """Take a file out of the inbox, unless it is no longer the file that was read."""
+        path = self._home.inbox / drop.name
+        taken = self._home.inbox / f"{TAKEN_PREFIX}{drop.name}"
+        if len(os.fsencode(taken.name)) > _LONGEST_NAME:
+            self._disk.remove(path)
+            return
+        try:
+            self._disk.rename(path, taken)
+            status = os.lstat(taken)
+        except FileNotFoundError:
+            return
+        if not drop.signature or file_identity(status) == drop.signature[:4]:
+            self._disk.remove(taken)
+        else:
+            give_back(taken, self._disk)
+
+
+def file_identity(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another one under its name, and stays when it is renamed."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def give_back(taken: Path, disk: Disk) -> None:
+    """Put a file that was not the one meant back into the inbox, under a free name."""
+    name = taken.name.removeprefix(TAKEN_PREFIX)
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while not disk.give_back(taken, taken.with_name(name)):
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    log.info("%s came while another file of that name was being taken", name)

@@ -1,0 +1,110 @@
+"""Pictures and sidecars of other programs, understood as far as they go."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from runner.errors import InputBad, UsageProblem
+from runner.gallery.metadata import read
+from tests.gallery.samples import picture
+from tests.gallery.test_infotext import FORGE
+
+MFLUX = {
+    "mflux_version": "0.9.0",
+    "model": "dev",
+    "base_model": None,
+    "seed": 42,
+    "steps": 20,
+    "guidance": 3.5,
+    "height": 1024,
+    "width": 768,
+    "precision": "mlx.core.bfloat16",
+    "quantize": 8,
+    "lora_paths": ["/Users/me/loras/ink.safetensors"],
+    "lora_scales": [0.7],
+    "image_path": None,
+    "prompt": "a puffin",
+}
+SPEC = {
+    "kind": "text2img",
+    "model": "dev",
+    "prompt": "a puffin",
+    "seed": 42,
+    "steps": 20,
+    "guidance": 3.5,
+    "width": 768,
+    "height": 1024,
+    "loras": [{"path": "ink.safetensors", "weight": 0.7}],
+    "x_made_with": "mflux 0.9.0",
+}
+
+
+def test_mfluxs_sidecar_is_a_spec() -> None:
+    assert read(json.dumps(MFLUX, indent=4).encode()) == SPEC
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_mfluxs_picture_is_a_spec(format: str) -> None:
+    assert read(_with_comment(b"ASCII\0\0\0" + json.dumps(MFLUX).encode(), format)) == SPEC
+
+
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_forges_jpeg_is_read_in_either_byte_order(order: str) -> None:
+    spec = read(_with_comment(b"UNICODE\0" + FORGE.encode(order), "JPEG"))
+    assert (spec["prompt"], spec["seed"]) == ("a photo of a fox", 1083098466)
+
+
+def test_forges_png_is_read() -> None:
+    info = PngInfo()
+    info.add_text("parameters", FORGE)
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG", pnginfo=info)
+    assert read(buffer.getvalue())["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("flux1-dev-fp8", {"model": "dev"}),
+        ("FLUX.1-dev", {"model": "dev"}),
+        ("flux1-schnell-Q4", {"model": "schnell"}),
+        ("flux1-krea-dev", {"model": "krea"}),
+        ("flux1-kontext-dev", {"model": "kontext-dev"}),
+        ("FLUX.1-Fill-dev", {"model": "fill-dev"}),
+        ("sd_xl_base_1.0", {"x_model": "sd_xl_base_1.0"}),
+    ],
+)
+def test_known_models_get_our_names_and_others_are_only_noted(
+    theirs: str, ours: dict[str, Any]
+) -> None:
+    spec = read(json.dumps(MFLUX | {"model": theirs}).encode())
+    assert {k: v for k, v in spec.items() if k in ("model", "x_model")} == ours
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b"{", b'{"prompt": "x"}', b"[" * 5000, b'{"kind": 5}', b'{"mflux_version": 1}']
+)
+def test_json_that_is_no_settings_says_so(data: bytes) -> None:
+    with pytest.raises((UsageProblem, InputBad), match=r"does not say|not a picture"):
+        read(data)
+
+
+def test_nonsense_in_their_fields_is_left_out() -> None:
+    odd = MFLUX | {"seed": "x", "steps": -3, "guidance": None, "width": 1000, "lora_paths": "no"}
+    spec = read(json.dumps(odd).encode())
+    assert spec["x_steps"] == "-3" and spec["x_size"] == "1000x1024"
+    assert not {"seed", "steps", "guidance", "width", "loras"} & set(spec)
+
+
+def _with_comment(comment: bytes, format: str) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    buffer = io.BytesIO()
+    picture().save(buffer, format, exif=exif.tobytes())
+    return buffer.getvalue()

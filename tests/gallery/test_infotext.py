@@ -1,0 +1,141 @@
+"""The `parameters` text: byte for byte as Forge writes it, and read by A1111's own rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.gallery.foreign import from_infotext
+from runner.gallery.infotext import parse, write
+from tests.gallery.samples import sidecar
+
+# A real picture of Forge with FLUX, as its users post them.
+FORGE = (
+    "a photo of a fox <lora:flux_lora_nina1:0.8>\n"
+    "Steps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, "
+    "Seed: 1083098466, Size: 1360x784, Model hash: 58725940e3, Model: flux-hyp16-Q5_0, "
+    'Lora hashes: "flux_lora_nina1: e3b0c44298fc", '
+    "Version: f2.0.1v1.10.1-previous-530-g8bd7e056, "
+    "Diffusion in Low Bits: Automatic (fp16 LoRA), Module 1: ae, Module 2: clip_l"
+)
+WEBUI = (
+    "masterpiece, cat\nsecond line\nNegative prompt: blurry,\nugly\n"
+    "Steps: 30, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 5000000000, Size: 500x700, "
+    "Model: dreamshaper_8, Version: v1.9.0"
+)
+
+
+def test_flux_is_written_exactly_as_forge_writes_it() -> None:
+    told = sidecar(
+        loras=[{"path": "styles/ink.safetensors", "weight": 0.8, "sha256": "e3b0c44298fc1"}]
+    )
+    assert write(told) == (
+        "a red fox in the snow <lora:ink:0.8>\n"
+        "Steps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, "
+        "Seed: 7, Size: 64x64, Model hash: 58725940e3, Model: FLUX.1-dev, "
+        'Lora hashes: "ink: e3b0c44298fc", Job: hero, Version: fluxdrop 0.1.0'
+    )
+
+
+def test_schnell_has_no_guidance_and_a_whole_number_has_no_point() -> None:
+    schnell = sidecar(model="schnell", guidance=0.0, result_model={"repo": "x/FLUX.1-schnell"})
+    assert "Distilled" not in write(schnell)
+    assert "Distilled CFG Scale: 4," in write(sidecar(guidance=4.0))
+
+
+def test_other_kinds_say_what_they_are_in_legal_keys() -> None:
+    text = write(
+        sidecar(kind="control", control="depth", result_pack="lamps", result_pack_version="2")
+    )
+    assert "Pipeline: control, Control type: depth, Job: hero, Pack: lamps@2," in text
+
+
+def test_a_value_with_a_comma_or_colon_is_quoted() -> None:
+    text = write(sidecar(result_model={"repo": 'my, "own": model'}))
+    assert r'Model: "my, \"own\": model"' in text
+    said = parse(text)
+    assert said is not None and said.pairs["Model"] == 'my, "own": model'
+
+
+def test_redux_without_a_prompt_still_has_its_line() -> None:
+    said = parse(write(sidecar(kind="redux", prompt="")))
+    assert said is not None and (said.prompt, said.pairs["Pipeline"]) == ("", "redux")
+
+
+def test_forges_own_picture_becomes_a_spec() -> None:
+    said = parse(FORGE)
+    assert said is not None
+    assert from_infotext(said) == {
+        "kind": "text2img",
+        "x_model": "flux-hyp16-Q5_0",
+        "prompt": "a photo of a fox",
+        "seed": 1083098466,
+        "steps": 20,
+        "guidance": 3.5,
+        "width": 1360,
+        "height": 784,
+        "loras": [
+            {"path": "flux_lora_nina1.safetensors", "weight": 0.8, "name": "flux_lora_nina1"}
+        ],
+        "x_made_with": "f2.0.1v1.10.1-previous-530-g8bd7e056",
+    }
+
+
+def test_what_we_cannot_do_is_kept_aside_not_made_up() -> None:
+    said = parse(WEBUI)
+    assert said is not None
+    assert from_infotext(said) == {
+        "kind": "text2img",
+        "x_model": "dreamshaper_8",
+        "prompt": "masterpiece, cat\nsecond line",
+        "x_seed": "5000000000",
+        "steps": 30,
+        "x_size": "500x700",
+        "x_negative_prompt": "blurry,\nugly",
+        "x_made_with": "v1.9.0",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "just a prompt", "a: b, c: d", "\n\n"])
+def test_a_text_without_settings_is_none(text: str) -> None:
+    assert parse(text) is None
+
+
+_line = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\n")).map(
+    str.strip
+)
+_prompts = (
+    st.lists(_line, max_size=4)
+    .map("\n".join)
+    .map(str.strip)
+    .filter(
+        lambda p: not any(line.strip().startswith("Negative prompt:") for line in p.split("\n"))
+    )
+)
+
+
+@given(
+    prompt=_prompts,
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.integers(1, 1000),
+    guidance=st.floats(0.1, 100).map(lambda number: round(number, 3)),
+    model=st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1)
+    .map(str.strip)
+    .filter(bool),
+)
+def test_whatever_is_written_is_read_back(
+    prompt: str, seed: int, steps: int, guidance: float, model: str
+) -> None:
+    facts: dict[str, Any] = {"repo": model.replace("/", "") or "m"}
+    told = sidecar(prompt=prompt, seed=seed, steps=steps, guidance=guidance, result_model=facts)
+    said = parse(write(told))
+    assert said is not None
+    assert said.prompt == "\n".join(line.strip() for line in prompt.split("\n"))
+    assert (said.pairs["Seed"], said.pairs["Steps"]) == (str(seed), str(steps))
+    if "schnell" not in model.lower():
+        assert float(said.pairs["Distilled CFG Scale"]) == pytest.approx(guidance, rel=1e-5)
+    assert said.pairs["Size"] == "64x64"
+    assert said.pairs["Version"] == "fluxdrop 0.1.0"

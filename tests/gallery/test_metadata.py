@@ -1,0 +1,143 @@
+"""What a picture says about itself: the same in every format, as much as was allowed, and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.errors import InputBad, UsageProblem
+from runner.gallery import metadata
+from runner.gallery.metadata import Format, Level, embedded, encode, read
+from specs.read import read as read_spec
+from specs.validate import validate
+from specs.write import to_yaml
+from tests.gallery.samples import HOSTILE, picture, sidecar
+
+FORMATS: tuple[Format, ...] = ("png", "jpeg", "webp")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("prompt", ["a red fox", "ein Käse, 猫 🦊\nsecond line", *HOSTILE])
+def test_the_picture_alone_gives_the_whole_sidecar_back(format: Format, prompt: str) -> None:
+    told = sidecar(prompt=prompt, notes="for you", loras=[{"path": "ink.safetensors"}])
+    data = encode(picture(), told, format=format)
+    assert read(data) == embedded(told)
+
+
+def test_what_was_read_is_a_valid_spec(tmp_path: Path) -> None:
+    path = tmp_path / "hero-0001.png"
+    path.write_bytes(encode(picture(), sidecar(model="tiny", precision="fp32")))
+    checked = validate(read_spec(to_yaml(read(path))))
+    assert (checked["prompt"], checked["seed"]) == ("a red fox in the snow", 7)
+
+
+def test_a_picture_never_names_its_own_hash() -> None:
+    assert "sha256" not in embedded(sidecar())["result"]
+    assert sidecar()["result"]["sha256"].encode() not in encode(picture(), sidecar())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_minimal_says_how_it_was_made_but_not_from_what_words(format: Format) -> None:
+    data = encode(picture(), sidecar(), format=format, level="minimal")
+    assert b"trainedAlgorithmicMedia" in data and b"fluxdrop 0.1.0" in data
+    for private in (b"fox", b"parameters", b"28", b"FLUX.1", b"Seed", b"2026-11-23"):
+        assert private not in _texts(data)
+    with pytest.raises(UsageProblem, match="does not say how it was made"):
+        read(data)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_none_leaves_nothing_at_all(format: Format) -> None:
+    data = encode(picture(), sidecar(), format=format, level="none")
+    bare = io.BytesIO()
+    options: dict[Format, dict[str, Any]] = {
+        "png": {"compress_level": 4},
+        "jpeg": {"quality": 92, "subsampling": "4:4:4"},
+        "webp": {"quality": 90, "method": 4},
+    }
+    picture().save(bare, format.upper(), **options[format])
+    assert data == bare.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["fill", "kontext"])
+def test_what_keeps_part_of_a_photo_is_called_a_composite(kind: str) -> None:
+    assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in encode(
+        picture(), sidecar(kind=kind)
+    )
+
+
+@pytest.mark.parametrize("kind", ["text2img", "control", "redux"])
+def test_what_is_new_throughout_is_called_algorithmic(kind: str) -> None:
+    data = encode(picture(), sidecar(kind=kind))
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in data
+    assert b"composite" not in data
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("level", ["full", "minimal", "none"])
+def test_the_same_pixels_and_sidecar_give_the_same_bytes(format: Format, level: Level) -> None:
+    first = encode(picture(), sidecar(), format=format, level=level)
+    assert first == encode(picture(), sidecar(), format=format, level=level)
+
+
+def test_the_callers_own_metadata_is_not_passed_on() -> None:
+    image = picture()
+    image.info = {"exif": b"Exif\0\0secret place", "xmp": b"secret", "icc_profile": b"secret"}
+    for format in FORMATS:
+        assert b"secret" not in encode(image, sidecar(), format=format)
+    assert "exif" in image.info
+
+
+def test_png_pixels_are_untouched_and_jpeg_takes_any_mode() -> None:
+    with Image.open(io.BytesIO(encode(picture(), sidecar()))) as back:
+        assert back.tobytes() == picture().tobytes()
+    with Image.open(
+        io.BytesIO(encode(Image.new("RGBA", (64, 64)), sidecar(), format="jpeg"))
+    ) as back:
+        assert back.mode == "RGB"
+
+
+def test_a_jpeg_drops_notes_before_it_grows_past_its_markers() -> None:
+    told = sidecar(notes="n" * 70_000, x_mine="m" * 100)
+    back = read(encode(picture(), told, format="jpeg"))
+    assert back == {k: v for k, v in embedded(told).items() if k not in ("notes", "x_mine")}
+    huge = sidecar(tags=["t" * 100] * 800)
+    assert read(encode(picture(), huge, format="jpeg"))["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40]
+)
+def test_what_is_no_picture_is_said_to_be_none(data: bytes) -> None:
+    with pytest.raises((InputBad, UsageProblem)):
+        read(data)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match=r"gone\.png cannot be read"):
+        read(tmp_path / "gone.png")
+
+
+def test_a_damaged_chunk_of_ours_falls_back_to_the_text_for_everyone() -> None:
+    data = encode(picture(), sidecar()).replace(b'{"schema":1', b'{"schema"=1')
+    # The chunk's checksum no longer fits either; where Pillow minds, the picture is refused.
+    with pytest.raises(InputBad):
+        read(data)
+    told = metadata._from_texts({"fluxdrop": "{broken", "parameters": _parameters(sidecar())})
+    assert told is not None and told["prompt"] == "a red fox in the snow"
+
+
+def _parameters(told: dict[str, Any]) -> str:
+    with Image.open(io.BytesIO(encode(picture(), told))) as image:
+        return str(image.text["parameters"])  # type: ignore[attr-defined]
+
+
+def _texts(data: bytes) -> bytes:
+    """The file without its pixels, whose bytes may spell anything."""
+    with Image.open(io.BytesIO(data)) as image:
+        parts = [str(getattr(image, "text", "")), str(image.info), str(dict(image.getexif()))]
+    return "".join(parts).encode()
