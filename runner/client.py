@@ -103,6 +103,14 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
     return {"id": job_id, "state": "submitted" if waiting and _is_name(job_id) else "unknown"}
 
 
+def job_of(home: Home, named: str) -> str:
+    """The id of the job that a name means: an id, or the file name of a drop."""
+    if not _is_name(named) or (home.job(named) / "status.json").is_file():
+        return named
+    answered = read_json(home.drops / f"{named}.json")
+    return str(answered["job"]) if answered and "job" in answered else named
+
+
 def wait_until_over(home: Home, job_id: str, seconds: float | None) -> dict[str, Any]:
     """The status of a job once it is final, or as it is after so many seconds."""
 

@@ -76,6 +76,7 @@ class Daemon:
         self._lock = RunnerLock(home.data / LOCK_FILE, f"the home {home.root}")
         self._started_at = timestamp()
         self._health_due = 0.0
+        self._looks_wanted = 0
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Daemon:
                 if self.worker.paused and self._has_queued():
                     note = "paused: `fluxdrop resume` lets the queued jobs run"
                 break
-            self._turn(0.2)
+            self._turn(0.02 if self._looks_wanted else 0.2)
         after = self.ledger.counts()
         return Outcome({s: after[s] - self._counts_before[s] for s in FINAL}, note)
 
@@ -187,10 +188,20 @@ class Daemon:
         return max(self._health_due - monotonic(), 0.0)
 
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
-        """Whether nothing is left to do; an inbox not yet looked at counts as work."""
-        if not self.intake.looked or self.intake.unsettled or self.writer.waiting:
+        """Whether nothing is left to do, and a fresh look at the inbox found nothing new."""
+        if not self._is_quiet(wait_for_hours=wait_for_hours):
+            self._looks_wanted = 0
             return False
-        if not self.worker.idle:
+        if not self._looks_wanted:
+            # A look that is under way may be past the file that has just come.
+            self._looks_wanted = self.intake.looks + 2
+        if self.intake.looks >= self._looks_wanted:
+            return True
+        self.intake.wake.set()
+        return False
+
+    def _is_quiet(self, *, wait_for_hours: bool) -> bool:
+        if self.intake.unsettled or self.writer.waiting or not self.worker.idle:
             return False
         if self.worker.paused:
             return True

@@ -200,6 +200,7 @@ class Writer:
 
     def _publish_end(self, record: Record) -> None:
         """The page, then the final status, last of all."""
+        self._outbox.make_folder(record)
         self._publish_page(record)
         self._outbox.write_status(record.seq, durable=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.executor import Rendered
 from runner.spool.clock import timestamp
+from runner.spool.inputs import reading_copies
 from runner.spool.ledger import Record
 from specs.expand import for_sidecar
 
@@ -30,9 +31,7 @@ def sidecar_of(
         spec["prompt"] = task.prompt
     if "precision" in facts:
         spec["precision"] = facts.pop("precision")
-    for field in ("image", "mask"):
-        if field in spec:
-            spec[field] = _copies(spec[field], record)
+    spec = reading_copies(spec, record.id, record.inputs)
     result = {
         "job": record.id,
         "index": task.index,
@@ -44,12 +43,3 @@ def sidecar_of(
         **facts,
     }
     return {**spec, "result": result}
-
-
-def _copies(value: Any, record: Record) -> Any:
-    """The same value with every path replaced by that of the job's own copy."""
-    if isinstance(value, str):
-        return f"outbox/{record.id}/inputs/{record.inputs[value]}"
-    if isinstance(value, list):
-        return [_copies(item, record) for item in value]
-    return {**value, "path": _copies(value["path"], record)}

@@ -139,7 +139,7 @@ def _ends(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
-    """"Logo: none", "logos? no", "text - none"."""
+    """ "Logo: none", "logos? no", "text - none"."""
     return next(
         (found for at in _predicates(tokens, mention) if (found := _answer_at(tokens, at))), None
     )
@@ -162,7 +162,7 @@ def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
 
 
 def _predicate(tokens: Sequence[Token], mention: Mention) -> Mark | None:
-    """"labels are not shown", "labels removed", "keep labels out of frame"."""
+    """ "labels are not shown", "labels removed", "keep labels out of frame"."""
     for at in _predicates(tokens, mention):
         finite, rule = _says_absent(tokens, at, mention)
         if rule and _is_subject(tokens, mention, finite):

@@ -67,7 +67,8 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "remove|removing|erase|erasing|delete|deleting|hide|skip|skipping|drop|ditch|forbid|ban|"
         "prohibit|disallow|replace|replacing|strip|strip out|strip away|leave out|leaving out|"
         "crop out|cropping out|edit out|editing out|cut out|take out|take away|paint out|"
-        "photoshop out|leave off|leaving off|keep out|blot out|swap|swapping|swap out|exchange|scrub|lose the|prevent|suppress|nix|axe"
+        "photoshop out|leave off|leaving off|keep out|blot out|swap|swapping|swap out|exchange|"
+        "scrub|lose the|prevent|suppress|nix|axe"
     ),
     Effect.INVERT: _phrases(
         "forget|forgets|forgetting|fail to|fails to|failing to|failing|hesitate to|neglect|"
@@ -77,23 +78,25 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "cutting off|cut off|cutting out|cropping off|crop off|exclusion of|omission of|removal of"
     ),
     Effect.HANDLE: tuple(
-        "cover covering crop cropping obscure obscuring obstruct obstructing block blocking conceal "
-        "concealing mask masking blur blurring smudge smudging distort distorting warp warping "
-        "stretch stretching recolor recoloring recolour recolouring alter altering modify modifying "
-        "change changing edit editing move moving resize resizing touch touching cut cutting trim "
-        "trimming tilt tilting rotate rotating flip flipping mirror mirroring overlap overlapping "
-        "bury burying darken darkening dim dimming fade fading deform deforming reword rewording "
-        "redraw redrawing restyle restyling shrink shrinking squash squashing disturb disturbing "
-        "damage damaging spoil spoiling ruin ruining simplify simplifying mangle mangling "
-        "overpower overpowering outshine outshining dwarf dwarfing truncate truncating clip "
-        "clipping shift shifting duplicate duplicating scratch scratching bend bending break "
-        "breaking crowd crowding overexpose overexposing misspell misspelling mistreat "
-        "desaturate desaturating tamper tampering dominate dominating".split()
+        "cover covering crop cropping obscure obscuring obstruct obstructing block blocking "
+        "conceal concealing mask masking blur blurring smudge smudging distort distorting "
+        "warp warping stretch stretching recolor recoloring recolour recolouring alter "
+        "altering modify modifying change changing edit editing move moving resize resizing "
+        "touch touching cut cutting trim trimming tilt tilting rotate rotating flip flipping "
+        "mirror mirroring overlap overlapping bury burying darken darkening dim dimming fade "
+        "fading deform deforming reword rewording redraw redrawing restyle restyling shrink "
+        "shrinking squash squashing disturb disturbing damage damaging spoil spoiling ruin "
+        "ruining simplify simplifying mangle mangling overpower overpowering outshine "
+        "outshining dwarf dwarfing truncate truncating clip clipping shift shifting duplicate "
+        "duplicating scratch scratching bend bending break breaking crowd crowding overexpose "
+        "overexposing misspell misspelling mistreat desaturate desaturating tamper tampering "
+        "dominate dominating".split()
     ),
-    Effect.INSTEAD: _phrases("instead of|rather than|in place of|in lieu of|as opposed to|over and above"),
+    Effect.INSTEAD: _phrases("instead of|rather than|in place of|in lieu of|as opposed to"),
     Effect.LIST: _phrases(
         "negative prompt|negative prompts|negative|negatives|neg|exclusions|exclusion|forbidden|"
-        "banned|prohibited|removed|excluded|omitted|not included|not allowed|unwanted|must avoid|don'ts|donts|disallowed"
+        "banned|prohibited|removed|excluded|omitted|not included|not allowed|unwanted|must avoid|"
+        "don'ts|donts|disallowed"
     ),
     Effect.STOP: _phrases(
         "but|however|although|though|yet|nevertheless|nonetheless|only|just|instead|rather|"
@@ -102,7 +105,8 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "except that|leaving|letting|revealing only|focusing on|focus on"
     ),
     Effect.EXCEPT: _phrases(
-        "except|except for|excepting|apart from|aside from|other than|save for|besides|but for|barring"
+        "except|except for|excepting|apart from|aside from|other than|save for|besides|but for|"
+        "barring"
     ),
     Effect.AFFIRM: _phrases(
         "not only|not just|not merely|not simply|not solely|not exclusively|not necessarily|"
@@ -115,8 +119,9 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
         "no wonder|no question|no mistake|no mistaking|no denying|no escaping|no ignoring|"
         "no hiding|no avoiding|no missing|no problem|no worries|no surprise|no secret|no stranger|"
         "no sooner|no end|no end of|no limit to|no two|no ordinary|no mere|no average|no typical|"
-        "no simple|no common|no way around|no joke|no exception|no holds barred|no strings attached|"
-        "no nonsense|no frills|no fuss|no brainer|no particular order|in no time|yes or no|"
+        "no simple|no common|no way around|no joke|no exception|no holds barred|"
+        "no strings attached|no nonsense|no frills|no fuss|no brainer|no particular order|"
+        "in no time|yes or no|"
         "like no other|second to none|none other than|none other|none but|none of|nothing but|"
         "nothing except|nothing except for|nothing other than|nothing more than|nothing less than|"
         "nothing short of|nothing if not|never mind|never ending|never fails to|why not|if not|"
@@ -135,9 +140,12 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
     ),
 }
 
-COMMANDS_WITH_ARTICLE = frozenset(
-    ("skip drop ditch strip axe scrub suppress nix".split())
-) | {"cut out", "take out", "take away", "lose the"}
+COMMANDS_WITH_ARTICLE = frozenset("skip drop ditch strip axe scrub suppress nix".split()) | {
+    "cut out",
+    "take out",
+    "take away",
+    "lose the",
+}
 """Commands that are also nouns or adjectives: only "drop the text", never "drop shadow"."""
 
 ALMOST = frozenset(

@@ -116,9 +116,7 @@ def _close_lists(items: Sequence[Item]) -> None:
             item.closed = after.closed if quiet or after.closed == "or" else ""
 
 
-def shape_of(
-    tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int]
-) -> Shape:
+def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int]) -> Shape:
     """Describe the words [start, end); words of a mention always count as nouns."""
     determined = described = acts = command = placed = False
     nouns: list[int] = []

@@ -51,7 +51,7 @@ class Working:
     invisible: tuple[int, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """The original offsets of a non-empty part of the copy, marks on its last letter included."""
+        """The original offsets of a part of the copy, marks on its last letter included."""
         stop = self.offsets[end - 1] + 1
         limit = self.offsets[end] if end < len(self.offsets) else len(self.original)
         while stop < limit and unicodedata.combining(self.original[stop]):

@@ -19,7 +19,8 @@ _AUXILIARY = frozenset(
     "be been being is are was were do does did to it you we they there have has had get i "
     "should must shall will would can could may that which who".split()
 )
-_QUIET = w.DETERMINERS | w.FILLERS | _AUXILIARY | _ANNOUNCED | {"any", "no"}
+_ASIDES = frozenset("any no and or nor plus circumstances circumstance way account event".split())
+_QUIET = w.DETERMINERS | w.FILLERS | _AUXILIARY | _ANNOUNCED | _ASIDES
 _PLACES = frozenset(
     "front top back side sides middle edge edges corner centre center surface face rim bottom "
     "left right rest inside outside tip base foot head ahead part".split()
@@ -87,7 +88,7 @@ def _taken_for_granted(text: str, following: Sequence[str], scope: Scope) -> boo
     if text in w.OF_LIKE:
         return False
     named = any(word.endswith("'s") for word in following)
-    definite = named or following[0] in w.DEFINITE or following[0] in w.NUMBERS
+    definite = named or following[0] in w.DEFINITE | w.NUMBERS | {"either"}
     return definite or (following[0] in w.ARTICLES and text in w.LOCATIVE and text != "to")
 
 

@@ -168,7 +168,7 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     shape, closed = item.shape, item.closed
     if scope.listed or item.joined == "close" or item.opener is Effect.INCLUDE:
         return True
-    if _still_open(scope) and not (shape.determined or shape.command):
+    if _still_open(scope) and not shape.determined and (scope.verbal or not shape.command):
         return True
     if scope.outside and item.joined != "comma":
         return reading.word(item.start) == "any"

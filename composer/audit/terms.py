@@ -37,15 +37,15 @@ class Term:
     allow: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mention:
-    """A place where a term occurs: offsets in the working copy, and its tokens [first, last)."""
+    """A place where terms occur, by number: offsets in the working copy, tokens [first, last)."""
 
-    term: Term
     start: int
     end: int
     first: int
     last: int
+    terms: tuple[int, ...]
 
 
 def parse_terms(terms: Iterable[str | Mapping[str, Any] | Term]) -> tuple[Term, ...]:
@@ -84,7 +84,7 @@ class _Node:
     """One step of the tree of words; shared beginnings keep the search linear."""
 
     after: dict[str, _Node] = field(default_factory=dict)
-    here: list[Term] = field(default_factory=list)
+    here: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,44 +92,45 @@ class Lexicon:
     """Terms made ready for searching."""
 
     words: _Node
-    strings: tuple[tuple[str, Term, bool], ...]
+    strings: tuple[tuple[str, int, bool], ...]
     allowed: _Node
-    allowed_terms: frozenset[str]
 
 
 @lru_cache(maxsize=64)
 def lexicon(terms: tuple[Term, ...]) -> Lexicon:
     """Make terms ready for searching; the same terms are prepared once."""
     words, allowed = _Node(), _Node()
-    strings: list[tuple[str, Term, bool]] = []
-    for term in terms:
+    strings: list[tuple[str, int, bool]] = []
+    for number, term in enumerate(terms):
         for form in (term.term, *term.aliases):
-            _add_form(words, strings, term, form)
+            _add_form(words, strings, term, number, form)
         for phrase in term.allow:
-            _insert(allowed, _words_of(phrase), term)
-    return Lexicon(words, tuple(strings), allowed, frozenset())
+            _insert(allowed, _words_of(phrase), number)
+    return Lexicon(words, tuple(strings), allowed)
 
 
-def _add_form(words: _Node, strings: list[tuple[str, Term, bool]], term: Term, form: str) -> None:
+def _add_form(
+    words: _Node, strings: list[tuple[str, int, bool]], term: Term, number: int, form: str
+) -> None:
     plain = " ".join(normalise(form).text.split())
     pieces = _words_of(form)
     only_words = all(part.isalnum() or part in " '-" for part in plain)
     if term.match == "substring" or not pieces or not only_words or _unspaced(plain):
-        strings.append((plain, term, term.match != "substring" and not _unspaced(plain)))
+        strings.append((plain, number, term.match != "substring" and not _unspaced(plain)))
         return
     for last in word_forms(pieces[-1]) if term.match == "word" else (pieces[-1],):
-        _insert(words, (*pieces[:-1], last), term)
+        _insert(words, (*pieces[:-1], last), number)
     if len(pieces) > 1:  # "price tag" is also written "pricetag"
         for last in word_forms(pieces[-1]) if term.match == "word" else (pieces[-1],):
-            _insert(words, ("".join(pieces[:-1]) + last,), term)
+            _insert(words, ("".join(pieces[:-1]) + last,), number)
 
 
-def _insert(root: _Node, words: Sequence[str], term: Term) -> None:
+def _insert(root: _Node, words: Sequence[str], number: int) -> None:
     node = root
     for word in words:
         node = node.after.setdefault(word, _Node())
-    if term not in node.here:
-        node.here.append(term)
+    if number not in node.here:
+        node.here.append(number)
 
 
 def _words_of(text: str) -> tuple[str, ...]:
@@ -138,107 +139,123 @@ def _words_of(text: str) -> tuple[str, ...]:
 
 def _unspaced(text: str) -> bool:
     """Whether a text is in a script that puts no blanks between words, so has no word borders."""
-    return any(
-        unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER"))
-        for char in text
-    )
+    scripts = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")
+    return any(unicodedata.name(char, "").startswith(scripts) for char in text)
 
 
 def find_mentions(work: Working, tokens: Sequence[Token], terms: tuple[Term, ...]) -> list[Mention]:
-    """Every mention of the terms, in the order of the text, without those in `allow` phrases."""
+    """Every place with a mention, in the order of the text, without those in `allow` phrases."""
     prepared = lexicon(terms)
-    found: dict[tuple[int, int, Term], Mention] = {}
-    allowed: list[tuple[int, int, Term]] = []
-    steps = _readable(tokens)
-    for place in range(len(steps)):
-        for start, stop, term in _walk(prepared.words, tokens, steps, place):
-            mention = Mention(term, tokens[start].start, tokens[stop - 1].end, start, stop)
-            found[(mention.start, mention.end, term)] = mention
+    # Each place keeps the lists of its terms, not copies: a hundred terms may share a place.
+    found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
+    excused: set[tuple[int, int]] = set()
+    words = _readable(tokens)
+    for place in range(len(words)):
+        for first, last, here in _walk(prepared.words, tokens, words, place):
+            key = (tokens[first].start, tokens[last - 1].end, first, last)
+            found.setdefault(key, []).append(here)
         if prepared.allowed.after:
-            allowed += _walk(prepared.allowed, tokens, steps, place)
-    for plain, term, borders in prepared.strings:
+            for first, last, here in _walk(prepared.allowed, tokens, words, place):
+                excused.update((index, term) for index in range(first, last) for term in here)
+    for plain, number, borders in prepared.strings:
+        touched = (-1, -1)
         for start, end in _occurrences(work.text, plain, borders):
-            first, last = _tokens_at(tokens, start, end)
-            found[(start, end, term)] = Mention(term, start, end, first, last)
-    excused = {(index, term) for start, stop, term in allowed for index in range(start, stop)}
-    mentions = [
-        mention
-        for mention in found.values()
-        if not all((index, mention.term) in excused for index in range(mention.first, mention.last))
-    ]
-    return sorted(mentions, key=lambda mention: (mention.start, mention.end, mention.term.term))
+            where = _tokens_at(tokens, start, end)
+            if where != touched:  # once in a word is enough
+                found.setdefault((start, end, *where), []).append((number,))
+                touched = where
+    mentions: list[Mention] = []
+    for (start, end, first, last), lists in sorted(found.items(), key=lambda item: item[0]):
+        here = lists[0] if len(lists) == 1 else tuple(dict.fromkeys(n for ns in lists for n in ns))
+        left = [t for t in here if not _is_excused(excused, t, first, last)] if excused else here
+        if left:
+            mentions.append(Mention(start, end, first, last, tuple(left)))
+    return mentions
 
 
-def _readable(tokens: Sequence[Token]) -> list[tuple[int, int, tuple[str, ...]]]:
-    """The words as (first token, token after, ways to read it), disguises undone."""
-    steps: list[tuple[int, int, tuple[str, ...]]] = []
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
+def _is_excused(excused: set[tuple[int, int]], term: int, first: int, last: int) -> bool:
+    return all((index, term) in excused for index in range(first, last))
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """One word token as a searcher reads it."""
+
+    index: int
+    ways: tuple[str, ...]
+    spelt: tuple[int, str]  # a word written letter by letter begins here: its end, its letters
+    joined: bool  # only blanks, hyphens or a block border lie before it
+
+
+def _readable(tokens: Sequence[Token]) -> list[_Word]:
+    words: list[_Word] = []
+    for index, token in enumerate(tokens):
         if token.kind is Kind.WORD:
-            spelt = _spelt_out(tokens, index)
-            if spelt > index:
-                letters = "".join(t.text for t in tokens[index:spelt] if t.kind is Kind.WORD)
-                steps.append((index, spelt, (letters,)))
-            steps.append((index, index + 1, _readings(token.text)))
-        index += 1
-    return steps
+            spelt = _spelt_out(tokens, index) if len(token.text) == 1 else (index, "")
+            joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
+            words.append(_Word(index, _readings(token.text), spelt, joined))
+    return words
 
 
 def _readings(text: str) -> tuple[str, ...]:
+    if text.isalpha():
+        return (text,)
     ways = [text]
     if text.endswith("'s"):
         ways.append(text[:-2])
-    if not text.isalpha() and any(char.isdigit() for char in text) and not text.isdigit():
+    if any(char.isdigit() for char in text) and not text.isdigit():
         ways.append(text.translate(DIGITS_AS_LETTERS))
     return tuple(ways)
 
 
-def _spelt_out(tokens: Sequence[Token], index: int) -> int:
-    """Where a word written letter by letter ("l o g o", "l.o.g.o") ends; `index` if it is none."""
-    if index and tokens[index - 1].kind is Kind.WORD and len(tokens[index - 1].text) == 1:
-        return index
-    at, letters, stop = index, 0, index
-    while at < len(tokens) and len(tokens[at].text) == 1 and at - index < 60:
-        if tokens[at].kind is Kind.WORD:
-            letters, stop = letters + 1, at + 1
-        elif tokens[at].text not in ".-*":
+def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
+    """The end and the letters of a word written letter by letter: "l o g o", "l.o.g.o"."""
+    for back in (1, 2):  # only its first letter begins it
+        before = tokens[index - back] if index >= back else None
+        if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
+            return index, ""
+        if before is None or before.text not in (".", "-", "*"):
             break
-        at += 1
-    return stop if letters > 2 else index
-
-
-_Steps = Sequence[tuple[int, int, tuple[str, ...]]]
+    letters: list[str] = []
+    stop = index
+    for at in range(index, min(index + 60, len(tokens))):
+        token = tokens[at]
+        if token.kind is Kind.WORD and len(token.text) == 1:
+            letters.append(token.text)
+            stop = at + 1
+        elif token.text not in (".", "-", "*"):
+            break
+    return (stop, "".join(letters)) if len(letters) > 2 else (index, "")
 
 
 def _walk(
-    root: _Node, tokens: Sequence[Token], steps: _Steps, place: int
-) -> list[tuple[int, int, Term]]:
+    root: _Node, tokens: Sequence[Token], words: Sequence[_Word], place: int
+) -> list[tuple[int, int, Sequence[int]]]:
     """The terms that begin at one word: down the tree, over blanks and hyphens only."""
-    hits: list[tuple[int, int, Term]] = []
-    first, stop, ways = steps[place]
-    glued = ""
-    for way in ways:
+    hits: list[tuple[int, int, Sequence[int]]] = []
+    word = words[place]
+    for way in word.ways:
         node = root.after.get(way)
-        at, end = place, stop
+        at = place
         while node is not None:
-            hits += [(first, end, term) for term in node.here]
+            if node.here:
+                hits.append((word.index, words[at].index + 1, node.here))
             at += 1
-            if at >= len(steps) or not node.after or not _adjoin(tokens, end, steps[at][0]):
+            if not node.after or at >= len(words) or not words[at].joined:
                 break
-            end = steps[at][1]
-            node = next((node.after[w] for w in steps[at][2] if w in node.after), None)
+            node = next((node.after[w] for w in words[at].ways if w in node.after), None)
+    stop, letters = word.spelt
+    if letters in root.after:
+        hits.append((word.index, stop, root.after[letters].here))
     # "water-mark" is read as "watermark" too; three pieces are as far as anyone goes.
-    glued, at, end = ways[0], place, stop
-    for _ in range(2):
-        at += 1
-        if at >= len(steps) or end >= len(tokens) or tokens[end].kind is not Kind.HYPHEN:
+    glued = word.ways[0]
+    for at in range(place + 1, min(place + 3, len(words))):
+        index = words[at].index
+        if tokens[index - 1].kind is not Kind.HYPHEN or words[at - 1].index != index - 2:
             break
-        if steps[at][0] != end + 1:
-            break
-        end, glued = steps[at][1], glued + steps[at][2][0]
-        if glued in root.after:
-            hits += [(first, end, term) for term in root.after[glued].here]
+        glued += words[at].ways[0]
+        if glued in root.after and root.after[glued].here:
+            hits.append((word.index, index + 1, root.after[glued].here))
     return hits
 
 
@@ -257,9 +274,11 @@ def _occurrences(text: str, wanted: str, borders: bool) -> Iterable[tuple[int, i
         inside = (wanted[0].isalnum() and at > 0 and text[at - 1].isalnum()) or (
             wanted[-1].isalnum() and end < len(text) and text[end].isalnum()
         )
-        if not (borders and inside):
-            yield at, end
-        at = text.find(wanted, at + 1)
+        if borders and inside:
+            at = text.find(wanted, at + 1)
+            continue
+        yield at, end
+        at = text.find(wanted, end)
 
 
 def _tokens_at(tokens: Sequence[Token], start: int, end: int) -> tuple[int, int]:

@@ -59,15 +59,16 @@ _PATTERN = re.compile(
 )
 _MARKS = {
     ",": Kind.COMMA, "、": Kind.COMMA, "،": Kind.COMMA, "/": Kind.SLASH, "&": Kind.AND,
-    "+": Kind.AND, ":": Kind.COLON, "=": Kind.COLON, '"': Kind.QUOTE, "'": Kind.QUOTE, "(": Kind.OPEN,
-    "[": Kind.OPEN, "{": Kind.OPEN, ")": Kind.CLOSE, "]": Kind.CLOSE, "}": Kind.CLOSE,
+    "+": Kind.AND, ":": Kind.COLON, "=": Kind.COLON, '"': Kind.QUOTE, "'": Kind.QUOTE,
+    "(": Kind.OPEN, "[": Kind.OPEN, "{": Kind.OPEN,
+    ")": Kind.CLOSE, "]": Kind.CLOSE, "}": Kind.CLOSE,
     ".": Kind.END, ";": Kind.END, "!": Kind.END, "?": Kind.END, "|": Kind.END, "。": Kind.END,
     EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END, "؛": Kind.END,
 }  # fmt: skip
 
 
 def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
-    """Cut the working copy into tokens; `borders` are original offsets where blocks begin or end."""
+    """Cut the working copy into tokens; `borders` are original offsets of block borders."""
     pending = sorted(set(borders), reverse=True)
     tokens: list[Token] = []
     text = work.text
@@ -118,6 +119,8 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
 
 def _suspended(text: str, end: int) -> bool:
     """Whether a hyphen hangs before a comma or a conjunction: "logo- and text-free"."""
-    return text[end : end + 1] == "," or text[end : end + 5] in (" and ", " or t") or (
-        text[end : end + 4] == " or "
+    return (
+        text[end : end + 1] == ","
+        or text[end : end + 5] in (" and ", " or t")
+        or (text[end : end + 4] == " or ")
     )

@@ -15,10 +15,13 @@ from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
 from composer.audit.scope import read_marks
 from composer.audit.terms import Mention, Term, find_mentions, parse_terms
-from composer.audit.tokens import tokenise
+from composer.audit.tokens import Token, tokenise
 
 RULES_VERSION = "1"
 """Rises when a rule changes a verdict; recorded beside every verdict."""
+
+MENTIONS_SHOWN = 20
+"""At most so many mentions of one term are reported at each level; all of them are judged."""
 
 _NEGATED = "FLUX reads no negatives: describe what is wanted instead of naming this"
 
@@ -100,25 +103,30 @@ def audit(
     marks = read_marks(tokens, mentioned)
     findings: list[Finding] = []
     advice: list[Finding] = []
+    shown = [[0, 0] for _ in parsed]
     judged: dict[tuple[int, int], Mark] = {}
     for mention in mentions:
-        place = (mention.first, mention.last)
-        if place not in judged:
-            head = marks[mention.last - 1]
-            judged[place] = (
-                affirmed_after(tokens, mention, head)
-                if head and head.negated
-                else negated_after(tokens, mention, head)
-            ) or (head or Mark(False, "affirmed", ""))
-        finding = _finding(mention, judged[place], work.span(mention.start, mention.end), spans)
-        (findings if finding.level == "violation" else advice).append(finding)
+        key = (mention.first, mention.last)
+        if key not in judged:
+            judged[key] = _judge(tokens, mention, marks[mention.last - 1])
+        mark = judged[key]
+        for number in mention.terms:
+            term = parsed[number]
+            blocks = not mark.negated and term.severity == "error"
+            shown[number][blocks] += 1
+            if shown[number][blocks] <= MENTIONS_SHOWN:
+                finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
+                (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
 
 
-def _finding(
-    mention: Mention, mark: Mark, place: tuple[int, int], spans: Sequence[Span]
-) -> Finding:
-    term = mention.term
+def _judge(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark:
+    if mark is not None and mark.negated:
+        return affirmed_after(tokens, mention, mark) or mark
+    return negated_after(tokens, mention, mark) or mark or Mark(False, "affirmed", "")
+
+
+def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
     if mark.negated:

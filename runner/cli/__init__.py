@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -39,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(wrong, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else f"; choose from {', '.join(known)}"
             message = f"no command {wrong!r}{hint}"
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
 def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
@@ -76,6 +77,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter of a path or a prompt is no reason to fail.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone (`fluxdrop status | head`): nothing to say to it, and
+        # what is left in the buffer must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     options.home = getattr(options, "home", None)
@@ -96,9 +115,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"fluxdrop: {error}", file=sys.stderr)
         return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`fluxdrop status | head`): nothing to say to it.
-        sys.stderr.close()
-        return 0

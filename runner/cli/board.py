@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from runner import client
-from runner.cli.text import job_line, print_json
+from runner.cli.text import job_line, print_line
 from runner.settings import Home
 
 _LOOK_SECONDS = 0.1
@@ -45,6 +45,7 @@ class Board:
         self._live = self._console.is_terminal and not as_json
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, tuple[Any, ...]] = {}
+        self._seen: dict[str, None] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,18 +78,21 @@ class Board:
 
     def look(self) -> None:
         """Look at every job once."""
-        for job_id in self._ids():
+        # A job that was shown once is shown to its end, whoever still names it.
+        for job_id in dict.fromkeys([*self._seen, *self._ids()]):
             if job_id in self._over:
                 continue
             status = client.read_json(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
+            self._seen[job_id] = None
             if self._live:
                 self._draw(status)
             else:
                 self._tell(status)
             if status["state"] in client.FINAL_STATES:
                 self._over.add(job_id)
+                del self._seen[job_id]
 
     def _draw(self, status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
@@ -113,7 +117,7 @@ class Board:
             return
         self._shown[status["id"]] = key
         if self._as_json:
-            print_json(status)
+            print_line(status)
         else:
             print(job_line(status), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from runner import client
@@ -30,29 +31,34 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def run_cancel(options: argparse.Namespace) -> int:
     """Cancel jobs and say what came of it."""
     home = find_home(options.home)
-    before = {job_id: client.status(home, job_id) for job_id in options.ids}
+    before = {named: client.status(home, client.job_of(home, named)) for named in options.ids}
     over = {job_id for job_id, found in before.items() if found["state"] in client.FINAL_STATES}
     drops = {job_id: client.cancel(home, job_id) for job_id in options.ids if job_id not in over}
     running = client.runner_health(home) is not None
     outcomes = []
     for job_id in options.ids:
         found = before[job_id]
-        if job_id in drops and running and found["state"] in ("queued", "running"):
+        if job_id in drops and running and found["state"] != "unknown":
             client.wait_until_obeyed(home, drops[job_id], _OBEYED_SECONDS)
-            found = client.wait_until_over(home, job_id, _OBEYED_SECONDS)
+            found = client.wait_until_over(home, client.job_of(home, job_id), _OBEYED_SECONDS)
         outcomes.append({"id": job_id, "state": found["state"], "was_over": job_id in over})
     if options.json:
         print_json({"jobs": outcomes})
         return 0
     for outcome in outcomes:
-        text = {
-            True: f"was over already: {outcome['state']}",
-            False: "cancelled" if outcome["state"] == "cancelled" else "asked",
-        }[bool(outcome["was_over"])]
-        print(f"{outcome['id']}: {text}")
+        print(f"{outcome['id']}: {_said(outcome)}")
     if not running:
         say("no runner is running: it will be obeyed when one starts")
     return 0
+
+
+def _said(outcome: Mapping[str, Any]) -> str:
+    state = outcome["state"]
+    if outcome["was_over"]:
+        return f"was over already: {state}"
+    if state == "unknown":
+        return "no job or drop of this name yet; one that comes within a minute is cancelled"
+    return "cancelled" if state == "cancelled" else f"asked; it is {state}"
 
 
 def run_retry(options: argparse.Namespace) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from typing import Any
 
 from runner import client
 from runner.cli.text import job_line, print_json, say
 from runner.errors import RunnerNeeded
-from runner.settings import find_home
+from runner.settings import Home, find_home
 
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
@@ -19,6 +21,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     status.add_argument("id", nargs="?", metavar="ID")
     status.set_defaults(run=run_status)
     watch = verbs.add_parser("watch", parents=[shared], help="follow the runner until Ctrl-C")
+    watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
     watch.set_defaults(run=run_watch)
 
 
@@ -29,8 +32,9 @@ def run_status(options: argparse.Namespace) -> int:
         return _one(options, client.status(home, options.id))
     running = client.runner_health(home)
     summary = running or client.read_json(home.health) or {}
+    waiting = _specs_in(home)
     if options.json:
-        print_json({**summary, "running": running is not None})
+        print_json({**summary, "running": running is not None, "inbox": waiting})
         return 0
     counts = summary.get("counts", {})
     numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
@@ -39,9 +43,20 @@ def run_status(options: argparse.Namespace) -> int:
         print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
     else:
         print(f"no runner is running; {numbers or 'no jobs yet'}")
+    if waiting:
+        print(f"{waiting} in the inbox, not yet taken")
     for job in reversed(summary.get("recent", [])):
         print(job_line(job))
     return 0
+
+
+def _specs_in(home: Home) -> int:
+    from runner.spool.names import is_spec
+
+    try:
+        return sum(is_spec(name) for name in os.listdir(home.inbox))
+    except OSError:
+        return 0
 
 
 def _one(options: argparse.Namespace, found: dict[str, Any]) -> int:
@@ -60,7 +75,7 @@ def _one(options: argparse.Namespace, found: dict[str, Any]) -> int:
 
 
 def run_watch(options: argparse.Namespace) -> int:
-    """Show the running jobs and their progress until Ctrl-C."""
+    """Show the running jobs and their progress until Ctrl-C, or some jobs until they are over."""
     home = find_home(options.home)
     if client.runner_health(home) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
@@ -71,7 +86,21 @@ def run_watch(options: argparse.Namespace) -> int:
         jobs = [job["id"] for job in reversed(health.get("recent", []))]
         return list(dict.fromkeys([*jobs, *health.get("next", [])]))
 
-    with Board(home, newest, as_json=options.json) as board:
-        board.follow(lambda: client.runner_health(home) is None)
-    say("the runner has stopped")
+    def states() -> list[str]:
+        return [client.status(home, job)["state"] for job in options.ids]
+
+    def is_over() -> bool:
+        if options.ids and all(state in (*client.FINAL_STATES, "unknown") for state in states()):
+            return True
+        return client.runner_health(home) is None
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Board(home, lambda: options.ids or newest(), as_json=options.json) as board,
+    ):
+        board.follow(is_over)
+    if options.ids:
+        return 0 if all(state == "succeeded" for state in states()) else 1
+    if client.runner_health(home) is None:
+        say("the runner has stopped")
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,13 @@ def run_init(options: argparse.Namespace) -> int:
         print_json({"home": str(folder), "new": not was_home})
     else:
         print(f"{folder} is {'still' if was_home else 'now'} a fluxdrop home")
-        print(f"next: cd {folder} && fluxdrop demo")
+        print(f"next: cd {_quoted(folder)} && fluxdrop demo")
     return 0
+
+
+def _quoted(folder: Path) -> str:
+    """The folder as a shell takes it; cmd and PowerShell know double quotes only."""
+    return f'"{folder}"' if os.name == "nt" and " " in str(folder) else shlex.quote(str(folder))
 
 
 def make_home(folder: Path) -> None:

@@ -14,6 +14,7 @@ from runner.settings import Home, Settings, find_home, load_settings
 
 # An idle runner answers in milliseconds; one that copies a long inbox may take a while.
 _RECEIPT_SECONDS = 15.0
+_LOOK_SECONDS = 2.0
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -34,20 +35,20 @@ def run_submit(options: argparse.Namespace) -> int:
     running = client.runner_health(home) is not None
     if options.wait and not running:
         raise RunnerNeeded("nothing is running that could be waited for: start `fluxdrop run`")
-    specs = [(_name(file), _bytes(file), file) for file in options.files]
+    specs = [(file, _bytes(file)) for file in options.files]
     drops = []
-    for name, data, file in specs:
+    for file, data in specs:
         if file != "-":
             for copied in client.bring_images(home, Path(file), data):
                 say(f"copied {copied} into the inbox")
-        drops.append(client.submit(home, data, name))
+        drops.append(client.submit(home, data, _name(file, data)))
     if not running:
         return _say_not_running(options, [drop.name for drop in drops])
-    receipts = [client.wait_for_receipt(home, drop, _RECEIPT_SECONDS) for drop in drops]
+    receipts = [_receipt(home, drop, patient=options.wait) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
     late = [drop.name for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
     if options.wait:
-        statuses = [client.wait_until_over(home, job, None) for job in jobs]
+        statuses = [_until_over(home, job) for job in jobs]
     else:
         statuses = [client.status(home, job) for job in jobs]
     if options.json:
@@ -70,6 +71,29 @@ def _say_not_running(options: argparse.Namespace, names: list[str]) -> int:
     return 0
 
 
+def _receipt(home: Home, drop: client.Drop, *, patient: bool) -> dict[str, Any] | None:
+    if not patient:
+        return client.wait_for_receipt(home, drop, _RECEIPT_SECONDS)
+    while (found := client.wait_for_receipt(home, drop, _LOOK_SECONDS)) is None:
+        _require_runner(home)
+    return found
+
+
+def _until_over(home: Home, job: str) -> dict[str, Any]:
+    while True:
+        found = client.wait_until_over(home, job, _LOOK_SECONDS)
+        if found["state"] in client.FINAL_STATES:
+            return found
+        _require_runner(home)
+
+
+def _require_runner(home: Home) -> None:
+    if client.runner_health(home) is None:
+        raise RunnerNeeded(
+            "the runner has stopped; what was submitted waits for the next `fluxdrop run`"
+        )
+
+
 def _is_bad(status: dict[str, Any]) -> bool:
     return status["state"] in ("failed", "rejected", "cancelled")
 
@@ -83,7 +107,8 @@ def run_check(options: argparse.Namespace) -> int:
     catalogue = RegistryCatalogue(home.settings)
     files = []
     for file in options.files:
-        problems = check(_bytes(file), _name(file), home, catalogue)
+        data = _bytes(file)
+        problems = check(data, _name(file, data), home, catalogue)
         files.append({
             "file": file,
             "errors": [
@@ -116,8 +141,13 @@ def _home_or_here(given: str | None) -> Home:
         return Home(Path.cwd(), load_settings(Path("fluxdrop.yaml")) or Settings())
 
 
-def _name(file: str) -> str:
-    return "stdin.yaml" if file == "-" else Path(file).name
+def _name(file: str, data: bytes) -> str:
+    """The name a file is dropped under; what comes by standard input has none of its own."""
+    if file != "-":
+        return Path(file).name
+    from specs.read import is_whole_json_object
+
+    return "stdin.json" if is_whole_json_object(data) else "stdin.yaml"
 
 
 def _bytes(file: str) -> bytes:

@@ -13,6 +13,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
+def print_line(value: Any) -> None:
+    """Print one value of a stream as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
 def say(text: str) -> None:
     """Print for people, not for programs: to standard error."""
     print(text, file=sys.stderr)

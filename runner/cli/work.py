@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.text import print_json, say
-from runner.errors import UsageProblem
+from runner.cli.text import print_json, print_line, say
+from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
 
 STORY = ("draw", "edit", "repaint", "outline", "vary")
@@ -56,7 +56,7 @@ def run_drain(options: argparse.Namespace) -> int:
             outcome = daemon.drain(until=until)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
-        print_json({"counts": counts, "note": outcome.note})
+        print_line({"counts": counts, "note": outcome.note})
     else:
         say(", ".join(f"{n} {state}" for state, n in counts.items() if n) or "nothing to do")
         if outcome.note:
@@ -68,12 +68,11 @@ def run_demo(options: argparse.Namespace) -> int:
     """Drop the example specs, run them, and name the pictures."""
     home = _prepared(options)
     if client.runner_health(home) is not None:
-        jobs = _tell_story(home, lambda: None)
+        jobs = _tell_story(home, lambda: _wait_for_runner(home), options)
     else:
-        from runner.daemon import stopping_on_signals
-
-        with _opened(home) as daemon, stopping_on_signals(daemon):
-            jobs = _tell_story(home, lambda: daemon.work(0.1))
+        # Ctrl-C leaves by exception: `close` then puts back what is in hand.
+        with _opened(home) as daemon:
+            jobs = _tell_story(home, lambda: daemon.work(0.1), options)
     statuses = [client.status(home, job) for job in jobs]
     if options.json:
         print_json({"jobs": jobs, "statuses": statuses})
@@ -82,14 +81,20 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
 
 
-def _tell_story(home: Home, turn: Callable[[], object]) -> list[str]:
+def _wait_for_runner(home: Home) -> None:
+    if client.runner_health(home) is None:
+        raise RunnerNeeded("the runner has stopped: run `fluxdrop demo` again")
+    time.sleep(0.05)
+
+
+def _tell_story(home: Home, turn: Callable[[], object], options: argparse.Namespace) -> list[str]:
     """Drop the examples, each reading the first one's picture, and follow them to their ends."""
     import specs
     from runner.cli.board import Board
 
     examples = Path(specs.__file__).parent / "examples"
     jobs: list[str] = []
-    with Board(home, lambda: jobs) as board:
+    with Board(home, lambda: [] if options.json else jobs) as board:
         board.follow_aside()
         for name in STORY:
             file = examples / f"{name}.yaml"
@@ -106,8 +111,7 @@ def _tell_story(home: Home, turn: Callable[[], object]) -> list[str]:
 
 def _until(look: Callable[[], Any], turn: Callable[[], object]) -> Any:
     while (found := look()) is None:
-        if turn() is None:
-            time.sleep(0.05)
+        turn()
     return found
 
 

@@ -142,7 +142,9 @@ class GpuThread:
             return Failed(self._slot, task, error.reason, str(error))
         except BaseException as error:  # noqa: BLE001 a task that is not answered stops the night
             # As text: a traceback object would keep the image's tensors alive.
-            log.error("%s %d failed:\n%s", task.job, task.index, traceback.format_exc())
+            log.error(
+                "%s %d failed:\n%s", task.job, task.index, _private(traceback.format_exc(), task)
+            )
             return Failed(self._slot, task, "Internal", _first_line(error, task))
 
     def _rendered(self, task: ImageTask, sign: StopSign) -> Rendered:
@@ -199,11 +201,17 @@ def versions() -> Mapping[str, str]:
     return found
 
 
+def _private(text: str, task: ImageTask) -> str:
+    """A message without the prompt and the names of the input pictures."""
+    paths = [str(each.path) for given in task.inputs.values() for each in given]
+    for secret in filter(None, [task.prompt, *paths]):
+        text = text.replace(secret, "…")
+    return text
+
+
 def _first_line(error: BaseException, task: ImageTask) -> str:
-    """What went wrong in one line, without paths and without the prompt."""
-    text = str(error).strip()
-    if task.prompt:
-        text = text.replace(task.prompt, "…")
+    """What went wrong in one line, without any path."""
+    text = _private(str(error).strip(), task)
     line = _PATH.sub("…", text.splitlines()[0] if text else "")[:300]
     name = type(error).__name__
     return f"{name}: {line}" if line else name

@@ -7,6 +7,7 @@ off on both sides, so that no pixel is resampled; beyond the model's bounds it i
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -70,12 +71,33 @@ def to_rgb(picture: Image) -> Image:
     """Any mode as RGB."""
     from PIL import Image as Pillow
 
-    picture = eight_bit(picture)
+    picture = standard_colours(eight_bit(picture))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         paper = Pillow.new("RGBA", layered.size, "white")
         return Pillow.alpha_composite(paper, layered).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def standard_colours(picture: Image) -> Image:
+    """A picture with a colour profile of its own (a phone's, a printer's) in sRGB.
+
+    Only where the profile is another one: a conversion from sRGB to sRGB would still round. A
+    profile that cannot be read is passed over, as every viewer does.
+    """
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in {"RGB", "CMYK"}:
+        return picture
+    from PIL import ImageCms
+
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return picture
+        standard = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(picture, own, standard, outputMode="RGB") or picture
+    except (ImageCms.PyCMSError, *_DAMAGE):
+        return picture
 
 
 def eight_bit(picture: Image) -> Image:

@@ -125,11 +125,12 @@ class Shelf:
         )
 
     def clear(self) -> None:
-        """Take everything off the device."""
-        self._pipes.clear()
-        self._prompts.clear()
-        self.loaded = ()
-        devices.free_caches()
+        """Take everything off the device; an empty shelf does not even ask for one."""
+        if self._pipes:
+            self._pipes.clear()
+            self._prompts.clear()
+            self.loaded = ()
+            devices.free_caches()
 
     def _precision_of(self, task: ImageTask, model: Model) -> str:
         wanted = task.precision

@@ -35,6 +35,9 @@ Models = Mapping[str, Model]
 _CHECKED = ("model", "width", "height", "guidance", "precision", "control", "preprocessed")
 """The fields of a matrix whose values are looked at here."""
 
+_MOST = 10_000
+"""No job has more images, so no more combinations need looking at."""
+
 
 def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = None) -> str:
     """The model of a spec: its own, else the settings' for its kind, else the product's."""
@@ -63,7 +66,7 @@ def problems(
         if name in _CHECKED and isinstance(values, Sequence) and not isinstance(values, str)
     }
     found: dict[Found, None] = {}
-    for values in itertools.product(*varied.values()):
+    for values in itertools.islice(itertools.product(*varied.values()), _MOST):
         single = {**spec, **dict(zip(varied, values, strict=True))}
         for path, message in _single(single, models, defaults):
             found[f"matrix.{path}" if path in varied else path, message] = None

@@ -6,17 +6,24 @@ removed only once it is recorded, so a restart in between obeys it again, which 
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
+from runner.spool.inputs import reading_copies, signature_of
 from runner.spool.ledger import Ledger, Record
 from runner.spool.names import CANCEL_SUFFIX, PAUSE_NAME, RETRY_SUFFIX, key_of
 from runner.spool.outbox import Outbox
-from runner.spool.waiting import WAITING
+from runner.spool.settle import Drop
+from runner.spool.waiting import WAITING, InputWait
+
+log = logging.getLogger(__name__)
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
@@ -28,12 +35,13 @@ class Controls:
 
     def __init__(
         self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
-        *, on_cancel: Callable[[int], None],
+        waiting: InputWait, *, on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._home = home
         self._ledger = ledger
         self._outbox = outbox
         self._disk = disk
+        self._waiting = waiting
         self._on_cancel = on_cancel
         self._unknown_since: dict[str, float] = {}
         self.paused = False
@@ -48,20 +56,33 @@ class Controls:
         controls = [n for n in present if n.lower().endswith((CANCEL_SUFFIX, RETRY_SUFFIX))]
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
+        early = False
         for name in controls:
-            target = name[: name.rindex(".")]
-            record = self._find(target)
-            if record is None:
-                self._wait_for_spec(name, moment)
-                continue
-            if name.lower().endswith(CANCEL_SUFFIX):
-                self._cancel(record)
-            else:
-                self._retry(name, record)
-            self._remove(name)
-            changed = True
-        self.seconds_to_next_look = 1.0 if self._unknown_since else _UNKNOWN_SECONDS
+            try:
+                obeyed = self._obey_one(name, moment)
+            except OSError:
+                # One file must not keep the others, or the specs, from being looked at.
+                log.exception("%s could not be obeyed; it will be tried again", name)
+                obeyed = False
+            changed |= obeyed
+            early |= not obeyed
+        self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS
         return changed
+
+    def _obey_one(self, name: str, moment: float) -> bool:
+        record = self._find(name[: name.rindex(".")])
+        if record is None:
+            self._wait_for_spec(name, moment)
+            return False
+        if name.lower().endswith(CANCEL_SUFFIX):
+            self._cancel(record)
+        elif record.state in FINAL:
+            self._retry(name, record)
+        else:
+            # Asked for too early: it is obeyed when the job is over.
+            return False
+        self._remove(name)
+        return True
 
     def awaits(self, record: Record) -> bool:
         """Whether a cancel came before this spec."""
@@ -99,38 +120,37 @@ class Controls:
             self._on_cancel(record.seq)
 
     def _retry(self, name: str, record: Record) -> None:
-        if record.state not in _RETRIED or record.state not in FINAL:
+        """Run a finished job again: its bytes, its seeds, and its own copies of the inputs."""
+        identity = _identity(self._home.inbox / name)
+        known = self._ledger.select("identity = ?", identity, limit=1)
+        if record.state not in _RETRIED and not known:
             return
-        new_id = self._next_id(record.id)
-        again = self._ledger.insert(
-            replace(
-                record,
-                id=new_id,
-                state=State.QUEUED,
-                reason=WAITING if record.inputs else None,
-                message=None,
-                source_name=name,
-                attempt=0,
-                revision=1,
-                cancelled=False,
-                behind=True,
-                identity=None,
-                errors=[],
-                accepted_at=timestamp(),
-                started_at=None,
-                finished_at=None,
-                inputs={},
-            )
-        )
+        again = known[0] if known else self._ledger.insert(self._again(name, record, identity))
         self._outbox.make_folder(again)
-        for copy in record.inputs.values():
-            data = (self._outbox.folder(record.id) / "inputs" / copy).read_bytes()
-            self._disk.make_folder(self._outbox.folder(new_id) / "inputs")
-            self._disk.replace(self._outbox.folder(new_id) / "inputs" / copy, data, durable=True)
-        if record.inputs:
-            self._ledger.update(again.seq, inputs=dict(record.inputs), reason=None)
+        self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
         self._outbox.write_jobs([again], [receipt])
+
+    def _again(self, name: str, record: Record, identity: str) -> Record:
+        return replace(
+            record,
+            id=self._next_id(record.id),
+            state=State.QUEUED,
+            reason=WAITING if record.inputs else None,
+            message=None,
+            source_name=name,
+            realised=reading_copies(record.realised, record.id, record.inputs),
+            inputs={},
+            attempt=0,
+            revision=1,
+            cancelled=False,
+            behind=True,
+            identity=identity,
+            errors=[],
+            accepted_at=timestamp(),
+            started_at=None,
+            finished_at=None,
+        )
 
     def _next_id(self, job_id: str) -> str:
         number = 2
@@ -147,9 +167,19 @@ class Controls:
             self._remove(name)
 
     def _remove(self, name: str) -> None:
+        """Remove an obeyed file for good before forgetting that it was obeyed."""
         self._unknown_since.pop(name, None)
-        path = self._home.inbox / name
-        if path.is_dir() and not path.is_symlink():
-            self._disk.remove_tree(path)
-        else:
-            self._disk.remove(path)
+        identity = _identity(self._home.inbox / name)
+        self._disk.remove(self._home.inbox / name)
+        self._disk.sync_folder(self._home.inbox)
+        for record in self._ledger.select("identity = ?", identity):
+            self._ledger.note(record.seq, identity=None)
+
+
+def _identity(path: Path) -> str:
+    """Tells this very control file from a later one of its name."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return ""
+    return Drop(path.name, b"", signature_of(status), ("", "")).identity

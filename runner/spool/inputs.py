@@ -118,6 +118,26 @@ def take(place: Path, home: Home) -> Snapshot | None:
     return Snapshot(data, signature_of(before), closed=writer is False)
 
 
+def reading_copies(
+    spec: Mapping[str, Any], job_id: str, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same spec, reading the job's private copies of its images instead of the originals."""
+
+    def copy_of(value: Any) -> Any:
+        if isinstance(value, str):
+            return f"outbox/{job_id}/inputs/{inputs[value]}"
+        if isinstance(value, list):
+            return [copy_of(item) for item in value]
+        return {**value, "path": copy_of(value["path"])}
+
+    return {**spec, **{field: copy_of(spec[field]) for field in IMAGE_FIELDS if field in spec}}
+
+
+def is_from_outbox(text: str) -> bool:
+    """Whether a path names something the runner made, which appeared whole, by rename."""
+    return text.replace("\\", "/").startswith("outbox/")
+
+
 def copy_name(text: str, taken: Mapping[str, str]) -> str:
     """The file name that an input's copy gets in `inputs/`: its own, made unique and safe."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("\\", "/").rsplit("/", 1)[-1]).strip("-.")

@@ -53,12 +53,12 @@ class Intake:
         self._on_change = on_change
         self.wake = threading.Event()
         self.watcher = Watcher(home.inbox, self.wake)
-        self.controls = Controls(home, ledger, outbox, disk, on_cancel=on_cancel)
         self._settler = Settler(home.settings)
         self._waiting = InputWait(home, ledger, outbox, disk)
+        self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._answers = Answers(home, ledger, outbox, disk, self._waiting)
         self.unsettled = 0
-        self.looked = False
+        self.looks = 0
 
     @property
     def waits_for_inputs(self) -> bool:
@@ -107,7 +107,8 @@ class Intake:
         if batch:
             self.accept(batch)
             changed = True
-        self.unsettled, self.looked = unsettled, True
+        self.unsettled = unsettled
+        self.looks += 1
         changed |= self._waiting.look(moment)
         wanted.append(self._waiting.seconds_to_next_look)
         wanted.append(self.controls.seconds_to_next_look)

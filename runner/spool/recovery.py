@@ -1,7 +1,8 @@
 """Starting again: make the ledger and the outbox agree after whatever ended the last process.
 
-Runs once, before any thread starts, and doing it twice changes nothing. It never renders and never
-removes a picture. Ends of jobs that were not published yet are left to the writer, which knows how.
+Runs once, before any thread starts, and doing it twice changes nothing. It never renders, and it
+removes only pictures that never counted. Ends of jobs that were not published yet are left to the
+writer, which knows how.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from runner.job import State
 from runner.settings import Home
-from runner.spool.answers import TAKEN_PREFIX, file_identity, give_back
+from runner.spool.answers import TAKEN_PREFIX, give_back
 from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
+from runner.spool.inputs import signature_of
 from runner.spool.ledger import Ledger, Record
 from runner.spool.outbox import Outbox
+from runner.spool.settle import Drop
+from runner.spool.waiting import WAITING
+from specs.document import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +32,19 @@ MOST_ATTEMPTS = 3
 # After a power loss a status that readers saw may be gone; its successors must still be higher.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
+_CUT_SHORT = "state = 'running' OR behind = 1 OR identity IS NOT NULL OR reason = ?"
 
 
 def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     """Requeue, adopt, or end what was running, and publish again what readers may lack."""
     clean = ledger.was_closed_cleanly()
+    if not clean:
+        for record in ledger.select(_CUT_SHORT, WAITING):
+            _lift_revision(record, ledger, outbox)
+            for below in ("", "thumbs", "inputs"):
+                _sweep(outbox.folder(record.id) / below, disk)
     for record in ledger.select("state = 'running'"):
-        reconcile_images(record, ledger, outbox)
+        reconcile_images(record, ledger, outbox, disk)
         _requeue(record, ledger)
     for record in ledger.select("state = 'queued' AND cancelled = 1"):
         ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
@@ -42,12 +54,12 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     waiting = ledger.select("state = 'queued'")
     stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
     for n in range(0, len(stale), _BATCH):
-        _publish_again(stale[n : n + _BATCH], ledger, outbox, disk)
+        _publish_again(stale[n : n + _BATCH], ledger, outbox)
     _answer_again(home, ledger, outbox)
 
 
-def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox) -> None:
-    """Count exactly the images whose sidecar and picture are there and whole."""
+def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+    """Count exactly the images whose sidecar and picture are there and whole; remove the rest."""
     folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
     found = {
@@ -59,6 +71,10 @@ def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox) -> None:
     ledger.forget_images(record.seq, lost)
     for number in found.keys() - known.keys():
         ledger.add_image(record.seq, number, "done", output=found[number])
+    counted = {output["file"] for output in found.values()}
+    for picture in folder.glob(f"{record.id}-[0-9]*.*"):
+        if picture.suffix in (".png", ".jpg", ".webp") and picture.name not in counted:
+            disk.remove(picture)
 
 
 def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -112,13 +128,15 @@ def _is_published(record: Record, outbox: Outbox) -> bool:
     return status is not None and status.get("revision", 0) >= record.revision
 
 
-def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    with ledger.transaction(durable=False):
-        for record in records:
-            _sweep(outbox.folder(record.id), disk)
-            published = outbox.read_status(record.id) or {}
-            revision = max(record.revision, int(published.get("revision", 0)))
-            ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
+def _lift_revision(record: Record, ledger: Ledger, outbox: Outbox) -> None:
+    published = outbox.read_status(record.id) or {}
+    revision = max(record.revision, int(published.get("revision", 0)))
+    ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
+
+
+def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> None:
+    for record in records:
+        _lift_revision(record, ledger, outbox)
     outbox.write_jobs(records, [])
 
 
@@ -137,10 +155,16 @@ def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
 def _sweep_inbox(home: Home, ledger: Ledger, disk: Disk) -> None:
     """Settle what was on its way out: gone if its job is known, else back to its name."""
     known = {record.identity for record in ledger.select("identity IS NOT NULL")}
-    places = {tuple(identity.split("|")[1:5]) for identity in known if identity}
     for taken in home.inbox.glob(f"{TAKEN_PREFIX}*"):
-        place = tuple(str(part) for part in file_identity(os.lstat(taken)))
-        if place in places:
+        status = os.lstat(taken)
+        small = status.st_size <= MAX_BYTES and stat.S_ISREG(status.st_mode)
+        drop = Drop(
+            taken.name.removeprefix(TAKEN_PREFIX),
+            taken.read_bytes() if small else b"",
+            signature_of(status),
+            None if small else ("TooLarge", ""),
+        )
+        if drop.identity in known:
             disk.remove(taken)
         else:
             give_back(taken, disk)

@@ -53,9 +53,11 @@ class Drop:
 
     @property
     def identity(self) -> str:
-        """Tells this very file with these very bytes from any other."""
-        dev, inode, size, mtime = (*self.signature[:4], 0, 0, 0, 0)[:4]
-        return f"{self.name}|{dev}|{inode}|{size}|{mtime}|{self.sha256}"
+        """Tells this drop from the caller's next one, after a restart of the machine too.
+
+        Device and inode numbers do not survive everywhere, so they are no part of it.
+        """
+        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
 
 
 @dataclass

@@ -13,7 +13,15 @@ from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import monotonic, timestamp
 from runner.spool.effects import Disk
-from runner.spool.inputs import Snapshot, copy_name, maker_of, named_paths, place_of, take
+from runner.spool.inputs import (
+    Snapshot,
+    copy_name,
+    is_from_outbox,
+    maker_of,
+    named_paths,
+    place_of,
+    take,
+)
 from runner.spool.ledger import Ledger, Record
 from runner.spool.outbox import Outbox
 
@@ -77,8 +85,7 @@ class InputWait:
     def _settled(self, text: str) -> Snapshot | None:
         place = place_of(text, self._home)
         snapshot = take(place, self._home)
-        if snapshot is None or maker_of(text):
-            # What the runner made appeared whole, by rename.
+        if snapshot is None or is_from_outbox(text):
             return snapshot
         moment = monotonic()
         signature, since = self._unchanged.get(place, ((), moment))

@@ -266,30 +266,3 @@ def test_a_stopped_images_latents_are_gone_at_once(task_of: TaskOf) -> None:
         assert pipe.alive is not None and pipe.alive() is None
     finally:
         gc.enable()
-
-
-def test_loading_asks_nothing_of_the_network(
-    data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import socket
-
-    def refuse(*args: object, **settings: object) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    fresh = Shelf(TwinLibrary(data), device="cpu")
-    for kind in KINDS:
-        loaded(fresh, task_of(kind))
-
-
-def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
-    small = Shelf(TwinLibrary(data), device="cpu", room=2)  # each twin counts as one
-    for kind in ("text2img", "fill", "text2img", "control"):
-        loaded(small, task_of(kind))
-    loads: list[str] = []
-    for kind in ("control", "text2img", "fill"):
-        small.get(task_of(kind), lambda kind=kind: loads.append(kind))  # type: ignore[misc]
-    assert loads == ["fill"]
-    small.clear()
-    assert small.loaded == ()

@@ -86,7 +86,10 @@ def test_tasks_and_answers_can_be_pickled(executor_of: ExecutorOf, task_of: Task
 
 
 def test_an_unforeseen_error_is_internal_and_the_next_task_runs(
-    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+    executor_of: ExecutorOf,
+    task_of: TaskOf,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(*given: object, **named: object) -> None:
         raise ZeroDivisionError("a red circle in /home/ada/secret.png\nmore")
@@ -97,6 +100,7 @@ def test_an_unforeseen_error_is_internal_and_the_next_task_runs(
         answer = outcome(executor, task_of("text2img"))
     assert isinstance(answer, Failed) and answer.reason == "Internal"
     assert answer.message == "ZeroDivisionError: … in …"
+    assert "a red circle" not in caplog.text and "ZeroDivisionError" in caplog.text
     assert isinstance(outcome(executor, task_of("text2img")), Rendered)
 
 
@@ -120,10 +124,6 @@ def test_not_even_an_exit_leaves_a_task_without_an_answer(
 def test_a_lost_device_fails_that_task_and_every_later_one(
     executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Lost:
-        def __init__(self, pipe: Any) -> None:
-            self.maybe_free_model_hooks = pipe.maybe_free_model_hooks
-
     executor = executor_of()
     with monkeypatch.context() as patch:
 
@@ -230,14 +230,16 @@ def test_close_stops_and_answers_what_is_in_hand(
 ) -> None:
     shelf = GatedShelf(data)
     executor = executor_of(shelf=shelf)
+    stop = executor.stop
+
+    def stop_and_go_on(slot: str) -> None:
+        stop(slot)
+        shelf.gate.set()
+
+    executor.stop = stop_and_go_on  # type: ignore[method-assign]
     executor.release()
     executor.start("gpu0", [task_of("text2img"), task_of("fill")])
-    closing = threading.Thread(target=executor.close)
-    closing.start()
-    while not executor._closed:
-        threading.Event().wait(0.001)
-    shelf.gate.set()
-    closing.join(20)
+    executor.close()
     assert [type(executor.events.get(timeout=5)) for _ in range(2)] == [StoppedEarly] * 2
     executor.close()
 

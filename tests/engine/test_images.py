@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from runner.engine import images
 from runner.engine.models import Sizes
@@ -65,6 +65,24 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
 def test_float_pictures_count_from_nought_to_one(tmp_path: Path) -> None:
     picture = Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32))
     assert opened(stored(tmp_path, picture, "p.tiff")).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_srgb_profile_changes_no_pixel_and_a_broken_one_neither(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"no profile at all"):
+        result = opened(stored(tmp_path, Image.fromarray(noise), icc_profile=profile))
+        assert np.array_equal(np.asarray(result), noise)
+
+
+def test_a_picture_of_another_colour_space_is_converted(tmp_path: Path) -> None:
+    """The sRGB profile with red and blue exchanged, under another name."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    profile = profile.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+    path = stored(tmp_path, Image.new("RGB", (8, 8), "red"), icc_profile=bytes(profile))
+    red, green, blue = opened(path).getpixel((0, 0))
+    assert red < 10 and green < 10 and blue > 245
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

@@ -24,9 +24,18 @@ def message(**spec: Any) -> str:
     return text
 
 
-def test_listing_models_imports_none_of_the_heavy_libraries() -> None:
-    code = (
-        "import sys, runner.engine.registry, runner.engine.hub\n"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runner.engine.registry, runner.engine.hub",
+        # An executor with nothing to do, started, emptied and closed.
+        "import pathlib, runner.engine.gpu_thread as g\n"
+        "e = g.GpuThread(pathlib.Path('.')); e.release(); e.stop('gpu0'); e.close()",
+    ],
+)
+def test_none_of_the_heavy_libraries_is_imported_before_there_is_work(code: str) -> None:
+    code += (
+        "\nimport sys\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'huggingface_hub'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from runner.gallery.sheet import job_page
 from runner.gallery.thumbs import thumbnail
 
 HOSTILE = (
@@ -106,11 +108,12 @@ def put_job(outbox: Path, sidecars: list[dict[str, Any]], *, job: str = "hero") 
     """A finished job's folder with pictures, thumbnails, sidecars and status."""
     folder = outbox / job
     (folder / "thumbs").mkdir(parents=True)
-    image = picture()
-    small = thumbnail(image)
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    small = thumbnail(picture())
     for one in sidecars:
         stem = Path(one["result"]["file"]).stem
-        image.save(folder / one["result"]["file"])
+        (folder / one["result"]["file"]).write_bytes(buffer.getvalue())
         (folder / "thumbs" / f"{stem}.webp").write_bytes(small)
         put_json(folder / f"{stem}.json", one)
     put_json(folder / "status.json", status(len(sidecars), job=job))
@@ -120,3 +123,30 @@ def put_job(outbox: Path, sidecars: list[dict[str, Any]], *, job: str = "hero") 
 def put_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file."""
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def put_page(outbox: Path, sidecars: list[dict[str, Any]], **changes: Any) -> Path:
+    """A job with its page; returns the page."""
+    folder = put_job(outbox, sidecars)
+    page = folder / "index.html"
+    failures = changes.pop("failures", ())
+    html = job_page(status(len(sidecars), **changes), sidecars, failures=failures)
+    page.write_text(html, encoding="utf-8")
+    return page
+
+
+def pack(subjects: int, variables: int, seeds: int) -> list[dict[str, Any]]:
+    """The sidecars of a bulk run with the built-in model."""
+    places = [(s, v, n) for s in range(subjects) for v in range(variables) for n in range(seeds)]
+    return [
+        sidecar(
+            i,
+            seed=n,
+            model="tiny",
+            precision="fp32",
+            prompt=f"an animal{s} in light{v}",
+            result_subject=f"subject {s}",
+            result_variable=f"variable {v}",
+        )
+        for i, (s, v, n) in enumerate(places, start=1)
+    ]

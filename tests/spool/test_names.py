@@ -38,7 +38,8 @@ def test_a_files_stem_becomes_a_safe_id(file: str, job: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".x", "x.", "a/b", "con", "COM1.txt", "drops", "runner.json", "é", "x" * 101, "a b"]
+    "name",
+    ["", ".x", "x.", "a/b", "con", "COM1.txt", "drops", "runner.json", "é", "x" * 101, "a b"],
 )
 def test_an_unsafe_name_is_no_id(name: str) -> None:
     assert not is_safe_id(name)

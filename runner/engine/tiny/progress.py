@@ -45,12 +45,17 @@ class Progress:
             self.first, self.spent = kept["step"], kept["spent"]
             print(f"{name}: goes on at step {self.first}", flush=True)
 
+    @property
+    def over(self) -> bool:
+        """True when the time was spent before."""
+        return self.spent >= self.limit
+
     def steps(self) -> Iterator[tuple[int, float]]:
         """Step numbers with the part of the time that is over, until it is; then a checkpoint."""
         began = saved = time.monotonic()
         before = self.spent
         step = self.first
-        while self.spent < self.limit:
+        while not self.over:
             yield step, self.spent / self.limit
             step += 1
             now = time.monotonic()

@@ -39,6 +39,9 @@ function yaml(spec) {
 function specOf(image) {
   const whole = { ...image.spec, prompt: image.prompt };
   if (!image.prompt) delete whole.prompt;
+  // Only the sidecar needs to say which version of the format it is.
+  delete whole.schema;
+  delete whole.$schema;
   const names = [...data.order, ...Object.keys(whole)];
   return Object.fromEntries([...new Set(names)].filter((name) => name in whole).map((name) => [name, whole[name]]));
 }
@@ -140,7 +143,7 @@ function look(place) {
   const seconds = typeof facts.seconds === "number" ? `${facts.seconds.toFixed(1)} s` : "";
   const size = facts.width && facts.height ? `${facts.width} × ${facts.height}` : "";
   const made = facts.created_at ? new Date(facts.created_at).toLocaleString() : "";
-  const shownOnce = ["prompt", "width", "height", "schema", "$schema", "metadata"];
+  const shownOnce = ["prompt", "width", "height", "metadata"];
   const lines = [["file", image.file], ["subject", facts.subject], ["variable", facts.variable], ["size", size],
     ...Object.entries(specOf(image)).filter(([name]) => !shownOnce.includes(name)),
     ["pack", facts.pack], ["repository", model], ["dtype", facts.dtype], ["device", facts.device], ["took", seconds], ["made", made]];
@@ -162,11 +165,14 @@ function go(step) {
 }
 
 // --- filter ---
-const haystacks = images.map((image) => [image.prompt, image.facts.subject, image.facts.variable, image.spec.seed, image.file]
-  .filter((part) => part !== undefined).join(" ").toLowerCase());
+// As the gallery searches: each word begins some word; only scripts without spaces match inside.
+const folded = (text) => ` ${text.normalize("NFKC").toLowerCase().replace(/[\s\p{P}\p{S}]+/gu, " ").trim()}`;
+const haystacks = images.map(({ prompt, facts, spec, file }) => folded([prompt, facts.subject, facts.variable, spec.seed, file]
+  .filter((part) => part !== undefined && part !== null).join(" ")));
+const inside = (haystack, word) => haystack.includes(/^[\x20-\x7f]+$/.test(word) ? ` ${word}` : word);
 function narrow() {
-  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const wanted = (place) => words.every((word) => haystacks[place].includes(word))
+  const words = folded(filter.value).split(" ").filter(Boolean);
+  const wanted = (place) => words.every((word) => inside(haystacks[place], word))
     && (!onlyFavourites || favourites.has(images[place].file));
   visible = [];
   shots.forEach((shot, place) => {

@@ -1,0 +1,87 @@
+"""FIXED + SUBJECT + VARIABLE + EXTRA: one prompt, and where each of its characters came from.
+
+Blocks are joined as they are: no template runs on them, nothing is cut. A prompt that is too long
+is said to be so, with the block that is to blame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from composer.packs import Block, Pack
+
+EXTRA_FILE = "(extra)"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part [start, end) of a prompt that came from one block; offsets count code points."""
+
+    block: str
+    file: str
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """How many characters the block gave."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A prompt and its blocks, in the order they stand in it."""
+
+    prompt: str
+    spans: tuple[Span, ...]
+    limit: int
+
+    @property
+    def length(self) -> int:
+        """Characters of the whole prompt, separators included."""
+        return len(self.prompt)
+
+    @property
+    def over_by(self) -> int:
+        """How many characters the prompt has too many; 0 when it fits."""
+        return max(0, self.length - self.limit)
+
+    @property
+    def longest(self) -> Span:
+        """The longest block, which is where to cut."""
+        return max(self.spans, key=lambda span: span.length)
+
+    def too_long(self) -> str:
+        """One sentence on a prompt that is too long; empty when it fits."""
+        if not self.over_by:
+            return ""
+        longest = self.longest
+        return (
+            f"{self.length:,} characters, {self.over_by:,} over the limit of {self.limit:,}: "
+            f"shorten the longest block, {longest.block} ({longest.file}, "
+            f"{longest.length:,} characters)"
+        )
+
+    def blocks_json(self) -> list[dict[str, Any]]:
+        """The blocks as other programs read them."""
+        return [{"block": s.block, "file": s.file, "length": s.length} for s in self.spans]
+
+
+def assemble(
+    pack: Pack, subject: Block, variable: Block | None = None, extra: str = ""
+) -> Assembled:
+    """Join the blocks of one prompt in the pack's order; empty blocks leave no separator."""
+    own = Block("extra", "", EXTRA_FILE, " ".join(extra.split()))
+    given = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": own}
+    prompt = ""
+    spans: list[Span] = []
+    for part in pack.order:
+        block = given[part]
+        if block is None or not block.text:
+            continue
+        if spans:
+            prompt += pack.separator
+        spans.append(Span(part, block.file, len(prompt), len(prompt) + len(block.text)))
+        prompt += block.text
+    return Assembled(prompt, tuple(spans), pack.max_chars)

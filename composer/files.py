@@ -1,0 +1,106 @@
+"""Reads the files of one pack folder, and nothing outside it.
+
+Text is UTF-8 with any line ending; whatever else it holds is an error that names the file and the
+byte. Nothing is replaced, guessed or skipped in silence, and no link leads out of the folder.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_FILE_BYTES = 256 * 1024
+_LINE_END = re.compile("\r\n|\r|\n")
+# What JSON, PNG text or XMP could not carry; tab and line ends are blanks.
+_UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+_IGNORED_ENDINGS = (".md", "~")
+_IGNORED_STARTS = (".", "~")
+
+
+class FileProblem(Exception):
+    """A file of a pack cannot be used; `name` is its path as people know it."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        self.message = message
+        super().__init__(f"{name}: {message}")
+
+
+@dataclass(frozen=True)
+class PackFile:
+    """One file exactly as read: its name inside `prompts/`, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file is no part of a pack: hidden files, editors' copies, notes in Markdown."""
+    return name.startswith(_IGNORED_STARTS) or name.endswith(_IGNORED_ENDINGS)
+
+
+def read_file(root: Path, file: Path, name: str) -> PackFile:
+    """Read one file of the pack in `root`; it must really lie in there."""
+    try:
+        real = file.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise FileProblem(name, f"cannot be read: {_why(error)}") from error
+    if not real.is_relative_to(root.resolve()):
+        raise FileProblem(name, "is a link that leaves the pack: put a copy in its place")
+    if not real.is_file():
+        raise FileProblem(name, "is not a file")
+    try:
+        with real.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise FileProblem(name, f"cannot be read: {_why(error)}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise FileProblem(name, f"is larger than {MAX_FILE_BYTES:,} bytes")
+    return PackFile(name, data)
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def decode(file: PackFile) -> str:
+    """The text of a file, without its byte order mark."""
+    data = file.data
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise FileProblem(file.name, "is UTF-16 (byte 0): save it as UTF-8")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
+        raise FileProblem(file.name, f"{bad}: save the file as UTF-8") from error
+    unfit = _UNFIT.search(text)
+    if unfit:
+        offset = len(text[: unfit.start()].encode())
+        raise FileProblem(
+            file.name,
+            f"the character U+{ord(unfit.group()):04X} at byte offset {offset} is not allowed",
+        )
+    return text.removeprefix("\ufeff")
+
+
+def clean(text: str) -> str:
+    """The text of a block: comment lines out, lines joined by a blank, runs of blanks made one.
+
+    A line is a comment when its first character that is not blank is `#`; a `#` further in stays.
+    """
+    lines = (line.strip() for line in _LINE_END.split(text))
+    return " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
+
+
+def block_name(stem: str) -> str:
+    """A file's stem as the name that specs use: in NFC, on any file system."""
+    return unicodedata.normalize("NFC", stem)
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts names the way people do (`2` before `10`), the same on every machine."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    keyed = tuple((0, int(p), p) if p[0].isdecimal() else (1, 0, p) for p in parts)
+    return (*keyed, (2, 0, name))

@@ -1,0 +1,67 @@
+"""Fixtures for every test: fresh homes and real runners. See `tests/harness.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.cli.setup import make_home
+from tests.harness import Runner
+
+_SHOWN = 6000
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh home, at a place with a blank and letters that not every code page has."""
+    # `prepare` sets it for this process; the next test must find it as it was.
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "my höme ☂"
+    make_home(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """One runner for all tests that need nothing special of it: starting one costs seconds."""
+    folder = tmp_path_factory.mktemp("shared") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder / "hf"))
+        make_home(folder)
+    runner = Runner(folder).start()
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture
+def runner(shared_runner: Runner) -> Runner:
+    """The shared runner: drop under names of your own."""
+    assert shared_runner in Runner.alive, "an earlier test ended the shared runner"
+    return shared_runner
+
+
+@pytest.fixture
+def runner_of() -> Iterator[Callable[..., Runner]]:
+    """Makes runners of one's own, to be paused, killed or settled otherwise; ends them."""
+    made: list[Runner] = []
+
+    def make(home: Path, **environment: str) -> Runner:
+        made.append(Runner(home, **environment))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each in Runner.alive:
+            each.kill()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failing test shows what the runners of this moment printed."""
+    report = yield
+    if report.failed:  # type: ignore[attr-defined]  # hook wrappers are untyped
+        for each in Runner.alive:
+            report.sections.append((f"runner {each.pid}", each.log[-_SHOWN:]))  # type: ignore[attr-defined]
+    return report  # type: ignore[return-value]

@@ -1,0 +1,5 @@
+"""What survives a kill at every effect, and a power loss after every effect.
+
+python -m tests.crash            every point of every scenario
+python -m tests.crash --short    a seeded selection, as in the ordinary test command
+"""

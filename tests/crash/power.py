@@ -1,0 +1,271 @@
+"""Power loss: every disk that could be left after an effect, and a real recovery on each.
+
+The effects of a run are recorded with their data. At a point in that record some have been synced;
+of the others any subset may have reached the disk: a name may be there or not, the bytes behind it
+whole, cut in half, or missing. Commits of the ledger reach it in their order. The subsets are
+exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What callers write is theirs to
+sync, and is taken as synced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.settings import Home
+from runner.spool.answers import TAKEN_PREFIX
+from runner.spool.effects import Disk
+from tests.crash import oracle
+from tests.crash.scenario import SCENARIOS, Scenario, home_of, play, prepare
+
+_EXHAUSTIVE = 12
+_SAMPLES = 4096
+LEDGER = "data/ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One recorded effect; paths are relative to the home."""
+
+    name: str
+    path: str
+    old: str = ""
+    data: bytes = b""
+    durable: bool = False
+
+
+class RecordingDisk(Disk):
+    """Records every effect just before it happens, and the ledger just after each commit."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+        self._lock = threading.Lock()
+        self.effects: list[Effect] = []
+        self.written: dict[str, int] = {}
+
+    def before(self, effect: str, path: Path, **details: Any) -> None:
+        if effect == "commit":
+            return
+        old = details.get("old")
+        self.add(
+            Effect(effect, self._short(path), self._short(old) if old else "",
+                   details.get("data", b""))
+        )  # fmt: skip
+
+    def commit(self, connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:
+        super().commit(connection, path, durable=durable)
+        self.add(Effect("commit", LEDGER, data=connection.serialize(), durable=durable))
+
+    def appeared(self, path: Path) -> None:
+        """A caller has put an empty file there."""
+        self.written[path.name] = path.stat().st_mtime_ns
+        self.add(Effect("caller", self._short(path)))
+
+    def add(self, effect: Effect) -> None:
+        """Append to the record."""
+        with self._lock:
+            self.effects.append(effect)
+
+    def _short(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+@dataclass
+class _Drive:
+    """What is surely on the disk, and the operations that may or may not be."""
+
+    names: dict[str, int] = field(default_factory=dict)
+    contents: dict[int, bytes] = field(default_factory=dict)
+    ledger: bytes = b""
+    loose_names: list[tuple[str, int | None]] = field(default_factory=list)
+    loose_contents: set[int] = field(default_factory=set)
+    loose_ledgers: list[bytes] = field(default_factory=list)
+    now: dict[str, int] = field(default_factory=dict)
+
+    def apply(self, effect: Effect) -> None:
+        """Take one effect into account."""
+        match effect.name:
+            case "write":
+                inode = len(self.contents) + 1
+                self.contents[inode] = effect.data
+                self.loose_contents.add(inode)
+                self._name(effect.path, inode)
+            case "caller":
+                inode = len(self.contents) + 1
+                self.contents[inode] = b""
+                self.now[effect.path] = self.names[effect.path] = inode
+            case "sync":
+                self.loose_contents.discard(self.now.get(effect.path, 0))
+            case "rename" | "give_back":
+                moved = self.now.get(effect.old)
+                if moved is not None:
+                    self._name(effect.path, moved)
+                    self._name(effect.old, None)
+            case "remove":
+                self._name(effect.path, None)
+            case "remove_tree":
+                for path in [p for p in self.now if p.startswith(f"{effect.path}/")]:
+                    self._name(path, None)
+            case "sync_folder":
+                # Names in it, and the folder's own way down: an entry needs its folders.
+                self._settle(lambda path: path.rpartition("/")[0] == effect.path)
+            case "sync_file_system":
+                self._settle(lambda path: True)
+                self.loose_contents.clear()
+            case "commit":
+                self.loose_ledgers.append(effect.data)
+                if effect.durable:
+                    self.ledger = effect.data
+                    self.loose_ledgers.clear()
+
+    def _name(self, path: str, inode: int | None) -> None:
+        self.loose_names.append((path, inode))
+        if inode is None:
+            self.now.pop(path, None)
+        else:
+            self.now[path] = inode
+
+    def _settle(self, synced: Any) -> None:
+        for path, inode in self.loose_names:
+            if synced(path):
+                _set(self.names, path, inode)
+        self.loose_names = [each for each in self.loose_names if not synced(each[0])]
+
+    @property
+    def doubts(self) -> int:
+        """How many yes-or-no questions the state after a power loss has here."""
+        return len(self.loose_names) + len(self._doubtful()) + len(self.loose_ledgers)
+
+    def _doubtful(self) -> list[int]:
+        reachable = {*self.names.values(), *(i for _, i in self.loose_names if i is not None)}
+        return sorted(self.loose_contents & reachable)
+
+    def after_loss(self, answers: tuple[bool, ...]) -> tuple[dict[str, bytes], bytes]:
+        """The files and the ledger that these answers leave."""
+        names = dict(self.names)
+        doubtful = self._doubtful()
+        kept, whole, commits = _split(answers, len(self.loose_names), len(doubtful))
+        for (path, inode), is_kept in zip(self.loose_names, kept, strict=True):
+            if is_kept:
+                _set(names, path, inode)
+        torn = {inode for inode, is_whole in zip(doubtful, whole, strict=True) if not is_whole}
+        files = {
+            path: self.contents[inode][: len(self.contents[inode]) // 2]
+            if inode in torn
+            else self.contents[inode]
+            for path, inode in names.items()
+        }
+        # The log of the ledger ends somewhere: commits survive in their order.
+        survived = list(itertools.takewhile(bool, commits))
+        ledger = self.loose_ledgers[len(survived) - 1] if survived else self.ledger
+        return files, ledger
+
+
+def _split(
+    answers: tuple[bool, ...], first: int, second: int
+) -> tuple[tuple[bool, ...], tuple[bool, ...], tuple[bool, ...]]:
+    return answers[:first], answers[first : first + second], answers[first + second :]
+
+
+def _set(names: dict[str, int], path: str, inode: int | None) -> None:
+    if inode is None:
+        names.pop(path, None)
+    else:
+        names[path] = inode
+
+
+def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
+    """Every disk after every effect of every scenario, or a seeded choice of `most`."""
+    draw = random.Random(5)
+    every = [state for scenario in SCENARIOS for state in _states(scenario, root, draw, most)]
+    chosen = every if most is None or most >= len(every) else draw.sample(every, most)
+    for scenario, point, *left in chosen:
+        yield f"{scenario.name}, power lost after effect {point}", _at(scenario, root, *left)
+
+
+State = tuple[Scenario, int, dict[str, bytes], bytes, dict[str, int]]
+
+
+def _states(
+    scenario: Scenario, root: Path, draw: random.Random, most: int | None
+) -> Iterator[State]:
+    home = prepare(scenario, root / "recorded")
+    drive = _Drive()
+    written = {path.name: path.stat().st_mtime_ns for path in home.inbox.iterdir()}
+    for path in home.inbox.iterdir():
+        drive.apply(Effect("caller", f"inbox/{path.name}"))
+        inode = drive.now[f"inbox/{path.name}"]
+        drive.contents[inode] = path.read_bytes()
+    disk = RecordingDisk(home.root)
+    play(scenario, home, disk, appeared=disk.appeared)
+    assert not oracle.faults(scenario, home), oracle.faults(scenario, home)
+    shutil.rmtree(home.root)
+    written |= disk.written
+    seen: set[int] = set()
+    for point, effect in enumerate(disk.effects, start=1):
+        drive.apply(effect)
+        for answers in _answers(drive.doubts, draw, most):
+            files, ledger = drive.after_loss(answers)
+            state = hash((frozenset(files.items()), ledger))
+            if state not in seen:
+                seen.add(state)
+                yield scenario, point, files, ledger, written
+
+
+def _answers(doubts: int, draw: random.Random, most: int | None) -> Iterator[tuple[bool, ...]]:
+    if doubts <= (_EXHAUSTIVE if most is None else 5):
+        yield from itertools.product((True, False), repeat=doubts)
+        return
+    for _ in range(_SAMPLES if most is None else 32):
+        yield tuple(draw.random() < 0.5 for _ in range(doubts))
+
+
+def _at(
+    scenario: Scenario,
+    root: Path,
+    files: dict[str, bytes],
+    ledger: bytes,
+    written: dict[str, int],
+) -> list[str]:
+    home = home_of(root / "home")
+    home.prepare()
+    for name, data in files.items():
+        path = home.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        modified = written.get(path.name.removeprefix(TAKEN_PREFIX))
+        if modified is not None and name.startswith("inbox/"):
+            os.utime(path, ns=(modified, modified))
+    if ledger:
+        (home.root / LEDGER).write_bytes(ledger)
+    for name in scenario.appearing.values():
+        # The caller's own write survives with the record, so it is not made again.
+        if f"inbox/{name}" in files or _was_obeyed(home, name):
+            (home.data / f"appeared-{name}").touch()
+    seen = oracle.published(home)
+    play(scenario, home, Disk())
+    found = oracle.faults_between(
+        {job: status for job, status in seen.items() if status is not None}, oracle.published(home)
+    )
+    found += oracle.faults(scenario, home)
+    shutil.rmtree(home.root)
+    return found
+
+
+def _was_obeyed(home: Home, name: str) -> bool:
+    """Whether the ledger knows of this control file."""
+    if not (home.root / LEDGER).exists():
+        return False
+    with closing(sqlite3.connect(home.root / LEDGER)) as connection:
+        query = "SELECT 1 FROM job WHERE source_name = ? OR cancelled = 1"
+        return connection.execute(query, (name,)).fetchone() is not None

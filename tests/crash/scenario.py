@@ -1,0 +1,169 @@
+"""What callers do to a home, and what must be there in the end.
+
+A scenario is played by dropping its files, running a daemon on a device of flat colours until
+nothing is left, and asking the oracle. Callers write their files durably: before its answer, a file
+is theirs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from runner.daemon import Daemon
+from runner.job import ImageTask
+from runner.settings import Home, Settings
+from runner.spool.effects import Disk
+from tests.spool.device import FlatColours
+
+SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\n"
+SEEDED = SPEC + "seed: 7\n"
+EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nseed: 3\n"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The end of one job: the states it may have, and how many pictures at least and at most."""
+
+    states: tuple[str, ...]
+    pictures: tuple[int, int] = (1, 1)
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Files to drop, files that appear when an image starts, and the jobs that must result.
+
+    `drops` maps names to bytes; names of images are put beside. `appearing` maps (job, image
+    number) to the name of an empty control file. `jobs` maps ids to their ends.
+    """
+
+    name: str
+    drops: Mapping[str, bytes]
+    jobs: Mapping[str, Expected]
+    appearing: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+_OK = ("succeeded",)
+_CANCELLED = ("cancelled",)
+_REJECTED = ("rejected",)
+_NONE = (0, 0)
+
+SCENARIOS = (
+    Scenario("one", {"hero.yaml": SEEDED.encode()}, {"hero": Expected(_OK, seeds=(7,))}),
+    Scenario(
+        "many",
+        {"hero.yaml": (SPEC + "seeds: {start: 5, count: 4}\n").encode()},
+        {"hero": Expected(_OK, (4, 4), seeds=(5, 6, 7, 8))},
+    ),
+    Scenario(
+        "unseeded",
+        {"hero.yaml": (SPEC + "count: 3\n").encode()},
+        {"hero": Expected(_OK, (3, 3))},
+    ),
+    Scenario(
+        "several",
+        {
+            "a.yaml": SEEDED.encode(),
+            "a.yml": (SEEDED + "steps: 5\n").encode(),
+            "b.json": b'{"kind": "text2img", "model": "tiny", "prompt": "a red star", "seed": 1}',
+        },
+        {
+            "a": Expected(_OK, seeds=(7,)),
+            "a-2": Expected(_OK, seeds=(7,)),
+            "b": Expected(_OK, seeds=(1,)),
+        },
+    ),
+    Scenario(
+        "reject",
+        {"bad.yaml": b"kind: text2img\nstpes: 3\n", "good.yaml": SEEDED.encode()},
+        {"bad": Expected(_REJECTED, _NONE), "good": Expected(_OK)},
+    ),
+    Scenario(
+        "cancel queued",
+        {"a.yaml": SEEDED.encode(), "b.yaml": SEEDED.encode(), "b.cancel": b""},
+        {"a": Expected(_OK), "b": Expected(_CANCELLED, _NONE)},
+    ),
+    Scenario(
+        "cancel running",
+        {"hero.yaml": (SPEC + "seeds: [1, 2, 3]\n").encode()},
+        # None: the kill took the first picture before its sidecar, and the cancel the rest.
+        {"hero": Expected(("cancelled", "succeeded"), (0, 3))},
+        {("hero", 2): "hero.cancel"},
+    ),
+    Scenario(
+        "inputs",
+        {
+            "cat.png": _png(),
+            "edit.yaml": (EDIT + "image: cat.png\n").encode(),
+            "hero.yaml": SEEDED.encode(),
+            "chain.yaml": (EDIT + "image: outbox/hero/hero-0001.png\n").encode(),
+        },
+        {"edit": Expected(_OK), "hero": Expected(_OK), "chain": Expected(_OK)},
+    ),
+    Scenario(
+        "one id twice",
+        {
+            "a.yaml": (SEEDED + "id: mine\n").encode(),
+            "b.yaml": (SEEDED + "id: mine\n").encode(),
+        },
+        {"mine": Expected(_OK, seeds=(7,))},
+    ),
+    Scenario(
+        "retry",
+        {"hero.yaml": SEEDED.encode(), "last.yaml": SEEDED.encode()},
+        {"hero": Expected(_OK), "last": Expected(_OK), "hero-2": Expected(_OK, seeds=(7,))},
+        {("last", 1): "hero.retry"},
+    ),
+)
+
+
+def home_of(root: Path) -> Home:
+    """The home of a scenario: nothing waits for anybody."""
+    return Home(root, Settings(settle_seconds=0.0, settle_seconds_unknown=0.0))
+
+
+def prepare(scenario: Scenario, root: Path) -> Home:
+    """An empty home with the scenario's files dropped."""
+    home = home_of(root)
+    home.prepare()
+    for name, data in scenario.drops.items():
+        (home.inbox / name).write_bytes(data)
+    return home
+
+
+def play(
+    scenario: Scenario,
+    home: Home,
+    disk: Disk,
+    *,
+    appeared: Callable[[Path], None] = lambda path: None,
+) -> None:
+    """Run a daemon until nothing is left; what the callers add on the way is added once."""
+    device = FlatColours()
+
+    def on_start(task: ImageTask) -> None:
+        name = scenario.appearing.get((task.job, task.index))
+        once = home.data / f"appeared-{name}"
+        if name and not once.exists():
+            once.touch()
+            (home.inbox / name).touch()
+            appeared(home.inbox / name)
+            if name.endswith(".cancel"):
+                # Give the intake the time a real image would take.
+                daemon.intake.wake.set()
+
+    device.on_start = on_start
+    daemon = Daemon(home, device, disk=disk)
+    with daemon:
+        daemon.drain()

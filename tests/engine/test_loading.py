@@ -1,0 +1,77 @@
+"""Pipelines are loaded from this machine only, kept while there is room, and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.engine import devices
+from runner.engine.loading import Loaded, Shelf
+from runner.engine.models import MODEL_REGISTRY
+from runner.engine.registry import KINDS
+from runner.job import ImageTask
+from tests.fakes import TwinLibrary
+
+TaskOf = Callable[..., ImageTask]
+
+
+def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
+    return shelf.get(task, lambda: None)
+
+
+def test_loading_asks_nothing_of_the_network(
+    data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    def refuse(*args: object, **settings: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    fresh = Shelf(TwinLibrary(data), device="cpu")
+    for kind in KINDS:
+        loaded(fresh, task_of(kind))
+
+
+def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
+    small = Shelf(TwinLibrary(data), device="cpu", room=2)  # each twin counts as one
+    for kind in ("text2img", "fill", "text2img", "control"):
+        loaded(small, task_of(kind))
+    loads: list[str] = []
+    for kind in ("control", "text2img", "fill"):
+        small.get(task_of(kind), lambda kind=kind: loads.append(kind))  # type: ignore[misc]
+    assert loads == ["fill"]
+    small.clear()
+    assert small.loaded == ()
+
+
+def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> None:
+    import torch
+
+    cpu = torch.device("cpu")
+    devices.use_threads(cpu, 34_000_000_000)
+    chosen = torch.get_num_threads()
+    devices.use_threads(cpu, 25_000_000)
+    assert torch.get_num_threads() == 1
+    devices.use_threads(cpu, 34_000_000_000)
+    assert torch.get_num_threads() == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "model", "device", "used"),
+    [
+        ("auto", "dev", "cpu", "fp32"),
+        ("auto", "dev", "cuda", "bf16"),
+        ("auto", "tiny", "cuda", "fp32"),
+        ("bf16", "tiny", "cpu", "bf16"),
+        ("fp32", "dev", "cuda", "fp32"),
+    ],
+)
+def test_the_precision_that_auto_means(wanted: str, model: str, device: str, used: str) -> None:
+    import torch
+
+    entry = MODEL_REGISTRY[model]
+    assert devices.precision_for(wanted, entry, torch.device(device)) == used

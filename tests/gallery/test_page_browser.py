@@ -1,0 +1,194 @@
+"""The job's page in a real Chromium: looking, keys, filter, copying, favourites, hostile words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specs.read import read
+from specs.validate import validate
+from tests.gallery.browser import Browser
+from tests.gallery.samples import HOSTILE, pack, put_page, sidecar
+
+FOCUSED = "return document.activeElement.id"
+VIEWER = "return document.querySelector('.viewer').open"
+
+
+@pytest.fixture
+def board(tmp_path: Path, browser: Browser) -> Browser:
+    """A page of three subjects, two variables, two seeds."""
+    browser.open(put_page(tmp_path, pack(3, 2, 2)))
+    return browser
+
+
+def checked(text: str) -> dict[str, Any]:
+    return validate(read(text.encode()))
+
+
+def test_a_board_shows_subjects_down_and_variables_across(board: Browser) -> None:
+    assert board.texts(".heads .column") == ["variable 0", "variable 1"]
+    assert board.texts(".row h2") == ["subject 0", "subject 1", "subject 2"]
+    board.wait(
+        "return [...document.images].filter(i => i.closest('.shot')).every(i => i.naturalWidth)"
+    )
+    crisp = "return getComputedStyle(document.querySelector('.shot img')).imageRendering"
+    assert board.run(crisp) == "pixelated"
+
+
+def test_a_click_opens_the_picture_with_its_prompt_and_settings(board: Browser) -> None:
+    board.find("#hero-0007").click()
+    assert board.run(VIEWER)
+    assert board.find("[data-prompt]").text == "an animal1 in light1"
+    board.wait("return document.querySelector('[data-full]').naturalWidth === 64")
+    settings = board.find(".viewer .settings").text
+    for said in (
+        "hero-0007.png",
+        "subject 1",
+        "variable 1",
+        "64 × 64",
+        "28",
+        "NVIDIA H200",
+        "1.5 s",
+    ):
+        assert said in settings
+    assert board.find("[data-file]").get_attribute("href").endswith("/hero/hero-0007.png")
+
+
+def test_the_keyboard_alone_is_enough(board: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    board.press(Keys.ARROW_RIGHT)
+    assert board.run(FOCUSED) == "hero-0002"
+    board.press(Keys.ARROW_DOWN)
+    assert board.run(FOCUSED) == "hero-0006"
+    board.press(Keys.ARROW_UP, Keys.END)
+    assert board.run(FOCUSED) == "hero-0012"
+    board.press(Keys.HOME, Keys.ENTER)
+    assert board.run(VIEWER) and board.find("[data-prompt]").text.startswith("an animal0")
+    board.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert "hero-0003.png" in board.find(".viewer .settings").text
+    board.press("f", Keys.ESCAPE)
+    assert not board.run(VIEWER)
+    board.wait("return document.activeElement.id === 'hero-0003'")
+    assert board.run("return document.activeElement.hasAttribute('data-favourite')")
+    board.press("?")
+    assert board.find("[data-keys]").is_displayed()
+    board.press(Keys.ESCAPE, "/")
+    assert board.run("return document.activeElement.matches('[data-filter]')")
+    board.press("fox", Keys.ESCAPE)
+    assert board.run("return document.querySelector('[data-filter]').value") == ""
+
+
+def test_the_tab_key_meets_one_picture_not_thousands(board: Browser) -> None:
+    assert board.run("return document.querySelectorAll('.shot[tabindex=\"0\"]').length") == 1
+
+
+def test_a_picture_has_an_address_of_its_own(tmp_path: Path, browser: Browser) -> None:
+    page = put_page(tmp_path, pack(2, 2, 1))
+    browser.open(page, "#hero-0003")
+    assert browser.run(VIEWER) and "hero-0003.png" in browser.find(".viewer .settings").text
+
+
+def test_copy_as_spec_gives_a_valid_spec_of_the_same_picture(board: Browser) -> None:
+    board.find("#hero-0004").click()
+    board.find("[data-copy=spec]").click()
+    board.wait("return document.querySelector('[data-toast]').textContent === 'Spec copied'")
+    spec = checked(board.pasted())
+    told = {k: v for k, v in pack(3, 2, 2)[3].items() if k not in ("result", "schema")}
+    assert spec == told
+
+
+def test_a_copied_spec_survives_every_hostile_prompt(tmp_path: Path, browser: Browser) -> None:
+    # What no spec can hold: schemas refuse control characters, YAML has no NUL.
+    prompts = [
+        p for p in (*HOSTILE, "colon: dash - #x", "'", "no", "1e3", "\ta\t") if "\0" not in p
+    ]
+    told = [sidecar(n, prompt=p, model="tiny", notes=p) for n, p in enumerate(prompts, start=1)]
+    browser.open(put_page(tmp_path, told))
+    specs = browser.run("return images.map((image) => yaml(specOf(image)))")
+    for spec, prompt in zip(specs, prompts, strict=True):
+        assert read(spec.encode()).value["prompt"] == read(spec.encode()).value["notes"] == prompt
+
+
+def test_hostile_words_are_shown_as_text_and_never_run(tmp_path: Path, browser: Browser) -> None:
+    told = [
+        sidecar(n, prompt=p, result_subject=p, result_variable="v", tags=[p])
+        for n, p in enumerate([*HOSTILE, *HOSTILE], start=1)
+    ]
+    failures = [{"index": 99, "reason": p, "message": p, "subject": p} for p in HOSTILE[:1]]
+    page = put_page(tmp_path, told, warnings=list(HOSTILE), message=HOSTILE[0], failures=failures)
+    browser.open(page)
+    for index in range(len(HOSTILE)):
+        browser.run("look(arguments[0])", index)
+        browser.run("copy(yaml(specOf(images[0])), 'Spec')")
+    shown = browser.run("look(0); return document.querySelector('[data-prompt]').textContent")
+    assert shown == HOSTILE[0]
+    assert HOSTILE[0] in browser.texts(".row h2")
+    assert browser.run(
+        "return window.pwned === undefined && !document.querySelector('main script')"
+    )
+    assert browser.run("return getComputedStyle(document.body).display") == "block"
+
+
+def test_the_policy_stops_a_script_that_got_in(tmp_path: Path, chromium: Browser) -> None:
+    page = put_page(tmp_path, pack(1, 1, 1))
+    html = page.read_text(encoding="utf-8")
+    page.write_text(
+        html.replace("<main>", "<main><script>window.pwned = 1</script>"), encoding="utf-8"
+    )
+    chromium.open(page)
+    assert chromium.run("return window.pwned === undefined")
+    assert any("Content Security Policy" in text for text in chromium.complaints())
+
+
+def test_the_filter_narrows_pictures_and_rows_and_says_how_many(board: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    board.press("/", "ANIMAL1 light0")
+    assert board.texts(".row h2") == ["subject 1"]
+    assert board.find("[data-shown]").text == "2 of 12"
+    board.press(Keys.TAB)
+    board.run("document.querySelector('.shot:not([hidden])').focus()")
+    board.press(Keys.END)
+    assert board.run(FOCUSED) == "hero-0006"
+    board.press("/", Keys.ESCAPE)
+    assert len(board.texts(".row h2")) == 3 and board.find("[data-shown]").text == ""
+
+
+def test_favourites_stay_in_the_browser_and_come_out_as_list_or_specs(
+    board: Browser, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    board.press(Keys.HOME, "f", Keys.END, "f")
+    board.driver.refresh()
+    assert board.find("[data-favourites]").text == "2"
+    board.find("[data-export]").click()
+    (spec,) = board.run(
+        "return [...document.querySelectorAll('[data-exports] textarea')].map(a => a.value)"
+    )
+    assert checked(spec)["matrix"] == {"prompt": ["an animal0 in light0", "an animal2 in light1"]}
+    assert checked(spec)["count"] == 4 and "seed" not in checked(spec)
+    board.find("[name=as][value=same]").click()
+    specs = board.run(
+        "return [...document.querySelectorAll('[data-exports] textarea')].map(a => a.value)"
+    )
+    assert [checked(spec)["seeds"] for spec in specs] == [[0], [1]]
+    board.find("[name=as][value=list]").click()
+    area = board.find("[data-exports] textarea")
+    assert area.get_attribute("value") == "outbox/hero/hero-0001.png\noutbox/hero/hero-0012.png\n"
+    assert board.find("[data-exports] a").get_attribute("download") == "hero-favourites.txt"
+    board.find("[data-exporter] [data-close]").click()
+    board.find("[data-only]").click()
+    assert len([shot for shot in board.all(".shot") if shot.is_displayed()]) == 2
+
+
+def test_the_pointer_finds_a_star_on_every_picture(board: Browser) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(board.driver).move_to_element(board.find("#hero-0005")).perform()
+    board.find("#hero-0005 .star").click()
+    assert not board.run(VIEWER)
+    assert board.find("[data-favourites]").text == "1"

@@ -1,0 +1,149 @@
+"""How the pages look and live in a real Chromium: states, thousands, colours, phones, all jobs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runner.gallery.sheet import job_page, outbox_page
+from tests.gallery.browser import Browser
+from tests.gallery.samples import HOSTILE, pack, put_job, put_page, sidecar, status
+
+FOCUSED = "return document.activeElement.id"
+
+
+def test_missing_pictures_say_why(tmp_path: Path, browser: Browser) -> None:
+    failures = [
+        {"index": 2, "reason": "OutOfMemory", "message": "Choose a smaller size.", "seed": 8}
+    ]
+    page = put_page(tmp_path, [sidecar(1), sidecar(3)], failures=failures, state="failed",
+                    reason="OutOfMemory", message="1 of 3 images failed.")  # fmt: skip
+    browser.open(page)
+    assert browser.texts(".missing") == ["OutOfMemory\nChoose a smaller size.\nseed 8"]
+    assert browser.texts(".notice") == ["OutOfMemory 1 of 3 images failed."]
+    order = "return [...document.querySelector('.grid').children].map(e => e.id || e.className)"
+    assert browser.run(order) == ["hero-0001", "missing", "hero-0003"]
+
+
+def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
+    tmp_path: Path, browser: Browser
+) -> None:
+    page = put_page(tmp_path, [sidecar(1)], state="running")
+    # The same page with a shorter wait, and thus another hash in its policy.
+    html = page.read_text(encoding="utf-8")
+    quick = html.replace("15000 : 5000", "150 : 50")
+    policy = html[html.index("script-src '") + 12 :].split("'")[0]
+    script = quick[quick.rindex("<script>") + 8 : quick.rindex("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page.write_text(quick.replace(policy, f"sha256-{digest}"), encoding="utf-8")
+    browser.open(page)
+    browser.run("window.same = true")
+    browser.wait("return document.readyState === 'complete' && window.same === undefined")
+    browser.run("window.same = true; look(0)")
+    done = "const done = arguments[0]; setTimeout(() => done(window.same), 400)"
+    assert browser.driver.execute_async_script(done) is True
+    page.write_text(job_page(status(), [sidecar(1)]), encoding="utf-8")
+    browser.run("document.querySelector('.viewer').close()")
+    browser.wait("return document.querySelector('.pill').textContent === 'succeeded'")
+
+
+def test_two_thousand_pictures_load_as_they_are_looked_at(tmp_path: Path, browser: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(put_page(tmp_path, pack(20, 10, 10)))
+    ready = "return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+    assert 0 < browser.run(ready) < 6000
+    loaded = (
+        "return document.images.length && [...document.images].filter(i => i.naturalWidth).length"
+    )
+    assert browser.run(loaded) < 1000
+    assert browser.run("return document.querySelectorAll('.shot').length") == 2000
+    typed = (
+        "filter.value = 'animal19'; const t = performance.now(); narrow();"
+        "document.body.offsetHeight; return performance.now() - t"
+    )
+    assert browser.run(typed) < 2000
+    assert browser.find("[data-shown]").text == "100 of 2,000"
+    browser.run("filter.value = ''; narrow(); shots[0].focus()")
+    browser.press(Keys.END)
+    assert browser.run(FOCUSED) == "hero-2000"
+    browser.wait("return document.querySelector('#hero-2000 img').naturalWidth > 0")
+
+
+def test_a_page_that_was_copied_elsewhere_works_the_same(tmp_path: Path, browser: Browser) -> None:
+    page = put_page(tmp_path / "here", pack(2, 1, 1))
+    elsewhere = tmp_path / "else where#1"
+    shutil.move(page.parent, elsewhere)
+    browser.open(elsewhere / "index.html")
+    browser.wait("return document.querySelector('.shot img').naturalWidth > 0")
+    links = "return [...document.querySelectorAll('[src], [href]')].map(e => e.src || e.href)"
+    assert all(link.startswith(("file:", "data:")) for link in browser.run(links))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_both_colour_schemes(
+    tmp_path: Path, browser: Browser, scheme: str
+) -> None:
+    page = put_page(tmp_path, pack(2, 2, 1), state="failed", reason="Timeout", message="Too slow.")
+    with browser.emulating(prefers_color_scheme=scheme):
+        browser.open(page)
+        ground = _luminance(browser.run("return getComputedStyle(document.body).backgroundColor"))
+        assert (ground < 0.1) == (scheme == "dark")
+        for selector in ("h1", ".title p", ".pill", ".notice strong", ".figures dt", ".corner"):
+            colour = "return getComputedStyle(document.querySelector(arguments[0])).color"
+            text = _luminance(browser.run(colour, selector))
+            high, low = max(text, ground), min(text, ground)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, selector
+
+
+def test_a_phone_sees_the_page_without_scrolling_sideways(tmp_path: Path, browser: Browser) -> None:
+    page = put_page(tmp_path, pack(3, 6, 4), warnings=["w" * 300])
+    with browser.sized(390, 844):
+        browser.open(page)
+        assert browser.run("return document.documentElement.scrollWidth") == 390
+        assert "variable 0" in browser.run(
+            "return getComputedStyle(document.querySelector('.cell'), '::before').content"
+        )
+        browser.find(".shot").click()
+        box = (
+            "const box = document.querySelector('.viewer').getBoundingClientRect();"
+            "return [box.width, box.left]"
+        )
+        assert browser.run(box) == [390, 0]
+
+
+def test_the_page_of_all_jobs_is_arranged_by_day_or_pack_and_filtered(
+    tmp_path: Path, browser: Browser
+) -> None:
+    jobs = []
+    for number, name in enumerate(("lamps run", "owls", HOSTILE[0]), start=1):
+        outputs = [{"thumbnail": "thumbs/x.webp", "width": 64, "height": 64}]
+        (tmp_path / f"j{number}" / "thumbs").mkdir(parents=True)
+        put = put_job(tmp_path / "made", [sidecar()], job=f"j{number}")
+        shutil.copy(
+            put / "thumbs" / "hero-0001.webp", tmp_path / f"j{number}" / "thumbs" / "x.webp"
+        )
+        moment = f"2026-11-0{number}T12:00:00.000Z"
+        jobs.append(status(job=f"j{number}", kind=name, accepted_at=moment, outputs=outputs))
+    page = tmp_path / "index.html"
+    page.write_text(outbox_page(jobs, {"j1": ["lamps"], "j3": [HOSTILE[0]]}), encoding="utf-8")
+    browser.open(page)
+    assert browser.texts(".card strong") == ["j3", "j2", "j1"]
+    browser.find("[data-by=pack]").click()
+    assert browser.texts(".day h2") == [HOSTILE[0], "lamps", "without a pack"]
+    browser.find("[data-filter]").send_keys("owls")
+    assert browser.texts(".card strong") == ["j2"]
+    assert browser.find("[data-shown]").text == "1 of 3"
+    assert browser.run("return window.pwned === undefined")
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

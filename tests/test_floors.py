@@ -1,0 +1,222 @@
+"""The house holds: who may import whom, one door per dependency, one call of a pipeline.
+
+The table below is the map of ARCHITECTURE.md as data. A file imports only from floors below its
+own, rooms of one floor do not import each other (but for the pairs named), and nothing works while
+it is being imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tests.harness import ROOT
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("runner.errors",),
+    ("specs",),
+    ("composer",),
+    ("runner.job", "runner.wire", "runner.settings"),
+    ("runner.executor",),
+    ("runner.spool", "runner.engine", "runner.gallery"),
+    ("runner.catalogue", "runner.sidecar", "runner.client"),
+    ("runner.saving",),
+    ("runner.worker",),
+    ("runner.daemon",),
+    ("runner.cli", "runner.mcp_server", "runner.__main__"),
+)
+"""From the ground up. A room is a file or a whole folder."""
+
+NEIGHBOURS = {("runner.__main__", "runner.cli")}
+"""Imports within one floor that are meant."""
+
+DOORS: dict[str, tuple[str, ...]] = {
+    "torch": ("runner/engine/",),
+    "diffusers": ("runner/engine/",),
+    "transformers": ("runner/engine/",),
+    "accelerate": ("runner/engine/",),
+    "safetensors": ("runner/engine/",),
+    "tokenizers": ("runner/engine/",),
+    "huggingface_hub": ("runner/engine/",),
+    "watchdog": ("runner/spool/watcher.py",),
+    "sqlite3": ("runner/spool/ledger.py", "runner/spool/effects.py"),
+    "tinydb": ("runner/gallery/store.py",),
+    "mcp": ("runner/mcp_server.py",),
+    "yaml": ("specs/",),
+    "jsonschema": ("specs/",),
+    "rich": ("runner/cli/",),
+}
+"""The places where a foreign package may be imported."""
+
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "numpy", "mcp", "huggingface_hub"}
+"""What no file may import at its top outside the built-in model's recipe: it costs seconds."""
+
+LONGEST = 300
+
+
+def _files() -> list[Path]:
+    found = (file for room in ("runner", "specs", "composer") for file in (ROOT / room).rglob("*"))
+    return sorted(file for file in found if file.suffix == ".py")
+
+
+def _named(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+FILES = _files()
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module imported anywhere in a file, inside functions too, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: name the module in full"
+            # `from runner import client` imports a module; so may `from runner.spool import x`.
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = (ROOT / whole.replace(".", "/")).with_suffix(".py").is_file()
+                is_package = (ROOT / whole.replace(".", "/")).is_dir()
+                yield whole if is_module or is_package else str(node.module), node.lineno
+
+
+def _place(module: str) -> tuple[int, str] | None:
+    """The floor and the room of a module of ours; None for a foreign one."""
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if module == room or module.startswith(f"{room}."):
+                return floor, room
+    return None
+
+
+def test_every_file_of_ours_has_a_place_in_the_house() -> None:
+    unplaced = [_named(f) for f in FILES if _place(_module(f)) is None and _module(f) != "runner"]
+    assert unplaced == [], "give these a floor in the table above and in ARCHITECTURE.md"
+
+
+def test_a_file_imports_only_from_floors_below() -> None:
+    wrong = []
+    for file in FILES:
+        here = _place(_module(file))
+        for module, line in _imports(_tree(file)):
+            there = _place(module)
+            if here is None or there is None or there[1] == here[1]:
+                continue
+            if there[0] >= here[0] and (here[1], there[1]) not in NEIGHBOURS:
+                wrong.append(f"{_named(file)}:{line}: {here[1]} imports {module}")
+    assert wrong == [], "these import from a floor that is not below their own"
+
+
+def test_the_wings_are_strangers_to_each_other() -> None:
+    wings = {"runner.spool", "runner.engine", "runner.gallery"}
+    assert any(wings == set(floor) for floor in FLOORS)
+    assert not any(set(pair) <= wings for pair in NEIGHBOURS)
+
+
+def test_a_dependency_is_imported_behind_its_one_door_only() -> None:
+    wrong = []
+    for file in FILES:
+        for module, line in _imports(_tree(file)):
+            doors = DOORS.get(module.partition(".")[0])
+            if doors is not None and not _named(file).startswith(doors):
+                wrong.append(f"{_named(file)}:{line}: {module} belongs behind {doors}")
+    assert wrong == []
+
+
+def test_nothing_heavy_is_imported_at_the_top_of_a_file() -> None:
+    wrong = []
+    for file in FILES:
+        if _named(file).startswith("runner/engine/tiny/"):
+            continue  # the recipe, run by hand; that nothing light imports it is test_startup's
+        for module, line in _imports(ast.Module(_at_import(_tree(file).body), [])):
+            if module.partition(".")[0] in HEAVY:
+                wrong.append(f"{_named(file)}:{line}: {module}")
+    assert wrong == [], "import these inside the functions that use them"
+
+
+def _at_import(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements that run when a file is imported, without `if TYPE_CHECKING:`."""
+    kept: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        kept.append(node)
+    return kept
+
+
+def test_nothing_works_while_it_is_being_imported() -> None:
+    """A file's top holds definitions, constants and guards; it calls nothing for its effect."""
+    effects = ("open", "os.environ", "os.makedirs", "warnings.", "print")
+    wrong = []
+    for file in FILES:
+        if file.name == "__main__.py":
+            continue
+        for node in _tree(file).body:
+            bare = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+            if bare or isinstance(node, ast.For | ast.While | ast.With):
+                wrong.append(f"{_named(file)}:{node.lineno}: {ast.unparse(node)[:60]}")
+            for call in ast.walk(ast.Module(_at_import([node]), [])):
+                if isinstance(call, ast.Call) and ast.unparse(call.func).startswith(effects):
+                    wrong += [f"{_named(file)}:{call.lineno}: {ast.unparse(call)[:60]}"]
+    assert wrong == []
+
+
+def test_a_file_says_what_it_is_for_and_can_be_read_in_one_sitting() -> None:
+    wrong = []
+    for file in FILES:
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        if lines > LONGEST:
+            wrong.append(f"{_named(file)} has {lines} lines: split it")
+        if not ast.get_docstring(_tree(file)):
+            wrong.append(f"{_named(file)} has no docstring")
+    assert wrong == []
+
+
+def test_a_pipeline_is_called_in_one_place_and_always_with_the_callback() -> None:
+    """The call with `**arguments` is engine/gpu.py's, once; the step callback is named there only.
+
+    Seen red: with a second `pipe(**arguments)` in loading.py, and with the callback's name in a
+    kind.
+    """
+    calls: list[str] = []
+    naming: set[str] = set()
+    for file in FILES:
+        if "/tiny/" in _named(file):
+            continue
+        if "callback_on_step_end" in file.read_text(encoding="utf-8"):
+            naming.add(_named(file))
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.Call) and _is_pipeline_call(node):
+                calls += [f"{_named(file)}: {ast.unparse(node)}"]
+    assert calls == ["runner/engine/gpu.py: pipe(**arguments, **watch)"]
+    assert naming == {"runner/engine/gpu.py"}
+
+
+def _is_pipeline_call(call: ast.Call) -> bool:
+    name = ast.unparse(call.func).lower().rpartition(".")[2]
+    return name in {"pipe", "pipeline", "main", "prior"} and any(
+        keyword.arg is None for keyword in call.keywords
+    )
+
+
+def test_no_kind_knows_a_pipeline_or_a_stop_sign() -> None:
+    for file in (ROOT / "runner/engine/kinds").glob("*.py"):
+        names = {module for module, _ in _imports(_tree(file))}
+        assert not names & {"runner.engine.gpu", "runner.engine.stop", "runner.engine.loading"}
+        assert not {name.partition(".")[0] for name in names} & {"torch", "diffusers"}
