@@ -15,6 +15,8 @@ from composer.packs import Block, Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
+"""A model's own parameters by its name; `only_sizes` are the sizes of one that makes no others."""
+
 _SEEDS = ("seed", "seeds", "count")
 _PLAIN = ("model", "steps", "guidance")
 
@@ -44,7 +46,7 @@ def entry_fields(
     below = {**model_defaults(None if model is None else str(model)), **settings}
     pixels = int(below.get("width", 0)) * int(below.get("height", 0)) or ONE_MEGAPIXEL
     # A matrix over one side leaves the other to the levels below it, never to a ratio.
-    size = resolve_size([spec, *levels], pixels)
+    size = resolve_size([spec, *levels], pixels, tuple(below.get("only_sizes", ())))
     fields.update({side: length for side, length in size.items() if side not in spec})
     if not any(key in spec for key in _SEEDS):
         seeds = next((level["seeds"] for level in levels if "seeds" in level), None)

@@ -9,57 +9,31 @@ whole. Nothing here needs a GPU, and nothing is written.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from composer.assemble import Assembled, assemble
+from composer.assemble import assemble
 from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
+from composer.entries import Entry, Item, alike, key, left_out, where
 from composer.packs import Block, Pack, read_pack
 from composer.parameters import ModelDefaults, common_seeds, entry_fields, no_defaults, own_seeds
 from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
-from composer.tokencount import T5_LIMIT, Tokenizer, count_tokens, token_warnings
+from composer.tokencount import (
+    CLIP_LIMIT,
+    T5_LIMIT,
+    Tokenizer,
+    clip_warning,
+    count_tokens,
+    t5_warning,
+)
 from runner.errors import Problem, SpecInvalid
 from specs import expand
 
 _MOST_WARNINGS = 100
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One prompt of a plan: its blocks, the fields it brings, its audit, and what it is beside."""
-
-    subject: str
-    variable: str | None
-    assembled: Assembled
-    report: Report
-    fields: Mapping[str, Any]
-    same_as: Entry | None = None
-
-    @property
-    def prompt(self) -> str:
-        """The final prompt."""
-        return self.assembled.prompt
-
-    def named(self) -> dict[str, Any]:
-        """Which combination it is, as other programs read it."""
-        return {"subject": self.subject, "variable": self.variable}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image of a plan: its spec fields, where its prompt came from, and a stable key."""
-
-    entry: Entry
-    parameters: Mapping[str, Any]
-    seed: int | None
-    key: str
 
 
 @dataclass(frozen=True)
@@ -109,11 +83,12 @@ class Plan:
         realised = expand.image(self.spec, index, 0, self.prompts)
         entry = self.owner(index)
         below = {**self.model_defaults(realised.get("model")), **self.settings}
+        below.pop("only_sizes", None)
         parameters = {**below, **realised}
-        if expand.needs_base(self.spec) and "seed" not in entry.fields and not _sown(entry):
+        if expand.needs_base(self.spec) and "seeds" not in entry.fields:
             parameters.pop("seed", None)
         seed = parameters.get("seed")
-        return Item(entry, parameters, seed, _key(self.pack, entry, parameters))
+        return Item(entry, parameters, seed, key(self.pack, entry, parameters))
 
     def items(self) -> Iterator[Item]:
         """Every image in order, one at a time."""
@@ -140,9 +115,7 @@ class Plan:
         """Raise SpecInvalid when the plan must not run: forbidden, too long, or nothing left."""
         if self.rejects and self.violations:
             found = [
-                Problem(
-                    0, 0, _where(entry), describe(f.term, f.start, f.block, f.cue, entry.prompt)
-                )
+                Problem(0, 0, where(entry), describe(f.term, f.start, f.block, f.cue, entry.prompt))
                 for entry, f in self.findings()
             ]
             if self.finding_count > len(found):
@@ -151,7 +124,7 @@ class Plan:
             raise SpecInvalid("PromptForbidden", found)
         if self.rejects and self.over_long:
             long = [
-                Problem(0, 0, _where(entry), entry.assembled.too_long())
+                Problem(0, 0, where(entry), entry.assembled.too_long())
                 for entry in self.over_long[:MOST_FINDINGS]
             ]
             raise SpecInvalid("PromptTooLong", long)
@@ -160,30 +133,6 @@ class Plan:
             raise SpecInvalid(
                 "NothingToRun", [Problem(0, 0, "compose", f"no image is left: {why}")]
             )
-
-    def to_json(
-        self, *, most_items: int | None = None, seconds_per_image: float | None = None
-    ) -> dict[str, Any]:
-        """The plan as other programs read it, with estimates of disk and, if measured, of time."""
-        from composer.report import plan_json
-
-        return plan_json(self, most_items, seconds_per_image)
-
-
-def _sown(entry: Entry) -> bool:
-    return "seeds" in entry.fields
-
-
-def _where(entry: Entry) -> str:
-    variable = f", variable {entry.variable}" if entry.variable else ""
-    return f"compose: subject {entry.subject}{variable}"
-
-
-def _key(pack: Pack, entry: Entry, parameters: Mapping[str, Any]) -> str:
-    """A name for one image that depends on what it is, never on its place in the run."""
-    facts = [pack.id, entry.subject, entry.variable, {**parameters, "prompt": entry.prompt}]
-    canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def make_plan(
@@ -218,7 +167,7 @@ def make_plan(
             work.add(*combination)
     rejects = compose.get("on_violation", "reject") == "reject"
     if not rejects:
-        skipped += [_left_out(entry) for entry in (*work.violations, *work.over_long)]
+        skipped += [left_out(entry) for entry in (*work.violations, *work.over_long)]
     entries = [e for e in work.entries if rejects or e.report.ok and not e.assembled.over_by]
     limit = t5_limit if isinstance(t5_limit, int) else t5_limit(work.model(spec))
     warnings = (
@@ -273,7 +222,7 @@ class _Work:
         report = self._audited[key]
         name = variable.name if variable else None
         entry = Entry(subject.name, name, made, report, {"prompt": made.prompt, **fields})
-        first = self._seen.setdefault(_alike(entry), entry)
+        first = self._seen.setdefault(alike(entry), entry)
         if first is not entry:
             twin = Entry(subject.name, name, made, report, entry.fields, same_as=first)
             self.duplicates.append(twin)
@@ -285,28 +234,20 @@ class _Work:
             self.violations.append(entry)
 
 
-def _alike(entry: Entry) -> str:
-    """Equal for entries whose pictures would be the same."""
-    prompt = " ".join(unicodedata.normalize("NFKC", entry.prompt).casefold().split())
-    return json.dumps([prompt, {**entry.fields, "prompt": ""}], sort_keys=True)
-
-
-def _left_out(entry: Entry) -> Skipped:
-    if entry.report.ok:
-        reason = entry.assembled.too_long()
-    else:
-        terms = ", ".join(dict.fromkeys(repr(f.term) for f in entry.report.findings))
-        reason = f"asks for {terms}, which is forbidden"
-    file = next((s.file for s in entry.assembled.spans if s.block == "subject"), "")
-    return Skipped(file, reason, entry.subject, entry.variable)
-
-
 def _token_warnings(
     entries: Sequence[Entry], tokenizer: Tokenizer | None, limit: int
 ) -> Iterator[str]:
+    """What T5 misses, prompt by prompt; what CLIP misses (less of a loss) in one sentence."""
+    clipped: list[str] = []
     for entry in entries:
-        for warning in token_warnings(entry.prompt, count_tokens(entry.prompt, tokenizer), limit):
-            yield f"{_where(entry)}: {warning}"
+        count = count_tokens(entry.prompt, tokenizer)
+        if count["t5"] > limit:
+            yield f"{where(entry)}: {t5_warning(entry.prompt, count, limit)}"
+        if count["clip"] > CLIP_LIMIT:
+            clipped.append(f"{where(entry)}: {clip_warning(entry.prompt, count)}")
+    if clipped:
+        more = f" ({len(clipped)} of {len(entries)} prompts are as long)" if clipped[1:] else ""
+        yield f"{clipped[0]}{more}"
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:
@@ -318,4 +259,4 @@ def _advice(entries: Sequence[Entry]) -> Iterator[str]:
             if key not in said:
                 said[key] = None
                 cue = f" after {finding.cue!r}" if finding.cue else ""
-                yield f"{_where(entry)}: {finding.term!r}{cue} in {finding.block}: {finding.note}"
+                yield f"{where(entry)}: {finding.term!r}{cue} in {finding.block}: {finding.note}"

@@ -5,7 +5,7 @@ Pure arithmetic; it knows no model and fills in no default of its own but one me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -46,11 +46,15 @@ def size_problem(defaults: Mapping[str, Any]) -> str:
     return f"the aspect ratio {wide}:{high} contradicts {width} × {height}: leave one of them out"
 
 
-def resolve_size(levels: list[Mapping[str, Any]], pixels: int = ONE_MEGAPIXEL) -> dict[str, int]:
+def resolve_size(
+    levels: Sequence[Mapping[str, Any]],
+    pixels: int = ONE_MEGAPIXEL,
+    only: Sequence[tuple[int, int]] = (),
+) -> dict[str, int]:
     """Width and height from several levels of parameters, the strongest first.
 
     A level's aspect ratio outweighs the sizes of the levels below it; together with one size of a
-    stronger level it gives the other one.
+    stronger level it gives the other one. `only` are the sizes of a model that makes no others.
     """
     size: dict[str, int] = {}
     for level in levels:
@@ -61,6 +65,9 @@ def resolve_size(levels: list[Mapping[str, Any]], pixels: int = ONE_MEGAPIXEL) -
             break
         if "aspect_ratio" in level:
             wide, high = parse_ratio(str(level["aspect_ratio"]))
+            if only and not size:
+                near = min(only, key=lambda pair: abs(pair[0] / pair[1] - wide / high))
+                return {"width": near[0], "height": near[1]}
             if "width" in size:
                 size["height"] = _fit(size["width"] * high / wide)
             elif "height" in size:

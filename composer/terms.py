@@ -86,7 +86,8 @@ def describe(term: str, start: int, block: str, cue: str, prompt: str) -> str:
     around = ("…" if left else "") + prompt[left:right] + ("…" if right < len(prompt) else "")
     where = f" in the {block} block" if block else ""
     why = f" (after {cue!r} it still counts as asked for)" if cue else ""
-    return f"{term!r} is forbidden: character {start + 1}{where}, {around!r}{why}; describe something else"
+    place = f"character {start + 1}{where}, {around!r}"
+    return f"{term!r} is forbidden: {place}{why}; describe something else"
 
 
 def reject_forbidden(prompt: str, forbidden: Iterable[str | Mapping[str, Any]]) -> Report:

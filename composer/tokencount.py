@@ -49,20 +49,34 @@ def count_tokens(text: str, tokenizer: Tokenizer | None = None) -> TokenCount:
     return {"clip": int(counted["clip"]), "t5": int(counted["t5"]), "estimated": False}
 
 
+def clip_warning(text: str, count: TokenCount) -> str:
+    """One sentence on what CLIP will not see; empty when it sees all."""
+    if count["clip"] <= CLIP_LIMIT:
+        return ""
+    about = "about " if count["estimated"] else ""
+    seen = _ending(text, CLIP_LIMIT, count["clip"])
+    return (
+        f"{about}{count['clip']} CLIP tokens: CLIP sees the first {CLIP_LIMIT}, {about}up to {seen}"
+    )
+
+
+def t5_warning(text: str, count: TokenCount, limit: int = T5_LIMIT) -> str:
+    """One sentence on what the model itself will not see; empty when it sees all."""
+    if count["t5"] <= limit:
+        return ""
+    about = "about " if count["estimated"] else ""
+    seen = _ending(text, limit, count["t5"])
+    return (
+        f"{about}{count['t5']} T5 tokens: the model sees the first {limit}, {about}up to {seen}; "
+        "what comes after is lost"
+    )
+
+
+def _ending(text: str, limit: int, count: int) -> str:
+    return f"'…{text[: max(1, len(text) * limit // count)][-30:].strip()}'"
+
+
 def token_warnings(text: str, count: TokenCount, t5_limit: int = T5_LIMIT) -> tuple[str, ...]:
     """What the encoders will not see of a prompt, one sentence for each of them."""
-    about = "about " if count["estimated"] else ""
-    warnings: list[str] = []
-    if count["clip"] > CLIP_LIMIT:
-        seen = text[: max(1, len(text) * CLIP_LIMIT // count["clip"])]
-        warnings.append(
-            f"{about}{count['clip']} CLIP tokens: CLIP sees the first {CLIP_LIMIT}, "
-            f"{about}up to '…{seen[-30:].strip()}'"
-        )
-    if count["t5"] > t5_limit:
-        seen = text[: max(1, len(text) * t5_limit // count["t5"])]
-        warnings.append(
-            f"{about}{count['t5']} T5 tokens: the model sees the first {t5_limit}, {about}up to "
-            f"'…{seen[-30:].strip()}'; what comes after is lost"
-        )
-    return tuple(warnings)
+    found = (clip_warning(text, count), t5_warning(text, count, t5_limit))
+    return tuple(warning for warning in found if warning)

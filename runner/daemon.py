@@ -120,7 +120,9 @@ class Daemon:
         self._stop.set()
         self.intake.wake.set()
         self._intake_thread.join()
-        self.executor.close()
+        if self.worker.lost is None:
+            # A thread that hangs, or waits for a dead GPU, would never come to its end.
+            self.executor.close()
         self.writer.close()
         with suppress(OSError, FluxdropError):
             self._write_health("stopping")
@@ -144,13 +146,13 @@ class Daemon:
 
     def serve(self) -> None:
         """Work until asked to stop."""
-        while not self._stop.is_set():
+        while not self._stop.is_set() and self.worker.lost is None:
             self._turn(HEALTH_SECONDS)
 
     def drain(self, *, until: float | None = None) -> Outcome:
         """Work until nothing is left that can run now, or until a wall-clock time."""
         note = None
-        while not self._stop.is_set():
+        while not self._stop.is_set() and self.worker.lost is None:
             if until is not None and now() >= until:
                 break
             if self._is_drained(wait_for_hours=until is not None):

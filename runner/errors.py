@@ -7,7 +7,8 @@ FluxdropError
 ├── SpecInvalid       a spec is at fault: all of its problems at once   job `rejected`
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
-│   ├── ModelMissing  ├── OutOfMemory  └── DiskFull
+│   ├── ModelMissing  ├── OutOfMemory  ├── TimedOut  ├── DiskFull
+│   └── NotFinite, DeviceLost      the engine's own, in runner/engine/faults.py
 └── Stopped           the stop sign was seen; not a fault               job `cancelled` or requeued
 
 Foreign exceptions are translated where they enter (the engine for diffusers and the hub, specs

@@ -12,11 +12,7 @@ in the daemon. The worker never touches a pipeline, and only it starts and stops
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty
-from typing import Any
 
 from runner.catalogue import RegistryCatalogue
 from runner.executor import (
@@ -29,33 +25,20 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
-from runner.job import ImageTask, InputImage, Phase, State
+from runner.job import Phase, State
 from runner.saving import Writer
 from runner.settings import Home
 from runner.spool.backlog import Backlog
 from runner.spool.clock import monotonic, now, ready_at, timestamp
 from runner.spool.ledger import Ledger, Record
-from runner.wire import Progress
+from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
+from runner.turn import Turn
 from specs.expand import image as realised_image
 
 log = logging.getLogger(__name__)
 
 # Pictures in memory that wait for the disk; a slow disk must not fill the memory.
 _MOST_UNSAVED = 4
-
-
-@dataclass
-class _Turn:
-    """A job while it has a slot."""
-
-    record: Record
-    over: set[int]
-    numbers: Iterator[int]
-    task: ImageTask | None = None
-    realised: Mapping[str, Any] = field(default_factory=dict)
-    rendered: int = 0
-    seconds: float = 0.0
-    cancelled: bool = False
 
 
 class Worker:
@@ -70,9 +53,11 @@ class Worker:
         self._executor = executor
         self._writer = writer
         self._catalogue = RegistryCatalogue(home.settings)
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, Turn] = {}
         self.stopping = False
         self.paused = False
+        self.lost: int | None = None
+        """The exit code with which this process has to end, once it can render no more."""
 
     @property
     def idle(self) -> bool:
@@ -104,6 +89,9 @@ class Worker:
         else:
             happened = True
             self._handle(event)
+        self._give_up_hung()
+        if self.lost is not None:
+            return happened
         if self.stopping:
             for slot in self._executor.slots():
                 if slot.busy:
@@ -124,6 +112,11 @@ class Worker:
                 turn.rendered += 1
                 turn.seconds += event.seconds
                 self._writer.save(turn.record, event, turn.realised)
+            case Failed() if event.reason == "DeviceLost":
+                # The attempt stays charged: the next process finds the job running.
+                self._turns.pop(event.slot)
+                self.lost = EXIT_DEVICE_LOST
+                log.error("%s", event.message)
             case Failed():
                 turn = self._answered(event.slot)
                 log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
@@ -138,7 +131,17 @@ class Worker:
             case Woken():
                 pass
 
-    def _answered(self, slot: str) -> _Turn:
+    def _give_up_hung(self) -> None:
+        """Fail an image that will never answer: its thread cannot be ended, so the process must."""
+        for slot, turn in list(self._turns.items()):
+            if turn.task is not None and turn.is_hung(monotonic()):
+                log.error("%s image %d hangs", turn.record.id, turn.task.index)
+                message = "the image did not come to its next step within its timeout"
+                self._writer.fail_image(turn.record, turn.task.index, "Timeout", message)
+                self._requeue(slot, None, "continues when the runner starts again")
+                self.lost = EXIT_HUNG
+
+    def _answered(self, slot: str) -> Turn:
         turn = self._turns[slot]
         if turn.task is not None:
             turn.over.add(turn.task.index)
@@ -154,24 +157,9 @@ class Worker:
 
     def _report(self, event: Progressed) -> None:
         turn = self._turns.get(event.slot)
-        if turn is None or turn.task is None:
-            return
-        part = event.step / event.steps if event.steps else 0.0
-        part = 1.0 if event.phase in (Phase.DECODING, Phase.SAVING) else part
-        total = turn.record.total
-        ahead = total - len(turn.over) - part
-        each = turn.seconds / turn.rendered if turn.rendered else None
-        self._writer.progress(
-            turn.record.seq,
-            Progress(
-                phase=str(event.phase),
-                image=event.task.index,
-                step=event.step,
-                steps=event.steps,
-                fraction=round((total - ahead) / total, 4),
-                eta_seconds=None if each is None else round(each * ahead, 1),
-            ),
-        )
+        if turn is not None and turn.task is not None:
+            turn.heard_at, turn.phase = monotonic(), event.phase
+            self._writer.progress(turn.record.seq, turn.progress(event))
 
     # -- slots -----------------------------------------------------------------------------------
 
@@ -222,16 +210,20 @@ class Worker:
         record = self._ledger.get(record.seq)
         over = set(self._ledger.images(record.seq))
         numbers = (n for n in range(1, record.total + 1) if n not in over)
-        self._turns[slot] = _Turn(record, set(over), numbers, cancelled=record.cancelled)
+        self._turns[slot] = Turn(record, set(over), numbers, cancelled=record.cancelled)
         self._backlog.took(record.model, monotonic())
 
-    def _start(self, slot: str, turn: _Turn, number: int) -> bool:
+    def _start(self, slot: str, turn: Turn, number: int) -> bool:
         record = turn.record
         try:
             turn.realised = realised_image(record.realised, number - 1, record.base_seed or 0)
             turn.task = self._catalogue.task(
-                turn.realised, job=record.id, index=number, inputs=self._inputs(turn)
+                turn.realised,
+                job=record.id,
+                index=number,
+                inputs=turn.inputs(self._home.job(record.id) / "inputs"),
             )
+            turn.heard_at, turn.phase = monotonic(), Phase.LOADING
         except Exception as error:
             log.exception("%s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"
@@ -241,17 +233,7 @@ class Worker:
         self._executor.start(slot, [turn.task])
         return True
 
-    def _inputs(self, turn: _Turn) -> dict[str, tuple[InputImage, ...]]:
-        folder = self._home.job(turn.record.id) / "inputs"
-        found = {}
-        for name in ("image", "mask"):
-            value = turn.realised.get(name)
-            if value is not None:
-                items = value if isinstance(value, list) else [value]
-                found[name] = tuple(_input(item, folder, turn.record.inputs) for item in items)
-        return found
-
-    def _must_yield(self, slot: str, turn: _Turn) -> bool:
+    def _must_yield(self, slot: str, turn: Turn) -> bool:
         """At an image's end: whether the job goes back into the queue, and why."""
         record, wall = turn.record, now()
         if self.stopping:
@@ -273,9 +255,3 @@ class Worker:
     def _end(self, slot: str) -> None:
         turn = self._turns.pop(slot)
         self._writer.finish(turn.record)
-
-
-def _input(item: Any, folder: Path, copies: Mapping[str, str]) -> InputImage:
-    if isinstance(item, str):
-        return InputImage(folder / copies[item])
-    return InputImage(folder / copies[item["path"]], float(item.get("weight", 1.0)))

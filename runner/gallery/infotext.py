@@ -104,7 +104,7 @@ def _own_pairs(sidecar: Mapping[str, Any], result: Mapping[str, Any]) -> Iterato
 
 def _loras(sidecar: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     loras = []
-    for lora in sidecar.get("loras") or ():
+    for lora in map(mapping, sidecar.get("loras") or ()):
         source = str(lora.get("path") or lora.get("repo") or "lora")
         # A colon or a bracket would end the tag `<lora:name:weight>` early.
         name = re.sub(r"[<>:,\r\n]+", "_", str(lora.get("name") or PurePath(source).stem))

@@ -46,7 +46,7 @@ def job_page(
     return _document(
         "job",
         layout=f":root{{--columns:{len(board.columns)};--abreast:{board.abreast}}}",
-        data=_job_data(status, shots, final),
+        data=_json(_job_data(status, shots, final)),
         title=text(f"{status.get('id', 'job')} · fluxdrop"),
         refresh="" if final else '<noscript><meta http-equiv="refresh" content="10"></noscript>',
         job=text(status.get("id", "job")),
@@ -69,14 +69,13 @@ def outbox_page(
     return _document(
         "outbox",
         layout="",
-        data={"jobs": len(listed)},
         title="fluxdrop",
         count=text(overview.counted(listed)),
         days=overview.days(listed),
     )
 
 
-def _document(name: str, *, layout: str, data: Mapping[str, Any], **parts: str) -> str:
+def _document(name: str, *, layout: str, **parts: str) -> str:
     """Fill one of the page templates; the policy is made from what stands in it."""
     style, script = _asset("common.css") + _asset(f"{name}.css"), _asset(f"{name}.js")
     styles = " ".join(_hash(part) for part in (style, layout) if part)
@@ -90,7 +89,6 @@ def _document(name: str, *, layout: str, data: Mapping[str, Any], **parts: str) 
         style=style,
         layout=f"<style>{layout}</style>" if layout else "",
         script=script,
-        data=_json(data),
     )
 
 

@@ -66,9 +66,9 @@ class RecordingDisk(Disk):
         super().commit(connection, path, durable=durable)
         self.add(Effect("commit", LEDGER, data=connection.serialize(), durable=durable))
 
-    def appeared(self, path: Path) -> None:
-        """A caller has put an empty file there."""
-        self.written[path.name] = path.stat().st_mtime_ns
+    def appeared(self, path: Path, modified: int) -> None:
+        """A caller puts an empty file there."""
+        self.written[path.name] = modified
         self.add(Effect("caller", self._short(path)))
 
     def add(self, effect: Effect) -> None:

@@ -8,6 +8,7 @@ is theirs.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +148,7 @@ def play(
     home: Home,
     disk: Disk,
     *,
-    appeared: Callable[[Path], None] = lambda path: None,
+    appeared: Callable[[Path, int], None] = lambda path, modified: None,
 ) -> None:
     """Run a daemon until nothing is left; what the callers add on the way is added once."""
     device = FlatColours()
@@ -157,8 +158,11 @@ def play(
         once = home.data / f"appeared-{name}"
         if name and not once.exists():
             once.touch()
-            (home.inbox / name).touch()
-            appeared(home.inbox / name)
+            aside = home.inbox / ".tmp" / name
+            aside.touch()
+            # Recorded first: the intake may have taken it by the time the rename returns.
+            appeared(home.inbox / name, aside.stat().st_mtime_ns)
+            os.replace(aside, home.inbox / name)
             if name.endswith(".cancel"):
                 # Give the intake the time a real image would take.
                 daemon.intake.wake.set()

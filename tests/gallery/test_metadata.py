@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from PIL import Image
 
 from runner.errors import InputBad, UsageProblem
-from runner.gallery import metadata
+from runner.gallery import infotext, metadata
 from runner.gallery.metadata import Format, Level, embedded, encode, read
 from specs.read import read as read_spec
 from specs.validate import validate
@@ -26,6 +31,26 @@ def test_the_picture_alone_gives_the_whole_sidecar_back(format: Format, prompt: 
     told = sidecar(prompt=prompt, notes="for you", loras=[{"path": "ink.safetensors"}])
     data = encode(picture(), told, format=format)
     assert read(data) == embedded(told)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("prompt", ["a red fox", "猫 & <b>\nsecond: „line“, \u2028 🦊"])
+def test_all_places_say_the_same(format: Format, prompt: str) -> None:
+    told = sidecar(prompt=prompt, kind="fill")
+    data = encode(picture(), told, format=format)
+    with Image.open(io.BytesIO(data)) as image:
+        packet = image.info["xmp"]
+    texts = metadata._texts(data, "x")
+    said = infotext.parse(texts["parameters" if format == "png" else "UserComment"])
+    fields = {element.tag.split("}")[1]: element.text for element in fromstring(packet).iter()}
+    own = json.loads(texts["fluxdrop"])
+    assert said is not None
+    assert said.prompt == fields["AIPromptInformation"] == fields["li"] == own["prompt"] == prompt
+    assert said.pairs["Seed"] == str(own["seed"]) == "7"
+    assert said.pairs["Version"] == fields["CreatorTool"] == "fluxdrop 0.1.0"
+    assert fields["CreateDate"] == own["result"]["created_at"]
+    assert fields["AISystemUsed"] == own["result"]["model"]["repo"]
+    assert said.pairs["Model"] == "FLUX.1-dev"
 
 
 def test_what_was_read_is_a_valid_spec(tmp_path: Path) -> None:
@@ -115,6 +140,29 @@ def test_a_jpeg_drops_notes_before_it_grows_past_its_markers() -> None:
 def test_what_is_no_picture_is_said_to_be_none(data: bytes) -> None:
     with pytest.raises((InputBad, UsageProblem)):
         read(data)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_damaged_picture_is_read_or_refused_and_nothing_else(format: Format) -> None:
+    whole = encode(picture(), sidecar(), format=format)
+    chance = random.Random(format)
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randrange(1, 6)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        if chance.random() < 0.3:
+            del data[chance.randrange(len(data)) :]
+        with suppress(InputBad, UsageProblem), catch_warnings():
+            simplefilter("ignore")
+            assert isinstance(read(bytes(data)), dict)
+
+
+def test_texts_behind_the_pixels_are_found_too() -> None:
+    plain = encode(picture(), sidecar(), level="none")
+    full = encode(picture(), sidecar())
+    texts = full[full.index(b"tEXt") - 4 : full.index(b"IDAT") - 4]
+    end = plain.index(b"IEND") - 4
+    assert read(plain[:end] + texts + plain[end:]) == embedded(sidecar())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 "use strict";
 // One job's page: look at a picture, copy it as a spec, filter, favourites, keys.
-const data = JSON.parse(document.getElementById("data").textContent);
+const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const one = (name) => document.querySelector(`[data-${name}]`);
 const shots = [...document.querySelectorAll(".shot")];
 const images = data.images.map((image) => ({

@@ -1,0 +1,167 @@
+"""Measures the audit: accuracy and time on labelled prompts, beside two simpler ways.
+
+`python -m tests.bench audit` prints the table; `--json` prints the figures alone. `window` is the
+usual regular expression (a term within three words after no, not or without), `negspacy` is
+negspaCy on a blank English pipeline, measured where it is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composer.audit import audit
+
+DATA = Path(__file__).parent.parent / "composer" / "data"
+DEVELOPMENT = DATA / "negation_dev.tsv"
+Judge = Callable[[str, str], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled prompt: does it ask for the term?"""
+
+    prompt: str
+    term: str
+    label: str
+    note: str
+
+
+def load(file: Path) -> list[Row]:
+    """The rows of a labelled set; `\\n` in a prompt stands for a line end."""
+    rows: list[Row] = []
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        if line:
+            prompt, term, label, note = line.split("\t")
+            rows.append(Row(prompt.replace("\\n", "\n"), term, label, note))
+    return rows
+
+
+def by_audit(prompt: str, term: str) -> str:
+    """The audit of this project."""
+    return audit(prompt, [term]).verdict
+
+
+def by_window(prompt: str, term: str) -> str:
+    """A mention is excused by no, not or without up to three words before it."""
+    word = rf"\b{re.escape(term)}(?:e?s)?\b"
+    excused = rf"\b(?:no|not|without)\W+(?:\w+\W+){{0,3}}?(?={word})"
+    mentions = {match.start() for match in re.finditer(word, prompt, re.I)}
+    covered = {match.end() for match in re.finditer(excused, prompt, re.I)}
+    return "violation" if mentions - covered else "ok"
+
+
+def negspacy() -> Judge | None:
+    """negspaCy with its own English rules; None where it is not installed."""
+    if importlib.util.find_spec("negspacy") is None or importlib.util.find_spec("spacy") is None:
+        return None
+    import spacy
+    from negspacy.negation import Negex  # noqa: F401 (registers its pipe)
+
+    language: Any = spacy.blank("en")
+    language.add_pipe("sentencizer")
+    ruler = language.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
+    language.add_pipe("negex", config={"ent_types": ["TERM"]})
+
+    def judge(prompt: str, term: str) -> str:
+        ruler.clear()
+        ruler.add_patterns([{"label": "TERM", "pattern": form} for form in (term, f"{term}s")])
+        found = language(prompt).ents
+        return "violation" if any(not entity._.negex for entity in found) else "ok"
+
+    return judge
+
+
+def measure(rows: list[Row], judge: Judge) -> dict[str, float]:
+    """Accuracy, recall of violations, share of false alarms, and time for one prompt."""
+    seconds: list[float] = []
+    wrong = {"violation": 0, "ok": 0}
+    for row in rows:
+        start = time.perf_counter()
+        verdict = judge(row.prompt, row.term)
+        seconds.append(time.perf_counter() - start)
+        wrong[row.label] += verdict != row.label
+    violations = sum(row.label == "violation" for row in rows)
+    return {
+        "rows": len(rows),
+        "errors": wrong["violation"] + wrong["ok"],
+        "accuracy": round(1 - (wrong["violation"] + wrong["ok"]) / len(rows), 4),
+        "recall": round(1 - wrong["violation"] / max(1, violations), 4),
+        "false_alarms": round(wrong["ok"] / max(1, len(rows) - violations), 4),
+        "milliseconds": round(statistics.median(seconds) * 1000, 3),
+    }
+
+
+LONG = "quiet harbour at dawn, no boats or tourists; soft light on water without a logo, a lamp. "
+LARGE = {
+    "prose": LONG,
+    "negators": "no not without ",
+    "lists": "no logo, ",
+    "one letter": "a ",
+    "hyphens": "logo-",
+    "brackets": "((((",
+}
+
+
+def measure_large(terms: int = 100, characters: int = 2000) -> dict[str, float]:
+    """Milliseconds for the longest prompt against many terms, friendly and not."""
+    many = ["logo", "boat", "tourist", *(f"thing number {n}" for n in range(terms - 3))]
+    times: dict[str, float] = {}
+    for name, part in LARGE.items():
+        prompt = (part * characters)[:characters]
+        audit(prompt, many)
+        best = min(_timed(prompt, many) for _ in range(5))
+        times[name] = round(best * 1000, 2)
+    return times
+
+
+def _timed(prompt: str, terms: list[str]) -> float:
+    start = time.perf_counter()
+    audit(prompt, terms)
+    return time.perf_counter() - start
+
+
+def _table(rows: list[Row]) -> Iterator[tuple[str, dict[str, float] | None]]:
+    yield "audit", measure(rows, by_audit)
+    yield "window", measure(rows, by_window)
+    other = negspacy()
+    yield "negspacy", measure(rows, other) if other else None
+
+
+def main(argv: list[str]) -> int:
+    """Measure one labelled set, by default the development set."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench audit", description=__doc__)
+    parser.add_argument("--data", type=Path, default=DEVELOPMENT, help="another labelled set")
+    parser.add_argument("--errors", action="store_true", help="list what the audit gets wrong")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(argv)
+    rows = load(given.data)
+    table = dict(_table(rows))
+    large = measure_large()
+    if given.json:
+        figures = {"data": given.data.name, "table": table, "large_milliseconds": large}
+        print(json.dumps(figures, indent=2))
+        return 0
+    print(f"{given.data.name}: {len(rows)} prompts")
+    print(f"{'':10} accuracy  recall  false alarms  errors  ms a prompt")
+    for name, found in table.items():
+        if found is None:
+            print(f"{name:10} not installed: pip install negspacy")
+            continue
+        print(
+            f"{name:10} {found['accuracy']:8.3f} {found['recall']:7.3f} "
+            f"{found['false_alarms']:13.3f} {found['errors']:7.0f} {found['milliseconds']:12.3f}"
+        )
+    shown = ", ".join(f"{name} {value} ms" for name, value in large.items())
+    print(f"2,000 characters against 100 terms: {shown}")
+    if given.errors:
+        for row in rows:
+            if by_audit(row.prompt, row.term) != row.label:
+                print(f"  {row.label}: {row.term!r} in {row.prompt!r}")
+    return 0
