@@ -103,4 +103,4 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sorts names the way people do (`2` before `10`), the same on every machine."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
     keyed = tuple((0, int(p), p) if p[0].isdecimal() else (1, 0, p) for p in parts)
-    return (*keyed, (2, 0, name))
+    return (*keyed, (-1, 0, name))

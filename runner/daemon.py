@@ -7,20 +7,21 @@ share the ledger (its lock), the executor's queue, and two events; nothing else.
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.catalogue import RegistryCatalogue
-from runner.errors import FluxdropError
+from runner.errors import RunnerBusy
 from runner.executor import Executor
+from runner.health import HEALTH_SECONDS, Health
 from runner.job import FINAL, State
+from runner.pages import Pages
 from runner.saving import Writer
 from runner.settings import Home
 from runner.spool.backlog import Backlog
@@ -31,7 +32,6 @@ from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.platform import RunnerLock, allow_writer_probe
 from runner.spool.recovery import recover
-from runner.wire import SCHEMA, RunnerHealth
 from runner.worker import Worker
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEALTH_SECONDS = 2.0
-LOCK_FILE = "runner.lock"
-_UPCOMING = 10
-_RECENT = 20
+_NEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,17 @@ class Daemon:
         executor: Callable[[Home], Executor],
         *,
         disk: Disk | None = None,
+        gpu: str | None = None,
     ) -> None:
         self.home = home
         self._make_executor = executor
         self._disk = disk or Disk()
         self._stop = threading.Event()
-        self._lock = RunnerLock(home.data / LOCK_FILE, f"the home {home.root}")
+        self._locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
+        if gpu is not None:
+            # In a place that all homes and users share: the GPU is one whatever the home.
+            file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
+            self._locks.append(RunnerLock(file, f"the GPU {gpu}"))
         self._started_at = timestamp()
         self._health_due = 0.0
         self._looks_wanted = 0
@@ -82,7 +84,7 @@ class Daemon:
 
     def open(self) -> None:
         """Take the home's lock, recover, and start the threads. Raises RunnerBusy."""
-        self._lock.acquire()
+        self._acquire()
         if threading.current_thread() is threading.main_thread():
             allow_writer_probe()
         home, disk = self.home, self._disk
@@ -94,7 +96,8 @@ class Daemon:
         self._counts_before = self.ledger.counts()
         self.backlog = Backlog(home, self.ledger, self.outbox)
         self.executor = self._make_executor(home)
-        self.writer = Writer(self.ledger, self.outbox, self._written)
+        pages = Pages(home, self.ledger, self.outbox, disk)
+        self.writer = Writer(self.ledger, self.outbox, pages, self._written)
         self.worker = Worker(home, self.ledger, self.backlog, self.executor, self.writer)
         self.intake = Intake(
             home,
@@ -105,8 +108,11 @@ class Daemon:
             on_change=self.worker.wake,
             on_cancel=self.worker.cancel,
         )
+        self._health = Health(
+            self.ledger, self.outbox, self.backlog, self.worker, self.executor, self.intake
+        )
         self._intake_thread = threading.Thread(
-            target=self.intake.run, args=(self._stop,), name="intake"
+            target=self.intake.run, args=(self._stop,), name="intake", daemon=True
         )
         self._intake_thread.start()
 
@@ -124,10 +130,21 @@ class Daemon:
             # A thread that hangs, or waits for a dead GPU, would never come to its end.
             self.executor.close()
         self.writer.close()
-        with suppress(OSError, FluxdropError):
-            self._write_health("stopping")
+        self._health.write("stopping")
         self.ledger.close()
-        self._lock.release()
+        self._release()
+
+    def _acquire(self) -> None:
+        try:
+            for lock in self._locks:
+                lock.acquire()
+        except RunnerBusy:
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        for lock in self._locks:
+            lock.release()
 
     def __enter__(self) -> Daemon:
         self.open()
@@ -160,12 +177,14 @@ class Daemon:
                     note = "paused: `fluxdrop resume` lets the queued jobs run"
                 break
             self._turn(0.02 if self._looks_wanted else 0.2)
+        if self._stop.is_set() and self._has_queued():
+            note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
         return Outcome({s: after[s] - self._counts_before[s] for s in FINAL}, note)
 
     def newest_jobs(self) -> list[str]:
         """The ids of the newest jobs, oldest of them first, to show to people."""
-        newest = self.ledger.select("1 = 1", order="seq DESC", limit=_RECENT)
+        newest = self.ledger.select("1 = 1", order="seq DESC", limit=_NEWEST)
         fresh = [record.id for record in newest if record.accepted_at >= self._started_at]
         unfinished = self.ledger.select("state = 'running'")
         return list(dict.fromkeys([*(record.id for record in unfinished), *reversed(fresh)]))
@@ -181,10 +200,13 @@ class Daemon:
         if self._seconds_to_health() <= 0:
             self._health_due = monotonic() + HEALTH_SECONDS
             self._mend()
-            try:
-                self._write_health()
-            except (OSError, FluxdropError) as error:
-                log.warning("cannot write the health file: %s", error)
+            self.writer.tend_pages()
+            self._health.write(self._state())
+
+    def _state(self) -> str:
+        if not self.worker.idle:
+            return "working"
+        return "paused" if self.worker.paused else "idle"
 
     def _seconds_to_health(self) -> float:
         return max(self._health_due - monotonic(), 0.0)
@@ -227,49 +249,6 @@ class Daemon:
         finals = ", ".join(f"'{state}'" for state in FINAL)
         for record in self.ledger.select(f"behind = 1 AND state IN ({finals})", limit=50):
             self.writer.publish_end(record)
-
-    # -- health ----------------------------------------------------------------------------------
-
-    def _write_health(self, state: str | None = None) -> None:
-        current = self.worker.current
-        if state is None:
-            state = "working" if current else "paused" if self.worker.paused else "idle"
-        counts = self.ledger.counts()
-        health = RunnerHealth(
-            schema=SCHEMA,
-            pid=os.getpid(),
-            host=platform.node(),
-            version=version("fluxdrop"),
-            state=state,
-            job=current.id if current else None,
-            models=sorted({m for slot in self.executor.slots() for m in slot.models}),
-            queued=counts[State.QUEUED],
-            next=[record.id for record in self.backlog.upcoming(now(), _UPCOMING)],
-            counts=counts,
-            recent=self._recent(),
-            watch=self.intake.watcher.mode,
-            gpu=None,
-            started_at=self._started_at,
-            updated_at=timestamp(),
-            interval_seconds=HEALTH_SECONDS,
-        )
-        self.outbox.write_health(health)
-
-    def _recent(self) -> list[dict[str, Any]]:
-        newest = self.ledger.select("1 = 1", order="seq DESC", limit=_RECENT)
-        return [
-            {
-                "id": record.id,
-                "state": str(record.state),
-                "kind": record.kind,
-                "model": record.model,
-                "reason": record.reason,
-                "message": record.message,
-                "total": record.total,
-                **self.ledger.tally(record.seq),
-            }
-            for record in newest
-        ]
 
 
 @contextmanager

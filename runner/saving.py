@@ -11,19 +11,20 @@ import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from runner.errors import FluxdropError, JobFailed
+from runner.errors import JobFailed
 from runner.executor import Rendered
 from runner.gallery.metadata import encode
-from runner.gallery.sheet import job_page
 from runner.gallery.thumbs import thumbnail
-from runner.job import FINAL, State
+from runner.job import State
+from runner.pages import Pages
 from runner.sidecar import sidecar_of
 from runner.spool.clock import monotonic, timestamp
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.recovery import output_entry
 from runner.wire import Progress
 
@@ -31,25 +32,26 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _STATUS_SECONDS = 0.25
-_PAGE_SECONDS = 5.0
 
 
 class Writer:
     """One thread that writes what the worker hands over."""
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, outbox: Outbox, pages: Pages, on_change: Callable[[], None]
+    ) -> None:
         self._ledger = ledger
         self._outbox = outbox
+        self._pages = pages
         self._on_change = on_change
         self._changed = threading.Condition()
         self._work: deque[Callable[[], None]] = deque()
         self._progress: dict[int, Progress] = {}
         self._unwritten: set[int] = set()
         self._written_at: dict[int, float] = {}
-        self._paged_at: dict[int, float] = {}
         self._busy = False
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="writer")
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
@@ -78,6 +80,11 @@ class Writer:
         """Publish the end of a job whose final status readers do not have yet."""
         self._hand_over(lambda: self._publish_end(record))
 
+    def tend_pages(self) -> None:
+        """Bring the page of the outbox up to date when it is time to."""
+        if self._pages.changed:
+            self._hand_over(self._pages.publish_outbox_seldom)
+
     def progress(self, seq: int, progress: Progress) -> None:
         """The newest progress of a running job; written when the writer has a moment."""
         with self._changed:
@@ -98,12 +105,13 @@ class Writer:
             self._changed.notify()
 
     def _run(self) -> None:
+        self._pages.open()
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.wait_for(self._has_work, timeout=None)
                 if self._closing and not self._work:
-                    return
+                    break
                 due = self._due()
                 if not self._work and not due:
                     self._changed.wait(_STATUS_SECONDS / 2)
@@ -120,6 +128,7 @@ class Writer:
                 # The record stays behind its status; the daemon writes it again later.
                 log.exception("writing to the outbox failed; it will be tried again")
             self._on_change()
+        self._pages.publish_outbox_seldom(at_once=True)
 
     def _has_work(self) -> bool:
         return bool(self._work or self._unwritten or self._closing)
@@ -162,12 +171,9 @@ class Writer:
             return
         output = output_entry(sidecar, f"thumbs/{stem}.webp")
         self._ledger.add_image(record.seq, task.index, "done", output=output)
-        if rendered.warnings:
-            known = self._ledger.get(record.seq).warnings
-            fresh = [text for text in rendered.warnings if text not in known]
-            self._ledger.note(record.seq, warnings=[*known, *fresh])
+        self._warn(record, [*rendered.warnings, self._pages.add(sidecar)])
         self._write_status(record.seq)
-        self._page_now_and_then(record)
+        self._pages.publish_job_seldom(record)
 
     def _fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         self._ledger.add_image(record.seq, number, "failed", reason=reason, message=message)
@@ -200,34 +206,22 @@ class Writer:
 
     def _publish_end(self, record: Record) -> None:
         """The page, then the final status, last of all."""
-        self._outbox.make_folder(record)
-        self._publish_page(record)
+        self._warn(record, [self._pages.publish_job(record)])
         self._outbox.write_status(record.seq, durable=True)
+        self._pages.forget(record)
 
-    def _page_now_and_then(self, record: Record) -> None:
-        if record.total > 1:
-            moment = monotonic()
-            if moment - self._paged_at.get(record.seq, 0.0) >= _PAGE_SECONDS:
-                self._paged_at[record.seq] = moment
-                self._publish_page(record)
-
-    def _publish_page(self, record: Record) -> None:
-        """Write the contact sheet; a job does not fail for its page."""
-        try:
-            status = self._outbox.status(self._ledger.get(record.seq))
-            sidecars = self._outbox.sidecars(record.id)
-            page = job_page(status, [sidecars[number] for number in sorted(sidecars)])
-            self._outbox.publish_page(record, page)
-        except (FluxdropError, OSError, ValueError, KeyError) as error:
-            log.warning("no contact sheet for %s: %s", record.id, error)
+    def _warn(self, record: Record, texts: Iterable[str | None]) -> None:
+        """Add warnings to a job's status, each once."""
+        fresh = [text for text in texts if text]
+        if fresh:
+            known = self._ledger.get(record.seq).warnings
+            self._ledger.note(record.seq, warnings=list(dict.fromkeys([*known, *fresh])))
 
     def _forget_progress(self, seq: int) -> None:
         with self._changed:
             self._progress.pop(seq, None)
             self._unwritten.discard(seq)
         self._written_at.pop(seq, None)
-        if self._ledger.get(seq).state in FINAL:
-            self._paged_at.pop(seq, None)
 
 
 def _failure(failed: list[Any], total: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from runner.executor import Rendered
 from runner.spool.clock import timestamp
 from runner.spool.inputs import reading_copies
-from runner.spool.ledger import Record
+from runner.spool.record import Record
 from specs.expand import for_sidecar
 
 

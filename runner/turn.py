@@ -10,7 +10,7 @@ from typing import Any
 from runner.executor import Progressed
 from runner.job import ImageTask, InputImage, Phase
 from runner.spool.inputs import IMAGE_FIELDS
-from runner.spool.ledger import Record
+from runner.spool.record import Record
 from runner.wire import Progress
 
 # A step may end just before the limit and the next one report just after it.

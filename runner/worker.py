@@ -30,7 +30,8 @@ from runner.saving import Writer
 from runner.settings import Home
 from runner.spool.backlog import Backlog
 from runner.spool.clock import monotonic, now, ready_at, timestamp
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
+from runner.spool.record import Record
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from runner.turn import Turn
 from specs.expand import image as realised_image

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,20 @@ def test_a_finished_job_runs_again_under_a_new_id(runner: Runner) -> None:
     here, there = runner.folder("solo"), runner.folder("solo-2")
     assert (here / "spec.yaml").read_bytes() == (there / "spec.yaml").read_bytes()
     assert runner.read("drops/solo.retry.json")["job"] == "solo-2"
+
+
+def test_a_retry_of_a_job_whose_folder_was_moved_away_disturbs_nobody(runner: Runner) -> None:
+    first = runner.drop("moved-0")
+    runner.succeeded(first)
+    job = runner.drop("moved", kind="kontext", image="outbox/moved-0/moved-0-0001.png")
+    runner.succeeded(job)
+    shutil.rmtree(runner.folder(job))
+    runner.put(f"{job}.retry")
+    for n in range(2):
+        runner.succeeded(runner.drop(f"undisturbed-{n}"))
+    made = [name for name in os.listdir(runner.home / "outbox") if name.startswith("moved-")]
+    assert len(made) <= 2, made
+    (runner.home / "inbox" / f"{job}.retry").unlink(missing_ok=True)
 
 
 def test_a_killed_runner_loses_no_job_and_runs_no_image_twice(

@@ -2,9 +2,11 @@
 
     normalise ─► tokens ─► terms (mentions) ─► scope + after (negated?) ─► verdict
 
-    lookalikes  the letters that disguise others       forms   plurals and inflections
-    cues        the words that open and end negations  words   adjectives, verbs, places
-    items       commas, conjunctions, and lists
+    lookalikes  the letters that disguise others       forms       plurals and inflections
+    spelling    digits for letters, words spelt out    words       adjectives, verbs, places
+    cues        the words that open and end negations  turns       what each cue does
+    items       commas, conjunctions, and lists        plain       what all other words do
+    reading     the scope that is open now             predicates  said of a thing afterwards
 
 Every pass is linear in the prompt. The prompt itself is never changed.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from composer.audit import predicates as p
 from composer.audit import words as w
 from composer.audit.cues import ALMOST
 from composer.audit.items import is_join
@@ -16,43 +17,6 @@ from composer.audit.terms import Mention
 from composer.audit.tokens import Kind, Token
 
 _REACH = 14
-_ANSWERS = frozenset(
-    "none no absent off zero 0 nil never n/a false excluded removed forbidden omitted disallowed "
-    "prohibited banned nope nowhere without disabled hidden".split()
-)
-_GONE = frozenset(
-    "removed omitted excluded absent erased deleted banned forbidden prohibited disallowed "
-    "eliminated unwanted avoided nowhere stripped scrubbed disabled unwelcome".split()
-)
-_GONE_AT_END = frozenset("missing gone hidden none out".split())
-_HARMED = frozenset(
-    "hidden cropped covered obscured cut lost blurred forgotten dropped missed concealed".split()
-)
-_GONE_PAIRS = frozenset(
-    f"{verb} {particle}"
-    for verb in "left edited cropped cut taken painted photoshopped ruled filtered blanked".split()
-    for particle in ("out", "off", "away")
-) | {"replaced by", "replaced with", "swapped for", "traded for", "off limits"}
-_NOT = frozenset(
-    "not never no isn't isnt aren't arent wasn't wasnt weren't werent don't dont doesn't doesnt "
-    "won't wont can't cant cannot couldn't couldnt shouldn't shouldnt mustn't mustnt needn't "
-    "hasn't haven't didn't".split()
-)
-_AUXILIARY = frozenset(
-    "is are was were be been being must should shall may can could will would do does did has "
-    "have had to need get that which who also all both simply please completely entirely fully "
-    "totally deliberately ought".split()
-)
-_SEEN = frozenset(
-    "visible present allowed included shown appear appears appearing exist exists existing show "
-    "shows permitted depicted displayed rendered seen added used printed drawn featured found "
-    "welcome acceptable wanted needed required desired tolerated pictured part there applied "
-    "painted placed written expected here discernible recognizable recognisable exists "
-    "noticeable readable legible available".split()
-)
-_VISIBILITY = frozenset("frame shot view picture image sight scene photo composition".split())
-_KEEP = frozenset("keep keeps keeping leave leaves leaving crop edit edits take cut left".split())
-_NOT_FREE = frozenset("of to from as for with in on style range form hand fall falling".split())
 
 
 def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
@@ -67,10 +31,21 @@ def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None)
     cue = mark.cue.split()[0]
     if _free_after(tokens, mention.last) and cue not in ("no", "avoid"):
         return Mark(False, "double-negation", f"{mark.cue} -free")
+    if cue not in ("no", "without") and _is_let(tokens, mention):
+        return Mark(False, "double-negation", f"{mark.cue} let")
     verb, participle = _text(tokens, mention.last), _text(tokens, mention.last + 1)
-    if verb in ("be", "get", "become") and participle in _GONE | _HARMED:
+    if verb in p.LOST and cue in ("no", "not"):
+        return Mark(False, "double-negation", f"{mark.cue} … {verb}")
+    if verb in ("be", "get", "become") and participle in p.GONE | p.HARMED:
         return Mark(False, "double-negation", f"{mark.cue} {verb} {participle}")
     return None
+
+
+def _is_let(tokens: Sequence[Token], mention: Mention) -> bool:
+    """ "Don't let the dog leave" has a dog; "don't let a dog appear" has none."""
+    before = [_text(tokens, index) for index in range(mention.first - 3, mention.first)]
+    after = _text(tokens, mention.last)
+    return bool({"let", "letting"} & set(before)) and after not in p.SEEN | {"", "be", "in", "into"}
 
 
 def _text(tokens: Sequence[Token], index: int) -> str:
@@ -117,7 +92,7 @@ def _free_after(tokens: Sequence[Token], last: int) -> str:
     if _kind(tokens, last) is Kind.SLASH and _text(tokens, last + 1):
         return _hanging(tokens, last)
     if _text(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
-        return "" if _text(tokens, last + 1) in _NOT_FREE else "free"
+        return "" if _text(tokens, last + 1) in p.NOT_FREE else "free"
     return ""
 
 
@@ -147,16 +122,18 @@ def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
 
 def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
     mark = tokens[at].text if at < len(tokens) else ""
-    if mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
+    if mark == "," and _text(tokens, at + 1) == "none":
+        at += 1
+    elif mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
         at += 1
     elif _text(tokens, at) not in ("none", "nope"):
         return None
     answer = _text(tokens, at)
     if answer in ("not", "absolutely"):
         at += 1
-        follows = _text(tokens, at) in _SEEN | {"any", "not", "at"}
+        follows = _text(tokens, at) in p.SEEN | {"any", "not", "at"}
         return Mark(True, "after", f"{mark} {answer} {_text(tokens, at)}") if follows else None
-    if answer in _ANSWERS and (_ends(tokens, at + 1) or _text(tokens, at + 1) in ("at", "thanks")):
+    if answer in p.ANSWERS and (_ends(tokens, at + 1) or _text(tokens, at + 1) in p.EMPHASIS):
         return Mark(True, "after", f"{mark} {answer}".strip())
     return None
 
@@ -203,7 +180,9 @@ def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
 
 
 _PLAIN = w.DETERMINERS | {"any", "kind", "sort"}
-_STOPPERS = _GONE | _GONE_AT_END | _NOT | _AUXILIARY | {"with", "left", "out", "but", "and", "or"}
+_STOPPERS = (
+    p.GONE | p.GONE_AT_END | p.NOT | p.AUXILIARY | {"with", "left", "out", "but", "and", "or"}
+)
 
 
 def _is_noun(text: str) -> bool:
@@ -229,7 +208,7 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
     start = at
     while index < min(at + 7, len(tokens)):
         text = _text(tokens, index)
-        if text in _NOT or (text == "no" and _text(tokens, index + 1) == "longer"):
+        if text in p.NOT or (text == "no" and _text(tokens, index + 1) == "longer"):
             if negator:
                 return False, ""
             negator = text
@@ -237,7 +216,7 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
             if text == "no":
                 longer = True
                 index += 1
-        elif text in _AUXILIARY:
+        elif text in p.AUXILIARY:
             finite = finite or text not in ("that", "which", "who", "all", "both", "to")
         else:
             break
@@ -247,18 +226,18 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
     pair = f"{text} {_text(tokens, second)}"
     words = " ".join(_text(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
     if negator:
-        seen = text in _SEEN or (
-            text in ("in", "within") and set(_next(tokens, index)) & _VISIBILITY
+        seen = text in p.SEEN or (
+            text in ("in", "within") and set(_next(tokens, index)) & p.VISIBILITY
         )
-        late = text in ("to", "anywhere") or (longer and text in _SEEN)
+        late = text in ("to", "anywhere") or (longer and text in p.SEEN)
         return finite, words if seen or late else ""
-    if text in _GONE or pair in _GONE_PAIRS:
+    if text in p.GONE or pair in p.GONE_PAIRS:
         by_sight = text != "nowhere"
         return finite and by_sight, words
-    if text in _GONE_AT_END and _ends(tokens, index + 1):
+    if text in p.GONE_AT_END and _ends(tokens, index + 1):
         return False, words if text != "out" or _kept(tokens, mention) else ""
     if text in ("out", "off", "outside", "hidden", "away") and (
-        set(_next(tokens, index)) & (_VISIBILITY | {"camera", "screen"})
+        set(_next(tokens, index)) & (p.VISIBILITY | {"camera", "screen"})
     ):
         return finite, words if _kept(tokens, mention) is not False else ""
     return False, ""
@@ -267,9 +246,9 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
 def _kept(tokens: Sequence[Token], mention: Mention) -> bool | None:
     """What a verb says of the mention: "leave the label out", or "do not leave the label out"."""
     for index in range(mention.first - 1, mention.first - 5, -1):
-        if _text(tokens, index) in _KEEP:
+        if _text(tokens, index) in p.KEEP:
             before = {_text(tokens, index - 1), _text(tokens, index - 2)}
-            return not before & (_NOT | {"avoid", "without"})
+            return not before & (p.NOT | {"avoid", "without"})
     return None
 
 
@@ -289,6 +268,6 @@ def _is_subject(tokens: Sequence[Token], mention: Mention, finite: bool) -> bool
             return not finite
         if text in w.PREPOSITIONS:
             return text in ("for", "about") or _text(tokens, index - 1) in ("kind", "any", "sort")
-        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in _KEEP:
+        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in p.KEEP:
             return False
     return True

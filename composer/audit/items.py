@@ -17,7 +17,6 @@ BORDERS = frozenset({Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG})
 _JOINS = {"and": "and", "or": "or", "nor": "or", "plus": "and"}
 _MARKS = {Kind.COMMA: "comma", Kind.SLASH: "or", Kind.AND: "and"}
 _STRENGTH = {"comma": 0, "and": 1, "or": 2}
-_BE = frozenset("is are was were be been being has have had does do did stands sits lies".split())
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Shape:
     placed: bool = False
     nouns: int = 0
     compact: bool = False
+    clausal: bool = False
+    plural: bool = False
 
     @property
     def bare(self) -> bool:
@@ -110,6 +111,7 @@ def _close_lists(items: Sequence[Item]) -> None:
             item.closed = "or"
         elif after.joined == "and":
             busy = shape.determined or shape.described or shape.acts or shape.command
+            busy = busy or shape.clausal
             item.closed = "" if busy else "and"
         elif not (shape.acts or shape.command):
             quiet = not (shape.described or shape.determined)
@@ -144,20 +146,25 @@ def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collectio
             continue
         elif text in w.IMPERATIVES and not nouns and index < end and not described:
             command = True
-        elif text in _BE:
-            acts = True
+        elif text in w.FINITE:
+            acts = acts or bool(nouns)
+        elif text in w.MATERIALS and not nouns and _word_at(tokens, index, end):
+            described = True
         elif w.is_adjective(text) or (not text.isalpha() and any(c.isdigit() for c in text)):
             described = True
         elif w.is_ing(text) or w.is_ed(text):
             acts, described = acts or bool(nouns), described or not nouns
         else:
             nouns.append(index - 1)
-    compact = bool(nouns) and (
-        len(nouns) == 1
-        or all(place in mentioned for place in nouns)
-        or (nouns[0] not in mentioned and tokens[nouns[-1]].text.endswith("s"))
-    )
-    return Shape(determined, described, acts, command, placed, len(nouns), compact)
+    compact = len(nouns) == 1 or (bool(nouns) and all(place in mentioned for place in nouns))
+    # A mention with another noun behind it may as well be a subject with its verb.
+    clausal = len(nouns) > 1 and nouns[0] in mentioned and nouns[-1] not in mentioned
+    plural = bool(nouns) and tokens[nouns[-1]].text.endswith("s")
+    return Shape(determined, described, acts, command, placed, len(nouns), compact, clausal, plural)
+
+
+def _word_at(tokens: Sequence[Token], index: int, end: int) -> bool:
+    return index < end and tokens[index].kind is Kind.WORD
 
 
 def _scenery(tokens: Sequence[Token], index: int, end: int) -> int:

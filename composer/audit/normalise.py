@@ -41,6 +41,9 @@ _FIXED: dict[str, str] = {
 }
 
 
+_ASCII = str.maketrans({char: to for char, to in _FIXED.items() if char.isascii()})
+
+
 @dataclass(frozen=True)
 class Working:
     """The copy, the original offset of each of its characters, and the invisible ones dropped."""
@@ -90,6 +93,9 @@ def _letter(char: str) -> str:
 
 def normalise(original: str) -> Working:
     """Make the working copy of a prompt, in one pass."""
+    if original.isascii():  # as nearly all are: nothing disappears, nothing moves
+        plain = original.lower().translate(_ASCII)
+        return Working(original, plain, tuple(range(len(original))), ())
     text: list[str] = []
     offsets: list[int] = []
     invisible: list[int] = []

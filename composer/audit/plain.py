@@ -47,7 +47,8 @@ def at_word(reading: Reading, index: int, text: str) -> None:
         reading.affirm("terminator", text)
     elif text in w.PREPOSITIONS or text == "to":
         place = text == "of" and reading.word(index - 1) in _PLACES
-        scope.outside = _taken_for_granted("on" if place else text, following, scope)
+        given = _taken_for_granted("on" if place else text, following, scope)
+        scope.outside, scope.shared = given, given and after in w.DEFINITE
     elif verb and not scope.noun_seen:
         return
     elif not scope.noun_seen and text in w.CHANGES and not scope.verbal:
@@ -88,13 +89,15 @@ def _taken_for_granted(text: str, following: Sequence[str], scope: Scope) -> boo
     if text in w.OF_LIKE:
         return False
     named = any(word.endswith("'s") for word in following)
-    definite = named or following[0] in w.DEFINITE | w.NUMBERS | {"either"}
-    return definite or (following[0] in w.ARTICLES and text in w.LOCATIVE and text != "to")
+    if named or following[0] in w.DEFINITE | w.NUMBERS | {"either"}:
+        return True
+    # A place need not be definite to be there: "no stains on shirts", "no boat on a lake".
+    return text in w.LOCATIVE and text != "to" and scope.noun_seen
 
 
 def _unknown_verb(text: str, after: str, scope: Scope) -> bool:
     """A verb that may need its object: "without dominating the label" keeps the label."""
-    if after not in w.DEFINITE or text in _QUIET or text in w.SHOW_VERBS or w.is_adjective(text):
+    if after not in w.DEFINITE or text in _QUIET or text in w.SHOW_VERBS:
         return False
     if scope.noun_seen:
         return w.is_ing(text)

@@ -39,6 +39,7 @@ class Scope:
     noun_seen: bool = False
     acted: bool = False  # a participle came before any noun: "not smiling"
     outside: bool = False  # in a place that is taken for granted: "on the label"
+    shared: bool = False  # that place has an article which further places may share
     flaw: str = ""
     adjectives: int = 0
     determined: bool = False

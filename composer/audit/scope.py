@@ -16,7 +16,7 @@ from composer.audit.reading import Mark, Reading, Scope
 from composer.audit.tokens import Kind, Token
 
 _BULLETS = ("-", "*", "•", "·", "+")
-_DASHES = ("-", "\u2014")
+_DASHES = ("-", "\u2014", ">", "\u2192")
 
 
 def read_marks(tokens: Sequence[Token], mentioned: Collection[int]) -> list[Mark | None]:
@@ -163,6 +163,11 @@ def _still_open(scope: Scope) -> bool:
     return not (scope.verbal and scope.described)
 
 
+def _leaves_place(scope: Scope, item: Item) -> bool:
+    """ "No text on the mug, logos or stamps" is back at the list; "the mug, lid or cup" is not."""
+    return item.joined == "comma" and bool(item.closed) and scope.shared and item.shape.plural
+
+
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negated list reaches the item that begins here."""
     shape, closed = item.shape, item.closed
@@ -170,11 +175,11 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return True
     if _still_open(scope) and not shape.determined and (scope.verbal or not shape.command):
         return True
-    if scope.outside and item.joined != "comma":
+    if scope.outside and not _leaves_place(scope, item):
         return reading.word(item.start) == "any"
     if item.joined == "or":
         return not shape.command or scope.verbal
-    if shape.command or shape.acts:
+    if shape.command or shape.acts or shape.clausal:
         return False
     if item.joined == "and":
         if shape.determined:

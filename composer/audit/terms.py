@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from composer.audit.forms import word_forms
-from composer.audit.lookalikes import DIGITS_AS_LETTERS
 from composer.audit.normalise import Working, normalise
+from composer.audit.spelling import ReadWord, readable
 from composer.audit.tokens import Kind, Token, tokenise
 
 Match = Literal["word", "exact", "substring"]
@@ -73,10 +73,15 @@ def parse_terms(terms: Iterable[str | Mapping[str, Any] | Term]) -> tuple[Term, 
         if term.severity not in ("error", "warn"):
             raise ValueError(f"the term {term.term!r}: severity must be error or warn")
         for form in (term.term, *term.aliases):
-            if not normalise(form).text.strip():
+            if not _can_be_seen(form):
                 raise ValueError(f"the term {term.term!r} has a form without a visible character")
         parsed[term] = None
     return tuple(parsed)
+
+
+@lru_cache(maxsize=4096)
+def _can_be_seen(form: str) -> bool:
+    return bool(normalise(form).text.strip())
 
 
 @dataclass
@@ -149,7 +154,7 @@ def find_mentions(work: Working, tokens: Sequence[Token], terms: tuple[Term, ...
     # Each place keeps the lists of its terms, not copies: a hundred terms may share a place.
     found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
     excused: set[tuple[int, int]] = set()
-    words = _readable(tokens)
+    words = readable(tokens)
     for place in range(len(words)):
         for first, last, here in _walk(prepared.words, tokens, words, place):
             key = (tokens[first].start, tokens[last - 1].end, first, last)
@@ -177,59 +182,8 @@ def _is_excused(excused: set[tuple[int, int]], term: int, first: int, last: int)
     return all((index, term) in excused for index in range(first, last))
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """One word token as a searcher reads it."""
-
-    index: int
-    ways: tuple[str, ...]
-    spelt: tuple[int, str]  # a word written letter by letter begins here: its end, its letters
-    joined: bool  # only blanks, hyphens or a block border lie before it
-
-
-def _readable(tokens: Sequence[Token]) -> list[_Word]:
-    words: list[_Word] = []
-    for index, token in enumerate(tokens):
-        if token.kind is Kind.WORD:
-            spelt = _spelt_out(tokens, index) if len(token.text) == 1 else (index, "")
-            joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
-            words.append(_Word(index, _readings(token.text), spelt, joined))
-    return words
-
-
-def _readings(text: str) -> tuple[str, ...]:
-    if text.isalpha():
-        return (text,)
-    ways = [text]
-    if text.endswith("'s"):
-        ways.append(text[:-2])
-    if any(char.isdigit() for char in text) and not text.isdigit():
-        ways.append(text.translate(DIGITS_AS_LETTERS))
-    return tuple(ways)
-
-
-def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
-    """The end and the letters of a word written letter by letter: "l o g o", "l.o.g.o"."""
-    for back in (1, 2):  # only its first letter begins it
-        before = tokens[index - back] if index >= back else None
-        if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
-            return index, ""
-        if before is None or before.text not in (".", "-", "*"):
-            break
-    letters: list[str] = []
-    stop = index
-    for at in range(index, min(index + 60, len(tokens))):
-        token = tokens[at]
-        if token.kind is Kind.WORD and len(token.text) == 1:
-            letters.append(token.text)
-            stop = at + 1
-        elif token.text not in (".", "-", "*"):
-            break
-    return (stop, "".join(letters)) if len(letters) > 2 else (index, "")
-
-
 def _walk(
-    root: _Node, tokens: Sequence[Token], words: Sequence[_Word], place: int
+    root: _Node, tokens: Sequence[Token], words: Sequence[ReadWord], place: int
 ) -> list[tuple[int, int, Sequence[int]]]:
     """The terms that begin at one word: down the tree, over blanks and hyphens only."""
     hits: list[tuple[int, int, Sequence[int]]] = []
@@ -257,14 +211,6 @@ def _walk(
         if glued in root.after and root.after[glued].here:
             hits.append((word.index, index + 1, root.after[glued].here))
     return hits
-
-
-def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:
-    """Whether only hyphens and block borders lie between two words."""
-    return start - end <= 2 and all(
-        token.kind is Kind.HYPHEN or (token.kind is Kind.END and not token.text)
-        for token in tokens[end:start]
-    )
 
 
 def _occurrences(text: str, wanted: str, borders: bool) -> Iterable[tuple[int, int]]:

@@ -19,7 +19,7 @@ _POLITE = frozenset(
 _INTENDING = frozenset("sure remember try need want have careful forget".split())
 _COMMANDS = frozenset("avoid omit exclude excludes eliminate".split())
 _TITLES = frozenset("elements items words keywords content objects terms things prompt".split())
-_DASHES = ("-", "\u2014")
+_DASHES = ("-", "\u2014", ">", "\u2192")
 
 
 def apply(reading: Reading, cue: Cue, index: int, end: int) -> bool:
@@ -73,6 +73,7 @@ def _weakened(reading: Reading, cue: Cue, index: int, end: int) -> bool:
     """Whether a negator is none here: almost no X, No. 3, no bigger than X, no smoking sign."""
     first, second = (*reading.words_after(end - 1, 2), "", "")[:2]
     weak = reading.word(index - 1) in ALMOST
+    weak = weak or (reading.word(index - 2), reading.word(index - 1)) == ("far", "from")
     if cue.words in (("no",), ("minus",)):
         weak = weak or first.isdigit()
     if cue.words == ("no",):

@@ -61,6 +61,25 @@ SHOW_VERBS = frozenset(
 )  # fmt: skip
 """Making or showing a thing: under a negation their object is not there."""
 
+MATERIALS = frozenset(
+    "linen oak walnut marble stone brick brass copper bronze steel iron ceramic porcelain velvet "
+    "silk cotton leather denim bamboo granite concrete wicker straw clay terracotta chrome "
+    "cardboard felt wool pine birch cedar teak slate limestone sandstone crystal pewter tin "
+    "enamel satin tweed suede jute rattan plaster timber".split()
+)
+"""Nouns that describe what follows them: "no candles, linen napkins" begins something new."""
+
+FINITE = frozenset(
+    "stand stands sit sits lie lies hang hangs float floats glow glows shine shines swim swims "
+    "drift drifts sway sways burn burns bloom blooms grow grows gather gathers march marches "
+    "stretch stretches rise fly appear appears dance dances sleep sleeps rest rests graze grazes "
+    "wait waits move moves fall falls follow follows cover covers fill fills dominate dominates "
+    "surround surrounds climb climbs hover hovers gleam gleams sparkle sparkles tower towers "
+    "lean leans rests roam roams wander wanders is are was were be been being has have had does "
+    "do did".split()
+)
+"""After a noun these are verbs, and a new sentence has begun."""
+
 IMPERATIVES = frozenset(
     "show add include draw paint render place put depict display use write insert generate create "
     "keep let give make bring hang set stage leave compose frame light shoot capture fill".split()
@@ -94,8 +113,8 @@ NOUNS_TOO = frozenset("text product traffic street road brand human company stoc
 """Of these, the ones that are also nouns: "no text with X"."""
 
 FILLERS = frozenset(
-    "whatsoever anywhere please at sight ever either present visible kind sort type kinds sorts "
-    "types shown allowed wanted".split()
+    "whatsoever alike together anywhere please at sight ever either present visible kind sort type "
+    "kinds sorts types shown allowed wanted".split()
 )
 
 SCENE = frozenset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     demo = verbs.add_parser("demo", parents=[shared], help="run one job of each kind, here and now")
     demo.set_defaults(run=run_demo)
     run = verbs.add_parser("run", parents=[shared], help="watch the inbox until stopped")
+    again = "start it again when a driver or lack of memory ends it; for services"
+    run.add_argument("--keep-alive", action="store_true", help=again)
     run.set_defaults(run=run_run)
     drain = verbs.add_parser("drain", parents=[shared], help="run what is there, then leave")
     drain.add_argument("--until", metavar="HH:MM", help="leave at this hour; wait for windows")
@@ -32,6 +35,12 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_run(options: argparse.Namespace) -> int:
     """Watch and work until SIGINT or SIGTERM."""
+    if options.keep_alive:
+        from runner.supervisor import keep_running
+
+        home = find_home(options.home)
+        more = ["--json"] if options.json else []
+        return keep_running(["run", "--home", str(home.root), *more], say=say)
     from runner.daemon import stopping_on_signals
 
     home = _prepared(options)
@@ -41,6 +50,7 @@ def run_run(options: argparse.Namespace) -> int:
         with stopping_on_signals(daemon), _board(home, daemon, options) as board:
             board.follow_aside()
             daemon.serve()
+    _leave_if_lost(daemon)
     return 0
 
 
@@ -54,6 +64,7 @@ def run_drain(options: argparse.Namespace) -> int:
         with stopping_on_signals(daemon), _board(home, daemon, options) as board:
             board.follow_aside()
             outcome = daemon.drain(until=until)
+    _leave_if_lost(daemon)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
         print_line({"counts": counts, "note": outcome.note})
@@ -72,13 +83,29 @@ def run_demo(options: argparse.Namespace) -> int:
     else:
         # Ctrl-C leaves by exception: `close` then puts back what is in hand.
         with _opened(home) as daemon:
-            jobs = _tell_story(home, lambda: daemon.work(0.1), options)
+            jobs = _tell_story(home, lambda: _turn(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
     if options.json:
         print_json({"jobs": jobs, "statuses": statuses})
     else:
         _name_pictures(home, statuses)
     return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
+
+
+def _turn(daemon: Any) -> None:
+    daemon.work(0.1)
+    if daemon.worker.lost is not None:
+        daemon.close()
+        _leave_if_lost(daemon)
+
+
+def _leave_if_lost(daemon: Any) -> None:
+    """End the process where its device is beyond help: a thread that hangs would hold it back."""
+    code = daemon.worker.lost
+    if code is not None:
+        say("the device answers nothing any more: run `fluxdrop run --keep-alive`, see `doctor`")
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _wait_for_runner(home: Home) -> None:

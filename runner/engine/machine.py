@@ -5,9 +5,12 @@ Imports torch, so that what is said is what torch can really do; never allocates
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,15 @@ def nvidia_card() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return listed.splitlines()[0].strip() if listed.strip() else None
+
+
+def gpu_in_use(wanted: str) -> str | None:
+    """A name for the GPU that jobs would run on, the same for every home; None without one.
+
+    Cheap enough for the start of a runner: neither torch nor the driver is asked.
+    """
+    present = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/gpus").is_dir()
+    if wanted not in ("auto", "cuda") or not present:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return f"cuda-{re.sub(r'[^A-Za-z0-9-]', '', visible)}" if visible not in ("", "-1") else None

@@ -15,8 +15,9 @@ from pathlib import Path
 from runner.job import State
 from runner.settings import Home
 from runner.spool.effects import Disk
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.settle import Drop
 from runner.spool.waiting import InputWait
 

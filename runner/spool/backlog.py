@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from runner.settings import Home
 from runner.spool.clock import ready_at, timestamp
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.waiting import WAITING
 
-_READY = "state = 'queued' AND reason IS NOT ? AND ready_at <= ?"
+# A job with an identity is still being answered: its status comes before its first image.
+_READY = "state = 'queued' AND identity IS NULL AND reason IS NOT ? AND ready_at <= ?"
 
 
 class Backlog:

@@ -17,9 +17,10 @@ from runner.settings import Home
 from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
 from runner.spool.inputs import reading_copies, signature_of
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.names import CANCEL_SUFFIX, PAUSE_NAME, RETRY_SUFFIX, key_of
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.settle import Drop
 from runner.spool.waiting import WAITING, InputWait
 

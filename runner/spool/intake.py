@@ -21,7 +21,7 @@ from runner.spool.control import Controls
 from runner.spool.effects import Disk
 from runner.spool.inputs import named_paths
 from runner.spool.judge import Catalogue, Verdict, judge
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.names import (
     id_from_file,
     is_conflict_copy,
@@ -29,6 +29,7 @@ from runner.spool.names import (
     natural_order,
 )
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.settle import Drop, Settler
 from runner.spool.waiting import WAITING, InputWait
 from runner.spool.watcher import Watcher

@@ -17,7 +17,8 @@ from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
+from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
 
 _MOST_OUTPUTS = 100

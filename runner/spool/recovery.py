@@ -20,8 +20,9 @@ from runner.spool.answers import TAKEN_PREFIX, give_back
 from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
 from runner.spool.inputs import signature_of
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 from runner.spool.settle import Drop
 from runner.spool.waiting import WAITING
 from specs.document import MAX_BYTES

@@ -22,8 +22,9 @@ from runner.spool.inputs import (
     place_of,
     take,
 )
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 
 WAITING = "WaitingForInput"
 _LOOK_AGAIN_SECONDS = 0.5

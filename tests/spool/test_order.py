@@ -12,8 +12,9 @@ from runner.job import State
 from runner.settings import Home, Settings
 from runner.spool.backlog import Backlog
 from runner.spool.effects import Disk
-from runner.spool.ledger import Ledger, Record
+from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
+from runner.spool.record import Record
 
 HOLD = 600.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from runner.daemon import Daemon
 from runner.errors import RunnerBusy
+from runner.settings import Home
 from runner.spool.recovery import MOST_ATTEMPTS
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from tests.spool.conftest import SPEC, Spool
@@ -28,7 +30,7 @@ def die(spool: Spool) -> None:
     daemon._intake_thread.join()
     daemon.writer.close()
     daemon.ledger.close()
-    daemon._lock.release()
+    daemon._release()
     spool.daemon = None
 
 
@@ -122,7 +124,7 @@ def test_the_revision_rises_across_a_kill(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml")
     spool.until(lambda: spool.device.task)
-    before = spool.until(lambda: spool.status("hero")["revision"])
+    before = spool.until(lambda: spool.status("hero").get("revision"))
     die(spool)
     start_again(spool)
     assert spool.end("hero")["revision"] > before
@@ -176,6 +178,18 @@ def test_a_second_runner_of_a_home_is_refused_and_told_who_holds_it(spool: Spool
     second = Daemon(spool.home, FlatColours())
     with pytest.raises(RunnerBusy, match=r"in use by another runner \(pid \d+\)"):
         second.open()
+
+
+def test_a_second_runner_of_a_gpu_is_refused_whatever_the_home(tmp_path: Path) -> None:
+    gpu = f"test-{tmp_path.name}-{os.getpid()}"
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    for home in homes:
+        home.prepare()
+    with Daemon(homes[0], FlatColours(), gpu=gpu):
+        with pytest.raises(RunnerBusy, match=f"the GPU {gpu} is in use"):
+            Daemon(homes[1], FlatColours(), gpu=gpu).open()
+    with Daemon(homes[1], FlatColours(), gpu=gpu):
+        pass
 
 
 def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:

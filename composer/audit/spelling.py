@@ -1,0 +1,73 @@
+"""The ways to read each word of a prompt: as it stands, with digits for letters, spelt out.
+
+It undoes disguises that whole words wear; those of single letters are undone before. Linear: a
+word spelt letter by letter is looked for at its first letter only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from composer.audit.lookalikes import DIGITS_AS_LETTERS
+from composer.audit.tokens import Kind, Token
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWord:
+    """One word token as a searcher reads it."""
+
+    index: int
+    ways: tuple[str, ...]
+    spelt: tuple[int, str]  # a word written letter by letter begins here: its end, its letters
+    joined: bool  # only blanks, hyphens or a block border lie before it
+
+
+def readable(tokens: Sequence[Token]) -> list[ReadWord]:
+    """The words of a prompt, in order, with every way to read them."""
+    words: list[ReadWord] = []
+    for index, token in enumerate(tokens):
+        if token.kind is Kind.WORD:
+            spelt = _spelt_out(tokens, index) if len(token.text) == 1 else (index, "")
+            joined = bool(words) and _adjoin(tokens, words[-1].index + 1, index)
+            words.append(ReadWord(index, _readings(token.text), spelt, joined))
+    return words
+
+
+def _readings(text: str) -> tuple[str, ...]:
+    if text.isalpha():
+        return (text,)
+    ways = [text]
+    if text.endswith("'s"):
+        ways.append(text[:-2])
+    if any(char.isdigit() for char in text) and not text.isdigit():
+        ways.append(text.translate(DIGITS_AS_LETTERS))
+    return tuple(ways)
+
+
+def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
+    """The end and the letters of a word written letter by letter: "l o g o", "l.o.g.o"."""
+    for back in (1, 2):  # only its first letter begins it
+        before = tokens[index - back] if index >= back else None
+        if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
+            return index, ""
+        if before is None or before.text not in (".", "-", "*"):
+            break
+    letters: list[str] = []
+    stop = index
+    for at in range(index, min(index + 60, len(tokens))):
+        token = tokens[at]
+        if token.kind is Kind.WORD and len(token.text) == 1:
+            letters.append(token.text)
+            stop = at + 1
+        elif token.text not in (".", "-", "*"):
+            break
+    return (stop, "".join(letters)) if len(letters) > 2 else (index, "")
+
+
+def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:
+    """Whether only hyphens and block borders lie between two words."""
+    return start - end <= 2 and all(
+        token.kind is Kind.HYPHEN or (token.kind is Kind.END and not token.text)
+        for token in tokens[end:start]
+    )

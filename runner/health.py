@@ -1,0 +1,95 @@
+"""The health file: what the runner does, for people and programs that look from outside.
+
+Also the summary that `fluxdrop status` reads, so that nobody has to read every job's file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from runner.errors import FluxdropError
+from runner.executor import Executor
+from runner.job import State
+from runner.spool.backlog import Backlog
+from runner.spool.clock import now, timestamp
+from runner.spool.intake import Intake
+from runner.spool.ledger import Ledger
+from runner.spool.outbox import Outbox
+from runner.wire import SCHEMA, RunnerHealth
+from runner.worker import Worker
+
+log = logging.getLogger(__name__)
+
+HEALTH_SECONDS = 2.0
+_UPCOMING = 10
+_RECENT = 20
+
+
+class Health:
+    """Writes one runner's health file."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        outbox: Outbox,
+        backlog: Backlog,
+        worker: Worker,
+        executor: Executor,
+        intake: Intake,
+    ) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+        self._backlog = backlog
+        self._worker = worker
+        self._executor = executor
+        self._intake = intake
+        self._started_at = timestamp()
+
+    def write(self, state: str) -> None:
+        """Replace the file; a disk that does not take it stops nothing."""
+        try:
+            self._outbox.write_health(self._now(state))
+        except (OSError, FluxdropError) as error:
+            log.warning("cannot write the health file: %s", error)
+
+    def _now(self, state: str) -> RunnerHealth:
+        current = self._worker.current
+        counts = self._ledger.counts()
+        return RunnerHealth(
+            schema=SCHEMA,
+            pid=os.getpid(),
+            host=platform.node(),
+            version=version("fluxdrop"),
+            state=state,
+            job=current.id if current else None,
+            models=sorted({m for slot in self._executor.slots() for m in slot.models}),
+            queued=counts[State.QUEUED],
+            next=[record.id for record in self._backlog.upcoming(now(), _UPCOMING)],
+            counts=counts,
+            recent=self._recent(),
+            watch=self._intake.watcher.mode,
+            gpu=None,
+            started_at=self._started_at,
+            updated_at=timestamp(),
+            interval_seconds=HEALTH_SECONDS,
+        )
+
+    def _recent(self) -> list[dict[str, Any]]:
+        newest = self._ledger.select("1 = 1", order="seq DESC", limit=_RECENT)
+        return [
+            {
+                "id": record.id,
+                "state": str(record.state),
+                "kind": record.kind,
+                "model": record.model,
+                "reason": record.reason,
+                "message": record.message,
+                "total": record.total,
+                **self._ledger.tally(record.seq),
+            }
+            for record in newest
+        ]

@@ -1,0 +1,190 @@
+"""The command line beside a running runner, and where it is the runner itself.
+
+Waiting, following, the demo, Ctrl-C, and a runner that dies while somebody waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Windows has no SIGINT for one process; there the console sends Ctrl-C to all.
+    pytest.mark.skipif(os.name == "nt", reason="signals are sent to single processes here"),
+]
+
+RunnerOf = Callable[..., Runner]
+
+
+@contextmanager
+def started(*arguments: str, home: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that goes on; what it prints goes to a file."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", *arguments, "--home", str(home)],
+            stdout=file, stderr=subprocess.STDOUT, env=clean_environment(),
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def written(path: Path, **fields: object) -> str:
+    path.write_text(spec(**fields), encoding="utf-8")
+    return str(path)
+
+
+def test_submit_prints_the_ids_of_the_jobs(runner: Runner, tmp_path: Path) -> None:
+    files = [written(tmp_path / f"cli-{n}.yaml") for n in (1, 2)]
+    done = fluxdrop("submit", *files, home=runner.home)
+    assert (done.code, done.out) == (0, "cli-1\ncli-2\n")
+    assert fluxdrop("submit", files[0], "--json", home=runner.home).json == {"jobs": ["cli-1-2"]}
+
+
+def test_submit_and_wait_ends_with_the_jobs_and_says_how_they_went(
+    runner: Runner, tmp_path: Path
+) -> None:
+    good = written(tmp_path / "cli-good.yaml")
+    done = fluxdrop("submit", good, "--wait", home=runner.home)
+    assert done.code == 0 and "succeeded" in done.out and "1/1" in done.out
+    absent = written(tmp_path / "cli-absent.yaml", model="dev", steps=None)
+    done = fluxdrop("submit", good, absent, "--wait", home=runner.home)
+    assert done.code == 1 and "ModelMissing" in done.out and "succeeded" in done.out
+
+
+def test_status_tells_one_job_and_the_runner(runner: Runner) -> None:
+    job = runner.drop("cli-status")
+    runner.succeeded(job)
+    one = fluxdrop("status", job, home=runner.home)
+    assert one.code == 0 and f"outbox/{job}/{job}-0001.png" in one.out
+    assert fluxdrop("status", job, "--json", home=runner.home).json == runner.status(job)
+    told = fluxdrop("status", home=runner.home)
+    assert f"runner {runner.pid} is " in told.out
+    assert fluxdrop("status", "--json", home=runner.home).json["running"] is True
+
+
+def test_watch_follows_named_jobs_until_they_are_over(runner: Runner) -> None:
+    job = runner.put("cli-watch.yaml", spec(steps=100)).removesuffix(".yaml")
+    runner.answer(f"{job}.yaml")
+    done = fluxdrop("watch", job, "--json", home=runner.home)
+    states = [json.loads(line)["state"] for line in done.out.splitlines()]
+    assert done.code == 0 and states[-1] == "succeeded"
+
+
+def test_watch_ends_well_on_ctrl_c(runner: Runner, tmp_path: Path) -> None:
+    output = tmp_path / "watch"
+    runner.succeeded(runner.drop("cli-seen"))
+    with started("watch", home=runner.home, output=output) as process:
+        eventually(lambda: b"cli-seen" in output.read_bytes(), "the watch to say something")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    assert b"Traceback" not in output.read_bytes()
+
+
+def test_demo_makes_a_picture_of_each_kind(home: Path) -> None:
+    done = fluxdrop("demo", home=home)
+    assert done.code == 0, done
+    lines = done.out.splitlines()[-6:]
+    kinds = ["text2img", "kontext", "fill", "control", "redux"]
+    assert [line.split()[0] for line in lines[:5]] == kinds
+    for line in lines:
+        assert Path(line.split(maxsplit=1)[1].removeprefix("sheet: ")).is_file(), line
+    again = fluxdrop("demo", "--json", home=home)
+    assert again.code == 0 and len(again.json["jobs"]) == 5, again
+    assert [status["state"] for status in again.json["statuses"]] == ["succeeded"] * 5
+
+
+def test_ctrl_c_ends_a_demo_and_the_next_runner_takes_up_its_jobs(
+    home: Path, tmp_path: Path
+) -> None:
+    with started("demo", home=home, output=tmp_path / "demo") as process:
+        eventually(lambda: (home / "outbox/drops/draw.yaml.json").exists(), "the demo to begin")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130, (tmp_path / "demo").read_text(encoding="utf-8")
+    assert "Traceback" not in (tmp_path / "demo").read_text(encoding="utf-8")
+    assert fluxdrop("drain", home=home).code == 0
+    assert json.loads((home / "outbox/draw/status.json").read_bytes())["state"] == "succeeded"
+
+
+def test_who_waits_for_a_runner_that_dies_is_told_so(
+    home: Path, runner_of: RunnerOf, tmp_path: Path
+) -> None:
+    runner = runner_of(home).start()
+    file = written(tmp_path / "orphan.yaml", steps=1000)
+    output = tmp_path / "said"
+    with started("submit", file, "--wait", home=home, output=output) as process:
+        runner.until("orphan", lambda s: s["state"] == "running")
+        runner.kill()
+        assert process.wait(PATIENCE) == 69
+    assert "the runner has stopped" in output.read_text(encoding="utf-8")
+
+
+def test_a_kept_runner_comes_back_when_it_is_killed_and_ends_when_told(
+    home: Path, tmp_path: Path
+) -> None:
+    output, health_file = tmp_path / "kept", home / "outbox" / "runner.json"
+
+    def pid_other_than(old: int) -> int:
+        def look() -> int:
+            try:
+                health = json.loads(health_file.read_bytes())
+            except FileNotFoundError:
+                return 0
+            return 0 if health["pid"] == old or health["state"] == "stopping" else health["pid"]
+
+        return int(eventually(look, "a runner"))
+
+    with started("run", "--keep-alive", home=home, output=output) as process:
+        first = pid_other_than(0)
+        assert first != process.pid
+        os.kill(first, signal.SIGKILL)
+        second = pid_other_than(first)
+        assert second != process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, output.read_text(encoding="utf-8")
+    assert "killed by SIGKILL" in output.read_text(encoding="utf-8")
+    assert json.loads(health_file.read_bytes())["state"] == "stopping"
+
+
+def test_a_terminal_sees_bars_and_their_ends(home: Path) -> None:
+    import pty
+
+    (home / "inbox" / "bars.yaml").write_text(spec(count=2), encoding="utf-8")
+    (home / "inbox" / "wrong.yaml").write_text(spec(stpes=1), encoding="utf-8")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", "drain", "--home", str(home)],
+        stdout=theirs, stderr=theirs, stdin=theirs,
+        env=clean_environment(TERM="xterm-256color", COLUMNS="100"),
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(ours)
+    assert process.wait(PATIENCE) == 1
+    text = seen.decode()
+    assert "bars" in text and "━" in text and "2/2 succeeded" in text and "✓" in text
+    assert "SchemaInvalid" in text and "✗" in text and "Traceback" not in text

@@ -1,0 +1,251 @@
+"""The command line as people use and misuse it, where no runner is needed.
+
+Exit codes, what is said, JSON for programs, and what happens to a reader that leaves early.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.cli import build_parser
+from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_without_a_command_it_shows_its_help_and_fails() -> None:
+    done = fluxdrop()
+    assert done.code == 2 and "COMMAND" in done.out
+    assert fluxdrop("--help").code == 0
+
+
+def test_a_misspelt_command_gets_a_suggestion() -> None:
+    done = fluxdrop("stauts")
+    assert done.code == 2 and "did you mean 'status'?" in done.err and done.out == ""
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "wrong", [["submit"], ["status", "--jsn"], ["status", "a", "b"], ["check"]]
+)
+def test_wrong_usage_is_2_and_points_to_the_help(wrong: list[str]) -> None:
+    done = fluxdrop(*wrong)
+    assert done.code == 2 and "--help" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_folder_that_is_no_home_is_refused_naming_init(tmp_path: Path) -> None:
+    here = fluxdrop("status", cwd=tmp_path)
+    assert here.code == 2 and "fluxdrop init DIR" in here.err
+    there = fluxdrop("status", home=tmp_path / "nowhere")
+    assert there.code == 2 and f"fluxdrop init {tmp_path / 'nowhere'}" in there.err
+    for_programs = fluxdrop("status", "--json", cwd=tmp_path)
+    assert for_programs.code == 2 and "init" in for_programs.json["error"]
+
+
+def test_the_home_is_named_by_option_then_environment_then_folder(
+    home: Path, tmp_path: Path
+) -> None:
+    for arguments in (["--home", str(home), "status"], ["status", "--home", str(home)]):
+        assert fluxdrop(*arguments, cwd=tmp_path).code == 0
+    named = clean_environment(FLUXDROP_HOME=str(home))
+    assert fluxdrop("status", cwd=tmp_path, environment=named).code == 0
+    assert fluxdrop("status", cwd=home).code == 0
+    assert fluxdrop("status", home=tmp_path, cwd=home, environment=named).code == 2
+
+
+def test_init_makes_a_home_and_leaves_what_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures of mine"
+    first = fluxdrop("init", str(folder), "--json")
+    assert first.json == {"home": str(folder), "new": True}
+    assert {"inbox", "outbox", "prompts", "data", "fluxdrop.yaml"} <= set(os.listdir(folder))
+    assert (folder / "specs" / "job.schema.json").is_file()
+    assert (folder / "data").stat().st_mode & 0o777 == 0o700 or os.name == "nt"
+    (folder / "fluxdrop.yaml").write_text("rescan_seconds: 1\n", encoding="utf-8")
+    again = fluxdrop("init", str(folder))
+    assert again.code == 0 and "still" in again.out
+    assert (folder / "fluxdrop.yaml").read_text(encoding="utf-8") == "rescan_seconds: 1\n"
+    next_command = again.out.splitlines()[-1].removeprefix("next: ").partition(" && ")[0]
+    if os.name != "nt":
+        subprocess.run(["sh", "-c", next_command], check=True)
+    assert fluxdrop("init", str(folder / "fluxdrop.yaml")).code == 2
+
+
+def test_a_mistake_in_the_settings_is_told_with_its_place(home: Path) -> None:
+    (home / "fluxdrop.yaml").write_text("strict: true\nrescan_second: 1\n", encoding="utf-8")
+    done = fluxdrop("status", home=home)
+    assert done.code == 2 and "fluxdrop.yaml:2:1:" in done.err
+    assert "did you mean 'rescan_seconds'" in done.err
+
+
+def test_check_tells_every_problem_of_every_file(home: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.json"
+    good.write_text(spec(), encoding="utf-8")
+    bad.write_text(
+        '{"kind": "text2img",\n "model": "tiny", "promt": "x",\n "steps": 0}', encoding="utf-8"
+    )
+    done = fluxdrop("check", str(good), str(bad), "--json", home=home)
+    assert done.code == 1 and done.json["ok"] is False
+    first, second = done.json["files"]
+    assert first == {"file": str(good), "errors": []}
+    assert {error["path"] for error in second["errors"]} >= {"promt", "steps"}
+    places = {error["path"]: (error["line"], error["column"]) for error in second["errors"]}
+    assert places["steps"][0] == 3 and places["promt"][0] == 2
+    lines = fluxdrop("check", str(good), str(bad), home=home).out.splitlines()
+    assert len(lines) == len(second["errors"])
+    assert all(line.startswith(f"{bad}:") for line in lines)
+    assert fluxdrop("check", str(good), home=home).code == 0
+
+
+def test_check_reads_standard_input_and_needs_no_home(tmp_path: Path) -> None:
+    done = fluxdrop("check", "-", stdin=spec().encode(), cwd=tmp_path)
+    assert (done.code, done.out) == (0, "")
+    bad = fluxdrop("check", "-", stdin=b"kind: text2img\nsteps: [", cwd=tmp_path)
+    assert bad.code == 1 and bad.out.startswith("-:")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "specs/examples").glob("*.yaml")), ids=str)
+def test_every_example_passes_check(example: Path) -> None:
+    assert fluxdrop("check", str(example), cwd=ROOT).code == 0
+
+
+def test_a_file_that_cannot_be_read_is_wrong_usage_and_drops_nothing(
+    home: Path, tmp_path: Path
+) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text(spec(), encoding="utf-8")
+    for missing in (tmp_path / "none.yaml", tmp_path):
+        done = fluxdrop("submit", str(good), str(missing), home=home)
+        assert done.code == 2 and f"cannot read {missing}" in done.err
+    assert os.listdir(home / "inbox") == ["README.md"]
+
+
+def test_submit_without_a_runner_names_the_drops(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cat.yaml"
+    file.write_text(spec(), encoding="utf-8")
+    first = fluxdrop("submit", str(file), home=home)
+    assert (first.code, first.out) == (0, "cat.yaml\n") and "no runner" in first.err
+    second = fluxdrop("submit", str(file), "--json", home=home)
+    assert second.json == {"jobs": [], "drops": ["cat-2.yaml"]}
+    assert (home / "inbox" / "cat.yaml").read_bytes() == file.read_bytes()
+    assert "2 in the inbox" in fluxdrop("status", home=home).out
+    waited = fluxdrop("submit", str(file), "--wait", home=home)
+    assert waited.code == 69 and "fluxdrop run" in waited.err
+
+
+def test_submit_takes_yaml_and_json_from_standard_input(home: Path) -> None:
+    assert fluxdrop("submit", "-", stdin=spec().encode(), home=home).out == "stdin.yaml\n"
+    data = json.dumps({"kind": "text2img", "model": "tiny", "prompt": "a\tb"}, indent="\t").encode()
+    assert fluxdrop("submit", "-", stdin=data, home=home).out == "stdin.json\n"
+    flow = b"{kind: text2img, model: tiny, prompt: a red circle}"
+    assert fluxdrop("submit", "-", stdin=flow, home=home).out == "stdin-2.yaml\n"
+
+
+def test_submit_brings_the_pictures_that_lie_beside_the_spec(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"a picture")
+    file = tmp_path / "edit.yaml"
+    file.write_text(spec(kind="kontext", image="cat.png"), encoding="utf-8")
+    done = fluxdrop("submit", str(file), home=home)
+    assert done.code == 0 and "copied cat.png" in done.err
+    assert (home / "inbox" / "cat.png").read_bytes() == b"a picture"
+    (tmp_path / "cat.png").write_bytes(b"another")
+    fluxdrop("submit", str(file), home=home)
+    assert (home / "inbox" / "cat.png").read_bytes() == b"a picture", "an input was overwritten"
+
+
+def test_an_inbox_that_cannot_be_written_is_said_in_one_sentence(home: Path) -> None:
+    (home / "inbox" / ".tmp").write_bytes(b"")  # root can write anywhere, but not through a file
+    done = fluxdrop("submit", "-", stdin=spec().encode(), home=home)
+    assert done.code == 2 and "cannot write into" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("wrong", ["../x", "a/b", ".hidden", ""])
+def test_what_cannot_be_an_id_is_refused_and_writes_nothing(home: Path, wrong: str) -> None:
+    assert fluxdrop("cancel", wrong, home=home).code == 2
+    assert fluxdrop("status", wrong, home=home).code in ((1,) if wrong else (0,))
+    assert os.listdir(home / "inbox") == ["README.md"]
+    assert not (home / "x.cancel").exists()
+
+
+def test_control_verbs_write_the_files_of_the_inbox(home: Path) -> None:
+    done = fluxdrop("cancel", "hero", home=home)
+    assert done.code == 0 and "no job or drop of this name yet" in done.out
+    assert (home / "inbox" / "hero.cancel").is_file()
+    assert fluxdrop("pause", "--json", home=home).json == {"ok": True}
+    assert (home / "inbox" / "runner.pause").is_file()
+    for _ in range(2):
+        assert fluxdrop("resume", home=home).code == 0
+    assert not (home / "inbox" / "runner.pause").exists()
+    retried = fluxdrop("retry", "hero", home=home)
+    assert retried.code == 2 and "unknown" in retried.err
+
+
+def test_an_unknown_job_is_unknown_and_one_in_the_inbox_is_submitted(home: Path) -> None:
+    unknown = fluxdrop("status", "hero", "--json", home=home)
+    assert unknown.code == 1 and unknown.json == {"id": "hero", "state": "unknown"}
+    (home / "inbox" / "hero.yaml").write_text(spec(), encoding="utf-8")
+    submitted = fluxdrop("status", "hero", "--json", home=home)
+    assert submitted.code == 0 and submitted.json["state"] == "submitted"
+
+
+def test_watch_needs_a_runner(home: Path) -> None:
+    assert fluxdrop("watch", home=home).code == 69
+
+
+@pytest.mark.parametrize("until", ["25:00", "soon", "7", "07:61"])
+def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
+    done = fluxdrop("drain", "--until", until, home=home)
+    assert done.code == 2 and "07:00" in done.err
+
+
+def test_models_tells_what_is_here_in_the_shape_programs_rely_on(home: Path) -> None:
+    rows = {row["name"]: row for row in fluxdrop("models", "--json", home=home).json["models"]}
+    assert {"name", "kinds", "repo", "licence", "gated", "present", "path", "bytes"} <= rows[
+        "tiny"
+    ].keys()
+    assert rows["tiny"]["present"] and len(rows["tiny"]["kinds"]) == 5
+    assert not rows["dev"]["present"] and rows["dev"]["gated"]
+    assert "schnell" in fluxdrop("models", home=home).out
+
+
+def test_doctor_looks_at_the_machine_and_says_what_it_found(home: Path) -> None:
+    done = fluxdrop("doctor", "--json", home=home)
+    names = {finding["name"] for finding in done.json["findings"]}
+    assert {"python", "packages", "disk", "inbox", "runner", "device", "models"} <= names
+    assert done.code == (0 if done.json["ok"] else 1)
+    assert fluxdrop("doctor", home=home).out.count("\n") >= len(names)
+
+
+def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
+    for verb in ("models", "status"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", verb, "--home", str(home)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
+        )  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == b""
+        process.stderr.close()
+
+
+def test_a_terminal_without_unicode_is_no_error(home: Path) -> None:
+    plain = clean_environment(PYTHONIOENCODING="ascii")
+    done = fluxdrop("status", home=home, environment=plain)
+    assert done.code == 0
+    missing = fluxdrop("status", home=home / "☂", environment=plain)
+    assert missing.code == 2 and "\\u2602" in missing.err
+
+
+def test_every_command_says_what_it_is_for() -> None:
+    told = build_parser().format_help()
+    for verb in ("demo", "init", "doctor", "run", "drain", "submit", "check", "status", "watch",
+                 "cancel", "retry", "pause", "resume", "models"):  # fmt: skip
+        assert f"    {verb} " in told, f"{verb} is missing"
+    for code in ("0 done", "69 needs", "75 another"):
+        assert code in told

@@ -1,0 +1,146 @@
+"""One prompt from blocks: the joined text, where each part came from, lengths and tokens."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from composer.assemble import assemble
+from composer.files import clean
+from composer.packs import Block, Pack, read_pack
+from composer.sizes import resolve_size, size_for
+from composer.tokencount import clip_warning, count_tokens, estimate_tokens, token_warnings
+from tests.composer.helpers import write_pack
+
+
+def block(part: str, text: str) -> Block:
+    return Block(part, part, f"mugs/{part}.txt", text)
+
+
+def pack(**facts: object) -> Pack:
+    return Pack(
+        "mugs", "Mugs", "1.0.0", "0" * 64, block("fixed", "a photo"), {}, {}, **facts  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_fixed_subject_variable_and_extra_are_joined_in_order() -> None:
+    made = assemble(pack(), block("subject", "a mug"), block("variable", "by day"), " on  slate ")
+    assert made.prompt == "a photo, a mug, by day, on slate"
+    assert [s.block for s in made.spans] == ["fixed", "subject", "variable", "extra"]
+
+
+def test_order_and_separator_belong_to_the_pack() -> None:
+    own = pack(order=("subject", "fixed", "variable", "extra"), separator=" | ")
+    assert assemble(own, block("subject", "a mug")).prompt == "a mug | a photo"
+
+
+def test_an_empty_block_leaves_no_separator() -> None:
+    assert assemble(pack(), block("subject", "a mug"), block("variable", ""), "").prompt == (
+        "a photo, a mug"
+    )
+
+
+def test_too_long_names_the_longest_block_and_by_how_much() -> None:
+    made = assemble(pack(max_chars=20), block("subject", "x" * 30))
+    assert made.over_by == 19
+    assert made.too_long() == (
+        "39 characters, 19 over the limit of 20: shorten the longest block, subject "
+        "(mugs/subject.txt, 30 characters)"
+    )
+    assert assemble(pack(max_chars=39), block("subject", "x" * 30)).too_long() == ""
+
+
+TEXTS = st.text(max_size=40).map(clean)
+
+
+@given(
+    TEXTS,
+    TEXTS,
+    TEXTS,
+    st.text(max_size=8),
+    st.permutations(["fixed", "subject", "variable", "extra"]),
+)
+def test_the_spans_are_the_blocks_and_between_them_is_the_separator(
+    subject: str, variable: str, extra: str, separator: str, order: list[str]
+) -> None:
+    own = pack(separator=separator, order=tuple(order))
+    made = assemble(own, block("subject", subject), block("variable", variable), extra)
+    given_texts = {
+        "fixed": "a photo", "subject": subject, "variable": variable, "extra": extra,
+    }  # fmt: skip
+    wanted = [part for part in order if given_texts[part]]
+    assert [span.block for span in made.spans] == wanted
+    assert [made.prompt[s.start : s.end] for s in made.spans] == [given_texts[p] for p in wanted]
+    assert made.prompt == separator.join(given_texts[part] for part in wanted)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    text=st.text(
+        st.characters(
+            blacklist_categories=("Cs", "Cc"), blacklist_characters="#\ufeff\ufffe\uffff"
+        ),
+        max_size=60,
+    )
+)
+def test_what_is_in_a_file_is_in_the_prompt(tmp_path: Path, text: str) -> None:
+    if not (tmp_path / "mugs").exists():
+        write_pack(tmp_path)
+    (tmp_path / "mugs" / "subjects" / "mug.txt").write_text(text, encoding="utf-8", newline="")
+    read = read_pack(tmp_path, "mugs")
+    assert assemble(
+        read, read.subjects["mug"]
+    ).prompt.split() == f"studio photo of, {text}".split() or (not text.strip())
+
+
+def test_an_estimate_says_that_it_is_one_and_is_about_right() -> None:
+    prose = (
+        "Editorial photograph of a narrow stone bridge over a mountain brook, in morning light, "
+        "thin mist above the water, moss on the parapet, a lone hiker with a red backpack in the "
+        "distance, muted natural colours, shallow depth of field and a calm, reflective mood. "
+    )
+    text = (prose * 9)[:2000]
+    found = estimate_tokens(text)
+    assert found["estimated"]
+    assert 380 <= found["clip"] <= 480  # 2,000 characters of English prose measured 431
+    assert found["clip"] <= found["t5"] <= 560
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"), [("木" * 100, 180, 260), ("сонце " * 20, 90, 150)]
+)
+def test_other_scripts_cost_more_tokens(text: str, low: int, high: int) -> None:
+    assert low <= estimate_tokens(text)["clip"] <= high
+
+
+def test_a_real_tokenizer_is_used_where_there_is_one() -> None:
+    found = count_tokens("a mug", lambda text: {"clip": 4, "t5": 3})
+    assert found == {"clip": 4, "t5": 3, "estimated": False}
+
+
+def test_warnings_say_what_the_encoders_do_not_see() -> None:
+    count = count_tokens("x", lambda text: {"clip": 90, "t5": 300})
+    clip, t5 = token_warnings("word " * 80, count, t5_limit=256)
+    assert clip.startswith("90 CLIP tokens: CLIP sees the first 77, up to")
+    assert t5.startswith("300 T5 tokens: the model sees the first 256")
+    assert token_warnings("a mug", estimate_tokens("a mug")) == ()
+    assert "about" in clip_warning("word " * 80, estimate_tokens("word " * 80))
+
+
+def test_an_aspect_ratio_becomes_a_size() -> None:
+    assert size_for("16:9") == (1360, 768)
+    assert size_for("1:1", 64 * 64) == (64, 64)
+    assert resolve_size([{"width": 512}, {"aspect_ratio": "2:1"}]) == {"width": 512, "height": 256}
+    assert resolve_size([{"aspect_ratio": "1:1"}, {"width": 64, "height": 32}]) == {
+        "width": 1024,
+        "height": 1024,
+    }
+    assert resolve_size([{"aspect_ratio": "16:9"}], only=((64, 64),)) == {"width": 64, "height": 64}
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(64 * 64, 4096 * 1024))
+def test_every_size_is_a_legal_one(wide: int, high: int, pixels: int) -> None:
+    for side in size_for(f"{wide}:{high}", pixels):
+        assert side % 16 == 0
+        assert 64 <= side <= 4096

@@ -1,0 +1,192 @@
+"""What the audit reports: offsets, blocks, cues, rules, levels, and how terms match."""
+
+import json
+
+import pytest
+
+from composer.assemble import Span
+from composer.audit import Report, audit
+from composer.audit.lines import audit_lines
+
+
+def verdict(prompt: str, *terms: object) -> str:
+    return audit(prompt, terms).verdict  # type: ignore[arg-type]
+
+
+def only(report: Report) -> tuple[str, str]:
+    (finding,) = (*report.findings, *report.advice)
+    return finding.rule, finding.cue
+
+
+def test_a_finding_names_term_place_cue_and_rule() -> None:
+    report = audit("A mug, no text but two logos", ["logo"])
+    (finding,) = report.findings
+    assert "A mug, no text but two logos"[finding.start : finding.end] == "logos"
+    assert (finding.cue, finding.rule, finding.level) == ("but", "terminator", "violation")
+
+
+def test_offsets_count_in_the_original_text_whatever_it_holds() -> None:
+    prompt = "ﬁne 🎨 “lo\u200bgo” and lógo"
+    starts = [(f.start, prompt[f.start : f.end]) for f in audit(prompt, ["logo"]).findings]
+    assert starts == [(7, "lo\u200bgo"), (18, "lógo")]
+
+
+def test_a_decomposed_letter_is_reported_with_its_mark() -> None:
+    prompt = "a logo\u0301 here"
+    (finding,) = audit(prompt, ["logo"]).findings
+    assert prompt[finding.start : finding.end] == "logo\u0301"
+
+
+def test_a_negated_mention_is_advice_and_never_blocks() -> None:
+    report = audit("a mug without text", ["text"])
+    assert report.ok and not report.findings
+    assert only(report) == ("negated", "without")
+    assert "describe what is wanted" in report.advice[0].note
+
+
+def test_a_warning_term_is_advice_even_when_asked_for() -> None:
+    report = audit("a hand", [{"term": "hand", "severity": "warn", "reason": "hides the design"}])
+    assert report.ok
+    assert report.advice[0].note == "hides the design"
+
+
+def test_a_negation_ends_at_a_block_border() -> None:
+    prompt = "no text, logos, tourists"
+    spans = (Span("fixed", "f", 0, 14), Span("subject", "s", 16, 24))
+    assert verdict(prompt, "tourist") == "ok"
+    report = audit(prompt, ["tourist"], spans)
+    assert report.verdict == "violation"
+    assert report.findings[0].block == "subject"
+
+
+def test_a_term_across_a_block_border_is_found() -> None:
+    spans = (Span("fixed", "f", 0, 7), Span("subject", "s", 8, 11))
+    assert audit("a price tag", ["price tag"], spans).verdict == "violation"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("a logo", "affirmed"),
+        ("no text, logo", "list"),
+        ("no text, bold logo", "list-end"),
+        ("do not hide the logo", "double-negation"),
+        ("no doubt a logo", "pseudo"),
+        ("no glare on the logo", "presupposed"),
+        ("everything except the logo", "exception"),
+        ("logo-free", "affix"),
+        ("logo: none", "after"),
+        ("a stripe instead of a logo", "replacement"),
+        ("Negative prompt: blurry, logo", "negative-list"),
+    ],
+)
+def test_each_rule_says_its_name(prompt: str, rule: str) -> None:
+    assert only(audit(prompt, ["logo"]))[0] == rule
+
+
+@pytest.mark.parametrize("text", ["logos", "LOGO", "logo's", "logoed", "lo-go", "logo-like"])
+def test_a_word_is_found_in_its_forms(text: str) -> None:
+    assert verdict(f"a {text} here", "logo") == "violation"
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("person", "people"), ("people", "person"), ("berry", "berries"), ("knife", "knives"),
+        ("box", "boxes"), ("words", "word"), ("price tag", "pricetags"), ("tag", "tagged"),
+        ("price tag", "price - tag".replace(" ", "")), ("human face", "human  faces"),
+        ("café", "cafe"), ("naïve", "naïve"), ("文字", "看板の文字"), ("логотип", "логотип"),
+    ],
+)  # fmt: skip
+def test_inflections_spellings_and_scripts(term: str, text: str) -> None:
+    assert verdict(text, term) == "violation"
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("text", "texture"), ("art", "cart"), ("glasses", "a glass of water"), ("cat", "catalog"),
+        ("logo", "logotypes"), ("C++", "C"), ("#1", "#12"), ("™", "TM"), ("us", "bus"),
+    ],
+)  # fmt: skip
+def test_other_words_do_not_match(term: str, text: str) -> None:
+    assert verdict(text, term) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [("™", "Mug™ on a table"), ("C++", "a C++ book"), ("#1", "the #1 mug"), ("©", "© 2026")],
+)
+def test_symbols_match_as_they_stand(term: str, text: str) -> None:
+    assert verdict(text, term) == "violation"
+
+
+def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
+    assert verdict("logos", {"term": "logo", "match": "exact"}) == "ok"
+    assert verdict("a LOGO", {"term": "logo", "match": "exact"}) == "violation"
+    assert verdict("texture", {"term": "text", "match": "substring"}) == "violation"
+
+
+def test_aliases_count_as_their_term() -> None:
+    report = audit("bold lettering", [{"term": "text", "aliases": ["lettering"]}])
+    assert [f.term for f in report.findings] == ["text"]
+
+
+def test_an_allowed_phrase_excuses_only_itself() -> None:
+    term = {"term": "text", "allow": ["copy space for text"]}
+    assert verdict("copy-space for text on the left", term) == "ok"
+    assert verdict("copy space for text, text on the wall", term) == "violation"
+    assert verdict("copy space for text", "text") == "violation"
+
+
+def test_a_term_is_data_and_never_a_pattern() -> None:
+    assert verdict("aaaa", ".*", "a{2,}", "(") == "ok"
+    assert verdict("what (is) this", "(") == "violation"
+
+
+@pytest.mark.parametrize("term", ["", "  ", "\u200b", {"term": "x", "aliases": [""]}])
+def test_a_term_that_nobody_sees_is_refused(term: object) -> None:
+    with pytest.raises(ValueError, match="visible"):
+        audit("x", [term])  # type: ignore[list-item]
+
+
+def test_quoted_words_after_a_writing_verb_are_drawn_so_a_no_in_them_excuses_nothing() -> None:
+    assert verdict('a sign that says "no logo"', "logo") == "violation"
+    assert verdict('"A quiet park, no logo"', "logo") == "ok"
+    assert verdict('Avoid "logo" and "text"', "logo") == "ok"
+
+
+def test_a_quoted_negation_does_not_leave_its_quotes() -> None:
+    assert verdict('a sign that says "no dogs", dogs below', "dog") == "violation"
+
+
+def test_every_mention_is_judged_and_one_is_enough() -> None:
+    report = audit("no logo left, no logo right, one logo above", ["logo"])
+    assert (len(report.findings), len(report.advice)) == (1, 2)
+
+
+def test_long_lists_of_mentions_are_cut_but_all_are_judged() -> None:
+    report = audit("no logo. " * 60 + "logo", ["logo"])
+    assert report.verdict == "violation"
+    assert len(report.advice) == 20
+
+
+def test_the_same_prompt_gives_the_same_report() -> None:
+    terms = ["logo", "text", "tourist"]
+    assert audit("text, logos", terms) == audit("text, logos", list(terms))
+
+
+def test_json_lines_go_in_and_out_in_order() -> None:
+    lines = [
+        '{"id": 1, "prompt": "no logo", "terms": ["logo"]}\n',
+        "\n",
+        '{"id": 2, "prompt": "a logo", "terms": ["logo"]}\n',
+        "{broken\n",
+        '{"id": 4, "prompt": 7, "terms": []}\n',
+        '{"id": 5, "prompt": "x"}\n',
+        "[1]\n",
+    ]
+    answers = [json.loads(line) for line in audit_lines(lines)]
+    assert [a.get("verdict", "error") for a in answers] == ["ok", "violation", *["error"] * 4]
+    assert answers[1]["findings"][0].keys() >= {"term", "start", "end", "block", "cue", "rule"}
+    assert answers[4]["error"].endswith("'terms' is missing")

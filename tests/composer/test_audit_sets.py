@@ -1,0 +1,67 @@
+"""The audit on labelled prompts: the development set, and sets of our own.
+
+`labelled_tuning` was used while the rules were written. The others were written before they were
+first measured; the first figures (accuracy, recall, false alarms) are what to expect of prompts
+that nobody has seen, and later rules were made from the errors of all but `labelled_blind`:
+
+    labelled_blind    0.997  0.993  0.000      labelled_scenes   0.923  0.911  0.062
+    labelled_hard     0.961  0.963  0.041      labelled_objects  0.971  0.988  0.052
+"""
+
+from pathlib import Path
+
+import pytest
+
+from composer.audit import audit
+from tests.bench.audit import Row, by_audit, load, main, measure
+
+DATA = Path(__file__).parent / "data"
+OURS = (
+    "labelled_tuning",
+    "labelled_blind",
+    "labelled_hard",
+    "labelled_scenes",
+    "labelled_objects",
+)
+
+
+def test_the_development_set_has_at_most_two_errors() -> None:
+    found = measure(load(DATA / "negation_dev.tsv"), by_audit)
+    assert found["errors"] <= 2
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_labelled_sets_meet_the_goals(name: str) -> None:
+    found = measure(load(DATA / f"{name}.tsv"), by_audit)
+    assert found["accuracy"] >= 0.92
+    assert found["recall"] >= 0.95
+    assert found["false_alarms"] <= 0.08
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_labelled_sets_are_balanced_and_without_contradictions(name: str) -> None:
+    rows = load(DATA / f"{name}.tsv")
+    violations = sum(row.label == "violation" for row in rows)
+    assert 0.4 <= violations / len(rows) <= 0.6
+    assert len({(row.prompt, row.term) for row in rows}) == len(rows)
+    assert {row.label for row in rows} == {"violation", "ok"}
+
+
+def test_our_sets_share_no_prompt_with_the_development_set() -> None:
+    theirs = {row.prompt.casefold() for row in load(DATA / "negation_dev.tsv")}
+    ours: list[Row] = []
+    for name in OURS:
+        ours += load(DATA / f"{name}.tsv")
+    assert not {row.prompt.casefold() for row in ours} & theirs
+
+
+def test_capital_letters_do_not_change_a_verdict() -> None:
+    for row in load(DATA / "labelled_tuning.tsv"):
+        if "BREAK" not in row.prompt and row.note != "evasion":
+            assert audit(row.prompt.upper(), [row.term]).verdict == row.label, row.prompt
+
+
+def test_the_bench_prints_all_three_ways_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f'"{name}"' in shown for name in ("audit", "window", "negspacy"))

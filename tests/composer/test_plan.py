@@ -1,0 +1,248 @@
+"""Bulk work: which items there are, in which order, and that nothing depends on chance."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import composer.plan
+from composer.plan import make_plan
+from composer.report import compose_json, plan_json
+from composer.terms import audit_prompt_for_spec, reject_forbidden
+from runner.errors import SpecInvalid
+from specs import expand
+from tests.composer.helpers import spec, write_pack
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_all_means_every_subject_with_every_variable_in_natural_order(prompts: Path) -> None:
+    plan = make_plan(spec({"variables": "all"}), prompts)
+    assert [(e.subject, e.variable) for e in plan.entries] == [
+        (subject, variable) for subject in ("cup2", "cup10", "mug") for variable in ("day", "night")
+    ]
+    assert plan.count == 12
+    assert [plan.item(i).seed for i in range(4)] == [3, 9, 3, 9]
+
+
+def test_names_may_be_one_or_a_list_and_the_order_is_the_packs(prompts: Path) -> None:
+    plan = make_plan(spec({"subjects": ["mug", "cup2"], "variables": "night"}, seed=1), prompts)
+    assert [e.subject for e in plan.entries] == ["cup2", "mug"]
+
+
+def test_the_only_variable_needs_no_name_and_one_of_several_does(
+    tmp_path: Path, prompts: Path
+) -> None:
+    write_pack(tmp_path, "cups", variables={"day": "by day"})
+    assert make_plan(spec({"pack": "cups"}), prompts).entries[0].variable == "day"
+    with pytest.raises(SpecInvalid, match="name some of day, night, or `all`"):
+        make_plan(spec(), prompts)
+    write_pack(tmp_path, "plates")
+    assert make_plan(spec({"pack": "plates"}), prompts).entries[0].variable is None
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_one(prompts: Path) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        make_plan(spec({"subjects": ["cup3"], "variables": "dusk"}), prompts)
+    assert [p.path for p in caught.value.problems] == ["compose.subjects", "compose.variables"]
+    assert "did you mean 'cup2'?" in caught.value.problems[0].message
+
+
+def test_a_part_makes_the_same_items_as_the_whole(prompts: Path) -> None:
+    whole = {item.key: item for item in make_plan(spec({"variables": "all"}), prompts).items()}
+    part = list(make_plan(spec({"subjects": "mug", "variables": "night"}), prompts).items())
+    assert [(whole[i.key].entry.prompt, whole[i.key].seed) for i in part] == [
+        (i.entry.prompt, i.seed) for i in part
+    ]
+
+
+def test_items_agree_with_what_a_job_expands_to(prompts: Path) -> None:
+    given_spec = spec({"variables": "all"}, matrix={"steps": [2, 8], "guidance": [1.0, 3.5]})
+    plan = make_plan(given_spec, prompts)
+    assert plan.count == expand.count(plan.spec, len(plan.prompts)) == 48
+    for index in range(plan.count):
+        realised = expand.image(plan.spec, index, 0, plan.prompts)
+        assert plan.item(index).parameters == realised
+        assert realised["prompt"] == plan.owner(index).prompt
+        assert "seeds" not in realised
+
+
+def test_seeds_that_differ_from_subject_to_subject_are_kept_apart(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path, subjects={"a": "a mug", "b": "a cup"})
+    facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+    facts["subjects"] = {"b": {"defaults": {"seeds": {"start": 5, "count": 3}}}}
+    facts["defaults"] = {"seeds": [1]}
+    (folder / "pack.json").write_text(json.dumps(facts), encoding="utf-8")
+    plan = make_plan(spec(), tmp_path)
+    assert [(i.entry.subject, i.seed) for i in plan.items()] == [
+        ("a", 1), ("b", 5), ("b", 6), ("b", 7),
+    ]  # fmt: skip
+    plan = make_plan(spec(seed=7, count=2), tmp_path)
+    assert [(i.entry.subject, i.seed) for i in plan.items()] == [
+        ("a", 7), ("a", 8), ("b", 7), ("b", 8),
+    ]  # fmt: skip
+
+
+def test_parameters_merge_in_the_order_of_the_contract(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path, variables={"day": "by day"}, defaults={"steps": 3, "guidance": 3})
+    facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+    facts["subjects"] = {"mug": {"defaults": {"steps": 2, "model": "subject"}}}
+    facts["variables"] = {"day": {"defaults": {"steps": 1, "aspect_ratio": "1:1"}}}
+    (folder / "pack.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    def parameters(**fields: Any) -> Mapping[str, Any]:
+        plan = make_plan(
+            spec(None, **fields),
+            tmp_path,
+            settings={"precision": "bf16", "guidance": 9},
+            model_defaults=lambda model: {"guidance": 8, "precision": "auto", "quality": 90},
+        )
+        return plan.item(0).parameters
+
+    merged = parameters()
+    assert (merged["steps"], merged["model"], merged["guidance"]) == (1, "subject", 3)
+    assert (merged["precision"], merged["quality"]) == ("bf16", 90)
+    assert (merged["width"], merged["height"]) == (1024, 1024)
+    assert parameters(steps=50, width=512)["steps"] == 50
+    assert parameters(width=512)["height"] == 512
+    assert "seed" not in merged
+
+
+def test_each_distinct_prompt_is_audited_once(
+    prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = composer.plan.audit
+
+    def counting(prompt: str, *rest: Any) -> Any:
+        seen.append(prompt)
+        return real(prompt, *rest)
+
+    monkeypatch.setattr(composer.plan, "audit", counting)
+    plan = make_plan(spec({"variables": "all"}, matrix={"steps": [1, 2]}), prompts)
+    list(plan.items())
+    assert len(seen) == len(set(seen)) == 6
+
+
+def test_too_many_images_are_refused_before_the_first_prompt(prompts: Path) -> None:
+    def never(done: int, most: int) -> None:
+        raise AssertionError("a prompt was made")
+
+    with pytest.raises(SpecInvalid, match="split it"):
+        make_plan(spec({"variables": "all"}, count=2000, seed=0), prompts, on_prompt=never)
+
+
+def test_extra_is_its_own_block(prompts: Path) -> None:
+    made = compose_json(
+        prompts, spec({"subjects": "mug", "variables": "day", "extra": "no text"})["compose"]
+    )
+    assert made["prompt"] == "studio photo of, a mug, by day, no text"
+    assert [b["block"] for b in made["blocks"]] == ["fixed", "subject", "variable", "extra"]
+    assert made["audit"]["verdict"] == "ok"
+    assert made["tokens"]["estimated"]
+
+
+def test_every_image_records_where_its_prompt_came_from(prompts: Path) -> None:
+    plan = make_plan(spec({"variables": "all"}), prompts)
+    record = plan.record(11)
+    assert (record["pack"], record["pack_version"]) == ("mugs", "1.0.0")
+    assert (record["subject"], record["variable"], record["audit"]) == ("mug", "night", "ok")
+    assert len(record["pack_sha256"]) == 64
+
+
+def test_the_plan_has_the_shape_that_callers_rely_on(prompts: Path) -> None:
+    shown = plan_json(make_plan(spec({"variables": "day"}), prompts), seconds_per_image=2.0)
+    assert shown.keys() >= {
+        "count", "items", "skipped", "violations", "duplicates", "over_long", "warnings",
+    }  # fmt: skip
+    assert shown["items"][0].keys() >= {
+        "subject", "variable", "seed", "prompt", "length", "verdict",
+    }  # fmt: skip
+    assert shown["estimate"]["seconds"] == 12.0
+    assert json.loads(json.dumps(shown)) == shown
+
+
+def test_long_prompts_warn_what_the_encoders_miss(tmp_path: Path) -> None:
+    write_pack(tmp_path, subjects={"a": "word " * 300, "b": "word " * 299})
+    warnings = make_plan(spec(), tmp_path, t5_limit=lambda model: 256).warnings
+    assert sum("T5 tokens: the model sees the first 256" in w for w in warnings) == 2
+    assert sum("CLIP tokens" in w for w in warnings) == 1
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from composer.plan import make_plan
+from composer.report import plan_json
+spec = {"kind": "text2img", "compose": {"pack": "mugs", "subjects": "all", "variables": "all"}}
+print(json.dumps(plan_json(make_plan(spec, Path(sys.argv[1]), forbidden=["cup", "mug", "day"]))))
+"""
+
+
+def test_nothing_depends_on_the_hash_seed_of_python(prompts: Path) -> None:
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(prompts)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "4242")
+    }
+    assert len(answers) == 1
+
+
+WORDS = st.lists(st.sampled_from(["mug", "logo", "no", "red", ",", "{x}", "%s"]), max_size=5)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+@given(
+    subjects=st.dictionaries(
+        st.sampled_from("abcdef"), WORDS.map(" ".join), min_size=1, max_size=5
+    ),
+    variables=st.dictionaries(st.sampled_from("xyz"), WORDS.map(" ".join), max_size=3),
+    skip=st.booleans(),
+    seeds=st.integers(1, 3),
+)
+def test_any_pack_is_planned_and_its_numbers_agree(
+    tmp_path_factory: pytest.TempPathFactory,
+    subjects: dict[str, str],
+    variables: dict[str, str],
+    skip: bool,
+    seeds: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("prompts")
+    write_pack(folder, subjects=subjects, variables=variables, forbidden=["logo"])
+    compose = {"on_violation": "skip" if skip else "reject"}
+    chosen = {"variables": "all"} if variables else {}
+    plan = make_plan(spec({**compose, **chosen}, seed=0, count=seeds), folder)
+    items = list(plan.items())
+    assert len(items) == plan.count == len(plan.entries) * seeds
+    assert len({item.key for item in items}) == len(items)
+    full = sum(bool(t) for t in subjects.values()) * (
+        sum(bool(t) for t in variables.values()) if variables else 1
+    )
+    left_out = len(plan.violations) if skip else 0
+    assert len(plan.entries) + len(plan.duplicates) + left_out == full
+    if skip:
+        assert all(entry.report.ok for entry in plan.entries)
+    assert all("{x}" in e.prompt for e in plan.entries if "{x}" in subjects[e.subject])
+
+
+def test_a_plain_prompt_is_audited_against_the_settings() -> None:
+    assert audit_prompt_for_spec("a mug, no logo", ["logo"]).ok
+    assert audit_prompt_for_spec("a mug", []).ok
+    with pytest.raises(SpecInvalid) as caught:
+        reject_forbidden("a mug with a logo", [{"term": "logo", "aliases": ["emblem"]}])
+    assert caught.value.reason == "PromptForbidden"
+    assert "'logo' is forbidden: character 14, 'a mug with a logo'" in str(caught.value)
