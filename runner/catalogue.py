@@ -31,6 +31,24 @@ class RegistryCatalogue:
         """What a caller should know although it is no error."""
         return registry.warnings(spec, defaults=self._defaults)
 
+    def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
+        """A model's own defaults for a kind, under the names of spec fields.
+
+        `only_sizes` are the sizes of a model that makes no others.
+        """
+        entry = registry.MODEL_REGISTRY.get(model or "")
+        serving = entry.serves.get(kind) if entry else None
+        if entry is None or serving is None:
+            return {}
+        width, height = entry.sizes.default
+        return {
+            "steps": serving.steps,
+            "guidance": serving.guidance,
+            "width": width,
+            "height": height,
+            "only_sizes": entry.sizes.only,
+        }
+
     def task(
         self,
         spec: Mapping[str, Any],

@@ -60,9 +60,15 @@ class Writer:
         with self._changed:
             return len(self._work) + self._busy + len(self._unwritten)
 
-    def save(self, record: Record, rendered: Rendered, realised: Mapping[str, Any]) -> None:
-        """Put an image into the outbox."""
-        self._hand_over(lambda: self._save(record, rendered, realised))
+    def save(
+        self,
+        record: Record,
+        rendered: Rendered,
+        realised: Mapping[str, Any],
+        origin: Mapping[str, Any],
+    ) -> None:
+        """Put an image into the outbox; `origin` is what it remembers of its pack."""
+        self._hand_over(lambda: self._save(record, rendered, realised, origin))
 
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
@@ -148,13 +154,19 @@ class Writer:
         self._written_at[seq] = monotonic()
         self._outbox.write_status(seq, progress, durable=durable)
 
-    def _save(self, record: Record, rendered: Rendered, realised: Mapping[str, Any]) -> None:
+    def _save(
+        self,
+        record: Record,
+        rendered: Rendered,
+        realised: Mapping[str, Any],
+        origin: Mapping[str, Any],
+    ) -> None:
         task = rendered.task
         stem = f"{record.id}-{task.index:04d}"
         kind = realised.get("format", "png")
         suffix = SUFFIXES[kind]
         try:
-            sidecar = sidecar_of(record, rendered, realised, f"{stem}{suffix}")
+            sidecar = sidecar_of(record, rendered, realised, f"{stem}{suffix}", origin)
             picture = encode(
                 rendered.image,
                 sidecar,

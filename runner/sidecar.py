@@ -13,7 +13,11 @@ from specs.expand import for_sidecar
 
 
 def sidecar_of(
-    record: Record, rendered: Rendered, realised: Mapping[str, Any], file: str
+    record: Record,
+    rendered: Rendered,
+    realised: Mapping[str, Any],
+    file: str,
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The sidecar without the picture's hash, which is known only once it is encoded."""
     task = rendered.task
@@ -24,9 +28,10 @@ def sidecar_of(
         "seed": task.seed,
         "steps": task.steps,
         "guidance": task.guidance,
-        "width": rendered.image.width,
-        "height": rendered.image.height,
     }
+    if task.width and task.height:
+        # Where the size follows the input it is no part of the spec: it would follow it again.
+        spec |= {"width": task.width, "height": task.height}
     if task.prompt:
         spec["prompt"] = task.prompt
     if "precision" in facts:
@@ -40,6 +45,7 @@ def sidecar_of(
         "height": rendered.image.height,
         "created_at": timestamp(),
         "seconds": round(rendered.seconds, 3),
-        **facts,
+        **{name: value for name, value in facts.items() if value != spec.get(name)},
+        **origin,
     }
     return {**spec, "result": result}

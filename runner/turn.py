@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from runner.job import ImageTask, InputImage, Phase
 from runner.spool.inputs import IMAGE_FIELDS
 from runner.spool.record import Record
 from runner.wire import Progress
+from specs.expand import image
 
 # A step may end just before the limit and the next one report just after it.
 _HUNG_AFTER_TIMEOUTS = 2.0
@@ -30,8 +31,18 @@ class Turn:
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False
+    composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
     heard_at: float = 0.0
     phase: Phase = Phase.LOADING
+
+    def realise(self, number: int) -> None:
+        """Work out the spec of one image, and what it remembers of the pack it came from."""
+        record, index = self.record, number - 1
+        prompts = [fields for fields, _ in self.composed] or None
+        self.realised = image(record.realised, index, record.base_seed or 0, prompts)
+        if self.composed:
+            self.origin = self.composed[index * len(self.composed) // record.total][1]
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress when its image reports this."""

@@ -34,7 +34,6 @@ from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from runner.turn import Turn
-from specs.expand import image as realised_image
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class Worker:
                 turn = self._answered(event.slot)
                 turn.rendered += 1
                 turn.seconds += event.seconds
-                self._writer.save(turn.record, event, turn.realised)
+                self._writer.save(turn.record, event, turn.realised, turn.origin)
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
                 self._turns.pop(event.slot)
@@ -211,13 +210,19 @@ class Worker:
         record = self._ledger.get(record.seq)
         over = set(self._ledger.images(record.seq))
         numbers = (n for n in range(1, record.total + 1) if n not in over)
-        self._turns[slot] = Turn(record, set(over), numbers, cancelled=record.cancelled)
+        self._turns[slot] = Turn(
+            record,
+            set(over),
+            numbers,
+            cancelled=record.cancelled,
+            composed=self._ledger.composed(record.seq),
+        )
         self._backlog.took(record.model, monotonic())
 
     def _start(self, slot: str, turn: Turn, number: int) -> bool:
         record = turn.record
         try:
-            turn.realised = realised_image(record.realised, number - 1, record.base_seed or 0)
+            turn.realise(number)
             turn.task = self._catalogue.task(
                 turn.realised,
                 job=record.id,

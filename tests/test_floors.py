@@ -21,9 +21,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runner.job", "runner.wire", "runner.settings", "runner.supervisor"),
     ("runner.executor",),
     ("runner.spool", "runner.engine", "runner.gallery"),
-    ("runner.catalogue", "runner.sidecar", "runner.client"),
+    ("runner.catalogue", "runner.sidecar", "runner.client", "runner.pages"),
     ("runner.saving", "runner.turn"),
     ("runner.worker",),
+    ("runner.health",),
     ("runner.daemon",),
     ("runner.cli", "runner.mcp_server", "runner.__main__"),
 )

@@ -126,11 +126,17 @@ class Controls:
         known = self._ledger.select("identity = ?", identity, limit=1)
         if record.state not in _RETRIED and not known:
             return
-        again = known[0] if known else self._ledger.insert(self._again(name, record, identity))
+        again = known[0] if known else self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
         self._outbox.write_jobs([again], [receipt])
+
+    def _insert_again(self, name: str, record: Record, identity: str) -> Record:
+        with self._ledger.transaction():
+            again = self._ledger.insert(self._again(name, record, identity))
+            self._ledger.add_composed(again.seq, self._ledger.composed(record.seq))
+        return again
 
     def _again(self, name: str, record: Record, identity: str) -> Record:
         return replace(

@@ -155,6 +155,8 @@ class Intake:
             )
             job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         record = self._ledger.insert(self._record(drop, verdict, job_id))
+        if verdict.composed:
+            self._ledger.add_composed(record.seq, verdict.composed)
         if record.state == State.QUEUED and self.controls.awaits(record):
             self._ledger.move(record.seq, State.CANCELLED, **self.controls.cancelled_values())
         return Answer(drop, self._ledger.get(record.seq))

@@ -6,22 +6,27 @@ it returns a Verdict: no exception of a bad spec leaves this file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from composer.plan import Plan, make_plan
+from composer.terms import reject_forbidden
 from runner.errors import PathNotAllowed, Problem, SpecInvalid
 from runner.settings import Home
 from runner.spool.inputs import named_paths, place_of
 from runner.spool.names import is_safe_id
 from runner.spool.settle import Drop
-from specs.expand import count, draw_base
+from specs.expand import count, draw_base, needs_base
 from specs.read import Document, read
 from specs.validate import validate
 
 log = logging.getLogger(__name__)
+
+_MOST_WARNED = 200
 
 
 class Catalogue(Protocol):
@@ -33,13 +38,20 @@ class Catalogue(Protocol):
 
     def warnings(self, spec: Mapping[str, Any]) -> list[str]: ...
 
+    def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]: ...
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a drop came to: a spec that can run (`reason` is None) or why it cannot."""
+    """What a drop came to: a spec that can run (`reason` is None) or why it cannot.
+
+    `composed` has, for each prompt of a `compose`, its spec fields and what its images remember of
+    the pack; the pack itself is not read again.
+    """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
     total: int = 0
+    composed: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     base_seed: int | None = None
     explicit_id: str | None = None
     reason: str | None = None
@@ -78,24 +90,95 @@ def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Pro
 
 
 def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
-    spec = validate(document)
-    realised = _with_defaults(spec, home, catalogue)
-    found = catalogue.problems(realised)
-    if found:
-        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
+    realised = _with_defaults(validate(document), home)
     _check_paths(document, realised, home)
-    total = count(realised)
-    seeded = "seed" in realised or "seeds" in realised
+    plan = _composed(realised, home, catalogue) if "compose" in realised else None
+    if plan is not None:
+        realised, composed = {**plan.spec}, _with_model(plan, catalogue)
+        variants = [{**fields, **realised} for fields, _ in composed]
+    else:
+        if "model" not in realised.get("matrix", {}):
+            realised.setdefault("model", catalogue.default_model(realised))
+        composed, variants = (), [realised]
+        _check_forbidden(document, realised, home)
+    _check_models(document, variants, catalogue)
+    total = count(realised, len(composed) or 1)
     return Verdict(
-        realised=realised,
+        realised={"model": variants[0].get("model"), **realised} if plan else realised,
         total=total,
-        base_seed=None if seeded else draw_base(total),
+        composed=composed,
+        base_seed=draw_base(total) if needs_base(realised) else None,
         explicit_id=_id_in(realised),
-        warnings=tuple(catalogue.warnings(realised)),
+        warnings=tuple(dict.fromkeys(_warnings(plan, variants, catalogue))),
     )
 
 
-def _with_defaults(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> dict[str, Any]:
+def _composed(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
+    """The plan of a spec with `compose`. Raises SpecInvalid when it must not run."""
+    plan = make_plan(
+        spec,
+        home.prompts,
+        forbidden=home.settings.forbidden,
+        settings={"model": catalogue.default_model(spec)},
+        model_defaults=lambda model: catalogue.parameters(model, str(spec["kind"])),
+    )
+    plan.reject()
+    return plan
+
+
+def _with_model(
+    plan: Plan, catalogue: Catalogue
+) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
+    """Every prompt with its fields, a model among them, and what its images remember."""
+    default = {"model": catalogue.default_model(plan.spec)}
+    named = "model" in plan.spec or "model" in plan.spec.get("matrix", {})
+    each = plan.count // len(plan.prompts)
+    return tuple(
+        ({**({} if named else default), **fields}, plan.record(number * each))
+        for number, fields in enumerate(plan.prompts)
+    )
+
+
+def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+    prompts = [("prompt", spec.get("prompt"))]
+    prompts += [
+        (f"matrix.prompt.{n}", p) for n, p in enumerate(spec.get("matrix", {}).get("prompt", ()))
+    ]
+    for path, prompt in prompts:
+        if prompt and home.settings.forbidden:
+            try:
+                reject_forbidden(prompt, home.settings.forbidden)
+            except SpecInvalid as error:
+                found = [_at(document, path, problem.message) for problem in error.problems]
+                raise SpecInvalid(error.reason, found) from None
+
+
+def _check_models(
+    document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
+) -> None:
+    found: dict[tuple[str, str], None] = {}
+    looked_at = set()
+    for variant in variants:
+        # Prompts of a pack mostly differ in their text alone, which no model objects to.
+        key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
+        if key not in looked_at:
+            looked_at.add(key)
+            found |= dict.fromkeys(catalogue.problems(variant))
+    if found:
+        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
+
+
+def _warnings(
+    plan: Plan | None, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
+) -> Iterator[str]:
+    if plan is not None:
+        yield from plan.warnings
+        yield from (f"left out: {skipped.file}: {skipped.reason}" for skipped in plan.skipped)
+    for variant in itertools.islice(variants, _MOST_WARNED):
+        yield from catalogue.warnings(variant)
+
+
+def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     ignored = ("result", "$schema", "schema")
     realised = {key: value for key, value in spec.items() if key not in ignored}
     for key, value in home.settings.defaults.items():
@@ -103,8 +186,6 @@ def _with_defaults(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) ->
             realised.setdefault(key, value)
     if home.settings.window:
         realised.setdefault("window", home.settings.window)
-    if "model" not in realised.get("matrix", {}):
-        realised.setdefault("model", catalogue.default_model(realised))
     return realised
 
 

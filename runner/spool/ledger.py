@@ -51,6 +51,10 @@ CREATE TABLE IF NOT EXISTS image (
   outcome TEXT NOT NULL, reason TEXT, message TEXT, output TEXT,
   PRIMARY KEY (seq, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS composed (
+  seq INTEGER NOT NULL, number INTEGER NOT NULL, fields TEXT NOT NULL, origin TEXT NOT NULL,
+  PRIMARY KEY (seq, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS judging (sha256 TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY) WITHOUT ROWID;
 """
@@ -174,6 +178,22 @@ class Ledger:
             assert cursor.lastrowid is not None
             return self.get(cursor.lastrowid)
 
+    def add_composed(self, seq: int, prompts: Iterable[tuple[Any, Any]]) -> None:
+        """Keep the prompts of a `compose`: the pack is not read again for this job."""
+        rows = (
+            (seq, number, json.dumps(fields), json.dumps(origin))
+            for number, (fields, origin) in enumerate(prompts)
+        )
+        with self.transaction():
+            self._connection.executemany("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
+
+    def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The prompts of a `compose`, in order, as they were kept."""
+        with self._lock:
+            query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
+            rows = self._connection.execute(query, (seq,))
+            return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+
     def update(self, seq: int, **values: object) -> None:
         """Change fields that are not the state, durably."""
         assert "state" not in values, "states are changed by move()"
@@ -234,6 +254,7 @@ class Ledger:
         with self.transaction():
             for seq in seqs:
                 self._connection.execute("DELETE FROM image WHERE seq = ?", (seq,))
+                self._connection.execute("DELETE FROM composed WHERE seq = ?", (seq,))
                 self._connection.execute("DELETE FROM job WHERE seq = ?", (seq,))
 
     # -- marks that outlive the process ----------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 
 from runner.job import MOVES, State
@@ -157,7 +158,9 @@ def test_a_higher_priority_waits_for_the_image_in_hand_only(spool: Spool) -> Non
     spool.drop("slow.yaml", BULK)
     spool.until(lambda: spool.device.task)
     spool.drop("urgent.yaml", SPEC + "priority: 5\n")
-    spool.until(lambda: spool.status("urgent"))
+    assert spool.daemon is not None
+    backlog = spool.daemon.backlog
+    spool.until(lambda: backlog.upcoming(time.time()))
     spool.device.by_hand = False
     spool.device.finish()
     spool.over("slow", "urgent")

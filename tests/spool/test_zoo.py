@@ -84,10 +84,10 @@ def test_a_long_look_at_the_inbox_is_no_silence_of_a_file_that_is_still_written(
     late = spool.home.inbox / "zz.yaml"
 
     def slowly(intake: Intake, drops: list[Drop]) -> None:
+        accept(intake, drops)
         if drops[0].name == "0.yaml":
             writer.start()
             assert far.wait(10)
-        accept(intake, drops)
 
     def append() -> None:
         # A pause is a tenth of the settling time; the whole takes twice as long.

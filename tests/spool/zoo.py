@@ -58,8 +58,7 @@ def play(taker: Taker, visitors: Sequence[tuple[Writer, str]], aside: Path) -> l
         _start(n, writer, form, taker.inbox, aside) for n, (writer, form) in enumerate(visitors)
     ]
     _work_until(taker, lambda: all(process.poll() is not None for process, _ in ways))
-    (aside / "last").write_bytes(spec("marked"))
-    shutil.copy(aside / "last", taker.inbox / "zz-last.yaml")
+    (taker.inbox / "zz-last.yaml").write_bytes(spec("marked"))
     _work_until(taker, lambda: taker.is_done("zz-last.yaml"))
     return [
         _visit(writer, form, marks, [t for t in taker.taken if t.name == marks.stem])

@@ -14,6 +14,8 @@ from runner.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_he
 
 EditKind = Literal["colour", "shape", "background"]
 EDIT_KINDS: tuple[EditKind, ...] = ("colour", "shape", "background")
+_OFTEN = (42, 42, 16)  # backgrounds are learnt quickly; which thing is meant takes long
+_TWO_THINGS = 0.85
 
 
 class Edit(NamedTuple):
@@ -33,8 +35,8 @@ def _with_thing(scene: Scene, which: int, thing: Thing) -> Scene:
 def draw_edit(rng: random.Random, *, unseen: bool = False, kind: EditKind | None = None) -> Edit:
     """A random edit; unseen ones lead from a held-out scene, seen ones never touch any."""
     while True:
-        chosen: EditKind = rng.choice(EDIT_KINDS) if kind is None else kind
-        edit = _draw(rng, chosen, two=1.0 if unseen else 0.65)
+        chosen: EditKind = rng.choices(EDIT_KINDS, _OFTEN)[0] if kind is None else kind
+        edit = _draw(rng, chosen, two=1.0 if unseen else _TWO_THINGS)
         if unseen and is_held_out(edit.before):
             return edit
         if not unseen and not is_held_out(edit.before) and not is_held_out(edit.after):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from runner.engine.tiny.captions import describe
 from runner.engine.tiny.classifier import Verdict, in_order, judge, read
-from runner.engine.tiny.edits import Edit, draw_edit, instruct
+from runner.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
 from runner.engine.tiny.export import PIPELINES
 from runner.engine.tiny.folders import folder
 from runner.engine.tiny.pictures import as_image, as_levels
@@ -187,9 +187,10 @@ def measure_kontext(
     two, one = Figures(), Figures()
     for number in range(many + many // 2):
         pair = number < many
-        edit = draw_edit(rng, unseen=pair)
+        kind = EDIT_KINDS[number % len(EDIT_KINDS)]
+        edit = draw_edit(rng, unseen=pair, kind=kind)
         while not pair and len(edit.before.things) == 2:
-            edit = draw_edit(rng)
+            edit = draw_edit(rng, kind=kind)
         prompt = instruct(rng, edit).text()
         image = picture_of(rng, edit.before)
         figures = two if pair else one

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runner.engine.tiny.captions import Sentence, describe, describe_thing
 from runner.engine.tiny.edges import draw_edges
-from runner.engine.tiny.edits import draw_edit, instruct
+from runner.engine.tiny.edits import Edit, draw_edit, instruct
 from runner.engine.tiny.render import arrange, masks_of, offsets, render
 from runner.engine.tiny.world import PLACES, RADIUS, SIDE, SLOTS, Scene, draw_seen_scene
 
@@ -42,18 +42,19 @@ def draw_text2img(rng: random.Random, many: int) -> Examples:
 
 
 def draw_kontext(rng: random.Random, many: int) -> Examples:
-    """Pictures before and after an edit; the patches that change weigh more."""
+    """Pictures before and after an edit; patches with things in them weigh more."""
     edits = [draw_edit(rng) for _ in range(many)]
     before = [edit.before for edit in edits]
     moved = offsets(rng, before)
-    sources = render(arrange(before, moved))
-    targets = render(arrange([edit.after for edit in edits], moved))
-    changed = (sources - targets).abs().amax(1).view(many, 4, 16, 4, 16).amax((2, 4)) > 0.1
-    weights = 1 + 3 * changed.view(many, 16).float()
+    old = arrange(before, moved)
+    new = arrange([edit.after for edit in edits], moved)
+    sources, targets = render(old), render(new)
+    busy = torch.cat([masks_of(old), masks_of(new)], 1).amax(1) > 0
+    weights = 1 + 2 * busy.view(many, 4, 16, 4, 16).amax((2, 4)).view(many, 16).float()
     weights = weights / weights.mean(1, keepdim=True)
 
-    def asking(edit: object, rng: random.Random) -> Sentence:
-        return instruct(rng, edit)  # type: ignore[arg-type]
+    def asking(edit: Edit, rng: random.Random) -> Sentence:
+        return instruct(rng, edit)
 
     asks: list[Ask] = [functools.partial(asking, edit) for edit in edits]
     return Examples(targets, asks, hints=sources, weights=weights)
