@@ -79,6 +79,7 @@ class Daemon:
         self._started_at = timestamp()
         self._health_due = 0.0
         self._looks_wanted = 0
+        self._idle_since: float | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -201,7 +202,20 @@ class Daemon:
             self._health_due = monotonic() + HEALTH_SECONDS
             self._mend()
             self.writer.tend_pages()
+            self._rest()
             self._health.write(self._state())
+
+    def _rest(self) -> None:
+        """Take the models off the device when nothing has used them for long, or while paused."""
+        if not self.worker.idle:
+            self._idle_since = None
+            return
+        loaded = any(slot.models for slot in self.executor.slots())
+        moment = monotonic()
+        since = self._idle_since = self._idle_since or moment
+        rested = moment - since >= self.home.settings.idle_minutes * 60
+        if loaded and (rested or self.worker.paused):
+            self.executor.release()
 
     def _state(self) -> str:
         if not self.worker.idle:

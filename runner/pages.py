@@ -17,7 +17,7 @@ from runner.gallery.sheet import job_page, outbox_page
 from runner.gallery.store import Gallery
 from runner.settings import Home
 from runner.spool.clock import monotonic
-from runner.spool.effects import Disk
+from runner.spool.effects import TEMPORARY_SUFFIX, Disk
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
@@ -47,8 +47,11 @@ class Pages:
 
     def open(self) -> None:
         """Bring the gallery up to the sidecars: after a kill, or when its index is gone."""
+        folder = self._home.data / GALLERY
         try:
-            ensure(self._home.data / GALLERY, self._home.outbox, self._disk.replace)
+            for aside in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+                self._disk.remove(aside)
+            ensure(folder, self._home.outbox, self._disk.replace)
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
 

@@ -1,7 +1,7 @@
 """`python -m tests`: everything that must hold, for people and for CI alike.
 
-ruff's rules, ruff's format, mypy --strict, pytest: it stops at the first that fails. Arguments go to
-pytest.
+ruff's rules, ruff's format, mypy --strict, pytest: it stops at the first that fails. Arguments go
+to pytest.
 """
 
 from __future__ import annotations

@@ -36,13 +36,13 @@ class FlatColours:
         self.failing: dict[tuple[str, int], tuple[str, str]] = {}
         self.on_start: Callable[[ImageTask], None] = lambda task: None
         self.released = 0
+        self.models: set[str] = set()
 
     def __call__(self, home: Home) -> Executor:
         return self
 
     def slots(self) -> Sequence[Slot]:
-        models = (self.task.model,) if self.task else ()
-        return (Slot("gpu0", self.task is not None, models),)
+        return (Slot("gpu0", self.task is not None, tuple(sorted(self.models))),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         pass
@@ -51,6 +51,7 @@ class FlatColours:
         (task,) = tasks
         assert self.task is None, "the slot is busy"
         self.task = task
+        self.models.add(task.model)
         self.started.append((task.job, task.index))
         self.seeds.append(task.seed)
         self.on_start(task)
@@ -80,6 +81,7 @@ class FlatColours:
 
     def release(self) -> None:
         self.released += 1
+        self.models.clear()
 
     def close(self) -> None:
         self.stop("gpu0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from itertools import pairwise
+from pathlib import Path
 
 from runner.job import MOVES, State
 from tests.spool.conftest import SPEC, Spool
@@ -193,3 +194,13 @@ def test_the_health_file_says_what_the_runner_does(spool: Spool) -> None:
     spool.until(lambda: health().get("job") == "hero" and health()["next"] == ["next"])
     assert (health()["state"], health()["queued"]) == ("working", 1)
     assert health()["watch"] == "events"
+
+
+def test_models_leave_an_idle_device_after_a_while(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home", idle_minutes=0.001)
+    device = spool.device
+    spool.start()
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    spool.until(lambda: device.released)
+    spool.stop()
