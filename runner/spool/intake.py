@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 256
 _MOST_DEATHS = 2
+_POLLING_SECONDS = 1.0
 
 
 class Intake:
@@ -71,7 +72,7 @@ class Intake:
         while not stop.is_set():
             self.wake.clear()
             try:
-                self.watcher.tend()
+                self.watcher.tend(monotonic())
                 seconds = self.turn()
             except Exception:
                 # A full disk or a vanished folder is a condition to wait out, not an end.
@@ -86,7 +87,8 @@ class Intake:
         renamed_in = self.watcher.take_renamed_in()
         names = self._scan()
         changed = self.controls.obey(names, moment)
-        wanted = [self._home.settings.rescan_seconds]
+        rescan = self._home.settings.rescan_seconds
+        wanted = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         self._settler.keep_only(set(specs))
         batch: list[Drop] = []

@@ -7,6 +7,8 @@ which is called on a timer and arms it again. Nothing here reads or decides.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import threading
@@ -18,20 +20,39 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 _MOST_NAMES = 10_000
+_WATCHDOG_LOG = "watchdog.observers"
+_TRY_SECONDS = 60.0
+_TRY_AGAIN_SECONDS = 5.0
+_HEARD_WITHIN_SECONDS = 2.0
+_MOST_SILENT = 3
 
 
 class _Waker(FileSystemEventHandler):
     def __init__(self, wake: threading.Event) -> None:
         self._wake = wake
         self.renamed_in: set[str] = set()
+        self.heard = 0
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        self.heard += 1
         # `opened` and `closed_no_write` are our own reading: waking for them would never end.
         if event.event_type in ("opened", "closed_no_write") or event.is_directory:
             return
         if event.event_type == "moved" and event.dest_path and len(self.renamed_in) < _MOST_NAMES:
             self.renamed_in.add(os.path.basename(os.fsdecode(event.dest_path)))
         self._wake.set()
+
+
+class _Overflow(logging.Handler):
+    """watchdog tells of a full queue, whose events are lost, only in its log."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        super().__init__(logging.WARNING)
+        self._wake = wake
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "overflow" in record.getMessage():
+            self._wake.set()
 
 
 class Watcher:
@@ -41,24 +62,35 @@ class Watcher:
         self._folder = folder
         self._wake = wake
         self._handler = _Waker(wake)
+        self._overflow = _Overflow(wake)
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None
+        # The trial: a file of our own, and whether its event came.
+        self._tried_at = float("-inf")
+        self._heard_before: int | None = None
+        self._silent = 0
 
     @property
     def mode(self) -> str:
         """`events` while the system tells of changes, `polling` while only the timer looks."""
-        return "events" if self._alive() else "polling"
+        return "events" if self._alive() and self._silent < _MOST_SILENT else "polling"
 
-    def tend(self) -> None:
-        """Arm the watch, or arm it again when it died or the folder was replaced."""
+    def tend(self, moment: float) -> None:
+        """Arm the watch, again when it died or the folder was replaced; try whether it hears.
+
+        Network file systems and containers take a watch and then say nothing.
+        """
         try:
             status = os.stat(self._folder)
         except OSError:
             self.stop()
             return
-        if self._alive() and self._watched == (status.st_dev, status.st_ino):
-            return
-        self.stop()
+        if not self._alive() or self._watched != (status.st_dev, status.st_ino):
+            self.stop()
+            self._arm((status.st_dev, status.st_ino))
+        self._try(moment)
+
+    def _arm(self, watched: tuple[int, int]) -> None:
         observer = Observer(**_full_events())
         try:
             observer.schedule(self._handler, str(self._folder), recursive=False)
@@ -66,9 +98,26 @@ class Watcher:
         except OSError:
             # Out of watches, or a file system that has none: the timer still looks.
             return
-        self._observer = observer
-        self._watched = (status.st_dev, status.st_ino)
+        logging.getLogger(_WATCHDOG_LOG).addHandler(self._overflow)
+        self._observer, self._watched = observer, watched
+        self._tried_at, self._heard_before, self._silent = float("-inf"), None, 0
         self._wake.set()
+
+    def _try(self, moment: float) -> None:
+        if self._observer is None:
+            return
+        if self._heard_before is not None:
+            if self._handler.heard != self._heard_before:
+                self._silent, self._heard_before = 0, None
+            elif moment - self._tried_at >= _HEARD_WITHIN_SECONDS:
+                self._silent, self._heard_before = self._silent + 1, None
+        seconds = _TRY_AGAIN_SECONDS if self._silent else _TRY_SECONDS
+        if self._heard_before is None and moment - self._tried_at >= seconds:
+            self._tried_at, self._heard_before = moment, self._handler.heard
+            cookie = self._folder / f".cookie-{os.getpid()}.writing"
+            with contextlib.suppress(OSError):
+                cookie.touch()
+                cookie.unlink()
 
     def take_renamed_in(self) -> set[str]:
         """Names that arrived by rename since the last call: complete, nobody writes them."""
@@ -79,6 +128,7 @@ class Watcher:
         """End the watch."""
         if self._observer is not None:
             observer, self._observer = self._observer, None
+            logging.getLogger(_WATCHDOG_LOG).removeHandler(self._overflow)
             observer.stop()
             if observer.is_alive():
                 observer.join(timeout=5)

@@ -1,0 +1,87 @@
+"""The watch on the inbox: it wakes, it is found out when it does not, and it is armed again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.spool.watcher import Watcher
+
+_PATIENCE = 20.0
+
+
+@pytest.fixture
+def wake() -> threading.Event:
+    """What the watcher sets."""
+    return threading.Event()
+
+
+@pytest.fixture
+def watcher(tmp_path: Path, wake: threading.Event) -> Iterator[Watcher]:
+    """An armed watch on an empty folder."""
+    made = Watcher(tmp_path, wake)
+    made.tend(0.0)
+    assert wake.wait(_PATIENCE)
+    wake.clear()
+    yield made
+    made.stop()
+
+
+def test_a_new_file_wakes(watcher: Watcher, wake: threading.Event, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"")
+    assert wake.wait(_PATIENCE)
+    assert watcher.mode == "events"
+
+
+def test_a_watch_that_takes_the_folder_and_says_nothing_is_found_out(
+    tmp_path: Path, wake: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher(tmp_path, wake)
+    monkeypatch.setattr(watcher._handler, "on_any_event", lambda event: None)
+    moment = 0.0
+    for _ in range(3):
+        watcher.tend(moment)
+        assert watcher.mode == "events"
+        watcher.tend(moment + 3.0)
+        moment += 61.0
+    assert watcher.mode == "polling"
+    monkeypatch.undo()
+    watcher.tend(moment)
+    wake.clear()
+    (tmp_path / "x.yaml").write_bytes(b"")
+    assert wake.wait(_PATIENCE)
+    watcher.tend(moment + 1.0)
+    assert watcher.mode == "events"
+    watcher.stop()
+
+
+def test_a_full_queue_whose_events_are_lost_wakes(watcher: Watcher, wake: threading.Event) -> None:
+    logger = logging.getLogger("watchdog.observers.inotify_c")
+    logger.warning("Inotify queue overflowed; filesystem events were lost")
+    assert wake.is_set()
+
+
+def test_a_dead_watch_is_armed_again(watcher: Watcher, wake: threading.Event) -> None:
+    assert watcher._observer is not None
+    watcher._observer.stop()
+    watcher._observer.join(_PATIENCE)
+    assert watcher.mode == "polling"
+    wake.clear()
+    watcher.tend(1.0)
+    assert wake.is_set()
+    assert watcher.mode == "events"
+
+
+def test_a_missing_folder_is_polled_for_and_watched_when_it_is_back(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    tmp_path.rmdir()
+    watcher.tend(1.0)
+    assert watcher.mode == "polling"
+    tmp_path.mkdir()
+    watcher.tend(2.0)
+    assert watcher.mode == "events"
