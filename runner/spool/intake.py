@@ -94,8 +94,9 @@ class Intake:
         batch: list[Drop] = []
         unsettled = 0
         for name in specs:
+            # The moment of this very look: a long look is no silence of the file.
             looked = self._settler.look(
-                self._home.inbox / name, moment, renamed_in=name in renamed_in
+                self._home.inbox / name, monotonic(), renamed_in=name in renamed_in
             )
             if isinstance(looked, Drop):
                 batch.append(looked)
@@ -134,7 +135,7 @@ class Intake:
             for drop in drops:
                 self.accept([drop])
             return
-        self._ledger.begin_judging(drop.sha256 for drop in drops)
+        self._ledger.begin_judging({drop.sha256 for drop in drops})
         with self._ledger.transaction():
             answers = [self._enter(drop, suspects.get(drop.sha256, 0)) for drop in drops]
             self._ledger.judged()

@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -82,3 +82,91 @@ def test_a_burst_while_running_is_taken_whole_in_order_and_in_flat_memory(quick:
     assert len(list(quick.home.drops.glob("*.json"))) == MANY
     assert len(list(quick.home.outbox.glob("*/status.json"))) == MANY
     assert growth < MOST_GROWTH_MIB, f"{growth:.0f} MiB more"
+
+
+def test_a_burst_of_which_no_event_was_heard_loses_nothing(
+    quick: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # What the kernel does when its queue is full: it drops the events and goes on.
+        patch.setattr(_Waker, "on_any_event", lambda waker, event: None)
+        _burst(quick, range(300))
+        quick.until(lambda: _empty(quick))
+    assert sorted(_accepted(quick)) == sorted(f"job{number}" for number in range(300))
+
+
+def test_a_watch_that_says_nothing_still_gets_its_specs_by_the_timer(deaf: Spool) -> None:
+    deaf.drop("renamed.yaml")
+    (deaf.home.inbox / "written.yaml").write_text(SPEC, encoding="utf-8")
+    assert [status["state"] for status in deaf.over("renamed", "written")] == ["succeeded"] * 2
+
+
+def test_a_dead_watch_is_armed_again_and_what_came_meanwhile_is_taken(quick: Spool) -> None:
+    quick.until(lambda: _watcher(quick).mode == "events")
+    observer = _watcher(quick)._observer
+    assert observer is not None
+    observer.stop()
+    observer.join()
+    quick.drop("meanwhile.yaml")
+    assert quick.end("meanwhile")["state"] == "succeeded"
+    quick.until(lambda: _watcher(quick).mode == "events")
+    assert _watcher(quick)._observer is not observer
+
+
+def test_a_handler_that_raises_costs_the_watch_and_no_spec(
+    quick: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: died.set())
+
+    def fail(waker: _Waker, event: object) -> None:
+        raise RuntimeError("a mistake in a handler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Waker, "on_any_event", fail)
+        quick.drop("first.yaml")
+        quick.until(died.is_set)
+        quick.end("first")
+    quick.until(lambda: _watcher(quick).mode == "events")
+    quick.drop("second.yaml")
+    assert quick.end("second")["state"] == "succeeded"
+
+
+def _away(inbox: Path) -> None:
+    inbox.rename(inbox.with_name("away"))
+    inbox.mkdir()
+
+
+def _anew(inbox: Path) -> None:
+    shutil.rmtree(inbox)
+    inbox.mkdir()
+
+
+def _another(inbox: Path) -> None:
+    other = inbox.with_name("other")
+    other.mkdir()
+    (other / "within.yaml").write_text(SPEC, encoding="utf-8")
+    inbox.rename(inbox.with_name("away"))
+    other.rename(inbox)
+
+
+@pytest.mark.parametrize("replace", (_away, _anew, _another))
+def test_a_replaced_inbox_is_watched_again(quick: Spool, replace: Callable[[Path], None]) -> None:
+    quick.drop("before.yaml")
+    quick.end("before")
+    replace(quick.home.inbox)
+    quick.drop("after.yaml")
+    assert quick.end("after")["state"] == "succeeded"
+    if replace is _another:
+        assert quick.end("within")["state"] == "succeeded"
+    now = quick.home.inbox.stat()
+    quick.until(lambda: _watcher(quick)._watched == (now.st_dev, now.st_ino))
+    quick.until(lambda: _watcher(quick).mode == "events")
+
+
+def test_an_inbox_that_is_gone_for_a_while_is_waited_for(quick: Spool) -> None:
+    quick.home.inbox.rename(quick.home.root / "away")
+    quick.until(lambda: _watcher(quick).mode == "polling")
+    (quick.home.root / "away").rename(quick.home.inbox)
+    quick.drop("after.yaml")
+    assert quick.end("after")["state"] == "succeeded"

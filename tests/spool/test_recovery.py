@@ -12,7 +12,10 @@ import pytest
 from runner.daemon import Daemon
 from runner.errors import RunnerBusy
 from runner.settings import Home
+from runner.spool.inputs import signature_of
+from runner.spool.judge import judge
 from runner.spool.recovery import MOST_ATTEMPTS
+from runner.spool.settle import Drop
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
@@ -141,9 +144,6 @@ def test_a_file_whose_job_was_committed_before_the_kill_is_not_taken_twice(
     die(spool)
     # As if the kill had come after the commit and before the file left the inbox.
     path.write_text(text, encoding="utf-8")
-    from runner.spool.inputs import signature_of
-    from runner.spool.settle import Drop
-
     drop = Drop("hero.yaml", text.encode(), signature_of(path.stat()))
     with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
         connection.execute("UPDATE job SET identity = ? WHERE seq = 1", (drop.identity,))
@@ -256,3 +256,33 @@ def test_an_image_that_hangs_beyond_its_timeout_fails_and_ends_the_process(
     status = spool.end("hero")
     assert (status["state"], status["reason"]) == ("failed", "Timeout")
     assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+
+
+def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = SPEC + "x_poison: 1\n"
+    for name in ("a.yaml", "bomb.yaml", "z.yaml"):
+        idle_spool.drop(name, poison if name == "bomb.yaml" else SPEC)
+
+    class Died(BaseException):
+        """Stands for the end of the process."""
+
+    def deadly(drop: Drop, *rest: object) -> object:
+        if b"poison" in drop.data:
+            raise Died
+        return judge(drop, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.spool.intake.judge", deadly)
+        patch.setattr("threading.excepthook", lambda args: None)
+        for _ in range(2):
+            idle_spool.start()
+            assert idle_spool.daemon is not None
+            thread = idle_spool.daemon._intake_thread
+            idle_spool.until(lambda t=thread: not t.is_alive())
+            die(idle_spool)
+        start_again(idle_spool)
+        statuses = idle_spool.over("a", "bomb", "z")
+    assert [s["state"] for s in statuses] == ["succeeded", "rejected", "succeeded"]
+    assert statuses[1]["reason"] == "CrashLoop"

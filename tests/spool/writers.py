@@ -70,7 +70,7 @@ WRITERS = (
     Writer("cat, bytes dribbled into one open file", 'pieces | cat > "$TARGET"'),
     Writer("shell, lines dribbled into one open file", 'lines > "$TARGET"'),
     Writer("stalls in mid-file, holding it open",
-      '(half; sleep 1.3; tail -n +5 "$SPEC") > "$TARGET"'),
+      '(half; sleep 2; tail -n +5 "$SPEC") > "$TARGET"'),
     Writer("cp", 'cp "$SPEC" "$TARGET"'),
     Writer("cp -p of a file from 2001", 'touch -d 2001-01-01 "$SPEC"; cp -p "$SPEC" "$TARGET"'),
     Writer("cp, then touch -d 2099", 'cp "$SPEC" "$TARGET"; touch -d 2099-01-01 "$TARGET"'),

@@ -1,7 +1,7 @@
 """Makes the built-in model again from nothing: `python -m runner.engine.tiny --out weights`.
 
-Stages run one after another, each against its share of the clock, and go on from their checkpoints
-when the command is given again. `--only` runs one stage, so that two processes can share two cores.
+Stages run one after another and go on from their checkpoints when the command is given again.
+`--only` runs one stage, so that two processes can share two cores.
 """
 
 import argparse
@@ -21,17 +21,17 @@ def main(argv: list[str]) -> int:
         "--work", type=Path, help="folder for checkpoints (default: OUT/../tiny-work)"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--minutes", type=float, default=1.0, help="scales every stage's minutes")
+    parser.add_argument("--effort", type=float, default=1.0, help="scales every stage's steps")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for one process")
     parser.add_argument("--only", choices=[stage.name for stage in STAGES], help="one stage")
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
     work = given.work or given.out.parent / "tiny-work"
-    recipe = Recipe(work, given.out, torch.device(given.device), given.minutes, given.seed)
+    recipe = Recipe(work, given.out, torch.device(given.device), given.effort, given.seed)
     for stage in STAGES:
         if given.only in (None, stage.name):
-            print(f"stage {stage.name}: {stage.minutes * given.minutes:.0f} minutes", flush=True)
+            print(f"stage {stage.name}: {stage.steps * given.effort:.0f} steps", flush=True)
             stage.run(recipe)
     return 0
 

@@ -200,7 +200,7 @@ def _answers(
 def train_encoders(
     tokenizers: tuple[T5TokenizerFast, CLIPTokenizer],
     checkpoint: Path,
-    minutes: float,
+    steps: int,
     seed: int,
     device: torch.device,
 ) -> Encoders:
@@ -210,7 +210,7 @@ def train_encoders(
     model = Encoders(build_t5(t5_tokenizer), build_clip(clip_tokenizer)).to(device)
     reader = Reader(t5_tokenizer, clip_tokenizer)
     optimizers = Optimizers(model, 2e-3, plain=_is_plain)
-    progress = Progress("encoders", checkpoint, minutes, model, optimizers)
+    progress = Progress("encoders", checkpoint, steps, model, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"encoders {seed} {step}")
         length = rng.choices((32, 64, 128, T5_LENGTH), (70, 20, 5, 5))[0]

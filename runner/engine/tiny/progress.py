@@ -1,6 +1,7 @@
-"""Runs a training against a clock: counts steps, writes checkpoints aside, says how it goes.
+"""Counts a training's steps, writes its checkpoints aside and says how it goes.
 
-A training that was stopped goes on from its checkpoint; the clock counts only time spent training.
+A training that was stopped goes on from its checkpoint. Steps count, not minutes, so that a slow
+machine makes the same model, only later.
 """
 
 import os
@@ -24,17 +25,17 @@ class Stateful(Protocol):
 
 
 class Progress:
-    """The clock, the log and the checkpoint of one training."""
+    """The count, the log and the checkpoint of one training."""
 
     def __init__(
-        self, name: str, checkpoint: Path, minutes: float, model: nn.Module, optimizers: Stateful
+        self, name: str, checkpoint: Path, limit: int, model: nn.Module, optimizers: Stateful
     ) -> None:
         self.name = name
         self.checkpoint = checkpoint
-        self.limit = minutes * 60
+        self.limit = limit
         self.model = model
         self.optimizers = optimizers
-        self.first = 0
+        self.step = 0
         self.spent = 0.0
         self.sums: dict[str, float] = {}
         self.counted = 0
@@ -42,37 +43,36 @@ class Progress:
             kept = torch.load(checkpoint, weights_only=True)
             model.load_state_dict(kept["model"])
             optimizers.restore(kept["optimizers"])
-            self.first, self.spent = kept["step"], kept["spent"]
-            print(f"{name}: goes on at step {self.first}", flush=True)
+            self.step, self.spent = kept["step"], kept["spent"]
+            print(f"{name}: goes on at step {self.step} of {limit}", flush=True)
 
     @property
     def over(self) -> bool:
-        """True when the time was spent before."""
-        return self.spent >= self.limit
+        """True when all steps are done."""
+        return self.step >= self.limit
 
     def steps(self) -> Iterator[tuple[int, float]]:
-        """Step numbers with the part of the time that is over, until it is; then a checkpoint."""
+        """Numbers of the steps left, each with the part that is done; then a checkpoint."""
         began = saved = time.monotonic()
         before = self.spent
-        step = self.first
-        while not self.over:
-            yield step, self.spent / self.limit
-            step += 1
+        while self.step < self.limit:
+            yield self.step, self.step / self.limit
+            self.step += 1
             now = time.monotonic()
             self.spent = before + now - began
             if now - saved > CHECKPOINT_EVERY:
-                self.save(step)
+                self.save()
                 saved = now
-        if step > self.first:
-            self.save(step)
+        if self.spent > before:
+            self.save()
 
-    def save(self, step: int) -> None:
+    def save(self) -> None:
         """Write the checkpoint aside, then rename."""
         aside = self.checkpoint.with_suffix(".partial")
         kept = {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state(),
-            "step": step,
+            "step": self.step,
             "spent": self.spent,
         }
         torch.save(kept, aside)

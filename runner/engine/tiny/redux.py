@@ -70,13 +70,13 @@ def _seen_pictures(frozen: Frozen, rng: random.Random, scenes: list[Scene]) -> T
     return pictures.clamp(-1, 1)
 
 
-def train_eye(frozen: Frozen, checkpoint: Path, minutes: float, seed: int) -> Eye:
+def train_eye(frozen: Frozen, checkpoint: Path, steps: int, seed: int) -> Eye:
     """Train the eye on scenes that the transformer may have seen."""
     torch.manual_seed(seed)
     device = frozen.vae.device
     model = build_eye().to(device)
     optimizers = Optimizers(model, 2e-3, plain=lambda name: "embeddings" in name)
-    progress = Progress("eye", checkpoint, minutes, model, optimizers)
+    progress = Progress("eye", checkpoint, steps, model, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"eye {seed} {step}")
         scenes = [draw_seen_scene(rng) for _ in range(_BATCH)]

@@ -141,7 +141,7 @@ def train_transformer(
     model: FluxTransformer2DModel,
     frozen: Frozen,
     checkpoint: Path,
-    minutes: float,
+    steps: int,
     seed: int,
     lr: float,
 ) -> FluxTransformer2DModel:
@@ -150,7 +150,7 @@ def train_transformer(
     device = frozen.vae.device
     model.to(device)
     optimizers = Optimizers(model, lr, plain=lambda name: "transformer_blocks" not in name)
-    progress = Progress(kind, checkpoint, minutes, model, optimizers)
+    progress = Progress(kind, checkpoint, steps, model, optimizers)
     if progress.over:
         return model
     pool = Pool(kind, frozen, seed)

@@ -92,12 +92,12 @@ def quality(wrong: Tensor) -> float:
     return float(10 * torch.log10(4 / wrong.square().mean()))
 
 
-def train_vae(checkpoint: Path, minutes: float, seed: int, device: torch.device) -> AutoencoderKL:
+def train_vae(checkpoint: Path, steps: int, seed: int, device: torch.device) -> AutoencoderKL:
     """Train both halves, then fix the latents' scale."""
     torch.manual_seed(seed)
     vae = build_vae().to(device, memory_format=torch.channels_last)
     optimizers = Optimizers(vae, 3e-3, plain=lambda name: "conv_in" in name or "conv_out" in name)
-    progress = Progress("vae", checkpoint, minutes, vae, optimizers)
+    progress = Progress("vae", checkpoint, steps, vae, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"vae {seed} {step}")
         pictures, weight = (each.to(device) for each in draw_batch(rng, 16, 0.5))
@@ -127,7 +127,7 @@ def _fix_scale(vae: AutoencoderKL, seed: int, device: torch.device) -> Autoencod
 
 
 def train_decoder(
-    vae: AutoencoderKL, checkpoint: Path, minutes: float, seed: int, device: torch.device
+    vae: AutoencoderKL, checkpoint: Path, steps: int, seed: int, device: torch.device
 ) -> AutoencoderKL:
     """Sharpen the decoder alone, on latents with a little of the noise a transformer leaves."""
     torch.manual_seed(seed)
@@ -135,7 +135,7 @@ def train_decoder(
     vae.decoder.requires_grad_(True)
     vae.to(device, memory_format=torch.channels_last)
     optimizers = Optimizers(vae, 1.5e-3, plain=lambda name: "conv_in" in name or "conv_out" in name)
-    progress = Progress("decoder", checkpoint, minutes, vae, optimizers)
+    progress = Progress("decoder", checkpoint, steps, vae, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"decoder {seed} {step}")
         pictures, weight = (each.to(device) for each in draw_batch(rng, 16, 0.2))
