@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 
 EXIT_DEVICE_LOST = 86
@@ -23,17 +23,16 @@ EXIT_HUNG = 87
 
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
-# What a runner leaves with on purpose: done, failed, wrong usage, nothing running, busy, Ctrl-C.
-_MEANT = frozenset({0, 1, 2, 69, 75, 130})
 
 
 def keep_running(
     arguments: Sequence[str],
     *,
+    meant: Collection[int],
     say: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Run `fluxdrop` with these arguments until it ends as it was meant to; its exit code.
+    """Run `fluxdrop` with these arguments until it ends with a code it may end with; that code.
 
     SIGINT and SIGTERM are handed on. A runner that ends soon after its start is started again after
     a pause that doubles, up to a minute.
@@ -57,7 +56,7 @@ def keep_running(
                 [sys.executable, "-m", "runner", *arguments], start_new_session=os.name != "nt"
             )
             code = child.wait()
-            if stopping or code in _MEANT:
+            if stopping or code in meant:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
             say(f"the runner ended ({_how(code)}); starting it again")

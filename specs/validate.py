@@ -149,9 +149,7 @@ def _integral(value: Any, marks: Any) -> Any:
     if not isinstance(marks, dict):
         return value
     if isinstance(value, dict):
-        return {
-            key: _integral(part, marks.get(key, marks.get("*"))) for key, part in value.items()
-        }
+        return {key: _integral(part, marks.get(key, marks.get("*"))) for key, part in value.items()}
     if isinstance(value, list):
         return [_integral(part, marks.get("*")) for part in value]
     return value

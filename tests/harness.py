@@ -109,7 +109,7 @@ class Runner:
         """Start it, and wait until it says that it is there."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner", "run", "--home", str(self.home)],
+                [sys.executable, "-m", "runner", "run", "--one-process", "--home", str(self.home)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
             )  # fmt: skip
         Runner.alive.append(self)

@@ -17,6 +17,8 @@ from runner.cli.text import print_json, print_line, say
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
 
+# Left on purpose: done, wrong usage, nothing running, busy, Ctrl-C.
+_MEANT = frozenset({0, 2, 69, 75, 130})
 STORY = ("draw", "edit", "repaint", "outline", "vary")
 
 
@@ -25,22 +27,19 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     demo = verbs.add_parser("demo", parents=[shared], help="run one job of each kind, here and now")
     demo.set_defaults(run=run_demo)
     run = verbs.add_parser("run", parents=[shared], help="watch the inbox until stopped")
-    again = "start it again when a driver or lack of memory ends it; for services"
-    run.add_argument("--keep-alive", action="store_true", help=again)
     run.set_defaults(run=run_run)
     drain = verbs.add_parser("drain", parents=[shared], help="run what is there, then leave")
     drain.add_argument("--until", metavar="HH:MM", help="leave at this hour; wait for windows")
     drain.set_defaults(run=run_drain)
+    for verb in (run, drain):
+        alone = "without the process that starts it again when a driver or lack of memory ends it"
+        verb.add_argument("--one-process", action="store_true", help=alone)
 
 
 def run_run(options: argparse.Namespace) -> int:
     """Watch and work until SIGINT or SIGTERM."""
-    if options.keep_alive:
-        from runner.supervisor import keep_running
-
-        home = find_home(options.home)
-        more = ["--json"] if options.json else []
-        return keep_running(["run", "--home", str(home.root), *more], say=say)
+    if not options.one_process:
+        return _kept_running(options, "run", meant=_MEANT)
     from runner.daemon import stopping_on_signals
 
     home = _prepared(options)
@@ -56,6 +55,9 @@ def run_run(options: argparse.Namespace) -> int:
 
 def run_drain(options: argparse.Namespace) -> int:
     """Work until nothing is left that can run."""
+    if not options.one_process:
+        until = ["--until", options.until] if options.until else []
+        return _kept_running(options, "drain", *until, meant=_MEANT | {1})
     from runner.daemon import stopping_on_signals
 
     home = _prepared(options)
@@ -73,6 +75,19 @@ def run_drain(options: argparse.Namespace) -> int:
         if outcome.note:
             say(outcome.note)
     return 0 if outcome.all_well else 1
+
+
+def _kept_running(options: argparse.Namespace, *verb: str, meant: frozenset[int]) -> int:
+    """Run the same verb in a process that is started again until it ends as it is meant to."""
+    from runner.supervisor import keep_running
+
+    home = find_home(options.home)
+    if "--until" in verb:
+        _moment(verb[-1])
+    more = ["--json"] if options.json else []
+    return keep_running(
+        [*verb, "--one-process", "--home", str(home.root), *more], meant=meant, say=say
+    )
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -103,7 +118,7 @@ def _leave_if_lost(daemon: Any) -> None:
     """End the process where its device is beyond help: a thread that hangs would hold it back."""
     code = daemon.worker.lost
     if code is not None:
-        say("the device answers nothing any more: run `fluxdrop run --keep-alive`, see `doctor`")
+        say("the device answers nothing any more; see `fluxdrop doctor`")
         sys.stdout.flush()
         os._exit(code)
 
@@ -166,8 +181,10 @@ def _prepared(options: argparse.Namespace) -> Home:
 
 def _opened(home: Home) -> Any:
     from runner.daemon import Daemon, gpu_thread
+    from runner.engine.machine import gpu_in_use
 
-    return Daemon(home, gpu_thread)
+    gpu = gpu_in_use(home.settings.device)
+    return Daemon(home, gpu_thread, gpu=gpu)
 
 
 def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:

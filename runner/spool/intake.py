@@ -129,16 +129,17 @@ class Intake:
 
     def accept(self, drops: list[Drop]) -> None:
         """Make jobs of settled drops: one commit, then the answers, then the files leave."""
-        suspects = self._ledger.judging()
+        hashes = {drop.sha256 for drop in drops}
+        suspects = {sha: times for sha, times in self._ledger.judging().items() if sha in hashes}
         if suspects and len(drops) > 1:
             # One of these may have ended the last process: one by one, so that only it is charged.
             for drop in drops:
                 self.accept([drop])
             return
-        self._ledger.begin_judging({drop.sha256 for drop in drops})
+        self._ledger.begin_judging(hashes)
         with self._ledger.transaction():
             answers = [self._enter(drop, suspects.get(drop.sha256, 0)) for drop in drops]
-            self._ledger.judged()
+            self._ledger.judged(hashes)
         self._answers.give(answers)
 
     def _enter(self, drop: Drop, deaths: int) -> Answer:

@@ -261,23 +261,21 @@ class Ledger:
 
     def begin_judging(self, hashes: Iterable[str]) -> None:
         """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
+        query = "INSERT INTO judging VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1"
         with self.transaction(durable=False):
-            for sha256 in hashes:
-                self._connection.execute(
-                    "INSERT INTO judging VALUES (?, 1)"
-                    " ON CONFLICT (sha256) DO UPDATE SET times = times + 1",
-                    (sha256,),
-                )
+            self._connection.executemany(query, ((each,) for each in hashes))
 
     def judging(self) -> dict[str, int]:
         """The hashes of what was being parsed when a process ended, and how often."""
         with self._lock:
             return dict(map(tuple, self._connection.execute("SELECT * FROM judging")))
 
-    def judged(self) -> None:
-        """Nothing is being parsed any more."""
+    def judged(self, hashes: Iterable[str]) -> None:
+        """These were parsed and the process lives."""
         with self.transaction():
-            self._connection.execute("DELETE FROM judging")
+            self._connection.executemany(
+                "DELETE FROM judging WHERE sha256 = ?", ((h,) for h in hashes)
+            )
 
     def was_closed_cleanly(self) -> bool:
         """Whether the last process closed the ledger itself; True for a new one. Asked once."""

@@ -149,7 +149,7 @@ def test_a_kept_runner_comes_back_when_it_is_killed_and_ends_when_told(
 
         return int(eventually(look, "a runner"))
 
-    with started("run", "--keep-alive", home=home, output=output) as process:
+    with started("run", home=home, output=output) as process:
         first = pid_other_than(0)
         assert first != process.pid
         os.kill(first, signal.SIGKILL)

@@ -128,9 +128,9 @@ def test_hostile_nesting_cannot_take_the_process_down() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["TooDeep"] * 3 + ["BadYaml", "TooDeep", "BadYaml"] + [
-        "BadYaml"
-    ] * 2
+    assert (
+        done.stdout.split() == ["TooDeep"] * 3 + ["BadYaml", "TooDeep", "BadYaml"] + ["BadYaml"] * 2
+    )
 
 
 def test_every_duplicate_key_is_told_with_the_line_of_the_first() -> None:

@@ -32,8 +32,9 @@ SCALARS = (
 )  # fmt: skip
 VALUES = some.recursive(
     SCALARS,
-    lambda inner: some.lists(inner, max_size=4)
-    | some.dictionaries(TEXT | TRICKY, inner, max_size=4),
+    lambda inner: (
+        some.lists(inner, max_size=4) | some.dictionaries(TEXT | TRICKY, inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

@@ -126,16 +126,10 @@ def _mix(
     scenes: tuple[Scene, Scene],
     **more: Any,
 ) -> None:
-    first = judge(read(as_levels(pipelines.redux(images, [0.8, 0.2], seed, **more))), scenes[0])
-    last = judge(read(as_levels(pipelines.redux(images, [0.2, 0.8], seed, **more))), scenes[1])
-    even = read(as_levels(pipelines.redux(images, [0.5, 0.5], seed, **more)))
-    colours = {thing.colour for scene in scenes for thing in scene.things}
-    shapes = {thing.shape for scene in scenes for thing in scene.things}
-    from_both = bool(even.things) and even.background in {scene.background for scene in scenes}
-    from_both = from_both and all(
-        thing.colour in colours and thing.shape in shapes for thing in even.things
-    )
-    for verdict in (first, last):
-        kept = verdict.colour and verdict.shape and verdict.background
-        figures.add(**{"80:20 follows the heavier": kept})
-    figures.add(**{"50:50 shows only what either has": from_both})
+    for percent in (80, 65):
+        share = percent / 100
+        for heavier, weights in enumerate(([share, 1 - share], [1 - share, share])):
+            made = read(as_levels(pipelines.redux(images, weights, seed, **more)))
+            verdict = judge(made, scenes[heavier])
+            kept = verdict.colour and verdict.shape and verdict.background
+            figures.add(**{f"{percent}:{100 - percent} shows the heavier": kept})
