@@ -11,16 +11,15 @@ import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runner.errors import JobFailed
-from runner.executor import Rendered
 from runner.gallery.metadata import encode
 from runner.gallery.thumbs import thumbnail
 from runner.job import State
 from runner.pages import Pages
-from runner.sidecar import sidecar_of
+from runner.sidecar import Finished, sidecar_of
 from runner.spool.clock import monotonic, timestamp
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
@@ -60,15 +59,9 @@ class Writer:
         with self._changed:
             return len(self._work) + self._busy + len(self._unwritten)
 
-    def save(
-        self,
-        record: Record,
-        rendered: Rendered,
-        realised: Mapping[str, Any],
-        origin: Mapping[str, Any],
-    ) -> None:
-        """Put an image into the outbox; `origin` is what it remembers of its pack."""
-        self._hand_over(lambda: self._save(record, rendered, realised, origin))
+    def save(self, image: Finished) -> None:
+        """Put an image into the outbox."""
+        self._hand_over(lambda: self._save(image))
 
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
@@ -154,19 +147,14 @@ class Writer:
         self._written_at[seq] = monotonic()
         self._outbox.write_status(seq, progress, durable=durable)
 
-    def _save(
-        self,
-        record: Record,
-        rendered: Rendered,
-        realised: Mapping[str, Any],
-        origin: Mapping[str, Any],
-    ) -> None:
+    def _save(self, image: Finished) -> None:
+        record, rendered, realised = image.record, image.rendered, image.realised
         task = rendered.task
         stem = f"{record.id}-{task.index:04d}"
         kind = realised.get("format", "png")
         suffix = SUFFIXES[kind]
         try:
-            sidecar = sidecar_of(record, rendered, realised, f"{stem}{suffix}", origin)
+            sidecar = sidecar_of(image, f"{stem}{suffix}")
             picture = encode(
                 rendered.image,
                 sidecar,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runner.executor import Rendered
@@ -12,14 +13,23 @@ from runner.spool.record import Record
 from specs.expand import for_sidecar
 
 
-def sidecar_of(
-    record: Record,
-    rendered: Rendered,
-    realised: Mapping[str, Any],
-    file: str,
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
+SIZE_STEP = 16
+"""Sizes in specs are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A rendered image with the job it belongs to, its spec, and what it remembers of its pack."""
+
+    record: Record
+    rendered: Rendered
+    realised: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+def sidecar_of(image: Finished, file: str) -> dict[str, Any]:
     """The sidecar without the picture's hash, which is known only once it is encoded."""
+    record, rendered, realised = image.record, image.rendered, image.realised
     task = rendered.task
     facts = dict(rendered.facts)
     spec = for_sidecar(realised) | {
@@ -29,9 +39,11 @@ def sidecar_of(
         "steps": task.steps,
         "guidance": task.guidance,
     }
-    if task.width and task.height:
-        # Where the size follows the input it is no part of the spec: it would follow it again.
-        spec |= {"width": task.width, "height": task.height}
+    width, height = rendered.image.size
+    if width % SIZE_STEP == 0 and height % SIZE_STEP == 0:
+        # A picture pasted back into an input of another size would make no valid spec; without a
+        # size it follows the input again.
+        spec |= {"width": width, "height": height}
     if task.prompt:
         spec["prompt"] = task.prompt
     if "precision" in facts:
@@ -41,11 +53,11 @@ def sidecar_of(
         "job": record.id,
         "index": task.index,
         "file": file,
-        "width": rendered.image.width,
-        "height": rendered.image.height,
+        "width": width,
+        "height": height,
         "created_at": timestamp(),
         "seconds": round(rendered.seconds, 3),
         **{name: value for name, value in facts.items() if value != spec.get(name)},
-        **origin,
+        **image.origin,
     }
     return {**spec, "result": result}

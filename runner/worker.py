@@ -28,6 +28,7 @@ from runner.executor import (
 from runner.job import Phase, State
 from runner.saving import Writer
 from runner.settings import Home
+from runner.sidecar import Finished
 from runner.spool.backlog import Backlog
 from runner.spool.clock import monotonic, now, ready_at, timestamp
 from runner.spool.ledger import Ledger
@@ -111,7 +112,7 @@ class Worker:
                 turn = self._answered(event.slot)
                 turn.rendered += 1
                 turn.seconds += event.seconds
-                self._writer.save(turn.record, event, turn.realised, turn.origin)
+                self._writer.save(Finished(turn.record, event, turn.realised, turn.origin))
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
                 self._turns.pop(event.slot)

@@ -1,4 +1,7 @@
-"""`submit` and `check`: specs from the command line into the inbox, or only looked at."""
+"""`submit` and `check`: specs from the command line into the inbox, or only looked at.
+
+A picture stands for the spec that made it, as far as its metadata tell.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from runner.settings import Home, Settings, find_home, load_settings
 # An idle runner answers in milliseconds; one that copies a long inbox may take a while.
 _RECEIPT_SECONDS = 15.0
 _LOOK_SECONDS = 2.0
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this file."""
     submit = verbs.add_parser("submit", parents=[shared], help="drop specs into the inbox")
-    submit.add_argument("files", nargs="+", metavar="FILE", help="a spec; `-` is standard input")
+    what = "a spec, or a picture to make again; `-` is standard input"
+    submit.add_argument("files", nargs="+", metavar="FILE", help=what)
     submit.add_argument("--wait", action="store_true", help="wait until the jobs are over")
     submit.set_defaults(run=run_submit)
     check = verbs.add_parser("check", parents=[shared], help="say what is wrong with specs")
@@ -32,8 +37,7 @@ def run_submit(options: argparse.Namespace) -> int:
     """Drop the files; print the job ids once they are known, else the names of the drops."""
     home = find_home(options.home)
     home.prepare()
-    running = client.runner_health(home) is not None
-    if options.wait and not running:
+    if options.wait and client.runner_health(home) is None:
         raise RunnerNeeded("nothing is running that could be waited for: start `fluxdrop run`")
     specs = [(file, _bytes(file)) for file in options.files]
     drops = []
@@ -42,7 +46,12 @@ def run_submit(options: argparse.Namespace) -> int:
             for copied in client.bring_images(home, Path(file), data):
                 say(f"copied {copied} into the inbox")
         drops.append(client.submit(home, data, _name(file, data)))
-    if not running:
+    return tell(home, drops, options)
+
+
+def tell(home: Home, drops: list[client.Drop], options: argparse.Namespace) -> int:
+    """Print what became of the drops: job ids once they are known, else the names of the drops."""
+    if client.runner_health(home) is None:
         return _say_not_running(options, [drop.name for drop in drops])
     receipts = [_receipt(home, drop, patient=options.wait) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
@@ -143,6 +152,8 @@ def _home_or_here(given: str | None) -> Home:
 
 def _name(file: str, data: bytes) -> str:
     """The name a file is dropped under; what comes by standard input has none of its own."""
+    if file.lower().endswith(_PICTURES):
+        return f"{Path(file).stem}.yaml"
     if file != "-":
         return Path(file).name
     from specs.read import is_whole_json_object
@@ -153,7 +164,17 @@ def _name(file: str, data: bytes) -> str:
 def _bytes(file: str) -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
+    if file.lower().endswith(_PICTURES):
+        return _spec_in(Path(file))
     try:
         return Path(file).read_bytes()
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
+
+
+def _spec_in(picture: Path) -> bytes:
+    """The spec that a picture says it was made by, ours or another program's."""
+    from runner.gallery.metadata import read
+    from specs.write import to_yaml
+
+    return to_yaml({key: value for key, value in read(picture).items() if key != "result"})

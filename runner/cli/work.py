@@ -56,8 +56,8 @@ def run_run(options: argparse.Namespace) -> int:
 def run_drain(options: argparse.Namespace) -> int:
     """Work until nothing is left that can run."""
     if not options.one_process:
-        until = ["--until", options.until] if options.until else []
-        return _kept_running(options, "drain", *until, meant=_MEANT | {1})
+        hour = ["--until", options.until] if options.until else []
+        return _kept_running(options, "drain", *hour, meant=_MEANT | {1})
     from runner.daemon import stopping_on_signals
 
     home = _prepared(options)

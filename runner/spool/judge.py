@@ -89,11 +89,40 @@ def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Pro
     return verdict.problems
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A spec with `compose` as it would be judged: its plan, what the models cannot do, advice."""
+
+    plan: Plan
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def look_ahead(data: bytes, home: Home, catalogue: Catalogue) -> Ahead:
+    """What would become of a spec with `compose` that has not been dropped.
+
+    Raises SpecInvalid where there is not even a plan.
+    """
+    document = read(data)
+    realised = _with_defaults(validate(document), home)
+    plan = _planned(realised, home, catalogue)
+    variants = [{**fields, **plan.spec} for fields, _ in _with_model(plan, catalogue)]
+    problems: tuple[Problem, ...] = ()
+    try:
+        _check_paths(document, realised, home)
+        _check_models(document, variants, catalogue)
+    except SpecInvalid as error:
+        problems = error.problems
+    own = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
+    return Ahead(plan, problems, tuple(dict.fromkeys([*plan.warnings, *own])))
+
+
 def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
     realised = _with_defaults(validate(document), home)
     _check_paths(document, realised, home)
-    plan = _composed(realised, home, catalogue) if "compose" in realised else None
+    plan = _planned(realised, home, catalogue) if "compose" in realised else None
     if plan is not None:
+        plan.reject()
         realised, composed = {**plan.spec}, _with_model(plan, catalogue)
         variants = [{**fields, **realised} for fields, _ in composed]
     else:
@@ -113,17 +142,15 @@ def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Ver
     )
 
 
-def _composed(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
-    """The plan of a spec with `compose`. Raises SpecInvalid when it must not run."""
-    plan = make_plan(
+def _planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
+    """The plan of a spec with `compose`, whether it may run or not."""
+    return make_plan(
         spec,
         home.prompts,
         forbidden=home.settings.forbidden,
         settings={"model": catalogue.default_model(spec)},
         model_defaults=lambda model: catalogue.parameters(model, str(spec["kind"])),
     )
-    plan.reject()
-    return plan
 
 
 def _with_model(
@@ -132,7 +159,7 @@ def _with_model(
     """Every prompt with its fields, a model among them, and what its images remember."""
     default = {"model": catalogue.default_model(plan.spec)}
     named = "model" in plan.spec or "model" in plan.spec.get("matrix", {})
-    each = plan.count // len(plan.prompts)
+    each = plan.count // max(len(plan.prompts), 1)
     return tuple(
         ({**({} if named else default), **fields}, plan.record(number * each))
         for number, fields in enumerate(plan.prompts)

@@ -7,13 +7,12 @@ writes below the outbox (pictures and sidecars included), and it never decides a
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from runner.job import FINAL, State
+from runner.job import State
 from runner.settings import Home
 from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
@@ -146,10 +145,6 @@ class Outbox:
         """Replace the runner's health file."""
         self._disk.replace(self._home.health, to_json(health))
 
-    def has_room(self, needed_bytes: int) -> bool:
-        """Whether the outbox's disk has this much room left."""
-        return shutil.disk_usage(self._home.outbox).free > needed_bytes
-
     def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
         """The sidecars in a job's folder by image number; damaged ones are left out."""
         found = {}
@@ -164,11 +159,6 @@ class Outbox:
     def read_status(self, job_id: str) -> dict[str, Any] | None:
         """The status file of a job, or None where there is none that can be read."""
         return read_json(self.folder(job_id) / "status.json")
-
-
-def is_over(status: Mapping[str, Any]) -> bool:
-    """Whether a status is final."""
-    return status.get("state") in set(FINAL)
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

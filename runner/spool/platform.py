@@ -58,7 +58,10 @@ class RunnerLock:
 
     def _holder(self) -> str:
         try:
-            return self._file.read_bytes()[1:].decode(errors="replace").strip() or "unknown"
+            # From byte 1 on, unbuffered: Windows refuses a read that touches the locked byte.
+            with self._file.open("rb", buffering=0) as file:
+                file.seek(1)
+                return file.read(100).decode(errors="replace").strip() or "unknown"
         except OSError:
             return "unknown"
 
@@ -69,19 +72,6 @@ def _lock(handle: int) -> None:
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def is_locked(file: Path) -> bool:
-    """Whether some process holds the lock on `file` right now."""
-    if not file.exists():
-        return False
-    lock = RunnerLock(file, "it")
-    try:
-        lock.acquire()
-    except RunnerBusy:
-        return True
-    lock.release()
-    return False
 
 
 def allow_writer_probe() -> None:

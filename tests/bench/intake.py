@@ -1,6 +1,6 @@
 """Measures how fast specs become jobs, and what memory that takes, beside queues that keep files.
 
-`python -m tests.bench intake [--sizes 1000 10000 100000] [--json]`. So many specs lie in the inbox of
+`python -m tests.bench intake [--sizes N…] [--rounds N] [--json]`. So many specs lie in the inbox of
 a paused home; the clock runs until all are jobs: on the disk, each with its folder, spec, status
 and receipt, and its file gone. Beside it, huey's file and SQLite storage and persist-queue are the
 queue inside the same thing, written as well as their interfaces allow: the same reading, judging

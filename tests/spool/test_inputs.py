@@ -54,6 +54,7 @@ def test_a_picture_that_an_unfinished_job_will_make_is_waited_for(spool: Spool) 
     spool.drop("hero.yaml")
     spool.drop("edit.yaml", EDIT.format(image="outbox/hero/hero-0001.png"))
     spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    spool.until(lambda: spool.device.task)
     spool.device.by_hand = False
     spool.device.finish()
     assert spool.end("edit")["state"] == "succeeded"
