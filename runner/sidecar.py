@@ -12,7 +12,6 @@ from runner.spool.inputs import reading_copies
 from runner.spool.record import Record
 from specs.expand import for_sidecar
 
-
 SIZE_STEP = 16
 """Sizes in specs are multiples of this."""
 

@@ -145,7 +145,7 @@ class Watch:
             sys.stderr.write("at import: " + os.environ.get("HF_HOME", "unset") + "\\n")
 sys.meta_path.insert(0, Watch())
 from runner.cli import main
-code = main(["--home", sys.argv[1], "drain"])
+code = main(["--home", sys.argv[1], "drain", "--one-process"])
 from huggingface_hub import constants
 sys.stderr.write("as read: " + constants.HF_HOME + "\\n")
 sys.exit(code)
