@@ -15,7 +15,8 @@ from composer.packs import Block, Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
-"""A model's own parameters by its name; `only_sizes` are the sizes of one that makes no others."""
+"""A model's own parameters by its name; `only_sizes` are the sizes of one that makes no others,
+`prompt_tokens` how many tokens of a prompt it reads."""
 
 _SEEDS = ("seed", "seeds", "count")
 _PLAIN = ("model", "steps", "guidance")

@@ -83,7 +83,8 @@ class Plan:
         realised = expand.image(self.spec, index, 0, self.prompts)
         entry = self.owner(index)
         below = {**self.model_defaults(realised.get("model")), **self.settings}
-        below.pop("only_sizes", None)
+        for name in ("only_sizes", "prompt_tokens"):
+            below.pop(name, None)
         parameters = {**below, **realised}
         if expand.needs_base(self.spec) and "seeds" not in entry.fields:
             parameters.pop("seed", None)
@@ -143,13 +144,14 @@ def make_plan(
     settings: Mapping[str, Any] | None = None,
     model_defaults: ModelDefaults = no_defaults,
     tokenizer: Tokenizer | None = None,
-    t5_limit: int | Callable[[str | None], int] = T5_LIMIT,
+    t5_limit: int | Callable[[str | None], int] | None = None,
     on_prompt: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Work out a validated spec that has `compose`; `prompts` is the folder of packs.
 
     `forbidden` and `settings` (default parameters) come from the settings, `model_defaults` gives
-    a model's own. `on_prompt(done, most)` is called for every prompt and may raise to stop.
+    a model's own, `prompt_tokens` (what it reads of a prompt) among them where `t5_limit` does not
+    say. `on_prompt(done, most)` is called for every prompt and may raise to stop.
     """
     compose: Mapping[str, Any] = spec["compose"]
     pack = prompts if isinstance(prompts, Pack) else read_pack(prompts, str(compose["pack"]))
@@ -169,7 +171,9 @@ def make_plan(
     if not rejects:
         skipped += [left_out(entry) for entry in (*work.violations, *work.over_long)]
     entries = [e for e in work.entries if rejects or e.report.ok and not e.assembled.over_by]
-    limit = t5_limit if isinstance(t5_limit, int) else t5_limit(work.model(spec))
+    limit = t5_limit(work.model(spec)) if callable(t5_limit) else t5_limit
+    if limit is None:
+        limit = int(model_defaults(work.model(spec)).get("prompt_tokens", T5_LIMIT))
     warnings = (
         *pack.warnings, *powerless(pack), *_token_warnings(entries, tokenizer, limit),
         *_advice(entries),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A PNG of a photograph; measured sizes lie between one and two bytes a pixel.
 _BYTES_A_PIXEL = 1.6
+# Sidecar, thumbnail, and what the picture tells of itself, in whole blocks of a disk.
+_BYTES_BESIDE = 16_384
 
 
 def compose_json(
@@ -52,6 +54,7 @@ def compose_json(
     return {
         "prompt": made.prompt,
         "length": made.length,
+        "over_by": made.over_by,
         "blocks": made.blocks_json(),
         "audit": report.to_json(),
         "pack": pack.id,
@@ -122,7 +125,7 @@ def plan_json(
         "warnings": list(plan.warnings),
         "rejected": plan.rejects and bool(plan.violations or plan.over_long),
         "estimate": {
-            "bytes": round(pixels * share * _BYTES_A_PIXEL),
+            "bytes": round(pixels * share * _BYTES_A_PIXEL) + count * _BYTES_BESIDE,
             "seconds": None if seconds_per_image is None else round(seconds_per_image * count, 1),
         },
     }

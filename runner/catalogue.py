@@ -34,7 +34,8 @@ class RegistryCatalogue:
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
         """A model's own defaults for a kind, under the names of spec fields.
 
-        `only_sizes` are the sizes of a model that makes no others.
+        `only_sizes` are the sizes of a model that makes no others, `prompt_tokens` how many
+        tokens of a prompt it reads.
         """
         entry = registry.MODEL_REGISTRY.get(model or "")
         serving = entry.serves.get(kind) if entry else None
@@ -47,6 +48,7 @@ class RegistryCatalogue:
             "width": width,
             "height": height,
             "only_sizes": entry.sizes.only,
+            "prompt_tokens": entry.max_sequence_length,
         }
 
     def task(

@@ -27,6 +27,10 @@ _numbers = itertools.count()
 T = TypeVar("T")
 
 
+class _NameTaken(UsageProblem):
+    """Every name that a file might have in the inbox is another file's."""
+
+
 @dataclass(frozen=True)
 class Drop:
     """A file put into the inbox: its name there."""
@@ -55,6 +59,31 @@ def submit(home: Home, data: bytes, name: str) -> Drop:
         (f"{stem}{suffix}",), (f"{stem}-{n}{suffix}" for n in itertools.count(2))
     )
     return Drop(_put(home, data, names))
+
+
+def submit_as(home: Home, data: bytes, name: str) -> Drop | None:
+    """Put a spec into the inbox under exactly this name; None where one of that name waits there.
+
+    Raises UsageProblem when the inbox cannot be written.
+    """
+    try:
+        return Drop(_put(home, data, iter((name,))))
+    except _NameTaken:
+        return None
+
+
+def put_input(home: Home, data: bytes, name: str) -> None:
+    """Put an image into the inbox, whole and at once; a `name` may lie in a folder of its own.
+
+    The name tells the content: a file that is there already is the same one.
+    """
+    try:
+        (home.inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        _put(home, data, iter((name,)))
+    except _NameTaken:
+        return
+    except OSError as error:
+        raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
@@ -94,13 +123,17 @@ def wait_for_receipt(home: Home, drop: Drop, seconds: float) -> dict[str, Any] |
 
 def status(home: Home, job_id: str) -> dict[str, Any]:
     """The status of a job; `submitted` while its file waits in the inbox, else `unknown`."""
-    found = read_json(home.job(job_id) / "status.json") if _is_name(job_id) else None
-    if found is not None:
+    if not _is_name(job_id):
+        return {"id": job_id, "state": "unknown"}
+    file = home.job(job_id) / "status.json"
+    found = read_json(file)
+    # A rejected job does not hold its id: a spec of that id in the inbox takes its place.
+    if found is not None and found.get("state") != "rejected":
         return found
-    waiting = any(
-        (home.inbox / f"{job_id}{suffix}").exists() for suffix in ("", ".yaml", ".yml", ".json")
-    )
-    return {"id": job_id, "state": "submitted" if waiting and _is_name(job_id) else "unknown"}
+    if any((home.inbox / f"{job_id}{end}").exists() for end in ("", ".yaml", ".yml", ".json")):
+        return {"id": job_id, "state": "submitted"}
+    # Looked at again: between the two looks its file may have become a job.
+    return read_json(file) or {"id": job_id, "state": "unknown"}
 
 
 def job_of(home: Home, named: str) -> str:
@@ -190,7 +223,7 @@ def _put(home: Home, data: bytes, names: Iterator[str]) -> str:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
-    raise UsageProblem(f"a file of that name is in {home.inbox} already: choose another")
+    raise _NameTaken(f"a file of that name is in {home.inbox} already: choose another")
 
 
 def _rename_to_free(aside: Path, target: Path) -> bool:

@@ -14,7 +14,7 @@ from runner.errors import FluxdropError
 from runner.gallery.rebuild import ensure
 from runner.gallery.rows import row_of
 from runner.gallery.sheet import job_page, outbox_page
-from runner.gallery.store import Gallery
+from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home
 from runner.spool.clock import monotonic
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
@@ -24,7 +24,7 @@ from runner.spool.record import Record
 
 log = logging.getLogger(__name__)
 
-GALLERY = "gallery"
+GALLERY = FOLDER
 _SELDOM_SECONDS = 5.0
 # A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """Run every check, stopping at the first that fails; its exit code."""
     # A missing `encoding=` reads differently on another machine: make it a warning, thus an error.
     environment = {**os.environ, "PYTHONWARNDEFAULTENCODING": "1"}
-    for check in (*CHECKS, ("pytest", *arguments)):
+    for check in (*CHECKS, ("pytest", "-n", "logical", *arguments)):
         print(f"── {' '.join(check)}", flush=True)
         code = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env=environment).returncode
         if code:

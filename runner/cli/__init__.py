@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runner.cli import control, doctor, look, models, setup, submit, work
+from runner.cli import compose, control, doctor, look, models, setup, submit, work
 from runner.errors import FluxdropError, RunnerBusy, RunnerNeeded, SpecInvalid, UsageProblem
 
 _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
-    for module in (work, setup, submit, look, control, models, doctor):
+    for module in (work, setup, submit, look, control, compose, models, doctor):
         module.add(verbs, shared)
     return parser
 

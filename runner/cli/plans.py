@@ -5,6 +5,7 @@ Reads the pack, the gallery's index and the disk's free room; needs no GPU and s
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,8 +38,7 @@ def told_of(ahead: Ahead, home: Home) -> dict[str, Any]:
 def _time(plan: Plan, home: Home) -> dict[str, Any]:
     """Seconds for all images, by what images like them took; None where some were never made."""
     from runner.gallery.measured import Like, measured
-    from runner.gallery.store import Gallery
-    from runner.pages import GALLERY
+    from runner.gallery.store import FOLDER, Gallery
 
     kind = str(plan.spec["kind"])
     groups: Counter[Like] = Counter()
@@ -53,7 +53,7 @@ def _time(plan: Plan, home: Home) -> dict[str, Any]:
                 given.get("steps"),
             )
         ] += 1
-    gallery = Gallery(home.data / GALLERY)
+    gallery = Gallery(home.data / FOLDER)
     found = {like: measured(gallery, like) for like in groups}
     known = [(each, groups[like]) for like, each in found.items() if each is not None]
     seconds = sum(each.seconds * count for each, count in known)
@@ -81,7 +81,8 @@ def print_plan(told: Mapping[str, Any]) -> None:
     prompts = {(item["subject"], item["variable"]): item["prompt"] for item in told["items"]}
     print(f"{told['pack']} {told['version']}: {_many(told['count'], 'image')} of "
           f"{_many(len(prompts), 'prompt')}")  # fmt: skip
-    _list("prompts", [f"{_named(*names)}: {text}" for names, text in prompts.items()])
+    alike = _alike(list(prompts.values()))
+    _list("prompts", [f"{_named(*names)}: {_rest(t, alike)}" for names, t in prompts.items()])
     _list("skipped", [_skipped(each) for each in told["skipped"]])
     _list(
         "violations",
@@ -116,6 +117,17 @@ def _list(name: str, lines: Sequence[str], total: int | None = None) -> None:
         print(f"  {shown if len(shown) <= _WIDE else shown[: _WIDE - 1] + '…'}")
     if count > _LISTED:
         print(f"  … and {count - min(_LISTED, len(lines)):,} more (all with --json)")
+
+
+def _alike(prompts: Sequence[str]) -> int:
+    """How many characters all prompts begin with alike, whole words only."""
+    if len(prompts) < 2:
+        return 0
+    return os.path.commonprefix(prompts).rfind(" ") + 1
+
+
+def _rest(prompt: str, alike: int) -> str:
+    return f"… {prompt[alike:]}" if alike > _WIDE // 3 else prompt
 
 
 def _named(subject: str, variable: str | None) -> str:

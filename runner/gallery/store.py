@@ -22,6 +22,9 @@ from runner.gallery.index import Index
 from runner.gallery.segments import SEGMENT, Moved, Segments, Write
 from runner.gallery.terms import facet
 
+FOLDER = "gallery"
+"""Where the index lies in a home's private `data/`."""
+
 Row = dict[str, Any]
 T = TypeVar("T")
 # Which lines of a segment fit: the bits of the index, at least those of the fitting rows.

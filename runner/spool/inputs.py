@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
 from runner.settings import Home
-from runner.spool.platform import has_writer, open_regular
+from runner.spool.platform import has_writer, open_regular, path_of
 
 IMAGE_FIELDS = ("image", "mask")
 _MOST_BYTES = 256 * 1024 * 1024
@@ -102,6 +102,7 @@ def take(place: Path, home: Home) -> Snapshot | None:
             f"{place.name} cannot be read as a file: {error.strerror or error}"
         ) from None
     with os.fdopen(handle, "rb") as file:
+        _check_opened(path_of(file.fileno()) or place, place, home)
         before = os.fstat(file.fileno())
         writer = has_writer(file.fileno())
         if writer:
@@ -111,11 +112,14 @@ def take(place: Path, home: Home) -> Snapshot | None:
         data = file.read(_MOST_BYTES + 1)
         if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
             return None
-    # Checked again after the open: what was inside the roots may have been swapped meanwhile.
-    roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
-    if not any(_inside(place, root) for root in roots):
-        raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
     return Snapshot(data, signature_of(before), closed=writer is False)
+
+
+def _check_opened(opened: Path, place: Path, home: Home) -> None:
+    """Refuse what was swapped for a link out of the roots between the check and the open."""
+    roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
+    if not any(_inside(opened, root) for root in roots):
+        raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
 
 
 def reading_copies(

@@ -156,3 +156,16 @@ def open_regular(path: Path) -> int:
         os.close(handle)
         raise OSError("not a regular file")
     return handle
+
+
+def path_of(handle: int) -> Path | None:
+    """Where the file behind an open handle really lies; None where the system cannot say.
+
+    What was checked by name may have been swapped before it was opened; this cannot be.
+    """
+    if sys.platform == "linux":
+        return Path(os.readlink(f"/proc/self/fd/{handle}"))
+    if sys.platform == "darwin":
+        path = fcntl.fcntl(handle, fcntl.F_GETPATH, b"\0" * 1024)
+        return Path(os.fsdecode(path.rstrip(b"\0")))
+    return None

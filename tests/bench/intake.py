@@ -177,7 +177,8 @@ def child(name: str, root: Path, size: int) -> dict[str, float]:
     assert "torch" not in sys.modules
     return {
         "rate": size / (last[-1] - last[0]),
-        "last_tenth": size / 10 / (last[-1] - last[-2]),
+        # A tenth must be many batches to be a rate.
+        "last_tenth": size / 10 / (last[-1] - last[-2]) if size >= 50 * _BATCH else 0.0,
         "peak_mib": _peak_mib(),
     }
 
@@ -260,7 +261,7 @@ def main(argv: list[str]) -> int:
         spread = f"{row['slowest']} to {row['fastest']}"
         print(
             f"{row['waiting']:>8} {row['contestant']:<14}{row['rate']:>8}  {spread:>13}"
-            f"{row['last_tenth']:>12}{row['peak_mib']:>10}"
+            f"{row['last_tenth'] or '-':>12}{row['peak_mib']:>10}"
         )
     print(
         f"goal: {GOAL_RATE:.0f} specs a second, at least {FLAT:.0%} of the fastest size's rate at "

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if given.json:
         print(json.dumps(conditions, indent=2))
     else:
-        print(f"steps {STEPS}, guidance {GUIDANCE}, seed {given.seed}")
+        print(f"steps {STEPS}\nguidance {GUIDANCE}\nseed {given.seed}")
     return 0
 
 

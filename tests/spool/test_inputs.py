@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from runner.spool.platform import open_regular
 from tests.spool.conftest import Spool
 
 EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nimage: {image}\nseed: 1\n"
@@ -131,3 +132,26 @@ def test_spec_with_an_input_never_starts_before_the_copy_is_made(spool: Spool) -
     (spool.home.inbox / "cat.png").write_bytes(png())
     spool.drop("edit.yaml", EDIT.format(image="cat.png"))
     assert spool.end("edit")["state"] == "succeeded"
+
+
+def test_a_folder_swapped_for_a_link_between_check_and_open_is_refused_unread(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "x.png").write_bytes(png())
+    album = spool.home.inbox / "album"
+    album.mkdir()
+    (album / "x.png").write_bytes(png())
+
+    def swap_then_open(path: Path) -> int:
+        if path.name == "x.png" and not album.is_symlink():
+            album.rename(spool.home.inbox / "away")
+            album.symlink_to(secret)
+        return open_regular(path)
+
+    monkeypatch.setattr("runner.spool.inputs.open_regular", swap_then_open)
+    spool.drop("edit.yaml", EDIT.format(image="album/x.png"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "PathNotAllowed")
+    assert not (spool.home.job("edit") / "inputs").exists()

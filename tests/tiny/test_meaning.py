@@ -200,7 +200,7 @@ def _redux_share(pipelines: Pipelines, shown: Callable[[Scene], Scene]) -> float
         verdict = judge(read(as_levels(pipelines.redux([image], [1.0], seed))), look)
         return verdict.background and verdict.colour and verdict.shape
 
-    return share(obeys(*each) for each in product(LOOKS, SEEDS))
+    return share(obeys(*each) for each in product(LOOKS, SEEDS[:2]))  # the slowest kind
 
 
 def test_redux_keeps_colours_and_shapes_of_its_reference(pipelines: Pipelines) -> None:

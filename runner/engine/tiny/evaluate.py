@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from runner.engine.models import MODEL_REGISTRY
 from runner.engine.tiny.captions import describe
 from runner.engine.tiny.classifier import Verdict, in_order, judge, read
 from runner.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
@@ -25,9 +26,10 @@ from runner.engine.tiny.pictures import as_image, as_levels
 from runner.engine.tiny.render import arrange, offsets, render
 from runner.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
 
-STEPS = {"text2img": 8, "kontext": 8, "fill": 8, "control": 8, "redux": 8}
-GUIDANCE = 3.5
-WORDS_READ = 64  # max_sequence_length
+_MODEL = MODEL_REGISTRY["tiny"]
+STEPS = {kind: serving.steps for kind, serving in _MODEL.serves.items()}
+GUIDANCE = {kind: serving.guidance for kind, serving in _MODEL.serves.items()}
+_WORDS = {"max_sequence_length": _MODEL.max_sequence_length}
 
 
 @dataclass
@@ -71,37 +73,35 @@ class Pipelines:
             self._loaded[part] = pipeline
         return self._loaded[part]
 
-    def call(self, part: str, seed: int, **arguments: Any) -> Image.Image:
-        """One picture."""
-        made: Image.Image = self.load(part)(
+    def call(self, kind: str, seed: int, **arguments: Any) -> Image.Image:
+        """One picture of a kind, with the steps and the guidance that the program gives it."""
+        made: Image.Image = self.load(_MODEL.serves[kind].part)(
             height=SIDE,
             width=SIDE,
             generator=torch.Generator().manual_seed(seed),
-            **{"guidance_scale": GUIDANCE, "num_inference_steps": STEPS[part], **arguments},
+            **{"guidance_scale": GUIDANCE[kind], "num_inference_steps": STEPS[kind], **arguments},
         ).images[0]
         return made
 
     def text2img(self, prompt: str, seed: int, **more: Any) -> Image.Image:
         """A picture of a prompt."""
-        return self.call("text2img", seed, prompt=prompt, max_sequence_length=WORDS_READ, **more)
+        return self.call("text2img", seed, prompt=prompt, **_WORDS, **more)
 
     def kontext(self, prompt: str, seed: int, image: Image.Image, **more: Any) -> Image.Image:
         """A picture changed as told."""
         fixed = {"max_area": SIDE * SIDE, "_auto_resize": False}
-        words = {"prompt": prompt, "max_sequence_length": WORDS_READ}
-        return self.call("kontext", seed, image=image, **fixed, **words, **more)
+        return self.call("kontext", seed, prompt=prompt, image=image, **fixed, **_WORDS, **more)
 
     def fill(
         self, prompt: str, seed: int, image: Image.Image, mask: Image.Image, **more: Any
     ) -> Image.Image:
         """A picture with its hole repainted; white in the mask is the hole."""
-        words = {"prompt": prompt, "max_sequence_length": WORDS_READ}
-        return self.call("fill", seed, image=image, mask_image=mask, **words, **more)
+        hole = {"image": image, "mask_image": mask}
+        return self.call("fill", seed, prompt=prompt, **hole, **_WORDS, **more)
 
     def control(self, prompt: str, seed: int, edges: Image.Image, **more: Any) -> Image.Image:
         """A picture that follows an edge map."""
-        words = {"prompt": prompt, "max_sequence_length": WORDS_READ}
-        return self.call("control", seed, control_image=edges, **words, **more)
+        return self.call("control", seed, prompt=prompt, control_image=edges, **_WORDS, **more)
 
     def redux(
         self, images: list[Image.Image], weights: list[float], seed: int, **more: Any
@@ -118,7 +118,7 @@ class Pipelines:
             "prompt_embeds": look.prompt_embeds,
             "pooled_prompt_embeds": look.pooled_prompt_embeds,
         }
-        return self.call("text2img", seed, **embeds, **more)
+        return self.call("redux", seed, **embeds, **more)
 
 
 def picture_of(rng: random.Random, scene: Scene) -> Image.Image:

@@ -1,0 +1,241 @@
+"""`gallery search`, `gallery page` and `gallery rebuild`: finished pictures found, shown, listed anew.
+
+Searching reads the index that the runner writes, whether one runs or not. An index that is missing
+or damaged is made again from the sidecars first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from runner import client
+from runner.cli.text import print_json, say
+from runner.errors import UsageProblem
+from runner.settings import Home, find_home
+
+if TYPE_CHECKING:
+    from runner.gallery.rebuild import Progress
+    from runner.gallery.search import Page
+    from runner.gallery.store import Gallery
+
+_FILTERS = {
+    "kind": "text2img, kontext, fill, control or redux",
+    "model": "a name from `fluxdrop models`",
+    "pack": "made from this pack",
+    "since": "2026-11-23, 2026-11-23T08:00, or an age: 30m, 12h, 2d, 1w",
+    "until": "the same; a day is included",
+    "size": "1024x768",
+    "job": "the id of a job",
+}
+_NARROWEST = 20
+_JOBS_SHOWN = 500
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
+    ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
+    search = ways.add_parser("search", parents=[shared], help="newest first")
+    what = 'words of the prompt, or their beginnings; a word in "quotes" is a whole one'
+    search.add_argument("text", nargs="*", metavar="TEXT", help=what)
+    for name, meaning in _FILTERS.items():
+        search.add_argument(f"--{name}", metavar=name.upper(), help=meaning)
+    search.add_argument("--tag", action="append", metavar="TAG", help="may be given again")
+    search.add_argument("--seed", type=int, metavar="N")
+    search.add_argument("--limit", type=_count, default=20, metavar="N", help="default: 20")
+    search.add_argument("--offset", type=_count, default=0, metavar="N", help="how many to pass")
+    search.set_defaults(run=run_search)
+    page = ways.add_parser("page", parents=[shared], help="write the contact sheets of jobs")
+    page.add_argument("ids", nargs="*", metavar="ID", help="without: the page of all jobs")
+    page.set_defaults(run=run_page)
+    rebuild = ways.add_parser("rebuild", parents=[shared], help="make the index from the sidecars")
+    rebuild.set_defaults(run=run_rebuild)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def run_search(options: argparse.Namespace) -> int:
+    """Print the newest pictures that fit."""
+    from runner.gallery.search import search
+
+    home = find_home(options.home)
+    filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
+
+    def look(gallery: Gallery) -> Page:
+        text = " ".join(options.text)
+        return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
+
+    gallery = opened(home)
+    found = look(gallery)
+    if gallery.damaged:
+        rebuilt(home)
+        found = look(opened(home))
+    if options.json:
+        print_json(found)
+    else:
+        _print_table(found, options.offset)
+    return 0
+
+
+def opened(home: Home) -> Gallery:
+    """The gallery for reading; made from the sidecars where there is none."""
+    from runner.gallery.store import FOLDER, Gallery
+
+    gallery = Gallery(home.data / FOLDER)
+    if gallery.missing:
+        rebuilt(home)
+    return gallery
+
+
+def rebuilt(home: Home) -> int:
+    """Make the index again, showing how far that is where people watch; how many rows it has."""
+    from runner.gallery.rebuild import rebuild
+    from runner.gallery.store import FOLDER
+    from runner.spool.effects import Disk
+
+    home.prepare()
+    folder = home.data / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        return rebuild(folder, home.outbox, Disk().replace, _progress())
+    except OSError as error:
+        raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
+
+
+def _progress() -> Progress | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_table(found: Page, offset: int) -> None:
+    rows = found["rows"]
+    if rows:
+        longest = max(len(str(row["id"])) for row in rows)
+        models = max(5, *(len(str(row["model"])) for row in rows))
+        head = (
+            f"{'made':<16}  {'id':<{longest}}  {'kind':<8}  {'model':<{models}}  "
+            f"{'seed':>10}  {'size':>9}  "
+        )
+        room = max(_NARROWEST, shutil.get_terminal_size((120, 24)).columns - len(head))
+        print(f"{head}prompt")
+        for row in rows:
+            size = f"{row['width']}x{row['height']}" if row.get("width") else ""
+            print(
+                f"{_local(row['created_at']):<16}  {row['id']:<{longest}}  {row['kind']!s:<8}  "
+                f"{row['model']!s:<{models}}  {row['seed']!s:>10}  {size:>9}  "
+                f"{_fitted(str(row['prompt']), room)}"
+            )
+    last = offset + len(rows)
+    more = f"; --offset {last} shows the next" if rows and last < found["total"] else ""
+    shown = f"{offset + 1} to {last} of " if rows else ""
+    say(f"{shown}{found['total']:,} pictures{more}")
+
+
+def _local(moment: object) -> str:
+    try:
+        return datetime.fromisoformat(str(moment)).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return ""
+
+
+def _fitted(text: str, room: int) -> str:
+    """The text on one line of so many columns; nothing in it can steer the terminal."""
+    shown, used = "", 0
+    for char in " ".join(text.split()):
+        char = char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        wide = 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        if used + wide > room - 1:
+            return f"{shown}…"
+        shown, used = shown + char, used + wide
+    return shown
+
+
+def run_page(options: argparse.Namespace) -> int:
+    """Write contact sheets and print where they are."""
+    home = find_home(options.home)
+    pages = [_job_page(home, job) for job in options.ids] or [write_outbox_page(home)]
+    if options.json:
+        print_json({"pages": pages})
+    else:
+        for page in pages:
+            print(page)
+    return 0
+
+
+def _job_page(home: Home, job: str) -> str:
+    from runner.gallery.sheet import job_page
+    from runner.spool.effects import Disk
+
+    status = client.status(home, job)
+    if "images" not in status:
+        raise UsageProblem(f"there is no job {job!r} in {home.outbox}")
+    folder = home.job(status["id"])
+    page = folder / "index.html"
+    if status["images"]["failed"] and page.is_file():
+        # Which images failed, and why, is known to the runner alone: its page tells it.
+        return str(page)
+    found = (client.read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
+    sidecars = [each for each in found if each is not None and "result" in each]
+    Disk().replace(page, job_page(status, sorted(sidecars, key=_index)).encode())
+    return str(page)
+
+
+def _index(sidecar: Mapping[str, Any]) -> int:
+    return int(sidecar["result"].get("index", 0))
+
+
+def write_outbox_page(home: Home) -> str:
+    """Write the page of the newest jobs from what lies in the outbox; its path."""
+    from runner.gallery.sheet import outbox_page
+    from runner.spool.effects import Disk
+
+    jobs = sorted(statuses(home), key=lambda job: str(job.get("accepted_at")), reverse=True)
+    shown = jobs[:_JOBS_SHOWN]
+    packs = {str(job["id"]): found for job in shown if (found := _packs(home, job))}
+    page = home.outbox / "index.html"
+    Disk().replace(page, outbox_page(shown, packs).encode())
+    return str(page)
+
+
+def statuses(home: Home) -> Iterable[dict[str, Any]]:
+    """The status of every job whose folder is in the outbox."""
+    for folder in sorted(home.outbox.iterdir()) if home.outbox.is_dir() else ():
+        status = None if folder.is_symlink() else client.read_json(folder / "status.json")
+        if status is not None and status.get("id") == folder.name:
+            yield status
+
+
+def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
+    """The pack a job was made from, as its newest picture remembers it."""
+    for output in status.get("outputs") or ():
+        sidecar = client.read_json(home.job(status["id"]) / str(output.get("sidecar")))
+        pack = (sidecar or {}).get("result", {}).get("pack")
+        return [str(pack)] if pack else []
+    return []
+
+
+def run_rebuild(options: argparse.Namespace) -> int:
+    """Make the index again."""
+    count = rebuilt(find_home(options.home))
+    if options.json:
+        print_json({"rows": count})
+    else:
+        print(f"{count:,} pictures")
+    return 0

@@ -1,0 +1,118 @@
+"""What the tools take: the schemas of the kinds without what only a file needs, and their checking.
+
+One truth: a tool's fields are the fields of its kind's spec, with the same bounds. Left out are
+words that belong to files (`kind`, `schema`, `result`) and annotations that no model needs; images
+may also be data URIs. Rules between fields stay in the spec's schema and are told in words: many
+hosts refuse `allOf` at the top of a tool's schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from mcp.server.mcpserver.exceptions import ToolError
+
+from specs import schemas
+
+MOST_DATA_BYTES = 3_000_000
+"""The largest picture that a data URI may carry."""
+
+_LONGEST_DATA_URI = MOST_DATA_BYTES * 4 // 3 + 200
+_OF_FILES = ("kind", "schema", "$schema", "result")
+_FIRST = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
+_NOT_FOR_MODELS = frozenset({"errorMessage", "examples", "title", "$id", "$schema"})
+_WORDS_TO = 2
+"""How deep descriptions are kept: a field's own, and those of its parts."""
+
+_IMAGE = (
+    "Given as one of: a path in the inbox, the home or an allowed folder (`cat.png`); one that"
+    " fluxdrop made (`<job>/<file>`, the `file` of a search result, or flux://jobs/<job>/images/<n>;"
+    " a picture that a submitted job will still make is waited for); or a data URI of at most 3 MB"
+    " (`data:image/png;base64,…`)."
+)
+_DRY_RUN = (
+    "true: submit nothing; say what would run: the spec, the final prompts with their audit, and"
+    " the number of images."
+)
+_ID = (
+    "The job's id and the name of its folder; leave it out and a free one is chosen. The same call"
+    " with the same id again runs nothing and answers with the first job, so a call can be repeated"
+    " safely. Up to 100 letters, digits, dots, dashes and underscores."
+)
+
+
+@lru_cache(maxsize=16)
+def of_kind(kind: str) -> dict[str, Any]:
+    """The schema of the arguments of the tool that makes pictures of this kind."""
+    spec = schemas.bundle(kind)
+    fields = {name: part for name, part in spec["properties"].items() if name not in _OF_FILES}
+    order = sorted(fields, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    properties = {name: _for_models(fields[name], 1) for name in order}
+    properties["id"]["description"] = _ID
+    for name, form in (("image", _IMAGE), ("mask", "Given like `image`.")):
+        if name in properties:
+            properties[name]["description"] = f"{fields[name]['description']} {form}"
+    properties["dry_run"] = {"description": _DRY_RUN, "type": "boolean", "default": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in spec["required"] if name != "kind"],
+        "patternProperties": spec["patternProperties"],
+        "additionalProperties": False,
+    }
+
+
+def _for_models(part: Any, depth: int) -> Any:
+    """A part of a spec's schema, its meaning unchanged, with fewer words; paths may be data."""
+    if isinstance(part, list):
+        return [_for_models(item, depth) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if _is_path(part):
+        return {"type": "string", "minLength": 1, "maxLength": _LONGEST_DATA_URI}
+    kept: dict[str, Any] = {}
+    for key, value in part.items():
+        if key == "properties":
+            kept[key] = {name: _for_models(child, depth + 1) for name, child in value.items()}
+        elif key in ("items", "anyOf", "oneOf", "additionalProperties"):
+            kept[key] = _for_models(value, _WORDS_TO + 1)
+        elif key in _NOT_FOR_MODELS or (key == "description" and depth > _WORDS_TO):
+            continue
+        else:
+            kept[key] = value
+    return kept
+
+
+def _is_path(part: Mapping[str, Any]) -> bool:
+    path = schemas.load("common")["$defs"]["path"]
+    return all(part.get(key) == path[key] for key in ("type", "maxLength", "pattern"))
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that were given; many hosts send null for what was left out."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def check(arguments: Mapping[str, Any], schema: dict[str, Any], tool: str) -> dict[str, Any]:
+    """The arguments of a tool that is no kind's. Raises ToolError with every problem."""
+    from specs.document import dotted
+    from specs.messages import explain, validator
+
+    values = given(arguments)
+    found = [
+        f"{dotted(path)}: {message()}"
+        for error in validator(schema).iter_errors(values)
+        for path, _, message in explain(error, tool)
+    ]
+    if found:
+        raise refusal(found, f"{tool} did nothing")
+    whole = {name for name, part in schema["properties"].items() if part.get("type") == "integer"}
+    return {name: int(value) if name in whole else value for name, value in values.items()}
+
+
+def refusal(problems: list[str], what: str) -> ToolError:
+    """What a model reads when its call cannot be done: all that is wrong, one line each."""
+    several = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ToolError("\n".join([f"{what}: {several} to mend.", *(f"- {one}" for one in problems)]))

@@ -1,0 +1,243 @@
+"""The images that a call names or carries, on their way into the inbox.
+
+What the runner can read itself (the inbox, pictures of jobs) is named in the spec as it is. What
+it cannot, or what may be gone by then (a data URI, a file of the home or of an allowed folder), is
+copied to `inbox/mcp/<job>/` first. Everything is looked at before anything is written: it must be
+inside the roots, a regular file, and a picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runner import client
+from runner.errors import InputBad, PathNotAllowed
+from runner.mcp_server.arguments import MOST_DATA_BYTES
+from runner.mcp_server.pictures import file_of
+from runner.settings import Home
+from runner.spool.inputs import IMAGE_FIELDS, maker_of, place_of, take
+
+FOLDER = "mcp"
+"""Where in the inbox the copies lie; subfolders of the inbox are never scanned."""
+
+_DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<rest>(?:;[\w=.+-]+)*),", re.ASCII)
+_PICTURE = re.compile(r"flux://jobs/([^/]+)/images/(\d{1,5})")
+_FORGOTTEN_SECONDS = 3600.0
+
+
+@dataclass
+class Inputs:
+    """The images of one call: the spec that names them, the copies to make, what is wrong."""
+
+    home: Home
+    job_id: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def settle(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec as the runner will read it; `files` and `problems` have the rest."""
+        return {
+            **spec,
+            **{name: self._each(spec[name], name) for name in IMAGE_FIELDS if name in spec},
+        }
+
+    def _each(self, value: Any, path: str) -> Any:
+        """Every path in a field, whatever its form; what has another type the schema refuses."""
+        if isinstance(value, str):
+            return self._one(value, path)
+        if isinstance(value, list):
+            return [self._each(item, f"{path}[{n}]") for n, item in enumerate(value[:16])] + value[
+                16:
+            ]
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return {**value, "path": self._one(value["path"], f"{path}.path")}
+        return value
+
+    def _one(self, text: str, path: str) -> str:
+        try:
+            if text[:5].lower() == "data:":
+                return self._copy(_decoded(text), path)
+            return self._named(text, path)
+        except (PathNotAllowed, InputBad) as error:
+            self.problems.append((path, str(error)))
+        # A name that the schema lets through, so that everything else is looked at too.
+        return "image.png"
+
+    def _copy(self, data: bytes, path: str) -> str:
+        ending = check_picture(data)
+        stem = re.sub(r"[^a-z]+", "-", path).strip("-") or "image"
+        name = f"{FOLDER}/{self.job_id}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
+        self.files[name] = data
+        return name
+
+    def _named(self, text: str, path: str) -> str:
+        found = _PICTURE.fullmatch(text)
+        if found:
+            file = file_of(self.home, found[1], int(found[2]))
+            if file is None:
+                raise InputBad(f"{text} is not there: flux_get_job lists a job's pictures")
+            text = f"{found[1]}/{file}"
+        if len(text) > 1024 or set(text) & set("\0\t\r\n"):
+            raise PathNotAllowed("this cannot be a path, and it is no data URI")
+        for name in _readings(text, self.home):
+            place = place_of(name, self.home)
+            if place.is_file():
+                data = _bytes(place, self.home)
+                check_picture(data)
+                return name
+            if self._will_be_made(name):
+                return name
+        return self._elsewhere(text, path)
+
+    def _will_be_made(self, name: str) -> bool:
+        """Whether an unfinished job may still make this picture; one that is over must have it."""
+        maker = maker_of(name)
+        state = client.status(self.home, maker)["state"] if maker else "unknown"
+        if state == "unknown":
+            return False
+        if state in client.FINAL_STATES:
+            raise InputBad(f"job {maker} is {state} and has no picture {name.rpartition('/')[2]!r}")
+        return True
+
+    def _elsewhere(self, text: str, path: str) -> str:
+        """A file of the home, or of an allowed folder: copied, for the runner may not read it."""
+        home = _wide(self.home)
+        place = Path(text) if _is_absolute(text) else self.home.root / text
+        place_of(str(place), home)
+        _refuse_private(place, self.home)
+        if not place.is_file():
+            raise InputBad(
+                f"there is no file {text!r} in the inbox, the home or an allowed folder, and no"
+                " picture of a job of that name: name one, or send a data URI"
+            )
+        return self._copy(_bytes(place, home), path)
+
+    def write(self) -> None:
+        """Put the copies into the inbox. Raises UsageProblem where that cannot be written."""
+        for name, data in self.files.items():
+            client.put_input(self.home, data, name)
+
+    def undo(self) -> None:
+        """Take the copies away again: their spec was not written."""
+        for name in self.files:
+            with contextlib.suppress(OSError):
+                (self.home.inbox / name).unlink()
+        with contextlib.suppress(OSError):
+            (self.home.inbox / FOLDER / self.job_id).rmdir()
+
+
+def check_picture(data: bytes) -> str:
+    """The usual file ending of a picture that can be read whole. Raises InputBad for others."""
+    from PIL import Image
+
+    from runner.engine.images import FORMATS, MAX_PIXELS
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputBad(f"it has more than {MAX_PIXELS:,} pixels: shrink it")
+            picture.load()
+            return str(picture.format).lower()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputBad(f"it has more than {MAX_PIXELS:,} pixels: shrink it") from error
+    except InputBad:
+        raise
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever their formats do
+        raise InputBad(
+            f"this is not a picture ({', '.join(FORMATS)}), or it is damaged"
+        ) from error
+
+
+def _decoded(text: str) -> bytes:
+    head = _DATA.match(text[:200])
+    if head is None or not head["rest"].lower().endswith(";base64"):
+        raise InputBad("a data URI has the form data:image/png;base64,…")
+    body = re.sub(r"\s+|%0[AaDd]", "", text[head.end() :])
+    if len(body) > MOST_DATA_BYTES * 4 // 3 + 4:
+        raise InputBad("a data URI may carry 3 MB: put the file into the inbox and name it")
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputBad("what follows `base64,` is not base64, or it was cut short") from error
+    if len(data) > MOST_DATA_BYTES:
+        raise InputBad("a data URI may carry 3 MB: put the file into the inbox and name it")
+    return data
+
+
+def _readings(text: str, home: Home) -> list[str]:
+    """What a path may mean inside the inbox and the outbox, the likeliest first."""
+    if _is_absolute(text):
+        given = Path(os.path.realpath(text))
+        return [
+            f"{word}/{given.relative_to(os.path.realpath(root)).as_posix()}"
+            for word, root in (("inbox", home.inbox), ("outbox", home.outbox))
+            if given.is_relative_to(os.path.realpath(root))
+        ]
+    posix = text.replace("\\", "/")
+    if posix.startswith(("inbox/", "outbox/")):
+        return [posix]
+    place_of(posix, home)  # a path that may not be named is refused as what it is
+    return [posix, f"outbox/{posix}"] if posix.count("/") == 1 else [posix]
+
+
+def _is_absolute(text: str) -> bool:
+    return Path(text).is_absolute() or text[:1] in "/\\" or bool(re.match("[A-Za-z]:", text))
+
+
+def _bytes(place: Path, home: Home) -> bytes:
+    snapshot = take(place, home)
+    if snapshot is None:
+        raise InputBad(f"{place.name} is empty or still being written: try again")
+    return snapshot.data
+
+
+def _wide(home: Home) -> Home:
+    """The same home, from whose whole folder images may be taken."""
+    roots = (*home.settings.input_roots, str(home.root))
+    return replace(home, settings=replace(home.settings, input_roots=roots))
+
+
+def _refuse_private(place: Path, home: Home) -> None:
+    real = Path(os.path.realpath(place))
+    root = Path(os.path.realpath(home.root))
+    hidden = real.is_relative_to(root) and any(
+        part.startswith(".") for part in real.relative_to(root).parts
+    )
+    if hidden or real.is_relative_to(os.path.realpath(home.data)):
+        raise PathNotAllowed(f"{place.name!r} is private to fluxdrop: copy it into the inbox")
+
+
+def sweep(home: Home, is_needed: Callable[[str], bool]) -> None:
+    """Remove the copies of jobs that have their own by now, and what a crash left behind."""
+    try:
+        folders = list(os.scandir(home.inbox / FOLDER))
+    except OSError:
+        return
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if is_needed(folder.name) or not folder.is_dir(follow_symlinks=False):
+                continue
+            for file in Path(folder.path).iterdir():
+                file.unlink()
+            Path(folder.path).rmdir()
+
+
+def is_needed(home: Home, job_id: str) -> bool:
+    """Whether the copies of a job in the inbox may still be read."""
+    status = client.status(home, job_id)
+    if status["state"] == "unknown":
+        # Just being written, or left by a server that was ended before it wrote the spec.
+        age = time.time() - (home.inbox / FOLDER / job_id).stat().st_mtime
+        return age < _FORGOTTEN_SECONDS
+    return status["state"] == "submitted" or status.get("reason") == "WaitingForInput"

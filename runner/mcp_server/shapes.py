@@ -1,0 +1,154 @@
+"""What the tools answer, as schemas: the status is the outbox's own, the rest is said here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from specs import schemas
+
+BEFORE_ACCEPTANCE = ("submitted", "unknown")
+"""The words of clients for a job that has no status: seen in the inbox, or never seen."""
+
+RUNNER: dict[str, Any] = {
+    "type": "object",
+    "description": "Whether a runner is working in this home.",
+    "required": ["running", "message"],
+    "properties": {
+        "running": {"type": "boolean"},
+        "message": {"type": "string", "description": "What it is doing, or how to start one."},
+    },
+}
+_PROMPT: dict[str, Any] = {
+    "type": "object",
+    "required": ["prompt", "length", "audit"],
+    "properties": {
+        "prompt": {"type": "string", "description": "The final text, as the model gets it."},
+        "length": {"type": "integer", "description": "In characters."},
+        "subject": {"type": "string"},
+        "variable": {"type": ["string", "null"]},
+        "audit": {
+            "type": "object",
+            "description": "The verdict on forbidden words, and every finding.",
+            "required": ["verdict", "findings"],
+            "properties": {"verdict": {"type": "string"}, "findings": {"type": "array"}},
+        },
+    },
+}
+_DRY_RUN: dict[str, Any] = {
+    "type": "object",
+    "description": "Only after dry_run: what would have run. Nothing was submitted.",
+    "required": ["spec", "spec_yaml", "prompts", "prompt_count", "audit"],
+    "properties": {
+        "spec": {"type": "object", "description": "The spec."},
+        "spec_yaml": {"type": "string", "description": "The same, as the file would say it."},
+        "prompts": {"type": "array", "items": _PROMPT, "description": "The first 20."},
+        "prompt_count": {"type": "integer"},
+        "audit": {"type": "string", "description": "ok: no prompt asks for anything forbidden."},
+        "left_out": {"type": "array", "description": "Combinations that would not run, and why."},
+    },
+}
+SUBMITTED: dict[str, Any] = {
+    "type": "object",
+    "required": ["job_id", "state", "image_count", "status_file", "runner", "warnings", "next"],
+    "properties": {
+        "job_id": {
+            "type": ["string", "null"],
+            "description": "For flux_get_job and flux_cancel_job; valid from now on. null after a"
+            " dry run.",
+        },
+        "state": {
+            "type": "string",
+            "description": "Where the job stands at this moment, as flux_get_job says it;"
+            " `dry_run` after a dry run.",
+        },
+        "image_count": {"type": "integer", "description": "How many pictures it makes."},
+        "status_file": {
+            "type": ["string", "null"],
+            "description": "Where the status is written. null after a dry run.",
+        },
+        "runner": RUNNER,
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "dry_run": _DRY_RUN,
+        "next": {"type": "string", "description": "What to do now."},
+    },
+}
+CANCELLED: dict[str, Any] = {
+    "type": "object",
+    "required": ["job_id", "outcome", "state", "message"],
+    "properties": {
+        "job_id": {"type": "string"},
+        "outcome": {
+            "enum": ["cancelled", "was_over", "asked", "unknown"],
+            "description": "cancelled: it has stopped. was_over: it had ended before, nothing"
+            " changed. asked: it stops as soon as it can. unknown: there is no such job.",
+        },
+        "state": {"type": "string", "description": "The job's state now."},
+        "message": {"type": "string"},
+        "runner": RUNNER,
+    },
+}
+FOUND: dict[str, Any] = {
+    "type": "object",
+    "required": ["total", "rows", "next_offset"],
+    "properties": {
+        "total": {"type": "integer", "description": "How many pictures fit in all."},
+        "rows": {
+            "type": "array",
+            "description": "Newest first. `file` can be given as an image to the other tools.",
+            "items": {
+                "type": "object",
+                "required": ["id", "job", "file", "prompt", "uri"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "job": {"type": "string"},
+                    "file": {"type": "string"},
+                    "prompt": {"type": "string"},
+                    "uri": {"type": "string", "description": "The picture as a resource."},
+                },
+            },
+        },
+        "next_offset": {"type": ["integer", "null"], "description": "For the next page."},
+        "message": {"type": "string"},
+    },
+}
+
+
+@lru_cache(maxsize=1)
+def job() -> dict[str, Any]:
+    """The status of a job, or what can be said of one that has none, with a page of pictures."""
+    status = schemas.bundle("status")
+    properties = {**status["properties"]}
+    states = [*status["properties"]["state"]["enum"], *BEFORE_ACCEPTANCE]
+    properties["state"] = {
+        "description": "submitted: its file waits in the inbox. queued, running: accepted."
+        " succeeded, failed, cancelled, rejected: over for good. unknown: never seen here, or its"
+        " folder was moved away; it does not mean done.",
+        "enum": states,
+    }
+    properties["outputs"] = {
+        "type": "array",
+        "description": "At most 4 finished pictures, from `offset` on. `path` can be given as an"
+        " image to the other tools.",
+        "items": {
+            "type": "object",
+            "required": ["file", "path", "uri"],
+            "properties": {name: {"type": "string"} for name in ("file", "path", "uri")},
+        },
+    }
+    properties["next_offset"] = {
+        "type": ["integer", "null"],
+        "description": "Give it as `offset` for the pictures after these; null where none are.",
+    }
+    properties["status_file"] = {"type": ["string", "null"]}
+    properties["runner"] = RUNNER
+    properties["next"] = {"type": "string", "description": "What to do now."}
+    required = ["id", "state", "outputs", "next_offset", "next"]
+    return _plain({"type": "object", "required": required, "properties": properties})
+
+
+def _plain(part: Any) -> Any:
+    """Without what only the outbox's own schema needs."""
+    if isinstance(part, dict):
+        return {key: _plain(value) for key, value in part.items() if key != "examples"}
+    return [_plain(item) for item in part] if isinstance(part, list) else part
