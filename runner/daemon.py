@@ -71,11 +71,7 @@ class Daemon:
         self._make_executor = executor
         self._disk = disk or Disk()
         self._stop = threading.Event()
-        self._locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
-        if gpu is not None:
-            # In a place that all homes and users share: the GPU is one whatever the home.
-            file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
-            self._locks.append(RunnerLock(file, f"the GPU {gpu}"))
+        self._locks = locks_of(home, gpu)
         self._started_at = timestamp()
         self._health_due = 0.0
         self._looks_wanted = 0
@@ -263,6 +259,16 @@ class Daemon:
         finals = ", ".join(f"'{state}'" for state in FINAL)
         for record in self.ledger.select(f"behind = 1 AND state IN ({finals})", limit=50):
             self.writer.publish_end(record)
+
+
+def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
+    """What a process has to hold while it renders for a home."""
+    locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
+    if gpu is not None:
+        # In a place that all homes and users share: the GPU is one whatever the home.
+        file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
+        locks.append(RunnerLock(file, f"the GPU {gpu}"))
+    return locks
 
 
 @contextmanager

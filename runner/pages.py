@@ -104,6 +104,8 @@ class Pages:
         began = monotonic()
         try:
             newest = self._ledger.select("1 = 1", order="seq DESC", limit=_JOBS_SHOWN)
+            # Callers may move and delete finished folders.
+            newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
             packs = {r.id: _packs_of(r) for r in newest if "compose" in r.realised}
             page = outbox_page([self._outbox.status(record) for record in newest], packs)
             self._disk.replace(self._home.outbox / "index.html", page.encode())

@@ -13,7 +13,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runner.cli import compose, control, doctor, look, models, setup, submit, work
+from runner.cli import (
+    clean,
+    compose,
+    control,
+    doctor,
+    gallery,
+    look,
+    models,
+    service,
+    setup,
+    submit,
+    verify,
+    work,
+)
 from runner.errors import FluxdropError, RunnerBusy, RunnerNeeded, SpecInvalid, UsageProblem
 
 _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (

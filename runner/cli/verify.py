@@ -147,8 +147,9 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
 def _held(home: Home) -> Iterator[None]:
     """The home and the GPU, as a runner holds them: two at once would share its memory."""
     from runner.daemon import locks_of
+    from runner.engine.machine import gpu_in_use
 
-    locks = locks_of(home)
+    locks = locks_of(home, gpu_in_use(home.settings.device))
     try:
         for lock in locks:
             lock.acquire()

@@ -26,13 +26,19 @@ class Attendance:
         self._started: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
 
+    def peek(self) -> dict[str, Any]:
+        """The same, starting nothing."""
+        return self._seen() or self._absent()
+
     def look(self) -> dict[str, Any]:
         """Whether a runner is there, and what a caller should know about it."""
+        return self._seen() or (self._start() if self._autostart else self._absent())
+
+    def _seen(self) -> dict[str, Any] | None:
         health = client.runner_health(self._home)
-        if health is not None:
-            return {"running": True, "message": f"a runner is {health['state']}"}
-        if self._autostart:
-            return self._start()
+        return {"running": True, "message": f"a runner is {health['state']}"} if health else None
+
+    def _absent(self) -> dict[str, Any]:
         return {
             "running": False,
             "message": "no runner is running, so nothing is made yet; what was submitted waits"

@@ -54,12 +54,13 @@ class Inputs:
 
     def _each(self, value: Any, path: str) -> Any:
         """Every path in a field, whatever its form; what has another type the schema refuses."""
+        if isinstance(value, list):
+            return [self._item(item, f"{path}[{n}]") for n, item in enumerate(value)]
+        return self._item(value, path)
+
+    def _item(self, value: Any, path: str) -> Any:
         if isinstance(value, str):
             return self._one(value, path)
-        if isinstance(value, list):
-            return [self._each(item, f"{path}[{n}]") for n, item in enumerate(value[:16])] + value[
-                16:
-            ]
         if isinstance(value, dict) and isinstance(value.get("path"), str):
             return {**value, "path": self._one(value["path"], f"{path}.path")}
         return value

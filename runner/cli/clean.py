@@ -1,0 +1,169 @@
+"""`clean`: whole finished jobs taken out of the outbox by age or size, when asked and never else.
+
+Says what would go; deletes after a yes, or with `--yes`. Jobs that are queued or running, and what
+is not a job's folder, are never touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runner import client
+from runner.cli.gallery import statuses, write_outbox_page
+from runner.cli.plans import size as size_text
+from runner.cli.text import print_json, say
+from runner.errors import UsageProblem
+from runner.settings import Home, find_home
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_ASIDE = ".removing-"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job in the outbox; `finished` in seconds since 1970."""
+
+    id: str
+    state: str
+    finished: float
+    bytes: int
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    clean = verbs.add_parser("clean", parents=[shared], help="take old finished jobs away")
+    clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
+    most = "the oldest go until the finished ones take no more than this: 50GB"
+    clean.add_argument("--keep", metavar="SIZE", help=most)
+    clean.add_argument("--yes", action="store_true", help="delete them without asking")
+    clean.set_defaults(run=run_clean)
+
+
+def run_clean(options: argparse.Namespace) -> int:
+    """Name the jobs that age and size single out, and delete them if told to."""
+    if options.older_than is None and options.keep is None:
+        raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
+    home = find_home(options.home)
+    age = None if options.older_than is None else _age(options.older_than)
+    keep = None if options.keep is None else _size(options.keep)
+    chosen = choose(sorted(finished(home), key=lambda job: (job.finished, job.id)), age, keep)
+    if not options.json:
+        for job in chosen:
+            day = datetime.fromtimestamp(job.finished).strftime("%Y-%m-%d")
+            print(f"{day}  {size_text(job.bytes):>10}  {job.state:<9}  {job.id}")
+    total = sum(job.bytes for job in chosen)
+    told = f"{len(chosen):,} finished jobs, {size_text(total)}"
+    wanted = bool(chosen) and (options.yes or (not options.json and _asked(told)))
+    left = remove(home, chosen) if wanted else []
+    if options.json:
+        jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
+        print_json({"jobs": jobs, "bytes": total, "removed": wanted, "left": left})
+    elif wanted:
+        say(f"removed {told}")
+    else:
+        say(f"{told}; nothing was removed" + ("" if not chosen else " (--yes removes them)"))
+    for problem in left:
+        say(problem)
+    return 1 if left else 0
+
+
+def _asked(told: str) -> bool:
+    """Whether somebody at a terminal says yes."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"remove {told}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _age(text: str) -> float:
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise UsageProblem(f"an age is written like 12h, 30d or 8w, not {text!r}")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _size(text: str) -> float:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageProblem(f"a size is written like 500MB or 50GB, not {text!r}")
+    return float(found[1]) * _BYTES[found[2].lower()]
+
+
+def finished(home: Home) -> list[Job]:
+    """The finished jobs whose folders are in the outbox."""
+    jobs = []
+    for status in statuses(home):
+        if status.get("state") not in client.FINAL_STATES:
+            continue
+        try:
+            ended = datetime.fromisoformat(str(status["finished_at"] or status["updated_at"]))
+        except (ValueError, KeyError):
+            continue
+        folder = home.job(status["id"])
+        jobs.append(Job(status["id"], status["state"], ended.timestamp(), _bytes_in(folder)))
+    return jobs
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for below, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(below, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> list[Job]:
+    """The jobs that are too old, and the oldest of those that are too many bytes."""
+    before = time.time() - (age or 0.0)
+    left = sum(job.bytes for job in oldest_first)
+    chosen = []
+    for job in oldest_first:
+        too_old = age is not None and job.finished < before
+        too_much = keep is not None and left > keep
+        if too_old or too_much:
+            chosen.append(job)
+            left -= job.bytes
+    return chosen
+
+
+def remove(home: Home, jobs: list[Job]) -> list[str]:
+    """Delete the folders and their rows of the gallery; what could not be deleted, in words."""
+    from runner.gallery.store import FOLDER, Gallery
+    from runner.spool.effects import Disk
+
+    gallery = Gallery(home.data / FOLDER, Disk().replace)
+    for aside in home.outbox.glob(f"{_ASIDE}*"):  # an earlier clean was cut short
+        shutil.rmtree(aside, ignore_errors=True)
+    left = []
+    for job in jobs:
+        folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
+        # A retry between the look and now has made the folder a living job's again.
+        if client.status(home, job.id)["state"] not in client.FINAL_STATES:
+            continue
+        pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
+        try:
+            # At once gone under its own name: nobody sees a job of which half is there.
+            os.replace(folder, aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            left.append(f"{job.id} could not be removed: {error.strerror}")
+            continue
+        if not gallery.missing:
+            gallery.remove(*pictures)
+    write_outbox_page(home)
+    return left
