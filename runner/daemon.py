@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.catalogue import RegistryCatalogue
@@ -29,8 +27,10 @@ from runner.spool.clock import monotonic, now, timestamp
 from runner.spool.effects import Disk
 from runner.spool.intake import Intake
 from runner.spool.ledger import Ledger
+from runner.spool.locks import locks_of
 from runner.spool.outbox import Outbox
-from runner.spool.platform import RunnerLock, allow_writer_probe
+from runner.spool.platform import allow_writer_probe
+from runner.spool.rebuild import rebuild, set_damaged_aside
 from runner.spool.recovery import recover
 from runner.worker import Worker
 
@@ -85,8 +85,13 @@ class Daemon:
         if threading.current_thread() is threading.main_thread():
             allow_writer_probe()
         home, disk = self.home, self._disk
-        self.ledger = Ledger(home.data / "ledger.sqlite", disk)
+        catalogue = RegistryCatalogue(home.settings)
+        file = home.data / "ledger.sqlite"
+        is_new = set_damaged_aside(file, disk)
+        self.ledger = Ledger(file, disk)
         self.outbox = Outbox(home, self.ledger, disk)
+        if is_new:
+            rebuild(home, self.ledger, self.outbox, disk, catalogue)
         disk.make_folder(home.drops)
         disk.make_folder(home.inbox / ".tmp")
         recover(home, self.ledger, self.outbox, disk)
@@ -101,7 +106,7 @@ class Daemon:
             self.ledger,
             self.outbox,
             disk,
-            RegistryCatalogue(home.settings),
+            catalogue,
             on_change=self.worker.wake,
             on_cancel=self.worker.cancel,
         )
@@ -259,16 +264,6 @@ class Daemon:
         finals = ", ".join(f"'{state}'" for state in FINAL)
         for record in self.ledger.select(f"behind = 1 AND state IN ({finals})", limit=50):
             self.writer.publish_end(record)
-
-
-def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
-    """What a process has to hold while it renders for a home."""
-    locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
-    if gpu is not None:
-        # In a place that all homes and users share: the GPU is one whatever the home.
-        file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
-        locks.append(RunnerLock(file, f"the GPU {gpu}"))
-    return locks
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from runner.cli import (
     doctor,
     gallery,
     look,
+    mcp,
     models,
     service,
     setup,
@@ -83,7 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
-    for module in (work, setup, submit, look, control, compose, models, doctor):
+    for module in (
+        work, setup, submit, look, control, compose, gallery, verify, models, mcp, service, clean,
+        doctor,
+    ):  # fmt: skip
         module.add(verbs, shared)
     return parser
 

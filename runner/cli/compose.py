@@ -116,14 +116,18 @@ def _bytes(spec: Mapping[str, Any]) -> bytes:
 
 
 def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+    from composer.packs import read_pack
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
 
-    _bytes(spec)
+    if options.fields:
+        _bytes(spec)
+    pack = read_pack(home.prompts, options.pack)
     catalogue = RegistryCatalogue(home.settings)
-    parameters = catalogue.parameters(catalogue.default_model(spec), str(spec["kind"]))
+    model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
+    parameters = catalogue.parameters(model, str(spec["kind"]))
     told = compose_json(
-        home.prompts,
+        pack,
         spec["compose"],
         forbidden=home.settings.forbidden,
         t5_limit=int(parameters.get("prompt_tokens", 512)),

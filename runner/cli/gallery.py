@@ -1,4 +1,4 @@
-"""`gallery search`, `gallery page` and `gallery rebuild`: finished pictures found, shown, listed anew.
+"""`gallery search`, `gallery page`, `gallery rebuild`: finished pictures found, shown, listed.
 
 Searching reads the index that the runner writes, whether one runs or not. An index that is missing
 or damaged is made again from the sidecars first.

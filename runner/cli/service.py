@@ -261,7 +261,7 @@ def _run(commands: Commands, *, strict: bool = True) -> None:
     for command in commands:
         if shutil.which(command[0]) is None:
             raise UsageProblem(
-                f"{command[0]} is not on this machine: `fluxdrop service show` prints what to set up"
+                f"{command[0]} is not here: `fluxdrop service show` says what to set up"
             )
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and strict:

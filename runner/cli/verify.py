@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _LOOK_SECONDS = 2.0
-_FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 # What changes pixels, in the order in which it is worth being told.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
@@ -146,8 +145,8 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
 @contextmanager
 def _held(home: Home) -> Iterator[None]:
     """The home and the GPU, as a runner holds them: two at once would share its memory."""
-    from runner.daemon import locks_of
     from runner.engine.machine import gpu_in_use
+    from runner.spool.locks import locks_of
 
     locks = locks_of(home, gpu_in_use(home.settings.device))
     try:
@@ -174,6 +173,8 @@ def _rendered_there(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapp
             client.FINAL_STATES
         ):
             _require_working(home)
+            if status.get("reason") == "OutsideWindow":
+                raise UsageProblem("the settings' window is closed: verify while it is open")
         if status["state"] != "succeeded":
             said = status["message"] or "; ".join(e["message"] for e in status["errors"])
             raise _NotMade(f"it could not be made again: {status['reason']}: {said}")
@@ -200,8 +201,9 @@ def _forget(home: Home, job: str) -> None:
 
     if client.status(home, job)["state"] not in client.FINAL_STATES:
         client.cancel(home, job)
-        say(f"{job} is still in the outbox")
-        return
+        if client.wait_until_over(home, job, _LOOK_SECONDS)["state"] not in client.FINAL_STATES:
+            say(f"{job} is still in the outbox")
+            return
     shutil.rmtree(home.job(job), ignore_errors=True)
     (home.drops / "verify.yaml.json").unlink(missing_ok=True)
     gallery = Gallery(home.data / FOLDER, Disk().replace)
@@ -228,26 +230,29 @@ def _compared(
     told: dict[str, Any] = {"identical": False, "max_difference": None, "mean_difference": None}
     if old.size == new.size:
         apart = ImageChops.difference(old, new)
-        told["max_difference"] = max(high for _, high in apart.getextrema())
-        told["mean_difference"] = round(sum(ImageStat.Stat(apart).mean) / 3, 3)
+        statistics = ImageStat.Stat(apart)
+        told["max_difference"] = max(high for _, high in statistics.extrema)
+        told["mean_difference"] = round(sum(statistics.mean) / 3, 3)
         told["identical"] = told["max_difference"] == 0
     told["changed"] = _changes(sidecar, facts)
-    told["reason"] = (
-        None if told["identical"] else _reason(sidecar, before, old.size, new.size, told)
-    )
-    return told
+    if told["identical"]:
+        return {**told, "reason": None}
+    return {**told, "reason": _reason(sidecar, before, (old.size, new.size), told["changed"])}
 
 
 def _reason(
-    sidecar: Mapping[str, Any], before: bytes, old: object, new: object, told: Mapping[str, Any]
+    sidecar: Mapping[str, Any],
+    before: bytes,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    changed: list[str],
 ) -> str:
     result = sidecar.get("result") or {}
     said = []
     if result.get("sha256") and hashlib.sha256(before).hexdigest() != result["sha256"]:
         said.append("the picture's file was changed after it was made")
-    if old != new:
-        said.append("the sizes differ: {}×{}, now {}×{}".format(*old, *new))  # type: ignore[misc]
-    said += told["changed"]
+    if sizes[0] != sizes[1]:
+        said.append("it was {}×{} and is {}×{}".format(*sizes[0], *sizes[1]))
+    said += changed
     return "; ".join(said) or (
         "same versions, device and weights: the sidecar was changed, or the device does not "
         "compute the same twice"
@@ -264,8 +269,9 @@ def _changes(sidecar: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
         ("the precision was", sidecar.get("precision"), facts.get("precision")),
         ("numbers were", result.get("dtype"), facts.get("dtype")),
     ]
-    changed = [f"{what} {was}, is {is_}" for what, was, is_ in pairs if was and is_ and was != is_]
-    weights = (result.get("model") or {}).get("hash"), (facts.get("model") or {}).get("hash")
-    if all(weights) and weights[0] != weights[1]:
-        changed.append(f"the model's hash was {weights[0][:12]}…, is {weights[1][:12]}…")
+    changed = [f"{what} {a}, is {b}" for what, a, b in pairs if a and b and a != b]
+    was = str((result.get("model") or {}).get("hash") or "")
+    is_ = str((facts.get("model") or {}).get("hash") or "")
+    if was and is_ and was != is_:
+        changed.append(f"the model's hash was {was[:12]}…, is {is_[:12]}…")
     return changed

@@ -82,7 +82,6 @@ class Attendance:
             )  # fmt: skip
 
 
-
 def _code() -> str:
     """The folder of this very copy of the program, which the child must run too."""
     import runner

@@ -16,7 +16,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,13 @@ class Inputs:
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
-    def settle(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec as the runner will read it; `files` and `problems` have the rest."""
-        return {
-            **spec,
-            **{name: self._each(spec[name], name) for name in IMAGE_FIELDS if name in spec},
-        }
+    def settle(self, spec: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+        """The spec as the runner will read it; `files` and `problems` have the rest.
+
+        An image that is none of the kind's `fields` is not looked at.
+        """
+        named = [name for name in IMAGE_FIELDS if name in spec and name in fields]
+        return {**spec, **{name: self._each(spec[name], name) for name in named}}
 
     def _each(self, value: Any, path: str) -> Any:
         """Every path in a field, whatever its form; what has another type the schema refuses."""
@@ -154,10 +155,8 @@ def check_picture(data: bytes) -> str:
         raise InputBad(f"it has more than {MAX_PIXELS:,} pixels: shrink it") from error
     except InputBad:
         raise
-    except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever their formats do
-        raise InputBad(
-            f"this is not a picture ({', '.join(FORMATS)}), or it is damaged"
-        ) from error
+    except Exception as error:  # Pillow's readers raise whatever their formats do
+        raise InputBad(f"this is not a picture ({', '.join(FORMATS)}), or it is damaged") from error
 
 
 def _decoded(text: str) -> bytes:

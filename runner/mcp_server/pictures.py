@@ -73,14 +73,14 @@ def contents(
     """The pictures of a page: each as an image, in the form that was asked for, and as a link."""
     found: list[ImageContent | ResourceLink] = []
     for row in rows:
-        size = f"{row.get('width')}x{row.get('height')}"
+        words = f"{row.get('width')}x{row.get('height')}, seed {row.get('seed')}"
         image = _image(home, job_id, row, form)
         if image is not None:
             found.append(image)
         found.append(
             ResourceLink(
                 uri=row["uri"], name=row["file"], mime_type=type_of(row["file"]),
-                description=f"{size}, seed {row.get('seed')}", size=_size(home, job_id, row["file"]),
+                description=words, size=_size(home, job_id, row["file"]),
             )
         )  # fmt: skip
     return found

@@ -144,7 +144,7 @@ def job() -> dict[str, Any]:
     properties["runner"] = RUNNER
     properties["next"] = {"type": "string", "description": "What to do now."}
     required = ["id", "state", "outputs", "next_offset", "next"]
-    return _plain({"type": "object", "required": required, "properties": properties})
+    return {"type": "object", "required": required, "properties": _plain(properties)}
 
 
 def _plain(part: Any) -> Any:

@@ -20,6 +20,7 @@ from runner.mcp_server.attendance import Attendance
 from runner.mcp_server.inputs import Inputs, is_needed, sweep
 from runner.settings import Home
 from runner.spool.names import is_conflict_copy, is_safe_id, key_of
+from specs import schemas
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 _MOST_PROMPTS = 20
@@ -41,7 +42,7 @@ def submit(
     if not isinstance(dry_run, bool):
         raise refusal(["dry_run: true or false is meant"], "Nothing was submitted")
     inputs = Inputs(home, job_id if isinstance(job_id, str) and is_safe_id(job_id) else "unnamed")
-    spec = inputs.settle({"kind": kind, "id": job_id, **values})
+    spec = inputs.settle({"kind": kind, "id": job_id, **values}, schemas.bundle(kind)["properties"])
     problems = [f"{path}: {text}" for path, text in inputs.problems]
     problems += _of_server([*values], job_id)
     try:
@@ -50,9 +51,8 @@ def submit(
         problems += [_line(problem) for problem in error.problems]
         raise refusal(problems, "Nothing was submitted") from None
     name = f"{job_id}.yaml"
-    verdict = judge(
-        Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue := RegistryCatalogue(home.settings)
-    )
+    catalogue = RegistryCatalogue(home.settings)
+    verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
     problems += [_line(problem) for problem in verdict.problems]
     if verdict.reason and not verdict.problems:
         problems.append(verdict.message or verdict.reason)
@@ -67,20 +67,27 @@ def submit(
         "warnings": list(verdict.warnings),
     }
     if dry_run:
-        said = _rehearsed(home, catalogue, spec, verdict.realised, data)
+        if "id" not in given(arguments):
+            spec.pop("id")  # chosen anew when it is submitted
+        said = _rehearsed(home, catalogue, spec, verdict.realised)
         done = "nothing was submitted; call again without dry_run to submit it"
         return {**answer, "dry_run": said, "next": done}
     if not _is_there_already(home, job_id, data):
         sweep(home, lambda job: job == job_id or is_needed(home, job))
         _write(home, inputs, data, name)
     status = client.status(home, job_id)
+    runner = attendance.look()
+    first = (
+        "" if runner["running"] else "say that no runner is running, and how to start one; then "
+    )
     return {
         **answer,
         "job_id": job_id,
         "state": "submitted" if status["state"] == "unknown" else status["state"],
         "status_file": str(home.job(job_id) / "status.json"),
-        "runner": attendance.look(),
-        "next": f"call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it is over",
+        "runner": runner,
+        "next": f"{first}call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it"
+        " is over",
     }
 
 
@@ -173,15 +180,16 @@ def _free_id(home: Home, kind: str, values: Mapping[str, Any]) -> str:
         stem = f"{stem}-{word}" if stem else word
     while True:
         made = f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
-        if is_safe_id(made) and _holder(home, made) is None:
+        if not home.job(made).exists() and not (home.inbox / f"{made}.yaml").exists():
             return made
 
 
 def _rehearsed(
-    home: Home, catalogue: Any, spec: Mapping[str, Any], realised: Mapping[str, Any], data: bytes
+    home: Home, catalogue: Any, spec: Mapping[str, Any], realised: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a dry run says beyond the count: the spec, the final prompts and their audit."""
     from composer.audit import audit, parse_terms
+    from specs.write import to_yaml
 
     left_out: list[dict[str, Any]] = []
     if "compose" in spec:
@@ -206,7 +214,7 @@ def _rehearsed(
     bad = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": realised.get("model", spec.get("model"))},
-        "spec_yaml": data.decode(),
+        "spec_yaml": to_yaml(spec).decode(),
         "prompts": [{**row, "length": len(row["prompt"])} for row in rows[:_MOST_PROMPTS]],
         "prompt_count": len(rows),
         "audit": "violation" if bad else "ok",

@@ -11,15 +11,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.answers import Answer, Answers
-from runner.spool.clock import monotonic, now, ready_at, timestamp
+from runner.spool.clock import monotonic
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
-from runner.spool.inputs import named_paths
+from runner.spool.entry import record_of
 from runner.spool.judge import Catalogue, Verdict, judge
 from runner.spool.ledger import Ledger
 from runner.spool.names import (
@@ -31,7 +30,7 @@ from runner.spool.names import (
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.settle import Drop, Settler
-from runner.spool.waiting import WAITING, InputWait
+from runner.spool.waiting import InputWait
 from runner.spool.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ log = logging.getLogger(__name__)
 _BATCH = 256
 _MOST_DEATHS = 2
 _POLLING_SECONDS = 1.0
+_CONTROLS_SECONDS = 1.0
 
 
 class Intake:
@@ -83,7 +83,7 @@ class Intake:
 
     def turn(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
-        moment = monotonic()
+        moment = controls_at = monotonic()
         renamed_in = self.watcher.take_renamed_in()
         names = self._scan()
         changed = self.controls.obey(names, moment)
@@ -106,8 +106,10 @@ class Intake:
             if len(batch) >= _BATCH:
                 self.accept(batch)
                 changed, batch = True, []
-                # Cancels of a long inbox must not wait for its end.
-                self.controls.obey(self._controls_now(), monotonic())
+                if monotonic() - controls_at >= _CONTROLS_SECONDS:
+                    # Cancels must not wait for the end of a long inbox.
+                    self.controls.obey(self._controls_now(), monotonic())
+                    controls_at = monotonic()
         if batch:
             self.accept(batch)
             changed = True
@@ -158,7 +160,7 @@ class Intake:
                 f"outbox/{job_id} away",
             )
             job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
-        record = self._ledger.insert(self._record(drop, verdict, job_id))
+        record = self._ledger.insert(record_of(drop, verdict, job_id))
         if verdict.composed:
             self._ledger.add_composed(record.seq, verdict.composed)
         if record.state == State.QUEUED and self.controls.awaits(record):
@@ -178,38 +180,6 @@ class Intake:
                 "keep the one you want and drop it under its own name",
             )
         return judge(drop, self._home, self._catalogue)
-
-    def _record(self, drop: Drop, verdict: Verdict, job_id: str) -> Record:
-        rejected = verdict.reason is not None
-        spec = verdict.realised
-        # Set from the start, so that no image starts before its inputs are copied.
-        waits = not rejected and any(named_paths(spec))
-        accepted_at = timestamp()
-        return Record(
-            seq=0,
-            id=job_id,
-            state=State.REJECTED if rejected else State.QUEUED,
-            reason=WAITING if waits else verdict.reason,
-            message=verdict.message,
-            source_name=drop.name,
-            source_sha256=drop.sha256,
-            source_bytes=drop.size,
-            source_mtime_ns=drop.mtime_ns,
-            suffix=".json" if drop.name.lower().endswith(".json") else ".yaml",
-            spec=drop.data,
-            accepted_at=accepted_at,
-            finished_at=accepted_at if rejected else None,
-            kind=spec.get("kind"),
-            model=spec.get("model"),
-            priority=spec.get("priority", 0),
-            total=verdict.total,
-            base_seed=verdict.base_seed,
-            identity=drop.identity,
-            realised=spec,
-            errors=[asdict(problem) for problem in verdict.problems],
-            warnings=list(verdict.warnings),
-            ready_at=0.0 if rejected else ready_at(spec, now()),
-        )
 
     def _same(self, drop: Drop, verdict: Verdict) -> Record | None:
         """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""

@@ -1,4 +1,4 @@
-"""What differs from one operating system to the next: locks, writer probe, safe opening.
+"""What differs from one operating system to the next: writer probe, safe opening, syncing.
 
 Every difference is answered here once, with a word for "cannot tell", so that the rest of the
 spool is the same everywhere. Nothing here decides what happens to a file.
@@ -14,64 +14,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from runner.errors import RunnerBusy
-
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform != "win32":
     import fcntl
-
-
-class RunnerLock:
-    """An operating-system lock on a file, held by this process for life.
-
-    The file is never removed: removing it would let a second holder lock a new file of that name.
-    Its text names the holder for people; only the lock itself decides.
-    """
-
-    def __init__(self, file: Path, what: str) -> None:
-        self._file = file
-        self._what = what
-        self._handle: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock. Raises RunnerBusy, naming the holder, when another process has it."""
-        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _lock(handle)
-        except OSError:
-            os.close(handle)
-            raise RunnerBusy(
-                f"{self._what} is in use by another runner ({self._holder()})"
-            ) from None
-        # Byte 0 is the locked one on Windows, where it could not be read by others.
-        os.ftruncate(handle, 0)
-        os.lseek(handle, 1, os.SEEK_SET)
-        os.write(handle, f"pid {os.getpid()}".encode())
-        self._handle = handle
-
-    def release(self) -> None:
-        """Give the lock back; the end of the process does so too."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def _holder(self) -> str:
-        try:
-            # From byte 1 on, unbuffered: Windows refuses a read that touches the locked byte.
-            with self._file.open("rb", buffering=0) as file:
-                file.seek(1)
-                return file.read(100).decode(errors="replace").strip() or "unknown"
-        except OSError:
-            return "unknown"
-
-
-def _lock(handle: int) -> None:
-    if sys.platform == "win32":
-        os.lseek(handle, 0, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def allow_writer_probe() -> None:
@@ -165,7 +109,8 @@ def path_of(handle: int) -> Path | None:
     """
     if sys.platform == "linux":
         return Path(os.readlink(f"/proc/self/fd/{handle}"))
-    if sys.platform == "darwin":
+    elif sys.platform == "darwin":
         path = fcntl.fcntl(handle, fcntl.F_GETPATH, b"\0" * 1024)
         return Path(os.fsdecode(path.rstrip(b"\0")))
-    return None
+    else:
+        return None

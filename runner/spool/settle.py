@@ -64,7 +64,7 @@ class Drop:
 class _Seen:
     signature: tuple[int, ...]
     unchanged_since: float
-    first_seen: float
+    renamed: bool = False
 
 
 class Settler:
@@ -93,8 +93,9 @@ class Settler:
             status = os.fstat(file.fileno())
             signature = signature_of(status)
             if seen is None or seen.signature != signature:
-                first = seen.first_seen if seen else now
-                seen = self._seen[path.name] = _Seen(signature, now, first)
+                seen = self._seen[path.name] = _Seen(signature, now)
+            # Known for one look only, and remembered until the file changes.
+            seen.renamed |= renamed_in
             if status.st_size == 0:
                 return self._wait_or_refuse(
                     path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
@@ -103,8 +104,8 @@ class Settler:
             data = file.read(MAX_BYTES + 1)
             if signature_of(os.fstat(file.fileno())) != signature:
                 return self._settings.settle_seconds
-        whole = len(data) == status.st_size and self._is_whole(path.name, data, renamed_in, writer)
-        if not whole:
+        read_all = len(data) == status.st_size
+        if not (read_all and self._is_whole(path.name, data, seen.renamed, writer)):
             if writer:
                 seen.unchanged_since = now
             quiet = self._quiet_seconds(writer)
@@ -125,8 +126,8 @@ class Settler:
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
-    def _is_whole(self, name: str, data: bytes, renamed_in: bool, writer: bool | None) -> bool:
-        if renamed_in and not writer:
+    def _is_whole(self, name: str, data: bytes, renamed: bool, writer: bool | None) -> bool:
+        if renamed and not writer:
             return True
         if name.lower().endswith(".json"):
             return is_whole_json_object(data)
@@ -138,7 +139,7 @@ class Settler:
         return self._settings.settle_seconds
 
     def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
-        seen = self._seen.setdefault(path.name, _Seen((), now, now))
+        seen = self._seen.setdefault(path.name, _Seen((), now))
         if path.is_symlink() or error.errno is None:
             reason, message = (
                 "NotARegularFile",

@@ -15,11 +15,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 _MOST_NAMES = 10_000
+# Not our own opening, reading and removing, which would be five events a spec.
+_HEARD = (FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent)
 _WATCHDOG_LOG = "watchdog.observers"
 _TRY_SECONDS = 60.0
 _TRY_AGAIN_SECONDS = 5.0
@@ -35,11 +44,12 @@ class _Waker(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         self.heard += 1
-        # `opened` and `closed_no_write` are our own reading: waking for them would never end.
-        if event.event_type in ("opened", "closed_no_write") or event.is_directory:
+        name = os.path.basename(os.fsdecode(event.dest_path or event.src_path))
+        if name.startswith(".") or event.is_directory:
+            # Our own doing for the most part: waking for it would never end.
             return
-        if event.event_type == "moved" and event.dest_path and len(self.renamed_in) < _MOST_NAMES:
-            self.renamed_in.add(os.path.basename(os.fsdecode(event.dest_path)))
+        if event.event_type == "moved" and len(self.renamed_in) < _MOST_NAMES:
+            self.renamed_in.add(name)
         self._wake.set()
 
 
@@ -93,7 +103,9 @@ class Watcher:
     def _arm(self, watched: tuple[int, int]) -> None:
         observer = Observer(**_full_events())
         try:
-            observer.schedule(self._handler, str(self._folder), recursive=False)
+            observer.schedule(
+                self._handler, str(self._folder), recursive=False, event_filter=list(_HEARD)
+            )
             observer.start()
         except OSError:
             # Out of watches, or a file system that has none: the timer still looks.

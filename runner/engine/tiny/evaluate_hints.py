@@ -113,7 +113,7 @@ def measure_redux(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Ta
         made = timed(alone, pipelines.redux, images[:1], [1.0], number, **more)
         verdict = judge(read(made), scene)
         alone.add(**rates(verdict), kept=verdict.colour and verdict.shape and verdict.background)
-        if number % 2 == 0:
+        if number % 4 == 0:  # four more pictures each
             _mix(mixed, pipelines, number, images, (scene, other), **more)
     return {"redux": alone.means(), "redux, two mixed": mixed.means()}
 

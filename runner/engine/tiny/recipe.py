@@ -26,10 +26,10 @@ STEPS = {
     "vae": 2385,
     "decoder": 1276,
     "eye": 801,
-    "text2img": 1741,
-    "kontext": 4000,
+    "text2img": 3041,
+    "kontext": 4300,
     "control": 2621,
-    "fill": 2500,
+    "fill": 2000,
 }
 """Half a second each, more or less, on one core with bfloat16 instructions."""
 

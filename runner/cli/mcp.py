@@ -1,0 +1,70 @@
+"""`mcp`: the MCP server, over standard input and output or over HTTP on this machine.
+
+Standard output belongs to the protocol: whatever has to be said goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from runner.cli.text import say
+from runner.settings import find_home
+
+PORT = 8421
+TOKEN = "FLUXDROP_MCP_TOKEN"
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    mcp = verbs.add_parser("mcp", parents=[shared], help="serve agents: stdio, or HTTP")
+    mcp.add_argument(
+        "--http", nargs="?", const=PORT, type=int, metavar="PORT",
+        help=f"streamable HTTP on this machine (port {PORT} unless given; 0: a free one)",
+    )  # fmt: skip
+    mcp.add_argument("--autostart", action="store_true", help="start a runner when none is there")
+    mcp.add_argument("--host", default="127.0.0.1", help="serve HTTP on another address")
+    mcp.add_argument("--token", help=f"clients must send it as a bearer token (or set ${TOKEN})")
+    for name, what in (("host", "a name that a gateway passes on"), ("origin", "a web page")):
+        mcp.add_argument(
+            f"--allow-{name}", action="append", default=[], metavar=name.upper(),
+            help=f"{what}; may be given again",
+        )  # fmt: skip
+    mcp.set_defaults(run=run_mcp)
+
+
+def run_mcp(options: argparse.Namespace) -> int:
+    """Serve until the client goes, or until stopped."""
+    options.json = False  # an error as JSON would stand where the protocol is expected
+    home = find_home(options.home)
+    _prepare()
+    if options.http is None:
+        from runner.mcp_server.server import serve_stdio
+
+        serve_stdio(home, autostart=options.autostart)
+        return 0
+    from runner.mcp_server.http import checked_access, serve_http
+
+    token = options.token or os.environ.get(TOKEN) or None
+    access = checked_access(options.allow_host, options.allow_origin, token)
+    serve_http(
+        home, host=options.host, port=options.http, access=access,
+        autostart=options.autostart, say=say,
+    )  # fmt: skip
+    return 0
+
+
+def _prepare() -> None:
+    """Logs to standard error, and imports without collecting garbage that is not there yet."""
+    import gc
+    import logging
+
+    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    gc.disable()
+    try:
+        import runner.mcp_server.server  # noqa: F401
+    finally:
+        gc.enable()
+    gc.freeze()

@@ -1,0 +1,204 @@
+"""flux_get_job and flux_cancel_job: what the outbox says, never a guess.
+
+A job without a status is `submitted` while its file waits in the inbox, else `unknown`; unknown
+never means done. Waiting looks at the status file and stops by itself after 50 seconds, within the
+minute that hosts give a call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+
+from runner import client
+from runner.mcp_server import pictures
+from runner.mcp_server.attendance import Attendance
+from runner.settings import Home
+from runner.spool.names import is_safe_id
+
+MOST_WAIT_SECONDS = 50
+_LOOK_SECONDS = 0.1
+_CANCEL_SECONDS = 10.0
+
+JOB_ID: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 200,
+    "description": "The id that a submission answered with, or the name of any folder in outbox/.",
+}
+GET: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "job_id": JOB_ID,
+        "wait_seconds": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": MOST_WAIT_SECONDS,
+            "default": 0,
+            "description": "Answer when the job is over, or after so many seconds; progress is"
+            " reported meanwhile. 0 answers at once.",
+        },
+        "pictures": {
+            "enum": ["none", "thumbnail", "full"],
+            "default": "thumbnail",
+            "description": "How to show finished pictures, at most 4: not at all, at most 256"
+            " pixels wide (cheap), or as they are.",
+        },
+        "offset": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 10_000,
+            "default": 0,
+            "description": "How many pictures to pass over: next_offset of the answer before.",
+        },
+    },
+    "required": ["job_id"],
+    "additionalProperties": False,
+}
+CANCEL: dict[str, Any] = {
+    "type": "object",
+    "properties": {"job_id": JOB_ID},
+    "required": ["job_id"],
+    "additionalProperties": False,
+}
+
+Report = Callable[[float, float, str], Awaitable[None]]
+"""Takes (progress, total, message)."""
+
+
+def status_of(home: Home, job_id: str) -> dict[str, Any]:
+    """The status of a job; ids that are paths or otherwise none are `unknown`."""
+    found = client.status(home, job_id) if is_safe_id(job_id) else None
+    return found or {"id": job_id, "state": "unknown"}
+
+
+async def get_job(
+    home: Home, attendance: Attendance, arguments: Mapping[str, Any], report: Report
+) -> tuple[dict[str, Any], list[Any]]:
+    """The status with a page of pictures, and their content."""
+    job_id = str(arguments["job_id"])
+    deadline = time.monotonic() + float(arguments.get("wait_seconds", 0))
+    status = await run_sync(status_of, home, job_id)
+    told = _Told(report)
+    while _may_change(status):
+        await told.tell(status)
+        seconds = min(_LOOK_SECONDS, deadline - time.monotonic())
+        if seconds <= 0:
+            break
+        await anyio.sleep(seconds)
+        status = await run_sync(status_of, home, job_id)
+    return await run_sync(_answer, home, attendance, status, arguments)
+
+
+def _may_change(status: Mapping[str, Any]) -> bool:
+    return status["state"] not in (*client.FINAL_STATES, "unknown")
+
+
+class _Told:
+    """Progress as a client gets it: it only rises, and nothing is said twice."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._last = -1.0
+
+    async def tell(self, status: Mapping[str, Any]) -> None:
+        """Say how far a job is, if it is farther than it was."""
+        total = float((status.get("images") or {}).get("total") or 1)
+        done = total * _fraction(status)
+        if done > self._last:
+            self._last = done
+            await self._report(done, total, _words(status))
+
+
+def _fraction(status: Mapping[str, Any]) -> float:
+    images, progress = status.get("images"), status.get("progress")
+    if not images or not images["total"]:
+        return 0.0
+    over = images["done"] + images["failed"] + images["skipped"]
+    return max(float(over / images["total"]), float(progress["fraction"]) if progress else 0.0)
+
+
+def _words(status: Mapping[str, Any]) -> str:
+    progress, images = status.get("progress"), status.get("images")
+    if not progress or not images:
+        why = status.get("message") or status.get("reason")
+        return f"{status['state']}: {why}" if why else str(status["state"])
+    step = f" {progress['step']}/{progress['steps']}" if progress.get("step") else ""
+    left = progress.get("eta_seconds")
+    eta = f", about {left:.0f} s left" if left else ""
+    return f"image {progress['image']} of {images['total']}: {progress['phase']}{step}{eta}"
+
+
+def _answer(
+    home: Home, attendance: Attendance, status: dict[str, Any], arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Any]]:
+    job_id, offset = str(status["id"]), int(arguments.get("offset", 0))
+    known = "images" in status
+    rows = pictures.page(home, status, offset) if known else []
+    after = offset + pictures.PAGE
+    done = status["images"]["done"] if known else 0
+    answer = {
+        **status,
+        "outputs": rows,
+        "next_offset": after if after < done else None,
+        "status_file": str(home.job(job_id) / "status.json") if known else None,
+    }
+    if status["state"] not in client.FINAL_STATES:
+        answer["runner"] = attendance.look() if _may_change(status) else attendance.peek()
+    answer["next"] = _next(answer)
+    form = str(arguments.get("pictures", "thumbnail"))
+    return answer, pictures.contents(home, job_id, rows, form)
+
+
+def _next(answer: Mapping[str, Any]) -> str:
+    state = answer["state"]
+    if state == "unknown":
+        return (
+            "no job of this id was ever seen here, or its folder was moved away; it is not known"
+            " to be done: check the id, or search with flux_search_gallery"
+        )
+    if state == "rejected":
+        return "mend what `errors` says, and submit again"
+    if state in client.FINAL_STATES:
+        more = answer["next_offset"]
+        return f"more pictures: offset {more}" if more else "nothing: the job is over"
+    if not answer["runner"]["running"]:
+        return str(answer["runner"]["message"])
+    return f"call flux_get_job again, with wait_seconds {MOST_WAIT_SECONDS}"
+
+
+async def cancel_job(
+    home: Home, attendance: Attendance, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Ask for a job to be cancelled, and say what came of it."""
+    job_id = str(arguments["job_id"])
+    status = await run_sync(status_of, home, job_id)
+    if not _may_change(status):
+        return _outcome(job_id, status, asked=False)
+    await run_sync(client.cancel, home, job_id)
+    runner = await run_sync(attendance.peek)
+    deadline = time.monotonic() + (_CANCEL_SECONDS if runner["running"] else 0.0)
+    while _may_change(status) and time.monotonic() < deadline:
+        await anyio.sleep(_LOOK_SECONDS)
+        status = await run_sync(status_of, home, job_id)
+    return {**_outcome(job_id, status, asked=True), "runner": runner}
+
+
+def _outcome(job_id: str, status: Mapping[str, Any], *, asked: bool) -> dict[str, Any]:
+    state = status["state"]
+    images = status.get("images") or {}
+    kept = f"; {images['done']} finished pictures are kept" if images.get("done") else ""
+    if state == "unknown":
+        outcome, words = "unknown", "no job of this id is known, and nothing was done"
+    elif state == "cancelled" and asked:
+        outcome, words = "cancelled", f"it is cancelled{kept}"
+    elif state in client.FINAL_STATES:
+        outcome, words = "was_over", f"it was over already ({state}); nothing changed{kept}"
+    else:
+        outcome = "asked"
+        words = "it is asked to stop, and does so at its next step or when a runner sees it"
+    return {"job_id": job_id, "outcome": outcome, "state": state, "message": words}

@@ -1,0 +1,120 @@
+"""The prompt `a night from a pack`, and completions for its arguments and for addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    Completion,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    TextContent,
+)
+
+from runner.mcp_server import resources
+from runner.settings import Home
+from specs import schemas
+
+NIGHT = "night_from_a_pack"
+_MOST_COMPLETED = 100
+_ARGUMENTS = {
+    "pack": ("The pack's id (flux://packs)", True),
+    "subjects": ("Names with commas between them, or `all` (the default)", False),
+    "variables": ("Names with commas between them, or `all`", False),
+    "count": ("Pictures of each prompt, each with its own seed (default 1)", False),
+    "window": ("The hours in which pictures may be made, such as 23:00-07:00", False),
+}
+_TEXT = """\
+Prepare a night's run of pictures from the prompt pack {name}.
+
+The pack: {facts}
+
+1. Call flux_generate with dry_run true, {arguments}. Tell me how many pictures it makes, two or\
+ three of the final prompts, what is left out and why, and every warning. If the audit finds a\
+ violation, show me where, and stop.
+2. When I agree, make the same call without dry_run. The window holds pictures back until its\
+ hours; the job survives restarts of everything.
+3. Call flux_get_job for it, and tell me the job's id, its state, and whether a runner is running.\
+ In the morning, flux_get_job shows the pictures, four at a time, and\
+ flux_search_gallery with pack {name} finds them all.
+"""
+
+
+def prompts() -> list[Prompt]:
+    """The one prompt."""
+    given = [
+        PromptArgument(name=name, description=words, required=required)
+        for name, (words, required) in _ARGUMENTS.items()
+    ]
+    words = "Plan and submit a night of pictures from one of your prompt packs"
+    return [Prompt(name=NIGHT, title="A night from a pack", description=words, arguments=given)]
+
+
+def get(home: Home, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
+    """The prompt, filled in. Raises MCPError for one that is not there or lacks its pack."""
+    if name != NIGHT:
+        raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:100]!r}; there is {NIGHT}")
+    unknown = sorted(set(arguments) - set(_ARGUMENTS))
+    if unknown:
+        raise MCPError(INVALID_PARAMS, f"{NIGHT} takes {', '.join(_ARGUMENTS)}, not {unknown[0]!r}")
+    chosen = arguments.get("pack", "").strip()
+    known = _packs(home)
+    if chosen not in known:
+        there = ", ".join(known) or "none"
+        raise MCPError(INVALID_PARAMS, f"there is no pack {chosen[:100]!r}; there is: {there}")
+    text = _TEXT.format(
+        name=json.dumps(chosen),
+        facts=json.dumps(resources.pack(home, chosen), ensure_ascii=False),
+        arguments=", ".join(f"{k} {json.dumps(v)}" for k, v in _fields(chosen, arguments).items()),
+    )
+    message = PromptMessage(role="user", content=TextContent(text=text))
+    return GetPromptResult(description=f"A night from {chosen}", messages=[message])
+
+
+def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of the call that the prompt speaks of."""
+    compose: dict[str, Any] = {"pack": pack}
+    for name in ("subjects", "variables"):
+        names = [part.strip() for part in arguments.get(name, "").split(",") if part.strip()]
+        if names:
+            compose[name] = names[0] if len(names) == 1 else names
+    compose.setdefault("subjects", "all")
+    count = arguments.get("count", "").strip()
+    window = arguments.get("window", "").strip()
+    return {
+        "compose": compose,
+        **({"count": int(count)} if count.isascii() and count.isdecimal() else {}),
+        **({"window": window} if window else {}),
+    }
+
+
+def complete(home: Home, name: str, begun: str, chosen: Mapping[str, str]) -> Completion:
+    """What an argument that has been begun may become."""
+    if name == "pack":
+        every = _packs(home)
+    elif name in ("subjects", "variables"):
+        pack = resources.pack(home, chosen["pack"]) if chosen.get("pack") in _packs(home) else {}
+        every = [*pack.get(name, []), "all"]
+    elif name == "kind":
+        every = list(schemas.kinds())
+    elif name == "id":
+        every = resources.job_ids(home)
+    else:
+        every = []
+    fitting = [value for value in every if value.casefold().startswith(begun.casefold())]
+    return Completion(
+        values=fitting[:_MOST_COMPLETED], total=len(fitting),
+        has_more=len(fitting) > _MOST_COMPLETED,
+    )  # fmt: skip
+
+
+def _packs(home: Home) -> list[str]:
+    from composer.packs import list_packs
+
+    return list(list_packs(home.prompts))

@@ -1,0 +1,205 @@
+"""flux:// addresses: statuses, pictures, models, packs and schemas, for hosts that read them.
+
+What is listed is what a person would pick from: models, packs, schemas, and the newest jobs with
+their first pictures. Any other job can be read by its address.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import Any
+from urllib.parse import unquote
+
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    BlobResourceContents,
+    ListResourcesResult,
+    Resource,
+    ResourceTemplate,
+    TextResourceContents,
+)
+
+from runner.errors import SpecInvalid
+from runner.mcp_server import pictures
+from runner.mcp_server.jobs import status_of
+from runner.settings import Home
+
+_JSON = "application/json"
+_PAGE = 25
+_TEMPLATES = (
+    ("flux://jobs/{id}/status", "job-status", "Status of a job", _JSON),
+    ("flux://jobs/{id}/images/{n}", "job-image", "Picture of a job, counted from 1", None),
+    ("flux://schema/{kind}", "spec-schema", "JSON Schema of one kind of spec", "application/json"),
+)
+
+
+def templates() -> list[ResourceTemplate]:
+    """The addresses that have a part to fill in."""
+    return [
+        ResourceTemplate(uri_template=uri, name=name, description=words, mime_type=media)
+        for uri, name, words, media in _TEMPLATES
+    ]
+
+
+def listing(home: Home, cursor: str | None) -> ListResourcesResult:
+    """One page: what is always there, then jobs, the newest first. The cursor is a job's place."""
+    start = int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() else 0
+    if cursor and (not start or len(cursor) > 9):
+        raise MCPError(INVALID_PARAMS, f"{cursor!r} is not a cursor of this list")
+    found = [] if start else _fixed()
+    jobs = job_ids(home)
+    for job_id in jobs[start : start + _PAGE]:
+        found += _of_job(home, job_id)
+    after = start + _PAGE
+    return ListResourcesResult(
+        resources=found, next_cursor=str(after) if after < len(jobs) else None
+    )
+
+
+def _fixed() -> list[Resource]:
+    from specs import schemas
+
+    kinds = [
+        Resource(
+            uri=f"flux://schema/{kind}", name=f"schema-{kind}", mime_type=_JSON,
+            description=f"JSON Schema of a {kind} spec. {schemas.load(kind)['description']}",
+        )
+        for kind in schemas.kinds()
+    ]  # fmt: skip
+    models = "Every model: kinds, licence, size, and whether it is on this machine"
+    packs = "Every prompt pack: its subjects and variables"
+    return [
+        Resource(uri="flux://models", name="models", description=models, mime_type=_JSON),
+        Resource(uri="flux://packs", name="packs", description=packs, mime_type=_JSON),
+        *kinds,
+    ]
+
+
+def job_ids(home: Home) -> list[str]:
+    """The jobs of the outbox, the newest first, without opening any of them."""
+    try:
+        with os.scandir(home.outbox) as entries:
+            found = [
+                (entry.stat().st_mtime_ns, entry.name)
+                for entry in entries
+                if entry.name != "drops" and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def _of_job(home: Home, job_id: str) -> list[Resource]:
+    status = status_of(home, job_id)
+    if "images" not in status:
+        return []
+    words = f"{status.get('kind')} job, {status['state']}"
+    found = [
+        Resource(
+            uri=f"flux://jobs/{job_id}/status", name=f"{job_id} status", description=words,
+            mime_type=_JSON,
+        )
+    ]  # fmt: skip
+    for row in pictures.page(home, status, 0):
+        media = pictures.type_of(row["file"])
+        found.append(Resource(uri=row["uri"], name=row["file"], mime_type=media))
+    return found
+
+
+def read(home: Home, uri: str) -> TextResourceContents | BlobResourceContents:
+    """The content at an address. Raises MCPError where there is none."""
+    head, _, rest = uri.partition("://")
+    parts = [unquote(part) for part in rest.split("/")]
+    if head == "flux" and len(uri) <= 400:
+        match parts:
+            case ["models"]:
+                return _text(uri, {"models": models(home)})
+            case ["packs"]:
+                return _text(uri, {"packs": packs(home)})
+            case ["schema", name]:
+                return _schema(uri, name)
+            case ["jobs", job_id, "status"]:
+                status = status_of(home, job_id)
+                if status["state"] != "unknown":
+                    return _text(uri, status)
+            case ["jobs", job_id, "images", number] if number.isascii() and number.isdecimal():
+                return _picture(home, uri, job_id, int(number[:6]))
+    raise _nothing(uri)
+
+
+def _nothing(uri: str) -> MCPError:
+    return MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
+
+
+def _text(uri: str, value: Any) -> TextResourceContents:
+    return TextResourceContents(
+        uri=uri, mime_type=_JSON, text=json.dumps(value, ensure_ascii=False, indent=1)
+    )
+
+
+def _schema(uri: str, name: str) -> TextResourceContents:
+    from specs import schemas
+
+    if name not in schemas.names():
+        raise _nothing(uri)
+    return _text(uri, schemas.bundle(name))
+
+
+def _picture(home: Home, uri: str, job_id: str, number: int) -> BlobResourceContents:
+    file = pictures.file_of(home, job_id, number)
+    data = pictures.read(home, job_id, file) if file else None
+    if file is None or data is None:
+        raise _nothing(uri)
+    blob = base64.b64encode(data).decode()
+    return BlobResourceContents(uri=uri, mime_type=pictures.type_of(file), blob=blob)
+
+
+def models(home: Home) -> list[dict[str, Any]]:
+    """Every model of the registry, and whether it is on this machine."""
+    from runner.engine.hub import present
+    from runner.engine.registry import MODEL_REGISTRY, default_model
+
+    kinds = {kind for model in MODEL_REGISTRY.values() for kind in model.serves}
+    usual = {kind: default_model({"kind": kind}, home.settings.models) for kind in kinds}
+    return [
+        {
+            "name": model.name,
+            "kinds": list(model.serves),
+            "default_for": sorted(kind for kind in kinds if usual[kind] == model.name),
+            "repo": model.repo,
+            "licence": model.licence,
+            "gated": model.gated,
+            "present": present(model, home.data) is not None,
+            "bytes": model.bytes,
+        }
+        for model in MODEL_REGISTRY.values()
+    ]
+
+
+def packs(home: Home) -> list[dict[str, Any]]:
+    """Every pack with its subjects and variables, or what is wrong with it."""
+    from composer.packs import list_packs
+
+    return [pack(home, name) for name in list_packs(home.prompts)]
+
+
+def pack(home: Home, name: str) -> dict[str, Any]:
+    """One pack. A pack that cannot be read says why."""
+    from composer.packs import read_pack
+
+    try:
+        found = read_pack(home.prompts, name)
+    except SpecInvalid as error:
+        return {"id": name, "error": str(error)}
+    return {
+        "id": found.id,
+        "name": found.name,
+        "version": found.version,
+        "description": found.description,
+        "subjects": list(found.subjects),
+        "variables": list(found.variables),
+        "defaults": dict(found.defaults),
+    }

@@ -1,0 +1,127 @@
+"""The eight tools: their names, the words by which a model picks one, and their schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.types import Tool, ToolAnnotations
+
+from runner.mcp_server import arguments, jobs, searching, shapes
+
+KIND_OF = {
+    "flux_generate": "text2img",
+    "flux_edit": "kontext",
+    "flux_fill": "fill",
+    "flux_variation": "redux",
+    "flux_structural": "control",
+}
+"""The tools that make pictures, and the kind of spec that each writes."""
+
+INSTRUCTIONS = """\
+fluxdrop makes pictures with FLUX on this machine, one job after another; jobs outlive this server.
+
+1. Submit with one of flux_generate (words to picture), flux_edit (change a picture by an\
+ instruction), flux_fill (repaint a masked part, or extend the borders), flux_variation (more like\
+ these pictures), flux_structural (keep a picture's outlines or depth). It answers at once with a\
+ job_id. Ask for many pictures in one job (count, seeds, matrix, compose) rather than in many jobs.
+2. Call flux_get_job with wait_seconds 50 until the state is succeeded, failed, cancelled or\
+ rejected. It shows the pictures.
+3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
+
+Leave out what you do not need: every default fits its model. dry_run says what would run. FLUX\
+ has no negative prompt. Models are in flux://models, prompt packs in flux://packs.
+"""
+
+_BULK = (
+    " Several pictures in one job: `count` or `seeds`; `matrix` for every combination of values."
+    " Answers at once with a job_id; then call flux_get_job. Wrong arguments submit nothing, and"
+    " all that is wrong is said at once."
+)
+_PROMPT = " Needs `prompt` (or `compose`, which builds prompts from a pack; never both)."
+_MAKERS = {
+    "flux_generate": (
+        "Make pictures from words",
+        "Makes new pictures from a text prompt (text to image). Use it when there is no picture to"
+        " start from." + _PROMPT + " Never both `seed` and `seeds`." + _BULK,
+    ),
+    "flux_edit": (
+        "Edit a picture with words",
+        "Changes an existing picture as an instruction says (`make the sky stormy`), and keeps the"
+        " rest. Use it for changes that words can describe and that need no mask."
+        " Needs `image`." + _PROMPT + _BULK,
+    ),
+    "flux_fill": (
+        "Repaint or extend a picture",
+        "Repaints the white part of a `mask` (inpainting), or adds pixels at the borders with"
+        " `outpaint`; exactly one of the two. Use it when only a certain area may change, or when"
+        " the canvas must grow. The prompt says what the new area shows. Needs `image`."
+        + _PROMPT
+        + _BULK,
+    ),
+    "flux_variation": (
+        "Make variations of pictures",
+        "Makes new pictures that resemble one or more given ones, or blend them. Use it for `more"
+        " like this`. Needs `image`; `prompt` is optional." + _BULK,
+    ),
+    "flux_structural": (
+        "Keep a picture's structure",
+        "Makes a new picture that follows the outlines (`control: canny`) or the depth"
+        " (`control: depth`, which needs a ready depth map and `preprocessed: true`) of a given"
+        " one. Use it to restyle a scene and keep its layout. Needs `image`." + _PROMPT + _BULK,
+    ),
+}
+_GET = (
+    "Says where a job stands, waits up to 50 seconds for its end if asked, and shows finished"
+    " pictures, 4 at a time. Use it after every submission: with wait_seconds 50, again and again"
+    " until the state is succeeded, failed, cancelled or rejected. `unknown` means that no such"
+    " job is known, not that it is done."
+)
+_CANCEL = (
+    "Stops a job: a waiting one at once, a running one at its next step. Finished pictures are"
+    " kept. Says whether it was cancelled, was over already, or is not known. Safe to repeat."
+)
+_SEARCH = (
+    "Finds finished pictures of all jobs by words of their prompts, kind, model, pack, tag, seed"
+    " or age, newest first, in milliseconds. Without arguments: the newest pictures. `file` of a"
+    " row can be given as an image to the other tools."
+)
+
+
+def tools() -> list[Tool]:
+    """The eight tools, as they are listed."""
+    makers = [_maker(name, kind) for name, kind in KIND_OF.items()]
+    read_only = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    stops = ToolAnnotations(
+        read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+    )
+    return [
+        *makers,
+        _tool("flux_get_job", "Look at a job", _GET, jobs.GET, shapes.job(), read_only),
+        _tool("flux_cancel_job", "Cancel a job", _CANCEL, jobs.CANCEL, shapes.CANCELLED, stops),
+        _tool(
+            "flux_search_gallery", "Search finished pictures", _SEARCH, searching.arguments(),
+            shapes.FOUND, read_only,
+        ),
+    ]  # fmt: skip
+
+
+def _maker(name: str, kind: str) -> Tool:
+    title, words = _MAKERS[name]
+    adds = ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+    )
+    return _tool(name, title, words, arguments.of_kind(kind), shapes.SUBMITTED, adds)
+
+
+def _tool(
+    name: str,
+    title: str,
+    words: str,
+    takes: dict[str, Any],
+    answers: dict[str, Any],
+    hints: ToolAnnotations,
+) -> Tool:
+    return Tool(
+        name=name, title=title, description=words, input_schema=takes, output_schema=answers,
+        annotations=hints,
+    )  # fmt: skip

@@ -1,0 +1,47 @@
+"""From a verdict to a record: what the ledger keeps of a drop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from runner.job import State
+from runner.spool.clock import now, ready_at, timestamp
+from runner.spool.inputs import named_paths
+from runner.spool.judge import Verdict
+from runner.spool.record import Record
+from runner.spool.settle import Drop
+from runner.spool.waiting import WAITING
+
+
+def record_of(drop: Drop, verdict: Verdict, job_id: str) -> Record:
+    """The record of a drop that was judged, before it has a place in the order."""
+    rejected = verdict.reason is not None
+    spec = verdict.realised
+    # Set from the start, so that no image starts before its inputs are copied.
+    waits = not rejected and any(named_paths(spec))
+    accepted_at = timestamp()
+    return Record(
+        seq=0,
+        id=job_id,
+        state=State.REJECTED if rejected else State.QUEUED,
+        reason=WAITING if waits else verdict.reason,
+        message=verdict.message,
+        source_name=drop.name,
+        source_sha256=drop.sha256,
+        source_bytes=drop.size,
+        source_mtime_ns=drop.mtime_ns,
+        suffix=".json" if drop.name.lower().endswith(".json") else ".yaml",
+        spec=drop.data,
+        accepted_at=accepted_at,
+        finished_at=accepted_at if rejected else None,
+        kind=spec.get("kind"),
+        model=spec.get("model"),
+        priority=spec.get("priority", 0),
+        total=verdict.total,
+        base_seed=verdict.base_seed,
+        identity=drop.identity,
+        realised=spec,
+        errors=[asdict(problem) for problem in verdict.problems],
+        warnings=list(verdict.warnings),
+        ready_at=0.0 if rejected else ready_at(spec, now()),
+    )

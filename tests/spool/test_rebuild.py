@@ -1,0 +1,64 @@
+"""The ledger made again from the outbox."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.device import FlatColours
+from tests.spool.test_recovery import die
+
+
+def lose(spool: Spool, how: str) -> None:
+    """Kill the daemon and take or spoil its ledger."""
+    die(spool)
+    file = spool.home.data / "ledger.sqlite"
+    for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (spool.home.data / name).unlink(missing_ok=True)
+    if how == "gone":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[: len(data) // 2] = b"x" * (len(data) // 2)
+        file.write_bytes(data)
+    spool.device = FlatColours()
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_finished_jobs_keep_their_ids_and_their_statuses(spool: Spool, how: str) -> None:
+    text = SPEC + "id: hero\n"
+    spool.drop("hero.yaml", text)
+    before = spool.end("hero")
+    lose(spool, how)
+    spool.start()
+    spool.drop("same.yaml", text)
+    assert spool.receipt("same.yaml")["outcome"] == "absorbed"
+    spool.drop("other.yaml", text + "steps: 3\n")
+    spool.gone("other.yaml")
+    assert spool.status(spool.receipt("other.yaml")["job"])["reason"] == "IdConflict"
+    assert spool.status("hero") == before
+    assert spool.device.started == []
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_an_unfinished_job_goes_on_at_its_first_missing_image_with_its_seeds(
+    spool: Spool, how: str
+) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 4"))
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    lose(spool, how)
+    spool.start()
+    status = spool.end("hero")
+    assert status["state"] == "succeeded"
+    assert spool.device.started == [("hero", 2), ("hero", 3), ("hero", 4)]
+    seeds = [output["seed"] for output in status["outputs"]]
+    assert seeds == [seeds[0] + n for n in range(4)]
+
+
+def test_a_damaged_ledger_is_kept_for_whoever_wants_to_look(spool: Spool) -> None:
+    lose(spool, "damaged")
+    spool.start()
+    assert list(spool.home.data.glob("ledger.sqlite.damaged-*"))
