@@ -51,6 +51,10 @@ class Choice:
         """How many combinations there can be at most."""
         return len(self.subjects) * len(self.variables)
 
+    def fitting(self, pack: Pack) -> int:
+        """How many combinations there are of blocks that go together."""
+        return sum(isinstance(each, tuple) for each in self.combinations(pack))
+
     def combinations(self, pack: Pack) -> Iterator[tuple[Block, Block | None] | Skipped]:
         """Every combination in order, subjects slowest; a Skipped for those ruled out."""
         for subject in self.subjects:

@@ -34,6 +34,8 @@ from runner.errors import Problem, SpecInvalid
 from specs import expand
 
 _MOST_WARNINGS = 100
+# So many combinations are looked at one by one to see which go together; more are too many anyhow.
+_MOST_LOOKED_AT = 50_000
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def make_plan(
     compose: Mapping[str, Any] = spec["compose"]
     pack = prompts if isinstance(prompts, Pack) else read_pack(prompts, str(compose["pack"]))
     choice = choose(pack, compose)
-    if choice.most:
-        expand.count(spec, choice.most)  # refused before the first prompt is made
+    if choice.most:  # refused before the first prompt is made
+        expand.count(spec, choice.most if choice.most > _MOST_LOOKED_AT else choice.fitting(pack))
     work = _Work(pack, spec, parse_terms(forbidden), dict(settings or {}), model_defaults)
     skipped = list(choice.skipped)
     for done, combination in enumerate(choice.combinations(pack)):

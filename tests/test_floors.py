@@ -42,7 +42,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("runner/engine/",),
     "huggingface_hub": ("runner/engine/",),
     "watchdog": ("runner/spool/watcher.py",),
-    "sqlite3": ("runner/spool/ledger.py", "runner/spool/effects.py"),
+    "sqlite3": ("runner/spool/ledger.py", "runner/spool/rebuild.py", "runner/spool/effects.py"),
     "tinydb": ("runner/gallery/store.py",),
     "mcp": ("runner/mcp_server/",),
     "yaml": ("specs/",),

@@ -124,7 +124,7 @@ def test_a_plan_knows_what_its_model_cannot_do(here: Here) -> None:
     words = here(*BULK, "--extra", "with a zeppelin", "--plan", "--json")
     assert words.code == 0 and any("`zeppelin`" in w for w in words.json["warnings"])
     many = here(*BULK, "--set", "count=1000", "--plan")
-    assert many.code == 1 and "TooManyImages" in many.err and "19,000" in many.err
+    assert many.code == 1 and "TooManyImages" in many.err and "19,000" in many.err, many
 
 
 def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> None:

@@ -1,0 +1,244 @@
+"""`gallery search`, `gallery page`, `gallery rebuild`, `clean`, and pictures submitted again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.gallery.metadata import encode
+from runner.gallery.store import FOLDER, Gallery
+from specs.read import read
+from specs.validate import validate
+from tests.cli.here import Here
+from tests.gallery.samples import picture, put_job, put_json, sidecar, status, write
+from tests.test_startup import HEAVY, run
+
+pytestmark = pytest.mark.timeout(120)
+
+HOSTILE = "a \x1b[31mred\x07 fox 赤い狐 " + "in the snow " * 30
+
+
+def ago(**span: float) -> str:
+    return (datetime.now(UTC) - timedelta(**span)).isoformat()
+
+
+@pytest.fixture
+def full(here: Here) -> Here:
+    """A home with three finished jobs that no index knows of yet."""
+    outbox = here.home / "outbox"
+    made: dict[str, list[dict[str, Any]]] = {
+        "fox": [
+            sidecar(n, job="fox", result_created_at=ago(days=3, seconds=-n)) for n in range(1, 31)
+        ],
+        "cat": [
+            sidecar(
+                1, job="cat", prompt=HOSTILE, kind="fill", model="tiny", tags=["night"], seed=99,
+                result_pack="pets", result_created_at=ago(hours=1),
+            ),
+        ],
+        "lamp": [sidecar(1, job="lamp", prompt="a lamp", result_created_at=ago(minutes=5))],
+    }  # fmt: skip
+    days = {"fox": 40.0, "cat": 10.0, "lamp": 1.0}
+    for job, sidecars in made.items():
+        folder = put_job(outbox, sidecars, job=job)
+        ended = {"finished_at": ago(days=days[job]), "accepted_at": ago(days=days[job])}
+        put_json(folder / "status.json", status(len(sidecars), job=job, **ended))
+    return here
+
+
+def ids(shape: dict[str, Any]) -> list[str]:
+    return [row["id"] for row in shape["rows"]]
+
+
+def test_a_search_finds_the_newest_and_makes_the_index_if_there_is_none(full: Here) -> None:
+    shape = full("gallery", "search", "--json").json
+    assert shape["total"] == 32 and ids(shape)[:3] == ["lamp-0001", "cat-0001", "fox-0030"]
+    row = shape["rows"][0]
+    assert {"job", "file", "thumbnail", "prompt", "model", "kind", "seed", "created_at"} <= set(row)
+    assert (full.home / row["file"]).is_file()
+    assert not Gallery(full.home / "data" / FOLDER).missing
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["lamp"], ["lamp-0001"]),
+        (["fox", "red", "--kind", "fill"], ["cat-0001"]),
+        (["--model", "tiny"], ["cat-0001"]),
+        (["--pack", "pets", "--tag", "night"], ["cat-0001"]),
+        (["--seed", "99"], ["cat-0001"]),
+        (["--job", "lamp"], ["lamp-0001"]),
+        (["--since", "2h"], ["lamp-0001", "cat-0001"]),
+        (["--until", "30m", "--since", "1d"], ["cat-0001"]),
+        (["fox", "--limit", "2", "--offset", "1"], ["fox-0030", "fox-0029"]),
+        (["zebra"], []),
+    ],
+)
+def test_a_search_goes_by_words_and_filters(
+    full: Here, asked: list[str], found: list[str]
+) -> None:
+    done = full("gallery", "search", *asked, "--json")
+    assert done.code == 0 and ids(done.json) == found
+
+
+def test_the_table_fits_the_terminal_and_cannot_be_steered_by_a_prompt(
+    full: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    done = full("gallery", "search", "--limit", "3")
+    head, *rows = done.out.splitlines()
+    assert head.split() == ["made", "id", "kind", "model", "seed", "size", "prompt"]
+    assert len(rows) == 3 and all(len(line) <= 100 for line in rows)
+    assert "\x1b" not in done.out and "\x07" not in done.out and "赤い狐" in done.out
+    assert done.err == "1 to 3 of 32 pictures; --offset 3 shows the next\n"
+    assert full("gallery", "search", "zebra").err == "0 pictures\n"
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--since", "yesterday"], ["--size", "big"], ["--limit", "-1"], ["--sed", "7"]]
+)
+def test_a_search_that_makes_no_sense_is_2(full: Here, wrong: list[str]) -> None:
+    assert full("gallery", "search", *wrong).code == 2
+
+
+def test_a_damaged_index_is_found_out_and_made_again(full: Here) -> None:
+    assert full("gallery", "rebuild").out == "32 pictures\n"
+    (file,) = (full.home / "data" / FOLDER).rglob("*.rows")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    shape = full("gallery", "search", "--limit", "100", "--json").json
+    assert shape["total"] == len(shape["rows"]) == 32
+
+
+def test_rebuild_forgets_what_is_gone(full: Here) -> None:
+    assert full("gallery", "rebuild", "--json").json == {"rows": 32}
+    shutil.rmtree(full.home / "outbox" / "fox")
+    assert full("gallery", "rebuild", "--json").json == {"rows": 2}
+    assert full("gallery", "search", "--json").json["total"] == 2
+
+
+def test_page_writes_the_sheet_of_a_job_and_the_page_of_all(full: Here) -> None:
+    one = full("gallery", "page", "cat")
+    page = Path(one.out.strip())
+    assert one.code == 0 and page == full.home / "outbox" / "cat" / "index.html"
+    assert "cat-0001.png" in page.read_text(encoding="utf-8")
+    (every,) = full("gallery", "page", "--json").json["pages"]
+    html = Path(every).read_text(encoding="utf-8")
+    assert all(f'href="{job}/index.html"' in html for job in ("fox", "cat", "lamp"))
+    assert 'data-packs="pets"' in html
+    assert full("gallery", "page", "nobody").code == 2
+
+
+def test_page_keeps_a_sheet_that_knows_why_images_failed(full: Here) -> None:
+    folder = full.home / "outbox" / "cat"
+    counts = {"total": 2, "done": 1, "failed": 1, "skipped": 0}
+    put_json(folder / "status.json", status(2, job="cat", state="failed", images=counts))
+    (folder / "index.html").write_text("the runner's own", encoding="utf-8")
+    assert full("gallery", "page", "cat").code == 0
+    assert (folder / "index.html").read_text(encoding="utf-8") == "the runner's own"
+
+
+def test_clean_only_says_what_would_go_until_it_is_told_to(full: Here) -> None:
+    done = full("clean", "--older-than", "7d")
+    assert done.code == 0 and [line.split()[-1] for line in done.out.splitlines()] == ["fox", "cat"]
+    assert "nothing was removed" in done.err
+    shape = full("clean", "--older-than", "7d", "--json").json
+    assert [job["id"] for job in shape["jobs"]] == ["fox", "cat"] and shape["removed"] is False
+    assert {"fox", "cat", "lamp"} <= set(os.listdir(full.home / "outbox"))
+    assert full("clean").code == 2
+    for wrong in (["--older-than", "soon"], ["--keep", "much"]):
+        assert full("clean", *wrong, "--yes").code == 2
+
+
+def test_clean_removes_whole_jobs_and_what_the_gallery_says_of_them(full: Here) -> None:
+    full("gallery", "rebuild")
+    done = full("clean", "--older-than", "30d", "--yes")
+    assert done.code == 0 and "removed 1 finished jobs" in done.err
+    assert not any("fox" in name for name in os.listdir(full.home / "outbox"))
+    assert full("gallery", "search", "--json").json["total"] == 2
+    page = (full.home / "outbox" / "index.html").read_text(encoding="utf-8")
+    assert "fox/index.html" not in page and "lamp/index.html" in page
+
+
+def test_clean_by_size_takes_the_oldest_first(full: Here) -> None:
+    size = {job["id"]: job["bytes"] for job in full("clean", "--keep", "0", "--json").json["jobs"]}
+    assert list(size) == ["fox", "cat", "lamp"]
+    keep = size["cat"] + size["lamp"]
+    shape = full("clean", "--keep", f"{keep}B", "--json").json
+    assert [job["id"] for job in shape["jobs"]] == ["fox"] and shape["bytes"] == size["fox"]
+
+
+def test_clean_leaves_living_jobs_and_strangers_alone(full: Here) -> None:
+    outbox = full.home / "outbox"
+    put_json(outbox / "fox" / "status.json", status(1, job="fox", state="running"))
+    put_json(outbox / "cat" / "status.json", status(1, job="another"))
+    (outbox / "mine").mkdir()
+    (outbox / "mine" / "notes.txt").write_text("keep", encoding="utf-8")
+    elsewhere = full.home / "elsewhere"
+    shutil.move(outbox / "lamp", elsewhere)
+    (outbox / "lamp").symlink_to(elsewhere, target_is_directory=True)
+    shape = full("clean", "--older-than", "0m", "--keep", "0", "--yes", "--json").json
+    assert shape["jobs"] == []
+    assert (outbox / "fox").is_dir() and (outbox / "mine/notes.txt").is_file()
+    assert (elsewhere / "lamp-0001.png").is_file()
+
+
+def test_a_picture_is_submitted_as_the_spec_that_made_it(full: Here, tmp_path: Path) -> None:
+    fact = sidecar(3, prompt="ein “Fuchs”: rot # & $5", model="tiny", steps=8, precision="fp32",
+                   x_shelf={"row": 2})  # fmt: skip
+    for format, name in (("png", "a.png"), ("jpeg", "b.jpg"), ("webp", "C.WEBP")):
+        file = tmp_path / name
+        file.write_bytes(encode(picture(), fact, format=format))  # type: ignore[arg-type]
+        done = full("submit", str(file))
+        assert (done.code, done.out) == (0, f"{file.stem}.yaml\n")
+        dropped = (full.home / "inbox" / f"{file.stem}.yaml").read_bytes()
+        assert b"result" not in dropped
+        expected = {key: value for key, value in fact.items() if key not in ("result", "schema")}
+        assert {k: v for k, v in validate(read(dropped)).items() if k != "schema"} == expected
+        assert full("check", str(file)).code == 0
+
+
+def test_a_picture_of_another_program_is_understood_as_far_as_it_goes(
+    full: Here, tmp_path: Path
+) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    said.add_text("parameters", "a red circle\nSteps: 20, Seed: 5, Size: 64x64, Model: tiny")
+    picture().save(tmp_path / "forge.png", pnginfo=said)
+    assert full("submit", str(tmp_path / "forge.png")).code == 0
+    spec = validate(read((full.home / "inbox" / "forge.yaml").read_bytes()))
+    assert (spec["prompt"], spec["seed"], spec["steps"]) == ("a red circle", 5, 20)
+
+
+def test_a_picture_that_says_nothing_is_refused_naming_its_sidecar(
+    full: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "mute.png").write_bytes(encode(picture(), sidecar(), level="none"))
+    done = full("submit", str(tmp_path / "mute.png"))
+    assert done.code == 2 and "sidecar" in done.err
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert full("submit", str(tmp_path / "torn.png")).code == 1
+    assert not list((full.home / "inbox").glob("*.yaml"))
+
+
+def test_searching_imports_no_picture_library_and_holds_no_lock(full: Here) -> None:
+    full("gallery", "rebuild")
+    report = run("gallery", "search", "fox", cwd=full.home)
+    assert report.code == 0 and report.modules & (HEAVY | {"PIL"}) == set()
+    gallery = Gallery(full.home / "data" / FOLDER, write)
+    with gallery.segments.writing():
+        assert run("gallery", "search", "fox", cwd=full.home).code == 0
+
+
+def test_json_is_what_programs_read_also_of_odd_prompts(full: Here) -> None:
+    (row,) = full("gallery", "search", "--pack", "pets", "--json").json["rows"]
+    assert row["prompt"] == HOSTILE
+    assert json.loads(json.dumps(row)) == row

@@ -1,0 +1,192 @@
+"""Images on their way in: from where they may come, and everything that is kept out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mcp.support import agent, data_uri, finished, inbox_of, picture, play, write_status
+from tests.mcp.test_mcp_submit import spec_of
+
+WORDS = {"prompt": "make it yellow", "model": "tiny"}
+
+
+def edit(home: Path, image: Any, tool: str = "flux_edit", **more: Any) -> dict[str, Any]:
+    """The spec that one good call leaves."""
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            return str((await one.answer(tool, **WORDS, image=image, **more))["job_id"])
+
+    return spec_of(home, play(scene))
+
+
+def refused(home: Path, image: Any, tool: str = "flux_edit", **more: Any) -> str:
+    """What is said to a bad call, which leaves nothing."""
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused(tool, **WORDS, image=image, **more)
+
+    said = play(scene)
+    assert inbox_of(home) == [] and not list((home / "inbox").rglob("*.p?g"))
+    return said
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_data_uri_is_in_the_inbox_before_its_spec(home: Path, form: str) -> None:
+    data = picture(form=form)
+    spec = edit(home, data_uri(data, f"image/{form.lower()}"))
+    assert spec["image"].startswith(f"mcp/{spec['id']}/image-")
+    assert (home / "inbox" / spec["image"]).read_bytes() == data
+    assert spec["image"].endswith(f".{form.lower()}")
+
+
+def test_several_images_and_a_mask_each_find_their_place(home: Path) -> None:
+    (home / "inbox" / "cat.png").write_bytes(picture())
+    images = ["cat.png", {"path": data_uri(picture(colour="blue")), "weight": 0.5}]
+    spec = edit(home, images, "flux_variation")
+    assert spec["image"][0] == "cat.png" and spec["image"][1]["weight"] == 0.5
+    assert (home / "inbox" / spec["image"][1]["path"]).is_file()
+    filled = edit(home, data_uri(picture()), "flux_fill", mask=data_uri(picture(colour="white")))
+    assert (home / "inbox" / filled["mask"]).is_file() and filled["mask"] != filled["image"]
+
+
+def test_what_the_runner_can_read_itself_is_named_as_it_is(home: Path) -> None:
+    finished(home, "hero", 2)
+    (home / "inbox" / "cat.png").write_bytes(picture())
+    job = "outbox/hero/hero-0001.png"
+    for given, named in {
+        "cat.png": "cat.png",
+        "inbox/cat.png": "inbox/cat.png",
+        str(home / "inbox" / "cat.png"): "inbox/cat.png",
+        "hero/hero-0001.png": job,
+        job: job,
+        str(home / job): job,
+        "flux://jobs/hero/images/1": job,
+    }.items():
+        assert edit(home, given)["image"] == named, given
+
+
+def test_other_files_of_the_home_and_of_allowed_folders_are_copied(
+    home: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "pictures"
+    outside.mkdir()
+    (outside / "dog.png").write_bytes(picture(colour="green"))
+    (home / "mine").mkdir()
+    (home / "mine" / "cat.png").write_bytes(picture(colour="blue"))
+    text = f"input_roots: ['{outside.as_posix()}']\n"
+    (home / "fluxdrop.yaml").write_text(text, encoding="utf-8")
+    for given in ("mine/cat.png", str(home / "mine" / "cat.png"), str(outside / "dog.png")):
+        spec = edit(home, given)
+        copy = home / "inbox" / spec["image"]
+        source = Path(given) if Path(given).is_absolute() else home / given
+        assert copy.read_bytes() == source.read_bytes()
+
+
+def test_a_picture_that_a_job_will_still_make_can_be_named(home: Path) -> None:
+    (home / "inbox" / "soon.yaml").write_text("kind: text2img\nprompt: x\n", encoding="utf-8")
+    assert edit(home, "soon/soon-0001.png")["image"] == "outbox/soon/soon-0001.png"
+    write_status(home, {**finished(home, "later", 0), "state": "running"})
+    assert edit(home, "later/later-0001.png")["image"] == "outbox/later/later-0001.png"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd", "../../etc/passwd", "inbox/../data/x.png", "C:\\x.png", "C:x.png", "a:b.png",
+        "//server/share/x.png", "\\\\server\\share\\x.png", "outbox/../../x.png", "x\0.png",
+        "file:///etc/passwd", "data/../../x", "a\nb.png", "~/.ssh/id_rsa", "flux://jobs/../x",
+        "http://example.com/x.png", ".", "", " ", "x" * 5000,
+    ],
+)  # fmt: skip
+def test_paths_outside_the_roots_are_refused_and_never_opened(home: Path, path: str) -> None:
+    said = refused(home, path)
+    assert "- image" in said and "root:" not in said
+
+
+def test_links_and_private_folders_lead_nowhere(home: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture())
+    (home / "inbox" / "link.png").symlink_to(secret)
+    (home / "mine").symlink_to(tmp_path)
+    (home / "data" / "private.png").write_bytes(picture())
+    (home / ".hidden").mkdir()
+    (home / ".hidden" / "x.png").write_bytes(picture())
+    paths = ("inbox/link.png", "link.png", "mine/secret.png", str(secret), "data/private.png",
+             ".hidden/x.png", str(home / "data" / "private.png"))  # fmt: skip
+    (home / "inbox" / "link.png").rename(home / "link.png")
+    for path in paths:
+        assert "- image: " in refused(home, path), path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
+def test_what_is_no_regular_picture_is_refused_at_once(home: Path) -> None:
+    os.mkfifo(home / "pipe.png")
+    (home / "folder.png").mkdir()
+    (home / "text.txt").write_text("not a picture", encoding="utf-8")
+    (home / "half.jpg").write_bytes(picture((256, 256), form="JPEG")[:600])
+    (home / "page.svg").write_text("<svg onload='x'/>", encoding="utf-8")
+    began = time.monotonic()
+    for path in ("pipe.png", "folder.png", "text.txt", "half.jpg", "page.svg", "absent.png"):
+        assert "- image: " in refused(home, path), path
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:", "data:,x", "data:image/png,x", "data:image/png;base64,", "data:;base64,%%%",
+        "data:image/png;base64,AAA", "data:text/html;base64,PGI+", "DATA:image/png;BASE64,AAAA",
+        data_uri(picture())[:-20], data_uri(b"\x89PNG\r\n\x1a\n" + bytes(50)),
+    ],
+)  # fmt: skip
+def test_data_that_is_no_picture_is_refused(home: Path, uri: str) -> None:
+    assert "- image: " in refused(home, uri)
+
+
+def test_data_of_more_than_three_megabytes_is_refused_with_a_way_out(home: Path) -> None:
+    said = refused(home, data_uri(picture() + bytes(3_000_001)))
+    assert "3 MB" in said and "inbox" in said
+
+
+def test_a_picture_of_too_many_pixels_is_refused_without_being_unpacked(home: Path) -> None:
+    bomb = picture((12_000, 12_000))
+    assert len(bomb) < 3_000_000
+    assert "pixels" in refused(home, data_uri(bomb))
+
+
+def test_a_picture_that_a_finished_job_does_not_have_is_said_so(home: Path) -> None:
+    finished(home, "hero", 1)
+    assert "hero is succeeded and has no picture 'hero-0009.png'" in refused(
+        home, "hero/hero-0009.png"
+    )
+    assert "is not there" in refused(home, "flux://jobs/hero/images/9")
+
+
+def test_copies_leave_the_inbox_once_their_job_has_its_own(home: Path) -> None:
+    async def scene() -> None:
+        async with agent(home) as one:
+            for job in ("one", "two"):
+                await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id=job)
+            status = finished(home, "one", 1)
+            (home / "inbox" / "one.yaml").unlink()
+            write_status(home, {**status, "state": "running"})
+            left = home / "inbox" / "mcp" / "left"
+            left.mkdir()
+            (left / "image.png").write_bytes(picture())
+            os.utime(left, (0, 0))
+            await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id="three")
+
+    play(scene)
+    assert sorted(os.listdir(home / "inbox" / "mcp")) == ["three", "two"]
+
+
+def test_a_refused_id_takes_its_images_away_again(home: Path) -> None:
+    finished(home, "hero", 1)
+    assert "another job's" in refused(home, data_uri(picture()), id="hero")

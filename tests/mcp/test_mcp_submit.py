@@ -1,0 +1,217 @@
+"""Submitting: one spec for a good call, nothing for a bad one, and every problem at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specs.read import read
+from specs.validate import validate
+from tests.mcp.support import agent, data_uri, finished, inbox_of, picture, play, write_status
+
+GOOD: dict[str, Any] = {"prompt": "a red circle on a blue background", "model": "tiny"}
+
+
+def spec_of(home: Path, job: str) -> dict[str, Any]:
+    """The spec that waits in the inbox for a job, read as the runner reads it."""
+    return validate(read((home / "inbox" / f"{job}.yaml").read_bytes()))
+
+
+@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+def test_a_good_call_leaves_one_spec_and_answers_with_its_job(home: Path, mode: str) -> None:
+    async def scene() -> dict[str, Any]:
+        async with agent(home, mode=mode) as one:
+            return await one.answer("flux_generate", **GOOD, count=3, tags=["a"], x_mine={"k": 1})
+
+    answer = play(scene)
+    job = answer["job_id"]
+    assert inbox_of(home) == [f"{job}.yaml"]
+    assert spec_of(home, job) == {
+        "kind": "text2img", "id": job, **GOOD, "count": 3, "tags": ["a"], "x_mine": {"k": 1},
+    }  # fmt: skip
+    assert (answer["state"], answer["image_count"]) == ("submitted", 3)
+    assert answer["status_file"] == str(home / "outbox" / job / "status.json")
+    assert answer["runner"]["running"] is False and "fluxdrop run" in answer["runner"]["message"]
+
+
+def test_a_bad_call_says_everything_that_is_wrong_and_drops_nothing(home: Path) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused(
+                "flux_fill", prompt="", stpes=4, steps=5000, seed=1, seeds=[2], id="a/b",
+                image="data:image/png;base64,AAAA", mask="/etc/passwd", outpaint={"left": 1},
+                kind="fill",
+            )  # fmt: skip
+
+    said = play(scene)
+    assert said.startswith("Nothing was submitted: ")
+    for part in (
+        "- prompt: this is empty", "did you mean 'steps'?", "- steps: 5000 is greater than",
+        "'seed' and 'seeds' exclude each other", "- id: 'a/b' cannot be an id",
+        "- image: this is not a picture", "- mask: '/etc/passwd' is outside", "'outpaint' exclude",
+        "- kind: this belongs to spec files",
+    ):  # fmt: skip
+        assert part in said, part
+    assert inbox_of(home) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"prompt": "x", "model": "tinny"}, "did you mean tiny?"),
+        ({"prompt": "x", "model": "tiny", "width": 4096}, "tiny"),
+        ({"prompt": "x", "count": 10_000, "matrix": {"steps": [1, 2]}}, "20,000 images"),
+        ({"compose": {"pack": "nothing", "subjects": "all"}}, "there is no pack 'nothing'"),
+        ({"prompt": "a\x00b"}, "U+0000 is not allowed"),
+        ({"prompt": "\ud800"}, "surrogate"),
+        ({"prompt": "x", "x_deep": [[[[]]] for _ in range(30_000)]}, "keys and values"),
+        ({"prompt": "x", "dry_run": "yes"}, "dry_run: true or false"),
+        ({"prompt": "x", "id": "con"}, "a device on Windows"),
+        ({"prompt": "x", "id": 7}, "id: 7 is not text"),
+        ({}, "'prompt' is required"),
+    ],
+)
+def test_models_packs_counts_and_odd_values_are_refused_in_words(
+    home: Path, arguments: dict[str, Any], said: str
+) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_generate", **arguments)
+
+    if "surrogate" in said:  # no transport carries it; a caller within the process might
+        arguments = {"prompt": "x", "notes": "\ufffe"}
+        said = "U+FFFE is not allowed"
+    assert said in play(scene)
+    assert inbox_of(home) == []
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "x\nid: other\nkind: fill", "a: b", "- a\n- b", "{a: 1}", "*alias", "&anchor x", "!!python/x",
+        "--- \n...", "%TAG ! x", "'\"\\", "yes", "null", "7", "café ☂ \U0001f600 \u2028 x", "#no",
+        "<<: *a", "\ttab", "a\r\nb", "$(rm -rf /)", "{{ x }}", "1e3", "~",
+    ],
+)  # fmt: skip
+def test_a_prompt_is_a_prompt_whatever_yaml_would_make_of_it(home: Path, prompt: str) -> None:
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one:
+            return await one.answer("flux_generate", prompt=prompt, model="tiny", notes=prompt)
+
+    job = play(scene)["job_id"]
+    assert spec_of(home, job) == {
+        "kind": "text2img", "id": job, "prompt": prompt, "model": "tiny", "notes": prompt,
+    }  # fmt: skip
+
+
+def test_null_means_left_out_as_many_hosts_send_it(home: Path) -> None:
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one:
+            return await one.answer("flux_generate", **GOOD, seed=None, id=None, dry_run=None)
+
+    assert "seed" not in spec_of(home, play(scene)["job_id"])
+
+
+def test_the_same_call_with_the_same_id_runs_nothing_twice(home: Path) -> None:
+    async def scene() -> list[dict[str, Any]]:
+        async with agent(home) as one:
+            calls = [await one.answer("flux_generate", id="hero", **GOOD) for _ in range(2)]
+            # The runner takes it: the bytes are beside the status from now on.
+            status = finished(home, "hero", 1)
+            (home / "inbox" / "hero.yaml").replace(home / "outbox" / "hero" / "spec.yaml")
+            calls.append(await one.answer("flux_generate", id="hero", **GOOD))
+            other = await one.refused("flux_generate", id="hero", prompt="another", model="tiny")
+            assert "id: 'hero' is another job's" in other
+            cased = await one.refused("flux_generate", id="HERO", prompt="another", model="tiny")
+            assert "'hero' is another job's" in cased
+            # A rejected job holds nothing.
+            write_status(home, {**status, "state": "rejected"})
+            calls.append(await one.answer("flux_generate", id="hero", **GOOD))
+            found = await one.answer("flux_get_job", job_id="hero")
+            assert found["state"] == "submitted"
+            return calls
+
+    calls = play(scene)
+    assert [call["job_id"] for call in calls] == ["hero"] * 4
+    assert [call["state"] for call in calls] == ["submitted", "submitted", "succeeded", "submitted"]
+    assert inbox_of(home) == ["hero.yaml"]
+
+
+def test_an_id_that_waits_in_the_inbox_is_taken_whatever_its_case(home: Path) -> None:
+    (home / "inbox" / "Cat.yml").write_text("kind: text2img\nprompt: x\n", encoding="utf-8")
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_generate", id="cat", **GOOD)
+
+    assert "id: 'Cat' is another job's" in play(scene)
+
+
+def test_chosen_ids_are_readable_safe_and_never_the_same(home: Path) -> None:
+    async def scene() -> list[str]:
+        async with agent(home) as one:
+            prompts = ["Été: un café!", "日本", "../../etc/passwd", "a" * 500, "drops", "CON"] * 4
+            answers = [await one.answer("flux_generate", prompt=p, model="tiny") for p in prompts]
+            return [answer["job_id"] for answer in answers]
+
+    jobs = play(scene)
+    assert len(set(jobs)) == len(jobs) == len(inbox_of(home))
+    assert jobs[0].startswith("ete-un-cafe-") and jobs[1].startswith("text2img-")
+    assert jobs[2].startswith("etc-passwd-")
+
+
+def test_a_dry_run_tells_the_whole_and_leaves_nothing(home: Path) -> None:
+    compose = {"pack": "shapes", "subjects": "all", "variables": "all"}
+
+    async def scene() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        async with agent(home) as one:
+            return (
+                await one.answer("flux_generate", **GOOD, count=4, id="a-1", dry_run=True),
+                await one.answer("flux_generate", compose=compose, model="tiny", dry_run=True),
+                await one.answer(
+                    "flux_edit", **GOOD, image=data_uri(picture()), dry_run=True,
+                    matrix={"prompt": ["one", "two"], "steps": [2, 4]},
+                ),
+            )  # fmt: skip
+
+    plain, packed, edited = play(scene)
+    assert (plain["image_count"], plain["job_id"], plain["state"]) == (4, None, "dry_run")
+    said = plain["dry_run"]
+    assert said["spec"] == {"kind": "text2img", "id": "a-1", **GOOD, "count": 4}
+    assert validate(read(said["spec_yaml"].encode())) == said["spec"]
+    assert [row["prompt"] for row in said["prompts"]] == [GOOD["prompt"]]
+    assert said["audit"] == said["prompts"][0]["audit"]["verdict"] == "ok"
+    assert packed["image_count"] == 38 and packed["dry_run"]["prompt_count"] == 19
+    assert len(packed["dry_run"]["prompts"]) == 19 and len(packed["dry_run"]["left_out"]) == 2
+    assert packed["dry_run"]["prompts"][0]["subject"] == "black-star"
+    assert edited["image_count"] == 4
+    assert [row["prompt"] for row in edited["dry_run"]["prompts"]] == ["one", "two"]
+    assert inbox_of(home) == [] and list((home / "outbox").iterdir()) == []
+
+
+def test_a_forbidden_word_is_named_before_anything_runs(home: Path) -> None:
+    (home / "fluxdrop.yaml").write_text("forbidden: [blood]\n", encoding="utf-8")
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            fine = await one.answer("flux_generate", prompt="no blood", model="tiny", dry_run=True)
+            assert fine["dry_run"]["audit"] == "ok"
+            return await one.refused("flux_generate", prompt="a pool of blood", model="tiny")
+
+    assert "blood" in play(scene)
+    assert inbox_of(home) == []
+
+
+def test_an_inbox_that_cannot_be_written_is_said_in_words(home: Path) -> None:
+    for path in (home / "inbox").iterdir():
+        path.unlink() if path.is_file() else path.rmdir()
+    (home / "inbox").rmdir()
+    (home / "inbox").write_text("in the way", encoding="utf-8")
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_generate", **GOOD)
+
+    assert "cannot write into" in play(scene)
