@@ -246,7 +246,7 @@ def _reason(
     sizes: tuple[tuple[int, int], tuple[int, int]],
     changed: list[str],
 ) -> str:
-    result = sidecar.get("result") or {}
+    result = sidecar["result"] if isinstance(sidecar.get("result"), Mapping) else {}
     said = []
     if result.get("sha256") and hashlib.sha256(before).hexdigest() != result["sha256"]:
         said.append("the picture's file was changed after it was made")
@@ -261,8 +261,10 @@ def _reason(
 
 def _changes(sidecar: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """What is not as it was when the picture was made, of all that changes pixels."""
-    result = sidecar.get("result") or {}
-    before, now = result.get("versions") or {}, facts.get("versions") or {}
+    from runner.gallery.facts import mapping
+
+    result = mapping(sidecar.get("result"))
+    before, now = mapping(result.get("versions")), mapping(facts.get("versions"))
     pairs = [
         *((f"{name} was", before.get(name), now.get(name)) for name in _VERSIONS),
         ("the device was", result.get("device"), facts.get("device")),
@@ -270,8 +272,8 @@ def _changes(sidecar: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
         ("numbers were", result.get("dtype"), facts.get("dtype")),
     ]
     changed = [f"{what} {a}, is {b}" for what, a, b in pairs if a and b and a != b]
-    was = str((result.get("model") or {}).get("hash") or "")
-    is_ = str((facts.get("model") or {}).get("hash") or "")
+    was = str(mapping(result.get("model")).get("hash") or "")
+    is_ = str(mapping(facts.get("model")).get("hash") or "")
     if was and is_ and was != is_:
         changed.append(f"the model's hash was {was[:12]}…, is {is_[:12]}…")
     return changed

@@ -165,7 +165,8 @@ class Intake:
             self._ledger.add_composed(record.seq, verdict.composed)
         if record.state == State.QUEUED and self.controls.awaits(record):
             self._ledger.move(record.seq, State.CANCELLED, **self.controls.cancelled_values())
-        return Answer(drop, self._ledger.get(record.seq))
+            record = self._ledger.get(record.seq)
+        return Answer(drop, record)
 
     def _verdict(self, drop: Drop, deaths: int) -> Verdict:
         if deaths >= _MOST_DEATHS:

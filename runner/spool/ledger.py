@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +24,7 @@ from runner.spool.effects import Disk
 from runner.spool.names import key_of
 from runner.spool.record import Record
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS job (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  id TEXT NOT NULL, key TEXT NOT NULL,
-  state TEXT NOT NULL, reason TEXT, message TEXT,
-  kind TEXT, model TEXT, priority INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  revision INTEGER NOT NULL, total INTEGER NOT NULL, base_seed INTEGER,
-  cancelled INTEGER NOT NULL, ready_at REAL NOT NULL, behind INTEGER NOT NULL,
-  source_name TEXT NOT NULL, source_sha256 TEXT NOT NULL, source_bytes INTEGER NOT NULL,
-  source_mtime_ns INTEGER NOT NULL,
-  identity TEXT, suffix TEXT NOT NULL, spec BLOB NOT NULL,
-  realised TEXT NOT NULL, inputs TEXT NOT NULL, errors TEXT NOT NULL, warnings TEXT NOT NULL,
-  accepted_at TEXT NOT NULL, started_at TEXT, finished_at TEXT
-);
-CREATE INDEX IF NOT EXISTS job_key ON job (key, seq);
-CREATE INDEX IF NOT EXISTS job_source ON job (source_name, seq);
-CREATE INDEX IF NOT EXISTS job_state ON job (state, seq);
-CREATE INDEX IF NOT EXISTS job_turn ON job (priority DESC, seq) WHERE state = 'queued';
-CREATE INDEX IF NOT EXISTS job_behind ON job (seq) WHERE behind = 1;
-CREATE INDEX IF NOT EXISTS job_waiting ON job (seq)
-  WHERE state = 'queued' AND reason = 'WaitingForInput';
-CREATE INDEX IF NOT EXISTS job_identity ON job (identity) WHERE identity IS NOT NULL;
-CREATE TABLE IF NOT EXISTS image (
-  seq INTEGER NOT NULL, number INTEGER NOT NULL,
-  outcome TEXT NOT NULL, reason TEXT, message TEXT, output TEXT,
-  PRIMARY KEY (seq, number)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS composed (
-  seq INTEGER NOT NULL, number INTEGER NOT NULL, fields TEXT NOT NULL, origin TEXT NOT NULL,
-  PRIMARY KEY (seq, number)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS judging (sha256 TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY) WITHOUT ROWID;
-"""
+_SCHEMA = Path(__file__).with_name("ledger.sql")
 _JSON = ("realised", "inputs", "errors", "warnings")
 
 
@@ -77,7 +44,7 @@ class Ledger:
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(_SCHEMA)
+        self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
 
     def close(self) -> None:
         """Close the file, leaving word that nothing was cut short."""
@@ -127,6 +94,11 @@ class Ledger:
         """The record of one job."""
         return self.select("seq = ?", seq)[0]
 
+    def get_many(self, seqs: Sequence[int]) -> list[Record]:
+        """The records of many jobs, by age."""
+        marks = ", ".join("?" * len(seqs))
+        return self.select(f"seq IN ({marks})", *seqs)
+
     def newest(self, job_id: str) -> Record | None:
         """The newest record of this id, whatever the case it is written in."""
         found = self.select("key = ?", key_of(job_id), order="seq DESC", limit=1)
@@ -167,7 +139,7 @@ class Ledger:
     def insert(self, record: Record) -> Record:
         """Add a job; its `seq` is given here, in the order of the calls."""
         values = {name: getattr(record, name) for name in _COLUMNS if name != "seq"}
-        values |= {name: json.dumps(values[name]) for name in _JSON}
+        values |= {name: _compact(values[name]) for name in _JSON}
         values["key"] = key_of(record.id)
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
@@ -176,7 +148,7 @@ class Ledger:
                 f"INSERT INTO job ({names}) VALUES ({marks})", list(values.values())
             )
             assert cursor.lastrowid is not None
-            return self.get(cursor.lastrowid)
+            return replace(record, seq=cursor.lastrowid)
 
     def add_composed(self, seq: int, prompts: Iterable[tuple[Any, Any]]) -> None:
         """Keep the prompts of a `compose`: the pack is not read again for this job."""
@@ -286,7 +258,7 @@ class Ledger:
 
     def _set(self, seq: int, values: Mapping[str, object]) -> None:
         assignments = ", ".join(f"{name} = ?" for name in values)
-        encoded = [json.dumps(v) if name in _JSON else v for name, v in values.items()]
+        encoded = [_compact(v) if name in _JSON else v for name, v in values.items()]
         self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*encoded, seq])
 
 
@@ -295,3 +267,7 @@ def _record(row: sqlite3.Row) -> Record:
     values |= {name: json.loads(values[name]) for name in _JSON}
     values |= {name: bool(values[name]) for name in ("cancelled", "behind")}
     return Record(**{**values, "state": State(values["state"])})
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -21,6 +21,7 @@ from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
 
 _MOST_OUTPUTS = 100
+_NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
 
 
 class Outbox:
@@ -62,7 +63,7 @@ class Outbox:
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[tuple[Path, bytes]]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all on the disk in the end."""
         with self._lock:
-            fresh = [self._ledger.get(record.seq) for record in records]
+            fresh = self._ledger.get_many([record.seq for record in records])
             for record in fresh:
                 self.make_folder(record)
             files = [self.spec_file(record) for record in fresh if record.spec]
@@ -79,7 +80,8 @@ class Outbox:
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
-        tally = self._ledger.tally(record.seq)
+        # Most statuses ever written are those of jobs that have not begun: spare them the look.
+        tally = self._ledger.tally(record.seq) if record.started_at else dict(_NOTHING_YET)
         outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
         now = timestamp()
         status = Status(

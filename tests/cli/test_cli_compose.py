@@ -104,9 +104,7 @@ def test_a_plan_shows_what_is_wrong_with_each_combination(here: Here) -> None:
     bulk = ("compose", "mugs", "--all", "--set", "model=tiny", "--set", "seed=1", "--plan")
     done = here(*bulk, "--json")
     assert done.code == 1 and done.json["rejected"] is True
-    (twin,), (long,), (bad,) = (
-        done.json[key] for key in ("duplicates", "over_long", "violations")
-    )
+    (twin,), (long,), (bad,) = (done.json[key] for key in ("duplicates", "over_long", "violations"))
     assert (twin["subject"], twin["same_as"]["subject"]) == ("same", "mug")
     assert (long["subject"], long["file"]) == ("long", "mugs/subjects/long.txt")
     assert (bad["subject"], bad["term"], bad["block"]) == ("sign", "sign", "subject")

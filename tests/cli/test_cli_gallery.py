@@ -21,7 +21,7 @@ from tests.test_startup import HEAVY, run
 
 pytestmark = pytest.mark.timeout(120)
 
-HOSTILE = "a \x1b[31mred\x07 fox 赤い狐 " + "in the snow " * 30
+HOSTILE = "a \x1b[31m red\x07 fox 赤い狐 " + "in the snow " * 30
 
 
 def ago(**span: float) -> str:
@@ -48,7 +48,8 @@ def full(here: Here) -> Here:
     for job, sidecars in made.items():
         folder = put_job(outbox, sidecars, job=job)
         ended = {"finished_at": ago(days=days[job]), "accepted_at": ago(days=days[job])}
-        put_json(folder / "status.json", status(len(sidecars), job=job, **ended))
+        output = {"sidecar": f"{job}-0001.json", "thumbnail": f"thumbs/{job}-0001.webp"}
+        put_json(folder / "status.json", status(len(sidecars), job=job, outputs=[output], **ended))
     return here
 
 
@@ -80,9 +81,7 @@ def test_a_search_finds_the_newest_and_makes_the_index_if_there_is_none(full: He
         (["zebra"], []),
     ],
 )
-def test_a_search_goes_by_words_and_filters(
-    full: Here, asked: list[str], found: list[str]
-) -> None:
+def test_a_search_goes_by_words_and_filters(full: Here, asked: list[str], found: list[str]) -> None:
     done = full("gallery", "search", *asked, "--json")
     assert done.code == 0 and ids(done.json) == found
 

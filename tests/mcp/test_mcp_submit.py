@@ -66,7 +66,7 @@ def test_a_bad_call_says_everything_that_is_wrong_and_drops_nothing(home: Path) 
         ({"compose": {"pack": "nothing", "subjects": "all"}}, "there is no pack 'nothing'"),
         ({"prompt": "a\x00b"}, "U+0000 is not allowed"),
         ({"prompt": "\ud800"}, "surrogate"),
-        ({"prompt": "x", "x_deep": [[[[]]] for _ in range(30_000)]}, "keys and values"),
+        ({"prompt": "x", "x_deep": [[[[]]] for _ in range(30_000)]}, "the limit is 262,144"),
         ({"prompt": "x", "dry_run": "yes"}, "dry_run: true or false"),
         ({"prompt": "x", "id": "con"}, "a device on Windows"),
         ({"prompt": "x", "id": 7}, "id: 7 is not text"),

@@ -109,7 +109,7 @@ def test_what_the_tool_forbids_the_spec_forbids_and_the_other_way_round(
     by_tool = [
         error.absolute_path[0] if error.absolute_path else ""
         for error in messages.validator(schema).iter_errors({name: value})
-        if error.validator != "required"
+        if error.absolute_path or error.validator != "required"
     ]
     try:
         validate(read(json.dumps({"kind": kind, name: value}).encode(), json=True))

@@ -1,0 +1,141 @@
+"""`verify`: an image made again, by this process or by the runner, and the pixels compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.cli.setup import make_home
+from tests.cli.here import Here
+from tests.harness import Runner, fluxdrop, spec
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def drained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home where no runner runs, with one picture of each format, one made from another."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("verify") / "home"
+        patch.setenv("HF_HOME", str(home / "hf"))
+        make_home(home)
+        jobs = {
+            "plain": spec(count=2),
+            "lossy": spec(format="jpeg", quality=60),
+            "bare": spec(metadata="none", format="webp"),
+            "edited": spec(kind="kontext", image="outbox/plain/plain-0001.png"),
+        }
+        for stem, text in jobs.items():
+            (home / "inbox" / f"{stem}.yaml").write_text(text, encoding="utf-8")
+        done = fluxdrop("drain", home=home)
+        assert done.code == 0, done
+        yield home
+
+
+@pytest.fixture
+def verify(drained: Path, capsys: pytest.CaptureFixture[str]) -> Here:
+    """The command line in that home."""
+    return Here(drained, capsys)
+
+
+def file_of(home: Path, name: str) -> Path:
+    return home / "outbox" / name.rpartition("-")[0] / name
+
+
+@pytest.mark.parametrize("name", ["plain-0002.json", "lossy-0001.json", "bare-0001.json",
+                                  "edited-0001.json", "plain-0001.png"])  # fmt: skip
+def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: str) -> None:
+    done = verify("verify", str(file_of(verify.home, name)), "--json")
+    assert done.code == 0, done
+    assert done.json["identical"] is True and done.json["max_difference"] == 0
+    assert done.json["reason"] is None
+    assert sorted(os.listdir(verify.home / "outbox" / "plain" / "thumbs")) == [
+        "plain-0001.webp", "plain-0002.webp"
+    ]  # fmt: skip
+
+
+def test_a_picture_alone_is_enough(verify: Here, tmp_path: Path) -> None:
+    alone = tmp_path / "renamed.png"
+    shutil.copy(file_of(verify.home, "plain-0001.png"), alone)
+    assert verify("verify", str(alone)).out == "identical\n"
+
+
+def changed(
+    home: Path, folder: Path, facts: Mapping[str, Any] | None = None, **fields: Any
+) -> Path:
+    """A copy of a picture and its sidecar, whose spec or facts are told otherwise."""
+    sidecar = json.loads(file_of(home, "plain-0001.json").read_bytes())
+    result = {**sidecar["result"], **(facts or {})}
+    file = folder / "plain-0001.json"
+    file.write_text(json.dumps({**sidecar, **fields, "result": result}), encoding="utf-8")
+    shutil.copy(file_of(home, "plain-0001.png"), folder)
+    return file
+
+
+def test_another_version_device_or_model_is_named_as_the_reason(
+    verify: Here, tmp_path: Path
+) -> None:
+    other = {"torch": "2.9.0", "diffusers": "0.42.0"}
+    facts = {"versions": other, "device": "NVIDIA H200", "model": {"hash": "ab" * 32}}
+    file = changed(verify.home, tmp_path, facts, seed=12345)
+    done = verify("verify", str(file), "--json")
+    assert done.code == 1 and done.json["identical"] is False
+    assert 0 < done.json["max_difference"] <= 255 and done.json["mean_difference"] > 0
+    for part in ("torch was 2.9.0, is ", "diffusers was 0.42.0", "the device was NVIDIA H200, is ",
+                 "the model's hash was abababababab…"):  # fmt: skip
+        assert part in done.json["reason"]
+    told = verify("verify", str(file))
+    assert told.code == 1 and told.out.startswith("different by up to ")
+
+
+def test_a_sidecar_or_a_picture_that_was_changed_is_named_as_the_reason(
+    verify: Here, tmp_path: Path
+) -> None:
+    file = changed(verify.home, tmp_path, seed=12345)
+    assert "the sidecar was changed" in verify("verify", str(file), "--json").json["reason"]
+    file = changed(verify.home, tmp_path)
+    Image.new("RGB", (32, 32)).save(file.with_suffix(".png"))
+    shape = verify("verify", str(file), "--json").json
+    assert shape["max_difference"] is None
+    assert "the picture's file was changed" in shape["reason"]
+    assert "it was 32×32 and is 64×64" in shape["reason"]
+
+
+def test_what_cannot_be_made_again_says_why(verify: Here, tmp_path: Path) -> None:
+    absent = verify("verify", str(changed(verify.home, tmp_path, model="dev")), "--json")
+    assert absent.code == 1 and "models pull dev" in absent.json["reason"]
+    wide = verify("verify", str(changed(verify.home, tmp_path, width=128)), "--json")
+    assert wide.code == 1 and "64×64" in wide.json["reason"]
+    file = changed(verify.home, tmp_path)
+    file.with_suffix(".png").unlink()
+    assert verify("verify", str(file)).code == 2
+    file.write_text("{}", encoding="utf-8")
+    assert verify("verify", str(file)).code == 2
+    assert verify("verify", str(tmp_path / "nothing.json")).code == 2
+
+
+def test_the_new_picture_can_be_kept(verify: Here, tmp_path: Path) -> None:
+    kept = tmp_path / "again.png"
+    source = file_of(verify.home, "plain-0001.png")
+    assert verify("verify", str(source), "--save", str(kept)).code == 0
+    with Image.open(kept) as new, Image.open(source) as old:
+        assert new.tobytes() == old.tobytes()
+
+
+def test_while_a_runner_runs_it_renders_and_nothing_is_left_behind(runner: Runner) -> None:
+    job = runner.drop("to-verify", kind="text2img", seed=21)
+    runner.succeeded(job)
+    before = set(os.listdir(runner.home / "outbox"))
+    done = fluxdrop("verify", str(runner.folder(job) / f"{job}-0001.json"), "--json",
+                    home=runner.home)  # fmt: skip
+    assert done.code == 0 and done.json["identical"] is True, done
+    assert set(os.listdir(runner.home / "outbox")) - before <= {"index.html"}
+    found = fluxdrop("gallery", "search", "--tag", "verify", "--json", home=runner.home)
+    assert found.json["total"] == 0

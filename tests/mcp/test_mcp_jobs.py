@@ -1,0 +1,188 @@
+"""Looking, waiting and cancelling: what the outbox says, never a guess."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.mcp.support import agent, finished, play, write_status
+
+RUNNING = {"phase": "denoising", "image": 1, "step": 2, "steps": 4, "fraction": 0.25,
+           "eta_seconds": 3.0}  # fmt: skip
+
+
+def look(home: Path, **arguments: Any) -> tuple[dict[str, Any], list[Any]]:
+    """An answer and the content beside its text."""
+
+    async def scene() -> tuple[dict[str, Any], list[Any]]:
+        async with agent(home) as one:
+            result = await one.call("flux_get_job", **arguments)
+            assert not result.is_error, result.content
+            return result.structured_content, result.content[1:]
+
+    return play(scene)
+
+
+@pytest.mark.parametrize(
+    "job", ["never", "../drops", "drops", "a/b", "runner.json", "con", "☂", ".tmp", "x" * 150]
+)
+def test_an_id_that_was_never_seen_is_unknown_and_not_done(home: Path, job: str) -> None:
+    (home / "outbox" / "drops").mkdir(exist_ok=True)
+    (home / "outbox" / "drops" / "status.json").write_text('{"id": "x", "state": "succeeded"}')
+    answer, content = look(home, job_id=job, wait_seconds=50)
+    assert (answer["id"], answer["state"], content) == (job, "unknown", [])
+    assert "not known to be done" in answer["next"]
+
+
+def test_a_job_is_submitted_while_its_file_waits(home: Path) -> None:
+    (home / "inbox" / "hero.yaml").write_text("kind: text2img\nprompt: x\n", encoding="utf-8")
+    answer, _ = look(home, job_id="hero", wait_seconds=0.2)
+    assert answer["state"] == "submitted" and "fluxdrop run" in answer["next"]
+
+
+def test_the_status_comes_whole_with_the_pictures_as_thumbnails_and_links(home: Path) -> None:
+    status = finished(home, "hero", 2, x_mine=7)
+    answer, content = look(home, job_id="hero")
+    assert {k: answer[k] for k in status if k != "outputs"} == {
+        k: status[k] for k in status if k != "outputs"
+    }
+    assert [part.type for part in content] == ["image", "resource_link"] * 2
+    thumbs = home / "outbox" / "hero" / "thumbs"
+    assert base64.b64decode(content[0].data) == (thumbs / "hero-0001.webp").read_bytes()
+    assert content[0].mime_type == "image/webp"
+    link = content[1]
+    assert (str(link.uri), link.mime_type) == ("flux://jobs/hero/images/1", "image/png")
+    assert answer["outputs"][1]["path"] == "outbox/hero/hero-0002.png"
+    assert answer["next_offset"] is None
+
+
+def test_pictures_come_as_they_are_or_not_at_all_if_asked(home: Path) -> None:
+    finished(home, "hero", 1)
+    _, full = look(home, job_id="hero", pictures="full")
+    whole = (home / "outbox" / "hero" / "hero-0001.png").read_bytes()
+    assert base64.b64decode(full[0].data) == whole and full[0].mime_type == "image/png"
+    _, none = look(home, job_id="hero", pictures="none")
+    assert [part.type for part in none] == ["resource_link"]
+
+
+@pytest.mark.parametrize("count", [9, 130])
+def test_an_offset_walks_through_all_pictures_four_at_a_time(home: Path, count: int) -> None:
+    """Beyond a hundred the status no longer lists them all: the sidecars do."""
+    finished(home, "many", count)
+    seen: list[str] = []
+    offset: int | None = 0
+    while offset is not None:
+        answer, content = look(home, job_id="many", offset=offset)
+        assert sum(part.type == "image" for part in content) <= 4
+        seen += [row["file"] for row in answer["outputs"]]
+        offset = answer["next_offset"]
+        if count > 100 and offset == 8:
+            offset = 124
+    if count < 100:
+        assert seen == [f"many-{n:04d}.png" for n in range(1, count + 1)]
+    else:
+        assert seen[:8] + seen[8:] == [
+            f"many-{n:04d}.png" for n in (*range(1, 9), *range(125, 131))
+        ]
+
+
+def test_a_picture_too_large_for_a_message_is_linked_only(home: Path) -> None:
+    finished(home, "hero", 1)
+    (home / "outbox" / "hero" / "hero-0001.png").write_bytes(bytes(5_000_001))
+    _, content = look(home, job_id="hero", pictures="full")
+    assert [part.type for part in content] == ["resource_link"] and content[0].size == 5_000_001
+
+
+def test_a_name_in_a_status_leads_out_of_no_folder(home: Path) -> None:
+    (home / "secret.png").write_bytes(b"secret")
+    status = finished(home, "hero", 1)
+    status["outputs"][0] |= {"file": "../../secret.png", "thumbnail": "../../secret.png"}
+    write_status(home, status)
+    _, content = look(home, job_id="hero")
+    assert [part.type for part in content] == ["resource_link"]
+
+
+def test_waiting_ends_when_the_job_does_and_reports_how_far_it_is(home: Path) -> None:
+    base = {**finished(home, "hero", 2), "outputs": [], "state": "queued"}
+    base["images"] = {"total": 2, "done": 0, "failed": 0, "skipped": 0}
+    write_status(home, base)
+
+    async def scene() -> None:
+        async with agent(home) as one, anyio.create_task_group() as group:
+            ended: list[dict[str, Any]] = []
+
+            async def wait() -> None:
+                ended.append(await one.answer("flux_get_job", job_id="hero", wait_seconds=50))
+
+            async def heard(count: int) -> None:
+                while len(one.progress) < count:
+                    await anyio.sleep(0.01)
+
+            group.start_soon(wait)
+            with anyio.fail_after(20):
+                await heard(1)
+                write_status(home, {**base, "state": "running", "progress": RUNNING})
+                await heard(2)
+                half = {"total": 2, "done": 1, "failed": 0, "skipped": 0}
+                write_status(home, {**base, "state": "running", "images": half})
+                await heard(3)
+                # What goes back (a new attempt) is not told: progress only rises.
+                write_status(home, {**base, "state": "queued"})
+                write_status(home, {**base, "state": "failed", "reason": "OutOfMemory"})
+                while not ended:
+                    await anyio.sleep(0.01)
+            assert ended[0]["state"] == "failed"
+            said = [(done, total) for done, total, _ in one.progress]
+            assert said == [(0.0, 2.0), (0.5, 2.0), (1.0, 2.0)]
+            assert one.progress[1][2] == "image 1 of 2: denoising 2/4, about 3 s left"
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "'job_id' is required"),
+        ({"job_id": "a", "wait_seconds": 51}, "greater than the maximum of 50"),
+        ({"job_id": "a", "wait_seconds": -1, "pictures": "big"}, "2 problems"),
+        ({"job_id": "a", "pictures": "thumbnails"}, "did you mean 'thumbnail'?"),
+        ({"job_id": 7}, "7 is not text"),
+        ({"job_id": "a", "wait": 5}, "did you mean 'wait_seconds'?"),
+    ],
+)
+def test_bad_arguments_are_told_all_at_once(
+    home: Path, arguments: dict[str, Any], said: str
+) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_get_job", **arguments)
+
+    assert said in play(scene)
+
+
+def cancel(home: Path, job: str) -> dict[str, Any]:
+    """What comes of one cancel."""
+
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one:
+            return await one.answer("flux_cancel_job", job_id=job)
+
+    return play(scene)
+
+
+def test_cancelling_says_unknown_over_or_asked(home: Path) -> None:
+    finished(home, "hero", 2)
+    (home / "inbox" / "wait.yaml").write_text("kind: text2img\nprompt: x\n", encoding="utf-8")
+    for job in ("never", "../x", ".tmp"):
+        assert cancel(home, job)["outcome"] == "unknown"
+    over = cancel(home, "hero")
+    assert (over["outcome"], over["state"]) == ("was_over", "succeeded")
+    assert not list((home / "inbox").glob("*.cancel"))
+    asked = cancel(home, "wait")
+    assert (asked["outcome"], asked["state"]) == ("asked", "submitted")
+    assert asked["runner"]["running"] is False
+    assert (home / "inbox" / "wait.cancel").is_file()
