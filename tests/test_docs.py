@@ -122,7 +122,7 @@ def _words(text: str) -> list[str]:
     return [re.sub(r".*[/\\]fluxdrop(\.exe)?$", "fluxdrop", word) for word in words]
 
 
-LATER = {"compose", "audit", "gallery", "verify", "mcp", "service", "clean"}
+LATER: set[str] = set()
 """Commands that a page may speak of although they are not built yet; none of them is."""
 
 

@@ -107,7 +107,7 @@ def check(arguments: Mapping[str, Any], schema: dict[str, Any], tool: str) -> di
         for path, _, message in explain(error, tool)
     ]
     if found:
-        raise refusal(found, f"{tool} did nothing")
+        raise refusal(found, f"{tool} takes {', '.join(schema['properties'])}, and did nothing")
     whole = {name for name, part in schema["properties"].items() if part.get("type") == "integer"}
     return {name: int(value) if name in whole else value for name, value in values.items()}
 

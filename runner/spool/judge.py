@@ -11,10 +11,8 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from composer.plan import Plan, make_plan
-from composer.terms import reject_forbidden
 from runner.errors import PathNotAllowed, Problem, SpecInvalid
 from runner.settings import Home
 from runner.spool.inputs import named_paths, place_of
@@ -23,6 +21,9 @@ from runner.spool.settle import Drop
 from specs.expand import count, draw_base, needs_base
 from specs.read import Document, read
 from specs.validate import validate
+
+if TYPE_CHECKING:
+    from composer.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,9 @@ def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Ver
 
 def _planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
     """The plan of a spec with `compose`, whether it may run or not."""
+    # Most specs compose nothing, and `fluxdrop check` pays for every import.
+    from composer.plan import make_plan
+
     return make_plan(
         spec,
         home.prompts,
@@ -167,12 +171,16 @@ def _with_model(
 
 
 def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+    if not home.settings.forbidden:
+        return
+    from composer.terms import reject_forbidden
+
     prompts = [("prompt", spec.get("prompt"))]
     prompts += [
         (f"matrix.prompt.{n}", p) for n, p in enumerate(spec.get("matrix", {}).get("prompt", ()))
     ]
     for path, prompt in prompts:
-        if prompt and home.settings.forbidden:
+        if prompt:
             try:
                 reject_forbidden(prompt, home.settings.forbidden)
             except SpecInvalid as error:

@@ -1,4 +1,4 @@
-"""The command line run in this process: quicker than one of its own, for verbs that start nothing."""
+"""The command line run in this process: quicker than a process of its own."""
 
 from __future__ import annotations
 

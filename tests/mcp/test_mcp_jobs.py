@@ -151,7 +151,7 @@ def test_waiting_ends_when_the_job_does_and_reports_how_far_it_is(home: Path) ->
         ({"job_id": "a", "wait_seconds": -1, "pictures": "big"}, "2 problems"),
         ({"job_id": "a", "pictures": "thumbnails"}, "did you mean 'thumbnail'?"),
         ({"job_id": 7}, "7 is not text"),
-        ({"job_id": "a", "wait": 5}, "did you mean 'wait_seconds'?"),
+        ({"job_id": "a", "wait": 5}, "takes job_id, wait_seconds, pictures, offset"),
     ],
 )
 def test_bad_arguments_are_told_all_at_once(

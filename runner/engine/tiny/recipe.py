@@ -27,7 +27,7 @@ STEPS = {
     "decoder": 1276,
     "eye": 801,
     "text2img": 3041,
-    "kontext": 4300,
+    "kontext": 4512,
     "control": 2621,
     "fill": 2000,
 }
