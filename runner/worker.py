@@ -30,7 +30,7 @@ from runner.saving import Writer
 from runner.settings import Home
 from runner.sidecar import Finished
 from runner.spool.backlog import Backlog
-from runner.spool.clock import monotonic, now, ready_at, timestamp
+from runner.spool.clock import CLOSED, monotonic, now, ready_at, timestamp
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
@@ -248,7 +248,7 @@ class Worker:
         elif self.paused:
             self._requeue(slot, "Paused", "paused: remove inbox/runner.pause to go on")
         elif ready_at(record.realised, wall) > wall:
-            self._requeue(slot, "OutsideWindow", "waits for its window to open again")
+            self._requeue(slot, CLOSED, "waits for its window to open again")
         elif self._backlog.outranks(record, monotonic(), wall):
             self._requeue(slot, "Preempted", "another job has the next turn")
         else:

@@ -9,9 +9,9 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine import random_twin
 from runner.engine.models import MODEL_REGISTRY, Model
 from runner.executor import Event, Progressed
+from tests import random_twin
 
 
 class FakeClock:

@@ -122,6 +122,15 @@ def _words(text: str) -> list[str]:
     return [re.sub(r".*[/\\]fluxdrop(\.exe)?$", "fluxdrop", word) for word in words]
 
 
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a verb and of the verbs below it (`gallery search --kind`)."""
+    known = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            known.update(*map(_options, action.choices.values()))
+    return known
+
+
 LATER: set[str] = set()
 """Commands that a page may speak of although they are not built yet; none of them is."""
 
@@ -136,7 +145,7 @@ def test_every_command_in_a_page_exists_with_its_options() -> None:
         if verb not in verbs:
             wrong.append(f"{where}: fluxdrop {' '.join(words)}: no such command")
             continue
-        known = set(verbs[verb]._option_string_actions)
+        known = _options(verbs[verb])
         given = {word.partition("=")[0].strip("[]") for word in words}
         asked = {word for word in given if word.startswith("--") and word != "--"}
         wrong += [f"{where}: fluxdrop {verb} has no {name}" for name in sorted(asked - known)]

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 """From the ground up. A room is a file or a whole folder."""
 
-NEIGHBOURS = {("runner.__main__", "runner.cli")}
+NEIGHBOURS = {("runner.__main__", "runner.cli"), ("runner.cli", "runner.mcp_server")}
 """Imports within one floor that are meant."""
 
 DOORS: dict[str, tuple[str, ...]] = {

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 
 NIGHTLY = ROOT / "specs" / "examples" / "nightly"
 WINDOW = "23:00-07:00"
-MANY = 40
+MANY = 24
 
 
 class Night:
@@ -167,7 +167,7 @@ def test_drain_until_waits_for_the_window_and_leaves_at_its_hour(night: Night) -
     night.bulk("walks", window=WINDOW, steps=60)
     daemon = night.start()
     until = datetime.fromtimestamp(night.seconds()) + timedelta(hours=8, minutes=10)
-    night.speed = 3600 * 8 / 12  # the night takes twelve seconds
+    night.speed = 3600 * 8 / 6  # the night takes six seconds
     night.jump(22, 50)
     outcome = daemon.drain(until=until.timestamp())
     assert night.seconds() >= until.timestamp() and outcome.counts["succeeded"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -62,6 +61,8 @@ def _findings(home: Home) -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[str]:
+    import importlib.metadata
+
     for name in _PACKAGES:
         yield f"{name} {importlib.metadata.version(name)}"
 

@@ -84,17 +84,10 @@ def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
 
 
 def builtin_folder(part: str, data: Path) -> Path:
-    """The folder of one part of the built-in model, put together in `data` on first use.
-
-    Where this copy of the program came without trained weights, random ones stand in for them.
-    """
+    """The folder of one part of the built-in model, put together in `data` on first use."""
     from runner.engine.tiny import folders
 
-    if (folders.WEIGHTS / "FINGERPRINT").is_file():
-        return folders.folder(part, data)
-    from runner.engine import random_twin
-
-    return random_twin.folder(part, data)
+    return folders.folder(part, data)
 
 
 def cache_folder(data: Path) -> Path:

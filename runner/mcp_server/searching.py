@@ -73,7 +73,7 @@ class Searching:
                 found = search(gallery, **{**asked, "limit": limit, "offset": offset})
             except UsageProblem as error:
                 raise ToolError(f"flux_search_gallery found nothing: {error}") from error
-            missing = gallery.missing
+            missing, damaged = gallery.missing, gallery.damaged
         rows = [_row(row) for row in found["rows"]]
         after = offset + len(rows)
         answer = {
@@ -83,6 +83,9 @@ class Searching:
         }
         if missing:
             answer["message"] = "this home has no gallery yet: a runner makes it"
+        elif damaged:
+            mend = "ask the user to run `fluxdrop gallery rebuild`"
+            answer["message"] = f"the gallery is damaged and may lack pictures: {mend}"
         return answer
 
     def _opened(self) -> Gallery:

@@ -8,7 +8,7 @@ The queue itself is the ledger; only the answer to "who is next" lives here.
 from __future__ import annotations
 
 from runner.settings import Home
-from runner.spool.clock import ready_at, timestamp
+from runner.spool.clock import CLOSED, opens_at, ready_at
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
@@ -97,8 +97,8 @@ class Backlog:
         self._ledger.update(
             record.seq,
             ready_at=opening,
-            reason="OutsideWindow",
-            message=f"waits for its hour, {timestamp(opening)}",
+            reason=CLOSED,
+            message=opens_at(opening),
         )
         self._outbox.write_status(record.seq)
         return False

@@ -10,6 +10,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+CLOSED = "OutsideWindow"
+"""The reason of a job whose `window` or `not_before` does not let it run yet."""
+
+
+def opens_at(opening: float) -> str:
+    """What a job says that waits for its hour."""
+    return f"waits for its hour, {timestamp(opening)}"
+
 
 def timestamp(seconds: float | None = None) -> str:
     """A moment as RFC 3339 in UTC with milliseconds, now unless given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from runner.job import State
-from runner.spool.clock import now, ready_at, timestamp
+from runner.spool.clock import CLOSED, now, opens_at, ready_at, timestamp
 from runner.spool.inputs import named_paths
 from runner.spool.judge import Verdict
 from runner.spool.record import Record
@@ -20,12 +20,16 @@ def record_of(drop: Drop, verdict: Verdict, job_id: str) -> Record:
     # Set from the start, so that no image starts before its inputs are copied.
     waits = not rejected and any(named_paths(spec))
     accepted_at = timestamp()
+    # The backlog works out the hours of a job that waits for inputs, once they are there.
+    moment = now()
+    opening = 0.0 if rejected or waits else ready_at(spec, moment)
+    closed = opening > moment
     return Record(
         seq=0,
         id=job_id,
         state=State.REJECTED if rejected else State.QUEUED,
-        reason=WAITING if waits else verdict.reason,
-        message=verdict.message,
+        reason=WAITING if waits else CLOSED if closed else verdict.reason,
+        message=opens_at(opening) if closed else verdict.message,
         source_name=drop.name,
         source_sha256=drop.sha256,
         source_bytes=drop.size,
@@ -43,5 +47,5 @@ def record_of(drop: Drop, verdict: Verdict, job_id: str) -> Record:
         realised=spec,
         errors=[asdict(problem) for problem in verdict.problems],
         warnings=list(verdict.warnings),
-        ready_at=0.0 if rejected else ready_at(spec, now()),
+        ready_at=opening,
     )

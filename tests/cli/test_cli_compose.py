@@ -213,7 +213,7 @@ def test_audit_jsonl_answers_before_the_next_line_comes(tmp_path: Path) -> None:
     """Seen red: without a flush after each answer (the test then times out)."""
     with subprocess.Popen(
         [sys.executable, "-m", "runner", "audit", "--jsonl"], cwd=tmp_path,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(PYTHONUNBUFFERED=""),
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         for n in range(3):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import fingerprint, hub, random_twin
+from runner.engine import fingerprint, hub
 from runner.engine.models import MODEL_REGISTRY, Model, Serving
 from runner.errors import JobFailed, ModelMissing
+from tests import random_twin
 
 DEV = MODEL_REGISTRY["dev"]
 

@@ -31,8 +31,10 @@ def look(home: Path, **arguments: Any) -> tuple[dict[str, Any], list[Any]]:
     "job", ["never", "../drops", "drops", "a/b", "runner.json", "con", "☂", ".tmp", "x" * 150]
 )
 def test_an_id_that_was_never_seen_is_unknown_and_not_done(home: Path, job: str) -> None:
-    (home / "outbox" / "drops").mkdir(exist_ok=True)
-    (home / "outbox" / "drops" / "status.json").write_text('{"id": "x", "state": "succeeded"}')
+    drops = home / "outbox" / "drops"
+    drops.mkdir(exist_ok=True)
+    text = '{"id": "x", "state": "succeeded"}'
+    (drops / "status.json").write_text(text, encoding="utf-8")
     answer, content = look(home, job_id=job, wait_seconds=50)
     assert (answer["id"], answer["state"], content) == (job, "unknown", [])
     assert "not known to be done" in answer["next"]
@@ -98,6 +100,7 @@ def test_a_picture_too_large_for_a_message_is_linked_only(home: Path) -> None:
 
 
 def test_a_name_in_a_status_leads_out_of_no_folder(home: Path) -> None:
+    """Seen red: without the look at where a file really lies."""
     (home / "secret.png").write_bytes(b"secret")
     status = finished(home, "hero", 1)
     status["outputs"][0] |= {"file": "../../secret.png", "thumbnail": "../../secret.png"}

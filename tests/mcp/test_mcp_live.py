@@ -80,3 +80,28 @@ def test_a_failed_job_says_what_to_do_and_keeps_its_word(runner: Runner) -> None
     ended = play(scene)
     assert (ended["state"], ended["reason"]) == ("failed", "ModelMissing")
     assert "models pull" in ended["message"]
+
+
+def test_a_repeated_call_finds_the_job_that_was_made_and_a_rejected_one_says_why(
+    runner: Runner,
+) -> None:
+    runner.answer(runner.put("mcp-bad.yaml", "kind: text2img\nstpes: 1\n"))
+
+    async def scene() -> None:
+        async with agent(over_stdio(runner.home)) as one:
+            call = {"prompt": "a red circle", "model": "tiny", "steps": 1, "id": "mcp-again"}
+            first = await one.answer("flux_generate", **call)
+            ended = await one.over(first["job_id"])
+            again = await one.answer("flux_generate", **call)
+            assert (again["job_id"], again["state"]) == ("mcp-again", "succeeded")
+            after = await one.answer("flux_get_job", job_id="mcp-again")
+            assert after["revision"] == ended["revision"]
+            assert "another job's" in await one.refused("flux_generate", **{**call, "steps": 2})
+            bad = await one.over("mcp-bad")
+            assert (bad["state"], bad["reason"]) == ("rejected", "SchemaInvalid")
+            assert "did you mean 'steps'?" in bad["errors"][-1]["message"]
+            # What was rejected holds no id: the mended spec takes its place.
+            mended = await one.answer("flux_generate", **{**call, "id": "mcp-bad"})
+            assert (await one.over(mended["job_id"]))["state"] == "succeeded"
+
+    play(scene)

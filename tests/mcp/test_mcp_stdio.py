@@ -117,7 +117,7 @@ def test_a_job_outlives_restarts_of_the_runner_and_of_the_server(
     async def submit() -> str:
         async with agent(over_stdio(home)) as one:
             answer = await one.answer(
-                "flux_generate", prompt="a red circle", model="tiny", matrix={"steps": [2, 200]}
+                "flux_generate", prompt="a red circle", model="tiny", matrix={"steps": [2, 60]}
             )
             assert answer["state"] == "submitted" and not answer["runner"]["running"]
             return str(answer["job_id"])

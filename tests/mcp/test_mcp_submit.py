@@ -87,23 +87,24 @@ def test_models_packs_counts_and_odd_values_are_refused_in_words(
     assert inbox_of(home) == []
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "x\nid: other\nkind: fill", "a: b", "- a\n- b", "{a: 1}", "*alias", "&anchor x", "!!python/x",
-        "--- \n...", "%TAG ! x", "'\"\\", "yes", "null", "7", "café ☂ \U0001f600 \u2028 x", "#no",
-        "<<: *a", "\ttab", "a\r\nb", "$(rm -rf /)", "{{ x }}", "1e3", "~",
-    ],
+PROMPTS = (
+    "x\nid: other\nkind: fill", "a: b", "- a\n- b", "{a: 1}", "*alias", "&anchor x",
+    "!!python/x",
+    "--- \n...", "%TAG ! x", "'\"\\", "yes", "null", "7", "café ☂ \U0001f600 \u2028 x", "#no",
+    "<<: *a", "\ttab", "a\r\nb", "$(rm -rf /)", "{{ x }}", "1e3", "~",
 )  # fmt: skip
-def test_a_prompt_is_a_prompt_whatever_yaml_would_make_of_it(home: Path, prompt: str) -> None:
-    async def scene() -> dict[str, Any]:
-        async with agent(home) as one:
-            return await one.answer("flux_generate", prompt=prompt, model="tiny", notes=prompt)
 
-    job = play(scene)["job_id"]
-    assert spec_of(home, job) == {
-        "kind": "text2img", "id": job, "prompt": prompt, "model": "tiny", "notes": prompt,
-    }  # fmt: skip
+
+def test_a_prompt_is_a_prompt_whatever_yaml_would_make_of_it(home: Path) -> None:
+    async def scene() -> list[str]:
+        async with agent(home) as one:
+            calls = [{"prompt": each, "model": "tiny", "notes": each} for each in PROMPTS]
+            return [(await one.answer("flux_generate", **call))["job_id"] for call in calls]
+
+    for prompt, job in zip(PROMPTS, play(scene), strict=True):
+        assert spec_of(home, job) == {
+            "kind": "text2img", "id": job, "prompt": prompt, "model": "tiny", "notes": prompt,
+        }  # fmt: skip
 
 
 def test_null_means_left_out_as_many_hosts_send_it(home: Path) -> None:

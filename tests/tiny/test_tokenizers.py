@@ -1,6 +1,9 @@
 """The tokenizers: what training feeds the encoders is what the pipelines will feed them."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,12 +56,30 @@ def test_a_saved_tokenizer_reads_the_same(built: Pair, tmp_path: Path) -> None:
             assert again(text).input_ids == tokenizer(text).input_ids
 
 
-def test_the_shipped_tokenizers_are_the_ones_the_vocabulary_makes(built: Pair) -> None:
-    text = "please turn the Orange square into a star, on white. zebra"
+def test_tokenizers_are_made_the_same_each_time() -> None:
+    code = (
+        "from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer\n"
+        "for make in (build_t5_tokenizer, build_clip_tokenizer):\n"
+        "    print(sorted(make().get_vocab().items()))"
+    )
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(made) == 1
+
+
+def test_the_shipped_tokenizers_know_the_vocabulary() -> None:
     t5 = T5TokenizerFast.from_pretrained(WEIGHTS / "tokenizer_2")
     clip = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
-    assert t5(text).input_ids == built[0](text).input_ids
-    assert clip(text).input_ids == built[1](text).input_ids
+    assert t5.get_vocab() == build_t5_tokenizer().get_vocab()
+    assert all(len(clip(word, add_special_tokens=False).input_ids) == 1 for word in WORDS)
 
 
 def test_capitals_are_known_and_pair_with_their_words(built: Pair) -> None:

@@ -3,9 +3,11 @@
 The T5 one reads anything else as "unknown"; the CLIP one spells it out in bytes.
 """
 
-import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from runner.engine.tiny.vocabulary import WORDS
@@ -51,23 +53,35 @@ def capital_pairs(tokenizer: T5TokenizerFast) -> list[tuple[int, int]]:
 
 def build_clip_tokenizer() -> CLIPTokenizer:
     """Byte-level BPE whose merges are learnt from the words themselves."""
-    plain = CLIPTokenizer().backend_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_END))
-    trained.pre_tokenizer = plain.pre_tokenizer
-    trained.normalizer = plain.normalizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=1400,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=alphabet,
-        special_tokens=[_START, _END],
-        show_progress=False,
-    )
-    trained.train_from_iterator([" ".join(WORDS), " ".join(_MARKS)], trainer)
-    vocabulary = trained.get_vocab()
-    for symbol in alphabet:
-        for form in (symbol, f"{symbol}</w>"):
-            vocabulary.setdefault(form, len(vocabulary))
-    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
+    merges = _learn_merges((*WORDS, *_MARKS))
+    pieces = [_START, _END, *alphabet, *(f"{symbol}</w>" for symbol in alphabet)]
+    pieces += ["".join(merge) for merge in merges]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH)
+
+
+def _learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Merge the commonest neighbours until every word is one piece; equals go by the alphabet.
+
+    The trainer of the tokenizers library breaks ties by chance, and a tokenizer whose numbers
+    change from run to run is of no use to an encoder that was trained before.
+    """
+    spelt = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while neighbours := Counter(pair for word in spelt for pair in pairwise(word)):
+        most = max(neighbours.values())
+        merge = min(pair for pair, count in neighbours.items() if count == most)
+        merges.append(merge)
+        spelt = [_merged(word, merge) for word in spelt]
+    return merges
+
+
+def _merged(word: list[str], merge: tuple[str, str]) -> list[str]:
+    made: list[str] = []
+    for piece in word:
+        if made and (made[-1], piece) == merge:
+            made[-1] += piece
+        else:
+            made.append(piece)
+    return made

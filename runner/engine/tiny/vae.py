@@ -109,7 +109,7 @@ def train_vae(checkpoint: Path, steps: int, seed: int, device: torch.device) -> 
         pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         loss = _loss(made, pictures, weight) + 1e-4 * pull
         optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.5))
-        progress.note(step, loss=loss, psnr=quality((made - pictures).detach().float()))
+        progress.note(step, loss=loss.detach(), psnr=quality((made - pictures).detach().float()))
     return _fix_scale(vae, seed, device)
 
 
@@ -147,5 +147,5 @@ def train_decoder(
             made = vae.decode(latents).sample
         loss = _loss(made, pictures, weight)
         optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.3))
-        progress.note(step, loss=loss, psnr=quality((made - pictures).detach().float()))
+        progress.note(step, loss=loss.detach(), psnr=quality((made - pictures).detach().float()))
     return vae.requires_grad_(True)
