@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.crash import kill, power
 
-_SHORT = {"kill": 60, "power": 150}
+_SHORT = {"kill": 60, "power": 80}
 _PARTS: dict[str, Callable[..., Iterator[tuple[str, list[str]]]]] = {
     "kill": kill.points,
     "power": power.points,
