@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from runner.spool.control import Controls
+from runner.spool.effects import Disk
+from runner.spool.waiting import InputWait
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")
@@ -71,7 +74,12 @@ def test_a_cancel_after_the_end_changes_nothing(spool: Spool) -> None:
 def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None:
     (spool.home.inbox / "nobody.cancel").touch()
     assert spool.daemon is not None
-    controls = spool.daemon.intake.controls
+    daemon, disk = spool.daemon, Disk()
+    # Not the intake's own, which goes by the true clock.
+    waiting = InputWait(spool.home, daemon.ledger, daemon.outbox, disk)
+    controls = Controls(
+        spool.home, daemon.ledger, daemon.outbox, disk, waiting, on_cancel=lambda seq: None
+    )
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)
     assert (spool.home.inbox / "nobody.cancel").exists()
