@@ -43,6 +43,18 @@ def start_again(spool: Spool) -> None:
     spool.start()
 
 
+def die_with_one_image_that_the_ledger_forgot(spool: Spool) -> None:
+    """End in the second image of four, the first one's row not yet in the ledger."""
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    die(spool)
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("DELETE FROM image")
+
+
 def test_a_killed_job_continues_at_the_first_missing_image(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml", BULK)
@@ -59,28 +71,14 @@ def test_a_killed_job_continues_at_the_first_missing_image(spool: Spool) -> None
 
 
 def test_an_image_whose_sidecar_is_there_is_adopted_and_not_made_twice(spool: Spool) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    spool.until(lambda: spool.device.task)
-    spool.device.finish()
-    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
-    die(spool)
-    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("DELETE FROM image")
+    die_with_one_image_that_the_ledger_forgot(spool)
     start_again(spool)
     assert spool.end("hero")["images"]["done"] == 4
     assert spool.device.started == [("hero", 2), ("hero", 3), ("hero", 4)]
 
 
 def test_a_torn_picture_is_made_again(spool: Spool) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    spool.until(lambda: spool.device.task)
-    spool.device.finish()
-    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
-    die(spool)
-    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("DELETE FROM image")
+    die_with_one_image_that_the_ledger_forgot(spool)
     picture = spool.home.job("hero") / "hero-0001.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2])
