@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 from queue import Empty
 
+from runner.ahead import Ahead
 from runner.catalogue import RegistryCatalogue
+from runner.errors import JobFailed
 from runner.executor import (
     CancelAsked,
     Event,
@@ -29,6 +31,7 @@ from runner.job import Phase, State
 from runner.saving import Writer
 from runner.settings import Home
 from runner.sidecar import Finished
+from runner.spool import loras
 from runner.spool.backlog import Backlog
 from runner.spool.clock import CLOSED, monotonic, now, ready_at, timestamp
 from runner.spool.ledger import Ledger
@@ -54,6 +57,7 @@ class Worker:
         self._executor = executor
         self._writer = writer
         self._catalogue = RegistryCatalogue(home.settings)
+        self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
         self._turns: dict[str, Turn] = {}
         self.stopping = False
         self.paused = False
@@ -160,6 +164,9 @@ class Worker:
         turn = self._turns.get(event.slot)
         if turn is not None and turn.task is not None:
             turn.heard_at, turn.phase = monotonic(), event.phase
+            if event.phase == Phase.LOADING:
+                # What has come meanwhile may be encoded along with this one.
+                self._ahead.look(now())
             self._writer.progress(turn.record.seq, turn.progress(event))
 
     # -- slots -----------------------------------------------------------------------------------
@@ -209,6 +216,7 @@ class Worker:
         if not moved:
             return
         record = self._ledger.get(record.seq)
+        self._ahead.begins(record, now())
         over = set(self._ledger.images(record.seq))
         numbers = (n for n in range(1, record.total + 1) if n not in over)
         self._turns[slot] = Turn(
@@ -224,13 +232,19 @@ class Worker:
         record = turn.record
         try:
             turn.realise(number)
+            turn.realised = loras.settled(turn.realised, self._home, self._catalogue.snapshot)
             turn.task = self._catalogue.task(
                 turn.realised,
                 job=record.id,
                 index=number,
                 inputs=turn.inputs(self._home.job(record.id) / "inputs"),
+                loras=loras.for_task(turn.realised, self._home, self._catalogue.snapshot),
             )
             turn.heard_at, turn.phase = monotonic(), Phase.LOADING
+        except JobFailed as error:
+            turn.over.add(number)
+            self._writer.fail_image(record, number, error.reason, str(error))
+            return False
         except Exception as error:
             log.exception("%s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"

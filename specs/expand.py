@@ -25,7 +25,7 @@ _OF_THE_JOB = frozenset({"id", "priority", "window", "not_before", "timeout"})
 
 def count(spec: Mapping[str, Any], prompts: int = 1) -> int:
     """How many images the spec asks for, `prompts` being the number that `compose` gave."""
-    total = prompts * prod(len(values) for values in _matrix(spec)) * _seeds_each(spec)
+    total = prompts * prod(len(values) for values in _matrix(spec)) * seeds_each(spec)
     if total > MAX_IMAGES:
         message = f"{total:,} images: a job may have {MAX_IMAGES:,}, so split it"
         raise SpecInvalid("TooManyImages", [Problem(0, 0, "", message)])
@@ -56,7 +56,7 @@ def image(
     A composed prompt may come with fields of its own (a mapping with `prompt`); the spec's fields
     win over those.
     """
-    rest, nth_seed = divmod(index, _seeds_each(spec))
+    rest, nth_seed = divmod(index, seeds_each(spec))
     chosen: dict[str, Any] = {}
     for field, values in reversed(list(spec.get("matrix", {}).items())):
         rest, which = divmod(rest, len(values))
@@ -84,7 +84,8 @@ def _matrix(spec: Mapping[str, Any]) -> list[Sequence[Any]]:
     return list(spec.get("matrix", {}).values())
 
 
-def _seeds_each(spec: Mapping[str, Any]) -> int:
+def seeds_each(spec: Mapping[str, Any]) -> int:
+    """How many images in a row differ in nothing but the seed."""
     seeds = spec.get("seeds")
     if seeds is None:
         return int(spec.get("count", 1))

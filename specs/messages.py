@@ -8,10 +8,8 @@ somebody wrote.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -65,7 +63,7 @@ def _is_integer(_: Any, value: Any) -> bool:
 def _no_extras(_: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
     if not isinstance(value, dict):
         return
-    patterns = [_pattern(pattern) for pattern in schema.get("patternProperties", {})]
+    patterns = [schemas.expression(pattern) for pattern in schema.get("patternProperties", {})]
     for key in value:
         if key in schema.get("properties", {}) or any(p.search(key) for p in patterns):
             continue
@@ -101,7 +99,7 @@ def _matches(_: Any, pattern: str, value: Any, schema: dict[str, Any]) -> Iterat
     # A length that is wrong is one problem, and keeps long text away from the pattern.
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
         return
-    if not _pattern(pattern).search(value):
+    if not schemas.expression(pattern).search(value):
         yield ValidationError("")
 
 
@@ -119,13 +117,6 @@ def _each(validator: Any, items: Any, value: list[Any]) -> Iterator[Any]:
 def _required(_: Any, keys: list[str], value: Any, schema: dict[str, Any]) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from (ValidationError(key) for key in keys if key not in value)
-
-
-@lru_cache(maxsize=256)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    # As in JSON Schema's own language: `$` is the very end, and digits are ASCII.
-    end = r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else ""
-    return re.compile(pattern[:-1] + end if end else pattern, re.ASCII)
 
 
 _Strict: Any = extend(  # type: ignore[no-untyped-call]

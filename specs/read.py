@@ -116,33 +116,35 @@ def _feed_events(builder: Builder, events: Any) -> None:
 
     documents = 0
     for event in events:
-        kind = type(event)
-        if kind in (kinds.SequenceEndEvent, kinds.MappingEndEvent):
+        kind, mark = type(event), event.start_mark
+        if kind is kinds.ScalarEvent and event.anchor is None and event.tag is None:
+            line, column, value = mark.line + 1, mark.column + 1, event.value
+            if not event.style:
+                if value == "<<" and builder.wants_key:
+                    refuse("AliasesNotAllowed", line, column, "merge keys (<<) are not accepted")
+                value = _plain(builder, value, line, column)
+            builder.scalar(value, line, column)
+        elif kind is kinds.SequenceEndEvent or kind is kinds.MappingEndEvent:
             builder.close()
-            continue
-        if kind in (kinds.StreamStartEvent, kinds.StreamEndEvent, kinds.DocumentEndEvent):
-            continue
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
-        if kind is kinds.DocumentStartEvent:
+        elif kind is kinds.DocumentStartEvent:
             documents += 1
             if documents > 1:
-                refuse("MultipleDocuments", line, column, "a second document: one file is one spec")
-            continue
-        if kind is kinds.AliasEvent or event.anchor is not None:
-            message = "anchors (&) and aliases (*) are not accepted"
-            refuse("AliasesNotAllowed", line, column, message)
-        if event.tag is not None:
-            refuse("TagNotAllowed", line, column, "tags (!) are not accepted")
-        if kind is kinds.MappingStartEvent:
-            builder.open({}, line, column)
-        elif kind is kinds.SequenceStartEvent:
-            builder.open([], line, column)
-        elif event.style is None or event.style == "":
-            if event.value == "<<" and builder.wants_key:
-                refuse("AliasesNotAllowed", line, column, "merge keys (<<) are not accepted")
-            builder.scalar(_plain(builder, event.value, line, column), line, column)
-        else:
-            builder.scalar(event.value, line, column)
+                message = "a second document: one file is one spec"
+                refuse("MultipleDocuments", mark.line + 1, mark.column + 1, message)
+        elif isinstance(event, kinds.NodeEvent):
+            _feed_node(builder, event, mark.line + 1, mark.column + 1)
+
+
+def _feed_node(builder: Builder, event: Any, line: int, column: int) -> None:
+    """Begin a mapping or a list, or refuse what is acted upon nowhere."""
+    from yaml import events as kinds
+
+    if type(event) is kinds.AliasEvent or event.anchor is not None:
+        message = "anchors (&) and aliases (*) are not accepted"
+        refuse("AliasesNotAllowed", line, column, message)
+    if event.tag is not None:
+        refuse("TagNotAllowed", line, column, "tags (!) are not accepted")
+    builder.open({} if type(event) is kinds.MappingStartEvent else [], line, column)
 
 
 def _plain(builder: Builder, text: str, line: int, column: int) -> Any:

@@ -8,6 +8,7 @@ network: `bundle` follows references only into these files.
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def _inline(part: Any, name: str) -> Any:
         target = target[step]
     found = {key: value for key, value in _inline(target, home).items() if key[:1] != "$"}
     return {**found, **inlined}
+
+
+@lru_cache(maxsize=256)
+def expression(pattern: str) -> re.Pattern[str]:
+    """A `pattern` of a schema as Python has it: `$` is the very end, and digits are ASCII."""
+    end = r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else ""
+    return re.compile(pattern[:-1] + end if end else pattern, re.ASCII)
 
 
 def job_schema() -> dict[str, Any]:

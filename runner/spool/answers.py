@@ -19,7 +19,7 @@ from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.settle import Drop
-from runner.spool.waiting import InputWait
+from runner.spool.waiting import WAITING, InputWait
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +51,15 @@ class Answers:
     def __init__(
         self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, waiting: InputWait
     ) -> None:
-        self._home = home
+        self._inbox = home.inbox
         self._ledger = ledger
         self._outbox = outbox
         self._disk = disk
         self._waiting = waiting
 
     def give(self, answers: Sequence[Answer]) -> None:
-        """Answer a batch of drops that the ledger has recorded."""
-        jobs = [answer.record for answer in answers if not answer.absorbed]
-        for record in jobs:
-            if record.state == State.QUEUED:
-                self._waiting.gather(record)
+        """Answer a batch of drops, whose records are those that the ledger has now."""
+        jobs = [self._gathered(answer.record) for answer in answers if not answer.absorbed]
         receipts = [
             self._outbox.receipt_file(
                 answer.drop.name, answer.drop.sha256, answer.record.id, answer.outcome
@@ -72,19 +69,25 @@ class Answers:
         self._outbox.write_jobs(jobs, receipts)
         for answer in answers:
             self._leave(answer.drop)
-        self._disk.sync_folder(self._home.inbox)
+        self._disk.sync_folder(self._inbox)
         # Only now: a removal that a power loss undoes must find its file known.
-        with self._ledger.transaction(durable=False):
-            for record in jobs:
-                self._ledger.note(record.seq, identity=None)
+        self._ledger.published((record.seq for record in jobs), answered=True)
+
+    def _gathered(self, record: Record) -> Record:
+        """The record once the inputs that are there have been copied."""
+        if record.state != State.QUEUED or record.reason != WAITING:
+            return record
+        self._waiting.gather(record)
+        return self._ledger.get(record.seq)
 
     def _leave(self, drop: Drop) -> None:
         """Take a file out of the inbox, unless it is no longer the file that was read."""
-        path = self._home.inbox / drop.name
-        taken = self._home.inbox / f"{TAKEN_PREFIX}{drop.name}"
-        if len(os.fsencode(taken.name)) > _LONGEST_NAME:
+        path = self._inbox / drop.name
+        name = f"{TAKEN_PREFIX}{drop.name}"
+        if len(os.fsencode(name)) > _LONGEST_NAME:
             self._disk.remove(path)
             return
+        taken = self._inbox / name
         try:
             self._disk.rename(path, taken)
             status = os.lstat(taken)

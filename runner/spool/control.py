@@ -18,7 +18,14 @@ from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
 from runner.spool.inputs import reading_copies, signature_of
 from runner.spool.ledger import Ledger
-from runner.spool.names import CANCEL_SUFFIX, PAUSE_NAME, RETRY_SUFFIX, key_of
+from runner.spool.names import (
+    CANCEL_SUFFIX,
+    PAUSE_NAME,
+    RETRY_SUFFIX,
+    id_from_file,
+    is_spec,
+    key_of,
+)
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.settle import Drop
@@ -45,22 +52,27 @@ class Controls:
         self._waiting = waiting
         self._on_cancel = on_cancel
         self._unknown_since: dict[str, float] = {}
+        self._specs: set[str] = set()
         self.paused = False
         self.seconds_to_next_look = _UNKNOWN_SECONDS
 
-    def obey(self, names: Iterable[str], moment: float) -> bool:
-        """Obey every control file among `names`; whether anything changed."""
-        present = [name for name in names if not name.startswith(".")]
+    def obey(self, names: Iterable[str], moment: float, *, planning: bool = False) -> bool:
+        """Obey the control files among `names`, what the inbox holds; whether anything changed.
+
+        While specs are in `planning`, a cancel whose job is not known may be meant for one of them.
+        """
+        present = {name for name in names if not name.startswith(".")}
         paused = PAUSE_NAME in present
         changed = paused != self.paused
         self.paused = paused
-        controls = [n for n in present if n.lower().endswith((CANCEL_SUFFIX, RETRY_SUFFIX))]
+        controls = sorted(n for n in present if n.lower().endswith((CANCEL_SUFFIX, RETRY_SUFFIX)))
+        self._specs = {n for n in present if is_spec(n)} if controls else set()
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         early = False
         for name in controls:
             try:
-                obeyed = self._obey_one(name, moment)
+                obeyed = self._obey_one(name, moment, planning)
             except OSError:
                 # One file must not keep the others, or the specs, from being looked at.
                 log.exception("%s could not be obeyed; it will be tried again", name)
@@ -70,10 +82,11 @@ class Controls:
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS
         return changed
 
-    def _obey_one(self, name: str, moment: float) -> bool:
-        record = self._find(name[: name.rindex(".")])
+    def _obey_one(self, name: str, moment: float, planning: bool) -> bool:
+        target = name[: name.rindex(".")]
+        record = self._find(target)
         if record is None:
-            self._wait_for_spec(name, moment)
+            self._wait_for_spec(name, moment, coming=planning or target in self._specs)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
@@ -85,11 +98,12 @@ class Controls:
         self._remove(name)
         return True
 
-    def awaits(self, record: Record) -> bool:
-        """Whether a cancel came before this spec."""
-        names = (f"{record.id}{CANCEL_SUFFIX}", f"{record.source_name}{CANCEL_SUFFIX}")
+    def awaits(self, *names: str) -> bool:
+        """Whether a cancel came before the spec that goes by these names, its id and its file's."""
+        if not self._unknown_since:
+            return False
         waiting = {key_of(name) for name in self._unknown_since}
-        return any(key_of(name) in waiting for name in names)
+        return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in names)
 
     @staticmethod
     def cancelled_values() -> dict[str, object]:
@@ -106,7 +120,15 @@ class Controls:
         if record is None:
             found = self._ledger.select("source_name = ?", target, order="seq DESC", limit=1)
             record = found[0] if found else None
+        if record is not None and record.identity is None:
+            # The newest drop of that file is still in the inbox, or one that takes a free id.
+            newer = target in self._specs and record.source_name == target
+            if newer or (record.state == State.REJECTED and self._is_coming(target)):
+                return None
         return record
+
+    def _is_coming(self, job_id: str) -> bool:
+        return any(key_of(id_from_file(name)) == key_of(job_id) for name in self._specs)
 
     def _cancel(self, record: Record) -> None:
         with self._ledger.transaction():
@@ -124,13 +146,16 @@ class Controls:
         """Run a finished job again: its bytes, its seeds, and its own copies of the inputs."""
         identity = _identity(self._home.inbox / name)
         known = self._ledger.select("identity = ?", identity, limit=1)
-        if record.state not in _RETRIED and not known:
+        if not known and (record.state not in _RETRIED or not record.total):
+            receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
+            self._outbox.write_jobs([], [receipt])
             return
         again = known[0] if known else self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
-        self._outbox.write_jobs([again], [receipt])
+        self._outbox.write_jobs([self._ledger.get(again.seq)], [receipt])
+        self._ledger.published([again.seq])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
         with self._ledger.transaction():
@@ -141,6 +166,7 @@ class Controls:
     def _again(self, name: str, record: Record, identity: str) -> Record:
         return replace(
             record,
+            seq=0,
             id=self._next_id(record.id),
             state=State.QUEUED,
             reason=WAITING if record.inputs else None,
@@ -168,8 +194,9 @@ class Controls:
             number += 1
         return f"{job_id}-{number}"
 
-    def _wait_for_spec(self, name: str, moment: float) -> None:
-        if moment - self._unknown_since.setdefault(name, moment) >= _UNKNOWN_SECONDS:
+    def _wait_for_spec(self, name: str, moment: float, *, coming: bool) -> None:
+        since = self._unknown_since.setdefault(name, moment)
+        if moment - since >= _UNKNOWN_SECONDS and not coming:
             del self._unknown_since[name]
             self._remove(name)
 

@@ -7,6 +7,7 @@ a Disk of their own. Nothing in the spool, the worker or the daemon may write a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -25,6 +26,7 @@ from runner.spool.platform import can_sync_file_system, sync_file_system
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 TEMPORARY_SUFFIX = ".writing"
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
 
@@ -65,10 +67,12 @@ class Disk:
 
     def _publish(self, files: Sequence[tuple[Path, bytes]], *, together: bool) -> None:
         asides = []
+        process = os.getpid()
         try:
             for path, data in files:
+                folder, name = os.path.split(path)
                 number = next(self._numbers)
-                aside = path.with_name(f".{path.name}.{os.getpid()}-{number}{TEMPORARY_SUFFIX}")
+                aside = Path(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
                 asides.append(aside)
                 self._write(aside, data, sync=not together)
             if together:
@@ -82,12 +86,16 @@ class Disk:
 
     def _write(self, aside: Path, data: bytes, *, sync: bool) -> None:
         self.before("write", aside, data=data)
-        with aside.open("wb") as file:
-            file.write(data)
+        handle = os.open(aside, _NEW_FILE, 0o666)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(handle, left) :]
             if sync:
-                file.flush()
                 self.before("sync", aside)
-                os.fsync(file.fileno())
+                os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def sync_file_system(self, folder: Path) -> None:
         """Put everything written so far to the file system of a folder on the disk."""
@@ -115,7 +123,8 @@ class Disk:
     def remove(self, path: Path) -> None:
         """Remove one file; a file that is already gone is fine."""
         self.before("remove", path)
-        _patiently(lambda: path.unlink(missing_ok=True))
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(lambda: os.unlink(path))
 
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder with all that is in it; one that is not there is fine."""
@@ -125,9 +134,9 @@ class Disk:
 
     def make_folder(self, folder: Path) -> None:
         """Make a folder and its parents; one that is there is fine."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             self.before("make_folder", folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
 
     def sync_folder(self, folder: Path) -> None:
         """Put the names in a folder on the disk; Windows does that by itself."""

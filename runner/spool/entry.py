@@ -13,8 +13,8 @@ from runner.spool.settle import Drop
 from runner.spool.waiting import WAITING
 
 
-def record_of(drop: Drop, verdict: Verdict, job_id: str) -> Record:
-    """The record of a drop that was judged, before it has a place in the order."""
+def record_of(drop: Drop, verdict: Verdict, job_id: str, seq: int = 0) -> Record:
+    """The record of a drop that was judged; without `seq` it has no place in the order yet."""
     rejected = verdict.reason is not None
     spec = verdict.realised
     # Set from the start, so that no image starts before its inputs are copied.
@@ -25,7 +25,7 @@ def record_of(drop: Drop, verdict: Verdict, job_id: str) -> Record:
     opening = 0.0 if rejected or waits else ready_at(spec, moment)
     closed = opening > moment
     return Record(
-        seq=0,
+        seq=seq,
         id=job_id,
         state=State.REJECTED if rejected else State.QUEUED,
         reason=WAITING if waits else CLOSED if closed else verdict.reason,

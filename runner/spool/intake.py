@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from runner.job import FINAL, State
 from runner.settings import Home
@@ -19,7 +19,7 @@ from runner.spool.clock import monotonic
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
 from runner.spool.entry import record_of
-from runner.spool.judge import Catalogue, Verdict, judge
+from runner.spool.judge import Catalogue, Verdict, judge, unplanned
 from runner.spool.ledger import Ledger
 from runner.spool.names import (
     id_from_file,
@@ -28,6 +28,7 @@ from runner.spool.names import (
     natural_order,
 )
 from runner.spool.outbox import Outbox
+from runner.spool.planning import Aside, Planning, may_compose
 from runner.spool.record import Record
 from runner.spool.settle import Drop, Settler
 from runner.spool.waiting import InputWait
@@ -35,10 +36,13 @@ from runner.spool.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-_BATCH = 256
+# A batch costs a few syncs however large it is; its specs are held in memory.
+_BATCH = 512
+_BATCH_BYTES = 8 << 20
 _MOST_DEATHS = 2
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
+_UNPLANNED = "cancelled before its prompts were made: drop the spec again to run it"
 
 
 class Intake:
@@ -49,6 +53,7 @@ class Intake:
         *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._home = home
+        self._inbox = home.inbox
         self._ledger = ledger
         self._outbox = outbox
         self._catalogue = catalogue
@@ -59,6 +64,7 @@ class Intake:
         self._waiting = InputWait(home, ledger, outbox, disk)
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._answers = Answers(home, ledger, outbox, disk, self._waiting)
+        self._planning = Planning(home, catalogue, self.wake)
         self.unsettled = 0
         self.looks = 0
 
@@ -80,40 +86,41 @@ class Intake:
                 seconds = 1.0
             self.wake.wait(seconds)
         self.watcher.stop()
+        self._planning.close()
 
     def turn(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
         renamed_in = self.watcher.take_renamed_in()
         names = self._scan()
-        changed = self.controls.obey(names, moment)
+        specs = sorted((name for name in names if is_spec(name)), key=natural_order)
+        there = set(specs)
+        self._planning.keep_only(there)
+        self._settler.keep_only(there)
+        changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
         wanted = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
-        specs = sorted((name for name in names if is_spec(name)), key=natural_order)
-        self._settler.keep_only(set(specs))
         batch: list[Drop] = []
-        unsettled = 0
+        size = unsettled = 0
         for name in specs:
-            # The moment of this very look: a long look is no silence of the file.
-            looked = self._settler.look(
-                self._home.inbox / name, monotonic(), renamed_in=name in renamed_in
-            )
+            looked = self._look(name, renamed_in=name in renamed_in)
             if isinstance(looked, Drop):
                 batch.append(looked)
+                size += looked.size
             elif looked is not None:
                 unsettled += 1
                 wanted.append(looked)
-            if len(batch) >= _BATCH:
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 self.accept(batch)
-                changed, batch = True, []
+                changed, batch, size = True, [], 0
                 if monotonic() - controls_at >= _CONTROLS_SECONDS:
                     # Cancels must not wait for the end of a long inbox.
-                    self.controls.obey(self._controls_now(), monotonic())
+                    self._obey(self._scan())
                     controls_at = monotonic()
         if batch:
             self.accept(batch)
             changed = True
-        self.unsettled = unsettled
+        self.unsettled = unsettled + len(self._planning)
         self.looks += 1
         changed |= self._waiting.look(moment)
         wanted.append(self._waiting.seconds_to_next_look)
@@ -122,12 +129,31 @@ class Intake:
             self._on_change()
         return max(min(wanted), 0.01)
 
+    def _look(self, name: str, *, renamed_in: bool) -> Drop | float | None:
+        """A drop that can be judged or is, the seconds to wait for one, or None."""
+        file = self._inbox / name
+        aside = self._planning.find(file)
+        if aside is not None:
+            # Whoever plans it wakes the intake.
+            return aside.drop if aside.verdict else None
+        # The moment of this very look: a long look is no silence of the file.
+        return self._settler.look(file, monotonic(), renamed_in=renamed_in)
+
     def _scan(self) -> list[str]:
-        with os.scandir(self._home.inbox) as entries:
+        with os.scandir(self._inbox) as entries:
             return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
 
-    def _controls_now(self) -> Iterable[str]:
-        return (name for name in self._scan() if not is_spec(name))
+    def _obey(self, names: list[str]) -> bool:
+        """Obey the control files, for what is being planned too; whether anything changed."""
+        changed = self.controls.obey(names, monotonic(), planning=len(self._planning) > 0)
+        for aside in self._planning:
+            if self._is_cancelled(aside.drop, aside.unplanned):
+                self._planning.cancel(aside)
+        return changed
+
+    def _is_cancelled(self, drop: Drop, verdict: Verdict) -> bool:
+        job_id = verdict.explicit_id or id_from_file(drop.name)
+        return self.controls.awaits(drop.name, job_id)
 
     def accept(self, drops: list[Drop]) -> None:
         """Make jobs of settled drops: one commit, then the answers, then the files leave."""
@@ -138,17 +164,31 @@ class Intake:
             for drop in drops:
                 self.accept([drop])
             return
+        known = self._ledger.with_identities([drop.identity for drop in drops])
         self._ledger.begin_judging(hashes)
+        verdicts = {
+            drop.name: self._verdict(drop, suspects.get(drop.sha256, 0))
+            for drop in drops
+            if drop.identity not in known
+        }
+        answers, asides = [], []
         with self._ledger.transaction():
-            answers = [self._enter(drop, suspects.get(drop.sha256, 0)) for drop in drops]
+            for drop in drops:
+                verdict = verdicts.get(drop.name)
+                if verdict is None:
+                    answers.append(Answer(drop, known[drop.identity]))
+                elif verdict.unplanned and not self._is_cancelled(drop, verdict):
+                    # Its place in the order is that of its coming, whatever comes meanwhile.
+                    asides.append(Aside(drop, verdict, self._ledger.reserve()))
+                else:
+                    answers.append(self._enter(drop, verdict))
             self._ledger.judged(hashes)
+        for aside in asides:
+            self._planning.begin(aside)
         self._answers.give(answers)
+        self._planning.forget(answer.drop.name for answer in answers)
 
-    def _enter(self, drop: Drop, deaths: int) -> Answer:
-        known = self._ledger.select("identity = ?", drop.identity, limit=1)
-        if known:
-            return Answer(drop, known[0])
-        verdict = self._verdict(drop, deaths)
+    def _enter(self, drop: Drop, verdict: Verdict) -> Answer:
         same = self._same(drop, verdict)
         if same is not None:
             return Answer(drop, same, absorbed=True)
@@ -160,11 +200,17 @@ class Intake:
                 f"outbox/{job_id} away",
             )
             job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
-        record = self._ledger.insert(record_of(drop, verdict, job_id))
+        aside = self._planning.of(drop)
+        seq = aside.seq if aside else 0
+        record = self._ledger.insert(record_of(drop, verdict, job_id, seq))
         if verdict.composed:
             self._ledger.add_composed(record.seq, verdict.composed)
-        if record.state == State.QUEUED and self.controls.awaits(record):
-            self._ledger.move(record.seq, State.CANCELLED, **self.controls.cancelled_values())
+        cancelled = verdict.unplanned or self.controls.awaits(record.id, record.source_name)
+        if record.state == State.QUEUED and cancelled:
+            values = self.controls.cancelled_values()
+            if verdict.unplanned:
+                values["message"] = _UNPLANNED
+            self._ledger.move(record.seq, State.CANCELLED, **values)
             record = self._ledger.get(record.seq)
         return Answer(drop, record)
 
@@ -180,7 +226,11 @@ class Intake:
                 message="a sync tool made this copy of a file that two sides changed: "
                 "keep the one you want and drop it under its own name",
             )
-        return judge(drop, self._home, self._catalogue)
+        aside = self._planning.of(drop)
+        if aside is not None and aside.verdict is not None:
+            return aside.verdict
+        before = unplanned(drop, self._home) if may_compose(drop) else None
+        return before or judge(drop, self._home, self._catalogue)
 
     def _same(self, drop: Drop, verdict: Verdict) -> Record | None:
         """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
@@ -210,13 +260,15 @@ class Intake:
     def _holder(self, job_id: str) -> Record | None:
         """The job that holds an id; one that no longer holds it is forgotten here.
 
-        A rejected job holds nothing, and a finished one whose folder was moved away lets go.
+        A rejected job holds nothing, nor does one that was cancelled before it was planned, and a
+        finished one whose folder was moved away lets go.
         """
         record = self._ledger.newest(job_id)
         if record is None:
             return None
         gone = not record.behind and not self._outbox.folder(record.id).is_dir()
-        if record.state == State.REJECTED or (record.state in FINAL and gone):
+        never_planned = record.state == State.CANCELLED and not record.total
+        if record.state == State.REJECTED or never_planned or (record.state in FINAL and gone):
             self._ledger.forget([record.seq])
             self._outbox.clear_job(record.id)
             return None

@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.errors import PathNotAllowed, Problem, SpecInvalid
+from runner.errors import ModelMissing, PathNotAllowed, Problem, SpecInvalid
 from runner.settings import Home
 from runner.spool.inputs import named_paths, place_of
 from runner.spool.names import is_safe_id
 from runner.spool.settle import Drop
+from specs.document import dotted
 from specs.expand import count, draw_base, needs_base
 from specs.read import Document, read
 from specs.validate import validate
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_WARNED = 200
+MOST_WARNED = 200
 
 
 class Catalogue(Protocol):
@@ -41,13 +43,15 @@ class Catalogue(Protocol):
 
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]: ...
 
+    def snapshot(self, repo: str, revision: str, data: Path) -> Path | None: ...
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What a drop came to: a spec that can run (`reason` is None) or why it cannot.
 
     `composed` has, for each prompt of a `compose`, its spec fields and what its images remember of
-    the pack; the pack itself is not read again.
+    the pack; the pack itself is not read again. `unplanned` is a `compose` before all that.
     """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
@@ -59,6 +63,7 @@ class Verdict:
     message: str | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    unplanned: bool = False
 
 
 def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
@@ -67,7 +72,7 @@ def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
         reason, message = drop.refused
         return Verdict(reason=reason, message=message)
     try:
-        document = read(drop.data, json=drop.name.lower().endswith(".json"))
+        document = _document(drop)
     except SpecInvalid as error:
         return _refusal(error, {})
     value = document.value if isinstance(document.value, dict) else {}
@@ -82,6 +87,19 @@ def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
         return Verdict(reason="Internal", message=message, explicit_id=_id_in(value))
 
 
+def unplanned(drop: Drop, home: Home) -> Verdict | None:
+    """What is known of a drop with `compose` before it is planned; None where `judge` is as quick:
+    nothing is composed, or the spec is bad as it stands.
+    """
+    try:
+        spec = with_defaults(validate(_document(drop)), home)
+    except SpecInvalid:
+        return None
+    if "compose" not in spec:
+        return None
+    return Verdict(realised=spec, explicit_id=_id_in(spec), unplanned=True)
+
+
 def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
     """The problems of a spec that has not been dropped; empty when it could run."""
     verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
@@ -90,48 +108,25 @@ def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Pro
     return verdict.problems
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """A spec with `compose` as it would be judged: its plan, what the models cannot do, advice."""
-
-    plan: Plan
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
-
-
-def look_ahead(data: bytes, home: Home, catalogue: Catalogue) -> Ahead:
-    """What would become of a spec with `compose` that has not been dropped.
-
-    Raises SpecInvalid where there is not even a plan.
-    """
-    document = read(data)
-    realised = _with_defaults(validate(document), home)
-    plan = _planned(realised, home, catalogue)
-    variants = [{**fields, **plan.spec} for fields, _ in _with_model(plan, catalogue)]
-    problems: tuple[Problem, ...] = ()
-    try:
-        _check_paths(document, realised, home)
-        _check_models(document, variants, catalogue)
-    except SpecInvalid as error:
-        problems = error.problems
-    own = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
-    return Ahead(plan, problems, tuple(dict.fromkeys([*plan.warnings, *own])))
+def _document(drop: Drop) -> Document:
+    return read(drop.data, json=drop.name.lower().endswith(".json"))
 
 
 def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
-    realised = _with_defaults(validate(document), home)
-    _check_paths(document, realised, home)
-    plan = _planned(realised, home, catalogue) if "compose" in realised else None
+    realised = with_defaults(validate(document), home)
+    check_paths(document, realised, home)
+    realised |= with_loras(document, realised, home, catalogue)
+    plan = planned(realised, home, catalogue) if "compose" in realised else None
     if plan is not None:
         plan.reject()
-        realised, composed = {**plan.spec}, _with_model(plan, catalogue)
+        realised, composed = {**plan.spec}, with_model(plan, catalogue)
         variants = [{**fields, **realised} for fields, _ in composed]
     else:
         if "model" not in realised.get("matrix", {}):
             realised.setdefault("model", catalogue.default_model(realised))
         composed, variants = (), [realised]
         _check_forbidden(document, realised, home)
-    _check_models(document, variants, catalogue)
+    check_models(document, variants, catalogue)
     total = count(realised, len(composed) or 1)
     return Verdict(
         realised={"model": variants[0].get("model"), **realised} if plan else realised,
@@ -143,7 +138,7 @@ def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Ver
     )
 
 
-def _planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
+def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
     """The plan of a spec with `compose`, whether it may run or not."""
     # Most specs compose nothing, and `fluxdrop check` pays for every import.
     from composer.plan import make_plan
@@ -157,7 +152,7 @@ def _planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
     )
 
 
-def _with_model(
+def with_model(
     plan: Plan, catalogue: Catalogue
 ) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
     """Every prompt with its fields, a model among them, and what its images remember."""
@@ -188,19 +183,25 @@ def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) ->
                 raise SpecInvalid(error.reason, found) from None
 
 
-def _check_models(
+def check_models(
     document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
     found: dict[tuple[str, str], None] = {}
-    looked_at = set()
-    for variant in variants:
-        # Prompts of a pack mostly differ in their text alone, which no model objects to.
-        key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
-        if key not in looked_at:
-            looked_at.add(key)
-            found |= dict.fromkeys(catalogue.problems(variant))
+    for variant in _distinct(variants):
+        found |= dict.fromkeys(catalogue.problems(variant))
     if found:
         raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
+
+
+def _distinct(variants: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Variants that differ in more than their prompt, whose text no model objects to."""
+    if len(variants) == 1:
+        return variants
+    found: dict[str, Mapping[str, Any]] = {}
+    for variant in variants:
+        key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
+        found.setdefault(key, variant)
+    return found.values()
 
 
 def _warnings(
@@ -209,11 +210,11 @@ def _warnings(
     if plan is not None:
         yield from plan.warnings
         yield from (f"left out: {skipped.file}: {skipped.reason}" for skipped in plan.skipped)
-    for variant in itertools.islice(variants, _MOST_WARNED):
+    for variant in itertools.islice(variants, MOST_WARNED):
         yield from catalogue.warnings(variant)
 
 
-def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+def with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     ignored = ("result", "$schema", "schema")
     realised = {key: value for key, value in spec.items() if key not in ignored}
     for key, value in home.settings.defaults.items():
@@ -224,7 +225,7 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     return realised
 
 
-def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+def check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
     found = []
     for path, text in named_paths(spec):
         try:
@@ -235,10 +236,25 @@ def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> Non
         raise SpecInvalid("PathNotAllowed", found)
 
 
+def with_loras(
+    document: Document, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
+) -> dict[str, Any]:
+    """The spec's LoRAs, each pinned by its hash; a missing one fails the job when it runs."""
+    if not spec.get("loras"):
+        return {}
+    from runner.spool import loras
+
+    pinned, faults = loras.recorded(spec, home, catalogue.snapshot)
+    if wrong := [fault for fault in faults if fault.reason != ModelMissing.reason]:
+        found = [_at(document, fault.path, fault.message) for fault in wrong]
+        raise SpecInvalid(wrong[0].reason, found)
+    return {} if faults else {"loras": pinned}
+
+
 def _at(document: Document, path: str, message: str) -> Problem:
     steps = [int(part) if part.isdigit() else part for part in path.split(".") if part]
     line, column = document.locate(steps)
-    return Problem(line, column, path, message)
+    return Problem(line, column, dotted(steps), message)
 
 
 def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Verdict:

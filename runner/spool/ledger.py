@@ -26,9 +26,11 @@ from runner.spool.record import Record
 
 _SCHEMA = Path(__file__).with_name("ledger.sql")
 _JSON = ("realised", "inputs", "errors", "warnings")
-
-
-_COLUMNS = tuple(f.name for f in fields(Record))
+_COLUMNS = tuple(field.name for field in fields(Record))
+_JSON_AT = tuple(map(_COLUMNS.index, _JSON))
+_INSERT = (
+    f"INSERT INTO job ({', '.join(_COLUMNS)}, key) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
+)
 
 
 class Ledger:
@@ -94,10 +96,11 @@ class Ledger:
         """The record of one job."""
         return self.select("seq = ?", seq)[0]
 
-    def get_many(self, seqs: Sequence[int]) -> list[Record]:
-        """The records of many jobs, by age."""
-        marks = ", ".join("?" * len(seqs))
-        return self.select(f"seq IN ({marks})", *seqs)
+    def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
+        """The jobs of those files that are known already, by the identity of the file."""
+        marks = ", ".join("?" * len(identities))
+        found = self.select(f"identity IN ({marks})", *identities)
+        return {str(record.identity): record for record in found}
 
     def newest(self, job_id: str) -> Record | None:
         """The newest record of this id, whatever the case it is written in."""
@@ -136,19 +139,25 @@ class Ledger:
 
     # -- writing ---------------------------------------------------------------------------------
 
+    def reserve(self) -> int:
+        """A place in the order, for a job that is inserted later; unused, it leaves a gap."""
+        with self.transaction(durable=False):
+            last = "SELECT seq FROM sqlite_sequence WHERE name = 'job'"
+            if self._connection.execute(last).fetchone() is None:
+                self._connection.execute("INSERT INTO sqlite_sequence VALUES ('job', 0)")
+            self._connection.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'job'")
+            return int(self._connection.execute(last).fetchone()[0])
+
     def insert(self, record: Record) -> Record:
-        """Add a job; its `seq` is given here, in the order of the calls."""
-        values = {name: getattr(record, name) for name in _COLUMNS if name != "seq"}
-        values |= {name: _compact(values[name]) for name in _JSON}
-        values["key"] = key_of(record.id)
-        names = ", ".join(values)
-        marks = ", ".join("?" * len(values))
+        """Add a job; a `seq` of 0 becomes the next in the order of the calls."""
+        values = [getattr(record, name) for name in _COLUMNS]
+        for n in _JSON_AT:
+            values[n] = _compact(values[n])
+        values[0] = record.seq or None
         with self.transaction():
-            cursor = self._connection.execute(
-                f"INSERT INTO job ({names}) VALUES ({marks})", list(values.values())
-            )
+            cursor = self._connection.execute(_INSERT, [*values, key_of(record.id)])
             assert cursor.lastrowid is not None
-            return replace(record, seq=cursor.lastrowid)
+            return record if record.seq else replace(record, seq=cursor.lastrowid)
 
     def add_composed(self, seq: int, prompts: Iterable[tuple[Any, Any]]) -> None:
         """Keep the prompts of a `compose`: the pack is not read again for this job."""
@@ -177,6 +186,16 @@ class Ledger:
         assert "state" not in values, "states are changed by move()"
         with self.transaction(durable=False):
             self._set(seq, values)
+
+    def published(self, seqs: Iterable[int], *, answered: bool = False) -> None:
+        """Readers have these jobs' statuses; with `answered`, their files have left the inbox.
+
+        Not durable by itself: recovery publishes and answers again what it does not know of.
+        """
+        left = ", identity = NULL" if answered else ""
+        query = f"UPDATE job SET revision = revision + 1, behind = 0{left} WHERE seq = ?"
+        with self.transaction(durable=False):
+            self._connection.executemany(query, ((seq,) for seq in seqs))
 
     def move(self, seq: int, state: State, **values: object) -> bool:
         """Move a job along the table of legal moves; False, and nothing done, where it is final.
@@ -269,5 +288,4 @@ def _record(row: sqlite3.Row) -> Record:
     return Record(**{**values, "state": State(values["state"])})
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

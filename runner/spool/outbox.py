@@ -20,6 +20,7 @@ from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
 
+_STATUS = "status.json"
 _MOST_OUTPUTS = 100
 _NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
 
@@ -28,22 +29,18 @@ class Outbox:
     """Writes one home's outbox; safe to call from any thread."""
 
     def __init__(self, home: Home, ledger: Ledger, disk: Disk) -> None:
-        self._home = home
+        self._folder, self._drops, self._health = home.outbox, home.drops, home.health
         self._ledger = ledger
         self._disk = disk
         self._lock = threading.RLock()
 
     def folder(self, job_id: str) -> Path:
         """The folder of one job."""
-        return self._home.job(job_id)
+        return self._folder / job_id
 
     def make_folder(self, record: Record) -> None:
         """Make a job's folder; one that is there is fine."""
         self._disk.make_folder(self.folder(record.id))
-
-    def spec_file(self, record: Record) -> tuple[Path, bytes]:
-        """Where a job's spec goes, and its bytes as they were dropped."""
-        return self.folder(record.id) / f"spec{record.suffix}", record.spec
 
     def clear_job(self, job_id: str) -> None:
         """Remove what a rejected drop of this id left, so that the next one starts clean."""
@@ -56,27 +53,25 @@ class Outbox:
         with self._lock:
             record = self._ledger.get(seq)
             self.make_folder(record)
-            file, data = self.status_file(record, progress)
-            self._disk.replace(file, data, durable=durable)
+            data = to_json(self.status(record, progress))
+            self._disk.replace(self.folder(record.id) / _STATUS, data, durable=durable)
             self._ledger.note(seq, revision=record.revision + 1, behind=0)
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[tuple[Path, bytes]]) -> None:
-        """Publish specs and statuses of many jobs, then receipts; all on the disk in the end."""
-        with self._lock:
-            fresh = self._ledger.get_many([record.seq for record in records])
-            for record in fresh:
-                self.make_folder(record)
-            files = [self.spec_file(record) for record in fresh if record.spec]
-            files += [self.status_file(record) for record in fresh]
-            self._disk.make_folder(self._home.drops)
-            self._disk.replace_many([*files, *receipts], also=self._home.outbox)
-            with self._ledger.transaction(durable=False):
-                for record in fresh:
-                    self._ledger.note(record.seq, revision=record.revision + 1, behind=0)
+        """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
 
-    def status_file(self, record: Record, progress: Progress | None = None) -> tuple[Path, bytes]:
-        """Where a job's status goes, and its bytes as they would be published now."""
-        return self.folder(record.id) / "status.json", to_json(self.status(record, progress))
+        The records are those that the ledger has now; the caller tells it that they are published.
+        """
+        with self._lock:
+            files = []
+            for record in records:
+                folder = self.folder(record.id)
+                self._disk.make_folder(folder)
+                if record.spec:
+                    files.append((folder / f"spec{record.suffix}", record.spec))
+                files.append((folder / _STATUS, to_json(self.status(record))))
+            self._disk.make_folder(self._drops)
+            self._disk.replace_many([*files, *receipts], also=self._folder)
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
@@ -125,7 +120,7 @@ class Outbox:
         receipt = Receipt(
             schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
         )
-        return self._home.drops / f"{name}.json", to_json(receipt)
+        return self._drops / f"{name}.json", to_json(receipt)
 
     def publish_image(
         self, record: Record, stem: str, suffix: str, picture: bytes, thumbnail: bytes | None,
@@ -137,7 +132,8 @@ class Outbox:
         if thumbnail is not None:
             self._disk.make_folder(folder / "thumbs")
             self._disk.replace(folder / "thumbs" / f"{stem}.webp", thumbnail, durable=True)
-        self._disk.replace(folder / f"{stem}.json", to_json(sidecar), durable=True)
+        data = json.dumps(sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
+        self._disk.replace(folder / f"{stem}.json", data, durable=True)
 
     def publish_page(self, record: Record, html: str) -> None:
         """Put the job's contact sheet into its folder."""
@@ -145,7 +141,7 @@ class Outbox:
 
     def write_health(self, health: Mapping[str, Any]) -> None:
         """Replace the runner's health file."""
-        self._disk.replace(self._home.health, to_json(health))
+        self._disk.replace(self._health, to_json(health))
 
     def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
         """The sidecars in a job's folder by image number; damaged ones are left out."""
@@ -160,12 +156,16 @@ class Outbox:
 
     def read_status(self, job_id: str) -> dict[str, Any] | None:
         """The status file of a job, or None where there is none that can be read."""
-        return read_json(self.folder(job_id) / "status.json")
+        return read_json(self.folder(job_id) / _STATUS)
+
+
+# A line for every key. The encoder's own `indent` would take ten times as long.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n ", ": ")).encode
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """How every JSON file of the outbox is written."""
-    return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
+    """How statuses, receipts and the health file are written, which is often."""
+    return f"{_encode(value)}\n".encode()
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -138,7 +138,8 @@ def _lift_revision(record: Record, ledger: Ledger, outbox: Outbox) -> None:
 def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> None:
     for record in records:
         _lift_revision(record, ledger, outbox)
-    outbox.write_jobs(records, [])
+    outbox.write_jobs([ledger.get(record.seq) for record in records], [])
+    ledger.published(record.seq for record in records)
 
 
 def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
@@ -149,7 +150,9 @@ def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
             receipt = outbox.receipt_file(
                 record.source_name, record.source_sha256, record.id, outcome
             )
-            outbox.write_jobs([record] if record.behind else [], [receipt])
+            behind = [record] if record.behind else []
+            outbox.write_jobs(behind, [receipt])
+            ledger.published(each.seq for each in behind)
             ledger.note(record.seq, identity=None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from runner.settings import Settings
@@ -36,7 +37,7 @@ class Drop:
     signature: tuple[int, ...]
     refused: tuple[str, str] | None = None
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The hash of the bytes; empty where they were not read."""
         return "" if self.refused else hashlib.sha256(self.data).hexdigest()
@@ -51,7 +52,7 @@ class Drop:
         """The modification time, part of what makes a drop the same drop."""
         return self.signature[3] if self.signature else 0
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Tells this drop from the caller's next one, after a restart of the machine too.
 
@@ -89,8 +90,8 @@ class Settler:
             return None
         except OSError as error:
             return self._unreadable(path, now, error)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(handle)
             signature = signature_of(status)
             if seen is None or seen.signature != signature:
                 seen = self._seen[path.name] = _Seen(signature, now)
@@ -100,10 +101,12 @@ class Settler:
                 return self._wait_or_refuse(
                     path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
                 )
-            writer = has_writer(file.fileno())
-            data = file.read(MAX_BYTES + 1)
-            if signature_of(os.fstat(file.fileno())) != signature:
+            writer = has_writer(handle)
+            data = _read(handle, min(status.st_size, MAX_BYTES) + 1)
+            if signature_of(os.fstat(handle)) != signature:
                 return self._settings.settle_seconds
+        finally:
+            os.close(handle)
         read_all = len(data) == status.st_size
         if not (read_all and self._is_whole(path.name, data, seen.renamed, writer)):
             if writer:
@@ -157,3 +160,11 @@ class Settler:
             return min(left, self._settings.rescan_seconds)
         self._seen.pop(path.name, None)
         return Drop(path.name, b"", seen.signature, (reason, message))
+
+
+def _read(handle: int, most: int) -> bytes:
+    """So many bytes, or all that there are."""
+    data = os.read(handle, most)
+    while len(data) < most and (more := os.read(handle, most - len(data))):
+        data += more
+    return data

@@ -1,0 +1,353 @@
+"""The LoRA files that a spec names: found in their roots or the hub's cache, checked, pinned."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import hub
+from runner.errors import InputBad, ModelMissing, PathNotAllowed, SpecInvalid
+from runner.job import Lora
+from runner.settings import Home, Settings
+from runner.spool import loras
+from specs.read import read
+from specs.validate import validate
+from specs.write import to_yaml
+
+recorded = functools.partial(loras.recorded, cached=hub.snapshot)
+settled = functools.partial(loras.settled, cached=hub.snapshot)
+for_task = functools.partial(loras.for_task, cached=hub.snapshot)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home/loras/styles").mkdir(parents=True)
+    return Home(tmp_path / "home", Settings(lora_roots=("loras", str(tmp_path / "more"))))
+
+
+def content(seed: int = 0, key: str = "transformer.x.lora_A.weight") -> bytes:
+    """A whole safetensors file with one tensor, made of bytes and not by the library."""
+    data = bytes([seed]) * 64
+    tensors = {key: {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, len(data)]}}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def put(file: Path, data: bytes) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def pulled(home: Home, repo: str, files: Mapping[str, bytes], commit: str = "c0ffee") -> None:
+    """A repository in the hub's cache, as huggingface_hub lays it out."""
+    base = hub.repo_folder(repo, home.data)
+    (base / "refs").mkdir(parents=True, exist_ok=True)
+    (base / "refs/main").write_text(commit, encoding="utf-8")
+    for name, data in files.items():
+        blob = base / "blobs" / hashlib.sha256(data).hexdigest()
+        put(blob, data)
+        link = base / "snapshots" / commit / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+
+
+def only(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+    found, faults = recorded(spec, home)
+    assert faults == []
+    assert len(found) == 1
+    return found[0]
+
+
+def fault(lora: Mapping[str, Any], home: Home) -> tuple[str, str, str]:
+    _, faults = recorded({"loras": [lora]}, home)
+    assert len(faults) == 1
+    return faults[0].reason, faults[0].path, faults[0].message
+
+
+def test_a_spec_without_loras_has_none(home: Home) -> None:
+    assert recorded({}, home) == ([], [])
+    assert for_task({}, home) == ()
+
+
+def test_a_file_in_a_root_is_found_and_its_hash_recorded(home: Home, tmp_path: Path) -> None:
+    sha = put(home.root / "loras/styles/ink.safetensors", content())
+    far = put(tmp_path / "more/Oil.SAFETENSORS", content(1))
+    assert only({"loras": [{"path": "styles/ink.safetensors"}]}, home) == {
+        "path": "styles/ink.safetensors",
+        "weight": 1.0,
+        "sha256": sha,
+    }
+    assert only({"loras": [{"path": "Oil.SAFETENSORS", "weight": -0.5}]}, home)["sha256"] == far
+    assert only({"loras": [{"path": "styles\\ink.safetensors"}]}, home)["sha256"] == sha
+    absolute = str(tmp_path / "more/Oil.SAFETENSORS")
+    assert only({"loras": [{"path": absolute}]}, home)["sha256"] == far
+
+
+def test_the_first_root_that_has_the_file_wins(home: Home, tmp_path: Path) -> None:
+    put(tmp_path / "more/ink.safetensors", content(1))
+    sha = put(home.root / "loras/ink.safetensors", content(2))
+    assert only({"loras": [{"path": "ink.safetensors"}]}, home)["sha256"] == sha
+
+
+def test_what_is_recorded_is_a_valid_spec_and_gives_the_same_task(home: Home) -> None:
+    sha = put(home.root / "loras/ink.safetensors", content())
+    pulled(home, "someone/oil", {"oil.safetensors": content(1)})
+    named = [{"path": "ink.safetensors", "weight": 0.5, "name": "ink"}, {"repo": "someone/oil"}]
+    spec = {"kind": "text2img", "prompt": "a fox", "loras": named}
+    found, _ = recorded(spec, home)
+    again = validate(read(to_yaml({**spec, "loras": found})))
+    assert recorded(again, home) == (found, [])
+    ink, oil = for_task(again, home)
+    assert ink == Lora(home.root / "loras/ink.safetensors", 0.5, "ink", sha)
+    assert (oil.weight, oil.path.name) == (1.0, "oil.safetensors")
+    assert oil.path.read_bytes() == content(1)
+
+
+def test_a_file_that_changed_since_is_said(home: Home) -> None:
+    file = home.root / "loras/ink.safetensors"
+    put(file, content(1))
+    first = only({"loras": [{"path": "ink.safetensors"}]}, home)
+    sha = put(file, content(2))
+    os.utime(file, ns=(1, 1))
+    reason, path, message = fault(first, home)
+    assert (reason, path) == ("InputBad", "loras.0.sha256")
+    assert sha in message
+    assert "leave `sha256` out" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "says"),
+    [
+        ("gone.safetensors", "ModelMissing", "is in none of the `lora_roots`"),
+        ("inc.safetensors", "ModelMissing", "did you mean ink.safetensors?"),
+        ("wash.safetensors", "ModelMissing", "did you mean styles/wash.safetensors?"),
+        ("gone.safetensors", "ModelMissing", "fluxdrop models pull owner/name"),
+        ("../secret.safetensors", "PathNotAllowed", "'..'"),
+        ("styles/../../secret.safetensors", "PathNotAllowed", "'..'"),
+        ("styles\\..\\..\\secret.safetensors", "PathNotAllowed", "'..'"),
+        ("ink.safetensors:stream.safetensors", "PathNotAllowed", "':'"),
+        ("C:ink.safetensors", "PathNotAllowed", "':'"),
+        ("/etc/secret.safetensors", "PathNotAllowed", "outside the `lora_roots`"),
+        ("//server/share/secret.safetensors", "PathNotAllowed", "outside the `lora_roots`"),
+        ("ink.pt", "InputBad", "is no .safetensors file"),
+        ("ink", "InputBad", "is no .safetensors file"),
+        ("styles", "InputBad", "is no .safetensors file"),
+        ("folder.safetensors", "ModelMissing", "is in none"),
+        ("x" * 300 + ".safetensors", "ModelMissing", "is in none"),
+        ("nul\0.safetensors", "PathNotAllowed", ""),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_a_sentence(
+    path: str, reason: str, says: str, home: Home
+) -> None:
+    put(home.root / "loras/ink.safetensors", content())
+    put(home.root / "loras/styles/wash.safetensors", content())
+    put(home.root / "secret.safetensors", content())
+    (home.root / "loras/folder.safetensors").mkdir()
+    told = fault({"path": path}, home)
+    assert told[:2] == (reason, "loras.0")
+    assert says in told[2]
+
+
+def test_without_roots_the_setting_is_named(home: Home) -> None:
+    reason, _, message = fault({"path": "ink.safetensors"}, Home(home.root))
+    assert reason == "ModelMissing"
+    assert "`lora_roots` in fluxdrop.yaml" in message
+
+
+def test_a_link_may_stay_in_the_roots_and_not_leave_them(home: Home, tmp_path: Path) -> None:
+    sha = put(home.root / "loras/styles/ink.safetensors", content())
+    put(tmp_path / "secret/ink.safetensors", content(1))
+    (home.root / "loras/near.safetensors").symlink_to(home.root / "loras/styles/ink.safetensors")
+    (home.root / "loras/far.safetensors").symlink_to(tmp_path / "secret/ink.safetensors")
+    (home.root / "loras/away").symlink_to(tmp_path / "secret")
+    assert only({"loras": [{"path": "near.safetensors"}]}, home)["sha256"] == sha
+    for path in ("far.safetensors", "away/ink.safetensors"):
+        reason, _, message = fault({"path": path}, home)
+        assert reason == "PathNotAllowed"
+        assert "a link that leaves" in message
+
+
+def test_a_link_that_is_swapped_after_acceptance_is_refused_too(home: Home, tmp_path: Path) -> None:
+    file = home.root / "loras/ink.safetensors"
+    put(file, content())
+    found = only({"loras": [{"path": "ink.safetensors"}]}, home)
+    put(tmp_path / "secret.safetensors", content())
+    file.unlink()
+    file.symlink_to(tmp_path / "secret.safetensors")
+    with pytest.raises(PathNotAllowed):
+        for_task({"loras": [found]}, home)
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_missing(home: Home) -> None:
+    file = home.root / "loras/ink.safetensors"
+    put(file, content())
+    found = only({"loras": [{"path": "ink.safetensors"}]}, home)
+    file.unlink()
+    with pytest.raises(ModelMissing, match="fluxdrop models pull"):
+        for_task({"loras": [found]}, home)
+
+
+def test_a_file_that_comes_after_acceptance_is_pinned_when_its_turn_comes(home: Home) -> None:
+    spec = {"kind": "text2img", "loras": [{"path": "ink.safetensors", "weight": 0.5}]}
+    with pytest.raises(ModelMissing, match="is in none of the `lora_roots`"):
+        settled(spec, home)
+    sha = put(home.root / "loras/ink.safetensors", content())
+    pinned = settled(spec, home)
+    assert pinned["loras"] == [{"path": "ink.safetensors", "weight": 0.5, "sha256": sha}]
+    assert settled(pinned, home) is pinned
+    put(home.root / "loras/ink.safetensors", content()[:-1])
+    with pytest.raises(InputBad, match="not whole"):
+        settled(spec, home)
+    assert settled({"kind": "text2img"}, home) == {"kind": "text2img"}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (content()[:-1], "not whole"),
+        (content() + b"x", "not whole"),
+        (content()[:20], "not whole"),
+        (b"", "not whole"),
+        (b"\xff" * 8, "not whole"),
+        ((5).to_bytes(8, "little") + b"[1,2]", "not whole"),
+        ((2).to_bytes(8, "little") + b"{}", "holds no LoRA"),
+        (pickle.dumps({"transformer.x.lora_A.weight": 1}), "not whole"),
+        (b"PK\x03\x04" + bytes(100), "not whole"),
+        ((60_000).to_bytes(8, "little") + b"[" * 60_000, "not whole"),
+        (content(key="transformer.x.weight"), "holds no LoRA"),
+    ],
+)
+def test_what_is_no_whole_lora_is_refused(data: bytes, says: str, home: Home) -> None:
+    put(home.root / "loras/ink.safetensors", data)
+    reason, _, message = fault({"path": "ink.safetensors"}, home)
+    assert reason == "InputBad"
+    assert says in message
+
+
+def test_a_file_that_is_too_large_is_refused_unread(home: Home) -> None:
+    file = home.root / "loras/ink.safetensors"
+    with file.open("wb") as stream:
+        stream.truncate(9 * 2**30)  # a hole: takes no room
+    assert "larger than 8 GiB" in fault({"path": "ink.safetensors"}, home)[2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_does_not_block(home: Home) -> None:
+    os.mkfifo(home.root / "loras/ink.safetensors")
+    assert fault({"path": "ink.safetensors"}, home)[0] == "ModelMissing"
+
+
+def test_a_repository_is_pinned_to_its_commit_and_file(home: Home) -> None:
+    pulled(home, "someone/oil", {"oil.safetensors": content(1), "README.md": b"oil"})
+    assert only({"loras": [{"repo": "someone/oil", "weight": 0.7}]}, home) == {
+        "repo": "someone/oil",
+        "weight": 0.7,
+        "revision": "c0ffee",
+        "file": "oil.safetensors",
+        "sha256": hashlib.sha256(content(1)).hexdigest(),
+    }
+
+
+def test_a_newer_commit_does_not_change_what_a_sidecar_names(home: Home) -> None:
+    pulled(home, "someone/oil", {"oil.safetensors": content(1)}, "old")
+    before = only({"loras": [{"repo": "someone/oil"}]}, home)
+    pulled(home, "someone/oil", {"oil.safetensors": content(2)}, "new")
+    assert only({"loras": [{"repo": "someone/oil"}]}, home)["revision"] == "new"
+    assert only({"loras": [before]}, home) == before
+    assert for_task({"loras": [before]}, home)[0].path.read_bytes() == content(1)
+
+
+def test_the_same_file_of_another_commit_serves_where_the_commit_is_gone(home: Home) -> None:
+    pulled(home, "someone/oil", {"oil.safetensors": content(1)}, "new")
+    sha = hashlib.sha256(content(1)).hexdigest()
+    asked = {"repo": "someone/oil", "revision": "old", "file": "oil.safetensors", "sha256": sha}
+    assert only({"loras": [asked]}, home)["revision"] == "new"
+    assert for_task({"loras": [asked]}, home)[0].path.read_bytes() == content(1)
+    del asked["sha256"]
+    assert fault(asked, home)[0] == "ModelMissing"
+
+
+def test_a_repository_with_several_files_asks_which(home: Home) -> None:
+    files = {"8steps.safetensors": content(1), "more/16steps.safetensors": content(2)}
+    pulled(home, "someone/hyper", files)
+    reason, _, message = fault({"repo": "someone/hyper"}, home)
+    assert reason == "InputBad"
+    assert "say which with `file`: 8steps.safetensors, more/16steps.safetensors" in message
+    named = {"repo": "someone/hyper", "file": "more/16steps.safetensors"}
+    assert only({"loras": [named]}, home)["sha256"] == hashlib.sha256(content(2)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("lora", "reason", "says"),
+    [
+        ({"repo": "no/such"}, "ModelMissing", "run `fluxdrop models pull no/such`"),
+        ({"repo": "a/b", "file": "x.safetensors"}, "ModelMissing", "fluxdrop models pull a/b"),
+        ({"repo": "a/b", "file": "../x.safetensors"}, "PathNotAllowed", "'..'"),
+        ({"repo": "a/b", "file": "readme.bin"}, "InputBad", "may contain programs"),
+        ({"repo": "a/b"}, "ModelMissing", "has no .safetensors file"),
+        ({"repo": "a/b", "revision": "none"}, "ModelMissing", "fluxdrop models pull a/b"),
+        ({"repo": "a/out"}, "PathNotAllowed", "leaves the hub's cache"),
+    ],
+)
+def test_what_a_repository_lacks_is_told(
+    lora: Mapping[str, str], reason: str, says: str, home: Home
+) -> None:
+    pulled(home, "a/b", {"readme.bin": b"x"})
+    pulled(home, "a/out", {"README.md": b"x"})
+    put(home.root / "secret.safetensors", content())
+    link = hub.repo_folder("a/out", home.data) / "snapshots/c0ffee/out.safetensors"
+    link.symlink_to(home.root / "secret.safetensors")
+    told = fault(lora, home)
+    assert told[0] == reason
+    assert says in told[2]
+
+
+@pytest.mark.parametrize(
+    ("lora", "says"),
+    [
+        ({"path": "a.safetensors", "file": "b"}, "put the name into 'path'"),
+        ({"path": "a.safetensors", "revision": "b"}, "'revision' belongs to 'repo'"),
+        ({"repo": "a/b", "revision": "../up"}, "is not a revision"),
+        ({"repo": "a/b", "sha256": "short"}, "sha256"),
+    ],
+)
+def test_what_makes_no_sense_together_is_an_error_of_the_spec(
+    lora: Mapping[str, str], says: str
+) -> None:
+    text = json.dumps({"kind": "text2img", "prompt": "a fox", "loras": [lora]}).encode()
+    with pytest.raises(SpecInvalid, match=says):
+        validate(read(text, json=True))
+
+
+def test_all_that_is_wrong_is_told_at_once(home: Home) -> None:
+    put(home.root / "loras/ink.safetensors", content())
+    named = [{"path": "../a.safetensors"}, {"path": "ink.safetensors"}, {"repo": "no/such"}]
+    found, faults = recorded({"loras": named}, home)
+    assert [each.path for each in faults] == ["loras.0", "loras.2"]
+    assert [each["path"] for each in found] == ["ink.safetensors"]
+
+
+def test_a_file_is_hashed_once_for_each_state_it_is_in(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: read.append(name) or real(file, name)
+    )
+    put(home.root / "loras/ink.safetensors", content(3))
+    for _ in range(3):
+        only({"loras": [{"path": "ink.safetensors"}]}, home)
+    assert len(read) == 1

@@ -1,0 +1,333 @@
+"""Plans aside: while the prompts of a large `compose` are made, everything else goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from runner.spool.judge import Verdict
+from runner.spool.planner import Planner, PlannerDied
+from runner.spool.planning import Aside, may_compose
+from runner.spool.settle import Drop
+from tests.composer.helpers import write_pack
+from tests.harness import ROOT, eventually
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.test_cancel import cancel
+from tests.spool.test_recovery import die, start_again
+
+COMPOSED = "kind: text2img\nmodel: tiny\nseed: 7\ncompose: {pack: many, subjects: %s}\n"
+LARGE = COMPOSED % "all, variables: all"
+SMALL = COMPOSED % "[s1, s2], variables: v1"
+
+
+def blocks(prefix: str) -> dict[str, str]:
+    """A hundred texts."""
+    return {f"{prefix}{n}": f"a red circle, not number {n}, by day" for n in range(100)}
+
+
+class Held:
+    """Planners that answer when told to, as if their work took long."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.free = threading.Event()
+        self._judge = Planner.judge
+
+    def __call__(self, planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+        self.asked.append(drop.name)
+        assert self.free.wait(60)
+        return self._judge(planner, drop, *rest)
+
+
+def write_many(prompts: Path) -> None:
+    """A pack of ten thousand prompts."""
+    write_pack(
+        prompts, "many", subjects=blocks("s"), variables=blocks("v"), forbidden=[{"term": "moon"}]
+    )
+
+
+@pytest.fixture
+def packed(spool: Spool) -> Spool:
+    """A started spool in a home with that pack."""
+    write_many(spool.home.prompts)
+    return spool
+
+
+@pytest.fixture
+def held(packed: Spool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Planners held up until the test lets them go."""
+    made = Held()
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "judge", lambda planner, *order: made(planner, *order))
+        yield made
+        made.free.set()
+
+
+def asides(spool: Spool) -> list[Aside]:
+    """What is being planned."""
+    assert spool.daemon is not None
+    return list(spool.daemon.intake._planning)
+
+
+def answered(spool: Spool, job: str) -> bool:
+    """Whether a job is there and may have its turn."""
+    assert spool.daemon is not None
+    record = spool.daemon.ledger.newest(job)
+    return record is not None and record.identity is None
+
+
+def planners() -> list[psutil.Process]:
+    """The processes that plan for this one."""
+    children = psutil.Process().children()
+    return [child for child in children if "runner.spool.planner" in " ".join(child.cmdline())]
+
+
+def start_planning(spool: Spool, name: str = "big.yaml", text: str = LARGE) -> None:
+    """Drop a spec and turn until it is being planned."""
+    spool.drop(name, text)
+    spool.until(lambda: any(aside.drop.name == name for aside in asides(spool)))
+
+
+def test_while_ten_thousand_prompts_are_planned_other_drops_are_accepted_and_run(
+    packed: Spool,
+) -> None:
+    start_planning(packed)
+    packed.until(planners)
+    packed.drop("plain.yaml")
+    assert packed.end("plain")["state"] == "succeeded"
+    packed.drop("small.yaml", SMALL)
+    assert packed.end("small")["images"]["done"] == 2
+    assert (packed.home.inbox / "big.yaml").exists() and not packed.status("big")
+    cancel(packed, "big.yaml")
+    status = packed.end("big")
+    assert (status["state"], status["images"]["total"]) == ("cancelled", 0)
+    assert "drop the spec again" in status["message"]
+    assert packed.receipt("big.yaml")["outcome"] == "accepted"
+    assert not {job for job, _ in packed.device.started} - {"plain", "small"}
+    packed.until(lambda: not planners())
+
+
+@pytest.mark.parametrize("name", ["big.yaml", "big"])
+def test_a_cancel_by_file_or_by_id_stops_a_plan_at_once(
+    packed: Spool, held: Held, name: str
+) -> None:
+    start_planning(packed)
+    cancel(packed, name)
+    assert packed.end("big")["state"] == "cancelled"
+    held.free.set()
+    packed.drop("next.yaml", SMALL)
+    assert packed.end("next")["state"] == "succeeded"
+    assert packed.status("big")["state"] == "cancelled"
+
+
+def test_a_cancel_that_came_before_a_spec_with_compose_keeps_it_from_being_planned(
+    packed: Spool, held: Held
+) -> None:
+    (packed.home.inbox / "big.cancel").touch()
+    packed.drop("big.yaml", LARGE)
+    assert packed.end("big")["state"] == "cancelled"
+    assert held.asked == []
+
+
+def test_a_cancelled_plan_holds_no_id_and_its_spec_can_be_dropped_again(
+    packed: Spool, held: Held
+) -> None:
+    text = SMALL + "id: mine\n"
+    start_planning(packed, text=text)
+    cancel(packed, "mine")
+    assert packed.end("mine")["state"] == "cancelled"
+    (packed.home.inbox / "mine.retry").touch()
+    assert packed.receipt("mine.retry")["outcome"] == "rejected"
+    held.free.set()
+    packed.drop("again.yaml", text)
+    packed.until(lambda: packed.status("mine").get("state") == "succeeded")
+    assert packed.receipt("again.yaml")["outcome"] == "accepted"
+
+
+def test_what_is_planned_aside_keeps_its_place_among_equals(packed: Spool, held: Held) -> None:
+    packed.device.by_hand = True
+    packed.drop("busy.yaml")
+    packed.until(lambda: packed.device.task)
+    start_planning(packed, "first.yaml", SMALL)
+    packed.drop("second.yaml")
+    packed.until(lambda: answered(packed, "second"))
+    held.free.set()
+    packed.until(lambda: answered(packed, "first"))
+    packed.device.by_hand = False
+    packed.device.finish()
+    packed.over("busy", "first", "second")
+    assert [job for job, _ in packed.device.started] == ["busy", "first", "first", "second"]
+
+
+def test_a_spec_removed_while_it_is_planned_leaves_nothing(packed: Spool, held: Held) -> None:
+    start_planning(packed)
+    (packed.home.inbox / "big.yaml").unlink()
+    assert packed.daemon is not None
+    packed.daemon.intake.wake.set()
+    packed.until(lambda: not asides(packed))
+    held.free.set()
+    packed.drop("next.yaml", SMALL)
+    packed.end("next")
+    assert not packed.home.job("big").exists()
+
+
+def test_a_spec_replaced_while_it_is_planned_is_planned_as_it_is_now(
+    packed: Spool, held: Held
+) -> None:
+    start_planning(packed)
+    packed.drop("big.yaml", SMALL)
+    packed.until(lambda: held.asked == ["big.yaml"] * 2)
+    held.free.set()
+    status = packed.end("big")
+    assert (status["state"], status["images"]["total"]) == ("succeeded", 2)
+    assert not packed.home.job("big-2").exists()
+
+
+def test_a_runner_that_dies_while_it_plans_loses_nothing(packed: Spool, held: Held) -> None:
+    start_planning(packed, text=SMALL)
+    die(packed)
+    assert (packed.home.inbox / "big.yaml").exists()
+    held.free.set()
+    start_again(packed)
+    assert packed.end("big")["images"]["done"] == 2
+    assert not packed.home.job("big-2").exists()
+
+
+def test_a_planner_that_dies_is_asked_again_and_costs_its_spec_only_the_second_time(
+    packed: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = {"once.yaml": 1, "often.yaml": 9}
+    asked = Planner.judge
+
+    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+        deaths[drop.name] = deaths.get(drop.name, 0) - 1
+        if deaths[drop.name] >= 0:
+            planner.kill()
+        return asked(planner, drop, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "judge", deadly)
+        for name in ("once.yaml", "often.yaml", "never.yaml"):
+            packed.drop(name, SMALL)
+        once, often, never = packed.over("once", "often", "never")
+    assert (once["state"], never["state"]) == ("succeeded", "succeeded")
+    assert (often["state"], often["reason"]) == ("rejected", "CrashLoop")
+
+
+def test_without_room_for_a_process_a_spec_is_planned_in_this_one(
+    packed: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise BlockingIOError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.spool.planner._start", fail)
+        packed.drop("small.yaml", SMALL)
+        assert packed.end("small")["images"]["done"] == 2
+
+
+def test_a_plan_that_breaks_the_rules_is_rejected_like_any_spec(packed: Spool) -> None:
+    packed.drop("dark.yaml", SMALL.replace("variables: v1", "variables: v1, extra: a moon"))
+    status = packed.end("dark")
+    assert (status["state"], status["reason"]) == ("rejected", "PromptForbidden")
+    packed.drop("lost.yaml", SMALL.replace("pack: many", "pack: none"))
+    assert packed.end("lost")["reason"] == "PackMissing"
+    packed.drop("wrong.yaml", SMALL + "stpes: 4\n")
+    assert packed.end("wrong")["errors"][0]["path"] == "stpes"
+
+
+def test_a_cancel_waits_for_its_spec_as_long_as_any_is_planned(packed: Spool, held: Held) -> None:
+    start_planning(packed, text=SMALL + "id: mine\n")
+    assert packed.daemon is not None
+    controls = packed.daemon.intake.controls
+    (packed.home.inbox / "other.cancel").touch()
+    for moment in (1000.0, 1061.0):
+        controls.obey(["other.cancel"], moment, planning=True)
+    assert controls.awaits("other", "whatever.yaml")
+
+
+def test_a_drain_ends_with_the_plan_it_waited_for(tmp_path: Path) -> None:
+    # Nothing but the plan's end wakes this one.
+    spool = Spool(tmp_path / "home", rescan_seconds=3600.0)
+    write_many(spool.home.prompts)
+    spool.drop("small.yaml", SMALL)
+    spool.start()
+    assert spool.daemon is not None
+    assert spool.daemon.drain().counts["succeeded"] == 1
+    spool.stop()
+
+
+_ORPHAN = """
+import sys
+from pathlib import Path
+from runner.catalogue import RegistryCatalogue
+from runner.settings import Home
+from runner.spool.planner import Planner
+from runner.spool.settle import Drop
+
+home, planner = Home(Path(sys.argv[1])), Planner()
+planner.start()
+print(planner._process.pid, flush=True)
+if sys.argv[2]:
+    drop = Drop("big.yaml", sys.argv[2].encode(), ())
+    planner.judge(drop, home, RegistryCatalogue(home.settings))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("text", [LARGE, ""], ids=["busy", "idle"])
+def test_a_planner_does_not_outlive_a_runner_that_was_killed(packed: Spool, text: str) -> None:
+    command = [sys.executable, "-c", _ORPHAN, str(packed.home.root), text]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT) as runner:
+        assert runner.stdout is not None
+        planner = psutil.Process(int(runner.stdout.readline()))
+        if text:
+            eventually(lambda: planner.cpu_times().user > 0.5, "the planner to plan")
+        runner.kill()
+    eventually(lambda: is_gone(planner), "the planner to end", seconds=30)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_planner_answers_once_and_is_gone_with_its_with(packed: Spool) -> None:
+    assert packed.daemon is not None
+    intake = packed.daemon.intake
+    with Planner() as planner:
+        planner.start()
+        assert planner._process is not None
+        process = psutil.Process(planner._process.pid)
+        drop = Drop("small.yaml", SMALL.encode(), ())
+        verdict = planner.judge(drop, packed.home, intake._catalogue)
+        assert (verdict.reason, verdict.total, len(verdict.composed)) == (None, 2, 2)
+        planner.kill()
+        with pytest.raises(PlannerDied):
+            planner.judge(drop, packed.home, intake._catalogue)
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize(
+    "text, may",
+    [
+        (LARGE, True),
+        ('{"kind": "text2img", "compose": {}}', True),
+        ("{kind: text2img,compose: {}}", True),
+        (SPEC, False),
+        ("prompt: a composed picture, recompose: it\n", False),
+    ],
+)
+def test_only_a_spec_that_has_the_key_may_compose(text: str, may: bool) -> None:
+    assert may_compose(Drop("x.yaml", text.encode(), ())) == may
