@@ -13,10 +13,15 @@ from typing import Any
 
 from composer.packs import Block, Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
+from composer.tokencount import PROMPT_LIMIT, Encoder, flux1_like
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
-"""A model's own parameters by its name; `only_sizes` are the sizes of one that makes no others,
-`prompt_tokens` how many tokens of a prompt it reads."""
+"""A model's own parameters by its name. Beside those that are spec fields: `only_sizes`, the sizes
+of one that makes no others; `encoders`, a function that gives what reads its prompts; and where it
+is not there `prompt_tokens`, how many tokens of a prompt are read."""
+
+BESIDE = ("only_sizes", "encoders", "prompt_tokens")
+"""What model defaults say beside spec fields."""
 
 _SEEDS = ("seed", "seeds", "count")
 _PLAIN = ("model", "steps", "guidance")
@@ -25,6 +30,19 @@ _PLAIN = ("model", "steps", "guidance")
 def no_defaults(model: str | None) -> Mapping[str, Any]:
     """Model defaults where none are known."""
     return {}
+
+
+def encoders_of(model_defaults: ModelDefaults) -> Callable[[str | None], Sequence[Encoder]]:
+    """What reads the prompts of a model, by its name."""
+
+    def of(model: str | None) -> Sequence[Encoder]:
+        defaults = model_defaults(model)
+        if "encoders" in defaults:
+            given: Sequence[Encoder] = defaults["encoders"]()
+            return given
+        return flux1_like(int(defaults.get("prompt_tokens", PROMPT_LIMIT)))
+
+    return of
 
 
 def entry_fields(

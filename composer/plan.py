@@ -20,16 +20,17 @@ from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, alike, key, left_out, where
 from composer.packs import Block, Pack, read_pack
-from composer.parameters import ModelDefaults, common_seeds, entry_fields, no_defaults, own_seeds
-from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
-from composer.tokencount import (
-    CLIP_LIMIT,
-    T5_LIMIT,
-    Tokenizer,
-    clip_warning,
-    count_tokens,
-    t5_warning,
+from composer.parameters import (
+    BESIDE,
+    ModelDefaults,
+    common_seeds,
+    encoders_of,
+    entry_fields,
+    no_defaults,
+    own_seeds,
 )
+from composer.seen import Seen, models_of, read_prompts, token_warnings_of
+from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
 from runner.errors import Problem, SpecInvalid
 from specs import expand
 
@@ -51,6 +52,7 @@ class Plan:
     violations: tuple[Entry, ...]
     rejects: bool
     warnings: tuple[str, ...]
+    seen: tuple[Seen, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     model_defaults: ModelDefaults = no_defaults
 
@@ -85,7 +87,7 @@ class Plan:
         realised = expand.image(self.spec, index, 0, self.prompts)
         entry = self.owner(index)
         below = {**self.model_defaults(realised.get("model")), **self.settings}
-        for name in ("only_sizes", "prompt_tokens"):
+        for name in BESIDE:
             below.pop(name, None)
         parameters = {**below, **realised}
         if expand.needs_base(self.spec) and "seeds" not in entry.fields:
@@ -145,15 +147,13 @@ def make_plan(
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
     settings: Mapping[str, Any] | None = None,
     model_defaults: ModelDefaults = no_defaults,
-    tokenizer: Tokenizer | None = None,
-    t5_limit: int | Callable[[str | None], int] | None = None,
     on_prompt: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Work out a validated spec that has `compose`; `prompts` is the folder of packs.
 
     `forbidden` and `settings` (default parameters) come from the settings, `model_defaults` gives
-    a model's own, `prompt_tokens` (what it reads of a prompt) among them where `t5_limit` does not
-    say. `on_prompt(done, most)` is called for every prompt and may raise to stop.
+    a model's own, and what reads its prompts. `on_prompt(done, most)` is called for every prompt
+    and may raise to stop.
     """
     compose: Mapping[str, Any] = spec["compose"]
     pack = prompts if isinstance(prompts, Pack) else read_pack(prompts, str(compose["pack"]))
@@ -173,12 +173,11 @@ def make_plan(
     if not rejects:
         skipped += [left_out(entry) for entry in (*work.violations, *work.over_long)]
     entries = [e for e in work.entries if rejects or e.report.ok and not e.assembled.over_by]
-    limit = t5_limit(work.model(spec)) if callable(t5_limit) else t5_limit
-    if limit is None:
-        limit = int(model_defaults(work.model(spec)).get("prompt_tokens", T5_LIMIT))
+    seen = read_prompts(
+        entries, lambda entry: models_of(spec, entry, work.model), encoders_of(model_defaults)
+    )
     warnings = (
-        *pack.warnings, *powerless(pack), *_token_warnings(entries, tokenizer, limit),
-        *_advice(entries),
+        *pack.warnings, *powerless(pack), *token_warnings_of(seen, len(entries)), *_advice(entries),
     )  # fmt: skip
     return Plan(
         pack=pack,
@@ -190,6 +189,7 @@ def make_plan(
         violations=tuple(work.violations),
         rejects=rejects,
         warnings=tuple(warnings[:_MOST_WARNINGS]),
+        seen=seen,
         settings=work.settings,
         model_defaults=model_defaults,
     )
@@ -211,8 +211,10 @@ class _Work:
     _audited: dict[Any, Report] = field(default_factory=dict)
     _seen: dict[str, Entry] = field(default_factory=dict)
 
-    def model(self, spec: Mapping[str, Any]) -> str | None:
-        given = spec.get("model", self.pack.defaults.get("model", self.settings.get("model")))
+    @property
+    def model(self) -> str | None:
+        """The model of what names none of its own."""
+        given = self.pack.defaults.get("model", self.settings.get("model"))
         return None if given is None else str(given)
 
     def add(self, subject: Block, variable: Block | None) -> None:
@@ -238,22 +240,6 @@ class _Work:
             self.over_long.append(entry)
         if not report.ok:
             self.violations.append(entry)
-
-
-def _token_warnings(
-    entries: Sequence[Entry], tokenizer: Tokenizer | None, limit: int
-) -> Iterator[str]:
-    """What T5 misses, prompt by prompt; what CLIP misses (less of a loss) in one sentence."""
-    clipped: list[str] = []
-    for entry in entries:
-        count = count_tokens(entry.prompt, tokenizer)
-        if count["t5"] > limit:
-            yield f"{where(entry)}: {t5_warning(entry.prompt, count, limit)}"
-        if count["clip"] > CLIP_LIMIT:
-            clipped.append(f"{where(entry)}: {clip_warning(entry.prompt, count)}")
-    if clipped:
-        more = f" ({len(clipped)} of {len(entries)} prompts are as long)" if clipped[1:] else ""
-        yield f"{clipped[0]}{more}"
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Keys may be added, never removed. Nothing here decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,14 @@ from composer.audit import Report, Term, audit, parse_terms
 from composer.choose import choose
 from composer.packs import Pack, read_pack
 from composer.terms import MOST_FINDINGS, terms_for
-from composer.tokencount import T5_LIMIT, Tokenizer, count_tokens, token_warnings
+from composer.tokencount import Encoder, flux1_like, token_warnings, tokens_json
 from runner.errors import Problem, SpecInvalid
 
 if TYPE_CHECKING:
     from composer.plan import Plan
 
-# A PNG of a photograph; measured sizes lie between one and two bytes a pixel.
-_BYTES_A_PIXEL = 1.6
+# Of a photograph; measured sizes of a PNG lie between one and two bytes a pixel.
+_BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
 # Sidecar, thumbnail, and what the picture tells of itself, in whole blocks of a disk.
 _BYTES_BESIDE = 16_384
 
@@ -31,8 +31,7 @@ def compose_json(
     compose: Mapping[str, Any],
     *,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
-    tokenizer: Tokenizer | None = None,
-    t5_limit: int = T5_LIMIT,
+    encoders: Sequence[Encoder] | None = None,
 ) -> dict[str, Any]:
     """One prompt with its blocks and its audit: the first combination that `compose` names."""
     pack = prompts if isinstance(prompts, Pack) else read_pack(prompts, str(compose["pack"]))
@@ -48,9 +47,9 @@ def compose_json(
     report = audit(
         made.prompt, terms_for(pack, subject, variable, parse_terms(forbidden)), made.spans
     )
-    tokens = count_tokens(made.prompt, tokenizer)
+    encoders = flux1_like() if encoders is None else encoders
     warnings = [made.too_long()] if made.over_by else []
-    warnings += token_warnings(made.prompt, tokens, t5_limit)
+    warnings += token_warnings(made.prompt, encoders)
     return {
         "prompt": made.prompt,
         "length": made.length,
@@ -62,7 +61,7 @@ def compose_json(
         "sha256": pack.sha256,
         "subject": subject.name,
         "variable": variable.name if variable else None,
-        "tokens": tokens,
+        "tokens": tokens_json(made.prompt, encoders),
         "warnings": warnings,
     }
 
@@ -96,6 +95,7 @@ def plan_json(
             }
         )
     share = count / listed if listed else 0
+    each = _BYTES_A_PIXEL[plan.spec.get("format", "png")]
     return {
         "pack": plan.pack.id,
         "version": plan.pack.version,
@@ -123,9 +123,10 @@ def plan_json(
             for entry in plan.over_long
         ],
         "warnings": list(plan.warnings),
+        "tokens": [seen.to_json() for seen in plan.seen],
         "rejected": plan.rejects and bool(plan.violations or plan.over_long),
         "estimate": {
-            "bytes": round(pixels * share * _BYTES_A_PIXEL) + count * _BYTES_BESIDE,
+            "bytes": round(pixels * share * each) + count * _BYTES_BESIDE,
             "seconds": None if seconds_per_image is None else round(seconds_per_image * count, 1),
         },
     }

@@ -1,8 +1,6 @@
 """`python -m runner` is `fluxdrop`."""
 
-import sys
-
-from runner.cli import main
+from runner.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -1,23 +1,29 @@
 """The models as intake, `check` and the clients see them: the registry under one home's settings.
 
-Light: nothing here loads a pipeline or imports torch.
+Light: nothing here loads a pipeline, imports torch or asks the hub.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from runner.engine import registry
-from runner.job import ImageTask, InputImage
-from runner.settings import Settings
+from runner.engine.custom import models_of
+from runner.job import ImageTask, InputImage, Lora
+from runner.settings import Home, Settings
 
 
 class RegistryCatalogue:
-    """Answers what a model can do, with the settings' default models."""
+    """Answers what a model can do, with the settings' own entries and default models.
+
+    Raises UsageProblem where the settings' entries have mistakes.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._defaults = settings.models
+        self._models = models_of(settings)
 
     def default_model(self, spec: Mapping[str, Any]) -> str:
         """The model that serves a spec which names none."""
@@ -25,11 +31,11 @@ class RegistryCatalogue:
 
     def problems(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         """All that the named models cannot do, as (path, message)."""
-        return registry.problems(spec, defaults=self._defaults)
+        return registry.problems(spec, models=self._models, defaults=self._defaults)
 
     def warnings(self, spec: Mapping[str, Any]) -> list[str]:
         """What a caller should know although it is no error."""
-        return registry.warnings(spec, defaults=self._defaults)
+        return registry.warnings(spec, models=self._models, defaults=self._defaults)
 
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
         """A model's own defaults for a kind, under the names of spec fields.
@@ -37,19 +43,26 @@ class RegistryCatalogue:
         `only_sizes` are the sizes of a model that makes no others, `prompt_tokens` how many
         tokens of a prompt it reads.
         """
-        entry = registry.MODEL_REGISTRY.get(model or "")
+        entry = self._models.get(model or "")
         serving = entry.serves.get(kind) if entry else None
         if entry is None or serving is None:
             return {}
-        width, height = entry.sizes.default
+        sizes = entry.sizes_for(kind)
+        width, height = sizes.default
         return {
             "steps": serving.steps,
             "guidance": serving.guidance,
             "width": width,
             "height": height,
-            "only_sizes": entry.sizes.only,
+            "only_sizes": sizes.only,
             "prompt_tokens": entry.max_sequence_length,
         }
+
+    def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
+        """The folder of a repository that was pulled, whatever is in it; None where there is none."""
+        from runner.engine import hub
+
+        return hub.snapshot(repo, revision, data)
 
     def task(
         self,
@@ -58,6 +71,47 @@ class RegistryCatalogue:
         job: str,
         index: int,
         inputs: Mapping[str, Sequence[InputImage]],
+        loras: Sequence[Lora] = (),
     ) -> ImageTask:
         """The task of a realised single-image spec, every default filled in."""
-        return registry.realise(spec, job=job, index=index, inputs=inputs, defaults=self._defaults)
+        return registry.realise(
+            spec,
+            job=job,
+            index=index,
+            inputs=inputs,
+            loras=loras,
+            models=self._models,
+            defaults=self._defaults,
+        )
+
+
+def model_rows(home: Home) -> list[dict[str, Any]]:
+    """Every model as `models` and flux://models list it; `bytes` is all that `pull` would bring.
+
+    `own` is true for an entry of the settings. Raises UsageProblem as the catalogue does.
+    """
+    from runner.engine import hub
+
+    models = models_of(home.settings)
+    kinds = {kind for model in models.values() for kind in model.serves}
+    usual = {
+        kind: registry.default_model({"kind": kind}, home.settings.models) for kind in sorted(kinds)
+    }
+    rows = []
+    for model in models.values():
+        path = hub.present(model, home.data)
+        rows.append({
+            "name": model.name,
+            "kinds": list(model.serves),
+            "default_for": [kind for kind, name in usual.items() if name == model.name],
+            "repo": model.repo,
+            "file": model.single.file if model.single else None,
+            "licence": model.licence,
+            "gated": model.gated,
+            "own": model.name in home.settings.registry,
+            "present": path is not None,
+            "path": str(path) if path else None,
+            "bytes": hub.bytes_to_pull(model),
+            "bytes_here": hub.bytes_here(model, home.data),
+        })  # fmt: skip
+    return rows

@@ -287,6 +287,6 @@ def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
 
 def gpu_thread(home: Home) -> Executor:
     """The executor that a home uses: one GPU thread in this process."""
-    from runner.engine.gpu_thread import GpuThread
+    from runner.engine.gpu_thread import of_home
 
-    return GpuThread(home.data, device=home.settings.device)
+    return of_home(home)

@@ -62,11 +62,12 @@ class InputImage:
 
 @dataclass(frozen=True)
 class Lora:
-    """One LoRA file with its strength."""
+    """One LoRA file with its strength, and the hash it had when the job was accepted."""
 
     path: Path
     weight: float = 1.0
     name: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Settings:
     input_roots: tuple[str, ...] = ()
     lora_roots: tuple[str, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)
+    registry: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     settle_seconds: float = 0.3
     settle_seconds_unknown: float = 2.0
@@ -35,10 +36,17 @@ class Settings:
     input_wait_seconds: float = 600.0
     hold_minutes: float = 10.0
     idle_minutes: float = 10.0
+    prompt_cache_gb: float = 2.0
     rescan_seconds: float = 5.0
     device: str = "auto"
+    gpu_memory_gb: float | None = None
+    compile: bool = False
+    attention: str = "native"
+    step_cache: float = 0.0
     forbidden: tuple[Any, ...] = ()
     window: str | None = None
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Where in which file each part of `registry` stands, for mistakes that are found later."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Home:
                 f"cannot make the folder {error.filename}: {error.strerror}"
             ) from error
         os.environ.setdefault("HF_HOME", str(self.data / "hf-cache"))
+        # The hub is told nothing but what it is asked for.
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def is_home(folder: Path) -> bool:
@@ -129,13 +139,30 @@ def load_settings(file: Path) -> Settings:
     from specs.validate import validate
 
     try:
-        values = validate(read(data), schema="settings")
+        document = read(data)
+        values = validate(document, schema="settings")
     except SpecInvalid as error:
         lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
         raise UsageProblem("\n".join(lines)) from error
     values.pop("$schema", None)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Settings(**{**values, **lists})
+    own = {name: _found(entry, file.parent) for name, entry in values.get("registry", {}).items()}
+    places = {
+        ".".join(path): f"{file}:{line}:{column}"
+        for name, entry in own.items()
+        for path in (("registry", name), *(("registry", name, key) for key in entry))
+        for line, column in [document.locate(path, key=len(path) == 2)]
+    }
+    return Settings(**{**values, **lists, "registry": own, "places": places})
+
+
+def _found(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A registry entry with absolute paths: those in the file are relative to it."""
+    paths = {"folder"} if {"repo", "folder"} & entry.keys() else {"file"}
+    return {
+        key: str((root / Path(value).expanduser()).resolve()) if key in paths else value
+        for key, value in entry.items()
+    }
 
 
 def _has_content(data: bytes) -> bool:

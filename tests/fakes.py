@@ -9,9 +9,11 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine.models import MODEL_REGISTRY, Model
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.models import Estimator, Model, Weights
 from runner.executor import Event, Progressed
 from tests import random_twin
+from tests.twins import depth
 
 
 class FakeClock:
@@ -27,8 +29,8 @@ class FakeClock:
 class TwinLibrary:
     """Every registry entry, real ones too, served by the random twin of the same class.
 
-    What follows from the true size of the weights is left out: threads, room on the shelf, and
-    Kontext's habit of enlarging its reference to a million pixels.
+    What follows from the true size of the weights is left out: threads, room on the shelf, long
+    prompts, and Kontext's habit of enlarging its reference to a million pixels.
     """
 
     def __init__(self, data: Path) -> None:
@@ -37,9 +39,11 @@ class TwinLibrary:
             name: replace(
                 model,
                 bytes=1,
+                weights=Weights(1, 1, 1, 1),
+                max_sequence_length=min(model.max_sequence_length, 64),
                 serves={
                     kind: replace(serving, fixed={"_auto_resize": False})
-                    if kind == "kontext"
+                    if serving.pipeline == "FluxKontextPipeline"
                     else serving
                     for kind, serving in model.serves.items()
                 },
@@ -48,12 +52,19 @@ class TwinLibrary:
         }
 
     def main(self, model: Model, kind: str) -> Path:
-        wanted = model.serves[kind].pipeline
-        part = next(part for part, name in random_twin.PARTS.items() if name == wanted)
+        serving = model.serves[kind]
+        part = random_twin.part_of(serving.pipeline, guided=serving.guided)
         return random_twin.folder(part, self.data)
 
     def prior(self, model: Model, kind: str) -> Path:
         return random_twin.folder("redux-prior", self.data)
+
+    def estimator(self, estimator: Estimator) -> Path:
+        folder = self.data / "random-twin" / "depth"
+        return folder if (folder / "config.json").is_file() else depth.folder(folder)
+
+    def single(self, model: Model) -> Path | None:
+        return None
 
 
 class Watched:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from runner.engine import gpu
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.loading import Loaded, Shelf
-from runner.engine.models import MODEL_REGISTRY
+from runner.engine.needs import Needs
 from runner.engine.registry import KINDS, realise
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
@@ -117,7 +118,7 @@ def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
     plain = lives(executor, task)[-1]
     assert isinstance(plain, Rendered)
     for name, (phase, step) in MOMENTS.items():
-        shelf._prompts.clear()
+        executor._prompts.clear()
         stop_at(
             executor,
             lambda event, at=(phase, step): (  # type: ignore[misc]
@@ -173,7 +174,7 @@ def test_a_stop_before_the_task_is_looked_at_does_nothing_at_all(
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     class Untouched(Shelf):
-        def get(self, *given: Any) -> Loaded:
+        def needs(self, *given: Any) -> Any:
             raise AssertionError("nothing may be loaded for a stopped task")
 
     executor = GpuThread(library.data, library=library, shelf=Untouched(library))
@@ -236,16 +237,12 @@ class FakeShelf(Shelf):
         super().__init__(library, device="cpu")
         self.pipe = pipe
 
-    def get(self, task: ImageTask, on_loading: Callable[[], None]) -> Loaded:
-        stages = gpu.Stages(
-            family=FLUX1,
-            main=self.pipe,
-            arguments=KINDS[task.kind].arguments["flux1"],
-            encoders="fake",
-            length=16,
-            prompts=self._prompts,
-        )
-        return Loaded(stages, {})
+    def text(self, needs: Needs, on_loading: Callable[[], None]) -> FakePipe:
+        return self.pipe
+
+    def paint(self, needs: Needs, on_loading: Callable[[], None]) -> Loaded:
+        arguments = needs.kind.arguments["flux1"]
+        return Loaded(gpu.Stages(family=FLUX1, main=self.pipe, arguments=arguments), {})
 
 
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if not kind.prior])
@@ -258,8 +255,9 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     task = task_of("tiny", kind, inputs)
-    shelf.get(task, lambda: None)
-    shelf._prompts.clear()
+    needs = shelf.needs(task)
+    shelf.text(needs, lambda: None)
+    shelf.paint(needs, lambda: None)
     seen = []
     for each in (shelf, FakeShelf(library, FakePipe())):
         executor = GpuThread(library.data, library=library, shelf=each)
@@ -282,7 +280,8 @@ def test_the_fake_pipeline_takes_no_keyword_that_the_real_ones_do_not() -> None:
     import diffusers
 
     own = set(inspect.signature(FakePipe.__call__).parameters) - {"self", "inputs"}
-    for model in MODEL_REGISTRY.values():
+    flux1 = [model for model in MODEL_REGISTRY.values() if model.family == FLUX1.name]
+    for model in flux1:
         for serving in model.serves.values():
             real = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
             assert own <= set(real)

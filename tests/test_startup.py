@@ -6,6 +6,8 @@ files it opened. CPU time and not the clock: other work on the machine must not 
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli import VERBS
 from tests.harness import PATIENCE, clean_environment, spec
 
 pytestmark = pytest.mark.timeout(180)
@@ -105,6 +108,59 @@ def test_a_light_command_imports_nothing_heavy(used_home: Path, command: str) ->
     report = run(*arguments, cwd=used_home)
     assert report.code == code
     assert report.modules & HEAVY == set()
+
+
+def test_a_command_imports_its_own_verbs_alone(used_home: Path) -> None:
+    """Seen red: with `from runner.cli import clean` at the top of runner/cli/look.py."""
+    loaded = run("status", cwd=used_home).modules
+    assert {name for name in loaded if name.startswith("runner.cli.")} == {
+        "runner.cli.look",
+        "runner.cli.text",
+    }
+    unused = {"logging", "subprocess", "hashlib", "plistlib", "urllib.request", "xml", "email"}
+    assert loaded & unused == set()
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["--json", "status"], ["--home", ".", "status"]])
+def test_the_verb_is_found_wherever_the_common_options_stand(
+    used_home: Path, arguments: list[str]
+) -> None:
+    report = run(*arguments, cwd=used_home)
+    assert report.code == 0 and "runner.cli.clean" not in report.modules
+
+
+def test_every_verb_of_a_file_is_listed_with_it() -> None:
+    for name, verbs in VERBS.items():
+        parser = argparse.ArgumentParser()
+        added = parser.add_subparsers()
+        shared = argparse.ArgumentParser(add_help=False)
+        importlib.import_module(f"runner.cli.{name}").add(added, shared)
+        assert tuple(added.choices) == verbs
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_process_with_torch_in_it_says_all_it_has_to_say_and_leaves_at_once(
+    used_home: Path, loaded: bool
+) -> None:
+    """Taking torch apart takes two seconds, and whoever waits for the process waits for that too.
+
+    Seen red: with `sys.exit` alone, and with `os._exit` for every process.
+    """
+    script = (
+        "import atexit, sys, types\n"
+        "from runner.cli import program\n"
+        "atexit.register(print, 'taken apart')\n"
+        f"sys.modules.update({{'torch': types.ModuleType('torch')}} if {loaded} else {{}})\n"
+        "sys.argv = ['fluxdrop', 'status', 'never']\n"
+        "program()\n"
+    )
+    environment = {**clean_environment(), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=used_home, env=environment, timeout=PATIENCE,
+        capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 1 and "unknown" in done.stdout, done
+    assert ("taken apart" in done.stdout) is not loaded
 
 
 @pytest.mark.parametrize("command", QUICK)

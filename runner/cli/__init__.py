@@ -1,34 +1,38 @@
 """The command line: one file per group of verbs, this one parses and translates errors.
 
 Light by rule: nothing here, nor at the top of a verb's file, imports torch, numpy, rich or
-jsonschema, so that `--help` and `status` answer at once.
+jsonschema, and a command imports its own verb's file alone, so that `status` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from runner.cli import (
-    clean,
-    compose,
-    control,
-    doctor,
-    gallery,
-    look,
-    mcp,
-    models,
-    service,
-    setup,
-    submit,
-    verify,
-    work,
-)
 from runner.errors import FluxdropError, RunnerBusy, RunnerNeeded, SpecInvalid, UsageProblem
+
+VERBS: Mapping[str, tuple[str, ...]] = {
+    "work": ("demo", "run", "drain"),
+    "setup": ("init",),
+    "submit": ("submit", "check"),
+    "look": ("status", "watch"),
+    "control": ("cancel", "retry", "pause", "resume"),
+    "compose": ("compose", "audit"),
+    "gallery": ("gallery",),
+    "verify": ("verify",),
+    "models": ("models",),
+    "mcp": ("mcp",),
+    "service": ("service",),
+    "clean": ("clean",),
+    "doctor": ("doctor",),
+}
+"""The verbs of each file, in the order in which `--help` lists them."""
 
 _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
     (UsageProblem, 2),
@@ -64,8 +68,8 @@ def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
     return []
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The command line: of one verb and its neighbours, or the whole."""
     shared = argparse.ArgumentParser(add_help=False)
     where = "the home folder (default: $FLUXDROP_HOME, else this folder)"
     for name, settings in {
@@ -84,12 +88,36 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
-    for module in (
-        work, setup, submit, look, control, compose, gallery, verify, models, mcp, service, clean,
-        doctor,
-    ):  # fmt: skip
-        module.add(verbs, shared)
+    for name, own in VERBS.items():
+        if verb is None or verb in own:
+            importlib.import_module(f"{__name__}.{name}").add(verbs, shared)
     return parser
+
+
+def _verb_of(arguments: Sequence[str]) -> str | None:
+    """The verb that a command line names first, where it is one; None where all must be known."""
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--home":
+            next(given, None)
+        elif not argument.startswith("-"):
+            return argument if any(argument in own for own in VERBS.values()) else None
+        elif argument != "--json" and not argument.startswith("--home="):
+            return None
+    return None
+
+
+def program() -> NoReturn:
+    """`fluxdrop` as a process of its own: run one command, and leave."""
+    code = main()
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    # All that matters is written and closed; taking torch and its kin apart, module by module,
+    # would keep whoever waits for this process waiting for two seconds more.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = build_parser(_verb_of(arguments)).parse_args(arguments)
     options.home = getattr(options, "home", None)
     options.json = getattr(options, "json", False)
     if options.version:
@@ -122,7 +150,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"fluxdrop {version('fluxdrop')}")
         return 0
     if options.verb is None:
-        parser.print_help()
+        build_parser().print_help()
         return 2
     try:
         return int(options.run(options))

@@ -5,17 +5,19 @@ Reads status files only, so it shows the same whether the runner is this process
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.text import job_line, print_line
 from runner.settings import Home
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _LOOK_SECONDS = 0.1
 _MARKS = {
@@ -33,16 +35,7 @@ class Board:
         self._home = home
         self._ids = ids
         self._as_json = as_json
-        self._console = Console()
-        self._bars = Progress(
-            TextColumn("{task.fields[mark]}"),
-            TextColumn("[bold]{task.description:<20}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.fields[note]:<32}"),
-            TimeElapsedColumn(),
-            console=self._console,
-        )
-        self._live = self._console.is_terminal and not as_json
+        self._bars = None if as_json else _bars()
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, tuple[Any, ...]] = {}
         self._seen: dict[str, None] = {}
@@ -51,7 +44,7 @@ class Board:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Board:
-        if self._live:
+        if self._bars:
             self._bars.start()
         return self
 
@@ -63,7 +56,7 @@ class Board:
         if self._thread is not None:
             self._thread.join()
         self.look()
-        if self._live:
+        if self._bars:
             self._bars.stop()
 
     def follow_aside(self) -> None:
@@ -86,30 +79,30 @@ class Board:
             if status is None:
                 continue
             self._seen[job_id] = None
-            if self._live:
-                self._draw(status)
+            if self._bars:
+                self._draw(self._bars, status)
             else:
                 self._tell(status)
             if status["state"] in client.FINAL_STATES:
                 self._over.add(job_id)
                 del self._seen[job_id]
 
-    def _draw(self, status: dict[str, Any]) -> None:
+    def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
         if job_id not in self._tasks:
-            self._tasks[job_id] = self._bars.add_task(job_id, total=1.0, mark=" ", note="")
+            self._tasks[job_id] = bars.add_task(job_id, total=1.0, mark=" ", note="")
         task = self._tasks[job_id]
         progress = status["progress"] or {}
         done = (images["done"] + images["failed"]) / max(images["total"], 1)
         over = status["state"] in client.FINAL_STATES
-        self._bars.update(
+        bars.update(
             task,
             completed=1.0 if over else max(progress.get("fraction", 0.0), done),
             mark=_MARKS.get(status["state"], " "),
             note=_note(status),
         )
         if over:
-            self._bars.stop_task(task)
+            bars.stop_task(task)
 
     def _tell(self, status: dict[str, Any]) -> None:
         key = (status["state"], status["reason"], status["images"]["done"])
@@ -120,6 +113,26 @@ class Board:
             print_line(status)
         else:
             print(job_line(status), flush=True)
+
+
+def _bars() -> Progress | None:
+    """The bars of a terminal; None where nobody looks at one, and rich need not be loaded."""
+    if not (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console()
+    if not console.is_terminal:
+        return None
+    return Progress(
+        TextColumn("{task.fields[mark]}"),
+        TextColumn("[bold]{task.description:<20}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[note]:<32}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
 
 
 def _note(status: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.plans import size as size_text
 from runner.cli.text import print_json, say
+from runner.cli.text import size as size_text
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 

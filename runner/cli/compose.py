@@ -117,20 +117,20 @@ def _bytes(spec: Mapping[str, Any]) -> bytes:
 
 def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     from composer.packs import read_pack
+    from composer.parameters import encoders_of
     from composer.report import compose_json
-    from runner.catalogue import RegistryCatalogue
+    from runner.cli.plans import CountingCatalogue, tokens_text
 
     if options.fields:
         _bytes(spec)
     pack = read_pack(home.prompts, options.pack)
-    catalogue = RegistryCatalogue(home.settings)
+    catalogue = CountingCatalogue(home)
     model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
-    parameters = catalogue.parameters(model, str(spec["kind"]))
     told = compose_json(
         pack,
         spec["compose"],
         forbidden=home.settings.forbidden,
-        t5_limit=int(parameters.get("prompt_tokens", 512)),
+        encoders=encoders_of(lambda name: catalogue.parameters(name, str(spec["kind"])))(model),
     )
     ok = told["audit"]["verdict"] == "ok" and not told["over_by"]
     if options.json:
@@ -140,11 +140,7 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
     print()
     for block in told["blocks"]:
         print(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
-    tokens = told["tokens"]
-    about = "about " if tokens["estimated"] else ""
-    print(
-        f"  {told['length']} characters, {about}{tokens['clip']} CLIP and {tokens['t5']} T5 tokens"
-    )
+    print(f"  {told['length']} characters, {tokens_text(told['tokens'])}")
     for warning in told["warnings"]:
         print(f"  {warning}")
     _print_audit(told["audit"], told["prompt"])
@@ -152,11 +148,10 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
 
 
 def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
-    from runner.catalogue import RegistryCatalogue
-    from runner.cli.plans import print_plan, told_of
-    from runner.spool.judge import look_ahead
+    from runner.cli.plans import CountingCatalogue, print_plan, told_of
+    from runner.spool.preview import preview
 
-    ahead = look_ahead(_bytes(spec), home, RegistryCatalogue(home.settings))
+    ahead = preview(_bytes(spec), home, CountingCatalogue(home))
     told = told_of(ahead, home)
     if options.json:
         print_json(told)
@@ -167,11 +162,11 @@ def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> i
 
 def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Drop the spec, unless it would be refused: then nothing is dropped."""
-    from runner.catalogue import RegistryCatalogue
-    from runner.spool.judge import look_ahead
+    from runner.cli.plans import CountingCatalogue
+    from runner.spool.preview import preview
 
     data = _bytes(spec)
-    ahead = look_ahead(data, home, RegistryCatalogue(home.settings))
+    ahead = preview(data, home, CountingCatalogue(home))
     ahead.plan.reject()
     if ahead.problems:
         raise SpecInvalid("SchemaInvalid", ahead.problems)

@@ -15,17 +15,21 @@ from runner.cli.text import print_json
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "pillow", "watchdog")
+_PACKAGES = (
+    *("torch", "diffusers", "transformers", "accelerate", "bitsandbytes", "gguf", "peft"),
+    *("pillow", "watchdog"),
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `remedy` says what to do where `ok` is false."""
+    """One thing looked at; `remedy` says what to do where `ok` is false, `why` gives reasons."""
 
     name: str
     ok: bool
     found: str
     remedy: str | None = None
+    why: tuple[str, ...] = ()
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -45,6 +49,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     else:
         for finding in findings:
             print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<14} {finding.found}")
+            for reason in finding.why:
+                print(f"     {'':<14}   {reason}")
             if finding.remedy:
                 print(f"     {'':<14} → {finding.remedy}")
     return 0 if all(finding.ok for finding in findings) else 1
@@ -57,14 +63,19 @@ def _findings(home: Home) -> Iterator[Finding]:
     yield _writers(home)
     yield _runner(home)
     yield _device(home)
-    yield _weights(home)
+    yield _speed()
+    yield from _weights(home)
+    yield from _quantised(home)
 
 
 def _versions() -> Iterator[str]:
     import importlib.metadata
 
     for name in _PACKAGES:
-        yield f"{name} {importlib.metadata.version(name)}"
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            yield f"{name} not installed"
 
 
 def _disk(home: Home) -> Finding:
@@ -102,12 +113,42 @@ def _device(home: Home) -> Finding:
     return Finding("device", device.remedy is None, device.found, device.remedy)
 
 
-def _weights(home: Home) -> Finding:
-    from runner.engine.hub import present
-    from runner.engine.registry import MODEL_REGISTRY
+def _speed() -> Finding:
+    from runner.engine import speed
 
-    here = [m.name for m in MODEL_REGISTRY.values() if present(m, home.data)]
-    lacking = [name for name in MODEL_REGISTRY if name not in here]
+    said, *more = speed.available()
+    return Finding("speed", True, said, None, tuple(more))
+
+
+def _weights(home: Home) -> Iterator[Finding]:
+    """Which models are here, and how each would be held; without any, those that are usual."""
+    from runner.engine import machine, memory
+    from runner.engine.custom import models_of
+    from runner.engine.hub import present
+    from runner.engine.registry import default_model
+
+    models = models_of(home.settings)
+    here = [name for name, model in models.items() if present(model, home.data)]
+    lacking = [name for name in models if name not in here]
     place = os.environ.get("HF_HOME", "")
     found = f"here: {', '.join(here)}; not here: {', '.join(lacking)} (looked in {place})"
-    return Finding("models", True, found)
+    yield Finding("models", True, found)
+    kinds = {kind: None for model in models.values() for kind in model.serves}
+    usual = dict.fromkeys(default_model({"kind": kind}, home.settings.models) for kind in kinds)
+    own = [name for name in here if not models[name].builtin]
+    has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
+    for name in own or [name for name in usual if name in models]:
+        plan, *why = memory.lines(models[name], has, models=models)
+        fits = bool(why)
+        remedy = None if fits or name not in own else "see `fluxdrop models` for another one"
+        yield Finding("memory", remedy is None, plan, remedy, tuple(why))
+
+
+def _quantised(home: Home) -> Iterator[Finding]:
+    """What quantised weights take of the disk; they are made again when they are wanted."""
+    folder = home.data / "quantised"
+    files = [each for each in folder.rglob("*") if each.is_file()] if folder.is_dir() else []
+    if files:
+        size = sum(each.stat().st_size for each in files) / 1024**3
+        found = f"{size:.1f} GiB in {folder}; what you delete there is made again"
+        yield Finding("quantised", True, found)

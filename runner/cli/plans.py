@@ -8,20 +8,41 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.catalogue import RegistryCatalogue
+from runner.cli.text import size
 from runner.settings import Home
 
 if TYPE_CHECKING:
     from composer.plan import Plan
-    from runner.spool.judge import Ahead
+    from runner.spool.preview import Preview
 
 _LISTED = 12
 _WIDE = 100
 
 
-def told_of(ahead: Ahead, home: Home) -> dict[str, Any]:
+class CountingCatalogue(RegistryCatalogue):
+    """The models of a home, with what reads their prompts where the weights are on this machine."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home.settings)
+        self._data = home.data
+
+    def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
+        """A model's own defaults, and its encoders."""
+        from runner.engine import tokens
+
+        given = super().parameters(model, kind)
+        entry = self._models.get(model or "")
+        if entry is None:
+            return given
+        return {**given, "encoders": partial(tokens.encoders, entry, self._data)}
+
+
+def told_of(ahead: Preview, home: Home) -> dict[str, Any]:
     """The plan as other programs read it, with what this machine has measured and has room for."""
     from composer.report import plan_json
 
@@ -76,6 +97,15 @@ def _free(home: Home) -> int | None:
         return None
 
 
+def tokens_text(tokens: Mapping[str, Any]) -> str:
+    """The tokens of one prompt in words: "about 17 CLIP and 16 T5 tokens, estimated"."""
+    names = {"clip": "CLIP", "t5": "T5", "qwen3": "Qwen3"}
+    each = [f"{count} {names.get(n, n)}" for n, count in tokens.items() if n != "estimated"]
+    if tokens["estimated"]:
+        return f"about {' and '.join(each)} tokens (estimated)"
+    return f"{' and '.join(each)} tokens (counted)"
+
+
 def print_plan(told: Mapping[str, Any]) -> None:
     """The plan in words, the long lists shortened."""
     prompts = {(item["subject"], item["variable"]): item["prompt"] for item in told["items"]}
@@ -100,6 +130,8 @@ def print_plan(told: Mapping[str, Any]) -> None:
         ],
     )
     _list("warnings", told["warnings"])
+    for number, line in enumerate(_tokens(told["tokens"])):
+        print(f"{'' if number else 'tokens':<11} {line}")
     _list("errors", [f"{e['path']}: {e['message']}" for e in told["errors"]])
     estimate = told["estimate"]
     free = estimate["free_bytes"]
@@ -107,6 +139,18 @@ def print_plan(told: Mapping[str, Any]) -> None:
     print(f"disk        about {size(estimate['bytes'])}{of_free}")
     print(f"time        {_duration(estimate)}")
     print("this would be rejected" if told["rejected"] else "this can run")
+
+
+def _tokens(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    models = len({row["model"] for row in rows})
+    for row in rows:
+        of = f"{row['model']}: " if models > 1 else ""
+        how = "" if row["counted"] else "about "
+        over = f", {row['over']:,} prompts have more" if row["over"] else ""
+        yield (
+            f"{of}{row['encoder']} sees {row['limit']}, the longest prompt has {how}{row['most']}"
+            f"{over} ({'counted' if row['counted'] else 'estimated'})"
+        )
 
 
 def _list(name: str, lines: Sequence[str], total: int | None = None) -> None:
@@ -146,15 +190,6 @@ def _skipped(entry: Mapping[str, Any]) -> str:
 
 def _many(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def size(count: float) -> str:
-    """A number of bytes as people say it."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _duration(estimate: Mapping[str, Any]) -> str:

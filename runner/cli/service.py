@@ -7,18 +7,12 @@ what `install` would write and do, and does nothing.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import plistlib
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from runner.cli.text import print_json, say
 from runner.errors import UsageProblem
@@ -109,6 +103,9 @@ def service_for(
     system: str, home: Home, command: Sequence[str], environment: Mapping[str, str]
 ) -> Service:
     """The service of a home on one of SYSTEMS; pure, but for where this user keeps services."""
+    import hashlib
+    import re
+
     # Two homes are two services; the name says which, the hash tells namesakes apart.
     plain = re.sub(r"[^A-Za-z0-9]+", "-", home.root.name).strip("-").lower() or "home"
     name = f"fluxdrop-{plain}-{hashlib.sha256(str(home.root).encode()).hexdigest()[:6]}"
@@ -179,6 +176,8 @@ def _unit_word(word: str) -> str:
 def _launchd(
     name: str, home: Home, command: Sequence[str], environment: Mapping[str, str]
 ) -> Service:
+    import plistlib
+
     label = f"io.fluxdrop.{name.removeprefix('fluxdrop-')}"
     log = str(home.data / "service.log")
     content = plistlib.dumps(
@@ -209,6 +208,9 @@ def _launchd(
 def _windows(
     name: str, home: Home, command: Sequence[str], environment: Mapping[str, str]
 ) -> Service:
+    import subprocess
+    from xml.sax.saxutils import escape
+
     program, *arguments = command
     given = subprocess.list2cmdline(arguments)
     file = home.data / f"{name}.xml"
@@ -258,6 +260,9 @@ def _windows(
 
 def _run(commands: Commands, *, strict: bool = True) -> None:
     """Run the commands; a failing one is told in its own words."""
+    import shutil
+    import subprocess
+
     for command in commands:
         if shutil.which(command[0]) is None:
             raise UsageProblem(

@@ -36,3 +36,12 @@ def job_line(job: Mapping[str, Any]) -> str:
     if why and job["state"] not in ("running", "succeeded"):
         parts.append(f"{job.get('reason') or ''}: {why}".lstrip(": "))
     return "  ".join(parts)
+
+
+def size(count: float) -> str:
+    """A number of bytes as people say it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

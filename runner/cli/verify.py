@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.text import print_json, say
-from runner.errors import FluxdropError, RunnerNeeded, UsageProblem
+from runner.errors import FluxdropError, JobFailed, RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
 
 if TYPE_CHECKING:
@@ -105,9 +105,10 @@ def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
 def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
     """The picture and the facts of its run, made by this process."""
     from runner.catalogue import RegistryCatalogue
-    from runner.engine.gpu_thread import GpuThread
+    from runner.engine.gpu_thread import of_home
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
     from runner.job import InputImage
+    from runner.spool import loras
     from runner.spool.inputs import IMAGE_FIELDS, place_of
 
     spec = _spec(sidecar)
@@ -126,9 +127,13 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
                 for item in items
             )
     spec.pop("timeout", None)
-    task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs)
+    try:
+        worn = loras.for_task(spec, home, catalogue.snapshot)
+    except JobFailed as error:
+        raise _NotMade(f"it could not be made again: {error.reason}: {error}") from error
+    task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs, loras=worn)
     with _held(home):
-        executor = GpuThread(home.data, device=home.settings.device)
+        executor = of_home(home)
         try:
             executor.start(executor.slots()[0].name, [task])
             while isinstance(event := executor.events.get(), Progressed):

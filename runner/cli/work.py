@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +170,8 @@ def _name_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> Home:
+    import logging
+
     level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
     home = find_home(options.home)
@@ -194,6 +194,8 @@ def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:
 
 
 def _moment(text: str) -> float:
+    from datetime import datetime, timedelta
+
     try:
         hour, minute = (int(part) for part in text.split(":"))
         now = datetime.now().astimezone()

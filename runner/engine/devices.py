@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
+import importlib.util
+import logging
+import sys
 from functools import cache
 from typing import Any
 
-from runner.engine.models import Model
-
 _SMALL = 100_000_000
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def frameworks() -> Any:
     """diffusers, imported and quiet: no bars and no notices on the terminal of the runner."""
+    _put_off("bitsandbytes")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import diffusers
     import transformers
 
@@ -22,6 +23,18 @@ def frameworks() -> Any:
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     return diffusers
+
+
+def _put_off(name: str) -> None:
+    """Have a package loaded when it is first used: diffusers imports this one in any case.
+
+    It costs a second of every start, and only 4-bit weights use it.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is not None and spec.loader is not None:
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 def choose(wanted: str) -> Any:
@@ -33,15 +46,6 @@ def choose(wanted: str) -> Any:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def precision_for(wanted: str, model: Model, device: Any) -> str:
-    """The precision that is used: a model's own for `auto`, else what suits the device."""
-    if wanted != "auto":
-        return wanted
-    if model.native:
-        return model.native
-    return "fp32" if device.type == "cpu" else "bf16"
 
 
 def use_threads(device: Any, weights: int) -> None:
@@ -67,9 +71,15 @@ def _all_threads() -> int:
 
 
 def dtype_of(precision: str) -> Any:
+    """The number format that a precision computes in; quantised weights compute in bfloat16."""
     import torch
 
-    return getattr(torch, _DTYPES[precision])
+    return getattr(torch, dtype_name(precision))
+
+
+def dtype_name(precision: str) -> str:
+    """The same by name, as a sidecar records it."""
+    return "float32" if precision == "fp32" else "bfloat16"
 
 
 def describe(device: Any) -> str:
@@ -79,19 +89,6 @@ def describe(device: Any) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return str(device)
-
-
-def room(device: Any) -> int:
-    """How many bytes of weights may lie on a device at once, the rest being for the work."""
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * 0.8)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        memory = 16 * 2**30
-    return memory // 2
 
 
 def free_caches() -> None:

@@ -1,18 +1,18 @@
-"""Prompts as the text encoders left them, kept so that the next image need not ask again.
+"""Prompts as the text encoders left them, kept so that no prompt is encoded twice.
 
-The key is everything that changes the numbers: the encoders' weights, number format and device
-(together `encoders`), the prompt and the length. The tensors stay where they were made.
+The newest stay in memory, on the device where they were made; all of them go to the disk where a
+store is given. A key is a text of everything that changes the numbers (see `key_of`).
 """
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from runner.engine.families import Embeddings, Family
-
-Key = tuple[str, str, int]
+from runner.engine.families import Embeddings
 
 
 @dataclass(frozen=True)
@@ -23,35 +23,66 @@ class Encoded:
     warnings: tuple[str, ...] = ()
 
 
-class PromptCache:
-    """The newest prompts, few enough to be no burden (4 MiB each for a FLUX.1)."""
+class Store(Protocol):
+    """Where embeddings outlive the process."""
 
-    def __init__(self, size: int = 16) -> None:
+    def has(self, key: str) -> bool: ...
+
+    def get(self, key: str, device: Any) -> Encoded | None: ...
+
+    def put(self, key: str, encoded: Encoded) -> None: ...
+
+    def capacity(self, encoded: Encoded) -> int: ...
+
+
+def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str]) -> str:
+    """The key of a prompt: the encoders (weights, number format, device), the text, its length.
+
+    `versions` are those of the libraries that compute: another one may round differently.
+    """
+    return json.dumps([encoders, length, sorted(versions.items()), prompt], ensure_ascii=False)
+
+
+class PromptCache:
+    """The newest `size` prompts in memory (4 MiB each for a FLUX.1), the others in the store."""
+
+    def __init__(self, store: Store | None = None, size: int = 16) -> None:
+        self._store = store
         self._size = size
-        self._kept: OrderedDict[Key, Encoded] = OrderedDict()
+        self._kept: OrderedDict[str, Encoded] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, encoders: str, prompt: str, length: int) -> Encoded | None:
-        key = (encoders, prompt, length)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+    def has(self, key: str) -> bool:
+        """Whether a prompt need not be encoded."""
+        return key in self._kept or (self._store is not None and self._store.has(key))
 
-    def encode(self, family: Family, pipe: Any, encoders: str, prompt: str, length: int) -> Encoded:
-        """Encode and keep; the oldest makes room."""
-        count = family.tokens(pipe, prompt)
-        cut = (
-            (f"the prompt has {count} tokens and the model reads {length}: its end was not read",)
-            if count > length
-            else ()
-        )
-        encoded = Encoded(family.encode(pipe, prompt, length), cut)
-        self._kept[encoders, prompt, length] = encoded
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-        return encoded
+    def get(self, key: str, device: Any) -> Encoded | None:
+        """A prompt's embeddings on the device, or None."""
+        kept = self._kept.get(key)
+        if kept is None and self._store is not None:
+            kept = self._store.get(key, device)
+        if kept is not None:
+            self._remember(key, kept)
+        return kept
+
+    def put(self, key: str, encoded: Encoded) -> None:
+        """Keep a prompt, in memory and on the disk."""
+        if self._store is not None:
+            self._store.put(key, encoded)
+        self._remember(key, encoded)
+
+    def room_like(self, encoded: Encoded) -> int:
+        """How many prompts of this size are kept before the first of them is lost."""
+        return self._size if self._store is None else self._store.capacity(encoded)
 
     def clear(self) -> None:
+        """Give back the memory; what is on the disk stays."""
         self._kept.clear()
+
+    def _remember(self, key: str, encoded: Encoded) -> None:
+        self._kept[key] = encoded
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from runner.errors import JobFailed, OutOfMemory
 
 
@@ -38,6 +41,18 @@ _LOST = (
     "gpu is lost",
     "fallen off the bus",
 )
+
+
+@contextmanager
+def translation() -> Iterator[None]:
+    """The border where what torch raises about the device becomes one of our errors."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        ours = translated(error)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def translated(error: BaseException) -> JobFailed | None:

@@ -1,4 +1,4 @@
-"""The one place that calls a pipeline: encode, prior, denoise, decode, with a joint between each.
+"""The one place that calls a pipeline: prior, denoise, decode, with a joint between each.
 
 The stop sign is a required argument, and the step callback is added here and nowhere else, so no
 kind can forget it: one that brings the keyword itself gets Python's own TypeError. Stopping is an
@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.embeddings import Encoded, PromptCache
+from runner.engine.embeddings import Encoded
 from runner.engine.families import Family
-from runner.engine.faults import Bug, NotFinite, translated
+from runner.engine.faults import Bug, NotFinite, translation
 from runner.engine.kinds.base import Build, Paste, Prepared
+from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
 from runner.job import ImageTask, Phase
 
@@ -35,12 +36,10 @@ class Stages:
     family: Family
     main: Any
     arguments: Build
-    encoders: str
-    length: int
-    prompts: PromptCache
     prior: Any = None
     prior_arguments: Build | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    speed: Speed = Speed()
 
 
 def require_callback(pipeline: type) -> None:
@@ -50,42 +49,30 @@ def require_callback(pipeline: type) -> None:
 
 
 def run(
-    stages: Stages, task: ImageTask, prepared: Prepared, stop: StopSign, on_progress: OnProgress
-) -> tuple[Image, tuple[str, ...]]:
-    """The picture of one task, and what its caller should know; raises where there is none."""
+    stages: Stages,
+    task: ImageTask,
+    prepared: Prepared,
+    encoded: Encoded,
+    stop: StopSign,
+    on_progress: OnProgress,
+) -> Image:
+    """The picture of one task; raises where there is none."""
     try:
-        stop.check()
-        encoded = _encoded(stages, task, stop, on_progress)
-        given = _conditioned(stages, task, prepared, encoded)
-        stop.check()
-        latents = _denoised(stages, task, prepared, given, stop, on_progress)
-        stop.check()
-        on_progress(Phase.DECODING, 0, 0)
-        image = stages.family.decode(stages.main, latents, prepared.width, prepared.height)
-    except (RuntimeError, MemoryError) as error:
-        ours = translated(error)
-        if ours is None:
-            raise
-        raise ours from error
+        with translation():
+            stop.check()
+            given = _conditioned(stages, task, prepared, encoded)
+            stop.check()
+            latents = _denoised(stages, task, prepared, given, stop, on_progress)
+            stop.check()
+            on_progress(Phase.DECODING, 0, 0)
+            image = stages.family.decode(stages.main, latents, prepared.width, prepared.height)
     finally:
         # diffusers does this only on the good path; without it offload hooks and step caches
         # would carry this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
-    return _pasted(image, prepared.paste), encoded.warnings
-
-
-def _encoded(stages: Stages, task: ImageTask, stop: StopSign, on_progress: OnProgress) -> Encoded:
-    kept = stages.prompts.get(stages.encoders, task.prompt, stages.length)
-    if kept is not None:
-        return kept
-    on_progress(Phase.ENCODING, 0, 0)
-    encoded = stages.prompts.encode(
-        stages.family, stages.main, stages.encoders, task.prompt, stages.length
-    )
-    stop.check()
-    return encoded
+    return _pasted(image, prepared.paste)
 
 
 def _conditioned(
@@ -125,7 +112,8 @@ def _denoised(
         **given,
     }
     on_progress(Phase.DENOISING, 0, task.steps)
-    latents = _call(stages.main, arguments, watch).images
+    with stages.speed.around(stages.main):
+        latents = _call(stages.main, arguments, watch).images
     if not torch.isfinite(latents).all():
         raise NotFinite(
             "the model computed numbers that are none (NaN or infinite):"

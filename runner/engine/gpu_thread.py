@@ -18,17 +18,28 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.engine import devices, gpu, hub
+from runner.engine import devices, gpu, hub, ladder, loras
+from runner.engine.custom import models_of
+from runner.engine.depth import DepthMaps
+from runner.engine.embedding_store import EmbeddingStore
+from runner.engine.embeddings import PromptCache
+from runner.engine.encoding import Prompts
 from runner.engine.faults import DeviceLost
 from runner.engine.kinds.base import Prepared
-from runner.engine.loading import Shelf
+from runner.engine.loading import Loaded, Shelf
+from runner.engine.needs import Needs
 from runner.engine.registry import KINDS
+from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
-from runner.errors import JobFailed, OutOfMemory, Stopped
+from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Progressed, Rendered, Slot, StoppedEarly
 from runner.job import ImageTask, Phase
+from runner.settings import Home
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +51,8 @@ class GpuThread:
     """An `Executor`: see there for what it promises.
 
     `data` is the home's private folder, where the built-in model is put together; `library` says
-    where models come from if not from there and the hub's cache.
+    where models come from if not from there and the hub's cache. `prompt_cache` is how many bytes
+    of encoded prompts are kept on the disk.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class GpuThread:
         library: hub.Library | None = None,
         device: str = "auto",
         precision: str = "auto",
+        prompt_cache: int = 0,
         slot: str = "gpu0",
         shelf: Shelf | None = None,
     ) -> None:
@@ -57,8 +70,13 @@ class GpuThread:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
         """Why the device can do nothing more in this process; None while it works."""
-        self._models = library.models
+        self._library = library
+        self._depth_maps = DepthMaps()
         self._shelf = shelf or Shelf(library, device=device, precision=precision)
+        store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
+        self._prompts = Prompts(
+            self._shelf, PromptCache(store if prompt_cache else None), versions()
+        )
         self._slot = slot
         self._lock = threading.Lock()
         self._hand: list[tuple[ImageTask, StopSign]] = []
@@ -72,8 +90,9 @@ class GpuThread:
             return (Slot(self._slot, bool(self._hand), self._shelf.loaded),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
-        """Work is coming: the libraries are imported while it is still being read."""
+        """Work is coming: its prompts are known, and the libraries are imported meanwhile."""
         if upcoming:
+            self._prompts.expect(upcoming)
             self._orders.put("import")
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
@@ -107,11 +126,12 @@ class GpuThread:
     def _run(self) -> None:
         while True:
             order = self._orders.get()
-            if order == "close":
-                self._quietly(self._shelf.clear)
-                return
-            if order == "release":
-                self._quietly(self._shelf.clear)
+            if order in ("close", "release"):
+                self._quietly(self._prompts.clear)
+                self._quietly(self._depth_maps.release)
+                self._quietly(self._shelf.forget)
+                if order == "close":
+                    return
             elif order == "import":
                 self._quietly(devices.frameworks)
             elif isinstance(order, list):
@@ -121,8 +141,6 @@ class GpuThread:
     def _turn(self, task: ImageTask, sign: StopSign) -> None:
         """One task from hand to answer; the slot is free before anybody can read the answer."""
         answer = self._answer(task, sign)
-        if isinstance(answer, Failed) and answer.reason == OutOfMemory.reason:
-            self._quietly(devices.free_caches)
         with self._lock:
             self._hand.pop(0)
         self.events.put(answer)
@@ -153,15 +171,21 @@ class GpuThread:
         def on_progress(phase: Phase, step: int = 0, steps: int = 0) -> None:
             self.events.put(Progressed(self._slot, task, phase, step, steps))
 
+        def attempt(needs: Needs) -> tuple[Image, Loaded, tuple[str, ...]]:
+            encoded = self._prompts.encoded(needs, task, sign, on_progress)
+            with sign.not_counted():
+                loaded = self._shelf.paint(needs, lambda: on_progress(Phase.LOADING))
+                worn = loras.apply(loaded.stages.main, task.loras)
+            image = gpu.run(loaded.stages, task, prepared, encoded, sign, on_progress)
+            told = loaded.stages.speed.warnings(loaded.stages.main, task.steps)
+            return image, loaded, (*encoded.warnings, *worn, *told)
+
         sign.check()
         prepared = self._prepared(task, on_progress)
         sign.check()
-        before = time.monotonic()
-        with sign.not_counted():
-            loaded = self._shelf.get(task, lambda: on_progress(Phase.LOADING))
-        loading = time.monotonic() - before
-        image, warnings = gpu.run(loaded.stages, task, prepared, sign, on_progress)
-        seconds = time.monotonic() - began - loading
+        pixels = prepared.width * prepared.height
+        needs = self._shelf.needs(task, pixels)
+        (image, loaded, cut), lowered = ladder.climb(self._shelf, needs, pixels, attempt)
         facts = {
             **loaded.facts,
             "versions": dict(versions()),
@@ -170,16 +194,24 @@ class GpuThread:
             "width": image.width,
             "height": image.height,
         }
-        return Rendered(self._slot, task, image, seconds, facts, warnings)
+        seconds = time.monotonic() - began - sign.given_back
+        return Rendered(self._slot, task, image, seconds, facts, (*cut, *lowered))
 
     def _prepared(self, task: ImageTask, on_progress: gpu.OnProgress) -> Prepared:
         """The pictures first: a fault in them costs no loading and no time on the device."""
-        kind, model = KINDS.get(task.kind), self._models.get(task.model)
-        if kind is None or model is None:
+        kind, model = KINDS.get(task.kind), self._library.models.get(task.model)
+        if kind is None or model is None or task.kind not in model.serves:
             raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
         if kind.reads:
             on_progress(Phase.PREPROCESSING, 0, 0)
-        return kind.prepare(task, model.sizes)
+        prepared = kind.prepare(task, model.sizes_for(task.kind))
+        estimator = model.serves[task.kind].estimator
+        if prepared.depth_of is None or estimator is None:
+            return prepared
+        folder = self._library.estimator(estimator)
+        return prepared.with_depth(
+            self._depth_maps.of(prepared.depth_of, folder, self._shelf.device)
+        )
 
     def _quietly(self, what: Any) -> None:
         """Housekeeping between tasks: a failure is written down and ends nothing."""
@@ -187,6 +219,22 @@ class GpuThread:
             what()
         except Exception:
             log.exception("housekeeping of %s failed", self._slot)
+
+
+def of_home(home: Home) -> GpuThread:
+    """The GPU thread that a home's settings ask for.
+
+    Raises UsageProblem where they ask for what this machine or this installation lacks.
+    """
+    settings = home.settings
+    speed = Speed.of(settings)
+    speed.check()
+    library = hub.Disk(home.data, models_of(settings))
+    shelf = Shelf(
+        library, device=settings.device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
+    )
+    cache = int(settings.prompt_cache_gb * 1e9)
+    return GpuThread(home.data, library=library, shelf=shelf, prompt_cache=cache)
 
 
 @cache

@@ -2,36 +2,51 @@
 
 Looking is done on the file system alone, so that listing models loads no library. A model counts
 as present only when every component of its index is there, whole: a download that broke off
-leaves the index behind. What diffusers and the hub raise is translated here into one sentence.
+leaves the index behind. Never fetches anything: that is `pull`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from runner.engine.models import MODEL_REGISTRY, Model, Prior
-from runner.errors import JobFailed, ModelMissing
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.models import Estimator, Model
+from runner.engine.sources import (
+    INDEX,
+    Source,
+    estimator_source,
+    lacking,
+    main_source,
+    prior_source,
+    single_source,
+    sources,
+)
+from runner.errors import ModelMissing
 
-INDEX = "model_index.json"
-_WEIGHTS = (".safetensors", ".bin")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Library(Protocol):
     """Where the executor gets models from: the entries, and the folder of each pipeline.
 
-    `main` and `prior` raise `ModelMissing` where the folder is not on this machine.
+    All but `data` and `models` raise `ModelMissing` for what is not, or not wholly, on this
+    machine; `data` is the private folder that things made from models are kept in.
     """
 
+    data: Path
     models: Mapping[str, Model]
 
     def main(self, model: Model, kind: str) -> Path: ...
 
     def prior(self, model: Model, kind: str) -> Path: ...
+
+    def single(self, model: Model) -> Path | None:
+        """The one file that the transformer comes from, for a model that has such a file."""
+
+    def estimator(self, estimator: Estimator) -> Path: ...
 
 
 class Disk:
@@ -44,43 +59,88 @@ class Disk:
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
             return builtin_folder(model.serves[kind].part, self.data)
-        return self._complete(model, model.repo, model.revision)
+        return self._complete(model.name, main_source(model))
 
     def prior(self, model: Model, kind: str) -> Path:
-        prior = _prior(model, kind)
+        prior = model.serves[kind].prior
+        if prior is None:
+            raise ValueError(f"{model.name} serves {kind} without a prior stage")
         if model.builtin:
             return builtin_folder(prior.part, self.data)
-        return self._complete(model, prior.repo, prior.revision)
+        return self._complete(model.name, prior_source(prior))
 
-    def _complete(self, model: Model, repo: str, revision: str) -> Path:
-        folder = find(repo, revision, self.data)
+    def single(self, model: Model) -> Path | None:
+        if model.single is None:
+            return None
+        source = single_source(model)
+        return self._complete(model.name, source) / source.file
+
+    def estimator(self, estimator: Estimator) -> Path:
+        return self._complete(estimator.name, estimator_source(estimator))
+
+    def _complete(self, name: str, source: Source) -> Path:
+        folder = locate(source, self.data)
+        gone = lacking(source, folder) if folder else []
+        if folder and not gone:
+            return folder
+        if source.is_local:
+            raise ModelMissing(
+                f"what {name} is made of is not, or not wholly, in its folder: see"
+                f" `fluxdrop models check {name}`"
+            )
         if folder is None:
             raise ModelMissing(
-                f"{repo} is not on this machine: run `fluxdrop models pull {model.name}`"
+                f"{source.repo} is not on this machine: run `fluxdrop models pull {name}`"
             )
-        lacking = missing_parts(folder)
-        if lacking:
-            raise ModelMissing(
-                f"{repo} is only partly on this machine ({', '.join(lacking)} missing):"
-                f" run `fluxdrop models pull {model.name}` again"
-            )
-        return folder
+        raise ModelMissing(
+            f"{source.repo} is only partly on this machine ({', '.join(_parts(gone))} missing):"
+            f" run `fluxdrop models pull {name}` again"
+        )
 
 
 def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
     """The main folder of a model if all it needs is here (for one kind, or for all), else None."""
-    library = Disk(data, {model.name: model})
     if model.builtin:
         return Path(__file__).parent / model.name
-    folder = None
-    for each in [kind] if kind else list(model.serves):
-        try:
-            folder = library.main(model, each)
-            if model.serves[each].prior is not None:
-                library.prior(model, each)
-        except ModelMissing:
+    for source in sources(model, kind):
+        folder = locate(source, data)
+        if folder is None or lacking(source, folder):
             return None
-    return folder
+    return locate(main_source(model), data)
+
+
+def bytes_to_pull(model: Model) -> int:
+    """What a download of all that a model needs takes, as far as the registry knows."""
+    parts = {
+        part
+        for serving in model.serves.values()
+        for part in (serving.prior, serving.estimator)
+        if part is not None
+    }
+    return model.bytes + sum(part.bytes for part in parts)
+
+
+def bytes_here(model: Model, data: Path) -> int:
+    """The bytes that are on this machine for a model, half-fetched files and all."""
+    if model.builtin:
+        return model.bytes
+    found: dict[tuple[int, int], int] = {}
+    for source in sources(model):
+        folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
+        if source.is_local and source.file:
+            folder = folder / source.file
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_file():
+                # By what it is and not by its name: a cache links one file into many places.
+                facts = path.stat()
+                found[facts.st_dev, facts.st_ino] = facts.st_size
+    return sum(found.values())
+
+
+def is_begun(source: Source, data: Path) -> bool:
+    """Whether a download of it has left anything here."""
+    blobs = repo_folder(source.repo, data) / "blobs"
+    return not source.is_local and blobs.is_dir() and any(blobs.iterdir())
 
 
 def builtin_folder(part: str, data: Path) -> Path:
@@ -95,21 +155,44 @@ def cache_folder(data: Path) -> Path:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
             return Path(os.environ[name]).expanduser()
+    return _hub_home(data) / "hub"
+
+
+def _hub_home(data: Path) -> Path:
     home = os.environ.get("HF_HOME")
-    return (Path(home).expanduser() if home else data / "hf-cache") / "hub"
+    return Path(home).expanduser() if home else data / "hf-cache"
+
+
+def repo_folder(repo: str, data: Path) -> Path:
+    """Where the hub's cache keeps a repository."""
+    return cache_folder(data) / f"models--{repo.replace('/', '--')}"
 
 
 def find(repo: str, revision: str, data: Path) -> Path | None:
-    """The folder of a repository (or the local folder `repo` names); None where there is none."""
+    """The folder of a pipeline (or the local folder `repo` names); None where there is none."""
+    folder = snapshot(repo, revision, data)
+    return folder if folder and (folder / INDEX).is_file() else None
+
+
+def snapshot(repo: str, revision: str, data: Path) -> Path | None:
+    """The folder of any repository (or the local folder `repo` names), whatever is in it."""
     if Path(repo).is_absolute():
-        return Path(repo) if (Path(repo) / INDEX).is_file() else None
-    base = cache_folder(data) / f"models--{repo.replace('/', '--')}"
+        return Path(repo) if Path(repo).is_dir() else None
+    base = repo_folder(repo, data)
     try:
         commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
     except OSError:
         commit = revision
     folder = base / "snapshots" / commit
-    return folder if (folder / INDEX).is_file() else None
+    return folder if folder.is_dir() else None
+
+
+def locate(source: Source, data: Path) -> Path | None:
+    """The folder of a source; of a pipeline only one that has its index."""
+    folder = snapshot(source.repo, source.revision, data)
+    if folder is None or (source.needs_index and not (folder / INDEX).is_file()):
+        return None
+    return folder
 
 
 def revision_of(folder: Path, model: Model) -> str | None:
@@ -117,89 +200,20 @@ def revision_of(folder: Path, model: Model) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and model.repo else None
 
 
-def missing_parts(folder: Path) -> list[str]:
-    """The components that a pipeline folder's index names and that are not wholly there."""
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return [INDEX]
-    names = (
-        name
-        for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and value and value[0]
-    )
-    return [name for name in names if not _whole(folder / name)]
+def _parts(files: list[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("/")[0] for name in files))
 
 
-def _whole(part: Path) -> bool:
-    """True where a component's folder has its configuration and, if it has weights, all shards."""
-    try:
-        files = {each.name for each in part.iterdir() if each.exists()}
-    except OSError:
-        return False
-    shards = [name for name in files if name.endswith(".index.json")]
-    if any(not _shards(part / name) <= files for name in shards):
-        return False
-    if "config.json" in files:  # only what has weights has a plain config.json
-        return any(name.endswith(_WEIGHTS) for name in files)
-    return any(name.endswith(".json") or name.endswith(".model") for name in files)
+def token_files(data: Path) -> list[Path]:
+    """Where a log-in leaves a token: in the cache in use, and where it is without a setting."""
+    named = os.environ.get("HF_TOKEN_PATH")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    found = [_hub_home(data) / "token", usual / "huggingface" / "token"]
+    return [Path(named).expanduser()] if named else found
 
 
-def _shards(index: Path) -> set[str]:
-    try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return {f"readable {index.name}"}
-
-
-def _prior(model: Model, kind: str) -> Prior:
-    prior = model.serves[kind].prior
-    if prior is None:
-        raise ValueError(f"{model.name} serves {kind} without a prior stage")
-    return prior
-
-
-@dataclass(frozen=True)
-class _Sentence:
-    """What one foreign exception means; the first that occurs in a chain of causes counts."""
-
-    exception: str
-    says: str
-
-
-_SENTENCES = (
-    # A gated repository's error is a kind of "not found", so it has to be asked for first.
-    _Sentence("GatedRepoError", "is gated: accept its licence on huggingface.co, set HF_TOKEN"),
-    _Sentence("RepositoryNotFoundError", "was not found on the hub, or is private: check HF_TOKEN"),
-    _Sentence("RevisionNotFoundError", "has no such revision on the hub: check the registry entry"),
-    _Sentence("OfflineModeIsEnabled", "is not on this machine, and the hub is switched off"),
-    _Sentence("SafetensorError", "is damaged on this machine: remove its folder"),
-    _Sentence("ConnectError", "is not on this machine, and the hub cannot be reached"),
-    _Sentence("ConnectTimeout", "is not on this machine, and the hub cannot be reached"),
-    _Sentence("HfHubHTTPError", "could not be asked for: the hub answered with an error"),
-    _Sentence("LocalEntryNotFoundError", "is not, or not wholly, on this machine"),
-)
-
-
-def explain(error: BaseException, model: Model) -> JobFailed | None:
-    """A foreign error of loading as one of ours, found by walking its causes; None if unknown.
-
-    The topmost message misleads ("no file named config.json" for an unreachable hub), so the
-    whole chain is searched for the most telling exception. Names are compared and not classes:
-    nothing has to be imported to fail.
-    """
-    seen = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
-    for sentence in _SENTENCES:
-        if sentence.exception in seen:
-            pull = f"then run `fluxdrop models pull {model.name}`"
-            return ModelMissing(f"{model.repo or model.name} {sentence.says}; {pull}")
-    return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
+def has_token(data: Path) -> bool:
+    """Whether there is a token that the hub would be shown; never reads a file."""
+    if any(os.environ.get(name, "").strip() for name in _TOKENS):
+        return True
+    return any(file.is_file() for file in token_files(data))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.engine.models import STEP, Sizes
@@ -32,6 +33,21 @@ _BELOW_PILLOW = (struct.error, zlib.error)
 def open_image(item: InputImage) -> Image:
     """The first frame of a picture as RGB: upright, and over white where it is transparent."""
     return to_rgb(load(item.path))
+
+
+def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
+    """The pictures of a job, each one of a size that the model reads."""
+    return tuple(_readable(open_image(item), item, sizes) for item in items)
+
+
+def _readable(picture: Image, item: InputImage, sizes: Sizes) -> Image:
+    problem = sizes.reading_problem(*picture.size)
+    if problem:
+        wide, high = picture.size
+        raise InputBad(
+            f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
+        )
+    return picture
 
 
 def load(path: Path) -> Image:
@@ -128,13 +144,20 @@ def target_size(
     wide, high = picture
     if width and height:
         return width, height
-    if sizes.only:
+    if sizes.only or not (width or height):
         return sizes.following(wide, high)
-    if width:
-        return width, sizes.following(width, max(1, width * high // wide))[1]
-    if height:
-        return sizes.following(max(1, height * wide // high), height)[0], height
-    return sizes.following(wide, high)
+    size = (
+        (width, sizes.side(width * high / wide))
+        if width
+        else (sizes.side((height or 0) * wide / high), height or 0)
+    )
+    problem = sizes.problem(*size)
+    if problem:
+        raise InputBad(
+            f"from a picture of {wide}×{high} this size follows: {size[0]}×{size[1]}; the model"
+            f" {problem}: give both sides, or a smaller one"
+        )
+    return size
 
 
 def fit(picture: Image, width: int, height: int) -> Image:

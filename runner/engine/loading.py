@@ -1,29 +1,27 @@
-"""Pipelines in memory: loaded on first need, kept on a shelf, shared where they are the same bytes.
+"""What is loaded on one device: text stages and paint stages, on a shelf with bounded room.
 
-Components of different pipelines with equal files are loaded once (text encoders and VAE of all
-FLUX.1 repositories are equal), except the scheduler, which keeps the state of a run. Everything
-is read from folders that the library names; nothing here can reach the network.
+A text stage is the text encoders with their tokenizers; a paint stage is the transformer with the
+VAE, and a prior where there is one. They come and go apart: a night's prompts are encoded in one
+go, then the encoders make room. Components with equal files are loaded once, whatever repository
+names them, except the scheduler, which keeps the state of a run. Everything is read from folders
+that the library names; nothing here can reach the network.
 """
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from runner.engine import devices, faults, fingerprint, gpu, hub
-from runner.engine.embeddings import PromptCache
-from runner.engine.families import FAMILIES
-from runner.engine.models import Model, Serving
-from runner.engine.registry import KINDS
-from runner.errors import JobFailed
+from runner.engine import assembly, devices, explain, faults, fingerprint, gpu, hub, machine
+from runner.engine.needs import Needs, Planner, Settling
+from runner.engine.plans import Machine
+from runner.engine.speed import Speed
 from runner.job import ImageTask
 
-_TEXT = ("text_encoder", "tokenizer")
+OnLoading = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -35,21 +33,20 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Pipe:
-    """One pipeline on the shelf."""
+class _Stage:
+    """One pipeline on the shelf: its expected bytes, and the hash of the folder it came from."""
 
     pipe: Any
     model: str
     bytes: int
-    hash: str
-    encoders: str
-
-
-Key = tuple[str, str, str]
+    hash: str = ""
 
 
 class Shelf:
-    """The loaded pipelines of one device; used by one thread, except `loaded`."""
+    """The loaded stages of one device; used by one thread, except `loaded`.
+
+    `room` bounds the bytes of weights on the device; None leaves it to what the machine has.
+    """
 
     def __init__(
         self,
@@ -57,16 +54,25 @@ class Shelf:
         *,
         device: str = "auto",
         precision: str = "auto",
+        speed: Speed | None = None,
+        gpu_memory_gb: float | None = None,
         room: int | None = None,
+        machine: Machine | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self._library = library
+        self._store = library.data / "quantised"
         self._wanted_device = device
         self._precision = precision
+        self._speed = speed or Speed()
+        self._gpu_memory_gb = gpu_memory_gb
         self._room = room
+        self._machine = machine
+        self._planner = planner
         self._device: Any = None
-        self._pipes: OrderedDict[Key, _Pipe] = OrderedDict()
+        self._settling: Settling | None = None
+        self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
-        self._prompts = PromptCache()
         self.loaded: tuple[str, ...] = ()
 
     @property
@@ -75,156 +81,177 @@ class Shelf:
             self._device = devices.choose(self._wanted_device)
         return self._device
 
-    def get(self, task: ImageTask, on_loading: Callable[[], None]) -> Loaded:
-        """The stages of a task; `on_loading` is called before anything has to be loaded."""
-        model = self._library.models.get(task.model)
-        if model is None or task.kind not in model.serves:
-            raise JobFailed(f"{task.model} cannot do {task.kind} any more: see `fluxdrop models`")
-        serving, kind = model.serves[task.kind], KINDS[task.kind]
-        precision = self._precision_of(task, model)
-        devices.use_threads(self.device, model.bytes)
-        main_folder = self._library.main(model, task.kind)
-        prior_folder = self._library.prior(model, task.kind) if serving.prior else None
-        main = self._pipe(serving.pipeline, main_folder, precision, model, True, on_loading, {})
+    def needs(self, task: ImageTask, pixels: int | None = None) -> Needs:
+        """What a task runs on; `pixels` is the picture's area where it is known."""
+        if pixels is None:
+            model = self._library.models.get(task.model)
+            width, height = model.sizes.default if model else (1, 1)
+            pixels = (task.width or width) * (task.height or height)
+        return self._settled().needs(task, pixels)
+
+    def lower(self, needs: Needs, pixels: int) -> Needs | None:
+        """Clear the device and take the next plan down; None when this was the last."""
+        self.clear()
+        return self._settled().lower(needs, pixels)
+
+    def text(self, needs: Needs, on_loading: OnLoading) -> Any:
+        """The pipeline that encodes prompts for these needs."""
+        size = assembly.text_bytes(needs)
+        return self._stage(("text", needs.encoders), needs, size, on_loading, self._build_text).pipe
+
+    def paint(self, needs: Needs, on_loading: OnLoading) -> Loaded:
+        """The stages that denoise and decode for these needs."""
+        devices.use_threads(self.device, needs.model.bytes)
+        plan = needs.plan
+        how = (plan.precision, plan.placement, str(plan.tiling))
+        main = self._stage(
+            ("paint", needs.serving.pipeline, str(needs.folder), str(needs.single), *how),
+            needs,
+            assembly.paint_bytes(needs),
+            on_loading,
+            self._build_main,
+        )
         prior = None
-        if serving.prior and prior_folder:
-            # The prior is given the main stage's encoders: it reads a prompt only with them.
-            text = {
-                name: part
-                for name, part in main.pipe.components.items()
-                if name.startswith(_TEXT) and part is not None
-            }
-            prior = self._pipe(
-                serving.prior.pipeline, prior_folder, precision, model, False, on_loading, text
+        if needs.prior_folder is not None:
+            prior = self._stage(
+                ("prior", str(needs.prior_folder), *how),
+                needs,
+                assembly.prior_bytes(needs),
+                on_loading,
+                self._build_prior,
+                beside=main,
             )
         stages = gpu.Stages(
-            family=FAMILIES[model.family],
+            family=needs.family,
             main=main.pipe,
-            arguments=kind.arguments[model.family],
-            encoders=main.encoders,
-            length=_length(model, serving),
-            prompts=self._prompts,
+            arguments=needs.kind.arguments[needs.model.family],
             prior=prior.pipe if prior else None,
-            prior_arguments=kind.prior.get(model.family),
-            fixed=serving.fixed,
+            prior_arguments=needs.kind.prior.get(needs.model.family),
+            fixed=needs.serving.fixed,
+            speed=self._speed,
         )
-        hashes = main.hash if prior is None else f"{main.hash}+{prior.hash}"
-        return Loaded(
-            stages,
-            {
-                "model": {
-                    "name": model.name,
-                    "repo": model.repo or None,
-                    "revision": hub.revision_of(main_folder, model),
-                    "hash": hashes,
-                },
-                "dtype": str(devices.dtype_of(precision)).removeprefix("torch."),
-                "precision": precision,
-                "device": devices.describe(self.device),
-            },
-        )
+        return Loaded(stages, self._facts(needs, main, prior))
 
     def clear(self) -> None:
         """Take everything off the device; an empty shelf does not even ask for one."""
-        if self._pipes:
-            self._pipes.clear()
-            self._prompts.clear()
+        if self._stages:
+            self._stages.clear()
             self.loaded = ()
             devices.free_caches()
 
-    def _precision_of(self, task: ImageTask, model: Model) -> str:
-        wanted = task.precision
-        if wanted == "auto" and self._precision in model.precisions:
-            wanted = self._precision
-        return devices.precision_for(wanted, model, self.device)
+    def forget(self) -> None:
+        """Clear, and look at the machine and at the models' folders again."""
+        self.clear()
+        self._settling = None
 
-    def _pipe(
+    def _settled(self) -> Settling:
+        if self._settling is None:
+            self._settling = Settling(
+                self._library,
+                self._machine or machine.measure(self._wanted_device, self._gpu_memory_gb),
+                device=devices.describe(self.device),
+                precision=self._precision,
+                planner=self._planner,
+            )
+        return self._settling
+
+    def _stage(
         self,
-        name: str,
-        folder: Path,
-        precision: str,
-        model: Model,
-        main: bool,
-        on_loading: Callable[[], None],
-        given: Mapping[str, Any],
-    ) -> _Pipe:
-        key = (name, str(folder), precision)
-        kept = self._pipes.get(key)
+        key: tuple[str, ...],
+        needs: Needs,
+        size: int,
+        on_loading: OnLoading,
+        build: Callable[[Needs], _Stage],
+        beside: _Stage | None = None,
+    ) -> _Stage:
+        kept = self._stages.get(key)
         if kept is None:
             on_loading()
-            kept = self._load(name, folder, precision, model, main, given)
-            self._pipes[key] = kept
-            self.loaded = tuple(dict.fromkeys(each.model for each in self._pipes.values()))
-        self._pipes.move_to_end(key)
+            self._make_room(size, needs, beside)
+            kept = self._stages[key] = self._built(build, needs)
+            self.loaded = tuple(
+                dict.fromkeys(each.model for each in self._stages.values() if each.model)
+            )
+        self._stages.move_to_end(key)
         return kept
 
-    def _load(
-        self,
-        name: str,
-        folder: Path,
-        precision: str,
-        model: Model,
-        main: bool,
-        given: Mapping[str, Any],
-    ) -> _Pipe:
-        pipeline = getattr(devices.frameworks(), name, None)
-        if pipeline is None:
-            raise faults.Bug(f"diffusers has no {name}")
-        if main:
-            gpu.require_callback(pipeline)
-        size = model.bytes if main else 0
-        self._make_room(size)
-        marks = _component_marks(folder)
-        keys = {part: (part, mark, precision, str(self.device)) for part, mark in marks.items()}
-        shared = {part: self._components[at] for part, at in keys.items() if at in self._components}
+    def _built(self, build: Callable[[Needs], _Stage], needs: Needs) -> _Stage:
         try:
-            pipe = pipeline.from_pretrained(
-                folder,
-                dtype=devices.dtype_of(precision),
-                local_files_only=True,
-                **{**shared, **given},
-            )
+            return build(needs)
         except Exception as error:
-            ours = hub.explain(error, model) or faults.translated(error)
+            ours = explain.explain(error, needs.model) or faults.translated(error)
             if ours is None:
                 raise
             raise ours from error
-        pipe.set_progress_bar_config(disable=True)
-        pipe.to(self.device)
-        for part, at in keys.items():
-            self._components[at] = getattr(pipe, part)
-        text = sorted(f"{part}={mark}" for part, mark in marks.items() if part.startswith(_TEXT))
-        return _Pipe(
-            pipe=pipe,
-            model=model.name,
-            bytes=size,
-            hash=fingerprint.of_folder(folder),
-            encoders=" ".join([*text, precision, str(self.device)]),
+
+    def _build_text(self, needs: Needs) -> _Stage:
+        parts, precision = needs.family.text_parts, needs.plan.text_precision
+        shared = self._shared(needs, parts, precision)
+        pipe = assembly.text_stage(needs, self.device, self._store, shared)
+        self._share(needs, pipe, parts, precision)
+        return _Stage(pipe, "", assembly.text_bytes(needs))
+
+    def _build_main(self, needs: Needs) -> _Stage:
+        gpu.require_callback(assembly.pipeline_class(needs.serving.pipeline))
+        # An offloading hook belongs to one pipeline: what carries one cannot be shared.
+        sharing = needs.plan.placement == "resident"
+        parts = tuple(part for part in needs.marks if part not in needs.family.text_parts)
+        shared = self._shared(needs, parts, needs.plan.precision) if sharing else {}
+        pipe = assembly.paint_stage(needs, self.device, self._store, shared, self._speed)
+        if sharing:
+            self._share(needs, pipe, parts, needs.plan.precision)
+        mark = fingerprint.of_folder(needs.folder)
+        if needs.single is not None:
+            mark += f"+{fingerprint.of_file(needs.single)}"
+        return _Stage(pipe, needs.model.name, assembly.paint_bytes(needs), mark)
+
+    def _build_prior(self, needs: Needs) -> _Stage:
+        assert needs.prior_folder is not None
+        pipe = assembly.prior_stage(needs, self.device)
+        return _Stage(
+            pipe, "", assembly.prior_bytes(needs), fingerprint.of_folder(needs.prior_folder)
         )
 
-    def _make_room(self, size: int) -> None:
-        """Let go of the pipelines used longest ago until this size fits beside the others."""
-        if self._room is None:
-            self._room = devices.room(self.device)
+    def _shared(self, needs: Needs, parts: tuple[str, ...], precision: str) -> dict[str, Any]:
+        keys = {p: (p, needs.marks[p], precision) for p in parts if p in needs.marks}
+        return {part: self._components[at] for part, at in keys.items() if at in self._components}
+
+    def _share(self, needs: Needs, pipe: Any, parts: tuple[str, ...], precision: str) -> None:
+        for part in parts:
+            component = getattr(pipe, part, None)
+            if part in needs.marks and component is not None:
+                self._components[part, needs.marks[part], precision] = component
+
+    def _make_room(self, size: int, needs: Needs, beside: _Stage | None) -> None:
+        """Let go of the stages used longest ago until this one fits beside the others."""
+        room = self._room
+        if room is None:
+            room = assembly.room(needs, self._settled().machine)
         gone = False
-        while self._pipes and size + sum(each.bytes for each in self._pipes.values()) > self._room:
-            self._pipes.popitem(last=False)
-            gone = True
+        for key, stage in list(self._stages.items()):
+            if size + sum(each.bytes for each in self._stages.values()) <= room:
+                break
+            if stage is not beside:
+                del self._stages[key]
+                gone = True
+            del stage  # or the weights would outlive their place on the shelf
         if gone:
-            self._prompts.clear()
             devices.free_caches()
 
-
-def _length(model: Model, serving: Serving) -> int:
-    """How many tokens of a prompt are read; a prior's main stage reads as many as the prior."""
-    return serving.prior.max_sequence_length if serving.prior else model.max_sequence_length
-
-
-def _component_marks(folder: Path) -> dict[str, str]:
-    """The hash of each component's files, of those that may be shared."""
-    index = json.loads((folder / hub.INDEX).read_text(encoding="utf-8"))
-    return {
-        part: fingerprint.of_folder(folder / part)
-        for part in index
-        if part != "scheduler" and (folder / part).is_dir()
-    }
+    def _facts(self, needs: Needs, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
+        plan = needs.plan
+        return {
+            "model": {
+                "name": needs.model.name,
+                "repo": needs.model.repo or None,
+                "revision": hub.revision_of(needs.folder, needs.model),
+                "hash": main.hash if prior is None else f"{main.hash}+{prior.hash}",
+            },
+            "dtype": devices.dtype_name(plan.precision),
+            "precision": "auto" if plan.precision == "stored" else plan.precision,
+            "text_precision": plan.text_precision,
+            "device": devices.describe(self.device),
+            "placement": plan.placement,
+            "tiled": plan.tiling,
+            **self._speed.facts(main.pipe),
+        }

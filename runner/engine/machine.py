@@ -1,6 +1,7 @@
-"""What this machine offers the engine, for `doctor`: the device that would be used, and why.
+"""What this machine offers the engine: which device, how much memory, and what is in the way.
 
-Imports torch, so that what is said is what torch can really do; never allocates on a device.
+Imports torch, so that what is said is what torch can really do. Asking a GPU for its memory opens
+it (some hundred MB there, until the process ends); nothing else is put on a device.
 """
 
 from __future__ import annotations
@@ -9,8 +10,24 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
+
+from runner.engine.plans import Machine
+
+_GIB = 2**30
+_KEPT_FREE = int(0.7 * _GIB)
+"""GPU memory left for the desktop, and for what an allocator cannot fill."""
+_RAM_KEPT_FREE = 0.1
+_FP8 = (8, 9)
+_BITSANDBYTES = (6, 0)
+_OLDEST_OF_CUDA_13 = (7, 5)
+_DRIVER_OF_CUDA_13 = 580
 
 
 @dataclass(frozen=True)
@@ -21,43 +38,138 @@ class Device:
     remedy: str | None = None
 
 
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA card as the driver names it, whatever torch can do with it."""
+
+    name: str
+    capability: tuple[int, int] | None = None
+    driver: int | None = None
+
+
+def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine:
+    """What a plan may use, now: of the device that the setting leads to, and of the host.
+
+    What this process holds on the GPU counts as free, because it can be put away. `gpu_memory_gb`
+    bounds what is used of it.
+    """
+    import torch
+
+    from runner.engine import devices
+
+    device = devices.choose(wanted)
+    ram = int(free_ram() * (1 - _RAM_KEPT_FREE))
+    most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else None
+    if device.type not in ("cpu", devices.choose("auto").type):
+        return Machine(device.type, 0, ram if device.type == "cuda" else 0)  # named, but not here
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        free, _ = torch.cuda.mem_get_info(device)
+        usable = max(free + torch.cuda.memory_reserved(device) - _KEPT_FREE, 0)
+        return Machine(
+            "cuda",
+            usable if most is None else min(usable, most),
+            ram,
+            # AMD counts its capabilities in another way, and nobody has tried fp8 there.
+            fp8=torch.version.hip is None and capability >= _FP8,
+            bitsandbytes=capability >= _BITSANDBYTES and _has_bitsandbytes(_build()),
+        )
+    if device.type == "mps":
+        usable = min(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), ram)
+        usable = usable if most is None else min(usable, most)
+        return Machine("mps", usable, usable, bitsandbytes=_has_bitsandbytes(""))
+    return Machine("cpu", 0, ram)
+
+
 def device(wanted: str) -> Device:
     """Which device the setting leads to on this machine, and what keeps a GPU from being used."""
     import torch
 
-    if wanted in ("auto", "cuda") and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        size = f"{properties.total_memory / 1024**3:.1f} GiB"
-        return Device(f"cuda: {properties.name}, {size}, torch {torch.__version__}")
+    if wanted in ("auto", "cuda") and _quietly(torch.cuda.is_available):
+        return _cuda()
     if wanted in ("auto", "mps") and torch.backends.mps.is_available():
-        return Device(f"mps, torch {torch.__version__}")
-    card = nvidia_card()
+        shared = torch.mps.recommended_max_memory() / _GIB
+        return Device(
+            f"mps: Apple's GPU, {shared:.1f} GiB shared with the system, torch {torch.__version__}"
+        )
     found = f"cpu, torch {torch.__version__}"
-    if card is None:
-        if wanted in ("cuda", "mps"):
-            remedy = f"no {wanted} device is here: set `device: auto` in fluxdrop.yaml"
-            return Device(found, remedy)
-        return Device(f"{found} (no GPU found: the built-in model runs, FLUX.1 would be very slow)")
-    return Device(
-        f"{found}; the {card} is there, but this torch cannot use it",
-        "pip install --force-reinstall 'torch>=2.9,<2.14' --index-url "
-        "https://download.pytorch.org/whl/cu130",
+    card = nvidia_card() if wanted != "mps" else None
+    if card is not None and wanted != "cpu":
+        return Device(
+            f"{found}; the {card.name} is there, but this torch cannot use it",
+            unusable(card, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        )
+    if wanted in ("cuda", "mps"):
+        return Device(found, f"no {wanted} device is here: set `device: auto` in fluxdrop.yaml")
+    if wanted == "auto" and has_amd_card() and torch.version.hip is None:
+        remedy = f"{_install('rocm6.4')} (AMD's GPUs run through ROCm; we have none to try it on)"
+        return Device(f"{found}; an AMD card is there, but this torch cannot use it", remedy)
+    return Device(f"{found} (no GPU is used: the built-in model runs, others are very slow)")
+
+
+def unusable(card: Card, built_for: str | None, visible: str | None) -> str:
+    """What to do about a card that torch does not see.
+
+    `built_for` is the CUDA version of this torch, None for a build without; `visible` is what
+    CUDA_VISIBLE_DEVICES says.
+    """
+    if built_for is None:
+        old_driver = card.driver is not None and card.driver < _DRIVER_OF_CUDA_13
+        old_card = card.capability is not None and card.capability < _OLDEST_OF_CUDA_13
+        return _install("cu126" if old_driver or old_card else "cu130")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides it: unset that variable"
+    if card.driver is not None and built_for.startswith("13") and card.driver < _DRIVER_OF_CUDA_13:
+        return (
+            f"update the NVIDIA driver, {card.driver}, to {_DRIVER_OF_CUDA_13} or newer; or, for"
+            f" cards older than the RTX 50 series: {_install('cu126')}"
+        )
+    return "see whether `nvidia-smi` works, and restart the machine after a driver update"
+
+
+def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
+    """Whether code compiled for these architectures runs on a card of this capability.
+
+    `sm_86` runs on 8.6 and later of the same generation; `compute_90` is compiled anew for any
+    later one; `sm_90a` runs on 9.0 alone.
+    """
+    for name in architectures:
+        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
+        if parts is None:
+            continue
+        made_for = int(parts[2]), int(parts[3])
+        if parts[4]:
+            fits = capability == made_for
+        elif parts[1] == "sm":
+            fits = capability[0] == made_for[0] and capability >= made_for
+        else:
+            fits = capability >= made_for
+        if fits:
+            return True
+    return False
+
+
+def nvidia_card() -> Card | None:
+    """The first NVIDIA card that the driver knows, whatever torch can do."""
+    for fields in ("name,compute_cap,driver_version", "name"):  # old drivers know fewer fields
+        listed = _nvidia_smi(fields)
+        if listed:
+            name, capability, driver, *_ = [*listed.split(","), "", ""]
+            version = re.match(r"(\d+)\.(\d+)", capability.strip())
+            number = re.match(r"\d+", driver.strip())
+            return Card(
+                name.strip(),
+                (int(version[1]), int(version[2])) if version else None,
+                int(number[0]) if number else None,
+            )
+    return None
+
+
+def has_amd_card(drm: Path = Path("/sys/class/drm")) -> bool:
+    """Whether Linux knows a graphics card of AMD's."""
+    return any(
+        _read(vendor).strip() == "0x1002" for vendor in sorted(drm.glob("card*/device/vendor"))
     )
-
-
-def nvidia_card() -> str | None:
-    """The name of the first NVIDIA card that the driver knows, whatever torch can do."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
-        listed = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return listed.splitlines()[0].strip() if listed.strip() else None
 
 
 def gpu_in_use(wanted: str) -> str | None:
@@ -70,3 +182,96 @@ def gpu_in_use(wanted: str) -> str | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     return f"cuda-{re.sub(r'[^A-Za-z0-9-]', '', visible)}" if visible not in ("", "-1") else None
+
+
+def free_ram() -> int:
+    """Host memory that is free or can be freed at once, within this process's own limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    return min([free, *_left_in_groups()]) if sys.platform == "linux" else free
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> Iterator[int]:
+    """What Linux' control groups leave this process, for each that has a limit: containers do."""
+    named = _read(Path("/proc/self/cgroup")) if own is None else own
+    group = next((line[3:] for line in named.splitlines() if line.startswith("0::")), None)
+    if group is None:
+        return
+    folder = root / group.strip("/")
+    for each in (folder, *folder.parents):
+        most, used = _read(each / "memory.max").strip(), _read(each / "memory.current").strip()
+        if most.isdigit() and used.isdigit():
+            cached = re.search(r"^inactive_file (\d+)$", _read(each / "memory.stat"), re.MULTILINE)
+            yield max(int(most) - int(used) + (int(cached[1]) if cached else 0), 0)
+        if each == root:
+            return
+
+
+def _cuda() -> Device:
+    """The GPU that torch sees; a card that its code was not compiled for fails in the first job."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    size = f"{properties.total_memory / _GIB:.1f} GiB"
+    found = f"cuda: {properties.name}, {size}, torch {torch.__version__}"
+    if torch.version.hip is not None:
+        return Device(f"{found} on ROCm, which we have never tried")
+    capability = torch.cuda.get_device_capability(0)
+    if runs_on(capability, torch.cuda.get_arch_list()):
+        return Device(found)
+    return Device(
+        f"{found}, which is not compiled for compute capability {capability[0]}.{capability[1]}",
+        _install("cu126" if capability < _OLDEST_OF_CUDA_13 else "cu130"),
+    )
+
+
+def _install(build: str) -> str:
+    return (
+        "pip install --force-reinstall 'torch>=2.9,<2.14' --index-url "
+        f"https://download.pytorch.org/whl/{build}"
+    )
+
+
+def _build() -> str:
+    """What this torch is built for, as bitsandbytes names its libraries: cuda13, rocm."""
+    import torch
+
+    return f"cuda{str(torch.version.cuda).partition('.')[0]}" if torch.version.cuda else "rocm"
+
+
+def _has_bitsandbytes(build: str) -> bool:
+    """Whether bitsandbytes is here with its library for this build of torch; imports nothing."""
+    spec = PathFinder.find_spec("bitsandbytes")
+    if spec is None or spec.origin is None:
+        return False
+    return any(Path(spec.origin).parent.glob(f"libbitsandbytes_{build}*"))
+
+
+def _quietly(ask: Any) -> Any:
+    """An old driver makes torch warn on the terminal; `doctor` says it in its own words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ask()
+
+
+def _nvidia_smi(fields: str) -> str:
+    """The first line of the driver's own list; empty where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        listed = subprocess.run(
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return listed.strip().splitlines()[0] if listed.strip() else ""
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

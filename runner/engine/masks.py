@@ -77,6 +77,20 @@ def grown(mask: Image) -> Image:
     return Pillow.fromarray(255 - keep)
 
 
+def whole_cells(mask: Image, cell: int) -> Image:
+    """The mask grown to whole squares of `cell` pixels: each that it touches is white.
+
+    Of a size that is a multiple of `cell`, as all sizes of models are.
+    """
+    import numpy as np
+    from PIL import Image as Pillow
+
+    values = np.asarray(mask)
+    high, wide = (side // cell for side in values.shape)
+    touched = values.reshape(high, cell, wide, cell).max(axis=(1, 3))
+    return Pillow.fromarray(np.repeat(np.repeat(touched, cell, axis=0), cell, axis=1))
+
+
 def soft_share(mask: Image) -> Image:
     """How much of the new picture shows: 0 outside of the mask, rising to 255 inside its edge.
 

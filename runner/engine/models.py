@@ -1,7 +1,8 @@
-"""What a registry entry is, and the entries: data, so that a new model is a few lines here.
+"""What a registry entry is: the values that describe a model, none of them about one model.
 
 A kind says what a job needs; an entry says which repository and which pipeline class serve it,
-with which defaults, and what the model cannot do. No torch, no diffusers, no Pillow.
+with which defaults, and what the model cannot do. The entries are in `entries.py`. No torch, no
+diffusers, no Pillow.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ STEP = 16
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes a model can make: a range, or `only` a fixed list.
+    """The sizes a model can make: a range, or `only` a fixed list; and the pictures it reads.
 
     `pixels` bounds what may be asked for; `follow` bounds the size that is taken from an input
-    picture, because beyond it the model's pictures fall apart.
+    picture, because beyond it the model's pictures fall apart. `shortest` and `longest` are the
+    least side of an input picture and how many times the other side may be as long.
     """
 
     default: tuple[int, int] = (1024, 1024)
@@ -28,6 +30,8 @@ class Sizes:
     largest: int = 4096
     pixels: int = 4_194_304
     follow: int = 2_097_152
+    shortest: int = 1
+    longest: float = float("inf")
 
     def problem(self, width: int, height: int) -> str | None:
         """Why this size cannot be made, and what can; None where it can."""
@@ -42,15 +46,31 @@ class Sizes:
             return f"makes at most {self.pixels:,} pixels; {width}×{height} are {width * height:,}"
         return None
 
+    def side_problem(self, side: int) -> str | None:
+        """Why no picture can have this side, where the other one is not known yet."""
+        known = (size for size in self.only if side in size)
+        return self.problem(*next(known, (side, self.smallest)))
+
+    def reading_problem(self, width: int, height: int) -> str | None:
+        """Why a picture of this size cannot be read; None where it can."""
+        short, long = sorted((width, height))
+        if short < self.shortest:
+            return f"reads no picture with a side below {self.shortest} pixels"
+        if long > short * self.longest:
+            return f"reads no picture that is more than {self.longest:g} times as long as wide"
+        return None
+
     def following(self, width: int, height: int) -> tuple[int, int]:
         """The size for a picture of this size: the same, floored to multiples of 16, in bounds."""
         if self.only:
             return min(self.only, key=lambda size: abs(size[0] / size[1] - width / height))
         scale = min(1.0, (self.follow / (width * height)) ** 0.5)
-        return self._side(width * scale), self._side(height * scale)
+        return self.side(width * scale), self.side(height * scale)
 
-    def _side(self, side: float) -> int:
-        return max(self.smallest, min(self.largest, int(side) // STEP * STEP))
+    def side(self, length: float) -> int:
+        """A length as a side: floored to a multiple of 16, in bounds."""
+        # A hair is added because a scaled length may miss its multiple by the last bit.
+        return max(self.smallest, min(self.largest, int(length + 1e-6) // STEP * STEP))
 
 
 @dataclass(frozen=True)
@@ -66,11 +86,27 @@ class Prior:
 
 
 @dataclass(frozen=True)
+class Estimator:
+    """A model that reads a map out of a picture: it has a name to be pulled by, and serves no kind.
+
+    It is no pipeline: its folder has a `config.json` and no index.
+    """
+
+    name: str
+    repo: str
+    licence: str
+    revision: str = "main"
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Serving:
     """How a model serves one kind.
 
     `part` is the folder of the built-in model, `fixed` are keywords that belong to the model
-    rather than to the kind, `references` bounds the number of input pictures.
+    rather than to the kind, `references` bounds the number of input pictures. `sizes` are given
+    where they differ from the model's, `words` where a job may have no prompt and the model needs
+    one, `estimator` where the kind's map can be made from a picture.
     """
 
     pipeline: str
@@ -82,12 +118,49 @@ class Serving:
     references: int = 1
     weighted: bool = False
     controls: tuple[str, ...] = ()
+    estimator: Estimator | None = None
+    sizes: Sizes | None = None
+    words: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How many parameters each part of a model has, from which memory is planned.
+
+    `text` is all text encoders together, `prior` what a prior stage adds to them.
+    """
+
+    transformer: int
+    text: int
+    vae: int
+    prior: int = 0
+
+    @property
+    def total(self) -> int:
+        """All but the prior, which is a repository of its own."""
+        return self.transformer + self.text + self.vae
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """Transformer weights in one file (GGUF or safetensors): of a repository, or a path.
+
+    `repo` is a repository on the hub or an absolute folder, `file` a path inside it; without
+    `repo`, `file` is an absolute path.
+    """
+
+    file: str
+    repo: str = ""
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
 class Model:
-    """One name that a spec's `model` may give. `repo` may also be an absolute folder."""
+    """One name that a spec's `model` may give. `repo` may also be an absolute folder.
+
+    `bytes` is what has to be downloaded, priors and estimators not counted.
+    """
 
     name: str
     repo: str
@@ -99,134 +172,15 @@ class Model:
     builtin: bool = False
     sizes: Sizes = Sizes()
     max_sequence_length: int = 512
+    weights: Weights = Weights(0, 0, 0)
     bytes: int = 0
     precisions: tuple[str, ...] = ("auto", "fp32", "bf16")
     native: str = ""
     """The precision that `auto` means on every device; empty where the device decides."""
     loras: bool = False
+    single: SingleFile | None = None
+    """Where the transformer's weights come from, if not from `repo` like all other parts."""
 
-
-NON_COMMERCIAL = "FLUX.1-dev-Non-Commercial"
-_ENCODERS_AND_VAE = 4_762_310_656 + 123_060_480 + 83_819_683
-
-
-def _flux1(
-    name: str,
-    repo: str,
-    transformer: int,
-    serves: Mapping[str, Serving],
-    *,
-    licence: str = NON_COMMERCIAL,
-    max_sequence_length: int = 512,
-    sizes: Sizes | None = None,
-) -> Model:
-    """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
-    return Model(
-        name=name,
-        repo=f"black-forest-labs/{repo}",
-        licence=licence,
-        gated=True,  # schnell too: its licence is free, its repository asks for an account
-        serves=serves,
-        sizes=sizes or Sizes(),
-        max_sequence_length=max_sequence_length,
-        bytes=2 * (transformer + _ENCODERS_AND_VAE),
-    )
-
-
-_REDUX = Prior(
-    "FluxPriorReduxPipeline",
-    "black-forest-labs/FLUX.1-Redux-dev",
-    bytes=2 * (428_225_600 + 64_503_808),
-)
-_TINY_REDUX = Prior("FluxPriorReduxPipeline", "", part="redux-prior")
-
-_ENTRIES = (
-    Model(
-        name="tiny",
-        repo="",
-        licence="Apache-2.0",
-        builtin=True,
-        sizes=Sizes(default=(64, 64), only=((64, 64),)),
-        max_sequence_length=64,
-        bytes=25_000_000,
-        native="fp32",
-        serves={
-            "text2img": Serving("FluxPipeline", 8, 3.5, part="text2img"),
-            "kontext": Serving(
-                "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}
-            ),
-            "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
-            "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
-            "redux": Serving(
-                "FluxPipeline",
-                4,  # as true as 8, and half the time
-                2.5,
-                part="text2img",
-                prior=_TINY_REDUX,
-                references=4,
-                weighted=True,
-            ),
-        },
-    ),
-    _flux1(
-        "schnell",
-        "FLUX.1-schnell",
-        11_891_178_560,
-        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False)},
-        licence="Apache-2.0",
-        max_sequence_length=256,
-    ),
-    _flux1(
-        "dev",
-        "FLUX.1-dev",
-        11_901_408_320,
-        {
-            "text2img": Serving("FluxPipeline", 28, 3.5),
-            "redux": Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
-        },
-    ),
-    _flux1(
-        "krea",
-        "FLUX.1-Krea-dev",
-        11_901_408_320,
-        {"text2img": Serving("FluxPipeline", 28, 4.5)},
-    ),
-    _flux1(
-        "kontext-dev",
-        "FLUX.1-Kontext-dev",
-        11_901_408_320,
-        {"kontext": Serving("FluxKontextPipeline", 28, 2.5)},
-        sizes=Sizes(follow=1_048_576),  # the area it was trained at
-    ),
-    _flux1(
-        "fill-dev",
-        "FLUX.1-Fill-dev",
-        11_902_391_360,
-        {"fill": Serving("FluxFillPipeline", 50, 30.0)},
-    ),
-    _flux1(
-        "canny",
-        "FLUX.1-Canny-dev",
-        11_901_604_928,
-        {"control": Serving("FluxControlPipeline", 50, 30.0, controls=("canny",))},
-    ),
-    _flux1(
-        "depth",
-        "FLUX.1-Depth-dev",
-        11_901_604_928,
-        {"control": Serving("FluxControlPipeline", 30, 10.0, controls=("depth",))},
-    ),
-)
-
-MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
-
-DEFAULTS: Mapping[str, str] = {
-    "text2img": "schnell",
-    "kontext": "kontext-dev",
-    "fill": "fill-dev",
-    "control": "canny",
-    "redux": "dev",
-}
-"""The model of each kind where neither the spec nor the settings name one."""
-
-CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}
+    def sizes_for(self, kind: str) -> Sizes:
+        """The sizes that this model can do for a kind."""
+        return self.serves[kind].sizes or self.sizes

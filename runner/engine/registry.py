@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
-from runner.engine.models import (
-    CONTROL_DEFAULTS,
-    DEFAULTS,
-    MODEL_REGISTRY,
-    Model,
-    Serving,
-)
+from runner.engine.models import Model, Serving
 from runner.job import ImageTask, InputImage, Lora
 
 __all__ = ["KINDS", "MODEL_REGISTRY", "default_model", "problems", "realise", "warnings"]
@@ -94,7 +89,7 @@ def realise(
         index=index,
         kind=kind.name,
         model=model.name,
-        prompt=str(spec.get("prompt") or ""),
+        prompt=str(spec.get("prompt") or serving.words),
         seed=int(spec["seed"]),
         steps=int(spec.get("steps", serving.steps)),
         guidance=float(spec.get("guidance", serving.guidance)),
@@ -138,7 +133,8 @@ def _size(
     width, height = spec.get("width"), spec.get("height")
     if kind.reads:
         return width, height
-    return width or model.sizes.default[0], height or model.sizes.default[1]
+    default = model.sizes_for(kind.name).default
+    return width or default[0], height or default[1]
 
 
 def _single(
@@ -160,9 +156,9 @@ def _single(
         yield "model", f"{name} cannot do {kind.name}; {_listed(able)} can"
         return
     yield from _size_problems(spec, kind, model)
-    yield from _sampling_problems(spec, model, serving)
+    yield from _sampling_problems(spec, model, serving, models)
     if "image" in kind.reads:
-        yield from _reference_problems(spec.get("image"), model, serving)
+        yield from _reference_problems(spec, model, serving, models)
     if kind.name == "control":
         yield from _control_problems(spec, model, serving, models)
 
@@ -172,32 +168,45 @@ def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterato
     if not given:
         return
     width, height = _size(spec, kind, model)
-    # Where the other side follows the picture, a lone one is judged as a square.
-    message = model.sizes.problem(width or height or 0, height or width or 0)
+    sizes = model.sizes_for(kind.name)
+    if width and height:
+        message = sizes.problem(width, height)
+    else:  # the other side follows the picture, which nobody has opened yet
+        message = sizes.side_problem(width or height or 0)
     if message:
         yield given[0], f"{model.name} {message}"
 
 
-def _sampling_problems(spec: Mapping[str, Any], model: Model, serving: Serving) -> Iterator[Found]:
-    precision = spec.get("precision", "auto")
+def _sampling_problems(
+    spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
+) -> Iterator[Found]:
+    kind, precision = str(spec["kind"]), spec.get("precision", "auto")
     if precision not in model.precisions:
         yield "precision", f"{model.name} runs in {_listed(model.precisions)}, not in {precision}"
-    if not serving.guided and spec.get("guidance"):
-        yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0"
+    # A sidecar says the guidance that the model's pipeline is called with, and is a valid spec.
+    if not serving.guided and spec.get("guidance", 0) not in (0, serving.guidance):
+        able = _able(kind, models, lambda _, each: each.guided)
+        yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0{able}"
     if spec.get("loras") and not model.loras:
-        yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out"
+        able = _able(kind, models, lambda each, _: each.loras)
+        yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"
 
 
-def _reference_problems(image: Any, model: Model, serving: Serving) -> Iterator[Found]:
-    several = isinstance(image, list | tuple)
-    images = list(image) if several else [image]
+def _reference_problems(
+    spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
+) -> Iterator[Found]:
+    kind, image = str(spec["kind"]), spec.get("image")
+    several = isinstance(image, list)
+    images = image if isinstance(image, list) else [image]
     if len(images) > serving.references:
         at_most = "one picture" if serving.references == 1 else f"{serving.references} pictures"
-        yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given"
+        able = _able(kind, models, lambda _, each: each.references >= len(images))
+        yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given{able}"
     for place, each in enumerate(images):
         if isinstance(each, Mapping) and "weight" in each and not serving.weighted:
             path = f"image[{place}].weight" if several else "image.weight"
-            yield path, f"{model.name} cannot weigh a picture; leave `weight` out"
+            able = _able(kind, models, lambda _, serving: serving.weighted)
+            yield path, f"{model.name} cannot weigh a picture; leave `weight` out{able}"
 
 
 def _control_problems(
@@ -205,18 +214,23 @@ def _control_problems(
 ) -> Iterator[Found]:
     wanted = str(spec.get("control", "canny"))
     if wanted not in serving.controls:
-        able = [
-            each.name
-            for each in models.values()
-            if wanted in (each.serves["control"].controls if "control" in each.serves else ())
-        ]
-        can = f"; {_listed(able)} can" if able else ""
-        yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{can}"
-    elif wanted == "depth" and not spec.get("preprocessed", False):
+        able = _able("control", models, lambda _, each: wanted in each.controls)
+        yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{able}"
+    elif wanted == "depth" and not spec.get("preprocessed") and serving.estimator is None:
         yield (
             "preprocessed",
-            "a depth map cannot be made from a picture yet: give a ready map and set this to true",
+            f"no depth map can be made for {model.name}: give a ready map and set this to true",
         )
+
+
+def _able(kind: str, models: Models, can: Callable[[Model, Serving], bool]) -> str:
+    """The models that can do a kind in some way, as the end of a sentence; empty without any."""
+    names = [
+        each.name
+        for each in models.values()
+        if kind in each.serves and can(each, each.serves[kind])
+    ]
+    return f"; {_listed(names)} can" if names else ""
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ class StopSign:
     """Set from any thread, checked by the one that renders.
 
     The time limit counts from the making of the sign; what `not_counted` wraps (loading) is
-    given back.
+    given back, and added up in `given_back`.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class StopSign:
         self._limit = limit
         self._clock = clock
         self._until = None if limit is None else clock() + limit
+        self.given_back = 0.0
 
     def set(self) -> None:
         self._event.set()
@@ -49,5 +50,7 @@ class StopSign:
         try:
             yield
         finally:
+            seconds = self._clock() - began
+            self.given_back += seconds
             if self._until is not None:
-                self._until += self._clock() - began
+                self._until += seconds

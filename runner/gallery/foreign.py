@@ -16,6 +16,8 @@ from runner.gallery.infotext import Infotext
 _LORA = re.compile(r"\s*<lora:([^:>]+)(?::([\d.+-]+))?[^>]*>")
 # The first that fits wins, so the special ones stand before the plain ones.
 _MODELS = (
+    (r"klein.?4b|^klein$", "klein"),
+    (r"z.?image.?turbo", "z-image-turbo"),
     (r"kontext", "kontext-dev"),
     (r"schnell", "schnell"),
     (r"krea", "krea"),

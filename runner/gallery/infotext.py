@@ -22,6 +22,7 @@ from runner.gallery.facts import made_with, mapping, number_text
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3
+_DISTILLED = ("schnell", "klein", "turbo")
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Sampler", "Euler"
     yield "Schedule type", "Simple"
     yield "CFG scale", "1"
-    # A distilled model (schnell) takes no guidance; Forge shows no such key then.
+    # A distilled model takes no guidance; Forge shows no such key then.
     guidance = sidecar.get("guidance")
-    if guidance and "schnell" not in f"{name} {sidecar.get('model')}".lower():
+    called = f"{name} {sidecar.get('model')}".lower()
+    if guidance and not any(word in called for word in _DISTILLED):
         yield "Distilled CFG Scale", number_text(guidance)
     yield "Seed", str(sidecar.get("seed", 0))
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))

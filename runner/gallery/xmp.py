@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import Any
-from xml.sax.saxutils import escape
 
 from runner.gallery.facts import made_with, mapping, source_type
 
@@ -68,4 +68,4 @@ def spec_in(packet_bytes: bytes) -> str | None:
 
 
 def _text(value: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", value), {"\r": "&#13;"})
+    return escape(_NOT_XML.sub("\ufffd", value), quote=False).replace("\r", "&#13;")

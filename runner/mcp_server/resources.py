@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -158,25 +159,16 @@ def _picture(home: Home, uri: str, job_id: str, number: int) -> BlobResourceCont
 
 
 def models(home: Home) -> list[dict[str, Any]]:
-    """Every model of the registry, and whether it is on this machine."""
-    from runner.engine.hub import present
-    from runner.engine.registry import MODEL_REGISTRY, default_model
+    """Every model, and whether it is on this machine; where on the disk is nobody's business."""
+    from runner.catalogue import model_rows
 
-    kinds = {kind for model in MODEL_REGISTRY.values() for kind in model.serves}
-    usual = {kind: default_model({"kind": kind}, home.settings.models) for kind in kinds}
-    return [
-        {
-            "name": model.name,
-            "kinds": list(model.serves),
-            "default_for": sorted(kind for kind in kinds if usual[kind] == model.name),
-            "repo": model.repo,
-            "licence": model.licence,
-            "gated": model.gated,
-            "present": present(model, home.data) is not None,
-            "bytes": model.bytes,
-        }
-        for model in MODEL_REGISTRY.values()
-    ]
+    rows = model_rows(home)
+    for row in rows:
+        del row["path"]
+        for name in ("repo", "file"):
+            if row[name] and Path(row[name]).is_absolute():
+                row[name] = None
+    return rows
 
 
 def packs(home: Home) -> list[dict[str, Any]]:

@@ -42,12 +42,26 @@ def test_compose_prints_one_prompt_its_blocks_and_its_audit(here: Here) -> None:
     )
     told = "\n".join(rest)
     for part in ("shapes/fixed_block.txt", "shapes/subjects/red-circle.txt", "(extra)", "ok",
-                 "about", "'text' after 'with no'"):  # fmt: skip
+                 "24 CLIP and 21 T5 tokens (counted)", "'text' after 'with no'"):  # fmt: skip
         assert part in told
     shape = here(*ONE, "--json").json
     assert {"prompt", "length", "blocks", "audit"} <= shape.keys()
     assert [block["block"] for block in shape["blocks"]] == ["fixed", "subject", "variable"]
-    assert shape["audit"]["verdict"] == "ok" and shape["tokens"]["estimated"] is True
+    assert shape["audit"]["verdict"] == "ok" and shape["tokens"]["estimated"] is False
+
+
+def test_a_plan_says_whether_its_tokens_were_counted_or_estimated(here: Here) -> None:
+    models = ("--set", "matrix={model: [tiny, schnell]}", "--extra", "in a small blue circle " * 14)
+    done = here(*BULK, *models, "--plan", "--json")
+    rows = {(row["model"], row["encoder"]): row for row in done.json["tokens"]}
+    assert [row["counted"] for row in rows.values()] == [True, True, False, False]
+    assert [row["limit"] for row in rows.values()] == [77, 64, 77, 256]
+    assert rows["tiny", "T5"]["over"] == 19 and rows["schnell", "T5"]["over"] == 0
+    lost = [w for w in done.json["warnings"] if "what comes after is lost" in w]
+    assert len(lost) == 19 and all(w.startswith("tiny: ") and "about" not in w for w in lost)
+    said = here(*BULK, *models, "--plan").out
+    assert "tiny: T5 sees 64, the longest prompt has 91, 19 prompts have more (counted)" in said
+    assert "schnell: T5 sees 256, the longest prompt has about" in said and "(estimated)" in said
 
 
 def test_compose_says_which_block_asks_for_what_is_forbidden(here: Here) -> None:

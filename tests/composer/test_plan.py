@@ -16,6 +16,7 @@ import composer.plan
 from composer.plan import make_plan
 from composer.report import compose_json, plan_json
 from composer.terms import audit_prompt_for_spec, reject_forbidden
+from composer.tokencount import Encoder, Reading
 from runner.errors import SpecInvalid
 from specs import expand
 from tests.composer.helpers import spec, write_pack
@@ -169,11 +170,58 @@ def test_the_plan_has_the_shape_that_callers_rely_on(prompts: Path) -> None:
     assert json.loads(json.dumps(shown)) == shown
 
 
+def test_the_room_on_the_disk_depends_on_size_and_format(prompts: Path) -> None:
+    def room(**fields: Any) -> int:
+        given = spec({"variables": "day"}, seed=1, **fields)
+        return int(plan_json(make_plan(given, prompts))["estimate"]["bytes"])
+
+    beside = 3 * 16_384
+    small = room(width=512, height=512) - beside
+    assert room(width=1024, height=1024) - beside == pytest.approx(4 * small, rel=0.001)
+    assert room(width=512, height=512, format="jpeg") - beside == pytest.approx(small / 4, rel=0.01)
+
+
+def words(name: str, limit: int, **more: bool) -> Encoder:
+    """An encoder with a token for each word."""
+    return Encoder(name, limit, lambda text: Reading(len(text.split()), 5), counted=True, **more)
+
+
 def test_long_prompts_warn_what_the_encoders_miss(tmp_path: Path) -> None:
     write_pack(tmp_path, subjects={"a": "word " * 300, "b": "word " * 299})
-    warnings = make_plan(spec(), tmp_path, t5_limit=lambda model: 256).warnings
-    assert sum("T5 tokens: the model sees the first 256" in w for w in warnings) == 2
-    assert sum("CLIP tokens" in w for w in warnings) == 1
+    readers = [words("CLIP", 77, pooled=True), words("T5", 256)]
+    plan = make_plan(spec(), tmp_path, model_defaults=lambda model: {"encoders": lambda: readers})
+    assert sum("T5 tokens: the model sees the first 256" in w for w in plan.warnings) == 2
+    (clip,) = (w for w in plan.warnings if "CLIP tokens" in w)
+    assert "303 CLIP tokens" in clip and "(2 of 2 prompts are as long)" in clip
+    assert plan_json(plan)["tokens"] == [
+        {"model": None, "encoder": "CLIP", "limit": 77, "most": 303, "over": 2, "counted": True},
+        {"model": None, "encoder": "T5", "limit": 256, "most": 303, "over": 2, "counted": True},
+    ]
+
+
+def test_each_model_of_a_plan_reads_with_its_own_encoders(tmp_path: Path) -> None:
+    write_pack(tmp_path, subjects={"mug": "word " * 100, "jug": "a jug"})
+    limits = {"small": 64, "large": 512}
+    readers = {name: [words("T5", limit)] for name, limit in limits.items()}
+    plan = make_plan(
+        spec(matrix={"model": ["small", "large"]}),
+        tmp_path,
+        model_defaults=lambda model: {"encoders": lambda: readers[str(model)]},
+    )
+    (warning,) = plan.warnings
+    assert warning.startswith("small: compose: subject mug: 103 T5 tokens: the model sees the")
+    assert [(row["model"], row["over"]) for row in plan_json(plan)["tokens"]] == [
+        ("small", 1), ("large", 0),
+    ]  # fmt: skip
+
+
+def test_without_a_models_tokenizers_a_plan_estimates_with_what_the_model_reads(
+    tmp_path: Path,
+) -> None:
+    write_pack(tmp_path, subjects={"a": "word " * 300})
+    plan = make_plan(spec(), tmp_path, model_defaults=lambda model: {"prompt_tokens": 256})
+    assert any("T5 tokens: the model sees the first 256" in w for w in plan.warnings)
+    assert [row["counted"] for row in plan_json(plan)["tokens"]] == [False, False]
 
 
 SCRIPT = """

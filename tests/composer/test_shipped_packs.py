@@ -9,7 +9,7 @@ import pytest
 
 from composer.packs import list_packs, read_pack
 from composer.plan import make_plan
-from composer.tokencount import estimate_tokens
+from composer.tokencount import estimate
 from runner.engine.tiny.vocabulary import unknown_words
 from specs.read import read
 from specs.validate import validate
@@ -38,7 +38,7 @@ def test_every_combination_of_a_shipped_pack_passes_its_own_audit(pack_id: str) 
     assert not read_pack(PROMPTS, pack_id).warnings
     # Good prompts say what is wanted: nothing forbidden is even named.
     assert not any(entry.report.advice for entry in plan.entries)
-    assert all(estimate_tokens(entry.prompt)["t5"] <= 256 for entry in plan.entries)
+    assert all(estimate("T5", entry.prompt) <= 256 for entry in plan.entries)
     assert not re.search("  |,,|\\.\\.|,\\.", " ".join(e.prompt for e in plan.entries))
 
 

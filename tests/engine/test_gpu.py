@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from runner.engine import gpu
-from runner.engine.embeddings import PromptCache
+from runner.engine.embeddings import Encoded, PromptCache
+from runner.engine.encoding import Prompts
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.faults import Bug, NotFinite
 from runner.engine.kinds.base import Prepared
 from runner.engine.loading import Loaded, Shelf
-from runner.engine.models import MODEL_REGISTRY
 from runner.engine.registry import KINDS
 from runner.engine.stop import StopSign
 from runner.errors import OutOfMemory, Stopped, TimedOut
@@ -25,6 +26,11 @@ from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
+SERVED = [
+    pytest.param(model.name, kind, id=f"{model.name}-{kind}")
+    for model in MODEL_REGISTRY.values()
+    for kind in model.serves
+]
 
 
 def quiet(phase: Phase, step: int, steps: int) -> None:
@@ -36,11 +42,12 @@ def fake_stages(pipe: Any, **extra: Any) -> gpu.Stages:
         family=FLUX1,
         main=pipe,
         arguments=extra.pop("arguments", KINDS["text2img"].arguments["flux1"]),
-        encoders="fake",
-        length=extra.pop("length", 16),
-        prompts=PromptCache(),
         **extra,
     )
+
+
+def words(pipe: Any) -> Encoded:
+    return Encoded(FLUX1.encode(pipe, "a", 16))
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +56,42 @@ def shelf(data: Path) -> Shelf:
 
 
 def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
-    return shelf.get(task, lambda: None)
+    return shelf.paint(shelf.needs(task), lambda: None)
 
 
-def bare(stages: gpu.Stages, task: ImageTask, prepared: Prepared) -> Image.Image:
-    """The picture as a plain script makes it: prompt in, picture out."""
+def encoded(shelf: Shelf, task: ImageTask) -> Encoded:
+    return Prompts(shelf, PromptCache(), {}).encoded(shelf.needs(task), task, StopSign(), quiet)
+
+
+def bare(shelf: Shelf, task: ImageTask, prepared: Prepared) -> Image.Image:
+    """The picture as a plain script makes it: whole pipelines, prompt in, picture out."""
+    import diffusers
     import torch
 
-    arguments = {**stages.fixed, **stages.arguments(task, prepared)}
-    words: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": stages.length}
-    if stages.prior is not None and stages.prior_arguments is not None:
-        words = stages.prior(**stages.prior_arguments(task, prepared), prompt=task.prompt)
+    needs = shelf.needs(task)
+    main = getattr(diffusers, needs.serving.pipeline).from_pretrained(needs.folder)
+    arguments = needs.kind.arguments[needs.model.family](task, prepared)
+    arguments = {**needs.serving.fixed, **arguments}
+    given: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": needs.length}
+    if needs.serving.prior is not None:
+        text = {part: getattr(main, part) for part in needs.family.text_parts}
+        prior = diffusers.FluxPriorReduxPipeline.from_pretrained(needs.prior_folder, **text)
+        given = prior(**needs.kind.prior["flux1"](task, prepared), prompt=task.prompt)
     seeded = torch.Generator("cpu").manual_seed(task.seed)
-    image: Image.Image = stages.main(**arguments, **words, generator=seeded).images[0]
+    image: Image.Image = main(**arguments, **given, generator=seeded).images[0]
     return image
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("model", "kind"), SERVED)
 def test_pixels_are_those_of_a_plain_script_and_the_same_again(
-    kind: str, shelf: Shelf, task_of: TaskOf
+    model: str, kind: str, shelf: Shelf, task_of: TaskOf
 ) -> None:
-    task = task_of(kind, **({"composite": False} if kind == "fill" else {}))
-    stages = loaded(shelf, task).stages
-    prepared = KINDS[kind].prepare(task, MODEL_REGISTRY["tiny"].sizes)
-    expected = bare(stages, task, prepared).tobytes()
-    for _ in range(2):  # the second time the prompt comes out of the cache
-        image, _ = gpu.run(stages, task, prepared, StopSign(), quiet)
+    task = task_of(kind, model=model, **({"composite": False} if kind == "fill" else {}))
+    stages, prompt = loaded(shelf, task).stages, encoded(shelf, task)
+    prepared = KINDS[kind].prepare(task, MODEL_REGISTRY[model].sizes_for(kind))
+    expected = bare(shelf, task, prepared).tobytes()
+    for _ in range(2):
+        image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
 
 
@@ -85,11 +102,12 @@ def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_
     names = ("image", "mask")
     given = tuple(InputImage(pictures[n].path, w) for n, w in zip(names, weights, strict=False))
     task = task_of("redux", inputs={"image": given})
-    stages = loaded(shelf, task).stages
+    stages, prompt = loaded(shelf, task).stages, encoded(shelf, task)
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
-    expected = bare(stages, task, prepared).tobytes()
+    expected = bare(shelf, task, prepared).tobytes()
     for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
-        assert gpu.run(stages, task, prepared, StopSign(), quiet)[0].tobytes() == expected
+        image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
+        assert image.tobytes() == expected
 
 
 def test_outside_of_the_mask_every_original_pixel_stays(shelf: Shelf, task_of: TaskOf) -> None:
@@ -97,7 +115,8 @@ def test_outside_of_the_mask_every_original_pixel_stays(shelf: Shelf, task_of: T
 
     task = task_of("fill")
     prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
-    image, _ = gpu.run(loaded(shelf, task).stages, task, prepared, StopSign(), quiet)
+    prompt = encoded(shelf, task)
+    image = gpu.run(loaded(shelf, task).stages, task, prepared, prompt, StopSign(), quiet)
     keep = np.asarray(prepared.images["mask"][0]) == 0
     original = np.asarray(prepared.images["image"][0])
     assert np.array_equal(np.asarray(image)[keep], original[keep])
@@ -107,37 +126,9 @@ def test_outside_of_the_mask_every_original_pixel_stays(shelf: Shelf, task_of: T
 def test_components_with_the_same_bytes_are_loaded_once(shelf: Shelf, task_of: TaskOf) -> None:
     mains = [loaded(shelf, task_of(kind)).stages.main for kind in KINDS]
     assert len({id(main.vae) for main in mains}) == 1
-    assert len({id(main.text_encoder_2) for main in mains}) == 1
+    assert len({id(shelf.text(shelf.needs(task_of(kind)), lambda: None)) for kind in KINDS}) == 1
     assert len({id(main.transformer) for main in mains}) == 3  # by channels
     assert len({id(main.scheduler) for main in mains}) == 4  # redux is text2img's pipeline
-
-
-def test_a_second_image_of_a_prompt_does_not_encode_again(task_of: TaskOf) -> None:
-    stages, phases = fake_stages(FakePipe()), []
-
-    def note(phase: Phase, step: int, steps: int) -> None:
-        phases.append(phase)
-
-    for seed in (1, 2):
-        gpu.run(stages, task_of("text2img", seed=seed), Prepared(64, 64), StopSign(), note)
-    assert phases.count(Phase.ENCODING) == 1
-    assert phases.count(Phase.DECODING) == 2
-
-
-def test_the_prompt_cache_forgets_the_oldest() -> None:
-    cache, pipe = PromptCache(size=2), FakePipe()
-    for prompt in ("a", "b", "c"):
-        cache.encode(FLUX1, pipe, "e", prompt, 16)
-    assert cache.get("e", "a", 16) is None
-    assert cache.get("e", "c", 16) is not None
-    assert cache.get("other", "c", 16) is None
-    assert len(cache) == 2
-
-
-def test_a_prompt_that_is_cut_off_is_told(task_of: TaskOf) -> None:
-    stages = fake_stages(FakePipe(), length=4)
-    _, warnings = gpu.run(stages, task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
-    assert warnings == ("the prompt has 12 tokens and the model reads 4: its end was not read",)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +142,9 @@ def test_a_kind_that_brings_the_engines_keywords_is_a_type_error(
 
     stages = fake_stages(FakePipe(), arguments=arguments)
     with pytest.raises(TypeError, match=f"multiple values for keyword argument '{keyword}'"):
-        gpu.run(stages, task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+        gpu.run(
+            stages, task_of("text2img"), Prepared(64, 64), words(stages.main), StopSign(), quiet
+        )
 
 
 def test_the_stop_sign_cannot_be_left_out(task_of: TaskOf) -> None:
@@ -191,14 +184,18 @@ def test_running_out_of_memory_is_said_so_and_frees_the_hooks(
 ) -> None:
     pipe = FakePipe(raising(error))
     with pytest.raises(OutOfMemory):
-        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+        gpu.run(
+            fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
+        )
     assert (pipe.frees, pipe.decodes) == (1, 0)
 
 
 def test_a_foreign_error_passes_unchanged_and_frees_the_hooks(task_of: TaskOf) -> None:
     pipe = FakePipe(raising(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+        gpu.run(
+            fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
+        )
     assert (pipe.frees, pipe.decodes) == (1, 0)
 
 
@@ -206,7 +203,9 @@ def test_a_foreign_error_passes_unchanged_and_frees_the_hooks(task_of: TaskOf) -
 def test_latents_that_are_no_numbers_are_never_decoded(value: float, task_of: TaskOf) -> None:
     pipe = FakePipe(latents=value)
     with pytest.raises(NotFinite):
-        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), StopSign(), quiet)
+        gpu.run(
+            fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
+        )
     assert pipe.decodes == 0
 
 
@@ -219,7 +218,7 @@ def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:
 
     pipe = FakePipe(slow)
     with pytest.raises(TimedOut, match="timeout of 10 s"):
-        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), stop, quiet)
+        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet)
     assert (pipe.steps_done, pipe.decodes) == (2, 0)
 
 
@@ -260,7 +259,9 @@ def test_a_stopped_images_latents_are_gone_at_once(task_of: TaskOf) -> None:
     gc.disable()
     try:
         try:
-            gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), stop, quiet)
+            gpu.run(
+                fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet
+            )
         except Stopped:
             pass
         assert pipe.alive is not None and pipe.alive() is None

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from runner.engine import gpu, hub
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.loading import Shelf
-from runner.engine.models import MODEL_REGISTRY
 from runner.engine.registry import KINDS
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
@@ -60,8 +60,9 @@ def test_every_kind_renders_and_tells_its_phases(
     assert told == [
         *before,
         (Phase.LOADING, 0, 0),
-        *([(Phase.LOADING, 0, 0)] if kind == "redux" else []),
         (Phase.ENCODING, 0, 0),
+        (Phase.LOADING, 0, 0),
+        *([(Phase.LOADING, 0, 0)] if kind == "redux" else []),
         *((Phase.DENOISING, step, 3) for step in range(4)),
         (Phase.DECODING, 0, 0),
     ]

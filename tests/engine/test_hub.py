@@ -1,19 +1,21 @@
-"""Weights are found without the network, whole or not at all; hub errors become sentences."""
+"""Weights are found without the network, whole or not at all."""
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runner.engine import fingerprint, hub
-from runner.engine.models import MODEL_REGISTRY, Model, Serving
-from runner.errors import JobFailed, ModelMissing
-from tests import random_twin
+from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
+from runner.engine.models import Model, Serving, SingleFile
+from runner.errors import ModelMissing
+from tests.fake_hub import WEIGHTS, pipeline, put
 
 DEV = MODEL_REGISTRY["dev"]
+REDUX = "black-forest-labs/FLUX.1-Redux-dev"
 
 
 @pytest.fixture
@@ -23,13 +25,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def cached(home: Path, repo: str, source: Path, commit: str = "c0ffee") -> Path:
-    """A repository in the layout of the hub's cache, copied from a pipeline folder."""
+def cached(home: Path, repo: str, commit: str = "c0ffee", **extra: bytes) -> Path:
+    """A whole pipeline in the layout of the hub's cache."""
     base = home / "hf-cache" / "hub" / f"models--{repo.replace('/', '--')}"
-    (base / "refs").mkdir(parents=True)
-    (base / "refs" / "main").write_text(commit, encoding="utf-8")
-    shutil.copytree(source, base / "snapshots" / commit)
-    return base / "snapshots" / commit
+    put(base / "refs", {"main": commit.encode()})
+    return put(base / "snapshots" / commit, pipeline() | extra)
 
 
 def test_a_model_that_is_not_there_is_missing_with_the_command_that_fetches_it(home: Path) -> None:
@@ -38,111 +38,99 @@ def test_a_model_that_is_not_there_is_missing_with_the_command_that_fetches_it(h
     assert hub.present(DEV, home) is None
 
 
-def test_a_whole_model_in_the_cache_is_found(home: Path, data: Path) -> None:
-    folder = cached(home, DEV.repo, random_twin.folder("text2img", data))
+def test_a_whole_model_in_the_cache_is_found(home: Path) -> None:
+    folder = cached(home, DEV.repo)
     assert hub.Disk(home).main(DEV, "text2img") == folder
     assert hub.present(DEV, home, "text2img") == folder
     assert hub.revision_of(folder, DEV) == "c0ffee"
 
 
-def test_a_model_is_present_for_all_kinds_only_with_its_prior(home: Path, data: Path) -> None:
-    folder = cached(home, DEV.repo, random_twin.folder("text2img", data))
+def test_a_model_is_present_for_all_kinds_only_with_its_prior(home: Path) -> None:
+    folder = cached(home, DEV.repo)
     assert hub.present(DEV, home) is None
-    cached(home, "black-forest-labs/FLUX.1-Redux-dev", random_twin.folder("redux-prior", data))
+    prior = cached(home, REDUX)
     assert hub.present(DEV, home) == folder
+    assert hub.Disk(home).prior(DEV, "redux") == prior
 
 
-def test_hf_home_wins_over_the_homes_own_cache(
-    home: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = cached(home, DEV.repo, random_twin.folder("text2img", data))
+def test_an_estimator_is_found_or_names_the_command_that_fetches_it(home: Path) -> None:
+    with pytest.raises(ModelMissing, match="run `fluxdrop models pull depth-anything`"):
+        hub.Disk(home).estimator(DEPTH_ANYTHING)
+    folder = cached(home, DEPTH_ANYTHING.repo)
+    with pytest.raises(ModelMissing, match=r"partly on this machine \(config.json, .* missing\)"):
+        hub.Disk(home).estimator(DEPTH_ANYTHING)
+    put(folder, {"config.json": b"{}", "preprocessor_config.json": b"{}", "model.safetensors": b""})
+    assert hub.Disk(home).estimator(DEPTH_ANYTHING) == folder
+
+
+def test_hf_home_wins_over_the_homes_own_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cached(home, DEV.repo)
     monkeypatch.setenv("HF_HOME", str(home / "elsewhere"))
     assert hub.present(DEV, home, "text2img") is None
     monkeypatch.setenv("HF_HOME", str(home / "hf-cache"))
     assert hub.present(DEV, home / "any", "text2img") == folder
 
 
-@pytest.mark.parametrize(
-    ("lost", "named"),
-    [
-        ("transformer/diffusion_pytorch_model.safetensors", "transformer"),
-        ("text_encoder_2/config.json", "text_encoder_2"),
-        ("tokenizer", "tokenizer"),
-        ("scheduler/scheduler_config.json", "scheduler"),
-    ],
-)
-def test_half_a_download_is_missing_and_says_what(
-    home: Path, data: Path, lost: str, named: str
-) -> None:
-    folder = cached(home, DEV.repo, random_twin.folder("text2img", data))
-    if (folder / lost).is_dir():
-        shutil.rmtree(folder / lost)
-    else:
-        (folder / lost).unlink()
-    if lost == "text_encoder_2/config.json":
-        (folder / "text_encoder_2" / "model.safetensors").unlink()
-    with pytest.raises(ModelMissing, match=rf"\({named} missing\).*pull dev` again"):
+@pytest.mark.parametrize("lost", ["transformer", "text_encoder", "tokenizer", "scheduler"])
+def test_half_a_download_is_missing_and_says_what(home: Path, lost: str) -> None:
+    folder = cached(home, DEV.repo)
+    shutil.rmtree(folder / lost)
+    with pytest.raises(ModelMissing, match=rf"\({lost} missing\).*pull dev` again"):
         hub.Disk(home).main(DEV, "text2img")
 
 
-def test_a_missing_shard_is_noticed(home: Path, data: Path) -> None:
-    folder = cached(home, DEV.repo, random_twin.folder("text2img", data))
-    shards = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
-    index = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
-    index.write_text(json.dumps(shards), encoding="utf-8")
-    (folder / "transformer" / "one.safetensors").touch()
-    assert hub.missing_parts(folder) == ["transformer"]
-    (folder / "transformer" / "two.safetensors").touch()
-    assert hub.missing_parts(folder) == []
+def test_a_link_into_nothing_is_no_file(home: Path) -> None:
+    folder = cached(home, DEV.repo)
+    (folder / WEIGHTS).unlink()
+    try:
+        (folder / WEIGHTS).symlink_to("../../../blobs/gone")
+    except OSError:
+        pytest.skip("this system lets this user make no links")
+    assert hub.present(DEV, home, "text2img") is None
 
 
-def test_a_local_folder_serves_as_a_repository(home: Path, data: Path) -> None:
-    folder = random_twin.folder("text2img", data)
+def test_a_local_folder_serves_as_a_repository(home: Path) -> None:
+    folder = put(home / "mine", pipeline())
     mine = Model("mine", str(folder), "mine", {"text2img": Serving("FluxPipeline", 2, 1.0)})
     assert hub.Disk(home, {"mine": mine}).main(mine, "text2img") == folder
     assert hub.revision_of(folder, mine) is None
+    shutil.rmtree(folder)
+    with pytest.raises(ModelMissing, match="see `fluxdrop models check mine`") as told:
+        hub.Disk(home, {"mine": mine}).main(mine, "text2img")
+    assert str(folder) not in str(told.value)
 
 
-def named(name: str, *, cause: BaseException | None = None) -> BaseException:
-    error: BaseException = type(name, (Exception,), {})("misleading text")
-    error.__cause__ = cause
-    return error
+def test_a_single_file_is_found_and_its_pipeline_needs_no_weights_of_its_own(home: Path) -> None:
+    folder = cached(home, DEV.repo)
+    (folder / WEIGHTS).unlink()
+    file = put(home / "files", {"q4.gguf": b"GGUF"}) / "q4.gguf"
+    q4 = replace(DEV, name="q4", single=SingleFile(str(file)))
+    disk = hub.Disk(home, {"q4": q4})
+    assert disk.main(q4, "text2img") == folder
+    assert disk.single(q4) == file
+    assert disk.single(DEV) is None
+    file.unlink()
+    with pytest.raises(ModelMissing, match="models check q4"):
+        disk.single(q4)
 
 
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (named("OSError", cause=named("GatedRepoError")), "accept its licence"),
-        (OSError("no file named config.json"), None),
-        (named("OSError", cause=named("RepositoryNotFoundError")), "not found on the hub"),
-        (named("LocalEntryNotFoundError", cause=named("ConnectError")), "cannot be reached"),
-        (named("LocalEntryNotFoundError", cause=named("OfflineModeIsEnabled")), "switched off"),
-        (named("LocalEntryNotFoundError"), "not wholly"),
-        (named("SafetensorError"), "damaged"),
-        (named("HfHubHTTPError"), "answered with an error"),
-    ],
-)
-def test_hub_errors_are_explained_by_their_causes(error: BaseException, says: str | None) -> None:
-    ours = hub.explain(error, DEV)
-    if says is None:
-        assert ours is None
-    else:
-        assert isinstance(ours, JobFailed) and says in str(ours)
-        assert "models pull dev" in str(ours)
+def test_the_bytes_that_are_here_count_every_file_once(home: Path) -> None:
+    assert hub.bytes_here(DEV, home) == 0
+    folder = cached(home, DEV.repo)
+    before = hub.bytes_here(DEV, home)
+    assert before > sum(len(data) for data in pipeline().values())
+    blobs = folder.parent.parent / "blobs"
+    blobs.mkdir()
+    try:
+        (blobs / "same").hardlink_to(folder / WEIGHTS)
+    except OSError:
+        pytest.skip("this file system has no hard links")
+    assert hub.bytes_here(DEV, home) == before
 
 
-def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
-    error = ValueError("x")
-    error.__context__ = error
-    assert hub.explain(error, DEV) is None
-
-
-def test_the_hash_of_a_folder_follows_its_content_and_not_its_place(
-    tmp_path: Path, data: Path
-) -> None:
-    source = random_twin.folder("redux-prior", data)
-    shutil.copytree(source, tmp_path / "copy")
-    assert fingerprint.of_folder(source) == fingerprint.of_folder(tmp_path / "copy")
-    file = tmp_path / "copy" / "image_encoder" / "model.safetensors"
+def test_the_hash_of_a_folder_follows_its_content_and_not_its_place(tmp_path: Path) -> None:
+    source, copy = put(tmp_path / "source", pipeline()), put(tmp_path / "copy", pipeline())
+    assert fingerprint.of_folder(source) == fingerprint.of_folder(copy)
+    file = copy / WEIGHTS
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    assert fingerprint.of_folder(source) != fingerprint.of_folder(tmp_path / "copy")
+    assert fingerprint.of_folder(source) != fingerprint.of_folder(copy)

@@ -177,3 +177,10 @@ def test_a_lone_side_takes_the_other_from_the_picture() -> None:
     assert images.target_size((200, 100), 512, None, Sizes()) == (512, 256)
     assert images.target_size((200, 100), None, 512, Sizes()) == (1024, 512)
     assert images.target_size((200, 100), 64, 80, Sizes()) == (64, 80)
+
+
+def test_a_side_that_follows_into_a_size_that_cannot_be_made_is_told_with_both_sides() -> None:
+    sizes = Sizes(pixels=1_048_576)
+    assert images.target_size((100, 100), 1024, None, sizes) == (1024, 1024)
+    with pytest.raises(InputBad, match="1024×2048; the model makes at most 1,048,576 pixels"):
+        images.target_size((100, 200), 1024, None, sizes)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.kinds.base import Prepared
-from runner.engine.models import MODEL_REGISTRY, Sizes
+from runner.engine.models import Sizes
 from runner.engine.registry import KINDS
 from runner.errors import InputBad
 from runner.job import ImageTask, InputImage
@@ -20,15 +21,34 @@ TaskOf = Callable[..., ImageTask]
 
 
 def prepared(task: ImageTask, sizes: Sizes | None = None) -> Prepared:
-    return KINDS[task.kind].prepare(task, sizes or MODEL_REGISTRY[task.model].sizes)
+    return KINDS[task.kind].prepare(task, sizes or MODEL_REGISTRY[task.model].sizes_for(task.kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_size_steps_and_guidance(kind: str, task_of: TaskOf) -> None:
-    task = task_of(kind, guidance=4.5)
-    arguments = KINDS[kind].arguments["flux1"](task, prepared(task))
+SERVED = [
+    pytest.param(model.name, kind, id=f"{model.name}-{kind}")
+    for model in MODEL_REGISTRY.values()
+    for kind in model.serves
+]
+
+
+@pytest.mark.parametrize(("model", "kind"), SERVED)
+def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does_not_take(
+    model: str, kind: str, task_of: TaskOf
+) -> None:
+    import diffusers
+
+    entry = MODEL_REGISTRY[model]
+    serving = entry.serves[kind]
+    task = task_of(kind, model=model, guidance=4.5)
+    ready = prepared(task)
+    if ready.depth_of is not None:
+        ready = ready.with_depth(ready.depth_of)
+    arguments = KINDS[kind].arguments[entry.family](task, ready)
     assert (arguments["width"], arguments["height"]) == (64, 64)
     assert (arguments["num_inference_steps"], arguments["guidance_scale"]) == (3, 4.5)
+    taken = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
+    assert {*arguments, *serving.fixed} <= set(taken)
+    assert not set(arguments) & set(serving.fixed)
 
 
 def test_text2img_reads_no_picture(task_of: TaskOf) -> None:
@@ -74,10 +94,84 @@ def test_control_draws_the_edges_unless_the_map_is_ready(task_of: TaskOf) -> Non
     assert len(np.unique(np.asarray(given))) > 2
 
 
-def test_control_cannot_make_depth_yet_and_says_so(task_of: TaskOf) -> None:
-    task = replace(task_of("control"), options={"control": "depth"})
-    with pytest.raises(InputBad, match="preprocessed: true"):
+def test_control_leaves_a_depth_map_to_the_engine_and_takes_it_as_the_control_image(
+    task_of: TaskOf,
+) -> None:
+    task = task_of("control", model="depth", preprocessed=False)
+    ready = prepared(task)
+    assert ready.depth_of is not None and ready.depth_of.size == (64, 64)
+    assert ready.images == {}
+    depth_map = Image.new("RGB", (64, 64), "grey")
+    whole = ready.with_depth(depth_map)
+    assert whole.depth_of is None
+    assert KINDS["control"].arguments["flux1"](task, whole)["control_image"] is depth_map
+    assert prepared(task_of("control", model="depth")).depth_of is None
+
+
+def pictures_of(folder: Path, *sizes: tuple[int, int]) -> tuple[InputImage, ...]:
+    """Pictures of these sizes, each one with another noise."""
+    made = []
+    for number, (wide, high) in enumerate(sizes):
+        noise = np.random.default_rng(number).integers(0, 256, (high, wide, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+        made.append(InputImage(folder / f"{number}.png"))
+    return tuple(made)
+
+
+def test_klein_sees_the_picture_to_the_pixel_as_large_as_its_edit(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    given = pictures_of(tmp_path, (300, 200), (80, 90))
+    task = task_of("kontext", model="klein", inputs={"image": given})
+    arguments = KINDS["kontext"].arguments["flux2"](task, prepared(task))
+    assert (arguments["width"], arguments["height"]) == (288, 192)
+    first, second = arguments["image"]
+    assert (first.size, second.size) == ((288, 192), (80, 90))
+    original = np.asarray(Image.open(given[0].path))
+    assert np.array_equal(np.asarray(first), original[4:196, 6:294])
+
+
+def test_klein_sees_the_whole_picture_where_a_size_of_its_own_is_asked_for(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    given = pictures_of(tmp_path, (300, 200))
+    task = task_of("kontext", model="klein", inputs={"image": given}, width=128, height=256)
+    arguments = KINDS["kontext"].arguments["flux2"](task, prepared(task))
+    assert (arguments["width"], arguments["height"]) == (128, 256)
+    assert [each.size for each in arguments["image"]] == [(300, 200)]
+
+
+@pytest.mark.parametrize("kind", ["kontext", "redux"])
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [((400, 48), "no picture with a side below 64"), ((600, 64), "more than 8 times as long")],
+)
+def test_pictures_that_kleins_pipeline_would_refuse_are_refused_before_it_is_loaded(
+    kind: str, size: tuple[int, int], reason: str, task_of: TaskOf, tmp_path: Path
+) -> None:
+    given = pictures_of(tmp_path, (64, 64), size)
+    task = task_of(kind, model="klein", inputs={"image": given})
+    with pytest.raises(InputBad, match=f"{reason}.*1.png is {size[0]}×{size[1]}"):
         prepared(task)
+
+
+@pytest.mark.parametrize(("model", "cell"), [("klein", 16), ("z-image-turbo", 8)])
+def test_a_line_thinner_than_a_cell_of_the_latents_is_painted_and_the_rest_comes_back(
+    model: str, cell: int, task_of: TaskOf, tmp_path: Path
+) -> None:
+    (picture,) = pictures_of(tmp_path, (96, 64))
+    mask = Image.new("L", (96, 64), 0)
+    mask.paste(255, (33, 2, 34, 40))
+    mask.save(tmp_path / "mask.png")
+    inputs = {"image": (picture,), "mask": (InputImage(tmp_path / "mask.png"),)}
+    task = task_of("fill", model=model, inputs=inputs)
+    ready = prepared(task)
+    arguments = KINDS["fill"].arguments[MODEL_REGISTRY[model].family](task, ready)
+    cells = np.asarray(arguments["mask_image"])[cell // 2 :: cell, cell // 2 :: cell]
+    assert np.argwhere(cells).tolist() == [[y, 32 // cell] for y in range(-(-40 // cell))]
+    assert ready.paste is not None
+    shown = np.asarray(ready.paste.share)
+    assert shown[:, :33].max() == shown[:, 34:].max() == 0 < shown[:, 33].max()
 
 
 def test_redux_weighs_one_picture_as_given_and_several_by_share(

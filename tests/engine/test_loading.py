@@ -9,7 +9,6 @@ import pytest
 
 from runner.engine import devices
 from runner.engine.loading import Loaded, Shelf
-from runner.engine.models import MODEL_REGISTRY
 from runner.engine.registry import KINDS
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary
@@ -18,7 +17,9 @@ TaskOf = Callable[..., ImageTask]
 
 
 def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
-    return shelf.get(task, lambda: None)
+    needs = shelf.needs(task)
+    shelf.text(needs, lambda: None)
+    return shelf.paint(needs, lambda: None)
 
 
 def test_loading_asks_nothing_of_the_network(
@@ -37,12 +38,16 @@ def test_loading_asks_nothing_of_the_network(
 
 
 def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
-    small = Shelf(TwinLibrary(data), device="cpu", room=2)  # each twin counts as one
+    small = Shelf(TwinLibrary(data), device="cpu", room=16)  # a twin's paint stage counts as eight
+
+    def paint(kind: str, on_loading: Callable[[], None]) -> None:
+        small.paint(small.needs(task_of(kind)), on_loading)
+
     for kind in ("text2img", "fill", "text2img", "control"):
-        loaded(small, task_of(kind))
+        paint(kind, lambda: None)
     loads: list[str] = []
     for kind in ("control", "text2img", "fill"):
-        small.get(task_of(kind), lambda kind=kind: loads.append(kind))  # type: ignore[misc]
+        paint(kind, lambda kind=kind: loads.append(kind))  # type: ignore[misc]
     assert loads == ["fill"]
     small.clear()
     assert small.loaded == ()
@@ -58,20 +63,3 @@ def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> Non
     assert torch.get_num_threads() == 1
     devices.use_threads(cpu, 34_000_000_000)
     assert torch.get_num_threads() == chosen
-
-
-@pytest.mark.parametrize(
-    ("wanted", "model", "device", "used"),
-    [
-        ("auto", "dev", "cpu", "fp32"),
-        ("auto", "dev", "cuda", "bf16"),
-        ("auto", "tiny", "cuda", "fp32"),
-        ("bf16", "tiny", "cpu", "bf16"),
-        ("fp32", "dev", "cuda", "fp32"),
-    ],
-)
-def test_the_precision_that_auto_means(wanted: str, model: str, device: str, used: str) -> None:
-    import torch
-
-    entry = MODEL_REGISTRY[model]
-    assert devices.precision_for(wanted, entry, torch.device(device)) == used

@@ -101,3 +101,12 @@ def test_an_outpaint_mask_reaches_into_the_picture_by_its_soft_edge() -> None:
     assert (share[:, :16] == 255).all()
     assert (share[:, 16:18] > 0).all()
     assert (share[:, 18:] == 0).all()
+
+
+def test_a_mask_in_cells_is_white_wherever_it_was_and_nowhere_a_whole_cell_was_black() -> None:
+    mask = Image.new("L", (48, 32), 0)
+    mask.putpixel((17, 31), 255)
+    cells = masks.whole_cells(mask, 16)
+    assert cells.getbbox() == (16, 16, 32, 32)
+    assert cells.mode == "L"
+    assert masks.whole_cells(cells, 16).tobytes() == cells.tobytes()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.engine.models import MODEL_REGISTRY, Sizes
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.models import Sizes
 from runner.engine.registry import KINDS, default_model, problems, realise, warnings
 from runner.job import InputImage
 
@@ -59,7 +61,7 @@ def test_the_spec_beats_the_settings_and_they_beat_the_default() -> None:
     settings = {"text2img": "krea"}
     assert default_model({"kind": "text2img", "model": "dev"}, settings) == "dev"
     assert default_model({"kind": "text2img"}, settings) == "krea"
-    assert default_model({"kind": "text2img"}) == "schnell"
+    assert default_model({"kind": "text2img"}) == "klein"
     assert default_model({"kind": "control", "control": "depth"}) == "depth"
 
 
@@ -68,7 +70,8 @@ def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
 
 
 def test_a_kind_that_a_model_cannot_do_is_answered_with_the_models_that_can() -> None:
-    assert message(kind="fill", model="dev") == "dev cannot do fill; tiny and fill-dev can"
+    text = message(kind="fill", model="dev")
+    assert text == "dev cannot do fill; tiny, klein, z-image-turbo and fill-dev can"
 
 
 def test_tiny_makes_only_its_own_size() -> None:
@@ -97,14 +100,71 @@ def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
     assert text == "tiny follows canny, not depth; depth can"
 
 
-def test_depth_needs_a_ready_map_for_now() -> None:
-    assert paths(kind="control", control="depth", image="a.png") == ["preprocessed"]
-    assert paths(kind="control", control="depth", image="a.png", preprocessed=True) == []
+def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
+    spec = {"kind": "control", "control": "depth", "image": "a.png"}
+    assert problems(spec) == problems({**spec, "preprocessed": True}) == []
+    depth = MODEL_REGISTRY["depth"]
+    blind = replace(depth.serves["control"], estimator=None)
+    models = {"depth": replace(depth, serves={"control": blind})}
+    assert [path for path, _ in problems(spec, models=models)] == ["preprocessed"]
+    assert problems({**spec, "preprocessed": True}, models=models) == []
 
 
 def test_precision_guidance_and_loras_that_a_model_lacks_are_refused_together() -> None:
-    spec = {"kind": "text2img", "model": "schnell", "precision": "nf4", "guidance": 3.5}
-    assert paths(**spec, loras=[{"path": "x.safetensors"}]) == ["precision", "guidance", "loras"]
+    spec = {"kind": "text2img", "model": "schnell", "precision": "int8", "guidance": 3.5}
+    spec["loras"] = [{"path": "x.safetensors"}]
+    models = {**MODEL_REGISTRY, "schnell": replace(MODEL_REGISTRY["schnell"], loras=False)}
+    found = problems(spec, models=models)
+    assert [path for path, _ in found] == ["precision", "guidance", "loras"]
+    guided = found[1][1]
+    assert guided == (
+        "schnell has no guidance; leave it out or set it to 0; tiny, dev and krea can"
+    )
+    assert problems(spec | {"model": "dev", "precision": "nf4"}) == []
+    assert paths(kind="text2img", model="tiny", precision="nf4") == ["precision"]
+
+
+@pytest.mark.parametrize("kind", MODEL_REGISTRY["klein"].serves)
+def test_klein_has_no_guidance_and_takes_its_own_sidecars_back(kind: str) -> None:
+    assert paths(kind=kind, model="klein", guidance=3.5, image="a.png") == ["guidance"]
+    own = realise({"kind": kind, "prompt": "x", "seed": 4}, job="j", index=1, inputs={})
+    assert (own.model, own.steps, own.guidance) == ("klein", 4, 1.0)
+    assert paths(kind=kind, model="klein", guidance=own.guidance, image="a.png") == []
+    assert paths(kind=kind, model="klein", guidance=0, image="a.png") == []
+
+
+def test_klein_reads_four_references_and_weighs_none() -> None:
+    images = ["a.png", "b.png", "c.png", "d.png"]
+    assert paths(kind="kontext", image=images) == paths(kind="redux", image=images) == []
+    text = message(kind="redux", model="klein", image=[*images, "e.png"])
+    assert text == "klein reads at most 4 pictures; 5 are given; dev can"
+    text = message(kind="redux", image=[{"path": "a.png", "weight": 0.5}, "b.png"])
+    assert text == "klein cannot weigh a picture; leave `weight` out; tiny and dev can"
+
+
+def test_sizes_belong_to_a_model_and_a_kind() -> None:
+    large = {"width": 2048, "height": 2048}
+    assert paths(kind="text2img", model="klein", **large) == []
+    assert paths(kind="kontext", model="klein", image="a.png", **large) == []
+    text = message(kind="fill", model="klein", image="a.png", **large)
+    assert text == "klein makes at most 1,048,576 pixels; 2048×2048 are 4,194,304"
+    assert paths(kind="fill", model="fill-dev", image="a.png", **large) == []
+
+
+def test_a_lone_side_is_judged_alone_where_the_other_follows_a_picture() -> None:
+    assert paths(kind="fill", model="klein", image="a.png", width=2048) == []
+    assert paths(kind="fill", model="tiny", image="a.png", width=128) == ["width"]
+    assert paths(kind="kontext", model="klein", image="a.png", height=72) == ["height"]
+
+
+def test_a_variation_without_words_is_asked_for_in_the_models_own() -> None:
+    def prompt(model: str, **spec: Any) -> str:
+        spec = {"kind": "redux", "model": model, "seed": 1, **spec}
+        return realise(spec, job="j", index=1, inputs={}).prompt
+
+    assert prompt("klein") == MODEL_REGISTRY["klein"].serves["redux"].words != ""
+    assert prompt("klein", prompt="in winter") == "in winter"
+    assert prompt("dev") == ""
 
 
 def test_every_value_of_a_matrix_is_looked_at() -> None:
@@ -115,12 +175,13 @@ def test_every_value_of_a_matrix_is_looked_at() -> None:
 
 def test_a_task_has_every_default_filled_in() -> None:
     task = realise({"kind": "text2img", "prompt": "x", "seed": 4}, job="j", index=2, inputs={})
-    assert (task.model, task.steps, task.guidance) == ("schnell", 4, 0.0)
+    assert (task.model, task.steps, task.guidance) == ("klein", 4, 1.0)
     assert (task.width, task.height, task.precision) == (1024, 1024, "auto")
 
 
 def test_a_task_with_a_picture_follows_its_size_and_keeps_the_kinds_options() -> None:
     spec = {"kind": "fill", "prompt": "x", "seed": 4, "outpaint": {"left": 16}, "steps": 9}
+    spec["model"] = "fill-dev"
     image = InputImage(Path("a.png"))
     task = realise(spec, job="j", index=1, inputs={"image": [image]})
     assert (task.width, task.height, task.steps, task.guidance) == (None, None, 9, 30.0)
@@ -150,3 +211,8 @@ def test_a_size_that_follows_a_picture_is_floored_and_bounded(
 ) -> None:
     assert Sizes().following(*picture) == size
     assert Sizes().problem(*size) is None
+
+
+def test_a_size_that_is_scaled_into_bounds_loses_no_step_to_rounding() -> None:
+    """In floating point the sides come out as 511.99…94 and 2047.99…98."""
+    assert MODEL_REGISTRY["klein"].sizes.following(520, 2080) == (512, 2048)

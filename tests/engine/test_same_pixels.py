@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS
 from runner.executor import Rendered
@@ -18,6 +19,8 @@ from tests.fakes import life
 
 ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
+OTHERS = ("klein", "z-image-turbo")
+"""One model of each family that the built-in one is not of."""
 
 
 def digest(answer: Any) -> str:
@@ -45,6 +48,7 @@ def test_another_process_makes_the_same_pixels(
 ) -> None:
     executor = executor_of()
     tasks = [task_of(kind) for kind in KINDS]
+    tasks += [task_of(kind, model=name) for name in OTHERS for kind in MODEL_REGISTRY[name].serves]
     here = [digest(outcome(executor, task)) for task in tasks]
     (tmp_path / "tasks").write_bytes(pickle.dumps((data, tasks)))
     code = (

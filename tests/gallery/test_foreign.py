@@ -77,6 +77,9 @@ def test_forges_png_is_read() -> None:
         ("flux1-krea-dev", {"model": "krea"}),
         ("flux1-kontext-dev", {"model": "kontext-dev"}),
         ("FLUX.1-Fill-dev", {"model": "fill-dev"}),
+        ("flux-2-klein-4b-fp8", {"model": "klein"}),
+        ("flux-2-klein-9b", {"x_model": "flux-2-klein-9b"}),
+        ("z_image_turbo_bf16", {"model": "z-image-turbo"}),
         ("sd_xl_base_1.0", {"x_model": "sd_xl_base_1.0"}),
     ],
 )

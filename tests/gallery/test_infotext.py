@@ -40,9 +40,11 @@ def test_flux_is_written_exactly_as_forge_writes_it() -> None:
     )
 
 
-def test_schnell_has_no_guidance_and_a_whole_number_has_no_point() -> None:
+def test_a_distilled_model_has_no_guidance_and_a_whole_number_has_no_point() -> None:
     schnell = sidecar(model="schnell", guidance=0.0, result_model={"repo": "x/FLUX.1-schnell"})
     assert "Distilled" not in write(schnell)
+    klein = sidecar(model="klein", guidance=1.0, result_model={"repo": "x/FLUX.2-klein-4B"})
+    assert "Distilled" not in write(klein)
     assert "Distilled CFG Scale: 4," in write(sidecar(guidance=4.0))
 
 
@@ -135,7 +137,7 @@ def test_whatever_is_written_is_read_back(
     assert said is not None
     assert said.prompt == "\n".join(line.strip() for line in prompt.split("\n"))
     assert (said.pairs["Seed"], said.pairs["Steps"]) == (str(seed), str(steps))
-    if "schnell" not in model.lower():
+    if not any(word in model.lower() for word in ("schnell", "klein", "turbo")):
         assert float(said.pairs["Distilled CFG Scale"]) == pytest.approx(guidance, rel=1e-5)
     assert said.pairs["Size"] == "64x64"
     assert said.pairs["Version"] == "fluxdrop 0.1.0"

@@ -11,7 +11,7 @@ share their keywords.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.models import Sizes
@@ -34,12 +34,21 @@ class Paste:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's pictures, ready for the pipeline, and the size of what comes out."""
+    """A task's pictures, ready for the pipeline, and the size of what comes out.
+
+    `depth_of` is a picture of which the engine has still to make a depth map, with a model that no
+    kind may touch; `with_depth` puts it in its place.
+    """
 
     width: int
     height: int
     images: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
     paste: Paste | None = None
+    depth_of: Image | None = None
+
+    def with_depth(self, depth_map: Image) -> Prepared:
+        """The same with the map that was made of `depth_of` as its control image."""
+        return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)
 
 
 Arguments = Mapping[str, Any]
@@ -65,7 +74,7 @@ class Kind:
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
-    """The keywords that every FLUX.1 pipeline takes."""
+    """The keywords that the pipelines of all families take."""
     return {
         "width": prepared.width,
         "height": prepared.height,

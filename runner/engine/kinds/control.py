@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
-from runner.errors import InputBad
 from runner.job import ImageTask
 
 LOW, HIGH = 50.0, 200.0
@@ -19,11 +18,8 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     source = images.fit(source, width, height)
     if not task.options.get("preprocessed", False):
-        if task.options.get("control") != "canny":
-            raise InputBad(
-                "a depth map cannot be made from a picture yet:"
-                " give a ready map as `image` and set `preprocessed: true`"
-            )
+        if task.options.get("control") == "depth":
+            return Prepared(width=width, height=height, depth_of=source)
         source = canny(source, LOW, HIGH)
     return Prepared(width=width, height=height, images={"image": (source,)})
 

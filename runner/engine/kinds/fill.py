@@ -1,8 +1,21 @@
-"""fill: repaints what a mask marks, or paints what lies outside a picture (outpaint)."""
+"""fill: repaints what a mask marks, or paints what lies outside a picture (outpaint).
+
+FLUX.1 Fill reads every pixel of the mask. Other families blend latents, which are coarser: for
+them the mask grows to whole cells of the latents, so that a thin line of it is not overlooked; the
+original pixels come back outside of the mask that was given.
+"""
 
 from __future__ import annotations
 
-from runner.engine.kinds.base import NOT_GIVEN, Arguments, Kind, Paste, Prepared, sampling
+from runner.engine.kinds.base import (
+    NOT_GIVEN,
+    Arguments,
+    Build,
+    Kind,
+    Paste,
+    Prepared,
+    sampling,
+)
 from runner.engine.models import Sizes
 from runner.job import ImageTask
 
@@ -35,11 +48,21 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     }
 
 
+def _in_cells(cell: int) -> Build:
+    def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
+        from runner.engine import masks
+
+        given = _flux1(task, prepared)
+        return {**given, "mask_image": masks.whole_cells(given["mask_image"], cell)}
+
+    return arguments
+
+
 KIND = Kind(
     name="fill",
     summary="a part of a picture painted anew, or its surroundings",
     reads=("image", "mask"),
     options={"outpaint": NOT_GIVEN, "composite": True},
     prepare=_prepare,
-    arguments={"flux1": _flux1},
+    arguments={"flux1": _flux1, "flux2": _in_cells(16), "zimage": _in_cells(8)},
 )

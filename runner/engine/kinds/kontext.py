@@ -1,4 +1,8 @@
-"""kontext: changes a picture as the prompt says and keeps the rest of it."""
+"""kontext: changes a picture as the prompt says and keeps the rest of it.
+
+Some models read several pictures. The first is the one that is changed: the size follows it, and
+the prompt may take from the others ("the jacket of image 2").
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,12 @@ from runner.job import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine import images
 
-    source = images.open_image(task.inputs["image"][0])
+    pictures = images.open_references(task.inputs["image"], sizes)
+    source = pictures[0]
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     if sizes.only:  # a model of fixed sizes sees only those
         source = images.fit(source, width, height)
-    return Prepared(width=width, height=height, images={"image": (source,)})
+    return Prepared(width=width, height=height, images={"image": (source, *pictures[1:])})
 
 
 def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
@@ -26,10 +31,21 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     }
 
 
+def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
+    from runner.engine import images
+
+    source, *others = prepared.images["image"]
+    if task.width is None and task.height is None:
+        # Cut and scaled here, to the pixel as large as what comes out: the pipeline would round
+        # another way, and the edit would lie a few pixels beside its original.
+        source = images.fit(source, prepared.width, prepared.height)
+    return {**sampling(task, prepared), "image": [source, *others]}
+
+
 KIND = Kind(
     name="kontext",
     summary="an edit of a picture, described by a prompt",
     reads=("image",),
     prepare=_prepare,
-    arguments={"flux1": _flux1},
+    arguments={"flux1": _flux1, "flux2": _flux2},
 )

@@ -1,8 +1,9 @@
 """redux: variations of a picture, or a mix of several, with or without words.
 
-The prior turns the pictures into an embedding; the main stage paints from it as from a prompt.
-Of one picture the weight is its strength. Of several it is its share: the prior adds embeddings
-up, and a sum of whole ones lies far outside of what the main stage has learnt.
+In FLUX.1 a prior turns the pictures into an embedding, and the main stage paints from it as from a
+prompt. Of one picture the weight is its strength. Of several it is its share: the prior adds
+embeddings up, and a sum of whole ones lies far outside of what the main stage has learnt. FLUX.2
+has no prior: the pictures are its references, and cannot be weighed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from runner.job import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine import images
 
-    pictures = tuple(images.open_image(each) for each in task.inputs["image"])
+    pictures = images.open_references(task.inputs["image"], sizes)
     width, height = images.target_size(pictures[0].size, task.width, task.height, sizes)
     return Prepared(width=width, height=height, images={"image": pictures})
 
@@ -32,11 +33,15 @@ def _prior_flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     }
 
 
+def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
+    return {**sampling(task, prepared), "image": list(prepared.images["image"])}
+
+
 KIND = Kind(
     name="redux",
     summary="variations of a picture, or a mix of several",
     reads=("image",),
     prepare=_prepare,
-    arguments={"flux1": sampling},
+    arguments={"flux1": sampling, "flux2": _flux2},
     prior={"flux1": _prior_flux1},
 )

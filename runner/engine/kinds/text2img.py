@@ -16,5 +16,5 @@ KIND = Kind(
     name="text2img",
     summary="a picture from a prompt",
     prepare=_prepare,
-    arguments={"flux1": sampling},
+    arguments={"flux1": sampling, "flux2": sampling, "zimage": sampling},
 )

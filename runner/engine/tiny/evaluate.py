@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from runner.engine.models import MODEL_REGISTRY
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.tiny.captions import describe
 from runner.engine.tiny.classifier import Verdict, in_order, judge, read
 from runner.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct

@@ -1,0 +1,122 @@
+"""Registry entries of the user's own: the setting `registry`, on top of the models that ship.
+
+`models_of` is the one way to the models of a home. An entry says which model it is like and what
+differs; everything else is as there. Nothing is looked for on the disk or the hub here: weights
+that are not there are told by `models check`, and by the job that needs them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from runner.engine.entries import ESTIMATORS, MODEL_REGISTRY
+from runner.engine.models import Model, SingleFile
+from runner.errors import UsageProblem
+from runner.settings import Settings
+
+_SINGLE_FILES = (".gguf", ".safetensors")
+_GGUF_PRECISIONS = ("auto", "gguf")
+_BYTES_A_PARAMETER = 2
+
+
+def models_of(settings: Settings) -> Mapping[str, Model]:
+    """Every model of a home by its name: those that ship, then those of its settings.
+
+    Raises UsageProblem with every mistake, each with its place in the settings file.
+    """
+    models = dict(MODEL_REGISTRY)
+    mistakes: list[str] = []
+    for name, entry in settings.registry.items():
+        found = list(_mistakes(name, entry, models))
+        for field, message in found:
+            path = ".".join(filter(None, ("registry", name, field)))
+            mistakes.append(f"{settings.places.get(path, 'fluxdrop.yaml')}: {path}: {message}")
+        if not found:
+            models[name] = _model(name, entry, models[entry["like"]])
+    if mistakes:
+        raise UsageProblem("\n".join(mistakes))
+    return models
+
+
+def _mistakes(
+    name: str, entry: Mapping[str, Any], models: Mapping[str, Model]
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with an entry, as (field, message); the field is empty for its name."""
+    if name in models or name in ESTIMATORS:
+        yield "", "this name is in use already: choose another"
+    like = models.get(entry["like"])
+    if like is None:
+        yield "like", _unknown(entry["like"], models)
+        return
+    if "repo" in entry and "folder" in entry:
+        yield "folder", "either `repo` or `folder`: leave one of them out"
+    if "revision" in entry and "repo" not in entry:
+        yield "revision", "a revision is one of a `repo`: leave it out, or name the repository"
+    file = entry.get("file")
+    if file is not None and not file.lower().endswith(_SINGLE_FILES):
+        yield "file", "a transformer in one file ends with .gguf or .safetensors"
+    if file is not None and like.builtin:
+        yield "like", f"{like.name} is built in: a single file has to be like another model"
+    unserved = [kind for kind in entry.get("kinds", ()) if kind not in like.serves]
+    if unserved:
+        yield "kinds", f"{like.name} serves {', '.join(like.serves)}, not {', '.join(unserved)}"
+    if entry.get("guidance") and not all(each.guided for each in like.serves.values()):
+        yield "guidance", f"{like.name} has no guidance: leave it out"
+    width, height = _default_size(entry, like)
+    problem = like.sizes.problem(width, height)
+    if problem:
+        yield "width" if "width" in entry else "height", f"{like.name} {problem}"
+
+
+def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
+    serves = {
+        kind: replace(
+            serving,
+            steps=int(entry.get("steps", serving.steps)),
+            guidance=float(entry.get("guidance", serving.guidance)),
+        )
+        for kind, serving in like.serves.items()
+        if kind in entry.get("kinds", like.serves)
+    }
+    is_local = "folder" in entry and "file" not in entry
+    made = replace(
+        like,
+        name=name,
+        serves=serves,
+        licence=str(entry.get("licence", like.licence)),
+        gated=bool(entry.get("gated", like.gated and not is_local)),
+        sizes=replace(like.sizes, default=_default_size(entry, like)),
+    )
+    repo = str(entry.get("repo") or entry.get("folder") or "")
+    revision = str(entry.get("revision", "main"))
+    if "file" in entry:
+        return _with_file(made, SingleFile(str(entry["file"]), repo, revision))
+    if repo:
+        return replace(made, repo=repo, revision=revision, builtin=False)
+    return made
+
+
+def _with_file(model: Model, single: SingleFile) -> Model:
+    """The model with a transformer of its own; how long that file is, only the hub knows."""
+    weights = model.weights
+    is_gguf = single.file.lower().endswith(".gguf")
+    return replace(
+        model,
+        single=single,
+        bytes=_BYTES_A_PARAMETER * (weights.text + weights.vae),
+        precisions=_GGUF_PRECISIONS if is_gguf else model.precisions,
+    )
+
+
+def _default_size(entry: Mapping[str, Any], like: Model) -> tuple[int, int]:
+    width, height = like.sizes.default
+    return int(entry.get("width", width)), int(entry.get("height", height))
+
+
+def _unknown(name: str, models: Mapping[str, Model]) -> str:
+    near = difflib.get_close_matches(name, models, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(models)}"
+    return f"there is no model {name!r} above this one; {hint}"

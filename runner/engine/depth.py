@@ -1,0 +1,86 @@
+"""The depth of a picture as FLUX.1 Depth reads it: near is bright, three equal channels.
+
+An estimator is small, so it stays in the host's memory and is on the device for its one forward
+pass only. Reads local files only. The picture is prepared by Pillow and the map is finished on the
+CPU, whatever else is installed, so that the map does not depend on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.engine import devices
+from runner.engine.faults import translation
+from runner.errors import ModelMissing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class DepthMaps:
+    """Makes depth maps with the estimator of a folder; used by one thread."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._processor: Any = None
+        self._model: Any = None
+
+    def of(self, picture: Image, folder: Path, device: Any) -> Image:
+        """The depth map of a picture, in its own size.
+
+        Raises ModelMissing where the folder is not a whole estimator.
+        """
+        self._load(folder)
+        with translation():
+            return depth_map(picture, self._processor, self._model, device)
+
+    def release(self) -> None:
+        """Let the estimator go; the next map loads it again."""
+        self._folder = self._processor = self._model = None
+
+    def _load(self, folder: Path) -> None:
+        if folder == self._folder:
+            return
+        self.release()
+        devices.frameworks()
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+        try:
+            self._processor = AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, backend="pil"
+            )
+            self._model = AutoModelForDepthEstimation.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+            ).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelMissing(
+                "the depth estimator on this machine is not whole: run `fluxdrop models pull"
+                " depth-anything` again"
+            ) from error
+        self._folder = folder
+
+
+def depth_map(picture: Image, processor: Any, model: Any, device: Any) -> Image:
+    """One forward pass, and its inverse depth from 0 (farthest) to 255 (nearest)."""
+    import torch
+    from PIL import Image as Pillow
+
+    source = picture.convert("RGB")
+    inputs = processor(images=source, return_tensors="pt")
+    try:
+        model.to(device)
+        with torch.no_grad():
+            depth = model(inputs["pixel_values"].to(device)).predicted_depth.float().cpu()
+    finally:
+        model.to("cpu")
+    # The estimator answers in its own size, as tall as 518 pixels.
+    full = torch.nn.functional.interpolate(
+        depth[:, None], size=(source.height, source.width), mode="bicubic", align_corners=False
+    )[0, 0]
+    far, near = full.min(), full.max()
+    # A flat wall has no depth to spread: it is as far as anything.
+    spread = (full - far) / (near - far) if near > far else torch.zeros_like(full)
+    return Pillow.fromarray((spread * 255).round().byte().numpy()).convert("RGB")

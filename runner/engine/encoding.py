@@ -1,0 +1,128 @@
+"""Encoding prompts: the one that is needed now, and with it what waits behind it.
+
+Text encoders are large and used for a moment. Where they do not fit beside the transformer, the
+prompts of everything that waits are encoded while they are on the device, and then they leave.
+Never decides what is loaded: it asks the shelf for the text stage only when a prompt is not kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from runner.engine import loras
+from runner.engine.embeddings import Encoded, PromptCache, key_of
+from runner.engine.faults import translation
+from runner.engine.loading import Shelf
+from runner.engine.needs import Needs
+from runner.engine.stop import StopSign
+from runner.errors import JobFailed
+from runner.job import ImageTask, Phase
+
+OnProgress = Callable[[Phase, int, int], None]
+
+_MOST_AHEAD = 4096
+
+
+class Prompts:
+    """The prompts of one device: kept ones, and those known to come."""
+
+    def __init__(self, shelf: Shelf, cache: PromptCache, versions: Mapping[str, str]) -> None:
+        self._shelf = shelf
+        self._cache = cache
+        self._versions = versions
+        self._lock = threading.Lock()
+        self._ahead: dict[tuple[object, ...], ImageTask] = {}
+
+    def expect(self, upcoming: Sequence[ImageTask]) -> None:
+        """Remember what comes next, one task for each prompt; callable from any thread."""
+        with self._lock:
+            for task in upcoming:
+                words = (task.model, task.kind, task.precision, task.prompt, task.loras)
+                self._ahead[words] = task
+            while len(self._ahead) > _MOST_AHEAD:
+                del self._ahead[next(iter(self._ahead))]
+
+    def encoded(
+        self, needs: Needs, task: ImageTask, stop: StopSign, on_progress: OnProgress
+    ) -> Encoded:
+        """The embeddings of a task's prompt; the others that wait are encoded along with it."""
+        kept = self._cache.get(self._key(needs, task), self._shelf.device)
+        if kept is not None:
+            return kept
+        with stop.not_counted():
+            pipe = self._shelf.text(needs, lambda: on_progress(Phase.LOADING, 0, 0))
+        stop.check()
+        on_progress(Phase.ENCODING, 0, 0)
+        encoded = self._encode(needs, pipe, task)
+        stop.check()
+        if needs.plan.text != "stays":
+            self._encode_ahead(needs, pipe, encoded, stop, on_progress)
+        return encoded
+
+    def clear(self) -> None:
+        """Give back the memory of what is kept; callable by the shelf's thread."""
+        self._cache.clear()
+
+    def _encode_ahead(
+        self, needs: Needs, pipe: Any, like: Encoded, stop: StopSign, on_progress: OnProgress
+    ) -> None:
+        """Encode what waits for the same text stage, as much as can be kept.
+
+        Asked for again until nothing is left: more may have come while these were encoded.
+        """
+        room = self._cache.room_like(like) - 1
+        while room > 0 and (waiting := self._sharing(needs)):
+            most = min(len(waiting), room)
+            done = 0
+            try:
+                for task, other in waiting[:most]:
+                    with stop.not_counted():
+                        on_progress(Phase.ENCODING, done + 1, most)
+                        self._encode(other, pipe, task)
+                    done += 1
+                    stop.check()
+            finally:
+                self.expect([task for task, _ in waiting[done:]])
+            room -= done
+
+    def _sharing(self, needs: Needs) -> list[tuple[ImageTask, Needs]]:
+        """The tasks taken out of those ahead whose prompts this text stage still has to encode."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, {}
+        found: dict[str, tuple[ImageTask, Needs]] = {}
+        others = []
+        for task in ahead.values():
+            try:
+                other = self._shelf.needs(task)
+                key = self._key(other, task)
+            except JobFailed:  # told when its turn comes
+                continue
+            if other.encoders != needs.encoders:
+                others.append(task)
+            elif not self._cache.has(key):
+                found[key] = (task, other)
+        self.expect(others)
+        return list(found.values())
+
+    def _encode(self, needs: Needs, pipe: Any, task: ImageTask) -> Encoded:
+        count = needs.family.tokens(pipe, task.prompt)
+        cut = (
+            (
+                f"the prompt has {count} tokens and the model reads {needs.length}:"
+                " its end was not read",
+            )
+            if count > needs.length
+            else ()
+        )
+        with translation():
+            # Most LoRAs leave the text encoders as they are; then their words are anybody's.
+            told = loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
+            encoded = Encoded(needs.family.encode(pipe, task.prompt, needs.length), (*cut, *told))
+        self._cache.put(self._key(needs, task), encoded)
+        return encoded
+
+    def _key(self, needs: Needs, task: ImageTask) -> str:
+        encoders = " ".join(filter(None, [needs.encoders, loras.text_mark(task.loras)]))
+        return key_of(encoders, task.prompt, needs.length, self._versions)

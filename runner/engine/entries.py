@@ -1,0 +1,223 @@
+"""The models that a spec may name: data, so that a new model of a known family is a few lines here.
+
+Licences, gating, step counts and guidance are those of the model cards. Parameter counts are those
+of the published shapes; `bytes` is what a download takes. No torch, no diffusers, no Pillow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
+
+APACHE = "Apache-2.0"
+NON_COMMERCIAL = "FLUX.1-dev-Non-Commercial"
+PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
+ONE_MEGAPIXEL = 1_048_576
+
+_FLUX1_TEXT = 4_762_310_656 + 123_060_480
+_FLUX1_VAE = 83_819_683
+_QWEN3_4B = 4_022_468_096
+
+_REDUX = Prior(
+    "FluxPriorReduxPipeline",
+    "black-forest-labs/FLUX.1-Redux-dev",
+    bytes=2 * (428_225_600 + 64_503_808),
+)
+_TINY_REDUX = Prior("FluxPriorReduxPipeline", "", part="redux-prior")
+
+DEPTH_ANYTHING = Estimator(
+    "depth-anything",
+    "depth-anything/Depth-Anything-V2-Small-hf",
+    APACHE,
+    bytes=99_173_660,
+)
+
+
+def _flux1(
+    name: str,
+    repo: str,
+    transformer: int,
+    serves: Mapping[str, Serving],
+    *,
+    licence: str = NON_COMMERCIAL,
+    max_sequence_length: int = 512,
+    sizes: Sizes | None = None,
+) -> Model:
+    """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
+    prior = sum(each.prior.bytes // 2 for each in serves.values() if each.prior)
+    weights = Weights(transformer, _FLUX1_TEXT, _FLUX1_VAE, prior)
+    return Model(
+        name=name,
+        repo=f"black-forest-labs/{repo}",
+        licence=licence,
+        gated=True,  # schnell too: its licence is free, its repository asks for an account
+        serves=serves,
+        sizes=sizes or Sizes(),
+        max_sequence_length=max_sequence_length,
+        weights=weights,
+        bytes=2 * weights.total,
+        precisions=PRECISIONS,
+        loras=True,
+    )
+
+
+_TINY = Model(
+    name="tiny",
+    repo="",
+    licence=APACHE,
+    builtin=True,
+    sizes=Sizes(default=(64, 64), only=((64, 64),)),
+    max_sequence_length=64,
+    weights=Weights(2_415_424, 875_776, 845_715, 661_888),
+    bytes=25_000_000,
+    native="fp32",
+    loras=True,
+    serves={
+        "text2img": Serving("FluxPipeline", 8, 3.5, part="text2img"),
+        "kontext": Serving(
+            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}
+        ),
+        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
+        "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
+        "redux": Serving(
+            "FluxPipeline",
+            4,  # as true as 8, and half the time
+            2.5,
+            part="text2img",
+            prior=_TINY_REDUX,
+            references=4,
+            weighted=True,
+        ),
+    },
+)
+
+_KLEIN_WEIGHTS = Weights(3_875_544_576, _QWEN3_4B, 84_046_115)
+_KLEIN = Model(
+    name="klein",
+    repo="black-forest-labs/FLUX.2-klein-4B",
+    licence=APACHE,
+    family="flux2",
+    # What it reads is shrunk to a megapixel, so a size that follows a picture ends there too.
+    sizes=Sizes(follow=ONE_MEGAPIXEL, shortest=64, longest=8),
+    weights=_KLEIN_WEIGHTS,
+    bytes=2 * _KLEIN_WEIGHTS.total,
+    precisions=PRECISIONS,
+    loras=True,
+    serves={
+        "text2img": Serving("Flux2KleinPipeline", 4, 1.0, guided=False),
+        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),
+        "redux": Serving(
+            "Flux2KleinPipeline",
+            4,
+            1.0,
+            guided=False,
+            references=4,
+            words="a new picture with the subjects and in the style of the reference",
+        ),
+        "fill": Serving(
+            "Flux2KleinInpaintPipeline",
+            4,
+            1.0,
+            guided=False,
+            # The inpaint pipeline shrinks what is larger, whatever size it is told.
+            sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
+            # Less would leave what is under the mask shining through.
+            fixed={"strength": 1.0},
+        ),
+    },
+)
+
+_ZIMAGE_WEIGHTS = Weights(6_154_908_736, _QWEN3_4B, _FLUX1_VAE)
+_ZIMAGE = Model(
+    name="z-image-turbo",
+    repo="Tongyi-MAI/Z-Image-Turbo",
+    licence=APACHE,
+    family="zimage",
+    weights=_ZIMAGE_WEIGHTS,
+    # The transformer is published in float32.
+    bytes=2 * _ZIMAGE_WEIGHTS.total + 2 * _ZIMAGE_WEIGHTS.transformer,
+    precisions=PRECISIONS,
+    loras=True,
+    serves={
+        "text2img": Serving("ZImagePipeline", 8, 0.0, guided=False),
+        "fill": Serving("ZImageInpaintPipeline", 8, 0.0, guided=False, fixed={"strength": 1.0}),
+    },
+)
+
+_ENTRIES = (
+    _TINY,
+    _KLEIN,
+    _ZIMAGE,
+    _flux1(
+        "schnell",
+        "FLUX.1-schnell",
+        11_891_178_560,
+        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False)},
+        licence=APACHE,
+        max_sequence_length=256,
+    ),
+    _flux1(
+        "dev",
+        "FLUX.1-dev",
+        11_901_408_320,
+        {
+            "text2img": Serving("FluxPipeline", 28, 3.5),
+            "redux": Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
+        },
+    ),
+    _flux1(
+        "krea",
+        "FLUX.1-Krea-dev",
+        11_901_408_320,
+        {"text2img": Serving("FluxPipeline", 28, 4.5)},
+    ),
+    _flux1(
+        "kontext-dev",
+        "FLUX.1-Kontext-dev",
+        11_901_408_320,
+        {"kontext": Serving("FluxKontextPipeline", 28, 2.5)},
+        sizes=Sizes(follow=ONE_MEGAPIXEL),  # the area it was trained at
+    ),
+    _flux1(
+        "fill-dev",
+        "FLUX.1-Fill-dev",
+        11_902_391_360,
+        {"fill": Serving("FluxFillPipeline", 50, 30.0)},
+    ),
+    _flux1(
+        "canny",
+        "FLUX.1-Canny-dev",
+        11_901_604_928,
+        {"control": Serving("FluxControlPipeline", 50, 30.0, controls=("canny",))},
+    ),
+    _flux1(
+        "depth",
+        "FLUX.1-Depth-dev",
+        11_901_604_928,
+        {
+            "control": Serving(
+                "FluxControlPipeline", 30, 10.0, controls=("depth",), estimator=DEPTH_ANYTHING
+            )
+        },
+    ),
+)
+
+MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
+
+ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
+
+DEFAULTS: Mapping[str, str] = {
+    "text2img": "klein",
+    "kontext": "klein",
+    "fill": "klein",
+    "control": "canny",
+    "redux": "klein",
+}
+"""The model of each kind where neither the spec nor the settings name one.
+
+klein where it serves: its licence is free, its repository asks for no account, and it fits on a
+card of 16 GB. For control no such model is known.
+"""
+
+CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}

@@ -1,0 +1,45 @@
+"""FLUX.1: a CLIP and a T5 encoder, latents packed two by two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner.engine.families.base import Embeddings, Family
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
+    import torch
+
+    with torch.no_grad():
+        prompt_embeds, pooled, _ = pipe.encode_prompt(
+            prompt=prompt, prompt_2=None, max_sequence_length=length
+        )
+    return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
+
+
+def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
+    import torch
+
+    settings = pipe.vae.config
+    with torch.no_grad():
+        grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        grid = (grid / settings.scaling_factor) + settings.shift_factor
+        pixels = pipe.vae.decode(grid, return_dict=False)[0]
+        image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+    return image
+
+
+def _tokens(pipe: Any, prompt: str) -> int:
+    return len(pipe.tokenizer_2(prompt, truncation=False, verbose=False).input_ids)
+
+
+FLUX1 = Family(
+    name="flux1",
+    encode=_encode,
+    decode=_decode,
+    tokens=_tokens,
+    text_parts=("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+)

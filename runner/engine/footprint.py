@@ -1,0 +1,139 @@
+"""How many bytes a model takes: its weights in each precision, and what it computes in.
+
+The figures are published measurements of FLUX.1-dev at 1024×1024 (peak minus weights), put into
+formulas that grow with the picture. Pure arithmetic on a registry entry; never asks a device.
+"""
+
+from __future__ import annotations
+
+import re
+
+from runner.engine.models import Model
+
+GIB = 2**30
+
+_SINGLE_BITS = re.compile(r"(?:^|[-_.])I?Q(\d)", re.IGNORECASE)
+_WHOLE_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
+
+# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein.
+_NOT_QUANTISED = 200_000_000
+# 4 bits, an 8-bit scale for each 64 of them, and a 32-bit scale for each 256 of those.
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+# T5 keeps its `wo` matrices, and every encoder its embedding, in bf16: 0.90 of FLUX.1's encoders,
+# 0.66 of Qwen3-4B.
+_NF4_TEXT = 0.9
+
+# One step at 1024×1024 reads 4096 image tokens and 512 of text. Published: bf16 with offload peaks
+# 1.1 GiB above its transformer, the NF4 transformer alone 0.45 GiB above its weights.
+_STEP = 0.75 * GIB / 4608
+# The largest layer, 15360×3072, brought to bf16 for its turn.
+_LAYER = 0.1 * GIB
+# Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
+_DECODE = 4.8 * GIB / 1024**2
+TILE = 512
+"""The side of a tile in pixels, when a picture is decoded in tiles."""
+_CANVAS = 48
+_ENCODING = 0.5 * GIB
+# Published: streamed leaf by leaf, the transformer's forward peaks at 0.55 GB altogether.
+_WINDOW = 0.5 * GIB
+
+_REFERENCE_TOKENS = 4150
+_PRIOR_TOKENS = 729
+
+
+def transformer(model: Model, precision: str) -> int:
+    """The bytes of the transformer's weights."""
+    count = model.weights.transformer
+    if precision == "fp32":
+        return 4 * count
+    if precision == "bf16":
+        return 2 * count
+    if precision == "gguf":
+        return int(count * _single_bits(model) / 8)
+    if precision == "stored":
+        others = 2 * (model.weights.text + model.weights.vae)
+        return max(model.bytes - others, count // 2)
+    kept = min(count, _NOT_QUANTISED)
+    return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
+
+
+def text(model: Model, precision: str) -> int:
+    """The bytes of the text encoders' weights."""
+    return int(model.weights.text * {"fp32": 4, "bf16": 2, "nf4": _NF4_TEXT}[precision])
+
+
+def encoding(model: Model, precision: str) -> int:
+    """The peak of the text stage while it encodes a prompt."""
+    return text(model, precision) + int(_ENCODING * _narrow(model.weights.text))
+
+
+def painting(
+    model: Model, kind: str, precision: str, placement: str, tiling: bool, pixels: int
+) -> int:
+    """The peak of the paint stage on the device: denoising and decoding do not overlap."""
+    width = 4 if precision == "fp32" else 2
+    weights = transformer(model, precision)
+    vae, prior = width * model.weights.vae, width * _prior(model, kind)
+    step = _step(model, kind, precision, pixels)
+    decode = int(_decode(pixels, tiling) * width / 2 * _narrow(model.weights.transformer))
+    if placement == "offload":
+        return prior + max(weights + step, vae + decode)
+    if placement == "stream":
+        return vae + prior + max(int(_WINDOW) + step, decode)
+    return weights + vae + prior + max(step, decode)
+
+
+def in_ram(model: Model, precision: str, placement: str) -> int:
+    """The host memory that a paint stage holds while its weights are not on the device."""
+    if placement == "resident":
+        return 0
+    return int(1.1 * (transformer(model, precision) + 2 * model.weights.vae))
+
+
+def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
+    width = 2 if precision == "fp32" else 1
+    layer = 0 if precision in ("fp32", "bf16") else _LAYER
+    tokens = pixels / 256 + _other_tokens(model, kind)
+    return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
+
+
+def _decode(pixels: int, tiling: bool) -> float:
+    if tiling:
+        return _DECODE * min(pixels, TILE**2) + _CANVAS * pixels
+    return _DECODE * pixels
+
+
+def _narrow(count: int) -> float:
+    """How much less a small model computes in than FLUX, whose vectors are wide."""
+    return min(1.0, (count / 1e9) ** 0.5)
+
+
+def _other_tokens(model: Model, kind: str) -> int:
+    """The tokens of a step that are no pixels: words and one reference, of the kind that has most.
+
+    More references than one are rare; they are left to the ladder.
+    """
+    most = 0
+    for name in [kind] if kind in model.serves else model.serves:
+        serving = model.serves[name]
+        tokens = model.max_sequence_length
+        if serving.prior:
+            tokens = serving.prior.max_sequence_length + _PRIOR_TOKENS
+        elif name == "kontext" or (name == "redux" and serving.references > 1):
+            tokens += _REFERENCE_TOKENS
+        most = max(most, tokens)
+    return most
+
+
+def _prior(model: Model, kind: str) -> int:
+    needed = kind not in model.serves or model.serves[kind].prior is not None
+    return model.weights.prior if needed else 0
+
+
+def _single_bits(model: Model) -> float:
+    """The bits of a weight in a single file, as its name says: Q8_0 takes 8.5, Q4_K_S 4.6."""
+    name = model.single.file if model.single else ""
+    if _WHOLE_BITS.search(name):
+        return 16.0
+    found = _SINGLE_BITS.search(name)
+    return int(found[1]) + 0.7 if found else 8.5

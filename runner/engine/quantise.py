@@ -1,0 +1,241 @@
+"""Transformers and text encoders loaded in few bits, and the quantised weights kept for next time.
+
+    fp8     8 bits a weight, computed in bf16; converted once, then read from `data/quantised`
+    nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
+    gguf    a file that somebody quantised, as it is
+    stored  a folder that was published quantised, as it is
+
+Kept weights give the same numbers as fresh ones. Nothing is fetched, and no plan is made here.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.engine import faults, fp8, published
+from runner.engine.keeping import Kept
+from runner.engine.published import is_stored
+from runner.errors import JobFailed, ModelMissing
+
+__all__ = ["QUANTISED", "is_stored", "load_text_encoder", "load_transformer"]
+
+QUANTISED = ("fp8", "nf4", "gguf", "stored")
+"""The precisions that are loaded here; others need no help."""
+
+_RECIPES = {"fp8": 1, "nf4": 1}
+"""Raised when what is made changes, so that older folders are made again."""
+
+_SMALL_ENCODER = 2**30
+_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
+"""A bound on the quantised size as a share of the published one, which is bf16 or larger."""
+
+
+def load_transformer(
+    cls: Any, folder: Path, precision: str, device: Any, store: Path, single: Path | None = None
+) -> Any:
+    """The transformer of a component's folder in this precision, on the device, ready to run.
+
+    `single` is a file (GGUF or safetensors) to take the weights from; the folder then only says
+    what the model looks like. One that is to be streamed is loaded to the CPU.
+    """
+    if single is not None and not single.is_file():
+        raise ModelMissing(f"{single.name} is not on this machine")
+    if precision == "gguf":
+        return _single_gguf(cls, folder, device, single)
+    if is_stored(folder) and single is None:
+        if precision != "stored":
+            raise JobFailed(f"these weights were published quantised, not for {precision}")
+        return _settled(_from_folder(cls, folder, device))
+    if precision == "fp8":
+        return _settled(_fp8(cls, folder, device, store, single))
+    if precision == "nf4":
+        return _settled(_transformer_nf4(cls, folder, device, store, single))
+    raise faults.Bug(f"{precision} is no quantisation")
+
+
+def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store: Path) -> Any:
+    """A text encoder in nf4, on the device; one too small to matter is left in bf16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if precision != "nf4":
+        raise faults.Bug(f"text encoders are not held in {precision}")
+    if published.size(folder) < _SMALL_ENCODER or is_stored(folder):
+        plain = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        return _settled(plain if is_stored(folder) else plain.to(device))
+
+    def fresh() -> Any:
+        return _from_folder(cls, folder, device, BitsAndBytesConfig(**_nf4()))
+
+    return _settled(_nf4_kept(cls, folder, device, store, fresh))
+
+
+def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> Any:
+    import torch
+    from diffusers import GGUFQuantizationConfig
+
+    if single is None:
+        raise faults.Bug("a GGUF precision without a file")
+    return _settled(
+        cls.from_single_file(
+            str(single),
+            config=str(folder),
+            quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
+            dtype=torch.bfloat16,
+            device=str(device),
+            local_files_only=True,
+        )
+    )
+
+
+def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
+    """Converted tensor by tensor into the store, and always read from there if there is room."""
+    import accelerate
+    from safetensors.torch import load_file, save_file
+
+    source = single or folder
+    with accelerate.init_empty_weights():
+        model = cls.from_config(cls.load_config(folder, local_files_only=True))
+    layers = list(fp8.matrices(model))
+
+    def converted() -> Iterator[tuple[str, Any]]:
+        return fp8.cast(published.tensors(cls, folder, single), layers)
+
+    def write(aside: Path) -> None:
+        for number, shard in enumerate(published.in_shards(converted())):
+            save_file(shard, aside / f"{number:05}.safetensors")
+
+    def fill(state: dict[str, Any]) -> Any:
+        model.load_state_dict(state, strict=True, assign=True)
+        fp8.compute_in_bf16(model)
+        return model.to(device)
+
+    def read() -> Any:
+        state: dict[str, Any] = {}
+        for file in sorted(kept.folder.glob("*.safetensors")):
+            state |= load_file(file, device=str(device))
+        return fill(state)
+
+    kept = Kept(store, source, "fp8", _RECIPES["fp8"])
+    found = _read_back(kept, read)
+    if found is not None:
+        return found
+    if _make(kept, source, "fp8", write):
+        return read()
+    return fill({name: tensor.to(device) for name, tensor in converted()})
+
+
+def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
+    import accelerate
+    from diffusers import BitsAndBytesConfig
+
+    with accelerate.init_empty_weights():
+        shape = cls.from_config(cls.load_config(folder, local_files_only=True))
+    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=_outside_blocks(shape))
+
+    def fresh() -> Any:
+        if single is None:
+            return _from_folder(cls, folder, device, config)
+        return _four_bits(published.from_single(cls, folder, single), config, device)
+
+    return _nf4_kept(cls, single or folder, device, store, fresh)
+
+
+def _four_bits(model: Any, config: Any, device: Any) -> Any:
+    """A loaded model in 4 bits, by diffusers' own quantizer.
+
+    Its `from_single_file` takes every file for one that is quantised already.
+    """
+    from diffusers.quantizers import DiffusersAutoQuantizer
+
+    quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
+    quantizer.validate_environment()
+    state = model.state_dict()
+    quantizer.preprocess_model(model=model, device_map={"": str(device)}, keep_in_fp32_modules=[])
+    for name, tensor in state.items():
+        if quantizer.check_if_quantized_param(model, tensor, name, state):
+            quantizer.create_quantized_param(model, tensor, name, device, state)
+    quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
+    return model.to(device)
+
+
+def _nf4_kept(cls: Any, source: Path, device: Any, store: Path, fresh: Callable[[], Any]) -> Any:
+    kept = Kept(store, source, "nf4", _RECIPES["nf4"])
+    found = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
+    if found is not None:
+        return found
+    model = fresh()
+    _make(kept, source, "nf4", model.save_pretrained)
+    return model
+
+
+def _make(kept: Kept, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
+    """Have the folder written, if the disk has room for it."""
+    from safetensors import SafetensorError
+
+    def written(aside: Path) -> None:
+        try:
+            write(aside)
+        except SafetensorError as error:  # its own name for a full disk
+            raise OSError(errno.EIO, str(error)) from error
+
+    return kept.make(int(_OF_SOURCE[precision] * published.size(source)), written)
+
+
+def _read_back(kept: Kept, read: Callable[[], Any]) -> Any:
+    """What is kept, if it is whole and can be read; None where it has to be made (again)."""
+    if not kept.is_whole():
+        return None
+    try:
+        return read()
+    except Exception as error:
+        # A full device says nothing about the folder.
+        if faults.translated(error) is not None:
+            raise
+        return None
+
+
+def _nf4() -> dict[str, Any]:
+    """The settings of NF4, the same for diffusers and transformers.
+
+    The scales are quantised too: 0.5 GiB less for FLUX.1, so that it fits a card of 12 GB whole.
+    """
+    import torch
+
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+        "bnb_4bit_use_double_quant": True,
+    }
+
+
+def _outside_blocks(model: Any) -> list[str]:
+    """The parts to leave in bf16: small, read once a step, and sensitive.
+
+    bitsandbytes knows them by their last name, so one that occurs inside a block too is left out.
+    """
+    inside = {part for name in fp8.matrices(model) for part in name.split(".")}
+    return [name for name, _ in model.named_children() if name not in inside]
+
+
+def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any:
+    import torch
+
+    given = {} if config is None else {"quantization_config": config}
+    return cls.from_pretrained(
+        folder,
+        dtype=torch.bfloat16,
+        device_map={"": str(device)},
+        local_files_only=True,
+        **given,
+    )
+
+
+def _settled(model: Any) -> Any:
+    """A model that is only run: no gradients, no dropout."""
+    return model.eval().requires_grad_(False)

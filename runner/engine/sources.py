@@ -1,0 +1,259 @@
+"""What a model needs of which repositories, file by file: to fetch it, and to see what is missing.
+
+Looks at names and at small files only. Never asks the network, and reads no weights beyond the
+header that says how long their file must be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from runner.engine.models import Estimator, Model, Prior
+
+INDEX = "model_index.json"
+HEAVY = "transformer"
+"""The component whose weights a single file may replace."""
+
+_STEM = r"(?:model|diffusion_pytorch_model|pytorch_model)"
+# A name with one more word (`model.fp16.safetensors`) is a variant, which is never loaded.
+_WEIGHTS = re.compile(rf"{_STEM}(?:-\d{{5,}}-of-\d{{5,}})?\.(?:safetensors|bin)")
+_SHARDS = re.compile(rf"{_STEM}\.(?:safetensors|bin)\.index\.json")
+_SMALL = (".json", ".txt", ".model", ".jinja")
+_WEIGHTLESS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+_LONGEST_HEADER = 100_000_000
+
+
+class Layout(StrEnum):
+    """How the files of a repository lie: a pipeline, one component alone, or single files."""
+
+    PIPELINE = "pipeline"
+    COMPONENT = "component"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository, or an absolute folder, and what is needed of it.
+
+    `replaced` is the component whose weights come from elsewhere, `file` the only file needed,
+    where the layout is that of single files.
+    """
+
+    repo: str
+    revision: str = "main"
+    layout: Layout = Layout.PIPELINE
+    file: str = ""
+    replaced: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of the user's, which nothing is ever downloaded into."""
+        return Path(self.repo).is_absolute()
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether a folder without an index is not this at all."""
+        return self.layout is Layout.PIPELINE
+
+
+def sources(model: Model, kind: str | None = None) -> tuple[Source, ...]:
+    """All that a model needs, for one kind or for all, its pipeline first; nothing if built in."""
+    if model.builtin:
+        return ()
+    found = [main_source(model)]
+    if model.single:
+        found.append(single_source(model))
+    for name, serving in model.serves.items():
+        if kind in (None, name):
+            if serving.prior:
+                found.append(prior_source(serving.prior))
+            if serving.estimator:
+                found.append(estimator_source(serving.estimator))
+    return tuple(dict.fromkeys(found))
+
+
+def main_source(model: Model) -> Source:
+    """The pipeline of a model."""
+    return Source(model.repo, model.revision, replaced=HEAVY if model.single else "")
+
+
+def prior_source(prior: Prior) -> Source:
+    """The pipeline that runs before a model's own."""
+    return Source(prior.repo, prior.revision)
+
+
+def single_source(model: Model) -> Source:
+    """Where the one file with a model's transformer is."""
+    single = model.single
+    assert single is not None
+    if not single.repo:
+        file = Path(single.file)
+        return Source(str(file.parent), layout=Layout.FILE, file=file.name)
+    return Source(single.repo, single.revision, Layout.FILE, single.file)
+
+
+def estimator_source(estimator: Estimator) -> Source:
+    """What an estimator is: a model by itself, without a pipeline around it."""
+    return Source(estimator.repo, estimator.revision, Layout.COMPONENT)
+
+
+def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:
+    """The files to fetch out of all files of a repository; `index` is that of its pipeline.
+
+    Left out are copies of the weights in other forms: whole-model files beside the folders,
+    half-precision variants, ONNX, Flax, pickles where there are safetensors.
+    """
+    names = sorted(filter(_is_plain_path, names))
+    if source.layout is Layout.FILE:
+        return [name for name in names if name == source.file]
+    if source.layout is Layout.COMPONENT:
+        return sorted(_needed({name for name in names if "/" not in name}))
+    chosen = [name for name in names if name == INDEX]
+    for part, (_, kind) in components(index).items():
+        inside = {rest for name in names for head, _, rest in [name.partition("/")] if head == part}
+        inside = {rest for rest in inside if rest and "/" not in rest}
+        has_weights = part != source.replaced and not _WEIGHTLESS.search(kind)
+        chosen += [f"{part}/{name}" for name in sorted(_needed(inside, weights=has_weights))]
+    return chosen
+
+
+def _is_plain_path(name: str) -> bool:
+    """Whether a name stays below the folder that it is put into, on every system."""
+    parts = name.split("/")
+    return not re.search(r'[\\:*?"<>|\x00-\x1f]', name) and not {"", ".", ".."} & set(parts)
+
+
+def _needed(names: set[str], *, weights: bool = True) -> set[str]:
+    """The files of one component's folder that loading it reads."""
+    small = {name for name in names if name.endswith(_SMALL) and ".index." not in name}
+    if not weights:
+        return small
+    plain = {name for name in names if _WEIGHTS.fullmatch(name)}
+    safe = {name for name in plain if name.endswith(".safetensors")}
+    ending = ".safetensors" if safe else ".bin"
+    chosen = safe or plain
+    shards = {name for name in chosen if "-of-" in name}
+    lists = {name for name in names if _SHARDS.fullmatch(name) and f"{ending}." in name}
+    return small | (shards | lists if shards and lists else chosen)
+
+
+def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The components that an index names and that are not left out: name → library and class."""
+    return {
+        name: (str(value[0]), str(value[1]))
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0]
+    }
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a pipeline's folder; empty where there is none that can be read."""
+    value = _json(folder / INDEX)
+    return value if isinstance(value, dict) else {}
+
+
+def lacking(source: Source, folder: Path) -> list[str]:
+    """The files that are not there, by name; a name that ends with `/` is a whole component."""
+    if source.layout is Layout.FILE:
+        return [] if (folder / source.file).is_file() else [source.file]
+    if source.layout is Layout.COMPONENT:
+        return list(_lacking_part(folder, "transformers", "Model", weights=True))
+    index = read_index(folder)
+    if not index:
+        return [INDEX]
+    return [
+        f"{part}/{name}"
+        for part, (library, kind) in components(index).items()
+        for name in _lacking_part(folder / part, library, kind, weights=part != source.replaced)
+    ]
+
+
+def _lacking_part(part: Path, library: str, kind: str, *, weights: bool) -> Iterator[str]:
+    files = _files(part)
+    if not files:
+        yield ""
+    elif "Scheduler" in kind:
+        if "scheduler_config.json" not in files:
+            yield "scheduler_config.json"
+    elif "Tokenizer" in kind:
+        if not files & set(_VOCABULARIES):
+            yield _VOCABULARIES[0]
+    elif _WEIGHTLESS.search(kind):
+        if not any(name.endswith(".json") for name in files):
+            yield "preprocessor_config.json"
+    else:
+        if "config.json" not in files:
+            yield "config.json"
+        if weights:
+            yield from _lacking_weights(part, files, library)
+
+
+def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]:
+    lists = sorted(name for name in files if _SHARDS.fullmatch(name))
+    for name in lists:
+        listed = _json(part / name)
+        shards = listed.get("weight_map") if isinstance(listed, dict) else None
+        if isinstance(shards, dict):
+            yield from sorted(set(map(str, shards.values())) - files)
+        else:
+            yield name
+    if not lists and not any(_WEIGHTS.fullmatch(name) for name in files):
+        stem = "model" if library == "transformers" else "diffusion_pytorch_model"
+        yield f"{stem}.safetensors"
+
+
+def damaged(source: Source, folder: Path) -> list[str]:
+    """The files that are there and cannot be whole: cut short, or not what their name says."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    chosen = wanted(source, names, read_index(folder))
+    return [name for name in chosen if not _is_sound(folder / name)]
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        if file.suffix == ".safetensors":
+            return _length_by_header(file) == file.stat().st_size
+        if file.suffix == ".gguf":
+            with file.open("rb") as stream:
+                return stream.read(4) == b"GGUF"
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _length_by_header(file: Path) -> int:
+    """How long a safetensors file says it is. Raises ValueError where it is none."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > _LONGEST_HEADER:
+            raise ValueError("no header")
+        header = json.loads(stream.read(size))
+    tensors = [value for name, value in header.items() if name != "__metadata__"]
+    try:
+        return 8 + size + max((value["data_offsets"][1] for value in tensors), default=0)
+    except (TypeError, LookupError):
+        raise ValueError("no offsets") from None
+
+
+def _files(part: Path) -> set[str]:
+    """The names of the files in a folder; a link into nothing is no file."""
+    try:
+        return {each.name for each in part.iterdir() if each.is_file()}
+    except OSError:
+        return set()
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

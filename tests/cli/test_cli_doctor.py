@@ -1,0 +1,96 @@
+"""`doctor`: what this machine runs, how each model would be held on it, and what to mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import machine
+from runner.engine.machine import Device
+from runner.engine.memory import Machine
+from tests import random_twin
+from tests.cli.here import Here
+
+GIB = 2**30
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 16 GB, and 32 GB of RAM, whatever this machine has."""
+    has = Machine("cuda", 15 * GIB, 30 * GIB, fp8=True, bitsandbytes=True)
+    monkeypatch.setattr(machine, "measure", lambda device, limit: has)
+
+
+def findings(here: Here, name: str) -> list[dict[str, Any]]:
+    return [each for each in here("doctor", "--json").json["findings"] if each["name"] == name]
+
+
+@pytest.mark.usefixtures("card")
+def test_without_weights_it_says_how_the_usual_models_would_be_held(here: Here) -> None:
+    told = findings(here, "memory")
+    assert [each["found"].split(":")[0] for each in told] == [
+        "klein runs in bf16, in turn with the text encoders (bf16)",
+        "canny runs in fp8, in turn with the text encoders (bf16), decoded in tiles",
+    ]
+    assert "the GPU has 15.0 GiB to use" in told[0]["why"]
+    assert "       the GPU has 15.0 GiB to use" in here("doctor").out
+
+
+@pytest.mark.usefixtures("card")
+def test_with_weights_it_says_how_those_that_are_here_are_held(here: Here, tmp_path: Path) -> None:
+    own = random_twin.folder("text2img", tmp_path)
+    settings = {"registry": {"mine": {"like": "schnell", "folder": str(own)}}}
+    (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    told = findings(here, "memory")
+    assert [each["found"].split()[0] for each in told] == ["mine"]
+
+
+def test_a_model_that_is_here_and_does_not_fit_is_told_with_one_that_does(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = Machine("cpu", 0, GIB)
+    monkeypatch.setattr(machine, "measure", lambda device, limit: little)
+    assert all(each["ok"] for each in findings(here, "memory")), "none of them is here"
+    own = random_twin.folder("text2img", tmp_path)
+    settings = {"registry": {"mine": {"like": "schnell", "folder": str(own)}}}
+    (here.home / "fluxdrop.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    (told,) = findings(here, "memory")
+    assert not told["ok"] and "use the model tiny, which fits" in told["found"]
+    assert here("doctor").code == 1
+
+
+def test_a_gpu_that_cannot_be_used_is_bad_and_has_its_remedy(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "device", lambda wanted: Device("cpu; a card", "pip install it"))
+    done = here("doctor")
+    assert done.code == 1
+    assert "BAD  device" in done.out and "→ pip install it" in done.out
+
+
+def test_the_setting_for_gpu_memory_is_what_is_planned_with(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float | None]] = []
+
+    def measure(device: str, limit: float | None) -> Machine:
+        asked.append((device, limit))
+        return Machine("cpu", 0, GIB)
+
+    monkeypatch.setattr(machine, "measure", measure)
+    (here.home / "fluxdrop.yaml").write_text("gpu_memory_gb: 12\ndevice: cpu\n", encoding="utf-8")
+    here("doctor")
+    assert asked == [("cpu", 12)]
+
+
+def test_quantised_weights_are_shown_with_their_size(here: Here) -> None:
+    assert findings(here, "quantised") == []
+    folder = here.home / "data" / "quantised" / "0123-nf4"
+    folder.mkdir(parents=True)
+    with (folder / "weights").open("wb") as file:
+        file.truncate(3 * GIB // 2)
+    (told,) = findings(here, "quantised")
+    assert told["ok"] and told["found"].startswith("1.5 GiB in ")

@@ -1,0 +1,156 @@
+"""Prompts that wait are encoded together while the encoders are there, and never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import assembly
+from runner.engine.embedding_store import EmbeddingStore
+from runner.engine.embeddings import PromptCache
+from runner.engine.encoding import Prompts
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.loading import Shelf
+from runner.engine.plans import Plan
+from runner.engine.stop import StopSign
+from runner.errors import Stopped
+from runner.executor import Progressed, Rendered
+from runner.job import ImageTask, Phase
+from tests.fakes import FakeClock, TwinLibrary, life
+
+TaskOf = Callable[..., ImageTask]
+IN_TURN = Plan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
+
+
+def quiet(phase: Phase, step: int, steps: int) -> None:
+    pass
+
+
+def narrow(data: Path) -> Shelf:
+    """A shelf with room for one stage: encoders and transformer come in turn."""
+    return Shelf(TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is loaded from disk, in order: `text`, or the class of the pipeline that paints."""
+    seen: list[str] = []
+    text, paint = assembly.text_stage, assembly.paint_stage
+
+    def text_stage(*given: Any) -> Any:
+        seen.append("text")
+        return text(*given)
+
+    def paint_stage(needs: Any, *given: Any) -> Any:
+        seen.append(needs.serving.pipeline)
+        return paint(needs, *given)
+
+    monkeypatch.setattr(assembly, "text_stage", text_stage)
+    monkeypatch.setattr(assembly, "paint_stage", paint_stage)
+    yield seen
+
+
+def drawn(executor: GpuThread, task: ImageTask) -> bytes:
+    executor.start("gpu0", [task])
+    answer = life(executor)[-1]
+    assert isinstance(answer, Rendered), answer
+    return answer.image.tobytes()
+
+
+def test_prompts_that_wait_are_encoded_while_the_encoders_are_there(
+    data: Path, tmp_path: Path, task_of: TaskOf, loads: list[str]
+) -> None:
+    tasks = [
+        task_of(kind, prompt=f"{colour} {kind}")
+        for kind in ("text2img", "fill", "control")
+        for colour in ("red", "blue", "green")
+    ]
+    executor = GpuThread(tmp_path, shelf=narrow(data), prompt_cache=2**30)
+    executor.prepare(tasks)
+    for task in tasks:
+        drawn(executor, task)
+    executor.close()
+    assert loads == ["text", "FluxPipeline", "FluxFillPipeline", "FluxControlPipeline"]
+
+
+def test_a_second_night_loads_no_text_encoder_and_makes_the_same_pixels(
+    data: Path, tmp_path: Path, task_of: TaskOf, loads: list[str]
+) -> None:
+    kinds = ("text2img", "kontext", "fill", "control", "redux")
+    nights = []
+    for _ in range(2):
+        executor = GpuThread(tmp_path, shelf=narrow(data), prompt_cache=2**30)
+        nights.append([drawn(executor, task_of(kind, prompt="a cat")) for kind in kinds])
+        executor.close()
+    assert nights[0] == nights[1]
+    assert loads.count("text") == 2  # redux reads more tokens, so it is encoded apart
+    assert loads.index("text", loads.index("text") + 1) < 7
+
+
+def test_encoders_that_stay_encode_each_prompt_when_it_comes(
+    data: Path, tmp_path: Path, task_of: TaskOf
+) -> None:
+    executor = GpuThread(tmp_path, library=TwinLibrary(data), device="cpu")
+    executor.prepare([task_of("text2img", prompt="another")])
+    executor.start("gpu0", [task_of("text2img")])
+    told = [(e.phase, e.step) for e in life(executor) if isinstance(e, Progressed)]
+    executor.close()
+    assert [each for each in told if each[0] == Phase.ENCODING] == [(Phase.ENCODING, 0)]
+
+
+def test_a_stop_while_others_are_encoded_is_seen_and_the_rest_still_waits(
+    data: Path, task_of: TaskOf
+) -> None:
+    shelf, cache = narrow(data), PromptCache(size=99)
+    prompts = Prompts(shelf, cache, {})
+    waiting = [task_of("text2img", prompt=f"number {number}") for number in range(5)]
+    prompts.expect(waiting)
+    stop = StopSign()
+
+    def stop_at_the_second(phase: Phase, step: int, steps: int) -> None:
+        if step == 2:
+            stop.set()
+
+    task = task_of("text2img", prompt="mine")
+    needs = shelf.needs(task)
+    with pytest.raises(Stopped):
+        prompts.encoded(needs, task, stop, stop_at_the_second)
+    assert len(cache) == 3
+    shelf.clear()
+    prompts.encoded(needs, task_of("text2img", prompt="next"), StopSign(), quiet)
+    assert len(cache) == 7
+
+
+def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_of: TaskOf) -> None:
+    shelf = narrow(data)
+    prompts = Prompts(shelf, PromptCache(size=9), {})
+    prompts.expect([task_of("text2img", prompt="other")])
+    clock = FakeClock()
+    stop = StopSign(100.0, clock)
+
+    def slow(phase: Phase, step: int, steps: int) -> None:
+        clock.now += 1000.0 if phase == Phase.LOADING or step else 0.0
+
+    task = task_of("text2img")
+    prompts.encoded(shelf.needs(task), task, stop, slow)
+    stop.check()
+    assert clock.now == 3000.0
+    assert stop.given_back == 2000.0
+
+
+def test_no_more_is_encoded_ahead_than_can_be_kept(
+    data: Path, tmp_path: Path, task_of: TaskOf
+) -> None:
+    shelf = narrow(data)
+    store = EmbeddingStore(tmp_path, 4 * 10_000)
+    cache = PromptCache(store, size=1)
+    prompts = Prompts(shelf, cache, {})
+    prompts.expect([task_of("text2img", prompt=f"number {number}") for number in range(30)])
+    task = task_of("text2img")
+    prompts.encoded(shelf.needs(task), task, StopSign(), quiet)
+    first = cache.get(prompts._key(shelf.needs(task), task), "cpu")
+    assert first is not None, "what is needed now was lost to what is needed later"
+    assert 1 < len(list(tmp_path.iterdir())) <= 4

@@ -1,0 +1,139 @@
+"""Kept folders are whole or not there, whatever ends the process or fills the disk."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from runner.engine.keeping import Kept
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"published")
+    return folder
+
+
+def write(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "weights").write_bytes(b"quantised")
+    (folder / "config").write_bytes(b"{}")
+
+
+def names(store: Path) -> list[str]:
+    return sorted(each.name for each in store.iterdir())
+
+
+def test_a_folder_is_whole_once_it_is_made(tmp_path: Path, source: Path) -> None:
+    kept = Kept(tmp_path / "store", source, "nf4", 1)
+    assert not kept.is_whole()
+    assert kept.make(9, write)
+    assert Kept(tmp_path / "store", source, "nf4", 1).is_whole()
+    assert names(tmp_path / "store") == [kept.folder.name]
+
+
+def test_it_belongs_to_its_source_its_precision_and_its_recipe(
+    tmp_path: Path, source: Path
+) -> None:
+    kept = Kept(tmp_path, source, "nf4", 1)
+    assert kept.make(9, write)
+    assert not Kept(tmp_path, source, "fp8", 1).is_whole()
+    assert not Kept(tmp_path, source, "nf4", 2).is_whole()
+    (source / "weights").write_bytes(b"another version")
+    assert not Kept(tmp_path, source, "nf4", 1).is_whole()
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "lost", "more", "unlabelled"])
+def test_a_folder_that_is_not_as_it_was_written_does_not_count(
+    tmp_path: Path, source: Path, harm: str
+) -> None:
+    kept = Kept(tmp_path / "store", source, "nf4", 1)
+    assert kept.make(9, write)
+    file = kept.folder / "inner" / "weights"
+    if harm == "cut":
+        file.write_bytes(b"quant")
+    elif harm == "changed":
+        file.write_bytes(b"quantisex")
+    elif harm == "lost":
+        file.unlink()
+    elif harm == "more":
+        (kept.folder / "more").write_bytes(b"")
+    else:
+        (kept.folder / ".label.json").write_bytes(b"{")
+    assert not kept.is_whole()
+    assert kept.make(9, write)
+    assert kept.is_whole()
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, source: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from runner.engine.keeping import Kept\n"
+        "def write(folder):\n"
+        "    (folder / 'weights').write_bytes(b'quant'); os._exit(9)\n"
+        "Kept(Path(sys.argv[1]), Path(sys.argv[2]), 'nf4', 1).make(9, write)\n"
+    )
+    store = tmp_path / "store"
+    done = subprocess.run([sys.executable, "-c", code, str(store), str(source)], check=False)
+    assert done.returncode == 9
+    kept = Kept(store, source, "nf4", 1)
+    assert names(store) and not kept.is_whole()
+    assert kept.make(9, write)
+    assert names(store) == [kept.folder.name]
+
+
+def test_without_room_on_the_disk_nothing_is_written_and_that_is_said(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, 3 * 2**30))
+    kept = Kept(tmp_path / "store", source, "nf4", 1)
+    assert not kept.make(5 * 2**30, write)
+    assert names(tmp_path / "store") == []
+    assert "3.0 GiB are free" in caplog.text and "6.0 GiB are needed" in caplog.text
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_no_error(
+    tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fill(folder: Path) -> None:
+        write(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert not Kept(tmp_path / "store", source, "nf4", 1).make(9, fill)
+    assert names(tmp_path / "store") == []
+    assert "No space left" in caplog.text
+
+
+def test_what_ends_the_writing_leaves_nothing_behind(tmp_path: Path, source: Path) -> None:
+    def stopped(folder: Path) -> None:
+        write(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Kept(tmp_path / "store", source, "nf4", 1).make(9, stopped)
+    assert names(tmp_path / "store") == []
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_as_good(
+    tmp_path: Path, source: Path
+) -> None:
+    kept = Kept(tmp_path / "store", source, "nf4", 1)
+
+    def slow(folder: Path) -> None:
+        write(folder)
+        assert Kept(tmp_path / "store", source, "nf4", 1).make(9, write)  # takes `folder` away
+
+    assert kept.make(9, slow)
+    assert kept.is_whole()

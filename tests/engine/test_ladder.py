@@ -1,0 +1,136 @@
+"""Out of memory is climbed down from rung by rung, told, remembered, and only then a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine import assembly, gpu, memory
+from runner.engine.families import FLUX1
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.loading import Shelf
+from runner.engine.plans import Plan
+from runner.executor import Failed, Rendered
+from runner.job import ImageTask
+from tests.fakes import TwinLibrary, life
+
+TaskOf = Callable[..., ImageTask]
+FULL = "CUDA error: out of memory"
+PLAN = Plan("fp32", "fp32", "stays", "resident", tiling=False, bytes=9)
+RUNGS = [
+    replace(PLAN, tiling=True, bytes=8),
+    replace(PLAN, precision="bf16", text_precision="bf16", bytes=7),
+]
+
+
+@pytest.fixture
+def executor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An executor whose planner knows two plans below the first."""
+    ladder = dict(zip([PLAN, *RUNGS], [*RUNGS, None], strict=True))
+    monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: ladder[held])
+    shelf = Shelf(TwinLibrary(data), device="cpu", planner=lambda *given: PLAN)
+    made = GpuThread(tmp_path, shelf=shelf)
+    yield made
+    made.close()
+
+
+def outcome(executor: GpuThread, task: ImageTask) -> Any:
+    executor.start("gpu0", [task])
+    return life(executor)[-1]
+
+
+def failing(times: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that finds the device full as often as told, then does its work."""
+    left = [times]
+
+    def wrapped(*given: Any, **named: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError(FULL)
+        return call(*given, **named)
+
+    return wrapped
+
+
+PHASES = {
+    "loading the encoders": (assembly, "text_stage"),
+    "encoding": (FLUX1, "encode"),
+    "loading the transformer": (assembly, "paint_stage"),
+    "denoising": (gpu, "_call"),
+    "decoding": (FLUX1, "decode"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_full_device_is_tried_again_with_less_whatever_it_was_doing(
+    phase: str, times: int, executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = PHASES[phase]
+    wrapped = failing(times, getattr(place, name))
+    if place is FLUX1:
+        families = {"flux1": replace(FLUX1, **{name: wrapped})}
+        monkeypatch.setattr("runner.engine.needs.FAMILIES", families)
+    else:
+        monkeypatch.setattr(place, name, wrapped)
+    answer = outcome(executor, task_of("text2img"))
+    assert isinstance(answer, Rendered), answer
+    # The first rung is the same plan on a device that holds nothing else.
+    held = [PLAN, *RUNGS][times - 1]
+    assert answer.facts["precision"] == held.precision
+    assert bool(answer.warnings) == (times > 1)
+    if times > 1:
+        assert "ran out of memory" in answer.warnings[0] and held.summary in answer.warnings[0]
+
+
+def test_the_plan_that_held_is_used_for_the_next_image(
+    executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "_call", failing(3, gpu._call))
+    assert outcome(executor, task_of("text2img")).facts["precision"] == "bf16"
+    again = outcome(executor, task_of("text2img", seed=8))
+    assert (again.facts["precision"], again.warnings) == ("bf16", ())
+
+
+def test_below_the_last_rung_the_job_fails_and_the_next_one_runs(
+    executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "_call", failing(99, gpu._call))
+        answer = outcome(executor, task_of("text2img"))
+    assert isinstance(answer, Failed) and answer.reason == "OutOfMemory"
+    assert "smaller" in answer.message
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+
+
+def test_before_another_try_nothing_of_the_failed_one_is_alive(
+    executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+    import weakref
+
+    import torch
+
+    kept: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+    call = gpu._call
+
+    def full_once(*given: Any) -> Any:
+        gc.disable()
+        alive.extend(each() is not None for each in kept)
+        if not kept:
+            latents = torch.zeros(10)
+            kept.append(weakref.ref(latents))
+            raise RuntimeError(FULL)
+        return call(*given)
+
+    monkeypatch.setattr(gpu, "_call", full_once)
+    try:
+        assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+    finally:
+        gc.enable()
+    assert alive == [False]
