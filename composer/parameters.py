@@ -13,14 +13,13 @@ from typing import Any
 
 from composer.packs import Block, Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
-from composer.tokencount import PROMPT_LIMIT, Encoder, flux1_like
+from composer.tokencount import Encoder, flux1_like
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
 """A model's own parameters by its name. Beside those that are spec fields: `only_sizes`, the sizes
-of one that makes no others; `encoders`, a function that gives what reads its prompts; and where it
-is not there `prompt_tokens`, how many tokens of a prompt are read."""
+of one that makes no others, and `encoders`, a function that gives what reads its prompts."""
 
-BESIDE = ("only_sizes", "encoders", "prompt_tokens")
+BESIDE = ("only_sizes", "encoders")
 """What model defaults say beside spec fields."""
 
 _SEEDS = ("seed", "seeds", "count")
@@ -40,7 +39,7 @@ def encoders_of(model_defaults: ModelDefaults) -> Callable[[str | None], Sequenc
         if "encoders" in defaults:
             given: Sequence[Encoder] = defaults["encoders"]()
             return given
-        return flux1_like(int(defaults.get("prompt_tokens", PROMPT_LIMIT)))
+        return flux1_like()
 
     return of
 

@@ -6,13 +6,18 @@ Light: nothing here loads a pipeline, imports torch or asks the hub.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.engine import registry
 from runner.engine.custom import models_of
 from runner.job import ImageTask, InputImage, Lora
 from runner.settings import Home, Settings
+
+if TYPE_CHECKING:
+    from composer.tokencount import Encoder
+    from runner.engine.models import Model
 
 
 class RegistryCatalogue:
@@ -21,7 +26,8 @@ class RegistryCatalogue:
     Raises UsageProblem where the settings' entries have mistakes.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, data: Path | None = None) -> None:
+        self._data = data
         self._defaults = settings.models
         self._models = models_of(settings)
 
@@ -40,8 +46,8 @@ class RegistryCatalogue:
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
         """A model's own defaults for a kind, under the names of spec fields.
 
-        `only_sizes` are the sizes of a model that makes no others, `prompt_tokens` how many
-        tokens of a prompt it reads.
+        `only_sizes` are the sizes of a model that makes no others, `encoders` is a function that
+        gives what reads its prompts: counting where its tokenizers are below the data folder.
         """
         entry = self._models.get(model or "")
         serving = entry.serves.get(kind) if entry else None
@@ -55,11 +61,11 @@ class RegistryCatalogue:
             "width": width,
             "height": height,
             "only_sizes": sizes.only,
-            "prompt_tokens": entry.max_sequence_length,
+            "encoders": partial(_encoders, entry, self._data),
         }
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
-        """The folder of a repository that was pulled, whatever is in it; None where there is none."""
+        """The folder of a repository that was pulled, or None; whatever is in it."""
         from runner.engine import hub
 
         return hub.snapshot(repo, revision, data)
@@ -83,6 +89,12 @@ class RegistryCatalogue:
             models=self._models,
             defaults=self._defaults,
         )
+
+
+def _encoders(entry: Model, data: Path | None) -> Sequence[Encoder]:
+    from runner.engine.tokens import encoders
+
+    return encoders(entry, data)
 
 
 def model_rows(home: Home) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ class Daemon:
         if threading.current_thread() is threading.main_thread():
             allow_writer_probe()
         home, disk = self.home, self._disk
-        catalogue = RegistryCatalogue(home.settings)
+        catalogue = RegistryCatalogue(home.settings, home.data)
         file = home.data / "ledger.sqlite"
         is_new = set_damaged_aside(file, disk)
         self.ledger = Ledger(file, disk)

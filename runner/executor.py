@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place that can render: its name, what it does now, and the models it has loaded."""
+    """One place that can render: its name, what it does now, and the models it has loaded.
+
+    `together` is how many images it can make at once, of those that are alike and like its last.
+    """
 
     name: str
     busy: bool
     models: tuple[str, ...] = ()
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Executor(Protocol):
     """What the worker needs of a renderer, and no more.
 
     Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly; the
-    slot is free from the moment of that answer. `stop` asks the slot to give up what it has in
+    slot is free from the moment of the last answer. `prepare` tells what comes next, and may be
+    used to get ready. `stop` asks the slot to give up what it has in
     hand at the next joint or step; asking an idle slot does nothing.
     """
 

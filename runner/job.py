@@ -12,7 +12,7 @@ knows diffusers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -93,3 +93,8 @@ class ImageTask:
     inputs: Mapping[str, tuple[InputImage, ...]] = field(default_factory=dict)
     loras: tuple[Lora, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_like(self, other: ImageTask) -> bool:
+        """Whether the two differ in nothing but their number, prompt and seed."""
+        same = replace(other, index=self.index, prompt=self.prompt, seed=self.seed)
+        return self == same

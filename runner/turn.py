@@ -1,8 +1,9 @@
-"""A job while it has a slot: what it has made, what it makes now, and how far that is."""
+"""A job while it has a slot: what it has made, what it has in hand, and how far that is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,41 @@ _HUNG_AFTER_TIMEOUTS = 2.0
 _HUNG_AFTER_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class InHand:
+    """One image that is being made: its task, its spec, and what it remembers of its pack."""
+
+    task: ImageTask
+    realised: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
 @dataclass
 class Turn:
     """Mutable, owned by the worker; `over` holds the numbers of images that are answered."""
 
     record: Record
     over: set[int]
-    numbers: Iterator[int]
-    task: ImageTask | None = None
-    realised: Mapping[str, Any] = field(default_factory=dict)
+    numbers: deque[int]
+    hand: dict[int, InHand] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False
     composed: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
     heard_at: float = 0.0
     phase: Phase = Phase.LOADING
 
-    def realise(self, number: int) -> None:
-        """Work out the spec of one image, and what it remembers of the pack it came from."""
+    def realised(self, number: int) -> Mapping[str, Any]:
+        """The spec of one image."""
         record, index = self.record, number - 1
         prompts = [fields for fields, _ in self.composed] or None
-        self.realised = image(record.realised, index, record.base_seed or 0, prompts)
-        if self.composed:
-            self.origin = self.composed[index * len(self.composed) // record.total][1]
+        return image(record.realised, index, record.base_seed or 0, prompts)
+
+    def origin(self, number: int) -> Mapping[str, Any]:
+        """What one image remembers of the pack it came from."""
+        if not self.composed:
+            return {}
+        return self.composed[(number - 1) * len(self.composed) // self.record.total][1]
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress when its image reports this."""
@@ -60,11 +72,13 @@ class Turn:
             eta_seconds=None if each is None else round(each * ahead, 1),
         )
 
-    def inputs(self, folder: Path) -> dict[str, tuple[InputImage, ...]]:
-        """The job's copies of the images that the realised spec names, by field."""
+    def inputs(
+        self, realised: Mapping[str, Any], folder: Path
+    ) -> dict[str, tuple[InputImage, ...]]:
+        """The job's copies of the images that a realised spec names, by field."""
         found = {}
         for name in IMAGE_FIELDS:
-            value = self.realised.get(name)
+            value = realised.get(name)
             if value is not None:
                 items = value if isinstance(value, list) else [value]
                 found[name] = tuple(self._input(item, folder) for item in items)
@@ -76,8 +90,9 @@ class Turn:
         return InputImage(folder / self.record.inputs[item["path"]], float(item.get("weight", 1.0)))
 
     def is_hung(self, moment: float) -> bool:
-        """Whether the image in hand is silent far beyond its timeout; loading does not count."""
-        if self.task is None or self.task.timeout is None or self.phase == Phase.LOADING:
+        """Whether what is in hand is silent far beyond its timeout; loading does not count."""
+        limits = [each.task.timeout for each in self.hand.values() if each.task.timeout]
+        if not limits or self.phase == Phase.LOADING:
             return False
-        patience = max(_HUNG_AFTER_TIMEOUTS * self.task.timeout, _HUNG_AFTER_SECONDS)
+        patience = max(_HUNG_AFTER_TIMEOUTS * max(limits), _HUNG_AFTER_SECONDS)
         return moment - self.heard_at > patience

@@ -12,6 +12,7 @@ in the daemon. The worker never touches a pipeline, and only it starts and stops
 from __future__ import annotations
 
 import logging
+from collections import deque
 from queue import Empty
 
 from runner.ahead import Ahead
@@ -24,6 +25,7 @@ from runner.executor import (
     Failed,
     Progressed,
     Rendered,
+    Slot,
     StoppedEarly,
     Woken,
 )
@@ -37,7 +39,7 @@ from runner.spool.clock import CLOSED, monotonic, now, ready_at, timestamp
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
-from runner.turn import Turn
+from runner.turn import InHand, Turn
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Worker:
         self._backlog = backlog
         self._executor = executor
         self._writer = writer
-        self._catalogue = RegistryCatalogue(home.settings)
+        self._catalogue = RegistryCatalogue(home.settings, home.data)
         self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
         self._turns: dict[str, Turn] = {}
         self.stopping = False
@@ -103,7 +105,7 @@ class Worker:
                     self._executor.stop(slot.name)
         for slot in self._executor.slots():
             if not slot.busy:
-                self._fill(slot.name)
+                self._fill(slot)
         return happened
 
     # -- events ----------------------------------------------------------------------------------
@@ -113,22 +115,22 @@ class Worker:
             case Progressed():
                 self._report(event)
             case Rendered():
-                turn = self._answered(event.slot)
+                turn, made = self._answered(event)
                 turn.rendered += 1
                 turn.seconds += event.seconds
-                self._writer.save(Finished(turn.record, event, turn.realised, turn.origin))
+                self._writer.save(Finished(turn.record, event, made.realised, made.origin))
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
-                self._turns.pop(event.slot)
+                self._turns.pop(event.slot, None)
                 self.lost = EXIT_DEVICE_LOST
                 log.error("%s", event.message)
             case Failed():
-                turn = self._answered(event.slot)
+                turn, _ = self._answered(event)
                 log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
                 self._writer.fail_image(turn.record, event.task.index, event.reason, event.message)
             case StoppedEarly():
-                turn = self._answered(event.slot)
-                if not turn.cancelled:
+                turn, _ = self._answered(event)
+                if not turn.cancelled and not turn.hand:
                     # Stopped for the runner's sake: this image is still to be made.
                     self._requeue(event.slot, None, "continues when the runner starts again")
             case CancelAsked():
@@ -139,30 +141,29 @@ class Worker:
     def _give_up_hung(self) -> None:
         """Fail an image that will never answer: its thread cannot be ended, so the process must."""
         for slot, turn in list(self._turns.items()):
-            if turn.task is not None and turn.is_hung(monotonic()):
-                log.error("%s image %d hangs", turn.record.id, turn.task.index)
+            if turn.hand and turn.is_hung(monotonic()):
                 message = "the image did not come to its next step within its timeout"
-                self._writer.fail_image(turn.record, turn.task.index, "Timeout", message)
+                for number in turn.hand:
+                    log.error("%s image %d hangs", turn.record.id, number)
+                    self._writer.fail_image(turn.record, number, "Timeout", message)
                 self._requeue(slot, None, "continues when the runner starts again")
                 self.lost = EXIT_HUNG
 
-    def _answered(self, slot: str) -> Turn:
-        turn = self._turns[slot]
-        if turn.task is not None:
-            turn.over.add(turn.task.index)
-        turn.task = None
-        return turn
+    def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[Turn, InHand]:
+        turn, number = self._turns[event.slot], event.task.index
+        turn.over.add(number)
+        return turn, turn.hand.pop(number)
 
     def _cancel(self, seq: int) -> None:
         for slot, turn in self._turns.items():
             if turn.record.seq == seq:
                 turn.cancelled = True
-                if turn.task is not None:
+                if turn.hand:
                     self._executor.stop(slot)
 
     def _report(self, event: Progressed) -> None:
         turn = self._turns.get(event.slot)
-        if turn is not None and turn.task is not None:
+        if turn is not None and turn.hand:
             turn.heard_at, turn.phase = monotonic(), event.phase
             if event.phase == Phase.LOADING:
                 # What has come meanwhile may be encoded along with this one.
@@ -171,34 +172,34 @@ class Worker:
 
     # -- slots -----------------------------------------------------------------------------------
 
-    def _fill(self, slot: str) -> None:
-        """Give an idle slot its next image, ending or changing jobs as needed."""
+    def _fill(self, slot: Slot) -> None:
+        """Give an idle slot its next images, ending or changing jobs as needed."""
+        name = slot.name
         while True:
-            turn = self._turns.get(slot)
+            turn = self._turns.get(name)
             if turn is None:
                 if not self._may_start():
                     return
                 record = self._backlog.next(monotonic(), now())
                 if record is None:
                     return
-                self._begin(slot, record)
+                self._begin(name, record)
                 continue
-            if turn.task is not None:
-                # The slot is free already, but its answer is still in the queue.
+            if turn.hand:
+                # The slot is free already, but its answers are still in the queue.
                 return
             if turn.cancelled:
-                self._end(slot)
+                self._end(name)
                 continue
-            if self._must_yield(slot, turn):
+            if self._must_yield(name, turn):
                 continue
             if self._writer.waiting > _MOST_UNSAVED:
                 # The writer wakes the worker after each thing it has done.
                 return
-            number = next(turn.numbers, None)
-            if number is None:
-                self._end(slot)
+            if not turn.numbers:
+                self._end(name)
                 continue
-            if self._start(slot, turn, number):
+            if self._start(slot, turn):
                 return
 
     def _may_start(self) -> bool:
@@ -218,7 +219,7 @@ class Worker:
         record = self._ledger.get(record.seq)
         self._ahead.begins(record, now())
         over = set(self._ledger.images(record.seq))
-        numbers = (n for n in range(1, record.total + 1) if n not in over)
+        numbers = deque(n for n in range(1, record.total + 1) if n not in over)
         self._turns[slot] = Turn(
             record,
             set(over),
@@ -228,31 +229,44 @@ class Worker:
         )
         self._backlog.took(record.model, monotonic())
 
-    def _start(self, slot: str, turn: Turn, number: int) -> bool:
-        record = turn.record
+    def _start(self, slot: Slot, turn: Turn) -> bool:
+        """Start the next image, and with it those after it that the slot can make at once."""
+        while turn.numbers and len(turn.hand) < slot.together:
+            number = turn.numbers[0]
+            made = self._made(turn, number)
+            first = next(iter(turn.hand.values()), None)
+            if made is not None and first is not None and not made.task.is_like(first.task):
+                break
+            turn.numbers.popleft()
+            if made is not None:
+                turn.hand[number] = made
+        if not turn.hand:
+            return False
+        turn.heard_at, turn.phase = monotonic(), Phase.LOADING
+        self._executor.start(slot.name, [each.task for each in turn.hand.values()])
+        return True
+
+    def _made(self, turn: Turn, number: int) -> InHand | None:
+        """One image as a task; None, and failed, where it cannot become one."""
+        record, snapshot = turn.record, self._catalogue.snapshot
         try:
-            turn.realise(number)
-            turn.realised = loras.settled(turn.realised, self._home, self._catalogue.snapshot)
-            turn.task = self._catalogue.task(
-                turn.realised,
+            realised = loras.settled(turn.realised(number), self._home, snapshot)
+            task = self._catalogue.task(
+                realised,
                 job=record.id,
                 index=number,
-                inputs=turn.inputs(self._home.job(record.id) / "inputs"),
-                loras=loras.for_task(turn.realised, self._home, self._catalogue.snapshot),
+                inputs=turn.inputs(realised, self._home.job(record.id) / "inputs"),
+                loras=loras.for_task(realised, self._home, snapshot),
             )
-            turn.heard_at, turn.phase = monotonic(), Phase.LOADING
+            return InHand(task, realised, turn.origin(number))
         except JobFailed as error:
-            turn.over.add(number)
             self._writer.fail_image(record, number, error.reason, str(error))
-            return False
         except Exception as error:
             log.exception("%s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"
-            turn.over.add(number)
             self._writer.fail_image(record, number, "Internal", message)
-            return False
-        self._executor.start(slot, [turn.task])
-        return True
+        turn.over.add(number)
+        return None
 
     def _must_yield(self, slot: str, turn: Turn) -> bool:
         """At an image's end: whether the job goes back into the queue, and why."""

@@ -173,6 +173,14 @@ def _any_of(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
     return lambda value: any(branch(value) for branch in branches)
 
 
+def _one_of(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
+    """Only where the branches are of different types: then no value fits two of them."""
+    types = [part.get("type") for part in wanted if isinstance(part, dict)]
+    apart = all(isinstance(each, str) for each in types) and not {"integer", "number"} <= {*types}
+    distinct = len(set(types)) == len(wanted)
+    return _any_of(wanted, schema) if apart and distinct else _perhaps_not
+
+
 def _not(wanted: Any, schema: Mapping[str, Any]) -> Question:
     """Only where it is about which keys are there: "perhaps not" turned round would be a guess."""
     return _lacks(wanted)
@@ -213,5 +221,6 @@ _MAKERS: dict[str, Maker] = {
     "minProperties": _sized(dict, _at_least),
     "allOf": _all_of,
     "anyOf": _any_of,
+    "oneOf": _one_of,
     "not": _not,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis as _early  # noqa: F401 it looks at who refers to whom, which freezing hides
 import pytest
 
 from runner.cli.setup import make_home

@@ -119,12 +119,13 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
     from composer.packs import read_pack
     from composer.parameters import encoders_of
     from composer.report import compose_json
-    from runner.cli.plans import CountingCatalogue, tokens_text
+    from runner.catalogue import RegistryCatalogue
+    from runner.cli.plans import tokens_text
 
     if options.fields:
         _bytes(spec)
     pack = read_pack(home.prompts, options.pack)
-    catalogue = CountingCatalogue(home)
+    catalogue = RegistryCatalogue(home.settings, home.data)
     model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
     told = compose_json(
         pack,
@@ -148,10 +149,11 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
 
 
 def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
-    from runner.cli.plans import CountingCatalogue, print_plan, told_of
+    from runner.catalogue import RegistryCatalogue
+    from runner.cli.plans import print_plan, told_of
     from runner.spool.preview import preview
 
-    ahead = preview(_bytes(spec), home, CountingCatalogue(home))
+    ahead = preview(_bytes(spec), home, RegistryCatalogue(home.settings, home.data))
     told = told_of(ahead, home)
     if options.json:
         print_json(told)
@@ -162,11 +164,11 @@ def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> i
 
 def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Drop the spec, unless it would be refused: then nothing is dropped."""
-    from runner.cli.plans import CountingCatalogue
+    from runner.catalogue import RegistryCatalogue
     from runner.spool.preview import preview
 
     data = _bytes(spec)
-    ahead = preview(data, home, CountingCatalogue(home))
+    ahead = preview(data, home, RegistryCatalogue(home.settings, home.data))
     ahead.plan.reject()
     if ahead.problems:
         raise SpecInvalid("SchemaInvalid", ahead.problems)

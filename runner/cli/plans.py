@@ -9,10 +9,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.catalogue import RegistryCatalogue
 from runner.cli.text import size
 from runner.settings import Home
 
@@ -22,24 +20,6 @@ if TYPE_CHECKING:
 
 _LISTED = 12
 _WIDE = 100
-
-
-class CountingCatalogue(RegistryCatalogue):
-    """The models of a home, with what reads their prompts where the weights are on this machine."""
-
-    def __init__(self, home: Home) -> None:
-        super().__init__(home.settings)
-        self._data = home.data
-
-    def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
-        """A model's own defaults, and its encoders."""
-        from runner.engine import tokens
-
-        given = super().parameters(model, kind)
-        entry = self._models.get(model or "")
-        if entry is None:
-            return given
-        return {**given, "encoders": partial(tokens.encoders, entry, self._data)}
 
 
 def told_of(ahead: Preview, home: Home) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def run_check(options: argparse.Namespace) -> int:
     from runner.spool.judge import check
 
     home = _home_or_here(options.home)
-    catalogue = RegistryCatalogue(home.settings)
+    catalogue = RegistryCatalogue(home.settings, home.data)
     files = []
     for file in options.files:
         data = _bytes(file)

@@ -112,7 +112,7 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
     from runner.spool.inputs import IMAGE_FIELDS, place_of
 
     spec = _spec(sidecar)
-    catalogue = RegistryCatalogue(home.settings)
+    catalogue = RegistryCatalogue(home.settings, home.data)
     wrong = catalogue.problems(spec)
     if wrong:
         raise _NotMade("; ".join(f"{path}: {message}" for path, message in wrong))

@@ -37,7 +37,9 @@ class EncodedElsewhere:
 
 def pipeline_class(name: str) -> Any:
     """The pipeline class of this name."""
-    found = getattr(devices.frameworks(), name, None)
+    library = devices.frameworks()
+    with devices.collecting_nothing():
+        found = getattr(library, name, None)
     if found is None:
         raise Bug(f"diffusers has no {name}")
     return found

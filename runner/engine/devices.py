@@ -6,6 +6,8 @@ import gc
 import importlib.util
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,15 +16,32 @@ _SMALL = 100_000_000
 
 def frameworks() -> Any:
     """diffusers, imported and quiet: no bars and no notices on the terminal of the runner."""
+    first = "diffusers" not in sys.modules
     _put_off("bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import diffusers
-    import transformers
+    with collecting_nothing():
+        import diffusers
+        import transformers
+    if first:
+        # It stays as long as the process: later collections need not look through it again.
+        gc.freeze()
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     return diffusers
+
+
+@contextmanager
+def collecting_nothing() -> Iterator[None]:
+    """For imports: of so many new objects none is garbage, and looking takes a second."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _put_off(name: str) -> None:

@@ -9,7 +9,7 @@ would be decoded and handed back as if it were done.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,15 @@ def require_callback(pipeline: type) -> None:
         raise Bug(f"{pipeline.__name__} takes no {CALLBACK}: it could not be cancelled")
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One image to be made: its task, its pictures and size, its encoded prompt."""
+
+    task: ImageTask
+    prepared: Prepared
+    encoded: Encoded
+
+
 def run(
     stages: Stages,
     task: ImageTask,
@@ -57,55 +66,57 @@ def run(
     on_progress: OnProgress,
 ) -> Image:
     """The picture of one task; raises where there is none."""
+    return run_together(stages, [Piece(task, prepared, encoded)], stop, on_progress)[0]
+
+
+def run_together(
+    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
+) -> list[Image]:
+    """The pictures of tasks that differ in nothing but prompt and seed, denoised in one call.
+
+    More than one only of a kind that reads no pictures; all of them are there, or it raises.
+    """
+    first = pieces[0]
+    width, height = first.prepared.width, first.prepared.height
+    images = []
     try:
         with translation():
-            stop.check()
-            given = _conditioned(stages, task, prepared, encoded)
-            stop.check()
-            latents = _denoised(stages, task, prepared, given, stop, on_progress)
+            latents = denoised(stages, pieces, stop, on_progress)
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
-            image = stages.family.decode(stages.main, latents, prepared.width, prepared.height)
+            for number in range(len(pieces)):
+                own = latents[number : number + 1]
+                images.append(stages.family.decode(stages.main, own, width, height))
     finally:
         # diffusers does this only on the good path; without it offload hooks and step caches
         # would carry this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
-    return _pasted(image, prepared.paste)
+    pasted = zip(images, pieces, strict=True)
+    return [_pasted(image, piece.prepared.paste) for image, piece in pasted]
 
 
-def _conditioned(
-    stages: Stages, task: ImageTask, prepared: Prepared, encoded: Encoded
-) -> Mapping[str, Any]:
-    """What the main stage is steered by: the prompt's embeddings, or what the prior makes of it."""
-    if stages.prior is None or stages.prior_arguments is None:
-        return encoded.embeddings
-    arguments = stages.prior_arguments(task, prepared)
-    pictures = len(prepared.images["image"])
-    words = stages.family.for_prior(encoded.embeddings, pictures)
-    return dict(_call(stages.prior, {**arguments, **words}, {}))
-
-
-def _denoised(
-    stages: Stages,
-    task: ImageTask,
-    prepared: Prepared,
-    given: Mapping[str, Any],
-    stop: StopSign,
-    on_progress: OnProgress,
+def denoised(
+    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> Any:
-    """The finished latents, not yet decoded: the joint before decoding is ours."""
+    """The finished latents, one row for each piece, not yet decoded: the joint before is ours."""
     import torch
+
+    stop.check()
+    given = _conditioned(stages, pieces)
+    stop.check()
+    task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_progress(Phase.DENOISING, step + 1, task.steps)
         stop.check()
         return tensors  # diffusers takes what it asked for out of this; None would break it
 
-    arguments = {**stages.fixed, **stages.arguments(task, prepared)}
+    seeded = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
+    arguments = {**stages.fixed, **stages.arguments(task, pieces[0].prepared)}
     watch = {
-        "generator": torch.Generator("cpu").manual_seed(task.seed),
+        "generator": seeded if len(seeded) > 1 else seeded[0],
         CALLBACK: on_step_end,
         f"{CALLBACK}_tensor_inputs": [],
         "output_type": "latent",
@@ -120,6 +131,22 @@ def _denoised(
             " try another precision, seed or size"
         )
     return latents
+
+
+def _conditioned(stages: Stages, pieces: Sequence[Piece]) -> Mapping[str, Any]:
+    """What steers the main stage: the prompts' embeddings, or what the prior makes of one."""
+    task, prepared, encoded = pieces[0].task, pieces[0].prepared, pieces[0].encoded
+    if len(pieces) > 1:
+        import torch
+
+        every = [piece.encoded.embeddings for piece in pieces]
+        return {name: torch.cat([each[name] for each in every]) for name in every[0]}
+    if stages.prior is None or stages.prior_arguments is None:
+        return encoded.embeddings
+    arguments = stages.prior_arguments(task, prepared)
+    pictures = len(prepared.images["image"])
+    words = stages.family.for_prior(encoded.embeddings, pictures)
+    return dict(_call(stages.prior, {**arguments, **words}, {}))
 
 
 def _call(pipe: Any, arguments: Mapping[str, Any], watch: Mapping[str, Any]) -> Any:

@@ -8,43 +8,35 @@ StoppedEarly. What is kept of an error is its words; the error itself would keep
 from __future__ import annotations
 
 import logging
-import platform
 import re
 import threading
-import time
 import traceback
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import devices, gpu, hub, ladder, loras
+from runner.engine import devices, hub
 from runner.engine.custom import models_of
-from runner.engine.depth import DepthMaps
 from runner.engine.embedding_store import EmbeddingStore
 from runner.engine.embeddings import PromptCache
 from runner.engine.encoding import Prompts
 from runner.engine.faults import DeviceLost
-from runner.engine.kinds.base import Prepared
-from runner.engine.loading import Loaded, Shelf
-from runner.engine.needs import Needs
-from runner.engine.registry import KINDS
+from runner.engine.loading import Shelf
+from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
 from runner.errors import JobFailed, Stopped
-from runner.executor import Event, Failed, Progressed, Rendered, Slot, StoppedEarly
-from runner.job import ImageTask, Phase
+from runner.executor import Event, Failed, Slot, StoppedEarly
+from runner.job import ImageTask
 from runner.settings import Home
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
-_VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 
 
 class GpuThread:
@@ -70,13 +62,11 @@ class GpuThread:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
         """Why the device can do nothing more in this process; None while it works."""
-        self._library = library
-        self._depth_maps = DepthMaps()
         self._shelf = shelf or Shelf(library, device=device, precision=precision)
         store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
-        self._prompts = Prompts(
-            self._shelf, PromptCache(store if prompt_cache else None), versions()
-        )
+        cache = PromptCache(store if prompt_cache else None)
+        self._prompts = Prompts(self._shelf, cache, versions())
+        self._renderer = Renderer(slot, library, self._shelf, self._prompts)
         self._slot = slot
         self._lock = threading.Lock()
         self._hand: list[tuple[ImageTask, StopSign]] = []
@@ -87,7 +77,8 @@ class GpuThread:
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
-            return (Slot(self._slot, bool(self._hand), self._shelf.loaded),)
+            together = self._renderer.together.size
+            return (Slot(self._slot, bool(self._hand), self._shelf.loaded, together),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Work is coming: its prompts are known, and the libraries are imported meanwhile."""
@@ -127,16 +118,40 @@ class GpuThread:
         while True:
             order = self._orders.get()
             if order in ("close", "release"):
-                self._quietly(self._prompts.clear)
-                self._quietly(self._depth_maps.release)
-                self._quietly(self._shelf.forget)
+                self._quietly(self._renderer.forget)
                 if order == "close":
                     return
             elif order == "import":
                 self._quietly(devices.frameworks)
             elif isinstance(order, list):
-                for task, sign in order:
-                    self._turn(task, sign)
+                if not self._together(order):
+                    for task, sign in order:
+                        self._turn(task, sign)
+
+    def _together(self, hand: list[tuple[ImageTask, StopSign]]) -> bool:
+        """All that is in hand in one call, if that can be; else nothing has happened."""
+        if len(hand) < 2 or self.lost:
+            return False
+        tasks, sign = [task for task, _ in hand], hand[0][1]
+        answers: Sequence[Event] | None
+        try:
+            answers = self._renderer.rendered_together(tasks, sign, self._tell)
+        except Stopped:
+            answers = [StoppedEarly(self._slot, task) for task in tasks]
+        except Exception:
+            # One of them may be at fault, or all of them too much: each has its own answer alone.
+            log.info("%d images could not be made at once", len(tasks), exc_info=True)
+            return False
+        if answers is None:
+            return False
+        with self._lock:
+            self._hand.clear()
+        for answer in answers:
+            self.events.put(answer)
+        return True
+
+    def _tell(self, event: Event) -> None:
+        self.events.put(event)
 
     def _turn(self, task: ImageTask, sign: StopSign) -> None:
         """One task from hand to answer; the slot is free before anybody can read the answer."""
@@ -150,7 +165,7 @@ class GpuThread:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            return self._rendered(task, sign)
+            return self._renderer.rendered(task, sign, self._tell)
         except Stopped:
             return StoppedEarly(self._slot, task)
         except DeviceLost as error:
@@ -164,54 +179,6 @@ class GpuThread:
                 "%s %d failed:\n%s", task.job, task.index, _private(traceback.format_exc(), task)
             )
             return Failed(self._slot, task, "Internal", _first_line(error, task))
-
-    def _rendered(self, task: ImageTask, sign: StopSign) -> Rendered:
-        began = time.monotonic()
-
-        def on_progress(phase: Phase, step: int = 0, steps: int = 0) -> None:
-            self.events.put(Progressed(self._slot, task, phase, step, steps))
-
-        def attempt(needs: Needs) -> tuple[Image, Loaded, tuple[str, ...]]:
-            encoded = self._prompts.encoded(needs, task, sign, on_progress)
-            with sign.not_counted():
-                loaded = self._shelf.paint(needs, lambda: on_progress(Phase.LOADING))
-                worn = loras.apply(loaded.stages.main, task.loras)
-            image = gpu.run(loaded.stages, task, prepared, encoded, sign, on_progress)
-            told = loaded.stages.speed.warnings(loaded.stages.main, task.steps)
-            return image, loaded, (*encoded.warnings, *worn, *told)
-
-        sign.check()
-        prepared = self._prepared(task, on_progress)
-        sign.check()
-        pixels = prepared.width * prepared.height
-        needs = self._shelf.needs(task, pixels)
-        (image, loaded, cut), lowered = ladder.climb(self._shelf, needs, pixels, attempt)
-        facts = {
-            **loaded.facts,
-            "versions": dict(versions()),
-            "steps": task.steps,
-            "guidance": task.guidance,
-            "width": image.width,
-            "height": image.height,
-        }
-        seconds = time.monotonic() - began - sign.given_back
-        return Rendered(self._slot, task, image, seconds, facts, (*cut, *lowered))
-
-    def _prepared(self, task: ImageTask, on_progress: gpu.OnProgress) -> Prepared:
-        """The pictures first: a fault in them costs no loading and no time on the device."""
-        kind, model = KINDS.get(task.kind), self._library.models.get(task.model)
-        if kind is None or model is None or task.kind not in model.serves:
-            raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
-        if kind.reads:
-            on_progress(Phase.PREPROCESSING, 0, 0)
-        prepared = kind.prepare(task, model.sizes_for(task.kind))
-        estimator = model.serves[task.kind].estimator
-        if prepared.depth_of is None or estimator is None:
-            return prepared
-        folder = self._library.estimator(estimator)
-        return prepared.with_depth(
-            self._depth_maps.of(prepared.depth_of, folder, self._shelf.device)
-        )
 
     def _quietly(self, what: Any) -> None:
         """Housekeeping between tasks: a failure is written down and ends nothing."""
@@ -235,18 +202,6 @@ def of_home(home: Home) -> GpuThread:
     )
     cache = int(settings.prompt_cache_gb * 1e9)
     return GpuThread(home.data, library=library, shelf=shelf, prompt_cache=cache)
-
-
-@cache
-def versions() -> Mapping[str, str]:
-    """The versions that change pixels, as a sidecar records them."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 def _private(text: str, task: ImageTask) -> str:

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 def climb(
     shelf: Shelf, needs: Needs, pixels: int, attempt: Callable[[Needs], T]
-) -> tuple[T, tuple[str, ...]]:
-    """What an attempt makes, with a sentence where it took more than one.
+) -> tuple[T, tuple[str, ...], Needs]:
+    """What an attempt makes, a sentence where it took more than one, and the plan that held.
 
     Raises OutOfMemory when the last rung does not hold either.
     """
@@ -37,7 +37,7 @@ def climb(
         except OutOfMemory as error:
             said = str(error)
         else:
-            return made, _told(first, needs.plan)
+            return made, _told(first, needs.plan), needs
         # Here the error is gone, and with it the tensors that its traceback held.
         if not cleared:
             cleared = True

@@ -51,7 +51,7 @@ def submit(
         problems += [_line(problem) for problem in error.problems]
         raise refusal(problems, "Nothing was submitted") from None
     name = f"{job_id}.yaml"
-    catalogue = RegistryCatalogue(home.settings)
+    catalogue = RegistryCatalogue(home.settings, home.data)
     verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
     problems += [_line(problem) for problem in verdict.problems]
     if verdict.reason and not verdict.problems:

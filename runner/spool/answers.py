@@ -82,12 +82,12 @@ class Answers:
 
     def _leave(self, drop: Drop) -> None:
         """Take a file out of the inbox, unless it is no longer the file that was read."""
-        path = self._inbox / drop.name
+        path = f"{self._inbox}/{drop.name}"
         name = f"{TAKEN_PREFIX}{drop.name}"
         if len(os.fsencode(name)) > _LONGEST_NAME:
             self._disk.remove(path)
             return
-        taken = self._inbox / name
+        taken = f"{self._inbox}/{name}"
         try:
             self._disk.rename(path, taken)
             status = os.lstat(taken)
@@ -96,7 +96,7 @@ class Answers:
         if not drop.signature or file_identity(status) == drop.signature[:4]:
             self._disk.remove(taken)
         else:
-            give_back(taken, self._disk)
+            give_back(Path(taken), self._disk)
 
 
 def file_identity(status: os.stat_result) -> tuple[int, ...]:

@@ -26,6 +26,8 @@ from runner.spool.platform import can_sync_file_system, sync_file_system
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 TEMPORARY_SUFFIX = ".writing"
+# Plain text where there are thousands of them: making a Path takes longer than a small write.
+Place = str | Path
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
@@ -37,10 +39,10 @@ class Disk:
     def __init__(self) -> None:
         self._numbers = itertools.count()
 
-    def before(self, effect: str, path: Path, **details: Any) -> None:
+    def before(self, effect: str, path: Place, **details: Any) -> None:
         """Called before each effect; does nothing here. Tests count, record or die in it."""
 
-    def replace(self, path: Path, data: bytes, *, durable: bool = False) -> None:
+    def replace(self, path: Place, data: bytes, *, durable: bool = False) -> None:
         """Write a whole file so that readers see the old bytes or the new ones, never a mixture.
 
         The bytes are on the disk before the name points at them; with `durable` the name is, too.
@@ -48,9 +50,9 @@ class Disk:
         """
         self._publish([(path, data)], together=False)
         if durable:
-            self.sync_folder(path.parent)
+            self.sync_folder(os.path.dirname(path))
 
-    def replace_many(self, files: Sequence[tuple[Path, bytes]], *, also: Path) -> None:
+    def replace_many(self, files: Sequence[tuple[Place, bytes]], *, also: Place) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
 
         `also` is a folder above them whose new names count too. Many files are synced by a few
@@ -62,29 +64,30 @@ class Disk:
         if together:
             self.sync_file_system(also)
         else:
-            for folder in dict.fromkeys([*(path.parent for path, _ in files), also]):
+            folders = [os.path.dirname(path) for path, _ in files]
+            for folder in dict.fromkeys([*folders, os.fspath(also)]):
                 self.sync_folder(folder)
 
-    def _publish(self, files: Sequence[tuple[Path, bytes]], *, together: bool) -> None:
-        asides = []
+    def _publish(self, files: Sequence[tuple[Place, bytes]], *, together: bool) -> None:
+        asides: list[str] = []
         process = os.getpid()
         try:
             for path, data in files:
                 folder, name = os.path.split(path)
                 number = next(self._numbers)
-                aside = Path(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
-                asides.append(aside)
-                self._write(aside, data, sync=not together)
+                asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
+                self._write(asides[-1], data, sync=not together)
             if together:
-                self.sync_file_system(files[0][0].parent)
+                self.sync_file_system(os.path.dirname(asides[0]))
             for aside, (path, _) in zip(asides, files, strict=True):
                 self.rename(aside, path)
         except OSError as error:
             for aside in asides:
-                aside.unlink(missing_ok=True)
-            raise _translated(error, files[0][0].parent) from error
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside)
+            raise _translated(error, os.path.dirname(files[0][0])) from error
 
-    def _write(self, aside: Path, data: bytes, *, sync: bool) -> None:
+    def _write(self, aside: str, data: bytes, *, sync: bool) -> None:
         self.before("write", aside, data=data)
         handle = os.open(aside, _NEW_FILE, 0o666)
         try:
@@ -97,12 +100,12 @@ class Disk:
         finally:
             os.close(handle)
 
-    def sync_file_system(self, folder: Path) -> None:
+    def sync_file_system(self, folder: Place) -> None:
         """Put everything written so far to the file system of a folder on the disk."""
         self.before("sync_file_system", folder)
         sync_file_system(folder)
 
-    def rename(self, old: Path, new: Path) -> None:
+    def rename(self, old: Place, new: Place) -> None:
         """Rename over whatever is there; waits out sharing violations on Windows."""
         self.before("rename", new, old=old)
         _patiently(lambda: os.replace(old, new))
@@ -120,7 +123,7 @@ class Disk:
             return False
         return True
 
-    def remove(self, path: Path) -> None:
+    def remove(self, path: Place) -> None:
         """Remove one file; a file that is already gone is fine."""
         self.before("remove", path)
         with contextlib.suppress(FileNotFoundError):
@@ -132,13 +135,13 @@ class Disk:
         if folder.is_dir() and not folder.is_symlink():
             _patiently(lambda: shutil.rmtree(folder))
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Place) -> None:
         """Make a folder and its parents; one that is there is fine."""
         if not os.path.isdir(folder):
             self.before("make_folder", folder)
             os.makedirs(folder, exist_ok=True)
 
-    def sync_folder(self, folder: Path) -> None:
+    def sync_folder(self, folder: Place) -> None:
         """Put the names in a folder on the disk; Windows does that by itself."""
         if os.name == "nt":
             return
@@ -161,7 +164,7 @@ class Disk:
             raise
 
 
-def _translated(error: OSError, folder: Path) -> Exception:
+def _translated(error: OSError, folder: Place) -> Exception:
     if error.errno in _NO_ROOM:
         return DiskFull(f"no room left on the disk of {folder}: free some, then retry the job")
     return error

@@ -115,7 +115,7 @@ class Intake:
                 changed, batch, size = True, [], 0
                 if monotonic() - controls_at >= _CONTROLS_SECONDS:
                     # Cancels must not wait for the end of a long inbox.
-                    self._obey(self._scan())
+                    self.obey()
                     controls_at = monotonic()
         if batch:
             self.accept(batch)
@@ -142,6 +142,10 @@ class Intake:
     def _scan(self) -> list[str]:
         with os.scandir(self._inbox) as entries:
             return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+
+    def obey(self) -> None:
+        """Obey the control files that lie in the inbox now."""
+        self._obey(self._scan())
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for what is being planned too; whether anything changed."""

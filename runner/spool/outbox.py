@@ -15,11 +15,12 @@ from typing import Any, cast
 from runner.job import State
 from runner.settings import Home
 from runner.spool.clock import timestamp
-from runner.spool.effects import Disk
+from runner.spool.effects import Disk, Place
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
 
+File = tuple[Place, bytes]
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100
 _NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
@@ -57,19 +58,19 @@ class Outbox:
             self._disk.replace(self.folder(record.id) / _STATUS, data, durable=durable)
             self._ledger.note(seq, revision=record.revision + 1, behind=0)
 
-    def write_jobs(self, records: Sequence[Record], receipts: Sequence[tuple[Path, bytes]]) -> None:
+    def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
 
         The records are those that the ledger has now; the caller tells it that they are published.
         """
         with self._lock:
-            files = []
+            files: list[File] = []
             for record in records:
-                folder = self.folder(record.id)
+                folder = f"{self._folder}/{record.id}"
                 self._disk.make_folder(folder)
                 if record.spec:
-                    files.append((folder / f"spec{record.suffix}", record.spec))
-                files.append((folder / _STATUS, to_json(self.status(record))))
+                    files.append((f"{folder}/spec{record.suffix}", record.spec))
+                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             self._disk.make_folder(self._drops)
             self._disk.replace_many([*files, *receipts], also=self._folder)
 
@@ -115,12 +116,12 @@ class Outbox:
         own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
         return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
 
-    def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> tuple[Path, bytes]:
+    def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> File:
         """Where the answer to a drop goes, and its bytes."""
         receipt = Receipt(
             schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
         )
-        return self._drops / f"{name}.json", to_json(receipt)
+        return f"{self._drops}/{name}.json", to_json(receipt)
 
     def publish_image(
         self, record: Record, stem: str, suffix: str, picture: bytes, thumbnail: bytes | None,

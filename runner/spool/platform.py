@@ -74,7 +74,7 @@ def can_sync_file_system() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "syncfs")
 
 
-def sync_file_system(folder: Path) -> None:
+def sync_file_system(folder: str | Path) -> None:
     """Put all that was written to the file system of a folder on the disk. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:

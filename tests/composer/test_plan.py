@@ -215,13 +215,12 @@ def test_each_model_of_a_plan_reads_with_its_own_encoders(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_without_a_models_tokenizers_a_plan_estimates_with_what_the_model_reads(
-    tmp_path: Path,
-) -> None:
-    write_pack(tmp_path, subjects={"a": "word " * 300})
-    plan = make_plan(spec(), tmp_path, model_defaults=lambda model: {"prompt_tokens": 256})
-    assert any("T5 tokens: the model sees the first 256" in w for w in plan.warnings)
-    assert [row["counted"] for row in plan_json(plan)["tokens"]] == [False, False]
+def test_of_an_unknown_model_a_plan_estimates_as_for_flux(tmp_path: Path) -> None:
+    write_pack(tmp_path, subjects={"a": "word " * 600})
+    plan = make_plan(spec(), tmp_path)
+    rows = plan_json(plan)["tokens"]
+    assert [(row["limit"], row["counted"]) for row in rows] == [(77, False), (512, False)]
+    assert any("T5 tokens: the model sees the first 512" in w for w in plan.warnings)
 
 
 SCRIPT = """
