@@ -92,7 +92,7 @@ class RegistryCatalogue:
 
 
 def _encoders(entry: Model, data: Path | None) -> Sequence[Encoder]:
-    from runner.engine.tokens import encoders
+    from runner.engine.prompts.tokens import encoders
 
     return encoders(entry, data)
 

@@ -62,7 +62,7 @@ def folder(part: str, data: Path) -> Path:
 
 def build(part: str) -> Any:
     """The pipeline of a part, in memory."""
-    from runner.engine import devices
+    from runner.engine.memory import devices
 
     family = {"flux2": flux2, "zimage": zimage}.get(part, flux1)
     return getattr(devices.frameworks(), PARTS[part])(**family.parts(part))

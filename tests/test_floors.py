@@ -45,7 +45,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("runner/engine/",),
     "filelock": ("runner/engine/",),
     "watchdog": ("runner/spool/watcher.py",),
-    "psutil": ("runner/engine/machine.py",),
+    "psutil": ("runner/engine/memory/machine.py",),
     "bitsandbytes": ("runner/engine/",),
     "gguf": ("runner/engine/",),
     "sqlite3": ("runner/spool/ledger.py", "runner/spool/rebuild.py", "runner/spool/effects.py"),
@@ -225,5 +225,9 @@ def _is_pipeline_call(call: ast.Call) -> bool:
 def test_no_kind_knows_a_pipeline_or_a_stop_sign() -> None:
     for file in (ROOT / "runner/engine/kinds").glob("*.py"):
         names = {module for module, _ in _imports(_tree(file))}
-        assert not names & {"runner.engine.gpu", "runner.engine.stop", "runner.engine.loading"}
+        assert not names & {
+            "runner.engine.gpu",
+            "runner.engine.stop",
+            "runner.engine.weights.loading",
+        }
         assert not {name.partition(".")[0] for name in names} & {"torch", "diffusers"}

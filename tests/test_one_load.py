@@ -1,4 +1,4 @@
-"""A night's mixed jobs load each heavy part once: the encoders for all, each transformer for its own.
+"""A night of mixed jobs loads each heavy part once: the encoders for all, each transformer too.
 
 A real daemon and real pipelines; the shelf is told that only one stage fits the device at a time.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from runner.daemon import Daemon
-from runner.engine import assembly
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.loading import Shelf
-from runner.engine.plans import Plan
+from runner.engine.memory.plans import Plan
+from runner.engine.weights import assembly
+from runner.engine.weights.loading import Shelf
 from runner.settings import Home, Settings
 from tests.fakes import TwinLibrary
 

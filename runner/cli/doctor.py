@@ -107,7 +107,7 @@ def _runner(home: Home) -> Finding:
 
 
 def _device(home: Home) -> Finding:
-    from runner.engine import machine
+    from runner.engine.memory import machine
 
     device = machine.device(home.settings.device)
     return Finding("device", device.remedy is None, device.found, device.remedy)
@@ -122,9 +122,10 @@ def _speed() -> Finding:
 
 def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
-    from runner.engine import machine, memory
+    from runner.engine import memory
     from runner.engine.custom import models_of
     from runner.engine.hub import present
+    from runner.engine.memory import machine
     from runner.engine.registry import default_model
 
     models = models_of(home.settings)

@@ -15,8 +15,8 @@ from runner.errors import FluxdropError, UsageProblem
 from runner.settings import Home, find_home
 
 if TYPE_CHECKING:
+    from runner.engine.hub.sources import Source
     from runner.engine.models import Model
-    from runner.engine.sources import Source
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 _STOPPED = 130
@@ -93,9 +93,9 @@ def run_pull(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Say what is missing of the named models, or of all of them in short."""
-    from runner.engine import checkup
     from runner.engine.custom import models_of
     from runner.engine.entries import ESTIMATORS
+    from runner.engine.hub import checkup
 
     home = find_home(options.home)
     models = models_of(home.settings)
@@ -154,7 +154,8 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
 
 def _plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
     """How the model would be held on this machine, and why; this is what imports torch."""
-    from runner.engine import machine, memory
+    from runner.engine import memory
+    from runner.engine.memory import machine
 
     has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
     return memory.lines(models[name], has, models=models)
@@ -164,7 +165,7 @@ def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source,
     """What each name stands for. Raises UsageProblem for a name that nothing has."""
     from runner.engine.custom import models_of
     from runner.engine.entries import ESTIMATORS
-    from runner.engine.sources import Layout, Source, estimator_source, sources
+    from runner.engine.hub.sources import Layout, Source, estimator_source, sources
 
     models = models_of(home.settings)
     found: dict[str, tuple[Source, ...]] = {}

@@ -24,8 +24,8 @@ from rich.progress import (
 
 from runner.cli.text import say
 from runner.engine import hub
-from runner.engine.pull import Puller, Share, check_room, in_words
-from runner.engine.sources import Source, lacking
+from runner.engine.hub.pull import Puller, Share, check_room, in_words
+from runner.engine.hub.sources import Source, lacking
 from runner.errors import FluxdropError, ModelMissing
 from runner.settings import Home
 

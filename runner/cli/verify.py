@@ -150,7 +150,7 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
 @contextmanager
 def _held(home: Home) -> Iterator[None]:
     """The home and the GPU, as a runner holds them: two at once would share its memory."""
-    from runner.engine.machine import gpu_in_use
+    from runner.engine.memory.machine import gpu_in_use
     from runner.spool.locks import locks_of
 
     locks = locks_of(home, gpu_in_use(home.settings.device))

@@ -181,7 +181,7 @@ def _prepared(options: argparse.Namespace) -> Home:
 
 def _opened(home: Home) -> Any:
     from runner.daemon import Daemon, gpu_thread
-    from runner.engine.machine import gpu_in_use
+    from runner.engine.memory.machine import gpu_in_use
 
     gpu = gpu_in_use(home.settings.device)
     return Daemon(home, gpu_thread, gpu=gpu)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.embeddings import Encoded
 from runner.engine.families import Family
 from runner.engine.faults import Bug, NotFinite, translation
 from runner.engine.kinds.base import Build, Paste, Prepared
+from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
 from runner.job import ImageTask, Phase

@@ -16,16 +16,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import devices, hub
+from runner.engine import hub
 from runner.engine.custom import models_of
-from runner.engine.embedding_store import EmbeddingStore
-from runner.engine.embeddings import PromptCache
-from runner.engine.encoding import Prompts
 from runner.engine.faults import DeviceLost
-from runner.engine.loading import Shelf
+from runner.engine.memory import devices
+from runner.engine.prompts.embedding_store import EmbeddingStore
+from runner.engine.prompts.embeddings import PromptCache
+from runner.engine.prompts.encoding import Prompts
 from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
+from runner.engine.weights.loading import Shelf
 from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
 from runner.job import ImageTask

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from runner.engine.loading import Shelf
+from runner.engine.memory.plans import Plan
 from runner.engine.needs import Needs
-from runner.engine.plans import Plan
+from runner.engine.weights.loading import Shelf
 from runner.errors import OutOfMemory
 
 log = logging.getLogger(__name__)

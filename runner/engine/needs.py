@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.engine import fingerprint, hub, memory, quantise
+from runner.engine import hub, memory
 from runner.engine.families import FAMILIES, Family
+from runner.engine.hub.sources import INDEX
 from runner.engine.kinds.base import Kind
+from runner.engine.memory.plans import Machine, Plan
 from runner.engine.models import Model, Serving
-from runner.engine.plans import Machine, Plan
 from runner.engine.registry import KINDS
-from runner.engine.sources import INDEX
+from runner.engine.weights import fingerprint, quantise
 from runner.errors import JobFailed
 from runner.job import ImageTask
 

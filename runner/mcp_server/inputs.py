@@ -143,7 +143,7 @@ def check_picture(data: bytes) -> str:
     """The usual file ending of a picture that can be read whole. Raises InputBad for others."""
     from PIL import Image
 
-    from runner.engine.images import FORMATS, MAX_PIXELS
+    from runner.engine.pictures.images import FORMATS, MAX_PIXELS
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:

@@ -190,7 +190,9 @@ class Intake:
         for aside in asides:
             self._planning.begin(aside)
         self._answers.give(answers)
-        self._planning.forget(answer.drop.name for answer in answers)
+        answered = [answer.drop.name for answer in answers]
+        self._settler.forget(answered)
+        self._planning.forget(answered)
 
     def _enter(self, drop: Drop, verdict: Verdict) -> Answer:
         same = self._same(drop, verdict)

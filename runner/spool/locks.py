@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from runner.errors import RunnerBusy
@@ -14,6 +15,10 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+
+_TRY_AGAIN_SECONDS = 0.01
+_MOST_TRIES = 500
 
 
 class RunnerLock:
@@ -31,13 +36,14 @@ class RunnerLock:
     def acquire(self) -> None:
         """Take the lock. Raises RunnerBusy, naming the holder, when another process has it."""
         handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _lock(handle)
-        except OSError:
-            os.close(handle)
-            raise RunnerBusy(
-                f"{self._what} is in use by another runner ({self._holder()})"
-            ) from None
+        tries = _MOST_TRIES
+        while not _lock(handle):
+            tries -= 1
+            if not tries or not _is_dead(holder := self._holder()):
+                os.close(handle)
+                raise RunnerBusy(f"{self._what} is in use by another runner ({holder})")
+            # A process that it was just starting shares its handles for a moment more.
+            time.sleep(_TRY_AGAIN_SECONDS)
         # Byte 0 is the locked one on Windows, where it could not be read by others.
         os.ftruncate(handle, 0)
         os.lseek(handle, 1, os.SEEK_SET)
@@ -60,12 +66,30 @@ class RunnerLock:
             return "unknown"
 
 
-def _lock(handle: int) -> None:
-    if sys.platform == "win32":
-        os.lseek(handle, 0, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder is known to have ended; Windows gives a lock back with its process."""
+    number = holder.removeprefix("pid ")
+    if sys.platform == "win32" or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:

@@ -23,6 +23,8 @@ from runner.spool.settle import Drop
 
 _ROOT = Path(__file__).parents[2]
 _NICENESS = 10
+# What writing to a process that ended raises, and reading an answer that breaks off anywhere.
+_CUT_SHORT = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
 
 
 class PlannerDied(Exception):
@@ -46,11 +48,12 @@ class Planner:
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
+        order = pickle.dumps((drop, home, catalogue))
         try:
-            pickle.dump((drop, home, catalogue), process.stdin)
+            process.stdin.write(order)
             process.stdin.flush()
             verdict: Verdict = pickle.load(process.stdout)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+        except (*_CUT_SHORT, pickle.UnpicklingError):
             self.end()
             raise PlannerDied from None
         return verdict

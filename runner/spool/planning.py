@@ -103,6 +103,7 @@ class Planning:
         """Plan this one no further: what was known before is its verdict."""
         self._give_up(aside)
         aside.verdict = aside.unplanned
+        self._wake.set()
 
     def keep_only(self, names: set[str]) -> None:
         """Forget drops whose files are no longer there."""
@@ -158,8 +159,9 @@ class Planning:
                 return planner.judge(aside.drop, self._home, self._catalogue)
             except PlannerDied:
                 continue
-            except OSError:
-                log.exception("no process to plan %s in: it is planned here", aside.drop.name)
+            except Exception:
+                # No room for a process: slower for all others, but no drop is left unanswered.
+                log.exception("no process can plan %s: it is planned here", aside.drop.name)
                 return judge(aside.drop, self._home, self._catalogue)
         return Verdict(
             reason="CrashLoop",

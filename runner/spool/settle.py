@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +66,8 @@ class Drop:
 class _Seen:
     signature: tuple[int, ...]
     unchanged_since: float
-    renamed: bool = False
+    # It arrived by rename, or had settled at an earlier look.
+    complete: bool = False
 
 
 class Settler:
@@ -77,8 +79,12 @@ class Settler:
 
     def keep_only(self, names: set[str]) -> None:
         """Forget files that are no longer there."""
-        for name in self._seen.keys() - names:
-            del self._seen[name]
+        self.forget(self._seen.keys() - names)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget files that were answered; until then, what has settled stays so."""
+        for name in names:
+            self._seen.pop(name, None)
 
     def look(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
         """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
@@ -96,7 +102,7 @@ class Settler:
             if seen is None or seen.signature != signature:
                 seen = self._seen[path.name] = _Seen(signature, now)
             # Known for one look only, and remembered until the file changes.
-            seen.renamed |= renamed_in
+            seen.complete |= renamed_in
             if status.st_size == 0:
                 return self._wait_or_refuse(
                     path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
@@ -108,7 +114,7 @@ class Settler:
         finally:
             os.close(handle)
         read_all = len(data) == status.st_size
-        if not (read_all and self._is_whole(path.name, data, seen.renamed, writer)):
+        if not (read_all and self._is_whole(path.name, data, seen.complete, writer)):
             if writer:
                 seen.unchanged_since = now
             quiet = self._quiet_seconds(writer)
@@ -121,7 +127,7 @@ class Settler:
                     "with `strict` on, a spec is complete when it was renamed into the inbox or "
                     "ends with a line `...`: add that line",
                 )  # fmt: skip
-        self._seen.pop(path.name, None)
+        seen.complete = True
         if status.st_size > MAX_BYTES:
             message = (
                 f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
@@ -129,8 +135,8 @@ class Settler:
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
-    def _is_whole(self, name: str, data: bytes, renamed: bool, writer: bool | None) -> bool:
-        if renamed and not writer:
+    def _is_whole(self, name: str, data: bytes, complete: bool, writer: bool | None) -> bool:
+        if complete and not writer:
             return True
         if name.lower().endswith(".json"):
             return is_whole_json_object(data)

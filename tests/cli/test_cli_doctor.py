@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.engine import machine
-from runner.engine.machine import Device
-from runner.engine.memory import Machine
+from runner.engine.memory import Machine, machine
+from runner.engine.memory.machine import Device
 from tests import random_twin
 from tests.cli.here import Here
 

@@ -7,11 +7,12 @@ import random
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.spool.effects import Disk
+from runner.spool.effects import Disk, Place
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Scenario, home_of, play, prepare
 
@@ -25,14 +26,14 @@ class DyingDisk(Disk):
         self._fatal = fatal
         self._lock = threading.Lock()
 
-    def before(self, effect: str, path: Path, **details: Any) -> None:
+    def before(self, effect: str, path: Place, **details: Any) -> None:
         with self._lock:
             self.count += 1
             if self.count != self._fatal:
                 return
             if effect == "write":
                 # A kill in the middle of a write leaves a part of it.
-                path.write_bytes(details["data"][: len(details["data"]) // 2])
+                Path(path).write_bytes(details["data"][: len(details["data"]) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -47,6 +48,8 @@ def in_child(scenario: Scenario, root: Path, fatal: int) -> int | None:
             play(scenario, home_of(root), disk)
             counted.write_text(str(disk.count), encoding="ascii")
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)

@@ -3,8 +3,9 @@
 The effects of a run are recorded with their data. At a point in that record some have been synced;
 of the others any subset may have reached the disk: a name may be there or not, the bytes behind it
 whole, cut in half, or missing. Commits of the ledger reach it in their order. The subsets are
-exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What callers write is theirs to
-sync, and is taken as synced.
+exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What is left of files that were
+being written aside is drawn for every state and makes no state of its own: recovery sweeps it away
+by its name and nobody reads it. What callers write is theirs to sync, and is taken as synced.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any
 
 from runner.settings import Home
 from runner.spool.answers import TAKEN_PREFIX
-from runner.spool.effects import Disk
+from runner.spool.effects import TEMPORARY_SUFFIX, Disk, Place
 from tests.crash import oracle
-from tests.crash.scenario import SCENARIOS, Scenario, home_of, play, prepare
+from tests.crash.scenario import SCENARIOS, Scenario, furnish, home_of, play, prepare
 
 _EXHAUSTIVE = 12
 _SAMPLES = 4096
@@ -53,7 +54,7 @@ class RecordingDisk(Disk):
         self.effects: list[Effect] = []
         self.written: dict[str, int] = {}
 
-    def before(self, effect: str, path: Path, **details: Any) -> None:
+    def before(self, effect: str, path: Place, **details: Any) -> None:
         if effect == "commit":
             return
         old = details.get("old")
@@ -76,8 +77,8 @@ class RecordingDisk(Disk):
         with self._lock:
             self.effects.append(effect)
 
-    def _short(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+    def _short(self, path: Place) -> str:
+        return Path(path).relative_to(self._root).as_posix()
 
 
 @dataclass
@@ -144,21 +145,28 @@ class _Drive:
     @property
     def doubts(self) -> int:
         """How many yes-or-no questions the state after a power loss has here."""
-        return len(self.loose_names) + len(self._doubtful()) + len(self.loose_ledgers)
+        names, contents = self._asked()
+        return len(names) + len(contents) + len(self.loose_ledgers)
 
-    def _doubtful(self) -> list[int]:
-        reachable = {*self.names.values(), *(i for _, i in self.loose_names if i is not None)}
-        return sorted(self.loose_contents & reachable)
+    def _asked(self) -> tuple[list[tuple[str, int | None]], list[int]]:
+        """The names and the contents that are asked about."""
+        names = [each for each in self.loose_names if not _is_aside(each[0])]
+        there = [inode for path, inode in self.names.items() if not _is_aside(path)]
+        reachable = {*there, *(inode for _, inode in names if inode is not None)}
+        return names, sorted(self.loose_contents & reachable)
 
-    def after_loss(self, answers: tuple[bool, ...]) -> tuple[dict[str, bytes], bytes]:
-        """The files and the ledger that these answers leave."""
-        names = dict(self.names)
-        doubtful = self._doubtful()
-        kept, whole, commits = _split(answers, len(self.loose_names), len(doubtful))
-        for (path, inode), is_kept in zip(self.loose_names, kept, strict=True):
-            if is_kept:
+    def after_loss(
+        self, answers: tuple[bool, ...], draw: random.Random
+    ) -> tuple[dict[str, bytes], bytes]:
+        """The files and the ledger that these answers leave; asides are left or not by chance."""
+        asked, doubtful = self._asked()
+        kept, whole, commits = _split(answers, len(asked), len(doubtful))
+        names, answer = dict(self.names), iter(kept)
+        for path, inode in self.loose_names:
+            if draw.random() < 0.5 if _is_aside(path) else next(answer):
                 _set(names, path, inode)
         torn = {inode for inode, is_whole in zip(doubtful, whole, strict=True) if not is_whole}
+        torn |= {i for i in self.loose_contents.difference(doubtful) if draw.random() < 0.5}
         files = {
             path: self.contents[inode][: len(self.contents[inode]) // 2]
             if inode in torn
@@ -169,6 +177,10 @@ class _Drive:
         survived = list(itertools.takewhile(bool, commits))
         ledger = self.loose_ledgers[len(survived) - 1] if survived else self.ledger
         return files, ledger
+
+
+def _is_aside(path: str) -> bool:
+    return path.endswith(TEMPORARY_SUFFIX)
 
 
 def _split(
@@ -187,9 +199,11 @@ def _set(names: dict[str, int], path: str, inode: int | None) -> None:
 def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
     """Every disk after every effect of every scenario, or a seeded choice of `most`."""
     draw = random.Random(5)
-    every = [state for scenario in SCENARIOS for state in _states(scenario, root, draw, most)]
-    chosen = every if most is None or most >= len(every) else draw.sample(every, most)
-    for scenario, point, *left in chosen:
+    every = (state for scenario in SCENARIOS for state in _states(scenario, root, draw, most))
+    if most is not None:
+        some = list(every)
+        every = iter(draw.sample(some, min(most, len(some))))
+    for scenario, point, *left in every:
         yield f"{scenario.name}, power lost after effect {point}", _at(scenario, root, *left)
 
 
@@ -215,8 +229,9 @@ def _states(
     for point, effect in enumerate(disk.effects, start=1):
         drive.apply(effect)
         for answers in _answers(drive.doubts, draw, most):
-            files, ledger = drive.after_loss(answers)
-            state = hash((frozenset(files.items()), ledger))
+            files, ledger = drive.after_loss(answers, draw)
+            kept = frozenset(each for each in files.items() if not _is_aside(each[0]))
+            state = hash((kept, ledger))
             if state not in seen:
                 seen.add(state)
                 yield scenario, point, files, ledger, written
@@ -239,6 +254,7 @@ def _at(
 ) -> list[str]:
     home = home_of(root / "home")
     home.prepare()
+    furnish(scenario, home)
     for name, data in files.items():
         path = home.root / name
         path.parent.mkdir(parents=True, exist_ok=True)

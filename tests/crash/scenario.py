@@ -40,13 +40,15 @@ class Scenario:
     """Files to drop, files that appear when an image starts, and the jobs that must result.
 
     `drops` maps names to bytes; names of images are put beside. `appearing` maps (job, image
-    number) to the name of an empty control file. `jobs` maps ids to their ends.
+    number) to the name of an empty control file. `jobs` maps ids to their ends. `pack` maps the
+    files of a pack named `small` to their texts.
     """
 
     name: str
     drops: Mapping[str, bytes]
     jobs: Mapping[str, Expected]
     appearing: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    pack: Mapping[str, str] = field(default_factory=dict)
 
 
 def _png() -> bytes:
@@ -126,6 +128,28 @@ SCENARIOS = (
         {"hero": Expected(_OK), "last": Expected(_OK), "hero-2": Expected(_OK, seeds=(7,))},
         {("last", 1): "hero.retry"},
     ),
+    Scenario(
+        "compose",
+        {
+            "pack.yaml": b"kind: text2img\nmodel: tiny\nseed: 4\n"
+            b"compose: {pack: small, subjects: all}\n",
+            "plain.yaml": SEEDED.encode(),
+            "stopped.yaml": b"kind: text2img\nmodel: tiny\nseed: 4\n"
+            b"compose: {pack: small, subjects: all}\n",
+            "stopped.yaml.cancel": b"",
+        },
+        {
+            "pack": Expected(_OK, (2, 2), seeds=(4, 4)),
+            "plain": Expected(_OK, seeds=(7,)),
+            "stopped": Expected(_CANCELLED, _NONE),
+        },
+        pack={
+            "pack.json": '{"schema_version": 1, "id": "small", "name": "S", "version": "1.0.0"}',
+            "fixed_block.txt": "a picture of",
+            "subjects/a.txt": "a red star",
+            "subjects/b.txt": "a blue star",
+        },
+    ),
 )
 
 
@@ -134,10 +158,19 @@ def home_of(root: Path) -> Home:
     return Home(root, Settings(settle_seconds=0.0, settle_seconds_unknown=0.0))
 
 
+def furnish(scenario: Scenario, home: Home) -> None:
+    """Write the pack that the scenario's specs name."""
+    for name, text in scenario.pack.items():
+        file = home.prompts / "small" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
 def prepare(scenario: Scenario, root: Path) -> Home:
     """An empty home with the scenario's files dropped."""
     home = home_of(root)
     home.prepare()
+    furnish(scenario, home)
     for name, data in scenario.drops.items():
         (home.inbox / name).write_bytes(data)
     return home

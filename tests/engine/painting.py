@@ -20,7 +20,7 @@ def pipe_of(name: str, *, layers: int = 1) -> Any:
     import diffusers
     import torch
 
-    from runner.engine import devices
+    from runner.engine.memory import devices
 
     devices.frameworks()
     devices.use_threads(torch.device("cpu"), 1)

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from runner.engine.canny import canny
+from runner.engine.pictures.canny import canny
 
 
 def drawn() -> Image.Image:

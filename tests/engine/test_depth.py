@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.engine import depth, hub
-from runner.engine.depth import DepthMaps, depth_map
+from runner.engine import hub
 from runner.engine.entries import DEPTH_ANYTHING
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.pictures import depth
+from runner.engine.pictures.depth import DepthMaps, depth_map
 from runner.errors import ModelMissing, OutOfMemory
 from runner.executor import Rendered
 from runner.job import ImageTask, InputImage

@@ -1,4 +1,4 @@
-"""Encoded prompts are kept, in memory and on disk, byte by byte, bounded, and never trusted blindly."""
+"""Encoded prompts are kept, in memory and on disk, byte by byte, bounded, never trusted blindly."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.embedding_store import EmbeddingStore
-from runner.engine.embeddings import Encoded, PromptCache, key_of
+from runner.engine.prompts.embedding_store import EmbeddingStore
+from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
 
 BIG = 2**30
 

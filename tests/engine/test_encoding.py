@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from runner.engine import assembly
-from runner.engine.embedding_store import EmbeddingStore
-from runner.engine.embeddings import PromptCache
-from runner.engine.encoding import Prompts
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.loading import Shelf
-from runner.engine.plans import Plan
+from runner.engine.memory.plans import Plan
+from runner.engine.prompts.embedding_store import EmbeddingStore
+from runner.engine.prompts.embeddings import PromptCache
+from runner.engine.prompts.encoding import Prompts
 from runner.engine.stop import StopSign
+from runner.engine.weights import assembly
+from runner.engine.weights.loading import Shelf
 from runner.errors import Stopped
 from runner.executor import Progressed, Rendered
 from runner.job import ImageTask, Phase

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from runner.engine import devices
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FAMILIES
+from runner.engine.memory import devices
 from runner.engine.registry import KINDS
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary

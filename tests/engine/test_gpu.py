@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from runner.engine import gpu
-from runner.engine.embeddings import Encoded, PromptCache
-from runner.engine.encoding import Prompts
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.faults import Bug, NotFinite
 from runner.engine.kinds.base import Prepared
-from runner.engine.loading import Loaded, Shelf
+from runner.engine.prompts.embeddings import Encoded, PromptCache
+from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.stop import StopSign
+from runner.engine.weights.loading import Loaded, Shelf
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakeClock, FakePipe, TwinLibrary

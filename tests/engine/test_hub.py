@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import fingerprint, hub
+from runner.engine import hub
 from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
 from runner.engine.models import Model, Serving, SingleFile
+from runner.engine.weights import fingerprint
 from runner.errors import ModelMissing
 from tests.fake_hub import WEIGHTS, pipeline, put
 

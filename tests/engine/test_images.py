@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from runner.engine import images
 from runner.engine.models import Sizes
+from runner.engine.pictures import images
 from runner.errors import InputBad, InputMissing
 from runner.job import InputImage
 

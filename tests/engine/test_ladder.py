@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from runner.engine import assembly, gpu, memory
+from runner.engine import gpu, memory
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.loading import Shelf
-from runner.engine.plans import Plan
+from runner.engine.memory.plans import Plan
+from runner.engine.weights import assembly
+from runner.engine.weights.loading import Shelf
 from runner.executor import Failed, Rendered
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary, life

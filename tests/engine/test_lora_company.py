@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner.engine import fp8, loras
 from runner.engine.speed import Speed
+from runner.engine.weights import fp8, loras
 from tests.engine.lora_files import tensors_for, text_tensors, written
 from tests.engine.painting import furthest, painted, pipe_of, state_of
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import loras
+from runner.engine.weights import loras
 from runner.errors import InputBad, ModelMissing
 from runner.job import Lora
 from tests.engine.lora_files import tensors_for, wider, written

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.engine import machine
-from runner.engine.machine import Card
+from runner.engine.memory import machine
+from runner.engine.memory.machine import Card
 
 GIB = 2**30
 CU126_ARCHITECTURES = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

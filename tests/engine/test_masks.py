@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.engine import masks
+from runner.engine.pictures import masks
 from runner.errors import InputBad
 from runner.job import InputImage
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import footprint, memory
+from runner.engine import memory
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, Plan
+from runner.engine.memory import Machine, Plan, footprint
 from runner.engine.models import SingleFile
 from runner.errors import JobFailed, OutOfMemory
 

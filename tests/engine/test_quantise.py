@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from runner.engine import fp8, quantise
-from runner.engine import published as source
+from runner.engine.weights import fp8, quantise
+from runner.engine.weights import published as source
 from runner.errors import JobFailed, ModelMissing
 from tests import random_twin
 from tests.engine.painting import painted, pipe_of

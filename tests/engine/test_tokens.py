@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from composer.tokencount import Encoder
-from runner.engine import tokens
+from runner.engine.prompts import tokens
 from runner.engine.registry import MODEL_REGISTRY
 from runner.engine.tiny.folders import WEIGHTS
 from tests.harness import ROOT, clean_environment
@@ -225,7 +225,7 @@ def test_every_family_of_the_registry_has_its_readers() -> None:
 def test_counting_loads_neither_torch_nor_transformers() -> None:
     script = (
         "import sys\n"
-        "from runner.engine import tokens\n"
+        "from runner.engine.prompts import tokens\n"
         "from runner.engine.registry import MODEL_REGISTRY\n"
         "assert 'tokenizers' not in sys.modules\n"
         "clip, t5 = tokens.encoders(MODEL_REGISTRY['tiny'], None)\n"

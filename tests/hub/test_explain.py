@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.explain import explain, is_passing
+from runner.engine.hub.explain import explain, is_passing
 from runner.errors import DiskFull, ModelMissing
 
 DEV = MODEL_REGISTRY["dev"]

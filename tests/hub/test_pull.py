@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.engine import pull
-from runner.engine.cache import Store
-from runner.engine.sources import Source
-from runner.engine.transfer import Remote
+from runner.engine.hub import pull
+from runner.engine.hub.cache import Store
+from runner.engine.hub.sources import Source
+from runner.engine.hub.transfer import Remote
 from runner.errors import DiskFull
 from tests.fake_hub import WEIGHTS, FakeHub, Fault, Repo, files_of, safetensors
 from tests.hub.pulling import (

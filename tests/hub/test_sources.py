@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub.sources import Layout, Source, damaged, lacking, sources, wanted
 from runner.engine.models import SingleFile
-from runner.engine.sources import Layout, Source, damaged, lacking, sources, wanted
 from tests import random_twin
 from tests.fake_hub import WEIGHTS, pipeline, put, safetensors
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
 from runner.spool.waiting import InputWait
@@ -62,6 +64,32 @@ def test_a_cancel_that_came_before_its_spec_still_counts(spool: Spool) -> None:
     spool.drop("hero.yaml")
     assert spool.end("hero")["state"] == "cancelled"
     assert spool.device.started == []
+
+
+@pytest.mark.parametrize("first", [SPEC, "kind: text2img\n"], ids=["finished", "rejected"])
+def test_a_cancel_means_the_drop_in_the_inbox_not_the_older_one_of_its_name(
+    spool: Spool, first: str
+) -> None:
+    spool.drop("night.yaml", first)
+    over = spool.end("night")["state"]
+    spool.stop()
+    (spool.home.inbox / ("night.yaml.cancel" if first is SPEC else "night.cancel")).touch()
+    spool.drop("night.yaml", SPEC + "steps: 5\n")
+    spool.start()
+    job = spool.receipt("night.yaml")["job"]
+    assert job == ("night-2" if first is SPEC else "night")
+    assert over == ("succeeded" if first is SPEC else "rejected")
+    assert spool.end(job)["state"] == "cancelled"
+    spool.until(lambda: not list(spool.home.inbox.glob("*.cancel")))
+
+
+def test_a_rejected_job_cannot_be_retried_and_the_receipt_says_so(spool: Spool) -> None:
+    spool.drop("bad.yaml", "kind: text2img\n")
+    spool.end("bad")
+    (spool.home.inbox / "bad.retry").touch()
+    receipt = spool.receipt("bad.retry")
+    assert (receipt["outcome"], receipt["job"]) == ("rejected", "bad")
+    assert not spool.home.job("bad-2").exists()
 
 
 def test_a_cancel_after_the_end_changes_nothing(spool: Spool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.spool.effects import Disk
+from runner.spool.effects import Disk, Place
 from tests.spool.conftest import SPEC, Spool
 
 
@@ -24,7 +24,7 @@ class FaultyDisk(Disk):
         self.broken = True
         self.failed = 0
 
-    def before(self, effect: str, path: Path, **details: Any) -> None:
+    def before(self, effect: str, path: Place, **details: Any) -> None:
         if self.broken and effect == self.effect and self.pattern.search(str(path)):
             self.failed += 1
             raise OSError(self.number, os.strerror(self.number), str(path))
@@ -69,6 +69,25 @@ def test_an_outbox_that_cannot_be_written_leaves_the_spec_in_the_inbox_until_it_
     assert not spool.home.job("hero-2").exists()
 
 
+def test_what_has_settled_stays_settled_until_it_can_be_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "home", strict=True)
+    disk = FaultyDisk("write", r"outbox/hero/", errno.EIO)
+    spool.start(disk)
+    assert spool.daemon is not None
+    watcher = spool.daemon.intake.watcher
+    spool.until(lambda: watcher.mode == "events")
+    spool.drop("hero.yaml")
+    spool.until(lambda: disk.failed >= 1)
+    # With `strict`, a spec that is not known to be complete is refused in the end: from now on.
+    monkeypatch.setattr("runner.spool.settle._STRICT_SECONDS", 0.0)
+    spool.until(lambda: disk.failed >= 3)
+    disk.broken = False
+    assert spool.end("hero")["state"] == "succeeded"
+    spool.stop()
+
+
 def test_a_final_status_that_cannot_be_written_is_written_when_it_can(
     spool_on: Callable[[Disk], Spool],
 ) -> None:
@@ -84,6 +103,16 @@ def test_a_final_status_that_cannot_be_written_is_written_when_it_can(
     assert spool.status("hero")["state"] != "succeeded"
     disk.broken = False
     assert spool.end("hero")["state"] == "succeeded"
+
+
+def test_a_write_that_the_system_cuts_into_parts_is_whole_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[:7]))
+        Disk().replace(tmp_path / "file", b"a text longer than seven bytes")
+    assert (tmp_path / "file").read_bytes() == b"a text longer than seven bytes"
 
 
 def test_a_thumbnail_or_page_that_cannot_be_written_does_not_lose_the_picture(

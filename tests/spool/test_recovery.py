@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from runner.errors import RunnerBusy
 from runner.settings import Home
 from runner.spool.inputs import signature_of
 from runner.spool.judge import judge
+from runner.spool.locks import RunnerLock
 from runner.spool.recovery import MOST_ATTEMPTS
 from runner.spool.settle import Drop
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
@@ -188,6 +192,30 @@ def test_a_second_runner_of_a_gpu_is_refused_whatever_the_home(tmp_path: Path) -
             Daemon(homes[1], FlatColours(), gpu=gpu).open()
     with Daemon(homes[1], FlatColours(), gpu=gpu):
         pass
+
+
+def test_a_lock_that_a_dead_runners_child_still_shares_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.name == "nt":
+        pytest.skip("on Windows no process inherits another one's lock")
+    first, second = (RunnerLock(tmp_path / "lock", "the home") for _ in range(2))
+    first.acquire()
+    assert first._handle is not None
+    waiting = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, pass_fds=[first._handle]) as child:
+        with pytest.raises(RunnerBusy):
+            second.acquire()
+        first.release()
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        (tmp_path / "lock").write_bytes(f"\0pid {dead.pid}".encode())
+        # The first time that it waits, the child ends.
+        monkeypatch.setattr("runner.spool.locks.time.sleep", lambda seconds: child.kill())
+        monkeypatch.setattr("runner.spool.locks._MOST_TRIES", sys.maxsize)
+        second.acquire()
+    assert child.returncode == -signal.SIGKILL
+    second.release()
 
 
 def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:

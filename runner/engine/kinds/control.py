@@ -11,8 +11,8 @@ LOW, HIGH = 50.0, 200.0
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
-    from runner.engine import images
-    from runner.engine.canny import canny
+    from runner.engine.pictures import images
+    from runner.engine.pictures.canny import canny
 
     source = images.open_image(task.inputs["image"][0])
     width, height = images.target_size(source.size, task.width, task.height, sizes)

@@ -21,7 +21,7 @@ from runner.job import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
-    from runner.engine import images, masks
+    from runner.engine.pictures import images, masks
 
     source = images.open_image(task.inputs["image"][0])
     margins = task.options.get("outpaint")
@@ -50,7 +50,7 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 def _in_cells(cell: int) -> Build:
     def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
-        from runner.engine import masks
+        from runner.engine.pictures import masks
 
         given = _flux1(task, prepared)
         return {**given, "mask_image": masks.whole_cells(given["mask_image"], cell)}

@@ -12,7 +12,7 @@ from runner.job import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
-    from runner.engine import images
+    from runner.engine.pictures import images
 
     pictures = images.open_references(task.inputs["image"], sizes)
     source = pictures[0]
@@ -32,7 +32,7 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 
 def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
-    from runner.engine import images
+    from runner.engine.pictures import images
 
     source, *others = prepared.images["image"]
     if task.width is None and task.height is None:

@@ -14,7 +14,7 @@ from runner.job import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
-    from runner.engine import images
+    from runner.engine.pictures import images
 
     pictures = images.open_references(task.inputs["image"], sizes)
     width, height = images.target_size(pictures[0].size, task.width, task.height, sizes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.canny import canny
+from runner.engine.pictures.canny import canny
 from runner.engine.tiny.pictures import as_image, as_picture
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.engine import footprint
+from runner.engine.memory import footprint
+from runner.engine.memory.plans import Machine, Plan, Ways
 from runner.engine.models import Model
-from runner.engine.plans import Machine, Plan, Ways
 from runner.errors import JobFailed, OutOfMemory
 
 __all__ = ["Machine", "Plan", "after_out_of_memory", "lines", "plan"]

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from runner.engine.plans import Machine
+from runner.engine.memory.plans import Machine
 
 _GIB = 2**30
 _KEPT_FREE = int(0.7 * _GIB)
@@ -55,7 +55,7 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
     """
     import torch
 
-    from runner.engine import devices
+    from runner.engine.memory import devices
 
     device = devices.choose(wanted)
     ram = int(free_ram() * (1 - _RAM_KEPT_FREE))

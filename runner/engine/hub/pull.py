@@ -18,11 +18,11 @@ from threading import Event, Thread
 from typing import Any
 
 from runner.engine import hub
-from runner.engine.cache import Store
-from runner.engine.explain import translated
-from runner.engine.hub_client import HubClient
-from runner.engine.sources import INDEX, Layout, Source, lacking, wanted
-from runner.engine.transfer import Interrupted, OnBytes, Remote
+from runner.engine.hub.cache import Store
+from runner.engine.hub.client import HubClient
+from runner.engine.hub.explain import translated
+from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
+from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, FluxdropError, ModelMissing
 
 _WORKERS = 4

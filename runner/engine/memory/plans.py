@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.engine import footprint
+from runner.engine.memory import footprint
 from runner.engine.models import Model
 from runner.errors import JobFailed
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.engine import hub
-from runner.engine.explain import host
-from runner.engine.models import Estimator, Model
-from runner.engine.sources import (
+from runner.engine.hub.explain import host
+from runner.engine.hub.sources import (
     INDEX,
     Source,
     damaged,
@@ -20,6 +19,7 @@ from runner.engine.sources import (
     lacking,
     sources,
 )
+from runner.engine.models import Estimator, Model
 
 
 @dataclass(frozen=True)

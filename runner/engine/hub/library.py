@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.models import Estimator, Model
-from runner.engine.sources import (
+from runner.engine.hub.sources import (
     INDEX,
     Source,
     estimator_source,
@@ -24,6 +23,7 @@ from runner.engine.sources import (
     single_source,
     sources,
 )
+from runner.engine.models import Estimator, Model
 from runner.errors import ModelMissing
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -101,7 +101,7 @@ class Disk:
 def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
     """The main folder of a model if all it needs is here (for one kind, or for all), else None."""
     if model.builtin:
-        return Path(__file__).parent / model.name
+        return Path(__file__).parent.parent / model.name
     for source in sources(model, kind):
         folder = locate(source, data)
         if folder is None or lacking(source, folder):

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from runner.engine import fingerprint
+from runner.engine.weights import fingerprint
 
 log = logging.getLogger(__name__)
 

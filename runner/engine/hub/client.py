@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from runner.engine import hub
-from runner.engine.explain import host, is_passing
-from runner.engine.transfer import Remote
+from runner.engine.hub.explain import host, is_passing
+from runner.engine.hub.transfer import Remote
 from runner.errors import ModelMissing
 
 _SECONDS = 10.0

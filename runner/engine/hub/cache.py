@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 
-from runner.engine.transfer import Interrupted, OnBytes, Remote, Transfer, hash_of, size_of
+from runner.engine.hub.transfer import Interrupted, OnBytes, Remote, Transfer, hash_of, size_of
 from runner.errors import ModelMissing
 
 __all__ = ["Interrupted", "OnBytes", "Remote", "Store"]

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from runner.engine import assembly, devices, explain, faults, fingerprint, gpu, hub, machine
+from runner.engine import faults, gpu, hub
+from runner.engine.hub import explain
+from runner.engine.memory import devices, machine
+from runner.engine.memory.plans import Machine
 from runner.engine.needs import Needs, Planner, Settling
-from runner.engine.plans import Machine
 from runner.engine.speed import Speed
+from runner.engine.weights import assembly, fingerprint
 from runner.job import ImageTask
 
 OnLoading = Callable[[], None]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import devices
 from runner.engine.faults import translation
+from runner.engine.memory import devices
 from runner.errors import ModelMissing
 
 if TYPE_CHECKING:

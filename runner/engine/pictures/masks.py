@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.images import MAX_PIXELS, eight_bit, load
 from runner.engine.models import STEP
+from runner.engine.pictures.images import MAX_PIXELS, eight_bit, load
 from runner.errors import InputBad
 from runner.job import InputImage
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
-from runner.engine import token_files
 from runner.engine.hub import find
 from runner.engine.models import Model
+from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.engine.embeddings import Encoded
+from runner.engine.prompts.embeddings import Encoded
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from runner.engine.explain import is_passing
+from runner.engine.hub.explain import is_passing
 from runner.errors import ModelMissing
 
 OnBytes = Callable[[int], None]

@@ -1,0 +1,1 @@
+"""Input pictures: opened safely, and what is made of them: masks, edges, depth."""

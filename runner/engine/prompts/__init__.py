@@ -1,0 +1,1 @@
+"""Prompts: counted by the model's own tokenizers, encoded once, and kept."""
