@@ -1,185 +1,263 @@
-"""Measures what the runner adds to an image, over calling the pipeline in a bare loop.
+"""Measures jobs a second through the whole spool around a pipeline that does nothing.
 
-`python -m tests.bench overhead [--json]`. Both make the same pictures of the built-in model, with
-one thread of arithmetic, taking turns in one process. The bare loop reuses the prompt's embeddings,
-as the runner does, and keeps nothing. For the runner an image lasts from one rendered image to the
-next, while settling, statuses, saving and thumbnails go on beside it. Time is given by the clock,
-and as CPU time of the thread that renders, which other work on the machine disturbs less. It ends
-with 1 if the goal is missed.
+`python -m tests.bench overhead [--sizes N…] [--quick] [--json]`. So many specs lie in the inbox;
+it is over when all jobs have succeeded: taken, each with its folder, picture, thumbnail, sidecar,
+contact sheet and final status on the disk. Beside it, huey's file and SQLite storage and
+persist-queue are the queue, with a task that publishes the same files as durably (they keep no
+gallery, no running order and no page of the latest jobs). One picture a job, one flat colour.
+Contestants take turns of a second. `pip install huey persist-queue` first; without them only this
+runner is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import pickle
+import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from statistics import median, quantiles
 from typing import Any
 
-import torch
-from diffusers import FluxPipeline
-
-from runner import client
 from runner.cli.setup import make_home
-from runner.daemon import Daemon
-from runner.engine.gpu_thread import GpuThread
-from runner.engine.hub import builtin_folder
-from runner.executor import Event, Rendered
-from runner.settings import Home
+from runner.settings import Home, Settings
+from tests.bench.figures import Goal, Spread, shown
+from tests.bench.loop import Marking
+from tests.bench.turns import Contestant, Run, Stage, take_turns
 
-GOAL_MS = 10.0
-PROMPT = "a red circle on a blue background"
-STEPS, GUIDANCE, SIZE = 8, 3.5, 64
+GOAL_RATE, GOAL_CPU, GOAL_MIB = 0.8, 1.25, 16.0
+SIZES = (100, 1000, 5000)
+OURS = "fluxdrop"
 
-
-Moment = tuple[float, float]
-"""By the clock, and by the CPU time of the thread that renders; in seconds."""
+Dequeue = Callable[[], bytes | None]
 
 
-def _now() -> Moment:
-    return time.perf_counter(), time.thread_time()
+# -- contestants ---------------------------------------------------------------------------------
 
 
-class Clocked(SimpleQueue[Event]):
-    """The executor's queue of events, noting when each picture was ready."""
+def fluxdrop(stage: Stage, *, root: Path, jobs: int) -> dict[str, Any]:
+    """This runner, whole, with a device that answers at once."""
+    from runner.daemon import Daemon
+    from tests.spool.device import FlatColours
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.moments: list[Moment] = []
-
-    def put(self, item: Event, block: bool = True, timeout: float | None = None) -> None:
-        if isinstance(item, Rendered):
-            self.moments.append(_now())
-        super().put(item)
-
-
-class Bare:
-    """The pipeline in a loop, and nothing else."""
-
-    def __init__(self, data: Path) -> None:
-        folder = builtin_folder("text2img", data)
-        self._pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
-        self._pipe.set_progress_bar_config(disable=True)
-        with torch.no_grad():
-            words, pooled, _ = self._pipe.encode_prompt(PROMPT, None, max_sequence_length=64)
-        self._words = {"prompt_embeds": words, "pooled_prompt_embeds": pooled}
-
-    def times(self, images: int) -> list[Moment]:
-        """What each image took."""
-        torch.set_num_threads(1)  # for this thread; as the runner does for so small a model
-        moments = []
-        for seed in range(images + 1):
-            self._pipe(
-                **self._words, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-                width=SIZE, height=SIZE, generator=torch.Generator("cpu").manual_seed(seed),
-            )  # fmt: skip
-            moments.append(_now())
-        return _between(moments)
+    device = FlatColours()
+    device.events = Marking(stage)
+    stage.ready()
+    with Daemon(Home(root, Settings()), device) as daemon:
+        outcome = daemon.drain()
+        stage.done()
+    assert outcome.counts["succeeded"] == jobs, outcome
+    return _facts()
 
 
-class Whole:
-    """The runner, from a spec in the inbox to pictures in the outbox."""
+def rival(stage: Stage, *, root: Path, jobs: int, queue: str) -> dict[str, Any]:
+    """Another queue: take every spec as the bench of the intake does, then run every task."""
+    from tests.bench.intake import CONTESTANTS, Clock
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._clock = Clocked()
-        self.daemon = Daemon(home, self._executor)
-
-    def _executor(self, home: Home) -> GpuThread:
-        executor = GpuThread(home.data, device="cpu")
-        executor.events = self._clock
-        return executor
-
-    def times(self, images: int) -> list[Moment]:
-        """What each image of one job took."""
-        spec = {"kind": "text2img", "model": "tiny", "prompt": PROMPT, "steps": STEPS,
-                "guidance": GUIDANCE, "seed": 0, "count": images + 1}  # fmt: skip
-        self._clock.moments.clear()
-        drop = client.submit(self._home, json.dumps(spec).encode(), "round.json")
-        receipt = None
-        look = 0.0
-        while True:
-            self.daemon.work(0.1)
-            # Looking at every event would itself be what is measured.
-            if time.monotonic() - look < 0.2:
-                continue
-            look = time.monotonic()
-            receipt = receipt or client.receipt(self._home, drop)
-            status = client.status(self._home, receipt["job"]) if receipt else {}
-            if status.get("state") in client.FINAL_STATES:
-                assert status["state"] == "succeeded", status
-                return _between(self._clock.moments)
+    home = Home(root, Settings())
+    dequeue = _QUEUES[queue]
+    stage.ready()
+    CONTESTANTS[queue](home, Clock(jobs))
+    for number in _run_all(dequeue(home), home):
+        stage.mark()
+        done = number
+    stage.done()
+    assert done == jobs, done
+    return _facts()
 
 
-def _between(moments: list[Moment]) -> list[Moment]:
-    pairs = zip(moments, moments[1:], strict=False)
-    return [(b[0] - a[0], b[1] - a[1]) for a, b in pairs]
+def _huey_files(home: Home) -> Dequeue:
+    from huey.storage import FileStorage
+
+    return FileStorage("bench", str(home.data / "huey")).dequeue  # type: ignore[no-any-return]
 
 
-def _figures(times: list[Moment]) -> dict[str, float]:
-    low, middle, high = (round(value * 1000, 2) for value in quantiles([t[0] for t in times], n=4))
-    cpu = round(median(t[1] for t in times) * 1000, 2)
-    return {"median_ms": middle, "quartile1_ms": low, "quartile3_ms": high, "cpu_ms": cpu}
+def _huey_sqlite(home: Home) -> Dequeue:
+    from huey.storage import SqliteStorage
+
+    file = str(home.data / "huey.db")
+    return SqliteStorage("bench", file, fsync=True, strict_fifo=True).dequeue  # type: ignore[no-any-return]
 
 
-def _added(bare: list[Moment], whole: list[Moment], clock: int) -> float:
-    return (median(t[clock] for t in whole) - median(t[clock] for t in bare)) * 1000
+def _persist_queue(home: Home) -> Dequeue:
+    from persistqueue import Empty, SQLiteQueue
+
+    queue = SQLiteQueue(str(home.data / "persist-queue"), auto_commit=True)
+
+    def get() -> bytes | None:
+        try:
+            return queue.get(block=False)  # type: ignore[no-any-return]
+        except Empty:
+            return None
+
+    return get
 
 
-def measure(rounds: int, images: int) -> dict[str, Any]:
-    """Let both make `images` pictures in turn, `rounds` times; the first round warms up."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_home(Path(folder))
-        home = Home(Path(folder))
-        bare, whole = Bare(home.data), Whole(home)
-        times: dict[str, list[Moment]] = {"bare": [], "runner": []}
-        added: list[Moment] = []
-        with whole.daemon:
-            for number in range(rounds + 1):
-                one, other = bare.times(images), whole.times(images)
-                if number:
-                    times["bare"] += one
-                    times["runner"] += other
-                    added.append((_added(one, other, 0), _added(one, other, 1)))
-    figures = {name: _figures(values) for name, values in times.items()}
-    low, middle, high = (round(value, 2) for value in quantiles([t[0] for t in added], n=4))
+_QUEUES: dict[str, Callable[[Home], Dequeue]] = {
+    "huey, files": _huey_files,
+    "huey, SQLite": _huey_sqlite,
+    "persist-queue": _persist_queue,
+}
+
+
+def _run_all(dequeue: Dequeue, home: Home) -> Iterator[int]:
+    number = 0
+    while (data := dequeue()) is not None:
+        job, _, spec = pickle.loads(data)
+        publish(job, spec, home)
+        number += 1
+        yield number
+
+
+def publish(job: str, spec: Mapping[str, Any], home: Home) -> None:
+    """What a careful author would write as the task: the same files, as durably, in the same order.
+
+    The job's folder has the status of a queued job.
+    """
+    from PIL import Image
+
+    from runner.gallery.metadata import encode
+    from runner.gallery.sheet import job_page
+    from runner.gallery.thumbs import thumbnail
+    from runner.spool.clock import timestamp
+    from runner.spool.effects import Disk
+    from runner.spool.outbox import to_json
+
+    disk, folder = Disk(), home.job(job)
+    file = folder / "status.json"
+    status = json.loads(file.read_bytes())
+    status |= {"state": "running", "revision": 2, "attempt": 1, "started_at": timestamp()}
+    disk.replace(file, to_json(status))
+    image = Image.new("RGB", (64, 64), (spec["seed"] % 256, 1, 128))
+    result = {"job": job, "index": 1, "file": f"{job}-0001.png", "width": 64, "height": 64,
+              "created_at": timestamp(), "seconds": 0.01, "device": "none"}  # fmt: skip
+    sidecar = {**spec, "result": result}
+    picture = encode(image, sidecar)
+    result["sha256"] = hashlib.sha256(picture).hexdigest()
+    disk.replace(folder / f"{job}-0001.png", picture)
+    disk.make_folder(folder / "thumbs")
+    disk.replace(folder / "thumbs" / f"{job}-0001.webp", thumbnail(image), durable=True)
+    disk.replace(folder / f"{job}-0001.json", to_json(sidecar), durable=True)
+    output = {"file": result["file"], "sidecar": f"{job}-0001.json", "seed": spec["seed"],
+              "thumbnail": f"thumbs/{job}-0001.webp", "sha256": result["sha256"], "width": 64,
+              "height": 64}  # fmt: skip
+    status |= {"state": "succeeded", "revision": 3, "finished_at": timestamp(),
+               "images": {"total": 1, "done": 1, "failed": 0, "skipped": 0},
+               "outputs": [output]}  # fmt: skip
+    disk.replace(folder / "index.html", job_page(status, [sidecar]).encode())
+    disk.replace(file, to_json(status), durable=True)
+
+
+def _facts() -> dict[str, Any]:
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    peak = getattr(memory, "peak_wset", memory.rss)
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        pass
+    else:
+        (line,) = (each for each in lines.splitlines() if each.startswith("VmHWM:"))
+        peak = int(line.split()[1]) * 1024
+    return {"peak_mib": round(peak / 2**20, 1)}
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+def measure(sizes: Sequence[int], folder: Path | None) -> list[dict[str, Any]]:
+    """Let all run so many jobs; a row for each contestant and size."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            contestants = {
+                each: _contestant(each, Path(name) / str(number), size)
+                for number, each in enumerate([OURS, *(_QUEUES if _has_queues() else ())])
+            }
+            runs = take_turns(contestants)
+        rows += [_row(each, size, run) for each, run in runs.items()]
+    return rows
+
+
+def _contestant(name: str, root: Path, jobs: int) -> Contestant:
+    """A fresh home with so many specs in its inbox, and who is to run them."""
+    from tests.bench.intake import SPEC
+
+    make_home(root)
+    inbox = Home(root, Settings()).inbox
+    for number in range(jobs):
+        (inbox / f"job{number}.yaml").write_bytes(SPEC % (number, number))
+    given = {"root": root, "jobs": jobs}
+    if name == OURS:
+        return Contestant(f"{__name__}:fluxdrop", given)
+    return Contestant(f"{__name__}:rival", {**given, "queue": name})
+
+
+def _row(name: str, jobs: int, run: Run) -> dict[str, Any]:
+    tenths = [jobs / 10 / seconds for seconds in run.blocks(jobs // 10)[1:]]
     return {
-        "images": rounds * images,
-        **figures,
-        "added_ms": middle,
-        "added_quartiles_ms": [low, high],
-        "added_cpu_ms": round(median(t[1] for t in added), 2),
-        "ratio": round(figures["runner"]["median_ms"] / figures["bare"]["median_ms"], 3),
-        "cpu_ratio": round(figures["runner"]["cpu_ms"] / figures["bare"]["cpu_ms"], 3),
-        "goal_ms": GOAL_MS,
+        "jobs": jobs,
+        "contestant": name,
+        "rate": round(jobs / run.seconds, 1),
+        "tenths": Spread.of(tenths).json(1),
+        "cpu_ms": round(run.cpu / jobs * 1000, 3),
+        "peak_mib": run.said["peak_mib"],
     }
 
 
-def main(argv: list[str]) -> int:
-    """Measure and say whether the goal is met."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench overhead", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
-    found = measure(options.rounds, options.images)
-    if options.json:
-        print(json.dumps(found))
-    else:
-        for name in ("bare", "runner"):
-            row = found[name]
-            print(
-                f"{name:<8} {row['median_ms']:8.2f} ms an image, half of them"
-                f" {row['quartile1_ms']:.2f} to {row['quartile3_ms']:.2f}; CPU {row['cpu_ms']:.2f}"
-            )
-        low, high = found["added_quartiles_ms"]
-        print(
-            f"added    {found['added_ms']:8.2f} ms an image, half of the rounds"
-            f" {low:.2f} to {high:.2f}; CPU {found['added_cpu_ms']:.2f}"
+def _has_queues() -> bool:
+    try:
+        import huey  # noqa: F401
+        import persistqueue  # noqa: F401
+    except ImportError:
+        print("huey and persist-queue are not installed: measuring alone", file=sys.stderr)
+        return False
+    return True
+
+
+def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """What is wanted of these rows."""
+    largest = max(row["jobs"] for row in rows)
+    rate = {row["contestant"]: row["rate"] for row in rows if row["jobs"] == largest}
+    found = [
+        Goal(f"jobs a second beside {name}", rate[OURS] / rate[name], GOAL_RATE)
+        for name in rate
+        if name != OURS
+    ]
+    ours = [row for row in rows if row["contestant"] == OURS]
+    cpu, peak = [row["cpu_ms"] for row in ours], [row["peak_mib"] for row in ours]
+    return [
+        *found,
+        Goal("CPU time a job, most over fewest jobs", cpu[-1] / cpu[0], GOAL_CPU, False),
+        Goal("memory, most over fewest jobs", peak[-1] - peak[0], GOAL_MIB, False, " MiB"),
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows, to be read by people."""
+    lines = [
+        f"{'jobs':>6} {'':<16}{'jobs/s':>8}{'CPU ms/job':>12}{'peak MiB':>10}   tenths: median"
+    ]
+    for row in rows:
+        tenths = row["tenths"]
+        spread = f"{tenths['median']:.0f} ({tenths['quartile1']:.0f} to {tenths['quartile3']:.0f})"
+        lines.append(
+            f"{row['jobs']:>6} {row['contestant']:<16}{row['rate']:>8.1f}{row['cpu_ms']:>12.2f}"
+            f"{row['peak_mib']:>10}   {spread}"
         )
-        print(f"ratio    {found['ratio']:8.3f}; CPU {found['cpu_ratio']:.3f}")
-        print(f"goal     {GOAL_MS:8.2f} ms added at most")
-    return 0 if found["added_ms"] < GOAL_MS else 1
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    """Measure and say which goals are met."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench overhead", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--quick", action="store_true", help="50 and 200 jobs")
+    parser.add_argument("--folder", type=Path, help="where the homes are made: on a real disk")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(argv)
+    rows = measure(sorted((50, 200) if asked.quick else asked.sizes), asked.folder)
+    return shown(table(rows), goals(rows), {"rows": rows}, as_json=asked.json)

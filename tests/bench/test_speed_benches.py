@@ -1,0 +1,234 @@
+"""The benches of speed measure what they say: each runs here on as little as will do.
+
+Their figures mean nothing at that size; that they come, and that the contestants did the same
+work, is what is tested. The turns and the figures are tested for themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead
+from tests.bench.__main__ import benchmarks
+from tests.bench.figures import Goal, Spread, shown
+from tests.bench.library import MODELS, PARTS, PRIOR
+from tests.bench.stand_in import SMALLEST, Foundry
+from tests.bench.turns import Contestant, Stage, take_turns
+
+Heard = list[tuple[Any, ...]]
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Contestants have a process of their own elsewhere: what they set there is put back here."""
+    import torch
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def play(act: Callable[..., Any], **given: Any) -> tuple[Any, Heard]:
+    """Let a contestant play in this process, alone; what it returns, and all that it told."""
+    ours, theirs = Pipe()
+    ours.send("go")
+    said = act(Stage(theirs), **given)
+    heard = []
+    while ours.poll():
+        heard.append(ours.recv())
+    return said, heard
+
+
+def marks(heard: Heard) -> int:
+    return sum(1 for what, *_ in heard if what == "mark")
+
+
+def test_every_bench_is_listed_with_what_it_measures() -> None:
+    known = benchmarks()
+    assert {"loop", "mixed", "latency", "overhead", "added", "gpu"} <= set(known)
+    assert all(says.startswith("Measures ") for says in known.values()), known
+    assert not {"gpu_child", "turns", "figures", "scripts"} & set(known), "what benches are made of"
+
+
+# -- turns and figures ---------------------------------------------------------------------------
+
+
+def spin(stage: Stage, *, parts: int) -> dict[str, Any]:
+    """A contestant: so many parts of 50 ms of CPU time each; between which moments they were."""
+    stage.ready()
+    began = time.perf_counter()
+    for _ in range(parts):
+        until = time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+        stage.mark()
+    return {"parts": parts, "from": began, "to": time.perf_counter()}
+
+
+def die(stage: Stage) -> dict[str, int]:
+    """A contestant that ends before its time."""
+    raise SystemExit(3)
+
+
+def test_contestants_are_charged_for_their_own_turns_and_for_nothing_else() -> None:
+    names = {"one": 6, "other": 12}
+    runs = take_turns(
+        {name: Contestant(f"{__name__}:spin", {"parts": n}) for name, n in names.items()}, 0.1
+    )
+    for name, parts in names.items():
+        run = runs[name]
+        assert run.said["parts"] == parts == len(run.marks)
+        assert 0.05 * parts <= run.cpu < 0.05 * parts + 0.2
+        assert run.cpu <= run.seconds * 1.1
+        assert sum(run.blocks(2)) == pytest.approx(run.marks[-1], rel=0.05)
+    said = [run.said for run in runs.values()]
+    whole = max(each["to"] for each in said) - min(each["from"] for each in said)
+    assert sum(run.seconds for run in runs.values()) < whole * 1.05
+
+
+def test_a_contestant_that_dies_is_named_and_takes_the_others_with_it() -> None:
+    players = {"well": Contestant(f"{__name__}:spin", {"parts": 2}),
+               "ill": Contestant(f"{__name__}:die")}  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"ill ended before its time \(exit code 3\)"):
+        take_turns(players)
+
+
+def test_a_missed_goal_is_said_and_makes_the_bench_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    goals = [Goal("speed", 1.2, 1.08), Goal("delay", 60.0, 50.0, at_least=False, unit=" ms")]
+    assert shown(["a table"], goals, {}, as_json=False) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "a table"
+    assert out[1].startswith("goal met ") and "1.2, wanted at least 1.08" in out[1]
+    assert out[2].startswith("goal NOT met") and "60 ms, wanted below 50 ms" in out[2]
+    assert shown([], goals[:1], {"rows": []}, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["met"] is True
+    assert Spread.of([3.0, 1.0, 2.0, 5.0, 4.0]) == Spread(2.0, 3.0, 4.0)
+
+
+# -- the benches ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The smallest stand-ins, a transformer for each kind."""
+    foundry = Foundry(tmp_path_factory.mktemp("weights"), SMALLEST)
+    made = {part: foundry.folder(part, f"-{part}") for part in PARTS.values()}
+    return {**made, PRIOR: foundry.folder(PRIOR)}
+
+
+def test_the_loop_and_the_runner_draw_the_same_pictures(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    from PIL import Image
+
+    case = loop.Case("smallest", "dev", seeds=2, goal=1.0, steps=2, side=64, length=16)
+    given = {"case": case, "folder": folders["text2img"], "texts": loop.prompts(2),
+             "root": tmp_path / "home"}  # fmt: skip
+    given["root"].mkdir()
+    shares, heard = play(loop.bare, **given)
+    assert marks(heard) == 4 and 0 < shares["text"] < shares["whole"]
+    _, heard = play(loop.fluxdrop, **given)
+    assert marks(heard) == 4
+    job = given["root"] / "outbox" / "night-1"
+    for file in sorted(job.glob("night-1-*.json")):
+        sidecar = json.loads(file.read_bytes())
+        number = sidecar["result"]["index"]
+        assert sidecar["prompt"] == loop.prompts(2)[(number - 1) // 2]
+        with (
+            Image.open(job / sidecar["result"]["file"]) as ours,
+            Image.open(given["root"] / "bare" / f"{number}.png") as theirs,
+        ):
+            assert ours.size == (64, 64) and ours.tobytes() == theirs.tobytes()
+
+
+def test_a_mixed_night_loads_what_is_heavy_once_and_the_loop_again_and_again(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    loads = {}
+    for contestant in (mixed.as_they_come, mixed.by_kind, mixed.fluxdrop):
+        root = tmp_path / contestant.__name__
+        root.mkdir()
+        said, heard = play(contestant, jobs=6, folders=folders, root=root)
+        assert marks(heard) == 6
+        loads[contestant.__name__] = said["loads"]
+    assert loads["as_they_come"]["T5EncoderModel"] == 6
+    assert loads["by_kind"]["T5EncoderModel"] == 5
+    ours = loads["fluxdrop"]
+    assert len([name for name in ours if name.startswith("FluxTransformer2DModel")]) == 4
+    heavy = {name: count for name, count in ours.items() if "Autoencoder" not in name}
+    assert set(heavy.values()) == {1}, heavy
+
+
+def test_the_latency_of_a_real_runner_is_measured_moment_by_moment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    latency.main(["--rounds", "2", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    medians = {name: row["p50"] for name, row in found["begin_ms"].items()}
+    assert tuple(medians) == latency.MOMENTS
+    assert 0 < medians["status"] < medians["running"] < medians["picture"] <= medians["succeeded"]
+    assert found["cancel_ms"]["p50"] > 0 and found["step_ms"] > 0
+    assert [goal["bound"] for goal in found["goals"]] == [50.0, 50.0]
+
+
+def test_jobs_around_a_pipeline_that_does_nothing_are_counted_for_every_queue(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overhead.main(["--sizes", "10", "20", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {row["jobs"] for row in found["rows"]} == {10, 20}
+    assert all(row["rate"] > 0 and row["cpu_ms"] > 0 for row in found["rows"])
+    ours = [row for row in found["rows"] if row["contestant"] == overhead.OURS]
+    assert len(ours) == 2
+
+
+def test_without_a_gpu_nothing_is_measured_and_that_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == 0
+    assert capsys.readouterr().out == f"{gpu.NOTHING}\n"
+
+
+@pytest.mark.parametrize("kind", ["text2img", "redux"])
+@pytest.mark.parametrize("who", ["fluxdrop", "diffusers"])
+def test_the_gpu_bench_works_on_tiny_models(
+    who: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = gpu.Order(who, kind, "auto", str(tmp_path), side=64, steps=12, tiny=True)
+    gpu_child.obey([json.dumps(asdict(order))])
+    found = json.loads(capsys.readouterr().out)
+    assert "error" not in found, found
+    assert found["step_s"] > 0 and found["image_s"] > 0 and found["ceiling"] > 0
+    if who == "fluxdrop":
+        assert found["cancel_s"] > 0 and found["again_s"] > 0
+    assert gpu.table([{"name": order.name, **found}])[1].startswith(f"{who}, {kind}")
+
+
+def test_full_size_stand_ins_are_as_large_as_the_published_weights() -> None:
+    import math
+
+    import torch
+
+    from tests.bench.stand_in import FLUX1, modules
+
+    counts = {}
+    for part in ("text2img", PRIOR):
+        for name, make in modules(FLUX1, part).items():
+            with torch.device("meta"):
+                counts[name] = sum(math.prod(each.shape) for each in make().parameters())
+    assert counts == {
+        "transformer": 11_901_408_320, "text_encoder_2": 4_762_310_656,
+        "text_encoder": 123_060_480, "vae": 83_819_683, "image_encoder": 428_225_600,
+        "image_embedder": 64_503_808,
+    }  # fmt: skip
+    assert set(MODELS) == set(PARTS)
