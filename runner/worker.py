@@ -165,7 +165,7 @@ class Worker:
         turn = self._turns.get(event.slot)
         if turn is not None and turn.hand:
             turn.heard_at, turn.phase = monotonic(), event.phase
-            if event.phase == Phase.LOADING:
+            if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # What has come meanwhile may be encoded along with this one.
                 self._ahead.look(now())
             self._writer.progress(turn.record.seq, turn.progress(event))
@@ -191,13 +191,14 @@ class Worker:
             if turn.cancelled:
                 self._end(name)
                 continue
-            if self._must_yield(name, turn):
+            if not turn.numbers:
+                # A job whose images are all over waits for nobody.
+                self._end(name)
                 continue
             if self._writer.waiting > _MOST_UNSAVED:
                 # The writer wakes the worker after each thing it has done.
                 return
-            if not turn.numbers:
-                self._end(name)
+            if self._must_yield(name, turn):
                 continue
             if self._start(slot, turn):
                 return
@@ -228,6 +229,8 @@ class Worker:
             composed=self._ledger.composed(record.seq),
         )
         self._backlog.took(record.model, monotonic())
+        # Before the device begins: it leaves the other threads little of the interpreter.
+        self._writer.show(record.seq)
 
     def _start(self, slot: Slot, turn: Turn) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""

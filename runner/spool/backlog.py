@@ -37,10 +37,10 @@ class Backlog:
 
     def outranks(self, running: Record, moment: float, wall: float) -> bool:
         """Whether a queued job should have the next turn instead of the one that is running."""
-        top = self._ready(wall, "priority >= ?", running.priority, limit=1)
-        if not top:
+        top = self._ledger.highest_priority(_READY, WAITING, wall)
+        if top is None or top < running.priority:
             return False
-        if top[0].priority > running.priority:
+        if top > running.priority:
             return True
         return self._has_held_long(moment) and self._rival(running, wall) is not None
 

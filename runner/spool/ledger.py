@@ -92,6 +92,13 @@ class Ledger:
         with self._lock:
             return [_record(row) for row in self._connection.execute(query, values)]
 
+    def highest_priority(self, where: str, *values: object) -> int | None:
+        """The highest priority among the records of a WHERE clause of ours; None without any."""
+        query = f"SELECT priority FROM job WHERE {where} ORDER BY priority DESC, seq LIMIT 1"
+        with self._lock:
+            row = self._connection.execute(query, values).fetchone()
+        return None if row is None else int(row[0])
+
     def get(self, seq: int) -> Record:
         """The record of one job."""
         return self.select("seq = ?", seq)[0]
@@ -252,14 +259,14 @@ class Ledger:
 
     def begin_judging(self, hashes: Iterable[str]) -> None:
         """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
-        query = "INSERT INTO judging VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1"
+        query = "INSERT OR IGNORE INTO judging VALUES (?, 1)"
         with self.transaction(durable=False):
             self._connection.executemany(query, ((each,) for each in hashes))
 
-    def judging(self) -> dict[str, int]:
-        """The hashes of what was being parsed when a process ended, and how often."""
+    def judging(self) -> set[str]:
+        """The hashes of what was being parsed when a process ended."""
         with self._lock:
-            return dict(map(tuple, self._connection.execute("SELECT * FROM judging")))
+            return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
 
     def judged(self, hashes: Iterable[str]) -> None:
         """These were parsed and the process lives."""
