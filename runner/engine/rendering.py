@@ -71,7 +71,7 @@ class Renderer:
         seconds = time.monotonic() - began - sign.given_back
         told = (*piece.encoded.warnings, *worn, *lowered)
         answer = self._answer(piece, image, seconds, loaded, told)
-        self.together.made(loaded.stages, held, piece)
+        self.together.made(loaded.stages, held, piece, seconds)
         return answer
 
     def rendered_together(

@@ -19,16 +19,15 @@ from runner.engine.gpu import Piece, Stages
 from runner.engine.needs import Needs
 from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
-from runner.job import ImageTask, Phase
+from runner.job import Phase
 
 log = logging.getLogger(__name__)
 
 MOST = 4
 """More gain little, and all of them are lost when the process dies, or waited for by others."""
 
-_SMALL = 200_000_000
-"""Parameters of the largest transformer that is tried: above it a step is busy computing."""
-_TRIAL_STEPS = 2
+_QUICK = 0.05
+"""Seconds that a step takes at most, to be worth a trial: a longer one is busy computing."""
 _AFTER = 3
 """So many images alike in a row before a trial pays."""
 _FASTER = 0.9
@@ -48,9 +47,10 @@ class Together:
         self._last: Key | None = None
         self._row = 0
 
-    def made(self, stages: Stages, needs: Needs, piece: Piece) -> None:
-        """An image was made alone: after some of them alike, more at once are tried."""
-        key = _key(needs, piece.task, piece)
+    def made(self, stages: Stages, needs: Needs, piece: Piece, seconds: float) -> None:
+        """An image was made alone, in so many seconds: after some alike, more at once are tried."""
+        quick = seconds / piece.task.steps <= _QUICK
+        key = _key(needs, piece) if quick else None
         self._row = self._row + 1 if key == self._last else 1
         self._last = key
         if key is not None and key not in self._known and self._row >= _AFTER:
@@ -59,7 +59,7 @@ class Together:
 
     def may(self, needs: Needs, pieces: Sequence[Piece]) -> bool:
         """Whether these have been proven to come out as if each were made alone."""
-        keys = {_key(needs, piece.task, piece) for piece in pieces}
+        keys = {_key(needs, piece) for piece in pieces}
         (key,) = keys if len(keys) == 1 else (None,)
         return key is not None and self._known.get(key, 1) >= len(pieces)
 
@@ -69,12 +69,12 @@ class Together:
         self._last, self._row, self.size = None, 0, 1
 
 
-def _key(needs: Needs, task: ImageTask, piece: Piece) -> Key | None:
+def _key(needs: Needs, piece: Piece) -> Key | None:
     """What decides the shapes of all matrices; None for what is always made alone."""
-    small = needs.model.weights.transformer <= _SMALL
+    task = piece.task
     plain = needs.plan.placement == "resident" and not needs.kind.reads and not task.loras
     shapes = _shapes(piece.encoded.embeddings)
-    if not small or not plain or task.timeout is not None or shapes is None:
+    if not plain or task.timeout is not None or shapes is None:
         return None
     size = (piece.prepared.width, piece.prepared.height)
     return (needs.model.name, needs.kind.name, needs.plan, task.guidance, size, shapes)
@@ -95,16 +95,19 @@ def _passes(stages: Stages, piece: Piece) -> bool:
     if stages.speed != Speed():
         return False
     tasks = [
-        replace(piece.task, seed=(piece.task.seed + number) % 2**32, steps=_TRIAL_STEPS)
+        replace(piece.task, seed=(piece.task.seed + number) % 2**32, steps=1)
         for number in range(MOST)
     ]
     pieces = [replace(piece, task=task) for task in tasks]
     began = time.perf_counter()
-    alone = torch.cat([_latents(stages, [each]) for each in pieces])
+    alone = _latents(stages, pieces[:1])
     between = time.perf_counter()
     at_once = _latents(stages, pieces)
-    share = (time.perf_counter() - between) / (between - began)
-    same = torch.equal(alone, at_once)
+    share = (time.perf_counter() - between) / (between - began) / MOST
+    same = torch.equal(alone, at_once[:1])
+    if same:
+        # The last row too: rows at the end may be computed by another kernel.
+        same = torch.equal(_latents(stages, pieces[-1:]), at_once[-1:])
     log.info("%d at once: %s, %.2f of the time", MOST, "equal" if same else "not equal", share)
     return same and share < _FASTER
 
