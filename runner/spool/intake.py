@@ -39,10 +39,9 @@ log = logging.getLogger(__name__)
 # A batch costs a few syncs however large it is; its specs are held in memory.
 _BATCH = 512
 _BATCH_BYTES = 8 << 20
-_MOST_DEATHS = 2
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
-_UNPLANNED = "cancelled before its prompts were made: drop the spec again to run it"
+_UNPLANNED = "cancelled before it was planned: drop the spec again to run it"
 
 
 class Intake:
@@ -161,20 +160,12 @@ class Intake:
 
     def accept(self, drops: list[Drop]) -> None:
         """Make jobs of settled drops: one commit, then the answers, then the files leave."""
-        hashes = {drop.sha256 for drop in drops}
-        suspects = {sha: times for sha, times in self._ledger.judging().items() if sha in hashes}
-        if suspects and len(drops) > 1:
-            # One of these may have ended the last process: one by one, so that only it is charged.
-            for drop in drops:
-                self.accept([drop])
-            return
+        suspects = self._ledger.judging()
         known = self._ledger.with_identities([drop.identity for drop in drops])
+        fresh = [drop for drop in drops if drop.identity not in known]
+        hashes = {drop.sha256 for drop in fresh if drop.data} - suspects
         self._ledger.begin_judging(hashes)
-        verdicts = {
-            drop.name: self._verdict(drop, suspects.get(drop.sha256, 0))
-            for drop in drops
-            if drop.identity not in known
-        }
+        verdicts = {d.name: self._verdict(d, suspect=d.sha256 in suspects) for d in fresh}
         answers, asides = [], []
         with self._ledger.transaction():
             for drop in drops:
@@ -186,7 +177,7 @@ class Intake:
                     asides.append(Aside(drop, verdict, self._ledger.reserve()))
                 else:
                     answers.append(self._enter(drop, verdict))
-            self._ledger.judged(hashes)
+            self._ledger.judged(hashes.union(answer.drop.sha256 for answer in answers))
         for aside in asides:
             self._planning.begin(aside)
         self._answers.give(answers)
@@ -220,12 +211,11 @@ class Intake:
             record = self._ledger.get(record.seq)
         return Answer(drop, record)
 
-    def _verdict(self, drop: Drop, deaths: int) -> Verdict:
-        if deaths >= _MOST_DEATHS:
-            return Verdict(
-                reason="CrashLoop",
-                message=f"reading this spec ended the runner {deaths} times: change it",
-            )
+    def _verdict(self, drop: Drop, *, suspect: bool) -> Verdict:
+        """The verdict on a drop, or that it is still to be planned or judged aside.
+
+        A `suspect` was being read when a process ended: it may do that once more, but not here.
+        """
         if is_conflict_copy(drop.name):
             return Verdict(
                 reason="SyncConflictCopy",
@@ -235,6 +225,8 @@ class Intake:
         aside = self._planning.of(drop)
         if aside is not None and aside.verdict is not None:
             return aside.verdict
+        if suspect and drop.data:
+            return Verdict(unplanned=True)
         before = unplanned(drop, self._home) if may_compose(drop) else None
         return before or judge(drop, self._home, self._catalogue)
 

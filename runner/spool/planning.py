@@ -1,9 +1,10 @@
 """Planning aside: a spec with `compose` is judged in another process while the intake goes on.
 
 Ten thousand prompts take ten seconds and more to make and audit. In a thread of this process that
-would hold up all others, the GPU's among them, at every turn of the interpreter. Nothing is
-recorded here: a drop that is being planned lies in the inbox as before. So a runner that ends loses
-only the work, and a file that is removed or replaced is planned no further.
+would hold up all others, the GPU's among them, at every turn of the interpreter. A spec that may
+have ended this process once is judged there too. Nothing is recorded here: a drop that is being
+planned lies in the inbox as before. So a runner that ends loses only the work, and a file that is
+removed or replaced is planned no further.
 """
 
 from __future__ import annotations
@@ -165,6 +166,6 @@ class Planning:
                 return judge(aside.drop, self._home, self._catalogue)
         return Verdict(
             reason="CrashLoop",
-            message=f"planning this spec ended its process {_MOST_DEATHS} times: plan fewer "
-            "prompts at once, or see the runner's log",
+            message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "
+            "the runner's log",
         )

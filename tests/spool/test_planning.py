@@ -85,8 +85,15 @@ def answered(spool: Spool, job: str) -> bool:
 
 def planners() -> list[psutil.Process]:
     """The processes that plan for this one."""
-    children = psutil.Process().children()
-    return [child for child in children if "runner.spool.planner" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        try:
+            words = " ".join(child.cmdline())
+        except psutil.Error:  # it ended while it was looked at
+            continue
+        if "runner.spool.planner" in words:
+            found.append(child)
+    return found
 
 
 def start_planning(spool: Spool, name: str = "big.yaml", text: str = LARGE) -> None:
