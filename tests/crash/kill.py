@@ -48,7 +48,7 @@ def in_child(scenario: Scenario, root: Path, fatal: int) -> int | None:
             play(scenario, home_of(root), disk)
             counted.write_text(str(disk.count), encoding="ascii")
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 the child's end has to be told, whatever it was
             traceback.print_exc()
         finally:
             os._exit(code)
