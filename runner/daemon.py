@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NEWEST = 20
+# Outside the hours models leave soon, but not between two drops of somebody at work.
+_BETWEEN_DROPS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class Daemon:
             self._health.write(self._state())
 
     def _rest(self) -> None:
-        """Take the models off the device when nothing has used them for long, or while paused."""
+        """Take the models off the device: unused for long, while paused, or until hours open."""
         if not self.worker.idle:
             self._idle_since = None
             return
@@ -215,7 +217,11 @@ class Daemon:
         moment = monotonic()
         since = self._idle_since = self._idle_since or moment
         rested = moment - since >= self.home.settings.idle_minutes * 60
-        if loaded and (rested or self.worker.paused):
+        closed = (
+            moment - since >= _BETWEEN_DROPS_SECONDS
+            and (self.backlog.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
+        )
+        if loaded and (rested or closed or self.worker.paused):
             self.executor.release()
 
     def _state(self) -> str:

@@ -7,6 +7,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from runner.job import MOVES, State
 from tests.spool.conftest import SPEC, Spool
 
@@ -204,3 +206,14 @@ def test_models_leave_an_idle_device_after_a_while(tmp_path: Path) -> None:
     spool.end("hero")
     spool.until(lambda: device.released)
     spool.stop()
+
+
+def test_models_leave_the_device_when_all_that_waits_waits_for_its_hours(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.daemon._BETWEEN_DROPS_SECONDS", 0.01)
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    spool.drop("later.yaml", SPEC + "not_before: 2099-01-01T00:00:00Z\n")
+    spool.until(lambda: spool.device.released)
+    assert spool.status("later")["state"] == "queued"
