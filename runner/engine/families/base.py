@@ -27,6 +27,24 @@ def one_row_each(embeddings: Embeddings, pictures: int) -> Embeddings:
     }
 
 
+def picture(pipe: Any, grid: Any) -> Image:
+    """What a VAE makes of latents that lie on its own grid, in its own scale."""
+    pixels = pipe.vae.decode(grid, return_dict=False)[0]
+    image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+    return image
+
+
+def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
+    """As the pipeline counts them: the chat template's own tokens are within its limit too."""
+    text = pipe.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=thinking,
+    )
+    return len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
 @dataclass(frozen=True)
 class Family:
     """How a family encodes, decodes, and counts the tokens of a prompt.

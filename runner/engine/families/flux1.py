@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family
+from runner.engine.families.base import Embeddings, Family, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,9 +27,7 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
     with torch.no_grad():
         grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
         grid = (grid / settings.scaling_factor) + settings.shift_factor
-        pixels = pipe.vae.decode(grid, return_dict=False)[0]
-        image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-    return image
+        return picture(pipe, grid)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

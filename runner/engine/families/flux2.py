@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family
+from runner.engine.families.base import Embeddings, Family, chat_tokens, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,20 +23,11 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
     import torch
 
     with torch.no_grad():
-        pixels = pipe.vae.decode(latents, return_dict=False)[0]
-        image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-    return image
+        return picture(pipe, latents)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:
-    """As the pipeline counts them: the chat template's own tokens are within its limit too."""
-    text = pipe.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    return len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
+    return chat_tokens(pipe, prompt, thinking=False)
 
 
 FLUX2 = Family(name="flux2", encode=_encode, decode=_decode, tokens=_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family
+from runner.engine.families.base import Embeddings, Family, chat_tokens, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,20 +27,11 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
     with torch.no_grad():
         grid = latents.to(pipe.vae.dtype)
         grid = (grid / settings.scaling_factor) + settings.shift_factor
-        pixels = pipe.vae.decode(grid, return_dict=False)[0]
-        image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-    return image
+        return picture(pipe, grid)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:
-    """As the pipeline counts them: the chat template's own tokens are within its limit too."""
-    text = pipe.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=True,
-    )
-    return len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
+    return chat_tokens(pipe, prompt, thinking=True)
 
 
 ZIMAGE = Family(name="zimage", encode=_encode, decode=_decode, tokens=_tokens)
