@@ -48,7 +48,6 @@ class Writer:
         self._progress: dict[int, Progress] = {}
         self._unwritten: set[int] = set()
         self._written_at: dict[int, float] = {}
-        self._over: set[int] = set()
         self._busy = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -84,12 +83,6 @@ class Writer:
         """Bring the page of the outbox up to date when it is time to."""
         if self._pages.changed:
             self._hand_over(self._pages.publish_outbox_seldom)
-
-    def show(self, seq: int) -> None:
-        """A job began or has news: its status is written when the writer has a moment."""
-        with self._changed:
-            self._unwritten.add(seq)
-            self._changed.notify()
 
     def progress(self, seq: int, progress: Progress) -> None:
         """The newest progress of a running job; written when the writer has a moment."""
@@ -128,10 +121,8 @@ class Writer:
             try:
                 if work is not None:
                     work()
-                # What ended just now has its last status already.
-                for seq in due - self._over:
+                for seq in due:
                     self._write_status(seq)
-                self._over.clear()
             except Exception:
                 # The record stays behind its status; the daemon writes it again later.
                 log.exception("writing to the outbox failed; it will be tried again")
@@ -181,8 +172,7 @@ class Writer:
         output = output_entry(sidecar, f"thumbs/{stem}.webp")
         self._ledger.add_image(record.seq, task.index, "done", output=output)
         self._warn(record, [*rendered.warnings, self._pages.add(sidecar)])
-        # The end of a job of one image follows at once, with a status of its own.
-        self.show(record.seq)
+        self._write_status(record.seq)
         self._pages.publish_job_seldom(record)
 
     def _fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
@@ -232,7 +222,6 @@ class Writer:
             self._progress.pop(seq, None)
             self._unwritten.discard(seq)
         self._written_at.pop(seq, None)
-        self._over.add(seq)
 
 
 def _failure(failed: list[Any], total: int) -> str:

@@ -229,8 +229,6 @@ class Worker:
             composed=self._ledger.composed(record.seq),
         )
         self._backlog.took(record.model, monotonic())
-        # Before the device begins: it leaves the other threads little of the interpreter.
-        self._writer.show(record.seq)
 
     def _start(self, slot: Slot, turn: Turn) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""
