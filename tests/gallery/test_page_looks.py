@@ -35,7 +35,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     page = put_page(tmp_path, [sidecar(1)], state="running")
     # The same page with a shorter wait, and thus another hash in its policy.
     html = page.read_text(encoding="utf-8")
-    quick = html.replace("15000 : 5000", "150 : 50")
+    quick = html.replace("15000 : 5000", "1500 : 500")
     policy = html[html.index("script-src '") + 12 :].split("'")[0]
     script = quick[quick.rindex("<script>") + 8 : quick.rindex("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -44,7 +44,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     browser.run("window.same = true")
     browser.wait("return document.readyState === 'complete' && window.same === undefined")
     browser.run("window.same = true; look(0)")
-    done = "const done = arguments[0]; setTimeout(() => done(window.same), 400)"
+    done = "const done = arguments[0]; setTimeout(() => done(window.same), 900)"
     assert browser.driver.execute_async_script(done) is True
     page.write_text(job_page(status(), [sidecar(1)]), encoding="utf-8")
     browser.run("document.querySelector('.viewer').close()")
