@@ -115,6 +115,7 @@ class Daemon:
         self._health = Health(
             self.ledger, self.outbox, self.backlog, self.worker, self.executor, self.intake
         )
+        self._mend()
         self._intake_thread = threading.Thread(
             target=self.intake.run, args=(self._stop,), name="intake", daemon=True
         )
@@ -168,19 +169,24 @@ class Daemon:
     def serve(self) -> None:
         """Work until asked to stop."""
         while not self._stop.is_set() and self.worker.lost is None:
-            self._turn(HEALTH_SECONDS)
+            self.work(HEALTH_SECONDS)
 
     def drain(self, *, until: float | None = None) -> Outcome:
         """Work until nothing is left that can run now, or until a wall-clock time."""
-        note = None
+        note, mended = None, False
         while not self._stop.is_set() and self.worker.lost is None:
             if until is not None and now() >= until:
                 break
             if self._is_drained(wait_for_hours=until is not None):
+                if not mended:
+                    # Once: a disk that stays full must not keep a drain from its end.
+                    mended = True
+                    self._mend()
+                    continue
                 if self.worker.paused and self._has_queued():
                     note = "paused: `fluxdrop resume` lets the queued jobs run"
                 break
-            self._turn(0.02 if self._looks_wanted else 0.2)
+            self.work(0.02 if self._looks_wanted else 0.2)
         if self._stop.is_set() and self._has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
@@ -193,12 +199,8 @@ class Daemon:
         unfinished = self.ledger.select("state = 'running'")
         return list(dict.fromkeys([*(record.id for record in unfinished), *reversed(fresh)]))
 
-    def work(self, seconds: float) -> bool:
+    def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
-        self._turn(seconds)
-        return True
-
-    def _turn(self, seconds: float) -> None:
         self.worker.paused = self.intake.controls.paused
         self.worker.turn(min(seconds, self._seconds_to_health()))
         if self._seconds_to_health() <= 0:
@@ -246,7 +248,7 @@ class Daemon:
         return False
 
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
-        if self.intake.unsettled or self.writer.waiting or not self.worker.idle:
+        if self.intake.unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
         if self.worker.paused:
             return True
@@ -268,7 +270,7 @@ class Daemon:
         if self.writer.waiting:
             return
         finals = ", ".join(f"'{state}'" for state in FINAL)
-        for record in self.ledger.select(f"behind = 1 AND state IN ({finals})", limit=50):
+        for record in self.ledger.select(f"behind = 1 AND state IN ({finals})"):
             self.writer.publish_end(record)
 
 

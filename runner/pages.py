@@ -7,7 +7,7 @@ picture. Called by the writer thread only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.errors import FluxdropError
@@ -21,14 +21,17 @@ from runner.spool.effects import TEMPORARY_SUFFIX, Disk
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
+from runner.wire import Status
 
 log = logging.getLogger(__name__)
 
 GALLERY = FOLDER
+NO_PAGE = "the contact sheet could not be written ({})"
 _SELDOM_SECONDS = 5.0
 # A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
 _JOBS_SHOWN = 200
+_SIDECARS_KEPT = 100
 _FAULTS = (FluxdropError, OSError, ValueError, KeyError)
 
 
@@ -42,6 +45,8 @@ class Pages:
         self._disk = disk
         self._gallery = Gallery(home.data / GALLERY, disk.replace)
         self._due: dict[int, float] = {}
+        # Of small jobs, so that a page need not read again what has just been written.
+        self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
         self._outbox_due = 0.0
         self.changed = True
 
@@ -55,46 +60,56 @@ class Pages:
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
 
-    def add(self, sidecar: Mapping[str, Any]) -> str | None:
-        """Give a saved image its row; the warning where that failed."""
+    def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> str | None:
+        """Give saved images, by their sidecars, their rows; the warning where that failed."""
+        rows = []
         try:
-            self._gallery.add(row_of(sidecar))
+            for record, sidecar in images:
+                rows.append(row_of(sidecar))
+                if record.total <= _SIDECARS_KEPT:
+                    kept = self._sidecars.setdefault(record.seq, {})
+                    kept[int(sidecar["result"]["index"])] = sidecar
+            self._gallery.add(*rows)
         except _FAULTS as error:
-            log.warning("no gallery row for %s: %s", sidecar["result"]["file"], error)
+            log.warning("no gallery row for %s: %s", [row["id"] for row in rows], error)
             return "an image is missing in the gallery: `fluxdrop gallery rebuild` adds it"
         return None
 
-    def publish_job(self, record: Record) -> str | None:
-        """Write a job's contact sheet now; the warning where that failed."""
+    def of_job(self, record: Record, status: Status) -> tuple[str | None, str | None]:
+        """A job's contact sheet, and the warning where there is none."""
         began = monotonic()
         try:
-            self._outbox.make_folder(record)
-            status = self._outbox.status(self._ledger.get(record.seq))
-            sidecars = self._outbox.sidecars(record.id)
+            sidecars = self._sidecars.get(record.seq, {})
+            if len(sidecars) != status["images"]["done"]:
+                sidecars = {**self._outbox.sidecars(record.id)}
             failures = [
                 {"index": number, "reason": row["reason"], "message": row["message"]}
                 for number, row in self._ledger.images(record.seq).items()
                 if row["outcome"] == "failed"
             ]
             page = job_page(status, [sidecars[n] for n in sorted(sidecars)], failures=failures)
-            self._outbox.publish_page(record, page)
+            return page, None
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
-            return f"the contact sheet could not be written ({type(error).__name__})"
+            return None, NO_PAGE.format(type(error).__name__)
         finally:
             ended = monotonic()
             self._due[record.seq] = ended + max(_SELDOM_SECONDS, _SHARE * (ended - began))
             self.changed = True
-        return None
 
     def publish_job_seldom(self, record: Record) -> None:
         """Write a running job's contact sheet when it has not been for a while."""
-        if record.total > 1 and monotonic() >= self._due.setdefault(record.seq, monotonic()):
-            self.publish_job(record)
+        if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
+            return
+        now = self._ledger.get(record.seq)
+        page, _ = self.of_job(now, self._outbox.status(now))
+        if page is not None:
+            self._outbox.publish_page(record, page)
 
     def forget(self, record: Record) -> None:
         """The job is over."""
         self._due.pop(record.seq, None)
+        self._sidecars.pop(record.seq, None)
 
     def publish_outbox_seldom(self, *, at_once: bool = False) -> None:
         """Write the page of the latest jobs when something changed and a while has passed."""

@@ -43,9 +43,6 @@ from runner.turn import InHand, Turn
 
 log = logging.getLogger(__name__)
 
-# Pictures in memory that wait for the disk; a slow disk must not fill the memory.
-_MOST_UNSAVED = 4
-
 
 class Worker:
     """Runs the backlog on an executor."""
@@ -195,8 +192,8 @@ class Worker:
                 # A job whose images are all over waits for nobody.
                 self._end(name)
                 continue
-            if self._writer.waiting > _MOST_UNSAVED:
-                # The writer wakes the worker after each thing it has done.
+            if self._writer.is_full:
+                # The writer wakes the worker when it has written some.
                 return
             if self._must_yield(name, turn):
                 continue
@@ -229,6 +226,8 @@ class Worker:
             composed=self._ledger.composed(record.seq),
         )
         self._backlog.took(record.model, monotonic())
+        # Before the device begins: it leaves the other threads little of the interpreter.
+        self._writer.show(record)
 
     def _start(self, slot: Slot, turn: Turn) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""

@@ -71,7 +71,7 @@ class Answers:
             self._leave(answer.drop)
         self._disk.sync_folder(self._inbox)
         # Only now: a removal that a power loss undoes must find its file known.
-        self._ledger.published((record.seq for record in jobs), answered=True)
+        self._ledger.published(jobs, answered=True)
 
     def _gathered(self, record: Record) -> Record:
         """The record once the inputs that are there have been copied."""

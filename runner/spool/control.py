@@ -154,8 +154,9 @@ class Controls:
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
-        self._outbox.write_jobs([self._ledger.get(again.seq)], [receipt])
-        self._ledger.published([again.seq])
+        now = self._ledger.get(again.seq)
+        self._outbox.write_jobs([now], [receipt])
+        self._ledger.published([now])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
         with self._ledger.transaction():

@@ -28,6 +28,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.
 TEMPORARY_SUFFIX = ".writing"
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 Place = str | Path
+File = tuple[Place, bytes]
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
@@ -52,40 +53,51 @@ class Disk:
         if durable:
             self.sync_folder(os.path.dirname(path))
 
-    def replace_many(self, files: Sequence[tuple[Place, bytes]], *, also: Place) -> None:
+    def replace_many(
+        self, files: Sequence[File], *, then: Sequence[File] = (), also: Place | None = None
+    ) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
 
-        `also` is a folder above them whose new names count too. Many files are synced by a few
-        calls, not one by one: at 256 jobs a batch that is the difference between a hundred and
-        several thousand a second.
+        The names of `then` come when those of the first are on the disk. `also` is a folder above
+        them, in which names are new too. Many files are synced by a few calls, not one by one: at
+        256 jobs a batch that is the difference between a hundred and several thousand a second.
         """
-        together = len(files) >= _MANY and can_sync_file_system()
-        self._publish(files, together=together)
-        if together:
-            self.sync_file_system(also)
-        else:
-            folders = [os.path.dirname(path) for path, _ in files]
-            for folder in dict.fromkeys([*folders, os.fspath(also)]):
-                self.sync_folder(folder)
+        together = len(files) + len(then) >= _MANY and can_sync_file_system()
+        self._publish(files, then, together=together)
+        self._sync_names(then or files, together=together, also=also)
 
-    def _publish(self, files: Sequence[tuple[Place, bytes]], *, together: bool) -> None:
+    def _publish(self, files: Sequence[File], then: Sequence[File] = (), *, together: bool) -> None:
         asides: list[str] = []
         process = os.getpid()
         try:
-            for path, data in files:
+            for path, data in (*files, *then):
                 folder, name = os.path.split(path)
                 number = next(self._numbers)
                 asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
                 self._write(asides[-1], data, sync=not together)
             if together:
                 self.sync_file_system(os.path.dirname(asides[0]))
-            for aside, (path, _) in zip(asides, files, strict=True):
-                self.rename(aside, path)
+            for number, (path, _) in enumerate((*files, *then)):
+                if number == len(files):
+                    self._sync_names(files, together=together)
+                self.rename(asides[number], path)
         except OSError as error:
             for aside in asides:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(aside)
             raise _translated(error, os.path.dirname(files[0][0])) from error
+
+    def _sync_names(
+        self, files: Sequence[File], *, together: bool, also: Place | None = None
+    ) -> None:
+        folders = [os.path.dirname(path) for path, _ in files]
+        if also is not None:
+            folders.append(os.fspath(also))
+        if together:
+            self.sync_file_system(folders[-1])
+            return
+        for folder in dict.fromkeys(folders):
+            self.sync_folder(folder)
 
     def _write(self, aside: str, data: bytes, *, sync: bool) -> None:
         self.before("write", aside, data=data)

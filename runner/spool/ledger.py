@@ -194,27 +194,29 @@ class Ledger:
         with self.transaction(durable=False):
             self._set(seq, values)
 
-    def published(self, seqs: Iterable[int], *, answered: bool = False) -> None:
-        """Readers have these jobs' statuses; with `answered`, their files have left the inbox.
+    def published(self, records: Iterable[Record], *, answered: bool = False) -> None:
+        """Readers have the statuses of these; with `answered`, their files have left the inbox.
 
-        Not durable by itself: recovery publishes and answers again what it does not know of.
+        Not durable by itself: recovery publishes and answers again what it does not know of. A job
+        that has moved on meanwhile stays behind its status.
         """
-        left = ", identity = NULL" if answered else ""
-        query = f"UPDATE job SET revision = revision + 1, behind = 0{left} WHERE seq = ?"
+        values = "revision = revision + 1, behind = behind AND state <> ?"
+        query = f"UPDATE job SET {values}{', identity = NULL' * answered} WHERE seq = ?"
         with self.transaction(durable=False):
-            self._connection.executemany(query, ((seq,) for seq in seqs))
+            self._connection.executemany(query, ((str(r.state), r.seq) for r in records))
 
     def move(self, seq: int, state: State, **values: object) -> bool:
         """Move a job along the table of legal moves; False, and nothing done, where it is final.
 
-        Raises ValueError for a move that the table does not have.
+        Each move is a revision, published or not. Raises ValueError for an illegal one.
         """
         with self.transaction():
-            before = State(self.get(seq).state)
-            if before in FINAL:
+            before = self.get(seq)
+            if before.state in FINAL:
                 return False
-            if state not in MOVES[before]:
-                raise ValueError(f"no job moves from {before} to {state}")
+            if state not in MOVES[before.state]:
+                raise ValueError(f"no job moves from {before.state} to {state}")
+            values["revision"] = before.revision + 1
             self._set(seq, {"behind": True, **values, "state": state})
             return True
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from runner.job import State
 from runner.settings import Home
 from runner.spool.clock import timestamp
-from runner.spool.effects import Disk, Place
+from runner.spool.effects import Disk, File
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
 
-File = tuple[Place, bytes]
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100
 _NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """The files of one image; `stem` is their common name, `suffix` the picture's own."""
+
+    job: str
+    stem: str
+    suffix: str
+    picture: bytes
+    thumbnail: bytes
+    sidecar: Mapping[str, Any]
 
 
 class Outbox:
@@ -56,7 +68,7 @@ class Outbox:
             self.make_folder(record)
             data = to_json(self.status(record, progress))
             self._disk.replace(self.folder(record.id) / _STATUS, data, durable=durable)
-            self._ledger.note(seq, revision=record.revision + 1, behind=0)
+            self._ledger.published([record])
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
@@ -123,18 +135,31 @@ class Outbox:
         )
         return f"{self._drops}/{name}.json", to_json(receipt)
 
-    def publish_image(
-        self, record: Record, stem: str, suffix: str, picture: bytes, thumbnail: bytes | None,
-        sidecar: Mapping[str, Any],
-    ) -> None:  # fmt: skip
-        """Put one image into the job's folder; it counts from the moment its sidecar is there."""
-        folder = self.folder(record.id)
-        self._disk.replace(folder / f"{stem}{suffix}", picture)
-        if thumbnail is not None:
-            self._disk.make_folder(folder / "thumbs")
-            self._disk.replace(folder / "thumbs" / f"{stem}.webp", thumbnail, durable=True)
-        data = json.dumps(sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
-        self._disk.replace(folder / f"{stem}.json", data, durable=True)
+    def publish_images(self, images: Sequence[SavedImage]) -> None:
+        """Put images into their jobs' folders; each counts from when its sidecar is there."""
+        pictures: list[File] = []
+        sidecars: list[File] = []
+        for image in images:
+            folder = f"{self._folder}/{image.job}"
+            self._disk.make_folder(f"{folder}/thumbs")
+            pictures.append((f"{folder}/{image.stem}{image.suffix}", image.picture))
+            pictures.append((f"{folder}/thumbs/{image.stem}.webp", image.thumbnail))
+            data = json.dumps(image.sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
+            sidecars.append((f"{folder}/{image.stem}.json", data))
+        self._disk.replace_many(pictures, then=sidecars)
+
+    def publish_ends(self, ends: Sequence[tuple[Record, Status, str | None]]) -> None:
+        """Put the contact sheets, and then the final statuses, of jobs into their folders."""
+        with self._lock:
+            files: list[File] = []
+            for record, status, page in ends:
+                folder = f"{self._folder}/{record.id}"
+                self._disk.make_folder(folder)
+                if page is not None:
+                    files.append((f"{folder}/index.html", page.encode()))
+                files.append((f"{folder}/{_STATUS}", to_json(status)))
+            self._disk.replace_many(files)
+            self._ledger.published([record for record, _, _ in ends])
 
     def publish_page(self, record: Record, html: str) -> None:
         """Put the job's contact sheet into its folder."""

@@ -1,7 +1,7 @@
 """Starting again: make the ledger and the outbox agree after whatever ended the last process.
 
 Runs once, before any thread starts, and doing it twice changes nothing. It never renders, and it
-removes only pictures that never counted. Ends of jobs that were not published yet are left to the
+removes only images that never counted. Ends of jobs that were not published yet are left to the
 writer, which knows how.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk)
     ledger.forget_images(record.seq, lost)
     for number in found.keys() - known.keys():
         ledger.add_image(record.seq, number, "done", output=found[number])
-    counted = {output["file"] for output in found.values()}
-    for picture in folder.glob(f"{record.id}-[0-9]*.*"):
-        if picture.suffix in (".png", ".jpg", ".webp") and picture.name not in counted:
-            disk.remove(picture)
+    counted = {output[name] for output in found.values() for name in ("file", "sidecar")}
+    for file in folder.glob(f"{record.id}-[0-9]*.*"):
+        if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:
+            disk.remove(file)
 
 
 def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -91,7 +92,7 @@ def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def output_entry(sidecar: dict[str, Any], thumbnail: str | None) -> dict[str, Any]:
+def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str, Any]:
     """The `outputs` entry of an image, from its sidecar."""
     result = sidecar["result"]
     return {
@@ -139,7 +140,7 @@ def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> Non
     for record in records:
         _lift_revision(record, ledger, outbox)
     outbox.write_jobs([ledger.get(record.seq) for record in records], [])
-    ledger.published(record.seq for record in records)
+    ledger.published(records)
 
 
 def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
@@ -152,7 +153,7 @@ def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
             )
             behind = [record] if record.behind else []
             outbox.write_jobs(behind, [receipt])
-            ledger.published(each.seq for each in behind)
+            ledger.published(behind)
             ledger.note(record.seq, identity=None)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from runner.daemon import Daemon
 from runner.spool.effects import Disk, Place
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.device import FlatColours
 
 
 class FaultyDisk(Disk):
@@ -125,6 +127,26 @@ def test_a_thumbnail_or_page_that_cannot_be_written_does_not_lose_the_picture(
     assert status["state"] == "succeeded"
     assert spool.pictures("hero") == ["hero-0001.png"]
     assert any("contact sheet" in warning for warning in status["warnings"])
+
+
+def test_an_end_that_could_not_be_published_is_published_when_the_runner_starts(
+    spool_on: Callable[[Disk], Spool],
+) -> None:
+    disk = FaultyDisk("write", r"hero/\.(status|index)", errno.EIO)
+    disk.broken = False
+    spool = spool_on(disk)
+    spool.device.on_start = lambda task: setattr(disk, "broken", True)
+    spool.drop("hero.yaml")
+    daemon = spool.daemon
+    assert daemon is not None
+    spool.until(lambda: daemon.ledger.select("state = 'succeeded' AND behind = 1"))
+    spool.stop()
+    assert spool.status("hero")["state"] == "queued"
+    with Daemon(spool.home, FlatColours()):
+        # No turn of its loop: a drain may be over before the next look at what was left over.
+        pass
+    assert spool.status("hero")["state"] == "succeeded"
+    assert (spool.home.job("hero") / "index.html").exists()
 
 
 def test_a_health_file_that_cannot_be_written_stops_nothing(

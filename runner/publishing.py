@@ -1,0 +1,181 @@
+"""Images and ends of jobs, put into the outbox and the ledger: many of them for the syncs of one.
+
+The order within an image is picture, thumbnail, sidecar, then the ledger: an image counts from its
+sidecar on. A final state is decided here under the ledger's lock, where no cancel can come between,
+and is published last of all. Called by the writer thread only; never touches a job that goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from runner.errors import JobFailed
+from runner.gallery.metadata import encode
+from runner.gallery.thumbs import thumbnail
+from runner.job import State
+from runner.pages import NO_PAGE, Pages
+from runner.sidecar import Finished, sidecar_of
+from runner.spool.clock import timestamp
+from runner.spool.ledger import Ledger
+from runner.spool.outbox import Outbox, SavedImage
+from runner.spool.record import Record
+from runner.spool.recovery import output_entry
+from runner.wire import Status
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+Item = TypeVar("Item")
+
+
+class Publisher:
+    """Publishes what is done; every method takes many, and one that fails costs no other."""
+
+    def __init__(self, ledger: Ledger, outbox: Outbox, pages: Pages) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+        self._pages = pages
+
+    def save(self, images: Sequence[Finished]) -> None:
+        """Put images into the outbox; one that cannot be put there is recorded as failed."""
+        _together(self._save, images)
+        for record in {image.record.seq: image.record for image in images}.values():
+            self._pages.publish_job_seldom(record)
+
+    def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
+        """Record an image that cannot be made."""
+        self._ledger.add_image(record.seq, number, "failed", reason=reason, message=message)
+
+    def requeue(self, record: Record, reason: str | None, message: str | None) -> None:
+        """Put a running job back at an image's end, without charging an attempt."""
+        self._ledger.move(
+            record.seq, State.QUEUED, reason=reason, message=message, attempt=record.attempt - 1
+        )
+        self._outbox.write_status(record.seq)
+
+    def end(self, records: Sequence[Record]) -> None:
+        """End jobs whose images are all over, or which were cancelled."""
+        _together(self._end, records)
+
+    def publish_ends(self, records: Sequence[Record]) -> None:
+        """Publish ends that the ledger has and readers may lack: the page, then the status."""
+        _together(self._publish_ends, records)
+
+    def _save(self, images: Sequence[Finished]) -> None:
+        saved: list[tuple[Finished, SavedImage]] = []
+        for image in images:
+            try:
+                saved.append((image, _encoded(image)))
+            except (JobFailed, OSError) as error:
+                self._fail(image, error)
+        try:
+            self._outbox.publish_images([each for _, each in saved])
+        except (JobFailed, OSError) as error:
+            if len(images) > 1:
+                raise
+            self._fail(images[0], error)
+            return
+        with self._ledger.transaction(durable=False):
+            for image, each in saved:
+                output = output_entry(each.sidecar, f"thumbs/{each.stem}.webp")
+                number = image.rendered.task.index
+                self._ledger.add_image(image.record.seq, number, "done", output=output)
+        missing = self._pages.add([(image.record, each.sidecar) for image, each in saved])
+        for image, _ in saved:
+            self._warn(image.record, [*image.rendered.warnings, missing])
+
+    def _fail(self, image: Finished, error: JobFailed | OSError) -> None:
+        reason = error.reason if isinstance(error, JobFailed) else "Internal"
+        self.fail_image(image.record, image.rendered.task.index, reason, str(error))
+
+    def _end(self, records: Sequence[Record]) -> None:
+        with self._ledger.transaction():
+            for record in records:
+                state, values = self._ending(record)
+                self._ledger.move(record.seq, state, finished_at=timestamp(), **values)
+        self._publish_ends(records)
+
+    def _ending(self, record: Record) -> tuple[State, dict[str, object]]:
+        if self._ledger.get(record.seq).cancelled:
+            message = "cancelled by a file in the inbox"
+            return State.CANCELLED, {"reason": "Cancelled", "message": message}
+        images = self._ledger.images(record.seq)
+        failed = [row for row in images.values() if row["outcome"] == "failed"]
+        if failed:
+            message = _failure(failed, record.total)
+            return State.FAILED, {"reason": failed[0]["reason"], "message": message}
+        return State.SUCCEEDED, {"reason": None, "message": None}
+
+    def _publish_ends(self, records: Sequence[Record]) -> None:
+        ends = []
+        for record in records:
+            now, status = self._now(record)
+            page, missing = self._pages.of_job(now, status)
+            if missing:
+                self._warn(record, [missing])
+                now, status = self._now(record)
+            ends.append((now, status, page))
+        try:
+            self._outbox.publish_ends(ends)
+        except (JobFailed, OSError) as error:
+            if len(records) > 1:
+                raise
+            # The page can be made again; the end of a job must not wait for it.
+            self._warn(records[0], [NO_PAGE.format(type(error).__name__)])
+            self._outbox.publish_ends([(*self._now(records[0]), None)])
+        for record in records:
+            self._pages.forget(record)
+
+    def _now(self, record: Record) -> tuple[Record, Status]:
+        now = self._ledger.get(record.seq)
+        return now, self._outbox.status(now)
+
+    def _warn(self, record: Record, texts: Iterable[str | None]) -> None:
+        """Add warnings to a job's status, each once."""
+        fresh = [text for text in texts if text]
+        if fresh:
+            known = self._ledger.get(record.seq).warnings
+            self._ledger.note(record.seq, warnings=list(dict.fromkeys([*known, *fresh])))
+
+
+def _together(act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+    """Do it for all at once; where that fails, for each alone."""
+    try:
+        act(items)
+        return
+    except Exception:
+        if len(items) == 1:
+            raise
+        log.debug("not all at once: one by one", exc_info=True)
+    for item in items:
+        try:
+            act([item])
+        except Exception:
+            # The record stays behind its status; the daemon publishes it again later.
+            log.exception("writing to the outbox failed; it will be tried again")
+
+
+def _encoded(image: Finished) -> SavedImage:
+    task, realised = image.rendered.task, image.realised
+    stem = f"{image.record.id}-{task.index:04d}"
+    kind = realised.get("format", "png")
+    suffix = SUFFIXES[kind]
+    sidecar = sidecar_of(image, f"{stem}{suffix}")
+    picture = encode(
+        image.rendered.image,
+        sidecar,
+        format=kind,
+        quality=realised.get("quality"),
+        level=realised.get("metadata", "full"),
+    )
+    sidecar["result"]["sha256"] = hashlib.sha256(picture).hexdigest()
+    small = thumbnail(image.rendered.image)
+    return SavedImage(image.record.id, stem, suffix, picture, small, sidecar)
+
+
+def _failure(failed: list[Any], total: int) -> str:
+    first = failed[0]["message"]
+    return first if len(failed) == total == 1 else f"{len(failed)} of {total} images: {first}"
