@@ -87,6 +87,12 @@ SCENARIOS = (
             "b": Expected(_OK, seeds=(1,)),
         },
     ),
+    # Enough to be synced together, and to share their files with the outbox.
+    Scenario(
+        "batch",
+        {f"{name}.yaml": SEEDED.encode() for name in "abcdefgh"},
+        {name: Expected(_OK, seeds=(7,)) for name in "abcdefgh"},
+    ),
     Scenario(
         "reject",
         {"bad.yaml": b"kind: text2img\nstpes: 3\n", "good.yaml": SEEDED.encode()},
