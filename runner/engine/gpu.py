@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from runner.engine.families import Family
 from runner.engine.faults import Bug, NotFinite, translation
 from runner.engine.kinds.base import Build, Paste, Prepared
 from runner.engine.prompts.embeddings import Encoded
+from runner.engine.rowwise import rowwise
 from runner.engine.speed import Speed
 from runner.engine.stop import StopSign
 from runner.job import ImageTask, Phase
@@ -123,7 +125,8 @@ def denoised(
         **given,
     }
     on_progress(Phase.DENOISING, 0, task.steps)
-    with stages.speed.around(stages.main):
+    alike = rowwise(stages.main.transformer) if len(pieces) > 1 else nullcontext()
+    with stages.speed.around(stages.main), alike:
         latents = _call(stages.main, arguments, watch).images
     if not torch.isfinite(latents).all():
         raise NotFinite(

@@ -1,9 +1,10 @@
 """Several images in one call, where that is faster and changes no pixel: proven, never assumed.
 
 A small model spends its time between the matrices rather than in them, and then four images cost
-little more than two. Whether the numbers stay the same depends on the machine's own kernels, so it
-is tried once for each model and size, on real prompts: latents of one call beside those of single
-calls, bit by bit, and the time of both. Nothing is done together that has not passed.
+little more than two. Layers that take one vector an image go row by row (rowwise.py); whether all
+numbers stay the same then depends on the machine's own kernels, so it is tried once for each model
+and size, on real prompts: latents of one call beside those of single calls, bit by bit, and the
+time of both. Nothing is done together that has not passed.
 """
 
 from __future__ import annotations
@@ -104,10 +105,9 @@ def _passes(stages: Stages, piece: Piece) -> bool:
     between = time.perf_counter()
     at_once = _latents(stages, pieces)
     share = (time.perf_counter() - between) / (between - began) / MOST
-    same = torch.equal(alone, at_once[:1])
-    if same:
-        # The last row too: rows at the end may be computed by another kernel.
-        same = torch.equal(_latents(stages, pieces[-1:]), at_once[-1:])
+    # Every row: those at the end may be computed by another kernel.
+    others = (_latents(stages, [piece]) for piece in pieces[1:])
+    same = all(map(torch.equal, (alone, *others), at_once.split(1)))
     log.info("%d at once: %s, %.2f of the time", MOST, "equal" if same else "not equal", share)
     return same and share < _FASTER
 

@@ -10,6 +10,7 @@ import pytest
 
 from runner.engine import gpu
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.rowwise import rowwise
 from runner.engine.together import MOST
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, Phase
@@ -74,6 +75,24 @@ def test_after_a_trial_images_alike_are_made_at_once_with_the_pixels_of_each_alo
     assert [answer.task for answer in together] == tasks[:MOST]
     assert [answer.image.tobytes() for answer in together] == alone[:MOST]
     assert answers(executor, tasks[4:5])[0].image.tobytes() == alone[4]
+
+
+def test_layers_of_one_vector_an_image_add_up_as_for_one_image_and_are_left_as_they_were() -> None:
+    import torch
+
+    layer, other = torch.nn.Linear(96, 64), torch.nn.Linear(96, 64)
+    model = torch.nn.ModuleList([layer, other])
+    vectors, words = torch.randn(4, 96), torch.randn(4, 5, 96)
+    alone = torch.cat([layer(row) for row in vectors.split(1)])
+    asked: list[tuple[int, ...]] = []
+    own = torch.nn.functional.linear
+    other.forward = lambda given: asked.append(tuple(given.shape))  # type: ignore[assignment]
+    with rowwise(model):
+        assert torch.equal(layer(vectors), alone)
+        assert torch.equal(layer(words), own(words, layer.weight, layer.bias))
+        other(vectors)
+    assert asked == [(4, 96)], "a forward that somebody else put there was touched"
+    assert "forward" not in vars(layer) and "forward" in vars(other)
 
 
 @pytest.fixture
