@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,13 +10,17 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from runner.engine.putting_off import put_off
+
 _SMALL = 100_000_000
 
 
 def frameworks() -> Any:
     """diffusers, imported and quiet: no bars and no notices on the terminal of the runner."""
     first = "diffusers" not in sys.modules
-    _put_off("bitsandbytes")
+    # diffusers imports it in any case. It takes a second of every start, and only 4-bit weights
+    # and LoRAs use it.
+    put_off("bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with collecting_nothing():
         import diffusers
@@ -42,18 +45,6 @@ def collecting_nothing() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _put_off(name: str) -> None:
-    """Have a package loaded when it is first used: diffusers imports this one in any case.
-
-    It costs a second of every start, and only 4-bit weights use it.
-    """
-    spec = None if name in sys.modules else importlib.util.find_spec(name)
-    if spec is not None and spec.loader is not None:
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
 
 
 def choose(wanted: str) -> Any:
