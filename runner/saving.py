@@ -1,8 +1,9 @@
 """The writer thread: pictures, sidecars, statuses and ends of jobs, beside the GPU.
 
 The worker hands over and goes on. What has come meanwhile is done as one group: images first, then
-what failed or goes back into the queue, then ends of jobs. A status that says how far a job is
-comes when there is a moment; it never holds up the next image. Decides nothing about a job.
+what failed, statuses that say how far jobs are, jobs that go back into the queue, ends of jobs. A
+status never holds up the next image, but the first, `running`, comes before any end. Decides
+nothing about a job.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from runner.pages import Pages
 from runner.publishing import Publisher
@@ -36,12 +36,16 @@ class _Group:
     """What has been handed over since the last group."""
 
     images: list[Finished] = field(default_factory=list)
+    failed: list[Callable[[], None]] = field(default_factory=list)
     others: list[Callable[[], None]] = field(default_factory=list)
     ended: list[Record] = field(default_factory=list)
     unpublished: list[Record] = field(default_factory=list)
+    over: list[int] = field(default_factory=list)
+    """The jobs that leave their slot with this group, by `seq`."""
 
     def __len__(self) -> int:
-        return len(self.images) + len(self.others) + len(self.ended) + len(self.unpublished)
+        done = len(self.images) + len(self.failed) + len(self.others)
+        return done + len(self.ended) + len(self.unpublished)
 
 
 class Writer:
@@ -92,20 +96,20 @@ class Writer:
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
         with self._handing_over() as group:
-            group.others.append(lambda: self._publisher.fail_image(record, number, reason, message))
+            group.failed.append(lambda: self._publisher.fail_image(record, number, reason, message))
             self._unwritten.add(record.seq)
 
     def requeue(self, record: Record, reason: str | None, message: str | None) -> None:
         """Put a running job back at an image's end, without charging an attempt."""
         with self._handing_over() as group:
             group.others.append(lambda: self._publisher.requeue(record, reason, message))
-            self._forget(record.seq)
+            self._leave(group, record.seq)
 
     def finish(self, record: Record) -> None:
         """End a job whose images are all over, or which was cancelled."""
         with self._handing_over() as group:
             group.ended.append(record)
-            self._forget(record.seq)
+            self._leave(group, record.seq)
 
     def publish_end(self, record: Record) -> None:
         """Publish the end of a job whose final status readers do not have yet."""
@@ -141,11 +145,12 @@ class Writer:
             yield self._group
             self._changed.notify()
 
-    def _forget(self, seq: int) -> None:
+    def _leave(self, group: _Group, seq: int) -> None:
         """What ends now gets a status of its own, and no other after it."""
+        group.over.append(seq)
         self._progress.pop(seq, None)
-        self._unwritten.discard(seq)
-        self._written_at.pop(seq, None)
+        if seq in self._written_at:
+            self._unwritten.discard(seq)
 
     def _run(self) -> None:
         self._pages.open()
@@ -162,6 +167,8 @@ class Writer:
                 group, self._group = self._group, _Group()
                 self._unwritten -= due.keys()
                 self._written_at |= dict.fromkeys(due, monotonic())
+                for seq in group.over:
+                    self._written_at.pop(seq, None)
                 self._busy = len(group) + len(due)
             self._write(group, due)
             self._on_change()
@@ -182,8 +189,10 @@ class Writer:
         publisher, steps = self._publisher, list[Callable[[], None]]()
         if group.images:
             steps.append(lambda: publisher.save(group.images))
+        steps += group.failed
+        if due:
+            steps.append(lambda: self._outbox.write_statuses(due))
         steps += group.others
-        steps += [partial(self._outbox.write_status, *each) for each in due.items()]
         if group.ended:
             steps.append(lambda: publisher.end(group.ended))
         if group.unpublished:

@@ -54,17 +54,24 @@ class Disk:
             self.sync_folder(os.path.dirname(path))
 
     def replace_many(
-        self, files: Sequence[File], *, then: Sequence[File] = (), also: Place | None = None
+        self,
+        files: Sequence[File],
+        *,
+        then: Sequence[File] = (),
+        also: Place | None = None,
+        durable: bool = True,
     ) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
 
         The names of `then` come when those of the first are on the disk. `also` is a folder above
-        them, in which names are new too. Many files are synced by a few calls, not one by one: at
-        256 jobs a batch that is the difference between a hundred and several thousand a second.
+        them, in which names are new too; without `durable` only the bytes are on the disk. Many
+        files are synced by a few calls, not one by one: at 256 jobs a batch that is the difference
+        between a hundred and several thousand a second.
         """
         together = len(files) + len(then) >= _MANY and can_sync_file_system()
         self._publish(files, then, together=together)
-        self._sync_names(then or files, together=together, also=also)
+        if durable:
+            self._sync_names(then or files, together=together, also=also)
 
     def _publish(self, files: Sequence[File], then: Sequence[File] = (), *, together: bool) -> None:
         asides: list[str] = []

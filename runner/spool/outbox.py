@@ -70,6 +70,19 @@ class Outbox:
             self._disk.replace(self.folder(record.id) / _STATUS, data, durable=durable)
             self._ledger.published([record])
 
+    def write_statuses(self, progress: Mapping[int, Progress | None]) -> None:
+        """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
+        with self._lock:
+            records = [self._ledger.get(seq) for seq in progress]
+            for record in records:
+                self.make_folder(record)
+            files: list[File] = [
+                (self.folder(each.id) / _STATUS, to_json(self.status(each, progress[each.seq])))
+                for each in records
+            ]
+            self._disk.replace_many(files, durable=False)
+            self._ledger.published(records)
+
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
 

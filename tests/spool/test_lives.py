@@ -6,10 +6,12 @@ import json
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.job import MOVES, State
+from runner.spool.effects import Disk, Place
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
@@ -39,20 +41,32 @@ def test_a_good_job_is_queued_then_running_then_succeeded(spool: Spool) -> None:
     assert observed(spool, "hero") == ["running", "succeeded"]
 
 
-def test_every_published_revision_rises_and_every_move_is_legal(spool: Spool) -> None:
-    spool.drop("hero.yaml", BULK)
-    seen = []
+class StatusesSeen(Disk):
+    """Keeps every status of a job in the order in which readers may see them."""
 
-    def look() -> bool:
-        status = spool.status("hero")
-        if status and (not seen or seen[-1] != status):
-            seen.append(status)
-        return spool.is_over("hero")
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[dict[str, Any]]] = {}
 
-    spool.until(look)
-    assert all(a["revision"] < b["revision"] for a, b in pairwise(seen))
-    moves = [(a["state"], b["state"]) for a, b in pairwise(seen) if a["state"] != b["state"]]
-    assert all(State(b) in MOVES[State(a)] for a, b in moves)
+    def before(self, effect: str, path: Place, **details: Any) -> None:
+        if effect == "write" and Path(path).name.startswith(".status.json"):
+            self.seen.setdefault(Path(path).parent.name, []).append(json.loads(details["data"]))
+
+
+def test_every_published_revision_rises_and_every_move_is_legal(idle_spool: Spool) -> None:
+    disk = StatusesSeen()
+    idle_spool.start(disk)
+    idle_spool.drop("hero.yaml", BULK)
+    for number in range(20):
+        idle_spool.drop(f"quick{number}.yaml")
+    idle_spool.over("hero", *(f"quick{number}" for number in range(20)))
+    assert len(disk.seen) == 21
+    for statuses in disk.seen.values():
+        assert all(a["revision"] < b["revision"] for a, b in pairwise(statuses))
+        states = [each["state"] for each in statuses]
+        assert set(states) == {"queued", "running", "succeeded"}
+        moves = [(a, b) for a, b in pairwise(states) if a != b]
+        assert all(State(b) in MOVES[State(a)] for a, b in moves)
 
 
 def test_progress_counts_images_and_steps(spool: Spool) -> None:
@@ -178,6 +192,7 @@ def test_a_higher_priority_waits_for_the_image_in_hand_only(spool: Spool) -> Non
 
 def test_a_job_outside_its_window_waits_and_says_until_when(spool: Spool) -> None:
     spool.drop("later.yaml", SPEC + 'not_before: "2999-01-01T00:00:00Z"\n')
+    spool.gone("later.yaml")
     spool.drop("now.yaml")
     spool.end("now")
     assert spool.status("later")["state"] == "queued"
@@ -187,6 +202,7 @@ def test_a_job_outside_its_window_waits_and_says_until_when(spool: Spool) -> Non
 def test_the_health_file_says_what_the_runner_does(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml")
+    spool.gone("hero.yaml")
     spool.drop("next.yaml")
     file = spool.home.health
 
