@@ -80,7 +80,14 @@ class Planning:
             if self._threads == _AT_ONCE:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="planning", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="planning", daemon=True).start()
+        except RuntimeError:
+            # No thread to be had now: the drop lies where it lay, and is looked at again.
+            with self._lock:
+                self._threads -= 1
+            self.forget([aside.drop.name])
+            raise
 
     def find(self, file: Path) -> Aside | None:
         """What is planned of this file of the inbox; it is forgotten when the file is another."""

@@ -1,20 +1,24 @@
-"""`python -m tests.crash [--short] [--only kill|power]`: the table of what survived."""
+"""`python -m tests.crash [--short] [--only kill|power] [--jobs N]`: the table of what survived."""
 
 from __future__ import annotations
 
 import argparse
 import collections
+import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.crash import kill, power
+from tests.crash.scenario import Point
 
 _SHORT = {"kill": 60, "power": 80}
-_PARTS: dict[str, Callable[..., Iterator[tuple[str, list[str]]]]] = {
+_PARTS: dict[str, Callable[..., Iterator[Point]]] = {
     "kill": kill.points,
     "power": power.points,
 }
@@ -25,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     parser.add_argument("--short", action="store_true", help="a seeded selection of the points")
     parser.add_argument("--only", choices=_PARTS)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that try points")
     options = parser.parse_args(arguments)
     bad = 0
     for part, points in _PARTS.items():
@@ -33,7 +38,8 @@ def main(arguments: list[str]) -> int:
         began = time.monotonic()
         count, kinds = 0, collections.Counter[str]()
         with tempfile.TemporaryDirectory(dir=_memory()) as root:
-            for name, faults in points(Path(root), most=_SHORT[part] if options.short else None):
+            every = points(Path(root), most=_SHORT[part] if options.short else None)
+            for name, faults in _tried(every, Path(root), options.jobs):
                 count += 1
                 kinds.update(fault.split(":")[0] for fault in faults)
                 for fault in faults:
@@ -43,6 +49,32 @@ def main(arguments: list[str]) -> int:
         print(f"{part}: {count} points in {seconds:.0f} s: {totals}", flush=True)
         bad += sum(kinds.values())
     return 1 if bad else 0
+
+
+def _tried(points: Iterator[Point], root: Path, jobs: int) -> Iterator[tuple[str, list[str]]]:
+    """The name of each point and what was wrong after it, as they come."""
+    # Points hold whole disks: only as many are made as are soon tried.
+    room = threading.Semaphore(4 * jobs)
+
+    def taken() -> Iterator[tuple[Path, Point]]:
+        for point in points:
+            room.acquire()
+            yield root, point
+
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for result in pool.imap_unordered(_try, taken()):
+            room.release()
+            yield result
+
+
+def _try(asked: tuple[Path, Point]) -> tuple[str, list[str]]:
+    root, point = asked
+    folder = root / str(os.getpid())
+    folder.mkdir()
+    try:
+        return point.name, point.faults(folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _memory() -> str | None:

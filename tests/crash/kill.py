@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.spool.effects import Disk, Place
 from tests.crash import oracle
-from tests.crash.scenario import SCENARIOS, Scenario, home_of, play, prepare
+from tests.crash.scenario import SCENARIOS, Point, Scenario, home_of, play, prepare
 
 
 class DyingDisk(Disk):
@@ -60,8 +60,8 @@ def in_child(scenario: Scenario, root: Path, fatal: int) -> int | None:
     return int(counted.read_text(encoding="ascii"))
 
 
-def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
-    """Every kill point, or a seeded choice of `most`: its name and what was wrong after it."""
+def points(root: Path, *, most: int | None) -> Iterator[Point]:
+    """Every kill point, or a seeded choice of `most`."""
     draw = random.Random(11)
     every = []
     for scenario in SCENARIOS:
@@ -75,13 +75,11 @@ def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
     chosen = every if most is None or most >= len(every) else draw.sample(every, most)
     for scenario, fatal in chosen:
         again = draw.choice((0, draw.randint(1, 40)))
-        yield (
-            f"{scenario.name}, killed at {fatal}, then at {again}",
-            _at(scenario, root, fatal, again),
-        )
+        name = f"{scenario.name}, killed at {fatal}, then at {again}"
+        yield Point(name, _at, (scenario, fatal, again))
 
 
-def _at(scenario: Scenario, root: Path, fatal: int, again: int) -> list[str]:
+def _at(root: Path, scenario: Scenario, fatal: int, again: int) -> list[str]:
     home = prepare(scenario, root / "home")
     found = []
     in_child(scenario, home.root, fatal)

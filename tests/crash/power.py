@@ -26,7 +26,7 @@ from runner.settings import Home
 from runner.spool.answers import TAKEN_PREFIX
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk, Place
 from tests.crash import oracle
-from tests.crash.scenario import SCENARIOS, Scenario, furnish, home_of, play, prepare
+from tests.crash.scenario import SCENARIOS, Point, Scenario, furnish, home_of, play, prepare
 
 _EXHAUSTIVE = 12
 _SAMPLES = 4096
@@ -196,7 +196,7 @@ def _set(names: dict[str, int], path: str, inode: int | None) -> None:
         names[path] = inode
 
 
-def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
+def points(root: Path, *, most: int | None) -> Iterator[Point]:
     """Every disk after every effect of every scenario, or a seeded choice of `most`."""
     draw = random.Random(5)
     every = (state for scenario in SCENARIOS for state in _states(scenario, root, draw, most))
@@ -204,7 +204,7 @@ def points(root: Path, *, most: int | None) -> Iterator[tuple[str, list[str]]]:
         some = list(every)
         every = iter(draw.sample(some, min(most, len(some))))
     for scenario, point, *left in every:
-        yield f"{scenario.name}, power lost after effect {point}", _at(scenario, root, *left)
+        yield Point(f"{scenario.name}, power lost after effect {point}", _at, (scenario, *left))
 
 
 State = tuple[Scenario, int, dict[str, bytes], bytes, dict[str, int]]
@@ -246,8 +246,8 @@ def _answers(doubts: int, draw: random.Random, most: int | None) -> Iterator[tup
 
 
 def _at(
-    scenario: Scenario,
     root: Path,
+    scenario: Scenario,
     files: dict[str, bytes],
     ledger: bytes,
     written: dict[str, int],

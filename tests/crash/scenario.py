@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -49,6 +50,19 @@ class Scenario:
     jobs: Mapping[str, Expected]
     appearing: Mapping[tuple[str, int], str] = field(default_factory=dict)
     pack: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One moment at which everything ends, and what to ask of it; may go to another process."""
+
+    name: str
+    ask: Callable[..., list[str]]
+    given: tuple[Any, ...]
+
+    def faults(self, root: Path) -> list[str]:
+        """What was wrong after it, tried in an empty folder."""
+        return self.ask(root, *self.given)
 
 
 def _png() -> bytes:

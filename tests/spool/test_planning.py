@@ -240,6 +240,24 @@ def test_without_room_for_a_process_a_spec_is_planned_in_this_one(
         assert packed.end("small")["images"]["done"] == 2
 
 
+def test_a_spec_that_no_thread_can_plan_now_is_planned_when_one_can(
+    packed: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def reluctant(thread: threading.Thread) -> None:
+        if thread.name == "planning" and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", reluctant)
+    packed.drop("small.yaml", SMALL)
+    assert packed.end("small")["images"]["done"] == 2
+    assert refused
+
+
 def test_a_plan_that_breaks_the_rules_is_rejected_like_any_spec(packed: Spool) -> None:
     packed.drop("dark.yaml", SMALL.replace("variables: v1", "variables: v1, extra: a moon"))
     status = packed.end("dark")
