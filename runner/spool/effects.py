@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,35 +59,48 @@ class Disk:
         *,
         then: Sequence[File] = (),
         also: Place | None = None,
+        unseen: Collection[Place] = (),
         durable: bool = True,
     ) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
 
         The names of `then` come when those of the first are on the disk. `also` is a folder above
-        them, in which names are new too; without `durable` only the bytes are on the disk. Many
-        files are synced by a few calls, not one by one: at 256 jobs a batch that is the difference
+        them, in which names are new too; without `durable` only the bytes are on the disk. What is
+        `unseen`, in a folder that nobody looks into yet, is written under its own name. Many files
+        are synced by a few calls, not one by one: at 256 jobs a batch that is the difference
         between a hundred and several thousand a second.
         """
         together = len(files) + len(then) >= _MANY and can_sync_file_system()
-        self._publish(files, then, together=together)
+        self._publish(files, then, together=together, unseen=unseen)
         if durable:
             self._sync_names(then or files, together=together, also=also)
 
-    def _publish(self, files: Sequence[File], then: Sequence[File] = (), *, together: bool) -> None:
+    def _publish(
+        self,
+        files: Sequence[File],
+        then: Sequence[File] = (),
+        *,
+        together: bool,
+        unseen: Collection[Place] = (),
+    ) -> None:
         asides: list[str] = []
         process = os.getpid()
         try:
             for path, data in (*files, *then):
-                folder, name = os.path.split(path)
-                number = next(self._numbers)
-                asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
+                if path in unseen:
+                    asides.append(os.fspath(path))
+                else:
+                    folder, name = os.path.split(path)
+                    number = next(self._numbers)
+                    asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
                 self._write(asides[-1], data, sync=not together)
             if together:
                 self.sync_file_system(os.path.dirname(asides[0]))
             for number, (path, _) in enumerate((*files, *then)):
                 if number == len(files):
                     self._sync_names(files, together=together)
-                self.rename(asides[number], path)
+                if path not in unseen:
+                    self.rename(asides[number], path)
         except OSError as error:
             for aside in asides:
                 with contextlib.suppress(FileNotFoundError):
@@ -154,11 +167,18 @@ class Disk:
         if folder.is_dir() and not folder.is_symlink():
             _patiently(lambda: shutil.rmtree(folder))
 
-    def make_folder(self, folder: Place) -> None:
-        """Make a folder and its parents; one that is there is fine."""
-        if not os.path.isdir(folder):
-            self.before("make_folder", folder)
+    def make_folder(self, folder: Place) -> bool:
+        """Make a folder and its parents; one that is there is fine. Returns whether it is new."""
+        if os.path.isdir(folder):
+            return False
+        self.before("make_folder", folder)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)
+        return True
 
     def sync_folder(self, folder: Place) -> None:
         """Put the names in a folder on the disk; Windows does that by itself."""

@@ -16,7 +16,7 @@ from typing import Any, cast
 from runner.job import State
 from runner.settings import Home
 from runner.spool.clock import timestamp
-from runner.spool.effects import Disk, File
+from runner.spool.effects import Disk, File, Place
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
@@ -90,14 +90,18 @@ class Outbox:
         """
         with self._lock:
             files: list[File] = []
+            unseen: set[Place] = set()
             for record in records:
                 folder = f"{self._folder}/{record.id}"
-                self._disk.make_folder(folder)
+                is_new = self._disk.make_folder(folder)
                 if record.spec:
-                    files.append((f"{folder}/spec{record.suffix}", record.spec))
+                    spec = f"{folder}/spec{record.suffix}"
+                    files.append((spec, record.spec))
+                    if is_new:
+                        unseen.add(spec)
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             self._disk.make_folder(self._drops)
-            self._disk.replace_many([*files, *receipts], also=self._folder)
+            self._disk.replace_many([*files, *receipts], also=self._folder, unseen=unseen)
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
