@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from runner.settings import Home
 from runner.spool.clock import CLOSED, opens_at, ready_at
-from runner.spool.ledger import Ledger
+from runner.spool.ledger import TURN, Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.waiting import WAITING
@@ -63,7 +63,7 @@ class Backlog:
     def _ready(self, wall: float, where: str, *values: object, limit: int) -> list[Record]:
         return self._ledger.select(
             f"{_READY} AND {where}", WAITING, wall, *values,
-            order="priority DESC, seq", limit=limit,
+            order="priority DESC, seq", limit=limit, job=TURN,
         )  # fmt: skip
 
     def _choose(self, moment: float, wall: float) -> Record | None:

@@ -28,6 +28,8 @@ _SCHEMA = Path(__file__).with_name("ledger.sql")
 _JSON = ("realised", "inputs", "errors", "warnings")
 _COLUMNS = tuple(field.name for field in fields(Record))
 _JSON_AT = tuple(map(_COLUMNS.index, _JSON))
+# Left to choose, SQLite takes the index of states and sorts the whole queue for each look at it.
+TURN = "job INDEXED BY job_turn"
 _INSERT = (
     f"INSERT INTO job ({', '.join(_COLUMNS)}, key) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
 )
@@ -85,16 +87,16 @@ class Ledger:
     # -- reading ---------------------------------------------------------------------------------
 
     def select(
-        self, where: str, *values: object, order: str = "seq", limit: int = -1
+        self, where: str, *values: object, order: str = "seq", limit: int = -1, job: str = "job"
     ) -> list[Record]:
         """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
-        query = f"SELECT * FROM job WHERE {where} ORDER BY {order} LIMIT {limit}"
+        query = f"SELECT * FROM {job} WHERE {where} ORDER BY {order} LIMIT {limit}"
         with self._lock:
             return [_record(row) for row in self._connection.execute(query, values)]
 
     def highest_priority(self, where: str, *values: object) -> int | None:
-        """The highest priority among the records of a WHERE clause of ours; None without any."""
-        query = f"SELECT priority FROM job WHERE {where} ORDER BY priority DESC, seq LIMIT 1"
+        """The highest priority among queued records that a clause of ours picks; None without."""
+        query = f"SELECT priority FROM {TURN} WHERE {where} ORDER BY priority DESC, seq LIMIT 1"
         with self._lock:
             row = self._connection.execute(query, values).fetchone()
         return None if row is None else int(row[0])
@@ -243,11 +245,9 @@ class Ledger:
 
     def forget_images(self, seq: int, numbers: Iterable[int]) -> None:
         """Remove images whose files are not there after all: they are made again."""
+        query = "DELETE FROM image WHERE seq = ? AND number = ?"
         with self.transaction(durable=False):
-            for number in numbers:
-                self._connection.execute(
-                    "DELETE FROM image WHERE seq = ? AND number = ?", (seq, number)
-                )
+            self._connection.executemany(query, ((seq, number) for number in numbers))
 
     def forget(self, seqs: Iterable[int]) -> None:
         """Remove jobs for good: their folders are gone, or a new drop of a rejected id came."""
@@ -272,10 +272,9 @@ class Ledger:
 
     def judged(self, hashes: Iterable[str]) -> None:
         """These were parsed and the process lives."""
+        query = "DELETE FROM judging WHERE sha256 = ?"
         with self.transaction():
-            self._connection.executemany(
-                "DELETE FROM judging WHERE sha256 = ?", ((h,) for h in hashes)
-            )
+            self._connection.executemany(query, ((each,) for each in hashes))
 
     def was_closed_cleanly(self) -> bool:
         """Whether the last process closed the ledger itself; True for a new one. Asked once."""

@@ -92,3 +92,24 @@ def test_a_job_that_waits_for_an_input_is_passed_over(queue: Queue) -> None:
     queue.add("a2", "A")
     assert queue.turn(1.0) == "a2"
     assert queue.turn(1.0) is None
+
+
+def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Queue) -> None:
+    def effort(waiting: int) -> int:
+        """Tens of steps of SQLite's machine for ten looks at so many jobs."""
+        with queue.ledger.transaction():
+            while queue.ledger.counts()["queued"] < waiting:
+                queue.add(f"job{queue.ledger.counts()['queued']}", "A")
+        steps: list[None] = []
+        connection = queue.ledger._connection
+        connection.set_progress_handler(lambda: steps.append(None), 10)
+        for _ in range(10):
+            running = queue.backlog.next(1.0, 1000.0)
+            assert running is not None
+            assert not queue.backlog.outranks(replace(running, priority=1), 1.0, 1000.0)
+        connection.set_progress_handler(None, 10)
+        return len(steps)
+
+    queue.backlog.took("A", 0.0)
+    few, many = effort(100), effort(1000)
+    assert many <= 2 * few
