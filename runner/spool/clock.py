@@ -43,4 +43,5 @@ def ready_at(spec: Mapping[str, Any], wall: float) -> float:
 
     moment = datetime.fromtimestamp(wall).astimezone()
     opening = next_opening(moment, spec.get("window"), spec.get("not_before"))
-    return max(opening.timestamp(), wall)
+    # A date is rounded to microseconds: counted back it may lie behind the moment it was made from.
+    return wall if opening <= moment else opening.timestamp()

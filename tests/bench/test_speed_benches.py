@@ -150,6 +150,7 @@ def test_the_loop_and_the_runner_draw_the_same_pictures(
             assert ours.size == (64, 64) and ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.timeout(180)
 def test_a_mixed_night_loads_what_is_heavy_once_and_the_loop_again_and_again(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:

@@ -17,7 +17,7 @@ from runner.spool.effects import Disk
 from tests.spool.device import FlatColours
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\nseed: 7\n"
-_DEADLINE = 20.0
+_DEADLINE = 50.0
 
 
 class Spool:

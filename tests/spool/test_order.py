@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from runner.job import State
 from runner.settings import Home, Settings
 from runner.spool.backlog import Backlog
+from runner.spool.clock import ready_at
 from runner.spool.effects import Disk
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
@@ -113,3 +115,11 @@ def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Q
     queue.backlog.took("A", 0.0)
     few, many = effort(100), effort(1000)
     assert many <= 2 * few
+
+
+def test_a_job_is_ready_at_every_moment_of_its_window_however_moments_are_rounded() -> None:
+    spec = {"window": "00:00-23:59", "not_before": "2020-01-01T00:00:00Z"}
+    noon = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+    for number in range(1000):
+        moment = noon + number / 700
+        assert ready_at(spec, moment) == moment
