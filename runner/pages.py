@@ -79,9 +79,9 @@ class Pages:
         """A job's contact sheet, and the warning where there is none."""
         began = monotonic()
         try:
-            sidecars = self._sidecars.get(record.seq, {})
+            sidecars: Mapping[int, Mapping[str, Any]] = self._sidecars.get(record.seq, {})
             if len(sidecars) != status["images"]["done"]:
-                sidecars = {**self._outbox.sidecars(record.id)}
+                sidecars = self._outbox.sidecars(record.id)
             failures = [
                 {"index": number, "reason": row["reason"], "message": row["message"]}
                 for number, row in self._ledger.images(record.seq).items()

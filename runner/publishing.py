@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 
 class Publisher:
-    """Publishes what is done; every method takes many, and one that fails costs no other."""
+    """Publishes what is done; where many come at once, one that fails costs no other."""
 
     def __init__(self, ledger: Ledger, outbox: Outbox, pages: Pages) -> None:
         self._ledger = ledger

@@ -49,9 +49,7 @@ class Disk:
         The bytes are on the disk before the name points at them; with `durable` the name is, too.
         Raises DiskFull when there is no room, OSError otherwise.
         """
-        self._publish([(path, data)], together=False)
-        if durable:
-            self.sync_folder(os.path.dirname(path))
+        self.replace_many([(path, data)], durable=durable)
 
     def replace_many(
         self,

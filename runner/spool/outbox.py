@@ -59,18 +59,13 @@ class Outbox:
         """Remove what a rejected drop of this id left, so that the next one starts clean."""
         self._disk.remove_tree(self.folder(job_id))
 
-    def write_status(
-        self, seq: int, progress: Progress | None = None, *, durable: bool = False
-    ) -> None:
+    def write_status(self, seq: int, *, durable: bool = False) -> None:
         """Publish the status of a job as the ledger has it now, one revision higher."""
-        with self._lock:
-            record = self._ledger.get(seq)
-            self.make_folder(record)
-            data = to_json(self.status(record, progress))
-            self._disk.replace(self.folder(record.id) / _STATUS, data, durable=durable)
-            self._ledger.published([record])
+        self.write_statuses({seq: None}, durable=durable)
 
-    def write_statuses(self, progress: Mapping[int, Progress | None]) -> None:
+    def write_statuses(
+        self, progress: Mapping[int, Progress | None], *, durable: bool = False
+    ) -> None:
         """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
         with self._lock:
             records = [self._ledger.get(seq) for seq in progress]
@@ -80,7 +75,7 @@ class Outbox:
                 (self.folder(each.id) / _STATUS, to_json(self.status(each, progress[each.seq])))
                 for each in records
             ]
-            self._disk.replace_many(files, durable=False)
+            self._disk.replace_many(files, durable=durable)
             self._ledger.published(records)
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:

@@ -212,7 +212,7 @@ def _round(name: str, size: int, folder: str) -> dict[str, float]:
 
 def measure(sizes: list[int], rounds: int | None, folder: str) -> list[dict[str, Any]]:
     """Let the contestants take turns at every size, in homes in `folder`; a row for each pair."""
-    names = [name for name in CONTESTANTS if name == "fluxdrop" or _has_queues()]
+    names = [name for name in CONTESTANTS if name == "fluxdrop" or has_queues()]
     rows = []
     for size in sorted(sizes):
         times = rounds or max(1, min(5, 30_000 // size))
@@ -233,7 +233,8 @@ def measure(sizes: list[int], rounds: int | None, folder: str) -> list[dict[str,
     return rows
 
 
-def _has_queues() -> bool:
+def has_queues() -> bool:
+    """Whether the other queues are installed; says so where they are not."""
     try:
         import huey  # noqa: F401
         import persistqueue  # noqa: F401

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import pickle
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from runner.cli.setup import make_home
 from runner.settings import Home, Settings
 from tests.bench.figures import Goal, Spread, shown
+from tests.bench.intake import CONTESTANTS, SPEC, Clock, has_queues
 from tests.bench.loop import Marking
 from tests.bench.turns import Contestant, Run, Stage, take_turns
 
@@ -54,8 +54,6 @@ def fluxdrop(stage: Stage, *, root: Path, jobs: int) -> dict[str, Any]:
 
 def rival(stage: Stage, *, root: Path, jobs: int, queue: str) -> dict[str, Any]:
     """Another queue: take every spec as the bench of the intake does, then run every task."""
-    from tests.bench.intake import CONTESTANTS, Clock
-
     home = Home(root, Settings())
     dequeue = _QUEUES[queue]
     stage.ready()
@@ -175,7 +173,7 @@ def measure(sizes: Sequence[int], folder: Path | None) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             contestants = {
                 each: _contestant(each, Path(name) / str(number), size)
-                for number, each in enumerate([OURS, *(_QUEUES if _has_queues() else ())])
+                for number, each in enumerate([OURS, *(_QUEUES if has_queues() else ())])
             }
             runs = take_turns(contestants)
         rows += [_row(each, size, run) for each, run in runs.items()]
@@ -184,8 +182,6 @@ def measure(sizes: Sequence[int], folder: Path | None) -> list[dict[str, Any]]:
 
 def _contestant(name: str, root: Path, jobs: int) -> Contestant:
     """A fresh home with so many specs in its inbox, and who is to run them."""
-    from tests.bench.intake import SPEC
-
     make_home(root)
     inbox = Home(root, Settings()).inbox
     for number in range(jobs):
@@ -206,16 +202,6 @@ def _row(name: str, jobs: int, run: Run) -> dict[str, Any]:
         "cpu_ms": round(run.cpu / jobs * 1000, 3),
         "peak_mib": run.said["peak_mib"],
     }
-
-
-def _has_queues() -> bool:
-    try:
-        import huey  # noqa: F401
-        import persistqueue  # noqa: F401
-    except ImportError:
-        print("huey and persist-queue are not installed: measuring alone", file=sys.stderr)
-        return False
-    return True
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
