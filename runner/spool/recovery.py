@@ -54,6 +54,9 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, disk)
     waiting = ledger.select("state = 'queued'")
+    for record in waiting if not clean else ():
+        # A status on its way is what a power loss may have left here.
+        _sweep(outbox.folder(record.id), disk)
     stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
     for n in range(0, len(stale), _BATCH):
         _publish_again(stale[n : n + _BATCH], ledger, outbox)

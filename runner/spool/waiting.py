@@ -65,14 +65,16 @@ class InputWait:
         if record.reason != WAITING:
             return True
         inputs = dict(record.inputs)
-        missing: list[str] = []
+        missing: dict[str, Record | None] = {}
         try:
             for _, text in named_paths(record.realised):
                 if text in inputs or text in missing:
                     continue
+                # Before the file: a job that is over has put its pictures there already.
+                maker = self._ledger.newest(maker_of(text) or "")
                 snapshot = self._settled(text)
                 if snapshot is None:
-                    missing.append(text)
+                    missing[text] = maker
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
         except JobFailed as error:
@@ -81,7 +83,7 @@ class InputWait:
         if not missing:
             self._ledger.update(record.seq, inputs=inputs, reason=None, message=None, behind=1)
             return True
-        return self._keep_waiting(record, inputs, missing[0])
+        return self._keep_waiting(record, inputs, *next(iter(missing.items())))
 
     def _settled(self, text: str) -> Snapshot | None:
         place = place_of(text, self._home)
@@ -104,9 +106,10 @@ class InputWait:
         self._disk.replace(folder / name, snapshot.data, durable=True)
         return name
 
-    def _keep_waiting(self, record: Record, inputs: dict[str, str], missing: str) -> bool:
+    def _keep_waiting(
+        self, record: Record, inputs: dict[str, str], missing: str, maker: Record | None
+    ) -> bool:
         message = f"waiting for {missing}"
-        maker = self._ledger.newest(maker_of(missing) or "") if maker_of(missing) else None
         if maker is not None and maker.state not in FINAL:
             message = f"waiting for job {maker.id}, which makes {missing}"
         elif maker is not None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from runner.settings import Home
+from runner.spool.inputs import Snapshot, take
 from runner.spool.platform import open_regular
 from tests.spool.conftest import Spool
 
@@ -61,6 +64,32 @@ def test_a_picture_that_an_unfinished_job_will_make_is_waited_for(spool: Spool) 
     assert spool.end("edit")["state"] == "succeeded"
     made = (spool.home.job("hero") / "hero-0001.png").read_bytes()
     assert (spool.home.job("edit") / "inputs" / "hero-0001.png").read_bytes() == made
+
+
+def test_a_job_that_ends_while_its_picture_is_looked_for_is_no_missing_input(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, ended = threading.Event(), threading.Event()
+
+    def look_while_it_ends(place: Path, home: Home) -> Snapshot | None:
+        found = take(place, home)
+        if looked.is_set():
+            return found
+        looked.set()
+        assert found is None and ended.wait(20)
+        return None
+
+    monkeypatch.setattr("runner.spool.waiting.take", look_while_it_ends)
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.device.task)
+    spool.drop("edit.yaml", EDIT.format(image="outbox/hero/hero-0001.png"))
+    spool.until(looked.is_set)
+    spool.device.by_hand = False
+    spool.device.finish()
+    spool.end("hero")
+    ended.set()
+    assert spool.end("edit")["state"] == "succeeded"
 
 
 def test_a_chain_whose_head_fails_ends_with_a_sentence_that_says_so(spool: Spool) -> None:

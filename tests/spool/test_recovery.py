@@ -178,6 +178,20 @@ def test_files_that_a_dead_runner_was_writing_aside_are_swept(spool: Spool) -> N
     assert not left.exists()
 
 
+def test_what_a_power_loss_left_of_the_status_of_a_queued_job_is_swept(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    spool.drop("next.yaml")
+    spool.until(lambda: spool.device.task and spool.status("next"))
+    die(spool)
+    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
+        connection.execute("INSERT INTO mark VALUES ('open')")
+    left = spool.home.job("next") / ".status.json.1-2.writing"
+    left.write_bytes(b"half")
+    start_again(spool)
+    assert not left.exists()
+
+
 def test_a_second_runner_of_a_home_is_refused_and_told_who_holds_it(spool: Spool) -> None:
     second = Daemon(spool.home, FlatColours())
     with pytest.raises(RunnerBusy, match=r"in use by another runner \(pid \d+\)"):
