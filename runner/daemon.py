@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.catalogue import RegistryCatalogue
 from runner.errors import RunnerBusy
@@ -25,17 +25,12 @@ from runner.settings import Home
 from runner.spool.backlog import Backlog
 from runner.spool.clock import monotonic, now, timestamp
 from runner.spool.effects import Disk
+from runner.spool.halt import PAUSED, shortage
 from runner.spool.intake import Intake
-from runner.spool.ledger import Ledger
 from runner.spool.locks import locks_of
-from runner.spool.outbox import Outbox
+from runner.spool.opening import open_spool
 from runner.spool.platform import allow_writer_probe
-from runner.spool.rebuild import rebuild, set_damaged_aside
-from runner.spool.recovery import recover
 from runner.worker import Worker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +77,20 @@ class Daemon:
     # -- life ------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the home's lock, recover, and start the threads. Raises RunnerBusy."""
+        """Take the home's lock, recover, and start the threads.
+
+        Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk does not do its part.
+        """
         self._acquire()
         if threading.current_thread() is threading.main_thread():
             allow_writer_probe()
         home, disk = self.home, self._disk
         catalogue = RegistryCatalogue(home.settings, home.data)
-        file = home.data / "ledger.sqlite"
-        is_new = set_damaged_aside(file, disk)
-        self.ledger = Ledger(file, disk)
-        self.outbox = Outbox(home, self.ledger, disk)
-        if is_new:
-            rebuild(home, self.ledger, self.outbox, disk, catalogue)
-        disk.make_folder(home.drops)
-        disk.make_folder(home.inbox / ".tmp")
-        recover(home, self.ledger, self.outbox, disk)
+        try:
+            self.ledger, self.outbox = open_spool(home, disk, catalogue)
+        except BaseException:
+            self._release()
+            raise
         self._counts_before = self.ledger.counts()
         self.backlog = Backlog(home, self.ledger, self.outbox)
         self.executor = self._make_executor(home)
@@ -183,8 +177,8 @@ class Daemon:
                     mended = True
                     self._mend()
                     continue
-                if self.worker.paused and self._has_queued():
-                    note = "paused: `fluxdrop resume` lets the queued jobs run"
+                if self.worker.halt is not None and self._has_queued():
+                    note = self.worker.halt.message
                 break
             self.work(0.02 if self._looks_wanted else 0.2)
         if self._stop.is_set() and self._has_queued():
@@ -201,7 +195,7 @@ class Daemon:
 
     def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
-        self.worker.paused = self.intake.controls.paused
+        self.worker.halt = PAUSED if self.intake.controls.paused else shortage(self.home)
         self.worker.turn(min(seconds, self._seconds_to_health()))
         if self._seconds_to_health() <= 0:
             self._health_due = monotonic() + HEALTH_SECONDS
@@ -223,13 +217,13 @@ class Daemon:
             moment - since >= _BETWEEN_DROPS_SECONDS
             and (self.backlog.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
-        if loaded and (rested or closed or self.worker.paused):
+        if loaded and (rested or closed or self.worker.halt is not None):
             self.executor.release()
 
     def _state(self) -> str:
         if not self.worker.idle:
             return "working"
-        return "paused" if self.worker.paused else "idle"
+        return "idle" if self.worker.halt is None else "paused"
 
     def _seconds_to_health(self) -> float:
         return max(self._health_due - monotonic(), 0.0)
@@ -250,7 +244,7 @@ class Daemon:
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
         if self.intake.unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
-        if self.worker.paused:
+        if self.worker.halt is not None and not (wait_for_hours and self.worker.halt != PAUSED):
             return True
         waits = self.ledger.select("state = 'queued' AND reason = 'WaitingForInput'", limit=1)
         if waits or self.backlog.upcoming(now(), limit=1):
@@ -266,12 +260,16 @@ class Daemon:
             self.intake.wake.set()
 
     def _mend(self) -> None:
-        """Publish the ends of jobs that could not be published when they came."""
+        """Publish what became of jobs and could not be published when it came."""
         if self.writer.waiting:
             return
-        finals = ", ".join(f"'{state}'" for state in FINAL)
-        for record in self.ledger.select(f"behind = 1 AND state IN ({finals})"):
-            self.writer.publish_end(record)
+        # While its answer is given a job is the intake's; a running one gets statuses anyway.
+        behind = "behind = 1 AND identity IS NULL AND state <> 'running'"
+        for record in self.ledger.select(behind):
+            if record.state in FINAL:
+                self.writer.publish_end(record)
+            else:
+                self.writer.show(record)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ FluxdropError
 ├── UsageProblem      the command line or the home is at fault          exit code 2
 ├── RunnerNeeded      the command needs a running runner                exit code 69
 ├── RunnerBusy        another runner holds this home or this GPU        exit code 75
+├── LedgerUnusable    the ledger cannot be written now                  waited out; exit code 1
 ├── SpecInvalid       a spec is at fault: all of its problems at once   job `rejected`
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
@@ -35,6 +36,10 @@ class RunnerNeeded(FluxdropError):
 
 class RunnerBusy(FluxdropError):
     """Another runner already holds this home or this GPU."""
+
+
+class LedgerUnusable(FluxdropError):
+    """The ledger cannot be written now, on a full disk say; without it nothing can be promised."""
 
 
 @dataclass(frozen=True, order=True)
@@ -104,7 +109,7 @@ class TimedOut(JobFailed):
 
 
 class DiskFull(JobFailed):
-    """The disk of the outbox has no room left."""
+    """A disk of the home has no room left, or too little."""
 
     reason = "DiskFull"
 

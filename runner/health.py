@@ -16,6 +16,7 @@ from runner.executor import Executor
 from runner.job import State
 from runner.spool.backlog import Backlog
 from runner.spool.clock import now, timestamp
+from runner.spool.complaint import Complaint
 from runner.spool.intake import Intake
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
@@ -47,14 +48,16 @@ class Health:
         self._worker = worker
         self._executor = executor
         self._intake = intake
+        self._complaint = Complaint(log, "writing the health file")
         self._started_at = timestamp()
 
     def write(self, state: str) -> None:
         """Replace the file; a disk that does not take it stops nothing."""
         try:
             self._outbox.write_health(self._now(state))
+            self._complaint.over()
         except (OSError, FluxdropError) as error:
-            log.warning("cannot write the health file: %s", error)
+            self._complaint.about(error)
 
     def _now(self, state: str) -> RunnerHealth:
         current = self._worker.current
@@ -65,6 +68,7 @@ class Health:
             host=platform.node(),
             version=version("fluxdrop"),
             state=state,
+            note=self._worker.halt.message if self._worker.halt else None,
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

@@ -2,23 +2,26 @@
 
 The order within an image is picture, thumbnail, sidecar, then the ledger: an image counts from its
 sidecar on. A final state is decided here under the ledger's lock, where no cancel can come between,
-and is published last of all. Called by the writer thread only; never touches a job that goes on.
+and is published last of all. Nothing can be promised without the ledger: where it cannot be
+written, that is waited for. Called by the writer thread only; never touches a job that goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from runner.errors import JobFailed
+from runner.errors import JobFailed, LedgerUnusable
 from runner.gallery.metadata import encode
 from runner.gallery.thumbs import thumbnail
 from runner.job import State
 from runner.pages import NO_PAGE, Pages
 from runner.sidecar import Finished, sidecar_of
 from runner.spool.clock import timestamp
+from runner.spool.complaint import Complaint
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox, SavedImage
 from runner.spool.record import Record
@@ -28,6 +31,7 @@ from runner.wire import Status
 log = logging.getLogger(__name__)
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_AGAIN_SECONDS = 1.0
 Item = TypeVar("Item")
 
 
@@ -38,65 +42,86 @@ class Publisher:
         self._ledger = ledger
         self._outbox = outbox
         self._pages = pages
+        self._recording = Complaint(log, "recording what was made")
+        self._publishing = Complaint(log, "putting it into the outbox")
+        self.closing = threading.Event()
+        """Set when the ledger is waited for no more: the next start finds out what is missing."""
 
     def save(self, images: Sequence[Finished]) -> None:
         """Put images into the outbox; one that cannot be put there is recorded as failed."""
-        _together(self._save, images)
+        self._together(self._save, images)
         for record in {image.record.seq: image.record for image in images}.values():
             self._pages.publish_job_seldom(record)
 
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
-        self._ledger.add_image(record.seq, number, "failed", reason=reason, message=message)
+        self._surely(
+            lambda: self._ledger.add_image(
+                record.seq, number, "failed", reason=reason, message=message
+            )
+        )
 
     def requeue(self, record: Record, reason: str | None, message: str | None) -> None:
         """Put a running job back at an image's end, without charging an attempt."""
-        self._ledger.move(
-            record.seq, State.QUEUED, reason=reason, message=message, attempt=record.attempt - 1
-        )
+        values = {"reason": reason, "message": message, "attempt": record.attempt - 1}
+        self._surely(lambda: self._ledger.move(record.seq, State.QUEUED, **values))
         self._outbox.write_status(record.seq)
 
     def end(self, records: Sequence[Record]) -> None:
         """End jobs whose images are all over, or which were cancelled."""
-        _together(self._end, records)
+        self._together(self._end, records)
 
     def publish_ends(self, records: Sequence[Record]) -> None:
         """Publish ends that the ledger has and readers may lack: the page, then the status."""
-        _together(self._publish_ends, records)
+        self._together(self._publish_ends, records)
 
     def _save(self, images: Sequence[Finished]) -> None:
         saved: list[tuple[Finished, SavedImage]] = []
         for image in images:
             try:
                 saved.append((image, _encoded(image)))
-            except (JobFailed, OSError) as error:
+            except Exception as error:  # noqa: BLE001 this image's own fault, whatever it is
                 self._fail(image, error)
+        if not saved:
+            return
         try:
             self._outbox.publish_images([each for _, each in saved])
-        except (JobFailed, OSError) as error:
-            if len(images) > 1:
+        except Exception as error:
+            if len(saved) > 1:
                 raise
-            self._fail(images[0], error)
+            image, files = saved[0]
+            self._outbox.take_back(files)
+            self._fail(image, error)
             return
+        self._surely(lambda: self._count(saved))
+        missing = self._pages.add([(image.record, each.sidecar) for image, each in saved])
+        for image, _ in saved:
+            self._warn(image.record, [*image.rendered.warnings, missing])
+
+    def _count(self, saved: Iterable[tuple[Finished, SavedImage]]) -> None:
         with self._ledger.transaction(durable=False):
             for image, each in saved:
                 output = output_entry(each.sidecar, f"thumbs/{each.stem}.webp")
                 number = image.rendered.task.index
                 self._ledger.add_image(image.record.seq, number, "done", output=output)
-        missing = self._pages.add([(image.record, each.sidecar) for image, each in saved])
-        for image, _ in saved:
-            self._warn(image.record, [*image.rendered.warnings, missing])
 
-    def _fail(self, image: Finished, error: JobFailed | OSError) -> None:
+    def _fail(self, image: Finished, error: Exception) -> None:
         reason = error.reason if isinstance(error, JobFailed) else "Internal"
-        self.fail_image(image.record, image.rendered.task.index, reason, str(error))
+        message = str(error)
+        if not isinstance(error, (JobFailed, OSError)):
+            log.error("%s could not be saved", image.record.id, exc_info=error)
+            message = f"fluxdrop could not save this image (a bug): {type(error).__name__}"
+        self.fail_image(image.record, image.rendered.task.index, reason, message)
 
     def _end(self, records: Sequence[Record]) -> None:
+        self._surely(lambda: self._decide(records))
+        self._publish_ends(records)
+
+    def _decide(self, records: Iterable[Record]) -> None:
         with self._ledger.transaction():
             for record in records:
                 state, values = self._ending(record)
                 self._ledger.move(record.seq, state, finished_at=timestamp(), **values)
-        self._publish_ends(records)
 
     def _ending(self, record: Record) -> tuple[State, dict[str, object]]:
         if self._ledger.get(record.seq).cancelled:
@@ -138,24 +163,37 @@ class Publisher:
         fresh = [text for text in texts if text]
         if fresh:
             known = self._ledger.get(record.seq).warnings
-            self._ledger.note(record.seq, warnings=list(dict.fromkeys([*known, *fresh])))
+            warnings = list(dict.fromkeys([*known, *fresh]))
+            self._surely(lambda: self._ledger.note(record.seq, warnings=warnings))
 
+    def _surely(self, change: Callable[[], object]) -> None:
+        """Change the ledger as soon as it can be changed.
 
-def _together(act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
-    """Do it for all at once; where that fails, for each alone."""
-    try:
-        act(items)
-        return
-    except Exception:
-        if len(items) == 1:
-            raise
-        log.debug("not all at once: one by one", exc_info=True)
-    for item in items:
+        Raises LedgerUnusable where it cannot and the runner closes.
+        """
+        while True:
+            try:
+                change()
+            except LedgerUnusable as error:
+                self._recording.about(error)
+                if self.closing.wait(_AGAIN_SECONDS):
+                    raise
+            else:
+                self._recording.over()
+                return
+
+    def _together(self, act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Do it for all at once; where that fails, for each alone."""
         try:
-            act([item])
-        except Exception:
-            # The record stays behind its status; the daemon publishes it again later.
-            log.exception("writing to the outbox failed; it will be tried again")
+            act(items)
+        except Exception as error:  # noqa: BLE001 the writer's thread must live
+            if len(items) == 1:
+                # The record stays behind its status; the daemon publishes it again later.
+                self._publishing.about(error)
+            for item in items if len(items) > 1 else ():
+                self._together(act, [item])
+        else:
+            self._publishing.over()
 
 
 def _encoded(image: Finished) -> SavedImage:

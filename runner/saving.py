@@ -18,6 +18,7 @@ from runner.pages import Pages
 from runner.publishing import Publisher
 from runner.sidecar import Finished
 from runner.spool.clock import monotonic
+from runner.spool.complaint import Complaint
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
@@ -57,6 +58,7 @@ class Writer:
         self._outbox = outbox
         self._pages = pages
         self._publisher = Publisher(ledger, outbox, pages)
+        self._complaint = Complaint(log, "writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()
         self._group = _Group()
@@ -123,7 +125,7 @@ class Writer:
                 group.others.append(self._pages.publish_outbox_seldom)
 
     def show(self, record: Record) -> None:
-        """A job has begun: its status says so when the writer has a moment."""
+        """A job has moved on: its status says so when the writer has a moment."""
         with self._handing_over():
             self._unwritten.add(record.seq)
 
@@ -137,6 +139,7 @@ class Writer:
         """Do all that was handed over, then end the thread."""
         with self._handing_over():
             self._closing = True
+        self._publisher.closing.set()
         self._thread.join()
 
     @contextmanager
@@ -186,7 +189,7 @@ class Writer:
         }
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
-        publisher, steps = self._publisher, list[Callable[[], None]]()
+        publisher, steps, failed = self._publisher, list[Callable[[], None]](), False
         if group.images:
             steps.append(lambda: publisher.save(group.images))
         steps += group.failed
@@ -200,9 +203,12 @@ class Writer:
         for step in steps:
             try:
                 step()
-            except Exception:
+            except Exception as error:  # noqa: BLE001 the thread must live
                 # The record stays behind its status; the daemon publishes it again later.
-                log.exception("writing to the outbox failed; it will be tried again")
+                self._complaint.about(error)
+                failed = True
+        if not failed:
+            self._complaint.over()
 
 
 def _pixels(image: Finished) -> int:

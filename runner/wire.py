@@ -117,6 +117,7 @@ class RunnerHealth(TypedDict):
     host: str
     version: str
     state: str
+    note: str | None
     job: str | None
     models: list[str]
     queued: int

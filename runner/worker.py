@@ -17,7 +17,7 @@ from queue import Empty
 
 from runner.ahead import Ahead
 from runner.catalogue import RegistryCatalogue
-from runner.errors import JobFailed
+from runner.errors import FluxdropError, JobFailed
 from runner.executor import (
     CancelAsked,
     Event,
@@ -36,6 +36,8 @@ from runner.sidecar import Finished
 from runner.spool import loras
 from runner.spool.backlog import Backlog
 from runner.spool.clock import CLOSED, monotonic, now, ready_at, timestamp
+from runner.spool.complaint import Complaint
+from runner.spool.halt import Halt
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
 from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
@@ -59,7 +61,9 @@ class Worker:
         self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
         self._turns: dict[str, Turn] = {}
         self.stopping = False
-        self.paused = False
+        self._complaint = Complaint(log, "beginning the next job")
+        self.halt: Halt | None = None
+        """Why no image may begin now."""
         self.lost: int | None = None
         """The exit code with which this process has to end, once it can render no more."""
 
@@ -100,9 +104,14 @@ class Worker:
             for slot in self._executor.slots():
                 if slot.busy:
                     self._executor.stop(slot.name)
-        for slot in self._executor.slots():
-            if not slot.busy:
-                self._fill(slot)
+        try:
+            for slot in self._executor.slots():
+                if not slot.busy:
+                    self._fill(slot)
+            self._complaint.over()
+        except (OSError, FluxdropError) as error:
+            # What cannot be recorded does not begin; the next turn tries again.
+            self._complaint.about(error)
         return happened
 
     # -- events ----------------------------------------------------------------------------------
@@ -175,7 +184,7 @@ class Worker:
         while True:
             turn = self._turns.get(name)
             if turn is None:
-                if not self._may_start():
+                if self.stopping or self.halt is not None:
                     return
                 record = self._backlog.next(monotonic(), now())
                 if record is None:
@@ -199,9 +208,6 @@ class Worker:
                 continue
             if self._start(slot, turn):
                 return
-
-    def _may_start(self) -> bool:
-        return not self.stopping and not self.paused
 
     def _begin(self, slot: str, record: Record) -> None:
         moved = self._ledger.move(
@@ -273,8 +279,8 @@ class Worker:
         record, wall = turn.record, now()
         if self.stopping:
             self._requeue(slot, None, "continues when the runner starts again")
-        elif self.paused:
-            self._requeue(slot, "Paused", "paused: remove inbox/runner.pause to go on")
+        elif self.halt is not None:
+            self._requeue(slot, self.halt.reason, self.halt.message)
         elif ready_at(record.realised, wall) > wall:
             self._requeue(slot, CLOSED, "waits for its window to open again")
         elif self._backlog.outranks(record, monotonic(), wall):

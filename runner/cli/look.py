@@ -41,6 +41,8 @@ def run_status(options: argparse.Namespace) -> int:
     if running:
         at = f" at {running['job']}" if running["job"] else ""
         print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
+        if running.get("note"):
+            print(running["note"])
     else:
         print(f"no runner is running; {numbers or 'no jobs yet'}")
     if waiting:

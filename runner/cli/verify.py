@@ -196,7 +196,7 @@ def _require_working(home: Home) -> None:
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop verify` again")
     if health["state"] == "paused":
-        raise UsageProblem("the runner is paused: `fluxdrop resume`, then verify again")
+        raise UsageProblem(f"{health['note']}; then verify again")
 
 
 def _forget(home: Home, job: str) -> None:

@@ -1,7 +1,8 @@
 """The answers to a batch of drops: folders and statuses, then receipts, then the files leave.
 
 Everything is on the disk before a file leaves the inbox, and the ledger knows the file until it has
-left for good: cut short anywhere and done again, the same answers stand.
+left for good. Cut short anywhere, by the end of the process or by a fault that passes, they are
+given again while the file is there and finished when it is not: the same answers stand.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.job import State
@@ -18,7 +19,7 @@ from runner.spool.effects import Disk
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
-from runner.spool.settle import Drop
+from runner.spool.settle import Drop, drop_at
 from runner.spool.waiting import WAITING, InputWait
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,43 @@ class Answers:
             self._disk.remove(taken)
         else:
             give_back(Path(taken), self._disk)
+
+
+def finish_answers(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+    """Finish the answers that were cut short after their files had left the inbox."""
+    pending = ledger.select("identity IS NOT NULL")
+    _let_go(home.inbox, {str(record.identity) for record in pending}, disk)
+    for record in pending:
+        if _lies_in(home.inbox, record):
+            # The next look finds it, and knows it.
+            continue
+        outcome = "rejected" if record.state == State.REJECTED else "accepted"
+        receipt = outbox.receipt_file(record.source_name, record.source_sha256, record.id, outcome)
+        behind = [record] if record.behind else []
+        outbox.write_jobs(behind, [receipt])
+        ledger.published(behind)
+        ledger.note(record.seq, identity=None)
+
+
+def _let_go(inbox: Path, known: set[str], disk: Disk) -> None:
+    """Settle what was on its way out: gone if its job is known, else back to its name."""
+    for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
+        if drop_at(taken, taken.name.removeprefix(TAKEN_PREFIX)).identity in known:
+            disk.remove(taken)
+            # As in `give`: one that a power loss brings back must be known.
+            disk.sync_folder(inbox)
+        else:
+            give_back(taken, disk)
+
+
+def _lies_in(inbox: Path, record: Record) -> bool:
+    """Whether the very file that a job was made of is still there: not another of its name."""
+    try:
+        drop = drop_at(inbox / record.source_name, record.source_name)
+    except FileNotFoundError:
+        return False
+    # Of control files, and of what cannot be a spec, the bytes are no part.
+    return record.identity in (drop.identity, replace(drop, refused=("", "")).identity)
 
 
 def file_identity(status: os.stat_result) -> tuple[int, ...]:

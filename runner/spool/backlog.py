@@ -99,6 +99,7 @@ class Backlog:
             ready_at=opening,
             reason=CLOSED,
             message=opens_at(opening),
+            behind=True,
         )
         self._outbox.write_status(record.seq)
         return False

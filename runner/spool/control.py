@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from runner.errors import DiskFull
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import timestamp
@@ -73,7 +74,7 @@ class Controls:
         for name in controls:
             try:
                 obeyed = self._obey_one(name, moment, planning)
-            except OSError:
+            except (OSError, DiskFull):
                 # One file must not keep the others, or the specs, from being looked at.
                 log.exception("%s could not be obeyed; it will be tried again", name)
                 obeyed = False

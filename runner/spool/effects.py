@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,10 @@ class Disk:
         between a hundred and several thousand a second.
         """
         together = len(files) + len(then) >= _MANY and can_sync_file_system()
-        self._publish(files, then, together=together, unseen=unseen)
-        if durable:
-            self._sync_names(then or files, together=together, also=also)
+        with _no_room_explained(os.path.dirname(files[0][0])):
+            self._publish(files, then, together=together, unseen=unseen)
+            if durable:
+                self._sync_names(then or files, together=together, also=also)
 
     def _publish(
         self,
@@ -99,11 +100,11 @@ class Disk:
                     self._sync_names(files, together=together)
                 if path not in unseen:
                     self.rename(asides[number], path)
-        except OSError as error:
+        except OSError:
             for aside in asides:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(aside)
-            raise _translated(error, os.path.dirname(files[0][0])) from error
+            raise
 
     def _sync_names(
         self, files: Sequence[File], *, together: bool, also: Place | None = None
@@ -166,16 +167,20 @@ class Disk:
             _patiently(lambda: shutil.rmtree(folder))
 
     def make_folder(self, folder: Place) -> bool:
-        """Make a folder and its parents; one that is there is fine. Returns whether it is new."""
+        """Make a folder and its parents; one that is there is fine. Returns whether it is new.
+
+        Raises DiskFull when there is no room, OSError otherwise.
+        """
         if os.path.isdir(folder):
             return False
-        self.before("make_folder", folder)
-        try:
-            os.mkdir(folder)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
+        with _no_room_explained(os.path.dirname(folder)):
+            self.before("make_folder", folder)
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
         return True
 
     def sync_folder(self, folder: Place) -> None:
@@ -192,19 +197,18 @@ class Disk:
     def commit(self, connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:
         """Commit a transaction of the ledger: atomic, and on the disk if it is a durable one."""
         self.before("commit", path, durable=durable)
-        try:
-            connection.commit()
-        except sqlite3.OperationalError as error:
-            connection.rollback()
-            if "full" in str(error):
-                raise DiskFull(f"no room left on the disk of {path.parent}: free some") from error
+        connection.commit()
+
+
+@contextlib.contextmanager
+def _no_room_explained(folder: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
             raise
-
-
-def _translated(error: OSError, folder: Place) -> Exception:
-    if error.errno in _NO_ROOM:
-        return DiskFull(f"no room left on the disk of {folder}: free some, then retry the job")
-    return error
+        message = f"no room left on the disk of {folder}: free some, then retry the job"
+        raise DiskFull(message) from error
 
 
 def _patiently(act: Callable[[], object]) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from runner.job import FINAL, State
 from runner.settings import Home
-from runner.spool.answers import Answer, Answers
+from runner.spool.answers import Answer, Answers, finish_answers
 from runner.spool.clock import monotonic
+from runner.spool.complaint import Complaint
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
 from runner.spool.entry import record_of
@@ -41,6 +42,7 @@ _BATCH = 512
 _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
+_AGAIN_SECONDS = 1.0
 _UNPLANNED = "cancelled before it was planned: drop the spec again to run it"
 
 
@@ -55,6 +57,7 @@ class Intake:
         self._inbox = home.inbox
         self._ledger = ledger
         self._outbox = outbox
+        self._disk = disk
         self._catalogue = catalogue
         self._on_change = on_change
         self.wake = threading.Event()
@@ -64,6 +67,8 @@ class Intake:
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._answers = Answers(home, ledger, outbox, disk, self._waiting)
         self._planning = Planning(home, catalogue, self.wake)
+        self._complaint = Complaint(log, "looking at the inbox")
+        self._cut_short = False
         self.unsettled = 0
         self.looks = 0
 
@@ -79,10 +84,13 @@ class Intake:
             try:
                 self.watcher.tend(monotonic())
                 seconds = self.turn()
-            except Exception:
+                self._complaint.over()
+                self._cut_short = False
+            except Exception as error:  # noqa: BLE001 the thread must live
                 # A full disk or a vanished folder is a condition to wait out, not an end.
-                log.exception("a look at the inbox failed; looking again")
-                seconds = 1.0
+                self._complaint.about(error)
+                self._cut_short = True
+                seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
         self.watcher.stop()
         self._planning.close()
@@ -90,6 +98,8 @@ class Intake:
     def turn(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
+        if self._cut_short:
+            finish_answers(self._home, self._ledger, self._outbox, self._disk)
         renamed_in = self.watcher.take_renamed_in()
         names = self._scan()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)

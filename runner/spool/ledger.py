@@ -10,29 +10,25 @@ commit standing, and the backlog is ordered on disk, so memory does not grow wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runner.errors import LedgerUnusable
 from runner.job import FINAL, MOVES, State
 from runner.spool.effects import Disk
 from runner.spool.names import key_of
-from runner.spool.record import Record
+from runner.spool.record import COLUMNS, Record, column_of, record_of_row, row_of
 
 _SCHEMA = Path(__file__).with_name("ledger.sql")
-_JSON = ("realised", "inputs", "errors", "warnings")
-_COLUMNS = tuple(field.name for field in fields(Record))
-_JSON_AT = tuple(map(_COLUMNS.index, _JSON))
 # Left to choose, SQLite takes the index of states and sorts the whole queue for each look at it.
 TURN = "job INDEXED BY job_turn"
-_INSERT = (
-    f"INSERT INTO job ({', '.join(_COLUMNS)}, key) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
-)
+_INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
 
 
 class Ledger:
@@ -42,47 +38,48 @@ class Ledger:
         self._file = file
         self._disk = disk
         self._lock = threading.RLock()
-        self._deep = 0
+        self._open = False
         self._durable = True
-        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
+        with explained(file):
+            self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
 
-    def close(self) -> None:
-        """Close the file, leaving word that nothing was cut short."""
-        with self.transaction():
-            self._connection.execute("DELETE FROM mark WHERE name = 'open'")
+    def close(self, *, clean: bool = True) -> None:
+        """Close the file, leaving word that nothing was cut short, if so and if there is room."""
+        if clean:
+            with contextlib.suppress(LedgerUnusable), self.transaction():
+                self._connection.execute("DELETE FROM mark WHERE name = 'open'")
         with self._lock:
             self._connection.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
         """Hold the lock and commit once at the end; nested ones join the outermost.
 
         A durable commit is on the disk when this returns, with all that were made before it. One
         that is not survives a kill but not a power loss: only for what recovery can find out again.
+        Raises LedgerUnusable, with nothing changed, where the file cannot be written now.
         """
         with self._lock:
-            outermost = self._deep == 0
-            if outermost:
+            if self._open:
+                assert self._durable or not durable, "a durable change inside one that is not"
+                yield
+                return
+            with explained(self._file):
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._durable = durable
-            assert self._durable or not durable, "a durable change inside one that is not"
-            self._deep += 1
-            try:
-                yield
-            except BaseException:
-                if outermost:
-                    self._connection.rollback()
-                raise
-            else:
-                if outermost:
+                self._open, self._durable = True, durable
+                try:
+                    yield
                     self._disk.commit(self._connection, self._file, durable=durable)
-            finally:
-                self._deep -= 1
+                except BaseException:
+                    self._connection.rollback()
+                    raise
+                finally:
+                    self._open = False
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -92,7 +89,7 @@ class Ledger:
         """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
         query = f"SELECT * FROM {job} WHERE {where} ORDER BY {order} LIMIT {limit}"
         with self._lock:
-            return [_record(row) for row in self._connection.execute(query, values)]
+            return [record_of_row(row) for row in self._connection.execute(query, values)]
 
     def highest_priority(self, where: str, *values: object) -> int | None:
         """The highest priority among queued records that a clause of ours picks; None without."""
@@ -159,9 +156,7 @@ class Ledger:
 
     def insert(self, record: Record) -> Record:
         """Add a job; a `seq` of 0 becomes the next in the order of the calls."""
-        values = [getattr(record, name) for name in _COLUMNS]
-        for n in _JSON_AT:
-            values[n] = _compact(values[n])
+        values = row_of(record)
         values[0] = record.seq or None
         with self.transaction():
             cursor = self._connection.execute(_INSERT, [*values, key_of(record.id)])
@@ -285,15 +280,17 @@ class Ledger:
 
     def _set(self, seq: int, values: Mapping[str, object]) -> None:
         assignments = ", ".join(f"{name} = ?" for name in values)
-        encoded = [_compact(v) if name in _JSON else v for name, v in values.items()]
-        self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*encoded, seq])
+        columns = [column_of(name, value) for name, value in values.items()]
+        self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*columns, seq])
 
 
-def _record(row: sqlite3.Row) -> Record:
-    values = {name: row[name] for name in _COLUMNS}
-    values |= {name: json.loads(values[name]) for name in _JSON}
-    values |= {name: bool(values[name]) for name in ("cancelled", "behind")}
-    return Record(**{**values, "state": State(values["state"])})
-
-
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+@contextlib.contextmanager
+def explained(file: Path) -> Iterator[None]:
+    """Turn what SQLite says of a disk that does not do its part into LedgerUnusable."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LedgerUnusable(
+            f"the ledger {file} cannot be written now ({error}): make room on its disk, or see "
+            "that this user may write there"
+        ) from error

@@ -160,6 +160,13 @@ class Outbox:
             sidecars.append((f"{folder}/{image.stem}.json", data))
         self._disk.replace_many(pictures, then=sidecars)
 
+    def take_back(self, image: SavedImage) -> None:
+        """Remove what is there of an image that could not be put there whole."""
+        folder = f"{self._folder}/{image.job}"
+        names = (f"{image.stem}.json", f"{image.stem}{image.suffix}", f"thumbs/{image.stem}.webp")
+        for name in names:
+            self._disk.remove(f"{folder}/{name}")
+
     def publish_ends(self, ends: Sequence[tuple[Record, Status, str | None]]) -> None:
         """Put the contact sheets, and then the final statuses, of jobs into their folders."""
         with self._lock:

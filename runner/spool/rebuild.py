@@ -20,7 +20,7 @@ from runner.spool.clock import timestamp
 from runner.spool.effects import Disk
 from runner.spool.entry import record_of
 from runner.spool.judge import Catalogue, Verdict, judge
-from runner.spool.ledger import Ledger
+from runner.spool.ledger import Ledger, explained
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.recovery import reconcile_images
@@ -29,12 +29,15 @@ from runner.spool.settle import Drop
 log = logging.getLogger(__name__)
 
 
-def set_damaged_aside(file: Path, disk: Disk) -> bool:
-    """Rename a ledger that is no longer a database; whether there is none now."""
+def set_damaged_aside(file: Path, disk: Disk) -> None:
+    """Rename a ledger that is no longer a database.
+
+    Raises LedgerUnusable where that cannot be told: a full disk is no damage.
+    """
     if not file.exists():
-        return True
+        return
     try:
-        with closing(sqlite3.connect(file)) as connection:
+        with explained(file), closing(sqlite3.connect(file)) as connection:
             sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
     except sqlite3.DatabaseError:
         sound = False
@@ -44,21 +47,24 @@ def set_damaged_aside(file: Path, disk: Disk) -> bool:
         disk.rename(file, aside)
         for log_file in (f"{file.name}-wal", f"{file.name}-shm"):
             disk.remove(file.with_name(log_file))
-    return not sound
 
 
 def rebuild(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue) -> None:
-    """Enter every job of the outbox into an empty ledger, in the order they were accepted."""
+    """Enter every job of the outbox into an empty ledger, in the order they were accepted.
+
+    All at once or not at all: a ledger with half of the jobs would be taken for whole.
+    """
     found = []
     for folder in home.outbox.iterdir():
         status = outbox.read_status(folder.name) if folder.is_dir() else None
         if status is not None and status.get("id") == folder.name:
             found.append(status)
-    for status in sorted(found, key=lambda each: str(each.get("accepted_at"))):
-        try:
-            _enter(status, home, ledger, outbox, disk, catalogue)
-        except (KeyError, TypeError, ValueError):
-            log.exception("outbox/%s could not be entered again", status["id"])
+    with ledger.transaction():
+        for status in sorted(found, key=lambda each: str(each.get("accepted_at"))):
+            try:
+                _enter(status, home, ledger, outbox, disk, catalogue)
+            except (KeyError, TypeError, ValueError):
+                log.exception("outbox/%s could not be entered again", status["id"])
 
 
 def _enter(

@@ -1,9 +1,13 @@
-"""One job as the ledger has it: a frozen value, the same in the database and in the program."""
+"""One job as the ledger has it: a frozen value, and the same as a row of its file.
+
+Only the ledger makes rows of records and records of rows.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from runner.job import State
@@ -47,3 +51,32 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     started_at: str | None = None
     finished_at: str | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Record))
+_JSON = ("realised", "inputs", "errors", "warnings")
+_JSON_AT = tuple(map(COLUMNS.index, _JSON))
+
+
+def row_of(record: Record) -> list[Any]:
+    """A record's values in the order of COLUMNS, as they are stored."""
+    values = [getattr(record, name) for name in COLUMNS]
+    for n in _JSON_AT:
+        values[n] = _compact(values[n])
+    return values
+
+
+def column_of(name: str, value: object) -> object:
+    """One field's value as it is stored."""
+    return _compact(value) if name in _JSON else value
+
+
+def record_of_row(row: Mapping[str, Any]) -> Record:
+    """The record that a stored row is."""
+    values = {name: row[name] for name in COLUMNS}
+    values |= {name: json.loads(values[name]) for name in _JSON}
+    values |= {name: bool(values[name]) for name in ("cancelled", "behind")}
+    return Record(**{**values, "state": State(values["state"])})
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

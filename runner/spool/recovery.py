@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.job import State
 from runner.settings import Home
-from runner.spool.answers import TAKEN_PREFIX, give_back
+from runner.spool.answers import finish_answers
 from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
-from runner.spool.inputs import signature_of
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
-from runner.spool.settle import Drop
 from runner.spool.waiting import WAITING
-from specs.document import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +45,6 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
         _requeue(record, ledger)
     for record in ledger.select("state = 'queued' AND cancelled = 1"):
         ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
-    _sweep_inbox(home, ledger, disk)
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, disk)
     waiting = ledger.select("state = 'queued'")
@@ -60,7 +54,7 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
     for n in range(0, len(stale), _BATCH):
         _publish_again(stale[n : n + _BATCH], ledger, outbox)
-    _answer_again(home, ledger, outbox)
+    finish_answers(home, ledger, outbox, disk)
 
 
 def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
@@ -144,38 +138,6 @@ def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> Non
         _lift_revision(record, ledger, outbox)
     outbox.write_jobs([ledger.get(record.seq) for record in records], [])
     ledger.published(records)
-
-
-def _answer_again(home: Home, ledger: Ledger, outbox: Outbox) -> None:
-    """Finish the answers whose file had left the inbox when the process ended."""
-    for record in ledger.select("identity IS NOT NULL"):
-        if not (home.inbox / record.source_name).exists():
-            outcome = "rejected" if record.state == State.REJECTED else "accepted"
-            receipt = outbox.receipt_file(
-                record.source_name, record.source_sha256, record.id, outcome
-            )
-            behind = [record] if record.behind else []
-            outbox.write_jobs(behind, [receipt])
-            ledger.published(behind)
-            ledger.note(record.seq, identity=None)
-
-
-def _sweep_inbox(home: Home, ledger: Ledger, disk: Disk) -> None:
-    """Settle what was on its way out: gone if its job is known, else back to its name."""
-    known = {record.identity for record in ledger.select("identity IS NOT NULL")}
-    for taken in home.inbox.glob(f"{TAKEN_PREFIX}*"):
-        status = os.lstat(taken)
-        small = status.st_size <= MAX_BYTES and stat.S_ISREG(status.st_mode)
-        drop = Drop(
-            taken.name.removeprefix(TAKEN_PREFIX),
-            taken.read_bytes() if small else b"",
-            signature_of(status),
-            None if small else ("TooLarge", ""),
-        )
-        if drop.identity in known:
-            disk.remove(taken)
-        else:
-            give_back(taken, disk)
 
 
 def _sweep(folder: Path, disk: Disk) -> None:

@@ -7,8 +7,10 @@ when it arrived by rename, ends with YAML's end marker, or is one whole JSON obj
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +62,19 @@ class Drop:
         Device and inode numbers do not survive everywhere, so they are no part of it.
         """
         return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
+
+
+def drop_at(path: Path, name: str) -> Drop:
+    """The file there as the drop of that name, with its bytes if it can be a spec.
+
+    Raises FileNotFoundError.
+    """
+    status = os.lstat(path)
+    data = None
+    if status.st_size <= MAX_BYTES and stat.S_ISREG(status.st_mode):
+        with contextlib.suppress(PermissionError):
+            data = path.read_bytes()
+    return Drop(name, data or b"", signature_of(status), ("", "") if data is None else None)
 
 
 @dataclass

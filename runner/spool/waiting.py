@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.errors import JobFailed
+from runner.errors import DiskFull, JobFailed
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import monotonic, timestamp
@@ -77,6 +77,10 @@ class InputWait:
                     missing[text] = maker
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
+        except DiskFull as error:
+            # Its turn comes when there is room again; what is copied already stands.
+            self._say(record, inputs, str(error))
+            return False
         except JobFailed as error:
             self._fail(record, error.reason, str(error))
             return True
@@ -130,11 +134,15 @@ class InputWait:
                     "inbox, then retry the job",
                 )
                 return True
+        self._say(record, inputs, message)
+        return False
+
+    def _say(self, record: Record, inputs: dict[str, str], message: str) -> None:
+        """Record what is there and what is waited for."""
         if inputs != record.inputs or message != record.message:
             self._ledger.note(record.seq, inputs=inputs, message=message)
             if record.message is not None:
                 self._outbox.write_status(record.seq)
-        return False
 
     def _fail(self, record: Record, reason: str, message: str) -> None:
         self._since.pop(record.seq, None)

@@ -1,4 +1,6 @@
-"""`python -m tests.crash [--short] [--only kill|power] [--jobs N]`: the table of what survived."""
+"""`python -m tests.crash [--short] [--only PART] [--jobs N]`: the table of what survived.
+
+The parts: `kill` (the process ends), `power` (the machine does), `full` (a disk has no room)."""
 
 from __future__ import annotations
 
@@ -14,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.crash import kill, power
+from tests.crash import full, kill, power
 from tests.crash.scenario import Point
 
-_SHORT = {"kill": 60, "power": 80}
+_SHORT = {"kill": 60, "power": 80, "full": 60}
 _PARTS: dict[str, Callable[..., Iterator[Point]]] = {
     "kill": kill.points,
     "power": power.points,
+    "full": full.points,
 }
 
 

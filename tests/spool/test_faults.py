@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner.daemon import Daemon
-from runner.spool.effects import Disk, Place
+from runner.spool.effects import Disk
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
-
-
-class FaultyDisk(Disk):
-    """Fails the effects whose path matches, until told to stop."""
-
-    def __init__(self, effect: str, pattern: str, number: int) -> None:
-        super().__init__()
-        self.effect, self.pattern, self.number = effect, re.compile(pattern), number
-        self.broken = True
-        self.failed = 0
-
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        if self.broken and effect == self.effect and self.pattern.search(str(path)):
-            self.failed += 1
-            raise OSError(self.number, os.strerror(self.number), str(path))
+from tests.spool.faulty import FaultyDisk
 
 
 @pytest.fixture
@@ -93,8 +77,7 @@ def test_what_has_settled_stays_settled_until_it_can_be_answered(
 def test_a_final_status_that_cannot_be_written_is_written_when_it_can(
     spool_on: Callable[[Disk], Spool],
 ) -> None:
-    disk = FaultyDisk("rename", r"hero/status\.json", errno.EIO)
-    disk.broken = False
+    disk = FaultyDisk("rename", r"hero/status\.json", errno.EIO, broken=False)
     spool = spool_on(disk)
     spool.device.by_hand = True
     spool.drop("hero.yaml")
@@ -105,6 +88,23 @@ def test_a_final_status_that_cannot_be_written_is_written_when_it_can(
     assert spool.status("hero")["state"] != "succeeded"
     disk.broken = False
     assert spool.end("hero")["state"] == "succeeded"
+
+
+def test_a_job_that_was_put_back_says_so_when_it_can(spool_on: Callable[[Disk], Spool]) -> None:
+    disk = FaultyDisk("rename", r"hero/status\.json", errno.EIO, broken=False)
+    spool = spool_on(disk)
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 2"))
+    spool.until(lambda: spool.device.task and spool.status("hero")["state"] == "running")
+    (spool.home.inbox / "runner.pause").touch()
+    daemon = spool.daemon
+    assert daemon is not None
+    spool.until(lambda: daemon.worker.halt)
+    disk.broken = True
+    spool.device.finish()
+    spool.until(lambda: disk.failed and daemon.worker.idle)
+    disk.broken = False
+    spool.until(lambda: spool.status("hero")["reason"] == "Paused")
 
 
 def test_a_write_that_the_system_cuts_into_parts_is_whole_in_the_end(
@@ -132,8 +132,7 @@ def test_a_thumbnail_or_page_that_cannot_be_written_does_not_lose_the_picture(
 def test_an_end_that_could_not_be_published_is_published_when_the_runner_starts(
     spool_on: Callable[[Disk], Spool],
 ) -> None:
-    disk = FaultyDisk("write", r"hero/\.(status|index)", errno.EIO)
-    disk.broken = False
+    disk = FaultyDisk("write", r"hero/\.(status|index)", errno.EIO, broken=False)
     spool = spool_on(disk)
     spool.device.on_start = lambda task: setattr(disk, "broken", True)
     spool.drop("hero.yaml")

@@ -12,6 +12,7 @@ import pytest
 
 from runner.job import MOVES, State
 from runner.spool.effects import Disk, Place
+from runner.spool.halt import PAUSED
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
@@ -158,7 +159,7 @@ def test_a_paused_runner_finishes_the_image_in_hand_and_starts_no_other(spool: S
     (spool.home.inbox / "runner.pause").touch()
     assert spool.daemon is not None
     daemon = spool.daemon
-    spool.until(lambda: daemon.worker.paused)
+    spool.until(lambda: daemon.worker.halt == PAUSED)
     spool.device.finish()
     spool.until(lambda: spool.status("hero").get("reason") == "Paused")
     assert spool.status("hero")["state"] == "queued"

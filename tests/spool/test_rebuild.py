@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from runner.spool import rebuild
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.test_recovery import die
@@ -56,6 +59,32 @@ def test_an_unfinished_job_goes_on_at_its_first_missing_image_with_its_seeds(
     assert spool.device.started == [("hero", 2), ("hero", 3), ("hero", 4)]
     seeds = [output["seed"] for output in status["outputs"]]
     assert seeds == [seeds[0] + n for n in range(4)]
+
+
+def test_a_making_that_was_cut_short_is_done_again_from_the_start(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a", "b", "c")
+    for name in names:
+        spool.drop(f"{name}.yaml")
+    spool.over(*names)
+    lose(spool, "gone")
+    entered: list[str] = []
+
+    def enter_two(status: dict[str, Any], *given: Any) -> None:
+        if len(entered) == 2:
+            raise KeyboardInterrupt
+        entered.append(status["id"])
+        enter(status, *given)
+
+    enter = rebuild._enter
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_enter", enter_two)
+        with pytest.raises(KeyboardInterrupt):
+            spool.start()
+    spool.start()
+    assert spool.daemon is not None
+    assert spool.daemon.ledger.counts()["succeeded"] == 3
 
 
 def test_a_damaged_ledger_is_kept_for_whoever_wants_to_look(spool: Spool) -> None:
