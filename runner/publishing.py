@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from runner.errors import JobFailed, LedgerUnusable
@@ -24,7 +24,7 @@ from runner.spool.clock import timestamp
 from runner.spool.complaint import Complaint
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox, SavedImage
-from runner.spool.record import Record
+from runner.spool.record import CANCELLED, Record
 from runner.spool.recovery import output_entry
 from runner.wire import Status
 
@@ -123,10 +123,9 @@ class Publisher:
                 state, values = self._ending(record)
                 self._ledger.move(record.seq, state, finished_at=timestamp(), **values)
 
-    def _ending(self, record: Record) -> tuple[State, dict[str, object]]:
+    def _ending(self, record: Record) -> tuple[State, Mapping[str, object]]:
         if self._ledger.get(record.seq).cancelled:
-            message = "cancelled by a file in the inbox"
-            return State.CANCELLED, {"reason": "Cancelled", "message": message}
+            return State.CANCELLED, CANCELLED
         images = self._ledger.images(record.seq)
         failed = [row for row in images.values() if row["outcome"] == "failed"]
         if failed:

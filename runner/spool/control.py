@@ -28,7 +28,7 @@ from runner.spool.names import (
     key_of,
 )
 from runner.spool.outbox import Outbox
-from runner.spool.record import Record
+from runner.spool.record import CANCELLED, Record
 from runner.spool.settle import Drop
 from runner.spool.waiting import WAITING, InputWait
 
@@ -106,16 +106,6 @@ class Controls:
         waiting = {key_of(name) for name in self._unknown_since}
         return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in names)
 
-    @staticmethod
-    def cancelled_values() -> dict[str, object]:
-        """What a job's record says once it is cancelled."""
-        return {
-            "cancelled": 1,
-            "reason": "Cancelled",
-            "message": "cancelled by a file in the inbox",
-            "finished_at": timestamp(),
-        }
-
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)
         if record is None:
@@ -135,7 +125,7 @@ class Controls:
         with self._ledger.transaction():
             state = self._ledger.get(record.seq).state
             if state == State.QUEUED:
-                self._ledger.move(record.seq, State.CANCELLED, **self.cancelled_values())
+                self._ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
             elif state == State.RUNNING:
                 self._ledger.update(record.seq, cancelled=1)
         if state == State.QUEUED:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.answers import Answer, Answers, finish_answers
-from runner.spool.clock import monotonic
+from runner.spool.clock import monotonic, timestamp
 from runner.spool.complaint import Complaint
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
@@ -30,7 +30,7 @@ from runner.spool.names import (
 )
 from runner.spool.outbox import Outbox
 from runner.spool.planning import Aside, Planning, may_compose
-from runner.spool.record import Record
+from runner.spool.record import CANCELLED, Record
 from runner.spool.settle import Drop, Settler
 from runner.spool.waiting import InputWait
 from runner.spool.watcher import Watcher
@@ -214,7 +214,7 @@ class Intake:
             self._ledger.add_composed(record.seq, verdict.composed)
         cancelled = verdict.unplanned or self.controls.awaits(record.id, record.source_name)
         if record.state == State.QUEUED and cancelled:
-            values = self.controls.cancelled_values()
+            values = {**CANCELLED, "finished_at": timestamp()}
             if verdict.unplanned:
                 values["message"] = _UNPLANNED
             self._ledger.move(record.seq, State.CANCELLED, **values)

@@ -53,6 +53,13 @@ class Record:
     finished_at: str | None = None
 
 
+CANCELLED: Mapping[str, object] = {
+    "cancelled": True,
+    "reason": "Cancelled",
+    "message": "cancelled by a file in the inbox",
+}
+"""What the record of a cancelled job says."""
+
 COLUMNS = tuple(field.name for field in fields(Record))
 _JSON = ("realised", "inputs", "errors", "warnings")
 _JSON_AT = tuple(map(COLUMNS.index, _JSON))

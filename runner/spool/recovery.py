@@ -20,7 +20,7 @@ from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
-from runner.spool.record import Record
+from runner.spool.record import CANCELLED, Record
 from runner.spool.waiting import WAITING
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
         reconcile_images(record, ledger, outbox, disk)
         _requeue(record, ledger)
     for record in ledger.select("state = 'queued' AND cancelled = 1"):
-        ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
+        ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, disk)
     waiting = ledger.select("state = 'queued'")
@@ -105,7 +105,7 @@ def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str,
 
 def _requeue(record: Record, ledger: Ledger) -> None:
     if record.cancelled:
-        ledger.move(record.seq, State.CANCELLED, reason="Cancelled", finished_at=timestamp())
+        ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     elif record.attempt >= MOST_ATTEMPTS:
         ledger.move(
             record.seq,
