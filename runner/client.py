@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from runner.errors import SpecInvalid, UsageProblem
 from runner.settings import Home
+from runner.wire import read_json
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 _POLL_SECONDS = 0.05
@@ -177,23 +177,6 @@ def resume(home: Home) -> None:
 def wait_until_obeyed(home: Home, control: Drop, seconds: float) -> bool:
     """Whether a control file has left the inbox within so many seconds."""
     return bool(_wait(lambda: not (home.inbox / control.name).exists() or None, seconds))
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object that the runner publishes, or None where there is none.
-
-    On Windows a file that is being replaced cannot be opened for a moment: that is waited out.
-    """
-    for _ in range(20):
-        try:
-            value = json.loads(file.read_bytes())
-        except PermissionError:
-            time.sleep(_POLL_SECONDS)
-        except (OSError, ValueError):
-            return None
-        else:
-            return value if isinstance(value, dict) else None
-    return None
 
 
 def _control(home: Home, name: str) -> Drop:

@@ -10,12 +10,12 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from runner.catalogue import RegistryCatalogue
-from runner.errors import RunnerBusy
+from runner.errors import FluxdropError, RunnerBusy
 from runner.executor import Executor
 from runner.health import HEALTH_SECONDS, Health
 from runner.job import FINAL, State
@@ -98,18 +98,16 @@ class Daemon:
         self.writer = Writer(self.ledger, self.outbox, pages, self._written)
         self.worker = Worker(home, self.ledger, self.backlog, self.executor, self.writer)
         self.intake = Intake(
-            home,
-            self.ledger,
-            self.outbox,
-            disk,
-            catalogue,
-            on_change=self.worker.wake,
-            on_cancel=self.worker.cancel,
-        )
+            home, self.ledger, self.outbox, disk, catalogue,
+            on_change=self.worker.wake, on_cancel=self.worker.cancel,
+        )  # fmt: skip
         self._health = Health(
             self.ledger, self.outbox, self.backlog, self.worker, self.executor, self.intake
         )
         self._mend()
+        with suppress(OSError, FluxdropError):
+            # Before the first job begins: a pause or a cancel may have come since the last runner.
+            self.intake.obey()
         self._intake_thread = threading.Thread(
             target=self.intake.run, args=(self._stop,), name="intake", daemon=True
         )

@@ -1,14 +1,19 @@
 """The JSON shapes that other programs read: status, sidecar result, receipt, health file.
 
 Version 1: keys may be added, never removed or changed. The schemas beside the specs
-(`status`, `receipt`, `runner`) say the same; a test holds the two together.
+(`status`, `receipt`, `runner`) say the same; a test holds the two together. Never writes one.
 """
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import Any, TypedDict
 
 SCHEMA = 1
+_TRIES = 20
+_PAUSE_SECONDS = 0.05
 
 
 class ProblemJson(TypedDict):
@@ -129,3 +134,20 @@ class RunnerHealth(TypedDict):
     started_at: str
     updated_at: str
     interval_seconds: float
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A JSON object from a file, or None where there is none that can be read.
+
+    On Windows a file that is being replaced cannot be opened for a moment: that is waited out.
+    """
+    for _ in range(_TRIES):
+        try:
+            value = json.loads(file.read_bytes())
+        except PermissionError:
+            time.sleep(_PAUSE_SECONDS)
+        except (OSError, ValueError):
+            return None
+        else:
+            return value if isinstance(value, dict) else None
+    return None

@@ -141,8 +141,6 @@ class Worker:
                     self._requeue(event.slot, None, "continues when the runner starts again")
             case CancelAsked():
                 self._cancel(event.seq)
-            case Woken():
-                pass
 
     def _give_up_hung(self) -> None:
         """Fail an image that will never answer: its thread cannot be ended, so the process must."""
@@ -166,6 +164,9 @@ class Worker:
                 turn.cancelled = True
                 if turn.hand:
                     self._executor.stop(slot)
+        for record in self._ledger.select("seq = ? AND behind = 1 AND state = 'cancelled'", seq):
+            # It waited for its next turn: there is nothing to stop, but an end to publish.
+            self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
         turn = self._turns.get(event.slot)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner import client
 from runner.cli.text import job_line, print_line
 from runner.settings import Home
+from runner.wire import read_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -75,7 +76,7 @@ class Board:
         for job_id in dict.fromkeys([*self._seen, *self._ids()]):
             if job_id in self._over:
                 continue
-            status = client.read_json(self._home.job(job_id) / "status.json")
+            status = read_json(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
             self._seen[job_id] = None

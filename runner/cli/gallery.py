@@ -18,6 +18,7 @@ from runner import client
 from runner.cli.text import print_json, say
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from runner.wire import read_json
 
 if TYPE_CHECKING:
     from runner.gallery.rebuild import Progress
@@ -191,7 +192,7 @@ def _job_page(home: Home, job: str) -> str:
     if status["images"]["failed"] and page.is_file():
         # Which images failed, and why, is known to the runner alone: its page tells it.
         return str(page)
-    found = (client.read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
+    found = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
     sidecars = [each for each in found if each is not None and "result" in each]
     Disk().replace(page, job_page(status, sorted(sidecars, key=_index)).encode())
     return str(page)
@@ -217,7 +218,7 @@ def write_outbox_page(home: Home) -> str:
 def statuses(home: Home) -> Iterable[dict[str, Any]]:
     """The status of every job whose folder is in the outbox."""
     for folder in sorted(home.outbox.iterdir()) if home.outbox.is_dir() else ():
-        status = None if folder.is_symlink() else client.read_json(folder / "status.json")
+        status = None if folder.is_symlink() else read_json(folder / "status.json")
         if status is not None and status.get("id") == folder.name:
             yield status
 
@@ -225,7 +226,7 @@ def statuses(home: Home) -> Iterable[dict[str, Any]]:
 def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
     """The pack a job was made from, as its newest picture remembers it."""
     for output in status.get("outputs") or ():
-        sidecar = client.read_json(home.job(status["id"]) / str(output.get("sidecar")))
+        sidecar = read_json(home.job(status["id"]) / str(output.get("sidecar")))
         pack = (sidecar or {}).get("result", {}).get("pack")
         return [str(pack)] if pack else []
     return []

@@ -11,6 +11,7 @@ from runner import client
 from runner.cli.text import job_line, print_json, say
 from runner.errors import RunnerNeeded
 from runner.settings import Home, find_home
+from runner.wire import read_json
 
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
@@ -31,7 +32,7 @@ def run_status(options: argparse.Namespace) -> int:
     if options.id:
         return _one(options, client.status(home, options.id))
     running = client.runner_health(home)
-    summary = running or client.read_json(home.health) or {}
+    summary = running or read_json(home.health) or {}
     waiting = _specs_in(home)
     if options.json:
         print_json({**summary, "running": running is not None, "inbox": waiting})
@@ -84,7 +85,7 @@ def run_watch(options: argparse.Namespace) -> int:
     from runner.cli.board import Board
 
     def newest() -> list[str]:
-        health = client.read_json(home.health) or {}
+        health = read_json(home.health) or {}
         jobs = [job["id"] for job in reversed(health.get("recent", []))]
         return list(dict.fromkeys([*jobs, *health.get("next", [])]))
 

@@ -20,6 +20,7 @@ from runner import client
 from runner.cli.text import print_json, say
 from runner.errors import FluxdropError, JobFailed, RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
+from runner.wire import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +77,7 @@ def _before(given: Path) -> tuple[dict[str, Any], Path]:
     beside = given.with_suffix(".json")
     source = beside if given.suffix.lower() != ".json" and beside.is_file() else given
     if source.suffix.lower() == ".json":
-        sidecar = client.read_json(source)
+        sidecar = read_json(source)
         if sidecar is None:
             raise UsageProblem(f"{source} cannot be read as a sidecar")
     else:
@@ -184,7 +185,7 @@ def _rendered_there(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapp
             said = status["message"] or "; ".join(e["message"] for e in status["errors"])
             raise _NotMade(f"it could not be made again: {status['reason']}: {said}")
         output = status["outputs"][0]
-        made = client.read_json(home.job(job) / output["sidecar"]) or {}
+        made = read_json(home.job(job) / output["sidecar"]) or {}
         facts = {**made.get("result", {}), "precision": made.get("precision")}
         return (home.job(job) / output["file"]).read_bytes(), facts
     finally:

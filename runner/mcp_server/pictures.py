@@ -15,9 +15,9 @@ from typing import Any
 
 from mcp.types import ImageContent, ResourceLink
 
-from runner import client
 from runner.settings import Home
 from runner.spool.names import is_safe_id
+from runner.wire import read_json
 
 PAGE = 4
 """Pictures in one answer: what a model can look at, and what fits into one message."""
@@ -132,7 +132,7 @@ def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
     """The line of a status for one picture, from its sidecar."""
     if not is_safe_id(job_id):
         return None
-    found = client.read_json(home.job(job_id) / sidecar)
+    found = read_json(home.job(job_id) / sidecar)
     result = found.get("result") if found else None
     file = result.get("file") if isinstance(result, dict) else None
     if found is None or result is None or not isinstance(file, str) or "/" in file or "\\" in file:

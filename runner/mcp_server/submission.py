@@ -20,6 +20,7 @@ from runner.mcp_server.attendance import Attendance
 from runner.mcp_server.inputs import Inputs, is_needed, sweep
 from runner.settings import Home
 from runner.spool.names import is_conflict_copy, is_safe_id, key_of
+from runner.wire import read_json
 from specs import schemas
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -163,7 +164,7 @@ def _holder(home: Home, job_id: str) -> str | None:
 
 def _is_free(home: Home, job_id: str, suffix: str) -> bool:
     """A rejected job holds nothing: the next drop of its id replaces its folder."""
-    found = client.read_json(home.job(job_id) / "status.json") if not suffix else None
+    found = read_json(home.job(job_id) / "status.json") if not suffix else None
     return found is not None and found.get("state") == "rejected"
 
 

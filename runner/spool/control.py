@@ -128,9 +128,10 @@ class Controls:
                 self._ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
             elif state == State.RUNNING:
                 self._ledger.update(record.seq, cancelled=1)
-        if state == State.QUEUED:
+        if state == State.QUEUED and record.started_at is None:
             self._outbox.write_status(record.seq, durable=True)
-        elif state == State.RUNNING:
+        elif state in (State.QUEUED, State.RUNNING):
+            # It may have pictures: it ends with its page, like any that has begun.
             self._on_cancel(record.seq)
 
     def _retry(self, name: str, record: Record) -> None:

@@ -19,7 +19,16 @@ from runner.spool.clock import timestamp
 from runner.spool.effects import Disk, File, Place
 from runner.spool.ledger import Ledger
 from runner.spool.record import Record
-from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status
+from runner.wire import (
+    SCHEMA,
+    Counts,
+    Output,
+    ProblemJson,
+    Progress,
+    Receipt,
+    Status,
+    read_json,
+)
 
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100
@@ -211,12 +220,3 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n ", ": ")).encode
 def to_json(value: Mapping[str, Any]) -> bytes:
     """How statuses, receipts and the health file are written, which is often."""
     return f"{_encode(value)}\n".encode()
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, or None where there is none that can be read."""
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

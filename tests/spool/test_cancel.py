@@ -6,6 +6,7 @@ import pytest
 
 from runner.spool.control import Controls
 from runner.spool.effects import Disk
+from runner.spool.intake import Intake
 from runner.spool.waiting import InputWait
 from tests.spool.conftest import SPEC, Spool
 
@@ -35,6 +36,23 @@ def test_a_queued_job_is_cancelled_at_once_and_never_starts(spool: Spool) -> Non
     spool.device.finish()
     spool.end("busy")
     assert spool.device.started == [("busy", 1)]
+
+
+def test_a_job_cancelled_while_it_waits_for_its_next_turn_ends_with_its_page(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK)
+    spool.until(lambda: spool.device.task)
+    spool.drop("first.yaml", SPEC + "priority: 50\n")
+    spool.until(lambda: spool.status("first"))
+    spool.device.finish()
+    spool.until(lambda: spool.status("hero").get("reason") == "Preempted")
+    (spool.home.job("hero") / "index.html").unlink(missing_ok=True)
+    cancel(spool, "hero")
+    status = spool.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("cancelled", 1)
+    page = (spool.home.job("hero") / "index.html").read_text(encoding="utf-8")
+    assert "hero-0001.png" in page
+    spool.device.finish()
 
 
 def test_a_running_job_stops_in_mid_image_and_keeps_what_was_finished(spool: Spool) -> None:
@@ -126,6 +144,25 @@ def test_a_cancel_between_the_last_picture_and_the_end_has_one_outcome(spool: Sp
     assert status["state"] in ("cancelled", "succeeded")
     assert spool.status("hero") == status
     assert status["images"]["done"] == len(spool.pictures("hero")) == 1
+
+
+@pytest.mark.parametrize("control", ["hero.cancel", "runner.pause"])
+def test_what_was_asked_while_no_runner_was_there_is_obeyed_before_the_first_job_begins(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    (spool.home.inbox / "runner.pause").touch()
+    spool.drop("hero.yaml")
+    spool.until(lambda: spool.status("hero"))
+    spool.stop()
+    (spool.home.inbox / "runner.pause").unlink()
+    (spool.home.inbox / control).touch()
+    # However late the intake's own first look comes.
+    monkeypatch.setattr(Intake, "run", lambda intake, stop: stop.wait())
+    spool.start()
+    assert spool.daemon is not None
+    for _ in range(3):
+        spool.daemon.work(0.01)
+    assert spool.device.started == []
 
 
 def test_a_cancel_survives_a_restart(spool: Spool) -> None:
