@@ -1,4 +1,4 @@
-"""What the engine's tests share: one data folder with the twin, pictures, and an executor."""
+"""What the engine's tests share: a folder with the twin, pictures, an executor, a transformer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS, realise
 from runner.job import ImageTask, InputImage
 from tests.fakes import TwinLibrary
+from tests.twins.pieces import seeded
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +67,43 @@ def executor_of(data: Path) -> Iterator[Callable[..., GpuThread]]:
     yield make
     for executor in made:
         executor.close()
+
+
+@pytest.fixture
+def cpu() -> Any:
+    import torch
+
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers refuses bitsandbytes where no GPU is, although it computes on a CPU as well."""
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
+
+    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "validate_environment", lambda *a, **k: None)
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX.1 transformer as it is published: in bf16, with sides that bitsandbytes can pack."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    def make() -> Any:
+        return FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=32,
+            num_attention_heads=4,
+            joint_attention_dim=128,
+            pooled_projection_dim=128,
+            axes_dims_rope=(8, 12, 12),
+            guidance_embeds=True,
+        ).to(torch.bfloat16)
+
+    folder = tmp_path_factory.mktemp("published") / "transformer"
+    seeded("quantised", make).save_pretrained(folder)
+    return folder

@@ -6,7 +6,6 @@ of its way, so every number here is a real one.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,97 +14,12 @@ import pytest
 
 from runner.engine.weights import fp8, quantise
 from runner.engine.weights import published as source
-from runner.errors import JobFailed, ModelMissing
 from tests import random_twin
 from tests.engine.painting import painted, pipe_of
+from tests.engine.quantising import far, forward, kept_in, load, published
 from tests.twins.pieces import seeded
 
 FAMILIES = {"FluxPipeline": "text2img", "Flux2KleinPipeline": "flux2", "ZImagePipeline": "zimage"}
-
-
-@pytest.fixture
-def cpu() -> Any:
-    import torch
-
-    return torch.device("cpu")
-
-
-@pytest.fixture
-def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers refuses bitsandbytes where no GPU is, although it computes on a CPU as well."""
-    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
-
-    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "validate_environment", lambda *a, **k: None)
-
-
-@pytest.fixture(scope="module")
-def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A FLUX.1 transformer as it is published: in bf16, with sides that bitsandbytes can pack."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    def make() -> Any:
-        return FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=64,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=32,
-            num_attention_heads=4,
-            joint_attention_dim=128,
-            pooled_projection_dim=128,
-            axes_dims_rope=(8, 12, 12),
-            guidance_embeds=True,
-        ).to(torch.bfloat16)
-
-    folder = tmp_path_factory.mktemp("published") / "transformer"
-    seeded("quantised", make).save_pretrained(folder)
-    return folder
-
-
-def load(folder: Path, precision: str, store: Path, **others: Any) -> Any:
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    return quantise.load_transformer(
-        FluxTransformer2DModel, folder, precision, torch.device("cpu"), store, **others
-    )
-
-
-def published(folder: Path) -> Any:
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    return FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
-
-
-def forward(model: Any) -> Any:
-    """What a transformer makes of fixed numbers."""
-    import torch
-
-    def drawn(*shape: int) -> Any:
-        numbers = torch.Generator().manual_seed(sum(shape))
-        return torch.randn(shape, generator=numbers).to(torch.bfloat16)
-
-    wide = model.config.joint_attention_dim
-    with torch.no_grad():
-        return model(
-            hidden_states=drawn(1, 16, 64),
-            encoder_hidden_states=drawn(1, 8, wide),
-            pooled_projections=drawn(1, wide),
-            timestep=torch.tensor([0.5], dtype=torch.bfloat16),
-            img_ids=torch.zeros(16, 3),
-            txt_ids=torch.zeros(8, 3),
-            guidance=torch.tensor([3.5], dtype=torch.bfloat16),
-        )[0].float()
-
-
-def far(made: Any, right: Any) -> float:
-    return float((made - right).norm() / right.norm())
-
-
-def kept_in(store: Path) -> list[Path]:
-    return sorted(each for each in store.iterdir() if not each.name.startswith("."))
 
 
 def never(*given: Any, **named: Any) -> Iterator[Any]:
@@ -189,135 +103,6 @@ def test_nf4_holds_every_matrix_of_the_blocks_in_four_bits(
     assert "single_transformer_blocks.0.proj_out" in four_bits, "it is named like the last layer"
     assert four_bits == {*fp8.matrices(published(transformer)), "proj_out"}
     assert type(model.x_embedder).__name__ == "Linear"
-
-
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
-@pytest.mark.usefixtures("without_gpu")
-def test_a_folder_that_cannot_be_read_is_made_again(
-    precision: str, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = forward(load(transformer, precision, tmp_path))
-    (folder,) = kept_in(tmp_path)
-    (file,) = folder.glob("*.safetensors")
-    file.write_bytes(b"\0" * file.stat().st_size)
-    # As if the disk had lost it after the label was written, so that only reading finds it out.
-    monkeypatch.setattr(quantise.Kept, "is_whole", lambda kept: kept.folder.is_dir())
-    assert (forward(load(transformer, precision, tmp_path)) == right).all()
-    assert file.read_bytes()[:8] != b"\0" * 8
-
-
-def test_a_device_that_is_full_says_nothing_about_the_folder(
-    transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import safetensors.torch
-
-    load(transformer, "fp8", tmp_path)
-    (folder,) = kept_in(tmp_path)
-    before = {each: each.stat().st_mtime_ns for each in folder.iterdir()}
-
-    def full(*given: Any, **named: Any) -> Any:
-        raise RuntimeError("CUDA out of memory")
-
-    monkeypatch.setattr(safetensors.torch, "load_file", full)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        load(transformer, "fp8", tmp_path)
-    assert {each: each.stat().st_mtime_ns for each in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
-@pytest.mark.usefixtures("without_gpu")
-def test_without_room_on_the_disk_the_weights_are_the_same_but_not_kept(
-    precision: str, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = forward(load(transformer, precision, tmp_path / "room"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
-    assert (forward(load(transformer, precision, tmp_path / "none")) == right).all()
-    assert kept_in(tmp_path / "none") == []
-
-
-def test_a_disk_that_fills_up_is_no_reason_to_fail(
-    transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import safetensors.torch
-
-    def full(*given: Any, **named: Any) -> None:
-        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    assert forward(load(transformer, "fp8", tmp_path)).isfinite().all()
-    assert kept_in(tmp_path) == []
-
-
-@pytest.mark.usefixtures("without_gpu")
-def test_weights_that_were_published_quantised_are_taken_as_they_are(
-    transformer: Path, tmp_path: Path
-) -> None:
-    right = forward(load(transformer, "nf4", tmp_path / "store"))
-    (folder,) = kept_in(tmp_path / "store")
-    assert quantise.is_stored(folder) and not quantise.is_stored(transformer)
-    assert (forward(load(folder, "stored", tmp_path / "none")) == right).all()
-    assert not (tmp_path / "none").exists()
-    with pytest.raises(JobFailed, match="published quantised, not for fp8"):
-        load(folder, "fp8", tmp_path / "none")
-
-
-def test_a_gguf_file_is_computed_with_as_it_is(transformer: Path, tmp_path: Path) -> None:
-    file = gguf(published(transformer), tmp_path / "mine-Q8_0.gguf")
-    model = load(transformer, "gguf", tmp_path / "store", single=file)
-    assert model.transformer_blocks[0].attn.to_q.weight.quant_type is not None
-    assert far(forward(model), forward(published(transformer))) < 0.05
-    assert not (tmp_path / "store").exists()
-    with pytest.raises(ModelMissing, match=r"gone\.gguf is not on this machine"):
-        load(transformer, "gguf", tmp_path, single=tmp_path / "gone.gguf")
-
-
-def gguf(model: Any, file: Path) -> Path:
-    """A real GGUF file in Q8_0; the names are diffusers' own, because this model is too small
-    for FLUX's original ones."""
-    import numpy as np
-    from gguf import GGMLQuantizationType, GGUFWriter
-    from gguf.quants import quantize
-
-    writer = GGUFWriter(file, "flux")
-    for name, tensor in model.state_dict().items():
-        numbers = tensor.float().numpy()
-        if numbers.ndim == 2 and "blocks." in name:
-            quantised = quantize(numbers, GGMLQuantizationType.Q8_0)
-            writer.add_tensor(name, quantised, raw_dtype=GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(name, numbers.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
-@pytest.mark.usefixtures("without_gpu")
-def test_a_transformer_in_one_file_is_quantised_like_one_in_a_folder(
-    precision: str, transformer: Path, tmp_path: Path
-) -> None:
-    right = forward(load(transformer, precision, tmp_path / "folder"))
-    single = tmp_path / "mine.safetensors"
-    shutil.copy(next(transformer.glob("*.safetensors")), single)
-    for _ in range(2):
-        made = load(transformer, precision, tmp_path / "single", single=single)
-        assert (forward(made) == right).all()
-    assert len(kept_in(tmp_path / "single")) == 1
-
-
-def test_published_in_shards_or_beside_variants_the_weights_are_the_same(
-    transformer: Path, tmp_path: Path
-) -> None:
-    right = forward(load(transformer, "fp8", tmp_path / "a"))
-    published(transformer).save_pretrained(tmp_path / "shards", max_shard_size="200KB")
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    shutil.copytree(transformer, tmp_path / "variants")
-    variant = tmp_path / "variants" / "diffusion_pytorch_model.fp16.safetensors"
-    variant.write_bytes(b"another format")
-    for folder in ("shards", "variants"):
-        assert (forward(load(tmp_path / folder, "fp8", tmp_path / "b")) == right).all()
 
 
 def test_a_large_text_encoder_is_quantised_and_kept_and_a_small_one_left_alone(

@@ -14,6 +14,7 @@ import pytest
 from runner.daemon import Daemon
 from runner.settings import Home, Settings
 from runner.spool.effects import Disk
+from tests.spool.composing import write_many
 from tests.spool.device import FlatColours
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\nseed: 7\n"
@@ -119,3 +120,10 @@ def idle_spool(tmp_path: Path) -> Iterator[Spool]:
     made = Spool(tmp_path / "home")
     yield made
     made.stop()
+
+
+@pytest.fixture
+def packed(spool: Spool) -> Spool:
+    """A started spool in a home with a pack of ten thousand prompts."""
+    write_many(spool.home.prompts)
+    return spool

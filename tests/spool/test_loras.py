@@ -1,78 +1,38 @@
-"""The LoRA files that a spec names: found in their roots or the hub's cache, checked, pinned."""
+"""The LoRA files that a spec names: found in their roots, checked, pinned by their hash."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runner.engine import hub
 from runner.errors import InputBad, ModelMissing, PathNotAllowed, SpecInvalid
 from runner.job import Lora
-from runner.settings import Home, Settings
-from runner.spool import loras
+from runner.settings import Home
 from specs.read import read
 from specs.validate import validate
 from specs.write import to_yaml
-
-recorded = functools.partial(loras.recorded, cached=hub.snapshot)
-settled = functools.partial(loras.settled, cached=hub.snapshot)
-for_task = functools.partial(loras.for_task, cached=hub.snapshot)
+from tests.spool.lora_files import (
+    content,
+    fault,
+    for_task,
+    only,
+    pulled,
+    put,
+    recorded,
+    settled,
+    with_roots,
+)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "home/loras/styles").mkdir(parents=True)
-    return Home(tmp_path / "home", Settings(lora_roots=("loras", str(tmp_path / "more"))))
-
-
-def content(seed: int = 0, key: str = "transformer.x.lora_A.weight") -> bytes:
-    """A whole safetensors file with one tensor, made of bytes and not by the library."""
-    data = bytes([seed]) * 64
-    tensors = {key: {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, len(data)]}}
-    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
-    return len(header).to_bytes(8, "little") + header + data
-
-
-def put(file: Path, data: bytes) -> str:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def pulled(home: Home, repo: str, files: Mapping[str, bytes], commit: str = "c0ffee") -> None:
-    """A repository in the hub's cache, as huggingface_hub lays it out."""
-    base = hub.repo_folder(repo, home.data)
-    (base / "refs").mkdir(parents=True, exist_ok=True)
-    (base / "refs/main").write_text(commit, encoding="utf-8")
-    for name, data in files.items():
-        blob = base / "blobs" / hashlib.sha256(data).hexdigest()
-        put(blob, data)
-        link = base / "snapshots" / commit / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(blob, link.parent))
-
-
-def only(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
-    found, faults = recorded(spec, home)
-    assert faults == []
-    assert len(found) == 1
-    return found[0]
-
-
-def fault(lora: Mapping[str, Any], home: Home) -> tuple[str, str, str]:
-    _, faults = recorded({"loras": [lora]}, home)
-    assert len(faults) == 1
-    return faults[0].reason, faults[0].path, faults[0].message
+    return with_roots(tmp_path, monkeypatch)
 
 
 def test_a_spec_without_loras_has_none(home: Home) -> None:
@@ -247,71 +207,6 @@ def test_a_file_that_is_too_large_is_refused_unread(home: Home) -> None:
 def test_a_pipe_does_not_block(home: Home) -> None:
     os.mkfifo(home.root / "loras/ink.safetensors")
     assert fault({"path": "ink.safetensors"}, home)[0] == "ModelMissing"
-
-
-def test_a_repository_is_pinned_to_its_commit_and_file(home: Home) -> None:
-    pulled(home, "someone/oil", {"oil.safetensors": content(1), "README.md": b"oil"})
-    assert only({"loras": [{"repo": "someone/oil", "weight": 0.7}]}, home) == {
-        "repo": "someone/oil",
-        "weight": 0.7,
-        "revision": "c0ffee",
-        "file": "oil.safetensors",
-        "sha256": hashlib.sha256(content(1)).hexdigest(),
-    }
-
-
-def test_a_newer_commit_does_not_change_what_a_sidecar_names(home: Home) -> None:
-    pulled(home, "someone/oil", {"oil.safetensors": content(1)}, "old")
-    before = only({"loras": [{"repo": "someone/oil"}]}, home)
-    pulled(home, "someone/oil", {"oil.safetensors": content(2)}, "new")
-    assert only({"loras": [{"repo": "someone/oil"}]}, home)["revision"] == "new"
-    assert only({"loras": [before]}, home) == before
-    assert for_task({"loras": [before]}, home)[0].path.read_bytes() == content(1)
-
-
-def test_the_same_file_of_another_commit_serves_where_the_commit_is_gone(home: Home) -> None:
-    pulled(home, "someone/oil", {"oil.safetensors": content(1)}, "new")
-    sha = hashlib.sha256(content(1)).hexdigest()
-    asked = {"repo": "someone/oil", "revision": "old", "file": "oil.safetensors", "sha256": sha}
-    assert only({"loras": [asked]}, home)["revision"] == "new"
-    assert for_task({"loras": [asked]}, home)[0].path.read_bytes() == content(1)
-    del asked["sha256"]
-    assert fault(asked, home)[0] == "ModelMissing"
-
-
-def test_a_repository_with_several_files_asks_which(home: Home) -> None:
-    files = {"8steps.safetensors": content(1), "more/16steps.safetensors": content(2)}
-    pulled(home, "someone/hyper", files)
-    reason, _, message = fault({"repo": "someone/hyper"}, home)
-    assert reason == "InputBad"
-    assert "say which with `file`: 8steps.safetensors, more/16steps.safetensors" in message
-    named = {"repo": "someone/hyper", "file": "more/16steps.safetensors"}
-    assert only({"loras": [named]}, home)["sha256"] == hashlib.sha256(content(2)).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("lora", "reason", "says"),
-    [
-        ({"repo": "no/such"}, "ModelMissing", "run `fluxdrop models pull no/such`"),
-        ({"repo": "a/b", "file": "x.safetensors"}, "ModelMissing", "fluxdrop models pull a/b"),
-        ({"repo": "a/b", "file": "../x.safetensors"}, "PathNotAllowed", "'..'"),
-        ({"repo": "a/b", "file": "readme.bin"}, "InputBad", "may contain programs"),
-        ({"repo": "a/b"}, "ModelMissing", "has no .safetensors file"),
-        ({"repo": "a/b", "revision": "none"}, "ModelMissing", "fluxdrop models pull a/b"),
-        ({"repo": "a/out"}, "PathNotAllowed", "leaves the hub's cache"),
-    ],
-)
-def test_what_a_repository_lacks_is_told(
-    lora: Mapping[str, str], reason: str, says: str, home: Home
-) -> None:
-    pulled(home, "a/b", {"readme.bin": b"x"})
-    pulled(home, "a/out", {"README.md": b"x"})
-    put(home.root / "secret.safetensors", content())
-    link = hub.repo_folder("a/out", home.data) / "snapshots/c0ffee/out.safetensors"
-    link.symlink_to(home.root / "secret.safetensors")
-    told = fault(lora, home)
-    assert told[0] == reason
-    assert says in told[2]
 
 
 @pytest.mark.parametrize(

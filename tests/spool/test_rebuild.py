@@ -8,8 +8,8 @@ import pytest
 
 from runner.spool import rebuild
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.deaths import die
 from tests.spool.device import FlatColours
-from tests.spool.test_recovery import die
 
 
 def lose(spool: Spool, how: str) -> None:

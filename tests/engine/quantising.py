@@ -1,0 +1,57 @@
+"""A transformer loaded in any precision, and how far what it makes is from what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner.engine.weights import quantise
+
+
+def load(folder: Path, precision: str, store: Path, **others: Any) -> Any:
+    """The transformer in a folder in this precision, on the CPU."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    return quantise.load_transformer(
+        FluxTransformer2DModel, folder, precision, torch.device("cpu"), store, **others
+    )
+
+
+def published(folder: Path) -> Any:
+    """The transformer in a folder as diffusers alone loads it."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+def forward(model: Any) -> Any:
+    """What a transformer makes of fixed numbers."""
+    import torch
+
+    def drawn(*shape: int) -> Any:
+        numbers = torch.Generator().manual_seed(sum(shape))
+        return torch.randn(shape, generator=numbers).to(torch.bfloat16)
+
+    wide = model.config.joint_attention_dim
+    with torch.no_grad():
+        return model(
+            hidden_states=drawn(1, 16, 64),
+            encoder_hidden_states=drawn(1, 8, wide),
+            pooled_projections=drawn(1, wide),
+            timestep=torch.tensor([0.5], dtype=torch.bfloat16),
+            img_ids=torch.zeros(16, 3),
+            txt_ids=torch.zeros(8, 3),
+            guidance=torch.tensor([3.5], dtype=torch.bfloat16),
+        )[0].float()
+
+
+def far(made: Any, right: Any) -> float:
+    """How far numbers are from the right ones, relative to these."""
+    return float((made - right).norm() / right.norm())
+
+
+def kept_in(store: Path) -> list[Path]:
+    """The folders that are kept in a store."""
+    return sorted(each for each in store.iterdir() if not each.name.startswith("."))

@@ -1,0 +1,51 @@
+"""Where no plan is to be had: what is said, and what is advised instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.engine import memory
+from runner.engine.memory import Machine
+from runner.errors import JobFailed, OutOfMemory
+from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted", "says"),
+    [
+        (Machine("cpu", 0, 64 * GIB), "nf4", "dev cannot run in nf4 here: it needs a GPU"),
+        (card(16, bitsandbytes=False), "nf4", "pip install bitsandbytes"),
+        (Machine("mps", 0, 64 * GIB), "fp8", "Apple's GPU knows no fp8"),
+        (card(16), "gguf", "names no GGUF file"),
+        (card(16), "int8", "use bf16, fp8 or nf4"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_an_error_that_says_why(
+    machine: Machine, wanted: str, says: str
+) -> None:
+    with pytest.raises(JobFailed, match=says):
+        memory.plan(DEV, machine, MEGAPIXEL, wanted=wanted)
+
+
+def test_where_nothing_fits_a_model_that_does_is_named() -> None:
+    cases = [
+        (card(6, ram=8), {"kind": "text2img"}, "12.6 GiB of RAM, and 8.0 GiB are free", "z-image"),
+        (card(6, ram=8), {"kind": "redux"}, "12.6 GiB of RAM, and 8.0 GiB are free", "klein"),
+        (card(2, ram=8), {"wanted": "nf4"}, "7.9 GiB of GPU memory, and 1.0 GiB are", "tiny"),
+        (Machine("cpu", 0, 4 * GIB), {}, "13.6 GiB of memory, and 4.0 GiB are to be had", "tiny"),
+    ]
+    for machine, asked, needs, other in cases:
+        with pytest.raises(OutOfMemory) as raised:
+            memory.plan(DEV, machine, MEGAPIXEL, **asked)  # type: ignore[arg-type]
+        assert needs in str(raised.value)
+        assert f"use the model {other}" in str(raised.value)
+
+
+def test_where_only_the_precision_does_not_fit_to_leave_it_out_is_advised() -> None:
+    with pytest.raises(OutOfMemory, match=r"leave `precision` out, then it runs in nf4$"):
+        memory.plan(DEV, card(12, ram=20), MEGAPIXEL, wanted="bf16", kind="text2img")
+
+
+def test_where_no_model_fits_a_smaller_picture_is_advised() -> None:
+    with pytest.raises(OutOfMemory, match=r"64 MiB are to be had: ask for a smaller picture$"):
+        memory.plan(DEV, Machine("cpu", 0, 64 * 2**20), MEGAPIXEL, models={"dev": DEV})

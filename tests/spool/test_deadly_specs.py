@@ -1,0 +1,68 @@
+"""A spec whose reading ends the process is found out, and no other is blamed for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runner.spool.judge import Verdict
+from runner.spool.planner import Planner
+from runner.spool.settle import Drop
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.deaths import die, start_again
+
+
+def die_while_reading(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a daemon that ends while it reads what lies in the inbox."""
+
+    class Died(BaseException):
+        """Stands for the end of the process."""
+
+    def deadly(*order: object) -> object:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.spool.intake.judge", deadly)
+        patch.setattr("threading.excepthook", lambda args: None)
+        spool.start()
+        assert spool.daemon is not None
+        thread = spool.daemon._intake_thread
+        spool.until(lambda: not thread.is_alive())
+        die(spool)
+
+
+def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = SPEC + "x_poison: 1\n"
+    for name in ("a.yaml", "bomb.yaml", "z.yaml"):
+        idle_spool.drop(name, poison if name == "bomb.yaml" else SPEC)
+    die_while_reading(idle_spool, monkeypatch)
+    judge = Planner.judge
+
+    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+        if b"poison" in drop.data:
+            planner.kill()
+        return judge(planner, drop, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "judge", deadly)
+        start_again(idle_spool)
+        statuses = idle_spool.over("a", "bomb", "z")
+    assert [s["state"] for s in statuses] == ["succeeded", "rejected", "succeeded"]
+    assert statuses[1]["reason"] == "CrashLoop"
+
+
+def test_specs_that_were_being_read_whenever_the_process_was_killed_are_not_blamed(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        # Each of them with those before, which are read aside from their first death on.
+        idle_spool.drop(f"{name}.yaml", SPEC + f"x_name: {name}\n")
+        die_while_reading(idle_spool, monkeypatch)
+    start_again(idle_spool)
+    statuses = idle_spool.over("a", "b", "c")
+    assert [s["state"] for s in statuses] == ["succeeded"] * 3
+    assert idle_spool.daemon is not None
+    assert idle_spool.daemon.ledger.judging() == set()
