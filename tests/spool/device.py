@@ -1,7 +1,7 @@
 """An executor whose pictures are flat colours, for tests of what happens around the device.
 
-It stands in for a GPU and for time: it answers when it is told to. `test_device.py` holds it and
-the real GPU thread to the same promises.
+It stands in for a GPU and for time: it answers when it is told to. It and the real GPU thread are
+held to the same promises by `tests/engine/test_seam.py`.
 """
 
 from __future__ import annotations
