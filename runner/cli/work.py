@@ -17,6 +17,7 @@ from runner.settings import Home, find_home
 
 # Left on purpose: done, wrong usage, nothing running, busy, Ctrl-C.
 _MEANT = frozenset({0, 2, 69, 75, 130})
+_HALTED = "{}; then run `fluxdrop demo` again"
 STORY = ("draw", "edit", "repaint", "outline", "vary")
 
 
@@ -107,6 +108,8 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def _turn(daemon: Any) -> None:
     daemon.work(0.1)
+    if daemon.worker.halt is not None and daemon.worker.idle:
+        raise UsageProblem(_HALTED.format(daemon.worker.halt.message))
     if daemon.worker.lost is not None:
         daemon.close()
         _leave_if_lost(daemon)
@@ -122,8 +125,11 @@ def _leave_if_lost(daemon: Any) -> None:
 
 
 def _wait_for_runner(home: Home) -> None:
-    if client.runner_health(home) is None:
+    health = client.runner_health(home)
+    if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop demo` again")
+    if health["state"] == "paused":
+        raise UsageProblem(_HALTED.format(health["note"]))
     time.sleep(0.05)
 
 

@@ -109,6 +109,22 @@ def test_demo_makes_a_picture_of_each_kind(home: Path) -> None:
     assert [status["state"] for status in again.json["statuses"]] == ["succeeded"] * 5
 
 
+def test_a_demo_of_a_paused_home_says_what_to_do_and_its_job_is_kept(
+    home: Path, runner_of: RunnerOf
+) -> None:
+    (home / "inbox/runner.pause").touch()
+    done = fluxdrop("demo", home=home)
+    assert done.code == 2 and "`fluxdrop resume`" in done.err, done
+    runner = runner_of(home).start()
+    eventually(lambda: runner.read("runner.json")["state"] == "paused", "the health file")
+    told = fluxdrop("status", home=home)
+    assert "is paused" in told.out and "`fluxdrop resume`" in told.out
+    done = fluxdrop("demo", home=home)
+    assert done.code == 2 and "`fluxdrop resume`" in done.err, done
+    assert fluxdrop("resume", home=home).code == 0
+    runner.succeeded("draw")
+
+
 def test_ctrl_c_ends_a_demo_and_the_next_runner_takes_up_its_jobs(
     home: Path, tmp_path: Path
 ) -> None:
