@@ -193,7 +193,10 @@ class Daemon:
 
     def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
-        self.worker.halt = PAUSED if self.intake.controls.paused else shortage(self.home)
+        halt = PAUSED if self.intake.controls.paused else shortage(self.home)
+        if halt not in (None, PAUSED) and self.worker.halt is None:
+            log.error("%s", halt.message)
+        self.worker.halt = halt
         self.worker.turn(min(seconds, self._seconds_to_health()))
         if self._seconds_to_health() <= 0:
             self._health_due = monotonic() + HEALTH_SECONDS

@@ -22,7 +22,7 @@ class Complaint:
         if kind != self._kind:
             self._kind = kind
             known = isinstance(error, (OSError, FluxdropError))
-            self._log.warning(
+            self._log.error(
                 "%s: %s; trying again until it works", self._what, error,
                 exc_info=None if known else error,
             )  # fmt: skip
@@ -31,4 +31,5 @@ class Complaint:
         """It worked."""
         if self._kind is not None:
             self._kind = None
-            self._log.warning("%s: it works again", self._what)
+            # As loud as the fault: whoever read of that waits for this.
+            self._log.error("%s: it works again", self._what)
