@@ -25,7 +25,7 @@ from runner.settings import Home
 from runner.spool.backlog import Backlog
 from runner.spool.clock import monotonic, now, timestamp
 from runner.spool.effects import Disk
-from runner.spool.halt import PAUSED, shortage
+from runner.spool.halt import PAUSED, obstacle
 from runner.spool.intake import Intake
 from runner.spool.locks import locks_of
 from runner.spool.opening import open_spool
@@ -95,7 +95,7 @@ class Daemon:
         self.backlog = Backlog(home, self.ledger, self.outbox)
         self.executor = self._make_executor(home)
         pages = Pages(home, self.ledger, self.outbox, disk)
-        self.writer = Writer(self.ledger, self.outbox, pages, self._written)
+        self.writer = Writer(home, self.ledger, self.outbox, pages, self._written)
         self.worker = Worker(home, self.ledger, self.backlog, self.executor, self.writer)
         self.intake = Intake(
             home, self.ledger, self.outbox, disk, catalogue,
@@ -193,7 +193,7 @@ class Daemon:
 
     def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
-        halt = PAUSED if self.intake.controls.paused else shortage(self.home)
+        halt = PAUSED if self.intake.controls.paused else obstacle(self.home)
         if halt not in (None, PAUSED) and self.worker.halt is None:
             log.error("%s", halt.message)
         self.worker.halt = halt

@@ -3,7 +3,8 @@
 The order within an image is picture, thumbnail, sidecar, then the ledger: an image counts from its
 sidecar on. A final state is decided here under the ledger's lock, where no cancel can come between,
 and is published last of all. Nothing can be promised without the ledger: where it cannot be
-written, that is waited for. Called by the writer thread only; never touches a job that goes on.
+written, that is waited for. An image that a full or read-only disk does not take is not counted and
+made again when it does. Called by the writer thread only; never touches a job that goes on.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from runner.errors import JobFailed, LedgerUnusable
+from runner.errors import DiskFull, JobFailed, LedgerUnusable
 from runner.gallery.metadata import encode
 from runner.gallery.thumbs import thumbnail
 from runner.job import State
 from runner.pages import NO_PAGE, Pages
+from runner.settings import Home
 from runner.sidecar import Finished, sidecar_of
 from runner.spool.clock import timestamp
 from runner.spool.complaint import Complaint
+from runner.spool.halt import Halt, obstacle
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox, SavedImage
 from runner.spool.record import CANCELLED, Record
@@ -38,7 +42,8 @@ Item = TypeVar("Item")
 class Publisher:
     """Publishes what is done; where many come at once, one that fails costs no other."""
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, pages: Pages) -> None:
+    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox, pages: Pages) -> None:
+        self._home = home
         self._ledger = ledger
         self._outbox = outbox
         self._pages = pages
@@ -48,7 +53,7 @@ class Publisher:
         """Set when the ledger is waited for no more: the next start finds out what is missing."""
 
     def save(self, images: Sequence[Finished]) -> None:
-        """Put images into the outbox; one that cannot be put there is recorded as failed."""
+        """Put images into the outbox; one that cannot be put there fails, or is made again."""
         self._together(self._save, images)
         for record in {image.record.seq: image.record for image in images}.values():
             self._pages.publish_job_seldom(record)
@@ -69,7 +74,10 @@ class Publisher:
 
     def end(self, records: Sequence[Record]) -> None:
         """End jobs whose images are all over, or which were cancelled."""
-        self._together(self._end, records)
+        short = [record for record in records if self._lacks_images(record)]
+        self._together(self._end, [record for record in records if record not in short])
+        for record in short:
+            self._put_back(record)
 
     def publish_ends(self, records: Sequence[Record]) -> None:
         """Publish ends that the ledger has and readers may lack: the page, then the status."""
@@ -90,8 +98,10 @@ class Publisher:
             if len(saved) > 1:
                 raise
             image, files = saved[0]
-            self._outbox.take_back(files)
-            self._fail(image, error)
+            with suppress(OSError):
+                self._outbox.take_back(files)
+            if obstacle(self._home) is None:
+                self._fail(image, error)
             return
         self._surely(lambda: self._count(saved))
         missing = self._pages.add([(image.record, each.sidecar) for image, each in saved])
@@ -112,6 +122,14 @@ class Publisher:
             log.error("%s could not be saved", image.record.id, exc_info=error)
             message = f"fluxdrop could not save this image (a bug): {type(error).__name__}"
         self.fail_image(image.record, image.rendered.task.index, reason, message)
+
+    def _lacks_images(self, record: Record) -> bool:
+        over = self._ledger.images(record.seq)
+        return len(over) < record.total and not self._ledger.get(record.seq).cancelled
+
+    def _put_back(self, record: Record) -> None:
+        halt = obstacle(self._home) or Halt(DiskFull.reason, "makes again what found no room")
+        self._together(lambda _: self.requeue(record, halt.reason, halt.message), [record])
 
     def _end(self, records: Sequence[Record]) -> None:
         self._surely(lambda: self._decide(records))
@@ -183,6 +201,8 @@ class Publisher:
 
     def _together(self, act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
         """Do it for all at once; where that fails, for each alone."""
+        if not items:
+            return
         try:
             act(items)
         except Exception as error:  # noqa: BLE001 the writer's thread must live

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from runner.pages import Pages
 from runner.publishing import Publisher
+from runner.settings import Home
 from runner.sidecar import Finished
 from runner.spool.clock import monotonic
 from runner.spool.complaint import Complaint
@@ -53,11 +54,16 @@ class Writer:
     """One thread that writes what the worker hands over."""
 
     def __init__(
-        self, ledger: Ledger, outbox: Outbox, pages: Pages, on_change: Callable[[], None]
+        self,
+        home: Home,
+        ledger: Ledger,
+        outbox: Outbox,
+        pages: Pages,
+        on_change: Callable[[], None],
     ) -> None:
         self._outbox = outbox
         self._pages = pages
-        self._publisher = Publisher(ledger, outbox, pages)
+        self._publisher = Publisher(home, ledger, outbox, pages)
         self._complaint = Complaint(log, "writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()

@@ -1,11 +1,13 @@
-"""Why no image may begin: somebody paused the runner, or a disk is nearly full.
+"""Why no image may begin: somebody paused the runner, or a disk is nearly full or read-only.
 
 What is rendered needs a place, and so do the ledger and the statuses that say what became of it.
-Halting a little before the end of a disk keeps all of that possible. Never removes anything.
+Halting a little before the end of a disk keeps all of that possible, and a night's queue does not
+fail job by job because a share was away. Never changes anything.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 
@@ -27,15 +29,18 @@ class Halt:
 PAUSED = Halt("Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it")
 
 
-def shortage(home: Home) -> Halt | None:
-    """The halt where a disk of the home has too little room for another image; else None."""
+def obstacle(home: Home) -> Halt | None:
+    """What keeps a disk of the home from taking another image; None where nothing does."""
     for folder in (home.outbox, home.data):
         try:
             free = shutil.disk_usage(folder).free
         except OSError:
-            # Whoever writes there next finds out, and says it better.
+            # Not there: it is made again, or whoever writes there says what is wrong.
             continue
         if free < LEAST_FREE_BYTES:
             message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"
             return Halt(DiskFull.reason, message)
+        if not os.access(folder, os.W_OK):
+            message = f"{folder} cannot be written: make it writable again, and jobs go on"
+            return Halt("Unwritable", message)
     return None

@@ -254,6 +254,40 @@ def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
     spool.stop()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_outbox_that_turns_read_only_costs_no_job_an_image(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(halt, "LEAST_FREE_BYTES", 0)
+    spool = Spool(tmp_path / "home", outbox=str(small_disk))
+    spool.device.by_hand = True
+    spool.start()
+    for name in "abc":
+        spool.drop(f"{name}.yaml", SPEC.replace("seed: 7", f"count: {count}"))
+    spool.until(lambda: spool.device.task and spool.status("c"))
+    daemon = spool.daemon
+    assert daemon is not None
+    # Nothing may be open for writing in this very moment.
+    spool.until(lambda: _remounted(small_disk, "ro"))
+    spool.until(lambda: daemon.worker.halt)
+    spool.device.finish()
+    spool.until(lambda: daemon.worker.idle)
+    spool.until(lambda: not daemon.writer.waiting)
+    assert spool.device.started == [("a", 1)]
+    assert _remounted(small_disk, "rw")
+    spool.device.by_hand = False
+    for status in spool.over(*"abc"):
+        assert (status["state"], status["images"]["done"]) == ("succeeded", count)
+        assert status["attempt"] == 1
+    assert spool.device.started[:2] == [("a", 1), ("a", 1)]
+    spool.stop()
+
+
+def _remounted(disk: Path, how: str) -> bool:
+    done = subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True)
+    return done.returncode == 0
+
+
 def _fill(file: Path) -> None:
     """Write until not one byte more fits."""
     with file.open("ab", buffering=0) as ballast:
