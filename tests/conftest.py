@@ -18,8 +18,8 @@ _SHOWN = 6000
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start.
 
-    A shell without job control ignores it for what runs in the background, this session say, and
-    children inherit that.
+    A shell without job control ignores it for what it starts in the background, and that is handed
+    on to every child.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
