@@ -16,6 +16,7 @@ from runner.errors import DiskFull
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.clock import timestamp
+from runner.spool.complaint import Complaint
 from runner.spool.effects import Disk
 from runner.spool.inputs import reading_copies, signature_of
 from runner.spool.ledger import Ledger
@@ -52,6 +53,7 @@ class Controls:
         self._disk = disk
         self._waiting = waiting
         self._on_cancel = on_cancel
+        self._complaint = Complaint(log, "obeying a control file")
         self._unknown_since: dict[str, float] = {}
         self._specs: set[str] = set()
         self.paused = False
@@ -74,10 +76,12 @@ class Controls:
         for name in controls:
             try:
                 obeyed = self._obey_one(name, moment, planning)
-            except (OSError, DiskFull):
+            except (OSError, DiskFull) as error:
                 # One file must not keep the others, or the specs, from being looked at.
-                log.exception("%s could not be obeyed; it will be tried again", name)
+                self._complaint.about(error)
                 obeyed = False
+            else:
+                self._complaint.over()
             changed |= obeyed
             early |= not obeyed
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS
