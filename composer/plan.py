@@ -29,7 +29,7 @@ from composer.parameters import (
     no_defaults,
     own_seeds,
 )
-from composer.seen import Seen, models_of, read_prompts, token_warnings_of
+from composer.plan_tokens import Seen, models_of, read_prompts, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
 from runner.errors import Problem, SpecInvalid
 from specs import expand

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.engine import registry
-from runner.engine.custom import models_of
+from runner.engine.custom_entries import models_of
 from runner.job import ImageTask, InputImage, Lora
 from runner.settings import Home, Settings
 

@@ -92,7 +92,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     Only plain relative names that are not in the inbox yet; returns the names copied. A spec that
     cannot be read brings nothing: the runner will say what is wrong with it.
     """
-    from runner.spool.inputs import named_paths
+    from runner.spool.inbox.inputs import named_paths
     from specs.read import read
 
     try:

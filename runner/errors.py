@@ -9,7 +9,7 @@ FluxdropError
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
 │   ├── ModelMissing  ├── OutOfMemory  ├── TimedOut  ├── DiskFull
-│   └── NotFinite, DeviceLost      the engine's own, in runner/engine/faults.py
+│   └── NotFinite, DeviceLost      the engine's own, in runner/engine/errors.py
 └── Stopped           the stop sign was seen; not a fault               job `cancelled` or requeued
 
 Foreign exceptions are translated where they enter (the engine for diffusers and the hub, specs

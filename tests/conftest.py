@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis as _early  # noqa: F401 it looks at who refers to whom, which freezing hides
 import pytest
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from tests.harness import Runner
 
 _SHOWN = 6000

@@ -16,9 +16,9 @@ from runner.engine import gpu
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.needs import Needs
 from runner.engine.registry import KINDS, realise
-from runner.engine.weights.loading import Loaded, Shelf
+from runner.engine.resolved_task import Needs
+from runner.engine.weights.pipeline_cache import Loaded, Shelf
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakePipe, TwinLibrary, Watched, life

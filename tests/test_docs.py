@@ -193,9 +193,9 @@ NO_REASONS = {"Bug", "Document", "False", "Null", "OutOfMemoryError", "True"}
 
 def _reasons() -> set[str]:
     """Every word in the code that has the form of a reason, where reasons are given."""
-    files = [*(ROOT / "runner/spool").glob("*.py"), *(ROOT / "specs").glob("*.py")]
-    files += [ROOT / "runner" / f"{name}.py" for name in ("worker", "saving", "errors", "daemon")]
-    files += [ROOT / "runner/engine" / f"{name}.py" for name in ("gpu_thread", "faults")]
+    files = [*(ROOT / "runner/spool").rglob("*.py"), *(ROOT / "specs").glob("*.py")]
+    files += [*(ROOT / "runner/daemon").glob("*.py"), *(ROOT / "runner").glob("*.py")]
+    files += [ROOT / "runner/engine" / f"{name}.py" for name in ("gpu_thread", "errors")]
     found: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
+from runner import clock
 from runner.cli import main
-from runner.daemon import Daemon, gpu_thread
-from runner.engine.together import MOST
+from runner.daemon.daemon import Daemon, gpu_thread
+from runner.engine.batching import MOST
 from runner.settings import find_home
-from runner.spool import clock
 from tests.harness import PATIENCE, ROOT, sidecars, spec
 
 pytestmark = pytest.mark.timeout(300)

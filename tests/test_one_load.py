@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import Plan
 from runner.engine.weights import assembly
-from runner.engine.weights.loading import Shelf
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.settings import Home, Settings
 from tests.fakes import TwinLibrary
 

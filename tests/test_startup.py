@@ -103,7 +103,7 @@ QUICK = ("help", "status", "status-json", "check-good", "check-bad")
 
 @pytest.mark.parametrize("command", LIGHT)
 def test_a_light_command_imports_nothing_heavy(used_home: Path, command: str) -> None:
-    """Seen red: with `import numpy` at the top of runner/cli/look.py."""
+    """Seen red: with `import numpy` at the top of runner/cli/status.py."""
     arguments, code = LIGHT[command]
     report = run(*arguments, cwd=used_home)
     assert report.code == code
@@ -111,11 +111,11 @@ def test_a_light_command_imports_nothing_heavy(used_home: Path, command: str) ->
 
 
 def test_a_command_imports_its_own_verbs_alone(used_home: Path) -> None:
-    """Seen red: with `from runner.cli import clean` at the top of runner/cli/look.py."""
+    """Seen red: with `from runner.cli import clean` at the top of runner/cli/status.py."""
     loaded = run("status", cwd=used_home).modules
     assert {name for name in loaded if name.startswith("runner.cli.")} == {
-        "runner.cli.look",
-        "runner.cli.text",
+        "runner.cli.status",
+        "runner.cli.output",
     }
     unused = {"logging", "subprocess", "hashlib", "plistlib", "urllib.request", "xml", "email"}
     assert loaded & unused == set()

@@ -19,8 +19,8 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.text import print_json, say
-from runner.cli.text import size as size_text
+from runner.cli.output import print_json, say
+from runner.cli.output import size as size_text
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 
@@ -144,7 +144,7 @@ def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> li
 def remove(home: Home, jobs: list[Job]) -> list[str]:
     """Delete the folders and their rows of the gallery; what could not be deleted, in words."""
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.effects import Disk
+    from runner.spool.disk.disk import Disk
 
     gallery = Gallery(home.data / FOLDER, Disk().replace)
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # an earlier clean was cut short

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner import client
+from runner.cli.output import print_json, say
 from runner.cli.submit import tell
-from runner.cli.text import print_json, say
 from runner.errors import Problem, SpecInvalid, UsageProblem
 from runner.settings import Home, find_home
 
@@ -120,7 +120,7 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
     from composer.parameters import encoders_of
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
-    from runner.cli.plans import tokens_text
+    from runner.cli.plan_report import tokens_text
 
     if options.fields:
         _bytes(spec)
@@ -150,8 +150,8 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
 
 def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     from runner.catalogue import RegistryCatalogue
-    from runner.cli.plans import print_plan, told_of
-    from runner.spool.preview import preview
+    from runner.cli.plan_report import print_plan, told_of
+    from runner.spool.inbox.preview import preview
 
     ahead = preview(_bytes(spec), home, RegistryCatalogue(home.settings, home.data))
     told = told_of(ahead, home)
@@ -165,7 +165,7 @@ def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> i
 def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Drop the spec, unless it would be refused: then nothing is dropped."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.preview import preview
+    from runner.spool.inbox.preview import preview
 
     data = _bytes(spec)
     ahead = preview(data, home, RegistryCatalogue(home.settings, home.data))
@@ -231,7 +231,7 @@ def _audit_lines() -> int:
 
     What is found stands in the answers; the exit code only says whether every line could be read.
     """
-    from composer.audit.lines import audit_lines
+    from composer.audit.jsonl import audit_lines
 
     if hasattr(sys.stdout, "reconfigure"):
         # JSON is UTF-8 whatever the console speaks; a lone surrogate comes out as its escape.

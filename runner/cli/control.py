@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.text import print_json, say
+from runner.cli.output import print_json, say
 from runner.errors import UsageProblem
 from runner.settings import find_home
 

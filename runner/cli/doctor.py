@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner import client
-from runner.cli.text import print_json
+from runner.cli.output import print_json
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
@@ -85,7 +85,7 @@ def _disk(home: Home) -> Finding:
 
 
 def _writers(home: Home) -> Finding:
-    from runner.spool.platform import can_probe_writers
+    from runner.spool.disk.platform import can_probe_writers
 
     seconds = home.settings.settle_seconds
     if can_probe_writers(home.inbox):
@@ -123,7 +123,7 @@ def _speed() -> Finding:
 def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
     from runner.engine import memory
-    from runner.engine.custom import models_of
+    from runner.engine.custom_entries import models_of
     from runner.engine.hub import present
     from runner.engine.memory import machine
     from runner.engine.registry import default_model

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.text import print_json, say
+from runner.cli.output import print_json, say
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
@@ -103,7 +103,7 @@ def rebuilt(home: Home) -> int:
     """Make the index again, showing how far that is where people watch; how many rows it has."""
     from runner.gallery.rebuild import rebuild
     from runner.gallery.store import FOLDER
-    from runner.spool.effects import Disk
+    from runner.spool.disk.disk import Disk
 
     home.prepare()
     folder = home.data / FOLDER
@@ -181,8 +181,8 @@ def run_page(options: argparse.Namespace) -> int:
 
 
 def _job_page(home: Home, job: str) -> str:
-    from runner.gallery.sheet import job_page
-    from runner.spool.effects import Disk
+    from runner.gallery.page.sheet import job_page
+    from runner.spool.disk.disk import Disk
 
     status = client.status(home, job)
     if "images" not in status:
@@ -204,8 +204,8 @@ def _index(sidecar: Mapping[str, Any]) -> int:
 
 def write_outbox_page(home: Home) -> str:
     """Write the page of the newest jobs from what lies in the outbox; its path."""
-    from runner.gallery.sheet import outbox_page
-    from runner.spool.effects import Disk
+    from runner.gallery.page.sheet import outbox_page
+    from runner.spool.disk.disk import Disk
 
     jobs = sorted(statuses(home), key=lambda job: str(job.get("accepted_at")), reverse=True)
     shown = jobs[:_JOBS_SHOWN]

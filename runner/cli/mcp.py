@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any
 
-from runner.cli.text import say
+from runner.cli.output import say
 from runner.settings import find_home
 
 PORT = 8421

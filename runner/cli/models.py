@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.text import print_json, say
+from runner.cli.output import print_json, say
 from runner.errors import FluxdropError, UsageProblem
 from runner.settings import Home, find_home
 
@@ -72,7 +72,7 @@ def run_pull(options: argparse.Namespace) -> int:
     targets = _targets(options, home)
     again = " ".join(["fluxdrop models pull", *targets])
     again += f" --file {options.file}" if options.file else ""
-    from runner.cli.pulling import Pulling
+    from runner.cli.pull_progress import Pulling
 
     with Pulling(home, again=again, quiet=options.json) as pulling:
         try:
@@ -93,7 +93,7 @@ def run_pull(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Say what is missing of the named models, or of all of them in short."""
-    from runner.engine.custom import models_of
+    from runner.engine.custom_entries import models_of
     from runner.engine.entries import ESTIMATORS
     from runner.engine.hub import checkup
 
@@ -163,7 +163,7 @@ def _plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
     """What each name stands for. Raises UsageProblem for a name that nothing has."""
-    from runner.engine.custom import models_of
+    from runner.engine.custom_entries import models_of
     from runner.engine.entries import ESTIMATORS
     from runner.engine.hub.sources import Layout, Source, estimator_source, sources
 

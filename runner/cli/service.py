@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.cli.text import print_json, say
+from runner.cli.output import print_json, say
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.text import job_line, print_json, say
+from runner.cli.output import job_line, print_json, say
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import Home, Settings, find_home, load_settings
 
@@ -110,7 +110,7 @@ def _is_bad(status: dict[str, Any]) -> bool:
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.judge import check
+    from runner.spool.inbox.assess import check
 
     home = _home_or_here(options.home)
     catalogue = RegistryCatalogue(home.settings, home.data)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.text import print_json, say
+from runner.cli.output import print_json, say
 from runner.errors import FluxdropError, JobFailed, RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
@@ -109,8 +109,8 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
     from runner.engine.gpu_thread import of_home
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
     from runner.job import InputImage
-    from runner.spool import loras
-    from runner.spool.inputs import IMAGE_FIELDS, place_of
+    from runner.spool.inbox import loras
+    from runner.spool.inbox.inputs import IMAGE_FIELDS, place_of
 
     spec = _spec(sidecar)
     catalogue = RegistryCatalogue(home.settings, home.data)
@@ -152,7 +152,7 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
 def _held(home: Home) -> Iterator[None]:
     """The home and the GPU, as a runner holds them: two at once would share its memory."""
     from runner.engine.memory.machine import gpu_in_use
-    from runner.spool.locks import locks_of
+    from runner.spool.disk.locks import locks_of
 
     locks = locks_of(home, gpu_in_use(home.settings.device))
     try:
@@ -203,7 +203,7 @@ def _require_working(home: Home) -> None:
 def _forget(home: Home, job: str) -> None:
     """Take the job that only compared away again, from the outbox and from the gallery."""
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.effects import Disk
+    from runner.spool.disk.disk import Disk
 
     if client.status(home, job)["state"] not in client.FINAL_STATES:
         client.cancel(home, job)
@@ -267,7 +267,7 @@ def _reason(
 
 def _changes(sidecar: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """What is not as it was when the picture was made, of all that changes pixels."""
-    from runner.gallery.facts import mapping
+    from runner.gallery.formatting import mapping
 
     result = mapping(sidecar.get("result"))
     before, now = mapping(result.get("versions")), mapping(facts.get("versions"))

@@ -14,13 +14,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runner.engine.errors import Bug, NotFinite, translation
 from runner.engine.families import Family
-from runner.engine.faults import Bug, NotFinite, translation
 from runner.engine.kinds.base import Build, Paste, Prepared
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.rowwise import rowwise
 from runner.engine.speed import Speed
-from runner.engine.stop import StopSign
+from runner.engine.stop_sign import StopSign
 from runner.job import ImageTask, Phase
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from runner.engine import hub
-from runner.engine.custom import models_of
-from runner.engine.faults import DeviceLost
+from runner.engine.custom_entries import models_of
+from runner.engine.errors import DeviceLost
 from runner.engine.memory import devices
 from runner.engine.prompts.embedding_store import EmbeddingStore
 from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
-from runner.engine.stop import StopSign
-from runner.engine.weights.loading import Shelf
+from runner.engine.stop_sign import StopSign
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
 from runner.job import ImageTask

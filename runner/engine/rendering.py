@@ -13,17 +13,18 @@ from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import gpu, hub, ladder
+from runner.engine import fallbacks as ladder
+from runner.engine import gpu, hub
+from runner.engine.batching import Together
 from runner.engine.gpu import Piece
 from runner.engine.kinds.base import Prepared
-from runner.engine.needs import Needs
 from runner.engine.pictures.depth import DepthMaps
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
-from runner.engine.stop import StopSign
-from runner.engine.together import Together
+from runner.engine.resolved_task import Needs
+from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
-from runner.engine.weights.loading import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, Shelf
 from runner.errors import JobFailed
 from runner.executor import Progressed, Rendered
 from runner.job import ImageTask, Phase

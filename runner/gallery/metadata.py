@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import InputBad, UsageProblem
 from runner.gallery import foreign, infotext, xmp
-from runner.gallery.facts import made_with, mapping, printable
+from runner.gallery.formatting import made_with, mapping, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

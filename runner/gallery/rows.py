@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runner.errors import UsageProblem
-from runner.gallery.facts import mapping
+from runner.gallery.formatting import mapping
 
 # In the row under their own names, in this order; every other field of the spec follows.
 _FACTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")

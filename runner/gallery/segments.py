@@ -20,9 +20,9 @@ from threading import RLock
 from typing import Any
 
 from runner.errors import FluxdropError
-from runner.gallery import lines
+from runner.gallery import line_format as lines
 from runner.gallery.index import Index, LiveIndex, SealedIndex
-from runner.gallery.lines import Entry
+from runner.gallery.line_format import Entry
 from runner.gallery.lock import locked
 from runner.gallery.terms import identity
 

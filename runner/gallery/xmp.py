@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from runner.gallery.facts import made_with, mapping, source_type
+from runner.gallery.formatting import made_with, mapping, source_type
 
 NAMESPACE = "urn:fluxdrop:metadata:1:"
 _SPEC = re.compile(r"<fluxdrop:spec>(.*?)</fluxdrop:spec>", re.DOTALL)

@@ -26,7 +26,7 @@ from runner.errors import InputBad, PathNotAllowed
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
 from runner.settings import Home
-from runner.spool.inputs import IMAGE_FIELDS, maker_of, place_of, take
+from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
 
 FOLDER = "mcp"
 """Where in the inbox the copies lie; subfolders of the inbox are never scanned."""

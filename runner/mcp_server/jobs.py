@@ -16,9 +16,9 @@ from anyio.to_thread import run_sync
 
 from runner import client
 from runner.mcp_server import pictures
-from runner.mcp_server.attendance import Attendance
+from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.names import is_safe_id
+from runner.spool.store.names import is_safe_id
 
 MOST_WAIT_SECONDS = 50
 _LOOK_SECONDS = 0.1

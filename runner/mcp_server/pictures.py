@@ -16,7 +16,7 @@ from typing import Any
 from mcp.types import ImageContent, ResourceLink
 
 from runner.settings import Home
-from runner.spool.names import is_safe_id
+from runner.spool.store.names import is_safe_id
 from runner.wire import read_json
 
 PAGE = 4

@@ -34,9 +34,10 @@ from mcp.types import (
 )
 
 from runner.errors import FluxdropError
-from runner.mcp_server import jobs, prompts, resources, searching, submission, tools
+from runner.mcp_server import jobs, prompts, resources, submission, tools
+from runner.mcp_server import search as searching
 from runner.mcp_server.arguments import check
-from runner.mcp_server.attendance import Attendance
+from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 
 log = logging.getLogger(__name__)

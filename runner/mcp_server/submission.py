@@ -16,10 +16,10 @@ from typing import Any
 from runner import client
 from runner.errors import SpecInvalid
 from runner.mcp_server.arguments import given, refusal
-from runner.mcp_server.attendance import Attendance
 from runner.mcp_server.inputs import Inputs, is_needed, sweep
+from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.names import is_conflict_copy, is_safe_id, key_of
+from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
 from runner.wire import read_json
 from specs import schemas
 
@@ -33,8 +33,8 @@ def submit(
 ) -> dict[str, Any]:
     """Answer one call of a tool that makes pictures. Raises ToolError with every problem."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.judge import judge
-    from runner.spool.settle import Drop
+    from runner.spool.inbox.assess import judge
+    from runner.spool.inbox.settle import Drop
     from specs.write import to_yaml
 
     values = given(arguments)

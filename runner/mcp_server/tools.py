@@ -6,7 +6,9 @@ from typing import Any
 
 from mcp.types import Tool, ToolAnnotations
 
-from runner.mcp_server import arguments, jobs, searching, shapes
+from runner.mcp_server import arguments, jobs
+from runner.mcp_server import output_schemas as shapes
+from runner.mcp_server import search as searching
 
 KIND_OF = {
     "flux_generate": "text2img",

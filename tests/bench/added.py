@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from runner import client
-from runner.cli.setup import make_home
-from runner.daemon import Daemon
+from runner.cli.init import make_home
+from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.hub import builtin_folder
 from runner.engine.memory import devices

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.plan import make_plan
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from runner.engine.hub import builtin_folder
 from runner.settings import Home
 from specs.expand import image

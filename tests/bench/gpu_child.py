@@ -96,7 +96,7 @@ class Timeline(SimpleQueue[Event]):
 def _runner(order: Order, device: torch.device) -> dict[str, Any]:
     from runner.engine.gpu_thread import GpuThread
     from runner.engine.speed import Speed
-    from runner.engine.weights.loading import Shelf
+    from runner.engine.weights.pipeline_cache import Shelf
 
     library = _library(order)
     bound = (order.cap_gb - _CONTEXT_GB - _KEPT_FREE_GB) * 1e9 / _GIB if order.cap_gb else None

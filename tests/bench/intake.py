@@ -27,16 +27,16 @@ from statistics import median
 from typing import Any
 
 from runner.catalogue import RegistryCatalogue
-from runner.daemon import Daemon
+from runner.clock import timestamp
+from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
-from runner.spool.answers import TAKEN_PREFIX
-from runner.spool.clock import timestamp
-from runner.spool.effects import Disk, Place
-from runner.spool.inputs import signature_of
-from runner.spool.judge import judge
-from runner.spool.names import PAUSE_NAME, id_from_file, is_spec, natural_order
-from runner.spool.outbox import to_json
-from runner.spool.settle import Drop
+from runner.spool.disk.disk import Disk, Place
+from runner.spool.inbox.acknowledge import TAKEN_PREFIX
+from runner.spool.inbox.assess import judge
+from runner.spool.inbox.inputs import signature_of
+from runner.spool.inbox.settle import Drop
+from runner.spool.store.names import PAUSE_NAME, id_from_file, is_spec, natural_order
+from runner.spool.store.outbox import to_json
 from runner.wire import Receipt
 from tests.spool.device import FlatColours
 

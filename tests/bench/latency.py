@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from tests.bench.figures import Goal, shown
 from tests.harness import FINAL, Runner, eventually, spec
 

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from runner.executor import Event, Failed, Progressed, Rendered
 from runner.job import ImageTask
 from runner.settings import Home, load_settings
@@ -106,7 +106,7 @@ def bare(stage: Stage, *, case: Case, folder: Path, texts: Sequence[str], root: 
 
 def fluxdrop(stage: Stage, *, case: Case, folder: Path, texts: Sequence[str], root: Path) -> Any:
     """The runner, from a spec in the inbox to everything that it writes."""
-    from runner.daemon import Daemon
+    from runner.daemon.daemon import Daemon
 
     make_home(root)
     home = Home(root, load_settings(root / "fluxdrop.yaml"))
@@ -185,7 +185,7 @@ def _shares(pipe: Any, case: Case, image: Any, draw: Callable[[], Any]) -> dict[
     """The parts of an image's time, as milliseconds of the processor."""
     import torch
 
-    from runner.gallery.thumbs import thumbnail
+    from runner.gallery.page.thumbs import thumbnail
 
     def encode() -> None:
         with torch.no_grad():

@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from runner.engine.memory.plans import Plan
 from runner.settings import Home, load_settings
-from runner.spool.names import PAUSE_NAME
+from runner.spool.store.names import PAUSE_NAME
 from tests.bench import scripts
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR, StandIns
@@ -101,9 +101,9 @@ def _script(
 
 def fluxdrop(stage: Stage, *, jobs: int, folders: Mapping[str, Path], root: Path) -> dict[str, Any]:
     """The runner, let go when it has taken all jobs, in the order in which they came."""
-    from runner.daemon import Daemon
+    from runner.daemon.daemon import Daemon
     from runner.engine.gpu_thread import GpuThread
-    from runner.engine.weights.loading import Shelf
+    from runner.engine.weights.pipeline_cache import Shelf
 
     scripts.import_all()
     make_home(root)

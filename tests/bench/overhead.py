@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from runner.settings import Home, Settings
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.intake import CONTESTANTS, SPEC, Clock, has_queues
@@ -39,7 +39,7 @@ Dequeue = Callable[[], bytes | None]
 
 def fluxdrop(stage: Stage, *, root: Path, jobs: int) -> dict[str, Any]:
     """This runner, whole, with a device that answers at once."""
-    from runner.daemon import Daemon
+    from runner.daemon.daemon import Daemon
     from tests.spool.device import FlatColours
 
     device = FlatColours()
@@ -116,12 +116,12 @@ def publish(job: str, spec: Mapping[str, Any], home: Home) -> None:
     """
     from PIL import Image
 
+    from runner.clock import timestamp
     from runner.gallery.metadata import encode
-    from runner.gallery.sheet import job_page
-    from runner.gallery.thumbs import thumbnail
-    from runner.spool.clock import timestamp
-    from runner.spool.effects import Disk
-    from runner.spool.outbox import to_json
+    from runner.gallery.page.sheet import job_page
+    from runner.gallery.page.thumbs import thumbnail
+    from runner.spool.disk.disk import Disk
+    from runner.spool.store.outbox import to_json
 
     disk, folder = Disk(), home.job(job)
     file = folder / "status.json"

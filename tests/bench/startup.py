@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from tests.bench.figures import Goal, Spread, shown
 from tests.harness import ROOT, clean_environment, eventually
 

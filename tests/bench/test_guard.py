@@ -22,13 +22,13 @@ from typing import Any
 import diffusers
 import pytest
 
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Event, Rendered
 from runner.job import ImageTask
 from runner.settings import Home, Settings
-from runner.spool.effects import Disk
-from runner.spool.outbox import to_json
+from runner.spool.disk.disk import Disk
+from runner.spool.store.outbox import to_json
 from tests.bench.overhead import publish
 from tests.fakes import TwinLibrary, Watched, life
 from tests.harness import eventually

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from runner.daemon.pages import GALLERY
 from runner.gallery.rows import row_of
 from runner.gallery.store import FOLDER, Gallery
-from runner.pages import GALLERY
 from specs.read import read
 from specs.validate import validate
 from tests.cli.here import Here

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from tests.cli.here import Here
 from tests.harness import Runner, fluxdrop, spec
 

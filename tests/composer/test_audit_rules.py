@@ -6,7 +6,7 @@ import pytest
 
 from composer.assemble import Span
 from composer.audit import Report, audit
-from composer.audit.lines import audit_lines
+from composer.audit.jsonl import audit_lines
 
 
 def verdict(prompt: str, *terms: object) -> str:

@@ -21,14 +21,14 @@ from unittest import mock
 
 from runner.errors import DiskFull, LedgerUnusable
 from runner.settings import Home
-from runner.spool.effects import Disk, Place
+from runner.spool.disk.disk import Disk, Place
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Expected, Point, Scenario, play, prepare
 
 _NEED_ROOM = {"write", "sync", "sync_folder", "sync_file_system", "rename", "make_folder", "commit"}
 # Over by the next try, after several, after most that a small job does has been refused.
 _REFUSALS = (1, 4, 16)
-_WAITS = ("runner.publishing", "runner.spool.intake")
+_WAITS = ("runner.daemon.saving", "runner.spool.inbox.intake")
 
 
 class FullDisk(Disk):

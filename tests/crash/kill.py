@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.spool.effects import Disk, Place
+from runner.spool.disk.disk import Disk, Place
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Point, Scenario, home_of, play, prepare
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.settings import Home
-from runner.spool.answers import TAKEN_PREFIX
-from runner.spool.effects import TEMPORARY_SUFFIX, Disk, Place
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk, Place
+from runner.spool.inbox.acknowledge import TAKEN_PREFIX
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Point, Scenario, furnish, home_of, play, prepare
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.job import ImageTask
 from runner.settings import Home, Settings
-from runner.spool.effects import Disk
+from runner.spool.disk.disk import Disk
 from tests.spool.device import FlatColours
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.catalogue import RegistryCatalogue
-from runner.engine.custom import models_of
+from runner.engine.custom_entries import models_of
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.models import SingleFile
 from runner.errors import UsageProblem

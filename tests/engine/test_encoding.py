@@ -13,9 +13,9 @@ from runner.engine.memory.plans import Plan
 from runner.engine.prompts.embedding_store import EmbeddingStore
 from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
-from runner.engine.stop import StopSign
+from runner.engine.stop_sign import StopSign
 from runner.engine.weights import assembly
-from runner.engine.weights.loading import Shelf
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.errors import Stopped
 from runner.executor import Progressed, Rendered
 from runner.job import ImageTask, Phase

@@ -16,7 +16,7 @@ from runner.engine import gpu, hub
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS
-from runner.engine.weights.loading import Shelf
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import TwinLibrary, life

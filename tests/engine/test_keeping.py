@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.weights.keeping import Kept
+from runner.engine.weights.kept_folders import Kept
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -77,7 +77,8 @@ def test_a_folder_that_is_not_as_it_was_written_does_not_count(
 
 def test_a_process_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, source: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from runner.engine.weights.keeping import Kept\n"
+        "import os, sys; from pathlib import Path\n"
+        "from runner.engine.weights.kept_folders import Kept\n"
         "def write(folder):\n"
         "    (folder / 'weights').write_bytes(b'quant'); os._exit(9)\n"
         "Kept(Path(sys.argv[1]), Path(sys.argv[2]), 'nf4', 1).make(9, write)\n"

@@ -14,7 +14,7 @@ from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import Plan
 from runner.engine.weights import assembly
-from runner.engine.weights.loading import Shelf
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.executor import Failed, Rendered
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary, life
@@ -75,7 +75,7 @@ def test_a_full_device_is_tried_again_with_less_whatever_it_was_doing(
     wrapped = failing(times, getattr(place, name))
     if place is FLUX1:
         families = {"flux1": replace(FLUX1, **{name: wrapped})}
-        monkeypatch.setattr("runner.engine.needs.FAMILIES", families)
+        monkeypatch.setattr("runner.engine.resolved_task.FAMILIES", families)
     else:
         monkeypatch.setattr(place, name, wrapped)
     answer = outcome(executor, task_of("text2img"))

@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine.memory import devices
 from runner.engine.registry import KINDS
-from runner.engine.weights.loading import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, Shelf
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from runner.engine.putting_off import put_off
+from runner.engine.lazy_imports import put_off
 from tests.harness import eventually
 
 NAME = "fluxdrop_heavy"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from runner.engine.weights import checkpoints as source
 from runner.engine.weights import fp8, quantise
-from runner.engine.weights import published as source
 from tests import random_twin
 from tests.engine.painting import painted, pipe_of
 from tests.engine.quantising import far, forward, kept_in, load, published

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runner.engine import gpu
+from runner.engine.batching import MOST
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.rowwise import rowwise
-from runner.engine.together import MOST
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, Phase
 from tests.fakes import Watched
@@ -22,7 +22,7 @@ TaskOf = Callable[..., ImageTask]
 @pytest.fixture
 def executor(data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An executor with the built-in model itself, however busy this machine is."""
-    monkeypatch.setattr("runner.engine.together._QUICK", 1000.0)
+    monkeypatch.setattr("runner.engine.batching._QUICK", 1000.0)
     made = GpuThread(data, device="cpu")
     yield made
     made.close()
@@ -98,7 +98,7 @@ def test_layers_of_one_vector_an_image_add_up_as_for_one_image_and_are_left_as_t
 @pytest.fixture
 def proven(executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch) -> GpuThread:
     """An executor whose trial has passed, whatever this machine's own would say."""
-    monkeypatch.setattr("runner.engine.together._passes", lambda *given: True)
+    monkeypatch.setattr("runner.engine.batching._passes", lambda *given: True)
     for task in alike(task_of, 1, 3):
         answers(executor, [task])
     assert executor.slots()[0].together == MOST
@@ -161,7 +161,7 @@ def test_a_trial_that_fails_keeps_images_alone(
     monkeypatch.setattr(gpu, "denoised", otherwise)
     # The trial asks three times: before, between, after.
     clock = itertools.cycle([0.0, 1.0, 5.0 if result == "not faster" else 1.1])
-    monkeypatch.setattr("runner.engine.together.time", FixedTime(clock))
+    monkeypatch.setattr("runner.engine.batching.time", FixedTime(clock))
     for task in alike(task_of, 1, 4):
         answers(executor, [task])
     assert executor.slots()[0].together == 1

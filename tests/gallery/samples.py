@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from runner.gallery.sheet import job_page
-from runner.gallery.thumbs import thumbnail
+from runner.gallery.page.sheet import job_page
+from runner.gallery.page.thumbs import thumbnail
 
 HOSTILE = (
     "<script>window.pwned = 1</script>",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.gallery.sheet import job_page, outbox_page
+from runner.gallery.page.sheet import job_page, outbox_page
 from tests.gallery.browser import Browser
 from tests.gallery.samples import HOSTILE, pack, put_job, put_page, sidecar, status
 

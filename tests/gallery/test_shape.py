@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.gallery.shape import Board, arrange, shots_of
+from runner.gallery.page.layout import Board, arrange, shots_of
 from tests.gallery.samples import sidecar
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.gallery.sheet import job_page, outbox_page
+from runner.gallery.page.sheet import job_page, outbox_page
 from tests.gallery.samples import HOSTILE, sidecar, status
 
 _ELEMENT = re.compile(r"<(script|style)([^>]*)>(.*?)</\1>", re.DOTALL)

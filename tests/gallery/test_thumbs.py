@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from runner.gallery.thumbs import thumbnail
+from runner.gallery.page.thumbs import thumbnail
 from tests.gallery.samples import picture
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runner.cli.setup import make_home
+from runner.cli.init import make_home
 from tests.harness import ROOT
 from tests.mcp.support import EIGHT, finished
 from tests.mcp.wire import COMMAND, http

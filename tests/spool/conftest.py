@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
-from runner.spool.effects import Disk
+from runner.spool.disk.disk import Disk
 from tests.spool.composing import write_many
 from tests.spool.device import FlatColours
 

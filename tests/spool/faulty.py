@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from runner.spool.effects import Disk, Place
+from runner.spool.disk.disk import Disk, Place
 
 
 class FaultyDisk(Disk):

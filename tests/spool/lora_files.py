@@ -14,7 +14,7 @@ import pytest
 
 from runner.engine import hub
 from runner.settings import Home, Settings
-from runner.spool import loras
+from runner.spool.inbox import loras
 
 recorded = functools.partial(loras.recorded, cached=hub.snapshot)
 settled = functools.partial(loras.settled, cached=hub.snapshot)

@@ -18,10 +18,10 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from runner.client import FINAL_STATES
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.errors import SpecInvalid
 from runner.settings import Home, Settings
-from runner.spool.names import is_spec
+from runner.spool.store.names import is_spec
 from specs.read import read
 from specs.validate import validate
 from tests.spool.device import FlatColours

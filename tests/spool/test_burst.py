@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.spool.watcher import Watcher, _Waker
+from runner.spool.inbox.watcher import Watcher, _Waker
 from tests.spool.conftest import SPEC, Spool
 
 MANY = 5000

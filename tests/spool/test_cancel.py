@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runner.spool.control import Controls
-from runner.spool.effects import Disk
-from runner.spool.intake import Intake
-from runner.spool.waiting import InputWait
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox.control import Controls
+from runner.spool.inbox.intake import Intake
+from runner.spool.inbox.waiting import InputWait
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")

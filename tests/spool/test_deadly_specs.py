@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from runner.spool.judge import Verdict
-from runner.spool.planner import Planner
-from runner.spool.settle import Drop
+from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 
@@ -23,7 +23,7 @@ def die_while_reading(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.intake.judge", deadly)
+        patch.setattr("runner.spool.inbox.intake.judge", deadly)
         patch.setattr("threading.excepthook", lambda args: None)
         spool.start()
         assert spool.daemon is not None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.daemon import Daemon
-from runner.spool.effects import Disk
+from runner.daemon.daemon import Daemon
+from runner.spool.disk.disk import Disk
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk
@@ -67,7 +67,7 @@ def test_what_has_settled_stays_settled_until_it_can_be_answered(
     spool.drop("hero.yaml")
     spool.until(lambda: disk.failed >= 1)
     # With `strict`, a spec that is not known to be complete is refused in the end: from now on.
-    monkeypatch.setattr("runner.spool.settle._STRICT_SECONDS", 0.0)
+    monkeypatch.setattr("runner.spool.inbox.settle._STRICT_SECONDS", 0.0)
     spool.until(lambda: disk.failed >= 3)
     disk.broken = False
     assert spool.end("hero")["state"] == "succeeded"
@@ -192,7 +192,7 @@ def test_a_spec_that_makes_the_judge_stumble_costs_only_itself(
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.judge.count", stumble)
+        patch.setattr("runner.spool.inbox.assess.count", stumble)
         spool.drop("odd.yaml")
         status = spool.end("odd")
     assert (status["state"], status["reason"]) == ("rejected", "Internal")

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from runner.daemon import Daemon
+from runner import holds as halt
+from runner.daemon.daemon import Daemon
 from runner.errors import LedgerUnusable
-from runner.spool import halt
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk
@@ -28,7 +28,7 @@ BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
 @pytest.fixture
 def no_ledger(idle_spool: Spool, monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
     """A disk whose ledger can be kept from being written, under a started spool."""
-    monkeypatch.setattr("runner.publishing._AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("runner.daemon.saving._AGAIN_SECONDS", 0.02)
     disk = FaultyDisk("commit", "ledger", errno.ENOSPC, broken=False)
     idle_spool.start(disk)
     return disk
@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_saved_for_a_bug_fails_and_is_not_forgotten(
     def stumble(*args: object, **kwargs: object) -> bytes:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("runner.publishing.encode", stumble)
+    monkeypatch.setattr("runner.daemon.saving.encode", stumble)
     spool.drop("hero.yaml")
     status = spool.end("hero")
     assert (status["state"], status["reason"]) == ("failed", "Internal")
@@ -229,7 +229,7 @@ def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, image: int
 ) -> None:
     monkeypatch.setattr(halt, "LEAST_FREE_BYTES", 0)
-    monkeypatch.setattr("runner.publishing._AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("runner.daemon.saving._AGAIN_SECONDS", 0.02)
     spool = Spool(small_disk / "home")
     spool.device.on_start = lambda task: (
         _fill(small_disk / "ballast") if len(spool.device.started) == image else None

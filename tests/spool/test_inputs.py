@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from runner.settings import Home
-from runner.spool.inputs import Snapshot, take
-from runner.spool.platform import open_regular
+from runner.spool.disk.platform import open_regular
+from runner.spool.inbox.inputs import Snapshot, take
 from tests.spool.conftest import Spool
 
 EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nimage: {image}\nseed: 1\n"
@@ -79,7 +79,7 @@ def test_a_job_that_ends_while_its_picture_is_looked_for_is_no_missing_input(
         assert found is None and ended.wait(20)
         return None
 
-    monkeypatch.setattr("runner.spool.waiting.take", look_while_it_ends)
+    monkeypatch.setattr("runner.spool.inbox.waiting.take", look_while_it_ends)
     spool.device.by_hand = True
     spool.drop("hero.yaml")
     spool.until(lambda: spool.device.task)
@@ -179,7 +179,7 @@ def test_a_folder_swapped_for_a_link_between_check_and_open_is_refused_unread(
             album.symlink_to(secret)
         return open_regular(path)
 
-    monkeypatch.setattr("runner.spool.inputs.open_regular", swap_then_open)
+    monkeypatch.setattr("runner.spool.inbox.inputs.open_regular", swap_then_open)
     spool.drop("edit.yaml", EDIT.format(image="album/x.png"))
     status = spool.end("edit")
     assert (status["state"], status["reason"]) == ("failed", "PathNotAllowed")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.spool.platform import can_probe_writers
+from runner.spool.disk.platform import can_probe_writers
 from tests.spool.conftest import SPEC, Spool
 
 

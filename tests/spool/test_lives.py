@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from runner.holds import PAUSED
 from runner.job import MOVES, State
-from runner.spool.effects import Disk, Place
-from runner.spool.halt import PAUSED
+from runner.spool.disk.disk import Disk, Place
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
@@ -228,7 +228,7 @@ def test_models_leave_an_idle_device_after_a_while(tmp_path: Path) -> None:
 def test_models_leave_the_device_when_all_that_waits_waits_for_its_hours(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.daemon._BETWEEN_DROPS_SECONDS", 0.01)
+    monkeypatch.setattr("runner.daemon.daemon._BETWEEN_DROPS_SECONDS", 0.01)
     spool.drop("hero.yaml")
     spool.end("hero")
     spool.drop("later.yaml", SPEC + "not_before: 2099-01-01T00:00:00Z\n")

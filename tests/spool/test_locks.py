@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.daemon import Daemon
+from runner.daemon.daemon import Daemon
 from runner.errors import RunnerBusy
 from runner.settings import Home
-from runner.spool.locks import RunnerLock
+from runner.spool.disk.locks import RunnerLock
 from tests.spool.conftest import Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
@@ -54,8 +54,8 @@ def test_a_lock_that_a_dead_runners_child_still_shares_is_waited_for(
         dead.wait()
         (tmp_path / "lock").write_bytes(f"\0pid {dead.pid}".encode())
         # The first time that it waits, the child ends.
-        monkeypatch.setattr("runner.spool.locks.time.sleep", lambda seconds: child.kill())
-        monkeypatch.setattr("runner.spool.locks._MOST_TRIES", sys.maxsize)
+        monkeypatch.setattr("runner.spool.disk.locks.time.sleep", lambda seconds: child.kill())
+        monkeypatch.setattr("runner.spool.disk.locks._MOST_TRIES", sys.maxsize)
         second.acquire()
     assert child.returncode == -signal.SIGKILL
     second.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
+from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import start_again
 
@@ -31,7 +31,7 @@ def test_a_lost_device_ends_the_process_with_the_attempt_charged_and_the_job_goe
 def test_an_image_that_hangs_beyond_its_timeout_fails_and_ends_the_process(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.turn._HUNG_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("runner.daemon.active_job._HUNG_AFTER_SECONDS", 0.1)
     spool.device.by_hand = True
     spool.drop("hero.yaml", BULK + "timeout: 0.1\n")
     spool.until(lambda: spool.device.task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.spool.names import (
+from runner.spool.store.names import (
     id_from_file,
     is_conflict_copy,
     is_safe_id,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from runner.clock import ready_at
+from runner.daemon.scheduler import Backlog
 from runner.job import State
 from runner.settings import Home, Settings
-from runner.spool.backlog import Backlog
-from runner.spool.clock import ready_at
-from runner.spool.effects import Disk
-from runner.spool.ledger import Ledger
-from runner.spool.outbox import Outbox
-from runner.spool.record import Record
+from runner.spool.disk.disk import Disk
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
 
 HOLD = 600.0
 

@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.spool.judge import Verdict
-from runner.spool.planner import Planner, PlannerDied
-from runner.spool.settle import Drop
+from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.compose_process import Planner, PlannerDied
+from runner.spool.inbox.settle import Drop
 from tests.harness import ROOT, eventually
 from tests.spool.composing import LARGE, SMALL
 from tests.spool.conftest import Spool
@@ -45,7 +45,7 @@ def test_without_room_for_a_process_a_spec_is_planned_in_this_one(
         raise BlockingIOError("no more processes")
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.planner._start", fail)
+        patch.setattr("runner.spool.inbox.compose_process._start", fail)
         packed.drop("small.yaml", SMALL)
         assert packed.end("small")["images"]["done"] == 2
 
@@ -55,8 +55,8 @@ import sys
 from pathlib import Path
 from runner.catalogue import RegistryCatalogue
 from runner.settings import Home
-from runner.spool.planner import Planner
-from runner.spool.settle import Drop
+from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.settle import Drop
 
 home, planner = Home(Path(sys.argv[1])), Planner()
 planner.start()

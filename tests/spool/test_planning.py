@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.spool.judge import Verdict
-from runner.spool.planner import Planner
-from runner.spool.planning import Aside, may_compose
-from runner.spool.settle import Drop
+from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.compose_pool import Aside, may_compose
+from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.settle import Drop
 from tests.spool.composing import LARGE, SMALL, write_many
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
@@ -65,7 +65,7 @@ def planners() -> list[psutil.Process]:
             words = " ".join(child.cmdline())
         except psutil.Error:  # it ended while it was looked at
             continue
-        if "runner.spool.planner" in words:
+        if "runner.spool.inbox.compose_process" in words:
             found.append(child)
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner.spool import rebuild
+from runner.spool.startup import rebuild
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die
 from tests.spool.device import FlatColours

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from runner.spool.inputs import signature_of
-from runner.spool.recovery import MOST_ATTEMPTS
-from runner.spool.settle import Drop
+from runner.spool.inbox.inputs import signature_of
+from runner.spool.inbox.settle import Drop
+from runner.spool.startup.recovery import MOST_ATTEMPTS
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.spool.watcher import Watcher
+from runner.spool.inbox.watcher import Watcher
 
 _PATIENCE = 20.0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from runner.settings import Settings
-from runner.spool.intake import _BATCH, Intake
-from runner.spool.platform import can_probe_writers
-from runner.spool.settle import Drop
+from runner.spool.disk.platform import can_probe_writers
+from runner.spool.inbox.intake import _BATCH, Intake
+from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.takers import OnClose, Runner, SizeStable, StrictRunner
 from tests.spool.writers import FORMS, WRITERS, Writer, spec

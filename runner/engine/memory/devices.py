@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from runner.engine.putting_off import put_off
+from runner.engine.lazy_imports import put_off
 
 _SMALL = 100_000_000
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.faults import translation
+from runner.engine.errors import translation
 from runner.engine.memory import devices
 from runner.errors import ModelMissing
 

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.engine.faults import translation
-from runner.engine.needs import Needs
+from runner.engine.errors import translation
 from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
-from runner.engine.stop import StopSign
+from runner.engine.resolved_task import Needs
+from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
-from runner.engine.weights.loading import Shelf
+from runner.engine.weights.pipeline_cache import Shelf
 from runner.errors import JobFailed
 from runner.job import ImageTask, Phase
 

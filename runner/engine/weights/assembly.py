@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.faults import Bug
+from runner.engine.errors import Bug
 from runner.engine.hub.sources import INDEX
 from runner.engine.memory import devices, footprint
 from runner.engine.weights import quantise
 
 if TYPE_CHECKING:
     from runner.engine.memory.plans import Machine
-    from runner.engine.needs import Needs
+    from runner.engine.resolved_task import Needs
     from runner.engine.speed import Speed
 
 _SCHEDULER = "scheduler"

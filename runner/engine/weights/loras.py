@@ -20,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner.engine import faults
+from runner.engine import errors as faults
 from runner.engine.weights import fp8, lora_layers
 from runner.engine.weights.lora_layers import Fitting
-from runner.engine.weights.untouched import Untouched
+from runner.engine.weights.original_layers import Untouched
 from runner.errors import FluxdropError, InputBad, JobFailed, ModelMissing
 from runner.job import Lora
 

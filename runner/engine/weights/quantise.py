@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.engine import faults
-from runner.engine.weights import fp8, published
-from runner.engine.weights.keeping import Kept
-from runner.engine.weights.published import is_stored
+from runner.engine import errors as faults
+from runner.engine.weights import checkpoints as published
+from runner.engine.weights import fp8
+from runner.engine.weights.checkpoints import is_stored
+from runner.engine.weights.kept_folders import Kept
 from runner.errors import JobFailed, ModelMissing
 
 __all__ = ["QUANTISED", "is_stored", "load_text_encoder", "load_transformer"]

@@ -1,0 +1,92 @@
+"""`init`: make a home with everything a newcomer needs in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from runner.cli.output import print_json
+from runner.errors import UsageProblem
+from runner.settings import SETTINGS_FILE, Home, is_home
+
+_SETTINGS = """\
+# yaml-language-server: $schema=specs/settings.schema.json
+# Every setting is explained by specs/settings.schema.json; an editor that reads the line above
+# completes them. All are optional.
+#
+# models: {text2img: tiny, kontext: tiny, fill: tiny, control: tiny, redux: tiny}
+# window: "23:00-07:00"
+"""
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    init = verbs.add_parser("init", parents=[shared], help="make a new home folder")
+    init.add_argument("folder", metavar="DIR")
+    init.set_defaults(run=run_init)
+
+
+def run_init(options: argparse.Namespace) -> int:
+    """Make a home; what is there already is left as it is."""
+    folder = Path(options.folder).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UsageProblem(f"{folder} is a file: name a folder")
+    was_home = folder.is_dir() and is_home(folder)
+    try:
+        make_home(folder)
+    except OSError as error:
+        raise UsageProblem(f"cannot make {error.filename}: {error.strerror}") from error
+    if options.json:
+        print_json({"home": str(folder), "new": not was_home})
+    else:
+        print(f"{folder} is {'still' if was_home else 'now'} a fluxdrop home")
+        print(f"next: cd {_quoted(folder)} && fluxdrop demo")
+    return 0
+
+
+def _quoted(folder: Path) -> str:
+    """The folder as a shell takes it; cmd and PowerShell know double quotes only."""
+    return f'"{folder}"' if os.name == "nt" and " " in str(folder) else shlex.quote(str(folder))
+
+
+def make_home(folder: Path) -> None:
+    """Fill a folder with inbox, outbox, prompts, data, schemas, examples and a settings file."""
+    import specs
+
+    ours = Path(specs.__file__).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "specs").mkdir(exist_ok=True)
+    for schema in ours.glob("*.schema.json"):
+        shutil.copyfile(schema, folder / "specs" / schema.name)
+    _copy_new(ours / "examples", folder / "specs" / "examples")
+    _copy_new(_packs(), folder / "prompts")
+    settings = folder / SETTINGS_FILE
+    if not settings.exists():
+        settings.write_text(_SETTINGS, encoding="utf-8")
+    (folder / "inbox").mkdir(exist_ok=True)
+    _copy_new(ours / "inbox-readme.md", folder / "inbox" / "README.md")
+    Home(folder).prepare()
+
+
+def _packs() -> Path:
+    """The packs that ship: beside the composer in an installed fluxdrop, else in the checkout."""
+    import composer
+
+    room = Path(composer.__file__).parent
+    installed = room / "packs"
+    return installed if installed.is_dir() else room.parent / "prompts"
+
+
+def _copy_new(source: Path, target: Path) -> None:
+    if source.is_file():
+        if not target.exists():
+            shutil.copyfile(source, target)
+        return
+    target.mkdir(exist_ok=True)
+    for each in source.iterdir():
+        if not each.name.startswith((".", "__")):
+            _copy_new(each, target / each.name)

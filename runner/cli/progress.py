@@ -1,0 +1,145 @@
+"""Jobs with their progress: bars on a terminal, one line for each change elsewhere.
+
+Reads status files only, so it shows the same whether the runner is this process or another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from runner import client
+from runner.cli.output import job_line, print_line
+from runner.settings import Home
+from runner.wire import read_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_LOOK_SECONDS = 0.1
+_MARKS = {
+    "succeeded": "[green]✓",
+    "failed": "[red]✗",
+    "rejected": "[red]✗",
+    "cancelled": "[yellow]■",
+}
+
+
+class Board:
+    """Shows the jobs that `ids` names, as they come and go."""
+
+    def __init__(self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False) -> None:
+        self._home = home
+        self._ids = ids
+        self._as_json = as_json
+        self._bars = None if as_json else _bars()
+        self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, tuple[Any, ...]] = {}
+        self._seen: dict[str, None] = {}
+        self._over: set[str] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Board:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.look()
+        if self._bars:
+            self._bars.stop()
+
+    def follow_aside(self) -> None:
+        """Look again and again in a thread of its own, until the board is left."""
+        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
+        self._thread.start()
+
+    def follow(self, is_over: Callable[[], bool]) -> None:
+        """Look again and again until `is_over` says so or the board is left."""
+        while not is_over() and not self._stop.wait(_LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Look at every job once."""
+        # A job that was shown once is shown to its end, whoever still names it.
+        for job_id in dict.fromkeys([*self._seen, *self._ids()]):
+            if job_id in self._over:
+                continue
+            status = read_json(self._home.job(job_id) / "status.json")
+            if status is None:
+                continue
+            self._seen[job_id] = None
+            if self._bars:
+                self._draw(self._bars, status)
+            else:
+                self._tell(status)
+            if status["state"] in client.FINAL_STATES:
+                self._over.add(job_id)
+                del self._seen[job_id]
+
+    def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
+        job_id, images = status["id"], status["images"]
+        if job_id not in self._tasks:
+            self._tasks[job_id] = bars.add_task(job_id, total=1.0, mark=" ", note="")
+        task = self._tasks[job_id]
+        progress = status["progress"] or {}
+        done = (images["done"] + images["failed"]) / max(images["total"], 1)
+        over = status["state"] in client.FINAL_STATES
+        bars.update(
+            task,
+            completed=1.0 if over else max(progress.get("fraction", 0.0), done),
+            mark=_MARKS.get(status["state"], " "),
+            note=_note(status),
+        )
+        if over:
+            bars.stop_task(task)
+
+    def _tell(self, status: dict[str, Any]) -> None:
+        key = (status["state"], status["reason"], status["images"]["done"])
+        if self._shown.get(status["id"]) == key:
+            return
+        self._shown[status["id"]] = key
+        if self._as_json:
+            print_line(status)
+        else:
+            print(job_line(status), flush=True)
+
+
+def _bars() -> Progress | None:
+    """The bars of a terminal; None where nobody looks at one, and rich need not be loaded."""
+    if not (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console()
+    if not console.is_terminal:
+        return None
+    return Progress(
+        TextColumn("{task.fields[mark]}"),
+        TextColumn("[bold]{task.description:<20}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[note]:<32}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _note(status: dict[str, Any]) -> str:
+    images, progress = status["images"], status["progress"]
+    counted = f"{images['done']}/{images['total']}" if images["total"] > 1 else ""
+    if progress and status["state"] == "running":
+        step = f" {progress['step']}/{progress['steps']}" if progress["step"] else ""
+        return f"{counted} {progress['phase']}{step}".strip()
+    return f"{counted} {status['reason'] or status['state']}".strip()

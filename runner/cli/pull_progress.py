@@ -1,0 +1,169 @@
+"""Fetching models with their progress: bars on a terminal, a line for each tenth elsewhere.
+
+Progress goes to standard error, so that what is printed as a result stays apart from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Event, Lock
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from runner.cli.output import say
+from runner.engine import hub
+from runner.engine.hub.pull import Puller, Share, check_room, in_words
+from runner.engine.hub.sources import Source, lacking
+from runner.errors import FluxdropError, ModelMissing
+from runner.settings import Home
+
+_TENTHS = 10
+
+
+class Pulling:
+    """One `models pull`: surveys everything first, then fetches name by name."""
+
+    def __init__(self, home: Home, *, again: str, quiet: bool) -> None:
+        self._home = home
+        self._again = again
+        self._quiet = quiet
+        self._puller = Puller(home.data, again=again)
+        self._stop = Event()
+        self._shares: dict[Source, Share] = {}
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._is_terminal = self._bars.console.is_terminal
+
+    def __enter__(self) -> Pulling:
+        if self._is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._is_terminal:
+            self._bars.stop()
+
+    def run(self, targets: Mapping[str, Sequence[Source]], *, verify: bool) -> list[dict[str, Any]]:
+        """Fetch everything; what became of each name. Raises DiskFull before the first byte."""
+        rows = {name: self._surveyed(name, needed, verify) for name, needed in targets.items()}
+        wanted = {
+            source: self._shares[source]
+            for name, needed in targets.items()
+            for source in needed
+            if rows[name]["ok"] and source in self._shares
+        }
+        check_room(wanted.values(), self._home.data, again=self._again)
+        for name, needed in targets.items():
+            shares = [wanted.pop(source) for source in needed if source in wanted]
+            if rows[name]["ok"] and shares:
+                rows[name] = self._fetched(name, needed, shares, rows[name])
+        return list(rows.values())
+
+    def _surveyed(self, name: str, needed: Sequence[Source], verify: bool) -> dict[str, Any]:
+        row = {"name": name, "ok": True, "path": self._path(needed), "bytes": 0, "fetched": 0}
+        waiting = self._bars.add_task(f"asking for {name}", total=None)
+        try:
+            for source in needed:
+                if source.is_local:
+                    self._check_folder(name, source)
+                elif source not in self._shares:
+                    self._shares[source] = self._puller.survey(source, verify=verify)
+        except FluxdropError as error:
+            if verify or not all(self._is_here(source) for source in needed):
+                return {**row, "ok": False, "error": str(error)}
+            row["note"] = str(error)
+            self._note(f"{name}: nothing newer was looked for: {error}")
+        finally:
+            self._bars.remove_task(waiting)
+        row["bytes"] = sum(self._shares[each].bytes for each in needed if each in self._shares)
+        return row
+
+    def _fetched(
+        self, name: str, needed: Sequence[Source], shares: Sequence[Share], row: dict[str, Any]
+    ) -> dict[str, Any]:
+        to_come = sum(share.to_come for share in shares)
+        total = sum(each.size for share in shares for each in share.gone)
+        if to_come:
+            self._tell(f"{name}: {in_words(to_come)} to come")
+        meter = _Meter(self._bars, name, total, None if self._is_terminal else self._tell)
+        try:
+            for share in shares:
+                self._puller.fetch(share, meter.on_bytes, self._stop)
+        except FluxdropError as error:
+            return {**row, "ok": False, "error": str(error)}
+        return {**row, "path": self._path(needed), "fetched": to_come}
+
+    def _check_folder(self, name: str, source: Source) -> None:
+        if not self._is_here(source):
+            raise ModelMissing(
+                f"{name} is in a folder of yours, and not all of it is there: see"
+                f" `fluxdrop models check {name}`"
+            )
+
+    def _is_here(self, source: Source) -> bool:
+        folder = hub.locate(source, self._home.data)
+        return folder is not None and not lacking(source, folder)
+
+    def _path(self, needed: Sequence[Source]) -> str | None:
+        folder: Path | None = hub.locate(needed[0], self._home.data) if needed else None
+        return str(folder) if folder else None
+
+    def _tell(self, text: str) -> None:
+        """Say what the bars of a terminal show."""
+        if not self._quiet and not self._is_terminal:
+            say(text)
+
+    def _note(self, text: str) -> None:
+        """Say what no bar shows."""
+        if self._is_terminal and not self._quiet:
+            self._bars.console.print(text, markup=False, highlight=False)
+        self._tell(text)
+
+
+class _Meter:
+    """Counts the bytes of one name, from several threads, and shows them."""
+
+    def __init__(self, bars: Progress, name: str, total: int, tell: Any) -> None:
+        self._bars = bars
+        self._name = name
+        self._total = total
+        self._tell = tell
+        self._done = 0
+        self._tenths = 0
+        self._lock = Lock()
+        self._bar: TaskID = bars.add_task(name, total=total)
+
+    def on_bytes(self, count: int) -> None:
+        """So many more bytes are here; fewer than none where a file has to begin anew."""
+        with self._lock:
+            self._done += count
+            self._bars.update(self._bar, completed=self._done)
+            tenths = _TENTHS * self._done // max(self._total, 1)
+            if self._tell and self._tenths < tenths < _TENTHS:
+                self._tell(f"{self._name}: {in_words(self._done)} of {in_words(self._total)}")
+            self._tenths = max(tenths, self._tenths)

@@ -1,0 +1,109 @@
+"""`status` and `watch`: what the outbox says, read from files alone."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from typing import Any
+
+from runner import client
+from runner.cli.output import job_line, print_json, say
+from runner.errors import RunnerNeeded
+from runner.settings import Home, find_home
+from runner.wire import read_json
+
+_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verbs of this file."""
+    status = verbs.add_parser("status", parents=[shared], help="what a job, or the runner, does")
+    status.add_argument("id", nargs="?", metavar="ID")
+    status.set_defaults(run=run_status)
+    watch = verbs.add_parser("watch", parents=[shared], help="follow the runner until Ctrl-C")
+    watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
+    watch.set_defaults(run=run_watch)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Print one job's status, or the runner's summary; never reads every job's file."""
+    home = find_home(options.home)
+    if options.id:
+        return _one(options, client.status(home, options.id))
+    running = client.runner_health(home)
+    summary = running or read_json(home.health) or {}
+    waiting = _specs_in(home)
+    if options.json:
+        print_json({**summary, "running": running is not None, "inbox": waiting})
+        return 0
+    counts = summary.get("counts", {})
+    numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
+    if running:
+        at = f" at {running['job']}" if running["job"] else ""
+        print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
+        if running.get("note"):
+            print(running["note"])
+    else:
+        print(f"no runner is running; {numbers or 'no jobs yet'}")
+    if waiting:
+        print(f"{waiting} in the inbox, not yet taken")
+    for job in reversed(summary.get("recent", [])):
+        print(job_line(job))
+    return 0
+
+
+def _specs_in(home: Home) -> int:
+    from runner.spool.store.names import is_spec
+
+    try:
+        return sum(is_spec(name) for name in os.listdir(home.inbox))
+    except OSError:
+        return 0
+
+
+def _one(options: argparse.Namespace, found: dict[str, Any]) -> int:
+    if options.json:
+        print_json(found)
+    else:
+        print(job_line(found))
+        for error in found.get("errors", []):
+            named = f"{error['path']}: " if error["path"] else ""
+            print(f"  line {error['line']}, column {error['column']}: {named}{error['message']}")
+        for warning in found.get("warnings", []):
+            print(f"  warning: {warning}")
+        for output in found.get("outputs", []):
+            print(f"  outbox/{found['id']}/{output['file']}")
+    return 1 if found["state"] in ("failed", "rejected", "unknown") else 0
+
+
+def run_watch(options: argparse.Namespace) -> int:
+    """Show the running jobs and their progress until Ctrl-C, or some jobs until they are over."""
+    home = find_home(options.home)
+    if client.runner_health(home) is None:
+        raise RunnerNeeded("no runner is running: start `fluxdrop run`")
+    from runner.cli.progress import Board
+
+    def newest() -> list[str]:
+        health = read_json(home.health) or {}
+        jobs = [job["id"] for job in reversed(health.get("recent", []))]
+        return list(dict.fromkeys([*jobs, *health.get("next", [])]))
+
+    def states() -> list[str]:
+        return [client.status(home, job)["state"] for job in options.ids]
+
+    def is_over() -> bool:
+        if options.ids and all(state in (*client.FINAL_STATES, "unknown") for state in states()):
+            return True
+        return client.runner_health(home) is None
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Board(home, lambda: options.ids or newest(), as_json=options.json) as board,
+    ):
+        board.follow(is_over)
+    if options.ids:
+        return 0 if all(state == "succeeded" for state in states()) else 1
+    if client.runner_health(home) is None:
+        say("the runner has stopped")
+    return 0

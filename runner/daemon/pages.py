@@ -1,0 +1,134 @@
+"""What is derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
+
+All of it can be made again from the sidecars, so a failure here is a warning and never costs a
+picture. Called by the writer thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runner.clock import monotonic
+from runner.errors import FluxdropError
+from runner.gallery.page.sheet import job_page, outbox_page
+from runner.gallery.rebuild import ensure
+from runner.gallery.rows import row_of
+from runner.gallery.store import FOLDER, Gallery
+from runner.settings import Home
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
+from runner.wire import Status
+
+log = logging.getLogger(__name__)
+
+GALLERY = FOLDER
+NO_PAGE = "the contact sheet could not be written ({})"
+_SELDOM_SECONDS = 5.0
+# A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
+_SHARE = 20.0
+_JOBS_SHOWN = 200
+_SIDECARS_KEPT = 100
+_FAULTS = (FluxdropError, OSError, ValueError, KeyError)
+
+
+class Pages:
+    """Keeps the derived files of one outbox up to date."""
+
+    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._outbox = outbox
+        self._disk = disk
+        self._gallery = Gallery(home.data / GALLERY, disk.replace)
+        self._due: dict[int, float] = {}
+        # Of small jobs, so that a page need not read again what has just been written.
+        self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
+        self._outbox_due = 0.0
+        self.changed = True
+
+    def open(self) -> None:
+        """Bring the gallery up to the sidecars: after a kill, or when its index is gone."""
+        folder = self._home.data / GALLERY
+        try:
+            for aside in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+                self._disk.remove(aside)
+            ensure(folder, self._home.outbox, self._disk.replace)
+        except _FAULTS:
+            log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
+
+    def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> str | None:
+        """Give saved images, by their sidecars, their rows; the warning where that failed."""
+        rows = []
+        try:
+            for record, sidecar in images:
+                rows.append(row_of(sidecar))
+                if record.total <= _SIDECARS_KEPT:
+                    kept = self._sidecars.setdefault(record.seq, {})
+                    kept[int(sidecar["result"]["index"])] = sidecar
+            self._gallery.add(*rows)
+        except _FAULTS as error:
+            log.warning("no gallery row for %s: %s", [row["id"] for row in rows], error)
+            return "an image is missing in the gallery: `fluxdrop gallery rebuild` adds it"
+        return None
+
+    def of_job(self, record: Record, status: Status) -> tuple[str | None, str | None]:
+        """A job's contact sheet, and the warning where there is none."""
+        began = monotonic()
+        try:
+            sidecars: Mapping[int, Mapping[str, Any]] = self._sidecars.get(record.seq, {})
+            if len(sidecars) != status["images"]["done"]:
+                sidecars = self._outbox.sidecars(record.id)
+            failures = [
+                {"index": number, "reason": row["reason"], "message": row["message"]}
+                for number, row in self._ledger.images(record.seq).items()
+                if row["outcome"] == "failed"
+            ]
+            page = job_page(status, [sidecars[n] for n in sorted(sidecars)], failures=failures)
+            return page, None
+        except _FAULTS as error:
+            log.warning("no contact sheet for %s: %s", record.id, error)
+            return None, NO_PAGE.format(type(error).__name__)
+        finally:
+            ended = monotonic()
+            self._due[record.seq] = ended + max(_SELDOM_SECONDS, _SHARE * (ended - began))
+            self.changed = True
+
+    def publish_job_seldom(self, record: Record) -> None:
+        """Write a running job's contact sheet when it has not been for a while."""
+        if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
+            return
+        now = self._ledger.get(record.seq)
+        page, _ = self.of_job(now, self._outbox.status(now))
+        if page is not None:
+            self._outbox.publish_page(record, page)
+
+    def forget(self, record: Record) -> None:
+        """The job is over."""
+        self._due.pop(record.seq, None)
+        self._sidecars.pop(record.seq, None)
+
+    def publish_outbox_seldom(self, *, at_once: bool = False) -> None:
+        """Write the page of the latest jobs when something changed and a while has passed."""
+        if not self.changed or not (at_once or monotonic() >= self._outbox_due):
+            return
+        self.changed = False
+        began = monotonic()
+        try:
+            newest = self._ledger.select("1 = 1", order="seq DESC", limit=_JOBS_SHOWN)
+            # Callers may move and delete finished folders.
+            newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
+            packs = {r.id: _packs_of(r) for r in newest if "compose" in r.realised}
+            page = outbox_page([self._outbox.status(record) for record in newest], packs)
+            self._disk.replace(self._home.outbox / "index.html", page.encode())
+        except _FAULTS as error:
+            log.warning("no page of the outbox: %s", error)
+        ended = monotonic()
+        self._outbox_due = ended + max(_SELDOM_SECONDS, _SHARE * (ended - began))
+
+
+def _packs_of(record: Record) -> list[str]:
+    return [str(record.realised["compose"]["pack"])]

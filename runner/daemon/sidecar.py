@@ -1,0 +1,62 @@
+"""The sidecar of an image: the realised spec that makes it again, plus the facts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.clock import timestamp
+from runner.executor import Rendered
+from runner.spool.inbox.inputs import reading_copies
+from runner.spool.store.record import Record
+from specs.expand import for_sidecar
+
+SIZE_STEP = 16
+"""Sizes in specs are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A rendered image with the job it belongs to, its spec, and what it remembers of its pack."""
+
+    record: Record
+    rendered: Rendered
+    realised: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+def sidecar_of(image: Finished, file: str) -> dict[str, Any]:
+    """The sidecar without the picture's hash, which is known only once it is encoded."""
+    record, rendered, realised = image.record, image.rendered, image.realised
+    task = rendered.task
+    facts = dict(rendered.facts)
+    spec = for_sidecar(realised) | {
+        "kind": task.kind,
+        "model": task.model,
+        "seed": task.seed,
+        "steps": task.steps,
+        "guidance": task.guidance,
+    }
+    width, height = rendered.image.size
+    if width % SIZE_STEP == 0 and height % SIZE_STEP == 0:
+        # A picture pasted back into an input of another size would make no valid spec; without a
+        # size it follows the input again.
+        spec |= {"width": width, "height": height}
+    if task.prompt:
+        spec["prompt"] = task.prompt
+    if "precision" in facts:
+        spec["precision"] = facts.pop("precision")
+    spec = reading_copies(spec, record.id, record.inputs)
+    result = {
+        "job": record.id,
+        "index": task.index,
+        "file": file,
+        "width": width,
+        "height": height,
+        "created_at": timestamp(),
+        "seconds": round(rendered.seconds, 3),
+        **{name: value for name, value in facts.items() if value != spec.get(name)},
+        **image.origin,
+    }
+    return {**spec, "result": result}

@@ -1,0 +1,222 @@
+"""The writer thread: pictures, sidecars, statuses and ends of jobs, beside the GPU.
+
+The worker hands over and goes on. What has come meanwhile is done as one group: images first, then
+what failed, statuses that say how far jobs are, jobs that go back into the queue, ends of jobs. A
+status never holds up the next image, but the first, `running`, comes before any end. Decides
+nothing about a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from runner.clock import monotonic
+from runner.daemon.pages import Pages
+from runner.daemon.saving import Publisher
+from runner.daemon.sidecar import Finished
+from runner.log_once import Complaint
+from runner.settings import Home
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
+from runner.wire import Progress
+
+log = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 0.25
+# Pixels that wait for the disk: a slow one must not fill the memory. 48 MiB as RGB.
+_MOST_PIXELS = 16 << 20
+_MOST_WAITING = 32
+
+
+@dataclass
+class _Group:
+    """What has been handed over since the last group."""
+
+    images: list[Finished] = field(default_factory=list)
+    failed: list[Callable[[], None]] = field(default_factory=list)
+    others: list[Callable[[], None]] = field(default_factory=list)
+    ended: list[Record] = field(default_factory=list)
+    unpublished: list[Record] = field(default_factory=list)
+    over: list[int] = field(default_factory=list)
+    """The jobs that leave their slot with this group, by `seq`."""
+
+    def __len__(self) -> int:
+        done = len(self.images) + len(self.failed) + len(self.others)
+        return done + len(self.ended) + len(self.unpublished)
+
+
+class Writer:
+    """One thread that writes what the worker hands over."""
+
+    def __init__(
+        self,
+        home: Home,
+        ledger: Ledger,
+        outbox: Outbox,
+        pages: Pages,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._pages = pages
+        self._publisher = Publisher(home, ledger, outbox, pages)
+        self._complaint = Complaint(log, "writing to the outbox")
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._group = _Group()
+        self._progress: dict[int, Progress] = {}
+        self._unwritten: set[int] = set()
+        self._written_at: dict[int, float] = {}
+        self._busy = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many things have been handed over and are still to be done."""
+        with self._changed:
+            return len(self._group) + self._busy
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and every job's status is as new as it can be."""
+        with self._changed:
+            return not (self._group or self._busy or self._unwritten)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next image should wait until some of the others are on the disk."""
+        with self._changed:
+            pixels = sum(_pixels(image) for image in self._group.images)
+            return pixels >= _MOST_PIXELS or len(self._group) >= _MOST_WAITING
+
+    def save(self, image: Finished) -> None:
+        """Put an image into the outbox."""
+        with self._handing_over() as group:
+            group.images.append(image)
+            self._unwritten.add(image.record.seq)
+
+    def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
+        """Record an image that cannot be made."""
+        with self._handing_over() as group:
+            group.failed.append(lambda: self._publisher.fail_image(record, number, reason, message))
+            self._unwritten.add(record.seq)
+
+    def requeue(self, record: Record, reason: str | None, message: str | None) -> None:
+        """Put a running job back at an image's end, without charging an attempt."""
+        with self._handing_over() as group:
+            group.others.append(lambda: self._publisher.requeue(record, reason, message))
+            self._leave(group, record.seq)
+
+    def finish(self, record: Record) -> None:
+        """End a job whose images are all over, or which was cancelled."""
+        with self._handing_over() as group:
+            group.ended.append(record)
+            self._leave(group, record.seq)
+
+    def publish_end(self, record: Record) -> None:
+        """Publish the end of a job whose final status readers do not have yet."""
+        with self._handing_over() as group:
+            group.unpublished.append(record)
+
+    def tend_pages(self) -> None:
+        """Bring the page of the outbox up to date when it is time to."""
+        if self._pages.changed:
+            with self._handing_over() as group:
+                group.others.append(self._pages.publish_outbox_seldom)
+
+    def show(self, record: Record) -> None:
+        """A job has moved on: its status says so when the writer has a moment."""
+        with self._handing_over():
+            self._unwritten.add(record.seq)
+
+    def progress(self, seq: int, progress: Progress) -> None:
+        """The newest progress of a running job; written when the writer has a moment."""
+        with self._handing_over():
+            self._progress[seq] = progress
+            self._unwritten.add(seq)
+
+    def close(self) -> None:
+        """Do all that was handed over, then end the thread."""
+        with self._handing_over():
+            self._closing = True
+        self._publisher.closing.set()
+        self._thread.join()
+
+    @contextmanager
+    def _handing_over(self) -> Iterator[_Group]:
+        with self._changed:
+            yield self._group
+            self._changed.notify()
+
+    def _leave(self, group: _Group, seq: int) -> None:
+        """What ends now gets a status of its own, and no other after it."""
+        group.over.append(seq)
+        self._progress.pop(seq, None)
+        if seq in self._written_at:
+            self._unwritten.discard(seq)
+
+    def _run(self) -> None:
+        self._pages.open()
+        while True:
+            with self._changed:
+                self._busy = 0
+                self._changed.wait_for(self._has_work)
+                if self._closing and not self._group:
+                    break
+                due = self._due()
+                if not self._group and not due:
+                    self._changed.wait(_STATUS_SECONDS / 2)
+                    continue
+                group, self._group = self._group, _Group()
+                self._unwritten -= due.keys()
+                self._written_at |= dict.fromkeys(due, monotonic())
+                for seq in group.over:
+                    self._written_at.pop(seq, None)
+                self._busy = len(group) + len(due)
+            self._write(group, due)
+            self._on_change()
+        self._pages.publish_outbox_seldom(at_once=True)
+
+    def _has_work(self) -> bool:
+        return bool(self._group or self._unwritten or self._closing)
+
+    def _due(self) -> dict[int, Progress | None]:
+        moment = monotonic()
+        return {
+            seq: self._progress.get(seq)
+            for seq in self._unwritten
+            if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
+        }
+
+    def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
+        publisher, steps, failed = self._publisher, list[Callable[[], None]](), False
+        if group.images:
+            steps.append(lambda: publisher.save(group.images))
+        steps += group.failed
+        if due:
+            steps.append(lambda: self._outbox.write_statuses(due))
+        steps += group.others
+        if group.ended:
+            steps.append(lambda: publisher.end(group.ended))
+        if group.unpublished:
+            steps.append(lambda: publisher.publish_ends(group.unpublished))
+        for step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 the thread must live
+                # The record stays behind its status; the daemon publishes it again later.
+                self._complaint.about(error)
+                failed = True
+        if not failed:
+            self._complaint.over()
+
+
+def _pixels(image: Finished) -> int:
+    width, height = image.rendered.image.size
+    return int(width * height)

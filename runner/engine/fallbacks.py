@@ -1,0 +1,57 @@
+"""What is tried when a device runs out of memory, before the image is given up.
+
+    the plan as it is → everything else off the device → tile the VAE → offload → next quantisation
+
+Each rung is a plan of the planner's; which one held is told to the job and kept for the images
+after it. Never changes a precision that the spec or the settings named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from runner.engine.memory.plans import Plan
+from runner.engine.resolved_task import Needs
+from runner.engine.weights.pipeline_cache import Shelf
+from runner.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def climb(
+    shelf: Shelf, needs: Needs, pixels: int, attempt: Callable[[Needs], T]
+) -> tuple[T, tuple[str, ...], Needs]:
+    """What an attempt makes, a sentence where it took more than one, and the plan that held.
+
+    Raises OutOfMemory when the last rung does not hold either.
+    """
+    cleared = False
+    first = needs.plan
+    while True:
+        try:
+            made = attempt(needs)
+        except OutOfMemory as error:
+            said = str(error)
+        else:
+            return made, _told(first, needs.plan), needs
+        # Here the error is gone, and with it the tensors that its traceback held.
+        if not cleared:
+            cleared = True
+            shelf.clear()
+            log.warning("out of memory: trying again on a device that holds nothing else")
+            continue
+        lower = shelf.lower(needs, pixels)
+        if lower is None:
+            raise OutOfMemory(said)
+        log.warning("out of memory: trying %s", lower.plan.summary)
+        needs = lower
+
+
+def _told(first: Plan, held: Plan) -> tuple[str, ...]:
+    if held is first:
+        return ()
+    return (f"the device ran out of memory with {first.summary}; this was made {held.summary}",)

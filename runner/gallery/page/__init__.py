@@ -1,0 +1,1 @@
+"""The pages of the outbox, and the thumbnails that they show."""

@@ -1,0 +1,99 @@
+"""What the head of a job's page says: how it stands, how long it took, how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runner.gallery.formatting import mapping
+from runner.gallery.page.layout import Shot
+from runner.job import FINAL
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The words and figures of the head; `fraction` is None once nothing moves any more."""
+
+    subtitle: str
+    figures: tuple[tuple[str, str], ...]
+    fraction: float | None
+    doing: str
+    to_come: int
+
+
+def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
+    """Read the status and the pictures into the words of the page's head."""
+    counts = mapping(status.get("images"))
+    final = status.get("state") in FINAL
+    total = int(counts.get("total") or len(shots))
+    made = sum(not shot.missing for shot in shots)
+    failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)
+    left = max(0, total - made - failed - skipped)
+    each = _mean([shot.facts.get("seconds") for shot in shots])
+
+    figures = [("pictures", f"{made:,} of {total:,}" if made != total else f"{made:,}")]
+    figures += [(name, f"{n:,}") for name, n in (("failed", failed), ("skipped", skipped)) if n]
+    if final and left:
+        figures.append(("not made", f"{left:,}"))
+    if each is not None:
+        figures += [("per picture", duration(each)), ("rendering", duration(each * made))]
+    took = _between(status.get("started_at"), status.get("finished_at"))
+    if took is not None:
+        figures.append(("start to end", duration(took)))
+    words = [status.get("kind"), status.get("model"), *(f"#{t}" for t in status.get("tags") or ())]
+    fraction, doing = (None, "") if final else _moving(status, made, total, left, each)
+    return Summary(
+        subtitle=" · ".join(str(word) for word in words if word),
+        figures=tuple(figures),
+        fraction=fraction,
+        doing=doing,
+        to_come=0 if final else left,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: 0.4 s, 38 s, 4 min 10 s, 3 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _moving(
+    status: Mapping[str, Any], made: int, total: int, left: int, each: float | None
+) -> tuple[float, str]:
+    """How far the job is and what it does now."""
+    progress = mapping(status.get("progress"))
+    fraction = made / total if total else 0.0
+    if isinstance(progress.get("fraction"), int | float):
+        fraction = min(1.0, max(fraction, float(progress["fraction"])))
+    parts = []
+    if progress.get("phase"):
+        parts.append(f"picture {progress.get('image', made + 1)} of {total:,}: {progress['phase']}")
+    if progress.get("steps"):
+        parts.append(f"step {progress.get('step', 0)} of {progress['steps']}")
+    eta = progress.get("eta_seconds")
+    if eta is None and each is not None and left:
+        eta = each * left
+    if isinstance(eta, int | float):
+        parts.append(f"about {duration(float(eta))} to go")
+    return fraction, " · ".join(parts) or str(status.get("state") or "")
+
+
+def _mean(seconds: Sequence[object]) -> float | None:
+    known = [float(s) for s in seconds if isinstance(s, int | float)]
+    return sum(known) / len(known) if known else None
+
+
+def _between(start: object, end: object) -> float | None:
+    try:
+        first, last = (datetime.fromisoformat(str(moment)) for moment in (start, end))
+        return max(0.0, (last - first).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,153 @@
+"""The answers to a batch of drops: folders and statuses, then receipts, then the files leave.
+
+Everything is on the disk before a file leaves the inbox, and the ledger knows the file until it has
+left for good. Cut short anywhere, by the end of the process or by a fault that passes, they are
+given again while the file is there and finished when it is not: the same answers stand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runner.job import State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox.settle import Drop, drop_at
+from runner.spool.inbox.waiting import WAITING, InputWait
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
+
+log = logging.getLogger(__name__)
+
+# A file on its way out keeps its name behind this; it stays in its folder, because a name that
+# leaves a watched folder holds up the events behind it for half a second.
+TAKEN_PREFIX = ".taken-"
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one drop came to; an absorbed one is answered with the job that stands."""
+
+    drop: Drop
+    record: Record
+    absorbed: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The word for the receipt."""
+        if self.absorbed:
+            return "absorbed"
+        return "rejected" if self.record.state == State.REJECTED else "accepted"
+
+
+class Answers:
+    """Gives answers; safe to do twice."""
+
+    def __init__(
+        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, waiting: InputWait
+    ) -> None:
+        self._inbox = home.inbox
+        self._ledger = ledger
+        self._outbox = outbox
+        self._disk = disk
+        self._waiting = waiting
+
+    def give(self, answers: Sequence[Answer]) -> None:
+        """Answer a batch of drops, whose records are those that the ledger has now."""
+        jobs = [self._gathered(answer.record) for answer in answers if not answer.absorbed]
+        receipts = [
+            self._outbox.receipt_file(
+                answer.drop.name, answer.drop.sha256, answer.record.id, answer.outcome
+            )
+            for answer in answers
+        ]
+        self._outbox.write_jobs(jobs, receipts)
+        for answer in answers:
+            self._leave(answer.drop)
+        self._disk.sync_folder(self._inbox)
+        # Only now: a removal that a power loss undoes must find its file known.
+        self._ledger.published(jobs, answered=True)
+
+    def _gathered(self, record: Record) -> Record:
+        """The record once the inputs that are there have been copied."""
+        if record.state != State.QUEUED or record.reason != WAITING:
+            return record
+        self._waiting.gather(record)
+        return self._ledger.get(record.seq)
+
+    def _leave(self, drop: Drop) -> None:
+        """Take a file out of the inbox, unless it is no longer the file that was read."""
+        path = f"{self._inbox}/{drop.name}"
+        name = f"{TAKEN_PREFIX}{drop.name}"
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            self._disk.remove(path)
+            return
+        taken = f"{self._inbox}/{name}"
+        try:
+            self._disk.rename(path, taken)
+            status = os.lstat(taken)
+        except FileNotFoundError:
+            return
+        if not drop.signature or file_identity(status) == drop.signature[:4]:
+            self._disk.remove(taken)
+        else:
+            give_back(Path(taken), self._disk)
+
+
+def finish_answers(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+    """Finish the answers that were cut short after their files had left the inbox."""
+    pending = ledger.select("identity IS NOT NULL")
+    _let_go(home.inbox, {str(record.identity) for record in pending}, disk)
+    for record in pending:
+        if _lies_in(home.inbox, record):
+            # The next look finds it, and knows it.
+            continue
+        outcome = "rejected" if record.state == State.REJECTED else "accepted"
+        receipt = outbox.receipt_file(record.source_name, record.source_sha256, record.id, outcome)
+        behind = [record] if record.behind else []
+        outbox.write_jobs(behind, [receipt])
+        ledger.published(behind)
+        ledger.note(record.seq, identity=None)
+
+
+def _let_go(inbox: Path, known: set[str], disk: Disk) -> None:
+    """Settle what was on its way out: gone if its job is known, else back to its name."""
+    for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
+        if drop_at(taken, taken.name.removeprefix(TAKEN_PREFIX)).identity in known:
+            disk.remove(taken)
+            # As in `give`: one that a power loss brings back must be known.
+            disk.sync_folder(inbox)
+        else:
+            give_back(taken, disk)
+
+
+def _lies_in(inbox: Path, record: Record) -> bool:
+    """Whether the very file that a job was made of is still there: not another of its name."""
+    try:
+        drop = drop_at(inbox / record.source_name, record.source_name)
+    except FileNotFoundError:
+        return False
+    # Of control files, and of what cannot be a spec, the bytes are no part.
+    return record.identity in (drop.identity, replace(drop, refused=("", "")).identity)
+
+
+def file_identity(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another one under its name, and stays when it is renamed."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def give_back(taken: Path, disk: Disk) -> None:
+    """Put a file that was not the one meant back into the inbox, under a free name."""
+    name = taken.name.removeprefix(TAKEN_PREFIX)
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while not disk.give_back(taken, taken.with_name(name)):
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    log.info("%s came while another file of that name was being taken", name)

@@ -1,0 +1,280 @@
+"""The verdict on a drop: read, validate, check against the models, count.
+
+Pure apart from looking at the paths a spec names; it writes nothing, and whatever a spec contains
+it returns a Verdict: no exception of a bad spec leaves this file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.errors import ModelMissing, PathNotAllowed, Problem, SpecInvalid
+from runner.settings import Home
+from runner.spool.inbox.inputs import named_paths, place_of
+from runner.spool.inbox.settle import Drop
+from runner.spool.store.names import is_safe_id
+from specs.document import dotted
+from specs.expand import count, draw_base, needs_base
+from specs.read import Document, read
+from specs.validate import validate
+
+if TYPE_CHECKING:
+    from composer.plan import Plan
+
+log = logging.getLogger(__name__)
+
+MOST_WARNED = 200
+
+
+class Catalogue(Protocol):
+    """What intake needs to know of the models, without the engine behind it."""
+
+    def default_model(self, spec: Mapping[str, Any]) -> str: ...
+
+    def problems(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]: ...
+
+    def warnings(self, spec: Mapping[str, Any]) -> list[str]: ...
+
+    def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]: ...
+
+    def snapshot(self, repo: str, revision: str, data: Path) -> Path | None: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a drop came to: a spec that can run (`reason` is None) or why it cannot.
+
+    `composed` has, for each prompt of a `compose`, its spec fields and what its images remember of
+    the pack; the pack itself is not read again. `unplanned` is a `compose` before all that.
+    """
+
+    realised: Mapping[str, Any] = field(default_factory=dict)
+    total: int = 0
+    composed: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    base_seed: int | None = None
+    explicit_id: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unplanned: bool = False
+
+
+def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
+    """Judge one drop; every error at once, with line and column."""
+    if drop.refused:
+        reason, message = drop.refused
+        return Verdict(reason=reason, message=message)
+    try:
+        document = _document(drop)
+    except SpecInvalid as error:
+        return _refusal(error, {})
+    value = document.value if isinstance(document.value, dict) else {}
+    try:
+        return _judge_document(document, home, catalogue)
+    except SpecInvalid as error:
+        return _refusal(error, value)
+    except Exception:
+        # A mistake of ours must cost this spec only, never the intake.
+        log.exception("judging %s failed", drop.name)
+        message = "fluxdrop could not judge this spec (a bug): see the runner's log"
+        return Verdict(reason="Internal", message=message, explicit_id=_id_in(value))
+
+
+def unplanned(drop: Drop, home: Home) -> Verdict | None:
+    """What is known of a drop with `compose` before it is planned; None where `judge` is as quick:
+    nothing is composed, or the spec is bad as it stands.
+    """
+    try:
+        spec = with_defaults(validate(_document(drop)), home)
+    except SpecInvalid:
+        return None
+    if "compose" not in spec:
+        return None
+    return Verdict(realised=spec, explicit_id=_id_in(spec), unplanned=True)
+
+
+def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
+    """The problems of a spec that has not been dropped; empty when it could run."""
+    verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
+    if verdict.reason and not verdict.problems:
+        return (Problem(0, 0, "", verdict.message or verdict.reason),)
+    return verdict.problems
+
+
+def _document(drop: Drop) -> Document:
+    return read(drop.data, json=drop.name.lower().endswith(".json"))
+
+
+def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
+    realised = with_defaults(validate(document), home)
+    check_paths(document, realised, home)
+    realised |= with_loras(document, realised, home, catalogue)
+    plan = planned(realised, home, catalogue) if "compose" in realised else None
+    if plan is not None:
+        plan.reject()
+        realised, composed = {**plan.spec}, with_model(plan, catalogue)
+        variants = [{**fields, **realised} for fields, _ in composed]
+    else:
+        if "model" not in realised.get("matrix", {}):
+            realised.setdefault("model", catalogue.default_model(realised))
+        composed, variants = (), [realised]
+        _check_forbidden(document, realised, home)
+    check_models(document, variants, catalogue)
+    total = count(realised, len(composed) or 1)
+    return Verdict(
+        realised={"model": variants[0].get("model"), **realised} if plan else realised,
+        total=total,
+        composed=composed,
+        base_seed=draw_base(total) if needs_base(realised) else None,
+        explicit_id=_id_in(realised),
+        warnings=tuple(dict.fromkeys(_warnings(plan, variants, catalogue))),
+    )
+
+
+def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
+    """The plan of a spec with `compose`, whether it may run or not."""
+    # Most specs compose nothing, and `fluxdrop check` pays for every import.
+    from composer.plan import make_plan
+
+    return make_plan(
+        spec,
+        home.prompts,
+        forbidden=home.settings.forbidden,
+        settings={"model": catalogue.default_model(spec)},
+        model_defaults=lambda model: catalogue.parameters(model, str(spec["kind"])),
+    )
+
+
+def with_model(
+    plan: Plan, catalogue: Catalogue
+) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
+    """Every prompt with its fields, a model among them, and what its images remember."""
+    default = {"model": catalogue.default_model(plan.spec)}
+    named = "model" in plan.spec or "model" in plan.spec.get("matrix", {})
+    each = plan.count // max(len(plan.prompts), 1)
+    return tuple(
+        ({**({} if named else default), **fields}, plan.record(number * each))
+        for number, fields in enumerate(plan.prompts)
+    )
+
+
+def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+    if not home.settings.forbidden:
+        return
+    from composer.terms import reject_forbidden
+
+    prompts = [("prompt", spec.get("prompt"))]
+    prompts += [
+        (f"matrix.prompt.{n}", p) for n, p in enumerate(spec.get("matrix", {}).get("prompt", ()))
+    ]
+    for path, prompt in prompts:
+        if prompt:
+            try:
+                reject_forbidden(prompt, home.settings.forbidden)
+            except SpecInvalid as error:
+                found = [_at(document, path, problem.message) for problem in error.problems]
+                raise SpecInvalid(error.reason, found) from None
+
+
+def check_models(
+    document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
+) -> None:
+    found: dict[tuple[str, str], None] = {}
+    for variant in _distinct(variants):
+        found |= dict.fromkeys(catalogue.problems(variant))
+    if found:
+        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
+
+
+def _distinct(variants: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Variants that differ in more than their prompt, whose text no model objects to."""
+    if len(variants) == 1:
+        return variants
+    found: dict[str, Mapping[str, Any]] = {}
+    for variant in variants:
+        key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
+        found.setdefault(key, variant)
+    return found.values()
+
+
+def _warnings(
+    plan: Plan | None, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
+) -> Iterator[str]:
+    if plan is not None:
+        yield from plan.warnings
+        yield from (f"left out: {skipped.file}: {skipped.reason}" for skipped in plan.skipped)
+    for variant in itertools.islice(variants, MOST_WARNED):
+        yield from catalogue.warnings(variant)
+
+
+def with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+    ignored = ("result", "$schema", "schema")
+    realised = {key: value for key, value in spec.items() if key not in ignored}
+    for key, value in home.settings.defaults.items():
+        if key != "quality" or realised.get("format", "png") != "png":
+            realised.setdefault(key, value)
+    if home.settings.window:
+        realised.setdefault("window", home.settings.window)
+    return realised
+
+
+def check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+    found = []
+    for path, text in named_paths(spec):
+        try:
+            place_of(text, home)
+        except PathNotAllowed as error:
+            found.append(_at(document, path, str(error)))
+    if found:
+        raise SpecInvalid("PathNotAllowed", found)
+
+
+def with_loras(
+    document: Document, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
+) -> dict[str, Any]:
+    """The spec's LoRAs, each pinned by its hash; a missing one fails the job when it runs."""
+    if not spec.get("loras"):
+        return {}
+    from runner.spool.inbox import loras
+
+    pinned, faults = loras.recorded(spec, home, catalogue.snapshot)
+    if wrong := [fault for fault in faults if fault.reason != ModelMissing.reason]:
+        found = [_at(document, fault.path, fault.message) for fault in wrong]
+        raise SpecInvalid(wrong[0].reason, found)
+    return {} if faults else {"loras": pinned}
+
+
+def _at(document: Document, path: str, message: str) -> Problem:
+    steps = [int(part) if part.isdigit() else part for part in path.split(".") if part]
+    line, column = document.locate(steps)
+    return Problem(line, column, dotted(steps), message)
+
+
+def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        reason=error.reason,
+        message=f"{error}: mend the spec and drop it again",
+        problems=error.problems,
+        explicit_id=_id_in(value),
+        realised=_own_keys(value),
+    )
+
+
+def _own_keys(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a bad spec: the caller's own keys, where they are plain and small."""
+    kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
+    if isinstance(value.get("kind"), str):
+        kept["kind"] = value["kind"][:40]
+    return kept if len(json.dumps(kept)) < 10_000 else {}
+
+
+def _id_in(value: Mapping[str, Any]) -> str | None:
+    given = value.get("id")
+    return given if isinstance(given, str) and is_safe_id(given) else None

@@ -1,0 +1,122 @@
+"""The process that plans, from both sides: it judges the drops it is handed, one after another.
+
+It speaks pickles through its pipes, writes no file, takes no Ctrl-C, and ends at once when whoever
+started it dies or closes the pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+from runner.settings import Home
+from runner.spool.inbox.assess import Catalogue, Verdict, judge
+from runner.spool.inbox.settle import Drop
+
+_ROOT = Path(__file__).parents[3]
+_NICENESS = 10
+# What writing to a process that ended raises, and reading an answer that breaks off anywhere.
+_CUT_SHORT = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
+
+
+class PlannerDied(Exception):
+    """The process ended before it answered."""
+
+
+class Planner:
+    """One such process; ended when the `with` is left."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process, if there is none. Raises OSError where none can be started."""
+        self._process = self._process or _start()
+
+    def judge(self, drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
+        """What `judge` says over there. Raises PlannerDied, after which `start` starts another.
+
+        The catalogue travels too, so it must be one that can be pickled.
+        """
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        order = pickle.dumps((drop, home, catalogue))
+        try:
+            process.stdin.write(order)
+            process.stdin.flush()
+            verdict: Verdict = pickle.load(process.stdout)
+        except (*_CUT_SHORT, pickle.UnpicklingError):
+            self.end()
+            raise PlannerDied from None
+        return verdict
+
+    def kill(self) -> None:
+        """Have what is being judged end in PlannerDied; from any thread."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """End the process and give everything of it back."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    quietly = 0
+    if sys.platform == "win32":
+        quietly = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+    # From the folder that the package is in: it need not be installed.
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, creationflags=quietly,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Answer every order with its verdict."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        os.nice(_NICENESS)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # Whatever prints must not get between the pickles.
+    sys.stdout = sys.stderr
+    orders: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    while True:
+        pickle.dump(judge(*orders.get()), answers)
+        answers.flush()
+
+
+def _listen(orders: SimpleQueue[Any]) -> None:
+    while True:
+        try:
+            orders.put(pickle.load(sys.stdin.buffer))
+        except EOFError:
+            # In the middle of a plan too: nobody waits for it.
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

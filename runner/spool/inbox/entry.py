@@ -1,0 +1,51 @@
+"""From a verdict to a record: what the ledger keeps of a drop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from runner.clock import CLOSED, now, opens_at, ready_at, timestamp
+from runner.job import State
+from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.inputs import named_paths
+from runner.spool.inbox.settle import Drop
+from runner.spool.inbox.waiting import WAITING
+from runner.spool.store.record import Record
+
+
+def record_of(drop: Drop, verdict: Verdict, job_id: str, seq: int = 0) -> Record:
+    """The record of a drop that was judged; without `seq` it has no place in the order yet."""
+    rejected = verdict.reason is not None
+    spec = verdict.realised
+    # Set from the start, so that no image starts before its inputs are copied.
+    waits = not rejected and any(named_paths(spec))
+    accepted_at = timestamp()
+    # The backlog works out the hours of a job that waits for inputs, once they are there.
+    moment = now()
+    opening = 0.0 if rejected or waits else ready_at(spec, moment)
+    closed = opening > moment
+    return Record(
+        seq=seq,
+        id=job_id,
+        state=State.REJECTED if rejected else State.QUEUED,
+        reason=WAITING if waits else CLOSED if closed else verdict.reason,
+        message=opens_at(opening) if closed else verdict.message,
+        source_name=drop.name,
+        source_sha256=drop.sha256,
+        source_bytes=drop.size,
+        source_mtime_ns=drop.mtime_ns,
+        suffix=".json" if drop.name.lower().endswith(".json") else ".yaml",
+        spec=drop.data,
+        accepted_at=accepted_at,
+        finished_at=accepted_at if rejected else None,
+        kind=spec.get("kind"),
+        model=spec.get("model"),
+        priority=spec.get("priority", 0),
+        total=verdict.total,
+        base_seed=verdict.base_seed,
+        identity=drop.identity,
+        realised=spec,
+        errors=[asdict(problem) for problem in verdict.problems],
+        warnings=list(verdict.warnings),
+        ready_at=opening,
+    )

@@ -1,0 +1,153 @@
+"""The images a spec names: where they may lie, and their copies in the job's folder.
+
+A path is checked as text, then as a place (inside the allowed roots, symlinks followed), then
+opened without blocking. Nothing outside the roots is ever opened, and no content of a file appears
+in an error. The caller's file is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputBad, PathNotAllowed
+from runner.settings import Home
+from runner.spool.disk.platform import has_writer, open_regular, path_of
+
+IMAGE_FIELDS = ("image", "mask")
+_MOST_BYTES = 256 * 1024 * 1024
+_DRIVE_OR_STREAM = re.compile(r"^[A-Za-z]:|:")
+
+
+def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every (place in the spec, path text) of the images that a spec names."""
+    for field in IMAGE_FIELDS:
+        value = spec.get(field)
+        if isinstance(value, str):
+            yield field, value
+        elif isinstance(value, list):
+            for n, item in enumerate(value):
+                if isinstance(item, str):
+                    yield f"{field}.{n}", item
+                else:
+                    yield f"{field}.{n}.path", item["path"]
+
+
+def place_of(text: str, home: Home) -> Path:
+    """Where a path in a spec lies. Raises PathNotAllowed for one that leaves the allowed roots."""
+    roots = [Path(root).expanduser() for root in home.settings.input_roots]
+    posix = text.replace("\\", "/")
+    if "\0" in text or ".." in posix.split("/"):
+        raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
+    if Path(text).is_absolute() or posix.startswith("/") or _DRIVE_OR_STREAM.search(text):
+        given = Path(text)
+        if not any(_inside(given, root) for root in roots):
+            raise PathNotAllowed(
+                f"{text!r} is outside the inbox: copy the file there, or add its folder to "
+                "`input_roots` in fluxdrop.yaml"
+            )
+        return given
+    first, _, rest = posix.partition("/")
+    if first == "inbox" and rest:
+        place, root = home.inbox / rest, home.inbox
+    elif first == "outbox" and rest:
+        place, root = home.outbox / rest, home.outbox
+    else:
+        place, root = home.inbox / posix, home.inbox
+    if not any(_inside(place, allowed) for allowed in (root, *roots)):
+        raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
+    return place
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def maker_of(text: str) -> str | None:
+    """The id of the job that would make this picture (`outbox/<id>/<file>`), if it is one."""
+    parts = text.replace("\\", "/").split("/")
+    return parts[1] if len(parts) == 3 and parts[0] == "outbox" else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An input image's bytes, its file's signature, and whether surely nobody writes it."""
+
+    data: bytes
+    signature: tuple[int, ...]
+    closed: bool
+
+
+def signature_of(status: os.stat_result) -> tuple[int, ...]:
+    """What must stay the same while a file is read, and between looks at it."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def take(place: Path, home: Home) -> Snapshot | None:
+    """The whole bytes of an input image, or None while it is missing or still being written.
+
+    Raises PathNotAllowed when the file was swapped for a link that leaves the roots, and InputBad
+    for what is no regular file or is too large.
+    """
+    try:
+        handle = open_regular(Path(os.path.realpath(place)))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputBad(
+            f"{place.name} cannot be read as a file: {error.strerror or error}"
+        ) from None
+    with os.fdopen(handle, "rb") as file:
+        _check_opened(path_of(file.fileno()) or place, place, home)
+        before = os.fstat(file.fileno())
+        writer = has_writer(file.fileno())
+        if writer:
+            return None
+        if before.st_size > _MOST_BYTES:
+            raise InputBad(f"{place.name} is larger than {_MOST_BYTES >> 20} MiB: scale it down")
+        data = file.read(_MOST_BYTES + 1)
+        if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
+            return None
+    return Snapshot(data, signature_of(before), closed=writer is False)
+
+
+def _check_opened(opened: Path, place: Path, home: Home) -> None:
+    """Refuse what was swapped for a link out of the roots between the check and the open."""
+    roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
+    if not any(_inside(opened, root) for root in roots):
+        raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
+
+
+def reading_copies(
+    spec: Mapping[str, Any], job_id: str, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same spec, reading the job's private copies of its images instead of the originals."""
+
+    def copy_of(value: Any) -> Any:
+        if isinstance(value, str):
+            return f"outbox/{job_id}/inputs/{inputs[value]}"
+        if isinstance(value, list):
+            return [copy_of(item) for item in value]
+        return {**value, "path": copy_of(value["path"])}
+
+    return {**spec, **{field: copy_of(spec[field]) for field in IMAGE_FIELDS if field in spec}}
+
+
+def is_from_outbox(text: str) -> bool:
+    """Whether a path names something the runner made, which appeared whole, by rename."""
+    return text.replace("\\", "/").startswith("outbox/")
+
+
+def copy_name(text: str, taken: Mapping[str, str]) -> str:
+    """The file name that an input's copy gets in `inputs/`: its own, made unique and safe."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("\\", "/").rsplit("/", 1)[-1]).strip("-.")
+    name = name[-80:] or "image"
+    used = {value.casefold() for value in taken.values()}
+    candidate, n = name, 2
+    while candidate.casefold() in used:
+        candidate, n = f"{n}-{name}", n + 1
+    return candidate

@@ -1,0 +1,256 @@
+"""The LoRA files a spec names: where they may lie, whether they are whole, and what they are.
+
+A file is named below one of the settings' `lora_roots`, or by a repository that was pulled. It is
+checked when the spec is accepted, and its hash goes into the realised spec, so that a sidecar makes
+the same picture again or says that the file is another one. Files of gigabytes are not copied.
+Nothing outside the roots and the hub's cache is ever opened, and only safetensors, which is data.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
+from runner.job import Lora
+from runner.settings import Home
+from runner.spool.disk.platform import open_regular
+
+Cached = Callable[[str, str, Path], Path | None]
+"""Finds the folder of a repository in the hub's cache: repository, revision, the home's data."""
+
+SUFFIX = ".safetensors"
+_MOST_BYTES = 8 * 2**30
+_LONGEST_HEADER = 100_000_000
+_MOST_FOLDERS = 500
+_MAIN = "main"
+
+
+_BY_REASON = {kind.reason: kind for kind in (InputBad, ModelMissing, PathNotAllowed)}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One LoRA that cannot be used: the reason word, the place in the spec, and a sentence."""
+
+    reason: str
+    path: str
+    message: str
+
+
+def recorded(
+    spec: Mapping[str, Any], home: Home, cached: Cached
+) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """The spec's LoRAs with what pins each down (hash, commit), and all that is wrong with them."""
+    found: list[dict[str, Any]] = []
+    faults: list[Fault] = []
+    for n, lora in enumerate(spec.get("loras") or ()):
+        try:
+            place = _place(lora, home, cached)
+            sha256 = _checked(place, _named(lora))
+        except JobFailed as error:
+            faults.append(Fault(error.reason, f"loras.{n}", str(error)))
+            continue
+        wanted = lora.get("sha256", sha256)
+        if wanted != sha256:
+            message = (
+                f"{_named(lora)} is not the file that is asked for: its SHA-256 is {sha256};"
+                " leave `sha256` out to use it as it is"
+            )
+            faults.append(Fault(InputBad.reason, f"loras.{n}.sha256", message))
+        found.append({"weight": 1.0, **lora, **_commit(lora, place), "sha256": sha256})
+    return found, faults
+
+
+def settled(realised: Mapping[str, Any], home: Home, cached: Cached) -> Mapping[str, Any]:
+    """The spec of an image whose turn it is, with files pinned that came after it was accepted.
+
+    Raises JobFailed for the first that cannot be used.
+    """
+    if all("sha256" in lora for lora in realised.get("loras") or ()):
+        return realised
+    found, faults = recorded(realised, home, cached)
+    for fault in faults:
+        raise _BY_REASON[fault.reason](fault.message)
+    return {**realised, "loras": found}
+
+
+def for_task(realised: Mapping[str, Any], home: Home, cached: Cached) -> tuple[Lora, ...]:
+    """The LoRAs of a realised spec as an image task has them.
+
+    Raises JobFailed for one that has gone, or left the roots, since the spec was accepted.
+    """
+    return tuple(
+        Lora(
+            path=_place(lora, home, cached),
+            weight=float(lora.get("weight", 1.0)),
+            name=str(lora.get("name", "")),
+            sha256=str(lora.get("sha256", "")),
+        )
+        for lora in realised.get("loras") or ()
+    )
+
+
+def _named(lora: Mapping[str, Any]) -> str:
+    return str(lora.get("path") or lora["repo"])
+
+
+def _place(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
+    if "path" in lora:
+        return _in_roots(str(lora["path"]), home)
+    return _in_cache(lora, home, cached)
+
+
+def _in_roots(text: str, home: Home) -> Path:
+    """The file of this name in the first of the roots that has one."""
+    roots = [home.root / Path(root).expanduser() for root in home.settings.lora_roots]
+    name, absolute = _checked_name(text), _is_absolute(text)
+    if not roots:
+        raise ModelMissing(
+            f"{text} cannot be looked for: name the folders of your LoRA files as `lora_roots` in"
+            " fluxdrop.yaml"
+        )
+    leaving = False
+    for root in roots:
+        # An absolute name stands for itself, and has to lie in a root like any other.
+        place = root / name
+        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)):
+            if os.path.isfile(place):
+                return place
+        elif os.path.isfile(place):
+            leaving = True
+    if absolute:
+        raise PathNotAllowed(
+            f"{text} is outside the `lora_roots`: add its folder to them in fluxdrop.yaml"
+        )
+    if leaving:
+        raise PathNotAllowed(f"{text} is a link that leaves the `lora_roots`: copy the file there")
+    raise ModelMissing(
+        f"{text} is in none of the `lora_roots`{_meant(name, roots)}: put the file there, or name"
+        " a `repo` and fetch it with `fluxdrop models pull owner/name`"
+    )
+
+
+def _checked_name(text: str) -> str:
+    name = text.replace("\\", "/")
+    if "\0" in name or ".." in name.split("/"):
+        raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the `lora_roots`")
+    if ":" in (name[2:] if _is_absolute(text) else name):
+        raise PathNotAllowed(f"{text!r} may not contain ':': name a file in the `lora_roots`")
+    if not name.lower().endswith(SUFFIX):
+        raise InputBad(f"{text} is no {SUFFIX} file: other formats may contain programs")
+    return name
+
+
+def _is_absolute(text: str) -> bool:
+    return Path(text).is_absolute() or text.startswith(("/", "\\"))
+
+
+def _meant(name: str, roots: list[Path]) -> str:
+    """A name that was perhaps meant."""
+    known = sorted({each for root in roots for each in _listed(root)})
+    plain = name.rpartition("/")[2].casefold()
+    same = [each for each in known if each.rpartition("/")[2].casefold() == plain]
+    close = same or difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _listed(root: Path) -> Iterator[str]:
+    """The LoRA files below a root, as a spec would name them; of a huge root only the first."""
+    for folder, _, names in itertools.islice(os.walk(root), _MOST_FOLDERS):
+        for name in names:
+            if name.lower().endswith(SUFFIX):
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _in_cache(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
+    """The file of a pulled repository; `file` has to say which where it has several."""
+    repo = str(lora["repo"])
+    pull = f"run `fluxdrop models pull {repo}`"
+    folder = cached(repo, str(lora.get("revision", _MAIN)), home.data)
+    if folder is None and "sha256" in lora:
+        # The commit that a sidecar names was cleaned away: another may have the same file.
+        folder = cached(repo, _MAIN, home.data)
+    if folder is None:
+        raise ModelMissing(f"the LoRA {repo} is not on this machine: {pull}")
+    if "file" in lora:
+        place = folder / _checked_name(str(lora["file"]))
+        if not os.path.isfile(place):
+            raise ModelMissing(f"{repo} has no file {lora['file']} on this machine: {pull}")
+    else:
+        files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if file.is_file())
+        if not files:
+            raise ModelMissing(f"{repo} has no {SUFFIX} file on this machine: {pull} again")
+        if len(files) > 1:
+            listed = ", ".join(file.relative_to(folder).as_posix() for file in files[:8])
+            more = ", …" if len(files) > 8 else ""
+            raise InputBad(f"{repo} has several files: say which with `file`: {listed}{more}")
+        place = files[0]
+    # The cache keeps a file's content beside the folders of the commits.
+    home_of_repo = os.path.realpath(folder.parent.parent)
+    if not Path(os.path.realpath(place)).is_relative_to(home_of_repo):
+        raise PathNotAllowed(f"the file of {repo} is a link that leaves the hub's cache: {pull}")
+    return place
+
+
+def _commit(lora: Mapping[str, Any], place: Path) -> dict[str, str]:
+    """Which commit and which file of a repository it was."""
+    if "repo" not in lora:
+        return {}
+    folder = next(each for each in place.parents if each.parent.name == "snapshots")
+    return {"revision": folder.name, "file": place.relative_to(folder).as_posix()}
+
+
+def _checked(place: Path, name: str) -> str:
+    """The SHA-256 of a file that is a whole safetensors file with a LoRA in it."""
+    real = Path(os.path.realpath(place))
+    try:
+        handle = open_regular(real)
+    except OSError as error:
+        raise InputBad(f"{name} cannot be read as a file: {error.strerror or error}") from None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(file.fileno())
+        if facts.st_size > _MOST_BYTES:
+            raise InputBad(f"{name} is larger than {_MOST_BYTES >> 30} GiB: that is no LoRA")
+        tensors = _header(file.read(8), file.read, facts.st_size)
+        if tensors is None:
+            raise InputBad(
+                f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
+                " spec again afterwards"
+            )
+        if not any("lora" in key or "lokr" in key for key in tensors):
+            raise InputBad(f"{name} holds no LoRA: it may be a whole model")
+    if real.parent.name == "blobs" and len(real.name) == 64:
+        return real.name  # the hub's own hash of the content
+    return _hash(real, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _header(
+    length: bytes, read: Callable[[int], bytes], size: int
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """The tensors that a safetensors file describes, if it has the bytes of all of them."""
+    count = int.from_bytes(length, "little")
+    if len(length) < 8 or not 2 <= count <= min(_LONGEST_HEADER, size - 8):
+        return None
+    try:
+        header = json.loads(read(count))
+        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+        end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return tensors if 8 + count + end == size else None
+
+
+@lru_cache(maxsize=256)
+def _hash(real: Path, inode: int, size: int, changed: int) -> str:
+    """Read once for each state of a file: a gigabyte takes a second or so."""
+    with real.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

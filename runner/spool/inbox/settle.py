@@ -1,0 +1,191 @@
+"""Settling: has everybody finished writing this file?
+
+Time is measured by the monotonic clock from the moment a file was first seen unchanged, never by
+its modification time, which copies and sync tools set as they like. A file is complete at once
+when it arrived by rename, ends with YAML's end marker, or is one whole JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from runner.settings import Settings
+from runner.spool.disk.platform import has_writer, open_regular
+from runner.spool.inbox.inputs import signature_of
+from specs.document import MAX_BYTES
+from specs.read import ends_with_marker, is_whole_json_object
+
+_EMPTY_SECONDS = 600.0
+_UNREADABLE_SECONDS = 60.0
+_STRICT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A settled file of the inbox with its exact bytes.
+
+    `refused` is (reason, message) for what cannot be a spec whatever it contains; `data` is empty
+    then.
+    """
+
+    name: str
+    data: bytes
+    signature: tuple[int, ...]
+    refused: tuple[str, str] | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the bytes; empty where they were not read."""
+        return "" if self.refused else hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes."""
+        return self.signature[2] if self.signature else 0
+
+    @property
+    def mtime_ns(self) -> int:
+        """The modification time, part of what makes a drop the same drop."""
+        return self.signature[3] if self.signature else 0
+
+    @cached_property
+    def identity(self) -> str:
+        """Tells this drop from the caller's next one, after a restart of the machine too.
+
+        Device and inode numbers do not survive everywhere, so they are no part of it.
+        """
+        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
+
+
+def drop_at(path: Path, name: str) -> Drop:
+    """The file there as the drop of that name, with its bytes if it can be a spec.
+
+    Raises FileNotFoundError.
+    """
+    status = os.lstat(path)
+    data = None
+    if status.st_size <= MAX_BYTES and stat.S_ISREG(status.st_mode):
+        with contextlib.suppress(PermissionError):
+            data = path.read_bytes()
+    return Drop(name, data or b"", signature_of(status), ("", "") if data is None else None)
+
+
+@dataclass
+class _Seen:
+    signature: tuple[int, ...]
+    unchanged_since: float
+    # It arrived by rename, or had settled at an earlier look.
+    complete: bool = False
+
+
+class Settler:
+    """Remembers how long each file has been unchanged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._seen: dict[str, _Seen] = {}
+
+    def keep_only(self, names: set[str]) -> None:
+        """Forget files that are no longer there."""
+        self.forget(self._seen.keys() - names)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget files that were answered; until then, what has settled stays so."""
+        for name in names:
+            self._seen.pop(name, None)
+
+    def look(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
+        """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
+        seen = self._seen.get(path.name)
+        try:
+            handle = open_regular(path)
+        except FileNotFoundError:
+            self._seen.pop(path.name, None)
+            return None
+        except OSError as error:
+            return self._unreadable(path, now, error)
+        try:
+            status = os.fstat(handle)
+            signature = signature_of(status)
+            if seen is None or seen.signature != signature:
+                seen = self._seen[path.name] = _Seen(signature, now)
+            # Known for one look only, and remembered until the file changes.
+            seen.complete |= renamed_in
+            if status.st_size == 0:
+                return self._wait_or_refuse(
+                    path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
+                )
+            writer = has_writer(handle)
+            data = _read(handle, min(status.st_size, MAX_BYTES) + 1)
+            if signature_of(os.fstat(handle)) != signature:
+                return self._settings.settle_seconds
+        finally:
+            os.close(handle)
+        read_all = len(data) == status.st_size
+        if not (read_all and self._is_whole(path.name, data, seen.complete, writer)):
+            if writer:
+                seen.unchanged_since = now
+            quiet = self._quiet_seconds(writer)
+            left = seen.unchanged_since + quiet - now
+            if left > 0:
+                return left
+            if self._settings.strict:
+                return self._wait_or_refuse(
+                    path, seen, now, _STRICT_SECONDS, "Incomplete",
+                    "with `strict` on, a spec is complete when it was renamed into the inbox or "
+                    "ends with a line `...`: add that line",
+                )  # fmt: skip
+        seen.complete = True
+        if status.st_size > MAX_BYTES:
+            message = (
+                f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
+            )
+            return Drop(path.name, b"", signature, ("TooLarge", message))
+        return Drop(path.name, data, signature)
+
+    def _is_whole(self, name: str, data: bytes, complete: bool, writer: bool | None) -> bool:
+        if complete and not writer:
+            return True
+        if name.lower().endswith(".json"):
+            return is_whole_json_object(data)
+        return ends_with_marker(data)
+
+    def _quiet_seconds(self, writer: bool | None) -> float:
+        if writer is None:
+            return self._settings.settle_seconds_unknown
+        return self._settings.settle_seconds
+
+    def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
+        seen = self._seen.setdefault(path.name, _Seen((), now))
+        if path.is_symlink() or error.errno is None:
+            reason, message = (
+                "NotARegularFile",
+                "a spec must be a plain file, not a link or a device",
+            )
+            return Drop(path.name, b"", seen.signature, (reason, message))
+        message = f"the file cannot be read ({error.strerror}): let the runner's user read it"
+        return self._wait_or_refuse(path, seen, now, _UNREADABLE_SECONDS, "Unreadable", message)
+
+    def _wait_or_refuse(
+        self, path: Path, seen: _Seen, now: float, seconds: float, reason: str, message: str
+    ) -> Drop | float:
+        left = seen.unchanged_since + seconds - now
+        if left > 0:
+            return min(left, self._settings.rescan_seconds)
+        self._seen.pop(path.name, None)
+        return Drop(path.name, b"", seen.signature, (reason, message))
+
+
+def _read(handle: int, most: int) -> bytes:
+    """So many bytes, or all that there are."""
+    data = os.read(handle, most)
+    while len(data) < most and (more := os.read(handle, most - len(data))):
+        data += more
+    return data

@@ -1,0 +1,151 @@
+"""Jobs whose input images are not there yet: wait, copy, or say what is missing.
+
+A picture that an unfinished job will make is waited for as long as that job lives; anything else
+for ten minutes (a setting). A job leaves here with private copies of all its inputs, or failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.clock import monotonic, timestamp
+from runner.errors import DiskFull, JobFailed
+from runner.job import FINAL, State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox.inputs import (
+    Snapshot,
+    copy_name,
+    is_from_outbox,
+    maker_of,
+    named_paths,
+    place_of,
+    take,
+)
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
+
+WAITING = "WaitingForInput"
+_LOOK_AGAIN_SECONDS = 0.5
+
+
+class InputWait:
+    """Gathers the inputs of queued jobs."""
+
+    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._outbox = outbox
+        self._disk = disk
+        self._since: dict[int, float] = {}
+        self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
+        self.seconds_to_next_look = home.settings.rescan_seconds
+        self.any_waiting = False
+
+    def look(self, moment: float) -> bool:
+        """Try every waiting job once; whether any of them can go on now or has ended."""
+        waiting = self._ledger.select("state = 'queued' AND reason = ?", WAITING)
+        changed = False
+        for record in waiting:
+            self._since.setdefault(record.seq, moment)
+            if self.gather(record):
+                self._outbox.write_status(record.seq)
+                self._since.pop(record.seq, None)
+                changed = True
+        self.any_waiting = bool(waiting)
+        rescan = self._home.settings.rescan_seconds
+        self.seconds_to_next_look = min(_LOOK_AGAIN_SECONDS, rescan) if waiting else rescan
+        if not waiting:
+            self._unchanged.clear()
+        return changed
+
+    def gather(self, record: Record) -> bool:
+        """Copy the inputs that are there; True when the job waits no longer (ready or failed)."""
+        if record.reason != WAITING:
+            return True
+        inputs = dict(record.inputs)
+        missing: dict[str, Record | None] = {}
+        try:
+            for _, text in named_paths(record.realised):
+                if text in inputs or text in missing:
+                    continue
+                # Before the file: a job that is over has put its pictures there already.
+                maker = self._ledger.newest(maker_of(text) or "")
+                snapshot = self._settled(text)
+                if snapshot is None:
+                    missing[text] = maker
+                else:
+                    inputs[text] = self._copy(record, text, snapshot, inputs)
+        except DiskFull as error:
+            # Its turn comes when there is room again; what is copied already stands.
+            self._say(record, inputs, str(error))
+            return False
+        except JobFailed as error:
+            self._fail(record, error.reason, str(error))
+            return True
+        if not missing:
+            self._ledger.update(record.seq, inputs=inputs, reason=None, message=None, behind=1)
+            return True
+        return self._keep_waiting(record, inputs, *next(iter(missing.items())))
+
+    def _settled(self, text: str) -> Snapshot | None:
+        place = place_of(text, self._home)
+        snapshot = take(place, self._home)
+        if snapshot is None or is_from_outbox(text):
+            return snapshot
+        moment = monotonic()
+        signature, since = self._unchanged.get(place, ((), moment))
+        if signature != snapshot.signature:
+            self._unchanged[place] = (snapshot.signature, moment)
+            since = moment
+        settings = self._home.settings
+        quiet = settings.settle_seconds if snapshot.closed else settings.settle_seconds_unknown
+        return snapshot if moment - since >= quiet else None
+
+    def _copy(self, record: Record, text: str, snapshot: Snapshot, taken: dict[str, str]) -> str:
+        folder = self._outbox.folder(record.id) / "inputs"
+        name = copy_name(text, taken)
+        self._disk.make_folder(folder)
+        self._disk.replace(folder / name, snapshot.data, durable=True)
+        return name
+
+    def _keep_waiting(
+        self, record: Record, inputs: dict[str, str], missing: str, maker: Record | None
+    ) -> bool:
+        message = f"waiting for {missing}"
+        if maker is not None and maker.state not in FINAL:
+            message = f"waiting for job {maker.id}, which makes {missing}"
+        elif maker is not None:
+            self._fail(
+                record,
+                "InputMissing",
+                f"{missing} was to come from job {maker.id}, which ended {maker.state} without "
+                f"it: mend that job, then put a file {record.id}.retry into the inbox",
+            )
+            return True
+        else:
+            waited = monotonic() - self._since.setdefault(record.seq, monotonic())
+            if waited >= self._home.settings.input_wait_seconds:
+                self._fail(
+                    record,
+                    "InputMissing",
+                    f"{missing} did not arrive within {waited:.0f} seconds: put it into the "
+                    "inbox, then retry the job",
+                )
+                return True
+        self._say(record, inputs, message)
+        return False
+
+    def _say(self, record: Record, inputs: dict[str, str], message: str) -> None:
+        """Record what is there and what is waited for."""
+        if inputs != record.inputs or message != record.message:
+            self._ledger.note(record.seq, inputs=inputs, message=message)
+            if record.message is not None:
+                self._outbox.write_status(record.seq)
+
+    def _fail(self, record: Record, reason: str, message: str) -> None:
+        self._since.pop(record.seq, None)
+        self._ledger.move(
+            record.seq, State.FAILED, reason=reason, message=message, finished_at=timestamp()
+        )

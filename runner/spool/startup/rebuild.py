@@ -1,0 +1,120 @@
+"""The ledger made again from the outbox, when its file is gone or damaged.
+
+Finished jobs keep their ids, so nothing is published twice under one; unfinished ones are judged
+again from the bytes in their folders and go on at the first missing image. What only the ledger
+knew is lost: attempts, and the moments of cancels not yet published.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.clock import timestamp
+from runner.job import FINAL, State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox.assess import Catalogue, Verdict, judge
+from runner.spool.inbox.entry import record_of
+from runner.spool.inbox.settle import Drop
+from runner.spool.startup.recovery import reconcile_images
+from runner.spool.store.ledger import Ledger, explained
+from runner.spool.store.outbox import Outbox
+from runner.spool.store.record import Record
+
+log = logging.getLogger(__name__)
+
+
+def set_damaged_aside(file: Path, disk: Disk) -> None:
+    """Rename a ledger that is no longer a database.
+
+    Raises LedgerUnusable where that cannot be told: a full disk is no damage.
+    """
+    if not file.exists():
+        return
+    try:
+        with explained(file), closing(sqlite3.connect(file)) as connection:
+            sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+    except sqlite3.DatabaseError:
+        sound = False
+    if not sound:
+        aside = file.with_name(f"{file.name}.damaged-{timestamp().replace(':', '')}")
+        log.error("the ledger is damaged: kept as %s and made again from the outbox", aside.name)
+        disk.rename(file, aside)
+        for log_file in (f"{file.name}-wal", f"{file.name}-shm"):
+            disk.remove(file.with_name(log_file))
+
+
+def rebuild(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue) -> None:
+    """Enter every job of the outbox into an empty ledger, in the order they were accepted.
+
+    All at once or not at all: a ledger with half of the jobs would be taken for whole.
+    """
+    found = []
+    for folder in home.outbox.iterdir():
+        status = outbox.read_status(folder.name) if folder.is_dir() else None
+        if status is not None and status.get("id") == folder.name:
+            found.append(status)
+    with ledger.transaction():
+        for status in sorted(found, key=lambda each: str(each.get("accepted_at"))):
+            try:
+                _enter(status, home, ledger, outbox, disk, catalogue)
+            except (KeyError, TypeError, ValueError):
+                log.exception("outbox/%s could not be entered again", status["id"])
+
+
+def _enter(
+    status: dict[str, Any], home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
+    catalogue: Catalogue,
+) -> None:  # fmt: skip
+    folder = outbox.folder(status["id"])
+    source = status["source"]
+    spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
+    data = spec.read_bytes() if spec else b""
+    drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
+    over = status["state"] in FINAL
+    verdict = Verdict() if over else judge(drop, home, catalogue)
+    record = replace(
+        record_of(drop, verdict, status["id"]),
+        source_sha256=source["sha256"],
+        revision=status["revision"],
+        accepted_at=status["accepted_at"],
+        started_at=status["started_at"],
+        identity=None,
+        behind=not over,
+    )
+    entered = ledger.insert(_over(record, status) if over else record)
+    if verdict.composed:
+        ledger.add_composed(entered.seq, verdict.composed)
+    reconcile_images(entered, ledger, outbox, disk)
+    _keep_seeds(entered, ledger, outbox)
+
+
+def _over(record: Record, status: dict[str, Any]) -> Record:
+    return replace(
+        record,
+        state=State(status["state"]),
+        reason=status["reason"],
+        message=status["message"],
+        kind=status["kind"],
+        model=status["model"],
+        priority=status["priority"],
+        attempt=status["attempt"],
+        total=status["images"]["total"],
+        finished_at=status["finished_at"],
+        errors=list(status["errors"]),
+        warnings=list(status["warnings"]),
+    )
+
+
+def _keep_seeds(record: Record, ledger: Ledger, outbox: Outbox) -> None:
+    """Let the missing images of a job without seeds follow on from those that are there."""
+    if record.base_seed is None:
+        return
+    for number, sidecar in outbox.sidecars(record.id).items():
+        ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))
+        return

@@ -1,0 +1,296 @@
+"""The ledger: the durable record of every job, one SQLite file private to the runner.
+
+A job exists from the commit that inserts it; what callers see in the outbox is written after that
+and can be written again from here. One connection, one lock: whoever moves a job holds the lock,
+so a cancel and a finish can never both win. Nothing here touches the inbox or the outbox.
+
+Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill leaves the last
+commit standing, and the backlog is ordered on disk, so memory does not grow with the night.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.errors import LedgerUnusable
+from runner.job import FINAL, MOVES, State
+from runner.spool.disk.disk import Disk
+from runner.spool.store.names import key_of
+from runner.spool.store.record import COLUMNS, Record, column_of, record_of_row, row_of
+
+_SCHEMA = Path(__file__).with_name("ledger.sql")
+# Left to choose, SQLite takes the index of states and sorts the whole queue for each look at it.
+TURN = "job INDEXED BY job_turn"
+_INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
+
+
+class Ledger:
+    """Reads and moves jobs; every method is safe to call from any thread."""
+
+    def __init__(self, file: Path, disk: Disk) -> None:
+        self._file = file
+        self._disk = disk
+        self._lock = threading.RLock()
+        self._open = False
+        self._durable = True
+        with explained(file):
+            self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
+
+    def close(self, *, clean: bool = True) -> None:
+        """Close the file, leaving word that nothing was cut short, if so and if there is room."""
+        if clean:
+            with contextlib.suppress(LedgerUnusable), self.transaction():
+                self._connection.execute("DELETE FROM mark WHERE name = 'open'")
+        with self._lock:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """Hold the lock and commit once at the end; nested ones join the outermost.
+
+        A durable commit is on the disk when this returns, with all that were made before it. One
+        that is not survives a kill but not a power loss: only for what recovery can find out again.
+        Raises LedgerUnusable, with nothing changed, where the file cannot be written now.
+        """
+        with self._lock:
+            if self._open:
+                assert self._durable or not durable, "a durable change inside one that is not"
+                yield
+                return
+            with explained(self._file):
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._open, self._durable = True, durable
+                try:
+                    yield
+                    self._disk.commit(self._connection, self._file, durable=durable)
+                except BaseException:
+                    self._connection.rollback()
+                    raise
+                finally:
+                    self._open = False
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def select(
+        self, where: str, *values: object, order: str = "seq", limit: int = -1, job: str = "job"
+    ) -> list[Record]:
+        """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
+        query = f"SELECT * FROM {job} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        with self._lock:
+            return [record_of_row(row) for row in self._connection.execute(query, values)]
+
+    def highest_priority(self, where: str, *values: object) -> int | None:
+        """The highest priority among queued records that a clause of ours picks; None without."""
+        query = f"SELECT priority FROM {TURN} WHERE {where} ORDER BY priority DESC, seq LIMIT 1"
+        with self._lock:
+            row = self._connection.execute(query, values).fetchone()
+        return None if row is None else int(row[0])
+
+    def get(self, seq: int) -> Record:
+        """The record of one job."""
+        return self.select("seq = ?", seq)[0]
+
+    def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
+        """The jobs of those files that are known already, by the identity of the file."""
+        marks = ", ".join("?" * len(identities))
+        found = self.select(f"identity IN ({marks})", *identities)
+        return {str(record.identity): record for record in found}
+
+    def newest(self, job_id: str) -> Record | None:
+        """The newest record of this id, whatever the case it is written in."""
+        found = self.select("key = ?", key_of(job_id), order="seq DESC", limit=1)
+        return found[0] if found else None
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with self._lock:
+            rows = self._connection.execute("SELECT state, count(*) FROM job GROUP BY state")
+            return dict.fromkeys(map(str, State), 0) | dict(map(tuple, rows))
+
+    def images(self, seq: int) -> dict[int, sqlite3.Row]:
+        """The images of a job that are over, by number."""
+        with self._lock:
+            rows = self._connection.execute("SELECT * FROM image WHERE seq = ?", (seq,))
+            return {row["number"]: row for row in rows}
+
+    def tally(self, seq: int) -> dict[str, int]:
+        """How many images of a job ended each way (`done`, `failed`, `skipped`)."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT outcome, count(*) FROM image WHERE seq = ? GROUP BY outcome", (seq,)
+            )
+            return {"done": 0, "failed": 0, "skipped": 0} | dict(list(map(tuple, rows)))
+
+    def outputs(self, seq: int, newest: int = 100) -> list[dict[str, Any]]:
+        """The `outputs` entries of the newest images, in order of their numbers."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
+                " ORDER BY number DESC LIMIT ?",
+                (seq, newest),
+            )
+            return [json.loads(row["output"]) for row in rows][::-1]
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def reserve(self) -> int:
+        """A place in the order, for a job that is inserted later; unused, it leaves a gap."""
+        with self.transaction(durable=False):
+            last = "SELECT seq FROM sqlite_sequence WHERE name = 'job'"
+            if self._connection.execute(last).fetchone() is None:
+                self._connection.execute("INSERT INTO sqlite_sequence VALUES ('job', 0)")
+            self._connection.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'job'")
+            return int(self._connection.execute(last).fetchone()[0])
+
+    def insert(self, record: Record) -> Record:
+        """Add a job; a `seq` of 0 becomes the next in the order of the calls."""
+        values = row_of(record)
+        values[0] = record.seq or None
+        with self.transaction():
+            cursor = self._connection.execute(_INSERT, [*values, key_of(record.id)])
+            assert cursor.lastrowid is not None
+            return record if record.seq else replace(record, seq=cursor.lastrowid)
+
+    def add_composed(self, seq: int, prompts: Iterable[tuple[Any, Any]]) -> None:
+        """Keep the prompts of a `compose`: the pack is not read again for this job."""
+        rows = (
+            (seq, number, json.dumps(fields), json.dumps(origin))
+            for number, (fields, origin) in enumerate(prompts)
+        )
+        with self.transaction():
+            self._connection.executemany("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
+
+    def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The prompts of a `compose`, in order, as they were kept."""
+        with self._lock:
+            query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
+            rows = self._connection.execute(query, (seq,))
+            return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+
+    def update(self, seq: int, **values: object) -> None:
+        """Change fields that are not the state, durably."""
+        assert "state" not in values, "states are changed by move()"
+        with self.transaction():
+            self._set(seq, values)
+
+    def note(self, seq: int, **values: object) -> None:
+        """Change fields that recovery can find out again; not durable by itself."""
+        assert "state" not in values, "states are changed by move()"
+        with self.transaction(durable=False):
+            self._set(seq, values)
+
+    def published(self, records: Iterable[Record], *, answered: bool = False) -> None:
+        """Readers have the statuses of these; with `answered`, their files have left the inbox.
+
+        Not durable by itself: recovery publishes and answers again what it does not know of. A job
+        that has moved on meanwhile stays behind its status.
+        """
+        values = "revision = revision + 1, behind = behind AND state <> ?"
+        query = f"UPDATE job SET {values}{', identity = NULL' * answered} WHERE seq = ?"
+        with self.transaction(durable=False):
+            self._connection.executemany(query, ((str(r.state), r.seq) for r in records))
+
+    def move(self, seq: int, state: State, **values: object) -> bool:
+        """Move a job along the table of legal moves; False, and nothing done, where it is final.
+
+        Each move is a revision, published or not. Raises ValueError for an illegal one.
+        """
+        with self.transaction():
+            before = self.get(seq)
+            if before.state in FINAL:
+                return False
+            if state not in MOVES[before.state]:
+                raise ValueError(f"no job moves from {before.state} to {state}")
+            values["revision"] = before.revision + 1
+            self._set(seq, {"behind": True, **values, "state": state})
+            return True
+
+    def add_image(
+        self,
+        seq: int,
+        number: int,
+        outcome: str,
+        *,
+        output: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Record how one image ended; saying so twice is fine.
+
+        Not durable by itself: a done image's truth is its sidecar, a failed one fails again.
+        """
+        with self.transaction(durable=False):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO image (seq, number, outcome, reason, message, output)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (seq, number, outcome, reason, message, json.dumps(output) if output else None),
+            )
+
+    def forget_images(self, seq: int, numbers: Iterable[int]) -> None:
+        """Remove images whose files are not there after all: they are made again."""
+        query = "DELETE FROM image WHERE seq = ? AND number = ?"
+        with self.transaction(durable=False):
+            self._connection.executemany(query, ((seq, number) for number in numbers))
+
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Remove jobs for good: their folders are gone, or a new drop of a rejected id came."""
+        with self.transaction():
+            for seq in seqs:
+                self._connection.execute("DELETE FROM image WHERE seq = ?", (seq,))
+                self._connection.execute("DELETE FROM composed WHERE seq = ?", (seq,))
+                self._connection.execute("DELETE FROM job WHERE seq = ?", (seq,))
+
+    # -- marks that outlive the process ----------------------------------------------------------
+
+    def begin_judging(self, hashes: Iterable[str]) -> None:
+        """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
+        query = "INSERT OR IGNORE INTO judging VALUES (?, 1)"
+        with self.transaction(durable=False):
+            self._connection.executemany(query, ((each,) for each in hashes))
+
+    def judging(self) -> set[str]:
+        """The hashes of what was being parsed when a process ended."""
+        with self._lock:
+            return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
+
+    def judged(self, hashes: Iterable[str]) -> None:
+        """These were parsed and the process lives."""
+        query = "DELETE FROM judging WHERE sha256 = ?"
+        with self.transaction():
+            self._connection.executemany(query, ((each,) for each in hashes))
+
+    def was_closed_cleanly(self) -> bool:
+        """Whether the last process closed the ledger itself; True for a new one. Asked once."""
+        with self.transaction(durable=False):
+            found = self._connection.execute("SELECT 1 FROM mark WHERE name = 'open'").fetchone()
+            self._connection.execute("INSERT OR IGNORE INTO mark VALUES ('open')")
+        return found is None
+
+    def _set(self, seq: int, values: Mapping[str, object]) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        columns = [column_of(name, value) for name, value in values.items()]
+        self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*columns, seq])
+
+
+@contextlib.contextmanager
+def explained(file: Path) -> Iterator[None]:
+    """Turn what SQLite says of a disk that does not do its part into LedgerUnusable."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LedgerUnusable(
+            f"the ledger {file} cannot be written now ({error}): make room on its disk, or see "
+            "that this user may write there"
+        ) from error

@@ -1,0 +1,222 @@
+"""The outbox: what callers see of a job, written from the ledger's record.
+
+A status is a projection: it can be written again from the record at any time. Only this file
+writes below the outbox (pictures and sidecars included), and it never decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from runner.clock import timestamp
+from runner.job import State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk, File, Place
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.record import Record
+from runner.wire import (
+    SCHEMA,
+    Counts,
+    Output,
+    ProblemJson,
+    Progress,
+    Receipt,
+    Status,
+    read_json,
+)
+
+_STATUS = "status.json"
+_MOST_OUTPUTS = 100
+_NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """The files of one image; `stem` is their common name, `suffix` the picture's own."""
+
+    job: str
+    stem: str
+    suffix: str
+    picture: bytes
+    thumbnail: bytes
+    sidecar: Mapping[str, Any]
+
+
+class Outbox:
+    """Writes one home's outbox; safe to call from any thread."""
+
+    def __init__(self, home: Home, ledger: Ledger, disk: Disk) -> None:
+        self._folder, self._drops, self._health = home.outbox, home.drops, home.health
+        self._ledger = ledger
+        self._disk = disk
+        self._lock = threading.RLock()
+
+    def folder(self, job_id: str) -> Path:
+        """The folder of one job."""
+        return self._folder / job_id
+
+    def make_folder(self, record: Record) -> None:
+        """Make a job's folder; one that is there is fine."""
+        self._disk.make_folder(self.folder(record.id))
+
+    def clear_job(self, job_id: str) -> None:
+        """Remove what a rejected drop of this id left, so that the next one starts clean."""
+        self._disk.remove_tree(self.folder(job_id))
+
+    def write_status(self, seq: int, *, durable: bool = False) -> None:
+        """Publish the status of a job as the ledger has it now, one revision higher."""
+        self.write_statuses({seq: None}, durable=durable)
+
+    def write_statuses(
+        self, progress: Mapping[int, Progress | None], *, durable: bool = False
+    ) -> None:
+        """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
+        with self._lock:
+            records = [self._ledger.get(seq) for seq in progress]
+            for record in records:
+                self.make_folder(record)
+            files: list[File] = [
+                (self.folder(each.id) / _STATUS, to_json(self.status(each, progress[each.seq])))
+                for each in records
+            ]
+            self._disk.replace_many(files, durable=durable)
+            self._ledger.published(records)
+
+    def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
+        """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
+
+        The records are those that the ledger has now; the caller tells it that they are published.
+        """
+        with self._lock:
+            files: list[File] = []
+            unseen: set[Place] = set()
+            for record in records:
+                folder = f"{self._folder}/{record.id}"
+                is_new = self._disk.make_folder(folder)
+                if record.spec:
+                    spec = f"{folder}/spec{record.suffix}"
+                    files.append((spec, record.spec))
+                    if is_new:
+                        unseen.add(spec)
+                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
+            self._disk.make_folder(self._drops)
+            self._disk.replace_many([*files, *receipts], also=self._folder, unseen=unseen)
+
+    def status(self, record: Record, progress: Progress | None = None) -> Status:
+        """The status of a record as it would be published now."""
+        # Most statuses ever written are those of jobs that have not begun: spare them the look.
+        tally = self._ledger.tally(record.seq) if record.started_at else dict(_NOTHING_YET)
+        outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
+        now = timestamp()
+        status = Status(
+            schema=SCHEMA,
+            id=record.id,
+            kind=record.kind,
+            model=record.model,
+            state=str(record.state),
+            reason=record.reason,
+            message=record.message,
+            revision=record.revision + 1,
+            attempt=record.attempt,
+            priority=record.priority,
+            tags=list(record.realised.get("tags", ())),
+            source={
+                "name": record.source_name,
+                "sha256": record.source_sha256,
+                "bytes": record.source_bytes,
+            },
+            accepted_at=record.accepted_at,
+            started_at=record.started_at,
+            finished_at=record.finished_at,
+            updated_at=now,
+            images=Counts(
+                total=record.total,
+                done=tally["done"],
+                failed=tally["failed"],
+                skipped=tally["skipped"],
+            ),
+            progress=progress if record.state == State.RUNNING else None,
+            errors=cast("list[ProblemJson]", record.errors),
+            warnings=list(record.warnings),
+            outputs=cast("list[Output]", outputs),
+        )
+        # The caller's own keys are echoed; `x_` cannot collide with ours.
+        own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
+        return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
+
+    def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> File:
+        """Where the answer to a drop goes, and its bytes."""
+        receipt = Receipt(
+            schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
+        )
+        return f"{self._drops}/{name}.json", to_json(receipt)
+
+    def publish_images(self, images: Sequence[SavedImage]) -> None:
+        """Put images into their jobs' folders; each counts from when its sidecar is there."""
+        pictures: list[File] = []
+        sidecars: list[File] = []
+        for image in images:
+            folder = f"{self._folder}/{image.job}"
+            self._disk.make_folder(f"{folder}/thumbs")
+            pictures.append((f"{folder}/{image.stem}{image.suffix}", image.picture))
+            pictures.append((f"{folder}/thumbs/{image.stem}.webp", image.thumbnail))
+            data = json.dumps(image.sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
+            sidecars.append((f"{folder}/{image.stem}.json", data))
+        self._disk.replace_many(pictures, then=sidecars)
+
+    def take_back(self, image: SavedImage) -> None:
+        """Remove what is there of an image that could not be put there whole."""
+        folder = f"{self._folder}/{image.job}"
+        names = (f"{image.stem}.json", f"{image.stem}{image.suffix}", f"thumbs/{image.stem}.webp")
+        for name in names:
+            self._disk.remove(f"{folder}/{name}")
+
+    def publish_ends(self, ends: Sequence[tuple[Record, Status, str | None]]) -> None:
+        """Put the contact sheets, and then the final statuses, of jobs into their folders."""
+        with self._lock:
+            files: list[File] = []
+            for record, status, page in ends:
+                folder = f"{self._folder}/{record.id}"
+                self._disk.make_folder(folder)
+                if page is not None:
+                    files.append((f"{folder}/index.html", page.encode()))
+                files.append((f"{folder}/{_STATUS}", to_json(status)))
+            self._disk.replace_many(files)
+            self._ledger.published([record for record, _, _ in ends])
+
+    def publish_page(self, record: Record, html: str) -> None:
+        """Put the job's contact sheet into its folder."""
+        self._disk.replace(self.folder(record.id) / "index.html", html.encode())
+
+    def write_health(self, health: Mapping[str, Any]) -> None:
+        """Replace the runner's health file."""
+        self._disk.replace(self._health, to_json(health))
+
+    def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
+        """The sidecars in a job's folder by image number; damaged ones are left out."""
+        found = {}
+        for file in sorted(self.folder(job_id).glob(f"{job_id}-[0-9]*.json")):
+            try:
+                sidecar = json.loads(file.read_bytes())
+                found[int(sidecar["result"]["index"])] = sidecar
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def read_status(self, job_id: str) -> dict[str, Any] | None:
+        """The status file of a job, or None where there is none that can be read."""
+        return read_json(self.folder(job_id) / _STATUS)
+
+
+# A line for every key. The encoder's own `indent` would take ten times as long.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n ", ": ")).encode
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """How statuses, receipts and the health file are written, which is often."""
+    return f"{_encode(value)}\n".encode()
