@@ -21,7 +21,7 @@ _HUNG_AFTER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class InHand:
+class InFlight:
     """One image that is being made: its task, its spec, and what it remembers of its pack."""
 
     task: ImageTask
@@ -30,13 +30,13 @@ class InHand:
 
 
 @dataclass
-class Turn:
+class ActiveJob:
     """Mutable, owned by the worker; `over` holds the numbers of images that are answered."""
 
     record: Record
     over: set[int]
     numbers: deque[int]
-    hand: dict[int, InHand] = field(default_factory=dict)
+    hand: dict[int, InFlight] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False

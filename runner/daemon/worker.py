@@ -17,7 +17,7 @@ from queue import Empty
 
 from runner.catalogue import RegistryCatalogue
 from runner.clock import CLOSED, monotonic, now, ready_at, timestamp
-from runner.daemon.active_job import InHand, Turn
+from runner.daemon.active_job import ActiveJob, InFlight
 from runner.daemon.lookahead import Ahead
 from runner.daemon.scheduler import Backlog
 from runner.daemon.sidecar import Finished
@@ -59,7 +59,7 @@ class Worker:
         self._writer = writer
         self._catalogue = RegistryCatalogue(home.settings, home.data)
         self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
-        self._turns: dict[str, Turn] = {}
+        self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
         self._complaint = Complaint(log, "beginning the next job")
         self.halt: Halt | None = None
@@ -70,12 +70,12 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether no job has a slot."""
-        return not self._turns
+        return not self._jobs
 
     @property
     def current(self) -> Record | None:
         """A job that has a slot now."""
-        return next((turn.record for turn in self._turns.values()), None)
+        return next((turn.record for turn in self._jobs.values()), None)
 
     def wake(self) -> None:
         """Make the next turn look at the backlog; callable from any thread."""
@@ -127,7 +127,7 @@ class Worker:
                 self._writer.save(Finished(turn.record, event, made.realised, made.origin))
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
-                self._turns.pop(event.slot, None)
+                self._jobs.pop(event.slot, None)
                 self.lost = EXIT_DEVICE_LOST
                 log.error("%s", event.message)
             case Failed():
@@ -144,7 +144,7 @@ class Worker:
 
     def _give_up_hung(self) -> None:
         """Fail an image that will never answer: its thread cannot be ended, so the process must."""
-        for slot, turn in list(self._turns.items()):
+        for slot, turn in list(self._jobs.items()):
             if turn.hand and turn.is_hung(monotonic()):
                 message = "the image did not come to its next step within its timeout"
                 for number in turn.hand:
@@ -153,13 +153,13 @@ class Worker:
                 self._requeue(slot, None, "continues when the runner starts again")
                 self.lost = EXIT_HUNG
 
-    def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[Turn, InHand]:
-        turn, number = self._turns[event.slot], event.task.index
+    def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
+        turn, number = self._jobs[event.slot], event.task.index
         turn.over.add(number)
         return turn, turn.hand.pop(number)
 
     def _cancel(self, seq: int) -> None:
-        for slot, turn in self._turns.items():
+        for slot, turn in self._jobs.items():
             if turn.record.seq == seq:
                 turn.cancelled = True
                 if turn.hand:
@@ -169,7 +169,7 @@ class Worker:
             self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
-        turn = self._turns.get(event.slot)
+        turn = self._jobs.get(event.slot)
         if turn is not None and turn.hand:
             turn.heard_at, turn.phase = monotonic(), event.phase
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
@@ -183,7 +183,7 @@ class Worker:
         """Give an idle slot its next images, ending or changing jobs as needed."""
         name = slot.name
         while True:
-            turn = self._turns.get(name)
+            turn = self._jobs.get(name)
             if turn is None:
                 if self.stopping or self.halt is not None:
                     return
@@ -225,7 +225,7 @@ class Worker:
         self._ahead.begins(record, now())
         over = set(self._ledger.images(record.seq))
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
-        self._turns[slot] = Turn(
+        self._jobs[slot] = ActiveJob(
             record,
             set(over),
             numbers,
@@ -236,7 +236,7 @@ class Worker:
         # Before the device begins: it leaves the other threads little of the interpreter.
         self._writer.show(record)
 
-    def _start(self, slot: Slot, turn: Turn) -> bool:
+    def _start(self, slot: Slot, turn: ActiveJob) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""
         while turn.numbers and len(turn.hand) < slot.together:
             number = turn.numbers[0]
@@ -253,7 +253,7 @@ class Worker:
         self._executor.start(slot.name, [each.task for each in turn.hand.values()])
         return True
 
-    def _made(self, turn: Turn, number: int) -> InHand | None:
+    def _made(self, turn: ActiveJob, number: int) -> InFlight | None:
         """One image as a task; None, and failed, where it cannot become one."""
         record, snapshot = turn.record, self._catalogue.snapshot
         try:
@@ -265,7 +265,7 @@ class Worker:
                 inputs=turn.inputs(realised, self._home.job(record.id) / "inputs"),
                 loras=loras.for_task(realised, self._home, snapshot),
             )
-            return InHand(task, realised, turn.origin(number))
+            return InFlight(task, realised, turn.origin(number))
         except JobFailed as error:
             self._writer.fail_image(record, number, error.reason, str(error))
         except Exception as error:
@@ -275,7 +275,7 @@ class Worker:
         turn.over.add(number)
         return None
 
-    def _must_yield(self, slot: str, turn: Turn) -> bool:
+    def _must_yield(self, slot: str, turn: ActiveJob) -> bool:
         """At an image's end: whether the job goes back into the queue, and why."""
         record, wall = turn.record, now()
         if self.stopping:
@@ -291,9 +291,9 @@ class Worker:
         return True
 
     def _requeue(self, slot: str, reason: str | None, message: str | None) -> None:
-        turn = self._turns.pop(slot)
+        turn = self._jobs.pop(slot)
         self._writer.requeue(turn.record, reason, message)
 
     def _end(self, slot: str) -> None:
-        turn = self._turns.pop(slot)
+        turn = self._jobs.pop(slot)
         self._writer.finish(turn.record)

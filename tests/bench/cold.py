@@ -56,7 +56,7 @@ _SIZES: Mapping[int, Sequence[Mapping[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Turn:
+class ActiveJob:
     """What both took in one round, in seconds."""
 
     script: float
@@ -141,9 +141,9 @@ def _home(root: Path) -> Home:
     return home
 
 
-def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[Turn]]:
+def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[ActiveJob]]:
     """Let both take turns at every size; the first round only warms up."""
-    found: dict[int, list[Turn]] = {size: [] for size in sizes}
+    found: dict[int, list[ActiveJob]] = {size: [] for size in sizes}
     for number in range(rounds + 1):
         for size in sizes if number else sizes[:1]:
             # Who goes first changes: what the one reads from the disk, the other finds in memory.
@@ -152,14 +152,15 @@ def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[Turn]]:
             else:
                 (submit, drain), script = by_runner(size), by_script(size)
             if number:
-                found[size].append(Turn(*script, submit, *drain))
+                found[size].append(ActiveJob(*script, submit, *drain))
     return found
 
 
-def figures(turns: Sequence[Turn]) -> dict[str, Spread]:
+def figures(turns: Sequence[ActiveJob]) -> dict[str, Spread]:
     """What both took at one size, and by how much ours came later and used more of the CPU."""
     found = {
-        each.name: Spread.of([getattr(turn, each.name) for turn in turns]) for each in fields(Turn)
+        each.name: Spread.of([getattr(turn, each.name) for turn in turns])
+        for each in fields(ActiveJob)
     }
     return {
         **found,

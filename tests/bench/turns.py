@@ -94,7 +94,7 @@ class _Player:
         with _one_thread_each():
             self._process.start()
         theirs.close()
-        self._turns: list[tuple[float, float]] = []
+        self._jobs: list[tuple[float, float]] = []
         self._marks: list[float] = []
         if self._heard(_READY_SECONDS) is None:
             raise RuntimeError(f"{name} was not ready within {_READY_SECONDS:.0f} s")
@@ -113,7 +113,7 @@ class _Player:
             over = self._heard(left)
         if over is None:
             self._system.suspend()
-        self._turns.append((began, time.perf_counter()))
+        self._jobs.append((began, time.perf_counter()))
         if over is not None:
             _, _, (at, cpu), first, said = over
             # What it took to wake up before the first turn is nobody's work.
@@ -139,7 +139,7 @@ class _Player:
         return tuple(said)
 
     def _own(self, moment: float) -> float:
-        return sum(min(moment, to) - since for since, to in self._turns if since < moment)
+        return sum(min(moment, to) - since for since, to in self._jobs if since < moment)
 
     def end(self) -> None:
         """End the process, frozen or not."""
