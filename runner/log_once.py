@@ -7,7 +7,7 @@ import logging
 from runner.errors import FluxdropError
 
 
-class Complaint:
+class LogOnce:
     """Says what goes wrong when it begins or changes, and that it is over."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:

@@ -17,7 +17,7 @@ from runner.daemon.worker import Worker
 from runner.errors import FluxdropError
 from runner.executor import Executor
 from runner.job import State
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
@@ -48,16 +48,16 @@ class Health:
         self._worker = worker
         self._executor = executor
         self._intake = intake
-        self._complaint = Complaint(log, "writing the health file")
+        self._log_once = LogOnce(log, "writing the health file")
         self._started_at = timestamp()
 
     def write(self, state: str) -> None:
         """Replace the file; a disk that does not take it stops nothing."""
         try:
             self._outbox.write_health(self._now(state))
-            self._complaint.over()
+            self._log_once.over()
         except (OSError, FluxdropError) as error:
-            self._complaint.about(error)
+            self._log_once.about(error)
 
     def _now(self, state: str) -> RunnerHealth:
         current = self._worker.current

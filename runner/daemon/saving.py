@@ -24,7 +24,7 @@ from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import Halt, obstacle
 from runner.job import State
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.startup.recovery import output_entry
 from runner.spool.store.ledger import Ledger
@@ -47,8 +47,8 @@ class Publisher:
         self._ledger = ledger
         self._outbox = outbox
         self._pages = pages
-        self._recording = Complaint(log, "recording what was made")
-        self._publishing = Complaint(log, "putting it into the outbox")
+        self._recording = LogOnce(log, "recording what was made")
+        self._publishing = LogOnce(log, "putting it into the outbox")
         self.closing = threading.Event()
         """Set when the ledger is waited for no more: the next start finds out what is missing."""
 

@@ -37,7 +37,7 @@ from runner.executor import (
 )
 from runner.holds import Halt
 from runner.job import Phase, State
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.inbox import loras
 from runner.spool.store.ledger import Ledger
@@ -61,7 +61,7 @@ class Worker:
         self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
-        self._complaint = Complaint(log, "beginning the next job")
+        self._log_once = LogOnce(log, "beginning the next job")
         self.halt: Halt | None = None
         """Why no image may begin now."""
         self.lost: int | None = None
@@ -108,10 +108,10 @@ class Worker:
             for slot in self._executor.slots():
                 if not slot.busy:
                     self._fill(slot)
-            self._complaint.over()
+            self._log_once.over()
         except (OSError, FluxdropError) as error:
             # What cannot be recorded does not begin; the next turn tries again.
-            self._complaint.about(error)
+            self._log_once.about(error)
         return happened
 
     # -- events ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from runner.clock import monotonic
 from runner.daemon.pages import Pages
 from runner.daemon.saving import Publisher
 from runner.daemon.sidecar import Finished
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
@@ -64,7 +64,7 @@ class Writer:
         self._outbox = outbox
         self._pages = pages
         self._publisher = Publisher(home, ledger, outbox, pages)
-        self._complaint = Complaint(log, "writing to the outbox")
+        self._log_once = LogOnce(log, "writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()
         self._group = _Group()
@@ -211,10 +211,10 @@ class Writer:
                 step()
             except Exception as error:  # noqa: BLE001 the thread must live
                 # The record stays behind its status; the daemon publishes it again later.
-                self._complaint.about(error)
+                self._log_once.about(error)
                 failed = True
         if not failed:
-            self._complaint.over()
+            self._log_once.over()
 
 
 def _pixels(image: Finished) -> int:

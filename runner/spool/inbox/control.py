@@ -15,7 +15,7 @@ from pathlib import Path
 from runner.clock import timestamp
 from runner.errors import DiskFull
 from runner.job import FINAL, State
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.inputs import reading_copies, signature_of
@@ -53,7 +53,7 @@ class Controls:
         self._disk = disk
         self._waiting = waiting
         self._on_cancel = on_cancel
-        self._complaint = Complaint(log, "obeying a control file")
+        self._log_once = LogOnce(log, "obeying a control file")
         self._unknown_since: dict[str, float] = {}
         self._specs: set[str] = set()
         self.paused = False
@@ -78,10 +78,10 @@ class Controls:
                 obeyed = self._obey_one(name, moment, planning)
             except (OSError, DiskFull) as error:
                 # One file must not keep the others, or the specs, from being looked at.
-                self._complaint.about(error)
+                self._log_once.about(error)
                 obeyed = False
             else:
-                self._complaint.over()
+                self._log_once.over()
             changed |= obeyed
             early |= not obeyed
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from runner.clock import monotonic, timestamp
 from runner.job import FINAL, State
-from runner.log_once import Complaint
+from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.acknowledge import Answer, Answers, finish_answers
@@ -67,7 +67,7 @@ class Intake:
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._answers = Answers(home, ledger, outbox, disk, self._waiting)
         self._planning = Planning(home, catalogue, self.wake)
-        self._complaint = Complaint(log, "looking at the inbox")
+        self._log_once = LogOnce(log, "looking at the inbox")
         self._cut_short = False
         self.unsettled = 0
         self.looks = 0
@@ -84,11 +84,11 @@ class Intake:
             try:
                 self.watcher.tend(monotonic())
                 seconds = self.turn()
-                self._complaint.over()
+                self._log_once.over()
                 self._cut_short = False
             except Exception as error:  # noqa: BLE001 the thread must live
                 # A full disk or a vanished folder is a condition to wait out, not an end.
-                self._complaint.about(error)
+                self._log_once.about(error)
                 self._cut_short = True
                 seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
