@@ -24,7 +24,7 @@ _MOST_JOBS = 200
 _MOST_PROMPTS = 512
 
 
-class Ahead:
+class Lookahead:
     """Tells an executor about the jobs that wait; used by the worker."""
 
     def __init__(

@@ -18,7 +18,7 @@ from queue import Empty
 from runner.catalogue import RegistryCatalogue
 from runner.clock import CLOSED, monotonic, now, ready_at, timestamp
 from runner.daemon.active_job import ActiveJob, InFlight
-from runner.daemon.lookahead import Ahead
+from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Backlog
 from runner.daemon.sidecar import Finished
 from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
@@ -58,7 +58,7 @@ class Worker:
         self._executor = executor
         self._writer = writer
         self._catalogue = RegistryCatalogue(home.settings, home.data)
-        self._ahead = Ahead(home, ledger, backlog, self._catalogue, executor)
+        self._lookahead = Lookahead(home, ledger, backlog, self._catalogue, executor)
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
         self._log_once = LogOnce(log, "beginning the next job")
@@ -174,7 +174,7 @@ class Worker:
             turn.heard_at, turn.phase = monotonic(), event.phase
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # What has come meanwhile may be encoded along with this one.
-                self._ahead.look(now())
+                self._lookahead.look(now())
             self._writer.progress(turn.record.seq, turn.progress(event))
 
     # -- slots -----------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class Worker:
         if not moved:
             return
         record = self._ledger.get(record.seq)
-        self._ahead.begins(record, now())
+        self._lookahead.begins(record, now())
         over = set(self._ledger.images(record.seq))
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
         self._jobs[slot] = ActiveJob(

@@ -33,16 +33,16 @@ class Prompts:
         self._cache = cache
         self._versions = versions
         self._lock = threading.Lock()
-        self._ahead: dict[tuple[object, ...], ImageTask] = {}
+        self._lookahead: dict[tuple[object, ...], ImageTask] = {}
 
     def expect(self, upcoming: Sequence[ImageTask]) -> None:
         """Remember what comes next, one task for each prompt; callable from any thread."""
         with self._lock:
             for task in upcoming:
                 words = (task.model, task.kind, task.precision, task.prompt, task.loras)
-                self._ahead[words] = task
-            while len(self._ahead) > _MOST_AHEAD:
-                del self._ahead[next(iter(self._ahead))]
+                self._lookahead[words] = task
+            while len(self._lookahead) > _MOST_AHEAD:
+                del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(
         self, needs: Needs, task: ImageTask, stop: StopSign, on_progress: OnProgress
@@ -90,7 +90,7 @@ class Prompts:
     def _sharing(self, needs: Needs) -> list[tuple[ImageTask, Needs]]:
         """The tasks taken out of those ahead whose prompts this text stage still has to encode."""
         with self._lock:
-            ahead, self._ahead = self._ahead, {}
+            ahead, self._lookahead = self._lookahead, {}
         found: dict[str, tuple[ImageTask, Needs]] = {}
         others = []
         for task in ahead.values():
