@@ -18,7 +18,7 @@ from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
 from runner.daemon.health import HEALTH_SECONDS, Health
 from runner.daemon.pages import Pages
-from runner.daemon.scheduler import Backlog
+from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import FluxdropError, RunnerBusy
@@ -92,17 +92,17 @@ class Daemon:
             self._release()
             raise
         self._counts_before = self.ledger.counts()
-        self.backlog = Backlog(home, self.ledger, self.outbox)
+        self.scheduler = Scheduler(home, self.ledger, self.outbox)
         self.executor = self._make_executor(home)
         pages = Pages(home, self.ledger, self.outbox, disk)
         self.writer = Writer(home, self.ledger, self.outbox, pages, self._written)
-        self.worker = Worker(home, self.ledger, self.backlog, self.executor, self.writer)
+        self.worker = Worker(home, self.ledger, self.scheduler, self.executor, self.writer)
         self.intake = Intake(
             home, self.ledger, self.outbox, disk, catalogue,
             on_change=self.worker.wake, on_cancel=self.worker.cancel,
         )  # fmt: skip
         self._health = Health(
-            self.ledger, self.outbox, self.backlog, self.worker, self.executor, self.intake
+            self.ledger, self.outbox, self.scheduler, self.worker, self.executor, self.intake
         )
         self._mend()
         with suppress(OSError, FluxdropError):
@@ -216,7 +216,7 @@ class Daemon:
         rested = moment - since >= self.home.settings.idle_minutes * 60
         closed = (
             moment - since >= _BETWEEN_DROPS_SECONDS
-            and (self.backlog.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
+            and (self.scheduler.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
         if loaded and (rested or closed or self.worker.halt is not None):
             self.executor.release()
@@ -248,7 +248,7 @@ class Daemon:
         if self.worker.halt is not None and not (wait_for_hours and self.worker.halt != PAUSED):
             return True
         waits = self.ledger.select("state = 'queued' AND reason = 'WaitingForInput'", limit=1)
-        if waits or self.backlog.upcoming(now(), limit=1):
+        if waits or self.scheduler.upcoming(now(), limit=1):
             return False
         return not (wait_for_hours and self._has_queued())
 

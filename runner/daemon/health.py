@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from runner.clock import now, timestamp
-from runner.daemon.scheduler import Backlog
+from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.errors import FluxdropError
 from runner.executor import Executor
@@ -37,14 +37,14 @@ class Health:
         self,
         ledger: Ledger,
         outbox: Outbox,
-        backlog: Backlog,
+        scheduler: Scheduler,
         worker: Worker,
         executor: Executor,
         intake: Intake,
     ) -> None:
         self._ledger = ledger
         self._outbox = outbox
-        self._backlog = backlog
+        self._scheduler = scheduler
         self._worker = worker
         self._executor = executor
         self._intake = intake
@@ -72,7 +72,7 @@ class Health:
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],
-            next=[record.id for record in self._backlog.upcoming(now(), _UPCOMING)],
+            next=[record.id for record in self._scheduler.upcoming(now(), _UPCOMING)],
             counts=counts,
             recent=self._recent(),
             watch=self._intake.watcher.mode,

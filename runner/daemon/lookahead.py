@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 
 from runner.catalogue import RegistryCatalogue
-from runner.daemon.scheduler import Backlog
+from runner.daemon.scheduler import Scheduler
 from runner.executor import Executor
 from runner.job import ImageTask
 from runner.settings import Home
@@ -31,13 +31,13 @@ class Lookahead:
         self,
         home: Home,
         ledger: Ledger,
-        backlog: Backlog,
+        scheduler: Scheduler,
         catalogue: RegistryCatalogue,
         executor: Executor,
     ) -> None:
         self._home = home
         self._ledger = ledger
-        self._backlog = backlog
+        self._scheduler = scheduler
         self._catalogue = catalogue
         self._executor = executor
         self._told: set[int] = set()
@@ -51,7 +51,7 @@ class Lookahead:
 
     def look(self, wall: float, *first: Record) -> None:
         """Tell the executor of every waiting job that it has not been told of."""
-        waiting = [*first, *self._backlog.upcoming(wall, limit=_MOST_JOBS)]
+        waiting = [*first, *self._scheduler.upcoming(wall, limit=_MOST_JOBS)]
         tasks: list[ImageTask] = []
         for record in waiting:
             if record.seq not in self._told and len(tasks) < _MOST_PROMPTS:

@@ -18,7 +18,7 @@ from runner.spool.store.record import Record
 _READY = "state = 'queued' AND identity IS NULL AND reason IS NOT ? AND ready_at <= ?"
 
 
-class Backlog:
+class Scheduler:
     """Chooses among the queued jobs of one ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, outbox: Outbox) -> None:

@@ -19,7 +19,7 @@ from runner.catalogue import RegistryCatalogue
 from runner.clock import CLOSED, monotonic, now, ready_at, timestamp
 from runner.daemon.active_job import ActiveJob, InFlight
 from runner.daemon.lookahead import Lookahead
-from runner.daemon.scheduler import Backlog
+from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import Finished
 from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from runner.daemon.writer import Writer
@@ -50,15 +50,15 @@ class Worker:
     """Runs the backlog on an executor."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, backlog: Backlog, executor: Executor, writer: Writer
+        self, home: Home, ledger: Ledger, scheduler: Scheduler, executor: Executor, writer: Writer
     ) -> None:
         self._home = home
         self._ledger = ledger
-        self._backlog = backlog
+        self._scheduler = scheduler
         self._executor = executor
         self._writer = writer
         self._catalogue = RegistryCatalogue(home.settings, home.data)
-        self._lookahead = Lookahead(home, ledger, backlog, self._catalogue, executor)
+        self._lookahead = Lookahead(home, ledger, scheduler, self._catalogue, executor)
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
         self._log_once = LogOnce(log, "beginning the next job")
@@ -187,7 +187,7 @@ class Worker:
             if turn is None:
                 if self.stopping or self.halt is not None:
                     return
-                record = self._backlog.next(monotonic(), now())
+                record = self._scheduler.next(monotonic(), now())
                 if record is None:
                     return
                 self._begin(name, record)
@@ -232,7 +232,7 @@ class Worker:
             cancelled=record.cancelled,
             composed=self._ledger.composed(record.seq),
         )
-        self._backlog.took(record.model, monotonic())
+        self._scheduler.took(record.model, monotonic())
         # Before the device begins: it leaves the other threads little of the interpreter.
         self._writer.show(record)
 
@@ -284,7 +284,7 @@ class Worker:
             self._requeue(slot, self.halt.reason, self.halt.message)
         elif ready_at(record.realised, wall) > wall:
             self._requeue(slot, CLOSED, "waits for its window to open again")
-        elif self._backlog.outranks(record, monotonic(), wall):
+        elif self._scheduler.outranks(record, monotonic(), wall):
             self._requeue(slot, "Preempted", "another job has the next turn")
         else:
             return False

@@ -126,7 +126,7 @@ def fluxdrop(stage: Stage, *, jobs: int, folders: Mapping[str, Path], root: Path
         return made
 
     with Daemon(home, executor) as daemon, counted_loads() as loads:
-        while len(daemon.backlog.upcoming(time.time(), limit=jobs)) < jobs:
+        while len(daemon.scheduler.upcoming(time.time(), limit=jobs)) < jobs:
             daemon.work(0.1)
         stage.ready()
         pause.unlink()

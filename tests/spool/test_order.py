@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.clock import ready_at
-from runner.daemon.scheduler import Backlog
+from runner.daemon.scheduler import Scheduler
 from runner.job import State
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
@@ -28,18 +28,18 @@ class Queue:
         home = Home(root, Settings(hold_minutes=HOLD / 60))
         home.prepare()
         self.ledger = Ledger(home.data / "ledger.sqlite", Disk())
-        self.backlog = Backlog(home, self.ledger, Outbox(home, self.ledger, Disk()))
+        self.scheduler = Scheduler(home, self.ledger, Outbox(home, self.ledger, Disk()))
 
     def add(self, job_id: str, model: str, priority: int = 0) -> Record:
         record = Record(0, job_id, State.QUEUED, f"{job_id}.yaml", "", 0, ".yaml", b"", "")
         return self.ledger.insert(replace(record, model=model, priority=priority))
 
     def turn(self, moment: float) -> str | None:
-        record = self.backlog.next(moment, 1000.0)
+        record = self.scheduler.next(moment, 1000.0)
         if record is None:
             return None
         self.ledger.move(record.seq, State.RUNNING)
-        self.backlog.took(record.model, moment)
+        self.scheduler.took(record.model, moment)
         self.ledger.move(record.seq, State.SUCCEEDED)
         return record.id
 
@@ -81,11 +81,11 @@ def test_a_long_job_yields_at_an_images_end_once_its_model_held_too_long(queue: 
     older = queue.add("b1", "B")
     running = queue.add("a1", "A")
     queue.ledger.move(running.seq, State.RUNNING)
-    queue.backlog.took("A", 0.0)
-    assert not queue.backlog.outranks(running, HOLD - 1, 1000.0)
-    assert queue.backlog.outranks(running, HOLD + 1, 1000.0)
+    queue.scheduler.took("A", 0.0)
+    assert not queue.scheduler.outranks(running, HOLD - 1, 1000.0)
+    assert queue.scheduler.outranks(running, HOLD + 1, 1000.0)
     queue.ledger.move(older.seq, State.CANCELLED)
-    assert not queue.backlog.outranks(running, HOLD + 1, 1000.0)
+    assert not queue.scheduler.outranks(running, HOLD + 1, 1000.0)
 
 
 def test_a_job_that_waits_for_an_input_is_passed_over(queue: Queue) -> None:
@@ -106,13 +106,13 @@ def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Q
         connection = queue.ledger._connection
         connection.set_progress_handler(lambda: steps.append(None), 10)
         for _ in range(10):
-            running = queue.backlog.next(1.0, 1000.0)
+            running = queue.scheduler.next(1.0, 1000.0)
             assert running is not None
-            assert not queue.backlog.outranks(replace(running, priority=1), 1.0, 1000.0)
+            assert not queue.scheduler.outranks(replace(running, priority=1), 1.0, 1000.0)
         connection.set_progress_handler(None, 10)
         return len(steps)
 
-    queue.backlog.took("A", 0.0)
+    queue.scheduler.took("A", 0.0)
     few, many = effort(100), effort(1000)
     assert many <= 2 * few
 
