@@ -19,17 +19,17 @@ LEAST_FREE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Halt:
+class Hold:
     """The reason word and the sentence for jobs that have to wait."""
 
     reason: str
     message: str
 
 
-PAUSED = Halt("Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it")
+PAUSED = Hold("Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it")
 
 
-def obstacle(home: Home) -> Halt | None:
+def disk_hold(home: Home) -> Hold | None:
     """What keeps a disk of the home from taking another image; None where nothing does."""
     for folder in (home.outbox, home.data):
         try:
@@ -39,8 +39,8 @@ def obstacle(home: Home) -> Halt | None:
             continue
         if free < LEAST_FREE_BYTES:
             message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"
-            return Halt(DiskFull.reason, message)
+            return Hold(DiskFull.reason, message)
         if not os.access(folder, os.W_OK):
             message = f"{folder} cannot be written: make it writable again, and jobs go on"
-            return Halt("Unwritable", message)
+            return Hold("Unwritable", message)
     return None

@@ -108,8 +108,8 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def _turn(daemon: Any) -> None:
     daemon.work(0.1)
-    if daemon.worker.halt is not None and daemon.worker.idle:
-        raise UsageProblem(_HALTED.format(daemon.worker.halt.message))
+    if daemon.worker.hold is not None and daemon.worker.idle:
+        raise UsageProblem(_HALTED.format(daemon.worker.hold.message))
     if daemon.worker.lost is not None:
         daemon.close()
         _leave_if_lost(daemon)

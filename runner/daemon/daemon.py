@@ -23,7 +23,7 @@ from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import FluxdropError, RunnerBusy
 from runner.executor import Executor
-from runner.holds import PAUSED, obstacle
+from runner.holds import PAUSED, disk_hold
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -175,8 +175,8 @@ class Daemon:
                     mended = True
                     self._mend()
                     continue
-                if self.worker.halt is not None and self._has_queued():
-                    note = self.worker.halt.message
+                if self.worker.hold is not None and self._has_queued():
+                    note = self.worker.hold.message
                 break
             self.work(0.02 if self._looks_wanted else 0.2)
         if self._stop.is_set() and self._has_queued():
@@ -193,10 +193,10 @@ class Daemon:
 
     def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
-        halt = PAUSED if self.intake.controls.paused else obstacle(self.home)
-        if halt not in (None, PAUSED) and self.worker.halt is None:
-            log.error("%s", halt.message)
-        self.worker.halt = halt
+        hold = PAUSED if self.intake.controls.paused else disk_hold(self.home)
+        if hold not in (None, PAUSED) and self.worker.hold is None:
+            log.error("%s", hold.message)
+        self.worker.hold = hold
         self.worker.turn(min(seconds, self._seconds_to_health()))
         if self._seconds_to_health() <= 0:
             self._health_due = monotonic() + HEALTH_SECONDS
@@ -218,13 +218,13 @@ class Daemon:
             moment - since >= _BETWEEN_DROPS_SECONDS
             and (self.scheduler.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
-        if loaded and (rested or closed or self.worker.halt is not None):
+        if loaded and (rested or closed or self.worker.hold is not None):
             self.executor.release()
 
     def _state(self) -> str:
         if not self.worker.idle:
             return "working"
-        return "idle" if self.worker.halt is None else "paused"
+        return "idle" if self.worker.hold is None else "paused"
 
     def _seconds_to_health(self) -> float:
         return max(self._health_due - monotonic(), 0.0)
@@ -245,7 +245,7 @@ class Daemon:
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
         if self.intake.unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
-        if self.worker.halt is not None and not (wait_for_hours and self.worker.halt != PAUSED):
+        if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
         waits = self.ledger.select("state = 'queued' AND reason = 'WaitingForInput'", limit=1)
         if waits or self.scheduler.upcoming(now(), limit=1):

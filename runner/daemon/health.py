@@ -68,7 +68,7 @@ class Health:
             host=platform.node(),
             version=version("fluxdrop"),
             state=state,
-            note=self._worker.halt.message if self._worker.halt else None,
+            note=self._worker.hold.message if self._worker.hold else None,
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

@@ -22,7 +22,7 @@ from runner.daemon.sidecar import Finished, sidecar_of
 from runner.errors import DiskFull, JobFailed, LedgerUnusable
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
-from runner.holds import Halt, obstacle
+from runner.holds import Hold, disk_hold
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.settings import Home
@@ -100,7 +100,7 @@ class Publisher:
             image, files = saved[0]
             with suppress(OSError):
                 self._outbox.take_back(files)
-            if obstacle(self._home) is None:
+            if disk_hold(self._home) is None:
                 self._fail(image, error)
             return
         self._surely(lambda: self._count(saved))
@@ -128,8 +128,8 @@ class Publisher:
         return len(over) < record.total and not self._ledger.get(record.seq).cancelled
 
     def _put_back(self, record: Record) -> None:
-        halt = obstacle(self._home) or Halt(DiskFull.reason, "makes again what found no room")
-        self._together(lambda _: self.requeue(record, halt.reason, halt.message), [record])
+        hold = disk_hold(self._home) or Hold(DiskFull.reason, "makes again what found no room")
+        self._together(lambda _: self.requeue(record, hold.reason, hold.message), [record])
 
     def _end(self, records: Sequence[Record]) -> None:
         self._surely(lambda: self._decide(records))

@@ -35,7 +35,7 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
-from runner.holds import Halt
+from runner.holds import Hold
 from runner.job import Phase, State
 from runner.log_once import LogOnce
 from runner.settings import Home
@@ -62,7 +62,7 @@ class Worker:
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
         self._log_once = LogOnce(log, "beginning the next job")
-        self.halt: Halt | None = None
+        self.hold: Hold | None = None
         """Why no image may begin now."""
         self.lost: int | None = None
         """The exit code with which this process has to end, once it can render no more."""
@@ -185,7 +185,7 @@ class Worker:
         while True:
             turn = self._jobs.get(name)
             if turn is None:
-                if self.stopping or self.halt is not None:
+                if self.stopping or self.hold is not None:
                     return
                 record = self._scheduler.next(monotonic(), now())
                 if record is None:
@@ -280,8 +280,8 @@ class Worker:
         record, wall = turn.record, now()
         if self.stopping:
             self._requeue(slot, None, "continues when the runner starts again")
-        elif self.halt is not None:
-            self._requeue(slot, self.halt.reason, self.halt.message)
+        elif self.hold is not None:
+            self._requeue(slot, self.hold.reason, self.hold.message)
         elif ready_at(record.realised, wall) > wall:
             self._requeue(slot, CLOSED, "waits for its window to open again")
         elif self._scheduler.outranks(record, monotonic(), wall):

@@ -99,7 +99,7 @@ def test_a_job_that_was_put_back_says_so_when_it_can(spool_on: Callable[[Disk], 
     (spool.home.inbox / "runner.pause").touch()
     daemon = spool.daemon
     assert daemon is not None
-    spool.until(lambda: daemon.worker.halt)
+    spool.until(lambda: daemon.worker.hold)
     disk.broken = True
     spool.device.finish()
     spool.until(lambda: disk.failed and daemon.worker.idle)

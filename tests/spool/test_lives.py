@@ -159,7 +159,7 @@ def test_a_paused_runner_finishes_the_image_in_hand_and_starts_no_other(spool: S
     (spool.home.inbox / "runner.pause").touch()
     assert spool.daemon is not None
     daemon = spool.daemon
-    spool.until(lambda: daemon.worker.halt == PAUSED)
+    spool.until(lambda: daemon.worker.hold == PAUSED)
     spool.device.finish()
     spool.until(lambda: spool.status("hero").get("reason") == "Paused")
     assert spool.status("hero")["state"] == "queued"
