@@ -18,7 +18,7 @@ from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS, realise
 from runner.engine.resolved_task import Needs
-from runner.engine.weights.pipeline_cache import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakePipe, TwinLibrary, Watched, life
@@ -38,7 +38,7 @@ MOMENTS: dict[str, tuple[Phase, int]] = {
 }
 
 
-class KeptShelf(Shelf):
+class KeptShelf(PipelineCache):
     """A shelf that outlives its executors."""
 
     def clear(self) -> None:
@@ -51,7 +51,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> TwinLibrary:
 
 
 @pytest.fixture(scope="module")
-def shelf(library: TwinLibrary) -> Shelf:
+def pipelines(library: TwinLibrary) -> PipelineCache:
     """One shelf for all: what one case leaves behind on a pipeline, the next would show."""
     return KeptShelf(library, device="cpu")
 
@@ -71,8 +71,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[InputIma
 
 
 @pytest.fixture
-def executor(library: TwinLibrary, shelf: Shelf) -> Any:
-    made = GpuThread(library.data, library=library, shelf=shelf)
+def executor(library: TwinLibrary, pipelines: PipelineCache) -> Any:
+    made = GpuThread(library.data, library=library, pipelines=pipelines)
     yield made
     made.close()
 
@@ -111,7 +111,7 @@ def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
     model: str,
     kind: str,
     executor: GpuThread,
-    shelf: Shelf,
+    pipelines: PipelineCache,
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     task = task_of(model, kind, inputs)
@@ -173,11 +173,11 @@ def test_a_stop_before_the_task_is_looked_at_does_nothing_at_all(
     library: TwinLibrary,
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
-    class Untouched(Shelf):
+    class Untouched(PipelineCache):
         def needs(self, *given: Any) -> Any:
             raise AssertionError("nothing may be loaded for a stopped task")
 
-    executor = GpuThread(library.data, library=library, shelf=Untouched(library))
+    executor = GpuThread(library.data, library=library, pipelines=Untouched(library))
     try:
         first = task_of("tiny", "text2img", inputs)
         stop_at(executor, lambda event: isinstance(event, Failed))
@@ -230,7 +230,7 @@ def test_the_next_image_after_a_stop_or_an_error_is_that_of_a_fresh_pipeline(
     executor.close()
 
 
-class FakeShelf(Shelf):
+class FakeShelf(PipelineCache):
     """Hands out a fake pipeline in place of a loaded one."""
 
     def __init__(self, library: TwinLibrary, pipe: FakePipe) -> None:
@@ -251,16 +251,16 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     kind: str,
     moment: str | None,
     library: TwinLibrary,
-    shelf: Shelf,
+    pipelines: PipelineCache,
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     task = task_of("tiny", kind, inputs)
-    needs = shelf.needs(task)
-    shelf.text(needs, lambda: None)
-    shelf.paint(needs, lambda: None)
+    needs = pipelines.needs(task)
+    pipelines.text(needs, lambda: None)
+    pipelines.paint(needs, lambda: None)
     seen = []
-    for each in (shelf, FakeShelf(library, FakePipe())):
-        executor = GpuThread(library.data, library=library, shelf=each)
+    for each in (pipelines, FakeShelf(library, FakePipe())):
+        executor = GpuThread(library.data, library=library, pipelines=each)
         if moment:
             stop_at(
                 executor,

@@ -17,7 +17,7 @@ from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import Plan
 from runner.engine.weights import assembly
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.settings import Home, Settings
 from tests.fakes import TwinLibrary
 
@@ -58,10 +58,14 @@ def spec(number: int) -> str:
 
 def night(home: Home, data: Path) -> list[str]:
     """Drop the jobs while the runner is paused, let it go, and see them all succeed."""
-    shelf = Shelf(TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN)
+    pipelines = PipelineCache(
+        TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN
+    )
     pause = home.inbox / "runner.pause"
     pause.touch()
-    with Daemon(home, lambda home: GpuThread(home.data, shelf=shelf, prompt_cache=2**30)) as daemon:
+    with Daemon(
+        home, lambda home: GpuThread(home.data, pipelines=pipelines, prompt_cache=2**30)
+    ) as daemon:
         for number in range(JOBS):
             aside = home.inbox / ".tmp" / "spec"
             aside.write_text(spec(number))

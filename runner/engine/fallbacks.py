@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from runner.engine.memory.plans import Plan
 from runner.engine.resolved_task import Needs
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def climb(
-    shelf: Shelf, needs: Needs, pixels: int, attempt: Callable[[Needs], T]
+    pipelines: PipelineCache, needs: Needs, pixels: int, attempt: Callable[[Needs], T]
 ) -> tuple[T, tuple[str, ...], Needs]:
     """What an attempt makes, a sentence where it took more than one, and the plan that held.
 
@@ -41,10 +41,10 @@ def climb(
         # Here the error is gone, and with it the tensors that its traceback held.
         if not cleared:
             cleared = True
-            shelf.clear()
+            pipelines.clear()
             log.warning("out of memory: trying again on a device that holds nothing else")
             continue
-        lower = shelf.lower(needs, pixels)
+        lower = pipelines.lower(needs, pixels)
         if lower is None:
             raise OutOfMemory(said)
         log.warning("out of memory: trying %s", lower.plan.summary)

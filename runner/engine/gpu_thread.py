@@ -26,7 +26,7 @@ from runner.engine.prompts.encoding import Prompts
 from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.stop_sign import StopSign
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
 from runner.job import ImageTask
@@ -57,17 +57,17 @@ class GpuThread:
         precision: str = "auto",
         prompt_cache: int = 0,
         slot: str = "gpu0",
-        shelf: Shelf | None = None,
+        pipelines: PipelineCache | None = None,
     ) -> None:
         library = library or hub.Disk(data)
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
         """Why the device can do nothing more in this process; None while it works."""
-        self._shelf = shelf or Shelf(library, device=device, precision=precision)
+        self._pipelines = pipelines or PipelineCache(library, device=device, precision=precision)
         store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
         cache = PromptCache(store if prompt_cache else None)
-        self._prompts = Prompts(self._shelf, cache, versions())
-        self._renderer = Renderer(slot, library, self._shelf, self._prompts)
+        self._prompts = Prompts(self._pipelines, cache, versions())
+        self._renderer = Renderer(slot, library, self._pipelines, self._prompts)
         self._slot = slot
         self._lock = threading.Lock()
         self._hand: list[tuple[ImageTask, StopSign]] = []
@@ -79,7 +79,7 @@ class GpuThread:
     def slots(self) -> Sequence[Slot]:
         with self._lock:
             together = self._renderer.together.size
-            return (Slot(self._slot, bool(self._hand), self._shelf.loaded, together),)
+            return (Slot(self._slot, bool(self._hand), self._pipelines.loaded, together),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Work is coming: its prompts are known, and the libraries are imported meanwhile."""
@@ -198,11 +198,11 @@ def of_home(home: Home) -> GpuThread:
     speed = Speed.of(settings)
     speed.check()
     library = hub.Disk(home.data, models_of(settings))
-    shelf = Shelf(
+    pipelines = PipelineCache(
         library, device=settings.device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
     )
     cache = int(settings.prompt_cache_gb * 1e9)
-    return GpuThread(home.data, library=library, shelf=shelf, prompt_cache=cache)
+    return GpuThread(home.data, library=library, pipelines=pipelines, prompt_cache=cache)
 
 
 def _private(text: str, task: ImageTask) -> str:

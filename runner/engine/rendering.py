@@ -24,7 +24,7 @@ from runner.engine.registry import KINDS
 from runner.engine.resolved_task import Needs
 from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
-from runner.engine.weights.pipeline_cache import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import JobFailed
 from runner.executor import Progressed, Rendered
 from runner.job import ImageTask, Phase
@@ -40,10 +40,12 @@ Tell = Callable[[Progressed], None]
 class Renderer:
     """Makes pictures with what the shelf loads."""
 
-    def __init__(self, slot: str, library: hub.Library, shelf: Shelf, prompts: Prompts) -> None:
+    def __init__(
+        self, slot: str, library: hub.Library, pipelines: PipelineCache, prompts: Prompts
+    ) -> None:
         self._slot = slot
         self._library = library
-        self._shelf = shelf
+        self._pipelines = pipelines
         self._prompts = prompts
         self._depth_maps = DepthMaps()
         self.together = Together()
@@ -56,7 +58,7 @@ class Renderer:
         def attempt(needs: Needs) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(needs, task, sign, on_progress)
             with sign.not_counted():
-                loaded = self._shelf.paint(needs, lambda: on_progress(Phase.LOADING))
+                loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
                 worn = loras.apply(loaded.stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_together(loaded.stages, [piece], sign, on_progress)[0]
@@ -66,8 +68,8 @@ class Renderer:
         prepared = self._prepared(task, on_progress)
         sign.check()
         pixels = prepared.width * prepared.height
-        needs = self._shelf.needs(task, pixels)
-        made, lowered, held = ladder.climb(self._shelf, needs, pixels, attempt)
+        needs = self._pipelines.needs(task, pixels)
+        made, lowered, held = ladder.climb(self._pipelines, needs, pixels, attempt)
         image, loaded, piece, worn = made
         seconds = time.monotonic() - began - sign.given_back
         told = (*piece.encoded.warnings, *worn, *lowered)
@@ -86,14 +88,14 @@ class Renderer:
         on_progress = partial(self._progress, tasks[0], tell)
         sign.check()
         prepared = self._prepared(tasks[0], on_progress)
-        needs = self._shelf.needs(tasks[0], prepared.width * prepared.height)
+        needs = self._pipelines.needs(tasks[0], prepared.width * prepared.height)
         pieces = [
             Piece(task, prepared, self._prompts.encoded(needs, task, sign, on_progress))
             for task in tasks
         ]
         if not self.together.may(needs, pieces):
             return None
-        loaded = self._shelf.paint(needs, lambda: on_progress(Phase.LOADING))
+        loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
         loras.apply(loaded.stages.main, ())
         images = gpu.run_together(loaded.stages, pieces, sign, on_progress)
         each = (time.monotonic() - began) / len(tasks)
@@ -107,7 +109,7 @@ class Renderer:
         self._prompts.clear()
         self._depth_maps.release()
         self.together.forget()
-        self._shelf.forget()
+        self._pipelines.forget()
 
     def _answer(
         self, piece: Piece, image: Image, seconds: float, loaded: Loaded, told: tuple[str, ...]
@@ -142,7 +144,7 @@ class Renderer:
             return prepared
         folder = self._library.estimator(estimator)
         return prepared.with_depth(
-            self._depth_maps.of(prepared.depth_of, folder, self._shelf.device)
+            self._depth_maps.of(prepared.depth_of, folder, self._pipelines.device)
         )
 
 

@@ -96,15 +96,15 @@ class Timeline(SimpleQueue[Event]):
 def _runner(order: Order, device: torch.device) -> dict[str, Any]:
     from runner.engine.gpu_thread import GpuThread
     from runner.engine.speed import Speed
-    from runner.engine.weights.pipeline_cache import Shelf
+    from runner.engine.weights.pipeline_cache import PipelineCache
 
     library = _library(order)
     bound = (order.cap_gb - _CONTEXT_GB - _KEPT_FREE_GB) * 1e9 / _GIB if order.cap_gb else None
-    shelf = Shelf(
+    pipelines = PipelineCache(
         library, device=str(device), speed=Speed(compile=order.compiled),
         gpu_memory_gb=None if order.tiny else bound,
     )  # fmt: skip
-    executor = GpuThread(library.data, library=library, shelf=shelf)
+    executor = GpuThread(library.data, library=library, pipelines=pipelines)
     line = executor.events = Timeline(device)
     number = 0
 
@@ -133,7 +133,7 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
         draw(_OTHER)
         again_s = line.seconds(Phase.LOADING)
         cancel_s = _cancelled(executor, draw, median(steps))
-        needs = shelf.needs(_task(order, library, _PROMPT, 1))
+        needs = pipelines.needs(_task(order, library, _PROMPT, 1))
     finally:
         executor.close()
     return {

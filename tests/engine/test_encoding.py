@@ -15,7 +15,7 @@ from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.stop_sign import StopSign
 from runner.engine.weights import assembly
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import Stopped
 from runner.executor import Progressed, Rendered
 from runner.job import ImageTask, Phase
@@ -29,9 +29,9 @@ def quiet(phase: Phase, step: int, steps: int) -> None:
     pass
 
 
-def narrow(data: Path) -> Shelf:
+def narrow(data: Path) -> PipelineCache:
     """A shelf with room for one stage: encoders and transformer come in turn."""
-    return Shelf(TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN)
+    return PipelineCache(TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_prompts_that_wait_are_encoded_while_the_encoders_are_there(
         for kind in ("text2img", "fill", "control")
         for colour in ("red", "blue", "green")
     ]
-    executor = GpuThread(tmp_path, shelf=narrow(data), prompt_cache=2**30)
+    executor = GpuThread(tmp_path, pipelines=narrow(data), prompt_cache=2**30)
     executor.prepare(tasks)
     for task in tasks:
         drawn(executor, task)
@@ -82,7 +82,7 @@ def test_a_second_night_loads_no_text_encoder_and_makes_the_same_pixels(
     kinds = ("text2img", "kontext", "fill", "control", "redux")
     nights = []
     for _ in range(2):
-        executor = GpuThread(tmp_path, shelf=narrow(data), prompt_cache=2**30)
+        executor = GpuThread(tmp_path, pipelines=narrow(data), prompt_cache=2**30)
         nights.append([drawn(executor, task_of(kind, prompt="a cat")) for kind in kinds])
         executor.close()
     assert nights[0] == nights[1]
@@ -104,8 +104,8 @@ def test_encoders_that_stay_encode_each_prompt_when_it_comes(
 def test_a_stop_while_others_are_encoded_is_seen_and_the_rest_still_waits(
     data: Path, task_of: TaskOf
 ) -> None:
-    shelf, cache = narrow(data), PromptCache(size=99)
-    prompts = Prompts(shelf, cache, {})
+    pipelines, cache = narrow(data), PromptCache(size=99)
+    prompts = Prompts(pipelines, cache, {})
     waiting = [task_of("text2img", prompt=f"number {number}") for number in range(5)]
     prompts.expect(waiting)
     stop = StopSign()
@@ -115,18 +115,18 @@ def test_a_stop_while_others_are_encoded_is_seen_and_the_rest_still_waits(
             stop.set()
 
     task = task_of("text2img", prompt="mine")
-    needs = shelf.needs(task)
+    needs = pipelines.needs(task)
     with pytest.raises(Stopped):
         prompts.encoded(needs, task, stop, stop_at_the_second)
     assert len(cache) == 3
-    shelf.clear()
+    pipelines.clear()
     prompts.encoded(needs, task_of("text2img", prompt="next"), StopSign(), quiet)
     assert len(cache) == 7
 
 
 def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_of: TaskOf) -> None:
-    shelf = narrow(data)
-    prompts = Prompts(shelf, PromptCache(size=9), {})
+    pipelines = narrow(data)
+    prompts = Prompts(pipelines, PromptCache(size=9), {})
     prompts.expect([task_of("text2img", prompt="other")])
     clock = FakeClock()
     stop = StopSign(100.0, clock)
@@ -135,7 +135,7 @@ def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_
         clock.now += 1000.0 if phase == Phase.LOADING or step else 0.0
 
     task = task_of("text2img")
-    prompts.encoded(shelf.needs(task), task, stop, slow)
+    prompts.encoded(pipelines.needs(task), task, stop, slow)
     stop.check()
     assert clock.now == 3000.0
     assert stop.given_back == 2000.0
@@ -144,13 +144,13 @@ def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_
 def test_no_more_is_encoded_ahead_than_can_be_kept(
     data: Path, tmp_path: Path, task_of: TaskOf
 ) -> None:
-    shelf = narrow(data)
+    pipelines = narrow(data)
     store = EmbeddingStore(tmp_path, 4 * 10_000)
     cache = PromptCache(store, size=1)
-    prompts = Prompts(shelf, cache, {})
+    prompts = Prompts(pipelines, cache, {})
     prompts.expect([task_of("text2img", prompt=f"number {number}") for number in range(30)])
     task = task_of("text2img")
-    prompts.encoded(shelf.needs(task), task, StopSign(), quiet)
-    first = cache.get(prompts._key(shelf.needs(task), task), "cpu")
+    prompts.encoded(pipelines.needs(task), task, StopSign(), quiet)
+    first = cache.get(prompts._key(pipelines.needs(task), task), "cpu")
     assert first is not None, "what is needed now was lost to what is needed later"
     assert 1 < len(list(tmp_path.iterdir())) <= 4

@@ -20,7 +20,7 @@ from runner.engine.prompts.embeddings import Encoded, PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.stop_sign import StopSign
-from runner.engine.weights.pipeline_cache import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
@@ -51,24 +51,26 @@ def words(pipe: Any) -> Encoded:
 
 
 @pytest.fixture(scope="module")
-def shelf(data: Path) -> Shelf:
-    return Shelf(TwinLibrary(data), device="cpu")
+def pipelines(data: Path) -> PipelineCache:
+    return PipelineCache(TwinLibrary(data), device="cpu")
 
 
-def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
-    return shelf.paint(shelf.needs(task), lambda: None)
+def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
+    return pipelines.paint(pipelines.needs(task), lambda: None)
 
 
-def encoded(shelf: Shelf, task: ImageTask) -> Encoded:
-    return Prompts(shelf, PromptCache(), {}).encoded(shelf.needs(task), task, StopSign(), quiet)
+def encoded(pipelines: PipelineCache, task: ImageTask) -> Encoded:
+    return Prompts(pipelines, PromptCache(), {}).encoded(
+        pipelines.needs(task), task, StopSign(), quiet
+    )
 
 
-def bare(shelf: Shelf, task: ImageTask, prepared: Prepared) -> Image.Image:
+def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image.Image:
     """The picture as a plain script makes it: whole pipelines, prompt in, picture out."""
     import diffusers
     import torch
 
-    needs = shelf.needs(task)
+    needs = pipelines.needs(task)
     main = getattr(diffusers, needs.serving.pipeline).from_pretrained(needs.folder)
     arguments = needs.kind.arguments[needs.model.family](task, prepared)
     arguments = {**needs.serving.fixed, **arguments}
@@ -84,12 +86,12 @@ def bare(shelf: Shelf, task: ImageTask, prepared: Prepared) -> Image.Image:
 
 @pytest.mark.parametrize(("model", "kind"), SERVED)
 def test_pixels_are_those_of_a_plain_script_and_the_same_again(
-    model: str, kind: str, shelf: Shelf, task_of: TaskOf
+    model: str, kind: str, pipelines: PipelineCache, task_of: TaskOf
 ) -> None:
     task = task_of(kind, model=model, **({"composite": False} if kind == "fill" else {}))
-    stages, prompt = loaded(shelf, task).stages, encoded(shelf, task)
+    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
     prepared = KINDS[kind].prepare(task, MODEL_REGISTRY[model].sizes_for(kind))
-    expected = bare(shelf, task, prepared).tobytes()
+    expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):
         image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
@@ -97,36 +99,43 @@ def test_pixels_are_those_of_a_plain_script_and_the_same_again(
 
 @pytest.mark.parametrize("weights", [(0.5,), (1.0, 3.0)])
 def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_clean(
-    weights: tuple[float, ...], shelf: Shelf, task_of: TaskOf, pictures: Any
+    weights: tuple[float, ...], pipelines: PipelineCache, task_of: TaskOf, pictures: Any
 ) -> None:
     names = ("image", "mask")
     given = tuple(InputImage(pictures[n].path, w) for n, w in zip(names, weights, strict=False))
     task = task_of("redux", inputs={"image": given})
-    stages, prompt = loaded(shelf, task).stages, encoded(shelf, task)
+    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
-    expected = bare(shelf, task, prepared).tobytes()
+    expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
         image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
 
 
-def test_outside_of_the_mask_every_original_pixel_stays(shelf: Shelf, task_of: TaskOf) -> None:
+def test_outside_of_the_mask_every_original_pixel_stays(
+    pipelines: PipelineCache, task_of: TaskOf
+) -> None:
     import numpy as np
 
     task = task_of("fill")
     prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
-    prompt = encoded(shelf, task)
-    image = gpu.run(loaded(shelf, task).stages, task, prepared, prompt, StopSign(), quiet)
+    prompt = encoded(pipelines, task)
+    image = gpu.run(loaded(pipelines, task).stages, task, prepared, prompt, StopSign(), quiet)
     keep = np.asarray(prepared.images["mask"][0]) == 0
     original = np.asarray(prepared.images["image"][0])
     assert np.array_equal(np.asarray(image)[keep], original[keep])
     assert not np.array_equal(np.asarray(image)[~keep], original[~keep])
 
 
-def test_components_with_the_same_bytes_are_loaded_once(shelf: Shelf, task_of: TaskOf) -> None:
-    mains = [loaded(shelf, task_of(kind)).stages.main for kind in KINDS]
+def test_components_with_the_same_bytes_are_loaded_once(
+    pipelines: PipelineCache, task_of: TaskOf
+) -> None:
+    mains = [loaded(pipelines, task_of(kind)).stages.main for kind in KINDS]
     assert len({id(main.vae) for main in mains}) == 1
-    assert len({id(shelf.text(shelf.needs(task_of(kind)), lambda: None)) for kind in KINDS}) == 1
+    assert (
+        len({id(pipelines.text(pipelines.needs(task_of(kind)), lambda: None)) for kind in KINDS})
+        == 1
+    )
     assert len({id(main.transformer) for main in mains}) == 3  # by channels
     assert len({id(main.scheduler) for main in mains}) == 4  # redux is text2img's pipeline
 

@@ -16,7 +16,7 @@ from runner.engine import gpu, hub
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
 from tests.fakes import TwinLibrary, life
@@ -25,7 +25,7 @@ ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
 
 
-class GatedShelf(Shelf):
+class GatedShelf(PipelineCache):
     """A shelf whose `clear` waits: it holds the executor's thread before its next task."""
 
     def __init__(self, data: Path) -> None:
@@ -190,14 +190,14 @@ def test_several_tasks_are_answered_in_order_and_the_slot_is_busy_till_the_last(
 def test_a_busy_foreign_or_closed_slot_takes_no_task(
     data: Path, executor_of: ExecutorOf, task_of: TaskOf
 ) -> None:
-    shelf = GatedShelf(data)
-    executor = executor_of(shelf=shelf)
+    pipelines = GatedShelf(data)
+    executor = executor_of(pipelines=pipelines)
     executor.release()
     executor.start("gpu0", [task_of("text2img")])
     assert executor.slots()[0].busy
     with pytest.raises(ValueError, match="busy"):
         executor.start("gpu0", [task_of("text2img")])
-    shelf.gate.set()
+    pipelines.gate.set()
     life(executor)
     with pytest.raises(ValueError, match="not mine"):
         executor.start("gpu1", [task_of("text2img")])
@@ -229,13 +229,13 @@ def test_release_takes_the_models_off_and_the_next_task_loads_again(
 def test_close_stops_and_answers_what_is_in_hand(
     data: Path, executor_of: ExecutorOf, task_of: TaskOf
 ) -> None:
-    shelf = GatedShelf(data)
-    executor = executor_of(shelf=shelf)
+    pipelines = GatedShelf(data)
+    executor = executor_of(pipelines=pipelines)
     stop = executor.stop
 
     def stop_and_go_on(slot: str) -> None:
         stop(slot)
-        shelf.gate.set()
+        pipelines.gate.set()
 
     executor.stop = stop_and_go_on  # type: ignore[method-assign]
     executor.release()
@@ -248,11 +248,11 @@ def test_close_stops_and_answers_what_is_in_hand(
 def test_housekeeping_that_fails_ends_nothing(
     data: Path, executor_of: ExecutorOf, task_of: TaskOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Stubborn(Shelf):
+    class Stubborn(PipelineCache):
         def clear(self) -> None:
             raise OSError("no")
 
-    executor = executor_of(shelf=Stubborn(TwinLibrary(data), device="cpu"))
+    executor = executor_of(pipelines=Stubborn(TwinLibrary(data), device="cpu"))
     executor.release()
     assert isinstance(outcome(executor, task_of("text2img")), Rendered)
     assert "housekeeping" in caplog.text

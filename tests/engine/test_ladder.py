@@ -14,7 +14,7 @@ from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import Plan
 from runner.engine.weights import assembly
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Rendered
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary, life
@@ -33,8 +33,8 @@ def executor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     """An executor whose planner knows two plans below the first."""
     ladder = dict(zip([PLAN, *RUNGS], [*RUNGS, None], strict=True))
     monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: ladder[held])
-    shelf = Shelf(TwinLibrary(data), device="cpu", planner=lambda *given: PLAN)
-    made = GpuThread(tmp_path, shelf=shelf)
+    pipelines = PipelineCache(TwinLibrary(data), device="cpu", planner=lambda *given: PLAN)
+    made = GpuThread(tmp_path, pipelines=pipelines)
     yield made
     made.close()
 

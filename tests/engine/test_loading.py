@@ -9,17 +9,17 @@ import pytest
 
 from runner.engine.memory import devices
 from runner.engine.registry import KINDS
-from runner.engine.weights.pipeline_cache import Loaded, Shelf
+from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.job import ImageTask
 from tests.fakes import TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
 
 
-def loaded(shelf: Shelf, task: ImageTask) -> Loaded:
-    needs = shelf.needs(task)
-    shelf.text(needs, lambda: None)
-    return shelf.paint(needs, lambda: None)
+def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
+    needs = pipelines.needs(task)
+    pipelines.text(needs, lambda: None)
+    return pipelines.paint(needs, lambda: None)
 
 
 def test_loading_asks_nothing_of_the_network(
@@ -32,13 +32,15 @@ def test_loading_asks_nothing_of_the_network(
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    fresh = Shelf(TwinLibrary(data), device="cpu")
+    fresh = PipelineCache(TwinLibrary(data), device="cpu")
     for kind in KINDS:
         loaded(fresh, task_of(kind))
 
 
 def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
-    small = Shelf(TwinLibrary(data), device="cpu", room=16)  # a twin's paint stage counts as eight
+    small = PipelineCache(
+        TwinLibrary(data), device="cpu", room=16
+    )  # a twin's paint stage counts as eight
 
     def paint(kind: str, on_loading: Callable[[], None]) -> None:
         small.paint(small.needs(task_of(kind)), on_loading)

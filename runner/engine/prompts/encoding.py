@@ -16,7 +16,7 @@ from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
 from runner.engine.resolved_task import Needs
 from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
-from runner.engine.weights.pipeline_cache import Shelf
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed
 from runner.job import ImageTask, Phase
 
@@ -28,8 +28,10 @@ _MOST_AHEAD = 4096
 class Prompts:
     """The prompts of one device: kept ones, and those known to come."""
 
-    def __init__(self, shelf: Shelf, cache: PromptCache, versions: Mapping[str, str]) -> None:
-        self._shelf = shelf
+    def __init__(
+        self, pipelines: PipelineCache, cache: PromptCache, versions: Mapping[str, str]
+    ) -> None:
+        self._pipelines = pipelines
         self._cache = cache
         self._versions = versions
         self._lock = threading.Lock()
@@ -48,11 +50,11 @@ class Prompts:
         self, needs: Needs, task: ImageTask, stop: StopSign, on_progress: OnProgress
     ) -> Encoded:
         """The embeddings of a task's prompt; the others that wait are encoded along with it."""
-        kept = self._cache.get(self._key(needs, task), self._shelf.device)
+        kept = self._cache.get(self._key(needs, task), self._pipelines.device)
         if kept is not None:
             return kept
         with stop.not_counted():
-            pipe = self._shelf.text(needs, lambda: on_progress(Phase.LOADING, 0, 0))
+            pipe = self._pipelines.text(needs, lambda: on_progress(Phase.LOADING, 0, 0))
         stop.check()
         on_progress(Phase.ENCODING, 0, 0)
         encoded = self._encode(needs, pipe, task)
@@ -95,7 +97,7 @@ class Prompts:
         others = []
         for task in ahead.values():
             try:
-                other = self._shelf.needs(task)
+                other = self._pipelines.needs(task)
                 key = self._key(other, task)
             except JobFailed:  # told when its turn comes
                 continue

@@ -46,7 +46,7 @@ class _Stage:
     hash: str = ""
 
 
-class Shelf:
+class PipelineCache:
     """The loaded stages of one device; used by one thread, except `loaded`.
 
     `room` bounds the bytes of weights on the device; None leaves it to what the machine has.
