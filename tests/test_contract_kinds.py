@@ -17,7 +17,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS, realise
-from runner.engine.resolved_task import Needs
+from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, InputImage, Phase
@@ -237,10 +237,10 @@ class FakeShelf(PipelineCache):
         super().__init__(library, device="cpu")
         self.pipe = pipe
 
-    def text(self, needs: Needs, on_loading: Callable[[], None]) -> FakePipe:
+    def text(self, needs: ResolvedTask, on_loading: Callable[[], None]) -> FakePipe:
         return self.pipe
 
-    def paint(self, needs: Needs, on_loading: Callable[[], None]) -> Loaded:
+    def paint(self, needs: ResolvedTask, on_loading: Callable[[], None]) -> Loaded:
         arguments = needs.kind.arguments["flux1"]
         return Loaded(gpu.Stages(family=FLUX1, main=self.pipe, arguments=arguments), {})
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.engine import gpu
 from runner.engine.gpu import Piece, Stages
-from runner.engine.resolved_task import Needs
+from runner.engine.resolved_task import ResolvedTask
 from runner.engine.speed import Speed
 from runner.engine.stop_sign import StopSign
 from runner.job import Phase
@@ -48,7 +48,7 @@ class Together:
         self._last: Key | None = None
         self._row = 0
 
-    def made(self, stages: Stages, needs: Needs, piece: Piece, seconds: float) -> None:
+    def made(self, stages: Stages, needs: ResolvedTask, piece: Piece, seconds: float) -> None:
         """An image was made alone, in so many seconds: after some alike, more at once are tried."""
         quick = seconds / piece.task.steps <= _QUICK
         key = _key(needs, piece) if quick else None
@@ -58,7 +58,7 @@ class Together:
             self._known[key] = MOST if _passes(stages, piece) else 1
         self.size = self._known.get(key, 1) if key is not None else 1
 
-    def may(self, needs: Needs, pieces: Sequence[Piece]) -> bool:
+    def may(self, needs: ResolvedTask, pieces: Sequence[Piece]) -> bool:
         """Whether these have been proven to come out as if each were made alone."""
         keys = {_key(needs, piece) for piece in pieces}
         (key,) = keys if len(keys) == 1 else (None,)
@@ -70,7 +70,7 @@ class Together:
         self._last, self._row, self.size = None, 0, 1
 
 
-def _key(needs: Needs, piece: Piece) -> Key | None:
+def _key(needs: ResolvedTask, piece: Piece) -> Key | None:
     """What decides the shapes of all matrices; None for what is always made alone."""
     task = piece.task
     plain = needs.plan.placement == "resident" and not needs.kind.reads and not task.loras

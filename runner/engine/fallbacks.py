@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runner.engine.memory.plans import Plan
-from runner.engine.resolved_task import Needs
+from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 def climb(
-    pipelines: PipelineCache, needs: Needs, pixels: int, attempt: Callable[[Needs], T]
-) -> tuple[T, tuple[str, ...], Needs]:
+    pipelines: PipelineCache, needs: ResolvedTask, pixels: int, attempt: Callable[[ResolvedTask], T]
+) -> tuple[T, tuple[str, ...], ResolvedTask]:
     """What an attempt makes, a sentence where it took more than one, and the plan that held.
 
     Raises OutOfMemory when the last rung does not hold either.

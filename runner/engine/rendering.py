@@ -21,7 +21,7 @@ from runner.engine.kinds.base import Prepared
 from runner.engine.pictures.depth import DepthMaps
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
-from runner.engine.resolved_task import Needs
+from runner.engine.resolved_task import ResolvedTask
 from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
@@ -55,7 +55,7 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, task, tell)
 
-        def attempt(needs: Needs) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
+        def attempt(needs: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(needs, task, sign, on_progress)
             with sign.not_counted():
                 loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))

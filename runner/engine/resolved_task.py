@@ -29,7 +29,7 @@ _MOST_KEPT = 512
 
 
 @dataclass(frozen=True)
-class Needs:
+class ResolvedTask:
     """A model serving a kind on this machine.
 
     `single` is the one file that the transformer comes from, where there is such a file. `marks`
@@ -56,7 +56,7 @@ class Needs:
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
-class Settling:
+class TaskResolver:
     """Works out the needs of tasks and remembers them; used by one thread.
 
     `device` is the device as a sidecar describes it. `precision` is what the settings say for
@@ -77,10 +77,10 @@ class Settling:
         self._device = device
         self._precision = precision
         self._plan = planner or self._planned
-        self._known: dict[Key, Needs] = {}
+        self._known: dict[Key, ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
-    def needs(self, task: ImageTask, pixels: int) -> Needs:
+    def needs(self, task: ImageTask, pixels: int) -> ResolvedTask:
         """What this task runs on. Raises JobFailed where there is no such thing."""
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
@@ -91,10 +91,10 @@ class Settling:
         if known is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            known = self._known[key] = self._settled(model, task.kind, wanted, pixels)
+            known = self._known[key] = self._resolve_task(model, task.kind, wanted, pixels)
         return known
 
-    def lower(self, needs: Needs, pixels: int) -> Needs | None:
+    def lower(self, needs: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """The next plan down after the device ran out of memory, kept for later tasks like it."""
         plan = memory.after_out_of_memory(
             needs.plan,
@@ -115,14 +115,14 @@ class Settling:
             return self._precision
         return task.precision
 
-    def _settled(self, model: Model, kind: str, wanted: str, pixels: int) -> Needs:
+    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
         if wanted == "auto" and single is None and quantise.is_stored(folder / family.heavy):
             wanted = "stored"
         plan = self._plan(model, self.machine, pixels, wanted, kind)
-        needs = Needs(
+        needs = ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
@@ -148,7 +148,7 @@ class Settling:
             model, machine, pixels, wanted=wanted, kind=kind, models=self._library.models
         )
 
-    def _encoders(self, needs: Needs, plan: Plan) -> str:
+    def _encoders(self, needs: ResolvedTask, plan: Plan) -> str:
         """The text stage as a text that is equal where its numbers are equal."""
         parts, marks = needs.family.text_parts, needs.marks
         listed = [f"{part}={marks[part]}" for part in sorted(parts) if part in marks]

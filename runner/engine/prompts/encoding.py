@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.engine.errors import translation
 from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
-from runner.engine.resolved_task import Needs
+from runner.engine.resolved_task import ResolvedTask
 from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
@@ -47,7 +47,7 @@ class Prompts:
                 del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(
-        self, needs: Needs, task: ImageTask, stop: StopSign, on_progress: OnProgress
+        self, needs: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
     ) -> Encoded:
         """The embeddings of a task's prompt; the others that wait are encoded along with it."""
         kept = self._cache.get(self._key(needs, task), self._pipelines.device)
@@ -68,7 +68,7 @@ class Prompts:
         self._cache.clear()
 
     def _encode_ahead(
-        self, needs: Needs, pipe: Any, like: Encoded, stop: StopSign, on_progress: OnProgress
+        self, needs: ResolvedTask, pipe: Any, like: Encoded, stop: StopSign, on_progress: OnProgress
     ) -> None:
         """Encode what waits for the same text stage, as much as can be kept.
 
@@ -89,11 +89,11 @@ class Prompts:
                 self.expect([task for task, _ in waiting[done:]])
             room -= done
 
-    def _sharing(self, needs: Needs) -> list[tuple[ImageTask, Needs]]:
+    def _sharing(self, needs: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
         """The tasks taken out of those ahead whose prompts this text stage still has to encode."""
         with self._lock:
             ahead, self._lookahead = self._lookahead, {}
-        found: dict[str, tuple[ImageTask, Needs]] = {}
+        found: dict[str, tuple[ImageTask, ResolvedTask]] = {}
         others = []
         for task in ahead.values():
             try:
@@ -108,7 +108,7 @@ class Prompts:
         self.expect(others)
         return list(found.values())
 
-    def _encode(self, needs: Needs, pipe: Any, task: ImageTask) -> Encoded:
+    def _encode(self, needs: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
         count = needs.family.tokens(pipe, task.prompt)
         cut = (
             (
@@ -125,6 +125,6 @@ class Prompts:
         self._cache.put(self._key(needs, task), encoded)
         return encoded
 
-    def _key(self, needs: Needs, task: ImageTask) -> str:
+    def _key(self, needs: ResolvedTask, task: ImageTask) -> str:
         encoders = " ".join(filter(None, [needs.encoders, loras.text_mark(task.loras)]))
         return key_of(encoders, task.prompt, needs.length, self._versions)

@@ -19,7 +19,7 @@ from runner.engine.weights import quantise
 
 if TYPE_CHECKING:
     from runner.engine.memory.plans import Machine
-    from runner.engine.resolved_task import Needs
+    from runner.engine.resolved_task import ResolvedTask
     from runner.engine.speed import Speed
 
 _SCHEDULER = "scheduler"
@@ -46,7 +46,7 @@ def pipeline_class(name: str) -> Any:
     return found
 
 
-def text_stage(needs: Needs, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
+def text_stage(needs: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
     """A pipeline that can only encode prompts, on the device or the CPU as the plan says."""
     plan, parts = needs.plan, needs.family.text_parts
     given: dict[str, Any] = {
@@ -66,7 +66,7 @@ def text_stage(needs: Needs, device: Any, store: Path, shared: Mapping[str, Any]
 
 
 def paint_stage(
-    needs: Needs, device: Any, store: Path, shared: Mapping[str, Any], speed: Speed
+    needs: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any], speed: Speed
 ) -> Any:
     """A pipeline without text encoders, placed on the device as the plan says."""
     plan, family = needs.plan, needs.family
@@ -94,7 +94,7 @@ def paint_stage(
     return pipe
 
 
-def _heavy(needs: Needs, device: Any, store: Path) -> Any:
+def _heavy(needs: ResolvedTask, device: Any, store: Path) -> Any:
     """The transformer, where diffusers would not load it by itself as the plan says; else None."""
     precision, folder = needs.plan.precision, needs.folder / needs.family.heavy
     library, name = _index(needs.folder)[needs.family.heavy]
@@ -114,7 +114,7 @@ def _heavy(needs: Needs, device: Any, store: Path) -> Any:
     )
 
 
-def prior_stage(needs: Needs, device: Any) -> Any:
+def prior_stage(needs: ResolvedTask, device: Any) -> Any:
     """The pipeline that turns pictures into embeddings; prompts come to it encoded."""
     prior = needs.serving.prior
     assert prior is not None
@@ -126,13 +126,13 @@ def prior_stage(needs: Needs, device: Any) -> Any:
     return pipe
 
 
-def text_bytes(needs: Needs) -> int:
+def text_bytes(needs: ResolvedTask) -> int:
     """What a text stage takes of the device."""
     plan = needs.plan
     return 0 if plan.text == "cpu" else footprint.text(needs.model, plan.text_precision)
 
 
-def paint_bytes(needs: Needs) -> int:
+def paint_bytes(needs: ResolvedTask) -> int:
     """What the weights of a paint stage take of the device, the prior's left out."""
     if needs.plan.placement == "stream":
         return 0
@@ -140,17 +140,17 @@ def paint_bytes(needs: Needs) -> int:
     return footprint.transformer(needs.model, needs.plan.precision) + vae
 
 
-def prior_bytes(needs: Needs) -> int:
+def prior_bytes(needs: ResolvedTask) -> int:
     """What the weights of a prior take of the device."""
     return needs.model.weights.prior * (4 if needs.plan.precision == "fp32" else 2)
 
 
-def room(needs: Needs, machine: Machine) -> int:
+def room(needs: ResolvedTask, machine: Machine) -> int:
     """What weights may take of the device while these needs are worked on."""
     return machine.room - max(needs.plan.bytes - _weights(needs), 0)
 
 
-def _weights(needs: Needs) -> int:
+def _weights(needs: ResolvedTask) -> int:
     """The weights that the plan's peak counts in."""
     text = text_bytes(needs) if needs.plan.text == "stays" else 0
     return text + paint_bytes(needs) + (prior_bytes(needs) if needs.serving.prior else 0)

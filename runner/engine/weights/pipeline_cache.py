@@ -20,7 +20,7 @@ from runner.engine import gpu, hub
 from runner.engine.hub import explain
 from runner.engine.memory import devices, machine
 from runner.engine.memory.plans import Machine
-from runner.engine.resolved_task import Needs, Planner, Settling
+from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, fingerprint
 from runner.job import ImageTask
@@ -74,7 +74,7 @@ class PipelineCache:
         self._machine = machine
         self._planner = planner
         self._device: Any = None
-        self._settling: Settling | None = None
+        self._resolver: TaskResolver | None = None
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
@@ -85,25 +85,25 @@ class PipelineCache:
             self._device = devices.choose(self._wanted_device)
         return self._device
 
-    def needs(self, task: ImageTask, pixels: int | None = None) -> Needs:
+    def needs(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """What a task runs on; `pixels` is the picture's area where it is known."""
         if pixels is None:
             model = self._library.models.get(task.model)
             width, height = model.sizes.default if model else (1, 1)
             pixels = (task.width or width) * (task.height or height)
-        return self._settled().needs(task, pixels)
+        return self._resolve_task().needs(task, pixels)
 
-    def lower(self, needs: Needs, pixels: int) -> Needs | None:
+    def lower(self, needs: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and take the next plan down; None when this was the last."""
         self.clear()
-        return self._settled().lower(needs, pixels)
+        return self._resolve_task().lower(needs, pixels)
 
-    def text(self, needs: Needs, on_loading: OnLoading) -> Any:
+    def text(self, needs: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for these needs."""
         size = assembly.text_bytes(needs)
         return self._stage(("text", needs.encoders), needs, size, on_loading, self._build_text).pipe
 
-    def paint(self, needs: Needs, on_loading: OnLoading) -> Loaded:
+    def paint(self, needs: ResolvedTask, on_loading: OnLoading) -> Loaded:
         """The stages that denoise and decode for these needs."""
         devices.use_threads(self.device, needs.model.bytes)
         plan = needs.plan
@@ -146,26 +146,26 @@ class PipelineCache:
     def forget(self) -> None:
         """Clear, and look at the machine and at the models' folders again."""
         self.clear()
-        self._settling = None
+        self._resolver = None
 
-    def _settled(self) -> Settling:
-        if self._settling is None:
-            self._settling = Settling(
+    def _resolve_task(self) -> TaskResolver:
+        if self._resolver is None:
+            self._resolver = TaskResolver(
                 self._library,
                 self._machine or machine.measure(self._wanted_device, self._gpu_memory_gb),
                 device=devices.describe(self.device),
                 precision=self._precision,
                 planner=self._planner,
             )
-        return self._settling
+        return self._resolver
 
     def _stage(
         self,
         key: tuple[str, ...],
-        needs: Needs,
+        needs: ResolvedTask,
         size: int,
         on_loading: OnLoading,
-        build: Callable[[Needs], _Stage],
+        build: Callable[[ResolvedTask], _Stage],
         beside: _Stage | None = None,
     ) -> _Stage:
         kept = self._stages.get(key)
@@ -179,7 +179,7 @@ class PipelineCache:
         self._stages.move_to_end(key)
         return kept
 
-    def _built(self, build: Callable[[Needs], _Stage], needs: Needs) -> _Stage:
+    def _built(self, build: Callable[[ResolvedTask], _Stage], needs: ResolvedTask) -> _Stage:
         try:
             return build(needs)
         except Exception as error:
@@ -188,14 +188,14 @@ class PipelineCache:
                 raise
             raise ours from error
 
-    def _build_text(self, needs: Needs) -> _Stage:
+    def _build_text(self, needs: ResolvedTask) -> _Stage:
         parts, precision = needs.family.text_parts, needs.plan.text_precision
         shared = self._shared(needs, parts, precision)
         pipe = assembly.text_stage(needs, self.device, self._store, shared)
         self._share(needs, pipe, parts, precision)
         return _Stage(pipe, "", assembly.text_bytes(needs))
 
-    def _build_main(self, needs: Needs) -> _Stage:
+    def _build_main(self, needs: ResolvedTask) -> _Stage:
         gpu.require_callback(assembly.pipeline_class(needs.serving.pipeline))
         # An offloading hook belongs to one pipeline: what carries one cannot be shared.
         sharing = needs.plan.placement == "resident"
@@ -209,28 +209,32 @@ class PipelineCache:
             mark += f"+{fingerprint.of_file(needs.single)}"
         return _Stage(pipe, needs.model.name, assembly.paint_bytes(needs), mark)
 
-    def _build_prior(self, needs: Needs) -> _Stage:
+    def _build_prior(self, needs: ResolvedTask) -> _Stage:
         assert needs.prior_folder is not None
         pipe = assembly.prior_stage(needs, self.device)
         return _Stage(
             pipe, "", assembly.prior_bytes(needs), fingerprint.of_folder(needs.prior_folder)
         )
 
-    def _shared(self, needs: Needs, parts: tuple[str, ...], precision: str) -> dict[str, Any]:
+    def _shared(
+        self, needs: ResolvedTask, parts: tuple[str, ...], precision: str
+    ) -> dict[str, Any]:
         keys = {p: (p, needs.marks[p], precision) for p in parts if p in needs.marks}
         return {part: self._components[at] for part, at in keys.items() if at in self._components}
 
-    def _share(self, needs: Needs, pipe: Any, parts: tuple[str, ...], precision: str) -> None:
+    def _share(
+        self, needs: ResolvedTask, pipe: Any, parts: tuple[str, ...], precision: str
+    ) -> None:
         for part in parts:
             component = getattr(pipe, part, None)
             if part in needs.marks and component is not None:
                 self._components[part, needs.marks[part], precision] = component
 
-    def _make_room(self, size: int, needs: Needs, beside: _Stage | None) -> None:
+    def _make_room(self, size: int, needs: ResolvedTask, beside: _Stage | None) -> None:
         """Let go of the stages used longest ago until this one fits beside the others."""
         room = self._room
         if room is None:
-            room = assembly.room(needs, self._settled().machine)
+            room = assembly.room(needs, self._resolve_task().machine)
         gone = False
         for key, stage in list(self._stages.items()):
             if size + sum(each.bytes for each in self._stages.values()) <= room:
@@ -242,7 +246,7 @@ class PipelineCache:
         if gone:
             devices.free_caches()
 
-    def _facts(self, needs: Needs, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
+    def _facts(self, needs: ResolvedTask, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
         plan = needs.plan
         return {
             "model": {

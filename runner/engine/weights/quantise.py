@@ -50,11 +50,11 @@ def load_transformer(
     if is_stored(folder) and single is None:
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
-        return _settled(_from_folder(cls, folder, device))
+        return _resolve_task(_from_folder(cls, folder, device))
     if precision == "fp8":
-        return _settled(_fp8(cls, folder, device, store, single))
+        return _resolve_task(_fp8(cls, folder, device, store, single))
     if precision == "nf4":
-        return _settled(_transformer_nf4(cls, folder, device, store, single))
+        return _resolve_task(_transformer_nf4(cls, folder, device, store, single))
     raise faults.Bug(f"{precision} is no quantisation")
 
 
@@ -67,12 +67,12 @@ def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store
         raise faults.Bug(f"text encoders are not held in {precision}")
     if published.size(folder) < _SMALL_ENCODER or is_stored(folder):
         plain = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-        return _settled(plain if is_stored(folder) else plain.to(device))
+        return _resolve_task(plain if is_stored(folder) else plain.to(device))
 
     def fresh() -> Any:
         return _from_folder(cls, folder, device, BitsAndBytesConfig(**_nf4()))
 
-    return _settled(_nf4_kept(cls, folder, device, store, fresh))
+    return _resolve_task(_nf4_kept(cls, folder, device, store, fresh))
 
 
 def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> Any:
@@ -81,7 +81,7 @@ def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> An
 
     if single is None:
         raise faults.Bug("a GGUF precision without a file")
-    return _settled(
+    return _resolve_task(
         cls.from_single_file(
             str(single),
             config=str(folder),
@@ -238,6 +238,6 @@ def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any
     )
 
 
-def _settled(model: Any) -> Any:
+def _resolve_task(model: Any) -> Any:
     """A model that is only run: no gradients, no dropout."""
     return model.eval().requires_grad_(False)
