@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from runner.engine.memory.plans import Plan
+from runner.engine.memory.plans import MemoryPlan
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory
@@ -51,7 +51,7 @@ def climb(
         needs = lower
 
 
-def _told(first: Plan, held: Plan) -> tuple[str, ...]:
+def _told(first: MemoryPlan, held: MemoryPlan) -> tuple[str, ...]:
     if held is first:
         return ()
     return (f"the device ran out of memory with {first.summary}; this was made {held.summary}",)

@@ -15,7 +15,7 @@ from runner.engine import hub, memory
 from runner.engine.families import FAMILIES, Family
 from runner.engine.hub.sources import INDEX
 from runner.engine.kinds.base import Kind
-from runner.engine.memory.plans import Machine, Plan
+from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import fingerprint, quantise
@@ -23,7 +23,7 @@ from runner.errors import JobFailed
 from runner.job import ImageTask
 
 Key = tuple[str, str, str, int]
-Planner = Callable[[Model, Machine, int, str, str], Plan]
+Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
 _MOST_KEPT = 512
 
@@ -45,7 +45,7 @@ class ResolvedTask:
     prior_folder: Path | None
     single: Path | None
     marks: Mapping[str, str]
-    plan: Plan
+    plan: MemoryPlan
     encoders: str
     wanted: str
 
@@ -143,12 +143,14 @@ class TaskResolver:
         marks = self._marks[folder]
         return marks if single is None else {**marks, family.heavy: fingerprint.of_file(single)}
 
-    def _planned(self, model: Model, machine: Machine, pixels: int, wanted: str, kind: str) -> Plan:
+    def _planned(
+        self, model: Model, machine: Machine, pixels: int, wanted: str, kind: str
+    ) -> MemoryPlan:
         return memory.plan(
             model, machine, pixels, wanted=wanted, kind=kind, models=self._library.models
         )
 
-    def _encoders(self, needs: ResolvedTask, plan: Plan) -> str:
+    def _encoders(self, needs: ResolvedTask, plan: MemoryPlan) -> str:
         """The text stage as a text that is equal where its numbers are equal."""
         parts, marks = needs.family.text_parts, needs.marks
         listed = [f"{part}={marks[part]}" for part in sorted(parts) if part in marks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, Plan
+from runner.engine.memory import Machine, MemoryPlan
 
 GIB = 2**30
 MEGAPIXEL = 1024 * 1024
@@ -15,7 +15,7 @@ def card(size: float, *, fp8: bool = True, ram: float = 32, bitsandbytes: bool =
     return Machine("cuda", int((size - 1) * GIB), int(ram * GIB), fp8, bitsandbytes)
 
 
-def words(plan: Plan) -> str:
+def words(plan: MemoryPlan) -> str:
     """A plan as one line of words."""
     listed = [plan.precision, f"text {plan.text} {plan.text_precision}"]
     listed += [plan.placement] if plan.placement != "resident" else []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Plan
+from runner.engine.memory.plans import MemoryPlan
 from runner.engine.prompts.embedding_store import EmbeddingStore
 from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
@@ -22,7 +22,7 @@ from runner.job import ImageTask, Phase
 from tests.fakes import FakeClock, TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]
-IN_TURN = Plan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
+IN_TURN = MemoryPlan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
 
 
 def quiet(phase: Phase, step: int, steps: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from runner.engine import gpu, memory
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Plan
+from runner.engine.memory.plans import MemoryPlan
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Rendered
@@ -21,7 +21,7 @@ from tests.fakes import TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]
 FULL = "CUDA error: out of memory"
-PLAN = Plan("fp32", "fp32", "stays", "resident", tiling=False, bytes=9)
+PLAN = MemoryPlan("fp32", "fp32", "stays", "resident", tiling=False, bytes=9)
 RUNGS = [
     replace(PLAN, tiling=True, bytes=8),
     replace(PLAN, precision="bf16", text_precision="bf16", bytes=7),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runner.engine import memory
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, Plan
+from runner.engine.memory import Machine, MemoryPlan
 from runner.errors import JobFailed, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
@@ -28,7 +28,9 @@ MACHINES = CARDS | OTHERS
 @pytest.mark.parametrize("wanted", ["bf16", "fp8", "nf4"])
 @pytest.mark.parametrize("size", [8, 16, 48])
 def test_a_precision_that_is_named_is_kept(wanted: str, size: int) -> None:
-    plan: Plan | None = memory.plan(DEV, card(size), MEGAPIXEL, wanted=wanted, kind="text2img")
+    plan: MemoryPlan | None = memory.plan(
+        DEV, card(size), MEGAPIXEL, wanted=wanted, kind="text2img"
+    )
     while plan is not None:
         assert plan.precision == wanted
         plan = memory.after_out_of_memory(
@@ -55,7 +57,7 @@ def test_naming_the_precision_that_was_chosen_gives_the_same_plan_again(
     assert words(again) == words(chosen)
 
 
-def planned(name: str, machine: Machine, pixels: int, wanted: str = "auto") -> Plan | None:
+def planned(name: str, machine: Machine, pixels: int, wanted: str = "auto") -> MemoryPlan | None:
     try:
         return memory.plan(MODEL_REGISTRY[name], machine, pixels, wanted=wanted)
     except JobFailed:
@@ -85,7 +87,7 @@ def test_more_memory_never_gives_a_worse_plan(
         assert worth(more) >= worth(plan)
 
 
-def worth(plan: Plan) -> tuple[int, int, bool]:
+def worth(plan: MemoryPlan) -> tuple[int, int, bool]:
     """Where the weights live comes first, because a streamed model is several times slower."""
     return PLACEMENTS.index(plan.placement), BITS[plan.precision], not plan.tiling
 

@@ -4,6 +4,6 @@ The planner is pure; only `machine` and `devices` look at the machine.
 """
 
 from runner.engine.memory.planner import after_out_of_memory, lines, plan
-from runner.engine.memory.plans import Machine, Plan
+from runner.engine.memory.plans import Machine, MemoryPlan
 
-__all__ = ["Machine", "Plan", "after_out_of_memory", "lines", "plan"]
+__all__ = ["Machine", "MemoryPlan", "after_out_of_memory", "lines", "plan"]

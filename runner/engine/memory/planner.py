@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from runner.engine.memory import footprint
-from runner.engine.memory.plans import Machine, Plan, Ways
+from runner.engine.memory.plans import Machine, MemoryPlan, Ways
 from runner.engine.models import Model
 from runner.errors import JobFailed, OutOfMemory
 
-__all__ = ["Machine", "Plan", "after_out_of_memory", "lines", "plan"]
+__all__ = ["Machine", "MemoryPlan", "after_out_of_memory", "lines", "plan"]
 
 
 def plan(
@@ -28,7 +28,7 @@ def plan(
     wanted: str = "auto",
     kind: str = "",
     models: Mapping[str, Model] | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """How this model makes pictures of so many pixels here; without a kind, all that it serves.
 
     Raises OutOfMemory where nothing fits, naming one of `models` (else of the registry) that does,
@@ -42,8 +42,8 @@ def plan(
 
 
 def after_out_of_memory(
-    held: Plan, model: Model, machine: Machine, pixels: int, *, wanted: str, kind: str = ""
-) -> Plan | None:
+    held: MemoryPlan, model: Model, machine: Machine, pixels: int, *, wanted: str, kind: str = ""
+) -> MemoryPlan | None:
     """The next plan down when the device was fuller than expected; None after the last.
 
     Text encoders out of the way (no pixel changes), then tiles, offload, the next precision where
@@ -77,7 +77,7 @@ def lines(
     return [f"{model.name} runs {found.summary}: about {peak}", *found.reasons]
 
 
-def _first(ways: Ways) -> Plan | None:
+def _first(ways: Ways) -> MemoryPlan | None:
     machine = ways.machine
     for candidate in ways.candidates():
         if candidate.bytes <= machine.room and ways.ram(candidate) <= machine.ram:
@@ -85,7 +85,7 @@ def _first(ways: Ways) -> Plan | None:
     return None
 
 
-def _reasons(found: Plan, ways: Ways) -> tuple[str, ...]:
+def _reasons(found: MemoryPlan, ways: Ways) -> tuple[str, ...]:
     """Why this plan and no better one, in plain sentences."""
     model, machine = ways.model, ways.machine
     where = "this machine" if machine.device == "cpu" else "the GPU"

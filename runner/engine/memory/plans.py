@@ -36,7 +36,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How a model is held. `bytes` is the expected peak on the device.
 
     `text` is where the text encoders live: "stays" beside the transformer, "in turn" with it, or
@@ -97,13 +97,13 @@ class Ways:
     wanted: str = "auto"
     kind: str = ""
 
-    def candidates(self) -> Iterator[Plan]:
+    def candidates(self) -> Iterator[MemoryPlan]:
         """Every way that is worth trying, the best first."""
         for placement in self._placements():
             for precision in self.precisions():
                 yield from self._with(precision, placement)
 
-    def below(self, held: Plan) -> Iterator[Plan]:
+    def below(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
         """The ways that take less than one that was too much, in the order to try them."""
         for rung in self._rungs(held):
             if rung.bytes < held.bytes:
@@ -129,7 +129,7 @@ class Ways:
         fp8 = machine.device == "cuda" and (machine.fp8 or not machine.bitsandbytes)
         return ("bf16", *(["fp8"] if fp8 else []), *(["nf4"] if machine.bitsandbytes else []))
 
-    def ram(self, plan: Plan) -> int:
+    def ram(self, plan: MemoryPlan) -> int:
         """The host memory that a plan needs beside the device's own."""
         if self.machine.device != "cuda":
             return 0
@@ -142,7 +142,7 @@ class Ways:
         # Moving weights pays only where the device has a memory of its own.
         return ("resident", "offload", "stream") if self.machine.device == "cuda" else ("resident",)
 
-    def _with(self, precision: str, placement: str) -> Iterator[Plan]:
+    def _with(self, precision: str, placement: str) -> Iterator[MemoryPlan]:
         if placement == "resident":
             for tiling in (False, True):
                 for text in self._texts(precision):
@@ -167,16 +167,16 @@ class Ways:
                 yield Text("in turn", "nf4")
             yield Text("cpu", full)
 
-    def _made(self, precision: str, text: Text, placement: str, tiling: bool) -> Plan:
+    def _made(self, precision: str, text: Text, placement: str, tiling: bool) -> MemoryPlan:
         model = self.model
         peak = footprint.painting(model, self.kind, precision, placement, tiling, self.pixels)
         if text.place == "stays":
             peak += footprint.text(model, text.precision)
         if text.place != "cpu":
             peak = max(peak, footprint.encoding(model, text.precision))
-        return Plan(precision, text.precision, text.place, placement, tiling, peak)
+        return MemoryPlan(precision, text.precision, text.place, placement, tiling, peak)
 
-    def _rungs(self, held: Plan) -> Iterator[Plan]:
+    def _rungs(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
         """Encoders out of the way, tiles, offload, the next precision, streaming."""
         if held.placement != "stream":
             text = Text("in turn" if held.text == "stays" else held.text, held.text_precision)
