@@ -181,7 +181,7 @@ def draw_sentence(rng: random.Random) -> Sentence:
     return describe(rng, scene)
 
 
-def _answers(
+def _acknowledger(
     logits: Tensor, sizes: Sequence[int], truth: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of all questions and the weighted part answered right, all at once."""
@@ -224,10 +224,10 @@ def train_encoders(
             pooled = model.clip(input_ids=reader.clip_batch(words).to(device)).pooler_output
             scene = model.scene_heads(pooled)
         sizes = [len(table) for table in _TABLES]
-        word_loss, word_right = _answers(told, sizes, truth, weight)
+        word_loss, word_right = _acknowledger(told, sizes, truth, weight)
         scenes = torch.tensor([_scene_numbers(each) for each in sentences], device=device)
         even = torch.ones(len(sentences), device=device)
-        scene_loss, scene_right = _answers(scene, _CLIP_SIZES, scenes, even)
+        scene_loss, scene_right = _acknowledger(scene, _CLIP_SIZES, scenes, even)
         optimizers.step(
             word_loss + 0.5 * scene_loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.4)
         )

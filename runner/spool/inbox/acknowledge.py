@@ -31,7 +31,7 @@ _LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
-class Answer:
+class Acknowledgement:
     """What one drop came to; an absorbed one is answered with the job that stands."""
 
     drop: Drop
@@ -46,7 +46,7 @@ class Answer:
         return "rejected" if self.record.state == State.REJECTED else "accepted"
 
 
-class Answers:
+class Acknowledger:
     """Gives answers; safe to do twice."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Answers:
         self._disk = disk
         self._waiting = waiting
 
-    def give(self, answers: Sequence[Answer]) -> None:
+    def give(self, answers: Sequence[Acknowledgement]) -> None:
         """Answer a batch of drops, whose records are those that the ledger has now."""
         jobs = [self._gathered(answer.record) for answer in answers if not answer.absorbed]
         receipts = [
@@ -100,7 +100,7 @@ class Answers:
             give_back(Path(taken), self._disk)
 
 
-def finish_answers(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+def finish_acknowledgements(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     """Finish the answers that were cut short after their files had left the inbox."""
     pending = ledger.select("identity IS NOT NULL")
     _let_go(home.inbox, {str(record.identity) for record in pending}, disk)

@@ -17,7 +17,7 @@ from runner.job import FINAL, State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.inbox.acknowledge import Answer, Answers, finish_answers
+from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Catalogue, Verdict, judge, unplanned
 from runner.spool.inbox.compose_pool import Aside, Planning, may_compose
 from runner.spool.inbox.control import Controls
@@ -65,7 +65,7 @@ class Intake:
         self._settler = Settler(home.settings)
         self._waiting = InputWait(home, ledger, outbox, disk)
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
-        self._answers = Answers(home, ledger, outbox, disk, self._waiting)
+        self._acknowledger = Acknowledger(home, ledger, outbox, disk, self._waiting)
         self._planning = Planning(home, catalogue, self.wake)
         self._log_once = LogOnce(log, "looking at the inbox")
         self._cut_short = False
@@ -99,7 +99,7 @@ class Intake:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
         if self._cut_short:
-            finish_answers(self._home, self._ledger, self._outbox, self._disk)
+            finish_acknowledgements(self._home, self._ledger, self._outbox, self._disk)
         renamed_in = self.watcher.take_renamed_in()
         names = self._scan()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
@@ -181,7 +181,7 @@ class Intake:
             for drop in drops:
                 verdict = verdicts.get(drop.name)
                 if verdict is None:
-                    answers.append(Answer(drop, known[drop.identity]))
+                    answers.append(Acknowledgement(drop, known[drop.identity]))
                 elif verdict.unplanned and not self._is_cancelled(drop, verdict):
                     # Its place in the order is that of its coming, whatever comes meanwhile.
                     asides.append(Aside(drop, verdict, self._ledger.reserve()))
@@ -190,15 +190,15 @@ class Intake:
             self._ledger.judged(hashes.union(answer.drop.sha256 for answer in answers))
         for aside in asides:
             self._planning.begin(aside)
-        self._answers.give(answers)
+        self._acknowledger.give(answers)
         answered = [answer.drop.name for answer in answers]
         self._settler.forget(answered)
         self._planning.forget(answered)
 
-    def _enter(self, drop: Drop, verdict: Verdict) -> Answer:
+    def _enter(self, drop: Drop, verdict: Verdict) -> Acknowledgement:
         same = self._same(drop, verdict)
         if same is not None:
-            return Answer(drop, same, absorbed=True)
+            return Acknowledgement(drop, same, absorbed=True)
         job_id = verdict.explicit_id or self._free_id(id_from_file(drop.name))
         if verdict.explicit_id and self._is_taken(job_id):
             verdict = Verdict(
@@ -219,7 +219,7 @@ class Intake:
                 values["message"] = _UNPLANNED
             self._ledger.move(record.seq, State.CANCELLED, **values)
             record = self._ledger.get(record.seq)
-        return Answer(drop, record)
+        return Acknowledgement(drop, record)
 
     def _verdict(self, drop: Drop, *, suspect: bool) -> Verdict:
         """The verdict on a drop, or that it is still to be planned or judged aside.

@@ -17,7 +17,7 @@ from runner.clock import timestamp
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
-from runner.spool.inbox.acknowledge import finish_answers
+from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.inbox.waiting import WAITING
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
@@ -54,7 +54,7 @@ def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
     for n in range(0, len(stale), _BATCH):
         _publish_again(stale[n : n + _BATCH], ledger, outbox)
-    finish_answers(home, ledger, outbox, disk)
+    finish_acknowledgements(home, ledger, outbox, disk)
 
 
 def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
