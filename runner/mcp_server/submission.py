@@ -33,7 +33,7 @@ def submit(
 ) -> dict[str, Any]:
     """Answer one call of a tool that makes pictures. Raises ToolError with every problem."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.inbox.assess import judge
+    from runner.spool.inbox.assess import assess
     from runner.spool.inbox.settle import Drop
     from specs.write import to_yaml
 
@@ -53,7 +53,7 @@ def submit(
         raise refusal(problems, "Nothing was submitted") from None
     name = f"{job_id}.yaml"
     catalogue = RegistryCatalogue(home.settings, home.data)
-    verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
+    verdict = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
     problems += [_line(problem) for problem in verdict.problems]
     if verdict.reason and not verdict.problems:
         problems.append(verdict.message or verdict.reason)

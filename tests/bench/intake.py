@@ -32,7 +32,7 @@ from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, Place
 from runner.spool.inbox.acknowledge import TAKEN_PREFIX
-from runner.spool.inbox.assess import judge
+from runner.spool.inbox.assess import assess
 from runner.spool.inbox.inputs import signature_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.store.names import PAUSE_NAME, id_from_file, is_spec, natural_order
@@ -134,7 +134,7 @@ def _around(enqueue: Enqueue, home: Home, clock: Clock) -> None:
             with (home.inbox / name).open("rb") as file:
                 signature = signature_of(os.fstat(file.fileno()))
                 drop = Drop(name, file.read(), signature)
-            verdict = judge(drop, home, catalogue)
+            verdict = assess(drop, home, catalogue)
             assert verdict.reason is None
             job = id_from_file(name)
             enqueue(pickle.dumps((job, drop.data, dict(verdict.realised))))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.compose_process import Planner
 from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
@@ -39,12 +39,12 @@ def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
     for name in ("a.yaml", "bomb.yaml", "z.yaml"):
         idle_spool.drop(name, poison if name == "bomb.yaml" else SPEC)
     die_while_reading(idle_spool, monkeypatch)
-    judge = Planner.judge
+    assess = Planner.assess
 
-    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Assessment:
         if b"poison" in drop.data:
             planner.kill()
-        return judge(planner, drop, *rest)
+        return assess(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Planner, "judge", deadly)
@@ -65,4 +65,4 @@ def test_specs_that_were_being_read_whenever_the_process_was_killed_are_not_blam
     statuses = idle_spool.over("a", "b", "c")
     assert [s["state"] for s in statuses] == ["succeeded"] * 3
     assert idle_spool.daemon is not None
-    assert idle_spool.daemon.ledger.judging() == set()
+    assert idle_spool.daemon.ledger.suspects() == set()

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.compose_process import Planner, PlannerDied
 from runner.spool.inbox.settle import Drop
 from tests.harness import ROOT, eventually
@@ -21,9 +21,9 @@ def test_a_planner_that_dies_is_asked_again_and_costs_its_spec_only_the_second_t
     packed: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = {"once.yaml": 1, "often.yaml": 9}
-    asked = Planner.judge
+    asked = Planner.assess
 
-    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Assessment:
         deaths[drop.name] = deaths.get(drop.name, 0) - 1
         if deaths[drop.name] >= 0:
             planner.kill()
@@ -97,9 +97,9 @@ def test_a_planner_answers_once_and_is_gone_with_its_with(packed: Spool) -> None
         assert planner._process is not None
         process = psutil.Process(planner._process.pid)
         drop = Drop("small.yaml", SMALL.encode(), ())
-        verdict = planner.judge(drop, packed.home, intake._catalogue)
+        verdict = planner.assess(drop, packed.home, intake._catalogue)
         assert (verdict.reason, verdict.total, len(verdict.composed)) == (None, 2, 2)
         planner.kill()
         with pytest.raises(PlannerDied):
-            planner.judge(drop, packed.home, intake._catalogue)
+            planner.assess(drop, packed.home, intake._catalogue)
     assert not process.is_running()

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.compose_pool import Aside, may_compose
 from runner.spool.inbox.compose_process import Planner
 from runner.spool.inbox.settle import Drop
@@ -26,9 +26,9 @@ class Held:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.free = threading.Event()
-        self._judge = Planner.judge
+        self._judge = Planner.assess
 
-    def __call__(self, planner: Planner, drop: Drop, *rest: Any) -> Verdict:
+    def __call__(self, planner: Planner, drop: Drop, *rest: Any) -> Assessment:
         self.asked.append(drop.name)
         assert self.free.wait(60)
         return self._judge(planner, drop, *rest)

@@ -47,7 +47,7 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """What a drop came to: a spec that can run (`reason` is None) or why it cannot.
 
     `composed` has, for each prompt of a `compose`, its spec fields and what its images remember of
@@ -63,31 +63,31 @@ class Verdict:
     message: str | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    unplanned: bool = False
+    uncomposed: bool = False
 
 
-def judge(drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
+def assess(drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
     """Judge one drop; every error at once, with line and column."""
     if drop.refused:
         reason, message = drop.refused
-        return Verdict(reason=reason, message=message)
+        return Assessment(reason=reason, message=message)
     try:
         document = _document(drop)
     except SpecInvalid as error:
         return _refusal(error, {})
     value = document.value if isinstance(document.value, dict) else {}
     try:
-        return _judge_document(document, home, catalogue)
+        return _assess_document(document, home, catalogue)
     except SpecInvalid as error:
         return _refusal(error, value)
     except Exception:
         # A mistake of ours must cost this spec only, never the intake.
         log.exception("judging %s failed", drop.name)
         message = "fluxdrop could not judge this spec (a bug): see the runner's log"
-        return Verdict(reason="Internal", message=message, explicit_id=_id_in(value))
+        return Assessment(reason="Internal", message=message, explicit_id=_id_in(value))
 
 
-def unplanned(drop: Drop, home: Home) -> Verdict | None:
+def uncomposed(drop: Drop, home: Home) -> Assessment | None:
     """What is known of a drop with `compose` before it is planned; None where `judge` is as quick:
     nothing is composed, or the spec is bad as it stands.
     """
@@ -97,12 +97,12 @@ def unplanned(drop: Drop, home: Home) -> Verdict | None:
         return None
     if "compose" not in spec:
         return None
-    return Verdict(realised=spec, explicit_id=_id_in(spec), unplanned=True)
+    return Assessment(realised=spec, explicit_id=_id_in(spec), uncomposed=True)
 
 
 def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
     """The problems of a spec that has not been dropped; empty when it could run."""
-    verdict = judge(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
+    verdict = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
     if verdict.reason and not verdict.problems:
         return (Problem(0, 0, "", verdict.message or verdict.reason),)
     return verdict.problems
@@ -112,7 +112,7 @@ def _document(drop: Drop) -> Document:
     return read(drop.data, json=drop.name.lower().endswith(".json"))
 
 
-def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Verdict:
+def _assess_document(document: Document, home: Home, catalogue: Catalogue) -> Assessment:
     realised = with_defaults(validate(document), home)
     check_paths(document, realised, home)
     realised |= with_loras(document, realised, home, catalogue)
@@ -128,7 +128,7 @@ def _judge_document(document: Document, home: Home, catalogue: Catalogue) -> Ver
         _check_forbidden(document, realised, home)
     check_models(document, variants, catalogue)
     total = count(realised, len(composed) or 1)
-    return Verdict(
+    return Assessment(
         realised={"model": variants[0].get("model"), **realised} if plan else realised,
         total=total,
         composed=composed,
@@ -257,8 +257,8 @@ def _at(document: Document, path: str, message: str) -> Problem:
     return Problem(line, column, dotted(steps), message)
 
 
-def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Verdict:
-    return Verdict(
+def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Assessment:
+    return Assessment(
         reason=error.reason,
         message=f"{error}: mend the spec and drop it again",
         problems=error.problems,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.settings import Home
-from runner.spool.inbox.assess import Catalogue, Verdict, judge
+from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.compose_process import Planner, PlannerDied
 from runner.spool.inbox.inputs import signature_of
 from runner.spool.inbox.settle import Drop
@@ -45,9 +45,9 @@ class Aside:
     """
 
     drop: Drop
-    unplanned: Verdict
+    uncomposed: Assessment
     seq: int
-    verdict: Verdict | None = None
+    verdict: Assessment | None = None
     planner: Planner | None = None
     given_up: bool = False
 
@@ -110,7 +110,7 @@ class Planning:
     def cancel(self, aside: Aside) -> None:
         """Plan this one no further: what was known before is its verdict."""
         self._give_up(aside)
-        aside.verdict = aside.unplanned
+        aside.verdict = aside.uncomposed
         self._wake.set()
 
     def keep_only(self, names: set[str]) -> None:
@@ -157,21 +157,21 @@ class Planning:
             self._threads -= 1
             return None
 
-    def _plan(self, aside: Aside, planner: Planner) -> Verdict:
+    def _plan(self, aside: Aside, planner: Planner) -> Assessment:
         for _ in range(_MOST_DEATHS):
             try:
                 with self._lock:
                     if aside.given_up:
                         break
                     planner.start()
-                return planner.judge(aside.drop, self._home, self._catalogue)
+                return planner.assess(aside.drop, self._home, self._catalogue)
             except PlannerDied:
                 continue
             except Exception:
                 # No room for a process: slower for all others, but no drop is left unanswered.
                 log.exception("no process can plan %s: it is planned here", aside.drop.name)
-                return judge(aside.drop, self._home, self._catalogue)
-        return Verdict(
+                return assess(aside.drop, self._home, self._catalogue)
+        return Assessment(
             reason="CrashLoop",
             message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "
             "the runner's log",

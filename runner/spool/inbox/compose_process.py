@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from runner.settings import Home
-from runner.spool.inbox.assess import Catalogue, Verdict, judge
+from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.settle import Drop
 
 _ROOT = Path(__file__).parents[3]
@@ -41,7 +41,7 @@ class Planner:
         """Start the process, if there is none. Raises OSError where none can be started."""
         self._process = self._process or _start()
 
-    def judge(self, drop: Drop, home: Home, catalogue: Catalogue) -> Verdict:
+    def assess(self, drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
         """What `judge` says over there. Raises PlannerDied, after which `start` starts another.
 
         The catalogue travels too, so it must be one that can be pickled.
@@ -52,7 +52,7 @@ class Planner:
         try:
             process.stdin.write(order)
             process.stdin.flush()
-            verdict: Verdict = pickle.load(process.stdout)
+            verdict: Assessment = pickle.load(process.stdout)
         except (*_CUT_SHORT, pickle.UnpicklingError):
             self.end()
             raise PlannerDied from None
@@ -105,7 +105,7 @@ def main() -> None:
     orders: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
-        pickle.dump(judge(*orders.get()), answers)
+        pickle.dump(assess(*orders.get()), answers)
         answers.flush()
 
 

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 from runner.clock import CLOSED, now, opens_at, ready_at, timestamp
 from runner.job import State
-from runner.spool.inbox.assess import Verdict
+from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.inputs import named_paths
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import WAITING
 from runner.spool.store.record import Record
 
 
-def record_of(drop: Drop, verdict: Verdict, job_id: str, seq: int = 0) -> Record:
+def record_of(drop: Drop, verdict: Assessment, job_id: str, seq: int = 0) -> Record:
     """The record of a drop that was judged; without `seq` it has no place in the order yet."""
     rejected = verdict.reason is not None
     spec = verdict.realised

@@ -18,7 +18,7 @@ from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
-from runner.spool.inbox.assess import Catalogue, Verdict, judge, unplanned
+from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
 from runner.spool.inbox.compose_pool import Aside, Planning, may_compose
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
@@ -43,7 +43,7 @@ _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
-_UNPLANNED = "cancelled before it was planned: drop the spec again to run it"
+_UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
 
 
 class Intake:
@@ -160,34 +160,34 @@ class Intake:
         """Obey the control files, for what is being planned too; whether anything changed."""
         changed = self.controls.obey(names, monotonic(), planning=len(self._planning) > 0)
         for aside in self._planning:
-            if self._is_cancelled(aside.drop, aside.unplanned):
+            if self._is_cancelled(aside.drop, aside.uncomposed):
                 self._planning.cancel(aside)
         return changed
 
-    def _is_cancelled(self, drop: Drop, verdict: Verdict) -> bool:
+    def _is_cancelled(self, drop: Drop, verdict: Assessment) -> bool:
         job_id = verdict.explicit_id or id_from_file(drop.name)
         return self.controls.awaits(drop.name, job_id)
 
     def accept(self, drops: list[Drop]) -> None:
         """Make jobs of settled drops: one commit, then the answers, then the files leave."""
-        suspects = self._ledger.judging()
+        suspects = self._ledger.suspects()
         known = self._ledger.with_identities([drop.identity for drop in drops])
         fresh = [drop for drop in drops if drop.identity not in known]
         hashes = {drop.sha256 for drop in fresh if drop.data} - suspects
-        self._ledger.begin_judging(hashes)
-        verdicts = {d.name: self._verdict(d, suspect=d.sha256 in suspects) for d in fresh}
+        self._ledger.mark_suspects(hashes)
+        verdicts = {d.name: self._assessment(d, suspect=d.sha256 in suspects) for d in fresh}
         answers, asides = [], []
         with self._ledger.transaction():
             for drop in drops:
                 verdict = verdicts.get(drop.name)
                 if verdict is None:
                     answers.append(Acknowledgement(drop, known[drop.identity]))
-                elif verdict.unplanned and not self._is_cancelled(drop, verdict):
+                elif verdict.uncomposed and not self._is_cancelled(drop, verdict):
                     # Its place in the order is that of its coming, whatever comes meanwhile.
                     asides.append(Aside(drop, verdict, self._ledger.reserve()))
                 else:
                     answers.append(self._enter(drop, verdict))
-            self._ledger.judged(hashes.union(answer.drop.sha256 for answer in answers))
+            self._ledger.clear_suspects(hashes.union(answer.drop.sha256 for answer in answers))
         for aside in asides:
             self._planning.begin(aside)
         self._acknowledger.give(answers)
@@ -195,13 +195,13 @@ class Intake:
         self._settler.forget(answered)
         self._planning.forget(answered)
 
-    def _enter(self, drop: Drop, verdict: Verdict) -> Acknowledgement:
+    def _enter(self, drop: Drop, verdict: Assessment) -> Acknowledgement:
         same = self._same(drop, verdict)
         if same is not None:
             return Acknowledgement(drop, same, absorbed=True)
         job_id = verdict.explicit_id or self._free_id(id_from_file(drop.name))
         if verdict.explicit_id and self._is_taken(job_id):
-            verdict = Verdict(
+            verdict = Assessment(
                 reason="IdConflict",
                 message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
                 f"outbox/{job_id} away",
@@ -212,22 +212,22 @@ class Intake:
         record = self._ledger.insert(record_of(drop, verdict, job_id, seq))
         if verdict.composed:
             self._ledger.add_composed(record.seq, verdict.composed)
-        cancelled = verdict.unplanned or self.controls.awaits(record.id, record.source_name)
+        cancelled = verdict.uncomposed or self.controls.awaits(record.id, record.source_name)
         if record.state == State.QUEUED and cancelled:
             values = {**CANCELLED, "finished_at": timestamp()}
-            if verdict.unplanned:
-                values["message"] = _UNPLANNED
+            if verdict.uncomposed:
+                values["message"] = _UNCOMPOSED
             self._ledger.move(record.seq, State.CANCELLED, **values)
             record = self._ledger.get(record.seq)
         return Acknowledgement(drop, record)
 
-    def _verdict(self, drop: Drop, *, suspect: bool) -> Verdict:
+    def _assessment(self, drop: Drop, *, suspect: bool) -> Assessment:
         """The verdict on a drop, or that it is still to be planned or judged aside.
 
         A `suspect` was being read when a process ended: it may do that once more, but not here.
         """
         if is_conflict_copy(drop.name):
-            return Verdict(
+            return Assessment(
                 reason="SyncConflictCopy",
                 message="a sync tool made this copy of a file that two sides changed: "
                 "keep the one you want and drop it under its own name",
@@ -236,11 +236,11 @@ class Intake:
         if aside is not None and aside.verdict is not None:
             return aside.verdict
         if suspect and drop.data:
-            return Verdict(unplanned=True)
-        before = unplanned(drop, self._home) if may_compose(drop) else None
-        return before or judge(drop, self._home, self._catalogue)
+            return Assessment(uncomposed=True)
+        before = uncomposed(drop, self._home) if may_compose(drop) else None
+        return before or assess(drop, self._home, self._catalogue)
 
-    def _same(self, drop: Drop, verdict: Verdict) -> Record | None:
+    def _same(self, drop: Drop, verdict: Assessment) -> Record | None:
         """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
         if verdict.explicit_id:
             holder = self._holder(verdict.explicit_id)

@@ -18,7 +18,7 @@ from runner.clock import timestamp
 from runner.job import FINAL, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.inbox.assess import Catalogue, Verdict, judge
+from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
@@ -77,7 +77,7 @@ def _enter(
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
     over = status["state"] in FINAL
-    verdict = Verdict() if over else judge(drop, home, catalogue)
+    verdict = Assessment() if over else assess(drop, home, catalogue)
     record = replace(
         record_of(drop, verdict, status["id"]),
         source_sha256=source["sha256"],

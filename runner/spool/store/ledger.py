@@ -254,18 +254,18 @@ class Ledger:
 
     # -- marks that outlive the process ----------------------------------------------------------
 
-    def begin_judging(self, hashes: Iterable[str]) -> None:
+    def mark_suspects(self, hashes: Iterable[str]) -> None:
         """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
         query = "INSERT OR IGNORE INTO judging VALUES (?, 1)"
         with self.transaction(durable=False):
             self._connection.executemany(query, ((each,) for each in hashes))
 
-    def judging(self) -> set[str]:
+    def suspects(self) -> set[str]:
         """The hashes of what was being parsed when a process ended."""
         with self._lock:
             return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
 
-    def judged(self, hashes: Iterable[str]) -> None:
+    def clear_suspects(self, hashes: Iterable[str]) -> None:
         """These were parsed and the process lives."""
         query = "DELETE FROM judging WHERE sha256 = ?"
         with self.transaction():
