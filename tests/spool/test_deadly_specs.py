@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.compose_process import ComposeProcess
 from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
@@ -39,15 +39,15 @@ def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
     for name in ("a.yaml", "bomb.yaml", "z.yaml"):
         idle_spool.drop(name, poison if name == "bomb.yaml" else SPEC)
     die_while_reading(idle_spool, monkeypatch)
-    assess = Planner.assess
+    assess = ComposeProcess.assess
 
-    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Assessment:
+    def deadly(planner: ComposeProcess, drop: Drop, *rest: Any) -> Assessment:
         if b"poison" in drop.data:
             planner.kill()
         return assess(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Planner, "judge", deadly)
+        patch.setattr(ComposeProcess, "judge", deadly)
         start_again(idle_spool)
         statuses = idle_spool.over("a", "bomb", "z")
     assert [s["state"] for s in statuses] == ["succeeded", "rejected", "succeeded"]

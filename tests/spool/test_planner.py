@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.compose_process import Planner, PlannerDied
+from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied
 from runner.spool.inbox.settle import Drop
 from tests.harness import ROOT, eventually
 from tests.spool.composing import LARGE, SMALL
@@ -21,16 +21,16 @@ def test_a_planner_that_dies_is_asked_again_and_costs_its_spec_only_the_second_t
     packed: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = {"once.yaml": 1, "often.yaml": 9}
-    asked = Planner.assess
+    asked = ComposeProcess.assess
 
-    def deadly(planner: Planner, drop: Drop, *rest: Any) -> Assessment:
+    def deadly(planner: ComposeProcess, drop: Drop, *rest: Any) -> Assessment:
         deaths[drop.name] = deaths.get(drop.name, 0) - 1
         if deaths[drop.name] >= 0:
             planner.kill()
         return asked(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Planner, "judge", deadly)
+        patch.setattr(ComposeProcess, "judge", deadly)
         for name in ("once.yaml", "often.yaml", "never.yaml"):
             packed.drop(name, SMALL)
         once, often, never = packed.over("once", "often", "never")
@@ -55,10 +55,10 @@ import sys
 from pathlib import Path
 from runner.catalogue import RegistryCatalogue
 from runner.settings import Home
-from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.compose_process import ComposeProcess
 from runner.spool.inbox.settle import Drop
 
-home, planner = Home(Path(sys.argv[1])), Planner()
+home, planner = Home(Path(sys.argv[1])), ComposeProcess()
 planner.start()
 print(planner._process.pid, flush=True)
 if sys.argv[2]:
@@ -92,7 +92,7 @@ def is_gone(process: psutil.Process) -> bool:
 def test_a_planner_answers_once_and_is_gone_with_its_with(packed: Spool) -> None:
     assert packed.daemon is not None
     intake = packed.daemon.intake
-    with Planner() as planner:
+    with ComposeProcess() as planner:
         planner.start()
         assert planner._process is not None
         process = psutil.Process(planner._process.pid)
@@ -100,6 +100,6 @@ def test_a_planner_answers_once_and_is_gone_with_its_with(packed: Spool) -> None
         verdict = planner.assess(drop, packed.home, intake._catalogue)
         assert (verdict.reason, verdict.total, len(verdict.composed)) == (None, 2, 2)
         planner.kill()
-        with pytest.raises(PlannerDied):
+        with pytest.raises(ComposeProcessDied):
             planner.assess(drop, packed.home, intake._catalogue)
     assert not process.is_running()

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.compose_pool import Aside, may_compose
-from runner.spool.inbox.compose_process import Planner
+from runner.spool.inbox.compose_pool import PendingDrop, may_compose
+from runner.spool.inbox.compose_process import ComposeProcess
 from runner.spool.inbox.settle import Drop
 from tests.spool.composing import LARGE, SMALL, write_many
 from tests.spool.conftest import SPEC, Spool
@@ -26,9 +26,9 @@ class Held:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.free = threading.Event()
-        self._judge = Planner.assess
+        self._judge = ComposeProcess.assess
 
-    def __call__(self, planner: Planner, drop: Drop, *rest: Any) -> Assessment:
+    def __call__(self, planner: ComposeProcess, drop: Drop, *rest: Any) -> Assessment:
         self.asked.append(drop.name)
         assert self.free.wait(60)
         return self._judge(planner, drop, *rest)
@@ -39,15 +39,15 @@ def held(packed: Spool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """Planners held up until the test lets them go."""
     made = Held()
     with monkeypatch.context() as patch:
-        patch.setattr(Planner, "judge", lambda planner, *order: made(planner, *order))
+        patch.setattr(ComposeProcess, "judge", lambda planner, *order: made(planner, *order))
         yield made
         made.free.set()
 
 
-def asides(spool: Spool) -> list[Aside]:
+def asides(spool: Spool) -> list[PendingDrop]:
     """What is being planned."""
     assert spool.daemon is not None
-    return list(spool.daemon.intake._planning)
+    return list(spool.daemon.intake._compose_pool)
 
 
 def answered(spool: Spool, job: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runner.settings import Home
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
-from runner.spool.inbox.compose_process import Planner, PlannerDied
+from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied
 from runner.spool.inbox.inputs import signature_of
 from runner.spool.inbox.settle import Drop
 
@@ -38,7 +38,7 @@ def may_compose(drop: Drop) -> bool:
 
 
 @dataclass
-class Aside:
+class PendingDrop:
     """A drop that is planned aside: its place in the order, and its verdict once there is one.
 
     `unplanned` is what was known before; it becomes the verdict of a drop that is cancelled.
@@ -48,30 +48,30 @@ class Aside:
     uncomposed: Assessment
     seq: int
     verdict: Assessment | None = None
-    planner: Planner | None = None
+    planner: ComposeProcess | None = None
     given_up: bool = False
 
 
-class Planning:
+class ComposePool:
     """The drops that are planned aside; for the intake's thread alone."""
 
     def __init__(self, home: Home, catalogue: Catalogue, wake: threading.Event) -> None:
         self._home = home
         self._catalogue = catalogue
         self._wake = wake
-        self._asides: dict[str, Aside] = {}
+        self._asides: dict[str, PendingDrop] = {}
         # Shared with the threads that wait for the planners.
         self._lock = threading.Lock()
-        self._waiting: deque[Aside] = deque()
+        self._waiting: deque[PendingDrop] = deque()
         self._threads = 0
 
     def __len__(self) -> int:
         return len(self._asides)
 
-    def __iter__(self) -> Iterator[Aside]:
+    def __iter__(self) -> Iterator[PendingDrop]:
         return iter(list(self._asides.values()))
 
-    def begin(self, aside: Aside) -> None:
+    def begin(self, aside: PendingDrop) -> None:
         """Plan a drop; `wake` is set when its verdict is there."""
         log.info("planning %s aside", aside.drop.name)
         self._asides[aside.drop.name] = aside
@@ -89,7 +89,7 @@ class Planning:
             self.forget([aside.drop.name])
             raise
 
-    def find(self, file: Path) -> Aside | None:
+    def find(self, file: Path) -> PendingDrop | None:
         """What is planned of this file of the inbox; it is forgotten when the file is another."""
         aside = self._asides.get(file.name)
         if aside is None:
@@ -102,12 +102,12 @@ class Planning:
             self.forget([file.name])
         return aside if unchanged else None
 
-    def of(self, drop: Drop) -> Aside | None:
+    def of(self, drop: Drop) -> PendingDrop | None:
         """What is planned of this very drop."""
         aside = self._asides.get(drop.name)
         return aside if aside is not None and aside.drop is drop else None
 
-    def cancel(self, aside: Aside) -> None:
+    def cancel(self, aside: PendingDrop) -> None:
         """Plan this one no further: what was known before is its verdict."""
         self._give_up(aside)
         aside.verdict = aside.uncomposed
@@ -128,7 +128,7 @@ class Planning:
         """Forget every drop, and end the planners."""
         self.forget(list(self._asides))
 
-    def _give_up(self, aside: Aside) -> None:
+    def _give_up(self, aside: PendingDrop) -> None:
         with self._lock:
             aside.given_up = True
             if aside.planner is not None:
@@ -136,7 +136,7 @@ class Planning:
 
     def _work(self) -> None:
         """One planner's drops until none is left; runs in a thread that only waits for it."""
-        with Planner() as planner:
+        with ComposeProcess() as planner:
             while (aside := self._next(planner)) is not None:
                 verdict = self._plan(aside, planner)
                 with self._lock:
@@ -147,7 +147,7 @@ class Planning:
                     planner.end()
                 self._wake.set()
 
-    def _next(self, planner: Planner) -> Aside | None:
+    def _next(self, planner: ComposeProcess) -> PendingDrop | None:
         with self._lock:
             while self._waiting:
                 aside = self._waiting.popleft()
@@ -157,7 +157,7 @@ class Planning:
             self._threads -= 1
             return None
 
-    def _plan(self, aside: Aside, planner: Planner) -> Assessment:
+    def _plan(self, aside: PendingDrop, planner: ComposeProcess) -> Assessment:
         for _ in range(_MOST_DEATHS):
             try:
                 with self._lock:
@@ -165,7 +165,7 @@ class Planning:
                         break
                     planner.start()
                 return planner.assess(aside.drop, self._home, self._catalogue)
-            except PlannerDied:
+            except ComposeProcessDied:
                 continue
             except Exception:
                 # No room for a process: slower for all others, but no drop is left unanswered.

@@ -27,11 +27,11 @@ _NICENESS = 10
 _CUT_SHORT = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
 
 
-class PlannerDied(Exception):
+class ComposeProcessDied(Exception):
     """The process ended before it answered."""
 
 
-class Planner:
+class ComposeProcess:
     """One such process; ended when the `with` is left."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Planner:
         self._process = self._process or _start()
 
     def assess(self, drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
-        """What `judge` says over there. Raises PlannerDied, after which `start` starts another.
+        """What `assess` finds there. Raises ComposeProcessDied; then `start` starts another.
 
         The catalogue travels too, so it must be one that can be pickled.
         """
@@ -55,11 +55,11 @@ class Planner:
             verdict: Assessment = pickle.load(process.stdout)
         except (*_CUT_SHORT, pickle.UnpicklingError):
             self.end()
-            raise PlannerDied from None
+            raise ComposeProcessDied from None
         return verdict
 
     def kill(self) -> None:
-        """Have what is being judged end in PlannerDied; from any thread."""
+        """Have what is being judged end in ComposeProcessDied; from any thread."""
         process = self._process
         if process is not None:
             process.kill()

@@ -19,7 +19,7 @@ from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
-from runner.spool.inbox.compose_pool import Aside, Planning, may_compose
+from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop, Settler
@@ -66,7 +66,7 @@ class Intake:
         self._waiting = InputWait(home, ledger, outbox, disk)
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._acknowledger = Acknowledger(home, ledger, outbox, disk, self._waiting)
-        self._planning = Planning(home, catalogue, self.wake)
+        self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce(log, "looking at the inbox")
         self._cut_short = False
         self.unsettled = 0
@@ -93,7 +93,7 @@ class Intake:
                 seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
         self.watcher.stop()
-        self._planning.close()
+        self._compose_pool.close()
 
     def turn(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
@@ -104,7 +104,7 @@ class Intake:
         names = self._scan()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         there = set(specs)
-        self._planning.keep_only(there)
+        self._compose_pool.keep_only(there)
         self._settler.keep_only(there)
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
@@ -129,7 +129,7 @@ class Intake:
         if batch:
             self.accept(batch)
             changed = True
-        self.unsettled = unsettled + len(self._planning)
+        self.unsettled = unsettled + len(self._compose_pool)
         self.looks += 1
         changed |= self._waiting.look(moment)
         wanted.append(self._waiting.seconds_to_next_look)
@@ -141,7 +141,7 @@ class Intake:
     def _look(self, name: str, *, renamed_in: bool) -> Drop | float | None:
         """A drop that can be judged or is, the seconds to wait for one, or None."""
         file = self._inbox / name
-        aside = self._planning.find(file)
+        aside = self._compose_pool.find(file)
         if aside is not None:
             # Whoever plans it wakes the intake.
             return aside.drop if aside.verdict else None
@@ -158,10 +158,10 @@ class Intake:
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for what is being planned too; whether anything changed."""
-        changed = self.controls.obey(names, monotonic(), planning=len(self._planning) > 0)
-        for aside in self._planning:
+        changed = self.controls.obey(names, monotonic(), planning=len(self._compose_pool) > 0)
+        for aside in self._compose_pool:
             if self._is_cancelled(aside.drop, aside.uncomposed):
-                self._planning.cancel(aside)
+                self._compose_pool.cancel(aside)
         return changed
 
     def _is_cancelled(self, drop: Drop, verdict: Assessment) -> bool:
@@ -184,16 +184,16 @@ class Intake:
                     answers.append(Acknowledgement(drop, known[drop.identity]))
                 elif verdict.uncomposed and not self._is_cancelled(drop, verdict):
                     # Its place in the order is that of its coming, whatever comes meanwhile.
-                    asides.append(Aside(drop, verdict, self._ledger.reserve()))
+                    asides.append(PendingDrop(drop, verdict, self._ledger.reserve()))
                 else:
                     answers.append(self._enter(drop, verdict))
             self._ledger.clear_suspects(hashes.union(answer.drop.sha256 for answer in answers))
         for aside in asides:
-            self._planning.begin(aside)
+            self._compose_pool.begin(aside)
         self._acknowledger.give(answers)
         answered = [answer.drop.name for answer in answers]
         self._settler.forget(answered)
-        self._planning.forget(answered)
+        self._compose_pool.forget(answered)
 
     def _enter(self, drop: Drop, verdict: Assessment) -> Acknowledgement:
         same = self._same(drop, verdict)
@@ -207,7 +207,7 @@ class Intake:
                 f"outbox/{job_id} away",
             )
             job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
-        aside = self._planning.of(drop)
+        aside = self._compose_pool.of(drop)
         seq = aside.seq if aside else 0
         record = self._ledger.insert(record_of(drop, verdict, job_id, seq))
         if verdict.composed:
@@ -232,7 +232,7 @@ class Intake:
                 message="a sync tool made this copy of a file that two sides changed: "
                 "keep the one you want and drop it under its own name",
             )
-        aside = self._planning.of(drop)
+        aside = self._compose_pool.of(drop)
         if aside is not None and aside.verdict is not None:
             return aside.verdict
         if suspect and drop.data:
