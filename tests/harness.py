@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).parent.parent
-FINAL = {"succeeded", "failed", "cancelled", "rejected"}
+FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
 PATIENCE = 90.0
 """Seconds that a loaded machine of two cores may take for what takes one when it is idle."""
 _LOOK_SECONDS = 0.01
@@ -210,7 +210,7 @@ class Runner:
 
     def over(self, job: str) -> dict[str, Any]:
         """A job's status, once it is final."""
-        return self.until(job, lambda status: status["state"] in FINAL)
+        return self.until(job, lambda status: status["state"] in FINAL_STATES)
 
     def succeeded(self, job: str) -> list[dict[str, Any]]:
         """The sidecars of a job that must succeed."""

@@ -24,7 +24,7 @@ from runner.daemon.writer import Writer
 from runner.errors import FluxdropError, RunnerBusy
 from runner.executor import Executor
 from runner.holds import PAUSED, disk_hold
-from runner.job import FINAL, State
+from runner.job import FINAL_STATES, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import locks_of
@@ -182,7 +182,7 @@ class Daemon:
         if self._stop.is_set() and self._has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
-        return Outcome({s: after[s] - self._counts_before[s] for s in FINAL}, note)
+        return Outcome({s: after[s] - self._counts_before[s] for s in FINAL_STATES}, note)
 
     def newest_jobs(self) -> list[str]:
         """The ids of the newest jobs, oldest of them first, to show to people."""
@@ -267,7 +267,7 @@ class Daemon:
         # While its answer is given a job is the intake's; a running one gets statuses anyway.
         behind = "behind = 1 AND identity IS NULL AND state <> 'running'"
         for record in self.ledger.select(behind):
-            if record.state in FINAL:
+            if record.state in FINAL_STATES:
                 self.writer.publish_end(record)
             else:
                 self.writer.show(record)

@@ -21,7 +21,7 @@ from typing import Any
 
 from runner.cli.init import make_home
 from tests.bench.figures import Goal, shown
-from tests.harness import FINAL, Runner, eventually, spec
+from tests.harness import FINAL_STATES, Runner, eventually, spec
 
 GOAL_MS = 50.0
 STEPS, LONG = 8, 1000
@@ -49,7 +49,7 @@ class Reader:
             "status": (folder / "status.json").exists,
             "receipt": (self._runner.home / "outbox" / "drops" / f"{name}.json").exists,
             "taken": lambda: not (inbox / name).exists(),
-            "running": lambda: self._state(job) in {"running", *FINAL},
+            "running": lambda: self._state(job) in {"running", *FINAL_STATES},
             "picture": picture.exists,
             "succeeded": lambda: self._state(job) == "succeeded",
         }

@@ -15,7 +15,7 @@ from PIL import Image
 from runner.settings import Home
 from tests.crash.scenario import Expected, Scenario
 
-FINAL = {"succeeded", "failed", "cancelled", "rejected"}
+FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
 
 
 def published(home: Home) -> dict[str, dict[str, Any] | None]:
@@ -40,7 +40,7 @@ def faults_between(
             continue
         if later is None:
             found.append(f"lost: {job} had a status and has none")
-        elif status["state"] in FINAL and _facts(status) != _facts(later):
+        elif status["state"] in FINAL_STATES and _facts(status) != _facts(later):
             found.append(f"illegal: {job} was {status['state']} and changed afterwards")
         elif later["revision"] < status["revision"]:
             found.append(f"illegal: the revision of {job} fell")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runner.job import FINAL, MOVES, State
+from runner.job import FINAL_STATES, MOVES, State
 from tests.spool.conftest import SPEC, Spool
 
 # Looks at every status in turn, and keeps what differs from the last look at it.
@@ -173,14 +173,17 @@ def _check_history(job: str, history: list[Mapping[str, Any]]) -> None:
         assert after["revision"] > before["revision"], job
         states = _reachable(State(before["state"]), after["revision"] - before["revision"])
         assert after["state"] in states, (job, before, after)
-        assert before["state"] not in FINAL, f"{job} changed after its end"
+        assert before["state"] not in FINAL_STATES, f"{job} changed after its end"
         assert after["images"]["done"] >= before["images"]["done"], job
         assert after["accepted_at"] == before["accepted_at"], job
     for status in history:
         total = status["images"]["total"]
         assert len(status["outputs"]) == min(status["images"]["done"], 100), job
         assert status["images"]["done"] + status["images"]["failed"] <= total, job
-        assert (status["finished_at"] is not None) == (status["state"] in FINAL), (job, status)
+        assert (status["finished_at"] is not None) == (status["state"] in FINAL_STATES), (
+            job,
+            status,
+        )
         if status["state"] == "succeeded":
             assert status["images"]["done"] == total, job
 

@@ -23,7 +23,7 @@ from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
 from runner.gallery.page.layout import Board, Row, Shot, arrange, shots_of
 from runner.gallery.page.summary import Summary, summarise
-from runner.job import FINAL
+from runner.job import FINAL_STATES
 
 _PAGE = Path(__file__).parent
 
@@ -42,7 +42,7 @@ def job_page(
     shots = shots_of(sidecars, [*(status.get("failures") or ()), *failures])
     board = arrange(shots)
     told = summarise(status, shots)
-    final = status.get("state") in FINAL
+    final = status.get("state") in FINAL_STATES
     return _document(
         "job",
         layout=f":root{{--columns:{len(board.columns)};--abreast:{board.abreast}}}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.gallery.formatting import mapping
 from runner.gallery.page.layout import Shot
-from runner.job import FINAL
+from runner.job import FINAL_STATES
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Summary:
 def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
     """Read the status and the pictures into the words of the page's head."""
     counts = mapping(status.get("images"))
-    final = status.get("state") in FINAL
+    final = status.get("state") in FINAL_STATES
     total = int(counts.get("total") or len(shots))
     made = sum(not shot.missing for shot in shots)
     failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)

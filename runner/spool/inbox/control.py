@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
-from runner.job import FINAL, State
+from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -95,7 +95,7 @@ class Controls:
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
-        elif record.state in FINAL:
+        elif record.state in FINAL_STATES:
             self._retry(name, record)
         else:
             # Asked for too early: it is obeyed when the job is over.

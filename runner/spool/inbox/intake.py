@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from runner.clock import monotonic, timestamp
-from runner.job import FINAL, State
+from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -276,7 +276,11 @@ class Intake:
             return None
         gone = not record.behind and not self._outbox.folder(record.id).is_dir()
         never_planned = record.state == State.CANCELLED and not record.total
-        if record.state == State.REJECTED or never_planned or (record.state in FINAL and gone):
+        if (
+            record.state == State.REJECTED
+            or never_planned
+            or (record.state in FINAL_STATES and gone)
+        ):
             self._ledger.forget([record.seq])
             self._outbox.clear_job(record.id)
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.clock import monotonic, timestamp
 from runner.errors import DiskFull, JobFailed
-from runner.job import FINAL, State
+from runner.job import FINAL_STATES, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.inputs import (
@@ -114,7 +114,7 @@ class InputWait:
         self, record: Record, inputs: dict[str, str], missing: str, maker: Record | None
     ) -> bool:
         message = f"waiting for {missing}"
-        if maker is not None and maker.state not in FINAL:
+        if maker is not None and maker.state not in FINAL_STATES:
             message = f"waiting for job {maker.id}, which makes {missing}"
         elif maker is not None:
             self._fail(

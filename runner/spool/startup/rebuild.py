@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import timestamp
-from runner.job import FINAL, State
+from runner.job import FINAL_STATES, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
@@ -76,7 +76,7 @@ def _enter(
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
-    over = status["state"] in FINAL
+    over = status["state"] in FINAL_STATES
     verdict = Assessment() if over else assess(drop, home, catalogue)
     record = replace(
         record_of(drop, verdict, status["id"]),

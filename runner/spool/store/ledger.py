@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import LedgerUnusable
-from runner.job import FINAL, MOVES, State
+from runner.job import FINAL_STATES, MOVES, State
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import key_of
 from runner.spool.store.record import COLUMNS, Record, column_of, record_of_row, row_of
@@ -209,7 +209,7 @@ class Ledger:
         """
         with self.transaction():
             before = self.get(seq)
-            if before.state in FINAL:
+            if before.state in FINAL_STATES:
                 return False
             if state not in MOVES[before.state]:
                 raise ValueError(f"no job moves from {before.state} to {state}")
