@@ -36,7 +36,7 @@ _FASTER = 0.9
 Key = tuple[object, ...]
 
 
-class Together:
+class Batching:
     """How many images of the kind that was made last may be made at once; for one thread.
 
     `size` may be read by any.

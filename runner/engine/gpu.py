@@ -68,10 +68,10 @@ def run(
     on_progress: OnProgress,
 ) -> Image:
     """The picture of one task; raises where there is none."""
-    return run_together(stages, [Piece(task, prepared, encoded)], stop, on_progress)[0]
+    return run_batch(stages, [Piece(task, prepared, encoded)], stop, on_progress)[0]
 
 
-def run_together(
+def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> list[Image]:
     """The pictures of tasks that differ in nothing but prompt and seed, denoised in one call.

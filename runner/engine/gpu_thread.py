@@ -136,7 +136,7 @@ class GpuThread:
         tasks, sign = [task for task, _ in hand], hand[0][1]
         answers: Sequence[Event] | None
         try:
-            answers = self._renderer.rendered_together(tasks, sign, self._tell)
+            answers = self._renderer.rendered_batch(tasks, sign, self._tell)
         except Stopped:
             answers = [StoppedEarly(self._slot, task) for task in tasks]
         except Exception:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine import fallbacks as ladder
 from runner.engine import gpu, hub
-from runner.engine.batching import Together
+from runner.engine.batching import Batching
 from runner.engine.gpu import Piece
 from runner.engine.kinds.base import Prepared
 from runner.engine.pictures.depth import DepthMaps
@@ -48,7 +48,7 @@ class Renderer:
         self._pipelines = pipelines
         self._prompts = prompts
         self._depth_maps = DepthMaps()
-        self.together = Together()
+        self.together = Batching()
 
     def rendered(self, task: ImageTask, sign: StopSign, tell: Tell) -> Rendered:
         """The picture of one task. Raises what keeps it from being made."""
@@ -61,7 +61,7 @@ class Renderer:
                 loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
                 worn = loras.apply(loaded.stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
-            image = gpu.run_together(loaded.stages, [piece], sign, on_progress)[0]
+            image = gpu.run_batch(loaded.stages, [piece], sign, on_progress)[0]
             return image, loaded, piece, worn
 
         sign.check()
@@ -77,7 +77,7 @@ class Renderer:
         self.together.made(loaded.stages, held, piece, seconds)
         return answer
 
-    def rendered_together(
+    def rendered_batch(
         self, tasks: Sequence[ImageTask], sign: StopSign, tell: Tell
     ) -> list[Rendered] | None:
         """The pictures of tasks that are alike, made in one call.
@@ -97,7 +97,7 @@ class Renderer:
             return None
         loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
         loras.apply(loaded.stages.main, ())
-        images = gpu.run_together(loaded.stages, pieces, sign, on_progress)
+        images = gpu.run_batch(loaded.stages, pieces, sign, on_progress)
         each = (time.monotonic() - began) / len(tasks)
         return [
             self._answer(piece, image, each, loaded, piece.encoded.warnings)
