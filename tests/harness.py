@@ -130,7 +130,10 @@ class Runner:
     @property
     def log(self) -> str:
         """All that it printed."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        try:
+            return self._log.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return "(its home is gone)"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it as a user would; its exit code."""

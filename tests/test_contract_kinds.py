@@ -38,7 +38,7 @@ MOMENTS: dict[str, tuple[Phase, int]] = {
 }
 
 
-class KeptShelf(PipelineCache):
+class KeptPipelines(PipelineCache):
     """A shelf that outlives its executors."""
 
     def clear(self) -> None:
@@ -53,7 +53,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> TwinLibrary:
 @pytest.fixture(scope="module")
 def pipelines(library: TwinLibrary) -> PipelineCache:
     """One shelf for all: what one case leaves behind on a pipeline, the next would show."""
-    return KeptShelf(library, device="cpu")
+    return KeptPipelines(library, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_the_next_image_after_a_stop_or_an_error_is_that_of_a_fresh_pipeline(
     executor.close()
 
 
-class FakeShelf(PipelineCache):
+class FakePipelines(PipelineCache):
     """Hands out a fake pipeline in place of a loaded one."""
 
     def __init__(self, library: TwinLibrary, pipe: FakePipe) -> None:
@@ -259,7 +259,7 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     pipelines.text(needs, lambda: None)
     pipelines.paint(needs, lambda: None)
     seen = []
-    for each in (pipelines, FakeShelf(library, FakePipe())):
+    for each in (pipelines, FakePipelines(library, FakePipe())):
         executor = GpuThread(library.data, library=library, pipelines=each)
         if moment:
             stop_at(

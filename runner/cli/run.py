@@ -180,6 +180,8 @@ def _prepared(options: argparse.Namespace) -> Home:
 
     level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    # A person who read of a fault waits for its end, which is no error.
+    logging.getLogger("runner.log_once").setLevel(logging.INFO)
     home = find_home(options.home)
     home.prepare()
     return home

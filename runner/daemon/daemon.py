@@ -119,7 +119,7 @@ class Daemon:
         deadline = monotonic() + 10
         self.worker.wake()
         while not self.worker.idle and monotonic() < deadline:
-            self.worker.turn(0.5)
+            self.worker.step(0.5)
         self._stop.set()
         self.intake.wake.set()
         self._intake_thread.join()
@@ -197,7 +197,7 @@ class Daemon:
         if hold not in (None, PAUSED) and self.worker.hold is None:
             log.error("%s", hold.message)
         self.worker.hold = hold
-        self.worker.turn(min(seconds, self._seconds_to_health()))
+        self.worker.step(min(seconds, self._seconds_to_health()))
         if self._seconds_to_health() <= 0:
             self._health_due = monotonic() + HEALTH_SECONDS
             self._mend()

@@ -5,7 +5,6 @@ Also the summary that `fluxdrop status` reads, so that nobody has to read every 
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 from importlib.metadata import version
@@ -22,8 +21,6 @@ from runner.spool.inbox.intake import Intake
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.wire import SCHEMA, RunnerHealth
-
-log = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 2.0
 _UPCOMING = 10
@@ -48,16 +45,16 @@ class Health:
         self._worker = worker
         self._executor = executor
         self._intake = intake
-        self._log_once = LogOnce(log, "writing the health file")
+        self._log_once = LogOnce("writing the health file")
         self._started_at = timestamp()
 
     def write(self, state: str) -> None:
         """Replace the file; a disk that does not take it stops nothing."""
         try:
             self._outbox.write_health(self._now(state))
-            self._log_once.over()
+            self._log_once.recovered()
         except (OSError, FluxdropError) as error:
-            self._log_once.about(error)
+            self._log_once.failed(error)
 
     def _now(self, state: str) -> RunnerHealth:
         current = self._worker.current

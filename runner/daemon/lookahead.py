@@ -1,21 +1,18 @@
-"""What comes next, told to the executor: so that the prompts of everything waiting can be encoded
-in one go. Reads the backlog and never changes it; a job is told once.
+"""Tells the executor which jobs come next, so that their prompts are encoded in one go.
+
+Reads the queue and never changes it; each job is told once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
-from runner.catalogue import RegistryCatalogue
 from runner.daemon.scheduler import Scheduler
+from runner.daemon.tasks import TaskBuilder
 from runner.executor import Executor
 from runner.job import ImageTask
-from runner.settings import Home
-from runner.spool.inbox import loras
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.record import Record
-from specs.expand import image, seeds_each
 
 log = logging.getLogger(__name__)
 
@@ -28,51 +25,38 @@ class Lookahead:
     """Tells an executor about the jobs that wait; used by the worker."""
 
     def __init__(
-        self,
-        home: Home,
-        ledger: Ledger,
-        scheduler: Scheduler,
-        catalogue: RegistryCatalogue,
-        executor: Executor,
+        self, ledger: Ledger, scheduler: Scheduler, builder: TaskBuilder, executor: Executor
     ) -> None:
-        self._home = home
         self._ledger = ledger
         self._scheduler = scheduler
-        self._catalogue = catalogue
+        self._builder = builder
         self._executor = executor
-        self._told: set[int] = set()
+        self._announced: set[int] = set()
 
     def begins(self, record: Record, wall: float) -> None:
-        """A job begins: the executor is told of it and of those behind it, unless it was before."""
-        if record.seq in self._told:
-            self._told.discard(record.seq)
+        """A job begins: announce it and those behind it, unless that was done before."""
+        if record.seq in self._announced:
+            self._announced.discard(record.seq)
         else:
-            self.look(wall, record)
+            self.announce(wall, record)
 
-    def look(self, wall: float, *first: Record) -> None:
+    def announce(self, wall: float, *first: Record) -> None:
         """Tell the executor of every waiting job that it has not been told of."""
         waiting = [*first, *self._scheduler.upcoming(wall, limit=_MOST_JOBS)]
         tasks: list[ImageTask] = []
         for record in waiting:
-            if record.seq not in self._told and len(tasks) < _MOST_PROMPTS:
-                self._told.add(record.seq)
-                tasks.extend(self._tasks(record, _MOST_PROMPTS - len(tasks)))
-        self._told &= {record.seq for record in waiting}
+            if record.seq not in self._announced and len(tasks) < _MOST_PROMPTS:
+                self._announced.add(record.seq)
+                self._add_tasks(record, tasks)
+        self._announced &= {record.seq for record in waiting}
         if tasks:
             self._executor.prepare(tasks)
 
-    def _tasks(self, record: Record, most: int) -> Iterator[ImageTask]:
-        """One task for each prompt, model and precision of a job, as far as they can be made."""
-        composed = [fields for fields, _ in self._ledger.composed(record.seq)] or None
-        step = seeds_each(record.realised)
-        for index in range(0, min(record.total, most * step), step):
-            try:
-                spec = image(record.realised, index, record.base_seed or 0, composed)
-                worn = loras.for_task(spec, self._home, self._catalogue.snapshot)
-                yield self._catalogue.task(
-                    spec, job=record.id, index=index + 1, inputs={}, loras=worn
-                )
-            except Exception:
-                # Told again, as the job's failure, when its turn comes.
-                log.debug("%s cannot be looked at ahead", record.id, exc_info=True)
-                return
+    def _add_tasks(self, record: Record, tasks: list[ImageTask]) -> None:
+        """The tasks of a job, as far as they can be built."""
+        composed = self._ledger.composed(record.seq)
+        try:
+            tasks.extend(self._builder.prompts(record, composed, _MOST_PROMPTS - len(tasks)))
+        except Exception:
+            # Reported when the job's turn comes, as its failure.
+            log.debug("%s cannot be built ahead", record.id, exc_info=True)

@@ -47,8 +47,8 @@ class Publisher:
         self._ledger = ledger
         self._outbox = outbox
         self._pages = pages
-        self._recording = LogOnce(log, "recording what was made")
-        self._publishing = LogOnce(log, "putting it into the outbox")
+        self._recording = LogOnce("recording what was made")
+        self._publishing = LogOnce("putting it into the outbox")
         self.closing = threading.Event()
         """Set when the ledger is waited for no more: the next start finds out what is missing."""
 
@@ -192,11 +192,11 @@ class Publisher:
             try:
                 change()
             except LedgerUnusable as error:
-                self._recording.about(error)
+                self._recording.failed(error)
                 if self.closing.wait(_AGAIN_SECONDS):
                     raise
             else:
-                self._recording.over()
+                self._recording.recovered()
                 return
 
     def _together(self, act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
@@ -208,11 +208,11 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 the writer's thread must live
             if len(items) == 1:
                 # The record stays behind its status; the daemon publishes it again later.
-                self._publishing.about(error)
+                self._publishing.failed(error)
             for item in items if len(items) > 1 else ():
                 self._together(act, [item])
         else:
-            self._publishing.over()
+            self._publishing.recovered()
 
 
 def _encoded(image: Finished) -> SavedImage:

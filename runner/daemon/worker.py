@@ -1,12 +1,12 @@
-"""The worker: takes the next image, gives it to the executor, turns each answer into one outcome.
+"""The worker: gives the next image to the executor, and turns each answer into one outcome.
 
     Rendered      → saved by the writer
     Failed        → that image failed, the next one goes on
     StoppedEarly  → the job is cancelled, or goes back into the queue
     all are over  → the job's final state
 
-One turn waits for one event and then fills every idle slot; the thread that owns the `while` lives
-in the daemon. The worker never touches a pipeline, and only it starts and stops slots.
+One step waits for one event and then fills every idle slot; the thread that owns the loop is the
+daemon's. The worker never touches a pipeline, and only it starts and stops slots.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from queue import Empty
 
 from runner.catalogue import RegistryCatalogue
 from runner.clock import CLOSED, monotonic, now, ready_at, timestamp
-from runner.daemon.active_job import ActiveJob, InFlight
+from runner.daemon.active_job import ActiveJob
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import Finished
 from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
+from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.daemon.writer import Writer
 from runner.errors import FluxdropError, JobFailed
 from runner.executor import (
@@ -39,7 +40,6 @@ from runner.holds import Hold
 from runner.job import Phase, State
 from runner.log_once import LogOnce
 from runner.settings import Home
-from runner.spool.inbox import loras
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.record import Record
 
@@ -47,21 +47,20 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs the backlog on an executor."""
+    """Runs the queued jobs on an executor."""
 
     def __init__(
         self, home: Home, ledger: Ledger, scheduler: Scheduler, executor: Executor, writer: Writer
     ) -> None:
-        self._home = home
         self._ledger = ledger
         self._scheduler = scheduler
         self._executor = executor
         self._writer = writer
-        self._catalogue = RegistryCatalogue(home.settings, home.data)
-        self._lookahead = Lookahead(home, ledger, scheduler, self._catalogue, executor)
+        self._builder = TaskBuilder(home, RegistryCatalogue(home.settings, home.data))
+        self._lookahead = Lookahead(ledger, scheduler, self._builder, executor)
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False
-        self._log_once = LogOnce(log, "beginning the next job")
+        self._log_once = LogOnce("beginning the next job")
         self.hold: Hold | None = None
         """Why no image may begin now."""
         self.lost: int | None = None
@@ -75,17 +74,17 @@ class Worker:
     @property
     def current(self) -> Record | None:
         """A job that has a slot now."""
-        return next((turn.record for turn in self._jobs.values()), None)
+        return next((job.record for job in self._jobs.values()), None)
 
     def wake(self) -> None:
-        """Make the next turn look at the backlog; callable from any thread."""
+        """Make the next step look at the queue; callable from any thread."""
         self._executor.events.put(Woken())
 
     def cancel(self, seq: int) -> None:
-        """Stop a running job at the next step or joint; callable from any thread."""
+        """Stop a running job at its next cancellation point; callable from any thread."""
         self._executor.events.put(CancelAsked(seq))
 
-    def turn(self, seconds: float) -> bool:
+    def step(self, seconds: float) -> bool:
         """Handle one event, waiting for it at most `seconds`, then fill the idle slots.
 
         Returns whether there was an event.
@@ -108,10 +107,10 @@ class Worker:
             for slot in self._executor.slots():
                 if not slot.busy:
                     self._fill(slot)
-            self._log_once.over()
+            self._log_once.recovered()
         except (OSError, FluxdropError) as error:
-            # What cannot be recorded does not begin; the next turn tries again.
-            self._log_once.about(error)
+            # What cannot be recorded does not begin; the next step tries again.
+            self._log_once.failed(error)
         return happened
 
     # -- events ----------------------------------------------------------------------------------
@@ -121,22 +120,22 @@ class Worker:
             case Progressed():
                 self._report(event)
             case Rendered():
-                turn, made = self._answered(event)
-                turn.rendered += 1
-                turn.seconds += event.seconds
-                self._writer.save(Finished(turn.record, event, made.realised, made.origin))
+                job, made = self._answered(event)
+                job.rendered += 1
+                job.seconds += event.seconds
+                self._writer.save(Finished(job.record, event, made.realised, made.origin))
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
                 self._jobs.pop(event.slot, None)
                 self.lost = EXIT_DEVICE_LOST
                 log.error("%s", event.message)
             case Failed():
-                turn, _ = self._answered(event)
+                job, _ = self._answered(event)
                 log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
-                self._writer.fail_image(turn.record, event.task.index, event.reason, event.message)
+                self._writer.fail_image(job.record, event.task.index, event.reason, event.message)
             case StoppedEarly():
-                turn, _ = self._answered(event)
-                if not turn.cancelled and not turn.hand:
+                job, _ = self._answered(event)
+                if not job.cancelled and not job.in_flight:
                     # Stopped for the runner's sake: this image is still to be made.
                     self._requeue(event.slot, None, "continues when the runner starts again")
             case CancelAsked():
@@ -144,38 +143,38 @@ class Worker:
 
     def _give_up_hung(self) -> None:
         """Fail an image that will never answer: its thread cannot be ended, so the process must."""
-        for slot, turn in list(self._jobs.items()):
-            if turn.hand and turn.is_hung(monotonic()):
+        for slot, job in list(self._jobs.items()):
+            if job.in_flight and job.is_hung(monotonic()):
                 message = "the image did not come to its next step within its timeout"
-                for number in turn.hand:
-                    log.error("%s image %d hangs", turn.record.id, number)
-                    self._writer.fail_image(turn.record, number, "Timeout", message)
+                for number in job.in_flight:
+                    log.error("%s image %d hangs", job.record.id, number)
+                    self._writer.fail_image(job.record, number, "Timeout", message)
                 self._requeue(slot, None, "continues when the runner starts again")
                 self.lost = EXIT_HUNG
 
     def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
-        turn, number = self._jobs[event.slot], event.task.index
-        turn.over.add(number)
-        return turn, turn.hand.pop(number)
+        job, number = self._jobs[event.slot], event.task.index
+        job.over.add(number)
+        return job, job.in_flight.pop(number)
 
     def _cancel(self, seq: int) -> None:
-        for slot, turn in self._jobs.items():
-            if turn.record.seq == seq:
-                turn.cancelled = True
-                if turn.hand:
+        for slot, job in self._jobs.items():
+            if job.record.seq == seq:
+                job.cancelled = True
+                if job.in_flight:
                     self._executor.stop(slot)
         for record in self._ledger.select("seq = ? AND behind = 1 AND state = 'cancelled'", seq):
-            # It waited for its next turn: there is nothing to stop, but an end to publish.
+            # It waited for its next slot: there is nothing to stop, but an end to publish.
             self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
-        turn = self._jobs.get(event.slot)
-        if turn is not None and turn.hand:
-            turn.heard_at, turn.phase = monotonic(), event.phase
+        job = self._jobs.get(event.slot)
+        if job is not None and job.in_flight:
+            job.heard_at, job.phase = monotonic(), event.phase
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # What has come meanwhile may be encoded along with this one.
-                self._lookahead.look(now())
-            self._writer.progress(turn.record.seq, turn.progress(event))
+                self._lookahead.announce(now())
+            self._writer.progress(job.record.seq, job.progress(event))
 
     # -- slots -----------------------------------------------------------------------------------
 
@@ -183,8 +182,8 @@ class Worker:
         """Give an idle slot its next images, ending or changing jobs as needed."""
         name = slot.name
         while True:
-            turn = self._jobs.get(name)
-            if turn is None:
+            job = self._jobs.get(name)
+            if job is None:
                 if self.stopping or self.hold is not None:
                     return
                 record = self._scheduler.next(monotonic(), now())
@@ -192,22 +191,22 @@ class Worker:
                     return
                 self._begin(name, record)
                 continue
-            if turn.hand:
+            if job.in_flight:
                 # The slot is free already, but its answers are still in the queue.
                 return
-            if turn.cancelled:
+            if job.cancelled:
                 self._end(name)
                 continue
-            if not turn.numbers:
+            if not job.numbers:
                 # A job whose images are all over waits for nobody.
                 self._end(name)
                 continue
             if self._writer.is_full:
                 # The writer wakes the worker when it has written some.
                 return
-            if self._must_yield(name, turn):
+            if self._must_yield(name, job):
                 continue
-            if self._start(slot, turn):
+            if self._start(slot, job):
                 return
 
     def _begin(self, slot: str, record: Record) -> None:
@@ -236,48 +235,40 @@ class Worker:
         # Before the device begins: it leaves the other threads little of the interpreter.
         self._writer.show(record)
 
-    def _start(self, slot: Slot, turn: ActiveJob) -> bool:
+    def _start(self, slot: Slot, job: ActiveJob) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""
-        while turn.numbers and len(turn.hand) < slot.together:
-            number = turn.numbers[0]
-            made = self._made(turn, number)
-            first = next(iter(turn.hand.values()), None)
-            if made is not None and first is not None and not made.task.is_like(first.task):
+        while job.numbers and len(job.in_flight) < slot.together:
+            number = job.numbers[0]
+            built = self._built(job, number)
+            first = next(iter(job.in_flight.values()), None)
+            if built is not None and first is not None and not built.task.is_like(first.task):
                 break
-            turn.numbers.popleft()
-            if made is not None:
-                turn.hand[number] = made
-        if not turn.hand:
+            job.numbers.popleft()
+            if built is not None:
+                job.in_flight[number] = built
+        if not job.in_flight:
             return False
-        turn.heard_at, turn.phase = monotonic(), Phase.LOADING
-        self._executor.start(slot.name, [each.task for each in turn.hand.values()])
+        job.heard_at, job.phase = monotonic(), Phase.LOADING
+        self._executor.start(slot.name, [each.task for each in job.in_flight.values()])
         return True
 
-    def _made(self, turn: ActiveJob, number: int) -> InFlight | None:
+    def _built(self, job: ActiveJob, number: int) -> InFlight | None:
         """One image as a task; None, and failed, where it cannot become one."""
-        record, snapshot = turn.record, self._catalogue.snapshot
+        record = job.record
         try:
-            realised = loras.settled(turn.realised(number), self._home, snapshot)
-            task = self._catalogue.task(
-                realised,
-                job=record.id,
-                index=number,
-                inputs=turn.inputs(realised, self._home.job(record.id) / "inputs"),
-                loras=loras.for_task(realised, self._home, snapshot),
-            )
-            return InFlight(task, realised, turn.origin(number))
+            return self._builder.build(record, job.composed, number)
         except JobFailed as error:
             self._writer.fail_image(record, number, error.reason, str(error))
         except Exception as error:
             log.exception("%s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"
             self._writer.fail_image(record, number, "Internal", message)
-        turn.over.add(number)
+        job.over.add(number)
         return None
 
-    def _must_yield(self, slot: str, turn: ActiveJob) -> bool:
+    def _must_yield(self, slot: str, job: ActiveJob) -> bool:
         """At an image's end: whether the job goes back into the queue, and why."""
-        record, wall = turn.record, now()
+        record, wall = job.record, now()
         if self.stopping:
             self._requeue(slot, None, "continues when the runner starts again")
         elif self.hold is not None:
@@ -291,9 +282,9 @@ class Worker:
         return True
 
     def _requeue(self, slot: str, reason: str | None, message: str | None) -> None:
-        turn = self._jobs.pop(slot)
-        self._writer.requeue(turn.record, reason, message)
+        job = self._jobs.pop(slot)
+        self._writer.requeue(job.record, reason, message)
 
     def _end(self, slot: str) -> None:
-        turn = self._jobs.pop(slot)
-        self._writer.finish(turn.record)
+        job = self._jobs.pop(slot)
+        self._writer.finish(job.record)

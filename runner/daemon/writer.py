@@ -8,7 +8,6 @@ nothing about a job.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +23,6 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 from runner.wire import Progress
-
-log = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 0.25
 # Pixels that wait for the disk: a slow one must not fill the memory. 48 MiB as RGB.
@@ -64,7 +61,7 @@ class Writer:
         self._outbox = outbox
         self._pages = pages
         self._publisher = Publisher(home, ledger, outbox, pages)
-        self._log_once = LogOnce(log, "writing to the outbox")
+        self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()
         self._group = _Group()
@@ -211,10 +208,10 @@ class Writer:
                 step()
             except Exception as error:  # noqa: BLE001 the thread must live
                 # The record stays behind its status; the daemon publishes it again later.
-                self._log_once.about(error)
+                self._log_once.failed(error)
                 failed = True
         if not failed:
-            self._log_once.over()
+            self._log_once.recovered()
 
 
 def _pixels(image: Finished) -> int:

@@ -73,7 +73,7 @@ def negspacy() -> Judge | None:
     ruler = language.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
     language.add_pipe("negex", config={"ent_types": ["TERM"], "neg_termset": rules})
 
-    def assess(prompt: str, term: str) -> str:
+    def judge(prompt: str, term: str) -> str:
         ruler.clear()
         ruler.add_patterns(
             [{"label": "TERM", "pattern": form} for form in (term, f"{term}s", f"{term}es")]
@@ -81,16 +81,16 @@ def negspacy() -> Judge | None:
         found = language(prompt).ents
         return "violation" if any(not entity._.negex for entity in found) else "ok"
 
-    return assess
+    return judge
 
 
-def measure(rows: list[Row], assess: Judge) -> dict[str, float]:
+def measure(rows: list[Row], judge: Judge) -> dict[str, float]:
     """Accuracy, recall of violations, share of false alarms, and time for one prompt."""
     seconds: list[float] = []
     wrong = {"violation": 0, "ok": 0}
     for row in rows:
         start = time.perf_counter()
-        verdict = assess(row.prompt, row.term)
+        verdict = judge(row.prompt, row.term)
         seconds.append(time.perf_counter() - start)
         wrong[row.label] += verdict != row.label
     violations = sum(row.label == "violation" for row in rows)

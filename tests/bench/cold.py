@@ -56,7 +56,7 @@ _SIZES: Mapping[int, Sequence[Mapping[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class ActiveJob:
+class Round:
     """What both took in one round, in seconds."""
 
     script: float
@@ -141,9 +141,9 @@ def _home(root: Path) -> Home:
     return home
 
 
-def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[ActiveJob]]:
+def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[Round]]:
     """Let both take turns at every size; the first round only warms up."""
-    found: dict[int, list[ActiveJob]] = {size: [] for size in sizes}
+    found: dict[int, list[Round]] = {size: [] for size in sizes}
     for number in range(rounds + 1):
         for size in sizes if number else sizes[:1]:
             # Who goes first changes: what the one reads from the disk, the other finds in memory.
@@ -152,15 +152,14 @@ def measure(sizes: Sequence[int], rounds: int) -> dict[int, list[ActiveJob]]:
             else:
                 (submit, drain), script = by_runner(size), by_script(size)
             if number:
-                found[size].append(ActiveJob(*script, submit, *drain))
+                found[size].append(Round(*script, submit, *drain))
     return found
 
 
-def figures(turns: Sequence[ActiveJob]) -> dict[str, Spread]:
+def figures(turns: Sequence[Round]) -> dict[str, Spread]:
     """What both took at one size, and by how much ours came later and used more of the CPU."""
     found = {
-        each.name: Spread.of([getattr(turn, each.name) for turn in turns])
-        for each in fields(ActiveJob)
+        each.name: Spread.of([getattr(turn, each.name) for turn in turns]) for each in fields(Round)
     }
     return {
         **found,

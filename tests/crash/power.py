@@ -228,7 +228,7 @@ def _states(
     seen: set[int] = set()
     for point, effect in enumerate(disk.effects, start=1):
         drive.apply(effect)
-        for answers in _acknowledger(drive.doubts, draw, most):
+        for answers in _answers(drive.doubts, draw, most):
             files, ledger = drive.after_loss(answers, draw)
             kept = frozenset(each for each in files.items() if not _is_aside(each[0]))
             state = hash((kept, ledger))
@@ -237,7 +237,7 @@ def _states(
                 yield scenario, point, files, ledger, written
 
 
-def _acknowledger(doubts: int, draw: random.Random, most: int | None) -> Iterator[tuple[bool, ...]]:
+def _answers(doubts: int, draw: random.Random, most: int | None) -> Iterator[tuple[bool, ...]]:
     if doubts <= (_EXHAUSTIVE if most is None else 5):
         yield from itertools.product((True, False), repeat=doubts)
         return

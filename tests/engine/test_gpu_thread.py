@@ -25,7 +25,7 @@ ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
 
 
-class GatedShelf(PipelineCache):
+class GatedPipelines(PipelineCache):
     """A shelf whose `clear` waits: it holds the executor's thread before its next task."""
 
     def __init__(self, data: Path) -> None:
@@ -190,7 +190,7 @@ def test_several_tasks_are_answered_in_order_and_the_slot_is_busy_till_the_last(
 def test_a_busy_foreign_or_closed_slot_takes_no_task(
     data: Path, executor_of: ExecutorOf, task_of: TaskOf
 ) -> None:
-    pipelines = GatedShelf(data)
+    pipelines = GatedPipelines(data)
     executor = executor_of(pipelines=pipelines)
     executor.release()
     executor.start("gpu0", [task_of("text2img")])
@@ -229,7 +229,7 @@ def test_release_takes_the_models_off_and_the_next_task_loads_again(
 def test_close_stops_and_answers_what_is_in_hand(
     data: Path, executor_of: ExecutorOf, task_of: TaskOf
 ) -> None:
-    pipelines = GatedShelf(data)
+    pipelines = GatedPipelines(data)
     executor = executor_of(pipelines=pipelines)
     stop = executor.stop
 

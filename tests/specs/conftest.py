@@ -10,7 +10,7 @@ from runner.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 
-Acknowledgement = Callable[..., str]
+Answer = Callable[..., str]
 
 
 def _answer(data: bytes, *, json: bool = False) -> str:
@@ -28,6 +28,6 @@ def _answer(data: bytes, *, json: bool = False) -> str:
 
 
 @pytest.fixture
-def answer() -> Acknowledgement:
+def answer() -> Answer:
     """Reads and checks some bytes: the reason word, or nothing if they are a good spec."""
     return _answer

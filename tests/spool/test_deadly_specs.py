@@ -47,7 +47,7 @@ def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
         return assess(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ComposeProcess, "judge", deadly)
+        patch.setattr(ComposeProcess, "assess", deadly)
         start_again(idle_spool)
         statuses = idle_spool.over("a", "bomb", "z")
     assert [s["state"] for s in statuses] == ["succeeded", "rejected", "succeeded"]

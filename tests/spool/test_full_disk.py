@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runner import holds as hold
+from runner import holds
 from runner.daemon.daemon import Daemon
 from runner.errors import LedgerUnusable
 from tests.spool.conftest import SPEC, Spool
@@ -149,7 +149,7 @@ def test_a_nearly_full_disk_puts_the_job_back_and_it_goes_on_when_there_is_room(
     spool.drop("hero.yaml", BULK)
     spool.until(lambda: spool.device.task)
     with monkeypatch.context() as patch:
-        patch.setattr(hold, "LEAST_FREE_BYTES", 1 << 62)
+        patch.setattr(holds, "LEAST_FREE_BYTES", 1 << 62)
         assert spool.daemon is not None
         spool.daemon.work(0.0)
         spool.device.finish()
@@ -167,7 +167,7 @@ def test_a_nearly_full_disk_puts_the_job_back_and_it_goes_on_when_there_is_room(
 def test_a_drain_on_a_nearly_full_disk_leaves_and_says_why(
     idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold, "LEAST_FREE_BYTES", 1 << 62)
+    monkeypatch.setattr(holds, "LEAST_FREE_BYTES", 1 << 62)
     idle_spool.drop("hero.yaml")
     with Daemon(idle_spool.home, FlatColours()) as daemon:
         outcome = daemon.drain()
@@ -228,7 +228,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, image: int
 ) -> None:
-    monkeypatch.setattr(hold, "LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr(holds, "LEAST_FREE_BYTES", 0)
     monkeypatch.setattr("runner.daemon.saving._AGAIN_SECONDS", 0.02)
     spool = Spool(small_disk / "home")
     spool.device.on_start = lambda task: (
@@ -258,7 +258,7 @@ def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
 def test_an_outbox_that_turns_read_only_costs_no_job_an_image(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(hold, "LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr(holds, "LEAST_FREE_BYTES", 0)
     spool = Spool(tmp_path / "home", outbox=str(small_disk))
     spool.device.by_hand = True
     spool.start()

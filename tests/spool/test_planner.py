@@ -30,7 +30,7 @@ def test_a_planner_that_dies_is_asked_again_and_costs_its_spec_only_the_second_t
         return asked(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ComposeProcess, "judge", deadly)
+        patch.setattr(ComposeProcess, "assess", deadly)
         for name in ("once.yaml", "often.yaml", "never.yaml"):
             packed.drop(name, SMALL)
         once, often, never = packed.over("once", "often", "never")

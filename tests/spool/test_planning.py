@@ -39,7 +39,7 @@ def held(packed: Spool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """Planners held up until the test lets them go."""
     made = Held()
     with monkeypatch.context() as patch:
-        patch.setattr(ComposeProcess, "judge", lambda planner, *order: made(planner, *order))
+        patch.setattr(ComposeProcess, "assess", lambda planner, *order: made(planner, *order))
         yield made
         made.free.set()
 

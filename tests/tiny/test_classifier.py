@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runner.engine.tiny.classifier import assess, read, silhouette
+from runner.engine.tiny.classifier import judge, read, silhouette
 from runner.engine.tiny.edits import draw_edit
 from runner.engine.tiny.evaluate import judge_edit
 from runner.engine.tiny.pictures import as_image, as_levels
@@ -27,7 +27,7 @@ def test_every_true_picture_is_read_right() -> None:
     rng = random.Random(0)
     for number in range(150):
         scene = draw_scene(rng)
-        assert assess(read(levels_of(scene, number)), scene).all, scene
+        assert judge(read(levels_of(scene, number)), scene).all, scene
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_every_true_picture_is_read_right() -> None:
     ],
 )
 def test_one_wrong_attribute_is_found_and_no_other_is_blamed(attribute: str, other: Scene) -> None:
-    verdict = assess(read(levels_of(other)), ROW)
+    verdict = judge(read(levels_of(other)), ROW)
     wrong = [
         name
         for name in ("background", "colour", "shape", "size", "place")
@@ -52,14 +52,14 @@ def test_one_wrong_attribute_is_found_and_no_other_is_blamed(attribute: str, oth
 
 def test_swapped_things_are_wrong() -> None:
     swapped = replace(ROW, things=ROW.things[::-1])
-    verdict = assess(read(levels_of(swapped)), ROW)
+    verdict = judge(read(levels_of(swapped)), ROW)
     assert not verdict.colour and not verdict.shape
 
 
 def test_a_thing_too_few_or_too_many_spoils_all_things() -> None:
     single = Scene("white", ROW.things[:1], "single")
     for shown, asked in ((single, ROW), (ROW, single)):
-        verdict = assess(read(levels_of(shown)), asked)
+        verdict = judge(read(levels_of(shown)), asked)
         assert verdict.background and not (verdict.colour or verdict.shape or verdict.place)
 
 
@@ -73,7 +73,7 @@ def test_a_blob_is_no_shape() -> None:
 
 def test_noise_is_nothing_of_the_world() -> None:
     noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
-    assert not assess(read(noise), ROW).all
+    assert not judge(read(noise), ROW).all
 
 
 def test_the_silhouette_covers_the_things_to_the_pixel() -> None:

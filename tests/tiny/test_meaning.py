@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from runner.engine.tiny.classifier import assess, read, silhouette
+from runner.engine.tiny.classifier import judge, read, silhouette
 from runner.engine.tiny.edges import canny_of, drawn, outlines
 from runner.engine.tiny.edits import Edit
 from runner.engine.tiny.evaluate import Pipelines, judge_edit
@@ -61,7 +61,7 @@ SEEDS = (1, 2, 3)
 def test_text2img_draws_what_the_prompt_says(pipelines: Pipelines) -> None:
     def obeys(prompt: str, seed: int) -> bool:
         made = as_levels(pipelines.text2img(prompt, seed))
-        return assess(read(made), ASKED[prompt]).all
+        return judge(read(made), ASKED[prompt]).all
 
     assert share(obeys(*each) for each in product(ASKED, SEEDS)) >= ENOUGH
 
@@ -74,7 +74,7 @@ def test_text2img_with_a_zeroed_prompt_is_caught(pipelines: Pipelines) -> None:
 
     def obeys(prompt: str, seed: int) -> bool:
         made = as_levels(pipelines.call("text2img", seed, **nothing))
-        return assess(read(made), ASKED[prompt]).all
+        return judge(read(made), ASKED[prompt]).all
 
     assert share(obeys(*each) for each in product(ASKED, SEEDS)) < ENOUGH / 2
 
@@ -136,7 +136,7 @@ def _fill_share(pipelines: Pipelines, change: Callable[[Picture], Picture]) -> f
         mask = change(as_image(hole * 2 - 1))
         made = as_levels(pipelines.fill(prompt, seed, shown, mask))
         pasted = torch.where(as_levels(mask) > 127, made, as_levels(shown))
-        return assess(read(pasted), asked).all
+        return judge(read(pasted), asked).all
 
     return share(obeys(*each) for each in product(FILLED, SEEDS))
 
@@ -169,7 +169,7 @@ def _control_share(pipelines: Pipelines, change: Callable[[Picture], Picture]) -
         edges = canny_of(true) if seed % 2 else drawn(outlines(masks))[0]
         made = as_levels(pipelines.control(prompt, seed, change(as_image(edges))))
         follows = edge_overlap(outlines(silhouette(made)), outlines(masks)) > 0.6
-        verdict = assess(read(made), asked)
+        verdict = judge(read(made), asked)
         return follows and verdict.colour and verdict.background
 
     return share(obeys(*each) for each in product(OUTLINED, SEEDS))
@@ -197,7 +197,7 @@ LOOKS = (
 def _redux_share(pipelines: Pipelines, shown: Callable[[Scene], Scene]) -> float:
     def obeys(look: Scene, seed: int) -> bool:
         image = as_image(true_picture(shown(look)))
-        verdict = assess(read(as_levels(pipelines.redux([image], [1.0], seed))), look)
+        verdict = judge(read(as_levels(pipelines.redux([image], [1.0], seed))), look)
         return verdict.background and verdict.colour and verdict.shape
 
     return share(obeys(*each) for each in product(LOOKS, SEEDS[:2]))  # the slowest kind
@@ -217,7 +217,7 @@ def test_redux_mixes_two_references_by_weight(pipelines: Pipelines, heavier: int
     weights = [0.8, 0.2] if heavier == 0 else [0.2, 0.8]
 
     def follows(seed: int) -> bool:
-        verdict = assess(read(as_levels(pipelines.redux(images, weights, seed))), LOOKS[heavier])
+        verdict = judge(read(as_levels(pipelines.redux(images, weights, seed))), LOOKS[heavier])
         return verdict.background and verdict.colour
 
     assert share(follows(seed) for seed in SEEDS) >= 2 / 3
@@ -226,4 +226,4 @@ def test_redux_mixes_two_references_by_weight(pipelines: Pipelines, heavier: int
 @pytest.mark.parametrize("prompt", ["A Red Circle on a Blue Background.", "A RED CIRCLE ON BLUE"])
 def test_capitals_change_nothing(pipelines: Pipelines, prompt: str) -> None:
     made = as_levels(pipelines.text2img(prompt, 1))
-    assert assess(read(made), scene("blue", "single", "red circle")).all
+    assert judge(read(made), scene("blue", "single", "red circle")).all

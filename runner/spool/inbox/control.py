@@ -6,7 +6,6 @@ removed only once it is recorded, so a restart in between obeys it again, which 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -33,8 +32,6 @@ from runner.spool.store.names import (
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
 
-log = logging.getLogger(__name__)
-
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
@@ -53,7 +50,7 @@ class Controls:
         self._disk = disk
         self._waiting = waiting
         self._on_cancel = on_cancel
-        self._log_once = LogOnce(log, "obeying a control file")
+        self._log_once = LogOnce("obeying a control file")
         self._unknown_since: dict[str, float] = {}
         self._specs: set[str] = set()
         self.paused = False
@@ -78,10 +75,10 @@ class Controls:
                 obeyed = self._obey_one(name, moment, planning)
             except (OSError, DiskFull) as error:
                 # One file must not keep the others, or the specs, from being looked at.
-                self._log_once.about(error)
+                self._log_once.failed(error)
                 obeyed = False
             else:
-                self._log_once.over()
+                self._log_once.recovered()
             changed |= obeyed
             early |= not obeyed
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS

@@ -7,7 +7,6 @@ the inbox last, if it is still the very file that was read. Doing any of that tw
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -34,8 +33,6 @@ from runner.spool.store.names import (
 )
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
-
-log = logging.getLogger(__name__)
 
 # A batch costs a few syncs however large it is; its specs are held in memory.
 _BATCH = 512
@@ -67,7 +64,7 @@ class Intake:
         self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
         self._acknowledger = Acknowledger(home, ledger, outbox, disk, self._waiting)
         self._compose_pool = ComposePool(home, catalogue, self.wake)
-        self._log_once = LogOnce(log, "looking at the inbox")
+        self._log_once = LogOnce("looking at the inbox")
         self._cut_short = False
         self.unsettled = 0
         self.looks = 0
@@ -83,25 +80,25 @@ class Intake:
             self.wake.clear()
             try:
                 self.watcher.tend(monotonic())
-                seconds = self.turn()
-                self._log_once.over()
+                seconds = self.scan()
+                self._log_once.recovered()
                 self._cut_short = False
             except Exception as error:  # noqa: BLE001 the thread must live
                 # A full disk or a vanished folder is a condition to wait out, not an end.
-                self._log_once.about(error)
+                self._log_once.failed(error)
                 self._cut_short = True
                 seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
         self.watcher.stop()
         self._compose_pool.close()
 
-    def turn(self) -> float:
+    def scan(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
         if self._cut_short:
             finish_acknowledgements(self._home, self._ledger, self._outbox, self._disk)
         renamed_in = self.watcher.take_renamed_in()
-        names = self._scan()
+        names = self._list_inbox()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         there = set(specs)
         self._compose_pool.keep_only(there)
@@ -148,13 +145,13 @@ class Intake:
         # The moment of this very look: a long look is no silence of the file.
         return self._settler.look(file, monotonic(), renamed_in=renamed_in)
 
-    def _scan(self) -> list[str]:
+    def _list_inbox(self) -> list[str]:
         with os.scandir(self._inbox) as entries:
             return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
 
     def obey(self) -> None:
         """Obey the control files that lie in the inbox now."""
-        self._obey(self._scan())
+        self._obey(self._list_inbox())
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for what is being planned too; whether anything changed."""

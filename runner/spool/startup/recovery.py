@@ -8,7 +8,6 @@ writer, which knows how.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from runner.spool.inbox.waiting import WAITING
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
-
-log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 3
 # After a power loss a status that readers saw may be gone; its successors must still be higher.

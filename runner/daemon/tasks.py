@@ -1,0 +1,94 @@
+"""Builds the task of one image from its job's record and the image's number.
+
+Pure but for looking at the LoRA files that a spec names: it changes nothing, neither in the ledger
+nor in the outbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.catalogue import RegistryCatalogue
+from runner.job import ImageTask, InputImage
+from runner.settings import Home
+from runner.spool.inbox import loras
+from runner.spool.inbox.inputs import IMAGE_FIELDS
+from runner.spool.store.record import Record
+from specs.expand import image, seeds_each
+
+Composed = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""The prompts of a `compose`: for each its spec fields, and what its images record of the pack."""
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """One image that is being made: its task, its realised spec, and what it records of a pack."""
+
+    task: ImageTask
+    realised: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+class TaskBuilder:
+    """Builds tasks under one home's settings."""
+
+    def __init__(self, home: Home, catalogue: RegistryCatalogue) -> None:
+        self._home = home
+        self._catalogue = catalogue
+
+    def build(self, record: Record, composed: Composed, number: int) -> InFlight:
+        """Image `number` (from 1) of a job, every default filled in, its LoRAs pinned by hash.
+
+        Raises JobFailed where a file that it needs is missing or another one.
+        """
+        spec = _realised(record, composed, number)
+        spec = loras.settled(spec, self._home, self._catalogue.snapshot)
+        inputs = _inputs(record, spec, self._home.job(record.id) / "inputs")
+        origin = composed[(number - 1) * len(composed) // record.total][1] if composed else {}
+        return InFlight(self._task(record, spec, number, inputs), spec, origin)
+
+    def prompts(self, record: Record, composed: Composed, most: int) -> Iterator[ImageTask]:
+        """One task without inputs for each prompt, model and precision of a job, at most `most`.
+
+        Raises as `build` does.
+        """
+        step = seeds_each(record.realised)
+        for index in range(0, min(record.total, most * step), step):
+            yield self._task(record, _realised(record, composed, index + 1), index + 1, {})
+
+    def _task(
+        self,
+        record: Record,
+        spec: Mapping[str, Any],
+        number: int,
+        inputs: Mapping[str, Sequence[InputImage]],
+    ) -> ImageTask:
+        used = loras.for_task(spec, self._home, self._catalogue.snapshot)
+        return self._catalogue.task(spec, job=record.id, index=number, inputs=inputs, loras=used)
+
+
+def _realised(record: Record, composed: Composed, number: int) -> Mapping[str, Any]:
+    """The spec of one image."""
+    prompts = [fields for fields, _ in composed] or None
+    return image(record.realised, number - 1, record.base_seed or 0, prompts)
+
+
+def _inputs(
+    record: Record, realised: Mapping[str, Any], folder: Path
+) -> dict[str, tuple[InputImage, ...]]:
+    """The job's copies of the images that a realised spec names, by field."""
+
+    def copied(item: Any) -> InputImage:
+        if isinstance(item, str):
+            return InputImage(folder / record.inputs[item])
+        return InputImage(folder / record.inputs[item["path"]], float(item.get("weight", 1.0)))
+
+    found = {}
+    for name in IMAGE_FIELDS:
+        value = realised.get(name)
+        if value is not None:
+            found[name] = tuple(map(copied, value if isinstance(value, list) else [value]))
+    return found
