@@ -1,4 +1,4 @@
-"""Times as the files write them, and the two clocks the spool reads.
+"""Times as the files write them, and the two clocks that the runner reads.
 
 Waiting is measured with the monotonic clock only: the wall clock jumps.
 """
@@ -9,14 +9,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-CLOSED = "OutsideWindow"
-"""The reason of a job whose `window` or `not_before` does not let it run yet."""
-
-
-def opens_at(opening: float) -> str:
-    """What a job says that waits for its hour."""
-    return f"waits for its hour, {timestamp(opening)}"
 
 
 def timestamp(seconds: float | None = None) -> str:

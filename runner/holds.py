@@ -1,8 +1,8 @@
-"""Why no image may begin: somebody paused the runner, or a disk is nearly full or read-only.
+"""What holds jobs back: the reason word and the sentence of each hold, and how a disk is measured.
 
-What is rendered needs a place, and so do the ledger and the statuses that say what became of it.
-Halting a little before the end of a disk keeps all of that possible, and a night's queue does not
-fail job by job because a share was away. Never changes anything.
+Some hold one job (inputs, hours), some the whole runner (a pause, a disk). A disk halts the runner
+a little before it is full: what is rendered needs a place, and so do the ledger and the statuses;
+and a night's queue must not fail job by job because a share was away. Never changes anything.
 """
 
 from __future__ import annotations
@@ -11,22 +11,36 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from runner.clock import timestamp
 from runner.errors import DiskFull
 from runner.settings import Home
 
 LEAST_FREE_BYTES = 64 << 20
 """Four large pictures, and what the ledger and the statuses of a busy hour take."""
 
+WAITING_FOR_INPUT = "WaitingForInput"
+"""The word of a job whose input images are not all there; its sentence names one of them."""
+
 
 @dataclass(frozen=True)
 class Hold:
-    """The reason word and the sentence for jobs that have to wait."""
+    """The reason word, if a status shows one, and the sentence for a job that has to wait."""
 
-    reason: str
+    reason: str | None
     message: str
 
 
 PAUSED = Hold("Paused", "paused: `fluxdrop resume`, or removing inbox/runner.pause, ends it")
+PREEMPTED = Hold("Preempted", "another job has the next turn")
+STOPPING = Hold(None, "continues when the runner starts again")
+RUNNER_ENDED = Hold(None, "continues after the runner ended")
+HOURS_OVER = Hold("OutsideWindow", "waits for its window to open again")
+FOUND_NO_ROOM = Hold(DiskFull.reason, "makes again what found no room")
+
+
+def outside_hours(opening: float) -> Hold:
+    """The hold of a job that may run from `opening` on, in seconds since the epoch."""
+    return Hold(HOURS_OVER.reason, f"waits for its hour, {timestamp(opening)}")
 
 
 def disk_hold(home: Home) -> Hold | None:
@@ -35,7 +49,7 @@ def disk_hold(home: Home) -> Hold | None:
         try:
             free = shutil.disk_usage(folder).free
         except OSError:
-            # Not there: it is made again, or whoever writes there says what is wrong.
+            # Not there: it is made again, or the code that writes there says what is wrong.
             continue
         if free < LEAST_FREE_BYTES:
             message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"

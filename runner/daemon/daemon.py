@@ -175,21 +175,21 @@ class Daemon:
                     mended = True
                     self._mend()
                     continue
-                if self.worker.hold is not None and self._has_queued():
+                if self.worker.hold is not None and self.ledger.has_queued():
                     note = self.worker.hold.message
                 break
             self.work(0.02 if self._looks_wanted else 0.2)
-        if self._stop.is_set() and self._has_queued():
+        if self._stop.is_set() and self.ledger.has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
         return Outcome({s: after[s] - self._counts_before[s] for s in FINAL_STATES}, note)
 
     def newest_jobs(self) -> list[str]:
         """The ids of the newest jobs, oldest of them first, to show to people."""
-        newest = self.ledger.select("1 = 1", order="seq DESC", limit=_NEWEST)
+        newest = self.ledger.latest(_NEWEST)
         fresh = [record.id for record in newest if record.accepted_at >= self._started_at]
-        unfinished = self.ledger.select("state = 'running'")
-        return list(dict.fromkeys([*(record.id for record in unfinished), *reversed(fresh)]))
+        running = [record.id for record in self.ledger.running()]
+        return list(dict.fromkeys([*running, *reversed(fresh)]))
 
     def work(self, seconds: float) -> None:
         """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
@@ -247,13 +247,10 @@ class Daemon:
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
-        waits = self.ledger.select("state = 'queued' AND reason = 'WaitingForInput'", limit=1)
+        waits = self.ledger.waiting_for_input(limit=1)
         if waits or self.scheduler.upcoming(now(), limit=1):
             return False
-        return not (wait_for_hours and self._has_queued())
-
-    def _has_queued(self) -> bool:
-        return bool(self.ledger.select("state = 'queued'", limit=1))
+        return not (wait_for_hours and self.ledger.has_queued())
 
     def _written(self) -> None:
         self.worker.wake()
@@ -264,9 +261,7 @@ class Daemon:
         """Publish what became of jobs and could not be published when it came."""
         if self.writer.waiting:
             return
-        # While its answer is given a job is the intake's; a running one gets statuses anyway.
-        behind = "behind = 1 AND identity IS NULL AND state <> 'running'"
-        for record in self.ledger.select(behind):
+        for record in self.ledger.unpublished():
             if record.state in FINAL_STATES:
                 self.writer.publish_end(record)
             else:

@@ -80,7 +80,7 @@ class Health:
         )
 
     def _recent(self) -> list[dict[str, Any]]:
-        newest = self._ledger.select("1 = 1", order="seq DESC", limit=_RECENT)
+        newest = self._ledger.latest(_RECENT)
         return [
             {
                 "id": record.id,

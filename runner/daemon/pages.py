@@ -118,7 +118,7 @@ class Pages:
         self.changed = False
         began = monotonic()
         try:
-            newest = self._ledger.select("1 = 1", order="seq DESC", limit=_JOBS_SHOWN)
+            newest = self._ledger.latest(_JOBS_SHOWN)
             # Callers may move and delete finished folders.
             newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
             packs = {r.id: _packs_of(r) for r in newest if "compose" in r.realised}

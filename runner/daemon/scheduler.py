@@ -7,15 +7,12 @@ The queue itself is the ledger; only the answer to "who is next" lives here.
 
 from __future__ import annotations
 
-from runner.clock import CLOSED, opens_at, ready_at
+from runner.clock import ready_at
+from runner.holds import outside_hours
 from runner.settings import Home
-from runner.spool.inbox.waiting import WAITING
-from runner.spool.store.ledger import TURN, Ledger
+from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
-
-# A job with an identity is still being answered: its status comes before its first image.
-_READY = "state = 'queued' AND identity IS NULL AND reason IS NOT ? AND ready_at <= ?"
 
 
 class Scheduler:
@@ -37,12 +34,14 @@ class Scheduler:
 
     def outranks(self, running: Record, moment: float, wall: float) -> bool:
         """Whether a queued job should have the next turn instead of the one that is running."""
-        top = self._ledger.highest_priority(_READY, WAITING, wall)
+        top = self._ledger.highest_ready_priority(wall)
         if top is None or top < running.priority:
             return False
         if top > running.priority:
             return True
-        return self._has_held_long(moment) and self._rival(running, wall) is not None
+        if not self._has_held_long(moment):
+            return False
+        return self._ledger.ready_before(wall, running, self._model) is not None
 
     def took(self, model: str | None, moment: float) -> None:
         """A job with this model begins its turn."""
@@ -51,55 +50,33 @@ class Scheduler:
 
     def upcoming(self, wall: float, limit: int = 20) -> list[Record]:
         """The next jobs by priority and age, for the health file and for preparing ahead."""
-        return self._ready(wall, "1 = 1", limit=limit)
+        return self._ledger.ready(wall, limit)
 
     def seconds_to_opening(self, wall: float) -> float | None:
         """Seconds until a job that waits for its hour may run; None when none waits."""
-        closed = self._ledger.select(
-            "state = 'queued' AND ready_at > ?", wall, order="ready_at", limit=1
-        )
-        return closed[0].ready_at - wall if closed else None
-
-    def _ready(self, wall: float, where: str, *values: object, limit: int) -> list[Record]:
-        return self._ledger.select(
-            f"{_READY} AND {where}", WAITING, wall, *values,
-            order="priority DESC, seq", limit=limit, job=TURN,
-        )  # fmt: skip
+        closed = self._ledger.next_to_open(wall)
+        return closed.ready_at - wall if closed else None
 
     def _choose(self, moment: float, wall: float) -> Record | None:
-        oldest = self._ready(wall, "1 = 1", limit=1)
+        oldest = self._ledger.ready(wall, 1)
         if not oldest:
             return None
         first = oldest[0]
         if first.model == self._model or self._has_held_long(moment):
             return first
-        sharing = self._ready(
-            wall, "priority = ? AND model = ?", first.priority, self._model, limit=1
-        )
-        return sharing[0] if sharing else first
+        return self._ledger.ready_with_model(wall, first.priority, self._model) or first
 
     def _has_held_long(self, moment: float) -> bool:
         return moment - self._held_since >= self._hold_seconds
-
-    def _rival(self, running: Record, wall: float) -> Record | None:
-        """An older job of the same priority that needs another model."""
-        found = self._ready(
-            wall, "priority = ? AND seq < ? AND model IS NOT ?",
-            running.priority, running.seq, self._model, limit=1,
-        )  # fmt: skip
-        return found[0] if found else None
 
     def _is_open(self, record: Record, wall: float) -> bool:
         """Whether the job's window is open now; else it is put off to the next opening."""
         opening = ready_at(record.realised, wall)
         if opening <= wall:
             return True
+        hold = outside_hours(opening)
         self._ledger.update(
-            record.seq,
-            ready_at=opening,
-            reason=CLOSED,
-            message=opens_at(opening),
-            behind=True,
+            record.seq, ready_at=opening, reason=hold.reason, message=hold.message, behind=True
         )
         self._outbox.write_status(record.seq)
         return False

@@ -16,7 +16,7 @@ from collections import deque
 from queue import Empty
 
 from runner.catalogue import RegistryCatalogue
-from runner.clock import CLOSED, monotonic, now, ready_at, timestamp
+from runner.clock import monotonic, now, ready_at, timestamp
 from runner.daemon.active_job import ActiveJob
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Scheduler
@@ -36,7 +36,7 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
-from runner.holds import Hold
+from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, Hold
 from runner.job import Phase, State
 from runner.log_once import LogOnce
 from runner.settings import Home
@@ -137,7 +137,7 @@ class Worker:
                 job, _ = self._answered(event)
                 if not job.cancelled and not job.in_flight:
                     # Stopped for the runner's sake: this image is still to be made.
-                    self._requeue(event.slot, None, "continues when the runner starts again")
+                    self._requeue(event.slot, STOPPING)
             case CancelAsked():
                 self._cancel(event.seq)
 
@@ -149,7 +149,7 @@ class Worker:
                 for number in job.in_flight:
                     log.error("%s image %d hangs", job.record.id, number)
                     self._writer.fail_image(job.record, number, "Timeout", message)
-                self._requeue(slot, None, "continues when the runner starts again")
+                self._requeue(slot, STOPPING)
                 self.lost = EXIT_HUNG
 
     def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
@@ -163,7 +163,8 @@ class Worker:
                 job.cancelled = True
                 if job.in_flight:
                     self._executor.stop(slot)
-        for record in self._ledger.select("seq = ? AND behind = 1 AND state = 'cancelled'", seq):
+        record = self._ledger.unpublished_cancel(seq)
+        if record is not None:
             # It waited for its next slot: there is nothing to stop, but an end to publish.
             self._writer.publish_end(record)
 
@@ -270,20 +271,20 @@ class Worker:
         """At an image's end: whether the job goes back into the queue, and why."""
         record, wall = job.record, now()
         if self.stopping:
-            self._requeue(slot, None, "continues when the runner starts again")
+            self._requeue(slot, STOPPING)
         elif self.hold is not None:
-            self._requeue(slot, self.hold.reason, self.hold.message)
+            self._requeue(slot, self.hold)
         elif ready_at(record.realised, wall) > wall:
-            self._requeue(slot, CLOSED, "waits for its window to open again")
+            self._requeue(slot, HOURS_OVER)
         elif self._scheduler.outranks(record, monotonic(), wall):
-            self._requeue(slot, "Preempted", "another job has the next turn")
+            self._requeue(slot, PREEMPTED)
         else:
             return False
         return True
 
-    def _requeue(self, slot: str, reason: str | None, message: str | None) -> None:
+    def _requeue(self, slot: str, hold: Hold) -> None:
         job = self._jobs.pop(slot)
-        self._writer.requeue(job.record, reason, message)
+        self._writer.requeue(job.record, hold)
 
     def _end(self, slot: str) -> None:
         job = self._jobs.pop(slot)

@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runner.clock import monotonic
+from runner.daemon.ends import JobEnds
 from runner.daemon.pages import Pages
-from runner.daemon.saving import Publisher
+from runner.daemon.recording import Recorder
+from runner.daemon.saving import ImageSaver
 from runner.daemon.sidecar import Finished
+from runner.holds import Hold
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.store.ledger import Ledger
@@ -60,7 +63,9 @@ class Writer:
     ) -> None:
         self._outbox = outbox
         self._pages = pages
-        self._publisher = Publisher(home, ledger, outbox, pages)
+        self._recorder = Recorder(ledger)
+        self._images = ImageSaver(home, ledger, outbox, pages, self._recorder)
+        self._ends = JobEnds(home, ledger, outbox, pages, self._recorder)
         self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()
@@ -101,13 +106,13 @@ class Writer:
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
         with self._handing_over() as group:
-            group.failed.append(lambda: self._publisher.fail_image(record, number, reason, message))
+            group.failed.append(lambda: self._images.fail(record, number, reason, message))
             self._unwritten.add(record.seq)
 
-    def requeue(self, record: Record, reason: str | None, message: str | None) -> None:
+    def requeue(self, record: Record, hold: Hold) -> None:
         """Put a running job back at an image's end, without charging an attempt."""
         with self._handing_over() as group:
-            group.others.append(lambda: self._publisher.requeue(record, reason, message))
+            group.others.append(lambda: self._ends.requeue(record, hold))
             self._leave(group, record.seq)
 
     def finish(self, record: Record) -> None:
@@ -142,7 +147,7 @@ class Writer:
         """Do all that was handed over, then end the thread."""
         with self._handing_over():
             self._closing = True
-        self._publisher.closing.set()
+        self._recorder.closing.set()
         self._thread.join()
 
     @contextmanager
@@ -192,17 +197,17 @@ class Writer:
         }
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
-        publisher, steps, failed = self._publisher, list[Callable[[], None]](), False
+        steps, failed = list[Callable[[], None]](), False
         if group.images:
-            steps.append(lambda: publisher.save(group.images))
+            steps.append(lambda: self._images.save(group.images))
         steps += group.failed
         if due:
             steps.append(lambda: self._outbox.write_statuses(due))
         steps += group.others
         if group.ended:
-            steps.append(lambda: publisher.end(group.ended))
+            steps.append(lambda: self._ends.end(group.ended))
         if group.unpublished:
-            steps.append(lambda: publisher.publish_ends(group.unpublished))
+            steps.append(lambda: self._ends.publish(group.unpublished))
         for step in steps:
             try:
                 step()

@@ -65,7 +65,7 @@ def _watcher(spool: Spool) -> Watcher:
 def _accepted(spool: Spool) -> list[str]:
     """The ids of all jobs in the order of their acceptance."""
     assert spool.daemon is not None
-    return [record.id for record in spool.daemon.ledger.select("1 = 1")]
+    return [record.id for record in reversed(spool.daemon.ledger.latest(limit=1_000_000))]
 
 
 def _empty(spool: Spool) -> bool:

@@ -28,7 +28,7 @@ BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
 @pytest.fixture
 def no_ledger(idle_spool: Spool, monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
     """A disk whose ledger can be kept from being written, under a started spool."""
-    monkeypatch.setattr("runner.daemon.saving._AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("runner.daemon.recording._AGAIN_SECONDS", 0.02)
     disk = FaultyDisk("commit", "ledger", errno.ENOSPC, broken=False)
     idle_spool.start(disk)
     return disk
@@ -229,7 +229,7 @@ def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, image: int
 ) -> None:
     monkeypatch.setattr(holds, "LEAST_FREE_BYTES", 0)
-    monkeypatch.setattr("runner.daemon.saving._AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("runner.daemon.recording._AGAIN_SECONDS", 0.02)
     spool = Spool(small_disk / "home")
     spool.device.on_start = lambda task: (
         _fill(small_disk / "ballast") if len(spool.device.started) == image else None

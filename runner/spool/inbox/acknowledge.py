@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.holds import WAITING_FOR_INPUT
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.settle import Drop, drop_at
-from runner.spool.inbox.waiting import WAITING, InputWait
+from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
@@ -76,7 +77,7 @@ class Acknowledger:
 
     def _gathered(self, record: Record) -> Record:
         """The record once the inputs that are there have been copied."""
-        if record.state != State.QUEUED or record.reason != WAITING:
+        if record.state != State.QUEUED or record.reason != WAITING_FOR_INPUT:
             return record
         self._waiting.gather(record)
         return self._ledger.get(record.seq)
@@ -102,7 +103,7 @@ class Acknowledger:
 
 def finish_acknowledgements(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     """Finish the answers that were cut short after their files had left the inbox."""
-    pending = ledger.select("identity IS NOT NULL")
+    pending = ledger.unanswered()
     _let_go(home.inbox, {str(record.identity) for record in pending}, disk)
     for record in pending:
         if _lies_in(home.inbox, record):

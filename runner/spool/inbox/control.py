@@ -13,13 +13,14 @@ from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
+from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.inputs import reading_copies, signature_of
 from runner.spool.inbox.settle import Drop
-from runner.spool.inbox.waiting import WAITING, InputWait
+from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
@@ -110,8 +111,7 @@ class Controls:
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)
         if record is None:
-            found = self._ledger.select("source_name = ?", target, order="seq DESC", limit=1)
-            record = found[0] if found else None
+            record = self._ledger.newest_of_file(target)
         if record is not None and record.identity is None:
             # The newest drop of that file is still in the inbox, or one that takes a free id.
             newer = target in self._specs and record.source_name == target
@@ -138,12 +138,12 @@ class Controls:
     def _retry(self, name: str, record: Record) -> None:
         """Run a finished job again: its bytes, its seeds, and its own copies of the inputs."""
         identity = _identity(self._home.inbox / name)
-        known = self._ledger.select("identity = ?", identity, limit=1)
+        known = self._ledger.with_identities([identity]).get(identity)
         if not known and (record.state not in _RETRIED or not record.total):
             receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
             self._outbox.write_jobs([], [receipt])
             return
-        again = known[0] if known else self._insert_again(name, record, identity)
+        again = known or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
@@ -163,7 +163,7 @@ class Controls:
             seq=0,
             id=self._next_id(record.id),
             state=State.QUEUED,
-            reason=WAITING if record.inputs else None,
+            reason=WAITING_FOR_INPUT if record.inputs else None,
             message=None,
             source_name=name,
             realised=reading_copies(record.realised, record.id, record.inputs),
@@ -200,7 +200,7 @@ class Controls:
         identity = _identity(self._home.inbox / name)
         self._disk.remove(self._home.inbox / name)
         self._disk.sync_folder(self._home.inbox)
-        for record in self._ledger.select("identity = ?", identity):
+        for record in self._ledger.with_identities([identity]).values():
             self._ledger.note(record.seq, identity=None)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from runner.clock import CLOSED, now, opens_at, ready_at, timestamp
+from runner.clock import now, ready_at, timestamp
+from runner.holds import WAITING_FOR_INPUT, outside_hours
 from runner.job import State
 from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.inputs import named_paths
 from runner.spool.inbox.settle import Drop
-from runner.spool.inbox.waiting import WAITING
 from runner.spool.store.record import Record
 
 
@@ -20,16 +20,21 @@ def record_of(drop: Drop, verdict: Assessment, job_id: str, seq: int = 0) -> Rec
     # Set from the start, so that no image starts before its inputs are copied.
     waits = not rejected and any(named_paths(spec))
     accepted_at = timestamp()
-    # The backlog works out the hours of a job that waits for inputs, once they are there.
+    # The scheduler works out the hours of a job that waits for inputs, once they are there.
     moment = now()
     opening = 0.0 if rejected or waits else ready_at(spec, moment)
-    closed = opening > moment
+    reason, message = verdict.reason, verdict.message
+    if waits:
+        reason = WAITING_FOR_INPUT
+    elif opening > moment:
+        hold = outside_hours(opening)
+        reason, message = hold.reason, hold.message
     return Record(
         seq=seq,
         id=job_id,
         state=State.REJECTED if rejected else State.QUEUED,
-        reason=WAITING if waits else CLOSED if closed else verdict.reason,
-        message=opens_at(opening) if closed else verdict.message,
+        reason=reason,
+        message=message,
         source_name=drop.name,
         source_sha256=drop.sha256,
         source_bytes=drop.size,

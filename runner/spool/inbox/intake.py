@@ -244,11 +244,7 @@ class Intake:
             if holder is not None and holder.source_sha256 == drop.sha256:
                 return holder
         if self._home.settings.synced_inbox:
-            found = self._ledger.select(
-                "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?",
-                drop.name, drop.sha256, drop.mtime_ns, order="seq DESC", limit=1,
-            )  # fmt: skip
-            return found[0] if found else None
+            return self._ledger.newest_of_content(drop.name, drop.sha256, drop.mtime_ns)
         return None
 
     def _free_id(self, wanted: str) -> str:

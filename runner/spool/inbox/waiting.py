@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner.clock import monotonic, timestamp
 from runner.errors import DiskFull, JobFailed
+from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -26,7 +27,6 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 
-WAITING = "WaitingForInput"
 _LOOK_AGAIN_SECONDS = 0.5
 
 
@@ -45,7 +45,7 @@ class InputWait:
 
     def look(self, moment: float) -> bool:
         """Try every waiting job once; whether any of them can go on now or has ended."""
-        waiting = self._ledger.select("state = 'queued' AND reason = ?", WAITING)
+        waiting = self._ledger.waiting_for_input()
         changed = False
         for record in waiting:
             self._since.setdefault(record.seq, moment)
@@ -62,7 +62,7 @@ class InputWait:
 
     def gather(self, record: Record) -> bool:
         """Copy the inputs that are there; True when the job waits no longer (ready or failed)."""
-        if record.reason != WAITING:
+        if record.reason != WAITING_FOR_INPUT:
             return True
         inputs = dict(record.inputs)
         missing: dict[str, Record | None] = {}

@@ -24,7 +24,7 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> tuple[Ledger, Ou
     ledger = Ledger(file, disk)
     try:
         outbox = Outbox(home, ledger, disk)
-        if not ledger.select("1 = 1", limit=1):
+        if ledger.is_empty():
             # New, or its making was cut short.
             rebuild(home, ledger, outbox, disk, catalogue)
         disk.make_folder(home.drops)

@@ -8,8 +8,6 @@ knew is lost: attempts, and the moments of cancels not yet published.
 from __future__ import annotations
 
 import logging
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
-from runner.spool.store.ledger import Ledger, explained
+from runner.spool.store.ledger import Ledger, is_database
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 
@@ -34,14 +32,7 @@ def set_damaged_aside(file: Path, disk: Disk) -> None:
 
     Raises LedgerUnusable where that cannot be told: a full disk is no damage.
     """
-    if not file.exists():
-        return
-    try:
-        with explained(file), closing(sqlite3.connect(file)) as connection:
-            sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-    except sqlite3.DatabaseError:
-        sound = False
-    if not sound:
+    if file.exists() and not is_database(file):
         aside = file.with_name(f"{file.name}.damaged-{timestamp().replace(':', '')}")
         log.error("the ledger is damaged: kept as %s and made again from the outbox", aside.name)
         disk.rename(file, aside)

@@ -7,44 +7,40 @@ writer, which knows how.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from runner.clock import timestamp
+from runner.holds import RUNNER_ENDED
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
 from runner.spool.inbox.acknowledge import finish_acknowledgements
-from runner.spool.inbox.waiting import WAITING
 from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
+from runner.spool.store.outbox import Outbox, output_of
 from runner.spool.store.record import CANCELLED, Record
 
 MOST_ATTEMPTS = 3
 # After a power loss a status that readers saw may be gone; its successors must still be higher.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
-_CUT_SHORT = "state = 'running' OR behind = 1 OR identity IS NOT NULL OR reason = ?"
 
 
 def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
     """Requeue, adopt, or end what was running, and publish again what readers may lack."""
     clean = ledger.was_closed_cleanly()
     if not clean:
-        for record in ledger.select(_CUT_SHORT, WAITING):
+        for record in ledger.cut_short():
             _lift_revision(record, ledger, outbox)
             for below in ("", "thumbs", "inputs"):
                 _sweep(outbox.folder(record.id) / below, disk)
-    for record in ledger.select("state = 'running'"):
+    for record in ledger.running():
         reconcile_images(record, ledger, outbox, disk)
         _requeue(record, ledger)
-    for record in ledger.select("state = 'queued' AND cancelled = 1"):
+    for record in ledger.cancelled_in_queue():
         ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, disk)
-    waiting = ledger.select("state = 'queued'")
+    waiting = ledger.queued()
     for record in waiting if not clean else ():
         # A status on its way is what a power loss may have left here.
         _sweep(outbox.folder(record.id), disk)
@@ -73,33 +69,6 @@ def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk)
             disk.remove(file)
 
 
-def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The `outputs` entry of a sidecar whose picture is there and whole, else None."""
-    try:
-        result = sidecar["result"]
-        picture = folder / result["file"]
-        if hashlib.sha256(picture.read_bytes()).hexdigest() != result["sha256"]:
-            return None
-        thumbnail = f"thumbs/{picture.stem}.webp"
-        return output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
-    except (KeyError, TypeError, OSError):
-        return None
-
-
-def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str, Any]:
-    """The `outputs` entry of an image, from its sidecar."""
-    result = sidecar["result"]
-    return {
-        "file": result["file"],
-        "sidecar": f"{Path(result['file']).stem}.json",
-        "thumbnail": thumbnail,
-        "seed": sidecar["seed"],
-        "sha256": result["sha256"],
-        "width": result["width"],
-        "height": result["height"],
-    }
-
-
 def _requeue(record: Record, ledger: Ledger) -> None:
     if record.cancelled:
         ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
@@ -113,9 +82,7 @@ def _requeue(record: Record, ledger: Ledger) -> None:
             finished_at=timestamp(),
         )
     else:
-        ledger.move(
-            record.seq, State.QUEUED, reason=None, message="continues after the runner ended"
-        )
+        ledger.move(record.seq, State.QUEUED, reason=None, message=RUNNER_ENDED.message)
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:

@@ -14,7 +14,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from runner.errors import LedgerUnusable
 from runner.job import FINAL_STATES, MOVES, State
 from runner.spool.disk.disk import Disk
 from runner.spool.store.names import key_of
-from runner.spool.store.record import COLUMNS, Record, column_of, record_of_row, row_of
+from runner.spool.store.queries import Queries
+from runner.spool.store.record import COLUMNS, Record, column_of, row_of
 
 _SCHEMA = Path(__file__).with_name("ledger.sql")
-# Left to choose, SQLite takes the index of states and sorts the whole queue for each look at it.
-TURN = "job INDEXED BY job_turn"
 _INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
 
 
-class Ledger:
-    """Reads and moves jobs; every method is safe to call from any thread."""
+class Ledger(Queries):
+    """Moves jobs, and answers queries; every method is safe to call from any thread."""
 
     def __init__(self, file: Path, disk: Disk) -> None:
         self._file = file
@@ -81,68 +80,6 @@ class Ledger:
                 finally:
                     self._open = False
 
-    # -- reading ---------------------------------------------------------------------------------
-
-    def select(
-        self, where: str, *values: object, order: str = "seq", limit: int = -1, job: str = "job"
-    ) -> list[Record]:
-        """The records that a WHERE clause of ours picks, oldest first unless told otherwise."""
-        query = f"SELECT * FROM {job} WHERE {where} ORDER BY {order} LIMIT {limit}"
-        with self._lock:
-            return [record_of_row(row) for row in self._connection.execute(query, values)]
-
-    def highest_priority(self, where: str, *values: object) -> int | None:
-        """The highest priority among queued records that a clause of ours picks; None without."""
-        query = f"SELECT priority FROM {TURN} WHERE {where} ORDER BY priority DESC, seq LIMIT 1"
-        with self._lock:
-            row = self._connection.execute(query, values).fetchone()
-        return None if row is None else int(row[0])
-
-    def get(self, seq: int) -> Record:
-        """The record of one job."""
-        return self.select("seq = ?", seq)[0]
-
-    def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
-        """The jobs of those files that are known already, by the identity of the file."""
-        marks = ", ".join("?" * len(identities))
-        found = self.select(f"identity IN ({marks})", *identities)
-        return {str(record.identity): record for record in found}
-
-    def newest(self, job_id: str) -> Record | None:
-        """The newest record of this id, whatever the case it is written in."""
-        found = self.select("key = ?", key_of(job_id), order="seq DESC", limit=1)
-        return found[0] if found else None
-
-    def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
-        with self._lock:
-            rows = self._connection.execute("SELECT state, count(*) FROM job GROUP BY state")
-            return dict.fromkeys(map(str, State), 0) | dict(map(tuple, rows))
-
-    def images(self, seq: int) -> dict[int, sqlite3.Row]:
-        """The images of a job that are over, by number."""
-        with self._lock:
-            rows = self._connection.execute("SELECT * FROM image WHERE seq = ?", (seq,))
-            return {row["number"]: row for row in rows}
-
-    def tally(self, seq: int) -> dict[str, int]:
-        """How many images of a job ended each way (`done`, `failed`, `skipped`)."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT outcome, count(*) FROM image WHERE seq = ? GROUP BY outcome", (seq,)
-            )
-            return {"done": 0, "failed": 0, "skipped": 0} | dict(list(map(tuple, rows)))
-
-    def outputs(self, seq: int, newest: int = 100) -> list[dict[str, Any]]:
-        """The `outputs` entries of the newest images, in order of their numbers."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
-                " ORDER BY number DESC LIMIT ?",
-                (seq, newest),
-            )
-            return [json.loads(row["output"]) for row in rows][::-1]
-
     # -- writing ---------------------------------------------------------------------------------
 
     def reserve(self) -> int:
@@ -171,13 +108,6 @@ class Ledger:
         )
         with self.transaction():
             self._connection.executemany("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
-
-    def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The prompts of a `compose`, in order, as they were kept."""
-        with self._lock:
-            query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
-            rows = self._connection.execute(query, (seq,))
-            return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
 
     def update(self, seq: int, **values: object) -> None:
         """Change fields that are not the state, durably."""
@@ -260,11 +190,6 @@ class Ledger:
         with self.transaction(durable=False):
             self._connection.executemany(query, ((each,) for each in hashes))
 
-    def suspects(self) -> set[str]:
-        """The hashes of what was being parsed when a process ended."""
-        with self._lock:
-            return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
-
     def clear_suspects(self, hashes: Iterable[str]) -> None:
         """These were parsed and the process lives."""
         query = "DELETE FROM judging WHERE sha256 = ?"
@@ -294,3 +219,15 @@ def explained(file: Path) -> Iterator[None]:
             f"the ledger {file} cannot be written now ({error}): make room on its disk, or see "
             "that this user may write there"
         ) from error
+
+
+def is_database(file: Path) -> bool:
+    """Whether a file is a sound database.
+
+    Raises LedgerUnusable where that cannot be told: a full disk is no damage.
+    """
+    try:
+        with explained(file), contextlib.closing(sqlite3.connect(file)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False

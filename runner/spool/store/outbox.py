@@ -6,6 +6,7 @@ writes below the outbox (pictures and sidecars included), and it never decides a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -220,3 +221,30 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n ", ": ")).encode
 def to_json(value: Mapping[str, Any]) -> bytes:
     """How statuses, receipts and the health file are written, which is often."""
     return f"{_encode(value)}\n".encode()
+
+
+def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The `outputs` entry of a sidecar whose picture is there and whole, else None."""
+    try:
+        result = sidecar["result"]
+        picture = folder / result["file"]
+        if hashlib.sha256(picture.read_bytes()).hexdigest() != result["sha256"]:
+            return None
+        thumbnail = f"thumbs/{picture.stem}.webp"
+        return output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
+    except (KeyError, TypeError, OSError):
+        return None
+
+
+def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str, Any]:
+    """The `outputs` entry of an image, from its sidecar."""
+    result = sidecar["result"]
+    return {
+        "file": result["file"],
+        "sidecar": f"{Path(result['file']).stem}.json",
+        "thumbnail": thumbnail,
+        "seed": sidecar["seed"],
+        "sha256": result["sha256"],
+        "width": result["width"],
+        "height": result["height"],
+    }

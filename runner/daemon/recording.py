@@ -1,0 +1,69 @@
+"""Changes to the ledger that must not be lost, and work on many items of which one may fail.
+
+Nothing can be promised without the ledger: where it cannot be written, that is waited for. Used by
+the writer thread only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from runner.errors import LedgerUnusable
+from runner.log_once import LogOnce
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.record import Record
+
+_AGAIN_SECONDS = 1.0
+Item = TypeVar("Item")
+
+
+class Recorder:
+    """Records for one writer thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._recording = LogOnce("recording what was made")
+        self._publishing = LogOnce("putting it into the outbox")
+        self.closing = threading.Event()
+        """Set when the ledger is waited for no more: the next start finds out what is missing."""
+
+    def surely(self, change: Callable[[], object]) -> None:
+        """Change the ledger as soon as it can be changed.
+
+        Raises LedgerUnusable where it cannot and the runner closes.
+        """
+        while True:
+            try:
+                change()
+            except LedgerUnusable as error:
+                self._recording.failed(error)
+                if self.closing.wait(_AGAIN_SECONDS):
+                    raise
+            else:
+                self._recording.recovered()
+                return
+
+    def all_or_each(self, act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Act on all at once, for the syncs of one; where that fails, on each alone."""
+        if not items:
+            return
+        try:
+            act(items)
+        except Exception as error:  # noqa: BLE001 the writer's thread must live
+            if len(items) == 1:
+                # The record stays behind its status; the daemon publishes it again later.
+                self._publishing.failed(error)
+            for item in items if len(items) > 1 else ():
+                self.all_or_each(act, [item])
+        else:
+            self._publishing.recovered()
+
+    def warn(self, record: Record, texts: Iterable[str | None]) -> None:
+        """Add warnings to a job's status, each once."""
+        fresh = [text for text in texts if text]
+        if fresh:
+            known = self._ledger.get(record.seq).warnings
+            warnings = list(dict.fromkeys([*known, *fresh]))
+            self.surely(lambda: self._ledger.note(record.seq, warnings=warnings))
