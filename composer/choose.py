@@ -10,11 +10,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from composer.packs import Block, Pack
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
+from specs.suggest import did_you_mean
 
 ALL = "all"
 
@@ -110,8 +110,7 @@ def _named(
     names = [given] if isinstance(given, str) else list(given)
     wanted = {unicodedata.normalize("NFC", str(name)) for name in names}
     for name in sorted(wanted - set(blocks)) if not every else ():
-        near = get_close_matches(name, list(blocks), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {_some(blocks)}"
+        hint = did_you_mean(name, blocks, f"there are {_some(blocks)}")
         message = f"the pack {pack.id!r} has no {part} {name!r} ({hint})"
         problems.append(Problem(0, 0, f"compose.{part}s", message))
     chosen: list[Block] = []

@@ -25,7 +25,7 @@ from composer.files import (
     read_file,
 )
 from composer.sizes import size_problem
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 from specs.read import read
 from specs.validate import validate
 

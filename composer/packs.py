@@ -23,7 +23,7 @@ from typing import Any
 from composer.audit import Term
 from composer.files import is_ignored, natural_key
 from composer.layers import Layer, Override, hash_files, merge, read_layer
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 
 MAX_DEPTH = 4
 PARTS = ("fixed", "subject", "variable", "extra")

@@ -31,8 +31,8 @@ from composer.parameters import (
 )
 from composer.plan_tokens import Seen, models_of, read_prompts, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
-from runner.errors import Problem, SpecInvalid
 from specs import expand
+from specs.errors import Problem, SpecInvalid
 
 _MOST_WARNINGS = 100
 # So many combinations are looked at one by one to see which go together; more are too many anyhow.

@@ -15,7 +15,7 @@ from composer.choose import choose
 from composer.packs import Pack, read_pack
 from composer.terms import MOST_FINDINGS, terms_for
 from composer.tokencount import Encoder, flux1_like, token_warnings, tokens_json
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 
 if TYPE_CHECKING:
     from composer.plan import Plan

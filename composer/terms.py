@@ -12,7 +12,7 @@ from typing import Any
 
 from composer.audit import Report, Term, audit, parse_terms
 from composer.packs import Block, Pack
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 
 MOST_FINDINGS = 100
 

@@ -16,9 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.errors import SpecInvalid, UsageProblem
+from runner.errors import UsageProblem
 from runner.settings import Home
 from runner.wire import read_json
+from specs.errors import SpecInvalid
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 _POLL_SECONDS = 0.05

@@ -5,7 +5,7 @@ FluxdropError
 ├── RunnerNeeded      the command needs a running runner                exit code 69
 ├── RunnerBusy        another runner holds this home or this GPU        exit code 75
 ├── LedgerUnusable    the ledger cannot be written now                  waited out; exit code 1
-├── SpecInvalid       a spec is at fault: all of its problems at once   job `rejected`
+├── SpecInvalid       (specs.errors) all the problems of one spec       job `rejected`
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
 │   ├── ModelMissing  ├── OutOfMemory  ├── TimedOut  ├── DiskFull
@@ -18,12 +18,7 @@ for yaml and jsonschema); nothing above those borders catches them by their fore
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-class FluxdropError(Exception):
-    """Base of the tree; its text is one sentence that says what to do."""
+from specs.errors import FluxdropError
 
 
 class UsageProblem(FluxdropError):
@@ -40,30 +35,6 @@ class RunnerBusy(FluxdropError):
 
 class LedgerUnusable(FluxdropError):
     """The ledger cannot be written now, on a full disk say; without it nothing can be promised."""
-
-
-@dataclass(frozen=True, order=True)
-class Problem:
-    """One thing wrong with a spec; line and column count from 1 and are 0 where unknown."""
-
-    line: int
-    column: int
-    path: str
-    message: str
-
-
-class SpecInvalid(FluxdropError):
-    """A spec cannot be accepted: carries the reason word and every problem found."""
-
-    def __init__(self, reason: str, problems: Sequence[Problem]) -> None:
-        self.reason = reason
-        self.problems = tuple(sorted(problems))
-        first = self.problems[0]
-        where = f"line {first.line}, column {first.column}: " if first.line else ""
-        named = f"{first.path}: " if first.path else ""
-        more = len(self.problems) - 1
-        rest = f" (and {more} more)" if more else ""
-        super().__init__(f"{where}{named}{first.message}{rest}")
 
 
 class JobFailed(FluxdropError):

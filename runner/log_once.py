@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from runner.errors import FluxdropError
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

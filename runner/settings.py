@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import SpecInvalid, UsageProblem
+from runner.errors import UsageProblem
+from specs.errors import SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
 _PARTS = ("inbox", "outbox", "prompts", "data")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from runner.errors import Problem, SpecInvalid
+from specs.errors import Problem, SpecInvalid
 
 MAX_IMAGES = 10_000
 SEED_END = 2**32

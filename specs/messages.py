@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -20,6 +19,7 @@ from referencing import Registry
 
 from specs import schemas
 from specs.document import MAX_COLLECTED, short
+from specs.suggest import did_you_mean
 
 Path = list[str | int]
 Explained = tuple[Path, bool, Callable[[], str]]
@@ -241,9 +241,7 @@ def _choice(value: Any, allowed: list[Any]) -> str:
     offered = ", ".join(str(item) for item in allowed)
     if len(allowed) == 1:
         return f"{short(value)} is not {offered}"
-    words = [item for item in allowed if isinstance(item, str)]
-    near = get_close_matches(value[:60].lower(), words, n=1) if isinstance(value, str) else []
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = _in_brackets(did_you_mean(value, (item for item in allowed if isinstance(item, str))))
     return f"{short(value)} is not one of {offered}{hint}"
 
 
@@ -260,7 +258,10 @@ def _unknown(key: str, schema: dict[str, Any], path: Path, name: str) -> str:
         if owners:
             return f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
     plain = key[:60].lower().replace("-", "_")
-    near = [_ALIASES[plain]] if _ALIASES.get(plain) in known else []
-    near = near or get_close_matches(plain, known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    meant = _ALIASES.get(plain, plain)
+    hint = _in_brackets(did_you_mean(meant if meant in known else plain, known))
     return f"unknown key {short(key)}{hint}"
+
+
+def _in_brackets(hint: str) -> str:
+    return f" ({hint})" if hint else ""

@@ -51,7 +51,7 @@ def ends_with_marker(data: bytes) -> bool:
 
 def is_whole_json_object(data: bytes) -> bool:
     """Whether these bytes parse as one JSON object, which no part of a file being written does."""
-    from runner.errors import SpecInvalid
+    from specs.errors import SpecInvalid
 
     # The common half-written file is turned away without being parsed.
     if not data.rstrip().endswith(b"}"):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from specs import schemas
 from specs.document import short
+from specs.suggest import did_you_mean
 from specs.times import parse_moment, parse_window
 
 SEED_END = 2**32
@@ -85,9 +85,8 @@ def _kinds_named(value: dict[str, Any]) -> Iterator[Rule]:
     models = value.get("models")
     for kind in models if isinstance(models, dict) else ():
         if kind not in schemas.kinds():
-            near = get_close_matches(kind[:60], schemas.kinds(), n=1)
             offered = ", ".join(schemas.kinds())
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {offered}"
+            hint = did_you_mean(kind, schemas.kinds(), f"there are {offered}")
             yield ["models", kind], f"{short(kind)} is not a kind ({hint})"
 
 

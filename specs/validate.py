@@ -8,14 +8,14 @@ raises anything but SpecInvalid.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
-from runner.errors import Problem, SpecInvalid
 from specs import quick, rules, schemas
 from specs.document import MAX_COLLECTED, MAX_REPORTED, Document, dotted, short
+from specs.errors import Problem, SpecInvalid
+from specs.suggest import did_you_mean, nearest
 
 __all__ = ["kinds", "validate"]
 
@@ -62,8 +62,8 @@ def _kind(document: Document) -> tuple[str | None, list[_Found]]:
     offered = ", ".join(known)
     if "kind" not in value:
         keys = [key for key in value if len(key) <= 20]
-        near = get_close_matches("kind", keys, n=1)
-        guess = value[near[0]] if near else None
+        near = nearest("kind", keys)
+        guess = value[near] if near else None
         at = document.locate([])
         return (guess if isinstance(guess, str) and guess in known else None), [
             (*at, "kind", lambda: f"'kind' is required: one of {offered}")
@@ -71,12 +71,9 @@ def _kind(document: Document) -> tuple[str | None, list[_Found]]:
     given = value["kind"]
     if isinstance(given, str) and given in known:
         return given, []
-    near = get_close_matches(given.lower(), known, n=1) if isinstance(given, str) else []
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {offered}"
+    hint = did_you_mean(given, known, f"there are {offered}")
     at = document.locate(["kind"])
-    return (near[0] if near else None), [
-        (*at, "kind", lambda: f"{short(given)} is not a kind ({hint})")
-    ]
+    return nearest(given, known), [(*at, "kind", lambda: f"{short(given)} is not a kind ({hint})")]
 
 
 def _problems(document: Document, name: str, value: dict[str, Any]) -> list[_Found]:

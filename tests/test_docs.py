@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from runner.cli import build_parser
-from runner.errors import SpecInvalid
 from runner.job import Phase, State
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 from tests.harness import ROOT

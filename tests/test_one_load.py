@@ -15,13 +15,13 @@ import pytest
 
 from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Plan
+from runner.engine.memory.plans import MemoryPlan
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.settings import Home, Settings
 from tests.fakes import TwinLibrary
 
-IN_TURN = Plan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
+IN_TURN = MemoryPlan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
 KINDS = {"text2img": "krea", "fill": "fill-dev", "control": "canny"}
 JOBS = 60
 

@@ -15,13 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from runner.errors import FluxdropError, RunnerBusy, RunnerNeeded, SpecInvalid, UsageProblem
+from runner.errors import RunnerBusy, RunnerNeeded, UsageProblem
+from specs.errors import FluxdropError, SpecInvalid
+from specs.suggest import did_you_mean
 
 VERBS: Mapping[str, tuple[str, ...]] = {
-    "work": ("demo", "run", "drain"),
-    "setup": ("init",),
+    "run": ("demo", "run", "drain"),
+    "init": ("init",),
     "submit": ("submit", "check"),
-    "look": ("status", "watch"),
+    "status": ("status", "watch"),
     "control": ("cancel", "retry", "pause", "resume"),
     "compose": ("compose", "audit"),
     "gallery": ("gallery",),
@@ -51,12 +53,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message:
-            import difflib
-
             wrong = message.split("'")[1]
             known = list(_commands(self))
-            near = difflib.get_close_matches(wrong, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else f"; choose from {', '.join(known)}"
+            hint = did_you_mean(wrong, known, f"choose from {', '.join(known)}")
             message = f"no command {wrong!r}{hint}"
         self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 

@@ -14,8 +14,9 @@ from typing import Any
 from runner import client
 from runner.cli.output import print_json, say
 from runner.cli.submit import tell
-from runner.errors import Problem, SpecInvalid, UsageProblem
+from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from specs.errors import Problem, SpecInvalid
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:

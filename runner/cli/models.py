@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.output import print_json, say
-from runner.errors import FluxdropError, UsageProblem
+from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from specs.errors import FluxdropError
+from specs.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from runner.engine.hub.sources import Source
@@ -184,10 +186,7 @@ def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source,
 
 
 def _unknown(name: str, models: Mapping[str, Any]) -> FluxdropError:
-    import difflib
-
-    near = difflib.get_close_matches(name, models, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "`fluxdrop models` lists them"
+    hint = did_you_mean(name, models, "`fluxdrop models` lists them")
     return UsageProblem(f"there is no model {name!r}: {hint}")
 
 

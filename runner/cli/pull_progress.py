@@ -26,8 +26,9 @@ from runner.cli.output import say
 from runner.engine import hub
 from runner.engine.hub.pull import Puller, Share, check_room, in_words
 from runner.engine.hub.sources import Source, lacking
-from runner.errors import FluxdropError, ModelMissing
+from runner.errors import ModelMissing
 from runner.settings import Home
+from specs.errors import FluxdropError
 
 _TENTHS = 10
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.output import print_json, say
-from runner.errors import FluxdropError, JobFailed, RunnerNeeded, UsageProblem
+from runner.errors import JobFailed, RunnerNeeded, UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
+from specs.errors import FluxdropError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -21,7 +21,7 @@ from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
-from runner.errors import FluxdropError, RunnerBusy
+from runner.errors import RunnerBusy
 from runner.executor import Executor
 from runner.holds import PAUSED, disk_hold
 from runner.job import FINAL_STATES, State
@@ -31,6 +31,7 @@ from runner.spool.disk.locks import locks_of
 from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import open_spool
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from typing import Any
 from runner.clock import now, timestamp
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
-from runner.errors import FluxdropError
 from runner.executor import Executor
 from runner.job import State
 from runner.log_once import LogOnce
@@ -21,6 +20,7 @@ from runner.spool.inbox.intake import Intake
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.wire import SCHEMA, RunnerHealth
+from specs.errors import FluxdropError
 
 HEALTH_SECONDS = 2.0
 _UPCOMING = 10

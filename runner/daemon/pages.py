@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.clock import monotonic
-from runner.errors import FluxdropError
 from runner.gallery.page.sheet import job_page, outbox_page
 from runner.gallery.rebuild import ensure
 from runner.gallery.rows import row_of
@@ -22,6 +21,7 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 from runner.wire import Status
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from runner.daemon.sidecar import Finished
 from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.daemon.writer import Writer
-from runner.errors import FluxdropError, JobFailed
+from runner.errors import JobFailed
 from runner.executor import (
     CancelAsked,
     Event,
@@ -42,6 +42,7 @@ from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.record import Record
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

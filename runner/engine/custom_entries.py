@@ -7,7 +7,6 @@ that are not there are told by `models check`, and by the job that needs them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from runner.engine.entries import ESTIMATORS, MODEL_REGISTRY
 from runner.engine.models import Model, SingleFile
 from runner.errors import UsageProblem
 from runner.settings import Settings
+from specs.suggest import did_you_mean
 
 _SINGLE_FILES = (".gguf", ".safetensors")
 _GGUF_PRECISIONS = ("auto", "gguf")
@@ -117,6 +117,5 @@ def _default_size(entry: Mapping[str, Any], like: Model) -> tuple[int, int]:
 
 
 def _unknown(name: str, models: Mapping[str, Model]) -> str:
-    near = difflib.get_close_matches(name, models, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(models)}"
+    hint = did_you_mean(name, models, f"there are {', '.join(models)}")
     return f"there is no model {name!r} above this one; {hint}"

@@ -7,7 +7,6 @@ A spec has passed its schema before it comes here, so types are not checked agai
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
 from runner.engine.models import Model, Serving
 from runner.job import ImageTask, InputImage, Lora
+from specs.suggest import did_you_mean
 
 __all__ = ["KINDS", "MODEL_REGISTRY", "default_model", "problems", "realise", "warnings"]
 
@@ -234,8 +234,7 @@ def _able(kind: str, models: Models, can: Callable[[Model, Serving], bool]) -> s
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {_listed(list(known))}"
+    hint = did_you_mean(name, known, f"known are {_listed(list(known))}")
     return f"there is no {what} {name!r}; {hint}"
 
 

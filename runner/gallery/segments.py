@@ -19,12 +19,12 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from runner.errors import FluxdropError
 from runner.gallery import line_format as lines
 from runner.gallery.index import Index, LiveIndex, SealedIndex
 from runner.gallery.line_format import Entry
 from runner.gallery.lock import locked
 from runner.gallery.terms import identity
+from specs.errors import FluxdropError
 
 SEGMENT = 1024
 Write = Callable[[Path, bytes], None]

@@ -23,10 +23,10 @@ from mcp.types import (
     TextResourceContents,
 )
 
-from runner.errors import SpecInvalid
 from runner.mcp_server import pictures
 from runner.mcp_server.jobs import status_of
 from runner.settings import Home
+from specs.errors import SpecInvalid
 
 _JSON = "application/json"
 _PAGE = 25

@@ -33,12 +33,12 @@ from mcp.types import (
     Tool,
 )
 
-from runner.errors import FluxdropError
 from runner.mcp_server import jobs, prompts, resources, submission, tools
 from runner.mcp_server import search as searching
 from runner.mcp_server.arguments import check
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.errors import SpecInvalid
 from runner.mcp_server.arguments import given, refusal
 from runner.mcp_server.inputs import Inputs, is_needed, sweep
 from runner.mcp_server.runner_presence import Attendance
@@ -22,6 +21,7 @@ from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
 from runner.wire import read_json
 from specs import schemas
+from specs.errors import SpecInvalid
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 _MOST_PROMPTS = 20

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.init import make_home
-from runner.engine.memory.plans import Plan
+from runner.engine.memory.plans import MemoryPlan
 from runner.settings import Home, load_settings
 from runner.spool.store.names import PAUSE_NAME
 from tests.bench import scripts
@@ -37,7 +37,7 @@ GOAL_FIFO, GOAL_SCRIPTS, GOAL_LOADS = 3.0, 1.0, 1
 KINDS = tuple(MODELS)
 SIDE, STEPS, LENGTH = 64, 4, 8
 DISK_BYTES_A_SECOND = 500e6
-IN_TURN = Plan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
+IN_TURN = MemoryPlan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
 _NAP = 0.01
 _READS: Mapping[str, Mapping[str, Any]] = {
     "text2img": {"width": SIDE, "height": SIDE},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from composer.plan import Plan
-from runner.errors import SpecInvalid
+from specs.errors import SpecInvalid
 
 
 def write_pack(

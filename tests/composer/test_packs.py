@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from composer.files import clean, natural_key
 from composer.packs import list_packs, read_pack
-from runner.errors import SpecInvalid
+from specs.errors import SpecInvalid
 from tests.composer.helpers import write_pack
 
 ONE_PACK = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

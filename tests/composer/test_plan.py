@@ -17,8 +17,8 @@ from composer.plan import make_plan
 from composer.report import compose_json, plan_json
 from composer.terms import audit_prompt_for_spec, reject_forbidden
 from composer.tokencount import Encoder, Reading
-from runner.errors import SpecInvalid
 from specs import expand
+from specs.errors import SpecInvalid
 from tests.composer.helpers import spec, write_pack
 
 ROOT = Path(__file__).parent.parent.parent

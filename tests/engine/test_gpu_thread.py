@@ -97,7 +97,7 @@ def test_an_unforeseen_error_is_internal_and_the_next_task_runs(
 
     executor = executor_of()
     with monkeypatch.context() as patch:
-        patch.setattr(gpu, "run_together", broken)
+        patch.setattr(gpu, "run_batch", broken)
         answer = outcome(executor, task_of("text2img"))
     assert isinstance(answer, Failed) and answer.reason == "Internal"
     assert answer.message == "ZeroDivisionError: … in …"
@@ -117,7 +117,7 @@ def test_not_even_an_exit_leaves_a_task_without_an_answer(
 
     executor = executor_of()
     with monkeypatch.context() as patch:
-        patch.setattr(gpu, "run_together", leave)
+        patch.setattr(gpu, "run_batch", leave)
         assert outcome(executor, task_of("text2img")).reason == "Internal"
     assert isinstance(outcome(executor, task_of("text2img")), Rendered)
 

@@ -11,9 +11,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from mcp.types import Tool
 
-from runner.errors import SpecInvalid
 from runner.mcp_server import arguments, tools
 from specs import messages, schemas
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 from tests.mcp.support import EIGHT, agent, play

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.errors import SpecInvalid
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 

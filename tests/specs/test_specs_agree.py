@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from runner import wire
-from runner.errors import SpecInvalid
 from specs import schemas
 from specs.document import Document
+from specs.errors import SpecInvalid
 from specs.expand import count
 from specs.read import read
 from specs.validate import kinds, validate

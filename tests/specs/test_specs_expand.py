@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import SpecInvalid
 from specs.document import Document
+from specs.errors import SpecInvalid
 from specs.expand import count, draw_base, for_sidecar, image, needs_base
 from specs.validate import validate
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import SpecInvalid
 from specs.document import Document
+from specs.errors import SpecInvalid
 from specs.schemas import bundle
 from specs.validate import validate
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import specs.read
-from runner.errors import SpecInvalid
 from specs.document import MAX_BYTES
+from specs.errors import SpecInvalid
 from specs.read import ends_with_marker, is_whole_json_object, read
 
 

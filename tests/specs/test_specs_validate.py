@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import SpecInvalid
 from specs.document import Document
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import kinds, validate
 

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from runner.errors import SpecInvalid
 from specs.document import UNFIT
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.write import to_yaml
 

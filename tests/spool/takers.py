@@ -19,9 +19,9 @@ from watchdog.observers import Observer
 
 from runner.client import FINAL_STATES
 from runner.daemon.daemon import Daemon
-from runner.errors import SpecInvalid
 from runner.settings import Home, Settings
 from runner.spool.store.names import is_spec
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 from tests.spool.device import FlatColours

@@ -23,7 +23,7 @@ def die_while_reading(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.inbox.intake.judge", deadly)
+        patch.setattr("runner.spool.inbox.intake.assess", deadly)
         patch.setattr("threading.excepthook", lambda args: None)
         spool.start()
         assert spool.daemon is not None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputBad, ModelMissing, PathNotAllowed, SpecInvalid
+from runner.errors import InputBad, ModelMissing, PathNotAllowed
 from runner.job import Lora
 from runner.settings import Home
+from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
 from specs.write import to_yaml

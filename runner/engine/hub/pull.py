@@ -23,7 +23,8 @@ from runner.engine.hub.client import HubClient
 from runner.engine.hub.explain import translated
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
-from runner.errors import DiskFull, FluxdropError, ModelMissing
+from runner.errors import DiskFull, ModelMissing
+from specs.errors import FluxdropError
 
 _WORKERS = 4
 _LOOK_SECONDS = 0.2

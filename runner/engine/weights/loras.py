@@ -24,8 +24,9 @@ from runner.engine import errors as faults
 from runner.engine.weights import fp8, lora_layers
 from runner.engine.weights.lora_layers import Fitting
 from runner.engine.weights.original_layers import Untouched
-from runner.errors import FluxdropError, InputBad, JobFailed, ModelMissing
+from runner.errors import InputBad, JobFailed, ModelMissing
 from runner.job import Lora
+from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 

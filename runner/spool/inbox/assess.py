@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.errors import ModelMissing, PathNotAllowed, Problem, SpecInvalid
+from runner.errors import ModelMissing, PathNotAllowed
 from runner.settings import Home
 from runner.spool.inbox.inputs import named_paths, place_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.store.names import is_safe_id
 from specs.document import dotted
+from specs.errors import Problem, SpecInvalid
 from specs.expand import count, draw_base, needs_base
 from specs.read import Document, read
 from specs.validate import validate

@@ -8,7 +8,6 @@ Nothing outside the roots and the hub's cache is ever opened, and only safetenso
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
 from runner.job import Lora
 from runner.settings import Home
 from runner.spool.disk.platform import open_regular
+from specs.suggest import did_you_mean
 
 Cached = Callable[[str, str, Path], Path | None]
 """Finds the folder of a repository in the hub's cache: repository, revision, the home's data."""
@@ -159,8 +159,8 @@ def _meant(name: str, roots: list[Path]) -> str:
     known = sorted({each for root in roots for each in _listed(root)})
     plain = name.rpartition("/")[2].casefold()
     same = [each for each in known if each.rpartition("/")[2].casefold() == plain]
-    close = same or difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    hint = did_you_mean(name, same or known)
+    return f" ({hint})" if hint else ""
 
 
 def _listed(root: Path) -> Iterator[str]:

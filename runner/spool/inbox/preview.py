@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.errors import Problem, SpecInvalid
 from runner.settings import Home
 from runner.spool.inbox.assess import (
     MOST_WARNED,
@@ -20,6 +19,7 @@ from runner.spool.inbox.assess import (
     with_loras,
     with_model,
 )
+from specs.errors import Problem, SpecInvalid
 from specs.read import read
 from specs.validate import validate
 
