@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-STEP = 16
+from specs.rules import SIZE_STEP
+
 SMALLEST, LARGEST = 64, 4096
 ONE_MEGAPIXEL = 1024 * 1024
 
@@ -27,7 +28,7 @@ def size_for(ratio: str, pixels: int = ONE_MEGAPIXEL) -> tuple[int, int]:
 
 
 def _fit(length: float) -> int:
-    return min(LARGEST, max(SMALLEST, round(length / STEP) * STEP))
+    return min(LARGEST, max(SMALLEST, round(length / SIZE_STEP) * SIZE_STEP))
 
 
 def size_problem(defaults: Mapping[str, Any]) -> str:
@@ -41,7 +42,7 @@ def size_problem(defaults: Mapping[str, Any]) -> str:
         return ""
     width, height = int(defaults["width"]), int(defaults["height"])
     # Sizes are multiples of 16, so people round either side to a neighbouring step.
-    if min(abs(width - height * wide / high), abs(height - width * high / wide)) <= STEP:
+    if min(abs(width - height * wide / high), abs(height - width * high / wide)) <= SIZE_STEP:
         return ""
     return f"the aspect ratio {wide}:{high} contradicts {width} × {height}: leave one of them out"
 

@@ -11,17 +11,16 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
-FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 _POLL_SECONDS = 0.05
 _MISSED_INTERVALS = 5
 _numbers = itertools.count()
@@ -30,13 +29,6 @@ T = TypeVar("T")
 
 class _NameTaken(UsageProblem):
     """Every name that a file might have in the inbox is another file's."""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A file put into the inbox: its name there."""
-
-    name: str
 
 
 def runner_health(home: Home) -> dict[str, Any] | None:
@@ -48,7 +40,7 @@ def runner_health(home: Home) -> dict[str, Any] | None:
     return health if age < _MISSED_INTERVALS * health["interval_seconds"] else None
 
 
-def submit(home: Home, data: bytes, name: str) -> Drop:
+def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox under a free name like `name`, whole and at once.
 
     Raises UsageProblem when the inbox cannot be written.
@@ -59,16 +51,16 @@ def submit(home: Home, data: bytes, name: str) -> Drop:
     names = itertools.chain(
         (f"{stem}{suffix}",), (f"{stem}-{n}{suffix}" for n in itertools.count(2))
     )
-    return Drop(_put(home, data, names))
+    return _put(home, data, names)
 
 
-def submit_as(home: Home, data: bytes, name: str) -> Drop | None:
+def submit_as(home: Home, data: bytes, name: str) -> str | None:
     """Put a spec into the inbox under exactly this name; None where one of that name waits there.
 
     Raises UsageProblem when the inbox cannot be written.
     """
     try:
-        return Drop(_put(home, data, iter((name,))))
+        return _put(home, data, iter((name,)))
     except _NameTaken:
         return None
 
@@ -110,14 +102,14 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     return copied
 
 
-def receipt(home: Home, drop: Drop) -> dict[str, Any] | None:
+def receipt(home: Home, drop: str) -> dict[str, Any] | None:
     """The receipt of a drop once it has left the inbox, else None."""
-    if (home.inbox / drop.name).exists():
+    if (home.inbox / drop).exists():
         return None
-    return read_json(home.drops / f"{drop.name}.json")
+    return read_json(home.drops / f"{drop}.json")
 
 
-def wait_for_receipt(home: Home, drop: Drop, seconds: float) -> dict[str, Any] | None:
+def wait_for_receipt(home: Home, drop: str, seconds: float) -> dict[str, Any] | None:
     """The receipt of a drop, waited for at most so long."""
     return _wait(lambda: receipt(home, drop), seconds)
 
@@ -155,12 +147,12 @@ def wait_until_over(home: Home, job_id: str, seconds: float | None) -> dict[str,
     return _wait(look, seconds) or status(home, job_id)
 
 
-def cancel(home: Home, job_id: str) -> Drop:
+def cancel(home: Home, job_id: str) -> str:
     """Ask for a job to be cancelled."""
     return _control(home, f"{job_id}.cancel")
 
 
-def retry(home: Home, job_id: str) -> Drop:
+def retry(home: Home, job_id: str) -> str:
     """Ask for a finished job to be run again under a new id."""
     return _control(home, f"{job_id}.retry")
 
@@ -175,19 +167,19 @@ def resume(home: Home) -> None:
     (home.inbox / "runner.pause").unlink(missing_ok=True)
 
 
-def wait_until_obeyed(home: Home, control: Drop, seconds: float) -> bool:
+def wait_until_obeyed(home: Home, control: str, seconds: float) -> bool:
     """Whether a control file has left the inbox within so many seconds."""
-    return bool(_wait(lambda: not (home.inbox / control.name).exists() or None, seconds))
+    return bool(_wait(lambda: not (home.inbox / control).exists() or None, seconds))
 
 
-def _control(home: Home, name: str) -> Drop:
+def _control(home: Home, name: str) -> str:
     if not _is_name(name):
         raise UsageProblem(f"{name.rsplit('.', 1)[0]!r} is not a job's id")
     try:
         (home.inbox / name).touch()
     except OSError as error:
         raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
-    return Drop(name)
+    return name
 
 
 def _put(home: Home, data: bytes, names: Iterator[str]) -> str:

@@ -16,6 +16,8 @@ from specs.suggest import did_you_mean
 from specs.times import parse_moment, parse_window
 
 SEED_END = 2**32
+SIZE_STEP = 16
+"""Widths and heights are multiples of this: 8 pixels a latent of the VAE, 2 latents a patch."""
 # Names that Windows keeps for devices, whatever the ending, and names the outbox uses itself.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _TAKEN = frozenset({"drops", "runner.json", "index.html"})

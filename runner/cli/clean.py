@@ -22,6 +22,7 @@ from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import print_json, say
 from runner.cli.output import size as size_text
 from runner.errors import UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
@@ -105,7 +106,7 @@ def finished(home: Home) -> list[Job]:
     """The finished jobs whose folders are in the outbox."""
     jobs = []
     for status in statuses(home):
-        if status.get("state") not in client.FINAL_STATES:
+        if status.get("state") not in FINAL_STATES:
             continue
         try:
             ended = datetime.fromisoformat(str(status["finished_at"] or status["updated_at"]))
@@ -153,7 +154,7 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
     for job in jobs:
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
         # A retry between the look and now has made the folder a living job's again.
-        if client.status(home, job.id)["state"] not in client.FINAL_STATES:
+        if client.status(home, job.id)["state"] not in FINAL_STATES:
             continue
         pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
         try:

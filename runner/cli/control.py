@@ -9,6 +9,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import print_json, say
 from runner.errors import UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import find_home
 
 _OBEYED_SECONDS = 5.0
@@ -32,7 +33,7 @@ def run_cancel(options: argparse.Namespace) -> int:
     """Cancel jobs and say what came of it."""
     home = find_home(options.home)
     before = {named: client.status(home, client.job_of(home, named)) for named in options.ids}
-    over = {job_id for job_id, found in before.items() if found["state"] in client.FINAL_STATES}
+    over = {job_id for job_id, found in before.items() if found["state"] in FINAL_STATES}
     drops = {job_id: client.cancel(home, job_id) for job_id in options.ids if job_id not in over}
     running = client.runner_health(home) is not None
     outcomes = []

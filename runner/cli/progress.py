@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from runner import client
 from runner.cli.output import job_line, print_line
+from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.wire import read_json
 
@@ -84,7 +84,7 @@ class Board:
                 self._draw(self._bars, status)
             else:
                 self._tell(status)
-            if status["state"] in client.FINAL_STATES:
+            if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
                 del self._seen[job_id]
 
@@ -95,7 +95,7 @@ class Board:
         task = self._tasks[job_id]
         progress = status["progress"] or {}
         done = (images["done"] + images["failed"]) / max(images["total"], 1)
-        over = status["state"] in client.FINAL_STATES
+        over = status["state"] in FINAL_STATES
         bars.update(
             task,
             completed=1.0 if over else max(progress.get("fraction", 0.0), done),

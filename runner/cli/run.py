@@ -13,6 +13,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import print_json, print_line, say
 from runner.errors import RunnerNeeded, UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 
 # Left on purpose: done, wrong usage, nothing running, busy, Ctrl-C.
@@ -162,7 +163,7 @@ def _until(look: Callable[[], Any], turn: Callable[[], object]) -> Any:
 
 
 def _is_over(home: Home, job: str) -> bool:
-    return client.status(home, job)["state"] in client.FINAL_STATES
+    return client.status(home, job)["state"] in FINAL_STATES
 
 
 def _name_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import job_line, print_json, say
 from runner.errors import RunnerNeeded
+from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
 
@@ -93,7 +94,7 @@ def run_watch(options: argparse.Namespace) -> int:
         return [client.status(home, job)["state"] for job in options.ids]
 
     def is_over() -> bool:
-        if options.ids and all(state in (*client.FINAL_STATES, "unknown") for state in states()):
+        if options.ids and all(state in (*FINAL_STATES, "unknown") for state in states()):
             return True
         return client.runner_health(home) is None
 

@@ -13,6 +13,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import job_line, print_json, say
 from runner.errors import RunnerNeeded, UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import Home, Settings, find_home, load_settings
 
 # An idle runner answers in milliseconds; one that copies a long inbox may take a while.
@@ -49,13 +50,13 @@ def run_submit(options: argparse.Namespace) -> int:
     return tell(home, drops, options)
 
 
-def tell(home: Home, drops: list[client.Drop], options: argparse.Namespace) -> int:
+def tell(home: Home, drops: list[str], options: argparse.Namespace) -> int:
     """Print what became of the drops: job ids once they are known, else the names of the drops."""
     if client.runner_health(home) is None:
-        return _say_not_running(options, [drop.name for drop in drops])
+        return _say_not_running(options, drops)
     receipts = [_receipt(home, drop, patient=options.wait) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
-    late = [drop.name for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
+    late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
     if options.wait:
         statuses = [_until_over(home, job) for job in jobs]
     else:
@@ -80,7 +81,7 @@ def _say_not_running(options: argparse.Namespace, names: list[str]) -> int:
     return 0
 
 
-def _receipt(home: Home, drop: client.Drop, *, patient: bool) -> dict[str, Any] | None:
+def _receipt(home: Home, drop: str, *, patient: bool) -> dict[str, Any] | None:
     if not patient:
         return client.wait_for_receipt(home, drop, _RECEIPT_SECONDS)
     while (found := client.wait_for_receipt(home, drop, _LOOK_SECONDS)) is None:
@@ -91,7 +92,7 @@ def _receipt(home: Home, drop: client.Drop, *, patient: bool) -> dict[str, Any] 
 def _until_over(home: Home, job: str) -> dict[str, Any]:
     while True:
         found = client.wait_until_over(home, job, _LOOK_SECONDS)
-        if found["state"] in client.FINAL_STATES:
+        if found["state"] in FINAL_STATES:
             return found
         _require_runner(home)
 

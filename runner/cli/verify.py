@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runner import client
 from runner.cli.output import print_json, say
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
+from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.errors import FluxdropError
@@ -177,7 +178,7 @@ def _rendered_there(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapp
     job = receipt["job"]
     try:
         while (status := client.wait_until_over(home, job, _LOOK_SECONDS))["state"] not in (
-            client.FINAL_STATES
+            FINAL_STATES
         ):
             _require_working(home)
             if status.get("reason") == "OutsideWindow":
@@ -206,9 +207,9 @@ def _forget(home: Home, job: str) -> None:
     from runner.gallery.store import FOLDER, Gallery
     from runner.spool.disk.disk import Disk
 
-    if client.status(home, job)["state"] not in client.FINAL_STATES:
+    if client.status(home, job)["state"] not in FINAL_STATES:
         client.cancel(home, job)
-        if client.wait_until_over(home, job, _LOOK_SECONDS)["state"] not in client.FINAL_STATES:
+        if client.wait_until_over(home, job, _LOOK_SECONDS)["state"] not in FINAL_STATES:
             say(f"{job} is still in the outbox")
             return
     shutil.rmtree(home.job(job), ignore_errors=True)

@@ -11,8 +11,8 @@ from runner.executor import Rendered
 from runner.spool.inbox.inputs import reading_copies
 from runner.spool.store.record import Record
 from specs.expand import for_sidecar
+from specs.rules import SIZE_STEP
 
-SIZE_STEP = 16
 """Sizes in specs are multiples of this."""
 
 

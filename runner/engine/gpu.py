@@ -59,18 +59,6 @@ class Piece:
     encoded: Encoded
 
 
-def run(
-    stages: Stages,
-    task: ImageTask,
-    prepared: Prepared,
-    encoded: Encoded,
-    stop: StopSign,
-    on_progress: OnProgress,
-) -> Image:
-    """The picture of one task; raises where there is none."""
-    return run_batch(stages, [Piece(task, prepared, encoded)], stop, on_progress)[0]
-
-
 def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> list[Image]:

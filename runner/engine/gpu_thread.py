@@ -12,9 +12,10 @@ import re
 import threading
 import traceback
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.engine import hub
 from runner.engine.custom_entries import models_of
@@ -32,12 +33,17 @@ from runner.executor import Event, Failed, Slot, StoppedEarly
 from runner.job import ImageTask
 from runner.settings import Home
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
+
+
+class _Order(Enum):
+    """What the thread does besides tasks."""
+
+    IMPORT = "import the frameworks"
+    RELEASE = "take every model off the device"
+    CLOSE = "release, and end"
 
 
 class GpuThread:
@@ -70,70 +76,70 @@ class GpuThread:
         self._renderer = Renderer(slot, library, self._pipelines, self._prompts)
         self._slot = slot
         self._lock = threading.Lock()
-        self._hand: list[tuple[ImageTask, StopSign]] = []
+        self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
-        self._orders: SimpleQueue[str | list[tuple[ImageTask, StopSign]]] = SimpleQueue()
+        self._orders: SimpleQueue[_Order | list[tuple[ImageTask, StopSign]]] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"fluxdrop-{slot}", daemon=True)
         self._thread.start()
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
             together = self._renderer.together.size
-            return (Slot(self._slot, bool(self._hand), self._pipelines.loaded, together),)
+            return (Slot(self._slot, bool(self._in_flight), self._pipelines.loaded, together),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Work is coming: its prompts are known, and the libraries are imported meanwhile."""
         if upcoming:
             self._prompts.expect(upcoming)
-            self._orders.put("import")
+            self._orders.put(_Order.IMPORT)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        hand = [(task, StopSign(task.timeout)) for task in tasks]
+        signed = [(task, StopSign(task.timeout)) for task in tasks]
         with self._lock:
-            if slot != self._slot or self._closed or self._hand:
-                why = "closed" if self._closed else "busy" if self._hand else "not mine"
+            if slot != self._slot or self._closed or self._in_flight:
+                why = "closed" if self._closed else "busy" if self._in_flight else "not mine"
                 raise ValueError(f"slot {slot} cannot start a task: it is {why}")
-            self._hand = list(hand)
-        if hand:
-            self._orders.put(hand)
+            self._in_flight = list(signed)
+        if signed:
+            self._orders.put(signed)
 
     def stop(self, slot: str) -> None:
-        """The signs of what is in hand now are set; a task started later has a sign of its own."""
+        """Sets the signs of the tasks in flight; a task started later has a sign of its own."""
         with self._lock:
             if slot == self._slot:
-                for _, sign in self._hand:
+                for _, sign in self._in_flight:
                     sign.set()
 
     def release(self) -> None:
-        """Done by the thread itself, after what is in hand."""
-        self._orders.put("release")
+        """Done by the thread itself, after the tasks in flight."""
+        self._orders.put(_Order.RELEASE)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
         self.stop(self._slot)
-        self._orders.put("close")
+        self._orders.put(_Order.CLOSE)
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             order = self._orders.get()
-            if order in ("close", "release"):
-                self._quietly(self._renderer.forget)
-                if order == "close":
-                    return
-            elif order == "import":
-                self._quietly(devices.frameworks)
-            elif isinstance(order, list):
-                if not self._together(order):
+            if isinstance(order, list):
+                if not self._run_batch(order):
                     for task, sign in order:
-                        self._turn(task, sign)
+                        self._run_task(task, sign)
+            elif order is _Order.IMPORT:
+                self._log_failure(devices.frameworks)
+            else:
+                self._log_failure(self._renderer.forget)
+                if order is _Order.CLOSE:
+                    return
 
-    def _together(self, hand: list[tuple[ImageTask, StopSign]]) -> bool:
-        """All that is in hand in one call, if that can be; else nothing has happened."""
-        if len(hand) < 2 or self.lost:
+    def _run_batch(self, signed: list[tuple[ImageTask, StopSign]]) -> bool:
+        """All tasks in one call, if that can be; else nothing has happened."""
+        if len(signed) < 2 or self.lost:
             return False
-        tasks, sign = [task for task, _ in hand], hand[0][1]
+        tasks, sign = [task for task, _ in signed], signed[0][1]
         answers: Sequence[Event] | None
         try:
             answers = self._renderer.rendered_batch(tasks, sign, self._tell)
@@ -146,7 +152,7 @@ class GpuThread:
         if answers is None:
             return False
         with self._lock:
-            self._hand.clear()
+            self._in_flight.clear()
         for answer in answers:
             self.events.put(answer)
         return True
@@ -154,11 +160,11 @@ class GpuThread:
     def _tell(self, event: Event) -> None:
         self.events.put(event)
 
-    def _turn(self, task: ImageTask, sign: StopSign) -> None:
-        """One task from hand to answer; the slot is free before anybody can read the answer."""
+    def _run_task(self, task: ImageTask, sign: StopSign) -> None:
+        """Runs one task; the slot is free before its answer can be read."""
         answer = self._answer(task, sign)
         with self._lock:
-            self._hand.pop(0)
+            self._in_flight.pop(0)
         self.events.put(answer)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
@@ -181,7 +187,7 @@ class GpuThread:
             )
             return Failed(self._slot, task, "Internal", _first_line(error, task))
 
-    def _quietly(self, what: Any) -> None:
+    def _log_failure(self, what: Any) -> None:
         """Housekeeping between tasks: a failure is written down and ends nothing."""
         try:
             what()

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-STEP = 16
+from specs.rules import SIZE_STEP
+
 """Sizes are multiples of this: the VAE shrinks by 8, and the transformer reads 2×2 patches."""
 
 
@@ -40,8 +41,10 @@ class Sizes:
                 return None
             return "makes only " + ", ".join(f"{w}×{h}" for w, h in self.only)
         for side in (width, height):
-            if side % STEP or not self.smallest <= side <= self.largest:
-                return f"makes sides of {self.smallest} to {self.largest}, in multiples of {STEP}"
+            if side % SIZE_STEP or not self.smallest <= side <= self.largest:
+                return (
+                    f"makes sides of {self.smallest} to {self.largest}, in multiples of {SIZE_STEP}"
+                )
         if width * height > self.pixels:
             return f"makes at most {self.pixels:,} pixels; {width}×{height} are {width * height:,}"
         return None
@@ -70,7 +73,7 @@ class Sizes:
     def side(self, length: float) -> int:
         """A length as a side: floored to a multiple of 16, in bounds."""
         # A hair is added because a scaled length may miss its multiple by the last bit.
-        return max(self.smallest, min(self.largest, int(length + 1e-6) // STEP * STEP))
+        return max(self.smallest, min(self.largest, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from runner.gallery.infotext import Infotext
+from specs.rules import SIZE_STEP
 
 _LORA = re.compile(r"\s*<lora:([^:>]+)(?::([\d.+-]+))?[^>]*>")
 # The first that fits wins, so the special ones stand before the plain ones.
@@ -105,7 +106,7 @@ def _size(width: object, height: object) -> dict[str, Any]:
         sides = (int(str(width)), int(str(height)))
     except ValueError:
         return {}
-    if all(64 <= side <= 4096 and side % 16 == 0 for side in sides):
+    if all(64 <= side <= 4096 and side % SIZE_STEP == 0 for side in sides):
         return {"width": sides[0], "height": sides[1]}
     return {"x_size": f"{sides[0]}x{sides[1]}"}
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from runner import client
 from runner.errors import InputBad, PathNotAllowed
+from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
 from runner.settings import Home
@@ -108,7 +109,7 @@ class Inputs:
         state = client.status(self.home, maker)["state"] if maker else "unknown"
         if state == "unknown":
             return False
-        if state in client.FINAL_STATES:
+        if state in FINAL_STATES:
             raise InputBad(f"job {maker} is {state} and has no picture {name.rpartition('/')[2]!r}")
         return True
 

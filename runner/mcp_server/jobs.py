@@ -15,6 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from runner import client
+from runner.job import FINAL_STATES
 from runner.mcp_server import pictures
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
@@ -95,7 +96,7 @@ async def get_job(
 
 
 def _may_change(status: Mapping[str, Any]) -> bool:
-    return status["state"] not in (*client.FINAL_STATES, "unknown")
+    return status["state"] not in (*FINAL_STATES, "unknown")
 
 
 class _Told:
@@ -147,7 +148,7 @@ def _answer(
         "next_offset": after if after < done else None,
         "status_file": str(home.job(job_id) / "status.json") if known else None,
     }
-    if status["state"] not in client.FINAL_STATES:
+    if status["state"] not in FINAL_STATES:
         answer["runner"] = attendance.look() if _may_change(status) else attendance.peek()
     answer["next"] = _next(answer)
     form = str(arguments.get("pictures", "thumbnail"))
@@ -163,7 +164,7 @@ def _next(answer: Mapping[str, Any]) -> str:
         )
     if state == "rejected":
         return "mend what `errors` says, and submit again"
-    if state in client.FINAL_STATES:
+    if state in FINAL_STATES:
         more = answer["next_offset"]
         return f"more pictures: offset {more}" if more else "nothing: the job is over"
     if not answer["runner"]["running"]:
@@ -196,7 +197,7 @@ def _outcome(job_id: str, status: Mapping[str, Any], *, asked: bool) -> dict[str
         outcome, words = "unknown", "no job of this id is known, and nothing was done"
     elif state == "cancelled" and asked:
         outcome, words = "cancelled", f"it is cancelled{kept}"
-    elif state in client.FINAL_STATES:
+    elif state in FINAL_STATES:
         outcome, words = "was_over", f"it was over already ({state}); nothing changed{kept}"
     else:
         outcome = "asked"

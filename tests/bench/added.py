@@ -28,6 +28,7 @@ from runner.engine.gpu_thread import GpuThread
 from runner.engine.hub import builtin_folder
 from runner.engine.memory import devices
 from runner.executor import Event, Rendered
+from runner.job import FINAL_STATES
 from runner.settings import Home
 from tests.bench.figures import Goal, shown
 
@@ -110,7 +111,7 @@ class Whole:
             look = time.monotonic()
             receipt = receipt or client.receipt(self._home, drop)
             status = client.status(self._home, receipt["job"]) if receipt else {}
-            if status.get("state") in client.FINAL_STATES:
+            if status.get("state") in FINAL_STATES:
                 assert status["state"] == "succeeded", status
                 return _between(self._clock.moments)
 

@@ -33,6 +33,13 @@ SERVED = [
 ]
 
 
+def _run(
+    stages: gpu.Stages, task: Any, prepared: Prepared, encoded: Any, stop: StopSign, report: Any
+) -> Any:
+    """The picture of one task."""
+    return gpu.run_batch(stages, [gpu.Piece(task, prepared, encoded)], stop, report)[0]
+
+
 def quiet(phase: Phase, step: int, steps: int) -> None:
     pass
 
@@ -93,7 +100,7 @@ def test_pixels_are_those_of_a_plain_script_and_the_same_again(
     prepared = KINDS[kind].prepare(task, MODEL_REGISTRY[model].sizes_for(kind))
     expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):
-        image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
+        image = _run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
 
 
@@ -108,7 +115,7 @@ def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
-        image = gpu.run(stages, task, prepared, prompt, StopSign(), quiet)
+        image = _run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
 
 
@@ -120,7 +127,7 @@ def test_outside_of_the_mask_every_original_pixel_stays(
     task = task_of("fill")
     prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     prompt = encoded(pipelines, task)
-    image = gpu.run(loaded(pipelines, task).stages, task, prepared, prompt, StopSign(), quiet)
+    image = _run(loaded(pipelines, task).stages, task, prepared, prompt, StopSign(), quiet)
     keep = np.asarray(prepared.images["mask"][0]) == 0
     original = np.asarray(prepared.images["image"][0])
     assert np.array_equal(np.asarray(image)[keep], original[keep])
@@ -151,14 +158,12 @@ def test_a_kind_that_brings_the_engines_keywords_is_a_type_error(
 
     stages = fake_stages(FakePipe(), arguments=arguments)
     with pytest.raises(TypeError, match=f"multiple values for keyword argument '{keyword}'"):
-        gpu.run(
-            stages, task_of("text2img"), Prepared(64, 64), words(stages.main), StopSign(), quiet
-        )
+        _run(stages, task_of("text2img"), Prepared(64, 64), words(stages.main), StopSign(), quiet)
 
 
 def test_the_stop_sign_cannot_be_left_out(task_of: TaskOf) -> None:
     with pytest.raises(TypeError, match="stop"):
-        gpu.run(fake_stages(FakePipe()), task_of("text2img"), Prepared(64, 64))  # type: ignore[call-arg]
+        gpu.run_batch(fake_stages(FakePipe()), [])  # type: ignore[call-arg]
 
 
 def test_a_main_pipeline_without_a_step_callback_is_refused_by_name() -> None:
@@ -193,7 +198,7 @@ def test_running_out_of_memory_is_said_so_and_frees_the_hooks(
 ) -> None:
     pipe = FakePipe(raising(error))
     with pytest.raises(OutOfMemory):
-        gpu.run(
+        _run(
             fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
         )
     assert (pipe.frees, pipe.decodes) == (1, 0)
@@ -202,7 +207,7 @@ def test_running_out_of_memory_is_said_so_and_frees_the_hooks(
 def test_a_foreign_error_passes_unchanged_and_frees_the_hooks(task_of: TaskOf) -> None:
     pipe = FakePipe(raising(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        gpu.run(
+        _run(
             fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
         )
     assert (pipe.frees, pipe.decodes) == (1, 0)
@@ -212,7 +217,7 @@ def test_a_foreign_error_passes_unchanged_and_frees_the_hooks(task_of: TaskOf) -
 def test_latents_that_are_no_numbers_are_never_decoded(value: float, task_of: TaskOf) -> None:
     pipe = FakePipe(latents=value)
     with pytest.raises(NotFinite):
-        gpu.run(
+        _run(
             fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
         )
     assert pipe.decodes == 0
@@ -227,7 +232,7 @@ def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:
 
     pipe = FakePipe(slow)
     with pytest.raises(TimedOut, match="timeout of 10 s"):
-        gpu.run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet)
+        _run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet)
     assert (pipe.steps_done, pipe.decodes) == (2, 0)
 
 
@@ -268,9 +273,7 @@ def test_a_stopped_images_latents_are_gone_at_once(task_of: TaskOf) -> None:
     gc.disable()
     try:
         try:
-            gpu.run(
-                fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet
-            )
+            _run(fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), stop, quiet)
         except Stopped:
             pass
         assert pipe.alive is not None and pipe.alive() is None

@@ -17,8 +17,8 @@ from typing import Any, Self
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from runner.client import FINAL_STATES
 from runner.daemon.daemon import Daemon
+from runner.job import FINAL_STATES
 from runner.settings import Home, Settings
 from runner.spool.store.names import is_spec
 from specs.errors import SpecInvalid

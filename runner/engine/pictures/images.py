@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.engine.models import STEP, Sizes
+from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
 from runner.job import InputImage
+from specs.rules import SIZE_STEP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +172,7 @@ def fit(picture: Image, width: int, height: int) -> Image:
     if (wide, high) == (width, height):
         return picture
     left, top = wide - width, high - height
-    if 0 <= left < STEP and 0 <= top < STEP:
+    if 0 <= left < SIZE_STEP and 0 <= top < SIZE_STEP:
         return picture.crop((left // 2, top // 2, left // 2 + width, top // 2 + height))
     scale = max(width / wide, height / high)
     inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.models import STEP
 from runner.engine.pictures.images import MAX_PIXELS, eight_bit, load
 from runner.errors import InputBad
 from runner.job import InputImage
+from specs.rules import SIZE_STEP
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,7 @@ def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
 
     grow = {side: int(margins.get(side, 0)) for side in _SIDES}
     for first, second, length in (("right", "left", 0), ("bottom", "top", 1)):
-        rest = -(picture.size[length] + grow[first] + grow[second]) % STEP
+        rest = -(picture.size[length] + grow[first] + grow[second]) % SIZE_STEP
         side = first if grow[first] else second
         if grow[side]:
             grow[side] += rest
