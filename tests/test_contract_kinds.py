@@ -174,7 +174,7 @@ def test_a_stop_before_the_task_is_looked_at_does_nothing_at_all(
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     class Untouched(PipelineCache):
-        def needs(self, *given: Any) -> Any:
+        def resolve(self, *given: Any) -> Any:
             raise AssertionError("nothing may be loaded for a stopped task")
 
     executor = GpuThread(library.data, library=library, pipelines=Untouched(library))
@@ -237,11 +237,11 @@ class FakePipelines(PipelineCache):
         super().__init__(library, device="cpu")
         self.pipe = pipe
 
-    def text(self, needs: ResolvedTask, on_loading: Callable[[], None]) -> FakePipe:
+    def text(self, resolved: ResolvedTask, on_loading: Callable[[], None]) -> FakePipe:
         return self.pipe
 
-    def paint(self, needs: ResolvedTask, on_loading: Callable[[], None]) -> Loaded:
-        arguments = needs.kind.arguments["flux1"]
+    def paint(self, resolved: ResolvedTask, on_loading: Callable[[], None]) -> Loaded:
+        arguments = resolved.kind.arguments["flux1"]
         return Loaded(gpu.Stages(family=FLUX1, main=self.pipe, arguments=arguments), {})
 
 
@@ -255,9 +255,9 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     inputs: dict[str, tuple[InputImage, ...]],
 ) -> None:
     task = task_of("tiny", kind, inputs)
-    needs = pipelines.needs(task)
-    pipelines.text(needs, lambda: None)
-    pipelines.paint(needs, lambda: None)
+    resolved = pipelines.resolve(task)
+    pipelines.text(resolved, lambda: None)
+    pipelines.paint(resolved, lambda: None)
     seen = []
     for each in (pipelines, FakePipelines(library, FakePipe())):
         executor = GpuThread(library.data, library=library, pipelines=each)

@@ -34,9 +34,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def counted(name: str) -> Callable[..., Any]:
         load = getattr(assembly, name)
 
-        def wrapped(needs: Any, *given: Any) -> Any:
-            seen.append("text encoders" if name == "text_stage" else needs.model.name)
-            return load(needs, *given)
+        def wrapped(resolved: Any, *given: Any) -> Any:
+            seen.append("text encoders" if name == "text_stage" else resolved.model.name)
+            return load(resolved, *given)
 
         return wrapped
 

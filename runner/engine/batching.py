@@ -48,19 +48,19 @@ class Batching:
         self._last: Key | None = None
         self._row = 0
 
-    def made(self, stages: Stages, needs: ResolvedTask, piece: Piece, seconds: float) -> None:
+    def made(self, stages: Stages, resolved: ResolvedTask, piece: Piece, seconds: float) -> None:
         """An image was made alone, in so many seconds: after some alike, more at once are tried."""
         quick = seconds / piece.task.steps <= _QUICK
-        key = _key(needs, piece) if quick else None
+        key = _key(resolved, piece) if quick else None
         self._row = self._row + 1 if key == self._last else 1
         self._last = key
         if key is not None and key not in self._known and self._row >= _AFTER:
             self._known[key] = MOST if _passes(stages, piece) else 1
         self.size = self._known.get(key, 1) if key is not None else 1
 
-    def may(self, needs: ResolvedTask, pieces: Sequence[Piece]) -> bool:
+    def may(self, resolved: ResolvedTask, pieces: Sequence[Piece]) -> bool:
         """Whether these have been proven to come out as if each were made alone."""
-        keys = {_key(needs, piece) for piece in pieces}
+        keys = {_key(resolved, piece) for piece in pieces}
         (key,) = keys if len(keys) == 1 else (None,)
         return key is not None and self._known.get(key, 1) >= len(pieces)
 
@@ -70,15 +70,15 @@ class Batching:
         self._last, self._row, self.size = None, 0, 1
 
 
-def _key(needs: ResolvedTask, piece: Piece) -> Key | None:
+def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
     """What decides the shapes of all matrices; None for what is always made alone."""
     task = piece.task
-    plain = needs.plan.placement == "resident" and not needs.kind.reads and not task.loras
+    plain = resolved.plan.placement == "resident" and not resolved.kind.reads and not task.loras
     shapes = _shapes(piece.encoded.embeddings)
     if not plain or task.timeout is not None or shapes is None:
         return None
     size = (piece.prepared.width, piece.prepared.height)
-    return (needs.model.name, needs.kind.name, needs.plan, task.guidance, size, shapes)
+    return (resolved.model.name, resolved.kind.name, resolved.plan, task.guidance, size, shapes)
 
 
 def _shapes(embeddings: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None:

@@ -23,32 +23,35 @@ T = TypeVar("T")
 
 
 def climb(
-    pipelines: PipelineCache, needs: ResolvedTask, pixels: int, attempt: Callable[[ResolvedTask], T]
+    pipelines: PipelineCache,
+    resolved: ResolvedTask,
+    pixels: int,
+    attempt: Callable[[ResolvedTask], T],
 ) -> tuple[T, tuple[str, ...], ResolvedTask]:
     """What an attempt makes, a sentence where it took more than one, and the plan that held.
 
     Raises OutOfMemory when the last rung does not hold either.
     """
     cleared = False
-    first = needs.plan
+    first = resolved.plan
     while True:
         try:
-            made = attempt(needs)
+            made = attempt(resolved)
         except OutOfMemory as error:
             said = str(error)
         else:
-            return made, _told(first, needs.plan), needs
+            return made, _told(first, resolved.plan), resolved
         # Here the error is gone, and with it the tensors that its traceback held.
         if not cleared:
             cleared = True
             pipelines.clear()
             log.warning("out of memory: trying again on a device that holds nothing else")
             continue
-        lower = pipelines.lower(needs, pixels)
+        lower = pipelines.lower(resolved, pixels)
         if lower is None:
             raise OutOfMemory(said)
         log.warning("out of memory: trying %s", lower.plan.summary)
-        needs = lower
+        resolved = lower
 
 
 def _told(first: MemoryPlan, held: MemoryPlan) -> tuple[str, ...]:

@@ -55,10 +55,10 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, task, tell)
 
-        def attempt(needs: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
-            encoded = self._prompts.encoded(needs, task, sign, on_progress)
+        def attempt(resolved: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
+            encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
-                loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
+                loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
                 worn = loras.apply(loaded.stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(loaded.stages, [piece], sign, on_progress)[0]
@@ -68,8 +68,8 @@ class Renderer:
         prepared = self._prepared(task, on_progress)
         sign.check()
         pixels = prepared.width * prepared.height
-        needs = self._pipelines.needs(task, pixels)
-        made, lowered, held = ladder.climb(self._pipelines, needs, pixels, attempt)
+        resolved = self._pipelines.resolve(task, pixels)
+        made, lowered, held = ladder.climb(self._pipelines, resolved, pixels, attempt)
         image, loaded, piece, worn = made
         seconds = time.monotonic() - began - sign.given_back
         told = (*piece.encoded.warnings, *worn, *lowered)
@@ -88,14 +88,14 @@ class Renderer:
         on_progress = partial(self._progress, tasks[0], tell)
         sign.check()
         prepared = self._prepared(tasks[0], on_progress)
-        needs = self._pipelines.needs(tasks[0], prepared.width * prepared.height)
+        resolved = self._pipelines.resolve(tasks[0], prepared.width * prepared.height)
         pieces = [
-            Piece(task, prepared, self._prompts.encoded(needs, task, sign, on_progress))
+            Piece(task, prepared, self._prompts.encoded(resolved, task, sign, on_progress))
             for task in tasks
         ]
-        if not self.together.may(needs, pieces):
+        if not self.together.may(resolved, pieces):
             return None
-        loaded = self._pipelines.paint(needs, lambda: on_progress(Phase.LOADING))
+        loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
         loras.apply(loaded.stages.main, ())
         images = gpu.run_batch(loaded.stages, pieces, sign, on_progress)
         each = (time.monotonic() - began) / len(tasks)

@@ -80,7 +80,7 @@ class TaskResolver:
         self._known: dict[Key, ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
-    def needs(self, task: ImageTask, pixels: int) -> ResolvedTask:
+    def resolve(self, task: ImageTask, pixels: int) -> ResolvedTask:
         """What this task runs on. Raises JobFailed where there is no such thing."""
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
@@ -94,20 +94,20 @@ class TaskResolver:
             known = self._known[key] = self._resolve_task(model, task.kind, wanted, pixels)
         return known
 
-    def lower(self, needs: ResolvedTask, pixels: int) -> ResolvedTask | None:
+    def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """The next plan down after the device ran out of memory, kept for later tasks like it."""
         plan = memory.after_out_of_memory(
-            needs.plan,
-            needs.model,
+            resolved.plan,
+            resolved.model,
             self.machine,
             pixels,
-            wanted=needs.wanted,
-            kind=needs.kind.name,
+            wanted=resolved.wanted,
+            kind=resolved.kind.name,
         )
         if plan is None:
             return None
-        lowered = replace(needs, plan=plan, encoders=self._encoders(needs, plan))
-        self._known[needs.model.name, needs.kind.name, needs.wanted, pixels] = lowered
+        lowered = replace(resolved, plan=plan, encoders=self._encoders(resolved, plan))
+        self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
 
     def _wanted(self, task: ImageTask, model: Model) -> str:
@@ -122,7 +122,7 @@ class TaskResolver:
         if wanted == "auto" and single is None and quantise.is_stored(folder / family.heavy):
             wanted = "stored"
         plan = self._plan(model, self.machine, pixels, wanted, kind)
-        needs = ResolvedTask(
+        resolved = ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
@@ -135,7 +135,7 @@ class TaskResolver:
             encoders="",
             wanted=wanted,
         )
-        return replace(needs, encoders=self._encoders(needs, plan))
+        return replace(resolved, encoders=self._encoders(resolved, plan))
 
     def _marks_of(self, folder: Path, family: Family, single: Path | None) -> Mapping[str, str]:
         if folder not in self._marks:
@@ -150,12 +150,12 @@ class TaskResolver:
             model, machine, pixels, wanted=wanted, kind=kind, models=self._library.models
         )
 
-    def _encoders(self, needs: ResolvedTask, plan: MemoryPlan) -> str:
+    def _encoders(self, resolved: ResolvedTask, plan: MemoryPlan) -> str:
         """The text stage as a text that is equal where its numbers are equal."""
-        parts, marks = needs.family.text_parts, needs.marks
+        parts, marks = resolved.family.text_parts, resolved.marks
         listed = [f"{part}={marks[part]}" for part in sorted(parts) if part in marks]
         where = "cpu" if plan.text == "cpu" else self._device
-        return " ".join([needs.family.name, *listed, plan.text_precision, where])
+        return " ".join([resolved.family.name, *listed, plan.text_precision, where])
 
 
 def component_marks(folder: Path) -> dict[str, str]:

@@ -133,13 +133,13 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
         draw(_OTHER)
         again_s = line.seconds(Phase.LOADING)
         cancel_s = _cancelled(executor, draw, median(steps))
-        needs = pipelines.needs(_task(order, library, _PROMPT, 1))
+        resolved = pipelines.resolve(_task(order, library, _PROMPT, 1))
     finally:
         executor.close()
     return {
         **first, "again_s": again_s, "step_s": median(steps), "step_quartiles": [low, high],
         "decode_s": decode_s, "image_s": image_s, "cancel_s": cancel_s,
-        "planned_gib": needs.plan.bytes / _GIB, "plan": needs.plan.summary,
+        "planned_gib": resolved.plan.bytes / _GIB, "plan": resolved.plan.summary,
         "peak_gib": _peak(device),
     }  # fmt: skip
 

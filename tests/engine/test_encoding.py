@@ -44,9 +44,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         seen.append("text")
         return text(*given)
 
-    def paint_stage(needs: Any, *given: Any) -> Any:
-        seen.append(needs.serving.pipeline)
-        return paint(needs, *given)
+    def paint_stage(resolved: Any, *given: Any) -> Any:
+        seen.append(resolved.serving.pipeline)
+        return paint(resolved, *given)
 
     monkeypatch.setattr(assembly, "text_stage", text_stage)
     monkeypatch.setattr(assembly, "paint_stage", paint_stage)
@@ -115,12 +115,12 @@ def test_a_stop_while_others_are_encoded_is_seen_and_the_rest_still_waits(
             stop.set()
 
     task = task_of("text2img", prompt="mine")
-    needs = pipelines.needs(task)
+    resolved = pipelines.resolve(task)
     with pytest.raises(Stopped):
-        prompts.encoded(needs, task, stop, stop_at_the_second)
+        prompts.encoded(resolved, task, stop, stop_at_the_second)
     assert len(cache) == 3
     pipelines.clear()
-    prompts.encoded(needs, task_of("text2img", prompt="next"), StopSign(), quiet)
+    prompts.encoded(resolved, task_of("text2img", prompt="next"), StopSign(), quiet)
     assert len(cache) == 7
 
 
@@ -135,7 +135,7 @@ def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_
         clock.now += 1000.0 if phase == Phase.LOADING or step else 0.0
 
     task = task_of("text2img")
-    prompts.encoded(pipelines.needs(task), task, stop, slow)
+    prompts.encoded(pipelines.resolve(task), task, stop, slow)
     stop.check()
     assert clock.now == 3000.0
     assert stop.given_back == 2000.0
@@ -150,7 +150,7 @@ def test_no_more_is_encoded_ahead_than_can_be_kept(
     prompts = Prompts(pipelines, cache, {})
     prompts.expect([task_of("text2img", prompt=f"number {number}") for number in range(30)])
     task = task_of("text2img")
-    prompts.encoded(pipelines.needs(task), task, StopSign(), quiet)
-    first = cache.get(prompts._key(pipelines.needs(task), task), "cpu")
+    prompts.encoded(pipelines.resolve(task), task, StopSign(), quiet)
+    first = cache.get(prompts._key(pipelines.resolve(task), task), "cpu")
     assert first is not None, "what is needed now was lost to what is needed later"
     assert 1 < len(list(tmp_path.iterdir())) <= 4

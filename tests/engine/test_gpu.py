@@ -63,12 +63,12 @@ def pipelines(data: Path) -> PipelineCache:
 
 
 def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
-    return pipelines.paint(pipelines.needs(task), lambda: None)
+    return pipelines.paint(pipelines.resolve(task), lambda: None)
 
 
 def encoded(pipelines: PipelineCache, task: ImageTask) -> Encoded:
     return Prompts(pipelines, PromptCache(), {}).encoded(
-        pipelines.needs(task), task, StopSign(), quiet
+        pipelines.resolve(task), task, StopSign(), quiet
     )
 
 
@@ -77,15 +77,15 @@ def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image
     import diffusers
     import torch
 
-    needs = pipelines.needs(task)
-    main = getattr(diffusers, needs.serving.pipeline).from_pretrained(needs.folder)
-    arguments = needs.kind.arguments[needs.model.family](task, prepared)
-    arguments = {**needs.serving.fixed, **arguments}
-    given: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": needs.length}
-    if needs.serving.prior is not None:
-        text = {part: getattr(main, part) for part in needs.family.text_parts}
-        prior = diffusers.FluxPriorReduxPipeline.from_pretrained(needs.prior_folder, **text)
-        given = prior(**needs.kind.prior["flux1"](task, prepared), prompt=task.prompt)
+    resolved = pipelines.resolve(task)
+    main = getattr(diffusers, resolved.serving.pipeline).from_pretrained(resolved.folder)
+    arguments = resolved.kind.arguments[resolved.model.family](task, prepared)
+    arguments = {**resolved.serving.fixed, **arguments}
+    given: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": resolved.length}
+    if resolved.serving.prior is not None:
+        text = {part: getattr(main, part) for part in resolved.family.text_parts}
+        prior = diffusers.FluxPriorReduxPipeline.from_pretrained(resolved.prior_folder, **text)
+        given = prior(**resolved.kind.prior["flux1"](task, prepared), prompt=task.prompt)
     seeded = torch.Generator("cpu").manual_seed(task.seed)
     image: Image.Image = main(**arguments, **given, generator=seeded).images[0]
     return image
@@ -140,7 +140,7 @@ def test_components_with_the_same_bytes_are_loaded_once(
     mains = [loaded(pipelines, task_of(kind)).stages.main for kind in KINDS]
     assert len({id(main.vae) for main in mains}) == 1
     assert (
-        len({id(pipelines.text(pipelines.needs(task_of(kind)), lambda: None)) for kind in KINDS})
+        len({id(pipelines.text(pipelines.resolve(task_of(kind)), lambda: None)) for kind in KINDS})
         == 1
     )
     assert len({id(main.transformer) for main in mains}) == 3  # by channels

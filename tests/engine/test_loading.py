@@ -17,9 +17,9 @@ TaskOf = Callable[..., ImageTask]
 
 
 def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
-    needs = pipelines.needs(task)
-    pipelines.text(needs, lambda: None)
-    return pipelines.paint(needs, lambda: None)
+    resolved = pipelines.resolve(task)
+    pipelines.text(resolved, lambda: None)
+    return pipelines.paint(resolved, lambda: None)
 
 
 def test_loading_asks_nothing_of_the_network(
@@ -43,7 +43,7 @@ def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: Tas
     )  # a twin's paint stage counts as eight
 
     def paint(kind: str, on_loading: Callable[[], None]) -> None:
-        small.paint(small.needs(task_of(kind)), on_loading)
+        small.paint(small.resolve(task_of(kind)), on_loading)
 
     for kind in ("text2img", "fill", "text2img", "control"):
         paint(kind, lambda: None)

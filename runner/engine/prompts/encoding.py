@@ -47,20 +47,20 @@ class Prompts:
                 del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(
-        self, needs: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
+        self, resolved: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
     ) -> Encoded:
         """The embeddings of a task's prompt; the others that wait are encoded along with it."""
-        kept = self._cache.get(self._key(needs, task), self._pipelines.device)
+        kept = self._cache.get(self._key(resolved, task), self._pipelines.device)
         if kept is not None:
             return kept
         with stop.not_counted():
-            pipe = self._pipelines.text(needs, lambda: on_progress(Phase.LOADING, 0, 0))
+            pipe = self._pipelines.text(resolved, lambda: on_progress(Phase.LOADING, 0, 0))
         stop.check()
         on_progress(Phase.ENCODING, 0, 0)
-        encoded = self._encode(needs, pipe, task)
+        encoded = self._encode(resolved, pipe, task)
         stop.check()
-        if needs.plan.text != "stays":
-            self._encode_ahead(needs, pipe, encoded, stop, on_progress)
+        if resolved.plan.text != "stays":
+            self._encode_ahead(resolved, pipe, encoded, stop, on_progress)
         return encoded
 
     def clear(self) -> None:
@@ -68,14 +68,19 @@ class Prompts:
         self._cache.clear()
 
     def _encode_ahead(
-        self, needs: ResolvedTask, pipe: Any, like: Encoded, stop: StopSign, on_progress: OnProgress
+        self,
+        resolved: ResolvedTask,
+        pipe: Any,
+        like: Encoded,
+        stop: StopSign,
+        on_progress: OnProgress,
     ) -> None:
         """Encode what waits for the same text stage, as much as can be kept.
 
         Asked for again until nothing is left: more may have come while these were encoded.
         """
         room = self._cache.room_like(like) - 1
-        while room > 0 and (waiting := self._sharing(needs)):
+        while room > 0 and (waiting := self._sharing(resolved)):
             most = min(len(waiting), room)
             done = 0
             try:
@@ -89,7 +94,7 @@ class Prompts:
                 self.expect([task for task, _ in waiting[done:]])
             room -= done
 
-    def _sharing(self, needs: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
+    def _sharing(self, resolved: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
         """The tasks taken out of those ahead whose prompts this text stage still has to encode."""
         with self._lock:
             ahead, self._lookahead = self._lookahead, {}
@@ -97,34 +102,36 @@ class Prompts:
         others = []
         for task in ahead.values():
             try:
-                other = self._pipelines.needs(task)
+                other = self._pipelines.resolve(task)
                 key = self._key(other, task)
             except JobFailed:  # told when its turn comes
                 continue
-            if other.encoders != needs.encoders:
+            if other.encoders != resolved.encoders:
                 others.append(task)
             elif not self._cache.has(key):
                 found[key] = (task, other)
         self.expect(others)
         return list(found.values())
 
-    def _encode(self, needs: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
-        count = needs.family.tokens(pipe, task.prompt)
+    def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
+        count = resolved.family.tokens(pipe, task.prompt)
         cut = (
             (
-                f"the prompt has {count} tokens and the model reads {needs.length}:"
+                f"the prompt has {count} tokens and the model reads {resolved.length}:"
                 " its end was not read",
             )
-            if count > needs.length
+            if count > resolved.length
             else ()
         )
         with translation():
             # Most LoRAs leave the text encoders as they are; then their words are anybody's.
             told = loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
-            encoded = Encoded(needs.family.encode(pipe, task.prompt, needs.length), (*cut, *told))
-        self._cache.put(self._key(needs, task), encoded)
+            encoded = Encoded(
+                resolved.family.encode(pipe, task.prompt, resolved.length), (*cut, *told)
+            )
+        self._cache.put(self._key(resolved, task), encoded)
         return encoded
 
-    def _key(self, needs: ResolvedTask, task: ImageTask) -> str:
-        encoders = " ".join(filter(None, [needs.encoders, loras.text_mark(task.loras)]))
-        return key_of(encoders, task.prompt, needs.length, self._versions)
+    def _key(self, resolved: ResolvedTask, task: ImageTask) -> str:
+        encoders = " ".join(filter(None, [resolved.encoders, loras.text_mark(task.loras)]))
+        return key_of(encoders, task.prompt, resolved.length, self._versions)

@@ -46,37 +46,41 @@ def pipeline_class(name: str) -> Any:
     return found
 
 
-def text_stage(needs: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
+def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
     """A pipeline that can only encode prompts, on the device or the CPU as the plan says."""
-    plan, parts = needs.plan, needs.family.text_parts
+    plan, parts = resolved.plan, resolved.family.text_parts
     given: dict[str, Any] = {
-        part: None for part in _index(needs.folder) if part not in (*parts, _SCHEDULER)
+        part: None for part in _index(resolved.folder) if part not in (*parts, _SCHEDULER)
     }
     given |= shared
     if plan.text_precision in quantise.QUANTISED:
-        for part, (library, name) in _index(needs.folder).items():
+        for part, (library, name) in _index(resolved.folder).items():
             # Only what has weights has a plain config.json; tokenizers have none.
-            if part in parts and part not in given and (needs.folder / part / _CONFIG).is_file():
+            if part in parts and part not in given and (resolved.folder / part / _CONFIG).is_file():
                 given[part] = quantise.load_text_encoder(
-                    _class(library, name), needs.folder / part, plan.text_precision, device, store
+                    _class(library, name),
+                    resolved.folder / part,
+                    plan.text_precision,
+                    device,
+                    store,
                 )
-    pipe = _load(needs.serving.pipeline, needs.folder, plan.text_precision, given)
+    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, given)
     _place(pipe, "cpu" if plan.text == "cpu" else device)
     return pipe
 
 
 def paint_stage(
-    needs: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any], speed: Speed
+    resolved: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any], speed: Speed
 ) -> Any:
     """A pipeline without text encoders, placed on the device as the plan says."""
-    plan, family = needs.plan, needs.family
-    index = _index(needs.folder)
+    plan, family = resolved.plan, resolved.family
+    index = _index(resolved.folder)
     given: dict[str, Any] = {part: None for part in family.text_parts if part in index}
     given |= shared
     if family.heavy not in given:
-        heavy = _heavy(needs, device, store)
+        heavy = _heavy(resolved, device, store)
         given |= {family.heavy: heavy} if heavy is not None else {}
-    pipe = _load(needs.serving.pipeline, needs.folder, plan.precision, given)
+    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, given)
     _tile(pipe.vae, plan.tiling)
     if plan.placement == "offload":
         pipe.enable_model_cpu_offload(device=device)
@@ -94,66 +98,68 @@ def paint_stage(
     return pipe
 
 
-def _heavy(needs: ResolvedTask, device: Any, store: Path) -> Any:
+def _heavy(resolved: ResolvedTask, device: Any, store: Path) -> Any:
     """The transformer, where diffusers would not load it by itself as the plan says; else None."""
-    precision, folder = needs.plan.precision, needs.folder / needs.family.heavy
-    library, name = _index(needs.folder)[needs.family.heavy]
+    precision, folder = resolved.plan.precision, resolved.folder / resolved.family.heavy
+    library, name = _index(resolved.folder)[resolved.family.heavy]
     if precision in quantise.QUANTISED:
-        if needs.plan.placement == "stream":
+        if resolved.plan.placement == "stream":
             device = "cpu"  # the whole of it is what does not fit
         return quantise.load_transformer(
-            _class(library, name), folder, precision, device, store, needs.single
+            _class(library, name), folder, precision, device, store, resolved.single
         )
-    if needs.single is None:
+    if resolved.single is None:
         return None
     return _class(library, name).from_single_file(
-        str(needs.single),
+        str(resolved.single),
         config=str(folder),
         dtype=devices.dtype_of(precision),
         local_files_only=True,
     )
 
 
-def prior_stage(needs: ResolvedTask, device: Any) -> Any:
+def prior_stage(resolved: ResolvedTask, device: Any) -> Any:
     """The pipeline that turns pictures into embeddings; prompts come to it encoded."""
-    prior = needs.serving.prior
+    prior = resolved.serving.prior
     assert prior is not None
-    assert needs.prior_folder is not None
-    parts = {part: None for part in _index(needs.prior_folder) if part in needs.family.text_parts}
-    pipe = _load(prior.pipeline, needs.prior_folder, needs.plan.text_precision, parts)
+    assert resolved.prior_folder is not None
+    parts = {
+        part: None for part in _index(resolved.prior_folder) if part in resolved.family.text_parts
+    }
+    pipe = _load(prior.pipeline, resolved.prior_folder, resolved.plan.text_precision, parts)
     _place(pipe, device)
-    pipe.text_encoder = EncodedElsewhere(devices.dtype_of(needs.plan.text_precision))
+    pipe.text_encoder = EncodedElsewhere(devices.dtype_of(resolved.plan.text_precision))
     return pipe
 
 
-def text_bytes(needs: ResolvedTask) -> int:
+def text_bytes(resolved: ResolvedTask) -> int:
     """What a text stage takes of the device."""
-    plan = needs.plan
-    return 0 if plan.text == "cpu" else footprint.text(needs.model, plan.text_precision)
+    plan = resolved.plan
+    return 0 if plan.text == "cpu" else footprint.text(resolved.model, plan.text_precision)
 
 
-def paint_bytes(needs: ResolvedTask) -> int:
+def paint_bytes(resolved: ResolvedTask) -> int:
     """What the weights of a paint stage take of the device, the prior's left out."""
-    if needs.plan.placement == "stream":
+    if resolved.plan.placement == "stream":
         return 0
-    vae = needs.model.weights.vae * (4 if needs.plan.precision == "fp32" else 2)
-    return footprint.transformer(needs.model, needs.plan.precision) + vae
+    vae = resolved.model.weights.vae * (4 if resolved.plan.precision == "fp32" else 2)
+    return footprint.transformer(resolved.model, resolved.plan.precision) + vae
 
 
-def prior_bytes(needs: ResolvedTask) -> int:
+def prior_bytes(resolved: ResolvedTask) -> int:
     """What the weights of a prior take of the device."""
-    return needs.model.weights.prior * (4 if needs.plan.precision == "fp32" else 2)
+    return resolved.model.weights.prior * (4 if resolved.plan.precision == "fp32" else 2)
 
 
-def room(needs: ResolvedTask, machine: Machine) -> int:
+def room(resolved: ResolvedTask, machine: Machine) -> int:
     """What weights may take of the device while these needs are worked on."""
-    return machine.room - max(needs.plan.bytes - _weights(needs), 0)
+    return machine.room - max(resolved.plan.bytes - _weights(resolved), 0)
 
 
-def _weights(needs: ResolvedTask) -> int:
+def _weights(resolved: ResolvedTask) -> int:
     """The weights that the plan's peak counts in."""
-    text = text_bytes(needs) if needs.plan.text == "stays" else 0
-    return text + paint_bytes(needs) + (prior_bytes(needs) if needs.serving.prior else 0)
+    text = text_bytes(resolved) if resolved.plan.text == "stays" else 0
+    return text + paint_bytes(resolved) + (prior_bytes(resolved) if resolved.serving.prior else 0)
 
 
 def _tile(vae: Any, tiling: bool) -> None:

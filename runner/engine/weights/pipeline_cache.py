@@ -85,56 +85,58 @@ class PipelineCache:
             self._device = devices.choose(self._wanted_device)
         return self._device
 
-    def needs(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """What a task runs on; `pixels` is the picture's area where it is known."""
         if pixels is None:
             model = self._library.models.get(task.model)
             width, height = model.sizes.default if model else (1, 1)
             pixels = (task.width or width) * (task.height or height)
-        return self._resolve_task().needs(task, pixels)
+        return self._resolve_task().resolve(task, pixels)
 
-    def lower(self, needs: ResolvedTask, pixels: int) -> ResolvedTask | None:
+    def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and take the next plan down; None when this was the last."""
         self.clear()
-        return self._resolve_task().lower(needs, pixels)
+        return self._resolve_task().lower(resolved, pixels)
 
-    def text(self, needs: ResolvedTask, on_loading: OnLoading) -> Any:
+    def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for these needs."""
-        size = assembly.text_bytes(needs)
-        return self._stage(("text", needs.encoders), needs, size, on_loading, self._build_text).pipe
+        size = assembly.text_bytes(resolved)
+        return self._stage(
+            ("text", resolved.encoders), resolved, size, on_loading, self._build_text
+        ).pipe
 
-    def paint(self, needs: ResolvedTask, on_loading: OnLoading) -> Loaded:
+    def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
         """The stages that denoise and decode for these needs."""
-        devices.use_threads(self.device, needs.model.bytes)
-        plan = needs.plan
+        devices.use_threads(self.device, resolved.model.bytes)
+        plan = resolved.plan
         how = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", needs.serving.pipeline, str(needs.folder), str(needs.single), *how),
-            needs,
-            assembly.paint_bytes(needs),
+            ("paint", resolved.serving.pipeline, str(resolved.folder), str(resolved.single), *how),
+            resolved,
+            assembly.paint_bytes(resolved),
             on_loading,
             self._build_main,
         )
         prior = None
-        if needs.prior_folder is not None:
+        if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", str(needs.prior_folder), *how),
-                needs,
-                assembly.prior_bytes(needs),
+                ("prior", str(resolved.prior_folder), *how),
+                resolved,
+                assembly.prior_bytes(resolved),
                 on_loading,
                 self._build_prior,
                 beside=main,
             )
         stages = gpu.Stages(
-            family=needs.family,
+            family=resolved.family,
             main=main.pipe,
-            arguments=needs.kind.arguments[needs.model.family],
+            arguments=resolved.kind.arguments[resolved.model.family],
             prior=prior.pipe if prior else None,
-            prior_arguments=needs.kind.prior.get(needs.model.family),
-            fixed=needs.serving.fixed,
+            prior_arguments=resolved.kind.prior.get(resolved.model.family),
+            fixed=resolved.serving.fixed,
             speed=self._speed,
         )
-        return Loaded(stages, self._facts(needs, main, prior))
+        return Loaded(stages, self._facts(resolved, main, prior))
 
     def clear(self) -> None:
         """Take everything off the device; an empty shelf does not even ask for one."""
@@ -162,7 +164,7 @@ class PipelineCache:
     def _stage(
         self,
         key: tuple[str, ...],
-        needs: ResolvedTask,
+        resolved: ResolvedTask,
         size: int,
         on_loading: OnLoading,
         build: Callable[[ResolvedTask], _Stage],
@@ -171,70 +173,70 @@ class PipelineCache:
         kept = self._stages.get(key)
         if kept is None:
             on_loading()
-            self._make_room(size, needs, beside)
-            kept = self._stages[key] = self._built(build, needs)
+            self._make_room(size, resolved, beside)
+            kept = self._stages[key] = self._built(build, resolved)
             self.loaded = tuple(
                 dict.fromkeys(each.model for each in self._stages.values() if each.model)
             )
         self._stages.move_to_end(key)
         return kept
 
-    def _built(self, build: Callable[[ResolvedTask], _Stage], needs: ResolvedTask) -> _Stage:
+    def _built(self, build: Callable[[ResolvedTask], _Stage], resolved: ResolvedTask) -> _Stage:
         try:
-            return build(needs)
+            return build(resolved)
         except Exception as error:
-            ours = explain.explain(error, needs.model) or faults.translated(error)
+            ours = explain.explain(error, resolved.model) or faults.translated(error)
             if ours is None:
                 raise
             raise ours from error
 
-    def _build_text(self, needs: ResolvedTask) -> _Stage:
-        parts, precision = needs.family.text_parts, needs.plan.text_precision
-        shared = self._shared(needs, parts, precision)
-        pipe = assembly.text_stage(needs, self.device, self._store, shared)
-        self._share(needs, pipe, parts, precision)
-        return _Stage(pipe, "", assembly.text_bytes(needs))
+    def _build_text(self, resolved: ResolvedTask) -> _Stage:
+        parts, precision = resolved.family.text_parts, resolved.plan.text_precision
+        shared = self._shared(resolved, parts, precision)
+        pipe = assembly.text_stage(resolved, self.device, self._store, shared)
+        self._share(resolved, pipe, parts, precision)
+        return _Stage(pipe, "", assembly.text_bytes(resolved))
 
-    def _build_main(self, needs: ResolvedTask) -> _Stage:
-        gpu.require_callback(assembly.pipeline_class(needs.serving.pipeline))
+    def _build_main(self, resolved: ResolvedTask) -> _Stage:
+        gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: what carries one cannot be shared.
-        sharing = needs.plan.placement == "resident"
-        parts = tuple(part for part in needs.marks if part not in needs.family.text_parts)
-        shared = self._shared(needs, parts, needs.plan.precision) if sharing else {}
-        pipe = assembly.paint_stage(needs, self.device, self._store, shared, self._speed)
+        sharing = resolved.plan.placement == "resident"
+        parts = tuple(part for part in resolved.marks if part not in resolved.family.text_parts)
+        shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
+        pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
-            self._share(needs, pipe, parts, needs.plan.precision)
-        mark = fingerprint.of_folder(needs.folder)
-        if needs.single is not None:
-            mark += f"+{fingerprint.of_file(needs.single)}"
-        return _Stage(pipe, needs.model.name, assembly.paint_bytes(needs), mark)
+            self._share(resolved, pipe, parts, resolved.plan.precision)
+        mark = fingerprint.of_folder(resolved.folder)
+        if resolved.single is not None:
+            mark += f"+{fingerprint.of_file(resolved.single)}"
+        return _Stage(pipe, resolved.model.name, assembly.paint_bytes(resolved), mark)
 
-    def _build_prior(self, needs: ResolvedTask) -> _Stage:
-        assert needs.prior_folder is not None
-        pipe = assembly.prior_stage(needs, self.device)
+    def _build_prior(self, resolved: ResolvedTask) -> _Stage:
+        assert resolved.prior_folder is not None
+        pipe = assembly.prior_stage(resolved, self.device)
         return _Stage(
-            pipe, "", assembly.prior_bytes(needs), fingerprint.of_folder(needs.prior_folder)
+            pipe, "", assembly.prior_bytes(resolved), fingerprint.of_folder(resolved.prior_folder)
         )
 
     def _shared(
-        self, needs: ResolvedTask, parts: tuple[str, ...], precision: str
+        self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
     ) -> dict[str, Any]:
-        keys = {p: (p, needs.marks[p], precision) for p in parts if p in needs.marks}
+        keys = {p: (p, resolved.marks[p], precision) for p in parts if p in resolved.marks}
         return {part: self._components[at] for part, at in keys.items() if at in self._components}
 
     def _share(
-        self, needs: ResolvedTask, pipe: Any, parts: tuple[str, ...], precision: str
+        self, resolved: ResolvedTask, pipe: Any, parts: tuple[str, ...], precision: str
     ) -> None:
         for part in parts:
             component = getattr(pipe, part, None)
-            if part in needs.marks and component is not None:
-                self._components[part, needs.marks[part], precision] = component
+            if part in resolved.marks and component is not None:
+                self._components[part, resolved.marks[part], precision] = component
 
-    def _make_room(self, size: int, needs: ResolvedTask, beside: _Stage | None) -> None:
+    def _make_room(self, size: int, resolved: ResolvedTask, beside: _Stage | None) -> None:
         """Let go of the stages used longest ago until this one fits beside the others."""
         room = self._room
         if room is None:
-            room = assembly.room(needs, self._resolve_task().machine)
+            room = assembly.room(resolved, self._resolve_task().machine)
         gone = False
         for key, stage in list(self._stages.items()):
             if size + sum(each.bytes for each in self._stages.values()) <= room:
@@ -246,13 +248,13 @@ class PipelineCache:
         if gone:
             devices.free_caches()
 
-    def _facts(self, needs: ResolvedTask, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
-        plan = needs.plan
+    def _facts(self, resolved: ResolvedTask, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
+        plan = resolved.plan
         return {
             "model": {
-                "name": needs.model.name,
-                "repo": needs.model.repo or None,
-                "revision": hub.revision_of(needs.folder, needs.model),
+                "name": resolved.model.name,
+                "repo": resolved.model.repo or None,
+                "revision": hub.revision_of(resolved.folder, resolved.model),
                 "hash": main.hash if prior is None else f"{main.hash}+{prior.hash}",
             },
             "dtype": devices.dtype_name(plan.precision),
