@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Slot:
     """One place that can render: its name, what it does now, and the models it has loaded.
 
-    `together` is how many images it can make at once, of those that are alike and like its last.
+    `batch_size` is how many images it can make in one call: images alike, and like its last.
     """
 
     name: str
     busy: bool
     models: tuple[str, ...] = ()
-    together: int = 1
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Executor(Protocol):
     Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly; the
     slot is free from the moment of the last answer. `prepare` tells what comes next, and may be
     used to get ready. `stop` asks the slot to give up what it has in
-    hand at the next joint or step; asking an idle slot does nothing.
+    flight at the next cancellation point; asking an idle slot does nothing.
     """
 
     events: SimpleQueue[Event]
@@ -110,4 +110,4 @@ class Executor(Protocol):
         """Take every model off the device (paused, outside windows, idle)."""
 
     def close(self) -> None:
-        """Stop, answer what is in hand, and end every thread."""
+        """Stop, answer what is in flight, and end every thread."""

@@ -239,7 +239,7 @@ class Worker:
 
     def _start(self, slot: Slot, job: ActiveJob) -> bool:
         """Start the next image, and with it those after it that the slot can make at once."""
-        while job.numbers and len(job.in_flight) < slot.together:
+        while job.numbers and len(job.in_flight) < slot.batch_size:
             number = job.numbers[0]
             built = self._built(job, number)
             first = next(iter(job.in_flight.values()), None)

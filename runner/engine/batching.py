@@ -1,10 +1,10 @@
 """Several images in one call, where that is faster and changes no pixel: proven, never assumed.
 
 A small model spends its time between the matrices rather than in them, and then four images cost
-little more than two. Layers that take one vector an image go row by row (rowwise.py); whether all
-numbers stay the same then depends on the machine's own kernels, so it is tried once for each model
-and size, on real prompts: latents of one call beside those of single calls, bit by bit, and the
-time of both. Nothing is done together that has not passed.
+little more than two. Layers that take one vector an image go row by row (batch_layers.py); whether
+all numbers stay the same then depends on the machine's own kernels, so it is tried once for each
+model and size, on real prompts: latents of one call beside those of single calls, bit by bit, and
+the time of both. Nothing is batched that has not passed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     the plan as it is → everything else off the device → tile the VAE → offload → next quantisation
 
-Each rung is a plan of the planner's; which one held is told to the job and kept for the images
+Each fallback is a plan of the planner's; which one held is told to the job and kept for the images
 after it. Never changes a precision that the spec or the settings named.
 """
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def climb(
+def with_fallbacks(
     pipelines: PipelineCache,
     resolved: ResolvedTask,
     pixels: int,
@@ -30,7 +30,7 @@ def climb(
 ) -> tuple[T, tuple[str, ...], ResolvedTask]:
     """What an attempt makes, a sentence where it took more than one, and the plan that held.
 
-    Raises OutOfMemory when the last rung does not hold either.
+    Raises OutOfMemory when the last fallback does not hold either.
     """
     cleared = False
     first = resolved.plan

@@ -1,4 +1,4 @@
-"""The one place that calls a pipeline: prior, denoise, decode, with a joint between each.
+"""The one place that calls a pipeline: prior, denoise, decode, each after a cancellation point.
 
 The stop sign is a required argument, and the step callback is added here and nowhere else, so no
 kind can forget it: one that brings the keyword itself gets Python's own TypeError. Stopping is an
@@ -14,11 +14,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, translation
 from runner.engine.families import Family
 from runner.engine.kinds.base import Build, Paste, Prepared
 from runner.engine.prompts.embeddings import Encoded
-from runner.engine.rowwise import rowwise
 from runner.engine.speed import Speed
 from runner.engine.stop_sign import StopSign
 from runner.job import ImageTask, Phase
@@ -90,7 +90,7 @@ def run_batch(
 def denoised(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> Any:
-    """The finished latents, one row for each piece, not yet decoded: the joint before is ours."""
+    """The finished latents, one row for each piece, not yet decoded."""
     import torch
 
     stop.check()
@@ -113,7 +113,7 @@ def denoised(
         **given,
     }
     on_progress(Phase.DENOISING, 0, task.steps)
-    alike = rowwise(stages.main.transformer) if len(pieces) > 1 else nullcontext()
+    alike = row_by_row(stages.main.transformer) if len(pieces) > 1 else nullcontext()
     with stages.speed.around(stages.main), alike:
         latents = _call(stages.main, arguments, watch).images
     if not torch.isfinite(latents).all():

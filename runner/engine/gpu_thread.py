@@ -1,7 +1,7 @@
 """The executor of one device: one thread, one slot, every task answered exactly once.
 
-torch and its kin are imported in that thread only, and only it touches the shelf. The one ladder
-of outcomes is `_answer`: whatever comes out of a task becomes one Rendered, Failed or
+torch and its kin are imported in that thread only, and only it touches the pipelines. Outcomes are
+decided in `_answer`: whatever comes out of a task becomes one Rendered, Failed or
 StoppedEarly. What is kept of an error is its words; the error itself would keep tensors alive.
 """
 
@@ -84,8 +84,8 @@ class GpuThread:
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
-            together = self._renderer.together.size
-            return (Slot(self._slot, bool(self._in_flight), self._pipelines.loaded, together),)
+            size = self._renderer.batching.size
+            return (Slot(self._slot, bool(self._in_flight), self._pipelines.loaded, size),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Work is coming: its prompts are known, and the libraries are imported meanwhile."""

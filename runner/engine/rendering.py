@@ -13,8 +13,7 @@ from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import fallbacks as ladder
-from runner.engine import gpu, hub
+from runner.engine import fallbacks, gpu, hub
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece
 from runner.engine.kinds.base import Prepared
@@ -48,7 +47,7 @@ class Renderer:
         self._pipelines = pipelines
         self._prompts = prompts
         self._depth_maps = DepthMaps()
-        self.together = Batching()
+        self.batching = Batching()
 
     def rendered(self, task: ImageTask, sign: StopSign, tell: Tell) -> Rendered:
         """The picture of one task. Raises what keeps it from being made."""
@@ -69,12 +68,12 @@ class Renderer:
         sign.check()
         pixels = prepared.width * prepared.height
         resolved = self._pipelines.resolve(task, pixels)
-        made, lowered, held = ladder.climb(self._pipelines, resolved, pixels, attempt)
+        made, lowered, held = fallbacks.with_fallbacks(self._pipelines, resolved, pixels, attempt)
         image, loaded, piece, worn = made
         seconds = time.monotonic() - began - sign.given_back
         told = (*piece.encoded.warnings, *worn, *lowered)
         answer = self._answer(piece, image, seconds, loaded, told)
-        self.together.made(loaded.stages, held, piece, seconds)
+        self.batching.made(loaded.stages, held, piece, seconds)
         return answer
 
     def rendered_batch(
@@ -93,7 +92,7 @@ class Renderer:
             Piece(task, prepared, self._prompts.encoded(resolved, task, sign, on_progress))
             for task in tasks
         ]
-        if not self.together.may(resolved, pieces):
+        if not self.batching.may(resolved, pieces):
             return None
         loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
         loras.apply(loaded.stages.main, ())
@@ -108,7 +107,7 @@ class Renderer:
         """Take everything off the device."""
         self._prompts.clear()
         self._depth_maps.release()
-        self.together.forget()
+        self.batching.forget()
         self._pipelines.forget()
 
     def _answer(

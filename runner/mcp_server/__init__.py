@@ -1,6 +1,6 @@
 """The MCP door: eight tools that write specs, read statuses, and search the gallery.
 
-    server      the server on the SDK: who answers what, the one ladder of outcomes, stdio
+    server      the server on the SDK: who answers what, how outcomes become answers, stdio
     http        streamable HTTP: Host, Origin, token and size are checked before anything else
     tools       the eight tools: names, words for models, schemas
     arguments   argument schemas, derived from the schemas of the kinds, and their checking

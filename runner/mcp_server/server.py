@@ -1,4 +1,4 @@
-"""The server: who answers what, the one ladder of outcomes, and stdio.
+"""The server: who answers what, how outcomes become answers, and stdio.
 
 Every call ends in one of three ways: an answer; a ToolError, whose text the model reads; or a
 mistake of ours, of which the model learns only that it happened and the log has the rest. The

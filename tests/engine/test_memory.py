@@ -1,4 +1,4 @@
-"""How models are held on cards of every size: the table of plans, their peaks, and the ladder."""
+"""How models are held on cards of every size: the table of plans, peaks and fallbacks."""
 
 from __future__ import annotations
 
@@ -180,17 +180,17 @@ def test_a_single_file_is_planned_by_the_bits_that_its_name_tells() -> None:
     assert words(memory.plan(mine, card(16), MEGAPIXEL, kind="text2img")).startswith("gguf")
 
 
-def ladder(machine: Machine) -> list[str]:
-    rungs = [memory.plan(DEV, machine, MEGAPIXEL, kind="text2img")]
-    while rung := memory.after_out_of_memory(
-        rungs[-1], DEV, machine, MEGAPIXEL, wanted="auto", kind="text2img"
+def fallbacks(machine: Machine) -> list[str]:
+    plans = [memory.plan(DEV, machine, MEGAPIXEL, kind="text2img")]
+    while plan := memory.after_out_of_memory(
+        plans[-1], DEV, machine, MEGAPIXEL, wanted="auto", kind="text2img"
     ):
-        rungs.append(rung)
-    return [words(rung) for rung in rungs]
+        plans.append(plan)
+    return [words(plan) for plan in plans]
 
 
-def test_the_ladder_after_running_out_of_memory() -> None:
-    assert ladder(card(48)) == [
+def test_the_fallbacks_after_running_out_of_memory() -> None:
+    assert fallbacks(card(48)) == [
         "bf16, text stays bf16",
         "bf16, text in turn bf16",
         "bf16, text in turn bf16, tiles",
@@ -205,8 +205,8 @@ def test_the_ladder_after_running_out_of_memory() -> None:
     ]
 
 
-def test_no_rung_of_the_ladder_needs_more_ram_than_there_is() -> None:
-    assert ladder(card(48, ram=8)) == [
+def test_no_fallback_needs_more_ram_than_there_is() -> None:
+    assert fallbacks(card(48, ram=8)) == [
         "bf16, text stays bf16",
         "bf16, text in turn bf16",
         "bf16, text in turn bf16, tiles",

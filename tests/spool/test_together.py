@@ -24,7 +24,7 @@ class FourAtOnce(FlatColours):
         self.goes: list[list[int]] = []
 
     def slots(self) -> Sequence[Slot]:
-        return (Slot("gpu0", bool(self.hand), tuple(sorted(self.models)), together=4),)
+        return (Slot("gpu0", bool(self.hand), tuple(sorted(self.models)), batch_size=4),)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         assert not self.hand, "the slot is busy"

@@ -111,7 +111,7 @@ def _narrow(count: int) -> float:
 def _other_tokens(model: Model, kind: str) -> int:
     """The tokens of a step that are no pixels: words and one reference, of the kind that has most.
 
-    More references than one are rare; they are left to the ladder.
+    More references than one are rare; they are left to the fallbacks.
     """
     most = 0
     for name in [kind] if kind in model.serves else model.serves:

@@ -47,12 +47,12 @@ def after_out_of_memory(
     """The next plan down when the device was fuller than expected; None after the last.
 
     Text encoders out of the way (no pixel changes), then tiles, offload, the next precision where
-    none was named, and streaming. Every rung expects a lower peak than the one before it.
+    none was named, and streaming. Every one expects a lower peak than the one before it.
     """
     ways = Ways(model, machine, pixels, wanted, kind)
-    for rung in ways.below(held):
-        if ways.ram(rung) <= machine.ram:
-            return replace(rung, reasons=(*held.reasons, f"out of memory: now {rung.summary}"))
+    for lower in ways.below(held):
+        if ways.ram(lower) <= machine.ram:
+            return replace(lower, reasons=(*held.reasons, f"out of memory: now {lower.summary}"))
     return None
 
 

@@ -105,9 +105,9 @@ class Ways:
 
     def below(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
         """The ways that take less than one that was too much, in the order to try them."""
-        for rung in self._rungs(held):
-            if rung.bytes < held.bytes:
-                yield rung
+        for plan in self._fallbacks(held):
+            if plan.bytes < held.bytes:
+                yield plan
 
     def precisions(self) -> tuple[str, ...]:
         """The precisions that may be taken, the best first; never empty.
@@ -176,7 +176,7 @@ class Ways:
             peak = max(peak, footprint.encoding(model, text.precision))
         return MemoryPlan(precision, text.precision, text.place, placement, tiling, peak)
 
-    def _rungs(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
+    def _fallbacks(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
         """Encoders out of the way, tiles, offload, the next precision, streaming."""
         if held.placement != "stream":
             text = Text("in turn" if held.text == "stays" else held.text, held.text_precision)

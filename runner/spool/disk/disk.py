@@ -68,18 +68,18 @@ class Disk:
         are synced by a few calls, not one by one: at 256 jobs a batch that is the difference
         between a hundred and several thousand a second.
         """
-        together = len(files) + len(then) >= _MANY and can_sync_file_system()
+        one_sync = len(files) + len(then) >= _MANY and can_sync_file_system()
         with _no_room_explained(os.path.dirname(files[0][0])):
-            self._publish(files, then, together=together, unseen=unseen)
+            self._publish(files, then, one_sync=one_sync, unseen=unseen)
             if durable:
-                self._sync_names(then or files, together=together, also=also)
+                self._sync_names(then or files, one_sync=one_sync, also=also)
 
     def _publish(
         self,
         files: Sequence[File],
         then: Sequence[File] = (),
         *,
-        together: bool,
+        one_sync: bool,
         unseen: Collection[Place] = (),
     ) -> None:
         asides: list[str] = []
@@ -92,12 +92,12 @@ class Disk:
                     folder, name = os.path.split(path)
                     number = next(self._numbers)
                     asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
-                self._write(asides[-1], data, sync=not together)
-            if together:
+                self._write(asides[-1], data, sync=not one_sync)
+            if one_sync:
                 self.sync_file_system(os.path.dirname(asides[0]))
             for number, (path, _) in enumerate((*files, *then)):
                 if number == len(files):
-                    self._sync_names(files, together=together)
+                    self._sync_names(files, one_sync=one_sync)
                 if path not in unseen:
                     self.rename(asides[number], path)
         except OSError:
@@ -107,12 +107,12 @@ class Disk:
             raise
 
     def _sync_names(
-        self, files: Sequence[File], *, together: bool, also: Place | None = None
+        self, files: Sequence[File], *, one_sync: bool, also: Place | None = None
     ) -> None:
         folders = [os.path.dirname(path) for path, _ in files]
         if also is not None:
             folders.append(os.fspath(also))
-        if together:
+        if one_sync:
             self.sync_file_system(folders[-1])
             return
         for folder in dict.fromkeys(folders):

@@ -13,22 +13,22 @@ from typing import Any
 
 
 @contextmanager
-def rowwise(model: Any) -> Iterator[None]:
+def row_by_row(model: Any) -> Iterator[None]:
     """Let the plain linear layers of a model take the rows of a (batch, width) input singly."""
     from torch.nn import Linear
 
-    # A layer with a forward of its own belongs to somebody else: a hook, a LoRA, a quantiser.
+    # A layer with a forward of its own belongs to a hook, a LoRA, a quantiser.
     layers = [m for m in model.modules() if type(m) is Linear and "forward" not in vars(m)]
     try:
         for layer in layers:
-            layer.forward = _row_by_row(layer.forward)
+            layer.forward = _each_row(layer.forward)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
 
 
-def _row_by_row(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _each_row(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
     import torch
 
     def each(given: Any) -> Any:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runner.engine.row_by_row import row_by_row
 
 from runner.engine import gpu
 from runner.engine.batching import MOST
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.rowwise import rowwise
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, Phase
 from tests.fakes import Watched
@@ -64,7 +64,7 @@ def test_after_a_trial_images_alike_are_made_at_once_with_the_pixels_of_each_alo
 ) -> None:
     tasks = alike(task_of, 7, 7)
     alone = [answers(executor, [task])[0].image.tobytes() for task in tasks]
-    size = executor.slots()[0].together
+    size = executor.slots()[0].batch_size
     if size == 1:  # this machine's kernels round otherwise for more rows, or gain nothing
         assert answers(executor, tasks[:MOST]) and max(calls[-MOST:]) == 1
         return
@@ -87,7 +87,7 @@ def test_layers_of_one_vector_an_image_add_up_as_for_one_image_and_are_left_as_t
     asked: list[tuple[int, ...]] = []
     own = torch.nn.functional.linear
     other.forward = lambda given: asked.append(tuple(given.shape))  # type: ignore[assignment]
-    with rowwise(model):
+    with row_by_row(model):
         assert torch.equal(layer(vectors), alone)
         assert torch.equal(layer(words), own(words, layer.weight, layer.bias))
         other(vectors)
@@ -101,7 +101,7 @@ def proven(executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("runner.engine.batching._passes", lambda *given: True)
     for task in alike(task_of, 1, 3):
         answers(executor, [task])
-    assert executor.slots()[0].together == MOST
+    assert executor.slots()[0].batch_size == MOST
     return executor
 
 
@@ -164,7 +164,7 @@ def test_a_trial_that_fails_keeps_images_alone(
     monkeypatch.setattr("runner.engine.batching.time", FixedTime(clock))
     for task in alike(task_of, 1, 4):
         answers(executor, [task])
-    assert executor.slots()[0].together == 1
+    assert executor.slots()[0].batch_size == 1
     assert time.monotonic() > 0
 
 

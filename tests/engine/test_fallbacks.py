@@ -1,4 +1,4 @@
-"""Out of memory is climbed down from rung by rung, told, remembered, and only then a failure."""
+"""Out of memory is answered by one fallback after the other, and only then by a failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.fakes import TwinLibrary, life
 TaskOf = Callable[..., ImageTask]
 FULL = "CUDA error: out of memory"
 PLAN = MemoryPlan("fp32", "fp32", "stays", "resident", tiling=False, bytes=9)
-RUNGS = [
+FALLBACKS = [
     replace(PLAN, tiling=True, bytes=8),
     replace(PLAN, precision="bf16", text_precision="bf16", bytes=7),
 ]
@@ -31,8 +31,8 @@ RUNGS = [
 @pytest.fixture
 def executor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An executor whose planner knows two plans below the first."""
-    ladder = dict(zip([PLAN, *RUNGS], [*RUNGS, None], strict=True))
-    monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: ladder[held])
+    lower = dict(zip([PLAN, *FALLBACKS], [*FALLBACKS, None], strict=True))
+    monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: lower[held])
     pipelines = PipelineCache(TwinLibrary(data), device="cpu", planner=lambda *given: PLAN)
     made = GpuThread(tmp_path, pipelines=pipelines)
     yield made
@@ -80,8 +80,8 @@ def test_a_full_device_is_tried_again_with_less_whatever_it_was_doing(
         monkeypatch.setattr(place, name, wrapped)
     answer = outcome(executor, task_of("text2img"))
     assert isinstance(answer, Rendered), answer
-    # The first rung is the same plan on a device that holds nothing else.
-    held = [PLAN, *RUNGS][times - 1]
+    # The first plan is the same plan on a device that holds nothing else.
+    held = [PLAN, *FALLBACKS][times - 1]
     assert answer.facts["precision"] == held.precision
     assert bool(answer.warnings) == (times > 1)
     if times > 1:
