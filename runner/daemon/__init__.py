@@ -1,0 +1,1 @@
+"""The runner at work. Nothing is imported here: the supervisor has to stay light."""

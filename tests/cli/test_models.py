@@ -11,8 +11,8 @@ import pytest
 from runner.mcp_server.resources import models as shown_to_agents
 from runner.settings import find_home
 from tests.cli.here import Here
+from tests.engine.hub.pulling import REPO, write
 from tests.fake_hub import WEIGHTS, pipeline, put, safetensors
-from tests.hub.pulling import REPO, write
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner.engine.row_by_row import row_by_row
 
 from runner.engine import gpu
+from runner.engine.batch_layers import row_by_row
 from runner.engine.batching import MOST
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Progressed, Rendered, StoppedEarly

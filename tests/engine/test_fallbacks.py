@@ -97,7 +97,7 @@ def test_the_plan_that_held_is_used_for_the_next_image(
     assert (again.facts["precision"], again.warnings) == ("bf16", ())
 
 
-def test_below_the_last_rung_the_job_fails_and_the_next_one_runs(
+def test_below_the_last_fallback_the_job_fails_and_the_next_one_runs(
     executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

@@ -17,8 +17,10 @@ from runner.job import State
 from runner.spool.store.names import key_of
 from runner.spool.store.record import Record, record_of_row
 
-# Left to choose, SQLite takes the index of states and sorts the whole queue for each look at it.
+# Left to choose, SQLite takes the index of states and looks at the whole queue, or at every job.
 _QUEUE = "job INDEXED BY job_turn"
+_WAITING = "job INDEXED BY job_waiting"
+_UNANSWERED = "job INDEXED BY job_identity"
 # A job with an identity is still being acknowledged: its status comes before its first image.
 _READY = (
     f"state = 'queued' AND identity IS NULL AND reason IS NOT '{WAITING_FOR_INPUT}'"
@@ -99,7 +101,8 @@ class Queries:
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
         # As text: the index is partial, and SQLite must see that it covers the question.
-        return self._select(f"state = 'queued' AND reason = '{WAITING_FOR_INPUT}'", limit=limit)
+        where = f"state = 'queued' AND reason = '{WAITING_FOR_INPUT}'"
+        return self._select(where, limit=limit, table=_WAITING)
 
     # -- what is to be done for them ---------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class Queries:
 
     def unanswered(self) -> list[Record]:
         """The jobs whose file may still lie in the inbox."""
-        return self._select("identity IS NOT NULL")
+        return self._select("identity IS NOT NULL", table=_UNANSWERED)
 
     def cut_short(self) -> list[Record]:
         """The jobs whose files a process that died may have left half done."""

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.mcp.support import agent, finished, play, write_status
+from tests.mcp_server.support import agent, finished, play, write_status
 
 RUNNING = {"phase": "denoising", "image": 1, "step": 2, "steps": 4, "fraction": 0.25,
            "eta_seconds": 3.0}  # fmt: skip

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.hub.pulling import REPO, TOKEN, Pull, write
 from tests.fake_hub import FakeHub, Repo, pipeline
-from tests.hub.pulling import REPO, TOKEN, Pull, write
 
 
 @pytest.fixture

@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.mcp.support import agent, data_uri, finished, inbox_of, picture, play, write_status
-from tests.mcp.test_mcp_submit import spec_of
+from tests.mcp_server.support import (
+    agent,
+    data_uri,
+    finished,
+    inbox_of,
+    picture,
+    play,
+    write_status,
+)
+from tests.mcp_server.test_submit import spec_of
 
 WORDS = {"prompt": "make it yellow", "model": "tiny"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.engine.hub.pulling import NOWHERE, REPO, Pull, partial, snapshot, write
 from tests.fake_hub import WEIGHTS, FakeHub, Fault, Repo, files_of, safetensors
-from tests.hub.pulling import NOWHERE, REPO, Pull, partial, snapshot, write
 
 
 def starts(hub: FakeHub, name: str = WEIGHTS) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.harness import PATIENCE, Runner, clean_environment, spec
-from tests.test_walk import pixels
+from tests.walks.test_walk import pixels
 
 pytestmark = pytest.mark.timeout(240)
 

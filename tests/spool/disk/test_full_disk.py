@@ -20,7 +20,7 @@ from runner.errors import LedgerUnusable
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk
-from tests.spool.test_inputs import png
+from tests.spool.inbox.test_inputs import png
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
 

@@ -93,7 +93,7 @@ def worth(plan: MemoryPlan) -> tuple[int, int, bool]:
 
 
 @given(MODELS, MACHINES, PIXELS, st.sampled_from(["auto", "bf16", "fp8"]))
-def test_the_ladder_always_ends_and_every_rung_expects_less(
+def test_the_ladder_always_ends_and_every_fallback_expects_less(
     name: str, machine: Machine, pixels: int, wanted: str
 ) -> None:
     plan, model = planned(name, machine, pixels, wanted), MODEL_REGISTRY[name]

@@ -17,7 +17,7 @@ from runner.spool.inbox.settle import Drop
 from tests.spool.composing import LARGE, SMALL, write_many
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
-from tests.spool.test_cancel import cancel
+from tests.spool.inbox.test_control import cancel
 
 
 class Held:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.harness import Runner
-from tests.mcp.support import agent, data_uri, picture, play
-from tests.mcp.wire import over_stdio
+from tests.mcp_server.support import agent, data_uri, picture, play
+from tests.mcp_server.wire import over_stdio
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -16,7 +16,7 @@ from runner.gallery.rows import row_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.mcp_server import submission
 from specs import schemas
-from tests.mcp.support import agent, finished, play
+from tests.mcp_server.support import agent, finished, play
 
 
 def fill_gallery(home: Path, count: int) -> Gallery:

@@ -1,4 +1,4 @@
-"""`python -m tests.mcp`: the public inspector and the public conformance suite, against a server.
+"""`python -m tests.mcp_server`: the public inspector and conformance suite, against a server.
 
 Both are run with npm's `npx`, the first over standard input and output, the second over HTTP. A
 runner is not needed. Exits 0 when everything passed, 1 when something did not, and 69 where there
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from runner.cli.init import make_home
 from tests.harness import ROOT
-from tests.mcp.support import EIGHT, finished
-from tests.mcp.wire import COMMAND, http
+from tests.mcp_server.support import EIGHT, finished
+from tests.mcp_server.wire import COMMAND, http
 
 INSPECTOR = ("@modelcontextprotocol/inspector",)
 # The suite needs a newer Node.js than many systems have; npm brings one.

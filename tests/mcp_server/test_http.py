@@ -16,8 +16,8 @@ from runner.cli.mcp import PORT, TOKEN
 from runner.errors import UsageProblem
 from runner.mcp_server.http import MOST_BODY_BYTES, Access, checked_access
 from tests.harness import Runner, fluxdrop
-from tests.mcp.support import EIGHT, agent, data_uri, picture, play
-from tests.mcp.wire import http
+from tests.mcp_server.support import EIGHT, agent, data_uri, picture, play
+from tests.mcp_server.wire import http
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -12,8 +12,8 @@ from runner.engine.hub.cache import Store
 from runner.engine.hub.sources import Source
 from runner.engine.hub.transfer import Remote
 from runner.errors import DiskFull
+from tests.engine.hub.pulling import REPO, TOKEN, Pull, partial, repo_folder, snapshot, write
 from tests.fake_hub import WEIGHTS, FakeHub, Repo, files_of, safetensors
-from tests.hub.pulling import REPO, TOKEN, Pull, partial, repo_folder, snapshot, write
 
 REDUX = "black-forest-labs/FLUX.1-Redux-dev"
 DEPTH = "depth-anything/Depth-Anything-V2-Small-hf"

@@ -16,7 +16,7 @@ from specs import messages, schemas
 from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
-from tests.mcp.support import EIGHT, agent, play
+from tests.mcp_server.support import EIGHT, agent, play
 
 LISTED = {tool.name: tool for tool in tools.tools()}
 

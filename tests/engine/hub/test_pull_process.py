@@ -17,9 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import random_twin
-from tests.fake_hub import WEIGHTS, FakeHub, Fault, files_of
-from tests.harness import Runner, eventually
-from tests.hub.pulling import (
+from tests.engine.hub.pulling import (
     NOWHERE,
     REPO,
     SECONDS,
@@ -31,6 +29,8 @@ from tests.hub.pulling import (
     snapshot,
     write,
 )
+from tests.fake_hub import WEIGHTS, FakeHub, Fault, files_of
+from tests.harness import Runner, eventually
 
 
 @dataclass(frozen=True)

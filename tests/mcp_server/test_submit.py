@@ -9,7 +9,15 @@ import pytest
 
 from specs.read import read
 from specs.validate import validate
-from tests.mcp.support import agent, data_uri, finished, inbox_of, picture, play, write_status
+from tests.mcp_server.support import (
+    agent,
+    data_uri,
+    finished,
+    inbox_of,
+    picture,
+    play,
+    write_status,
+)
 
 GOOD: dict[str, Any] = {"prompt": "a red circle on a blue background", "model": "tiny"}
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.harness import Runner, eventually, fluxdrop
-from tests.mcp.support import EIGHT, agent, finished, play
-from tests.mcp.wire import over_stdio, stdio
+from tests.mcp_server.support import EIGHT, agent, finished, play
+from tests.mcp_server.wire import over_stdio, stdio
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -1,0 +1,97 @@
+"""The ledger's named queries: what they give, and that none of them sorts a long queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.job import State
+from runner.spool.disk.disk import Disk
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.record import Record
+
+WALL = 1000.0
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger(tmp_path / "ledger.sqlite", Disk())
+    yield made
+    made.close()
+
+
+def job(ledger: Ledger, name: str, **fields: object) -> Record:
+    plain = Record(
+        seq=0,
+        id=name,
+        state=State.QUEUED,
+        source_name=f"{name}.yaml",
+        source_sha256="0",
+        source_bytes=1,
+        suffix=".yaml",
+        spec=b"",
+        accepted_at="2026-01-01T00:00:00.000Z",
+        model="A",
+        total=1,
+    )
+    return ledger.insert(replace(plain, **fields))  # type: ignore[arg-type]  # fields by name
+
+
+def test_ready_jobs_come_by_priority_then_age_without_those_that_something_holds(
+    ledger: Ledger,
+) -> None:
+    job(ledger, "first")
+    job(ledger, "urgent", priority=5)
+    job(ledger, "waits", reason="WaitingForInput")
+    job(ledger, "later", ready_at=WALL + 1)
+    job(ledger, "unanswered", identity="1:2")
+    job(ledger, "over", state=State.FAILED)
+    assert [record.id for record in ledger.ready(WALL, limit=9)] == ["urgent", "first"]
+    assert ledger.highest_ready_priority(WALL) == 5
+    assert [record.id for record in ledger.waiting_for_input()] == ["waits"]
+    closed = ledger.next_to_open(WALL)
+    assert closed is not None and closed.id == "later"
+
+
+def test_an_older_job_of_another_model_is_found_only_within_its_priority(ledger: Ledger) -> None:
+    job(ledger, "low", model="B", priority=-1)
+    other = job(ledger, "other", model="B")
+    mine = job(ledger, "mine")
+    found = ledger.ready_before(WALL, mine, "A")
+    assert found is not None and found.id == other.id
+    assert ledger.ready_before(WALL, other, "A") is None
+    shared = ledger.ready_with_model(WALL, 0, "A")
+    assert shared is not None and shared.id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("ask", "index"),
+    [
+        (lambda ledger, one: ledger.ready(WALL, 1), "job_turn"),
+        (lambda ledger, one: ledger.ready_with_model(WALL, 0, "A"), "job_turn"),
+        (lambda ledger, one: ledger.ready_before(WALL, one, "A"), "job_turn"),
+        (lambda ledger, one: ledger.highest_ready_priority(WALL), "job_turn"),
+        (lambda ledger, one: ledger.waiting_for_input(), "job_waiting"),
+        (lambda ledger, one: ledger.unanswered(), "job_identity"),
+        (lambda ledger, one: ledger.unpublished(), "job_behind"),
+        (lambda ledger, one: ledger.newest("one"), "job_key"),
+        (lambda ledger, one: ledger.newest_of_file("one.yaml"), "job_source"),
+    ],
+)
+def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(
+    ledger: Ledger, ask: Callable[[Ledger, Record], object], index: str
+) -> None:
+    asked: list[str] = []
+    one = job(ledger, "one")
+    ledger._connection.set_trace_callback(asked.append)
+    ask(ledger, one)
+    ledger._connection.set_trace_callback(None)
+    (query,) = asked
+    rows = ledger._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+    plan = " ".join(row["detail"] for row in rows)
+    assert f"USING INDEX {index}" in plan
+    # The few whose files still lie in the inbox may be sorted.
+    assert ("TEMP B-TREE" in plan) == (index == "job_identity")
