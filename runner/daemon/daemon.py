@@ -72,7 +72,7 @@ class Daemon:
         self._locks = locks_of(home, gpu)
         self._started_at = timestamp()
         self._health_due = 0.0
-        self._looks_wanted = 0
+        self._scans_wanted = 0
         self._idle_since: float | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Daemon:
                 if self.worker.hold is not None and self.ledger.has_queued():
                     note = self.worker.hold.message
                 break
-            self.work(0.02 if self._looks_wanted else 0.2)
+            self.work(0.02 if self._scans_wanted else 0.2)
         if self._stop.is_set() and self.ledger.has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
@@ -233,12 +233,12 @@ class Daemon:
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
         """Whether nothing is left to do, and a fresh look at the inbox found nothing new."""
         if not self._is_quiet(wait_for_hours=wait_for_hours):
-            self._looks_wanted = 0
+            self._scans_wanted = 0
             return False
-        if not self._looks_wanted:
+        if not self._scans_wanted:
             # A look that is under way may be past the file that has just come.
-            self._looks_wanted = self.intake.looks + 2
-        if self.intake.looks >= self._looks_wanted:
+            self._scans_wanted = self.intake.scans + 2
+        if self.intake.scans >= self._scans_wanted:
             return True
         self.intake.wake.set()
         return False

@@ -85,8 +85,8 @@ def fluxdrop(home: Home, clock: Clock) -> None:
     """This runner, whole, with a device that is never asked for anything."""
     with Daemon(home, FlatColours(), disk=ClockedDisk(clock)) as daemon:
         while any(is_spec(name) for name in os.listdir(home.inbox)):
-            looks = daemon.intake.looks
-            while daemon.intake.looks == looks:
+            scans = daemon.intake.scans
+            while daemon.intake.scans == scans:
                 daemon.work(0.05)
 
 

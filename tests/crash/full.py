@@ -28,7 +28,7 @@ from tests.crash.scenario import SCENARIOS, Expected, Point, Scenario, play, pre
 _NEED_ROOM = {"write", "sync", "sync_folder", "sync_file_system", "rename", "make_folder", "commit"}
 # Over by the next try, after several, after most that a small job does has been refused.
 _REFUSALS = (1, 4, 16)
-_WAITS = ("runner.daemon.saving", "runner.spool.inbox.intake")
+_WAITS = ("runner.daemon.recording", "runner.spool.inbox.intake")
 
 
 class FullDisk(Disk):

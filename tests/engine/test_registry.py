@@ -66,7 +66,7 @@ def test_the_spec_beats_the_settings_and_they_beat_the_default() -> None:
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
-    assert "did you mean schnell?" in message(kind="text2img", model="schnel")
+    assert "did you mean 'schnell'?" in message(kind="text2img", model="schnel")
 
 
 def test_a_kind_that_a_model_cannot_do_is_answered_with_the_models_that_can() -> None:

@@ -68,7 +68,7 @@ def test_a_bad_call_says_everything_that_is_wrong_and_drops_nothing(home: Path) 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"prompt": "x", "model": "tinny"}, "did you mean tiny?"),
+        ({"prompt": "x", "model": "tinny"}, "did you mean 'tiny'?"),
         ({"prompt": "x", "model": "tiny", "width": 4096}, "tiny"),
         ({"prompt": "x", "count": 10_000, "matrix": {"steps": [1, 2]}}, "20,000 images"),
         ({"compose": {"pack": "nothing", "subjects": "all"}}, "there is no pack 'nothing'"),

@@ -120,7 +120,7 @@ def test_sound_json_means_what_the_standard_library_says(text: str) -> None:
 
 def test_hostile_nesting_cannot_take_the_process_down() -> None:
     code = (
-        "from specs.read import read\nfrom runner.errors import SpecInvalid\n"
+        "from specs.read import read\nfrom specs.errors import SpecInvalid\n"
         "for data in (b'[' * 200_000, b'- ' * 100_000, b'{a: ' * 60_000, b'? ' * 100_000):\n"
         "    for kind in (False, True):\n"
         "        try:\n            read(data, json=kind)\n"

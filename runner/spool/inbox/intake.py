@@ -67,7 +67,7 @@ class Intake:
         self._log_once = LogOnce("looking at the inbox")
         self._cut_short = False
         self.unsettled = 0
-        self.looks = 0
+        self.scans = 0
 
     @property
     def waits_for_inputs(self) -> bool:
@@ -127,7 +127,7 @@ class Intake:
             self.accept(batch)
             changed = True
         self.unsettled = unsettled + len(self._compose_pool)
-        self.looks += 1
+        self.scans += 1
         changed |= self._waiting.look(moment)
         wanted.append(self._waiting.seconds_to_next_look)
         wanted.append(self.controls.seconds_to_next_look)

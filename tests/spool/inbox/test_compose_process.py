@@ -63,7 +63,7 @@ planner.start()
 print(planner._process.pid, flush=True)
 if sys.argv[2]:
     drop = Drop("big.yaml", sys.argv[2].encode(), ())
-    planner.judge(drop, home, RegistryCatalogue(home.settings))
+    planner.assess(drop, home, RegistryCatalogue(home.settings))
 sys.stdin.read()
 """
 

@@ -91,8 +91,8 @@ def test_a_file_that_changed_since_is_said(home: Home) -> None:
     ("path", "reason", "says"),
     [
         ("gone.safetensors", "ModelMissing", "is in none of the `lora_roots`"),
-        ("inc.safetensors", "ModelMissing", "did you mean ink.safetensors?"),
-        ("wash.safetensors", "ModelMissing", "did you mean styles/wash.safetensors?"),
+        ("inc.safetensors", "ModelMissing", "did you mean 'ink.safetensors'?"),
+        ("wash.safetensors", "ModelMissing", "did you mean 'styles/wash.safetensors'?"),
         ("gone.safetensors", "ModelMissing", "fluxdrop models pull owner/name"),
         ("../secret.safetensors", "PathNotAllowed", "'..'"),
         ("styles/../../secret.safetensors", "PathNotAllowed", "'..'"),
