@@ -1,12 +1,13 @@
-"""The gallery wing: what a finished picture carries, how it is found again, how it is looked at.
+"""Finished pictures: the metadata in their files, the index that finds them, the outbox's pages.
 
-    metadata   the picture's bytes with its settings in them, and back   infotext xmp foreign
-    thumbs     the small WebP beside each picture
-    sheet      the static pages of the outbox                            shape summary overview page
-    store      the index as a TinyDB table                               segments index lines lock
-    search     the questions one can ask it                              terms
-    rebuild    the index made again from the sidecars, the truth         rows
+    metadata      encodes pictures with their settings inside, and reads them   infotext xmp foreign
+    page.thumbs   a small WebP file for each picture
+    page.sheet    the static pages of the outbox                         layout summary overview
+    store         the index, as a TinyDB table                           segments index line_format
+    search        queries on the index                                   terms
+    rebuild       makes the index again from the sidecars                rows
+    timing        estimates rendering times from the index
 
-Nothing here knows the spool or the engine. `search`, `store` and `rebuild` start without Pillow.
-Files whose loss would matter are written by a function that the caller hands in.
+Nothing here imports the spool or the engine. `search`, `store` and `rebuild` do not import Pillow.
+Files whose loss would matter are written by a function that the caller passes in.
 """

@@ -1,7 +1,7 @@
-"""Other programs' settings as our spec, as far as they go.
+"""Converts the settings that other programs write into a fluxdrop spec.
 
-What we have no field for is kept under an `x_` key, so that nothing is dropped in silence; what
-we could not do (a size, a seed out of range) is left out, and the model's default applies.
+A setting without a field in a spec is kept under an `x_` key. So is a size, a seed or a number of
+steps out of range; the model's default then applies, as it does for a guidance out of range.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runner.gallery.infotext import Infotext
 from specs.rules import SIZE_STEP
 
 _LORA = re.compile(r"\s*<lora:([^:>]+)(?::([\d.+-]+))?[^>]*>")
-# The first that fits wins, so the special ones stand before the plain ones.
+# The first match wins, so the more specific patterns come first.
 _MODELS = (
     (r"klein.?4b|^klein$", "klein"),
     (r"z.?image.?turbo", "z-image-turbo"),
@@ -30,65 +30,65 @@ _MODELS = (
 )
 
 
-def from_infotext(said: Infotext) -> dict[str, Any]:
-    """A spec out of the text that A1111, Forge, sd.cpp and their kin write."""
-    pairs = said.pairs
+def from_infotext(infotext: Infotext) -> dict[str, Any]:
+    """A spec from the text that A1111, Forge, sd.cpp and similar programs write."""
+    pairs = infotext.pairs
     size = re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", ""))
     spec: dict[str, Any] = {"kind": pairs.get("Pipeline", "text2img")}
     spec |= _model(pairs.get("Model"))
-    spec["prompt"] = _LORA.sub("", said.prompt).strip()
-    spec |= _whole("seed", pairs.get("Seed"), 0, 2**32 - 1)
-    spec |= _whole("steps", pairs.get("Steps"), 1, 1000)
+    spec["prompt"] = _LORA.sub("", infotext.prompt).strip()
+    spec |= _integer("seed", pairs.get("Seed"), 0, 2**32 - 1)
+    spec |= _integer("steps", pairs.get("Steps"), 1, 1000)
     spec |= _guidance(pairs.get("Distilled CFG Scale", pairs.get("Guidance")))
     if size:
         spec |= _size(size[1], size[2])
     loras = [
         {"path": f"{name}.safetensors", "weight": _number(weight, 1.0), "name": name}
-        for name, weight in _LORA.findall(said.prompt)
+        for name, weight in _LORA.findall(infotext.prompt)
     ]
     if loras:
         spec["loras"] = loras
     if pairs.get("Control type") in ("canny", "depth"):
         spec["control"] = pairs["Control type"]
-    return spec | _kept(negative_prompt=said.negative, made_with=pairs.get("Version"))
+    return spec | _extra(negative_prompt=infotext.negative, made_with=pairs.get("Version"))
 
 
-def from_mflux(said: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A spec out of mflux's sidecar or its EXIF text; None where the mapping is no such thing."""
-    if "mflux_version" not in said or not isinstance(said.get("prompt"), str):
+def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A spec from mflux's sidecar or EXIF text; None for a mapping that is neither."""
+    if "mflux_version" not in settings or not isinstance(settings.get("prompt"), str):
         return None
-    name = str(said.get("base_model") or said.get("model") or "")
-    spec: dict[str, Any] = {"kind": "text2img"} | _model(name) | {"prompt": said["prompt"]}
-    spec |= _whole("seed", said.get("seed"), 0, 2**32 - 1)
-    spec |= _whole("steps", said.get("steps"), 1, 1000)
-    spec |= _guidance(said.get("guidance"))
-    spec |= _size(said.get("width"), said.get("height"))
-    paths, scales = said.get("lora_paths") or (), said.get("lora_scales") or ()
+    name = str(settings.get("base_model") or settings.get("model") or "")
+    spec: dict[str, Any] = {"kind": "text2img"} | _model(name) | {"prompt": settings["prompt"]}
+    spec |= _integer("seed", settings.get("seed"), 0, 2**32 - 1)
+    spec |= _integer("steps", settings.get("steps"), 1, 1000)
+    spec |= _guidance(settings.get("guidance"))
+    spec |= _size(settings.get("width"), settings.get("height"))
+    paths, scales = settings.get("lora_paths") or (), settings.get("lora_scales") or ()
     if isinstance(paths, list) and paths:
         weights = [*scales, *[1.0] * len(paths)] if isinstance(scales, list) else [1.0] * len(paths)
         spec["loras"] = [
             {"path": PurePath(str(path)).name, "weight": _number(weight, 1.0)}
             for path, weight in zip(paths, weights, strict=False)
         ]
-    return spec | _kept(
-        negative_prompt=said.get("negative_prompt"),
-        made_with=f"mflux {said['mflux_version']}",
-        image_path=said.get("image_path"),
-        controlnet_image_path=said.get("controlnet_image_path"),
-        masked_image_path=said.get("masked_image_path"),
+    return spec | _extra(
+        negative_prompt=settings.get("negative_prompt"),
+        made_with=f"mflux {settings['mflux_version']}",
+        image_path=settings.get("image_path"),
+        controlnet_image_path=settings.get("controlnet_image_path"),
+        masked_image_path=settings.get("masked_image_path"),
     )
 
 
 def _model(name: str | None) -> dict[str, str]:
     if not name:
         return {}
-    for pattern, ours in _MODELS:
+    for pattern, model in _MODELS:
         if re.search(pattern, name.lower()):
-            return {"model": ours}
+            return {"model": model}
     return {"x_model": name}
 
 
-def _whole(key: str, value: object, lowest: int, highest: int) -> dict[str, Any]:
+def _integer(key: str, value: object, lowest: int, highest: int) -> dict[str, Any]:
     try:
         number = int(str(value))
     except ValueError:
@@ -118,5 +118,5 @@ def _number(value: object, otherwise: float) -> float:
         return otherwise
 
 
-def _kept(**facts: object) -> dict[str, str]:
-    return {f"x_{key}": str(value) for key, value in facts.items() if value}
+def _extra(**values: object) -> dict[str, str]:
+    return {f"x_{key}": str(value) for key, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""Small readings of a sidecar that every writer of this wing shares, so that they agree."""
+"""How the gallery's writers read values from a sidecar and write them, so that all agree."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def source_type(sidecar: Mapping[str, Any]) -> str:
 
 
 def made_with(result: Mapping[str, Any]) -> str:
-    """The program and its version, as the picture names its maker."""
+    """The program and its version, as a picture's metadata names them."""
     version = mapping(result.get("versions")).get("fluxdrop")
     return f"fluxdrop {version}" if version else "fluxdrop"
 
 
 def number_text(value: Any) -> str:
-    """A number as people write it: 3.5, and 4 rather than 4.0."""
+    """A number as text: 3.5, and 4 rather than 4.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def printable(text: str) -> str:
-    """The text without what no file format can hold: NUL and half surrogates."""
+    """The text with NUL and lone surrogates, which no file format can hold, replaced."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def html_text(value: object) -> str:
-    """Any value as text of a page: inside an element or a quoted attribute."""
+    """Any value escaped for HTML, inside an element or a quoted attribute."""
     return escape(printable(str(value)), quote=True)

@@ -1,10 +1,11 @@
-"""The index of one segment: which of its lines have a term, as bits of a whole number.
+"""The index of one segment: which of its lines have a term.
 
-Two of a kind: `LiveIndex` grows in memory with the segment being written; `SealedIndex` lies in a
-file and is searched there, without being read into objects. A file's body:
+A set of lines is an `int` whose bit n stands for the segment's line n, counted from 0; n is the
+line's place. `LiveIndex` grows in memory with the segment being written. `SealedIndex` is a memory
+map of a file, searched without reading it into objects. Such a file is a head and this body:
 
-    line offsets · moments · ids (sorted hashes, then their lines) · gone documents
-    term starts · terms (sorted) · posting starts · postings (bits, or a few line numbers)
+    line offsets · moments · ids (sorted hashes, then their places) · gone documents
+    term starts · terms (sorted) · posting starts · postings (bits, or a few places)
 
 An index is derived from its lines: one that is missing or does not fit them is made again.
 """
@@ -14,8 +15,11 @@ from __future__ import annotations
 import mmap
 import zlib
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import accumulate
+from operator import or_
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError
@@ -23,26 +27,39 @@ from typing import Any, Protocol
 
 from runner.gallery.terms import EVERY_ROW, identity, moment, terms_of
 
-_HEAD = Struct(
-    "=4sIQIIIIII"
-)  # magic, lines, rows' bytes, body's CRC, ids, gone, terms, sizes of both blobs
+# Magic, number of lines, bytes of the lines, CRC of the body, number of ids, of gone documents and
+# of terms, bytes of the terms and of the postings.
+_HEAD = Struct("=4sIQIIIIII")
 _MAGIC = b"fdx1"
 
 
 class Index(Protocol):
-    """What a question needs of a segment."""
+    """What a query reads of a segment; sets of lines are bits of an `int`."""
 
     @property
-    def lines(self) -> int: ...
+    def line_count(self) -> int: ...
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """The lines that put a row."""
+
     @property
-    def gone(self) -> Sequence[int]: ...
-    def bits(self, term: bytes) -> int: ...
-    def prefix(self, beginning: bytes) -> int: ...
-    def between(self, since: int | None, until: int | None) -> int: ...
-    def places(self, key: int) -> list[int]: ...
-    def span(self, place: int) -> tuple[int, int]: ...
+    def gone(self) -> Sequence[int]:
+        """The documents that the lines remove, also ones of other segments."""
+
+    def bits(self, term: bytes) -> int:
+        """The lines with a term."""
+
+    def prefix(self, beginning: bytes) -> int:
+        """The lines with a term that begins so."""
+
+    def between(self, since: int | None, until: int | None) -> int:
+        """The lines from `since` to before `until`, in milliseconds since 1970; None is open."""
+
+    def places(self, key: int) -> list[int]:
+        """The places of the rows whose id has this hash (`terms.identity`)."""
+
+    def span(self, place: int) -> tuple[int, int]:
+        """Where a line begins and ends in its file, in bytes."""
 
 
 class LiveIndex:
@@ -57,22 +74,21 @@ class LiveIndex:
         self._places: dict[int, list[int]] = {}
 
     @property
-    def lines(self) -> int:
+    def line_count(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def rows(self) -> int:
-        """The bits of the lines that put a row."""
         return self.bits(EVERY_ROW)
 
     @property
     def size(self) -> int:
-        """Bytes of the lines seen so far."""
+        """Bytes of all lines added so far."""
         return self.offsets[-1]
 
     def add(self, length: int, entry: Mapping[str, Any] | None) -> None:
-        """One more line of that many bytes; None is a line that is damaged."""
-        place = self.lines
+        """Add the next line, of `length` bytes; the entry of a damaged line is None."""
+        place = self.line_count
         row = entry.get("row") if entry else None
         self.offsets.append(self.offsets[-1] + length)
         self.moments.append(moment(row.get("created_at")) if row else 0)
@@ -89,11 +105,8 @@ class LiveIndex:
         return _bits(self.postings.get(term, ()))
 
     def prefix(self, beginning: bytes) -> int:
-        found = 0
-        for term, posting in self.postings.items():
-            if term.startswith(beginning):
-                found |= _bits(posting)
-        return found
+        postings = (post for term, post in self.postings.items() if term.startswith(beginning))
+        return _bits(place for posting in postings for place in posting)
 
     def between(self, since: int | None, until: int | None) -> int:
         return _between(self.moments, since, until)
@@ -105,10 +118,10 @@ class LiveIndex:
         return self.offsets[place], self.offsets[place + 1]
 
     def encode(self) -> bytes:
-        """The file of a `SealedIndex` that answers the same."""
-        width = _width(self.lines)
-        names = sorted(self.postings)
-        packed = [_pack(self.postings[name], width) for name in names]
+        """The file of a `SealedIndex` with the same content."""
+        width = _width(self.line_count)
+        terms = sorted(self.postings)
+        packed = [_pack(self.postings[term], width) for term in terms]
         ids = sorted(self.ids)
         body = b"".join(
             (
@@ -117,74 +130,77 @@ class LiveIndex:
                 array("Q", [key for key, _ in ids]).tobytes(),
                 array("H", [place for _, place in ids]).tobytes(),
                 array("Q", self.gone).tobytes(),
-                _starts(names),
-                b"".join(names),
+                _starts(terms),
+                b"".join(terms),
                 _starts(packed),
                 b"".join(packed),
             )
         )
-        sizes = (sum(map(len, names)), sum(map(len, packed)))
-        counts = (len(ids), len(self.gone), len(names), *sizes)
-        return _HEAD.pack(_MAGIC, self.lines, self.size, zlib.crc32(body), *counts) + body
+        sizes = (sum(map(len, terms)), sum(map(len, packed)))
+        counts = (len(ids), len(self.gone), len(terms), *sizes)
+        return _HEAD.pack(_MAGIC, self.line_count, self.size, zlib.crc32(body), *counts) + body
 
 
 class SealedIndex:
-    """The index of a full segment, searched in its file; raises ValueError for one that is bad."""
+    """The index of a full segment, searched in its file.
+
+    It is also the sorted sequence of its terms, for `bisect`. The constructor raises OSError or
+    ValueError for a file that is missing, damaged, or not of a segment of `rows_bytes` bytes.
+    """
 
     def __init__(self, path: Path, rows_bytes: int) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
-            magic, lines, size, crc, ids, gone, terms, names, packed = _HEAD.unpack_from(self._map)
+            head = _HEAD.unpack_from(self._map)
         except StructError as exc:
             raise ValueError(f"{path.name} is too short") from exc
+        magic, lines, size, crc, ids, gone, terms, terms_bytes, packed_bytes = head
         view = memoryview(self._map)[_HEAD.size :]
         if magic != _MAGIC or size != rows_bytes or zlib.crc32(view) != crc:
             raise ValueError(f"{path.name} does not fit its segment")
-        self.lines: int = lines
+        self.line_count: int = lines
         at = 0
 
-        def cut(length: int) -> memoryview:
+        def take(length: int) -> memoryview:
             nonlocal at
             at += length
             return view[at - length : at]
 
-        self._offsets = cut(4 * (lines + 1)).cast("I")
-        self._moments = cut(8 * lines).cast("q")
-        self._keys = cut(8 * ids).cast("Q")
-        self._key_places = cut(2 * ids).cast("H")
-        self.gone: Sequence[int] = list(cut(8 * gone).cast("Q"))
-        self._name_starts = cut(4 * (terms + 1)).cast("I")
-        self._names = cut(names)
-        self._packed_starts = cut(4 * (terms + 1)).cast("I")
-        self._packed = cut(packed)
+        self._offsets = take(4 * (lines + 1)).cast("I")
+        self._moments = take(8 * lines).cast("q")
+        self._keys = take(8 * ids).cast("Q")
+        self._key_places = take(2 * ids).cast("H")
+        self.gone: Sequence[int] = list(take(8 * gone).cast("Q"))
+        self._term_starts = take(4 * (terms + 1)).cast("I")
+        self._terms = take(terms_bytes)
+        self._packed_starts = take(4 * (terms + 1)).cast("I")
+        self._packed = take(packed_bytes)
         self._width = _width(lines)
         self._first = min(self._moments, default=0)
         self._last = max(self._moments, default=0)
         self.rows = self.bits(EVERY_ROW)
 
     def __len__(self) -> int:
-        return len(self._name_starts) - 1
+        return len(self._term_starts) - 1
 
     def __getitem__(self, number: int) -> bytes:
-        starts = self._name_starts
-        return bytes(self._names[starts[number] : starts[number + 1]])
+        starts = self._term_starts
+        return bytes(self._terms[starts[number] : starts[number + 1]])
 
     def bits(self, term: bytes) -> int:
         number = bisect_left(self, term)
         return self._posting(number) if number < len(self) and self[number] == term else 0
 
     def prefix(self, beginning: bytes) -> int:
-        found = 0
-        # No UTF-8 text holds the byte 0xff, so this is the end of everything that begins so.
         first = bisect_left(self, beginning)
-        for number in range(first, bisect_left(self, beginning + b"\xff", first)):
-            found |= self._posting(number)
-        return found
+        # The byte 0xff is in no UTF-8 text, so every term that begins so sorts before this one.
+        end = bisect_left(self, beginning + b"\xff", first)
+        return reduce(or_, map(self._posting, range(first, end)), 0)
 
     def between(self, since: int | None, until: int | None) -> int:
         if (since is None or since <= self._first) and (until is None or until > self._last):
-            return (1 << self.lines) - 1
+            return (1 << self.line_count) - 1
         if (since is not None and since > self._last) or (
             until is not None and until <= self._first
         ):
@@ -192,12 +208,8 @@ class SealedIndex:
         return _between(self._moments, since, until)
 
     def places(self, key: int) -> list[int]:
-        keys, found = self._keys, []
-        number = bisect_left(keys, key)
-        while number < len(keys) and keys[number] == key:
-            found.append(self._key_places[number])
-            number += 1
-        return found
+        first = bisect_left(self._keys, key)
+        return list(self._key_places[first : bisect_right(self._keys, key, first)])
 
     def span(self, place: int) -> tuple[int, int]:
         return self._offsets[place], self._offsets[place + 1]
@@ -212,34 +224,28 @@ class SealedIndex:
 
 def _between(moments: Sequence[int] | memoryview, since: int | None, until: int | None) -> int:
     low, high = since if since is not None else 0, until if until is not None else 1 << 62
-    found = 0
-    for place, when in enumerate(moments):
-        if low <= when < high:
-            found |= 1 << place
-    return found
+    return _bits(place for place, when in enumerate(moments) if low <= when < high)
 
 
 def _width(lines: int) -> int:
+    """The bytes that hold one bit for each line."""
     return (lines + 7) // 8
 
 
 def _bits(places: Iterable[int]) -> int:
-    found = 0
+    bits = 0
     for place in places:
-        found |= 1 << place
-    return found
+        bits |= 1 << place
+    return bits
 
 
 def _pack(posting: Sequence[int], width: int) -> bytes:
-    """A few line numbers of two bytes each, or all the bits where those are shorter."""
+    """The places as two bytes each, or as bits where those are no longer."""
     if len(posting) * 2 >= width:
         return _bits(posting).to_bytes(width, "little")
     return array("H", posting).tobytes()
 
 
 def _starts(parts: Sequence[bytes]) -> bytes:
-    starts, at = array("I", [0]), 0
-    for part in parts:
-        at += len(part)
-        starts.append(at)
-    return starts.tobytes()
+    """Where each part begins once all are joined, and where the last one ends."""
+    return array("I", accumulate(map(len, parts), initial=0)).tobytes()

@@ -1,4 +1,4 @@
-"""The `parameters` text of A1111 and Forge, written for FLUX and read from anyone.
+"""Writes the `parameters` text of A1111 and Forge for FLUX, and reads that of any program.
 
     a fox in the snow <lora:ink:0.8>
     Negative prompt: blurry                      (only where there is one; FLUX has none)
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -27,28 +27,28 @@ _DISTILLED = ("schnell", "klein", "turbo")
 
 @dataclass(frozen=True)
 class Infotext:
-    """What one `parameters` text says."""
+    """One `parameters` text: its prompts, and its settings as `Key: value` pairs."""
 
     prompt: str
-    negative: str = ""
-    pairs: Mapping[str, str] = field(default_factory=dict)
+    negative: str
+    pairs: Mapping[str, str]
 
 
 def write(sidecar: Mapping[str, Any]) -> str:
-    """The `parameters` text of one sidecar, in the order and spelling of Forge."""
+    """The `parameters` text of a sidecar, in Forge's order and spelling."""
     prompt = str(sidecar.get("prompt") or "")
     tags = [f"<lora:{name}:{number_text(weight)}>" for name, weight, _ in _loras(sidecar)]
-    # Forge keeps a LoRA where the user typed it; ours are fields, so they go to the end.
-    first = " ".join([prompt, *tags]).strip() if tags else prompt
+    # Forge keeps a LoRA where the user typed it; in a spec LoRAs are a field, so they go last.
+    prompt = " ".join([prompt, *tags]).strip() if tags else prompt
     settings = ", ".join(f"{key}: {_quoted(value)}" for key, value in _pairs(sidecar))
-    return f"{first}\n{settings}".strip()
+    return f"{prompt}\n{settings}".strip()
 
 
 def parse(text: str) -> Infotext | None:
-    """Read a `parameters` text by the rules of A1111; None where it holds no settings."""
+    """Read a `parameters` text by the rules of A1111; None for a text without settings."""
     *lines, last = text.strip().split("\n")
-    found = _PAIR.findall(last)
-    if len(found) < _FEWEST_PAIRS:
+    matches = _PAIR.findall(last)
+    if len(matches) < _FEWEST_PAIRS:
         return None
     prompt: list[str] = []
     negative: list[str] = []
@@ -57,7 +57,7 @@ def parse(text: str) -> Infotext | None:
         if line.startswith(_NEGATIVE):
             part, line = negative, line.removeprefix(_NEGATIVE).strip()
         part.append(line)
-    pairs = {key: _unquoted(value.strip()) for key, value in found}
+    pairs = {key: _unquoted(value.strip()) for key, value in matches}
     return Infotext("\n".join(prompt), "\n".join(negative), pairs)
 
 
@@ -69,16 +69,16 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Sampler", "Euler"
     yield "Schedule type", "Simple"
     yield "CFG scale", "1"
-    # A distilled model takes no guidance; Forge shows no such key then.
+    # A distilled model takes no guidance, and Forge writes no such key for it.
     guidance = sidecar.get("guidance")
-    called = f"{name} {sidecar.get('model')}".lower()
-    if guidance and not any(word in called for word in _DISTILLED):
+    names = f"{name} {sidecar.get('model')}".lower()
+    if guidance and not any(word in names for word in _DISTILLED):
         yield "Distilled CFG Scale", number_text(guidance)
     yield "Seed", str(sidecar.get("seed", 0))
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))
     if width and height:
         yield "Size", f"{width}x{height}"
-    # The SHA-256 of one checkpoint file: our own hash of a folder would match nothing anywhere.
+    # Forge hashes one checkpoint file: the hash of a folder of weights would match no other.
     digest = str(model.get("sha256") or "")
     if re.fullmatch(r"[0-9a-fA-F]{10,}", digest):
         yield "Model hash", digest[:10].lower()
@@ -91,7 +91,7 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _own_pairs(sidecar: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What only we know, in legal key names; other readers pass over it."""
+    """The pairs that only fluxdrop writes, with keys that other readers accept and ignore."""
     kind = str(sidecar.get("kind") or "text2img")
     if kind != "text2img":
         yield "Pipeline", kind
@@ -105,6 +105,7 @@ def _own_pairs(sidecar: Mapping[str, Any], result: Mapping[str, Any]) -> Iterato
 
 
 def _loras(sidecar: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """The name, weight and SHA-256 ("" if unknown) of each LoRA."""
     loras = []
     for lora in map(mapping, sidecar.get("loras") or ()):
         source = str(lora.get("path") or lora.get("repo") or "lora")

@@ -1,4 +1,7 @@
-"""One entry is one line: its checksum, a space, JSON. Whole or not there, never half."""
+"""The lines of the index's files: each is one entry, as a CRC-32 in hex, a space and JSON.
+
+The checksum tells a complete line from one that a kill or a full disk cut short.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ def encode(entry: Entry) -> bytes:
 
 
 def intact(line: bytes) -> bool:
-    """The line is what was once written."""
+    """Whether a line, with its line end, is as it was written."""
     return line[8:9] == b" " and line[:8] == b"%08x" % zlib.crc32(line[9:-1])
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line with its line end, or None for one that is damaged."""
+    """The entry of a line with its line end, or None for a damaged line."""
     if not intact(line):
         return None
     entry = json.loads(line[9:])
@@ -33,15 +36,16 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def complete(data: bytes) -> list[bytes]:
-    """The lines of a file that have their end; what follows the last end was torn off."""
+    """The lines of a file with their line ends, without an incomplete last line."""
     return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
 def append(path: Path, lines: Sequence[bytes], size: int) -> None:
-    """Add lines to a file of that size: all of them or none.
+    """Append lines to a file of `size` bytes: all of them or none.
 
-    They survive our death at once, and a power cut some seconds later: waiting for the disk costs
-    twenty times the rest of it, and the start of a runner looks again at what is that new.
+    They survive the end of the process at once, but a power cut only some seconds later. Syncing
+    would take twenty times as long as the rest, and a runner that starts adds the rows of recent
+    sidecars again (`rebuild.ensure`).
     """
     file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
     try:
@@ -49,7 +53,7 @@ def append(path: Path, lines: Sequence[bytes], size: int) -> None:
         while data:
             data = data[os.write(file, data) :]
     except OSError:
-        # A full disk: half a line must not stay for the next one to be glued to.
+        # A full disk: the next line must not be appended to an incomplete one.
         with suppress(OSError):
             os.ftruncate(file, size)
         raise

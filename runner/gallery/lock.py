@@ -1,4 +1,4 @@
-"""The gallery's lock file: held for the moment of one write, freed by the system if we die."""
+"""The gallery's lock file: held during one write, released by the system if the process ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock and hold it."""
+    """Wait for the exclusive lock on a file, made if it is missing, and hold it."""
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         _take(handle)
         yield
     finally:
-        # Closing gives it back, also where the process ends in between.
+        # Closing the file releases the lock.
         os.close(handle)
 
 
@@ -30,7 +30,7 @@ if sys.platform == "win32":
                 msvcrt.locking(handle, msvcrt.LK_LOCK, 1)
                 return
             except OSError:
-                # It gives up after ten seconds; a rebuild next door may take longer.
+                # LK_LOCK gives up after ten seconds; a rebuild in another process may take longer.
                 continue
 
 else:

@@ -1,8 +1,8 @@
-"""The index made again from the sidecars: when it is missing, when it is damaged, when asked.
+"""Makes the index again from the sidecars: if it is missing or damaged, or on request.
 
-Rows go into a new generation beside the old one, oldest picture first; what was added meanwhile
-is brought along under the lock, and then one small file says that the new one counts. A reader
-sees the old index or the new one, and a rebuild that dies leaves the old one.
+Rows are written to a new generation, oldest picture first. Then, under the lock, it gets the rows
+that others added or removed meanwhile, and one small file is replaced to name it. A reader sees
+either the old index or the new one, and a rebuild that fails leaves the old one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
 
-# Longer than any system keeps written bytes to itself, and clocks are allowed to differ a little.
+# Seconds. Longer than any system delays writing to disk, and than clocks may differ.
 _LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 
 
 def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:
-    """Bring the index up to the sidecars; says whether that took making it anew.
+    """Add the rows that the index lacks, and return whether it had to be made again.
 
-    For the start of a runner: a kill may have come between a sidecar and its row, a power cut
-    just after it.
+    For the start of a runner: it may have been killed after writing a sidecar and before adding
+    its row, and a power cut loses the rows of the last seconds. An intact index is compared only
+    with the folders of jobs that changed since its newest row, less ten minutes.
     """
     if not Segments(folder).sound():
         rebuild(folder, outbox, write, progress)
@@ -42,15 +43,18 @@ def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None =
     since = moment(newest[0].get("created_at")) / 1000 - _LOOK_BACK if newest else 0
     for job in _jobs(outbox):
         if job.stat().st_mtime >= since:
-            gallery.add(*(row for path in _sidecars(job) if (row := _row(path)) is not None))
+            gallery.add(*filter(None, map(_row, _sidecars(job))))
     return False
 
 
 def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> int:
-    """Make the index again and return how many rows it has; `progress(done, total)` as it goes."""
+    """Make the index again and return its number of rows.
+
+    `progress(done, total)` is called now and then, with numbers of sidecars.
+    """
     old = Segments(folder, write)
     with old.writing():
-        began, mark = old.generation, old.length
+        old_name, old_length = old.generation, old.length
         name = f"g{max(generations(folder), default=0) + 1:06}"
         (folder / name).mkdir()
     fresh = Gallery(folder, write, generation=name)
@@ -59,24 +63,24 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
         while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
             fresh.segments.append(partial(list, batch))
         with old.writing():
-            if old.generation == began:
-                _bring_along(old, mark, fresh)
+            if old.generation == old_name:
+                _replay(old, old_length, fresh)
             count = len(fresh)
             old.switch(name)
     except BaseException:
         shutil.rmtree(folder / name, ignore_errors=True)
         raise
     for number in generations(folder):
-        # A newer one belongs to a rebuild that is still at work. A reader on Windows may hold an
-        # old one open: then the next rebuild takes it away.
+        # A newer one belongs to another rebuild that is not done yet. An old one that a reader on
+        # Windows still has open is removed by the next rebuild.
         if f"g{number:06}" < name:
             shutil.rmtree(folder / f"g{number:06}", ignore_errors=True)
     return count
 
 
-def _bring_along(old: Segments, mark: int, fresh: Gallery) -> None:
-    """Do to the new index what others did to the old one since the rebuild began."""
-    for entry in old.entries(after=mark):
+def _replay(old: Segments, length: int, fresh: Gallery) -> None:
+    """Apply to the new index what the old one gained after its first `length` lines."""
+    for entry in old.entries(after=length):
         if "row" in entry:
             fresh.add(entry["row"])
         else:
@@ -85,17 +89,17 @@ def _bring_along(old: Segments, mark: int, fresh: Gallery) -> None:
 
 
 def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
-    """All rows in the order in which the pictures were made; memory holds their places only."""
-    with TemporaryFile() as spool:
-        places: list[tuple[int, str, int, int]] = []
+    """All rows, oldest picture first; the rows wait in a temporary file, not in memory."""
+    with TemporaryFile() as file:
+        keys: list[tuple[int, str, int, int]] = []
         for row in _rows(outbox, progress):
             made, index = moment(row.get("created_at")), row.get("index")
             place = index if isinstance(index, int) else 0
-            places.append((made, str(row["job"]), place, spool.tell()))
-            spool.write(json.dumps(row).encode() + b"\n")
-        for *_, at in sorted(places):
-            spool.seek(at)
-            yield json.loads(spool.readline())
+            keys.append((made, str(row["job"]), place, file.tell()))
+            file.write(json.dumps(row).encode() + b"\n")
+        for *_, offset in sorted(keys):
+            file.seek(offset)
+            yield json.loads(file.readline())
 
 
 def _rows(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
@@ -108,11 +112,12 @@ def _rows(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
 
 
 def _row(sidecar: Path) -> dict[str, Any] | None:
+    """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
         row = row_of(json.loads(sidecar.read_bytes()))
     except (OSError, ValueError, AttributeError, UsageProblem):
         return None
-    # A folder that someone copied or renamed holds pictures whose paths would be wrong.
+    # In a copied or renamed folder the row's paths would be wrong.
     return row if row["job"] == sidecar.parent.name else None
 
 

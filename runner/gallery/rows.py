@@ -1,4 +1,4 @@
-"""The gallery's row of one picture, made from its sidecar and from nothing else."""
+"""Makes the gallery's row of one picture from its sidecar alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 from runner.errors import UsageProblem
 from runner.gallery.formatting import mapping
 
-# In the row under their own names, in this order; every other field of the spec follows.
-_FACTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
+# These fields of `result` follow in this order, and then every other field of the spec.
+_RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
 
 
 def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of one sidecar. Its paths begin with `outbox/`, as a spec would name them."""
+    """The row of one sidecar; its paths begin with `outbox/`, as a spec would name them.
+
+    Raises UsageProblem for a mapping whose `result` does not name a job and a file.
+    """
     result = mapping(sidecar.get("result"))
     job, file = result.get("job"), result.get("file")
     if not isinstance(job, str) or not isinstance(file, str):
@@ -34,7 +37,7 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "seed": sidecar.get("seed"),
         "tags": list(sidecar.get("tags") or ()),
     }
-    row |= {name: result.get(name) for name in _FACTS}
+    row |= {name: result.get(name) for name in _RESULTS}
     for side in ("width", "height"):
         row[side] = row[side] or sidecar.get(side)
     return row | {

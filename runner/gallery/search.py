@@ -1,7 +1,8 @@
-"""The questions that the gallery answers, newest picture first.
+"""Searches the gallery, newest picture first.
 
-Every word of the text must begin some word of the prompt, in any order; a word in double quotes
-must be a whole one. The filters must all fit. What a page shows is read from the disk, no more.
+Each word of the text must be the beginning of a word of the prompt, in any order; a word in double
+quotes must be a complete word. All filters must match. Only the rows of one page are read from
+the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Page(TypedDict):
-    """One page of an answer: how many rows fit in all, and the rows of this page."""
+    """One page of a result: the number of all rows that match, and the rows of this page."""
 
     total: int
     rows: list[dict[str, Any]]
@@ -47,10 +48,11 @@ def search(
     limit: int = 50,
     offset: int = 0,
 ) -> Page:
-    """The newest rows that fit everything asked.
+    """The newest rows that match the text and every filter.
 
-    `since` and `until` are a day, a moment (RFC 3339, local without an offset) or an age such as
-    `2d`; a day given as `until` is included. `size` is `1024x768`.
+    `since` and `until` are a day, a moment (RFC 3339, local time without an offset) or an age such
+    as `2d` (m, h, d or w); a day given as `until` is included. `size` is written `1024x768`.
+    Raises UsageProblem for a date or a size that cannot be read.
     """
     facets = {"kind": kind, "model": model, "pack": pack, "seed": seed, "job": job}
     exact = [facet(name, value) for name, value in facets.items() if value is not None]
@@ -59,9 +61,9 @@ def search(
     if size is not None:
         exact.append(facet("size", _size(size)))
     beginnings = []
-    for whole, loose in _PART.findall(text):
-        exact += [word_term(word) for word in words(whole)]
-        beginnings += [word_term(word) for word in words(loose)]
+    for quoted, unquoted in _PART.findall(text):
+        exact += [word_term(word) for word in words(quoted)]
+        beginnings += [word_term(word) for word in words(unquoted)]
     start, end = _when(since, last=False), _when(until, last=True)
     plan = _plan(exact or [EVERY_ROW], beginnings, start, end)
     total, rows = gallery.page(plan, max(0, limit), max(0, offset))
@@ -71,24 +73,25 @@ def search(
 def _plan(
     exact: list[bytes], beginnings: list[bytes], since: int | None, until: int | None
 ) -> Plan:
-    # The rarest first would be best; exact terms and long beginnings are a good guess at it.
+    # Rare terms come first, so that an empty result is known early: exact terms and long
+    # beginnings are usually the rarer ones.
     ordered = sorted(set(beginnings), key=len, reverse=True)
 
-    def bits(index: Index) -> int:
-        found = -1
+    def select(index: Index) -> int:
+        bits = -1
         for term in exact:
-            found &= index.bits(term)
-            if not found:
+            bits &= index.bits(term)
+            if not bits:
                 return 0
         for beginning in ordered:
-            found &= index.prefix(beginning)
-            if not found:
+            bits &= index.prefix(beginning)
+            if not bits:
                 return 0
         if since is not None or until is not None:
-            found &= index.between(since, until)
-        return found
+            bits &= index.between(since, until)
+        return bits
 
-    return bits
+    return select
 
 
 def _size(text: str) -> str:
@@ -99,12 +102,12 @@ def _size(text: str) -> str:
 
 
 def _when(text: str | None, *, last: bool) -> int | None:
-    """The moment that a date means, in milliseconds; the end of a day where it is the last one."""
+    """A date as milliseconds since 1970; a day means its beginning, or its end if it is `last`."""
     if text is None:
         return None
     if ago := _AGO.fullmatch(text.strip()):
-        span = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return round((datetime.now(UTC) - span).timestamp() * 1000)
+        age = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return round((datetime.now(UTC) - age).timestamp() * 1000)
     try:
         when = datetime.fromisoformat(text.strip())
     except ValueError as exc:
@@ -113,6 +116,6 @@ def _when(text: str | None, *, last: bool) -> int | None:
         ) from exc
     if last and _DAY.fullmatch(text.strip()):
         when += timedelta(days=1)
-    # What people type without an offset is their own time.
+    # A date without an offset is local time.
     local = when if when.tzinfo else when.astimezone()
     return moment(local.isoformat())

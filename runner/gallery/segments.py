@@ -1,13 +1,13 @@
-"""The files of the gallery's index: lines that are only ever added, in segments of bounded size.
+"""The files of the gallery's index: lines that are only appended, in segments of bounded size.
 
-    <folder>/current                  the name of the generation that counts
-    <folder>/lock                     held for the moment of a write, by whoever writes
-    <folder>/<generation>/000000.rows one line an entry; full ones never change
-    <folder>/<generation>/000000.index
+    <folder>/current                    the name of the current generation
+    <folder>/lock                       held by the writer during each write
+    <folder>/<generation>/000000.rows   one line for each entry; a full segment never changes
+    <folder>/<generation>/000000.index  the index of a full segment
 
-An entry puts a row, takes documents back, or both at once. A line counts once its end is there:
-readers pass over a torn tail, the next writer cuts it off. A document's number is its place:
-segment times SEGMENT plus line, from 1.
+An entry puts a row (`row`), removes documents (`gone`), or both. A line is valid once its line end
+is written: readers skip an incomplete last line, and the next writer cuts it off. The number of a
+document is its segment times SEGMENT, plus the place of its line in the segment, plus 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from runner.gallery import line_format as lines
+from runner.gallery import line_format
 from runner.gallery.index import Index, LiveIndex, SealedIndex
 from runner.gallery.line_format import Entry
 from runner.gallery.lock import locked
@@ -28,69 +28,76 @@ from specs.errors import FluxdropError
 
 SEGMENT = 1024
 Write = Callable[[Path, bytes], None]
-# Made by an insert where there was nothing: what the sidecars know besides is not in it.
+# Follows the name in `current` if an insert made the generation: earlier sidecars may lack rows.
 _PARTIAL = " partial"
 
 
 class Moved(Exception):
-    """A rebuild has put another generation in this one's place: look again."""
+    """A rebuild has replaced this generation: refresh, and read again."""
 
 
 class Segments:
-    """One folder of segments, for reading and, where `write` is given, for adding to."""
+    """One folder of segments, for reading and, with a function that replaces files, for writing.
+
+    With `generation` only that one is used, whether it is current or not: a rebuild fills its new
+    generation so. Readers call `refresh` to read what has been added since.
+    """
 
     _indexes: list[Index]
     _live: LiveIndex | None
-    # By segment: the lines that a later entry took back.
+    # By segment: the bits of the lines whose documents a later entry removed.
     _dead: dict[int, int]
 
     def __init__(self, folder: Path, write: Write | None = None, generation: str = "") -> None:
         self.folder = folder
         self._write = write
-        # A generation that is being made does not count yet, and has one writer of its own.
+        # A new generation has a lock of its own: its only writer is the rebuild that makes it.
         self._pinned = generation
         self._lock = folder / generation / "lock"
         self._guard = RLock()
-        self._forget("")
+        self._reset("")
 
     # --- reading ---
 
     @property
     def missing(self) -> bool:
-        """Nobody has ever built it, or someone has deleted it."""
+        """Whether there is no complete index: never built, or deleted."""
         name = self._current()
         return not name or name.endswith(_PARTIAL) or not (self.folder / name).is_dir()
 
     @property
     def length(self) -> int:
-        """How many lines there are, dead and damaged ones included."""
+        """The number of lines, including removed and damaged ones."""
         if not self._indexes:
             return 0
-        return (len(self._indexes) - 1) * SEGMENT + self._indexes[-1].lines
+        return (len(self._indexes) - 1) * SEGMENT + self._indexes[-1].line_count
 
     def refresh(self) -> None:
-        """See what writers have added since; cheap when nothing was."""
+        """Read what other processes have added; cheap if they have added nothing."""
         with self._guard:
             name = self._current().removesuffix(_PARTIAL)
             if name != self.generation or (self._indexes and not self._rows(0).exists()):
-                self._forget(name)
+                self._reset(name)
             while name and self._read_on():
                 pass
 
     def indexes(self) -> Iterator[tuple[int, Index, int]]:
-        """Every segment from the newest: its number, its index, the bits of its live rows."""
+        """Every segment, newest first: its number, its index, the bits of its remaining rows."""
         for number in range(len(self._indexes) - 1, -1, -1):
             index = self._indexes[number]
             yield number, index, index.rows & ~self._dead.get(number, 0)
 
     def row(self, doc: int) -> dict[str, Any] | None:
-        """The row of one document, or None where its line is damaged."""
+        """The row of one document, or None if its line is damaged.
+
+        Raises Moved if a rebuild has removed its file.
+        """
         number, place = divmod(doc - 1, SEGMENT)
         start, end = self._indexes[number].span(place)
         try:
             with self._rows(number).open("rb") as file:
                 file.seek(start)
-                entry = lines.decode(file.read(end - start))
+                entry = line_format.decode(file.read(end - start))
         except OSError as exc:
             if self._current().removesuffix(_PARTIAL) != self.generation:
                 raise Moved from exc
@@ -102,7 +109,7 @@ class Segments:
         return row
 
     def find(self, row_id: str) -> tuple[int, dict[str, Any]] | None:
-        """The live document of that id, with its row."""
+        """The number and the row of the document with that id, or None."""
         key = identity(row_id)
         for number in range(len(self._indexes) - 1, -1, -1):
             for place in self._indexes[number].places(key):
@@ -114,46 +121,52 @@ class Segments:
         return None
 
     def entries(self, after: int) -> Iterator[Entry]:
-        """Every undamaged entry behind a place, oldest first."""
+        """Every undamaged entry after the first `after` lines, oldest first."""
         for number in range(after // SEGMENT, len(self._indexes)):
             first = after % SEGMENT if number == after // SEGMENT else 0
             for line in self._lines(number)[first:]:
-                entry = lines.decode(line)
+                entry = line_format.decode(line)
                 if entry is not None:
                     yield entry
 
     def sound(self) -> bool:
-        """Read every byte there is and say whether all of it is there and holds."""
+        """Read every line and return whether the index is complete and undamaged."""
         self.refresh()
         if self.missing:
             return False
         last = len(self._indexes) - 1
         for number, index in enumerate(self._indexes):
-            found = self._lines(number)
-            short = len(found) < index.lines or (number < last and index.lines < SEGMENT)
-            if short or not all(map(lines.intact, found)):
+            lines = self._lines(number)
+            short = len(lines) < index.line_count or (number < last and index.line_count < SEGMENT)
+            if short or not all(map(line_format.intact, lines)):
                 self.damaged = True
         files = (self.folder / self.generation).glob("[0-9]*")
         if any(int(file.stem) > last for file in files if file.stem.isdigit()):
-            # A segment that is gone, or lost its end: nothing behind it can be reached.
+            # A segment is missing or lost its end, so that later ones cannot be reached.
             self.damaged = True
         return not self.damaged
 
     # --- writing ---
 
     def append(self, make: Callable[[], Iterable[Entry]]) -> None:
-        """Add the entries that `make` returns; it is called with the lock held and all seen."""
+        """Add the entries that `make` returns.
+
+        It is called with the lock held and after everything that others wrote has been read.
+        """
         with self.writing():
             entries = list(make())
             while entries:
-                live = self._with_room()
-                room = SEGMENT - live.lines
+                live = self._open_segment()
+                room = SEGMENT - live.line_count
                 self._add(live, entries[:room])
                 entries = entries[room:]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the lock, with everything seen that others wrote and a torn tail cut off."""
+        """Hold the lock, after reading what others wrote and cutting off an incomplete line.
+
+        Raises PermissionError where the folder was opened without `write`.
+        """
         if self._write is None:
             raise PermissionError(f"{self.folder} was opened for reading")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -162,44 +175,45 @@ class Segments:
             if not name or not (self.folder / name).is_dir():
                 self.switch(name or "g000001", partial=True)
             self.refresh()
-            self._cut_torn_tail()
+            self._cut_incomplete_line()
             yield
 
     def switch(self, generation: str, *, partial: bool = False) -> None:
-        """Make that generation the one that counts."""
+        """Make that generation the current one."""
         assert self._write is not None
         (self.folder / generation).mkdir(exist_ok=True)
         name = generation + _PARTIAL if partial else generation
         self._write(self.folder / "current", name.encode())
 
-    def _with_room(self) -> LiveIndex:
-        """The segment that takes the next line, a new one where the last is full."""
-        if self._live is None or self._live.lines == SEGMENT:
+    def _open_segment(self) -> LiveIndex:
+        """The segment that takes the next line: a new one if the last is full."""
+        if self._live is None or self._live.line_count == SEGMENT:
             self._rows(len(self._indexes)).touch()
             self._live = LiveIndex()
             self._indexes.append(self._live)
         return self._live
 
     def _add(self, live: LiveIndex, entries: list[Entry]) -> None:
-        encoded = [lines.encode(entry) for entry in entries]
+        encoded = [line_format.encode(entry) for entry in entries]
         number = len(self._indexes) - 1
-        lines.append(self._rows(number), encoded, live.size)
+        line_format.append(self._rows(number), encoded, live.size)
         for entry, line in zip(entries, encoded, strict=True):
-            self._take(live, len(line), entry)
-        if live.lines == SEGMENT:
+            self._index_line(live, len(line), entry)
+        if live.line_count == SEGMENT:
             self._seal(number, live)
 
     def _seal(self, number: int, live: LiveIndex) -> None:
-        """Leave a full segment's index in its file, where this process may write one."""
+        """Replace a full segment's index by its file, written if this process may write."""
         path = self._index_file(number)
-        # Derived, and checked when read: a full disk here costs time later, and no row.
+        # The file is derived and checked when read: if it cannot be written (a full disk), the
+        # index is only made again later.
         with suppress(OSError, FluxdropError, ValueError):
             if self._write is not None:
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)
             self._live = None
 
-    def _cut_torn_tail(self) -> None:
+    def _cut_incomplete_line(self) -> None:
         if self._live is not None:
             path = self._rows(len(self._indexes) - 1)
             if path.stat().st_size > self._live.size:
@@ -208,26 +222,27 @@ class Segments:
     # --- the files ---
 
     def _read_on(self) -> bool:
-        """Take in what the newest segment has gained, or the next one; False at the end."""
+        """Read what the newest segment has gained, or the next segment; False at the end."""
         live = self._live
-        if live is None or live.lines == SEGMENT:
-            return self._open_next()
+        if live is None or live.line_count == SEGMENT:
+            return self._read_next()
         path = self._rows(len(self._indexes) - 1)
         try:
             if path.stat().st_size <= live.size:
                 return False
             with path.open("rb") as file:
                 file.seek(live.size)
-                gained = lines.complete(file.read())
+                lines = line_format.complete(file.read())
         except OSError:
             return False
-        for line in gained[: SEGMENT - live.lines]:
-            self._take(live, len(line), lines.decode(line))
-        if live.lines == SEGMENT:
+        for line in lines[: SEGMENT - live.line_count]:
+            self._index_line(live, len(line), line_format.decode(line))
+        if live.line_count == SEGMENT:
             self._seal(len(self._indexes) - 1, live)
-        return bool(gained)
+        return bool(lines)
 
-    def _open_next(self) -> bool:
+    def _read_next(self) -> bool:
+        """Open the segment after the last one; False if there is none."""
         number = len(self._indexes)
         try:
             size = self._rows(number).stat().st_size
@@ -241,20 +256,21 @@ class Segments:
             return True
         self._live = None
         self._indexes.append(sealed)
-        self._bury(sealed.gone)
+        self._mark_gone(sealed.gone)
         return True
 
-    def _take(self, live: LiveIndex, length: int, entry: Entry | None) -> None:
+    def _index_line(self, live: LiveIndex, length: int, entry: Entry | None) -> None:
         self.damaged |= entry is None
         live.add(length, entry)
-        self._bury(entry.get("gone", ()) if entry else ())
+        self._mark_gone(entry.get("gone", ()) if entry else ())
 
-    def _bury(self, docs: Iterable[int]) -> None:
+    def _mark_gone(self, docs: Iterable[int]) -> None:
         for doc in docs:
             number, place = divmod(doc - 1, SEGMENT)
             self._dead[number] = self._dead.get(number, 0) | 1 << place
 
-    def _forget(self, generation: str) -> None:
+    def _reset(self, generation: str) -> None:
+        """Drop everything read, to read that generation from its beginning."""
         self.generation = generation
         self.damaged = False
         self._indexes = []
@@ -262,6 +278,7 @@ class Segments:
         self._dead = {}
 
     def _current(self) -> str:
+        """The name of the current generation, as recorded; "" without an index."""
         if self._pinned:
             return self._pinned
         try:
@@ -271,7 +288,7 @@ class Segments:
 
     def _lines(self, number: int) -> list[bytes]:
         try:
-            return lines.complete(self._rows(number).read_bytes())
+            return line_format.complete(self._rows(number).read_bytes())
         except OSError:
             return []
 
@@ -283,6 +300,6 @@ class Segments:
 
 
 def generations(folder: Path) -> list[int]:
-    """The numbers of all generations that lie in the folder, whether they count or not."""
+    """The numbers of all generations in the folder, current or not."""
     names = (path.name for path in folder.glob("g??????"))
     return [int(name[1:]) for name in names if name[1:].isdigit()]

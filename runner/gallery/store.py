@@ -1,15 +1,17 @@
-"""The gallery's index: TinyDB's documents and queries on a storage that grows by one line a row.
+"""The gallery's index: TinyDB's documents and queries, stored as one appended line for each row.
 
-Plain TinyDB writes its whole file for each insert and reads it for each query. Here a table keeps
-TinyDB's face (`search(where("kind") == "fill")`), an insert is one appended line, and a query
-reads only what the segments' indexes say may fit. Any number of processes may read while one
-writes; writers take turns. Everything here can be made again from the sidecars.
+Plain TinyDB writes its whole file for each insert and reads it for each query. Here the table has
+TinyDB's interface (`search(where("kind") == "fill")`), an insert appends one line, and a query
+reads only the rows that can match according to the segments' indexes. Any number of processes may
+read while one writes; a lock orders the writers. Everything can be made again from the sidecars.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
 from itertools import islice
+from operator import and_, or_
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -23,19 +25,20 @@ from runner.gallery.segments import SEGMENT, Moved, Segments, Write
 from runner.gallery.terms import facet
 
 FOLDER = "gallery"
-"""Where the index lies in a home's private `data/`."""
+"""The name of the index's folder in a home's private `data/`."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
-# Which lines of a segment fit: the bits of the index, at least those of the fitting rows.
+# Selects lines of a segment by its index, as bits: all that match, and maybe some that do not.
 Plan = Callable[[Index], int]
 _INDEXED = frozenset({"kind", "model", "pack", "seed", "job", "subject", "variable"})
 
 
 class Gallery:
-    """The index of all finished pictures; without `write` only for reading, and lazily so.
+    """The index of all finished pictures; only for reading without `write`.
 
-    Nothing is read before the first question. `write` replaces a file atomically.
+    `write` replaces a file atomically; `generation` is for rebuilds (see `Segments`). Nothing is
+    read before the first query.
     """
 
     def __init__(self, folder: Path, write: Write | None = None, generation: str = "") -> None:
@@ -44,19 +47,20 @@ class Gallery:
     @property
     def table(self) -> RowTable:
         """The rows as a TinyDB table, newest first, for any TinyDB query."""
-        return cast(RowTable, _Database(storage=_Lines, segments=self.segments).table("rows"))
+        return cast(RowTable, _Database(storage=_RowStorage, segments=self.segments).table("rows"))
 
     @property
     def missing(self) -> bool:
+        """Whether there is no complete index: `rebuild` makes one."""
         return self.segments.missing
 
     @property
     def damaged(self) -> bool:
-        """A line was met that does not hold what was written; `rebuild` mends it."""
+        """Whether a damaged line was read; `rebuild` repairs the index."""
         return self.segments.damaged
 
     def add(self, *rows: Mapping[str, Any]) -> None:
-        """Put rows; one with a known id takes the old one's place, the same one changes nothing."""
+        """Add rows; a row with a known id replaces the old one, unless they are equal."""
 
         def entries() -> Iterator[Mapping[str, Any]]:
             for row_id, row in {str(row["id"]): row for row in rows}.items():
@@ -69,7 +73,7 @@ class Gallery:
         self.segments.append(entries)
 
     def remove(self, *ids: str) -> int:
-        """Take rows out by id; returns how many there were."""
+        """Remove rows by id; returns how many of them the index had."""
         gone: list[int] = []
 
         def entries() -> Iterator[Mapping[str, Any]]:
@@ -82,24 +86,27 @@ class Gallery:
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
-        found = self._looking(lambda: self.segments.find(row_id))
+        found = self._retrying(lambda: self.segments.find(row_id))
         return found[1] if found else None
 
     def page(self, plan: Plan, limit: int, offset: int = 0) -> tuple[int, list[Row]]:
-        """How many rows fit the plan, and one page of them, newest first."""
-        return self._looking(lambda: self._page(plan, limit, offset))
+        """The number of rows that the plan selects, and one page of them, newest first.
+
+        The plan must be exact: its lines are not tested further.
+        """
+        return self._retrying(lambda: self._page(plan, limit, offset))
 
     def _page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
         total = 0
         rows: list[Row] = []
         for number, index, live in self.segments.indexes():
-            fitting = plan(index) & live
-            count = fitting.bit_count()
+            selected = plan(index) & live
+            count = selected.bit_count()
             first = max(0, offset - total)
             total += count
             if first >= count or len(rows) >= limit:
                 continue
-            for doc in islice(_newest_first(number, fitting), first, None):
+            for doc in islice(_newest_first(number, selected), first, None):
                 row = self.segments.row(doc)
                 if row is not None:
                     rows.append(row)
@@ -107,12 +114,12 @@ class Gallery:
                     break
         return total, rows
 
-    def _looking(self, look: Callable[[], T]) -> T:
-        """See what is new, then look; again when a rebuild changes everything in between."""
+    def _retrying(self, read: Callable[[], T]) -> T:
+        """Read with the segments refreshed; again whenever a rebuild replaces them meanwhile."""
         while True:
             self.segments.refresh()
             try:
-                return look()
+                return read()
             except Moved:
                 continue
 
@@ -122,16 +129,16 @@ class Gallery:
 
 
 class RowTable(Table):
-    """A TinyDB table whose documents are lines; its queries use the indexes where they can."""
+    """A TinyDB table whose documents are lines; queries use the indexes as far as possible.
+
+    Documents come newest first. `update`, `upsert` and `truncate` raise NotImplementedError.
+    """
 
     def __iter__(self) -> Iterator[Document]:
         return self._documents(None)
 
     def __len__(self) -> int:
-        return sum(live.bit_count() for _, _, live in self._seen().indexes())
-
-    def all(self) -> list[Document]:
-        return list(self)
+        return sum(live.bit_count() for _, _, live in self._refreshed().indexes())
 
     def search(self, cond: QueryLike) -> list[Document]:
         return list(self._documents(cond))
@@ -149,25 +156,20 @@ class RowTable(Table):
             return next((d for d in self._documents(None, doc_id) if d.doc_id == doc_id), None)
         return next(self._documents(cond), None) if cond is not None else None
 
-    def contains(self, cond: QueryLike | None = None, doc_id: int | None = None) -> bool:
-        return self.get(cond, doc_id) is not None
-
-    def count(self, cond: QueryLike) -> int:
-        return sum(1 for _ in self._documents(cond))
-
     def insert(self, document: Mapping[str, Any]) -> int:
         return self.insert_multiple([document])[0]
 
     def insert_multiple(self, documents: Iterable[Mapping[str, Any]]) -> list[int]:
         rows, segments = list(documents), self._segments()
-        first: list[int] = []
+        first = 0
 
-        def entries() -> Iterator[Mapping[str, Any]]:
-            first.append(segments.length + 1)
-            yield from ({"row": dict(row)} for row in rows)
+        def entries() -> list[Mapping[str, Any]]:
+            nonlocal first
+            first = segments.length + 1
+            return [{"row": dict(row)} for row in rows]
 
         segments.append(entries)
-        return list(range(first[0], first[0] + len(rows)))
+        return list(range(first, first + len(rows)))
 
     def remove(
         self, cond: QueryLike | None = None, doc_ids: Iterable[int] | None = None
@@ -178,8 +180,8 @@ class RowTable(Table):
 
         def entries() -> Iterator[Mapping[str, Any]]:
             wanted = None if doc_ids is None else set(doc_ids)
-            found = (document.doc_id for document in self._documents(cond))
-            gone.extend(doc for doc in found if wanted is None or doc in wanted)
+            documents = (document.doc_id for document in self._documents(cond))
+            gone.extend(doc for doc in documents if wanted is None or doc in wanted)
             if gone:
                 yield {"gone": gone}
 
@@ -187,11 +189,11 @@ class RowTable(Table):
         return gone
 
     def _update_table(self, updater: Callable[[dict[int, Mapping[str, Any]]], None]) -> NoReturn:
-        # update, upsert and truncate would rewrite everything, which is what this storage is not.
+        # update, upsert and truncate would rewrite the whole table; this storage only appends.
         raise NotImplementedError("rows are replaced with Gallery.add and deleted with remove")
 
     def _documents(self, cond: QueryLike | None, doc_id: int | None = None) -> Iterator[Document]:
-        segments = self._seen()
+        segments = self._refreshed()
         plan = _plan(getattr(cond, "_hash", None))
         for number, index, live in list(segments.indexes()):
             if doc_id is not None and (doc_id - 1) // SEGMENT != number:
@@ -202,16 +204,16 @@ class RowTable(Table):
                     yield Document(row, doc)
 
     def _segments(self) -> Segments:
-        return cast(_Lines, self._storage).segments
+        return cast(_RowStorage, self._storage).segments
 
-    def _seen(self) -> Segments:
+    def _refreshed(self) -> Segments:
         segments = self._segments()
         segments.refresh()
         return segments
 
 
-class _Lines(Storage):
-    """The storage under the table: all rows at once for whoever asks TinyDB's way."""
+class _RowStorage(Storage):
+    """The storage under the table; reads all rows at once for TinyDB methods not overridden."""
 
     def __init__(self, segments: Segments) -> None:
         self.segments = segments
@@ -233,7 +235,7 @@ class _Database(TinyDB):
 
 
 def _newest_first(number: int, bits: int) -> Iterator[int]:
-    """The documents of a segment whose bits are set, from the highest."""
+    """The numbers of a segment's documents whose bits are set, highest first."""
     while bits:
         place = bits.bit_length() - 1
         bits ^= 1 << place
@@ -241,32 +243,18 @@ def _newest_first(number: int, bits: int) -> Iterator[int]:
 
 
 def _plan(query: object) -> Plan:
-    """What the indexes can say about a TinyDB query, read from the form it hashes by.
+    """The plan of a TinyDB query, derived from the nested tuple by which TinyDB compares queries.
 
-    It may only leave out rows that cannot fit: each row that is left is asked the query itself.
+    It leaves out only rows that cannot match; the query itself is tested on the others.
     """
     match query:
         case ("and", frozenset() as parts):
             plans = [_plan(part) for part in parts]
-            return lambda index: _all(plan(index) for plan in plans)
+            return lambda index: reduce(and_, (plan(index) for plan in plans), -1)
         case ("or", frozenset() as parts):
             plans = [_plan(part) for part in parts]
-            return lambda index: _any(plan(index) for plan in plans)
+            return lambda index: reduce(or_, (plan(index) for plan in plans), 0)
         case ("==", (str() as field,), str() | int() as value) if field in _INDEXED:
             term = facet(field, value)
             return lambda index: index.bits(term)
     return lambda index: -1
-
-
-def _all(parts: Iterable[int]) -> int:
-    found = -1
-    for part in parts:
-        found &= part
-    return found
-
-
-def _any(parts: Iterable[int]) -> int:
-    found = 0
-    for part in parts:
-        found |= part
-    return found

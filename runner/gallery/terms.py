@@ -1,7 +1,7 @@
-"""What a row can be found by: the words of its prompt, and its facets (`model tiny`, `seed 7`).
+"""The index terms of a row: the words of its prompt, and its facets (`model tiny`, `seed 7`).
 
-A term is bytes, so that a sorted list of them can be searched where it lies in a file. Words and
-facets fold case; letters of scripts that put no space between words are words of their own.
+A term is bytes, so that a sorted list of terms can be searched inside a file. Case is folded in
+words and facets; in scripts without spaces between words each letter is a word.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-# Every row has this one, lines that are no row have none.
+# Every row has this term; lines that put no row have no terms.
 EVERY_ROW = b"*"
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]|[^\W_{_UNSPACED}\U00020000-\U0003ffff]+")
@@ -21,22 +21,22 @@ _FACETS = ("kind", "model", "pack", "seed", "job", "subject", "variable")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in their order, folded so that Käse finds KÄSE."""
+    """The words of a text in order, normalised and case-folded: Käse and KÄSE are equal."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def word_term(word: str) -> bytes:
-    """The term of one word, or of its beginning."""
+    """The term of a word, or the beginning of such terms for the beginning of a word."""
     return b"w " + word.encode("utf-8", "replace")
 
 
 def facet(name: str, value: object) -> bytes:
-    """The term of one fact about a picture."""
+    """The term of one property of a picture."""
     return f"{name} {value}".casefold().encode("utf-8", "replace")
 
 
 def terms_of(row: Mapping[str, Any]) -> Iterator[bytes]:
-    """All terms of one row; some may come twice."""
+    """All terms of one row; a term may come more than once."""
     yield EVERY_ROW
     for word in words(str(row.get("prompt") or "")):
         yield word_term(word)
@@ -50,12 +50,12 @@ def terms_of(row: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 def identity(row_id: str) -> int:
-    """The 64-bit number under which an id is looked up; the row itself is the proof."""
+    """The 64-bit hash by which an id is looked up; a match must be confirmed by the row."""
     return int.from_bytes(blake2b(row_id.encode("utf-8", "replace"), digest_size=8).digest())
 
 
 def moment(text: object) -> int:
-    """An RFC 3339 moment as milliseconds since 1970, or 0 for what is none; UTC without offset."""
+    """An RFC 3339 moment as milliseconds since 1970; UTC without an offset, 0 for anything else."""
     try:
         when = datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,27 +1,28 @@
-"""How long an image takes on this machine: what the gallery's rows say of images like it.
+"""Estimates how long an image takes on this machine, from the gallery's rows of similar images.
 
-An estimate for people. Never imports Pillow, and reads at most a page of rows.
+Does not import Pillow, and reads at most 200 rows each of that size and of any size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from runner.gallery.terms import facet
 
 if TYPE_CHECKING:
-    from runner.gallery.index import Index
     from runner.gallery.store import Gallery
 
-_LOOKED_AT = 200
+_MOST_ROWS = 200
 _COUNTED = 20
 
 
 @dataclass(frozen=True)
 class Like:
-    """What the time of an image depends on most; a size that follows the input is None."""
+    """What an image's time mostly depends on; a size that follows the input is None."""
 
     kind: str
     model: str
@@ -32,7 +33,7 @@ class Like:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds for one image, the median of so many; `exact` where all of them were like it."""
+    """The median seconds of `images` images; `exact` if they had the same size and steps."""
 
     seconds: float
     images: int
@@ -40,7 +41,10 @@ class Measured:
 
 
 def measured(gallery: Gallery, like: Like) -> Measured | None:
-    """What images like this one took; scaled by steps and pixels where none was quite like it."""
+    """The time that similar images took; scaled by steps and pixels if none was the same.
+
+    None if the gallery has no image of that model and kind.
+    """
     rows = _rows(gallery, like, sized=True)
     same = [row["seconds"] for row in rows if like.steps in (None, row.get("steps"))][:_COUNTED]
     if same:
@@ -50,18 +54,11 @@ def measured(gallery: Gallery, like: Like) -> Measured | None:
 
 
 def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
-    """The newest rows of that model and kind, and of that size where it counts."""
+    """The newest rows of that model and kind, and of that size if `sized`."""
     terms = [facet("kind", like.kind), facet("model", like.model)]
     if sized and like.width and like.height:
         terms.append(facet("size", f"{like.width}x{like.height}"))
-
-    def bits(index: Index) -> int:
-        found = -1
-        for term in terms:
-            found &= index.bits(term)
-        return found
-
-    rows = gallery.page(bits, _LOOKED_AT)[1]
+    rows = gallery.page(lambda index: reduce(and_, map(index.bits, terms)), _MOST_ROWS)[1]
     return [row for row in rows if isinstance(row.get("seconds"), int | float)]
 
 

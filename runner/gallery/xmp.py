@@ -1,7 +1,7 @@
-"""The XMP packet: the one place where the law and the picture agencies look for "made by AI".
+"""The XMP packet, in which laws and picture agencies expect the mark "made by AI".
 
-`Iptc4xmpExt:DigitalSourceType` is spelled with `http:`, as the vocabulary is registered; readers
-compare the text. The four 2025.1 fields say with what, and from which prompt.
+The value of `Iptc4xmpExt:DigitalSourceType` begins with `http:`, as the vocabulary is registered;
+readers compare the text. The IPTC 2025.1 fields name the model and the prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runner.gallery.formatting import made_with, mapping, source_type
 
 NAMESPACE = "urn:fluxdrop:metadata:1:"
 _SPEC = re.compile(r"<fluxdrop:spec>(.*?)</fluxdrop:spec>", re.DOTALL)
-# XML 1.0 has no way to write these, not even as references.
+# XML 1.0 cannot contain these characters, not even as references.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _HEAD = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
@@ -31,9 +31,9 @@ _TAIL = '</rdf:Description>\n</rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
 
 
 def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
-    """The packet of one picture; without `full` it says how it was made and by what, no more.
+    """The packet of one picture; without `full` only its source type and the program.
 
-    `spec` is our own JSON, for the formats that have no text chunk to keep it in.
+    `spec` is the sidecar as JSON, for the formats that have no text chunk for it.
     """
     result = mapping(sidecar.get("result"))
     fields = [
@@ -60,11 +60,14 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
 
 
 def spec_in(packet_bytes: bytes) -> str | None:
-    """Our own JSON out of a packet, or None; no XML parser sees a stranger's file."""
-    found = _SPEC.search(packet_bytes.decode("utf-8", "replace"))
-    if found is None:
+    """The JSON that fluxdrop put into a packet, or None.
+
+    Found by a regular expression, so that no XML parser reads a file of unknown origin.
+    """
+    match = _SPEC.search(packet_bytes.decode("utf-8", "replace"))
+    if match is None:
         return None
-    return found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _text(value: str) -> str:

@@ -1,1 +1,1 @@
-"""The pages of the outbox, and the thumbnails that they show."""
+"""The static pages of the outbox, and the thumbnails that they show."""

@@ -1,5 +1,5 @@
 "use strict";
-// One job's page: look at a picture, copy it as a spec, filter, favourites, keys.
+// One job's page: the viewer, copying a picture as a spec, the filter, favourites, keys.
 const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const one = (name) => document.querySelector(`[data-${name}]`);
 const shots = [...document.querySelectorAll(".shot")];
@@ -7,24 +7,24 @@ const images = data.images.map((image) => ({
   ...image,
   prompt: data.prompts[image.prompt],
   spec: { ...data.spec, ...image.spec },
-  facts: { ...data.facts, ...image.facts },
+  result: { ...data.result, ...image.result },
 }));
 const viewer = one("viewer"), exporter = one("exporter"), filter = one("filter");
 const key = `fluxdrop:${data.job}:`;
 let current = 0, onlyFavourites = false, visible = shots.map((_, place) => place);
 
-// --- what the browser keeps (some browsers refuse to, from file://; the page works without) ---
-function kept(store, name, otherwise) {
-  try { return JSON.parse(window[store].getItem(key + name)) ?? otherwise; } catch { return otherwise; }
+// --- storage (some browsers refuse it for file://; the page works without) ---
+function load(storage, name, otherwise) {
+  try { return JSON.parse(window[storage].getItem(key + name)) ?? otherwise; } catch { return otherwise; }
 }
-function keep(store, name, value) {
-  try { window[store].setItem(key + name, JSON.stringify(value)); } catch { /* not kept, then */ }
+function save(storage, name, value) {
+  try { window[storage].setItem(key + name, JSON.stringify(value)); } catch { /* not saved */ }
 }
-const favourites = new Set(kept("localStorage", "favourites", []));
+const favourites = new Set(load("localStorage", "favourites", []));
 
 // --- specs ---
 function scalar(value) {
-  // JSON is YAML, once what YAML does not allow to stand raw is written as an escape.
+  // JSON is valid YAML once the characters that YAML forbids unescaped are escaped.
   return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
     (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
 }
@@ -37,23 +37,23 @@ function yaml(spec) {
   }).join("\n") + "\n";
 }
 function specOf(image) {
-  const whole = { ...image.spec, prompt: image.prompt };
-  if (!image.prompt) delete whole.prompt;
-  // Only the sidecar needs to say which version of the format it is.
-  delete whole.schema;
-  delete whole.$schema;
-  const names = [...data.order, ...Object.keys(whole)];
-  return Object.fromEntries([...new Set(names)].filter((name) => name in whole).map((name) => [name, whole[name]]));
+  const spec = { ...image.spec, prompt: image.prompt };
+  if (!image.prompt) delete spec.prompt;
+  // Only a sidecar names the version of its format.
+  delete spec.schema;
+  delete spec.$schema;
+  const names = [...data.order, ...Object.keys(spec)];
+  return Object.fromEntries([...new Set(names)].filter((name) => name in spec).map((name) => [name, spec[name]]));
 }
 function grouped(list, without) {
   const groups = new Map();
   for (const image of list) {
     const spec = specOf(image);
     const rest = Object.fromEntries(Object.entries(spec).filter(([name]) => !without.includes(name)));
-    const same = JSON.stringify(rest);
-    if (!groups.has(same)) groups.set(same, { rest, prompts: new Set(), seeds: [] });
-    groups.get(same).prompts.add(image.prompt);
-    groups.get(same).seeds.push(spec.seed);
+    const group = JSON.stringify(rest);
+    if (!groups.has(group)) groups.set(group, { rest, prompts: new Set(), seeds: [] });
+    groups.get(group).prompts.add(image.prompt);
+    groups.get(group).seeds.push(spec.seed);
   }
   return [...groups.values()];
 }
@@ -65,8 +65,8 @@ function exports(how) {
   // No seed at all: the runner draws a new one when it accepts the spec.
   return grouped(list, ["seed", "prompt"]).map(({ rest, prompts }) => {
     const [first] = prompts;
-    const said = prompts.size > 1 ? { matrix: { prompt: [...prompts] } } : first ? { prompt: first } : {};
-    return yaml({ ...rest, ...said, count });
+    const prompt = prompts.size > 1 ? { matrix: { prompt: [...prompts] } } : first ? { prompt: first } : {};
+    return yaml({ ...rest, ...prompt, count });
   });
 }
 
@@ -96,7 +96,7 @@ async function copy(text, what) {
 function favour(place) {
   const { file } = images[place];
   if (!favourites.delete(file)) favourites.add(file);
-  keep("localStorage", "favourites", [...favourites]);
+  save("localStorage", "favourites", [...favourites]);
   paint();
   if (onlyFavourites) narrow();
 }
@@ -130,24 +130,24 @@ function showExports() {
   document.querySelector(".count").hidden = how !== "new";
 }
 
-// --- looking at one ---
-function look(place) {
-  const image = images[place], { spec, facts } = image, full = one("full");
+// --- the viewer ---
+function showPicture(place) {
+  const image = images[place], { result } = image, full = one("full");
   current = place;
   full.src = encodeURIComponent(image.file);
   full.alt = image.prompt || image.file;
   full.classList.toggle("crisp", shots[place].classList.contains("crisp"));
   one("prompt").textContent = image.prompt || "(no prompt)";
   one("file").href = encodeURIComponent(image.file);
-  const model = typeof facts.model === "object" && facts.model ? facts.model.repo : facts.model;
-  const seconds = typeof facts.seconds === "number" ? `${facts.seconds.toFixed(1)} s` : "";
-  const size = facts.width && facts.height ? `${facts.width} × ${facts.height}` : "";
-  const made = facts.created_at ? new Date(facts.created_at).toLocaleString() : "";
+  const model = typeof result.model === "object" && result.model ? result.model.repo : result.model;
+  const seconds = typeof result.seconds === "number" ? `${result.seconds.toFixed(1)} s` : "";
+  const size = result.width && result.height ? `${result.width} × ${result.height}` : "";
+  const made = result.created_at ? new Date(result.created_at).toLocaleString() : "";
   const shownOnce = ["prompt", "width", "height", "metadata"];
-  const lines = [["file", image.file], ["subject", facts.subject], ["variable", facts.variable], ["size", size],
+  const settings = [["file", image.file], ["subject", result.subject], ["variable", result.variable], ["size", size],
     ...Object.entries(specOf(image)).filter(([name]) => !shownOnce.includes(name)),
-    ["pack", facts.pack], ["repository", model], ["dtype", facts.dtype], ["device", facts.device], ["took", seconds], ["made", made]];
-  one("settings").replaceChildren(...lines.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => {
+    ["pack", result.pack], ["repository", model], ["dtype", result.dtype], ["device", result.device], ["took", seconds], ["made", made]];
+  one("settings").replaceChildren(...settings.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => {
     const dt = document.createElement("dt"), dd = document.createElement("dd");
     dt.textContent = name;
     dd.textContent = typeof value === "object" ? JSON.stringify(value) : String(value);
@@ -161,13 +161,13 @@ function look(place) {
 }
 function go(step) {
   const at = visible.indexOf(current) + step;
-  if (at >= 0 && at < visible.length) look(visible[at]);
+  if (at >= 0 && at < visible.length) showPicture(visible[at]);
 }
 
 // --- filter ---
-// As the gallery searches: each word begins some word; only scripts without spaces match inside.
+// As the gallery searches: each word must begin a word, or be anywhere in scripts without spaces.
 const folded = (text) => ` ${text.normalize("NFKC").toLowerCase().replace(/[\s\p{P}\p{S}]+/gu, " ").trim()}`;
-const haystacks = images.map(({ prompt, facts, spec, file }) => folded([prompt, facts.subject, facts.variable, spec.seed, file]
+const haystacks = images.map(({ prompt, result, spec, file }) => folded([prompt, result.subject, result.variable, spec.seed, file]
   .filter((part) => part !== undefined && part !== null).join(" ")));
 const inside = (haystack, word) => haystack.includes(/^[\x20-\x7f]+$/.test(word) ? ` ${word}` : word);
 function narrow() {
@@ -184,7 +184,7 @@ function narrow() {
   for (const other of document.querySelectorAll(".missing, .to-come")) other.hidden = narrowed;
   one("shown").textContent = narrowed ? `${visible.length.toLocaleString()} of ${shots.length.toLocaleString()}` : "";
   if (shots[current]?.hidden && visible.length) rove(visible[0], false);
-  keep("sessionStorage", "filter", filter.value);
+  save("sessionStorage", "filter", filter.value);
 }
 
 // --- keys ---
@@ -199,7 +199,7 @@ function rove(place, focus = true) {
   }
 }
 function vertical(down) {
-  // The nearest picture of the nearest line above or below, wherever the rows and cells break.
+  // The nearest picture of the nearest line above or below, whatever rows and cells they are in.
   const from = shots[current].getBoundingClientRect();
   const middle = from.left + from.width / 2;
   let best = current, bestLine = Infinity, bestSide = Infinity;
@@ -247,7 +247,7 @@ document.addEventListener("click", (event) => {
   if (shot && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
     event.preventDefault();
     if (event.target.closest(".star")) favour(place(shot));
-    else { rove(place(shot), false); look(place(shot)); }
+    else { rove(place(shot), false); showPicture(place(shot)); }
     return;
   }
   const button = event.target.closest("button");
@@ -266,7 +266,7 @@ document.addEventListener("click", (event) => {
     narrow();
   }
 });
-// One star that goes where the pointer goes, instead of one for each of thousands.
+// One star, moved to the picture under the pointer, instead of one for each of thousands.
 const star = document.createElement("button");
 star.className = "star";
 star.type = "button";
@@ -286,21 +286,21 @@ one("count").addEventListener("input", showExports);
 filter.addEventListener("input", narrow);
 const size = one("size");
 const grow = () => document.body.style.setProperty("--thumb", `${size.value}px`);
-const chosen = kept("localStorage", "size", null);
+const chosen = load("localStorage", "size", null);
 size.value = chosen ?? shots[0]?.offsetWidth ?? 168;
 if (chosen) grow();
-size.addEventListener("input", () => { grow(); keep("localStorage", "size", size.value); });
+size.addEventListener("input", () => { grow(); save("localStorage", "size", size.value); });
 const tools = one("tools");
 tools.hidden = shots.length === 0;
 document.body.style.setProperty("--tools", `${tools.offsetHeight}px`);
 shots.forEach((shot, at) => { shot.tabIndex = at ? -1 : 0; });
-filter.value = kept("sessionStorage", "filter", "");
+filter.value = load("sessionStorage", "filter", "");
 paint();
 narrow();
 const named = shots.findIndex((shot) => `#${shot.id}` === decodeURIComponent(location.hash));
-if (named >= 0) look(named);
+if (named >= 0) showPicture(named);
 if (!data.final) {
-  // While the job runs the file is replaced under us; reading on must not be interrupted.
+  // While the job runs this file is replaced. Reload it, but not while it is being used.
   setInterval(() => {
     if (!document.querySelector("dialog[open]") && document.activeElement !== filter && !document.hidden) location.reload();
   }, shots.length > 500 ? 15000 : 5000);

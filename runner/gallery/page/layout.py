@@ -1,24 +1,25 @@
-"""How a job's pictures lie on its page: a board of two axes where there are two, else a grid.
+"""Arranges a job's pictures for its page: on a board of up to two axes, or in a plain grid.
 
-    a pack ran             subjects down, variables across, seeds inside
-    a sweep of two fields  the first down, the second across, seeds inside
-    one thing varies       its values down, seeds beside each other
+    job                    rows                 columns               cells
+    a pack                 subjects             variables             seeds
+    a matrix of 2 fields   first field          second field          seeds
+    one field varies       its values           one                   seeds
     anything else          one grid, in order
 
-A missing picture (failed, skipped, cancelled) has its place among the others, with the reason.
+A picture that was not made (failed, skipped, cancelled) keeps its place, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from runner.gallery.formatting import mapping, number_text
 
-# Up to this many pixels a picture is enlarged with hard edges: it is pixel art to the eye.
+# Pictures with sides up to this many pixels are enlarged with hard edges, as pixel art.
 CRISP_UP_TO = 128
 _NOT_AXES = frozenset(
     "schema $schema id seed seeds count notes tags priority format quality metadata result".split()
@@ -28,18 +29,22 @@ _MOST_ROWS, _MOST_COLUMNS = 400, 40
 
 @dataclass(frozen=True)
 class Shot:
-    """One image of the job, made or not; `missing` is the reason word of one that was not."""
+    """One image of the job.
+
+    `result` is the `result` of its sidecar. For an image that was not made it is the failure
+    instead, `missing` is the reason word and `file` is empty.
+    """
 
     index: int
     file: str
     spec: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    result: Mapping[str, Any]
     missing: str = ""
     message: str = ""
 
     @property
     def name(self) -> str:
-        """The stem that its files share, which is also its id in the gallery."""
+        """The stem of its files' names, which is also its id in the gallery."""
         return PurePosixPath(self.file).stem or f"image-{self.index}"
 
     @property
@@ -48,19 +53,20 @@ class Shot:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, or 1 by 1 where nobody knows."""
-        sides = (self.facts.get(k) or self.spec.get(k) or 1 for k in ("width", "height"))
+        """Width and height in pixels, each 1 if unknown."""
+        sides = (self.result.get(k) or self.spec.get(k) or 1 for k in ("width", "height"))
         width, height = (side if isinstance(side, int) else 1 for side in sides)
         return width, height
 
     @property
     def crisp(self) -> bool:
+        """Whether the page enlarges it with hard edges."""
         return max(self.size) <= CRISP_UP_TO
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a board: its label, and the shots of each column."""
+    """One row of a board: its label, and the shots in each column."""
 
     label: str
     cells: tuple[tuple[Shot, ...], ...]
@@ -68,17 +74,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """The arrangement: without rows' labels it is one plain grid."""
+    """The arrangement of shots; a plain grid is one row and one column, with `down` empty.
+
+    `down` and `across` are the names of the axes, `seeds` the most shots in one cell (1 in a grid).
+    """
 
     down: str
     across: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    seeds: int = field(default=1)
+    seeds: int
 
     @property
     def abreast(self) -> int:
-        """How many seeds stand side by side in a cell: few columns leave room for all of them."""
+        """How many shots of a cell are side by side: all of them if there are few columns."""
         if len(self.columns) * self.seeds <= 8:
             return self.seeds
         return max(1, ceil(sqrt(self.seeds)))
@@ -87,7 +96,7 @@ class Board:
 def shots_of(
     sidecars: Iterable[Mapping[str, Any]], failures: Iterable[Mapping[str, Any]]
 ) -> list[Shot]:
-    """Every image of the job in its order: the made ones from sidecars, the others as told."""
+    """Every image of the job in order: those made from the sidecars, the others from `failures`."""
     shots: dict[int, Shot] = {}
     for place, failure in enumerate(failures, start=1):
         index = _index(failure, place)
@@ -96,21 +105,21 @@ def shots_of(
             index=index,
             file="",
             spec=spec,
-            facts=failure,
+            result=failure,
             missing=str(failure.get("reason") or "Internal"),
             message=str(failure.get("message") or ""),
         )
     for place, sidecar in enumerate(sidecars, start=1):
-        facts = mapping(sidecar.get("result"))
-        index = _index(facts, place)
+        result = mapping(sidecar.get("result"))
+        index = _index(result, place)
         spec = {k: v for k, v in sidecar.items() if k != "result"}
-        file = leaf(facts.get("file")) or f"{facts.get('job', 'image')}-{index:04}.png"
-        shots[index] = Shot(index=index, file=file, spec=spec, facts=facts)
+        file = leaf(result.get("file")) or f"{result.get('job', 'image')}-{index:04}.png"
+        shots[index] = Shot(index=index, file=file, spec=spec, result=result)
     return [shots[index] for index in sorted(shots)]
 
 
 def arrange(shots: Sequence[Shot]) -> Board:
-    """Find the axes and lay the shots out along them."""
+    """Find the axes and place the shots along them."""
     axes = _axes(shots)
     if not axes:
         return Board("", "", ("",), (Row("", (tuple(shots),)),), seeds=1)
@@ -119,8 +128,8 @@ def arrange(shots: Sequence[Shot]) -> Board:
     columns = _values(shots, across) if across else [""]
     cells: dict[tuple[str, str], list[Shot]] = {}
     for shot in shots:
-        at = (label(shot, down), label(shot, across) if across else "")
-        cells.setdefault(at, []).append(shot)
+        place = (label(shot, down), label(shot, across) if across else "")
+        cells.setdefault(place, []).append(shot)
     return Board(
         down=down,
         across=across,
@@ -134,9 +143,9 @@ def arrange(shots: Sequence[Shot]) -> Board:
 
 
 def label(shot: Shot, axis: str) -> str:
-    """The shot's value on one axis, as its heading says it."""
+    """The shot's value on one axis, as the heading shows it."""
     if axis in ("subject", "variable"):
-        return str(shot.facts.get(axis) or "–")
+        return str(shot.result.get(axis) or "–")
     if axis == "size":
         return "{}×{}".format(*shot.size)
     value = shot.spec.get(axis)
@@ -144,16 +153,16 @@ def label(shot: Shot, axis: str) -> str:
 
 
 def leaf(name: object) -> str:
-    """A file's bare name, whoever's path it is in: a page links only what lies beside it."""
+    """The last part of a POSIX or Windows path: a page links only to files in its own folder."""
     return PurePosixPath(PureWindowsPath(str(name or "")).name).name
 
 
 def _axes(shots: Sequence[Shot]) -> list[str]:
-    """At most two fields that vary and divide the shots into fewer places than there are shots."""
-    if any(shot.facts.get("subject") for shot in shots):
-        # Down and across stay what they are even where one of them has a single value.
-        both = [axis for axis in ("subject", "variable") if len(_values(shots, axis)) > 1]
-        return both if _fits(shots, both) else []
+    """One or two fields that vary and fit a board, or none."""
+    if any(shot.result.get("subject") for shot in shots):
+        # These are the axes of a pack, whatever else varies.
+        axes = [axis for axis in ("subject", "variable") if len(_values(shots, axis)) > 1]
+        return axes if _fits(shots, axes) else []
     made = [shot for shot in shots if not shot.missing]
     fields = dict.fromkeys(key for shot in made for key in shot.spec)
     varying = [
@@ -170,21 +179,22 @@ def _axes(shots: Sequence[Shot]) -> list[str]:
 
 
 def _fits(shots: Sequence[Shot], axes: Sequence[str]) -> bool:
+    """Whether a board with these axes has few enough rows, columns and empty cells."""
     if not axes:
         return False
     counts = [len(_values(shots, axis)) for axis in axes]
     if len(axes) == 1:
-        # One row each for pictures that have nothing in common would only be a slower grid.
+        # With a row for each picture, a grid shows more at once.
         return counts[0] * 2 <= len(shots) and counts[0] <= _MOST_ROWS
-    # Two axes that never cross (file by file) would be a board of holes.
-    crossing = counts[0] * counts[1] <= 2 * len(shots)
-    return crossing and counts[0] <= _MOST_ROWS and counts[1] <= _MOST_COLUMNS
+    # Two axes that vary together leave most cells of the board empty.
+    filled = counts[0] * counts[1] <= 2 * len(shots)
+    return filled and counts[0] <= _MOST_ROWS and counts[1] <= _MOST_COLUMNS
 
 
 def _values(shots: Iterable[Shot], axis: str) -> list[str]:
     return list(dict.fromkeys(label(shot, axis) for shot in shots))
 
 
-def _index(facts: Mapping[str, Any], otherwise: int) -> int:
-    index = facts.get("index")
+def _index(result: Mapping[str, Any], otherwise: int) -> int:
+    index = result.get("index")
     return index if isinstance(index, int) else otherwise

@@ -1,21 +1,20 @@
 "use strict";
-// The page of all jobs: filter, and the same cards by day or by pack.
+// The page of all jobs: the filter, and the cards grouped by day or by pack.
 const list = document.querySelector("[data-list]");
 const cards = [...document.querySelectorAll(".card")];
 const filter = document.querySelector("[data-filter]");
 const shown = document.querySelector("[data-shown]");
 document.querySelector("[data-tools]").hidden = false;
 
-function headings(card, by) {
-  if (by === "day") return [card.dataset.day];
-  const packs = card.dataset.packs.split("\n").filter(Boolean);
-  return packs.length ? packs.slice(0, 1) : ["without a pack"];
+function groupOf(card, by) {
+  if (by === "day") return card.dataset.day;
+  return card.dataset.packs.split("\n").find(Boolean) ?? "without a pack";
 }
 
 function arrange(by) {
   const sections = new Map();
   for (const card of cards) {
-    const [name] = headings(card, by);
+    const name = groupOf(card, by);
     if (!sections.has(name)) {
       const section = document.createElement("section");
       const heading = document.createElement("h2");
@@ -66,7 +65,7 @@ for (const card of cards) {
   const moment = card.querySelector("time");
   const when = new Date(moment.dateTime);
   if (Number.isNaN(when.getTime())) continue;
-  // The file says UTC; whoever looks at it lives somewhere.
+  // The file has UTC; show the local time.
   moment.textContent = when.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
   card.dataset.day = names.format(when);
 }

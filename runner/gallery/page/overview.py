@@ -18,7 +18,11 @@ _COVERS = 4
 
 @dataclass(frozen=True)
 class Card:
-    """One job as the page of all jobs shows it."""
+    """One job as the page of all jobs shows it.
+
+    `day` and `moment` say when it was accepted. `covers` are the file names of up to four
+    thumbnails, each with whether it is enlarged with hard edges.
+    """
 
     id: str
     state: str
@@ -33,23 +37,22 @@ class Card:
 
 
 def cards(jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, Sequence[str]]) -> list[Card]:
-    """The newest jobs, newest first."""
-    listed = [_card(job, packs) for job in jobs if job.get("id")]
-    listed.sort(key=lambda card: card.moment, reverse=True)
-    return listed[:MOST_JOBS]
+    """The latest jobs, newest first; `packs` maps a job's id to the packs it used."""
+    all_cards = [_card(job, packs) for job in jobs if job.get("id")]
+    return sorted(all_cards, key=lambda card: card.moment, reverse=True)[:MOST_JOBS]
 
 
 def counted(listed: Sequence[Card]) -> str:
-    """How much there is, in words."""
+    """The numbers of jobs and pictures, in words."""
     pictures = sum(card.done for card in listed)
     return f"{_many(len(listed), 'job')}, {_many(pictures, 'picture')}"
 
 
 def days(listed: Sequence[Card]) -> str:
-    """The sections of the page, one a day."""
+    """The sections of the page, one for each day."""
     sections = []
-    for day, of_day in groupby(listed, key=lambda card: card.day):
-        grid = "".join(_html(card) for card in of_day)
+    for day, cards_of_day in groupby(listed, key=lambda card: card.day):
+        grid = "".join(map(_html, cards_of_day))
         sections.append(
             f'<section class="day"><h2>{text(day)}</h2><div class="cards">{grid}</div></section>'
         )
@@ -75,10 +78,10 @@ def _card(job: Mapping[str, Any], packs: Mapping[str, Sequence[str]]) -> Card:
 
 
 def _spread(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A few pictures from all along the job: neighbours of a bulk run look alike."""
+    """Up to four outputs spread over the job, because neighbouring pictures are often similar."""
     shown = [output for output in outputs if output.get("thumbnail")]
     if len(shown) <= _COVERS:
-        # Three would leave a hole in the square of four.
+        # Three would leave one of the four quarters of the cover empty.
         return shown if len(shown) in (0, 1, 2, 4) else shown[:2]
     step = (len(shown) - 1) / (_COVERS - 1)
     return [shown[round(place * step)] for place in range(_COVERS)]

@@ -1,8 +1,8 @@
-"""The pages of the outbox: `outbox/<id>/index.html` for one job, `outbox/index.html` for them all.
+"""Makes the pages of the outbox: `outbox/<id>/index.html` for a job, `outbox/index.html` for all.
 
-Static files: no server, nothing from the network, right from `file://` and after being copied.
-Every word that came from a spec is escaped here, and a Content-Security-Policy with the hashes of
-our own script and style makes sure that nothing else could run.
+The pages are static files that need no server and no network; they work from `file://` and after
+being copied. All text from specs is escaped here, and a Content-Security-Policy with the hashes of
+the page's own script and styles lets no others run.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def job_page(
 ) -> str:
     """The contact sheet of one job.
 
-    A failure is `{"index", "reason", "message"}` and what else is known of that image (`prompt`,
-    `seed`, `subject`, `variable`); those in the status itself are shown too.
+    A failure is `{"index", "reason", "message"}` with any other known fields of that image
+    (`prompt`, `seed`, `subject`, `variable`); the failures of the status are shown too.
     """
     shots = shots_of(sidecars, [*(status.get("failures") or ()), *failures])
     board = arrange(shots)
-    told = summarise(status, shots)
+    summary = summarise(status, shots)
     final = status.get("state") in FINAL_STATES
     return _document(
         "job",
@@ -51,12 +51,12 @@ def job_page(
         refresh="" if final else '<noscript><meta http-equiv="refresh" content="10"></noscript>',
         job=text(status.get("id", "job")),
         state=text(status.get("state", "unknown")),
-        subtitle=text(told.subtitle),
-        figures="".join(_figure(name, value) for name, value in told.figures),
-        progress=_progress(told),
+        subtitle=text(summary.subtitle),
+        figures="".join(_figure(name, value) for name, value in summary.figures),
+        progress=_progress(summary),
         notice=_notice(status),
         notes=_notes(status),
-        board=_board(board, told),
+        board=_board(board, summary),
         empty="" if shots else f'<p class="empty">No pictures{"" if final else " yet"}.</p>',
     )
 
@@ -76,7 +76,7 @@ def outbox_page(
 
 
 def _document(name: str, *, layout: str, **parts: str) -> str:
-    """Fill one of the page templates; the policy is made from what stands in it."""
+    """Fill one of the page templates, and its policy with the hashes of its script and styles."""
     style, script = _asset("common.css") + _asset(f"{name}.css"), _asset(f"{name}.js")
     styles = " ".join(_hash(part) for part in (style, layout) if part)
     policy = (
@@ -103,23 +103,22 @@ def _hash(content: str) -> str:
 
 
 def _json(data: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a script element: ASCII only, and nothing that could end it."""
+    """JSON that is safe inside a script element: ASCII, without `<`, `>` and `&`."""
     dumped = json.dumps(data, separators=(",", ":"))
     return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _job_data(status: Mapping[str, Any], shots: Sequence[Shot], final: bool) -> dict[str, Any]:
-    """What the script needs: each picture's settings, with all that they share said once."""
+    """The data of the page's script: each picture's settings, with shared ones listed once."""
     made = [shot for shot in shots if not shot.missing]
-    spec, facts = _shared([s.spec for s in made]), _shared([s.facts for s in made])
-    prompts = list(dict.fromkeys(shot.prompt for shot in made))
-    place = {prompt: number for number, prompt in enumerate(prompts)}
+    spec, result = _shared([s.spec for s in made]), _shared([s.result for s in made])
+    prompts = {prompt: n for n, prompt in enumerate(dict.fromkeys(shot.prompt for shot in made))}
     images = [
         {
             "file": shot.file,
-            "prompt": place[shot.prompt],
+            "prompt": prompts[shot.prompt],
             "spec": {k: v for k, v in shot.spec.items() if k not in spec and k != "prompt"},
-            "facts": {k: v for k, v in shot.facts.items() if k not in facts},
+            "result": {k: v for k, v in shot.result.items() if k not in result},
         }
         for shot in made
     ]
@@ -128,13 +127,14 @@ def _job_data(status: Mapping[str, Any], shots: Sequence[Shot], final: bool) -> 
         "final": final,
         "order": list(made[0].spec) if made else [],
         "spec": {k: v for k, v in spec.items() if k != "prompt"},
-        "facts": facts,
-        "prompts": prompts,
+        "result": result,
+        "prompts": list(prompts),
         "images": images,
     }
 
 
 def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The items that all of the mappings have in common."""
     if not mappings:
         return {}
     first, *others = mappings
@@ -149,17 +149,17 @@ def _figure(name: str, value: str) -> str:
     return f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
 
 
-def _progress(told: Summary) -> str:
-    if told.fraction is None:
+def _progress(summary: Summary) -> str:
+    if summary.fraction is None:
         return ""
     return (
-        f'<div class="progress"><progress max="1" value="{told.fraction:.4f}" '
-        f'aria-label="progress">{told.fraction:.0%}</progress><p>{text(told.doing)}</p></div>'
+        f'<div class="progress"><progress max="1" value="{summary.fraction:.4f}" '
+        f'aria-label="progress">{summary.fraction:.0%}</progress><p>{text(summary.doing)}</p></div>'
     )
 
 
 def _notice(status: Mapping[str, Any]) -> str:
-    """Why the job ended, or waits, in words; nothing for one that simply went well."""
+    """Why the job failed or waits, in words; empty for a job without reason and message."""
     message, reason = status.get("message"), status.get("reason")
     if not message and not reason:
         return ""
@@ -186,18 +186,18 @@ def _notes(status: Mapping[str, Any]) -> str:
     return f'<ul class="notes">{warnings}</ul>' if warnings else ""
 
 
-def _board(board: Board, told: Summary) -> str:
+def _board(board: Board, summary: Summary) -> str:
     if not board.down:
         shots = "".join(_shot(shot) for row in board.rows for cell in row.cells for shot in cell)
-        return f'<div class="grid" data-board>{shots}{_to_come(told)}</div>'
+        return f'<div class="grid" data-board>{shots}{_to_come(summary)}</div>'
     heads = ""
     if board.across:
         names = "".join(f'<div class="column"><bdi>{text(c)}</bdi></div>' for c in board.columns)
         corner = f'<div class="corner">{text(board.down)} ↓ {text(board.across)} →</div>'
         heads = f'<div class="heads" aria-hidden="true">{corner}{names}</div>'
     rows = "".join(_row(row, board) for row in board.rows)
-    shape = "board" if board.across else "board single"
-    return f'<div class="{shape}" data-board>{heads}{rows}{_to_come(told)}</div>'
+    css_class = "board" if board.across else "board single"
+    return f'<div class="{css_class}" data-board>{heads}{rows}{_to_come(summary)}</div>'
 
 
 def _row(row: Row, board: Board) -> str:
@@ -230,11 +230,11 @@ def _shot(shot: Shot) -> str:
 
 
 def _breakable(word: str) -> str:
-    """A CamelCase word that may break between its parts."""
+    """A CamelCase word as HTML that may be broken between its parts."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", text(word))
 
 
-def _to_come(told: Summary) -> str:
-    if not told.to_come:
+def _to_come(summary: Summary) -> str:
+    if not summary.to_come:
         return ""
-    return f'<div class="to-come"><strong>{told.to_come:,}</strong><span>to come</span></div>'
+    return f'<div class="to-come"><strong>{summary.to_come:,}</strong><span>to come</span></div>'

@@ -1,4 +1,4 @@
-"""What the head of a job's page says: how it stands, how long it took, how long it will take."""
+"""The head of a job's page in words: its progress, how long it took and how long it will take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from runner.job import FINAL_STATES
 
 @dataclass(frozen=True)
 class Summary:
-    """The words and figures of the head; `fraction` is None once nothing moves any more."""
+    """The words and figures of the head.
+
+    `fraction` (0 to 1) and `doing` describe the progress; `fraction` is None once the job has
+    ended. `to_come` is the number of pictures that will still be made.
+    """
 
     subtitle: str
     figures: tuple[tuple[str, str], ...]
@@ -24,26 +28,29 @@ class Summary:
 
 
 def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
-    """Read the status and the pictures into the words of the page's head."""
+    """Summarise a job's status and its pictures."""
     counts = mapping(status.get("images"))
     final = status.get("state") in FINAL_STATES
     total = int(counts.get("total") or len(shots))
     made = sum(not shot.missing for shot in shots)
     failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)
     left = max(0, total - made - failed - skipped)
-    each = _mean([shot.facts.get("seconds") for shot in shots])
+    mean_seconds = _mean([shot.result.get("seconds") for shot in shots])
 
     figures = [("pictures", f"{made:,} of {total:,}" if made != total else f"{made:,}")]
     figures += [(name, f"{n:,}") for name, n in (("failed", failed), ("skipped", skipped)) if n]
     if final and left:
         figures.append(("not made", f"{left:,}"))
-    if each is not None:
-        figures += [("per picture", duration(each)), ("rendering", duration(each * made))]
-    took = _between(status.get("started_at"), status.get("finished_at"))
+    if mean_seconds is not None:
+        figures += [
+            ("per picture", duration(mean_seconds)),
+            ("rendering", duration(mean_seconds * made)),
+        ]
+    took = _seconds_between(status.get("started_at"), status.get("finished_at"))
     if took is not None:
         figures.append(("start to end", duration(took)))
     words = [status.get("kind"), status.get("model"), *(f"#{t}" for t in status.get("tags") or ())]
-    fraction, doing = (None, "") if final else _moving(status, made, total, left, each)
+    fraction, doing = (None, "") if final else _progress(status, made, total, left, mean_seconds)
     return Summary(
         subtitle=" · ".join(str(word) for word in words if word),
         figures=tuple(figures),
@@ -54,21 +61,21 @@ def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
 
 
 def duration(seconds: float) -> str:
-    """A time as one reads it: 0.4 s, 38 s, 4 min 10 s, 3 h 05 min."""
+    """A time as text: 0.4 s, 38 s, 4 min 10 s, 3 h 05 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
 
 
-def _moving(
-    status: Mapping[str, Any], made: int, total: int, left: int, each: float | None
+def _progress(
+    status: Mapping[str, Any], made: int, total: int, left: int, mean_seconds: float | None
 ) -> tuple[float, str]:
-    """How far the job is and what it does now."""
+    """The fraction that is done, 0 to 1, and what the runner does now, in words."""
     progress = mapping(status.get("progress"))
     fraction = made / total if total else 0.0
     if isinstance(progress.get("fraction"), int | float):
@@ -79,8 +86,8 @@ def _moving(
     if progress.get("steps"):
         parts.append(f"step {progress.get('step', 0)} of {progress['steps']}")
     eta = progress.get("eta_seconds")
-    if eta is None and each is not None and left:
-        eta = each * left
+    if eta is None and mean_seconds is not None and left:
+        eta = mean_seconds * left
     if isinstance(eta, int | float):
         parts.append(f"about {duration(float(eta))} to go")
     return fraction, " · ".join(parts) or str(status.get("state") or "")
@@ -91,7 +98,7 @@ def _mean(seconds: Sequence[object]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _between(start: object, end: object) -> float | None:
+def _seconds_between(start: object, end: object) -> float | None:
     try:
         first, last = (datetime.fromisoformat(str(moment)) for moment in (start, end))
         return max(0.0, (last - first).total_seconds())

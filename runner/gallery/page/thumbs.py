@@ -1,4 +1,4 @@
-"""Thumbnails: one small WebP for each picture, never larger than the picture itself."""
+"""Makes thumbnails: a small WebP file for each picture, never larger than the picture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST = 256
-# Below this side a picture is pixel art to the eye: the page enlarges it crisply, so lossy
-# colour blocks would show. Lossless costs at most a few kilobytes there.
+# Pictures with sides up to this many pixels count as pixel art: the page enlarges them with hard
+# edges, which would show lossy colour blocks. Lossless files of that size have a few kilobytes.
 LOSSLESS_UP_TO = 96
 
 
@@ -21,10 +21,10 @@ def thumbnail(image: Image) -> bytes:
     has_alpha = "A" in image.getbands() or "transparency" in image.info
     small = image.convert("RGBA" if has_alpha else "RGB")
     small.thumbnail((LONGEST, LONGEST), Resampling.LANCZOS)
-    # The source's own EXIF, ICC and XMP would be carried along by save().
+    # Without this save() would copy the source's EXIF, ICC and XMP.
     small.info = {}
     buffer = io.BytesIO()
-    # More effort would save 3 % for three times the processor, which the pipeline wants too.
+    # A higher method saves 3 % for three times the processor time, which rendering also needs.
     if max(small.size) <= LOSSLESS_UP_TO:
         small.save(buffer, "WEBP", lossless=True, quality=0, method=1)
     else:

@@ -43,7 +43,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     browser.open(page)
     browser.run("window.same = true")
     browser.wait("return document.readyState === 'complete' && window.same === undefined")
-    browser.run("window.same = true; look(0)")
+    browser.run("window.same = true; showPicture(0)")
     done = "const done = arguments[0]; setTimeout(() => done(window.same), 900)"
     assert browser.driver.execute_async_script(done) is True
     page.write_text(job_page(status(), [sidecar(1)]), encoding="utf-8")
