@@ -1,6 +1,6 @@
-"""The models as intake, `check` and the clients see them: the registry under one home's settings.
+"""The model registry combined with one home's settings, for intake and the front ends.
 
-Light: nothing here loads a pipeline, imports torch or asks the hub.
+Nothing here loads a pipeline, imports torch or uses the network.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class RegistryCatalogue:
-    """Answers what a model can do, with the settings' own entries and default models.
+    """The built-in models and those that the settings add, with the settings' default models.
 
-    Raises UsageProblem where the settings' entries have mistakes.
+    `data` is the home's data folder, where downloaded weights lie. The constructor raises
+    UsageProblem for mistakes in the settings' entries.
     """
 
     def __init__(self, settings: Settings, data: Path | None = None) -> None:
@@ -32,22 +33,23 @@ class RegistryCatalogue:
         self._models = models_of(settings)
 
     def default_model(self, spec: Mapping[str, Any]) -> str:
-        """The model that serves a spec which names none."""
+        """The name of the model that serves a spec which names none."""
         return registry.default_model(spec, self._defaults)
 
     def problems(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """All that the named models cannot do, as (path, message)."""
+        """What the spec asks of its model that the model cannot do, as (path, message) pairs."""
         return registry.problems(spec, models=self._models, defaults=self._defaults)
 
     def warnings(self, spec: Mapping[str, Any]) -> list[str]:
-        """What a caller should know although it is no error."""
+        """Remarks for the caller that are not errors."""
         return registry.warnings(spec, models=self._models, defaults=self._defaults)
 
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
-        """A model's own defaults for a kind, under the names of spec fields.
+        """A model's defaults for a kind, under the names of spec fields; empty if it is unknown.
 
-        `only_sizes` are the sizes of a model that makes no others, `encoders` is a function that
-        gives what reads its prompts: counting where its tokenizers are below the data folder.
+        Two more keys: `only_sizes` are the sizes of a model that makes no others, and `encoders`
+        is a function that returns the text encoders which read its prompts. They count tokens
+        if the model's tokenizers are below the data folder, and estimate otherwise.
         """
         entry = self._models.get(model or "")
         serving = entry.serves.get(kind) if entry else None
@@ -65,7 +67,7 @@ class RegistryCatalogue:
         }
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
-        """The folder of a repository that was pulled, or None; whatever is in it."""
+        """The folder of a downloaded revision, or None; its content is not checked."""
         from runner.engine import hub
 
         return hub.snapshot(repo, revision, data)
@@ -79,7 +81,7 @@ class RegistryCatalogue:
         inputs: Mapping[str, Sequence[InputImage]],
         loras: Sequence[Lora] = (),
     ) -> ImageTask:
-        """The task of a realised single-image spec, every default filled in."""
+        """The task of a realised single-image spec, with every default filled in."""
         return registry.realise(
             spec,
             job=job,
@@ -98,15 +100,16 @@ def _encoders(entry: Model, data: Path | None) -> Sequence[Encoder]:
 
 
 def model_rows(home: Home) -> list[dict[str, Any]]:
-    """Every model as `models` and flux://models list it; `bytes` is all that `pull` would bring.
+    """Every model as the `models` command and the resource flux://models list it.
 
-    `own` is true for an entry of the settings. Raises UsageProblem as the catalogue does.
+    `own` is true for an entry of the settings, `bytes` is the size of a complete download and
+    `bytes_here` what of it is on this machine. Raises UsageProblem as the catalogue does.
     """
     from runner.engine import hub
 
     models = models_of(home.settings)
     kinds = {kind for model in models.values() for kind in model.serves}
-    usual = {
+    default_models = {
         kind: registry.default_model({"kind": kind}, home.settings.models) for kind in sorted(kinds)
     }
     rows = []
@@ -115,7 +118,7 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
         rows.append({
             "name": model.name,
             "kinds": list(model.serves),
-            "default_for": [kind for kind, name in usual.items() if name == model.name],
+            "default_for": [kind for kind, name in default_models.items() if name == model.name],
             "repo": model.repo,
             "file": model.single.file if model.single else None,
             "licence": model.licence,

@@ -1,7 +1,8 @@
-"""What every door uses to talk to a runner: files in, files out, nothing else.
+"""Submits specs to a runner and reads its receipts and statuses, through files alone.
 
-Writes only the inbox, reads only the outbox. Works the same whether a runner is running or not,
-and in a program of its own as well as behind the command line and the MCP server.
+Writes only the inbox; reads the outbox, the health file and what waits in the inbox. Works the
+same whether a runner is running or not. Shared by the command line and the MCP server, and usable
+from other programs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,62 +29,62 @@ T = TypeVar("T")
 
 
 class _NameTaken(UsageProblem):
-    """Every name that a file might have in the inbox is another file's."""
+    """Each of the names tried in the inbox belongs to another file."""
 
 
 def runner_health(home: Home) -> dict[str, Any] | None:
-    """The health file of a runner that is running now, or None."""
+    """The health file of a runner that is running now, or None.
+
+    A runner counts as running while it is not stopping and its health file is younger than five
+    of the file's own intervals.
+    """
     health = read_json(home.health)
     if health is None or health.get("state") == "stopping":
         return None
-    age = time.time() - _seconds(health["updated_at"])
+    age = time.time() - datetime.fromisoformat(health["updated_at"]).timestamp()
     return health if age < _MISSED_INTERVALS * health["interval_seconds"] else None
 
 
 def submit(home: Home, data: bytes, name: str) -> str:
-    """Put a spec into the inbox under a free name like `name`, whole and at once.
+    """Put a spec into the inbox atomically and return its file name there.
 
-    Raises UsageProblem when the inbox cannot be written.
+    The name is `name`, or `name` with a number where another file has it; a name without the
+    ending of a spec gets `.yaml`. Raises UsageProblem when the inbox cannot be written.
     """
     stem, suffix = os.path.splitext(os.path.basename(name))
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
-    names = itertools.chain(
-        (f"{stem}{suffix}",), (f"{stem}-{n}{suffix}" for n in itertools.count(2))
-    )
-    return _put(home, data, names)
+    numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+    return _put(home, data, itertools.chain([f"{stem}{suffix}"], numbered))
 
 
 def submit_as(home: Home, data: bytes, name: str) -> str | None:
-    """Put a spec into the inbox under exactly this name; None where one of that name waits there.
+    """Put a spec into the inbox under exactly this name; None if the inbox has a file of that name.
 
     Raises UsageProblem when the inbox cannot be written.
     """
     try:
-        return _put(home, data, iter((name,)))
+        return _put(home, data, [name])
     except _NameTaken:
         return None
 
 
 def put_input(home: Home, data: bytes, name: str) -> None:
-    """Put an image into the inbox, whole and at once; a `name` may lie in a folder of its own.
+    """Put an image into the inbox atomically; `name` may contain folders.
 
-    The name tells the content: a file that is there already is the same one.
+    Callers derive the name from the content, so a file of that name is left as it is. Raises
+    UsageProblem when the inbox cannot be written.
     """
-    try:
+    with _writing(home), contextlib.suppress(_NameTaken):
         (home.inbox / name).parent.mkdir(parents=True, exist_ok=True)
-        _put(home, data, iter((name,)))
-    except _NameTaken:
-        return
-    except OSError as error:
-        raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
+        _put(home, data, [name])
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
-    """Copy the images that lie beside a spec file into the inbox, where its paths look for them.
+    """Copy the images that lie beside a spec file into the inbox, and return the names copied.
 
-    Only plain relative names that are not in the inbox yet; returns the names copied. A spec that
-    cannot be read brings nothing: the runner will say what is wrong with it.
+    Copies only files that the spec names without a folder and that are not in the inbox yet.
+    Copies nothing for a spec that cannot be read: the runner reports what is wrong with it.
     """
     from runner.spool.inbox.inputs import named_paths
     from specs.read import read
@@ -93,109 +94,118 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     except SpecInvalid:
         return []
     copied = []
-    for _, text in named_paths(spec) if isinstance(spec, dict) else ():
-        beside = spec_file.parent / text
-        plain = "/" not in text and "\\" not in text and not text.startswith(".")
-        if plain and beside.is_file() and not (home.inbox / text).exists():
-            _put(home, beside.read_bytes(), iter((text,)))
-            copied.append(text)
+    for _, name in named_paths(spec) if isinstance(spec, dict) else ():
+        image = spec_file.parent / name
+        plain = "/" not in name and "\\" not in name and not name.startswith(".")
+        if plain and image.is_file() and not (home.inbox / name).exists():
+            _put(home, image.read_bytes(), [name])
+            copied.append(name)
     return copied
 
 
 def receipt(home: Home, drop: str) -> dict[str, Any] | None:
-    """The receipt of a drop once it has left the inbox, else None."""
+    """The receipt of a drop, or None while its file is in the inbox."""
     if (home.inbox / drop).exists():
         return None
     return read_json(home.drops / f"{drop}.json")
 
 
 def wait_for_receipt(home: Home, drop: str, seconds: float) -> dict[str, Any] | None:
-    """The receipt of a drop, waited for at most so long."""
+    """Wait at most `seconds` for the receipt of a drop; None if there is none by then."""
     return _wait(lambda: receipt(home, drop), seconds)
 
 
 def status(home: Home, job_id: str) -> dict[str, Any]:
-    """The status of a job; `submitted` while its file waits in the inbox, else `unknown`."""
+    """The status of a job.
+
+    Without one the state is `submitted` while a file of that name is in the inbox, else `unknown`.
+    """
     if not _is_name(job_id):
         return {"id": job_id, "state": "unknown"}
     file = home.job(job_id) / "status.json"
-    found = read_json(file)
+    recorded = read_json(file)
     # A rejected job does not hold its id: a spec of that id in the inbox takes its place.
-    if found is not None and found.get("state") != "rejected":
-        return found
+    if recorded is not None and recorded.get("state") != "rejected":
+        return recorded
     if any((home.inbox / f"{job_id}{end}").exists() for end in ("", ".yaml", ".yml", ".json")):
         return {"id": job_id, "state": "submitted"}
-    # Looked at again: between the two looks its file may have become a job.
+    # Read again: the file may have left the inbox and become a job since the first read.
     return read_json(file) or {"id": job_id, "state": "unknown"}
 
 
-def job_of(home: Home, named: str) -> str:
-    """The id of the job that a name means: an id, or the file name of a drop."""
-    if not _is_name(named) or (home.job(named) / "status.json").is_file():
-        return named
-    answered = read_json(home.drops / f"{named}.json")
-    return str(answered["job"]) if answered and "job" in answered else named
+def job_of(home: Home, name: str) -> str:
+    """The id of the job that `name` refers to: a job's id, or the file name of a drop."""
+    if not _is_name(name) or (home.job(name) / "status.json").is_file():
+        return name
+    answer = read_json(home.drops / f"{name}.json")
+    return str(answer["job"]) if answer and "job" in answer else name
 
 
 def wait_until_over(home: Home, job_id: str, seconds: float | None) -> dict[str, Any]:
-    """The status of a job once it is final, or as it is after so many seconds."""
+    """The status of a job once it is final, or as it is after `seconds` (None: no limit)."""
 
-    def look() -> dict[str, Any] | None:
-        found = status(home, job_id)
-        return found if found["state"] in FINAL_STATES else None
+    def final_status() -> dict[str, Any] | None:
+        current = status(home, job_id)
+        return current if current["state"] in FINAL_STATES else None
 
-    return _wait(look, seconds) or status(home, job_id)
+    return _wait(final_status, seconds) or status(home, job_id)
 
 
 def cancel(home: Home, job_id: str) -> str:
-    """Ask for a job to be cancelled."""
+    """Ask for a job to be cancelled; returns the name of the control file."""
     return _control(home, f"{job_id}.cancel")
 
 
 def retry(home: Home, job_id: str) -> str:
-    """Ask for a finished job to be run again under a new id."""
+    """Ask for a finished job to be run again under a new id; returns the control file's name."""
     return _control(home, f"{job_id}.retry")
 
 
 def pause(home: Home) -> None:
-    """Let no further image start."""
+    """Ask the runner to start no further image until `resume`."""
     _control(home, "runner.pause")
 
 
 def resume(home: Home) -> None:
-    """Let images start again."""
+    """Undo `pause`."""
     (home.inbox / "runner.pause").unlink(missing_ok=True)
 
 
 def wait_until_obeyed(home: Home, control: str, seconds: float) -> bool:
-    """Whether a control file has left the inbox within so many seconds."""
+    """Wait at most `seconds` for the runner to take a control file; returns whether it did."""
     return bool(_wait(lambda: not (home.inbox / control).exists() or None, seconds))
 
 
 def _control(home: Home, name: str) -> str:
     if not _is_name(name):
         raise UsageProblem(f"{name.rsplit('.', 1)[0]!r} is not a job's id")
-    try:
+    with _writing(home):
         (home.inbox / name).touch()
-    except OSError as error:
-        raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
     return name
 
 
-def _put(home: Home, data: bytes, names: Iterator[str]) -> str:
-    """Write aside, then give the file the first free name; never over another file."""
-    aside = home.inbox / ".tmp" / f"{os.getpid()}-{next(_numbers)}-{time.time_ns()}"
+@contextlib.contextmanager
+def _writing(home: Home) -> Iterator[None]:
+    """Raise a failed file operation as the UsageProblem that callers report."""
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        for name in names:
-            if _rename_to_free(aside, home.inbox / name):
-                return name
+        yield
     except OSError as error:
         raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
+
+
+def _put(home: Home, data: bytes, names: Iterable[str]) -> str:
+    """Write a file aside, then rename it to the first free name; never over another file."""
+    aside = home.inbox / ".tmp" / f"{os.getpid()}-{next(_numbers)}-{time.time_ns()}"
+    try:
+        with _writing(home):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            for name in names:
+                if _rename_to_free(aside, home.inbox / name):
+                    return name
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
@@ -211,7 +221,8 @@ def _rename_to_free(aside: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        # No hard links on this file system: the moment between look and rename stays open.
+        # No hard links on this file system. Another file may take the name between the test and
+        # the rename, and would then be overwritten.
         if target.exists():
             return False
         os.replace(aside, target)
@@ -219,17 +230,15 @@ def _rename_to_free(aside: Path, target: Path) -> bool:
 
 
 def _is_name(text: str) -> bool:
+    """Whether a text can be one plain file name on every system."""
     return bool(text) and not text.startswith(".") and not set(text) & set("/\\:\0")
 
 
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
-
-
-def _wait(look: Callable[[], T | None], seconds: float | None) -> T | None:
+def _wait(poll: Callable[[], T | None], seconds: float | None) -> T | None:
+    """Call `poll` until it returns something, or None after so many seconds (None: no limit)."""
     deadline = None if seconds is None else time.monotonic() + seconds
-    while (found := look()) is None:
+    while (result := poll()) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
         time.sleep(_POLL_SECONDS)
-    return found
+    return result
