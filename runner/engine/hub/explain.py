@@ -1,8 +1,8 @@
-"""What the hub, the network and damaged files raise, as one sentence that says what to do.
+"""Translates errors of the hub, the network and damaged files into a sentence that says what to do.
 
 The topmost message misleads ("no file named config.json" for an unreachable hub), so the whole
-chain of causes is searched for the most telling exception. Names are compared and not classes:
-nothing has to be imported to fail. Never shows a token, nor the text of a foreign error.
+chain of causes is searched, by the rules in their order. Exceptions are compared by name, so that
+their libraries need not be imported. Never shows a token, nor the text of a foreign error.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from runner.engine.models import Model
 from runner.errors import DiskFull, JobFailed, ModelMissing
 
 _HUB = "https://huggingface.co"
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NOT_PERMITTED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """One situation: an exception of one of these names, with a status, words, or a token sent.
+    """A sentence, and the errors that it explains.
 
-    `says` may name {repo}, {revision}, {host}, {again} and {wait}.
+    `names` are classes, one of which the error or a base of it must be; `status` is its HTTP
+    status, `words` a part of its text in lower case, and `token` whether a token was sent: these
+    three match every error by default. `sentence` may contain {repo}, {revision}, {host}, {again}
+    and {wait}.
     """
 
-    says: str
+    sentence: str
     names: tuple[str, ...] = ()
     status: range = range(1000)
     words: str = ""
@@ -38,7 +41,7 @@ class _Rule:
 _UNREACHABLE = ("ConnectError", "ConnectTimeout", "ConnectionError")
 _BROKEN_OFF = ("CutShort", "TimeoutException", "NetworkError", "RemoteProtocolError", "StreamError")
 _RULES = (
-    # A gated repository's error is a kind of "not found", so it has to be asked for first.
+    # A gated repository's error is a subclass of "not found", so it has to come first.
     _Rule(
         "{repo} is gated: accept its licence on {host}/{repo}, make a token on"
         " {host}/settings/tokens and set it as HF_TOKEN, then run `{again}`",
@@ -133,7 +136,7 @@ _RULES = (
 
 
 def explain(error: BaseException, model: Model) -> JobFailed | None:
-    """A foreign error of loading a model as one of ours; None if it is about something else."""
+    """Our error for one raised while loading a model; None if no rule applies to it."""
     again = f"fluxdrop models pull {model.name}"
     return translated(error, repo=model.repo or model.name, again=again)
 
@@ -146,32 +149,35 @@ def translated(
     revision: str = "main",
     token: bool = False,
 ) -> JobFailed | None:
-    """A foreign error as one of ours; None if unknown. `token` says whether one was sent."""
-    links = list(_chain(error))
+    """Our error for a foreign one; None if no rule applies to it.
+
+    `again` is the command that repeats the attempt, `token` whether a token was sent.
+    """
+    links = list(causes(error))
     for link in links:
-        if isinstance(link, OSError) and link.errno in _FULL:
+        if isinstance(link, OSError) and link.errno in _DISK_FULL:
             return DiskFull(f"the disk is full: make room and run `{again}` again, it goes on")
-        if isinstance(link, OSError) and link.errno in _REFUSED:
+        if isinstance(link, OSError) and link.errno in _NOT_PERMITTED:
             return ModelMissing(
                 "this user may not read or write the folder that models are kept in: mend its"
                 f" permissions or set HF_HOME to another, then run `{again}`"
             )
     for rule in _RULES:
         for link in links:
-            if _fits(rule, link, token):
-                says = rule.says.format(
+            if _applies(rule, link, token):
+                sentence = rule.sentence.format(
                     repo=repo, revision=revision, host=host(), again=again, wait=_wait(link)
                 )
-                return ModelMissing(says)
+                return ModelMissing(sentence)
     return None
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later: a fault of the way or of the hub.
+    """Whether the same request may succeed a moment later: a fault of the network or of the hub.
 
-    A proxy that refuses and a certificate that is not trusted stay as they are.
+    False for a proxy that refuses and for a certificate that is not trusted: they do not pass.
     """
-    names = {kind.__name__ for kind in type(error).__mro__}
+    names = _class_names(error)
     if "HfHubHTTPError" in names:
         return _status(error) in {408, *range(500, 600)}
     return bool(names & {*_UNREACHABLE, *_BROKEN_OFF}) and not (
@@ -180,18 +186,21 @@ def is_passing(error: BaseException) -> bool:
 
 
 def host() -> str:
-    """The hub's address, as set or as usual."""
+    """The hub's address, from HF_ENDPOINT where it is set."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
 
 
-def _fits(rule: _Rule, link: BaseException, token: bool) -> bool:
-    names = {kind.__name__ for kind in type(link).__mro__}
+def _applies(rule: _Rule, link: BaseException, token: bool) -> bool:
     return (
-        bool(names & set(rule.names))
+        bool(_class_names(link) & set(rule.names))
         and _status(link) in rule.status
         and rule.words in str(link).lower()
         and rule.token in (None, token)
     )
+
+
+def _class_names(error: BaseException) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}
 
 
 def _status(error: BaseException) -> int:
@@ -206,10 +215,11 @@ def _wait(error: BaseException) -> str:
     return f" {seconds} seconds" if seconds.isdecimal() else " a few minutes"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from or during, the topmost first."""
     link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    visited: set[int] = set()
+    while link is not None and id(link) not in visited:
+        visited.add(id(link))
         yield link
         link = link.__cause__ or link.__context__

@@ -1,1 +1,1 @@
-"""Weights on their way onto a device: read, quantised, put together, shared, with LoRAs on."""
+"""Loading weights onto a device: reading, quantising, assembling pipelines, sharing, LoRAs."""

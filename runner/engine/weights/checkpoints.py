@@ -1,6 +1,6 @@
-"""The weights of one component as they were published: in a folder, in shards, or in one file.
+"""Reads the weights of one component as they were published: in a folder, in shards, in one file.
 
-Reads them tensor by tensor, so that 24 GB can be converted in little memory. Changes nothing.
+Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_SHARD = 2 * 2**30
+_SHARD_BYTES = 2 * 2**30
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a component's folder was published quantised; looks at its configuration alone."""
+    """Whether a component's folder was published quantised; reads its configuration only."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -23,23 +23,28 @@ def is_stored(folder: Path) -> bool:
 
 
 def size(source: Path) -> int:
-    """The bytes of the weights."""
+    """The bytes of a file, or of the files right inside a folder."""
     if source.is_file():
         return source.stat().st_size
-    return sum(each.stat().st_size for each in source.iterdir() if each.is_file())
+    return sum(file.stat().st_size for file in source.iterdir() if file.is_file())
 
 
-def from_single(cls: Any, folder: Path, single: Path) -> Any:
-    """The model of a single file, in bf16 on the CPU; `folder` says what it looks like."""
+def from_single(cls: Any, folder: Path, single: Path, **options: Any) -> Any:
+    """The model of a single file, in bf16 on the CPU unless `options` say otherwise.
+
+    `folder` holds its configuration; `options` go to diffusers' `from_single_file`.
+    """
     import torch
 
-    return cls.from_single_file(
-        str(single), config=str(folder), dtype=torch.bfloat16, local_files_only=True
-    )
+    options = {"dtype": torch.bfloat16, **options}
+    return cls.from_single_file(str(single), config=str(folder), local_files_only=True, **options)
 
 
 def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, Any]]:
-    """Every tensor with its name, one at a time where the files are safetensors."""
+    """Every tensor on the CPU with its name, one at a time where the files are safetensors.
+
+    Shapes are those of the model's state dict; dtypes those of the safetensors files, else bf16.
+    """
     import torch
     from safetensors import safe_open
 
@@ -57,13 +62,13 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
 
 
 def in_shards(named: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Groups of tensors of at most about two gibibytes."""
+    """Contiguous tensors by name, in groups: one ends with the tensor that brings it to 2 GiB."""
     shard: dict[str, Any] = {}
     total = 0
     for name, tensor in named:
         shard[name] = tensor.contiguous()
         total += tensor.nbytes
-        if total >= _SHARD:
+        if total >= _SHARD_BYTES:
             yield shard
             shard, total = {}, 0
     if shard:
@@ -71,8 +76,8 @@ def in_shards(named: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The safetensors of a component, without variants that lie beside them."""
+    """The safetensors of a component, without variants (`model.fp16.safetensors`)."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return sorted({folder / name for name in names})
-    return sorted(folder.glob("*.safetensors"), key=lambda each: len(each.name))[:1]
+    return sorted(folder.glob("*.safetensors"), key=lambda file: len(file.name))[:1]

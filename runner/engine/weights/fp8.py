@@ -1,9 +1,9 @@
-"""Weights held in 8 bits (float8 e4m3) and computed with in bf16: half the memory, few pixels less.
+"""Weights held in 8 bits (float8 e4m3) and computed with in bf16: half the memory, little loss.
 
-Only the matrices of the repeated blocks are cast; what is read once a step (embedders, the last
-layer) and every bias stays as it is. diffusers' own layerwise casting leaves FLUX's modulation, a
-quarter of all weights, in bf16, and casts the biases; its hook is used here, and its name kept, so
-that all else in diffusers that asks for it finds it.
+Only the matrices of the repeated blocks are cast; layers that run once a step (embedders, the last
+layer) and all biases stay in bf16. diffusers' own layerwise casting leaves FLUX's modulation, a
+quarter of all weights, in bf16, and casts the biases. So its hook is subclassed here, and
+registered under its name, because other parts of diffusers search for it by that name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LARGEST = 448.0
 
 
 def matrices(model: Any) -> dict[str, Any]:
-    """The linear layers inside the repeated blocks, by name."""
+    """The `torch.nn.Linear` layers inside a model's repeated blocks, by name."""
     import torch
 
     blocks = tuple(
@@ -33,9 +33,10 @@ def matrices(model: Any) -> dict[str, Any]:
 
 
 def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """These tensors with the weights of the named layers in fp8 and all others in bf16.
+    """These tensors, with the weights of the named layers in float8_e4m3fn and others in bfloat16.
 
-    By way of bf16, so that weights published in either format give the same numbers.
+    Integer tensors stay as they are, and so does every shape. The cast to fp8 goes through bf16,
+    so that weights published in fp32 and in bf16 give the same numbers.
     """
     import torch
 
@@ -44,14 +45,14 @@ def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[t
         if not tensor.is_floating_point():
             yield name, tensor
             continue
-        held = tensor.to(torch.bfloat16)
+        converted = tensor.to(torch.bfloat16)
         if name in weights:  # beyond the largest number, fp8 is NaN in some versions of torch
-            held = held.clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
-        yield name, held
+            converted = converted.clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+        yield name, converted
 
 
 def compute_in_bf16(model: Any) -> None:
-    """Have every fp8 layer brought to bf16 for its turn."""
+    """Cast the weight of every layer of `matrices` to bf16 for the time of its forward pass."""
     from diffusers.hooks import HookRegistry
 
     for module in matrices(model).values():
@@ -61,10 +62,10 @@ def compute_in_bf16(model: Any) -> None:
 
 @contextmanager
 def adapters_in_bf16(model: Any) -> Iterator[None]:
-    """While LoRA layers are put into a model: peft gives them the format of the weight they join.
+    """While LoRA layers are put into a model: peft creates them in the dtype of the layer's weight.
 
-    In fp8 they would be rounded, and could not be computed with. So each fp8 weight is hidden
-    behind one number in bf16 of the same shape. Does nothing to a model without fp8.
+    In fp8 they would be rounded, and could not be computed with. So each fp8 weight is replaced
+    by a bf16 tensor of the same shape, expanded from one element. Does nothing without fp8.
     """
     import torch
 
@@ -90,9 +91,9 @@ def _hook() -> Any:
     from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 
     class WeightCasting(LayerwiseCastingHook):
-        """Computes a linear layer with its weight brought to bf16; what is held is never touched.
+        """Computes a linear layer with a bf16 copy of its weight; the fp8 weight never changes.
 
-        So an exception in the middle leaves nothing behind, and torch can compile it.
+        So an exception in the middle leaves nothing to undo, and torch can compile it.
         """
 
         def __init__(self) -> None:
@@ -107,8 +108,8 @@ def _hook() -> Any:
         def post_forward(self, module: Any, output: Any) -> Any:
             return output
 
-        def new_forward(self, module: Any, given: Any) -> Any:
+        def new_forward(self, module: Any, inputs: Any) -> Any:
             weight = module.weight.to(self.compute_dtype)
-            return torch.nn.functional.linear(given.to(self.compute_dtype), weight, module.bias)
+            return torch.nn.functional.linear(inputs.to(self.compute_dtype), weight, module.bias)
 
     return WeightCasting

@@ -1,10 +1,10 @@
-"""Folders of weights that were made here and are kept: each is whole, or it is not there.
+"""Folders of derived weights that outlive the process: each is whole, or it does not exist.
 
     data/quantised/<fingerprint of the source>-nf4/…
 
-A folder is written aside, brought to the disk, and renamed, so that neither a kill nor another
-process leaves half of one. Knows nothing of what is in it; a folder that is not as it was written
-is thrown away and made again. Anybody may delete one at any time.
+A folder is written under a hidden name, synced, and renamed, so that neither a kill nor another
+process leaves half of one. A folder that is not as it was written is deleted and made again; users
+may delete one at any time. Never reads what the files mean.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from runner.engine.weights import fingerprint
 log = logging.getLogger(__name__)
 
 _LABEL = ".label.json"
-_SPARE = 2**30
+_SPARE_BYTES = 2**30
 
 
-class Kept:
-    """One folder that can be made again from its source.
+class KeptFolder:
+    """One folder that can be made again from its source, a file or a folder.
 
-    `recipe` says how it is made; a folder made by another recipe does not count.
+    `recipe` is the version of how it is made; a folder made by another one counts as absent.
     """
 
     def __init__(self, store: Path, source: Path, precision: str, recipe: int) -> None:
@@ -37,32 +37,29 @@ class Kept:
         self._recipe = recipe
 
     def is_whole(self) -> bool:
-        """Whether every file is there as it was written (of large ones, both ends)."""
+        """Whether every file is there as it was written (large ones are compared at both ends)."""
         try:
             label = json.loads((self.folder / _LABEL).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
         return label == self._label(self.folder)
 
-    def remove(self) -> None:
-        """Throw the folder away, and what a killed process left of it."""
-        for leftover in (self.folder, *self.folder.parent.glob(f".{self.folder.name}.*")):
-            shutil.rmtree(leftover, ignore_errors=True)
-
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
-        """Have the folder written; False where this disk has no room for so many bytes.
+        """Let `write` fill the folder; False where the disk has no room for `size` bytes.
 
-        A disk that fills up all the same is no error either: nothing is left behind then.
+        False too, with nothing left behind, where writing fails with an OSError. What a killed
+        process left of the folder is deleted first.
         """
-        self.remove()
         store = self.folder.parent
+        for leftover in (self.folder, *store.glob(f".{self.folder.name}.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
         store.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(store).free
-        if free < size + _SPARE:
+        if free < size + _SPARE_BYTES:
             log.warning(
                 "%.1f GiB are free in %s and %.1f GiB are needed to keep quantised weights: "
                 "they are made again at every start until there is room",
-                free / 2**30, store, (size + _SPARE) / 2**30,
+                free / 2**30, store, (size + _SPARE_BYTES) / 2**30,
             )  # fmt: skip
             return False
         aside = store / f".{self.folder.name}.{uuid.uuid4().hex}"
@@ -70,7 +67,7 @@ class Kept:
             aside.mkdir()
             write(aside)
             (aside / _LABEL).write_text(json.dumps(self._label(aside)), encoding="utf-8")
-            _bring_to_disk(aside)
+            _sync_tree(aside)
             aside.rename(self.folder)
             _sync(store)
         except OSError as error:
@@ -88,15 +85,15 @@ class Kept:
         return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of_folder(folder)}
 
 
-def _bring_to_disk(folder: Path) -> None:
-    for place, _, names in os.walk(folder):
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(place) / name)
-        _sync(Path(place))
+            _sync(Path(parent) / name)
+        _sync(Path(parent))
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk, where the system can do that for it."""
+    """Wait until a file or a folder is on the disk; Windows cannot do that for folders."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""Whether a LoRA fits a model, layer by layer, before anything of the model is touched.
+"""Compares a LoRA with a model, layer by layer, before anything of the model is changed.
 
 Takes tensors under the names that diffusers' converters give them, whatever tool wrote the file.
-A layer that the model lacks is left out and said; a layer of another size means that the LoRA was
-made for another model, which diffusers would find out in the middle, or not at all.
+A layer that the model lacks is left out, with a warning; a layer of another size means that the
+LoRA was made for another model, which diffusers notices halfway through loading, or not at all.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from runner.errors import InputBad
 _DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight")
 _UP = (".lora_B.weight", ".lora.up.weight", ".lora_up.weight")
 _NORMS = (".norm_q.", ".norm_k.", ".norm_added_q.", ".norm_added_k.")
-_INPUT = "x_embedder"
+_INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """The tensors of a LoRA that a module takes, by the names they came with.
+    """The tensors of a LoRA that fit a module, by their names in the LoRA.
 
-    `norms` are the parameters that it writes over, `widens` says that it gives the input layer
-    more channels.
+    `norms` are the parameters of the module that the LoRA overwrites; `widens` is true where it
+    gives the input layer more channels.
     """
 
     tensors: Mapping[str, Any]
@@ -35,7 +35,10 @@ class Fitting:
 
 
 def check_numbers(tensors: Mapping[str, Any], name: str) -> None:
-    """Refuse a LoRA without tensors, or with numbers that are none: every pixel would be lost."""
+    """Raises InputBad for a LoRA without tensors, or with NaN or infinity in one of them.
+
+    One such number would spoil every pixel.
+    """
     import torch
 
     if not tensors:
@@ -50,44 +53,46 @@ def check_numbers(tensors: Mapping[str, Any], name: str) -> None:
 def fitted(
     tensors: Mapping[str, Any], module: Any, prefix: str, name: str, *, may_widen: bool
 ) -> Fitting:
-    """What of a LoRA goes into a module, whose tensors begin with `prefix` and a dot.
+    """The part of a LoRA that fits a module: of the tensors whose names begin with `prefix.`.
 
-    `may_widen` is for control pipelines, whose input layer takes a second picture.
+    The down half of a layer has the shape (rank, inputs), the up half (outputs, rank); neither
+    shapes nor dtypes are changed. `may_widen` is for control pipelines, whose input layer takes a
+    second picture. Raises InputBad where the LoRA was made for another model or is incomplete.
     """
     layers = dict(module.named_modules())
     own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}
-    taken: dict[str, Any] = {}
+    fitting: dict[str, Any] = {}
     norms: list[str] = []
     unknown: set[str] = set()
-    found: set[str] = set()
+    known: set[str] = set()
     widens = False
     for key, tensor in own.items():
-        plain = key.removeprefix(f"{prefix}.")
-        if any(part in plain for part in _NORMS) and "lora" not in plain:
-            if _same_shape(module, plain, tensor):
-                norms.append(plain)
-                taken[key] = tensor
+        parameter = key.removeprefix(f"{prefix}.")
+        if any(part in parameter for part in _NORMS) and "lora" not in parameter:
+            if _same_shape(module, parameter, tensor):
+                norms.append(parameter)
+                fitting[key] = tensor
             else:
-                unknown.add(plain)
+                unknown.add(parameter)
             continue
-        place = plain.partition(".lora")[0].partition(".lokr_")[0]
-        if place not in layers:
-            unknown.add(place)
+        layer = parameter.partition(".lora")[0].partition(".lokr_")[0]
+        if layer not in layers:
+            unknown.add(layer)
             continue
-        found.add(place)
-        taken[key] = tensor
+        known.add(layer)
+        fitting[key] = tensor
         if key.endswith(_DOWN):
-            widens |= _check_inputs(layers[place], place, tensor, name, may_widen)
+            widens |= _check_inputs(layers[layer], layer, tensor, name, may_widen)
         elif key.endswith(_UP):
-            _check_outputs(layers[place], place, tensor, name)
-    _check_halves(taken, name)
-    if own and not taken:
+            _check_outputs(layers[layer], layer, tensor, name)
+    _check_halves(fitting, name)
+    if own and not fitting:
         raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    lost = (
-        f"{len(unknown)} of the {len(unknown) + len(found) + len(norms)} layers of {name} do not"
+    left_out = (
+        f"{len(unknown)} of the {len(unknown) + len(known) + len(norms)} layers of {name} do not"
         " exist in this model and were left out"
     )
-    return Fitting(taken, tuple(norms), widens, (lost,) if unknown else ())
+    return Fitting(fitting, tuple(norms), widens, (left_out,) if unknown else ())
 
 
 def _same_shape(module: Any, name: str, tensor: Any) -> bool:
@@ -97,13 +102,13 @@ def _same_shape(module: Any, name: str, tensor: Any) -> bool:
         return False
 
 
-def _check_inputs(layer: Any, place: str, down: Any, name: str, may_widen: bool) -> bool:
+def _check_inputs(module: Any, layer: str, down: Any, name: str, may_widen: bool) -> bool:
     """Whether the layer has to be widened for this half of a LoRA."""
-    has, wants = getattr(layer, "in_features", None), down.shape[-1]
-    if has is None or has == wants or (place == _INPUT and wants < has):
+    has, wants = getattr(module, "in_features", None), down.shape[-1]
+    if has is None or has == wants or (layer == _INPUT_LAYER and wants < has):
         return False
-    if place != _INPUT:
-        raise _other_model(name, place, wants, has)
+    if layer != _INPUT_LAYER:
+        raise _other_model(name, layer, wants, has)
     if not may_widen:
         raise InputBad(
             f"{name} reads a control picture beside the prompt: use it with `kind: control`"
@@ -111,22 +116,22 @@ def _check_inputs(layer: Any, place: str, down: Any, name: str, may_widen: bool)
     return True
 
 
-def _check_outputs(layer: Any, place: str, up: Any, name: str) -> None:
-    has, wants = getattr(layer, "out_features", None), up.shape[0]
+def _check_outputs(module: Any, layer: str, up: Any, name: str) -> None:
+    has, wants = getattr(module, "out_features", None), up.shape[0]
     if has is not None and has != wants:
-        raise _other_model(name, place, wants, has)
+        raise _other_model(name, layer, wants, has)
 
 
-def _other_model(name: str, place: str, wants: int, has: int) -> InputBad:
+def _other_model(name: str, layer: str, wants: int, has: int) -> InputBad:
     return InputBad(
-        f"{name} was made for another model: its layer {place} is {wants} wide, and {has} here"
+        f"{name} was made for another model: its layer {layer} is {wants} wide, and {has} here"
     )
 
 
 def _check_halves(tensors: Mapping[str, Any], name: str) -> None:
-    """Both halves of every layer have to be there: their product is what acts."""
-    for own, other in ((_DOWN, _UP), (_UP, _DOWN)):
+    """Raises InputBad where a half of a layer is missing: the update is the product of both."""
+    for halves, others in ((_DOWN, _UP), (_UP, _DOWN)):
         for key in tensors:
-            for mine, its in zip(own, other, strict=True):
-                if key.endswith(mine) and key.removesuffix(mine) + its not in tensors:
+            for half, other in zip(halves, others, strict=True):
+                if key.endswith(half) and key.removesuffix(half) + other not in tensors:
                     raise InputBad(f"{name} is incomplete: {key} has no other half")

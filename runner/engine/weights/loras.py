@@ -1,11 +1,11 @@
-"""LoRAs on a pipeline: loaded once, weighed anew for each image, taken off without a trace.
+"""LoRAs on a pipeline: loaded once, weighted anew for each image, removed without a trace.
 
     file ──hash──► read by the pipeline's own loader ──checked against every layer──► adapters
-    same files as before: only the weights are set        other files, or none: all taken off first
+    same files as before: only the weights are set       other files, or none: all removed first
 
-What a pipeline was before its first LoRA is put back to the byte, so that the next plain image is
-as if there had never been one. Everything is checked before anything is touched, and a LoRA that
-does not fit is the caller's fault, never a crash. Reads safetensors only, from this machine only.
+The layers of before the first LoRA are restored to the byte, so that the next plain image is as if
+there had never been one. Everything is checked before anything is changed, and a LoRA that does
+not fit fails the job with a sentence. Reads safetensors only, from this machine only.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import errors as faults
+from runner.engine.hub.explain import causes
 from runner.engine.weights import fp8, lora_layers
 from runner.engine.weights.lora_layers import Fitting
-from runner.engine.weights.original_layers import Untouched
+from runner.engine.weights.original_layers import OriginalLayers
 from runner.errors import InputBad, JobFailed, ModelMissing
 from runner.job import Lora
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
-_HELD = "_fluxdrop_loras"
+_ATTRIBUTE = "_fluxdrop_loras"
+"""Under this name a module holds its `_Applied`."""
+
 _TEXT = "text_encoder"
 _TEXT_KEYS = ("lora_te1_", "lora_te_", "text_encoder.", "text_encoders.clip_l.")
 
@@ -38,30 +41,34 @@ Key = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What a transformer or text encoder was, and the LoRAs that it has now."""
+class _Applied:
+    """The LoRAs that a transformer or text encoder has now, and its layers of before.
 
-    before: Untouched
+    `adapters` are the adapters' names, by the place in the list of the LoRAs that have tensors for
+    this module.
+    """
+
+    original: OriginalLayers
     key: Key
     adapters: Mapping[int, str]
-    """The adapter's name of each LoRA in the list that has something for this module."""
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One LoRA as the pipeline's loader reads it; `answer` is the rest of what the loader says."""
+    """One LoRA as the pipeline's loader reads it; `rest` are its network alphas and metadata."""
 
     adapter: str
     fitting: Fitting
-    answer: tuple[Any, ...]
+    rest: tuple[Any, ...]
 
 
 def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
-    """Make exactly these LoRAs act on a pipeline, with their weights; what a caller should know.
+    """Make exactly these LoRAs act on a pipeline, with their weights; returns warnings.
 
-    Works on what the pipeline has of transformer and text encoder, so it serves a text stage and
-    a paint stage alike. Raises InputBad or ModelMissing, with the pipeline as without any LoRA.
+    Changes the transformer and the text encoder, of those that the pipeline has: so it serves a
+    text stage and a paint stage alike. Raises InputBad where one does not fit or cannot be read
+    and ModelMissing where its file is gone; no part has a half-loaded LoRA then.
     """
     if not loras:
         remove(pipe)
@@ -69,38 +76,42 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
     if not hasattr(pipe, "load_lora_weights"):
         raise InputBad(f"{type(pipe).__name__} cannot load LoRA files: leave `loras` out")
     key = tuple(_identity(lora) for lora in loras)
-    found: list[str] = []
+    messages: list[str] = []
     for part, module in _modules(pipe):
-        held = getattr(module, _HELD, None)
-        if held is None or held.key != key:
-            _take_off(module)
-            held = _put_on(pipe, part, module, loras, key)
-        _weigh(module, {name: loras[n].weight for n, name in held.adapters.items()})
-        found += held.warnings
-    return tuple(dict.fromkeys(found))
+        applied = getattr(module, _ATTRIBUTE, None)
+        if applied is None or applied.key != key:
+            _remove_from(module)
+            applied = _apply_to(pipe, part, module, loras, key)
+        if applied.adapters:
+            from diffusers.utils import set_weights_and_activate_adapters
+
+            weights = [loras[n].weight for n in applied.adapters]
+            set_weights_and_activate_adapters(module, list(applied.adapters.values()), weights)
+        messages += applied.warnings
+    return tuple(dict.fromkeys(messages))
 
 
 def remove(pipe: Any) -> None:
-    """Take all LoRAs off a pipeline; where there are none, nothing is touched."""
+    """Remove all LoRAs from a pipeline; one without LoRAs is not changed."""
     for _, module in _modules(pipe):
-        _take_off(module)
+        _remove_from(module)
 
 
 def text_mark(loras: Sequence[Lora]) -> str:
-    """What of these LoRAs changes how prompts are encoded: part of the key of kept embeddings.
+    """Names the LoRAs that change how prompts are encoded: part of the key of kept embeddings.
 
-    Empty where none does, as with most LoRAs; the text stage needs `apply` only where it is not.
+    Empty where none does, as with most LoRAs; the text stage needs them only where it is not.
     """
     marks = [
-        f"{lora.sha256 or _content(*_facts(lora.path))}*{lora.weight:g}"
+        f"{lora.sha256 or _content(*_stat(lora.path))}*{lora.weight:g}"
         for lora in loras
-        if any(key.startswith(_TEXT_KEYS) for key in _keys(*_facts(lora.path)))
+        if any(key.startswith(_TEXT_KEYS) for key in _keys(*_stat(lora.path)))
     ]
     return " ".join(marks)
 
 
 def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a pipeline that LoRAs are for, of those that it has."""
+    """The names and modules of a pipeline that LoRAs can be loaded into."""
     for part in getattr(pipe, "_lora_loadable_modules", ()):
         module = getattr(pipe, part, None)
         if hasattr(module, "named_modules"):
@@ -108,46 +119,46 @@ def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _identity(lora: Lora) -> tuple[str, str]:
-    """What stays the same as long as it is the same file; the weight is not part of it."""
-    return str(lora.path), lora.sha256 or _content(*_facts(lora.path))
+    """The path and the hash of a LoRA's file; its weight is not part of it."""
+    return str(lora.path), lora.sha256 or _content(*_stat(lora.path))
 
 
-def _put_on(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Held:
-    reads = {n: _read(pipe, part, module, n, lora) for n, lora in enumerate(loras)}
-    mine = {n: read for n, read in reads.items() if read.fitting.tensors}
-    held = _Held(
-        before=Untouched.of(module),
+def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:
+    reads = [_read(pipe, part, module, n, lora) for n, lora in enumerate(loras)]
+    fitting = {n: read for n, read in enumerate(reads) if read.fitting.tensors}
+    applied = _Applied(
+        original=OriginalLayers.of(module),
         key=key,
-        adapters={n: read.adapter for n, read in mine.items()},
-        warnings=tuple(text for read in reads.values() for text in read.fitting.warnings),
+        adapters={n: read.adapter for n, read in fitting.items()},
+        warnings=tuple(text for read in reads for text in read.fitting.warnings),
     )
-    setattr(module, _HELD, held)
+    setattr(module, _ATTRIBUTE, applied)
     training = module.training
     try:
         with nullcontext() if part == _TEXT else fp8.adapters_in_bf16(module):
             # What widens the input layer goes first: all others are made to fit the wider one.
-            for read in sorted(mine.values(), key=lambda each: not each.fitting.widens):
-                held.before.keep(module, read.fitting.norms)
+            for read in sorted(fitting.values(), key=lambda read: not read.fitting.widens):
+                applied.original.keep(module, read.fitting.norms)
                 _load(pipe, part, module, read)
-        module.train(training)  # new layers are born in training, where some drop values at random
+        module.train(training)  # new layers start in training mode, where some have dropout
     except BaseException as error:
         remove(pipe)
         # Loading takes offloading hooks off for a while, and may have ended there.
         pipe.maybe_free_model_hooks()
         if isinstance(error, FluxdropError) or not isinstance(error, Exception):
             raise
-        listed = " and ".join(_called(lora) for lora in loras)
-        raise _ours(error, listed, "cannot be put on this model") from error
-    return held
+        listed = " and ".join(_name(lora) for lora in loras)
+        raise _translated(error, listed, "cannot be put on this model") from error
+    return applied
 
 
 def _read(pipe: Any, part: str, module: Any, number: int, lora: Lora) -> _Read:
     """One file, read by the pipeline's own loader and converters, and checked."""
-    name, content = _called(lora), _content(*_facts(lora.path))
+    name, content = _name(lora), _content(*_stat(lora.path))
     if lora.sha256 and lora.sha256 != content:
         raise InputBad(f"{name} changed since this job was accepted: drop the spec again")
     try:
-        tensors, *answer = pipe.lora_state_dict(
+        tensors, *rest = pipe.lora_state_dict(
             str(lora.path.parent),
             weight_name=lora.path.name,
             local_files_only=True,
@@ -156,47 +167,46 @@ def _read(pipe: Any, part: str, module: Any, number: int, lora: Lora) -> _Read:
             return_lora_metadata=True,
         )
     except Exception as error:  # converters fail in as many ways as there are file formats
-        raise _ours(error, name, "cannot be read as a LoRA for this model") from error
+        raise _translated(error, name, "cannot be read as a LoRA for this model") from error
     lora_layers.check_numbers(tensors, name)
-    parts = pipe._lora_loadable_modules
-    if not any(key.startswith(tuple(f"{each}." for each in parts)) for key in tensors):
+    prefixes = tuple(f"{each}." for each in pipe._lora_loadable_modules)
+    if not any(key.startswith(prefixes) for key in tensors):
         raise InputBad(f"{name} fits no layer of this model: it was made for another one")
     if any(".lokr_" in key and "_qkv." in key for key in tensors):
         raise InputBad(f"{name} joins layers that are apart here: convert it to a plain LoRA")
     if part == _TEXT:
-        own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{_TEXT}.")}
-        fitting = Fitting(own)
+        fitting = Fitting({k: tensor for k, tensor in tensors.items() if k.startswith(f"{_TEXT}.")})
     else:
         fitting = lora_layers.fitted(
             tensors, module, part, name, may_widen="Control" in type(pipe).__name__
         )
-    return _Read(f"lora{number}_{content[:12]}", fitting, tuple(answer))
+    return _Read(f"lora{number}_{content[:12]}", fitting, tuple(rest))
 
 
-def _ours(error: Exception, name: str, says: str) -> JobFailed:
-    """The error of ours for what a loader raised, which hides the first cause behind others."""
-    log.warning("%s %s: %s: %s", name, says, type(error).__name__, str(error)[:500])
-    link: BaseException | None = error
-    while link is not None:
+def _translated(error: Exception, name: str, problem: str) -> JobFailed:
+    """Our error for what a loader raised, which hides the first cause behind others."""
+    from safetensors import SafetensorError
+
+    log.warning("%s %s: %s: %s", name, problem, type(error).__name__, str(error)[:500])
+    for link in causes(error):
         ours = faults.translated(link)
         if ours is not None:
             return ours
-        if any(kind.__name__ == "SafetensorError" for kind in type(link).__mro__):
+        if isinstance(link, SafetensorError):
             return InputBad(f"{name} is damaged or no safetensors file: fetch it again")
-        link = link.__cause__ or link.__context__
-    return InputBad(f"{name} {says}: it was made for another one")
+    return InputBad(f"{name} {problem}: it was made for another one")
 
 
-def _take_off(module: Any) -> None:
-    held = getattr(module, _HELD, None)
-    if held is not None:
-        held.before.put_back(module)
-        delattr(module, _HELD)
+def _remove_from(module: Any) -> None:
+    applied = getattr(module, _ATTRIBUTE, None)
+    if applied is not None:
+        applied.original.restore(module)
+        delattr(module, _ATTRIBUTE)
 
 
 def _load(pipe: Any, part: str, module: Any, read: _Read) -> None:
     if part == _TEXT:
-        alphas, metadata = read.answer
+        alphas, metadata = read.rest
         pipe.load_lora_into_text_encoder(
             dict(read.fitting.tensors),
             network_alphas=alphas,
@@ -206,43 +216,36 @@ def _load(pipe: Any, part: str, module: Any, read: _Read) -> None:
             _pipeline=pipe,
         )
         return
-    # The loader would read the file again, and take what does not fit: it is given what was read.
-    pipe.lora_state_dict = lambda *given, **settings: (dict(read.fitting.tensors), *read.answer)
+    # The loader would read the file again, and load what does not fit: so its reading is replaced.
+    pipe.lora_state_dict = lambda *_, **options: (dict(read.fitting.tensors), *read.rest)
     try:
         with warnings.catch_warnings():
-            # peft finds it remarkable that there are several.
+            # peft warns of a second adapter, which is no fault here.
             warnings.filterwarnings("ignore", module="peft")
             pipe.load_lora_weights({}, adapter_name=read.adapter)
     finally:
         del pipe.lora_state_dict
 
 
-def _weigh(module: Any, weights: Mapping[str, float]) -> None:
-    if weights:
-        from diffusers.utils import set_weights_and_activate_adapters
-
-        set_weights_and_activate_adapters(module, list(weights), list(weights.values()))
-
-
-def _called(lora: Lora) -> str:
+def _name(lora: Lora) -> str:
     return lora.name or lora.path.name
 
 
-def _facts(path: Path) -> tuple[Path, int, int]:
-    """A file with what changes when it does. Raises ModelMissing where there is none."""
+def _stat(path: Path) -> tuple[Path, int, int]:
+    """A file with its size and time of change. Raises ModelMissing where there is none."""
     try:
-        facts = path.stat()
+        stat = path.stat()
     except OSError:
         raise ModelMissing(
             f"the LoRA {path.name} is not on this machine any more: put it back, or run"
             " `fluxdrop models pull` with its repository"
         ) from None
-    return path, facts.st_size, facts.st_mtime_ns
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=256)
 def _content(path: Path, size: int, changed: int) -> str:
-    """The SHA-256 of a file; in the hub's cache it is the name of the file behind the link."""
+    """The SHA-256 of a file; in the hub's cache it is the name of the blob behind the link."""
     real = path.resolve()
     if real.parent.name == "blobs" and len(real.name) == 64:
         return real.name
@@ -259,4 +262,4 @@ def _keys(path: Path, size: int, changed: int) -> tuple[str, ...]:
         with safe_open(path, framework="pt") as file:
             return tuple(file.keys())
     except SafetensorError as error:
-        raise _ours(error, path.name, "cannot be read") from error
+        raise _translated(error, path.name, "cannot be read") from error

@@ -1,10 +1,10 @@
-"""What is loaded on one device: text stages and paint stages, on a shelf with bounded room.
+"""Keeps the pipelines of one device loaded within bounded memory: text, paint and prior stages.
 
 A text stage is the text encoders with their tokenizers; a paint stage is the transformer with the
-VAE, and a prior where there is one. They come and go apart: a night's prompts are encoded in one
-go, then the encoders make room. Components with equal files are loaded once, whatever repository
-names them, except the scheduler, which keeps the state of a run. Everything is read from folders
-that the library names; nothing here can reach the network.
+VAE; a prior stage turns pictures into embeddings. They are loaded and released one by one, so that
+text encoders and transformer need not fit on the device at the same time. Components with equal
+files are loaded once, whatever repository names them, except the scheduler, which keeps the state
+of a run. Everything is read from folders that the library names, and never from the network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OnLoading = Callable[[], None]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a task runs on, with the facts that its sidecar records."""
+    """The stages of a task, with the engine facts about them that its sidecar records."""
 
     stages: gpu.Stages
     facts: Mapping[str, Any]
@@ -38,7 +38,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One pipeline on the shelf: its expected bytes, and the hash of the folder it came from."""
+    """One loaded pipeline, its expected bytes on the device, and the hash of its folder.
+
+    `model` is the model's name for a paint stage, empty for others.
+    """
 
     pipe: Any
     model: str
@@ -49,7 +52,8 @@ class _Stage:
 class PipelineCache:
     """The loaded stages of one device; used by one thread, except `loaded`.
 
-    `room` bounds the bytes of weights on the device; None leaves it to what the machine has.
+    `room` bounds the bytes of weights on the device; None takes the bound from the machine.
+    `loaded` are the names of the models whose paint stages are loaded.
     """
 
     def __init__(
@@ -86,32 +90,36 @@ class PipelineCache:
         return self._device
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
-        """What a task runs on; `pixels` is the picture's area where it is known."""
+        """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
+
+        Raises JobFailed where the model is missing or cannot do the task.
+        """
         if pixels is None:
             model = self._library.models.get(task.model)
             width, height = model.sizes.default if model else (1, 1)
             pixels = (task.width or width) * (task.height or height)
-        return self._resolve_task().resolve(task, pixels)
+        return self._task_resolver().resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
-        """Clear the device and take the next plan down; None when this was the last."""
+        """Clear the device and resolve to the next lower plan; None when this was the last."""
         self.clear()
-        return self._resolve_task().lower(resolved, pixels)
+        return self._task_resolver().lower(resolved, pixels)
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
-        """The pipeline that encodes prompts for these needs."""
+        """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
         size = assembly.text_bytes(resolved)
         return self._stage(
             ("text", resolved.encoders), resolved, size, on_loading, self._build_text
         ).pipe
 
     def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
-        """The stages that denoise and decode for these needs."""
+        """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
-        how = (plan.precision, plan.placement, str(plan.tiling))
+        files = (str(resolved.folder), str(resolved.single))
+        plan_key = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, str(resolved.folder), str(resolved.single), *how),
+            ("paint", resolved.serving.pipeline, *files, *plan_key),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
@@ -120,7 +128,7 @@ class PipelineCache:
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", str(resolved.prior_folder), *how),
+                ("prior", str(resolved.prior_folder), *plan_key),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
@@ -136,21 +144,21 @@ class PipelineCache:
             fixed=resolved.serving.fixed,
             speed=self._speed,
         )
-        return Loaded(stages, self._facts(resolved, main, prior))
+        return Loaded(stages, self._engine_facts(resolved, main, prior))
 
     def clear(self) -> None:
-        """Take everything off the device; an empty shelf does not even ask for one."""
+        """Release every stage; where none is loaded, the device is not initialised."""
         if self._stages:
             self._stages.clear()
             self.loaded = ()
             devices.free_caches()
 
     def forget(self) -> None:
-        """Clear, and look at the machine and at the models' folders again."""
+        """Clear, and read the machine and the models' folders again for the next task."""
         self.clear()
         self._resolver = None
 
-    def _resolve_task(self) -> TaskResolver:
+    def _task_resolver(self) -> TaskResolver:
         if self._resolver is None:
             self._resolver = TaskResolver(
                 self._library,
@@ -170,25 +178,20 @@ class PipelineCache:
         build: Callable[[ResolvedTask], _Stage],
         beside: _Stage | None = None,
     ) -> _Stage:
-        kept = self._stages.get(key)
-        if kept is None:
+        stage = self._stages.get(key)
+        if stage is None:
             on_loading()
             self._make_room(size, resolved, beside)
-            kept = self._stages[key] = self._built(build, resolved)
-            self.loaded = tuple(
-                dict.fromkeys(each.model for each in self._stages.values() if each.model)
-            )
+            try:
+                stage = self._stages[key] = build(resolved)
+            except Exception as error:
+                ours = explain.explain(error, resolved.model) or faults.translated(error)
+                if ours is None:
+                    raise
+                raise ours from error
+            self.loaded = tuple(dict.fromkeys(s.model for s in self._stages.values() if s.model))
         self._stages.move_to_end(key)
-        return kept
-
-    def _built(self, build: Callable[[ResolvedTask], _Stage], resolved: ResolvedTask) -> _Stage:
-        try:
-            return build(resolved)
-        except Exception as error:
-            ours = explain.explain(error, resolved.model) or faults.translated(error)
-            if ours is None:
-                raise
-            raise ours from error
+        return stage
 
     def _build_text(self, resolved: ResolvedTask) -> _Stage:
         parts, precision = resolved.family.text_parts, resolved.plan.text_precision
@@ -199,7 +202,7 @@ class PipelineCache:
 
     def _build_main(self, resolved: ResolvedTask) -> _Stage:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
-        # An offloading hook belongs to one pipeline: what carries one cannot be shared.
+        # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
         parts = tuple(part for part in resolved.marks if part not in resolved.family.text_parts)
         shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
@@ -214,15 +217,17 @@ class PipelineCache:
     def _build_prior(self, resolved: ResolvedTask) -> _Stage:
         assert resolved.prior_folder is not None
         pipe = assembly.prior_stage(resolved, self.device)
-        return _Stage(
-            pipe, "", assembly.prior_bytes(resolved), fingerprint.of_folder(resolved.prior_folder)
-        )
+        mark = fingerprint.of_folder(resolved.prior_folder)
+        return _Stage(pipe, "", assembly.prior_bytes(resolved), mark)
 
     def _shared(
         self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
     ) -> dict[str, Any]:
+        """The components of a pipeline that another one has loaded already, by name."""
         keys = {p: (p, resolved.marks[p], precision) for p in parts if p in resolved.marks}
-        return {part: self._components[at] for part, at in keys.items() if at in self._components}
+        return {
+            part: self._components[key] for part, key in keys.items() if key in self._components
+        }
 
     def _share(
         self, resolved: ResolvedTask, pipe: Any, parts: tuple[str, ...], precision: str
@@ -233,22 +238,24 @@ class PipelineCache:
                 self._components[part, resolved.marks[part], precision] = component
 
     def _make_room(self, size: int, resolved: ResolvedTask, beside: _Stage | None) -> None:
-        """Let go of the stages used longest ago until this one fits beside the others."""
+        """Release the stages used longest ago until `size` more bytes fit."""
         room = self._room
         if room is None:
-            room = assembly.room(resolved, self._resolve_task().machine)
-        gone = False
+            room = assembly.room(resolved, self._task_resolver().machine)
+        released = False
         for key, stage in list(self._stages.items()):
             if size + sum(each.bytes for each in self._stages.values()) <= room:
                 break
             if stage is not beside:
                 del self._stages[key]
-                gone = True
-            del stage  # or the weights would outlive their place on the shelf
-        if gone:
+                released = True
+            del stage  # or the last one's weights would still be held when the caches are freed
+        if released:
             devices.free_caches()
 
-    def _facts(self, resolved: ResolvedTask, main: _Stage, prior: _Stage | None) -> dict[str, Any]:
+    def _engine_facts(
+        self, resolved: ResolvedTask, main: _Stage, prior: _Stage | None
+    ) -> dict[str, Any]:
         plan = resolved.plan
         return {
             "model": {

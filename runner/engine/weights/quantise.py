@@ -1,11 +1,12 @@
-"""Transformers and text encoders loaded in few bits, and the quantised weights kept for next time.
+"""Loads transformers and text encoders in few bits, and keeps what it quantised on disk.
 
     fp8     8 bits a weight, computed in bf16; converted once, then read from `data/quantised`
     nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
-    gguf    a file that somebody quantised, as it is
+    gguf    a file that was published quantised, as it is
     stored  a folder that was published quantised, as it is
 
-Kept weights give the same numbers as fresh ones. Nothing is fetched, and no plan is made here.
+Kept weights give the same numbers as fresh ones. Never fetches anything and never chooses the
+precision.
 """
 
 from __future__ import annotations
@@ -16,32 +17,35 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import errors as faults
-from runner.engine.weights import checkpoints as published
-from runner.engine.weights import fp8
+from runner.engine.weights import checkpoints, fp8
 from runner.engine.weights.checkpoints import is_stored
-from runner.engine.weights.kept_folders import Kept
+from runner.engine.weights.kept_folders import KeptFolder
 from runner.errors import JobFailed, ModelMissing
 
 __all__ = ["QUANTISED", "is_stored", "load_text_encoder", "load_transformer"]
 
 QUANTISED = ("fp8", "nf4", "gguf", "stored")
-"""The precisions that are loaded here; others need no help."""
+"""The precisions that are loaded here; diffusers loads the others by itself."""
 
 _RECIPES = {"fp8": 1, "nf4": 1}
-"""Raised when what is made changes, so that older folders are made again."""
+"""Versions, increased when the quantised weights change, so that older folders are made again."""
 
 _SMALL_ENCODER = 2**30
-_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
+"""Published bytes below which a text encoder is not quantised."""
+
+_SHARE_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
 """A bound on the quantised size as a share of the published one, which is bf16 or larger."""
 
 
 def load_transformer(
     cls: Any, folder: Path, precision: str, device: Any, store: Path, single: Path | None = None
 ) -> Any:
-    """The transformer of a component's folder in this precision, on the device, ready to run.
+    """The transformer of a component's folder in this precision, on the device, for inference.
 
-    `single` is a file (GGUF or safetensors) to take the weights from; the folder then only says
-    what the model looks like. One that is to be streamed is loaded to the CPU.
+    It computes in bfloat16. `store` is the folder of quantised weights, `single` a file (GGUF or
+    safetensors) to take the weights from: `folder` then only gives the configuration. Raises
+    ModelMissing where that file does not exist, and JobFailed where the weights were published
+    quantised and the precision is another one.
     """
     if single is not None and not single.is_file():
         raise ModelMissing(f"{single.name} is not on this machine")
@@ -50,29 +54,32 @@ def load_transformer(
     if is_stored(folder) and single is None:
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
-        return _resolve_task(_from_folder(cls, folder, device))
+        return _for_inference(_from_folder(cls, folder, device))
     if precision == "fp8":
-        return _resolve_task(_fp8(cls, folder, device, store, single))
+        return _for_inference(_fp8(cls, folder, device, store, single))
     if precision == "nf4":
-        return _resolve_task(_transformer_nf4(cls, folder, device, store, single))
+        return _for_inference(_transformer_nf4(cls, folder, device, store, single))
     raise faults.Bug(f"{precision} is no quantisation")
 
 
 def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store: Path) -> Any:
-    """A text encoder in nf4, on the device; one too small to matter is left in bf16."""
+    """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
+
+    One that was published quantised is loaded as it is. `store` is the folder of quantised weights.
+    """
     import torch
     from transformers import BitsAndBytesConfig
 
     if precision != "nf4":
         raise faults.Bug(f"text encoders are not held in {precision}")
-    if published.size(folder) < _SMALL_ENCODER or is_stored(folder):
+    if checkpoints.size(folder) < _SMALL_ENCODER or is_stored(folder):
         plain = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-        return _resolve_task(plain if is_stored(folder) else plain.to(device))
+        return _for_inference(plain if is_stored(folder) else plain.to(device))
 
     def fresh() -> Any:
         return _from_folder(cls, folder, device, BitsAndBytesConfig(**_nf4()))
 
-    return _resolve_task(_nf4_kept(cls, folder, device, store, fresh))
+    return _for_inference(_nf4_kept(cls, folder, device, store, fresh))
 
 
 def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> Any:
@@ -81,20 +88,17 @@ def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> An
 
     if single is None:
         raise faults.Bug("a GGUF precision without a file")
-    return _resolve_task(
-        cls.from_single_file(
-            str(single),
-            config=str(folder),
-            quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
-            dtype=torch.bfloat16,
-            device=str(device),
-            local_files_only=True,
-        )
+    config = GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
+    return _for_inference(
+        checkpoints.from_single(cls, folder, single, quantization_config=config, device=str(device))
     )
 
 
 def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
-    """Converted tensor by tensor into the store, and always read from there if there is room."""
+    """A model in fp8: converted tensor by tensor into the store, where the disk has room for it.
+
+    Read from there the first time too, so that a first start and a later one do the same.
+    """
     import accelerate
     from safetensors.torch import load_file, save_file
 
@@ -104,10 +108,10 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
     layers = list(fp8.matrices(model))
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return fp8.cast(published.tensors(cls, folder, single), layers)
+        return fp8.cast(checkpoints.tensors(cls, folder, single), layers)
 
     def write(aside: Path) -> None:
-        for number, shard in enumerate(published.in_shards(converted())):
+        for number, shard in enumerate(checkpoints.in_shards(converted())):
             save_file(shard, aside / f"{number:05}.safetensors")
 
     def fill(state: dict[str, Any]) -> Any:
@@ -121,10 +125,9 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
             state |= load_file(file, device=str(device))
         return fill(state)
 
-    kept = Kept(store, source, "fp8", _RECIPES["fp8"])
-    found = _read_back(kept, read)
-    if found is not None:
-        return found
+    kept = KeptFolder(store, source, "fp8", _RECIPES["fp8"])
+    if (filled := _read_back(kept, read)) is not None:
+        return filled
     if _make(kept, source, "fp8", write):
         return read()
     return fill({name: tensor.to(device) for name, tensor in converted()})
@@ -135,13 +138,13 @@ def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: P
     from diffusers import BitsAndBytesConfig
 
     with accelerate.init_empty_weights():
-        shape = cls.from_config(cls.load_config(folder, local_files_only=True))
-    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=_outside_blocks(shape))
+        empty = cls.from_config(cls.load_config(folder, local_files_only=True))
+    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=_outside_blocks(empty))
 
     def fresh() -> Any:
         if single is None:
             return _from_folder(cls, folder, device, config)
-        return _four_bits(published.from_single(cls, folder, single), config, device)
+        return _four_bits(checkpoints.from_single(cls, folder, single), config, device)
 
     return _nf4_kept(cls, single or folder, device, store, fresh)
 
@@ -149,7 +152,7 @@ def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: P
 def _four_bits(model: Any, config: Any, device: Any) -> Any:
     """A loaded model in 4 bits, by diffusers' own quantizer.
 
-    Its `from_single_file` takes every file for one that is quantised already.
+    Needed because diffusers' `from_single_file` takes every file for one that is quantised already.
     """
     from diffusers.quantizers import DiffusersAutoQuantizer
 
@@ -166,30 +169,30 @@ def _four_bits(model: Any, config: Any, device: Any) -> Any:
 
 
 def _nf4_kept(cls: Any, source: Path, device: Any, store: Path, fresh: Callable[[], Any]) -> Any:
-    kept = Kept(store, source, "nf4", _RECIPES["nf4"])
-    found = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
-    if found is not None:
-        return found
-    model = fresh()
-    _make(kept, source, "nf4", model.save_pretrained)
+    """A model in nf4: read from the store, or made by `fresh` and kept there."""
+    kept = KeptFolder(store, source, "nf4", _RECIPES["nf4"])
+    model = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
+    if model is None:
+        model = fresh()
+        _make(kept, source, "nf4", model.save_pretrained)
     return model
 
 
-def _make(kept: Kept, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
-    """Have the folder written, if the disk has room for it."""
+def _make(kept: KeptFolder, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
+    """Write a kept folder, if the disk has room for it."""
     from safetensors import SafetensorError
 
     def written(aside: Path) -> None:
         try:
             write(aside)
-        except SafetensorError as error:  # its own name for a full disk
+        except SafetensorError as error:  # what safetensors raises on a full disk
             raise OSError(errno.EIO, str(error)) from error
 
-    return kept.make(int(_OF_SOURCE[precision] * published.size(source)), written)
+    return kept.make(int(_SHARE_OF_SOURCE[precision] * checkpoints.size(source)), written)
 
 
-def _read_back(kept: Kept, read: Callable[[], Any]) -> Any:
-    """What is kept, if it is whole and can be read; None where it has to be made (again)."""
+def _read_back(kept: KeptFolder, read: Callable[[], Any]) -> Any:
+    """The model of a kept folder that is whole and can be read; None where it has to be made."""
     if not kept.is_whole():
         return None
     try:
@@ -228,16 +231,16 @@ def _outside_blocks(model: Any) -> list[str]:
 def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any:
     import torch
 
-    given = {} if config is None else {"quantization_config": config}
+    options = {} if config is None else {"quantization_config": config}
     return cls.from_pretrained(
         folder,
         dtype=torch.bfloat16,
         device_map={"": str(device)},
         local_files_only=True,
-        **given,
+        **options,
     )
 
 
-def _resolve_task(model: Any) -> Any:
-    """A model that is only run: no gradients, no dropout."""
+def _for_inference(model: Any) -> Any:
+    """The model without gradients and dropout."""
     return model.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ def test_a_folder_that_cannot_be_read_is_made_again(
     (file,) = folder.glob("*.safetensors")
     file.write_bytes(b"\0" * file.stat().st_size)
     # As if the disk had lost it after the label was written, so that only reading finds it out.
-    monkeypatch.setattr(quantise.Kept, "is_whole", lambda kept: kept.folder.is_dir())
+    monkeypatch.setattr(quantise.KeptFolder, "is_whole", lambda kept: kept.folder.is_dir())
     assert (forward(load(transformer, precision, tmp_path)) == right).all()
     assert file.read_bytes()[:8] != b"\0" * 8
 
