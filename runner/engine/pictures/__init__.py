@@ -1,1 +1,1 @@
-"""Input pictures: opened safely, and what is made of them: masks, edges, depth."""
+"""Input pictures, and the masks, edge maps and depth maps that are made from them."""

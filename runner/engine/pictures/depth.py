@@ -1,8 +1,8 @@
-"""The depth of a picture as FLUX.1 Depth reads it: near is bright, three equal channels.
+"""Depth maps of pictures as FLUX.1 Depth reads them: near is bright, three equal channels.
 
-An estimator is small, so it stays in the host's memory and is on the device for its one forward
-pass only. Reads local files only. The picture is prepared by Pillow and the map is finished on the
-CPU, whatever else is installed, so that the map does not depend on it.
+An estimator is small, so it stays in RAM and is on the device for its one forward pass only. Reads
+local files only. The picture is prepared by Pillow and the map is finished on the CPU, whatever
+else is installed, so that the map does not depend on it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ class DepthMaps:
         self._model: Any = None
 
     def of(self, picture: Image, folder: Path, device: Any) -> Image:
-        """The depth map of a picture, in its own size.
+        """The depth map of a picture, as RGB of the same size.
 
-        Raises ModelMissing where the folder is not a whole estimator.
+        Raises ModelMissing where the folder is not a complete estimator, OutOfMemory or DeviceLost
+        where the device fails.
         """
         self._load(folder)
         with translation():
             return depth_map(picture, self._processor, self._model, device)
 
     def release(self) -> None:
-        """Let the estimator go; the next map loads it again."""
+        """Release the estimator; the next map loads it again."""
         self._folder = self._processor = self._model = None
 
     def _load(self, folder: Path) -> None:
@@ -64,7 +65,11 @@ class DepthMaps:
 
 
 def depth_map(picture: Image, processor: Any, model: Any, device: Any) -> Image:
-    """One forward pass, and its inverse depth from 0 (farthest) to 255 (nearest)."""
+    """The inverse depth of a picture, from 0 (farthest) to 255 (nearest), by one forward pass.
+
+    The estimator takes float32 pixels of shape (1, 3, height, width) in a size of its processor's,
+    and gives (1, height, width); the map is RGB in the size of the picture.
+    """
     import torch
     from PIL import Image as Pillow
 
@@ -76,11 +81,11 @@ def depth_map(picture: Image, processor: Any, model: Any, device: Any) -> Image:
             depth = model(inputs["pixel_values"].to(device)).predicted_depth.float().cpu()
     finally:
         model.to("cpu")
-    # The estimator answers in its own size, as tall as 518 pixels.
+    # The estimator works in a size of its own, with a side of 518 pixels.
     full = torch.nn.functional.interpolate(
         depth[:, None], size=(source.height, source.width), mode="bicubic", align_corners=False
     )[0, 0]
     far, near = full.min(), full.max()
-    # A flat wall has no depth to spread: it is as far as anything.
+    # Equal depth everywhere cannot be spread over the range: it becomes 0.
     spread = (full - far) / (near - far) if near > far else torch.zeros_like(full)
     return Pillow.fromarray((spread * 255).round().byte().numpy()).convert("RGB")

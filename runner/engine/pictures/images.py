@@ -1,4 +1,4 @@
-"""Input pictures: opened safely, turned into plain RGB, fitted to a size without stretching.
+"""Input pictures: opened safely, converted to plain RGB, fitted to a size without stretching.
 
 Size policy: where a spec names a size, the picture is scaled to cover it and its middle is cut
 out. Where the size follows the picture, it is floored to multiples of 16 and the remainder is cut
@@ -37,22 +37,26 @@ def open_image(item: InputImage) -> Image:
 
 
 def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
-    """The pictures of a job, each one of a size that the model reads."""
-    return tuple(_readable(open_image(item), item, sizes) for item in items)
-
-
-def _readable(picture: Image, item: InputImage, sizes: Sizes) -> Image:
-    problem = sizes.reading_problem(*picture.size)
-    if problem:
-        wide, high = picture.size
-        raise InputBad(
-            f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
-        )
-    return picture
+    """The pictures of a job as RGB. Raises InputBad where the model cannot read one's size."""
+    pictures = []
+    for item in items:
+        picture = open_image(item)
+        problem = sizes.reading_problem(*picture.size)
+        if problem:
+            wide, high = picture.size
+            raise InputBad(
+                f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
+            )
+        pictures.append(picture)
+    return tuple(pictures)
 
 
 def load(path: Path) -> Image:
-    """A picture as it is stored, whole in memory, its EXIF orientation applied."""
+    """A picture in the mode that it is stored in, fully decoded, its EXIF orientation applied.
+
+    Raises InputMissing where there is no file, and InputBad for one that is damaged, of another
+    format, or larger than MAX_PIXELS.
+    """
     from PIL import Image as Pillow
 
     bombs = (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError)
@@ -74,33 +78,33 @@ def load(path: Path) -> Image:
 
 
 def upright(picture: Image) -> Image:
-    """The picture turned as its EXIF says; a damaged EXIF block turns nothing."""
+    """A copy of the picture, rotated as its EXIF says; a damaged EXIF block rotates nothing."""
     from PIL import ImageOps
 
     try:
-        turned = ImageOps.exif_transpose(picture)
+        # Without `in_place` this is always a copy.
+        return ImageOps.exif_transpose(picture)
     except (*_DAMAGE, *_BELOW_PILLOW):
         return picture.copy()
-    return turned.copy() if turned is picture else turned
 
 
 def to_rgb(picture: Image) -> Image:
-    """Any mode as RGB."""
+    """A picture of any mode as RGB, over white where it is transparent."""
     from PIL import Image as Pillow
 
     picture = standard_colours(eight_bit(picture))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
-        paper = Pillow.new("RGBA", layered.size, "white")
-        return Pillow.alpha_composite(paper, layered).convert("RGB")
+        white = Pillow.new("RGBA", layered.size, "white")
+        return Pillow.alpha_composite(white, layered).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def standard_colours(picture: Image) -> Image:
-    """A picture with a colour profile of its own (a phone's, a printer's) in sRGB.
+    """A picture with another colour profile than sRGB (a phone's, a printer's) as sRGB.
 
-    Only where the profile is another one: a conversion from sRGB to sRGB would still round. A
-    profile that cannot be read is passed over, as every viewer does.
+    One in sRGB is returned as it is, because a conversion to the same profile would still round. A
+    profile that cannot be read is ignored, as viewers do.
     """
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in {"RGB", "CMYK"}:
@@ -141,7 +145,11 @@ def eight_bit(picture: Image) -> Image:
 def target_size(
     picture: tuple[int, int], width: int | None, height: int | None, sizes: Sizes
 ) -> tuple[int, int]:
-    """The size to make: the one asked for; a lone side gets the other from the picture's shape."""
+    """The width and height to make: those given; one alone gets the other in proportion.
+
+    `picture` is the width and height of the input. Raises InputBad where the model cannot make the
+    size that follows from one side.
+    """
     wide, high = picture
     if width and height:
         return width, height
@@ -162,9 +170,9 @@ def target_size(
 
 
 def fit(picture: Image, width: int, height: int) -> Image:
-    """The middle of a picture in exactly this size; masks keep their two values.
+    """The middle of a picture, scaled to cover exactly this size; masks keep their two values.
 
-    A picture that is too large by a remainder of 16 only is cut and never resampled.
+    One that is at most 15 pixels wider and higher is only cropped, and so never resampled.
     """
     from PIL.Image import Resampling
 
@@ -177,5 +185,5 @@ def fit(picture: Image, width: int, height: int) -> Image:
     scale = max(width / wide, height / high)
     inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)
     x, y = (wide - inner_wide) / 2, (high - inner_high) / 2
-    how = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
-    return picture.resize((width, height), how, box=(x, y, x + inner_wide, y + inner_high))
+    method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
+    return picture.resize((width, height), method, box=(x, y, x + inner_wide, y + inner_high))

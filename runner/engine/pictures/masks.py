@@ -1,4 +1,7 @@
-"""Masks for fill: white is painted anew, black stays; and the way back to the original pixels."""
+"""Masks for fill, where white is painted anew and black stays, and the soft edge between both.
+
+Masks are Pillow images of mode L, or uint8 arrays (height, width), with the values 0 and 255 only.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _SIDES = ("left", "top", "right", "bottom")
 
 
 def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
-    """A mask as L with the values 0 and 255 only, in the size of its picture."""
+    """A mask in the `size` (width, height) of its picture; grey is cut at 128.
+
+    Raises InputBad where its proportions are not the picture's, or as `images.load` does.
+    """
     from PIL.Image import Resampling
 
     mask = _luminance(load(item.path))
@@ -33,16 +39,16 @@ def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
 
 
 def refuse_empty(mask: Image) -> None:
-    """A mask without white asks for nothing; to say so beats handing the original back."""
+    """Raises InputBad for a mask without white: the result would be the original picture."""
     if mask.getbbox() is None:
         raise InputBad("the mask has no white in it, so nothing would be painted")
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
-    """The picture on a larger canvas, and the mask of what is new.
+    """An RGB picture on a larger canvas, and the mask of the new pixels.
 
-    The margins asked for are widened until the sides are multiples of 16, so that nothing of the
-    picture has to be cut off.
+    `margins` are pixels by side. They are widened until the width or height that they extend is a
+    multiple of 16, so that nothing has to be cut off. Raises InputBad beyond MAX_PIXELS.
     """
     from PIL import Image as Pillow
 
@@ -64,7 +70,7 @@ def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
 
 
 def grown(mask: Image) -> Image:
-    """An outpaint mask that reaches into the picture by the width of the soft edge.
+    """An outpaint mask, grown into the picture by the width of the soft edge.
 
     The edge then lies on pixels of the picture and not on the empty canvas beside them.
     """
@@ -78,9 +84,9 @@ def grown(mask: Image) -> Image:
 
 
 def whole_cells(mask: Image, cell: int) -> Image:
-    """The mask grown to whole squares of `cell` pixels: each that it touches is white.
+    """The mask grown to whole squares of `cell` by `cell` pixels: each that it touches is white.
 
-    Of a size that is a multiple of `cell`, as all sizes of models are.
+    Width and height must be multiples of `cell`, as all sizes of models are.
     """
     import numpy as np
     from PIL import Image as Pillow
@@ -92,10 +98,10 @@ def whole_cells(mask: Image, cell: int) -> Image:
 
 
 def soft_share(mask: Image) -> Image:
-    """How much of the new picture shows: 0 outside of the mask, rising to 255 inside its edge.
+    """The opacity of the new picture, mode L: 0 outside the mask, rising to 255 inside its edge.
 
-    The ramp lies inside, so that outside every original pixel stays exactly as it was. A mask too
-    thin for the whole ramp gets a shorter one, that reaches 255 in its middle.
+    The ramp lies inside, so that every pixel outside keeps its original value. A mask too thin for
+    the whole ramp gets a shorter one, which reaches 255 in its middle.
     """
     import numpy as np
     from PIL import Image as Pillow
@@ -111,12 +117,12 @@ def soft_share(mask: Image) -> Image:
 
 
 def _edge(mask: Image) -> int:
-    """The width of the soft edge in pixels: 2 at 64, 10 at 1024."""
+    """The width of the soft edge in pixels: 2 at a shorter side of 64, 10 at 1024."""
     return max(2, min(mask.size) // 96)
 
 
 def _shrunk(layer: Any) -> Any:
-    """A mask less one pixel at its edge; the picture's own border is no edge."""
+    """A mask (height, width) less one pixel at its edges; the border of the picture is no edge."""
     import numpy as np
 
     padded = np.pad(layer, 1, mode="edge")
@@ -129,10 +135,10 @@ def _threshold(value: int) -> int:
 
 
 def _luminance(picture: Image) -> Image:
-    """What a mask says, as L.
+    """A mask file of any mode as L.
 
-    With transparency there are two customs: a black and white drawing on a clear ground (clear
-    stays), and strokes of one colour, whatever the colour, whose opacity is the mask.
+    Masks with transparency are of two sorts: a black and white drawing on a transparent ground,
+    which counts as black, and strokes of one colour, whatever the colour, whose alpha is the mask.
     """
     from PIL import Image as Pillow
 
@@ -141,9 +147,8 @@ def _luminance(picture: Image) -> Image:
         return picture.convert("L")
     layered = picture.convert("RGBA")
     alpha = layered.getchannel("A")
-    clear = alpha.histogram()
-    strokes = layered.convert("L").histogram(alpha.point(_threshold))
-    if any(clear[:128]) and sum(1 for count in strokes if count) == 1:
+    opaque_greys = layered.convert("L").histogram(alpha.point(_threshold))
+    if any(alpha.histogram()[:128]) and sum(1 for count in opaque_greys if count) == 1:
         return alpha
     ground = Pillow.new("RGBA", layered.size, "black")
     return Pillow.alpha_composite(ground, layered).convert("L")

@@ -1,1 +1,1 @@
-"""Prompts: counted by the model's own tokenizers, encoded once, and kept."""
+"""Prompts: token counts by the model's own tokenizers, encoding, and caches of embeddings."""

@@ -1,8 +1,8 @@
-"""Encoded prompts on disk, so that a second night over the same pack loads no text encoder.
+"""Encoded prompts on disk, so that a second run over the same pack loads no text encoder.
 
 One safetensors file a prompt, named by the hash of everything that changes its numbers. The folder
-is a cache: it is bounded, the files used longest ago make room, and a file that is torn or damaged
-is removed and made again. Nothing here may fail a job: a full disk means that nothing is kept.
+is a cache: it is bounded, the files used longest ago are removed first, and a file that is torn or
+damaged is removed and made again. Nothing here may fail a job: on a full disk nothing is kept.
 """
 
 from __future__ import annotations
@@ -33,32 +33,35 @@ class EmbeddingStore:
         """Bytes in the folder; None until it has been read."""
 
     def has(self, key: str) -> bool:
-        """Whether a prompt is kept, without reading it."""
+        """Whether there is a file for a prompt; does not read it."""
         return self._file(key).is_file()
 
     def get(self, key: str, device: Any) -> Encoded | None:
-        """A prompt's embeddings on a device; None where they are not kept, or no longer whole."""
+        """A prompt's embeddings on a device, with the shapes and dtypes that were put.
+
+        None where there is no file, or a damaged one.
+        """
         from safetensors import SafetensorError, safe_open
 
         file = self._file(key)
         try:
             with safe_open(file, framework="pt") as opened:
-                facts = opened.metadata() or {}
+                metadata = opened.metadata() or {}
                 flat = {name: opened.get_tensor(name) for name in opened.keys()}
-            if facts.get(_DIGEST) != _digest(flat):
+            if metadata.get(_DIGEST) != _digest(flat):
                 raise ValueError("the content is not what was written")
             os.utime(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, SafetensorError):
             log.warning("an entry of the prompt cache was damaged; it is made again")
-            self._drop(file)
+            self._remove(file)
             return None
         embeddings = _nested({name: tensor.to(device) for name, tensor in flat.items()})
-        return Encoded(embeddings, tuple(json.loads(facts.get(_WARNINGS, "[]"))))
+        return Encoded(embeddings, tuple(json.loads(metadata.get(_WARNINGS, "[]"))))
 
     def put(self, key: str, encoded: Encoded) -> None:
-        """Keep a prompt's embeddings; a disk that takes no more is only written down."""
+        """Write a prompt's embeddings; a disk that cannot be written is only logged."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -66,29 +69,29 @@ class EmbeddingStore:
         size = sum(tensor.nbytes for tensor in flat.values())
         if size > self._limit:
             return
-        facts = {_WARNINGS: json.dumps(list(encoded.warnings)), _DIGEST: _digest(flat)}
+        metadata = {_WARNINGS: json.dumps(list(encoded.warnings)), _DIGEST: _digest(flat)}
         file = self._file(key)
         aside = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
-            save_file(flat, aside, metadata=facts)
+            save_file(flat, aside, metadata=metadata)
             os.replace(aside, file)
         except (OSError, SafetensorError) as error:
             log.warning("the prompt cache cannot be written: %s", error)
-            self._drop(aside)
+            self._remove(aside)
             return
         self._total = (self._total or 0) + file.stat().st_size
 
     def capacity(self, encoded: Encoded) -> int:
-        """How many prompts of this size fit."""
+        """How many prompts with as many bytes as this one fit in the folder."""
         size = sum(tensor.nbytes for tensor in _flat(encoded.embeddings).values())
         return self._limit // max(size, 1)
 
     def _file(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"
 
-    def _drop(self, file: Path) -> None:
+    def _remove(self, file: Path) -> None:
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
@@ -100,20 +103,23 @@ class EmbeddingStore:
             return
         files = []
         for entry in os.scandir(self._folder):
-            # What a process that died left aside has a hidden name and goes first.
-            facts = entry.stat()
+            # A half-written file of a process that died has a hidden name and is removed first.
+            stat = entry.stat()
             hidden = entry.name.startswith(".")
-            files.append((0.0 if hidden else facts.st_mtime, facts.st_size, Path(entry.path)))
-        self._total = sum(each for _, each, _ in files)
-        for used, each, file in sorted(files):
+            files.append((0.0 if hidden else stat.st_mtime, stat.st_size, Path(entry.path)))
+        self._total = sum(length for _, length, _ in files)
+        for used, length, file in sorted(files):
             if self._total + size <= self._limit and used:
                 break
-            self._drop(file)
-            self._total -= each
+            self._remove(file)
+            self._total -= length
 
 
 def _digest(flat: Mapping[str, Any]) -> str:
-    """The hash of the tensors' bytes: a power cut may leave a good header before zeros."""
+    """The SHA-256 of the names and bytes of tensors on the CPU.
+
+    Needed because a power cut may leave a file with a good header and zeros behind it.
+    """
     import torch
 
     total = hashlib.sha256()
@@ -128,16 +134,16 @@ def _flat(embeddings: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
     for name, value in embeddings.items():
         if isinstance(value, list | tuple):
-            flat.update({f"{name}.{number}": each for number, each in enumerate(value)})
+            flat.update({f"{name}.{number}": tensor for number, tensor in enumerate(value)})
         else:
             flat[name] = value
     return flat
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_flat` was made of."""
+    """The inverse of `_flat`, with a list for each sequence."""
     nested: dict[str, Any] = {}
-    for name in sorted(flat, key=lambda each: (each.partition(".")[0], len(each), each)):
+    for name in sorted(flat, key=lambda name: (name.partition(".")[0], len(name), name)):
         field, dot, _ = name.partition(".")
         if dot:
             nested.setdefault(field, []).append(flat[name])

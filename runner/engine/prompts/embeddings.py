@@ -1,7 +1,7 @@
-"""Prompts as the text encoders left them, kept so that no prompt is encoded twice.
+"""Keeps the embeddings of prompts, so that no prompt is encoded twice.
 
 The newest stay in memory, on the device where they were made; all of them go to the disk where a
-store is given. A key is a text of everything that changes the numbers (see `key_of`).
+store is given. A key is a text that names everything that changes the numbers (see `key_of`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from runner.engine.families import Embeddings
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt's embeddings, and what was lost on the way to them."""
+    """A prompt's embeddings, and warnings of what encoding left out.
+
+    They are for one picture; `Family.encode` sets the names, shapes and dtypes of the tensors.
+    """
 
     embeddings: Embeddings
     warnings: tuple[str, ...] = ()
 
 
 class Store(Protocol):
-    """Where embeddings outlive the process."""
+    """Where embeddings outlive the process; `EmbeddingStore` says what each method does."""
 
     def has(self, key: str) -> bool: ...
 
@@ -36,9 +39,10 @@ class Store(Protocol):
 
 
 def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str]) -> str:
-    """The key of a prompt: the encoders (weights, number format, device), the text, its length.
+    """The key of a prompt, from all that changes its embeddings.
 
-    `versions` are those of the libraries that compute: another one may round differently.
+    `encoders` names weights, precision and device, `length` is the number of tokens that the model
+    reads, and `versions` are those of the libraries that compute: another may round differently.
     """
     return json.dumps([encoders, length, sorted(versions.items()), prompt], ensure_ascii=False)
 
@@ -55,7 +59,7 @@ class PromptCache:
         return len(self._kept)
 
     def has(self, key: str) -> bool:
-        """Whether a prompt need not be encoded."""
+        """Whether a prompt is kept; a damaged file on the disk counts until it is read."""
         return key in self._kept or (self._store is not None and self._store.has(key))
 
     def get(self, key: str, device: Any) -> Encoded | None:
@@ -68,17 +72,17 @@ class PromptCache:
         return kept
 
     def put(self, key: str, encoded: Encoded) -> None:
-        """Keep a prompt, in memory and on the disk."""
+        """Keep a prompt in memory, and on the disk where there is a store."""
         if self._store is not None:
             self._store.put(key, encoded)
         self._remember(key, encoded)
 
-    def room_like(self, encoded: Encoded) -> int:
-        """How many prompts of this size are kept before the first of them is lost."""
+    def capacity(self, encoded: Encoded) -> int:
+        """How many prompts with as many bytes as this one are kept before one is lost."""
         return self._size if self._store is None else self._store.capacity(encoded)
 
     def clear(self) -> None:
-        """Give back the memory; what is on the disk stays."""
+        """Release what is in memory; what is on the disk stays."""
         self._kept.clear()
 
     def _remember(self, key: str, encoded: Encoded) -> None:

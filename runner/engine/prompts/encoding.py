@@ -1,8 +1,8 @@
-"""Encoding prompts: the one that is needed now, and with it what waits behind it.
+"""Encodes prompts: the one that is needed now, and the upcoming ones along with it.
 
-Text encoders are large and used for a moment. Where they do not fit beside the transformer, the
-prompts of everything that waits are encoded while they are on the device, and then they leave.
-Never decides what is loaded: it asks the shelf for the text stage only when a prompt is not kept.
+Text encoders are large and used for a moment. Where they do not fit beside the transformer, all
+upcoming prompts are encoded while they are on the device, so that they are loaded once. Never
+decides what is loaded: it takes the text stage from the PipelineCache when a prompt is not kept.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from runner.job import ImageTask, Phase
 
 OnProgress = Callable[[Phase, int, int], None]
 
-_MOST_AHEAD = 4096
+_MAX_UPCOMING = 4096
 
 
 class Prompts:
-    """The prompts of one device: kept ones, and those known to come."""
+    """The prompts of one device: kept embeddings, and the tasks known to come."""
 
     def __init__(
         self, pipelines: PipelineCache, cache: PromptCache, versions: Mapping[str, str]
@@ -38,18 +38,22 @@ class Prompts:
         self._lookahead: dict[tuple[object, ...], ImageTask] = {}
 
     def expect(self, upcoming: Sequence[ImageTask]) -> None:
-        """Remember what comes next, one task for each prompt; callable from any thread."""
+        """Remember the tasks that come next, one for each prompt; callable from any thread."""
         with self._lock:
             for task in upcoming:
-                words = (task.model, task.kind, task.precision, task.prompt, task.loras)
-                self._lookahead[words] = task
-            while len(self._lookahead) > _MOST_AHEAD:
+                key = (task.model, task.kind, task.precision, task.prompt, task.loras)
+                self._lookahead[key] = task
+            while len(self._lookahead) > _MAX_UPCOMING:
                 del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(
         self, resolved: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
     ) -> Encoded:
-        """The embeddings of a task's prompt; the others that wait are encoded along with it."""
+        """The embeddings of a task's prompt, on the device; upcoming prompts are encoded with it.
+
+        Raises JobFailed where the text stage cannot be loaded or run, or a LoRA does not fit;
+        Stopped or TimedOut at the cancellation points after loading and after each prompt.
+        """
         kept = self._cache.get(self._key(resolved, task), self._pipelines.device)
         if kept is not None:
             return kept
@@ -60,60 +64,61 @@ class Prompts:
         encoded = self._encode(resolved, pipe, task)
         stop.check()
         if resolved.plan.text != "stays":
-            self._encode_ahead(resolved, pipe, encoded, stop, on_progress)
+            room = self._cache.capacity(encoded) - 1
+            self._encode_upcoming(resolved, pipe, room, stop, on_progress)
         return encoded
 
     def clear(self) -> None:
-        """Give back the memory of what is kept; callable by the shelf's thread."""
+        """Release the embeddings in memory; callable by the thread that renders."""
         self._cache.clear()
 
-    def _encode_ahead(
+    def _encode_upcoming(
         self,
         resolved: ResolvedTask,
         pipe: Any,
-        like: Encoded,
+        room: int,
         stop: StopSign,
         on_progress: OnProgress,
     ) -> None:
-        """Encode what waits for the same text stage, as much as can be kept.
+        """Encode at most `room` upcoming prompts that need the same text stage.
 
-        Asked for again until nothing is left: more may have come while these were encoded.
+        Repeated until none is left, because more may be announced while these are encoded.
         """
-        room = self._cache.room_like(like) - 1
-        while room > 0 and (waiting := self._sharing(resolved)):
-            most = min(len(waiting), room)
+        while room > 0 and (batch := self._take_upcoming(resolved)):
+            count = min(len(batch), room)
             done = 0
             try:
-                for task, other in waiting[:most]:
+                for task, other in batch[:count]:
                     with stop.not_counted():
-                        on_progress(Phase.ENCODING, done + 1, most)
+                        on_progress(Phase.ENCODING, done + 1, count)
                         self._encode(other, pipe, task)
                     done += 1
                     stop.check()
             finally:
-                self.expect([task for task, _ in waiting[done:]])
+                self.expect([task for task, _ in batch[done:]])
             room -= done
 
-    def _sharing(self, resolved: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
-        """The tasks taken out of those ahead whose prompts this text stage still has to encode."""
+    def _take_upcoming(self, resolved: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
+        """Remove the upcoming tasks whose prompts this text stage still has to encode."""
         with self._lock:
-            ahead, self._lookahead = self._lookahead, {}
-        found: dict[str, tuple[ImageTask, ResolvedTask]] = {}
+            upcoming, self._lookahead = self._lookahead, {}
+        taken: dict[str, tuple[ImageTask, ResolvedTask]] = {}
         others = []
-        for task in ahead.values():
+        for task in upcoming.values():
             try:
                 other = self._pipelines.resolve(task)
                 key = self._key(other, task)
-            except JobFailed:  # told when its turn comes
+            except JobFailed:  # reported when the task itself runs
                 continue
             if other.encoders != resolved.encoders:
                 others.append(task)
             elif not self._cache.has(key):
-                found[key] = (task, other)
+                taken[key] = (task, other)
         self.expect(others)
-        return list(found.values())
+        return list(taken.values())
 
     def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
+        """Encode a task's prompt with the text stage `pipe`, and keep it."""
         count = resolved.family.tokens(pipe, task.prompt)
         cut = (
             (
@@ -124,11 +129,10 @@ class Prompts:
             else ()
         )
         with translation():
-            # Most LoRAs leave the text encoders as they are; then their words are anybody's.
-            told = loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
-            encoded = Encoded(
-                resolved.family.encode(pipe, task.prompt, resolved.length), (*cut, *told)
-            )
+            # Most LoRAs leave the text encoders as they are: their prompts are encoded without.
+            lora_warnings = loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
+            embeddings = resolved.family.encode(pipe, task.prompt, resolved.length)
+            encoded = Encoded(embeddings, (*cut, *lora_warnings))
         self._cache.put(self._key(resolved, task), encoded)
         return encoded
 

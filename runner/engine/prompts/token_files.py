@@ -1,7 +1,7 @@
-"""Reads the files of a tokenizer's folder, and builds it as the pipelines' own library does.
+"""Builds a tokenizer from its folder as transformers does, without importing transformers.
 
 transformers takes the vocabulary from the files and everything else from its classes; so does this
-file, for the three classes that the families use. No torch, no transformers, no network.
+module, for the three classes that the families use. No torch and no network either.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-WHOLE = "tokenizer.json"
-SETTINGS = "tokenizer_config.json"
+_TOKENIZER = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
 
 _CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -28,79 +28,82 @@ _QWEN_PIECES = (
 
 
 class Unreadable(Exception):
-    """No tokenizer can be made of the files."""
+    """No tokenizer can be built from the files."""
 
 
 def clip(part: Path) -> Tokenizer:
-    """CLIP's byte-level BPE, a start and an end around the text."""
+    """CLIP's byte-level BPE, with a start and an end token around the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
     start, end = "<|startoftext|>", "<|endoftext|>"
-    made = _bpe(part, end_of_word_suffix="</w>", unk_token=end)
-    made.normalizer = normalizers.Sequence(
+    tokenizer = _bpe(part, end_of_word_suffix="</w>", unk_token=end)
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_CLIP_PIECES), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    made.add_special_tokens([AddedToken(each, special=True) for each in (start, end)])
-    made.post_processor = processors.RobertaProcessing(
-        (end, _number(made, end)), (start, _number(made, start)),
+    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in (start, end)])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (end, _number(tokenizer, end)), (start, _number(tokenizer, start)),
         trim_offsets=False, add_prefix_space=False,
     )  # fmt: skip
-    return made
+    return tokenizer
 
 
 def qwen2(part: Path) -> Tokenizer:
-    """Qwen's byte-level BPE, nothing added to the text."""
+    """Qwen's byte-level BPE, with no token added to the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
-    made = _bpe(part)
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = _bpe(part)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_QWEN_PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.add_special_tokens([AddedToken(each, special=True) for each in _added(part)])
-    return made
+    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in _added(part)])
+    return tokenizer
 
 
 def t5(part: Path) -> Tokenizer:
-    """T5's unigram pieces, an end after the text."""
+    """T5's unigram pieces, with an end token after the text."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
 
     pieces, characters = _pieces(part)
-    made = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
     if characters:
-        made.normalizer = normalizers.Precompiled(characters)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+        tokenizer.normalizer = normalizers.Precompiled(characters)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True),
         ]
     )
     end = "</s>"
-    made.add_special_tokens(["<pad>", end, "<unk>"])
-    made.post_processor = processors.TemplateProcessing(
-        single=["$A", end], special_tokens=[(end, _number(made, end))]
+    tokenizer.add_special_tokens(["<pad>", end, "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end], special_tokens=[(end, _number(tokenizer, end))]
     )
-    return made
+    return tokenizer
 
 
 def settings(part: Path) -> dict[str, Any]:
-    """What the folder says of its tokenizer; nothing where it says nothing."""
-    file = part / SETTINGS
+    """The settings in the folder; empty where it has none."""
+    file = part / _SETTINGS
     return _json(file) if file.is_file() else {}
 
 
 def template(part: Path, options: Iterable[tuple[str, Any]]) -> Callable[[str], str]:
-    """The folder's chat template, which wraps a prompt as the message of a user."""
+    """A function that puts the folder's chat template around a prompt, as a user's message.
+
+    `options` are passed to the template. Raises Unreadable where the folder has no template.
+    """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     own = part / "chat_template.jinja"
@@ -110,29 +113,28 @@ def template(part: Path, options: Iterable[tuple[str, Any]]) -> Callable[[str], 
     )
     environment.filters["tojson"] = _to_json
     compiled = environment.from_string(source)
-
-    given = dict(options)
+    arguments = dict(options)
 
     def wrap(text: str) -> str:
         messages = [{"role": "user", "content": text}]
-        return compiled.render(messages=messages, add_generation_prompt=True, **given)
+        return compiled.render(messages=messages, add_generation_prompt=True, **arguments)
 
     return wrap
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that is not escaped for HTML, as a template's own filter would do."""
+    """JSON that is not escaped for HTML; jinja2's own filter would escape it."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _template_in(given: Mapping[str, Any]) -> str:
-    found = given.get("chat_template")
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found}
-        found = named.get("default")
-    if not isinstance(found, str):
+def _template_in(config: Mapping[str, Any]) -> str:
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        by_name = {each.get("name"): each.get("template") for each in template}
+        template = by_name.get("default")
+    if not isinstance(template, str):
         raise Unreadable("it has no chat template")
-    return found
+    return template
 
 
 def _bpe(part: Path, **options: Any) -> Tokenizer:
@@ -141,38 +143,37 @@ def _bpe(part: Path, **options: Any) -> Tokenizer:
 
     vocabulary: Any
     merges: Any
-    whole = part / WHOLE
-    if whole.is_file():
-        model = _json(whole).get("model", {})
+    file = part / _TOKENIZER
+    if file.is_file():
+        model = _json(file).get("model", {})
         vocabulary = model.get("vocab")
         merges = [
             tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair)
             for pair in model.get("merges", ())
         ]
     else:
-        files = str(part / "vocab.json"), str(part / "merges.txt")
-        vocabulary, merges = BPE.read_file(*files)
+        vocabulary, merges = BPE.read_file(str(part / "vocab.json"), str(part / "merges.txt"))
     return Tokenizer(BPE(vocab=vocabulary, merges=merges, **options))
 
 
 def _added(part: Path) -> list[str]:
     """The tokens that are not in the vocabulary of a BPE, in the order of their numbers."""
-    whole = part / WHOLE
-    if whole.is_file():
-        given = {str(each["id"]): each for each in _json(whole).get("added_tokens", ())}
+    file = part / _TOKENIZER
+    if file.is_file():
+        tokens = {str(token["id"]): token for token in _json(file).get("added_tokens", ())}
     else:
-        given = settings(part).get("added_tokens_decoder", {})
-    return [given[number]["content"] for number in sorted(given, key=int)]
+        tokens = settings(part).get("added_tokens_decoder", {})
+    return [tokens[number]["content"] for number in sorted(tokens, key=int)]
 
 
 def _pieces(part: Path) -> tuple[list[tuple[str, float]], bytes | None]:
     """The pieces of a unigram tokenizer with their scores, and its table of characters."""
-    whole = part / WHOLE
-    if not whole.is_file():
+    file = part / _TOKENIZER
+    if not file.is_file():
         return _sentencepiece(part / "spiece.model")
-    given = _json(whole)
-    pieces = [(str(piece), float(score)) for piece, score in given.get("model", {})["vocab"]]
-    normalizer = given.get("normalizer") or {}
+    content = _json(file)
+    pieces = [(str(piece), float(score)) for piece, score in content.get("model", {})["vocab"]]
+    normalizer = content.get("normalizer") or {}
     for each in normalizer.get("normalizers", [normalizer]):
         if each.get("type") == "Precompiled":
             return pieces, base64.b64decode(each["precompiled_charsmap"])
@@ -188,15 +189,16 @@ def _sentencepiece(file: Path) -> tuple[list[tuple[str, float]], bytes | None]:
     return pieces, model.normalizer_spec.precompiled_charsmap or None
 
 
-def _number(made: Tokenizer, token: str) -> int:
-    number = made.token_to_id(token)
+def _number(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token. Raises Unreadable where the tokenizer has none."""
+    number = tokenizer.token_to_id(token)
     if number is None:
         raise Unreadable(f"it has no {token}")
     return int(number)
 
 
 def _json(file: Path) -> dict[str, Any]:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    value = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
         raise Unreadable(f"{file.name} is no JSON object")
-    return found
+    return value

@@ -2,8 +2,8 @@
 
     family ─► its tokenizers' folders ─► `tokenizers` ─► composer's Encoders
 
-A tokenizer that is not on this machine, or cannot be read, is estimated instead, and says so. It
-never asks the network and never raises.
+Where a tokenizer is not on this machine, or cannot be read, its tokens are estimated, and the
+Encoder says so. Never asks the network and never raises.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
-from runner.engine.hub import find
+from runner.engine.hub import locate
+from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
 from runner.engine.prompts import token_files
 
@@ -25,16 +26,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SANE_LIMIT = 100_000
-_MOST_UNKNOWN = 40
+_LARGEST_LIMIT = 100_000
+"""transformers writes a number far beyond this where a tokenizer has no limit."""
+
+_MAX_UNKNOWN = 40
+"""How many characters of unknown text a Reading holds."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How one text encoder of a family takes a prompt.
+    """How one text encoder of a family reads a prompt.
 
-    A `pooled` one has its tokenizer's limit, any other the model's. `chat` holds what the family's
-    pipeline gives to the chat template that it wraps around a prompt.
+    `folder` is its tokenizer's folder in the pipeline's. A `pooled` one has its tokenizer's limit,
+    any other the model's. `chat` are the options that the family's pipeline gives to the chat
+    template that it puts around a prompt; None where it uses none.
     """
 
     name: str
@@ -54,22 +59,24 @@ READERS: Mapping[str, tuple[Reader, ...]] = {
     "flux2": (_QWEN3(chat=(("enable_thinking", False),)),),
     "zimage": (_QWEN3(chat=(("enable_thinking", True),)),),
 }
-"""What reads a prompt, for each family of the registry."""
+"""The text encoders of each family of the registry."""
 
 
 def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
-    """What reads the prompts of a model; counting where its tokenizers are below `data`."""
-    folder = _folder(model, data)
-    readers = READERS.get(model.family, READERS["flux1"])
-    return tuple(_encoder(reader, model, folder) for reader in readers)
+    """What reads the prompts of a model, in tokens.
 
-
-def _folder(model: Model, data: Path | None) -> Path | None:
+    Each counts where its tokenizer is on this machine and estimates elsewhere; without `data` only
+    those of the built-in model count.
+    """
+    folder: Path | None = None
     if model.builtin:
         from runner.engine.tiny.folders import WEIGHTS
 
-        return WEIGHTS
-    return find(model.repo, model.revision, data) if data is not None else None
+        folder = WEIGHTS
+    elif data is not None:
+        folder = locate(main_source(model), data)
+    readers = READERS.get(model.family, READERS["flux1"])
+    return tuple(_encoder(reader, model, folder) for reader in readers)
 
 
 def _encoder(reader: Reader, model: Model, folder: Path | None) -> Encoder:
@@ -83,21 +90,21 @@ def _encoder(reader: Reader, model: Model, folder: Path | None) -> Encoder:
 
 
 def _counting(reader: Reader, model: Model, part: Path) -> Encoder:
-    """Raises OSError where the files are not here, Unreadable where they make no sense."""
-    # A model may be pulled while a runner lives: the mark tells the folder from what it was before.
+    """Raises OSError where the files are missing, Unreadable where they are no tokenizer."""
+    # A model may be pulled while a runner runs: the mark differs where a file of the folder does.
     stats = sorted((file.name, file.stat()) for file in part.iterdir())
     mark = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
     loaded = _loaded(reader, part, mark)
     limit = loaded.limit if reader.pooled else model.max_sequence_length
-    # Of what the built-in model does not know, the registry tells in its own words.
-    unknown = None if model.builtin else loaded.tokenizer.token_to_id("<unk>")
-    measure = partial(_measure, loaded, limit, unknown)
+    # The registry has a text of its own for words that the built-in model does not know.
+    unknown_id = None if model.builtin else loaded.tokenizer.token_to_id("<unk>")
+    measure = partial(_measure, loaded, limit, unknown_id)
     return Encoder(reader.name, limit, measure, counted=True, pooled=reader.pooled)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A tokenizer, its own limit, and what is put around a prompt before it."""
+    """A tokenizer, its own limit, and the function that puts a chat template around a prompt."""
 
     tokenizer: Tokenizer
     limit: int
@@ -109,28 +116,32 @@ def _loaded(reader: Reader, part: Path, mark: object) -> _Loaded:
     try:
         limit = token_files.settings(part).get("model_max_length")
         wrap = str if reader.chat is None else token_files.template(part, reader.chat)
-        made = _Loaded(
+        loaded = _Loaded(
             reader.build(part),
-            limit if isinstance(limit, int) and limit < _SANE_LIMIT else CLIP_LIMIT,
+            limit if isinstance(limit, int) and limit < _LARGEST_LIMIT else CLIP_LIMIT,
             wrap,
         )
-        _measure(made, made.limit, None, "a prompt")
+        _measure(loaded, loaded.limit, None, "a prompt")
     except Exception as error:
-        # The libraries raise all sorts, bare `Exception` among them, for files that make no sense.
+        # The libraries raise many classes for damaged files, bare `Exception` among them.
         raise token_files.Unreadable(f"{part.name}: {error}") from error
-    return made
+    return loaded
 
 
-def _measure(loaded: _Loaded, limit: int, unknown: int | None, text: str) -> Reading:
-    # A lone surrogate is no text; nothing that may be sent contains one.
+def _measure(loaded: _Loaded, limit: int, unknown_id: int | None, text: str) -> Reading:
+    # A lone surrogate is no text: `encode` of the tokenizer would raise.
     clean = text.encode("utf-8", "replace").decode("utf-8")
-    whole = loaded.wrap(clean)
-    found = loaded.tokenizer.encode(whole)
-    tokens, ends = len(found.ids), found.offsets
-    parts = (whole[slice(*ends[n])] for n, number in enumerate(found.ids) if number == unknown)
-    strange = " ".join(dict.fromkeys(part.strip() for part in parts))[:_MOST_UNKNOWN]
+    wrapped = loaded.wrap(clean)
+    encoding = loaded.tokenizer.encode(wrapped)
+    tokens, spans = len(encoding.ids), encoding.offsets
+    parts = (
+        wrapped[slice(*spans[n])] for n, token in enumerate(encoding.ids) if token == unknown_id
+    )
+    unknown = " ".join(dict.fromkeys(part.strip() for part in parts))[:_MAX_UNKNOWN]
     if tokens <= limit:
-        return Reading(tokens, len(text), strange)
-    closing = next((n for n, own in enumerate(reversed(found.special_tokens_mask)) if not own), 0)
-    end = ends[limit - closing - 1][1] - max(whole.find(clean), 0)
-    return Reading(tokens, max(0, min(end, len(text))), strange)
+        return Reading(tokens, len(text), unknown)
+    # The model cuts the prompt and keeps the special tokens that end it.
+    special = reversed(encoding.special_tokens_mask)
+    closing = next((n for n, is_special in enumerate(special) if not is_special), 0)
+    end = spans[limit - closing - 1][1] - max(wrapped.find(clean), 0)
+    return Reading(tokens, max(0, min(end, len(text))), unknown)
