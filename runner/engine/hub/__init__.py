@@ -1,6 +1,6 @@
-"""Where models come from: found on this machine, fetched from the hub, explained when that fails.
+"""Models on this machine and on the Hugging Face hub: finding, checking, fetching, error messages.
 
-What the rest of the engine needs is named here; looking never asks the network, only `pull` does.
+The names below never use the network; fetching is in `pull`.
 """
 
 from runner.engine.hub.library import (
@@ -10,7 +10,6 @@ from runner.engine.hub.library import (
     bytes_here,
     bytes_to_pull,
     cache_folder,
-    find,
     has_token,
     is_begun,
     locate,
@@ -28,7 +27,6 @@ __all__ = [
     "bytes_here",
     "bytes_to_pull",
     "cache_folder",
-    "find",
     "has_token",
     "is_begun",
     "locate",

@@ -1,8 +1,8 @@
-"""The hub's cache as a place to put files: laid out and locked as huggingface_hub does it.
+"""Writes files into the hub's cache, laid out and locked as huggingface_hub does it.
 
-So both may use it at the same time. huggingface_hub's own download begins a file anew after every
-break and checks no hash; here a file goes on where it broke off, and gets its name only when its
-content is known to be right. A branch's name moves to a new commit only when all of it is here.
+So both may use it at the same time. huggingface_hub's own download starts a file again after every
+break and checks no hash; here a download is resumed, and a file gets its name only when its hash
+is right. A branch points to a new commit only when all files of that commit are here.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 
-from runner.engine.hub.transfer import Interrupted, OnBytes, Remote, Transfer, hash_of, size_of
+from runner.engine.hub.transfer import OnBytes, Remote, Transfer, hash_of, size_of
 from runner.errors import ModelMissing
-
-__all__ = ["Interrupted", "OnBytes", "Remote", "Store"]
 
 _LOCK_SECONDS = 3.0
 
 
-class Store:
-    """The place of one repository's commit in the cache.
+class CachedCommit:
+    """One commit of a repository in the cache.
 
-    `again` is the command that repeats the download, for what is said when it fails.
+    `base` is the repository's folder and `folder` the commit's snapshot; `again` is the command
+    that repeats the download, for error messages.
     """
 
     def __init__(self, base: Path, commit: str, *, again: str) -> None:
@@ -34,27 +33,25 @@ class Store:
         self._again = again
 
     def has(self, remote: Remote) -> bool:
-        """Whether the file is here with its full length."""
+        """Whether the snapshot has the file with its full length."""
         return size_of(self.folder / remote.name) == remote.size
 
     def here(self, remote: Remote) -> int:
-        """How many bytes of the file need not come through the network any more."""
+        """How many bytes of the file need not be fetched any more."""
         blob = self._blob(remote)
         if self.has(remote) or size_of(blob) == remote.size or self._elsewhere(remote):
             return remote.size
         return min(max(size_of(_partial(blob)), 0), remote.size)
 
-    def is_sound(self, remote: Remote) -> bool:
-        """Whether the file's content is the hub's, byte by byte; reads all of it."""
-        return bool(hash_of(self.folder / remote.name, remote).hexdigest() == remote.etag)
+    def discard_wrong(self, remote: Remote) -> None:
+        """Remove a file that has its full length and not the hub's hash; reads all of it."""
+        file = self.folder / remote.name
+        if self.has(remote) and hash_of(file, remote).hexdigest() != remote.etag:
+            file.unlink(missing_ok=True)
+            self._blob(remote).unlink(missing_ok=True)
 
-    def discard(self, remote: Remote) -> None:
-        """Take a file that is wrong out of the cache."""
-        for wrong in (self.folder / remote.name, self._blob(remote)):
-            wrong.unlink(missing_ok=True)
-
-    def remember(self, revision: str) -> None:
-        """Let a branch or tag mean this commit; done last, so that jobs see whole models only."""
+    def point_revision(self, revision: str) -> None:
+        """Point a branch or tag to this commit; done last, so that jobs find whole models only."""
         if revision == self.commit:
             return
         file = self.base / "refs" / revision
@@ -66,51 +63,46 @@ class Store:
     def fetch(
         self, remote: Remote, url: str, headers: Mapping[str, str], stop: Event, on_bytes: OnBytes
     ) -> None:
-        """Bring one file here. Raises Interrupted once `stop` is set, and the hub's errors."""
+        """Fetch one file, or link it from another repository of the cache that has it.
+
+        `on_bytes` is called with numbers of bytes that add up to the file's size. Raises
+        Interrupted once `stop` is set, ModelMissing where another process is fetching the file or
+        its content stays wrong, and the hub's errors.
+        """
         from filelock import Timeout
         from huggingface_hub.utils import WeakFileLock
 
         blob = self._blob(remote)
         lock = self.base.parent / ".locks" / self.base.name / f"{remote.etag}.lock"
-        for needed in (blob, lock):
-            needed.parent.mkdir(parents=True, exist_ok=True)
+        for path in (blob, lock):
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with WeakFileLock(lock, timeout=_LOCK_SECONDS):
-                self._bring(remote, blob, url, headers, stop, on_bytes)
+                if size_of(blob) == remote.size:
+                    on_bytes(remote.size)
+                elif same := self._elsewhere(remote):
+                    _link_or_copy(same, blob)
+                    on_bytes(remote.size)
+                else:
+                    partial = _partial(blob)
+                    Transfer(remote, partial, url, headers, stop, on_bytes).run(self._again)
+                    partial.replace(blob)
+                _link_into_snapshot(self.folder / remote.name, blob)
         except Timeout as error:
             raise ModelMissing(
                 f"another process is fetching {remote.name} already: when it is done, run"
                 f" `{self._again}` again"
             ) from error
 
-    def _bring(
-        self,
-        remote: Remote,
-        blob: Path,
-        url: str,
-        headers: Mapping[str, str],
-        stop: Event,
-        on_bytes: OnBytes,
-    ) -> None:
-        if size_of(blob) == remote.size:
-            on_bytes(remote.size)
-        elif same := self._elsewhere(remote):
-            _link_or_copy(same, blob)
-            on_bytes(remote.size)
-        else:
-            Transfer(remote, _partial(blob), url, headers, stop, on_bytes).run(self._again)
-            _partial(blob).replace(blob)
-        _point(self.folder / remote.name, blob)
-
     def _blob(self, remote: Remote) -> Path:
         return self.base / "blobs" / remote.etag
 
     def _elsewhere(self, remote: Remote) -> Path | None:
-        """The same content in another repository: FLUX.1's all have the same text encoders."""
+        """The same content in another repository: all FLUX.1 models have the same text encoders."""
         if not remote.is_large:
             return None
-        found = self.base.parent.glob(f"models--*/blobs/{remote.etag}")
-        return next((each for each in found if size_of(each) == remote.size), None)
+        blobs = self.base.parent.glob(f"models--*/blobs/{remote.etag}")
+        return next((blob for blob in blobs if size_of(blob) == remote.size), None)
 
 
 def _partial(blob: Path) -> Path:
@@ -118,7 +110,7 @@ def _partial(blob: Path) -> Path:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """The same content under another name, at best without taking room twice."""
+    """Give `target` the content of `source`: by a hard link, or a copy where links fail."""
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -131,11 +123,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
             aside.unlink(missing_ok=True)
 
 
-def _point(pointer: Path, blob: Path) -> None:
-    """Give a blob its place in the snapshot: a link, or the file itself where links cannot be."""
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.unlink(missing_ok=True)
+def _link_into_snapshot(file: Path, blob: Path) -> None:
+    """Make `file` a link to the blob, or the blob itself where symbolic links are not possible."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
     try:
-        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+        file.symlink_to(os.path.relpath(blob, file.parent))
     except (OSError, NotImplementedError):
-        blob.replace(pointer)
+        blob.replace(file)

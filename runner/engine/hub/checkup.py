@@ -1,24 +1,17 @@
-"""What is missing or damaged of a model on this machine, and what to do about it; offline.
+"""Finds the missing and damaged files of a model on this machine, and says how to mend them.
 
-Looks at files, the settings and the environment only: neither torch nor the hub is asked.
+Reads files, the settings and the environment only: no torch and no network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine import hub
 from runner.engine.hub.explain import host
-from runner.engine.hub.sources import (
-    INDEX,
-    Source,
-    damaged,
-    estimator_source,
-    lacking,
-    sources,
-)
+from runner.engine.hub.sources import INDEX, Source, damaged, estimator_source, lacking, sources
 from runner.engine.models import Estimator, Model
 
 
@@ -27,7 +20,7 @@ class Checkup:
     """The state of one model: `here` says whether any of it is on this machine.
 
     `missing` and `damaged` are files, each as its repository or folder and its name in it; a name
-    that ends with `/` is a whole component. `advice` are sentences, the first thing to do first.
+    that ends with `/` is a whole component. `advice` are sentences, in the order to follow them.
     """
 
     name: str
@@ -38,17 +31,17 @@ class Checkup:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is here."""
+        """Whether nothing is missing or damaged."""
         return not self.missing and not self.damaged
 
 
 def check_model(model: Model, data: Path) -> Checkup:
-    """What is missing of a model."""
+    """The state of a model."""
     return _check(model.name, sources(model), data, gated=model.gated)
 
 
 def check_estimator(estimator: Estimator, data: Path) -> Checkup:
-    """What is missing of an estimator."""
+    """The state of an estimator."""
     return _check(estimator.name, (estimator_source(estimator),), data, gated=False)
 
 
@@ -65,9 +58,8 @@ def _check(name: str, needed: tuple[Source, ...], data: Path, *, gated: bool) ->
         missing += [f"{source.repo}: {file}" for file in lacking(source, folder)]
         broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(hub.is_begun(source, data) for source in needed)
-    found = Checkup(name, here or begun, tuple(missing), tuple(broken))
-    advice = tuple(_advice(found, needed, data, gated=gated))
-    return Checkup(name, found.here, found.missing, found.damaged, advice)
+    checkup = Checkup(name, here or begun, tuple(missing), tuple(broken))
+    return replace(checkup, advice=tuple(_advice(checkup, needed, data, gated=gated)))
 
 
 def _all_of(source: Source) -> str:
@@ -78,11 +70,11 @@ def _all_of(source: Source) -> str:
 
 
 def _advice(
-    found: Checkup, needed: tuple[Source, ...], data: Path, *, gated: bool
+    checkup: Checkup, needed: tuple[Source, ...], data: Path, *, gated: bool
 ) -> Iterator[str]:
-    if found.ok:
+    if checkup.ok:
         return
-    wrong = {entry.partition(": ")[0] for entry in (*found.missing, *found.damaged)}
+    wrong = {entry.partition(": ")[0] for entry in (*checkup.missing, *checkup.damaged)}
     local = [source for source in needed if source.is_local and source.repo in wrong]
     if local:
         yield (
@@ -97,6 +89,6 @@ def _advice(
             f"it is gated: accept its licence on {host()}/{repo}, make a token on"
             f" {host()}/settings/tokens and set it as HF_TOKEN"
         )
-    verify = " --verify" if found.damaged and not found.missing else ""
-    goes_on = " (it goes on where it broke off)" if found.here else ""
-    yield f"run `fluxdrop models pull {found.name}{verify}`{goes_on}"
+    verify = " --verify" if checkup.damaged and not checkup.missing else ""
+    goes_on = " (it goes on where it broke off)" if checkup.here else ""
+    yield f"run `fluxdrop models pull {checkup.name}{verify}`{goes_on}"

@@ -1,7 +1,7 @@
-"""What is asked of the hub: which files a repository has, and where they are.
+"""Asks the hub which files a repository has, and gives the address and headers to fetch them.
 
-The token is sent to the hub only, and is never shown or written. Questions have a time limit and
-are asked twice at most. What goes wrong is raised as it comes; `explain` puts it into words.
+The token is sent to the hub only, and is never shown or written. Requests have a time limit and
+are made twice at most. Errors are raised as they come; `explain` translates them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class HubClient:
-    """The hub as one command sees it: `again` is the command that repeats it."""
+    """The hub for one command, with the user's token; `again` is the command that repeats it."""
 
     def __init__(self, data: Path, *, again: str) -> None:
         self._again = again
@@ -30,10 +30,11 @@ class HubClient:
 
     @property
     def has_token(self) -> bool:
+        """Whether requests carry a token."""
         return self._token is not None
 
     def headers(self) -> Mapping[str, str]:
-        """What goes with every request; on the way to another host the token is left out."""
+        """The headers of a request; the HTTP client drops the token on redirects to other hosts."""
         from importlib.metadata import version
 
         from huggingface_hub.utils import build_hf_headers
@@ -44,23 +45,26 @@ class HubClient:
         return made
 
     def url(self, repo: str, commit: str, name: str) -> str:
-        """Where a file is fetched from."""
+        """The address of a file."""
         from huggingface_hub import constants
 
         return f"{constants.ENDPOINT}/{repo}/resolve/{commit}/{quote(name)}"
 
     def files(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
-        """The commit that a revision is now, and all its files by name."""
+        """The commit that a revision points to now, and all its files by name.
+
+        Raises ModelMissing where the answer is not a hub's, and the hub's errors.
+        """
         for is_last in (False, True):
             try:
-                return self._asked(repo, revision)
+                return self._listed(repo, revision)
             except Exception as error:
                 if is_last or not is_passing(error):
                     raise
                 time.sleep(_PAUSE_SECONDS)
         raise AssertionError("unreachable")
 
-    def _asked(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
+    def _listed(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
         from huggingface_hub import HfApi, constants
 
         api = HfApi(endpoint=constants.ENDPOINT, token=self._token or False)
@@ -68,11 +72,11 @@ class HubClient:
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_SECONDS)
             commit = _hash(info.sha)
             files = {}
-            for each in info.siblings or ():
-                etag = _hash(each.lfs.sha256 if each.lfs else each.blob_id)
-                files[each.rfilename] = Remote(each.rfilename, int(each.size), etag)
+            for file in info.siblings or ():
+                etag = _hash(file.lfs.sha256 if file.lfs else file.blob_id)
+                files[file.rfilename] = Remote(file.rfilename, int(file.size), etag)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            if isinstance(error, OSError):  # an answer with an error code is of both kinds
+            if isinstance(error, OSError):  # an error status of the hub may be of both classes
                 raise
             raise ModelMissing(
                 f"what answers at {host()} is not a hub, perhaps a network's log-in page: open it"
@@ -82,22 +86,22 @@ class HubClient:
 
 
 def _hash(text: str | None) -> str:
-    """A hash, which may name a file. Raises ValueError for what is none."""
+    """The text, if it is a hash, which is safe as a file name. Raises ValueError if not."""
     if not text or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
         raise ValueError("not a hash")
     return text
 
 
 def _token(data: Path) -> str | None:
-    """The token that the user has set or logged in with, also where HF_HOME is not the usual."""
+    """The token that the user has set, or that a log-in wrote to one of `token_files`."""
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return None
-    found: str | None = get_token()
-    for file in hub.token_files(data) if not found else ():
+    token: str | None = get_token()
+    for file in hub.token_files(data) if not token else ():
         try:
-            found = found or file.read_text(encoding="utf-8").strip()
+            token = token or file.read_text(encoding="utf-8").strip()
         except OSError:
             continue
-    return found or None
+    return token or None

@@ -1,8 +1,8 @@
-"""Where weights are on this machine, without ever asking the network.
+"""Finds weights on this machine, without using the network.
 
-Looking is done on the file system alone, so that listing models loads no library. A model counts
-as present only when every component of its index is there, whole: a download that broke off
-leaves the index behind. Never fetches anything: that is `pull`.
+Only reads the file system, so that listing models imports no large library. A model counts as
+present only when every component of its index is complete: a download that broke off leaves the
+index behind. Never fetches anything: `pull` does.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Library(Protocol):
-    """Where the executor gets models from: the entries, and the folder of each pipeline.
+    """The registry entries, and the folder of each pipeline on this machine.
 
-    All but `data` and `models` raise `ModelMissing` for what is not, or not wholly, on this
-    machine; `data` is the private folder that things made from models are kept in.
+    The methods raise ModelMissing for weights that are not, or not wholly, on this machine. `data`
+    is the runner's own folder, where quantised weights and the built-in model's folders lie.
     """
 
     data: Path
@@ -92,14 +92,15 @@ class Disk:
             raise ModelMissing(
                 f"{source.repo} is not on this machine: run `fluxdrop models pull {name}`"
             )
+        parts = dict.fromkeys(file.partition("/")[0] for file in gone)
         raise ModelMissing(
-            f"{source.repo} is only partly on this machine ({', '.join(_parts(gone))} missing):"
+            f"{source.repo} is only partly on this machine ({', '.join(parts)} missing):"
             f" run `fluxdrop models pull {name}` again"
         )
 
 
 def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
-    """The main folder of a model if all it needs is here (for one kind, or for all), else None."""
+    """The main folder of a model if all it needs is here, for one kind or for all; else None."""
     if model.builtin:
         return Path(__file__).parent.parent / model.name
     for source in sources(model, kind):
@@ -110,7 +111,7 @@ def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
 
 
 def bytes_to_pull(model: Model) -> int:
-    """What a download of all that a model needs takes, as far as the registry knows."""
+    """The bytes of all that a model needs, priors and estimators included, by the registry."""
     parts = {
         part
         for serving in model.serves.values()
@@ -121,30 +122,30 @@ def bytes_to_pull(model: Model) -> int:
 
 
 def bytes_here(model: Model, data: Path) -> int:
-    """The bytes that are on this machine for a model, half-fetched files and all."""
+    """The bytes that are on this machine for a model, half-fetched files included."""
     if model.builtin:
         return model.bytes
-    found: dict[tuple[int, int], int] = {}
+    sizes: dict[tuple[int, int], int] = {}
     for source in sources(model):
         folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
         if source.is_local and source.file:
             folder = folder / source.file
         for path in [folder, *folder.rglob("*")]:
             if path.is_file():
-                # By what it is and not by its name: a cache links one file into many places.
-                facts = path.stat()
-                found[facts.st_dev, facts.st_ino] = facts.st_size
-    return sum(found.values())
+                # By inode and not by name: the cache links one file into many places.
+                stat = path.stat()
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
 
 
 def is_begun(source: Source, data: Path) -> bool:
-    """Whether a download of it has left anything here."""
+    """Whether a download of a source has left any file here."""
     blobs = repo_folder(source.repo, data) / "blobs"
     return not source.is_local and blobs.is_dir() and any(blobs.iterdir())
 
 
 def builtin_folder(part: str, data: Path) -> Path:
-    """The folder of one part of the built-in model, put together in `data` on first use."""
+    """The folder of one part of the built-in model, created in `data` on first use."""
     from runner.engine.tiny import folders
 
     return folders.folder(part, data)
@@ -168,14 +169,8 @@ def repo_folder(repo: str, data: Path) -> Path:
     return cache_folder(data) / f"models--{repo.replace('/', '--')}"
 
 
-def find(repo: str, revision: str, data: Path) -> Path | None:
-    """The folder of a pipeline (or the local folder `repo` names); None where there is none."""
-    folder = snapshot(repo, revision, data)
-    return folder if folder and (folder / INDEX).is_file() else None
-
-
 def snapshot(repo: str, revision: str, data: Path) -> Path | None:
-    """The folder of any repository (or the local folder `repo` names), whatever is in it."""
+    """A repository's snapshot, or the local folder that `repo` names; None where there is none."""
     if Path(repo).is_absolute():
         return Path(repo) if Path(repo).is_dir() else None
     base = repo_folder(repo, data)
@@ -188,7 +183,7 @@ def snapshot(repo: str, revision: str, data: Path) -> Path | None:
 
 
 def locate(source: Source, data: Path) -> Path | None:
-    """The folder of a source; of a pipeline only one that has its index."""
+    """The folder of a source, and for a pipeline only one that has its index; else None."""
     folder = snapshot(source.repo, source.revision, data)
     if folder is None or (source.needs_index and not (folder / INDEX).is_file()):
         return None
@@ -200,20 +195,20 @@ def revision_of(folder: Path, model: Model) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and model.repo else None
 
 
-def _parts(files: list[str]) -> list[str]:
-    return list(dict.fromkeys(name.partition("/")[0] for name in files))
-
-
 def token_files(data: Path) -> list[Path]:
-    """Where a log-in leaves a token: in the cache in use, and where it is without a setting."""
-    named = os.environ.get("HF_TOKEN_PATH")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    found = [_hub_home(data) / "token", usual / "huggingface" / "token"]
-    return [Path(named).expanduser()] if named else found
+    """The files that a log-in may have written a token to, the home's first.
+
+    HF_TOKEN_PATH if it is set; else below HF_HOME or `data`, and in the user's cache folder.
+    """
+    path = os.environ.get("HF_TOKEN_PATH")
+    if path:
+        return [Path(path).expanduser()]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [_hub_home(data) / "token", caches / "huggingface" / "token"]
 
 
 def has_token(data: Path) -> bool:
-    """Whether there is a token that the hub would be shown; never reads a file."""
+    """Whether there is a token to send to the hub; never reads a file."""
     if any(os.environ.get(name, "").strip() for name in _TOKENS):
         return True
     return any(file.is_file() for file in token_files(data))

@@ -1,8 +1,8 @@
-"""Fetches what a model needs from the hub: asked for by a person, never by a job.
+"""Fetches the files of a model from the hub, for a command of the user and never for a job.
 
-First `survey`: what the hub has, what of it is needed and not here yet, and how much that is. Then
-`fetch`. Every failure is told within seconds, as one sentence; what has come is kept, and the next
-try goes on from there.
+First `survey` finds the needed files, those that are not here yet, and their bytes; then `fetch`
+downloads them. Every failure is raised within seconds, as an error with one sentence; bytes that
+have come are kept, and the next attempt resumes there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Any
 
 from runner.engine import hub
-from runner.engine.hub.cache import Store
+from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.client import HubClient
 from runner.engine.hub.explain import translated
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
@@ -27,35 +27,35 @@ from runner.errors import DiskFull, ModelMissing
 from specs.errors import FluxdropError
 
 _WORKERS = 4
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _SPARE_BYTES = 2**30
-"""Room that a download leaves on the disk, for the jobs that run meanwhile."""
+"""Bytes that a download leaves free on the disk, for the jobs that run meanwhile."""
 
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Share:
-    """What is needed of one repository: all of it, and what is not here yet."""
+    """The files that are needed of one repository; `gone` are those that are not here."""
 
     source: Source
-    store: Store
+    cached: CachedCommit
     files: tuple[Remote, ...]
     gone: tuple[Remote, ...]
 
     @property
     def bytes(self) -> int:
-        """The length of everything that is needed."""
-        return sum(each.size for each in self.files)
+        """The bytes of all needed files."""
+        return sum(file.size for file in self.files)
 
     @property
     def to_come(self) -> int:
-        """The bytes that have to come through the network."""
-        return sum(each.size - self.store.here(each) for each in self.gone)
+        """The bytes that have to be fetched."""
+        return sum(file.size - self.cached.here(file) for file in self.gone)
 
 
 class Puller:
-    """Fetches for one command; `again` is that command, for what is said when it fails."""
+    """Fetches files for one command; `again` is that command, for error messages."""
 
     def __init__(self, data: Path, *, again: str) -> None:
         self._data = data
@@ -63,56 +63,61 @@ class Puller:
         self._client = HubClient(data, again=again)
 
     def survey(self, source: Source, *, verify: bool = False) -> Share:
-        """Ask the hub for a source's files; with `verify`, files with wrong content are gone.
+        """Ask the hub for a source's files; with `verify`, remove those with wrong content first.
 
-        Raises ModelMissing or DiskFull with a sentence that says what to do.
+        Fetches the index of a pipeline. Raises ModelMissing or DiskFull with a sentence that says
+        what to do.
         """
         with self._explained(source):
             commit, listed = self._client.files(source.repo, source.revision)
-            store = Store(hub.repo_folder(source.repo, self._data), commit, again=self._again)
+            folder = hub.repo_folder(source.repo, self._data)
+            cached = CachedCommit(folder, commit, again=self._again)
             if source.layout is Layout.FILE:
-                source = _chosen(source, listed)
-            index = self._index(source, store, listed) if source.needs_index else {}
+                source = _with_file(source, listed)
+            index = self._index(source, cached, listed) if source.needs_index else {}
             files = tuple(listed[name] for name in wanted(source, listed, index))
             if verify:
-                for each in files:
-                    if store.has(each) and not store.is_sound(each):
-                        store.discard(each)
-            return Share(source, store, files, tuple(e for e in files if not store.has(e)))
+                for file in files:
+                    cached.discard_wrong(file)
+            return Share(source, cached, files, tuple(f for f in files if not cached.has(f)))
 
     def fetch(self, share: Share, on_bytes: OnBytes, stop: Event) -> Path:
-        """Bring everything that is gone; the folder it is in. Raises Interrupted on `stop`."""
-        source, store, headers = share.source, share.store, self._client.headers()
+        """Fetch the files that are gone, and return the snapshot's folder.
 
-        def bring(remote: Remote) -> None:
-            url = self._client.url(source.repo, store.commit, remote.name)
-            store.fetch(remote, url, headers, stop, on_bytes)
+        Calls `on_bytes` from several threads, with numbers of bytes that add up to the size of the
+        files. Raises Interrupted once `stop` is set, ModelMissing or DiskFull with a sentence that
+        says what to do.
+        """
+        source, cached, headers = share.source, share.cached, self._client.headers()
+
+        def fetch_file(remote: Remote) -> None:
+            url = self._client.url(source.repo, cached.commit, remote.name)
+            cached.fetch(remote, url, headers, stop, on_bytes)
 
         with self._explained(source):
-            _in_threads(share.gone, bring, stop)
-            absent = lacking(source, store.folder)
+            _in_threads(share.gone, fetch_file, stop)
+            absent = lacking(source, cached.folder)
             if absent:
                 raise ModelMissing(
                     f"{source.repo} has no {absent[0]} on the hub, which is needed: use another"
                     " repository"
                 )
-            store.remember(source.revision)
-        return store.folder
+            cached.point_revision(source.revision)
+        return cached.folder
 
-    def _index(self, source: Source, store: Store, listed: Mapping[str, Remote]) -> Any:
-        """The index of a pipeline, which says what else is needed."""
+    def _index(self, source: Source, cached: CachedCommit, listed: Mapping[str, Remote]) -> Any:
+        """The index of a pipeline, which names the components that are needed."""
         if INDEX not in listed:
             raise ModelMissing(
                 f"{source.repo} holds no pipeline for diffusers (no {INDEX}): use another"
                 " repository, or name one of its files as `file` in the settings' `registry`"
             )
         remote = listed[INDEX]
-        if store.has(remote) and not store.is_sound(remote):
-            store.discard(remote)
-        if not store.has(remote):
-            url = self._client.url(source.repo, store.commit, INDEX)
-            store.fetch(remote, url, self._client.headers(), Event(), lambda count: None)
-        index = json.loads((store.folder / INDEX).read_text(encoding="utf-8"))
+        cached.discard_wrong(remote)
+        if not cached.has(remote):
+            url = self._client.url(source.repo, cached.commit, INDEX)
+            cached.fetch(remote, url, self._client.headers(), Event(), lambda count: None)
+        index = json.loads((cached.folder / INDEX).read_text(encoding="utf-8"))
         return index if isinstance(index, dict) else {}
 
     @contextmanager
@@ -135,11 +140,11 @@ class Puller:
 
 
 def check_room(shares: Iterable[Share], data: Path, *, again: str) -> None:
-    """Raises DiskFull where the disk of the cache cannot take all that is to come."""
+    """Raises DiskFull where the disk of the cache has no room for all that has to be fetched."""
     needed = sum(share.to_come for share in shares)
     folder = hub.cache_folder(data).absolute()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_BYTES > free:
         raise DiskFull(
             f"{in_words(needed)} have to come and {in_words(free)} are free: make room for"
@@ -149,21 +154,24 @@ def check_room(shares: Iterable[Share], data: Path, *, again: str) -> None:
 
 
 def in_words(count: int) -> str:
-    """A number of bytes as people say it."""
+    """A number of bytes with a decimal unit, as in "1.5 GB"."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
 
 
-def _chosen(source: Source, listed: Mapping[str, Remote]) -> Source:
-    """The source with its one file; without a name there must be only one that can be meant."""
+def _with_file(source: Source, listed: Mapping[str, Remote]) -> Source:
+    """The source with its file's name; without one given, the only file that it can be.
+
+    Raises ModelMissing where there is no such file, or several.
+    """
     if source.file in listed:
         return source
     names = [name for name in sorted(listed) if name.endswith((".safetensors", ".gguf"))]
     if not source.file and len(names) == 1:
         return replace(source, file=names[0])
-    shown = ", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")
+    shown = ", ".join(names[:_MAX_NAMED]) + (", …" if len(names) > _MAX_NAMED else "")
     if not names:
         raise ModelMissing(f"{source.repo} holds no .safetensors or .gguf file: check the name")
     if source.file:
@@ -172,16 +180,16 @@ def _chosen(source: Source, listed: Mapping[str, Remote]) -> Source:
 
 
 def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: Event) -> None:
-    """Do the work for each item, a few at a time; the first failure ends the others and is raised.
+    """Do the work for each item in four threads; the first error sets `stop` and is raised.
 
-    The threads are daemons: Ctrl-C leaves at once, and what they have written is kept.
+    The threads are daemons, so Ctrl-C ends the process at once; what they have written is kept.
     """
     todo: SimpleQueue[Remote] = SimpleQueue()
     done: SimpleQueue[BaseException | None] = SimpleQueue()
     for item in items:
         todo.put(item)
 
-    def go_on() -> None:
+    def work_off() -> None:
         while True:
             try:
                 item = todo.get_nowait()
@@ -195,7 +203,7 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
                 done.put(error)
 
     for _ in range(min(_WORKERS, len(items))):
-        Thread(target=go_on, name="pull", daemon=True).start()
+        Thread(target=work_off, name="pull", daemon=True).start()
     failed: BaseException | None = None
     try:
         for _ in items:
@@ -213,7 +221,7 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
 def _next(done: SimpleQueue[BaseException | None]) -> BaseException | None:
     while True:
         try:
-            # In short waits: on Windows Ctrl-C is not heard during a long one.
-            return done.get(timeout=_LOOK_SECONDS)
+            # In short waits, because on Windows a long one does not end on Ctrl-C.
+            return done.get(timeout=_POLL_SECONDS)
         except Empty:
             continue

@@ -1,7 +1,7 @@
-"""What a model needs of which repositories, file by file: to fetch it, and to see what is missing.
+"""Which repositories and files a model needs, for fetching it and for finding missing files.
 
-Looks at names and at small files only. Never asks the network, and reads no weights beyond the
-header that says how long their file must be.
+Reads names and small files only. No network, and of weights only the header, which says how long
+their file must be.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _STEM = r"(?:model|diffusion_pytorch_model|pytorch_model)"
 # A name with one more word (`model.fp16.safetensors`) is a variant, which is never loaded.
 _WEIGHTS = re.compile(rf"{_STEM}(?:-\d{{5,}}-of-\d{{5,}})?\.(?:safetensors|bin)")
 _SHARDS = re.compile(rf"{_STEM}\.(?:safetensors|bin)\.index\.json")
-_SMALL = (".json", ".txt", ".model", ".jinja")
+_SMALL_FILES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTLESS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 _LONGEST_HEADER = 100_000_000
 
 
 class Layout(StrEnum):
-    """How the files of a repository lie: a pipeline, one component alone, or single files."""
+    """What a repository holds: a pipeline, one component alone, or single files."""
 
     PIPELINE = "pipeline"
     COMPONENT = "component"
@@ -40,10 +40,10 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """A repository, or an absolute folder, and what is needed of it.
+    """A repository or local folder that a model needs.
 
-    `replaced` is the component whose weights come from elsewhere, `file` the only file needed,
-    where the layout is that of single files.
+    `repo` is the repository's name or an absolute path. `file` is the one file that is needed of a
+    layout of single files; `replaced` is the component whose weights come from another source.
     """
 
     repo: str
@@ -54,29 +54,29 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a folder of the user's, which nothing is ever downloaded into."""
+        """Whether this is a folder of the user's, which nothing is downloaded into."""
         return Path(self.repo).is_absolute()
 
     @property
     def needs_index(self) -> bool:
-        """Whether a folder without an index is not this at all."""
+        """Whether a folder without an index does not count as this source."""
         return self.layout is Layout.PIPELINE
 
 
 def sources(model: Model, kind: str | None = None) -> tuple[Source, ...]:
-    """All that a model needs, for one kind or for all, its pipeline first; nothing if built in."""
+    """All that a model needs, for one kind or for all, its pipeline first; none if built in."""
     if model.builtin:
         return ()
-    found = [main_source(model)]
+    needed = [main_source(model)]
     if model.single:
-        found.append(single_source(model))
+        needed.append(single_source(model))
     for name, serving in model.serves.items():
         if kind in (None, name):
             if serving.prior:
-                found.append(prior_source(serving.prior))
+                needed.append(prior_source(serving.prior))
             if serving.estimator:
-                found.append(estimator_source(serving.estimator))
-    return tuple(dict.fromkeys(found))
+                needed.append(estimator_source(serving.estimator))
+    return tuple(dict.fromkeys(needed))
 
 
 def main_source(model: Model) -> Source:
@@ -90,7 +90,7 @@ def prior_source(prior: Prior) -> Source:
 
 
 def single_source(model: Model) -> Source:
-    """Where the one file with a model's transformer is."""
+    """The source of the one file with a model's transformer."""
     single = model.single
     assert single is not None
     if not single.repo:
@@ -100,12 +100,12 @@ def single_source(model: Model) -> Source:
 
 
 def estimator_source(estimator: Estimator) -> Source:
-    """What an estimator is: a model by itself, without a pipeline around it."""
+    """An estimator: one component, without a pipeline around it."""
     return Source(estimator.repo, estimator.revision, Layout.COMPONENT)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:
-    """The files to fetch out of all files of a repository; `index` is that of its pipeline.
+    """The files to fetch, by name, of all `names` in a repository; `index` is its pipeline's.
 
     Left out are copies of the weights in other forms: whole-model files beside the folders,
     half-precision variants, ONNX, Flax, pickles where there are safetensors.
@@ -125,14 +125,14 @@ def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> li
 
 
 def _is_plain_path(name: str) -> bool:
-    """Whether a name stays below the folder that it is put into, on every system."""
+    """Whether a name is safe below the folder that it is written to, on every system."""
     parts = name.split("/")
     return not re.search(r'[\\:*?"<>|\x00-\x1f]', name) and not {"", ".", ".."} & set(parts)
 
 
 def _needed(names: set[str], *, weights: bool = True) -> set[str]:
     """The files of one component's folder that loading it reads."""
-    small = {name for name in names if name.endswith(_SMALL) and ".index." not in name}
+    small = {name for name in names if name.endswith(_SMALL_FILES) and ".index." not in name}
     if not weights:
         return small
     plain = {name for name in names if _WEIGHTS.fullmatch(name)}
@@ -145,7 +145,7 @@ def _needed(names: set[str], *, weights: bool = True) -> set[str]:
 
 
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The components that an index names and that are not left out: name → library and class."""
+    """The components of a pipeline: name → library and class, without those that it leaves out."""
     return {
         name: (str(value[0]), str(value[1]))
         for name, value in index.items()
@@ -154,13 +154,13 @@ def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a pipeline's folder; empty where there is none that can be read."""
+    """The index of a pipeline's folder; empty where it is absent or not a JSON object."""
     value = _json(folder / INDEX)
     return value if isinstance(value, dict) else {}
 
 
 def lacking(source: Source, folder: Path) -> list[str]:
-    """The files that are not there, by name; a name that ends with `/` is a whole component."""
+    """The names of needed files that a folder lacks; one that ends with `/` is a component."""
     if source.layout is Layout.FILE:
         return [] if (folder / source.file).is_file() else [source.file]
     if source.layout is Layout.COMPONENT:
@@ -210,7 +210,7 @@ def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]
 
 
 def damaged(source: Source, folder: Path) -> list[str]:
-    """The files that are there and cannot be whole: cut short, or not what their name says."""
+    """The names of needed files that are damaged: cut short, or not in the format of their name."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     chosen = wanted(source, names, read_index(folder))
     return [name for name in chosen if not _is_sound(folder / name)]
@@ -231,7 +231,7 @@ def _is_sound(file: Path) -> bool:
 
 
 def _length_by_header(file: Path) -> int:
-    """How long a safetensors file says it is. Raises ValueError where it is none."""
+    """The bytes of a safetensors file by its header. Raises ValueError where it has none."""
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > _LONGEST_HEADER:
@@ -245,9 +245,9 @@ def _length_by_header(file: Path) -> int:
 
 
 def _files(part: Path) -> set[str]:
-    """The names of the files in a folder; a link into nothing is no file."""
+    """The names of the files in a folder, without broken links."""
     try:
-        return {each.name for each in part.iterdir() if each.is_file()}
+        return {path.name for path in part.iterdir() if path.is_file()}
     except OSError:
         return set()
 

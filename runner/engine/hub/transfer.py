@@ -1,8 +1,8 @@
-"""The bytes of one file from the hub, from wherever an earlier try ended to the last one.
+"""Downloads one file from the hub, and resumes where an earlier attempt ended.
 
-A partial file is always a true beginning or is thrown away: it is only ever appended to, and the
-hash of the whole has to be the one that the hub promised. Waits for nothing longer than a few
-tries of the hub's own time limit, and stops between two blocks when it is asked to.
+A partial file is a true beginning of the file or is deleted: it is only appended to, and the hash
+of all bytes has to be the one that the hub lists. Waits at most for a few of huggingface_hub's own
+time limits, and stops between two blocks once it is asked to.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _TRIES = 3
 
 
 class Interrupted(Exception):
-    """The transfer was asked to stop; what has come stays."""
+    """The transfer was stopped; the bytes that have come are kept."""
 
 
 class CutShort(Exception):
-    """The server ended its answer before the end of the file."""
+    """The server ended its response before the end of the file."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as the hub lists it; `etag` is the hash of its content, SHA-256 or Git's."""
+    """A file as the hub lists it: its size in bytes, and in `etag` its SHA-256 or Git's hash."""
 
     name: str
     size: int
@@ -42,18 +42,22 @@ class Remote:
 
     @property
     def is_large(self) -> bool:
-        """Whether the hash is a SHA-256, which equal content has in every repository."""
+        """Whether the hub stores the file by its SHA-256, as it does with large ones."""
         return len(self.etag) == 64
 
     def digest(self) -> Any:
-        """A hash that must come out as `etag` once it has read the whole content."""
+        """A new hash object, whose digest is `etag` once it has been given the whole content."""
         if self.is_large:
             return hashlib.sha256()
         return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
 
 
 class Transfer:
-    """One file on its way into `partial`; `on_bytes` is told of every byte, of lost ones too."""
+    """The download of one file into `partial`.
+
+    `on_bytes` is called with the number of bytes that were found or came, negative for bytes that
+    have to be fetched again.
+    """
 
     def __init__(
         self,
@@ -74,24 +78,24 @@ class Transfer:
         self._digest = remote.digest()
 
     def run(self, again: str) -> None:
-        """Go on until all is there and its hash is right.
+        """Download until all bytes are here and their hash is right.
 
         Raises Interrupted, ModelMissing where the content stays wrong, and the hub's own errors.
         """
         for is_last in (False, True):
-            self._take_up()
-            self._go_on()
+            self._resume()
+            self._download()
             if self._digest.hexdigest() == self._remote.etag:
                 return
-            self._begin_anew()
+            self._start_over()
             if is_last:
                 raise ModelMissing(
                     f"what came as {self._remote.name} is not what the hub promised; a proxy may"
                     f" have changed it on the way: run `{again}` again"
                 )
 
-    def _take_up(self) -> None:
-        """Read what an earlier try left."""
+    def _resume(self) -> None:
+        """Count and hash the bytes that an earlier attempt left."""
         if size_of(self._partial) > self._remote.size:
             self._partial.unlink()
         if size_of(self._partial) > 0:
@@ -99,12 +103,13 @@ class Transfer:
             self._here = size_of(self._partial)
             self._on_bytes(self._here)
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         self._partial.unlink(missing_ok=True)
         self._on_bytes(-self._here)
         self._here, self._digest = 0, self._remote.digest()
 
-    def _go_on(self) -> None:
+    def _download(self) -> None:
+        """Make requests until all bytes are here; retries at most twice without new bytes."""
         tries = 0
         while self._here < self._remote.size or not self._partial.exists():
             before = self._here
@@ -129,22 +134,22 @@ class Transfer:
         limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream(
             "GET", self._url, headers=headers, timeout=limit, follow_redirects=True
-        ) as answer:
-            if answer.status_code >= 400:
-                answer.read()
-            if answer.status_code == 416:
-                self._begin_anew()
+        ) as response:
+            if response.status_code >= 400:
+                response.read()
+            if response.status_code == 416:
+                self._start_over()
                 return
-            hf_raise_for_status(answer)
-            if self._here and answer.status_code == 200:
-                self._begin_anew()
-            # Unbuffered: what has come is in the file, whatever ends this process.
+            hf_raise_for_status(response)
+            if self._here and response.status_code == 200:
+                self._start_over()
+            # Unbuffered: bytes that have come are in the file, whatever ends this process.
             with self._partial.open("ab", buffering=0) as file:
-                for block in answer.iter_bytes():
-                    self._keep(file, block)
+                for block in response.iter_bytes():
+                    self._append(file, block)
                 os.fsync(file.fileno())
 
-    def _keep(self, file: Any, block: bytes) -> None:
+    def _append(self, file: Any, block: bytes) -> None:
         if self._stop.is_set():
             raise Interrupted
         block = block[: self._remote.size - self._here]
@@ -165,7 +170,7 @@ def size_of(file: Path) -> int:
 
 
 def hash_of(file: Path, remote: Remote, stop: Event | None = None) -> Any:
-    """The digest of a file's content. Raises Interrupted once `stop` is set."""
+    """The hash object of a file's content. Raises Interrupted once `stop` is set."""
     digest = remote.digest()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):

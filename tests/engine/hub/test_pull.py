@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine.hub import pull
-from runner.engine.hub.cache import Store
+from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.sources import Source
 from runner.engine.hub.transfer import Remote
 from runner.errors import DiskFull
@@ -102,7 +102,9 @@ def test_too_small_a_disk_is_told_before_the_first_byte(
     free = SimpleNamespace(free=5 * 10**9)
     monkeypatch.setattr(pull.shutil, "disk_usage", lambda path: free)
     weights = Remote(WEIGHTS, 24 * 10**9, "0" * 64)
-    share = pull.Share(Source(REPO), Store(tmp_path, "c0ffee", again=""), (weights,), (weights,))
+    share = pull.Share(
+        Source(REPO), CachedCommit(tmp_path, "c0ffee", again=""), (weights,), (weights,)
+    )
     with pytest.raises(DiskFull, match=r"24\.0 GB have to come and 5\.0 GB are free.*20\.1 GB"):
         pull.check_room([share], tmp_path, again="fluxdrop models pull twin")
     pull.check_room([], tmp_path, again="fluxdrop models pull twin")
