@@ -1,7 +1,10 @@
-"""The built-in model: a small FLUX that draws simple scenes at 64×64 and obeys its prompts.
+"""The built-in model: a small FLUX that draws simple scenes of 64×64 pixels from a prompt.
 
-What it knows is decided in `vocabulary`, `world`, `captions` and `edits`; what it is made of
-in `encoders`, `vae`, `transformer` and `redux`; how well it does in `classifier` and `evaluate`.
-The program needs only `folders` and `vocabulary`; neither may import torch, numpy, diffusers or
-transformers, nor may this file.
+    vocabulary world captions edits           the words and scenes of its training
+    encoders vae transformer redux            its components and their training
+    classifier evaluate evaluate_hints        measure how often its pictures are right
+    folders                                   makes the folders that `from_pretrained` loads
+
+The program uses only `folders` and `vocabulary`. Neither they nor this file may import torch,
+numpy, diffusers or transformers.
 """

@@ -1,7 +1,7 @@
-"""Makes the built-in model again from nothing: `python -m runner.engine.tiny --out weights`.
+"""Trains the built-in model from scratch: `python -m runner.engine.tiny --out weights`.
 
-Stages run one after another and go on from their checkpoints when the command is given again.
-`--only` runs one stage, so that two processes can share two cores.
+Stages run one after another; run again, the command continues from their checkpoints. `--only`
+runs one stage, so that two processes can share two cores.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from runner.engine.tiny.recipe import STAGES, Recipe
 
 
 def main(argv: list[str]) -> int:
-    """Run the recipe."""
+    """Run all stages, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m runner.engine.tiny", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished weights")
     parser.add_argument(
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for one process")
     parser.add_argument("--only", choices=[stage.name for stage in STAGES], help="one stage")
-    given = parser.parse_args(argv)
-    torch.set_num_threads(given.threads)
-    work = given.work or given.out.parent / "tiny-work"
-    recipe = Recipe(work, given.out, torch.device(given.device), given.effort, given.seed)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    work = options.work or options.out.parent / "tiny-work"
+    recipe = Recipe(work, options.out, torch.device(options.device), options.effort, options.seed)
     for stage in STAGES:
-        if given.only in (None, stage.name):
-            print(f"stage {stage.name}: {stage.steps * given.effort:.0f} steps", flush=True)
+        if options.only in (None, stage.name):
+            print(f"stage {stage.name}: {stage.steps * options.effort:.0f} steps", flush=True)
             stage.run(recipe)
     return 0
 

@@ -1,6 +1,7 @@
-"""How people ask for a scene: many English sentences for each one, and what every word means.
+"""Draws captions of scenes: many English sentences for each scene, with the meaning of each word.
 
-The meanings train the text encoders; pictures are trained with the plain words. No torch here.
+The text encoders are trained to predict the meanings; the transformers are trained with the words
+alone. Must not import torch.
 """
 
 import random
@@ -12,7 +13,7 @@ from runner.engine.tiny.world import SLOTS, Scene, Thing, default_background
 
 
 class Meaning(NamedTuple):
-    """What one word says: its part of speech and the thing it belongs to ("" = says nothing)."""
+    """The meaning of a word: its kind and the thing it describes; "" where it says nothing."""
 
     kind: str = ""
     slot: str = ""
@@ -26,14 +27,14 @@ NOTHING = Meaning()
 
 @dataclass
 class Sentence:
-    """Words with their meanings; `end` is what the end mark sums up."""
+    """Words with their meanings; `end` is the meaning of the end mark."""
 
     words: list[str] = field(default_factory=list)
     meanings: list[Meaning] = field(default_factory=list)
     end: Meaning = NOTHING
 
     def say(self, text: str, meaning: Meaning = NOTHING) -> None:
-        """Append words that all mean the same."""
+        """Append words that all have one meaning."""
         for word in text.split():
             self.words.append(word)
             self.meanings.append(meaning)
@@ -44,17 +45,17 @@ class Sentence:
         self.meanings += other.meanings
 
     def text(self) -> str:
-        """The sentence as it is typed."""
+        """The sentence as a user types it."""
         return " ".join(self.words).replace(" ,", ",").replace(" .", ".")
 
 
 _OPENINGS = ("a picture of", "an image of", "a drawing of", "a painting of", "there is")
 _DECORATION = ("simple", "nice", "flat", "clean")
-STRANGERS = (
+UNKNOWN_WORDS = (
     *("cat", "dog", "tree", "house", "shiny", "tiny", "beautiful", "holding", "sign", "mountain"),
     *("photo", "sunset", "very", "bright", "dark", "hexagon", "pink", "grey", "robot", "city"),
 )
-"""Words outside the vocabulary, said now and then so that they do no harm."""
+"""Words outside the vocabulary. A few captions have one: the encoders learn to ignore them."""
 
 
 def article(word: str) -> str:
@@ -65,37 +66,37 @@ def article(word: str) -> str:
 def describe_thing(
     rng: random.Random, thing: Thing, slot: str, *, size: bool = True, shape: bool = True
 ) -> Sentence:
-    """ "a small red circle"; large is often left unsaid, and means large then."""
+    """ "a small red circle"; the size large, which is the default, is often left out."""
     words: list[tuple[str, str]] = []
     if size and (thing.size != "large" or rng.random() < 0.4):
         words.append(("size", rng.choice(SIZE_WORDS[thing.size])))
     words.append(("colour", thing.colour))
     words.append(("shape", thing.shape if shape else ANY_SHAPE))
     if rng.random() < 0.03:
-        words.insert(0, ("", rng.choice(STRANGERS if rng.random() < 0.6 else _DECORATION)))
-    meant = Meaning(
+        words.insert(0, ("", rng.choice(UNKNOWN_WORDS if rng.random() < 0.6 else _DECORATION)))
+    meaning = Meaning(
         "", slot, thing.colour, thing.shape if shape else "", thing.size if size else ""
     )
     sentence = Sentence()
-    sentence.say(article(words[0][1]), meant)
+    sentence.say(article(words[0][1]), meaning)
     for kind, word in words:
-        sentence.say(word, meant._replace(kind=kind))
+        sentence.say(word, meaning._replace(kind=kind))
     return sentence
 
 
 def _describe_background(rng: random.Random, colour: str) -> Sentence:
-    meant = Meaning("background", "background", colour)
-    one = article(colour)
+    meaning = Meaning("background", "background", colour)
     form = rng.choice(
         ("on {c}", "on {a} {c} background", "on {a} {c} background", "on the {c} background")
         + (", {c} background", "with {a} {c} background")
     )
     sentence = Sentence()
-    sentence.say(form.format(a=one, c=colour), meant)
+    sentence.say(form.format(a=article(colour), c=colour), meaning)
     return sentence
 
 
 def _relate(rng: random.Random, scene: Scene, things: list[Sentence]) -> Sentence:
+    """Two things with their places, as "X left of Y" or "X on the left and Y on the right"."""
     first, second = things
     forward, backward, ends = {
         "row": (("left of", "to the left of"), ("right of", "to the right of"), ("left", "right")),
@@ -104,13 +105,13 @@ def _relate(rng: random.Random, scene: Scene, things: list[Sentence]) -> Sentenc
     place = Meaning("place")
     sentence = Sentence()
     if rng.random() < 0.15:
-        at = "on the" if scene.layout == "row" else "at the"
+        preposition = "on the" if scene.layout == "row" else "at the"
         slots = SLOTS[scene.layout]
         sentence.join(first)
-        sentence.say(f"{at} {ends[0]}", place._replace(slot=slots[0]))
+        sentence.say(f"{preposition} {ends[0]}", place._replace(slot=slots[0]))
         sentence.say("and")
         sentence.join(second)
-        sentence.say(f"{at} {ends[1]}", place._replace(slot=slots[1]))
+        sentence.say(f"{preposition} {ends[1]}", place._replace(slot=slots[1]))
         return sentence
     if rng.random() < 0.5:
         first, second, words = second, first, rng.choice(backward)
@@ -125,18 +126,16 @@ def _relate(rng: random.Random, scene: Scene, things: list[Sentence]) -> Sentenc
 def describe(
     rng: random.Random, scene: Scene, *, size: bool = True, shape: bool = True
 ) -> Sentence:
-    """One of the many ways to ask for a scene."""
-    slots = SLOTS[scene.layout]
+    """One of many captions of a scene; without `size` or `shape` it leaves those out."""
     things = [
         describe_thing(rng, thing, slot, size=size, shape=shape)
-        for thing, slot in zip(scene.things, slots, strict=True)
+        for thing, slot in zip(scene.things, SLOTS[scene.layout], strict=True)
     ]
     middle = things[0] if len(things) == 1 else _relate(rng, scene, things)
     sentence = Sentence()
-    unsaid = scene.background == default_background(scene.things) and rng.random() < 0.5
-    background = Sentence() if unsaid else _describe_background(rng, scene.background)
-    first_words = background.words[:1]
-    if first_words == ["on"] and rng.random() < 0.06:
+    left_out = scene.background == default_background(scene.things) and rng.random() < 0.5
+    background = Sentence() if left_out else _describe_background(rng, scene.background)
+    if background.words[:1] == ["on"] and rng.random() < 0.06:
         sentence.join(background)
         sentence.say(",")
         sentence.join(middle)
@@ -152,17 +151,16 @@ def describe(
 
 
 def describe_plainly(scene: Scene) -> Sentence:
-    """The one full sentence for a scene, the same words in the same order each time."""
-    slots = SLOTS[scene.layout]
+    """The one complete caption of a scene, with the same words in the same order each time."""
     sentence = Sentence()
-    for number, (thing, slot) in enumerate(zip(scene.things, slots, strict=True)):
-        meant = Meaning("", slot, thing.colour, thing.shape, thing.size)
+    for number, (thing, slot) in enumerate(zip(scene.things, SLOTS[scene.layout], strict=True)):
+        meaning = Meaning("", slot, thing.colour, thing.shape, thing.size)
         if number:
             sentence.say("left of" if scene.layout == "row" else "above", Meaning("place"))
-        sentence.say("a", meant)
+        sentence.say("a", meaning)
         for kind, word in (("size", thing.size), ("colour", thing.colour), ("shape", thing.shape)):
-            sentence.say(word, meant._replace(kind=kind))
-    meant = Meaning("background", "background", scene.background)
-    sentence.say(f"on a {scene.background} background", meant)
+            sentence.say(word, meaning._replace(kind=kind))
+    meaning = Meaning("background", "background", scene.background)
+    sentence.say(f"on a {scene.background} background", meaning)
     sentence.end = Meaning("", "background", scene.background)
     return sentence

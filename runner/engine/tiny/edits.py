@@ -1,7 +1,7 @@
-"""Instructions that change one thing about a picture: a colour, a shape or the background.
+"""Draws edits of scenes and their instructions: change a colour, a shape or the background.
 
-An instruction always points at exactly one thing; pictures whose two things cannot be told apart
-are not edited. No torch here.
+An instruction always refers to exactly one thing; a scene with two things of the same colour and
+shape is not edited so. Must not import torch.
 """
 
 import random
@@ -14,12 +14,12 @@ from runner.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_he
 
 EditKind = Literal["colour", "shape", "background"]
 EDIT_KINDS: tuple[EditKind, ...] = ("colour", "shape", "background")
-_OFTEN = (42, 42, 16)  # backgrounds are learnt quickly; which thing is meant takes long
+_WEIGHTS = (42, 42, 16)  # backgrounds are learnt quickly, which thing to change slowly
 _TWO_THINGS = 0.85
 
 
 class Edit(NamedTuple):
-    """A picture before and after, and which of its things changes (None: the background)."""
+    """A scene before and after; `which` is the index of the changed thing, None the background."""
 
     before: Scene
     after: Scene
@@ -28,14 +28,14 @@ class Edit(NamedTuple):
 
 
 def _with_thing(scene: Scene, which: int, thing: Thing) -> Scene:
-    things = tuple(thing if n == which else each for n, each in enumerate(scene.things))
+    things = tuple(thing if n == which else other for n, other in enumerate(scene.things))
     return replace(scene, things=things)
 
 
 def draw_edit(rng: random.Random, *, unseen: bool = False, kind: EditKind | None = None) -> Edit:
-    """A random edit; unseen ones lead from a held-out scene, seen ones never touch any."""
+    """A random edit, from a held-out scene if `unseen`; otherwise neither scene is held out."""
     while True:
-        chosen: EditKind = rng.choices(EDIT_KINDS, _OFTEN)[0] if kind is None else kind
+        chosen: EditKind = rng.choices(EDIT_KINDS, _WEIGHTS)[0] if kind is None else kind
         edit = _draw(rng, chosen, two=1.0 if unseen else _TWO_THINGS)
         if unseen and is_held_out(edit.before):
             return edit
@@ -47,9 +47,9 @@ def _draw(rng: random.Random, kind: EditKind, two: float) -> Edit:
     scene = draw_scene(rng, two=two)
     if kind == "background":
         taken = {scene.background, *(thing.colour for thing in scene.things)}
-        colour = rng.choice([each for each in COLOURS if each not in taken])
+        colour = rng.choice([colour for colour in COLOURS if colour not in taken])
         return Edit(scene, replace(scene, background=colour), kind, None)
-    while len(scene.things) == 2 and _look(scene.things[0]) == _look(scene.things[1]):
+    while len({(thing.colour, thing.shape) for thing in scene.things}) < len(scene.things):
         scene = replace(scene, things=(draw_thing(rng, scene.background), scene.things[1]))
     which = rng.randrange(len(scene.things))
     old = scene.things[which]
@@ -60,11 +60,8 @@ def _draw(rng: random.Random, kind: EditKind, two: float) -> Edit:
     return Edit(scene, _with_thing(scene, which, replace(old, shape=new)), kind, which)
 
 
-def _look(thing: Thing) -> tuple[str, str]:
-    return thing.colour, thing.shape
-
-
-def _point_at(rng: random.Random, scene: Scene, which: int) -> str:
+def _refer_to(rng: random.Random, scene: Scene, which: int) -> str:
+    """A phrase that refers to exactly one thing of a scene."""
     thing = scene.things[which]
     if len(scene.things) == 1 and rng.random() < 0.4:
         return "it"
@@ -75,7 +72,7 @@ def _point_at(rng: random.Random, scene: Scene, which: int) -> str:
 
 
 def instruct(rng: random.Random, edit: Edit) -> Sentence:
-    """One of the many ways to ask for an edit."""
+    """One of many instructions for an edit."""
     sentence = Sentence()
     if rng.random() < 0.06:
         sentence.say(rng.choice(("please", "now")))
@@ -83,25 +80,25 @@ def instruct(rng: random.Random, edit: Edit) -> Sentence:
         _ask_for_background(rng, sentence, edit.after.background)
         return sentence
     new = edit.after.things[edit.which]
-    named = _point_at(rng, edit.before, edit.which).split()
-    old = Meaning("", "edited", *(_first(named, COLOURS), _first(named, SHAPES)), "")
+    phrase = _refer_to(rng, edit.before, edit.which).split()
+    old = Meaning("", "edited", *(_first(phrase, COLOURS), _first(phrase, SHAPES)), "")
     if edit.kind == "colour":
-        meant = Meaning("new colour", "edited", new.colour)
+        meaning = Meaning("new colour", "edited", new.colour)
         verb, link = rng.choice((("make", ""), ("make", ""), ("paint", ""), ("change", "to")))
         tail = f"{link} {new.colour}"
         sentence.end = Meaning("new colour", "edited", new.colour)
     else:
-        meant = Meaning("new shape", "edited", "", new.shape)
+        meaning = Meaning("new shape", "edited", "", new.shape)
         verb, link = rng.choice(
             (("turn", "into"), ("turn", "into"), ("change", "to"), ("make", ""))
         )
         tail = f"{link} {article(new.shape)} {new.shape}"
         sentence.end = Meaning("new shape", "edited", "", new.shape)
-    sentence.say(verb, meant)
-    for word in named:
+    sentence.say(verb, meaning)
+    for word in phrase:
         kind = "colour" if word in COLOURS else "shape" if word in SHAPES else ""
         sentence.say(word, old._replace(kind=kind))
-    sentence.say(tail, meant)
+    sentence.say(tail, meaning)
     return sentence
 
 
@@ -110,10 +107,10 @@ def _first(words: list[str], known: tuple[str, ...]) -> str:
 
 
 def _ask_for_background(rng: random.Random, sentence: Sentence, colour: str) -> None:
-    meant = Meaning("new background", "background", colour)
+    meaning = Meaning("new background", "background", colour)
     form = rng.choice(
         ("make the background {c}", "make the background {c}", "paint the background {c}")
         + ("change the background to {c}", "turn the background {c}")
     )
-    sentence.say(form.format(c=colour), meant)
-    sentence.end = meant
+    sentence.say(form.format(c=colour), meaning)
+    sentence.end = meaning

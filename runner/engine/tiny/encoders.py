@@ -1,8 +1,9 @@
-"""Trains the two text encoders on the meaning of sentences, before and apart from any picture.
+"""Trains the two text encoders on the meaning of sentences, without any picture.
 
-Each T5 word must tell which thing it belongs to and what that thing is; CLIP's one vector must tell
-the whole scene. Afterwards both are frozen: the transformer finds the prompt already understood,
-which is what makes it trainable in minutes. Never train them further once a transformer exists.
+From T5's output for each token a linear head must predict which thing the word describes and that
+thing's attributes; from CLIP's one vector another must predict the whole scene. Then both encoders
+are frozen. The transformer gets prompts whose meaning is already resolved, and so trains in
+minutes. Do not train the encoders further once a transformer exists.
 """
 
 import random
@@ -53,7 +54,7 @@ _SCENE_SLOTS = (*_SLOT_NAMES, "background", "edited")
 
 
 def build_t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
-    """An untrained T5 encoder."""
+    """An untrained T5 encoder: token numbers (n, length) to (n, length, WIDTH)."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=WIDTH,
@@ -68,7 +69,7 @@ def build_t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text encoder."""
+    """An untrained CLIP text encoder, whose pooled output is (n, WIDTH)."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -85,71 +86,74 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 class Reader:
-    """Turns words into token numbers quickly, remembering each word's."""
+    """Turns words into token numbers as the tokenizers do, but faster: it caches each word's."""
 
     def __init__(self, t5: T5TokenizerFast, clip: CLIPTokenizer) -> None:
         self._t5, self._clip = t5, clip
         self._pad, self._start = t5.pad_token_id, clip.bos_token_id
         self._t5_end, self._clip_end = t5.eos_token_id, clip.eos_token_id
-        self._seen: dict[str, tuple[list[int], list[int]]] = {}
+        self._cache: dict[str, tuple[list[int], list[int]]] = {}
 
     def _numbers(self, word: str) -> tuple[list[int], list[int]]:
-        if word not in self._seen:
+        if word not in self._cache:
             t5 = self._t5(word, add_special_tokens=False).input_ids
-            if word in (",", "."):  # written right after a word, hence without the space piece
+            if word in (",", "."):  # follows a word without a space, so not the piece with a space
                 t5 = [self._t5.convert_tokens_to_ids(word)]
-            self._seen[word] = (t5, self._clip(word, add_special_tokens=False).input_ids)
-        return self._seen[word]
+            self._cache[word] = (t5, self._clip(word, add_special_tokens=False).input_ids)
+        return self._cache[word]
 
     def t5(self, words: Sequence[str]) -> list[int]:
-        """T5's numbers with the end mark, as its tokenizer gives them."""
+        """T5's numbers with the end mark, as its tokenizer returns them."""
         return [n for word in words for n in self._numbers(word)[0]] + [self._t5_end]
 
     def clip(self, words: Sequence[str]) -> list[int]:
-        """CLIP's numbers with both marks."""
+        """CLIP's numbers with the start and end marks, at most CLIP_LENGTH."""
         inner = [n for word in words for n in self._numbers(word)[1]]
         return [self._start, *inner[: CLIP_LENGTH - 2], self._clip_end]
 
     def t5_batch(self, sentences: Sequence[Sequence[str]], length: int) -> Tensor:
-        """Padded to a length; sentences too long for it are cut as the pipeline cuts them."""
+        """T5's numbers as int64 (n, length): padded, or cut as the pipeline cuts long prompts."""
         rows = [self.t5(words) for words in sentences]
         rows = [row if len(row) <= length else [*row[: length - 1], self._t5_end] for row in rows]
         return torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
 
     def clip_batch(self, sentences: Sequence[Sequence[str]]) -> Tensor:
-        """Padded to the longest: CLIP reads forward only, so pads change nothing."""
+        """CLIP's numbers as int64 (n, longest).
+
+        CLIP's attention is causal, so padding after the end changes nothing.
+        """
         rows = [self.clip(words) for words in sentences]
         length = max(len(row) for row in rows)
         return torch.tensor([row + [self._clip_end] * (length - len(row)) for row in rows])
 
     def meanings(self, sentences: Sequence[Sentence], length: int) -> Tensor:
-        """(n, length, 5) meaning numbers for each T5 token."""
+        """The meaning of each T5 token as int64 (n, length, 5): indices into _TABLES."""
         rows = []
         for sentence in sentences:
             row = []
             for word, meaning in zip(sentence.words, sentence.meanings, strict=True):
-                row += [_numbered(meaning)] * len(self._numbers(word)[0])
-            row = [*row[: length - 1], _numbered(sentence.end)]
-            rows.append(row + [_numbered(NOTHING)] * (length - len(row)))
+                row += [_numbers_of(meaning)] * len(self._numbers(word)[0])
+            row = [*row[: length - 1], _numbers_of(sentence.end)]
+            rows.append(row + [_numbers_of(NOTHING)] * (length - len(row)))
         return torch.tensor(rows)
 
 
-def _numbered(meaning: Meaning) -> list[int]:
+def _numbers_of(meaning: Meaning) -> list[int]:
     return [index[name] for index, name in zip(_INDEX, meaning, strict=True)]
 
 
 def _scene_numbers(sentence: Sentence) -> list[int]:
-    """What CLIP's vector must tell: colour, shape and size of every slot, and what is new."""
-    told: dict[str, list[int]] = {slot: [0, 0, 0] for slot in _SCENE_SLOTS}
+    """What CLIP's vector must predict: colour, shape and size of each slot, and what is new."""
+    attributes: dict[str, list[int]] = {slot: [0, 0, 0] for slot in _SCENE_SLOTS}
     new = [0, 0, 0]
     for meaning in [*sentence.meanings, sentence.end]:
-        numbers = _numbered(meaning)
+        numbers = _numbers_of(meaning)
         if meaning.kind.startswith("new"):
             new = [numbers[0], numbers[2], numbers[3]]
-        elif meaning.slot in told:
-            pairs = zip(told[meaning.slot], numbers[2:], strict=True)
-            told[meaning.slot] = [max(pair) for pair in pairs]
-    return [n for slot in _SCENE_SLOTS for n in told[slot]] + new
+        elif meaning.slot in attributes:
+            pairs = zip(attributes[meaning.slot], numbers[2:], strict=True)
+            attributes[meaning.slot] = [max(pair) for pair in pairs]
+    return [n for slot in _SCENE_SLOTS for n in attributes[slot]] + new
 
 
 _CLIP_SIZES = [len(table) for _ in _SCENE_SLOTS for table in _TABLES[2:]]
@@ -157,7 +161,7 @@ _CLIP_SIZES += [len(_KINDS), len(_TABLES[2]), len(_TABLES[3])]
 
 
 class Encoders(nn.Module):
-    """Both encoders with the heads that question them; the heads are thrown away."""
+    """Both encoders with the linear heads that only their training needs."""
 
     def __init__(self, t5: T5EncoderModel, clip: CLIPTextModel) -> None:
         super().__init__()
@@ -167,7 +171,7 @@ class Encoders(nn.Module):
 
 
 def draw_sentence(rng: random.Random) -> Sentence:
-    """Anything the five kinds may be asked."""
+    """A random sentence of the sorts that the five kinds are given as prompts."""
     chance = rng.random()
     if chance < 0.3:
         return instruct(rng, draw_edit(rng))
@@ -181,10 +185,14 @@ def draw_sentence(rng: random.Random) -> Sentence:
     return describe(rng, scene)
 
 
-def _acknowledger(
+def _loss_and_accuracy(
     logits: Tensor, sizes: Sequence[int], truth: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of all questions and the weighted part answered right, all at once."""
+    """The weighted cross entropy, and the part of the outputs with every prediction right.
+
+    `logits` are (…, sum of sizes): one group of classes for each prediction; `truth` is int64
+    (…, predictions), `weight` (…). The part counts only outputs with a weight above 0.5.
+    """
     loss = torch.zeros((), device=logits.device)
     right = torch.ones_like(weight, dtype=torch.bool)
     for number, part in enumerate(logits.float().split(list(sizes), -1)):
@@ -193,8 +201,7 @@ def _acknowledger(
         )
         loss = loss + (wrong * weight).sum() / weight.sum()
         right &= part.argmax(-1) == truth[..., number]
-    heavy = weight > 0.5
-    return loss, right[heavy].float().mean()
+    return loss, right[weight > 0.5].float().mean()
 
 
 def train_encoders(
@@ -204,7 +211,7 @@ def train_encoders(
     seed: int,
     device: torch.device,
 ) -> Encoders:
-    """Train both together on sentences alone."""
+    """Train both encoders together, from a checkpoint if there is one."""
     torch.manual_seed(seed)
     t5_tokenizer, clip_tokenizer = tokenizers
     model = Encoders(build_t5(t5_tokenizer), build_clip(clip_tokenizer)).to(device)
@@ -220,14 +227,14 @@ def train_encoders(
         numbers = reader.t5_batch(words, length).to(device)
         weight = torch.where(numbers == t5_tokenizer.pad_token_id, 0.05, 1.0)
         with quick(device):
-            told = model.word_heads(model.t5(input_ids=numbers).last_hidden_state)
+            word_logits = model.word_heads(model.t5(input_ids=numbers).last_hidden_state)
             pooled = model.clip(input_ids=reader.clip_batch(words).to(device)).pooler_output
-            scene = model.scene_heads(pooled)
+            scene_logits = model.scene_heads(pooled)
         sizes = [len(table) for table in _TABLES]
-        word_loss, word_right = _acknowledger(told, sizes, truth, weight)
-        scenes = torch.tensor([_scene_numbers(each) for each in sentences], device=device)
+        word_loss, word_right = _loss_and_accuracy(word_logits, sizes, truth, weight)
+        scenes = torch.tensor([_scene_numbers(one) for one in sentences], device=device)
         even = torch.ones(len(sentences), device=device)
-        scene_loss, scene_right = _acknowledger(scene, _CLIP_SIZES, scenes, even)
+        scene_loss, scene_right = _loss_and_accuracy(scene_logits, _CLIP_SIZES, scenes, even)
         optimizers.step(
             word_loss + 0.5 * scene_loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.4)
         )
@@ -238,7 +245,7 @@ def train_encoders(
             scene_loss=scene_loss.detach(),
             scenes=scene_right,
         )
-    with torch.no_grad():  # "Red" and "RED" mean "red"
+    with torch.no_grad():  # "Red" and "RED" get the embedding of "red"
         rows = model.t5.get_input_embeddings().weight
         for capital, plain in capital_pairs(t5_tokenizer):
             rows[capital] = rows[plain]
@@ -246,5 +253,5 @@ def train_encoders(
 
 
 def _is_plain(name: str) -> bool:
-    """Tables and heads are not matrices in Muon's sense."""
+    """Whether AdamW trains a weight: embeddings and heads are no inner matrices for Muon."""
     return any(part in name for part in ("embed", "shared", "heads", "relative_attention_bias"))

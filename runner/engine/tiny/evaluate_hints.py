@@ -1,10 +1,9 @@
-"""Measures the kinds that follow a second picture: fill, control and redux.
+"""Measures the kinds with a hint, which is a second picture: fill, control and redux.
 
-The rules are `evaluate`'s: unseen scenes, fixed seeds, one picture a call, nothing picked.
+As in `evaluate`: held-out scenes, fixed seeds, one picture at a time, and every picture counts.
 """
 
 import random
-from typing import Any
 
 import torch
 from PIL import Image
@@ -29,92 +28,89 @@ from runner.engine.tiny.world import PLACES, RADIUS, SLOTS, Scene, draw_unseen_s
 Table = dict[str, dict[str, float]]
 
 
-def hole_of(scene: Scene, which: int, spare: float = 4.0) -> Tensor:
-    """The mask around one thing: (1, 64, 64), 1 is repainted."""
+def hole_of(scene: Scene, which: int) -> Tensor:
+    """The mask around one thing: float (1, 64, 64), 1 where it is repainted."""
     x, y = PLACES[scene.layout][which]
-    reach = RADIUS[scene.things[which].size] * 1.3 + spare
+    reach = RADIUS[scene.things[which].size] * 1.3 + 4.0
     return box(x, y, reach, reach)
 
 
-def measure_fill(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Table:
-    """One thing of an unseen scene is repainted: by its own words, or by the whole caption."""
+def measure_fill(pipelines: Pipelines, many: int, seed: int) -> Table:
+    """One thing of a held-out scene is repainted, prompted by its own words or the full caption."""
     rng = random.Random(f"fill {seed}")
-    found = {"fill, thing's own words": Figures(), "fill, whole caption": Figures()}
+    figures_of = {"fill, thing's own words": Figures(), "fill, whole caption": Figures()}
     for number in range(many):
         scene = draw_unseen_scene(rng)
         which = rng.randrange(2)
         mask = hole_of(scene, which)
         picture = render(arrange([scene], offsets(rng, [scene])))[0]
-        bare = number % 2 == 0
+        own_words = number % 2 == 0
         slot = SLOTS[scene.layout][which]
-        asked = describe_thing(rng, scene.things[which], slot) if bare else describe(rng, scene)
+        thing = scene.things[which]
+        caption = describe_thing(rng, thing, slot) if own_words else describe(rng, scene)
         hidden = as_image(torch.where(mask > 0, torch.zeros(()), picture))
-        figures = found["fill, thing's own words" if bare else "fill, whole caption"]
-        prompt, hole = asked.text(), as_image(mask * 2 - 1)
-        made = timed(figures, pipelines.fill, prompt, number, hidden, hole, **more)
+        figures = figures_of["fill, thing's own words" if own_words else "fill, whole caption"]
+        prompt, hole = caption.text(), as_image(mask * 2 - 1)
+        made = timed(figures, pipelines.fill, prompt, number, hidden, hole)
         original = as_levels(as_image(picture))
         outside = (made - original).abs().mean(0)[mask[0] == 0].mean()
         pasted = torch.where(mask > 0, made, original)
         verdict = judge(read(pasted), scene)
         figures.add(**rates(verdict), **_inside(pasted, scene, which), outside_error=float(outside))
-    return {name: figures.means() for name, figures in found.items()}
+    return {name: figures.means() for name, figures in figures_of.items()}
 
 
 def _inside(pasted: Tensor, scene: Scene, which: int) -> dict[str, float]:
     """Whether the repainted thing itself is right."""
     _, things = in_order(read(pasted).things)
-    if len(things) != len(scene.things):
-        return {"inside": False}
-    seen, asked = things[which], scene.things[which]
-    return {
-        "inside": (seen.colour, seen.shape, seen.size) == (asked.colour, asked.shape, asked.size)
-    }
+    same_number = len(things) == len(scene.things)
+    return {"inside": same_number and things[which].matches(scene.things[which])}
 
 
 def edge_overlap(made: Tensor, wanted: Tensor) -> float:
-    """Intersection over union of two outline maps, each line three pixels thick."""
-    thick = [functional.max_pool2d(each.float(), 3, 1, 1) > 0 for each in (made, wanted)]
+    """Intersection over union of two boolean outline maps, their lines made three pixels thick."""
+    thick = [functional.max_pool2d(edges.float(), 3, 1, 1) > 0 for edges in (made, wanted)]
     return float((thick[0] & thick[1]).sum()) / max(1.0, float((thick[0] | thick[1]).sum()))
 
 
-def measure_control(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Table:
-    """Outlines and Canny edges of unseen scenes; captions that name the shapes, or only colours."""
+def measure_control(pipelines: Pipelines, many: int, seed: int) -> Table:
+    """Outlines and Canny edges of held-out scenes; half of the captions name only colours."""
     rng = random.Random(f"control {seed}")
-    found = {"control, outlines": Figures(), "control, canny": Figures()}
+    figures_of = {"control, outlines": Figures(), "control, canny": Figures()}
     for number in range(many):
         scene = draw_unseen_scene(rng)
         drawing = arrange([scene], offsets(rng, [scene], CONTROL_JITTER))
         masks = masks_of(drawing)
-        traced = number % 2 == 0
-        front = masks.amax(1, keepdim=True)
-        edges = drawn(outlines(masks))[0] if traced else canny_of(render(drawing)[0])
+        outlined = number % 2 == 0
+        foreground = masks.amax(1, keepdim=True)
+        edges = drawn(outlines(masks))[0] if outlined else canny_of(render(drawing)[0])
         prompt = describe(rng, scene, size=False, shape=number % 4 < 2).text()
-        figures = found["control, outlines" if traced else "control, canny"]
+        figures = figures_of["control, outlines" if outlined else "control, canny"]
         image = as_image(edges)
-        made = timed(figures, pipelines.control, prompt, number, image, **more)
+        made = timed(figures, pipelines.control, prompt, number, image)
         verdict = judge(read(made), scene)
-        solid, true = silhouette(made), front > 0.5
+        solid, true = silhouette(made), foreground > 0.5
         figures.add(
             edge_iou=edge_overlap(outlines(solid), outlines(true)),
             area_iou=float((solid & true).sum()) / float((solid | true).sum()),
             colours=verdict.colour and verdict.background,
             shape=verdict.shape,
         )
-    return {name: figures.means() for name, figures in found.items()}
+    return {name: figures.means() for name, figures in figures_of.items()}
 
 
-def measure_redux(pipelines: Pipelines, many: int, seed: int, **more: Any) -> Table:
-    """The look of an unseen picture is kept; of two, the one with more weight decides."""
+def measure_redux(pipelines: Pipelines, many: int, seed: int) -> Table:
+    """A held-out picture's scene is kept; of two pictures, that of the one with more weight."""
     rng = random.Random(f"redux {seed}")
     alone, mixed = Figures(), Figures()
     for number in range(many):
         scene, other = draw_unseen_scene(rng), draw_unseen_scene(rng)
         images = [picture_of(rng, scene), picture_of(rng, other)]
-        made = timed(alone, pipelines.redux, images[:1], [1.0], number, **more)
+        made = timed(alone, pipelines.redux, images[:1], [1.0], number)
         verdict = judge(read(made), scene)
         alone.add(**rates(verdict), kept=verdict.colour and verdict.shape and verdict.background)
-        if number % 4 == 0:  # four more pictures each
-            _mix(mixed, pipelines, number, images, (scene, other), **more)
+        if number % 4 == 0:  # because each makes four more pictures
+            _mix(mixed, pipelines, number, images, (scene, other))
     return {"redux": alone.means(), "redux, two mixed": mixed.means()}
 
 
@@ -124,12 +120,12 @@ def _mix(
     seed: int,
     images: list[Image.Image],
     scenes: tuple[Scene, Scene],
-    **more: Any,
 ) -> None:
+    """Mix two pictures with four pairs of weights, and add whether the heavier one is kept."""
     for percent in (80, 65):
         share = percent / 100
         for heavier, weights in enumerate(([share, 1 - share], [1 - share, share])):
-            made = read(as_levels(pipelines.redux(images, weights, seed, **more)))
+            made = read(as_levels(pipelines.redux(images, weights, seed)))
             verdict = judge(made, scenes[heavier])
             kept = verdict.colour and verdict.shape and verdict.background
             figures.add(**{f"{percent}:{100 - percent} shows the heavier": kept})

@@ -1,4 +1,4 @@
-"""Writes trained components as they are shipped: once each, half precision, standard files."""
+"""Writes the trained components as they are shipped: each once, in float16, as standard files."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ def export(
     eye: Eye,
     processor: SiglipImageProcessor,
 ) -> None:
-    """Replace the folder of weights; a card that lies in it stays."""
+    """Replace the components in the folder of weights; other files, such as its README, remain."""
     t5_tokenizer, clip_tokenizer = tokenizers
     shared = {
         "scheduler": build_scheduler(),
@@ -61,37 +61,39 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         for part, pipeline_class in PIPELINES.items():
             if part == "redux-prior":
-                eyes = {"image_encoder": eye.encoder, "image_embedder": eye.embedder}
-                own = {**eyes, "feature_extractor": processor}
-                kept = {key: shared[key] for key in shared if key != "scheduler"}
-                pipeline = pipeline_class(**kept, **own)
+                pipeline = pipeline_class(
+                    **{key: shared[key] for key in shared if key != "scheduler"},
+                    image_encoder=eye.encoder,
+                    image_embedder=eye.embedder,
+                    feature_extractor=processor,
+                )
             else:
                 pipeline = pipeline_class(**shared, vae=frozen.vae, transformer=transformers[part])
-            made = Path(scratch) / part
-            pipeline.save_pretrained(made)
-            _keep(made, part, out)
+            saved = Path(scratch) / part
+            pipeline.save_pretrained(saved)
+            _store_components(saved, part, out)
     _write_fingerprint(out)
 
 
-def _keep(made: Path, part: str, out: Path) -> None:
-    """Move one pipeline folder's components to where they are stored once."""
+def _store_components(saved: Path, part: str, out: Path) -> None:
+    """Copy a saved pipeline's components to the folders in which each is stored once."""
     index = out / "model_index"
     index.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(made / "model_index.json", index / f"{part}.json")
-    for component in sorted(each for each in made.iterdir() if each.is_dir()):
+    shutil.copyfile(saved / "model_index.json", index / f"{part}.json")
+    for component in sorted(path for path in saved.iterdir() if path.is_dir()):
         own = component.name == "transformer"
         stored = out / (f"transformer-{part}" if own else component.name)
         shutil.rmtree(stored, ignore_errors=True)
         shutil.copytree(component, stored)
         for config in stored.glob("*.json"):
-            _forget_paths(config)
+            _remove_path(config)
 
 
-def _forget_paths(config: Path) -> None:
-    """A config must not tell where its training ran."""
-    said = json.loads(config.read_text(encoding="utf-8"))
-    if isinstance(said, dict) and said.pop("_name_or_path", None) is not None:
-        config.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _remove_path(config: Path) -> None:
+    """Remove the local path that a config may contain."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(settings, dict) and settings.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_fingerprint(out: Path) -> None:
@@ -104,7 +106,10 @@ def _write_fingerprint(out: Path) -> None:
 
 
 def halved(module: Part) -> Part:
-    """Half precision for the disk, T5's `wo` included, which transformers itself would keep."""
+    """The module with its weights in float16, in place.
+
+    T5's `wo` too, which transformers keeps in float32.
+    """
     for weight in module.parameters():
         weight.data = weight.data.half()
     for buffer in module.buffers():

@@ -1,10 +1,10 @@
-"""Puts the shipped components together as the folders that `from_pretrained` loads.
+"""Makes the folders that `from_pretrained` loads from the shipped components.
 
-    weights/vae, weights/transformer-fill, …   each stored once in the package
+    weights/vae, weights/transformer-fill, …   stored once each in the package
     data/tiny/<fingerprint>/fill/vae, …        linked (or copied) into a standard folder
 
-A folder is built aside and renamed, so it is either whole or not there, however many processes ask
-at once. No torch, numpy or diffusers here.
+A folder is made aside and renamed, so that it is never incomplete, also when several processes
+make it at once. Must not import torch, numpy or diffusers.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-_DRAWING = {
+_SHARED = {
     name: name
     for name in ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
 }
 PARTS: dict[str, dict[str, str]] = {
     **{
-        kind: {**_DRAWING, "transformer": f"transformer-{kind}"}
+        kind: {**_SHARED, "transformer": f"transformer-{kind}"}
         for kind in ("text2img", "kontext", "fill", "control")
     },
     "redux-prior": {
@@ -31,23 +31,26 @@ PARTS: dict[str, dict[str, str]] = {
         )
     },
 }
-"""For each part: its pipeline's components and the stored folders they come from."""
+"""For each part: its pipeline's components, and the folder in `weights` of each."""
 
 
 def fingerprint(weights: Path = WEIGHTS) -> str:
-    """Names the shipped weights; written beside them when they are made."""
+    """The name of the weights, which `export` wrote: 16 hex digits of the files' hash."""
     return (weights / "FINGERPRINT").read_text(encoding="ascii").strip()
 
 
 def folder(part: str, data: Path, weights: Path = WEIGHTS) -> Path:
-    """The ready folder of a part under the data folder, put together if it is not there yet."""
+    """The folder of a part below the data folder, made if it is missing.
+
+    Raises KeyError for an unknown part, OSError if the folder cannot be made.
+    """
     components = PARTS[part]
-    home = data / "tiny" / fingerprint(weights)
-    ready = home / part
+    parent = data / "tiny" / fingerprint(weights)
+    ready = parent / part
     if ready.is_dir():
         return ready
-    home.mkdir(parents=True, exist_ok=True)
-    aside = home / f".{part}.{uuid.uuid4().hex}"
+    parent.mkdir(parents=True, exist_ok=True)
+    aside = parent / f".{part}.{uuid.uuid4().hex}"
     try:
         aside.mkdir()
         _place(weights / "model_index" / f"{part}.json", aside / "model_index.json")
@@ -58,7 +61,7 @@ def folder(part: str, data: Path, weights: Path = WEIGHTS) -> Path:
         aside.rename(ready)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
-        if not ready.is_dir():  # otherwise another process was quicker, which is as good
+        if not ready.is_dir():  # otherwise another process has just made it
             raise
     return ready
 

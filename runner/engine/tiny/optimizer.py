@@ -1,7 +1,7 @@
-"""Muon for the inner matrices, AdamW for the rest, and the schedule all trainings share.
+"""Muon for the inner matrices, AdamW for the rest, and the schedule of all trainings.
 
-On two cores Muon is what makes these trainings fit into a morning: the same loss in about a third
-of AdamW's steps. Convolution kernels count as matrices (out × everything else).
+Muon reaches the same loss in about a third of AdamW's steps, so that the trainings take a morning
+on two cores. Convolution kernels count as matrices (output channels × everything else).
 """
 
 from collections import defaultdict
@@ -16,10 +16,10 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(stack: Tensor, steps: int = 4) -> Tensor:
-    """The nearest orthogonal matrices of a (n, rows, columns) stack, roughly."""
+    """About the nearest orthogonal matrices of a (n, rows, columns) stack, in its dtype."""
     a, b, c = _NEWTON_SCHULZ
     tall = stack.shape[1] > stack.shape[2]
-    x = (stack.mT if tall else stack).bfloat16()  # rough is enough, and twice as fast
+    x = (stack.mT if tall else stack).bfloat16()  # exact enough, and twice as fast
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -28,14 +28,14 @@ def orthogonalised(stack: Tensor, steps: int = 4) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonal matrices for steps, scaled like AdamW's; equal shapes together."""
+    """Momentum whose steps are made orthogonal, scaled like AdamW's; equal shapes are batched."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "momentum": 0.95})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """Take one step; a closure is not needed and not called."""
+        """Take one step; `closure` is not called."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
@@ -62,7 +62,10 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """The pair of optimizers of one model, driven as one."""
+    """Muon and AdamW for one model, used as one optimizer.
+
+    AdamW also trains the matrices whose parameter name `plain` accepts.
+    """
 
     def __init__(
         self, model: nn.Module, lr: float, *, plain: Callable[[str], bool] = lambda _: False
@@ -79,7 +82,7 @@ class Optimizers:
         self.lr = lr
 
     def step(self, loss: Tensor, scale: float) -> None:
-        """Back-propagate and step with the learning rate times a scale."""
+        """Back-propagate, and take a step with the learning rate times `scale`."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.all, 1.0)
         for optimizer in self.pair:
@@ -89,17 +92,17 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict[str, object]]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return [optimizer.state_dict() for optimizer in self.pair]
 
     def restore(self, state: list[dict[str, object]]) -> None:
-        """From a checkpoint."""
-        for optimizer, each in zip(self.pair, state, strict=True):
-            optimizer.load_state_dict(each)
+        """Restore the state of a checkpoint."""
+        for optimizer, own_state in zip(self.pair, state, strict=True):
+            optimizer.load_state_dict(own_state)
 
 
 def schedule(progress: float, *, flat_until: float = 0.55, last: float = 0.01) -> float:
-    """The learning rate's scale at a progress of 0..1: flat, then down a straight line."""
+    """The learning rate's scale at a progress of 0..1: constant at 1, then falling linearly."""
     if progress < flat_until:
         return 1.0
     return max(last, 1 - (1 - last) * (progress - flat_until) / (1 - flat_until))
@@ -107,7 +110,7 @@ def schedule(progress: float, *, flat_until: float = 0.55, last: float = 0.01) -
 
 @contextmanager
 def quick(device: torch.device) -> Iterator[None]:
-    """bfloat16 where it is safe; on a CPU with plain attention: its backward is 4× as fast."""
+    """Autocast to bfloat16; on a CPU with plain attention, whose backward pass is 4× as fast."""
     with torch.autocast(device.type, torch.bfloat16):
         if device.type == "cpu":
             with sdpa_kernel(SDPBackend.MATH):

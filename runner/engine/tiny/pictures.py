@@ -1,4 +1,4 @@
-"""Between tensors and images: (3, 64, 64) in -1..1 for models, 0..255 for the classifier."""
+"""Converts images to float (3, 64, 64) and back: -1..1 for models, 0..255 for the classifier."""
 
 import torch
 from PIL import Image
@@ -8,7 +8,7 @@ from runner.engine.tiny.world import SIDE
 
 
 def as_image(picture: Tensor) -> Image.Image:
-    """A (channels, 64, 64) picture in -1..1 as an RGB image."""
+    """A (3 or 1, 64, 64) picture in -1..1 as an RGB image."""
     levels = ((picture.expand(3, -1, -1).clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 

@@ -1,7 +1,7 @@
-"""The order of the trainings, how many steps each takes, and what each stands on.
+"""The order of the trainings, their numbers of steps, and what each needs of the earlier ones.
 
-Every stage goes on from its checkpoint and is over at once when its steps are done, so a later
-stage gets what it stands on by running the earlier ones again.
+A stage continues from its checkpoint and returns at once when its steps are done, so a later stage
+gets what it needs by running the earlier ones again.
 """
 
 import functools
@@ -31,14 +31,18 @@ STEPS = {
     "control": 2621,
     "fill": 2000,
 }
-"""Half a second each, more or less, on one core with bfloat16 instructions."""
+"""A step takes about half a second on one core with bfloat16 instructions."""
 
 _BASE_RATE, _FURTHER_RATE = 2e-3, 1.5e-3
 
 
 @dataclass
 class Recipe:
-    """One making of the model: where it works, how many steps, with which seed."""
+    """One training of the whole model.
+
+    `work` is the folder of the checkpoints, `out` that of the finished weights; `scale` multiplies
+    every stage's number of steps.
+    """
 
     work: Path
     out: Path
@@ -49,23 +53,24 @@ class Recipe:
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def _given(self, stage: str) -> tuple[Path, int, int]:
+    def _arguments(self, stage: str) -> tuple[Path, int, int]:
+        """A stage's checkpoint, number of steps and seed."""
         return self.work / f"{stage}.pt", round(STEPS[stage] * self.scale), self.seed
 
     @functools.cached_property
     def tokenizers(self) -> tuple[T5TokenizerFast, CLIPTokenizer]:
-        """T5's and CLIP's."""
+        """T5's and CLIP's tokenizers."""
         return build_t5_tokenizer(), build_clip_tokenizer()
 
     @functools.cached_property
     def vae(self) -> AutoencoderKL:
-        """The codec, as its encoder will stay."""
-        return train_vae(*self._given("vae"), self.device)
+        """The VAE, whose encoder is final; `decoder` trains its decoder further."""
+        return train_vae(*self._arguments("vae"), self.device)
 
     @functools.cached_property
     def frozen(self) -> Frozen:
-        """The components all transformers share."""
-        encoders = train_encoders(self.tokenizers, *self._given("encoders"), self.device)
+        """The components that all transformers share."""
+        encoders = train_encoders(self.tokenizers, *self._arguments("encoders"), self.device)
         reader = Reader(*self.tokenizers)
         return Frozen(self.vae, encoders.t5, encoders.clip, reader).to(self.device)
 
@@ -74,26 +79,26 @@ class Recipe:
         """The text2img transformer, from which the others start."""
         torch.manual_seed(self.seed)
         model = build_transformer("text2img")
-        given = self._given("text2img")
-        return train_transformer("text2img", model, self.frozen, *given, _BASE_RATE)
+        arguments = self._arguments("text2img")
+        return train_transformer("text2img", model, self.frozen, *arguments, _BASE_RATE)
 
     def transformer(self, kind: str) -> FluxTransformer2DModel:
         """The transformer of a kind."""
         if kind == "text2img":
             return self.base
         model = widened(self.base, kind)
-        return train_transformer(kind, model, self.frozen, *self._given(kind), _FURTHER_RATE)
+        return train_transformer(kind, model, self.frozen, *self._arguments(kind), _FURTHER_RATE)
 
     def eye(self) -> Eye:
-        """The eye of redux."""
-        return train_eye(self.frozen, *self._given("eye"))
+        """The image encoder of redux, with its embedder."""
+        return train_eye(self.frozen, *self._arguments("eye"))
 
     def decoder(self) -> AutoencoderKL:
-        """The codec with its sharpened decoder."""
-        return train_decoder(self.vae, *self._given("decoder"), self.device)
+        """The VAE with its decoder trained further, in place."""
+        return train_decoder(self.vae, *self._arguments("decoder"), self.device)
 
     def export(self) -> None:
-        """Write everything as it is shipped."""
+        """Train what is not trained yet, and write everything as it is shipped."""
         transformers = {
             kind: halved(self.transformer(kind))
             for kind in ("kontext", "fill", "control", "text2img")  # the base last: others copy it
@@ -109,7 +114,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the recipe that can be run alone."""
+    """One part of the recipe that can be run alone."""
 
     name: str
     steps: int

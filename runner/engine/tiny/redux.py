@@ -1,7 +1,7 @@
-"""Trains the eye of redux: from a picture to the very T5 tokens its plain description would give.
+"""Trains the image encoder of redux (the eye) to turn a picture into its caption's T5 tokens.
 
-The base transformer stays as it is: it reads the look of a picture as if someone had described it,
-which works because FLUX gives all text tokens the same position.
+The base transformer stays unchanged: it reads the tokens as it reads a prompt's. This works because
+FLUX gives all text tokens the same position.
 """
 
 import random
@@ -17,14 +17,14 @@ from runner.engine.tiny.encoders import WIDTH
 from runner.engine.tiny.optimizer import Optimizers, quick, schedule
 from runner.engine.tiny.progress import Progress
 from runner.engine.tiny.render import arrange, offsets, render
-from runner.engine.tiny.training import LOOK_TOKENS, Frozen
+from runner.engine.tiny.training import PICTURE_TOKENS, Frozen
 from runner.engine.tiny.world import SIDE, Scene, draw_seen_scene
 
 _BATCH = 48
 
 
 class Eye(nn.Module):
-    """The two parts that `FluxPriorReduxPipeline` puts behind each other."""
+    """The two parts that `FluxPriorReduxPipeline` applies one after the other."""
 
     def __init__(self, encoder: SiglipVisionModel, embedder: ReduxImageEncoder) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Eye(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(n, 3, 64, 64) pictures in -1..1 to (n, 64, 128) tokens."""
-        seen = self.encoder(pixel_values=pictures).last_hidden_state
-        tokens: Tensor = self.embedder(seen).image_embeds
+        features = self.encoder(pixel_values=pictures).last_hidden_state
+        tokens: Tensor = self.embedder(features).image_embeds
         return tokens
 
 
@@ -52,14 +52,17 @@ def build_eye() -> Eye:
 
 
 def build_processor() -> SiglipImageProcessor:
-    """Pictures to 64×64 in -1..1."""
+    """The processor that scales images to 64×64 in -1..1."""
     return SiglipImageProcessor(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
 
 
-def _seen_pictures(frozen: Frozen, rng: random.Random, scenes: list[Scene]) -> Tensor:
-    """True renders, often as the codec gives them back: users show pictures the model drew."""
+def _draw_pictures(frozen: Frozen, rng: random.Random, scenes: list[Scene]) -> Tensor:
+    """Float (n, 3, 64, 64) pictures in -1..1 with noise; some were encoded and decoded by the VAE.
+
+    Users also submit pictures that the model drew, and so its decoder.
+    """
     device = frozen.vae.device
     pictures = render(arrange(scenes, offsets(rng, scenes, 1.5))).to(device)
     if rng.random() < 0.35:
@@ -71,7 +74,7 @@ def _seen_pictures(frozen: Frozen, rng: random.Random, scenes: list[Scene]) -> T
 
 
 def train_eye(frozen: Frozen, checkpoint: Path, steps: int, seed: int) -> Eye:
-    """Train the eye on scenes that the transformer may have seen."""
+    """Train the eye on the scenes of the transformer's training."""
     torch.manual_seed(seed)
     device = frozen.vae.device
     model = build_eye().to(device)
@@ -81,14 +84,14 @@ def train_eye(frozen: Frozen, checkpoint: Path, steps: int, seed: int) -> Eye:
         rng = random.Random(f"eye {seed} {step}")
         scenes = [draw_seen_scene(rng) for _ in range(_BATCH)]
         words = [describe_plainly(scene).words for scene in scenes]
-        wanted, _ = frozen.read(words, LOOK_TOKENS)
-        pictures = _seen_pictures(frozen, rng, scenes)
+        wanted, _ = frozen.read(words, PICTURE_TOKENS)
+        pictures = _draw_pictures(frozen, rng, scenes)
         with quick(device):
-            told = model(pictures)
-        weight = torch.full((_BATCH, LOOK_TOKENS), 0.15, device=device)
-        for row, each in enumerate(words):
-            weight[row, : len(each) + 1] = 1.0
-        wrong = (told.float() - wanted).square().mean(-1)
+            predicted = model(pictures)
+        weight = torch.full((_BATCH, PICTURE_TOKENS), 0.15, device=device)
+        for row, caption in enumerate(words):
+            weight[row, : len(caption) + 1] = 1.0
+        wrong = (predicted.float() - wanted).square().mean(-1)
         loss = (wrong * weight).sum() / weight.sum()
         optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.4))
         progress.note(step, loss=loss.detach())

@@ -1,7 +1,7 @@
-"""Draws scenes as tensors: the pictures training looks at and the truth evaluation compares with.
+"""Draws scenes exactly, as tensors, for training and evaluation.
 
-Every shape is a signed distance, sampled from one template a shape, so thousands of pictures take
-a second. Pictures are (n, 3, 64, 64) in -1..1.
+Each shape is a signed distance that is sampled from one template, so that thousands of pictures
+take a second. Pictures are float32 (n, 3, 64, 64) in -1..1.
 """
 
 import functools
@@ -18,32 +18,22 @@ from runner.engine.tiny.vocabulary import SHAPES
 from runner.engine.tiny.world import JITTER, PALETTE, PLACES, RADIUS, SIDE, Scene
 
 _TEMPLATE_SIDE = 256
-_TEMPLATE_REACH = 2.0  # templates cover -2..2 radii
+_TEMPLATE_REACH = 2.0  # a template covers -2..2 radii
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Scenes as numbers: (n, k) things each; radius 0 means there is no such thing."""
+    """n scenes of up to k things as tensors; radius 0 means that there is no such thing."""
 
-    background: Tensor  # (n, 3) in 0..1
-    shape: Tensor  # (n, k) index into SHAPES
-    colour: Tensor  # (n, k, 3) in 0..1
-    centre: Tensor  # (n, k, 2) x and y in pixels
-    radius: Tensor  # (n, k) pixels
-
-    def to(self, device: torch.device) -> "Drawing":
-        """The same numbers on another device."""
-        return Drawing(
-            self.background.to(device),
-            self.shape.to(device),
-            self.colour.to(device),
-            self.centre.to(device),
-            self.radius.to(device),
-        )
+    background: Tensor  # float (n, 3) in 0..1
+    shape_index: Tensor  # int64 (n, k), index into SHAPES
+    colour: Tensor  # float (n, k, 3) in 0..1
+    centre: Tensor  # float (n, k, 2), x and y in pixels
+    radius: Tensor  # float (n, k) in pixels
 
 
 def rgb(colour: str) -> tuple[float, float, float]:
-    """A named colour in 0..1."""
+    """A colour of the palette in 0..1."""
     red, green, blue = PALETTE[colour]
     return red / 255, green / 255, blue / 255
 
@@ -51,7 +41,7 @@ def rgb(colour: str) -> tuple[float, float, float]:
 def offsets(
     rng: random.Random, scenes: Sequence[Scene], jitter: float = JITTER
 ) -> list[list[tuple[float, float]]]:
-    """How far each thing lies from its place; kept apart so that an edit can keep it."""
+    """A random offset from its place for each thing, in pixels; an edit keeps the offsets."""
     return [
         [(rng.uniform(-jitter, jitter), rng.uniform(-jitter, jitter)) for _ in scene.things]
         for scene in scenes
@@ -63,7 +53,7 @@ def arrange(
     moved: Sequence[Sequence[tuple[float, float]]],
     grown: float = 1.0,
 ) -> Drawing:
-    """Scenes as numbers, each thing moved off its place by the given pixels."""
+    """Scenes as tensors, with each thing's offset and with all radii multiplied by `grown`."""
     background, shape, colour, centre, radius = [], [], [], [], []
     for scene, moves in zip(scenes, moved, strict=True):
         background.append(rgb(scene.background))
@@ -88,18 +78,19 @@ def arrange(
 
 
 def _polygon(shape: str) -> list[tuple[float, float]]:
+    """The corners (x, y) of a shape that is no circle, at radius 1."""
     if shape == "square":
         return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
     if shape == "triangle":
-        turns = [-math.pi / 2 + n * math.tau / 3 for n in range(3)]
-        return [(1.25 * math.cos(turn), 1.25 * math.sin(turn)) for turn in turns]
-    turns = [-math.pi / 2 + n * math.tau / 10 for n in range(10)]
-    reach = [1.28 if n % 2 == 0 else 0.55 for n in range(10)]
-    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(turns, reach, strict=True)]
+        angles = [-math.pi / 2 + n * math.tau / 3 for n in range(3)]
+        return [(1.25 * math.cos(angle), 1.25 * math.sin(angle)) for angle in angles]
+    angles = [-math.pi / 2 + n * math.tau / 10 for n in range(10)]
+    radii = [1.28 if n % 2 == 0 else 0.55 for n in range(10)]
+    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(angles, radii, strict=True)]
 
 
 def _polygon_distance(points: list[tuple[float, float]], x: Tensor, y: Tensor) -> Tensor:
-    """Distance to a polygon's edge, negative inside (even-odd rule)."""
+    """The distance of points to a polygon's edge, negative inside (even-odd rule)."""
     nearest = torch.full_like(x, math.inf)
     inside = torch.zeros_like(x, dtype=torch.bool)
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
@@ -114,19 +105,22 @@ def _polygon_distance(points: list[tuple[float, float]], x: Tensor, y: Tensor) -
 
 @functools.lru_cache
 def _templates() -> Tensor:
-    """(shapes, 1, side, side) signed distances at radius 1."""
+    """The signed distances at radius 1: float (shapes, 1, 256, 256)."""
     step = 2 * _TEMPLATE_REACH / _TEMPLATE_SIDE
     axis = (torch.arange(_TEMPLATE_SIDE) + 0.5) * step - _TEMPLATE_REACH
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    found = [
+    distances = [
         torch.hypot(x, y) - 1.0 if shape == "circle" else _polygon_distance(_polygon(shape), x, y)
         for shape in SHAPES
     ]
-    return torch.stack(found)[:, None]
+    return torch.stack(distances)[:, None]
 
 
-def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """How much of each pixel a thing covers, 0..1: (m,) things to (m, 64, 64)."""
+def coverage(shape_index: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """The part of each pixel that a thing covers: float (m, 64, 64) in 0..1 for m things.
+
+    `shape_index` is int64 (m,), `centre` (m, 2) and `radius` (m,) are in pixels.
+    """
     axis = torch.arange(SIDE, device=centre.device) + 0.5
     size = radius.clamp(min=1e-3)
     x = (axis[None, :] - centre[:, 0:1]) / size[:, None] / _TEMPLATE_REACH
@@ -135,29 +129,29 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     grid = torch.stack(
         [x[:, None, :].expand(many, SIDE, SIDE), y[:, :, None].expand(many, SIDE, SIDE)], dim=-1
     )
-    templates = _templates().to(centre.device)[shape]
+    templates = _templates().to(centre.device)[shape_index]
     distance = functional.grid_sample(
         templates, grid, mode="bilinear", padding_mode="border", align_corners=False
     )[:, 0]
-    outside = grid.abs().amax(-1) > 1  # beyond the template the border value may be too small
+    outside = grid.abs().amax(-1) > 1  # there the template's border value may be too small
     covered = (0.5 - distance * size[:, None, None]).clamp(0, 1)
     return torch.where(outside | (radius[:, None, None] <= 0), 0.0, covered)
 
 
 def masks_of(drawing: Drawing) -> Tensor:
-    """How much of each pixel each thing covers: (n, k, 64, 64) in 0..1."""
-    many, each = drawing.shape.shape
+    """The part of each pixel that each thing covers: float (n, k, 64, 64) in 0..1."""
+    many, things = drawing.radius.shape
     return coverage(
-        drawing.shape.reshape(-1), drawing.centre.reshape(-1, 2), drawing.radius.reshape(-1)
-    ).view(many, each, SIDE, SIDE)
+        drawing.shape_index.reshape(-1), drawing.centre.reshape(-1, 2), drawing.radius.reshape(-1)
+    ).view(many, things, SIDE, SIDE)
 
 
 def render(drawing: Drawing) -> Tensor:
-    """The pictures of a drawing, later things over earlier ones."""
-    many, each = drawing.shape.shape
+    """The pictures of a drawing, later things over earlier ones: (n, 3, 64, 64) in -1..1."""
+    many, things = drawing.radius.shape
     masks = masks_of(drawing)[:, :, None]
     picture = drawing.background[:, :, None, None].expand(many, 3, SIDE, SIDE)
-    for n in range(each):
-        paint = drawing.colour[:, n, :, None, None]
-        picture = picture * (1 - masks[:, n]) + paint * masks[:, n]
+    for n in range(things):
+        colour = drawing.colour[:, n, :, None, None]
+        picture = picture * (1 - masks[:, n]) + colour * masks[:, n]
     return picture * 2 - 1

@@ -1,6 +1,6 @@
-"""Makes the two tokenizers from the vocabulary: one token a known word, in both.
+"""Makes the two tokenizers from the vocabulary; in both each known word is one token.
 
-The T5 one reads anything else as "unknown"; the CLIP one spells it out in bytes.
+T5's turns any other word into the unknown token, CLIP's into tokens for its bytes.
 """
 
 from collections import Counter
@@ -19,21 +19,21 @@ _MARKS = (",", ".")
 
 
 def _spellings() -> dict[str, str]:
-    """Every spelling that has its own piece, and the word it spells.
+    """Every spelling that has its own piece, with its word.
 
-    A normalizer that lowers the case would be the plain way, but a saved T5 tokenizer forgets it.
+    A normalizer that lowers the case would be simpler, but saving a T5 tokenizer loses it.
     """
     spellings = {word: word for word in WORDS}
     for word in WORDS:
-        for spelt in (word.capitalize(), word.upper()):
-            spellings.setdefault(spelt, word)
+        for spelling in (word.capitalize(), word.upper()):
+            spellings.setdefault(spelling, word)
     return spellings
 
 
 def build_t5_tokenizer() -> T5TokenizerFast:
-    """Unigram with one piece a word, and one a capitalised word."""
+    """A unigram tokenizer with one piece for each spelling of each word."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
-    pieces += [(f"▁{spelt}", -2.0) for spelt in _spellings()]
+    pieces += [(f"▁{spelling}", -2.0) for spelling in _spellings()]
     pieces += [(mark, -2.0) for mark in _MARKS]
     pieces.append(("▁", -4.0))
     return T5TokenizerFast(
@@ -42,17 +42,17 @@ def build_t5_tokenizer() -> T5TokenizerFast:
 
 
 def capital_pairs(tokenizer: T5TokenizerFast) -> list[tuple[int, int]]:
-    """(capitalised, plain) token numbers that must mean the same."""
+    """The (capitalised, plain) token numbers that must have the same embedding."""
     number = tokenizer.convert_tokens_to_ids
     return [
-        (number(f"▁{spelt}"), number(f"▁{word}"))
-        for spelt, word in _spellings().items()
-        if spelt != word
+        (number(f"▁{spelling}"), number(f"▁{word}"))
+        for spelling, word in _spellings().items()
+        if spelling != word
     ]
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE whose merges are learnt from the words themselves."""
+    """A byte-level BPE tokenizer whose merges are learnt from the words."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _learn_merges((*WORDS, *_MARKS))
     pieces = [_START, _END, *alphabet, *(f"{symbol}</w>" for symbol in alphabet)]
@@ -62,26 +62,26 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def _learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Merge the commonest neighbours until every word is one piece; equals go by the alphabet.
+    """Merge the most frequent neighbours until every word is one piece; ties go by the alphabet.
 
-    The trainer of the tokenizers library breaks ties by chance, and a tokenizer whose numbers
-    change from run to run is of no use to an encoder that was trained before.
+    The trainer of the tokenizers library breaks ties randomly, but the token numbers must not
+    change from run to run, because the encoders are trained for them.
     """
-    spelt = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     merges: list[tuple[str, str]] = []
-    while neighbours := Counter(pair for word in spelt for pair in pairwise(word)):
+    while neighbours := Counter(pair for word in pieces for pair in pairwise(word)):
         most = max(neighbours.values())
         merge = min(pair for pair, count in neighbours.items() if count == most)
         merges.append(merge)
-        spelt = [_merged(word, merge) for word in spelt]
+        pieces = [_merged(word, merge) for word in pieces]
     return merges
 
 
 def _merged(word: list[str], merge: tuple[str, str]) -> list[str]:
-    made: list[str] = []
+    merged: list[str] = []
     for piece in word:
-        if made and (made[-1], piece) == merge:
-            made[-1] += piece
+        if merged and (merged[-1], piece) == merge:
+            merged[-1] += piece
         else:
-            made.append(piece)
-    return made
+            merged.append(piece)
+    return merged

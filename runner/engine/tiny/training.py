@@ -1,7 +1,7 @@
-"""Trains one transformer for one kind, from latents that a pool keeps fresh.
+"""Trains the transformer of one kind on a pool of encoded examples.
 
-The base (text2img) comes first; the others start from it. The text encoders and the VAE's encoder
-are frozen and must be the shipped ones: a transformer is worthless with any other.
+The base (text2img) is trained first; the others start from its weights. The text encoders and the
+VAE's encoder are frozen. They must be the shipped ones: a transformer works with no others.
 """
 
 import random
@@ -27,14 +27,14 @@ BATCH = 64
 POOL = 4096
 _REFRESH = {"text2img": 16, "kontext": 12, "fill": 12, "control": 8}
 SHORT = {"text2img": 24, "kontext": 16, "fill": 24, "control": 24}
-USUAL = 64  # what the pipelines are called with; short ones train three times as fast
-LOOK_TOKENS = 64
-"""How many tokens the redux prior adds for a picture."""
+USUAL = 64  # T5 tokens, as the pipelines are called; training with SHORT ones is 3× as fast
+PICTURE_TOKENS = 64
+"""The number of tokens that the redux prior adds for a picture."""
 
 
 @dataclass
 class Frozen:
-    """The shared components every training and every kind stands on."""
+    """The trained components that all kinds share, frozen."""
 
     vae: AutoencoderKL
     t5: T5EncoderModel
@@ -42,7 +42,7 @@ class Frozen:
     reader: Reader
 
     def to(self, device: torch.device) -> "Frozen":
-        """Move and freeze."""
+        """Move the components to a device and freeze them, in place."""
         for part in (self.vae, self.t5, self.clip):
             part.to(device).requires_grad_(False).eval()
         self.vae.to(memory_format=torch.channels_last)
@@ -50,7 +50,7 @@ class Frozen:
 
     @torch.no_grad()
     def read(self, sentences: list[list[str]], length: int) -> tuple[Tensor, Tensor]:
-        """T5's tokens and CLIP's vector."""
+        """The encoders' float32 outputs: T5's (n, length, 128) and CLIP's (n, 128)."""
         device = self.t5.device
         with quick(device):
             tokens = self.t5(input_ids=self.reader.t5_batch(sentences, length).to(device))
@@ -59,39 +59,41 @@ class Frozen:
 
 
 class Pool:
-    """Encoded examples; every draw replaces a few of the oldest, so none is used very often."""
+    """Encoded examples; every draw replaces a few of the oldest, so that none is used often."""
 
     def __init__(self, kind: str, frozen: Frozen, seed: int, size: int = POOL) -> None:
         self._kind, self._frozen, self._seed = kind, frozen, seed
-        self._turn = 0
+        self._batches = 0
         self._oldest = 0
-        made = [self._make(BATCH) for _ in range(size // BATCH)]
-        self._asks = [ask for _, asks in made for ask in asks]
-        self._tensors = {key: torch.cat([part[key] for part, _ in made]) for key in made[0][0]}
+        parts = [self._make(BATCH) for _ in range(size // BATCH)]
+        self._asks = [ask for _, asks in parts for ask in asks]
+        self._tensors = {key: torch.cat([part[key] for part, _ in parts]) for key in parts[0][0]}
 
     def _make(self, many: int) -> tuple[dict[str, Tensor], list[Ask]]:
-        rng = random.Random(f"{self._kind} {self._seed} pool {self._turn}")
-        self._turn += 1
+        rng = random.Random(f"{self._kind} {self._seed} pool {self._batches}")
+        self._batches += 1
         examples = DRAW[self._kind](rng, many)
         return self._encode(examples), examples.asks
 
     def _encode(self, examples: Examples) -> dict[str, Tensor]:
+        """The arguments of `flow_loss` by name, without the prompt."""
         vae = self._frozen.vae
         device = vae.device
-        made = {"target": encode(vae, examples.targets.to(device))}
+        tensors = {"target": encode(vae, examples.targets.to(device))}
         if self._kind == "kontext":
             assert examples.hints is not None
-            made["after"] = encode(vae, examples.hints.to(device))
+            tensors["after"] = encode(vae, examples.hints.to(device))
         elif examples.hints is not None:
-            made["beside"] = encode(vae, examples.hints.to(device), sample=True)
+            tensors["beside"] = encode(vae, examples.hints.to(device), sample=True)
         if examples.masks is not None:
-            made["beside"] = torch.cat([made["beside"], pack_mask(examples.masks.to(device))], -1)
+            mask = pack_mask(examples.masks.to(device))
+            tensors["beside"] = torch.cat([tensors["beside"], mask], -1)
         if examples.weights is not None:
-            made["weight"] = examples.weights.to(device)
-        return made
+            tensors["weight"] = examples.weights.to(device)
+        return tensors
 
     def draw(self, rng: random.Random, many: int) -> tuple[dict[str, Tensor], list[Sentence]]:
-        """Random examples with fresh sentences."""
+        """Random examples, with newly drawn sentences."""
         fresh, asks = self._make(_REFRESH[self._kind])
         size = len(self._asks)
         places = [(self._oldest + n) % size for n in range(len(asks))]
@@ -108,31 +110,32 @@ class Pool:
 def _drop_some(
     rng: random.Random, sentences: list[Sentence], everything: float
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """T5's and CLIP's words; now and then neither or only T5 hears the prompt."""
-    heard, pooled = [], []
+    """T5's and CLIP's words for each sentence: sometimes neither gets any, sometimes only T5."""
+    t5_words, clip_words = [], []
     for sentence in sentences:
         chance = rng.random()
-        heard.append(sentence.words if chance > everything else [])
-        pooled.append(sentence.words if chance > everything + 0.08 else [])
-    return heard, pooled
+        t5_words.append(sentence.words if chance > everything else [])
+        clip_words.append(sentence.words if chance > everything + 0.08 else [])
+    return t5_words, clip_words
 
 
-def _look_batch(frozen: Frozen, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
-    """What the redux prior will hand over: an empty prompt followed by what a picture shows.
+def _redux_batch(frozen: Frozen, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+    """A target, a prompt and a pooled prompt as redux makes them, for `flow_loss`.
 
-    Some are mixtures of two pictures; the one with more weight is then the target.
+    The prompt is an empty one followed by the tokens of a picture. Some are mixed from two
+    pictures; the one with more weight is then the target.
     """
     many = BATCH // 8
     device = frozen.vae.device
     scenes = [draw_seen_scene(rng) for _ in range(many)]
     others = [draw_seen_scene(rng) for _ in range(many)]
     target = encode(frozen.vae, render(arrange(scenes, offsets(rng, scenes))).to(device))
-    shown, _ = frozen.read([describe_plainly(scene).words for scene in scenes], LOOK_TOKENS)
-    other, _ = frozen.read([describe_plainly(scene).words for scene in others], LOOK_TOKENS)
+    tokens, _ = frozen.read([describe_plainly(scene).words for scene in scenes], PICTURE_TOKENS)
+    other, _ = frozen.read([describe_plainly(scene).words for scene in others], PICTURE_TOKENS)
     share = [rng.uniform(0.6, 1.0) if rng.random() < 0.3 else 1.0 for _ in range(many)]
     mixed = torch.tensor(share, device=device)[:, None, None]
     empty, pooled = frozen.read([[]], T5_LENGTH)
-    prompt = torch.cat([empty.expand(many, -1, -1), other.lerp(shown, mixed)], 1)
+    prompt = torch.cat([empty.expand(many, -1, -1), other.lerp(tokens, mixed)], 1)
     return target, prompt, pooled.expand(many, -1)
 
 
@@ -145,7 +148,10 @@ def train_transformer(
     seed: int,
     lr: float,
 ) -> FluxTransformer2DModel:
-    """Train a kind's transformer in place."""
+    """Train a kind's transformer in place, from a checkpoint if there is one.
+
+    `lr` is the learning rate before the schedule scales it.
+    """
     torch.manual_seed(seed)
     device = frozen.vae.device
     model.to(device)
@@ -157,16 +163,16 @@ def train_transformer(
     for step, done in progress.steps():
         rng = random.Random(f"{kind} {seed} {step}")
         if kind == "text2img" and rng.random() < 0.06:
-            loss = flow_loss(model, *_look_batch(frozen, rng))
+            loss = flow_loss(model, *_redux_batch(frozen, rng))
         else:
             short = rng.random() < (0.75 if done < 0.7 else 0.5)
             length = SHORT[kind] if short else USUAL
             tensors, sentences = pool.draw(rng, BATCH if short else BATCH // 2)
-            # Only these two can be asked for true guidance, which needs the unprompted answer.
+            # Only these two support true guidance, which also predicts without the prompt.
             everything = 0.05 if kind in ("text2img", "kontext") else 0.0
-            heard, pooled_words = _drop_some(rng, sentences, everything)
-            prompt, _ = frozen.read(heard, length)
-            _, pooled = frozen.read(pooled_words, 1)
+            t5_words, clip_words = _drop_some(rng, sentences, everything)
+            prompt, _ = frozen.read(t5_words, length)
+            _, pooled = frozen.read(clip_words, 1)
             loss = flow_loss(model, tensors.pop("target"), prompt, pooled, **tensors)
         optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done))
         progress.note(step, loss=loss.detach())

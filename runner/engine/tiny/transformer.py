@@ -1,7 +1,7 @@
-"""The denoiser: FLUX's own transformer, small, and the arithmetic of its latents and flow.
+"""The denoiser: a small FLUX transformer, with the packing of its latents and its flow loss.
 
-Everything here must agree with what diffusers' pipelines do at inference: packing, position ids,
-time and the order of condition channels. The pipelines are the truth; change nothing here alone.
+Packing, position ids, times and the order of condition channels must be those of diffusers'
+pipelines, which are used at inference.
 """
 
 import torch
@@ -18,7 +18,7 @@ IN_CHANNELS = {"text2img": 64, "kontext": 64, "fill": 384, "control": 128}
 
 
 def build_transformer(kind: str) -> FluxTransformer2DModel:
-    """An untrained denoiser for a kind, its output and modulation at zero."""
+    """An untrained denoiser for a kind, with its output and modulation layers at zero."""
     model = FluxTransformer2DModel(
         patch_size=1,
         in_channels=IN_CHANNELS[kind],
@@ -40,7 +40,7 @@ def build_transformer(kind: str) -> FluxTransformer2DModel:
 
 
 def widened(base: FluxTransformer2DModel, kind: str) -> FluxTransformer2DModel:
-    """A kind's denoiser that starts as the base and at first ignores its condition."""
+    """A kind's denoiser with the weights of the base, and zeros for its condition channels."""
     model = build_transformer(kind)
     weights = dict(base.state_dict())
     narrow = weights["x_embedder.weight"]
@@ -52,29 +52,32 @@ def widened(base: FluxTransformer2DModel, kind: str) -> FluxTransformer2DModel:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(n, c, 8, 8) to 16 tokens of 4c channels."""
+    """Latents (n, c, 8, 8) as 16 tokens of 2×2 latent pixels: (n, 16, 4c)."""
     many, channels = latents.shape[:2]
     grid = latents.view(many, channels, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5)
     return grid.reshape(many, TOKENS, channels * 4)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
-    """(n, 1, 64, 64) of 0 and 1 to 16 tokens of 256 channels: every pixel of an 8×8 cell."""
+    """Masks (n, 1, 64, 64) of 0 and 1 as tokens (n, 16, 256), in which every pixel is a channel."""
     many = mask.shape[0]
     cells = mask.view(many, 8, 8, 8, 8).permute(0, 2, 4, 1, 3).reshape(many, 64, 8, 8)
     return pack(cells)
 
 
 def encode(vae: AutoencoderKL, pictures: Tensor, *, sample: bool = False) -> Tensor:
-    """Pictures to normalised, packed latents; `sample` where the pipeline draws them."""
+    """Pictures (n, 3, 64, 64) in -1..1 to normalised, packed float32 latents (n, 16, 64).
+
+    With `sample` they are drawn from the posterior, as fill and control encode their condition.
+    """
     with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16):
-        spread = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist
-    latents = (spread.sample() if sample else spread.mode()).float()
+        posterior = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist
+    latents = (posterior.sample() if sample else posterior.mode()).float()
     return pack((latents - vae.config.shift_factor) * vae.config.scaling_factor)
 
 
 def image_ids(device: torch.device, *, source: bool) -> Tensor:
-    """Positions of the image tokens, those of a source picture after the target's."""
+    """Positions of the image tokens: float (16, 3), or (32, 3) with those of a source picture."""
     row, column = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
     grid = torch.stack([torch.zeros(4, 4, dtype=torch.long), row, column], -1).reshape(TOKENS, 3)
     if source:
@@ -83,7 +86,7 @@ def image_ids(device: torch.device, *, source: bool) -> Tensor:
 
 
 def draw_times(many: int, device: torch.device) -> Tensor:
-    """Times of the flow, most of them in the noisier half where the prompt decides."""
+    """Random times of the flow, (many,) in 0..1; most are in the noisier half, 0.5..1."""
     times = torch.sigmoid(torch.randn(many, device=device) + 0.4)
     even = torch.rand(many, device=device)
     return torch.where(torch.rand(many, device=device) < 0.15, even, times)
@@ -99,10 +102,11 @@ def flow_loss(
     after: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """One draw of the rectified-flow loss.
+    """One random sample of the rectified-flow loss, a scalar.
 
-    `beside` are condition channels (fill, control), `after` are condition tokens (kontext),
-    `weight` says how much each of the 16 tokens matters.
+    `target` are latents (n, 16, 64), `prompt` (n, length, 128), `pooled` (n, 128). `beside` are
+    condition channels (n, 16, channels) of fill and control, `after` condition tokens
+    (n, 16, 64) of kontext. `weight` (n, 16) are the weights of the tokens in the loss.
     """
     many, device = target.shape[0], target.device
     times = draw_times(many, device)
@@ -110,7 +114,7 @@ def flow_loss(
     noisy = target + times[:, None, None] * (noise - target)
     hidden = noisy if beside is None else torch.cat([noisy, beside], -1)
     hidden = hidden if after is None else torch.cat([hidden, after], 1)
-    guidance = 1 + 9 * torch.rand(many, device=device)  # any value: the model learns to ignore it
+    guidance = 1 + 9 * torch.rand(many, device=device)  # random: the model learns to ignore it
     guidance = torch.where(torch.rand(many, device=device) < 0.3, 30.0, guidance)
     with quick(device):
         made = model(

@@ -1,8 +1,8 @@
-"""Trains the picture codec: 64×64×3 to 8×8×16 and back, with the real FLUX geometry.
+"""Trains the VAE, which encodes 3×64×64 pictures as 16×8×8 latents, as FLUX's does.
 
-It must see far more than the pictures of the world, or it never learns colours: half of each batch
-are crowded scenes in any colour, some pictures are edge maps, some have grey holes as `fill` makes
-them. After the transformer's training began only `train_decoder` may run: it leaves the latents be.
+It must be trained on more than plain scenes, or it does not learn colours: half of each batch are
+crowded scenes in any colour, some pictures are edge maps, and some have grey holes as `fill` makes
+them. Once a transformer's training has begun only `train_decoder` may run: it keeps the latents.
 """
 
 import random
@@ -19,11 +19,11 @@ from runner.engine.tiny.render import Drawing, arrange, masks_of, offsets, rende
 from runner.engine.tiny.vocabulary import COLOURS, SHAPES
 from runner.engine.tiny.world import SIDE, draw_scene
 
-_CROWD = 6
+_CROWD = 6  # things in a crowded scene
 
 
 def build_vae() -> AutoencoderKL:
-    """An untrained codec: 8× smaller each way, 16 channels, as FLUX's own."""
+    """An untrained VAE with FLUX's factor of 8 in each direction and 16 latent channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -50,36 +50,39 @@ def _draw_crowd(rng: random.Random, many: int) -> Drawing:
     def radius() -> float:
         return rng.uniform(6, 16) * (rng.random() < 0.7)
 
-    each = range(_CROWD)
+    things = range(_CROWD)
     return Drawing(
         torch.tensor([colour() for _ in range(many)]),
-        torch.tensor([[rng.randrange(len(SHAPES)) for _ in each] for _ in range(many)]),
-        torch.tensor([[colour() for _ in each] for _ in range(many)]),
-        torch.tensor([[anywhere() for _ in each] for _ in range(many)]),
-        torch.tensor([[radius() for _ in each] for _ in range(many)]),
+        torch.tensor([[rng.randrange(len(SHAPES)) for _ in things] for _ in range(many)]),
+        torch.tensor([[colour() for _ in things] for _ in range(many)]),
+        torch.tensor([[anywhere() for _ in things] for _ in range(many)]),
+        torch.tensor([[radius() for _ in things] for _ in range(many)]),
     )
 
 
 def draw_batch(rng: random.Random, many: int, crowds: float) -> tuple[Tensor, Tensor]:
-    """Pictures to code and how much each pixel matters."""
+    """Random pictures (many, 3, 64, 64) in -1..1, and the weights (many, 1, 64, 64) of the loss.
+
+    `crowds` is the fraction of crowded scenes.
+    """
     crowded = round(many * crowds)
-    lined = max(1, many // 8)
+    edge_maps = max(1, many // 8)
     scenes = [draw_scene(rng) for _ in range(many - crowded)]
     tidy = arrange(scenes, offsets(rng, scenes, 3.0 if rng.random() < 0.3 else 1.0))
     crowd = _draw_crowd(rng, crowded)
     masks = masks_of(tidy)
     pictures = torch.cat([render(tidy), render(crowd)])
-    lines = draw_edges(rng, masks[:lined], pictures[:lined])
-    front = torch.cat([each.amax(1, keepdim=True) for each in (masks, masks_of(crowd))])
-    for n in range(lined, many):
+    edges = draw_edges(rng, masks[:edge_maps], pictures[:edge_maps])
+    foreground = torch.cat([m.amax(1, keepdim=True) for m in (masks, masks_of(crowd))])
+    for n in range(edge_maps, many):
         if rng.random() < 0.15:  # the grey hole that fill cuts out
             x, y = rng.randrange(-8, 48), rng.randrange(-8, 48)
             w, h = rng.randrange(12, 48), rng.randrange(12, 48)
             hole = (slice(max(0, y), y + h), slice(max(0, x), x + w))
             pictures[n, :, hole[0], hole[1]] = 0
-    pictures[:lined] = lines
-    front[:lined] = (lines.amax(1, keepdim=True) > 0).float()
-    return pictures, 1 + 2 * front
+    pictures[:edge_maps] = edges
+    foreground[:edge_maps] = (edges.amax(1, keepdim=True) > 0).float()
+    return pictures, 1 + 2 * foreground
 
 
 def _loss(made: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:
@@ -88,26 +91,26 @@ def _loss(made: Tensor, pictures: Tensor, weight: Tensor) -> Tensor:
 
 
 def quality(wrong: Tensor) -> float:
-    """Peak signal to noise of errors in -1..1 pictures, in decibels."""
+    """The peak signal-to-noise ratio in decibels, from the errors of pictures in -1..1."""
     return float(10 * torch.log10(4 / wrong.square().mean()))
 
 
 def train_vae(checkpoint: Path, steps: int, seed: int, device: torch.device) -> AutoencoderKL:
-    """Train both halves, then fix the latents' scale."""
+    """Train encoder and decoder, then set the scale of the latents."""
     torch.manual_seed(seed)
     vae = build_vae().to(device, memory_format=torch.channels_last)
     optimizers = Optimizers(vae, 3e-3, plain=lambda name: "conv_in" in name or "conv_out" in name)
     progress = Progress("vae", checkpoint, steps, vae, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"vae {seed} {step}")
-        pictures, weight = (each.to(device) for each in draw_batch(rng, 16, 0.5))
+        pictures, weight = (tensor.to(device) for tensor in draw_batch(rng, 16, 0.5))
         with torch.autocast(device.type, torch.bfloat16):
-            posterior = vae.encode(pictures.contiguous(memory_format=torch.channels_last))
-            spread = posterior.latent_dist
-            made = vae.decode(spread.sample().to(pictures.dtype)).sample
-        mean, variance = spread.mean.float(), spread.var.float().clamp(min=1e-8)
-        pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
-        loss = _loss(made, pictures, weight) + 1e-4 * pull
+            encoded = vae.encode(pictures.contiguous(memory_format=torch.channels_last))
+            posterior = encoded.latent_dist
+            made = vae.decode(posterior.sample().to(pictures.dtype)).sample
+        mean, variance = posterior.mean.float(), posterior.var.float().clamp(min=1e-8)
+        divergence = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()  # from N(0, 1)
+        loss = _loss(made, pictures, weight) + 1e-4 * divergence
         optimizers.step(loss, min(1, (step + 1) / 60) * schedule(done, flat_until=0.5))
         progress.note(step, loss=loss.detach(), psnr=quality((made - pictures).detach().float()))
     return _fix_scale(vae, seed, device)
@@ -115,11 +118,11 @@ def train_vae(checkpoint: Path, steps: int, seed: int, device: torch.device) -> 
 
 @torch.no_grad()
 def _fix_scale(vae: AutoencoderKL, seed: int, device: torch.device) -> AutoencoderKL:
-    """Make the latents of plain scenes have mean 0 and spread 1 for the transformer."""
+    """Set shift and scale so that normalised latents of scenes have mean 0 and deviation 1."""
     rng = random.Random(f"scale {seed}")
     scenes = [draw_scene(rng) for _ in range(512)]
     pictures = render(arrange(scenes, offsets(rng, scenes))).to(device)
-    latents = torch.cat([vae.encode(each).latent_dist.mean for each in pictures.split(64)])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
     vae.register_to_config(
         shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std())
     )
@@ -129,7 +132,7 @@ def _fix_scale(vae: AutoencoderKL, seed: int, device: torch.device) -> Autoencod
 def train_decoder(
     vae: AutoencoderKL, checkpoint: Path, steps: int, seed: int, device: torch.device
 ) -> AutoencoderKL:
-    """Sharpen the decoder alone, on latents with a little of the noise a transformer leaves."""
+    """Train only the decoder further, in place, on latents with a little noise, as in rendering."""
     torch.manual_seed(seed)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
@@ -138,7 +141,7 @@ def train_decoder(
     progress = Progress("decoder", checkpoint, steps, vae, optimizers)
     for step, done in progress.steps():
         rng = random.Random(f"decoder {seed} {step}")
-        pictures, weight = (each.to(device) for each in draw_batch(rng, 16, 0.2))
+        pictures, weight = (tensor.to(device) for tensor in draw_batch(rng, 16, 0.2))
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 latents = vae.encode(pictures).latent_dist.mean

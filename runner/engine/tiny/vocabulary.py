@@ -1,7 +1,7 @@
 """The words the built-in model was trained on.
 
-The command line asks here whether a prompt leaves that vocabulary, so this file must never import
-torch, numpy or diffusers. Changing a tuple means training again: the token numbers are positions.
+Checking a spec asks here for unknown words, so this file must not import torch, numpy or diffusers.
+After a change of a tuple the model must be trained again: the token numbers are positions.
 """
 
 import re
@@ -11,7 +11,7 @@ SHAPES = ("circle", "square", "triangle", "star")
 SIZES = ("small", "large")
 
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
-ANY_SHAPE = "shape"  # a prompt for an outline may leave the shape to the outline
+ANY_SHAPE = "shape"  # a prompt for an edge map may leave the shape to the map
 
 _GRAMMAR = (
     *("a", "an", "the", "of", "on", "to", "in", "at", "is", "there", "with", "and", "it", "its"),
@@ -34,6 +34,6 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def unknown_words(prompt: str) -> tuple[str, ...]:
-    """The words of a prompt that the model has never seen, each once, in order."""
-    found = dict.fromkeys(_WORD.findall(prompt.lower()))
-    return tuple(word for word in found if word not in _KNOWN)
+    """The words of a prompt that are not in the vocabulary, each once, in order."""
+    words = dict.fromkeys(_WORD.findall(prompt.lower()))
+    return tuple(word for word in words if word not in _KNOWN)

@@ -1,8 +1,9 @@
-"""The scenes the built-in model can draw, and which of them training never sees.
+"""The scenes that the built-in model can draw, and which of them its training leaves out.
 
-A scene is one thing in the middle, or two side by side, or two one above the other, on a plain
-background. What a prompt leaves open has one answer (large, white), so a prompt means one picture
-up to a pixel of jitter; a small model learns that far better than a free choice. No torch here.
+A scene is one thing in the middle, two side by side, or two one above the other, on a plain
+background. What a prompt leaves open has a default (large, white), so that a prompt means one
+picture, up to a pixel of jitter: a small model learns this far better than a random choice. Must
+not import torch.
 """
 
 import random
@@ -15,7 +16,7 @@ from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 SIDE = 64
 RADIUS = {"small": 7.5, "large": 12.0}
 JITTER = 1.0
-"""How far, in pixels and in each direction, a thing may lie from its place."""
+"""The greatest distance in pixels, in each direction, of a thing from its place."""
 
 Layout = Literal["single", "row", "column"]
 PLACES: dict[Layout, tuple[tuple[float, float], ...]] = {
@@ -43,7 +44,7 @@ _HELD_OUT_ONE_IN = 10
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape."""
+    """One coloured shape of a scene."""
 
     colour: str
     shape: str
@@ -60,15 +61,15 @@ class Scene:
 
 
 def default_background(things: tuple[Thing, ...]) -> str:
-    """The background of a prompt that names none: white, or what no thing hides in."""
+    """The background of a prompt that names none: white, or another colour that no thing has."""
     used = {thing.colour for thing in things}
     return next(colour for colour in ("white", "black", "blue") if colour not in used)
 
 
 def is_held_out(scene: Scene) -> bool:
-    """True for the tenth of all two-thing scenes that training must never draw.
+    """Whether training must not use a scene: a tenth of those with two things.
 
-    One-thing scenes are so few (448) that all are learned; sizes do not count as a difference.
+    There are so few with one thing (448) that training uses all. Sizes make no difference.
     """
     if len(scene.things) == 1:
         return False
@@ -79,12 +80,12 @@ def is_held_out(scene: Scene) -> bool:
 
 def draw_thing(rng: random.Random, background: str) -> Thing:
     """A random thing that can be seen on the background."""
-    colour = rng.choice([each for each in COLOURS if each != background])
+    colour = rng.choice([colour for colour in COLOURS if colour != background])
     return Thing(colour, rng.choice(SHAPES), rng.choice(SIZES))
 
 
 def draw_scene(rng: random.Random, *, two: float = 0.65) -> Scene:
-    """Any scene of the world; two things with the given probability."""
+    """A random scene; `two` is the probability of two things."""
     background = rng.choice(COLOURS) if rng.random() < 0.9 else "white"
     if rng.random() >= two:
         return Scene(background, (draw_thing(rng, background),), "single")
@@ -92,15 +93,15 @@ def draw_scene(rng: random.Random, *, two: float = 0.65) -> Scene:
     return Scene(background, things, rng.choice(("row", "column")))
 
 
-def draw_seen_scene(rng: random.Random, *, two: float = 0.65) -> Scene:
-    """A scene that training may use."""
-    while is_held_out(scene := draw_scene(rng, two=two)):
+def draw_seen_scene(rng: random.Random) -> Scene:
+    """A random scene that training may use."""
+    while is_held_out(scene := draw_scene(rng)):
         pass
     return scene
 
 
 def draw_unseen_scene(rng: random.Random) -> Scene:
-    """A two-thing scene that training never used."""
+    """A random scene with two things that training does not use."""
     while not is_held_out(scene := draw_scene(rng, two=1.0)):
         pass
     return scene
