@@ -1,8 +1,8 @@
-"""The executor seam: all that the worker knows of whatever renders images.
+"""The interface between the worker and what renders images.
 
 An executor takes tasks and puts events into a queue; the worker never calls a pipeline, and an
 executor never touches the spool. Tasks and events are plain values that can be pickled, so that an
-executor may live in this process (the one GPU thread), in others, or on many GPUs.
+executor may run in this process (the one GPU thread), in others, or on several GPUs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place that can render: its name, what it does now, and the models it has loaded.
+    """One place that renders: its name, whether it has tasks in flight, and its loaded models.
 
-    `batch_size` is how many images it can make in one call: images alike, and like its last.
+    `batch_size` is how many images it can make in one call, all like the last one that it made.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Progressed:
-    """The task reached a phase, or a step of it (steps count from 1; 0 where none apply)."""
+    """A task reached a phase, or a step of it; steps count from 1, and are 0 in a phase without."""
 
     slot: str
     task: ImageTask
@@ -44,7 +44,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The picture is there; `facts` are the parts of the sidecar's `result` the engine knows."""
+    """An image was made, in `seconds`; `facts` are the engine facts for the sidecar's `result`."""
 
     slot: str
     task: ImageTask
@@ -56,7 +56,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Failed:
-    """The image cannot be made: the reason word and one sentence that says what to do."""
+    """An image cannot be made: the reason word, and one sentence that says what to do."""
 
     slot: str
     task: ImageTask
@@ -66,7 +66,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class StoppedEarly:
-    """The stop sign was seen before the picture was decoded; nothing of it is left."""
+    """A task was stopped at a cancellation point; nothing of its image is kept."""
 
     slot: str
     task: ImageTask
@@ -74,12 +74,12 @@ class StoppedEarly:
 
 @dataclass(frozen=True)
 class Woken:
-    """Put into the queue by whoever changed what the worker should look at; means nothing else."""
+    """Wakes the worker, which then checks for new work; carries nothing."""
 
 
 @dataclass(frozen=True)
 class CancelAsked:
-    """Put into the queue when a running job is to be cancelled."""
+    """Tells the worker to cancel the running job with the number `seq`."""
 
     seq: int
 
@@ -88,23 +88,27 @@ Event = Progressed | Rendered | Failed | StoppedEarly | Woken | CancelAsked
 
 
 class Executor(Protocol):
-    """What the worker needs of a renderer, and no more.
+    """Renders tasks and reports in `events`.
 
-    Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly; the
-    slot is free from the moment of the last answer. `prepare` tells what comes next, and may be
-    used to get ready. `stop` asks the slot to give up what it has in
-    flight at the next cancellation point; asking an idle slot does nothing.
+    Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly.
     """
 
     events: SimpleQueue[Event]
 
-    def slots(self) -> Sequence[Slot]: ...
+    def slots(self) -> Sequence[Slot]:
+        """The state of every slot, now."""
 
-    def prepare(self, upcoming: Sequence[ImageTask]) -> None: ...
+    def prepare(self, upcoming: Sequence[ImageTask]) -> None:
+        """Announce the tasks that come next, so that the executor may encode or import early."""
 
-    def start(self, slot: str, tasks: Sequence[ImageTask]) -> None: ...
+    def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
+        """Render tasks on an idle slot; it is idle again before the last of them is answered.
 
-    def stop(self, slot: str) -> None: ...
+        Raises ValueError where the slot is unknown, busy or closed.
+        """
+
+    def stop(self, slot: str) -> None:
+        """Stop the tasks in flight at their next cancellation point; an idle slot ignores it."""
 
     def release(self) -> None:
         """Take every model off the device (paused, outside windows, idle)."""

@@ -1,12 +1,12 @@
-"""The nouns: a job's states, the one table of legal moves, and the values that travel.
+"""The states of a job with the legal moves between them, and the task of one image.
 
     queued ──► running ──► succeeded | failed | cancelled
       │  ▲        │
       │  └────────┘  at an image's end, or after the process died
       └──► cancelled | failed                 (straight from intake: rejected)
 
-Everything here is a frozen value that can be pickled. Nothing here reads a file, and nothing here
-knows diffusers.
+Only enums and frozen values that can be pickled; this module reads no file and imports nothing of
+the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class State(StrEnum):
-    """Where a job stands; the words of the status file."""
+    """The state of a job, in the words of the status file."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -34,15 +34,13 @@ FINAL_STATES = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.
 MOVES: Mapping[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
-    State.SUCCEEDED: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELLED: frozenset(),
-    State.REJECTED: frozenset(),
+    **{state: frozenset() for state in FINAL_STATES},
 }
+"""The states that may follow each; none leads to `rejected`, which intake alone records."""
 
 
 class Phase(StrEnum):
-    """What is being done to the image in hand."""
+    """What is being done to the image in flight."""
 
     LOADING = "loading"
     PREPROCESSING = "preprocessing"
@@ -54,7 +52,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class InputImage:
-    """One image that a task reads: a copy private to the job, with its weight."""
+    """One image that a task reads: the job's own copy, with its weight."""
 
     path: Path
     weight: float = 1.0
@@ -72,10 +70,11 @@ class Lora:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """All that an executor needs to make one image; every default is already filled in.
+    """All that an executor needs to make one image; every default is filled in.
 
-    `width` and `height` are None where the size follows the input image. `inputs` maps the spec's
-    image fields (`image`, `mask`) to the files; `options` holds the kind's own scalars.
+    `width` and `height` are in pixels, and None where the size follows the input image. `timeout`
+    is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
+    holds the other fields of the kind.
     """
 
     job: str
@@ -95,6 +94,6 @@ class ImageTask:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def is_like(self, other: ImageTask) -> bool:
-        """Whether the two differ in nothing but their number, prompt and seed."""
+        """Whether the two differ at most in index, prompt and seed."""
         same = replace(other, index=self.index, prompt=self.prompt, seed=self.seed)
         return self == same

@@ -1,13 +1,17 @@
-"""The engine: everything that knows diffusers.
+"""The engine: all code that knows diffusers, torch and the models.
 
-    kinds/      what a job needs: its images, how they become keyword arguments (pure)
-    models      what serves it: repositories, pipeline classes, defaults, sizes (data)
-    registry    both together: what is wrong with a spec, and the task it becomes
-    images, masks, canny    input pictures, made ready
-    hub         where the weights are, and a plain sentence when they are not
-    loading     pipelines in memory, shared where they are the same bytes
-    gpu         the one place that calls a pipeline
+    registry, entries, models   what each model can do (data), and the task that a spec becomes
+    kinds/      one file per kind: its input images, and the arguments of the pipeline (pure)
+    families/   what the pipelines of one family share: encoding and decoding
+    hub/        where weights are, fetching them, and what to do where they are missing
+    memory/     how a model is held on this machine, planned before it is loaded
+    weights/    loading, quantising, LoRAs, and the cache of loaded pipelines
+    prompts/    encoding prompts and keeping their embeddings
+    pictures/   input images and masks, edge and depth maps
+    gpu         the only call of a pipeline
     gpu_thread  the executor: one thread, one slot, every task answered once
+    tiny/       the built-in model and the recipe that trains it
 
-`kinds`, `models`, `registry` and `hub` start without torch, diffusers, numpy and Pillow.
+No file outside `tiny/` imports torch, diffusers, transformers or numpy at its top, which would cost
+seconds of every start.
 """

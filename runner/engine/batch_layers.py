@@ -1,8 +1,9 @@
-"""Layers that take one vector an image, computed image by image also when several are in one call.
+"""Computes the layers that take one vector per image row by row, whatever the size of the batch.
 
-A matrix times one vector is another routine than a matrix times four, and adds up in another order;
-these layers (time, guidance, modulation) are the only ones of a transformer where that shows in
-the last bits. Done one by one they cost next to nothing. Undone completely at the end of the call.
+The product of a matrix with one vector runs in another kernel than its product with four, and sums
+in another order. Only the layers that take one vector per image (time, guidance, modulation) show
+this in the last bits of a transformer's output. Computed row by row they give the same bits as for
+one image alone, and cost next to nothing.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from typing import Any
 
 @contextmanager
 def row_by_row(model: Any) -> Iterator[None]:
-    """Let the plain linear layers of a model take the rows of a (batch, width) input singly."""
+    """Make the plain linear layers of a module compute a (batch, width) input one row at a time.
+
+    Inputs of any other shape are computed as before; on leaving, the layers are as they were.
+    """
     from torch.nn import Linear
 
-    # A layer with a forward of its own belongs to a hook, a LoRA, a quantiser.
+    # A layer with a forward of its own belongs to a hook, a LoRA or a quantiser.
     layers = [m for m in model.modules() if type(m) is Linear and "forward" not in vars(m)]
     try:
         for layer in layers:
-            layer.forward = _each_row(layer.forward)
+            layer.forward = _by_row(layer.forward)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
 
 
-def _each_row(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _by_row(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
     import torch
 
-    def each(given: Any) -> Any:
-        if given.dim() != 2 or given.shape[0] == 1:
-            return forward(given)
-        return torch.cat([forward(row) for row in given.split(1)])
+    def forward_by_row(tensor: Any) -> Any:
+        if tensor.dim() != 2 or tensor.shape[0] == 1:
+            return forward(tensor)
+        return torch.cat([forward(row) for row in tensor.split(1)])
 
-    return each
+    return forward_by_row

@@ -1,10 +1,10 @@
-"""Several images in one call, where that is faster and changes no pixel: proven, never assumed.
+"""Decides how many images are made in one call: more than one only where a trial has proven it.
 
-A small model spends its time between the matrices rather than in them, and then four images cost
-little more than two. Layers that take one vector an image go row by row (batch_layers.py); whether
-all numbers stay the same then depends on the machine's own kernels, so it is tried once for each
-model and size, on real prompts: latents of one call beside those of single calls, bit by bit, and
-the time of both. Nothing is batched that has not passed.
+A small model spends its time between the matrix products rather than in them, so a batch of four
+takes little longer than two images. Layers that take one vector per image are computed row by row
+(`batch_layers`). Whether all other numbers stay the same depends on the kernels of this machine,
+so it is tried once for each model and size, on real prompts: the latents of one call are compared,
+bit by bit, with those of single calls, and so is the time of both.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ from runner.job import Phase
 
 log = logging.getLogger(__name__)
 
-MOST = 4
-"""More gain little, and all of them are lost when the process dies, or waited for by others."""
+MAX_BATCH = 4
+"""A larger batch gains little more; all its images are lost with the process, and others wait."""
 
-_QUICK = 0.05
-"""Seconds that a step takes at most, to be worth a trial: a longer one is busy computing."""
-_AFTER = 3
-"""So many images alike in a row before a trial pays."""
-_FASTER = 0.9
+_TRIAL_STEP_SECONDS = 0.05
+"""No trial where a step takes longer: the device is then busy computing."""
+_TRIAL_AFTER = 3
+"""A trial pays only after as many images alike in a row."""
+_MOST_TIME = 0.9
+"""The largest share of the time of single calls with which a batch passes."""
 
 Key = tuple[object, ...]
 
 
 class Batching:
-    """How many images of the kind that was made last may be made at once; for one thread.
+    """How many images like the last one may be made in one call; for one thread.
 
-    `size` may be read by any.
+    `size` may be read by any thread.
     """
 
     def __init__(self) -> None:
         self.size = 1
-        self._known: dict[Key, int] = {}
+        self._proven: dict[Key | None, int] = {}
         self._last: Key | None = None
-        self._row = 0
+        self._in_a_row = 0
 
-    def made(self, stages: Stages, resolved: ResolvedTask, piece: Piece, seconds: float) -> None:
-        """An image was made alone, in so many seconds: after some alike, more at once are tried."""
-        quick = seconds / piece.task.steps <= _QUICK
+    def record(self, stages: Stages, resolved: ResolvedTask, piece: Piece, seconds: float) -> None:
+        """Count an image that was made alone in `seconds`; after some alike, run the trial."""
+        quick = seconds / piece.task.steps <= _TRIAL_STEP_SECONDS
         key = _key(resolved, piece) if quick else None
-        self._row = self._row + 1 if key == self._last else 1
+        self._in_a_row = self._in_a_row + 1 if key == self._last else 1
         self._last = key
-        if key is not None and key not in self._known and self._row >= _AFTER:
-            self._known[key] = MOST if _passes(stages, piece) else 1
-        self.size = self._known.get(key, 1) if key is not None else 1
+        if key is not None and key not in self._proven and self._in_a_row >= _TRIAL_AFTER:
+            self._proven[key] = MAX_BATCH if _passes(stages, piece) else 1
+        self.size = self._proven.get(key, 1)
 
-    def may(self, resolved: ResolvedTask, pieces: Sequence[Piece]) -> bool:
-        """Whether these have been proven to come out as if each were made alone."""
+    def is_proven(self, resolved: ResolvedTask, pieces: Sequence[Piece]) -> bool:
+        """Whether one call was proven to make these images as they would be made alone."""
         keys = {_key(resolved, piece) for piece in pieces}
-        (key,) = keys if len(keys) == 1 else (None,)
-        return key is not None and self._known.get(key, 1) >= len(pieces)
+        return len(keys) == 1 and self._proven.get(keys.pop(), 1) >= len(pieces)
 
     def forget(self) -> None:
-        """What was proven holds for what is loaded now."""
-        self._known.clear()
-        self._last, self._row, self.size = None, 0, 1
+        """Forget every trial: it holds only for the pipelines that are loaded."""
+        self._proven.clear()
+        self._last, self._in_a_row, self.size = None, 0, 1
 
 
 def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
-    """What decides the shapes of all matrices; None for what is always made alone."""
+    """All that decides the shapes of the tensors; None for an image that is always made alone."""
     task = piece.task
     plain = resolved.plan.placement == "resident" and not resolved.kind.reads and not task.loras
     shapes = _shapes(piece.encoded.embeddings)
@@ -82,7 +82,7 @@ def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
 
 
 def _shapes(embeddings: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None:
-    """The shapes of the embeddings, where they can be put on top of each other."""
+    """The shapes of the embeddings; None where they cannot be concatenated to a batch."""
     values = list(embeddings.values())
     if any(isinstance(value, list | tuple) or value.shape[0] != 1 for value in values):
         return None
@@ -90,34 +90,35 @@ def _shapes(embeddings: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None
 
 
 def _passes(stages: Stages, piece: Piece) -> bool:
-    """The trial: equal to the last bit, and faster."""
+    """The trial, of one step: whether a batch gives equal bits in less time."""
     import torch
 
     if stages.speed != Speed():
         return False
     tasks = [
         replace(piece.task, seed=(piece.task.seed + number) % 2**32, steps=1)
-        for number in range(MOST)
+        for number in range(MAX_BATCH)
     ]
     pieces = [replace(piece, task=task) for task in tasks]
     began = time.perf_counter()
     alone = _latents(stages, pieces[:1])
     between = time.perf_counter()
-    at_once = _latents(stages, pieces)
-    share = (time.perf_counter() - between) / (between - began) / MOST
-    # Every row: those at the end may be computed by another kernel.
+    batch = _latents(stages, pieces)
+    share = (time.perf_counter() - between) / (between - began) / MAX_BATCH
+    # Every row is compared: the last ones may be computed by another kernel.
     others = (_latents(stages, [piece]) for piece in pieces[1:])
-    same = all(map(torch.equal, (alone, *others), at_once.split(1)))
-    log.info("%d at once: %s, %.2f of the time", MOST, "equal" if same else "not equal", share)
-    return same and share < _FASTER
+    same = all(map(torch.equal, (alone, *others), batch.split(1)))
+    log.info("%d at once: %s, %.2f of the time", MAX_BATCH, "equal" if same else "not equal", share)
+    return same and share < _MOST_TIME
 
 
 def _latents(stages: Stages, pieces: Sequence[Piece]) -> Any:
+    """The latents of a batch without its progress, as `gpu.denoised` returns them."""
+
+    def ignore(phase: Phase, step: int, steps: int) -> None:
+        pass
+
     try:
-        return gpu.denoised(stages, pieces, StopSign(), _quiet)
+        return gpu.denoised(stages, pieces, StopSign(), ignore)
     finally:
         stages.main.maybe_free_model_hooks()
-
-
-def _quiet(phase: Phase, step: int, steps: int) -> None:
-    pass

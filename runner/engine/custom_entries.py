@@ -1,8 +1,7 @@
-"""Registry entries of the user's own: the setting `registry`, on top of the models that ship.
+"""The models of a home: those that ship, and the user's own from the setting `registry`.
 
-`models_of` is the one way to the models of a home. An entry says which model it is like and what
-differs; everything else is as there. Nothing is looked for on the disk or the hub here: weights
-that are not there are told by `models check`, and by the job that needs them.
+An entry of the user names the model that it is like and what differs from it. Neither the disk nor
+the hub is asked: missing weights are reported by `models check`, and by the job that needs them.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ _BYTES_A_PARAMETER = 2
 def models_of(settings: Settings) -> Mapping[str, Model]:
     """Every model of a home by its name: those that ship, then those of its settings.
 
-    Raises UsageProblem with every mistake, each with its place in the settings file.
+    Raises UsageProblem with every mistake, each with its position in the settings file.
     """
     models = dict(MODEL_REGISTRY)
     mistakes: list[str] = []
     for name, entry in settings.registry.items():
-        found = list(_mistakes(name, entry, models))
-        for field, message in found:
+        before = len(mistakes)
+        for field, message in _mistakes(name, entry, models):
             path = ".".join(filter(None, ("registry", name, field)))
             mistakes.append(f"{settings.places.get(path, 'fluxdrop.yaml')}: {path}: {message}")
-        if not found:
+        if len(mistakes) == before:
             models[name] = _model(name, entry, models[entry["like"]])
     if mistakes:
         raise UsageProblem("\n".join(mistakes))
@@ -44,12 +43,13 @@ def models_of(settings: Settings) -> Mapping[str, Model]:
 def _mistakes(
     name: str, entry: Mapping[str, Any], models: Mapping[str, Model]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with an entry, as (field, message); the field is empty for its name."""
+    """The mistakes of an entry as (field, message); the field is empty where it is the name."""
     if name in models or name in ESTIMATORS:
         yield "", "this name is in use already: choose another"
     like = models.get(entry["like"])
     if like is None:
-        yield "like", _unknown(entry["like"], models)
+        hint = did_you_mean(entry["like"], models, f"there are {', '.join(models)}")
+        yield "like", f"there is no model {entry['like']!r} above this one; {hint}"
         return
     if "repo" in entry and "folder" in entry:
         yield "folder", "either `repo` or `folder`: leave one of them out"
@@ -63,7 +63,7 @@ def _mistakes(
     unserved = [kind for kind in entry.get("kinds", ()) if kind not in like.serves]
     if unserved:
         yield "kinds", f"{like.name} serves {', '.join(like.serves)}, not {', '.join(unserved)}"
-    if entry.get("guidance") and not all(each.guided for each in like.serves.values()):
+    if entry.get("guidance") and not all(serving.guided for serving in like.serves.values()):
         yield "guidance", f"{like.name} has no guidance: leave it out"
     width, height = _default_size(entry, like)
     problem = like.sizes.problem(width, height)
@@ -100,7 +100,7 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
 
 
 def _with_file(model: Model, single: SingleFile) -> Model:
-    """The model with a transformer of its own; how long that file is, only the hub knows."""
+    """The model with its transformer from one file, whose size is not known here."""
     weights = model.weights
     is_gguf = single.file.lower().endswith(".gguf")
     return replace(
@@ -114,8 +114,3 @@ def _with_file(model: Model, single: SingleFile) -> Model:
 def _default_size(entry: Mapping[str, Any], like: Model) -> tuple[int, int]:
     width, height = like.sizes.default
     return int(entry.get("width", width)), int(entry.get("height", height))
-
-
-def _unknown(name: str, models: Mapping[str, Model]) -> str:
-    hint = did_you_mean(name, models, f"there are {', '.join(models)}")
-    return f"there is no model {name!r} above this one; {hint}"

@@ -1,7 +1,8 @@
-"""The models that a spec may name: data, so that a new model of a known family is a few lines here.
+"""The models that ship, as data: a new model of a known family is a few lines here.
 
-Licences, gating, step counts and guidance are those of the model cards. Parameter counts are those
-of the published shapes; `bytes` is what a download takes. No torch, no diffusers, no Pillow.
+Licences, gating, step counts and guidance are those of the model cards. Parameter counts are
+computed from the published shapes of the tensors; `bytes` is the size of the download. Imports
+neither torch nor diffusers nor Pillow.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _flux1(
     sizes: Sizes | None = None,
 ) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
-    prior = sum(each.prior.bytes // 2 for each in serves.values() if each.prior)
+    prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
     weights = Weights(transformer, _FLUX1_TEXT, _FLUX1_VAE, prior)
     return Model(
         name=name,
@@ -82,7 +83,7 @@ _TINY = Model(
         "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
         "redux": Serving(
             "FluxPipeline",
-            4,  # as true as 8, and half the time
+            4,  # as accurate as 8, in half the time
             2.5,
             part="text2img",
             prior=_TINY_REDUX,
@@ -98,7 +99,7 @@ _KLEIN = Model(
     repo="black-forest-labs/FLUX.2-klein-4B",
     licence=APACHE,
     family="flux2",
-    # What it reads is shrunk to a megapixel, so a size that follows a picture ends there too.
+    # The pipeline shrinks input images to a megapixel, so a size that follows one ends there too.
     sizes=Sizes(follow=ONE_MEGAPIXEL, shortest=64, longest=8),
     weights=_KLEIN_WEIGHTS,
     bytes=2 * _KLEIN_WEIGHTS.total,
@@ -120,9 +121,9 @@ _KLEIN = Model(
             4,
             1.0,
             guided=False,
-            # The inpaint pipeline shrinks what is larger, whatever size it is told.
+            # The inpaint pipeline shrinks anything larger, whatever size it is called with.
             sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
-            # Less would leave what is under the mask shining through.
+            # With less, the original would show through where the mask repaints it.
             fixed={"strength": 1.0},
         ),
     },
@@ -216,8 +217,9 @@ DEFAULTS: Mapping[str, str] = {
 }
 """The model of each kind where neither the spec nor the settings name one.
 
-klein where it serves: its licence is free, its repository asks for no account, and it fits on a
-card of 16 GB. For control no such model is known.
+klein wherever it serves the kind: its licence is free, its repository asks for no account, and it
+fits on a card of 16 GB. No such model is known for control.
 """
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}
+"""The default model of the kind `control` for each value of its field `control`."""

@@ -1,4 +1,4 @@
-"""What torch raises, as our errors; anything else stays what it is."""
+"""Errors of the engine, and the translation of the errors that torch raises about the device."""
 
 from __future__ import annotations
 
@@ -9,31 +9,25 @@ from runner.errors import JobFailed, OutOfMemory
 
 
 class Bug(Exception):
-    """A registry entry or a kind is wrong; no user can mend it."""
+    """A registry entry or a kind is wrong: a fault of the program, which no user can correct."""
 
 
 class DeviceLost(JobFailed):
-    """The device answers nothing any more until the process is started again."""
+    """The device does not respond until the process is started again."""
 
     reason = "DeviceLost"
 
 
 class NotFinite(JobFailed):
-    """The model computed numbers that are none (NaN or infinite): there is no picture in them."""
+    """The latents contain NaN or infinite values, so they cannot be decoded."""
 
     reason = "NotFinite"
 
 
-_FULL = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "alloc_failed",
-)
+_FULL = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 _LOST = (
     "illegal memory access",
     "device-side assert",
-    "unspecified launch failure",
     "launch failure",
     "misaligned address",
     "illegal instruction",
@@ -45,7 +39,7 @@ _LOST = (
 
 @contextmanager
 def translation() -> Iterator[None]:
-    """The border where what torch raises about the device becomes one of our errors."""
+    """Raises torch's errors about the device as errors of ours; all others pass unchanged."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

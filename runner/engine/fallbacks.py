@@ -1,9 +1,11 @@
-"""What is tried when a device runs out of memory, before the image is given up.
+"""Retries an image that ran out of memory with ever lower memory plans, before it fails.
 
-    the plan as it is → everything else off the device → tile the VAE → offload → next quantisation
+    the same plan on an empty device → text encoders out of the way → tiles → offload
+    → next precision → streaming
 
-Each fallback is a plan of the planner's; which one held is told to the job and kept for the images
-after it. Never changes a precision that the spec or the settings named.
+The fallbacks are plans of the memory planner. The plan that succeeded is reported as a warning of
+the job and used for later images like it. A precision that the spec or the settings named is never
+changed.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ def with_fallbacks(
     pixels: int,
     attempt: Callable[[ResolvedTask], T],
 ) -> tuple[T, tuple[str, ...], ResolvedTask]:
-    """What an attempt makes, a sentence where it took more than one, and the plan that held.
+    """The result of the first attempt that fits, its warnings, and the resolved task it ran on.
 
-    Raises OutOfMemory when the last fallback does not hold either.
+    Calls `attempt` with `resolved`, then with lower plans of it. `pixels` is the picture's area.
+    Raises OutOfMemory where the last plan does not fit either.
     """
     cleared = False
     first = resolved.plan
     while True:
         try:
-            made = attempt(resolved)
+            result = attempt(resolved)
         except OutOfMemory as error:
-            said = str(error)
+            message = str(error)
         else:
-            return made, _told(first, resolved.plan), resolved
-        # Here the error is gone, and with it the tensors that its traceback held.
+            return result, _warnings(first, resolved.plan), resolved
+        # Outside of `except`: the error would keep the tensors of its traceback alive.
         if not cleared:
             cleared = True
             pipelines.clear()
@@ -49,12 +52,12 @@ def with_fallbacks(
             continue
         lower = pipelines.lower(resolved, pixels)
         if lower is None:
-            raise OutOfMemory(said)
+            raise OutOfMemory(message)
         log.warning("out of memory: trying %s", lower.plan.summary)
         resolved = lower
 
 
-def _told(first: MemoryPlan, held: MemoryPlan) -> tuple[str, ...]:
+def _warnings(first: MemoryPlan, held: MemoryPlan) -> tuple[str, ...]:
     if held is first:
         return ()
     return (f"the device ran out of memory with {first.summary}; this was made {held.summary}",)

@@ -1,9 +1,9 @@
-"""The one place that calls a pipeline: prior, denoise, decode, each after a cancellation point.
+"""The only call of a pipeline: prior, denoise, decode, with a cancellation point before each.
 
 The stop sign is a required argument, and the step callback is added here and nowhere else, so no
-kind can forget it: one that brings the keyword itself gets Python's own TypeError. Stopping is an
-exception out of the callback, never diffusers' interrupt flag, with which a half-denoised picture
-would be decoded and handed back as if it were done.
+kind can forget it; one that returns that keyword itself gets Python's TypeError. A task is stopped
+by an exception from the callback, never by diffusers' interrupt flag, with which a half-denoised
+picture would be decoded and returned as if it were finished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, translation
-from runner.engine.families import Family
+from runner.engine.families import Embeddings, Family
 from runner.engine.kinds.base import Build, Paste, Prepared
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
@@ -27,13 +27,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OnProgress = Callable[[Phase, int, int], None]
+"""Called with a phase, the step that was done, and the number of steps."""
 
 CALLBACK = "callback_on_step_end"
 
 
 @dataclass(frozen=True)
 class Stages:
-    """All that a task runs through: the pipelines, and the functions that feed them."""
+    """The pipelines of a task, and the functions that build their keyword arguments.
+
+    `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `fixed` are
+    keyword arguments that the registry entry sets.
+    """
 
     family: Family
     main: Any
@@ -45,14 +50,17 @@ class Stages:
 
 
 def require_callback(pipeline: type) -> None:
-    """Refuses a main stage that cannot be stopped between steps, before its weights are loaded."""
+    """Raise Bug for a pipeline class that cannot be stopped between steps.
+
+    Checked before any weights are loaded.
+    """
     if CALLBACK not in inspect.signature(pipeline.__call__).parameters:
         raise Bug(f"{pipeline.__name__} takes no {CALLBACK}: it could not be cancelled")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One image to be made: its task, its pictures and size, its encoded prompt."""
+    """One image to be made: its task, its prepared input images and size, its encoded prompt."""
 
     task: ImageTask
     prepared: Prepared
@@ -62,9 +70,11 @@ class Piece:
 def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> list[Image]:
-    """The pictures of tasks that differ in nothing but prompt and seed, denoised in one call.
+    """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
-    More than one only of a kind that reads no pictures; all of them are there, or it raises.
+    More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
+    of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
+    OutOfMemory, DeviceLost and NotFinite.
     """
     first = pieces[0]
     width, height = first.prepared.width, first.prepared.height
@@ -75,11 +85,11 @@ def run_batch(
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
             for number in range(len(pieces)):
-                own = latents[number : number + 1]
-                images.append(stages.family.decode(stages.main, own, width, height))
+                row = latents[number : number + 1]
+                images.append(stages.family.decode(stages.main, row, width, height))
     finally:
-        # diffusers does this only on the good path; without it offload hooks and step caches
-        # would carry this image into the next.
+        # diffusers does this only after a success; without it offload hooks and step caches
+        # would carry state of this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
@@ -90,31 +100,35 @@ def run_batch(
 def denoised(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> Any:
-    """The finished latents, one row for each piece, not yet decoded."""
+    """The latents after the last step, not yet decoded: one row for each piece, all finite.
+
+    The shape of a row and the dtype are the family's (see `families.base.Family.decode`).
+    """
     import torch
 
     stop.check()
-    given = _conditioned(stages, pieces)
+    conditioning = _conditioning(stages, pieces)
     stop.check()
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_progress(Phase.DENOISING, step + 1, task.steps)
         stop.check()
-        return tensors  # diffusers takes what it asked for out of this; None would break it
+        return tensors  # diffusers pops its tensors from the result, so None would raise
 
-    seeded = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
+    # On the CPU, so that a seed gives the same noise on every device.
+    generators = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
     arguments = {**stages.fixed, **stages.arguments(task, pieces[0].prepared)}
     watch = {
-        "generator": seeded if len(seeded) > 1 else seeded[0],
+        "generator": generators if len(pieces) > 1 else generators[0],
         CALLBACK: on_step_end,
         f"{CALLBACK}_tensor_inputs": [],
         "output_type": "latent",
-        **given,
+        **conditioning,
     }
     on_progress(Phase.DENOISING, 0, task.steps)
-    alike = row_by_row(stages.main.transformer) if len(pieces) > 1 else nullcontext()
-    with stages.speed.around(stages.main), alike:
+    batched = row_by_row(stages.main.transformer) if len(pieces) > 1 else nullcontext()
+    with stages.speed.around(stages.main), batched:
         latents = _call(stages.main, arguments, watch).images
     if not torch.isfinite(latents).all():
         raise NotFinite(
@@ -124,24 +138,30 @@ def denoised(
     return latents
 
 
-def _conditioned(stages: Stages, pieces: Sequence[Piece]) -> Mapping[str, Any]:
-    """What steers the main stage: the prompts' embeddings, or what the prior makes of one."""
-    task, prepared, encoded = pieces[0].task, pieces[0].prepared, pieces[0].encoded
+def _conditioning(stages: Stages, pieces: Sequence[Piece]) -> Embeddings:
+    """The embeddings of the prompts, one row for each piece, or what the prior makes of them."""
+    embeddings = [piece.encoded.embeddings for piece in pieces]
     if len(pieces) > 1:
         import torch
 
-        every = [piece.encoded.embeddings for piece in pieces]
-        return {name: torch.cat([each[name] for each in every]) for name in every[0]}
+        return {name: torch.cat([each[name] for each in embeddings]) for name in embeddings[0]}
     if stages.prior is None or stages.prior_arguments is None:
-        return encoded.embeddings
-    arguments = stages.prior_arguments(task, prepared)
+        return embeddings[0]
+    task, prepared = pieces[0].task, pieces[0].prepared
     pictures = len(prepared.images["image"])
-    words = stages.family.for_prior(encoded.embeddings, pictures)
-    return dict(_call(stages.prior, {**arguments, **words}, {}))
+    # The prior takes one row for each picture, and scales them in place: these are copies.
+    rows = {
+        name: tensor.repeat(pictures, *[1] * (tensor.ndim - 1))
+        for name, tensor in embeddings[0].items()
+    }
+    return dict(_call(stages.prior, {**stages.prior_arguments(task, prepared), **rows}, {}))
 
 
 def _call(pipe: Any, arguments: Mapping[str, Any], watch: Mapping[str, Any]) -> Any:
-    """The only call of a pipeline in the program; a keyword given twice is Python's TypeError."""
+    """The only call of a pipeline in the program.
+
+    `watch` are the engine's own keywords; one that is in `arguments` too is Python's TypeError.
+    """
     return pipe(**arguments, **watch)
 
 

@@ -1,8 +1,8 @@
 """The executor of one device: one thread, one slot, every task answered exactly once.
 
-torch and its kin are imported in that thread only, and only it touches the pipelines. Outcomes are
-decided in `_answer`: whatever comes out of a task becomes one Rendered, Failed or
-StoppedEarly. What is kept of an error is its words; the error itself would keep tensors alive.
+torch, diffusers and transformers are imported in that thread only, and only it touches the
+pipelines. `_answer` turns whatever a task returns or raises into one Rendered, Failed or
+StoppedEarly. Only the text of an error is kept: its traceback would keep tensors alive.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 from runner.engine import hub
 from runner.engine.custom_entries import models_of
@@ -35,11 +34,12 @@ from runner.settings import Home
 
 log = logging.getLogger(__name__)
 
+_SLOT = "gpu0"
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
 class _Order(Enum):
-    """What the thread does besides tasks."""
+    """What the thread can be told to do besides rendering tasks."""
 
     IMPORT = "import the frameworks"
     RELEASE = "take every model off the device"
@@ -47,11 +47,11 @@ class _Order(Enum):
 
 
 class GpuThread:
-    """An `Executor`: see there for what it promises.
+    """An `Executor` with the one slot "gpu0".
 
-    `data` is the home's private folder, where the built-in model is put together; `library` says
-    where models come from if not from there and the hub's cache. `prompt_cache` is how many bytes
-    of encoded prompts are kept on the disk.
+    `data` is the home's private folder, where the built-in model is assembled. `library` finds the
+    models, by default there and in the hub's cache. `pipelines`, where given, replaces a cache of
+    that library on `device`. `prompt_cache` is how many bytes of encoded prompts are kept on disk.
     """
 
     def __init__(
@@ -60,35 +60,32 @@ class GpuThread:
         *,
         library: hub.Library | None = None,
         device: str = "auto",
-        precision: str = "auto",
         prompt_cache: int = 0,
-        slot: str = "gpu0",
         pipelines: PipelineCache | None = None,
     ) -> None:
         library = library or hub.Disk(data)
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
-        """Why the device can do nothing more in this process; None while it works."""
-        self._pipelines = pipelines or PipelineCache(library, device=device, precision=precision)
+        """Why the device cannot be used any more in this process; None while it can."""
+        self._pipelines = pipelines or PipelineCache(library, device=device)
         store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
         cache = PromptCache(store if prompt_cache else None)
         self._prompts = Prompts(self._pipelines, cache, versions())
-        self._renderer = Renderer(slot, library, self._pipelines, self._prompts)
-        self._slot = slot
+        self._renderer = Renderer(_SLOT, library, self._pipelines, self._prompts)
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
         self._orders: SimpleQueue[_Order | list[tuple[ImageTask, StopSign]]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"fluxdrop-{slot}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"fluxdrop-{_SLOT}", daemon=True)
         self._thread.start()
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
             size = self._renderer.batching.size
-            return (Slot(self._slot, bool(self._in_flight), self._pipelines.loaded, size),)
+            return (Slot(_SLOT, bool(self._in_flight), self._pipelines.loaded, size),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
-        """Work is coming: its prompts are known, and the libraries are imported meanwhile."""
+        """Remember the prompts that come next, and import the libraries meanwhile."""
         if upcoming:
             self._prompts.expect(upcoming)
             self._orders.put(_Order.IMPORT)
@@ -96,7 +93,7 @@ class GpuThread:
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         signed = [(task, StopSign(task.timeout)) for task in tasks]
         with self._lock:
-            if slot != self._slot or self._closed or self._in_flight:
+            if slot != _SLOT or self._closed or self._in_flight:
                 why = "closed" if self._closed else "busy" if self._in_flight else "not mine"
                 raise ValueError(f"slot {slot} cannot start a task: it is {why}")
             self._in_flight = list(signed)
@@ -104,20 +101,20 @@ class GpuThread:
             self._orders.put(signed)
 
     def stop(self, slot: str) -> None:
-        """Sets the signs of the tasks in flight; a task started later has a sign of its own."""
+        """Set the stop signs of the tasks in flight; a task started later has its own."""
         with self._lock:
-            if slot == self._slot:
+            if slot == _SLOT:
                 for _, sign in self._in_flight:
                     sign.set()
 
     def release(self) -> None:
-        """Done by the thread itself, after the tasks in flight."""
+        """The thread does it, after the tasks in flight."""
         self._orders.put(_Order.RELEASE)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        self.stop(self._slot)
+        self.stop(_SLOT)
         self._orders.put(_Order.CLOSE)
         self._thread.join()
 
@@ -129,24 +126,24 @@ class GpuThread:
                     for task, sign in order:
                         self._run_task(task, sign)
             elif order is _Order.IMPORT:
-                self._log_failure(devices.frameworks)
+                _log_failure(devices.frameworks)
             else:
-                self._log_failure(self._renderer.forget)
+                _log_failure(self._renderer.forget)
                 if order is _Order.CLOSE:
                     return
 
     def _run_batch(self, signed: list[tuple[ImageTask, StopSign]]) -> bool:
-        """All tasks in one call, if that can be; else nothing has happened."""
+        """Render all tasks in one call; False where that cannot be, and then none is answered."""
         if len(signed) < 2 or self.lost:
             return False
         tasks, sign = [task for task, _ in signed], signed[0][1]
         answers: Sequence[Event] | None
         try:
-            answers = self._renderer.rendered_batch(tasks, sign, self._tell)
+            answers = self._renderer.render_batch(tasks, sign, self.events.put)
         except Stopped:
-            answers = [StoppedEarly(self._slot, task) for task in tasks]
+            answers = [StoppedEarly(_SLOT, task) for task in tasks]
         except Exception:
-            # One of them may be at fault, or all of them too much: each has its own answer alone.
+            # One of them may have failed, or all may be too large: each is tried alone.
             log.info("%d images could not be made at once", len(tasks), exc_info=True)
             return False
         if answers is None:
@@ -157,11 +154,8 @@ class GpuThread:
             self.events.put(answer)
         return True
 
-    def _tell(self, event: Event) -> None:
-        self.events.put(event)
-
     def _run_task(self, task: ImageTask, sign: StopSign) -> None:
-        """Runs one task; the slot is free before its answer can be read."""
+        """Render one task; the slot is free before its answer can be read."""
         answer = self._answer(task, sign)
         with self._lock:
             self._in_flight.pop(0)
@@ -172,27 +166,19 @@ class GpuThread:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            return self._renderer.rendered(task, sign, self._tell)
+            return self._renderer.render(task, sign, self.events.put)
         except Stopped:
-            return StoppedEarly(self._slot, task)
-        except DeviceLost as error:
-            self.lost = str(error)
-            return Failed(self._slot, task, error.reason, str(error))
+            return StoppedEarly(_SLOT, task)
         except JobFailed as error:
-            return Failed(self._slot, task, error.reason, str(error))
-        except BaseException as error:  # noqa: BLE001 a task that is not answered stops the night
+            if isinstance(error, DeviceLost):
+                self.lost = str(error)
+            return Failed(_SLOT, task, error.reason, str(error))
+        except BaseException as error:  # noqa: BLE001 an unanswered task would block the queue
             # As text: a traceback object would keep the image's tensors alive.
             log.error(
                 "%s %d failed:\n%s", task.job, task.index, _private(traceback.format_exc(), task)
             )
-            return Failed(self._slot, task, "Internal", _first_line(error, task))
-
-    def _log_failure(self, what: Any) -> None:
-        """Housekeeping between tasks: a failure is written down and ends nothing."""
-        try:
-            what()
-        except Exception:
-            log.exception("housekeeping of %s failed", self._slot)
+            return Failed(_SLOT, task, "Internal", _first_line(error, task))
 
 
 def of_home(home: Home) -> GpuThread:
@@ -211,16 +197,24 @@ def of_home(home: Home) -> GpuThread:
     return GpuThread(home.data, library=library, pipelines=pipelines, prompt_cache=cache)
 
 
+def _log_failure(housekeeping: Callable[[], object]) -> None:
+    """Do some work between tasks; a failure is logged, and the thread continues."""
+    try:
+        housekeeping()
+    except Exception:
+        log.exception("housekeeping of %s failed", _SLOT)
+
+
 def _private(text: str, task: ImageTask) -> str:
-    """A message without the prompt and the names of the input pictures."""
-    paths = [str(each.path) for given in task.inputs.values() for each in given]
+    """A message without the prompt and the paths of the input images."""
+    paths = [str(image.path) for images in task.inputs.values() for image in images]
     for secret in filter(None, [task.prompt, *paths]):
         text = text.replace(secret, "…")
     return text
 
 
 def _first_line(error: BaseException, task: ImageTask) -> str:
-    """What went wrong in one line, without any path."""
+    """An error's name and the first 300 characters of its first line, without any path."""
     text = _private(str(error).strip(), task)
     line = _PATH.sub("…", text.splitlines()[0] if text else "")[:300]
     name = type(error).__name__

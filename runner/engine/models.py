@@ -1,8 +1,7 @@
-"""What a registry entry is: the values that describe a model, none of them about one model.
+"""The classes of a registry entry, which describes one model; the entries are in `entries.py`.
 
-A kind says what a job needs; an entry says which repository and which pipeline class serve it,
-with which defaults, and what the model cannot do. The entries are in `entries.py`. No torch, no
-diffusers, no Pillow.
+A kind says what a job needs. An entry says which repository and pipeline class serve it, with which
+defaults, and what the model cannot do. Imports neither torch nor diffusers nor Pillow.
 """
 
 from __future__ import annotations
@@ -13,16 +12,15 @@ from typing import Any
 
 from specs.rules import SIZE_STEP
 
-"""Sizes are multiples of this: the VAE shrinks by 8, and the transformer reads 2×2 patches."""
-
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes a model can make: a range, or `only` a fixed list; and the pictures it reads.
+    """The sizes that a model can make, and the input images that it can read, in pixels.
 
-    `pixels` bounds what may be asked for; `follow` bounds the size that is taken from an input
-    picture, because beyond it the model's pictures fall apart. `shortest` and `longest` are the
-    least side of an input picture and how many times the other side may be as long.
+    A size is one of `only`, or else has sides from `smallest` to `largest` and at most `pixels`
+    pixels. `follow` is the most pixels of a size that follows an input image: above it the model's
+    pictures are no longer coherent. An input image has sides of at least `shortest`, and its longer
+    side is at most `longest` times the shorter.
     """
 
     default: tuple[int, int] = (1024, 1024)
@@ -35,7 +33,7 @@ class Sizes:
     longest: float = float("inf")
 
     def problem(self, width: int, height: int) -> str | None:
-        """Why this size cannot be made, and what can; None where it can."""
+        """Why this size cannot be made, and which can; None where it can."""
         if self.only:
             if (width, height) in self.only:
                 return None
@@ -50,12 +48,12 @@ class Sizes:
         return None
 
     def side_problem(self, side: int) -> str | None:
-        """Why no picture can have this side, where the other one is not known yet."""
+        """Why no picture can have this side, whatever the other is; None where one can."""
         known = (size for size in self.only if side in size)
         return self.problem(*next(known, (side, self.smallest)))
 
     def reading_problem(self, width: int, height: int) -> str | None:
-        """Why a picture of this size cannot be read; None where it can."""
+        """Why an input image of this size cannot be read; None where it can."""
         short, long = sorted((width, height))
         if short < self.shortest:
             return f"reads no picture with a side below {self.shortest} pixels"
@@ -64,15 +62,19 @@ class Sizes:
         return None
 
     def following(self, width: int, height: int) -> tuple[int, int]:
-        """The size for a picture of this size: the same, floored to multiples of 16, in bounds."""
+        """The size that follows an input image of this size.
+
+        It is the one of `only` with the nearest aspect, or the image's own, scaled down to `follow`
+        pixels, with each side floored to a multiple of 16 within the bounds.
+        """
         if self.only:
             return min(self.only, key=lambda size: abs(size[0] / size[1] - width / height))
         scale = min(1.0, (self.follow / (width * height)) ** 0.5)
         return self.side(width * scale), self.side(height * scale)
 
     def side(self, length: float) -> int:
-        """A length as a side: floored to a multiple of 16, in bounds."""
-        # A hair is added because a scaled length may miss its multiple by the last bit.
+        """A length in pixels as a side: floored to a multiple of 16, within the bounds."""
+        # 1e-6 is added because a scaled length may fall short of its multiple by the last bit.
         return max(self.smallest, min(self.largest, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
 
 
@@ -90,7 +92,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A model that reads a map out of a picture: it has a name to be pulled by, and serves no kind.
+    """A model that computes the depth map of an image; it is pulled by name, but serves no kind.
 
     It is no pipeline: its folder has a `config.json` and no index.
     """
@@ -106,10 +108,12 @@ class Estimator:
 class Serving:
     """How a model serves one kind.
 
-    `part` is the folder of the built-in model, `fixed` are keywords that belong to the model
-    rather than to the kind, `references` bounds the number of input pictures. `sizes` are given
-    where they differ from the model's, `words` where a job may have no prompt and the model needs
-    one, `estimator` where the kind's map can be made from a picture.
+    `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed. `part` is
+    the folder of the built-in model, `fixed` are keyword arguments that belong to the model rather
+    than to the kind, and `references` is the most input images. `weighted` says that they may have
+    weights, `controls` lists the maps that are followed. `sizes` are set where they differ from the
+    model's, `words` is the prompt of a job without one where the model needs one, and `estimator`
+    computes the map from an image.
     """
 
     pipeline: str
@@ -129,9 +133,9 @@ class Serving:
 
 @dataclass(frozen=True)
 class Weights:
-    """How many parameters each part of a model has, from which memory is planned.
+    """The parameter counts of a model's parts, from which memory is planned.
 
-    `text` is all text encoders together, `prior` what a prior stage adds to them.
+    `text` counts all text encoders together, `prior` what a prior stage adds to them.
     """
 
     transformer: int
@@ -141,13 +145,13 @@ class Weights:
 
     @property
     def total(self) -> int:
-        """All but the prior, which is a repository of its own."""
+        """All but the prior, which has its own repository."""
         return self.transformer + self.text + self.vae
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """Transformer weights in one file (GGUF or safetensors): of a repository, or a path.
+    """Transformer weights in one file (GGUF or safetensors).
 
     `repo` is a repository on the hub or an absolute folder, `file` a path inside it; without
     `repo`, `file` is an absolute path.
@@ -160,9 +164,9 @@ class SingleFile:
 
 @dataclass(frozen=True)
 class Model:
-    """One name that a spec's `model` may give. `repo` may also be an absolute folder.
+    """One model that a spec may name. `repo` is on the hub, or an absolute folder.
 
-    `bytes` is what has to be downloaded, priors and estimators not counted.
+    `bytes` is the size of the download without priors and estimators.
     """
 
     name: str
@@ -182,8 +186,8 @@ class Model:
     """The precision that `auto` means on every device; empty where the device decides."""
     loras: bool = False
     single: SingleFile | None = None
-    """Where the transformer's weights come from, if not from `repo` like all other parts."""
+    """The file of the transformer's weights, where they do not come from `repo`."""
 
     def sizes_for(self, kind: str) -> Sizes:
-        """The sizes that this model can do for a kind."""
+        """The sizes that this model can make for a kind."""
         return self.serves[kind].sizes or self.sizes

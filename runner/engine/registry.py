@@ -1,8 +1,8 @@
-"""Kinds and models together: what is wrong with a spec, and the task that it becomes.
+"""Checks specs against what the models can do, and turns a spec into a task.
 
-Pure functions for intake, which runs where no torch is loaded. Everything that a model cannot do
-is a problem here, before any work: nothing that a spec asks for is ever left out in silence.
-A spec has passed its schema before it comes here, so types are not checked again.
+Pure functions for intake, which runs where torch is not loaded. Everything that a model cannot do
+is a problem here, before any work: nothing that a spec asks for is ignored without a message. Specs
+have passed their schema, so types are not checked again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ KINDS: Mapping[str, Kind] = {
     kind.name: kind for kind in (text2img.KIND, kontext.KIND, fill.KIND, control.KIND, redux.KIND)
 }
 
-Found = tuple[str, str]
+Finding = tuple[str, str]
+"""The path of a field and one sentence about it."""
 Models = Mapping[str, Model]
 
 _CHECKED = ("model", "width", "height", "guidance", "precision", "control", "preprocessed")
-"""The fields of a matrix whose values are looked at here."""
+"""The fields of a matrix whose values are checked here."""
 
 _MOST = 10_000
-"""No job has more images, so no more combinations need looking at."""
+"""The most combinations that are checked: no job has more images."""
 
 
 def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = None) -> str:
@@ -52,20 +53,20 @@ def problems(
     *,
     models: Models = MODEL_REGISTRY,
     defaults: Mapping[str, str] | None = None,
-) -> list[Found]:
-    """All that the model of this spec cannot do, as (path, message); empty where it can do it."""
+) -> list[Finding]:
+    """All that the model of this spec cannot do, each found once; empty where it can do it all."""
     matrix = spec.get("matrix")
     varied = {
         name: values
         for name, values in (matrix.items() if isinstance(matrix, Mapping) else ())
         if name in _CHECKED and isinstance(values, Sequence) and not isinstance(values, str)
     }
-    found: dict[Found, None] = {}
+    findings: dict[Finding, None] = {}
     for values in itertools.islice(itertools.product(*varied.values()), _MOST):
         single = {**spec, **dict(zip(varied, values, strict=True))}
-        for path, message in _single(single, models, defaults):
-            found[f"matrix.{path}" if path in varied else path, message] = None
-    return list(found)
+        for path, message in _spec_problems(single, models, defaults):
+            findings[f"matrix.{path}" if path in varied else path, message] = None
+    return list(findings)
 
 
 def realise(
@@ -97,7 +98,7 @@ def realise(
         height=height,
         precision=str(spec.get("precision", "auto")),
         timeout=None if timeout is None else float(timeout),
-        inputs={name: tuple(given) for name, given in inputs.items()},
+        inputs={name: tuple(images) for name, images in inputs.items()},
         loras=tuple(loras),
         options={
             name: spec.get(name, default)
@@ -113,7 +114,7 @@ def warnings(
     models: Models = MODEL_REGISTRY,
     defaults: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What a caller should know although it is no error."""
+    """Sentences for the caller about a spec that are no reason to reject it."""
     model = models.get(default_model(spec, defaults))
     prompt = spec.get("prompt")
     if model is None or not model.builtin or not isinstance(prompt, str):
@@ -137,10 +138,10 @@ def _size(
     return width or default[0], height or default[1]
 
 
-def _single(
+def _spec_problems(
     spec: Mapping[str, Any], models: Models, defaults: Mapping[str, str] | None
-) -> Iterator[Found]:
-    """The problems of one combination; later ones only where earlier ones leave them a meaning."""
+) -> Iterator[Finding]:
+    """The problems of a spec without a matrix; only the first where kind and model do not fit."""
     kind = KINDS.get(str(spec.get("kind", "")))
     if kind is None:
         yield "kind", _unknown("kind", str(spec.get("kind", "")), KINDS)
@@ -152,7 +153,7 @@ def _single(
         return
     serving = model.serves.get(kind.name)
     if serving is None:
-        able = [each.name for each in models.values() if kind.name in each.serves]
+        able = [other.name for other in models.values() if kind.name in other.serves]
         yield "model", f"{name} cannot do {kind.name}; {_listed(able)} can"
         return
     yield from _size_problems(spec, kind, model)
@@ -163,58 +164,58 @@ def _single(
         yield from _control_problems(spec, model, serving, models)
 
 
-def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterator[Found]:
-    given = [side for side in ("width", "height") if spec.get(side)]
-    if not given:
+def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterator[Finding]:
+    sides = [side for side in ("width", "height") if spec.get(side)]
+    if not sides:
         return
     width, height = _size(spec, kind, model)
     sizes = model.sizes_for(kind.name)
     if width and height:
         message = sizes.problem(width, height)
-    else:  # the other side follows the picture, which nobody has opened yet
+    else:  # the other side follows the input image, which is not opened here
         message = sizes.side_problem(width or height or 0)
     if message:
-        yield given[0], f"{model.name} {message}"
+        yield sides[0], f"{model.name} {message}"
 
 
 def _sampling_problems(
     spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
-) -> Iterator[Found]:
+) -> Iterator[Finding]:
     kind, precision = str(spec["kind"]), spec.get("precision", "auto")
     if precision not in model.precisions:
         yield "precision", f"{model.name} runs in {_listed(model.precisions)}, not in {precision}"
-    # A sidecar says the guidance that the model's pipeline is called with, and is a valid spec.
+    # A sidecar is a valid spec, and names the guidance that the model's pipeline was called with.
     if not serving.guided and spec.get("guidance", 0) not in (0, serving.guidance):
-        able = _able(kind, models, lambda _, each: each.guided)
+        able = _able(kind, models, lambda _, other: other.guided)
         yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0{able}"
     if spec.get("loras") and not model.loras:
-        able = _able(kind, models, lambda each, _: each.loras)
+        able = _able(kind, models, lambda other, _: other.loras)
         yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"
 
 
 def _reference_problems(
     spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
-) -> Iterator[Found]:
+) -> Iterator[Finding]:
     kind, image = str(spec["kind"]), spec.get("image")
     several = isinstance(image, list)
     images = image if isinstance(image, list) else [image]
     if len(images) > serving.references:
         at_most = "one picture" if serving.references == 1 else f"{serving.references} pictures"
-        able = _able(kind, models, lambda _, each: each.references >= len(images))
+        able = _able(kind, models, lambda _, other: other.references >= len(images))
         yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given{able}"
-    for place, each in enumerate(images):
-        if isinstance(each, Mapping) and "weight" in each and not serving.weighted:
-            path = f"image[{place}].weight" if several else "image.weight"
-            able = _able(kind, models, lambda _, serving: serving.weighted)
+    for number, entry in enumerate(images):
+        if isinstance(entry, Mapping) and "weight" in entry and not serving.weighted:
+            path = f"image[{number}].weight" if several else "image.weight"
+            able = _able(kind, models, lambda _, other: other.weighted)
             yield path, f"{model.name} cannot weigh a picture; leave `weight` out{able}"
 
 
 def _control_problems(
     spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
-) -> Iterator[Found]:
+) -> Iterator[Finding]:
     wanted = str(spec.get("control", "canny"))
     if wanted not in serving.controls:
-        able = _able("control", models, lambda _, each: wanted in each.controls)
+        able = _able("control", models, lambda _, other: wanted in other.controls)
         yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{able}"
     elif wanted == "depth" and not spec.get("preprocessed") and serving.estimator is None:
         yield (
@@ -224,11 +225,11 @@ def _control_problems(
 
 
 def _able(kind: str, models: Models, can: Callable[[Model, Serving], bool]) -> str:
-    """The models that can do a kind in some way, as the end of a sentence; empty without any."""
+    """The models that serve a kind and satisfy `can`, as the end of a sentence; "" without any."""
     names = [
-        each.name
-        for each in models.values()
-        if kind in each.serves and can(each, each.serves[kind])
+        model.name
+        for model in models.values()
+        if kind in model.serves and can(model, model.serves[kind])
     ]
     return f"; {_listed(names)} can" if names else ""
 

@@ -1,7 +1,7 @@
-"""From a task to its picture on one device: prepare, encode, load, run, and the facts of it.
+"""Makes the picture of a task: prepares its input images, encodes, loads, and runs the pipelines.
 
-Everything between the thread that is handed tasks and the one call site; used by that thread alone.
-Answers nothing itself: what goes wrong is raised.
+The steps between `gpu_thread`, whose thread alone uses this module, and the call in `gpu`. Errors
+are raised, and turned into events there.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from runner.job import ImageTask, Phase
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
+_PACKAGES = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 
-Tell = Callable[[Progressed], None]
+OnEvent = Callable[[Progressed], None]
 
 
 class Renderer:
-    """Makes pictures with what the shelf loads."""
+    """Renders the tasks of one slot with the pipelines of a cache."""
 
     def __init__(
         self, slot: str, library: hub.Library, pipelines: PipelineCache, prompts: Prompts
@@ -49,42 +49,46 @@ class Renderer:
         self._depth_maps = DepthMaps()
         self.batching = Batching()
 
-    def rendered(self, task: ImageTask, sign: StopSign, tell: Tell) -> Rendered:
-        """The picture of one task. Raises what keeps it from being made."""
+    def render(self, task: ImageTask, sign: StopSign, on_event: OnEvent) -> Rendered:
+        """Make the picture of one task.
+
+        Raises Stopped, JobFailed, or whatever else torch and diffusers raise.
+        """
         began = time.monotonic()
-        on_progress = partial(self._progress, task, tell)
+        on_progress = partial(self._progress, task, on_event)
 
         def attempt(resolved: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
                 loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
-                worn = loras.apply(loaded.stages.main, task.loras)
+                lora_warnings = loras.apply(loaded.stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(loaded.stages, [piece], sign, on_progress)[0]
-            return image, loaded, piece, worn
+            return image, loaded, piece, (*encoded.warnings, *lora_warnings)
 
         sign.check()
         prepared = self._prepared(task, on_progress)
         sign.check()
         pixels = prepared.width * prepared.height
-        resolved = self._pipelines.resolve(task, pixels)
-        made, lowered, held = fallbacks.with_fallbacks(self._pipelines, resolved, pixels, attempt)
-        image, loaded, piece, worn = made
+        result, fallback_warnings, resolved = fallbacks.with_fallbacks(
+            self._pipelines, self._pipelines.resolve(task, pixels), pixels, attempt
+        )
+        image, loaded, piece, warnings = result
         seconds = time.monotonic() - began - sign.given_back
-        told = (*piece.encoded.warnings, *worn, *lowered)
-        answer = self._answer(piece, image, seconds, loaded, told)
-        self.batching.made(loaded.stages, held, piece, seconds)
+        answer = self._answer(piece, image, seconds, loaded, (*warnings, *fallback_warnings))
+        self.batching.record(loaded.stages, resolved, piece, seconds)
         return answer
 
-    def rendered_batch(
-        self, tasks: Sequence[ImageTask], sign: StopSign, tell: Tell
+    def render_batch(
+        self, tasks: Sequence[ImageTask], sign: StopSign, on_event: OnEvent
     ) -> list[Rendered] | None:
-        """The pictures of tasks that are alike, made in one call.
+        """Make the pictures of tasks that are alike in one call.
 
-        None where it has not been proven that this changes nothing.
+        None where it is not proven that each comes out as if made alone. Raises as `render` does,
+        and then none of them is made.
         """
         began = time.monotonic()
-        on_progress = partial(self._progress, tasks[0], tell)
+        on_progress = partial(self._progress, tasks[0], on_event)
         sign.check()
         prepared = self._prepared(tasks[0], on_progress)
         resolved = self._pipelines.resolve(tasks[0], prepared.width * prepared.height)
@@ -92,26 +96,26 @@ class Renderer:
             Piece(task, prepared, self._prompts.encoded(resolved, task, sign, on_progress))
             for task in tasks
         ]
-        if not self.batching.may(resolved, pieces):
+        if not self.batching.is_proven(resolved, pieces):
             return None
         loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
         loras.apply(loaded.stages.main, ())
         images = gpu.run_batch(loaded.stages, pieces, sign, on_progress)
-        each = (time.monotonic() - began) / len(tasks)
+        seconds = (time.monotonic() - began) / len(tasks)
         return [
-            self._answer(piece, image, each, loaded, piece.encoded.warnings)
+            self._answer(piece, image, seconds, loaded, piece.encoded.warnings)
             for piece, image in zip(pieces, images, strict=True)
         ]
 
     def forget(self) -> None:
-        """Take everything off the device."""
+        """Take every model and every kept tensor off the device."""
         self._prompts.clear()
         self._depth_maps.release()
         self.batching.forget()
         self._pipelines.forget()
 
     def _answer(
-        self, piece: Piece, image: Image, seconds: float, loaded: Loaded, told: tuple[str, ...]
+        self, piece: Piece, image: Image, seconds: float, loaded: Loaded, warnings: tuple[str, ...]
     ) -> Rendered:
         task, stages = piece.task, loaded.stages
         facts = {
@@ -122,16 +126,16 @@ class Renderer:
             "width": image.width,
             "height": image.height,
         }
-        told = (*told, *stages.speed.warnings(stages.main, task.steps))
-        return Rendered(self._slot, task, image, seconds, facts, told)
+        warnings = (*warnings, *stages.speed.warnings(stages.main, task.steps))
+        return Rendered(self._slot, task, image, seconds, facts, warnings)
 
     def _progress(
-        self, task: ImageTask, tell: Tell, phase: Phase, step: int = 0, steps: int = 0
+        self, task: ImageTask, on_event: OnEvent, phase: Phase, step: int = 0, steps: int = 0
     ) -> None:
-        tell(Progressed(self._slot, task, phase, step, steps))
+        on_event(Progressed(self._slot, task, phase, step, steps))
 
     def _prepared(self, task: ImageTask, on_progress: Any) -> Prepared:
-        """The pictures first: a fault in them costs no loading and no time on the device."""
+        """The prepared input images; done first, so that a bad image costs no loading of models."""
         kind, model = KINDS.get(task.kind), self._library.models.get(task.model)
         if kind is None or model is None or task.kind not in model.serves:
             raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
@@ -149,11 +153,11 @@ class Renderer:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """The versions that change pixels, as a sidecar records them."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
+    """The versions of Python and of the packages that change pixels, as a sidecar records them."""
+    numbers = {"python": platform.python_version()}
+    for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            numbers[name] = "unknown"
+    return numbers

@@ -1,7 +1,7 @@
-"""What a task runs on, settled before anything is loaded: folders, memory plan, encoders.
+"""Resolves a task to what it runs on, before anything is loaded: folders, memory plan, encoders.
 
-Nothing here loads weights; what is missing or impossible is told here, so that it costs no time on
-the device.
+Loads no weights: a model that is missing, or that this machine cannot hold, is an error here and
+costs no time on the device.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _MOST_KEPT = 512
 
 @dataclass(frozen=True)
 class ResolvedTask:
-    """A model serving a kind on this machine.
+    """A model that serves a kind on this machine, with the memory plan for one size.
 
-    `single` is the one file that the transformer comes from, where there is such a file. `marks`
-    are the hashes of the components that may be shared, and `encoders` names the text stage: both
-    are equal where the weights are.
+    `single` is the file of the transformer's weights, where they are in one file. `marks` are the
+    hashes of the components by name; pipelines may share those of equal hash. `encoders` names the
+    text stage: it is equal for two tasks whose prompts are encoded to the same numbers. `wanted` is
+    the precision of the task, "auto" or "stored" (quantised in its repository) where none is named.
     """
 
     model: Model
@@ -51,16 +52,15 @@ class ResolvedTask:
 
     @property
     def length(self) -> int:
-        """How many tokens of a prompt are read; a prior's main stage reads as many as it."""
+        """How many tokens of a prompt are encoded; with a prior, its limit counts."""
         prior = self.serving.prior
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
 class TaskResolver:
-    """Works out the needs of tasks and remembers them; used by one thread.
+    """Resolves tasks and keeps the results; used by one thread.
 
-    `device` is the device as a sidecar describes it. `precision` is what the settings say for
-    specs that leave it open.
+    `device` is the device as a sidecar describes it. `planner` replaces the memory planner.
     """
 
     def __init__(
@@ -81,7 +81,10 @@ class TaskResolver:
         self._marks: dict[Path, Mapping[str, str]] = {}
 
     def resolve(self, task: ImageTask, pixels: int) -> ResolvedTask:
-        """What this task runs on. Raises JobFailed where there is no such thing."""
+        """What a task runs on; `pixels` is the area of its picture.
+
+        Raises JobFailed where the model is missing, does not serve the kind or cannot be held.
+        """
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
             raise JobFailed(f"{task.model} cannot do {task.kind} any more: see `fluxdrop models`")
@@ -95,7 +98,7 @@ class TaskResolver:
         return known
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
-        """The next plan down after the device ran out of memory, kept for later tasks like it."""
+        """The same with the next lower plan, kept for later tasks too; None after the last plan."""
         plan = memory.after_out_of_memory(
             resolved.plan,
             resolved.model,
@@ -106,7 +109,8 @@ class TaskResolver:
         )
         if plan is None:
             return None
-        lowered = replace(resolved, plan=plan, encoders=self._encoders(resolved, plan))
+        encoders = self._encoders(resolved.family, resolved.marks, plan)
+        lowered = replace(resolved, plan=plan, encoders=encoders)
         self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
 
@@ -122,24 +126,31 @@ class TaskResolver:
         if wanted == "auto" and single is None and quantise.is_stored(folder / family.heavy):
             wanted = "stored"
         plan = self._plan(model, self.machine, pixels, wanted, kind)
-        resolved = ResolvedTask(
+        prior_folder = self._library.prior(model, kind) if serving.prior else None
+        marks = self._marks_of(folder, family, single)
+        return ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
             family=family,
             folder=folder,
-            prior_folder=self._library.prior(model, kind) if serving.prior else None,
+            prior_folder=prior_folder,
             single=single,
-            marks=self._marks_of(folder, family, single),
+            marks=marks,
             plan=plan,
-            encoders="",
+            encoders=self._encoders(family, marks, plan),
             wanted=wanted,
         )
-        return replace(resolved, encoders=self._encoders(resolved, plan))
 
     def _marks_of(self, folder: Path, family: Family, single: Path | None) -> Mapping[str, str]:
+        """The hashes of the components of a pipeline folder, the scheduler left out."""
         if folder not in self._marks:
-            self._marks[folder] = component_marks(folder)
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            self._marks[folder] = {
+                part: fingerprint.of_folder(folder / part)
+                for part in index
+                if part != "scheduler" and (folder / part).is_dir()
+            }
         marks = self._marks[folder]
         return marks if single is None else {**marks, family.heavy: fingerprint.of_file(single)}
 
@@ -150,19 +161,8 @@ class TaskResolver:
             model, machine, pixels, wanted=wanted, kind=kind, models=self._library.models
         )
 
-    def _encoders(self, resolved: ResolvedTask, plan: MemoryPlan) -> str:
-        """The text stage as a text that is equal where its numbers are equal."""
-        parts, marks = resolved.family.text_parts, resolved.marks
-        listed = [f"{part}={marks[part]}" for part in sorted(parts) if part in marks]
-        where = "cpu" if plan.text == "cpu" else self._device
-        return " ".join([resolved.family.name, *listed, plan.text_precision, where])
-
-
-def component_marks(folder: Path) -> dict[str, str]:
-    """The hash of each component of a pipeline folder, the scheduler left out."""
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return {
-        part: fingerprint.of_folder(folder / part)
-        for part in index
-        if part != "scheduler" and (folder / part).is_dir()
-    }
+    def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
+        """The name of the text stage: family, weights, precision and device."""
+        parts = [f"{part}={marks[part]}" for part in sorted(family.text_parts) if part in marks]
+        device = "cpu" if plan.text == "cpu" else self._device
+        return " ".join([family.name, *parts, plan.text_precision, device])

@@ -1,8 +1,8 @@
-"""What makes a step faster, when the settings ask for it: compiling, attention kernels, step cache.
+"""Optional ways to make a step faster: torch.compile, other attention kernels, the step cache.
 
-Off by default, because each of them changes pixels, if only by a rounding; what is on is a fact of
-the sidecar. Applied to a pipeline once, when it is loaded. Never fetches a kernel: a name whose
-package is not installed is a problem at the start, not a crash in a job.
+Off by default, because each changes pixels, if only by a rounding; a sidecar records which are on.
+They are applied to a pipeline when it is loaded. No kernel is ever fetched: a name whose package is
+not installed is refused when the runner starts, not in a job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 NATIVE, AUTO = "native", "auto"
 FEW_STEPS = 8
-"""With so few steps no two of them are alike enough for one to stand for the other."""
+"""With at most so many steps, no two are similar enough for the cache to skip one of them."""
 
 _APPLIED = "_fluxdrop_speed"
 _COMPILERS = ("cc", "gcc", "clang", "cl")
@@ -32,10 +32,11 @@ _RECOMPILATIONS = 64
 
 @dataclass(frozen=True)
 class Backend:
-    """An attention kernel by diffusers' name: its package, and the oldest GPU that runs it.
+    """An attention kernel: the package it comes from, and the oldest GPU that runs it.
 
-    `module` is what the package is imported as and `package` what pip calls it; both are empty
-    where the kernel is torch's own. `capability` is (0, 0) where no GPU is needed.
+    `package` is the name for pip, `module` the one for `import`; both are empty for torch's own
+    kernels. `oldest` is the least version of the package, `capability` the least CUDA compute
+    capability: (0, 0) where no GPU is needed.
     """
 
     package: str = ""
@@ -56,18 +57,20 @@ BACKENDS: Mapping[str, Backend] = {
     "sage": Backend("sageattention", "sageattention", (2, 1, 1), (8, 0)),
     "xformers": Backend("xformers", "xformers", (0, 0, 29), (7, 0)),
 }
-"""What the setting `attention` may say; the schema of the settings lists the same."""
+"""The values of the setting `attention`, which its schema lists too: diffusers' names."""
 
 _BEST_FIRST = ("_flash_3", "flash")
-"""What `auto` chooses from: kernels that compute what torch computes, only faster. `sage` rounds
-to 8 bits, so it has to be asked for by name."""
+"""What `auto` chooses from: kernels that compute the same as torch's, only faster. `sage` rounds to
+8 bits, so it must be set by name."""
 
 _CACHING = ("FluxTransformer2DModel",)
-"""The transformers that first-block caching works on: FLUX.2's blocks answer in two shapes, which
-diffusers 0.42 cannot subtract, and Z-Image's has no cache at all. Both are models of few steps."""
+"""The transformers on which first-block caching works. FLUX.2's blocks return tensors of different
+shapes, which diffusers 0.42 cannot subtract; Z-Image's transformer has no cache. Both need few
+steps."""
 
 _WITHOUT_MASKS = ("FluxTransformer2DModel", "Flux2Transformer2DModel")
-"""The transformers that `auto` may give another kernel: these kernels know no attention masks."""
+"""The transformers for which `auto` may choose a kernel: they use no attention masks, which the
+kernels do not support."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,21 @@ class Speed:
 
     @classmethod
     def of(cls, settings: Settings) -> Speed:
-        """What the settings of a home ask for."""
+        """The speed settings of a home."""
         return cls(settings.compile, settings.attention, settings.step_cache)
 
     def check(self) -> None:
-        """Refuse what this machine cannot do, without loading torch; for the start of a runner."""
-        lacking = _lacking(self.attention)
-        if lacking:
-            raise UsageProblem(f"`attention: {self.attention}` {lacking}")
-        if self.compile and _cannot_compile():
-            raise UsageProblem(f"`compile: true` {_cannot_compile()}")
+        """Raise UsageProblem for a setting that this machine cannot do; does not load torch."""
+        if problem := _attention_problem(self.attention):
+            raise UsageProblem(f"`attention: {self.attention}` {problem}")
+        if self.compile and (problem := _compile_problem()):
+            raise UsageProblem(f"`compile: true` {problem}")
 
     def apply(self, pipe: Any) -> None:
-        """Make a pipeline's transformer as fast as asked; doing it again changes nothing.
+        """Apply the settings to a pipeline's transformer, in place of those applied before.
 
-        Transformers are shared by pipelines, so what is on is remembered on the transformer.
+        Pipelines share transformers, so the settings are recorded on the transformer. Raises
+        JobFailed where the attention kernel cannot be used.
         """
         transformer = getattr(pipe, "transformer", None)
         before = getattr(transformer, _APPLIED, Speed())
@@ -102,22 +105,22 @@ class Speed:
             return
         _undo(before, transformer)
         if self.attention != NATIVE:
-            _attend(transformer, self._kernel(transformer))
+            _set_attention(transformer, self._kernel(transformer))
         caching = self.step_cache and _caches(transformer)
         if caching:
             from diffusers import FirstBlockCacheConfig
 
             transformer.enable_cache(FirstBlockCacheConfig(threshold=self.step_cache))
         if self.compile:
-            _compile(transformer, whole=not caching)
+            _compile(transformer, fullgraph=not caching)
         setattr(transformer, _APPLIED, self)
 
     @contextmanager
     def around(self, pipe: Any) -> Iterator[None]:
-        """To be put around the one call: the step cache is empty before it and after it.
+        """The context of one call of a pipeline: the step cache is empty before it and after it.
 
-        Only some pipelines name the context of their steps themselves; naming it out here too
-        makes the cache work in all of them.
+        Only some pipelines enter a cache context for their steps themselves; entering one here
+        makes the cache work in all of them. Raises JobFailed for an error of torch.compile.
         """
         transformer: Any = getattr(pipe, "transformer", None)
         caching = getattr(transformer, "is_cache_enabled", False)
@@ -137,21 +140,21 @@ class Speed:
                 transformer._reset_stateful_cache()
 
     def facts(self, pipe: Any) -> dict[str, Any]:
-        """What of this changes pixels, for the sidecar; empty where all is as by default."""
+        """The settings in use that change pixels, as engine facts; empty with the defaults."""
         transformer = getattr(pipe, "transformer", None)
         if transformer is None or self == Speed():
             return {}
         kernel = self._kernel(transformer)
-        found = {
+        settings = {
             "compile": self.compile,
             "attention": "" if kernel == NATIVE else kernel,
             "step_cache": self.step_cache if _caches(transformer) else 0.0,
         }
-        on = {name: value for name, value in found.items() if value}
+        on = {name: value for name, value in settings.items() if value}
         return {"speed": on} if on else {}
 
     def warnings(self, pipe: Any, steps: int) -> tuple[str, ...]:
-        """What a caller should know of settings that do nothing for this image."""
+        """Sentences for the caller about a step cache that has no effect on this image."""
         if not self.step_cache:
             return ()
         if not _caches(getattr(pipe, "transformer", None)):
@@ -161,34 +164,37 @@ class Speed:
         return ()
 
     def _kernel(self, transformer: Any) -> str:
-        """The attention kernel for a transformer: the one that is named, or the best for `auto`."""
+        """The attention kernel for a transformer: the one that is set, or the best for `auto`."""
         import torch
 
         if self.attention != AUTO:
             return self.attention
         half = {torch.bfloat16, torch.float16}
         if type(transformer).__name__ in _WITHOUT_MASKS:
-            if any(each.dtype in half for each in transformer.parameters()):
+            if any(parameter.dtype in half for parameter in transformer.parameters()):
                 for name in _BEST_FIRST:
-                    if not _lacking(name) and _capability() >= BACKENDS[name].capability:
+                    if not _attention_problem(name) and _capability() >= BACKENDS[name].capability:
                         return name
         return NATIVE
 
 
 def available() -> list[str]:
-    """What `doctor` says of speed on this machine, one line for each lever; loads no torch."""
-    kernels = [name for name, each in BACKENDS.items() if each.package and not _lacking(name)]
+    """What `doctor` prints about speed on this machine, a line for each setting; loads no torch."""
+    kernels = [
+        name
+        for name, backend in BACKENDS.items()
+        if backend.package and not _attention_problem(name)
+    ]
     listed = ", ".join(kernels) or "none beside torch's own (flash-attn and sageattention exist)"
-    compiling = _cannot_compile()
     return [
         f"attention kernels installed: {listed}",
-        f"compile: {compiling}" if compiling else "compile: possible",
+        f"compile: {_compile_problem() or 'possible'}",
         "step_cache: possible",
     ]
 
 
-def _lacking(name: str) -> str:
-    """What a kernel lacks on this machine; empty where it is installed."""
+def _attention_problem(name: str) -> str:
+    """Why an attention kernel cannot be used on this machine; empty where it is installed."""
     backend = BACKENDS.get(name)
     if backend is None:
         why = "is not known"
@@ -215,7 +221,7 @@ def _version(backend: Backend) -> tuple[int, ...]:
     return tuple(int(part) for part in parts if part.isdigit())
 
 
-def _cannot_compile() -> str:
+def _compile_problem() -> str:
     """Why torch cannot compile a model here; empty where it can."""
     if not any(shutil.which(name) for name in _COMPILERS):
         return "needs a C compiler: install gcc or clang (Windows: the Visual Studio Build Tools)"
@@ -234,8 +240,8 @@ def _capability() -> tuple[int, int]:
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 
 
-def _attend(transformer: Any, kernel: str) -> None:
-    """Set the kernel of one transformer; the others of this process keep theirs."""
+def _set_attention(transformer: Any, kernel: str) -> None:
+    """Set the attention kernel of one transformer; those of other transformers stay."""
     from diffusers.models.attention_dispatch import attention_backend
 
     needed = BACKENDS[kernel].capability
@@ -244,7 +250,7 @@ def _attend(transformer: Any, kernel: str) -> None:
             f"`attention: {kernel}` needs an NVIDIA GPU of compute capability"
             f" {needed[0]}.{needed[1]} or newer: use `auto` in fluxdrop.yaml"
         )
-    # Setting it would also make it the process's default; leaving this block takes that back.
+    # Setting it also makes it the default of the process; leaving this block undoes that.
     with attention_backend(NATIVE):
         try:
             transformer.set_attention_backend(kernel)
@@ -254,22 +260,22 @@ def _attend(transformer: Any, kernel: str) -> None:
             ) from error
 
 
-def _compile(transformer: Any, *, whole: bool) -> None:
+def _compile(transformer: Any, *, fullgraph: bool) -> None:
     """Compile the repeated blocks, which takes an eighth of the time of compiling everything.
 
-    The first other size is compiled once more, for all sizes. The step cache asks for a number in
-    the middle of a block, so with it a block cannot be one graph.
+    The first image of another size compiles them once more, then for all sizes. The step cache
+    reads a number out of a tensor in the middle of a block, so with it `fullgraph` must be False.
     """
     import torch
 
-    # A LoRA, a size and a length of prompt each are a reason to compile again, and a block that
-    # must be one graph fails where the count is used up.
+    # Another LoRA, size or prompt length compiles a block again, and with `fullgraph` torch raises
+    # an error where the limit is reached.
     torch._dynamo.config.recompile_limit = _RECOMPILATIONS
-    transformer.compile_repeated_blocks(fullgraph=whole)
+    transformer.compile_repeated_blocks(fullgraph=fullgraph)
 
 
 def _undo(before: Speed, transformer: Any) -> None:
-    """Take back what was applied to a transformer."""
+    """Undo the settings that were applied to a transformer."""
     if before.attention != NATIVE:
         transformer.reset_attention_backend()
     if getattr(transformer, "is_cache_enabled", False):
@@ -282,7 +288,7 @@ def _undo(before: Speed, transformer: Any) -> None:
 
 
 def _from_compiler(error: BaseException) -> bool:
-    """Whether an error is torch.compile's own."""
+    """Whether an error, or one that caused it, comes from torch.compile."""
     link: BaseException | None = error
     while link is not None:
         if type(link).__module__.startswith(("torch._dynamo", "torch._inductor")):

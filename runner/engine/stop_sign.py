@@ -1,4 +1,4 @@
-"""The stop sign of one task, and its clock: one `check` at every step and joint asks both."""
+"""The stop sign of a task and its time limit: `check` tests both at every cancellation point."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from runner.errors import Stopped, TimedOut
 
 
 class StopSign:
-    """Set from any thread, checked by the one that renders.
+    """Set by any thread, checked by the one that renders.
 
-    The time limit counts from the making of the sign; what `not_counted` wraps (loading) is
-    given back, and added up in `given_back`.
+    `limit` is in seconds from the creation of the sign or the last `restart_clock`. The seconds
+    inside `not_counted` (loading) are added to it again, and summed in `given_back`.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class StopSign:
         self._event.set()
 
     def check(self) -> None:
-        """Raises where the task must end now: `Stopped` first, then `TimedOut`."""
+        """Raise Stopped if the sign is set, else TimedOut if the limit is over."""
         if self._event.is_set():
-            raise Stopped("the stop sign was seen")
+            raise Stopped("the stop sign is set")
         if self._until is not None and self._clock() > self._until:
             raise TimedOut(
                 f"the image took longer than its timeout of {self._limit:g} s:"
@@ -40,7 +40,7 @@ class StopSign:
             )
 
     def restart_clock(self) -> None:
-        """The task is in hand from now; what it waited before does not count."""
+        """Start the time limit anew; the time that the task waited before does not count."""
         if self._limit is not None:
             self._until = self._clock() + self._limit
 

@@ -10,7 +10,7 @@ import pytest
 
 from runner.engine import gpu
 from runner.engine.batch_layers import row_by_row
-from runner.engine.batching import MOST
+from runner.engine.batching import MAX_BATCH
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import ImageTask, Phase
@@ -22,7 +22,7 @@ TaskOf = Callable[..., ImageTask]
 @pytest.fixture
 def executor(data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An executor with the built-in model itself, however busy this machine is."""
-    monkeypatch.setattr("runner.engine.batching._QUICK", 1000.0)
+    monkeypatch.setattr("runner.engine.batching._TRIAL_STEP_SECONDS", 1000.0)
     made = GpuThread(data, device="cpu")
     yield made
     made.close()
@@ -66,14 +66,14 @@ def test_after_a_trial_images_alike_are_made_at_once_with_the_pixels_of_each_alo
     alone = [answers(executor, [task])[0].image.tobytes() for task in tasks]
     size = executor.slots()[0].batch_size
     if size == 1:  # this machine's kernels round otherwise for more rows, or gain nothing
-        assert answers(executor, tasks[:MOST]) and max(calls[-MOST:]) == 1
+        assert answers(executor, tasks[:MAX_BATCH]) and max(calls[-MAX_BATCH:]) == 1
         return
-    assert size == MOST
+    assert size == MAX_BATCH
     calls.clear()
-    together = answers(executor, tasks[:MOST])
-    assert calls == [MOST]
-    assert [answer.task for answer in together] == tasks[:MOST]
-    assert [answer.image.tobytes() for answer in together] == alone[:MOST]
+    together = answers(executor, tasks[:MAX_BATCH])
+    assert calls == [MAX_BATCH]
+    assert [answer.task for answer in together] == tasks[:MAX_BATCH]
+    assert [answer.image.tobytes() for answer in together] == alone[:MAX_BATCH]
     assert answers(executor, tasks[4:5])[0].image.tobytes() == alone[4]
 
 
@@ -101,7 +101,7 @@ def proven(executor: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("runner.engine.batching._passes", lambda *given: True)
     for task in alike(task_of, 1, 3):
         answers(executor, [task])
-    assert executor.slots()[0].batch_size == MOST
+    assert executor.slots()[0].batch_size == MAX_BATCH
     return executor
 
 
@@ -123,8 +123,8 @@ def test_a_stop_at_a_step_stops_all_that_are_made_at_once(
             proven.stop("gpu0")
 
     proven.events = Watched(see)  # type: ignore[assignment]
-    made = answers(proven, alike(task_of, 20, MOST))
-    assert [type(answer) for answer in made] == [StoppedEarly] * MOST
+    made = answers(proven, alike(task_of, 20, MAX_BATCH))
+    assert [type(answer) for answer in made] == [StoppedEarly] * MAX_BATCH
 
 
 def test_a_fault_in_the_one_call_leaves_each_image_its_own_answer(
@@ -138,8 +138,8 @@ def test_a_fault_in_the_one_call_leaves_each_image_its_own_answer(
         return denoised(stages, pieces, *given)
 
     monkeypatch.setattr(gpu, "denoised", full)
-    made = answers(proven, alike(task_of, 30, MOST))
-    assert [type(answer) for answer in made] == [Rendered] * MOST
+    made = answers(proven, alike(task_of, 30, MAX_BATCH))
+    assert [type(answer) for answer in made] == [Rendered] * MAX_BATCH
 
 
 @pytest.mark.parametrize("result", ["not equal", "not faster"])
@@ -181,7 +181,7 @@ def test_a_time_limit_of_its_own_keeps_an_image_alone(
     limited = [task_of("text2img", seed=seed, timeout=60) for seed in range(3)]
     calls.clear()
     answers(proven, limited)
-    assert MOST not in calls and 3 not in calls
+    assert MAX_BATCH not in calls and 3 not in calls
 
 
 def test_progress_of_images_made_at_once_is_told(proven: GpuThread, task_of: TaskOf) -> None:
@@ -192,5 +192,5 @@ def test_progress_of_images_made_at_once_is_told(proven: GpuThread, task_of: Tas
             told.append((event.phase, event.step))
 
     proven.events = Watched(see)  # type: ignore[assignment]
-    answers(proven, alike(task_of, 40, MOST))
+    answers(proven, alike(task_of, 40, MAX_BATCH))
     assert (Phase.DENOISING, 3) in told and (Phase.DECODING, 0) in told

@@ -1,4 +1,4 @@
-"""A package that is put off: there for every check, loaded at its first use, by one thread only."""
+"""A deferred package is there for every check, and loaded at its first use, by one thread only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from runner.engine.lazy_imports import put_off
+from runner.engine.lazy_imports import defer_import
 from tests.harness import eventually
 
 NAME = "fluxdrop_heavy"
@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "inner.py").write_text("answer = 42\n", encoding="utf-8")
     (folder / "go-on").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    put_off(NAME)
+    defer_import(NAME)
     yield folder
     for name in [each for each in sys.modules if each.partition(".")[0] == NAME]:
         del sys.modules[name]
@@ -90,7 +90,7 @@ def test_threads_that_use_it_at_once_wait_for_one_load(package: Path) -> None:
 
 
 def test_a_package_that_is_missing_or_loaded_stays_as_it_is() -> None:
-    put_off("fluxdrop_that_is_nowhere")
+    defer_import("fluxdrop_that_is_nowhere")
     assert "fluxdrop_that_is_nowhere" not in sys.modules
-    put_off("json")
+    defer_import("json")
     assert type(sys.modules["json"]) is ModuleType

@@ -154,7 +154,9 @@ def test_auto_takes_the_best_exact_kernel_that_this_gpu_runs(
 
     pipe = pipe_of("FluxPipeline")
     pipe.transformer.to(getattr(torch, precision))
-    monkeypatch.setattr(speeds, "_lacking", lambda name: "" if name in installed else "absent")
+    monkeypatch.setattr(
+        speeds, "_attention_problem", lambda name: "" if name in installed else "absent"
+    )
     monkeypatch.setattr(speeds, "_capability", lambda: capability)
     assert Speed(attention="auto")._kernel(pipe.transformer) == chosen
     assert Speed(attention="auto")._kernel(pipe_of("ZImagePipeline").transformer) == "native"

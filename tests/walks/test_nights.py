@@ -21,7 +21,7 @@ import pytest
 from runner import clock
 from runner.cli import main
 from runner.daemon.daemon import Daemon, gpu_thread
-from runner.engine.batching import MOST
+from runner.engine.batching import MAX_BATCH
 from runner.settings import find_home
 from tests.harness import PATIENCE, ROOT, sidecars, spec
 
@@ -138,7 +138,7 @@ def test_a_night_job_works_inside_its_window_only_and_goes_on_the_next_night(nig
     assert moments[:first] == kept, "an image of the first night was made again"
     # What is in hand at seven is finished.
     inside = [moment.hour >= 23 or moment.hour < 7 for moment in moments]
-    assert inside.count(False) <= MOST
+    assert inside.count(False) <= MAX_BATCH
 
 
 def test_a_window_of_the_settings_holds_for_every_job_without_its_own(night: Night) -> None:

@@ -1,4 +1,4 @@
-"""What pipelines of one family share, one file for each: a new family is a file and a line here."""
+"""The model families: code that all pipelines of a family share, one file for each."""
 
 from __future__ import annotations
 

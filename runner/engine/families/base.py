@@ -1,9 +1,8 @@
-"""What a family is: encoding a prompt and decoding latents, taken out of the pipeline's call.
+"""`Family`: how the pipelines of a family encode prompts and decode latents, outside of their call.
 
-Taken out so that there is a joint before each of them, where the stop sign is read and where
-embeddings may come from a cache instead. Both give the same numbers as the pipeline's own way;
-the tests hold them to that, byte by byte. They run on halves of a pipeline: `encode` and `tokens`
-on one that has only its text parts, `decode` on one that lacks them.
+Outside, so that there is a cancellation point before each, and embeddings may come from a cache.
+Both give the same numbers as the pipeline itself, which tests compare byte by byte. `encode` and
+`tokens` run on a pipeline that has only its text parts, `decode` on one that lacks them.
 """
 
 from __future__ import annotations
@@ -16,26 +15,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Embeddings = Mapping[str, Any]
-"""Keywords of the pipeline's call: tensors, or lists of tensors."""
+"""Keyword arguments of a pipeline's call: tensors of one row each, or lists of one tensor."""
 
 
-def one_row_each(embeddings: Embeddings, pictures: int) -> Embeddings:
-    """One row for each picture, and copies: the prior scales what it is given in place."""
-    return {
-        name: tensor.repeat(pictures, *[1] * (tensor.ndim - 1))
-        for name, tensor in embeddings.items()
-    }
+def decode_grid(pipe: Any, grid: Any) -> Image:
+    """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE."""
+    import torch
 
-
-def picture(pipe: Any, grid: Any) -> Image:
-    """What a VAE makes of latents that lie on its own grid, in its own scale."""
-    pixels = pipe.vae.decode(grid, return_dict=False)[0]
+    with torch.no_grad():
+        pixels = pipe.vae.decode(grid, return_dict=False)[0]
     image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
     return image
 
 
 def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
-    """As the pipeline counts them: the chat template's own tokens are within its limit too."""
+    """The tokens of a prompt in its chat template, whose own tokens count towards the limit too."""
     text = pipe.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         tokenize=False,
@@ -47,10 +41,14 @@ def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
 
 @dataclass(frozen=True)
 class Family:
-    """How a family encodes, decodes, and counts the tokens of a prompt.
+    """How the pipelines of a family encode prompts, decode latents and count tokens.
 
-    `text_parts` are the components of the text stage; `heavy` is the one that all else makes room
-    for.
+    `encode(pipe, prompt, length)` returns the embeddings of at most `length` tokens, in the dtype
+    of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
+    the pipeline returns, and the picture's size in pixels, and returns an RGB image.
+    `tokens(pipe, prompt)` counts all tokens of a prompt. Shapes are in the file of each family.
+    `text_parts` are the components of the text stage; `heavy` is the one that denoises, for which a
+    memory plan chooses precision and placement.
     """
 
     name: str
@@ -59,4 +57,3 @@ class Family:
     tokens: Callable[[Any, str], int]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     heavy: str = "transformer"
-    for_prior: Callable[[Embeddings, int], Embeddings] = one_row_each

@@ -1,10 +1,14 @@
-"""FLUX.1: a CLIP and a T5 encoder, latents packed two by two."""
+"""FLUX.1: CLIP and T5 as text encoders, latents in packed patches of 2×2.
+
+Embeddings are `prompt_embeds` (1, length, 4096) of T5 and `pooled_prompt_embeds` (1, 768) of CLIP.
+A row of latents is (1, height · width / 256, 64). The built-in model has narrower embeddings.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, picture
+from runner.engine.families.base import Embeddings, Family, decode_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,13 +25,9 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
-    import torch
-
     settings = pipe.vae.config
-    with torch.no_grad():
-        grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-        grid = (grid / settings.scaling_factor) + settings.shift_factor
-        return picture(pipe, grid)
+    grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+    return decode_grid(pipe, (grid / settings.scaling_factor) + settings.shift_factor)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

@@ -1,10 +1,14 @@
-"""FLUX.2 klein: a Qwen3 encoder behind a chat template, pictures read as references."""
+"""FLUX.2 klein: Qwen3 with a chat template as text encoder, input images as references.
+
+The embeddings are `prompt_embeds` (1, length, 7680): the states of three layers side by side. A row
+of latents is (1, 32, height / 8, width / 8).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, chat_tokens, picture
+from runner.engine.families.base import Embeddings, Family, chat_tokens, decode_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,11 +23,8 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
-    """The pipeline hands over latents that are already unpacked and in the VAE's own scale."""
-    import torch
-
-    with torch.no_grad():
-        return picture(pipe, latents)
+    # The pipeline returns latents that are already unpacked and in the scale of the VAE.
+    return decode_grid(pipe, latents)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

@@ -1,10 +1,14 @@
-"""Z-Image: a Qwen3 encoder that may think, embeddings as long as the prompt, a FLUX.1 VAE."""
+"""Z-Image: Qwen3 with a thinking chat template as text encoder, and the VAE of FLUX.1.
+
+The embeddings are `prompt_embeds`, a list of one tensor (tokens of the prompt, 2560). A row of
+latents is (1, 16, height / 8, width / 8) in float32.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, chat_tokens, picture
+from runner.engine.families.base import Embeddings, Family, chat_tokens, decode_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,13 +25,9 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
-    import torch
-
     settings = pipe.vae.config
-    with torch.no_grad():
-        grid = latents.to(pipe.vae.dtype)
-        grid = (grid / settings.scaling_factor) + settings.shift_factor
-        return picture(pipe, grid)
+    grid = latents.to(pipe.vae.dtype)
+    return decode_grid(pipe, (grid / settings.scaling_factor) + settings.shift_factor)
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

@@ -1,1 +1,1 @@
-"""One file per kind: what a job of that kind needs, as pure functions over values."""
+"""One file per kind: how its input images are prepared, and the arguments of its pipelines."""

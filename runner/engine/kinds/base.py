@@ -1,11 +1,11 @@
-"""What a kind is: a frozen value that answers "with what arguments?" and never "do it".
+"""`Kind`, a frozen value that turns tasks into the keyword arguments of pipelines.
 
     ImageTask ──prepare──► Prepared ──prior──► keyword arguments of the prior stage (redux)
                                └─────arguments──► keyword arguments of the main pipeline
 
-A kind is never handed a pipeline or a stop sign and imports no torch: there is nothing in it that
-could forget to be cancelled. The functions are given per family, because pipelines of one family
-share their keywords.
+A kind never gets a pipeline or a stop sign and imports no torch, so it cannot make a call that is
+not cancellable. There is a function for each family, because the pipelines of one family share
+their keywords.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NOT_GIVEN = object()
-"""Marks an option that has no default: it is in a task only where the spec names it."""
+"""The default of an option that is in a task only where the spec sets it."""
 
 
 @dataclass(frozen=True)
 class Paste:
-    """The original that stays outside the mask, and how much of the new picture shows (L)."""
+    """The original (RGB) and the share of the new picture in each pixel (mode L, 255 is all)."""
 
     original: Image
     share: Image
@@ -34,10 +34,11 @@ class Paste:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's pictures, ready for the pipeline, and the size of what comes out.
+    """A task's input images, ready for the pipeline, and the size of its picture in pixels.
 
-    `depth_of` is a picture of which the engine has still to make a depth map, with a model that no
-    kind may touch; `with_depth` puts it in its place.
+    `images` maps the spec's image fields to images of mode RGB (`mask`: L). `paste` is set where
+    the picture is composited over its original. `depth_of` is an RGB image whose depth map the
+    engine has yet to compute with a model, and adds by `with_depth`.
     """
 
     width: int
@@ -47,7 +48,7 @@ class Prepared:
     depth_of: Image | None = None
 
     def with_depth(self, depth_map: Image) -> Prepared:
-        """The same with the map that was made of `depth_of` as its control image."""
+        """The same with the depth map (RGB) of `depth_of` as its input image."""
         return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)
 
 
@@ -60,8 +61,9 @@ Build = Callable[[ImageTask, Prepared], Arguments]
 class Kind:
     """One kind of job.
 
-    `reads` names the spec's image fields, `options` its own scalars with their defaults. `prior`
-    is for kinds whose main stage is fed by another pipeline; its result joins the main arguments.
+    `prepare` raises InputMissing or InputBad for images that cannot be used. `reads` names the
+    spec's image fields, `options` its other fields with their defaults. `arguments` and `prior` are
+    keyed by family; `prior` is for kinds whose embeddings are computed by another pipeline.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Kind:
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
-    """The keywords that the pipelines of all families take."""
+    """The keyword arguments that the pipelines of all families take."""
     return {
         "width": prepared.width,
         "height": prepared.height,

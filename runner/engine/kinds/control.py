@@ -1,4 +1,4 @@
-"""control: a picture that follows the lines (canny) or the depth of another."""
+"""control: a picture that follows the edges (canny) or the depth of another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from runner.engine.models import Sizes
 from runner.job import ImageTask
 
 LOW, HIGH = 50.0, 200.0
-"""The thresholds with which FLUX.1 Canny's training maps were made."""
+"""The thresholds of the edge maps that FLUX.1 Canny was trained with."""
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:

@@ -1,8 +1,8 @@
-"""fill: repaints what a mask marks, or paints what lies outside a picture (outpaint).
+"""fill: repaints the area of a mask, or extends a picture beyond its sides (outpaint).
 
 FLUX.1 Fill reads every pixel of the mask. Other families blend latents, which are coarser: for
-them the mask grows to whole cells of the latents, so that a thin line of it is not overlooked; the
-original pixels come back outside of the mask that was given.
+them the mask is grown to whole cells of the latents, so that thin strokes are not lost. The
+original pixels outside the ungrown mask are restored afterwards.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 
 def _in_cells(cell: int) -> Build:
+    """The arguments with the mask grown to cells of `cell` × `cell` pixels."""
+
     def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
         from runner.engine.pictures import masks
 
-        given = _flux1(task, prepared)
-        return {**given, "mask_image": masks.whole_cells(given["mask_image"], cell)}
+        mask = masks.whole_cells(prepared.images["mask"][0], cell)
+        return {**_flux1(task, prepared), "mask_image": mask}
 
     return arguments
 

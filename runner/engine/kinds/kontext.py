@@ -1,7 +1,7 @@
-"""kontext: changes a picture as the prompt says and keeps the rest of it.
+"""kontext: edits a picture as the prompt says and keeps the rest of it.
 
-Some models read several pictures. The first is the one that is changed: the size follows it, and
-the prompt may take from the others ("the jacket of image 2").
+Some models read several images. The first is edited and sets the size; the prompt may refer to the
+others ("the jacket of image 2").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     pictures = images.open_references(task.inputs["image"], sizes)
     source = pictures[0]
     width, height = images.target_size(source.size, task.width, task.height, sizes)
-    if sizes.only:  # a model of fixed sizes sees only those
+    if sizes.only:  # a model of fixed sizes reads only those
         source = images.fit(source, width, height)
     return Prepared(width=width, height=height, images={"image": (source, *pictures[1:])})
 
@@ -26,7 +26,7 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     return {
         **sampling(task, prepared),
         "image": prepared.images["image"][0],
-        # The pipeline takes only the aspect from width and height and scales it to this area.
+        # The pipeline takes only the aspect from width and height, and scales it to this area.
         "max_area": prepared.width * prepared.height,
     }
 
@@ -36,8 +36,8 @@ def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
 
     source, *others = prepared.images["image"]
     if task.width is None and task.height is None:
-        # Cut and scaled here, to the pixel as large as what comes out: the pipeline would round
-        # another way, and the edit would lie a few pixels beside its original.
+        # Cropped and scaled here to exactly the size of the result: the pipeline would round the
+        # size in another way, and the edit would be shifted by a few pixels.
         source = images.fit(source, prepared.width, prepared.height)
     return {**sampling(task, prepared), "image": [source, *others]}
 

@@ -1,9 +1,10 @@
-"""redux: variations of a picture, or a mix of several, with or without words.
+"""redux: variations of a picture, or a mix of several, with or without a prompt.
 
-In FLUX.1 a prior turns the pictures into an embedding, and the main stage paints from it as from a
-prompt. Of one picture the weight is its strength. Of several it is its share: the prior adds
-embeddings up, and a sum of whole ones lies far outside of what the main stage has learnt. FLUX.2
-has no prior: the pictures are its references, and cannot be weighed.
+In FLUX.1 a prior turns the images into an embedding, from which the main stage paints as from a
+prompt. The weight of a single image is its strength. The weights of several are scaled to a sum of
+1, because the prior adds the embeddings up, and the sum of several of full strength lies far
+outside of what the main stage was trained on. FLUX.2 has no prior: the images are references
+without weights.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
 
 
 def _prior_flux1(task: ImageTask, prepared: Prepared) -> Arguments:
-    weights = [float(each.weight) for each in task.inputs["image"]]
+    weights = [float(image.weight) for image in task.inputs["image"]]
     if len(weights) > 1:
         total = sum(weights) or 1.0
         weights = [weight / total for weight in weights]

@@ -1,4 +1,4 @@
-"""text2img: a picture from words alone."""
+"""text2img: a picture from a prompt alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The memory of a device: what a model takes, what there is, and the plan that joins the two.
+"""Memory: the bytes that a model needs, the bytes that a machine has, and plans to hold the model.
 
-The planner is pure; only `machine` and `devices` look at the machine.
+The planner is pure; only `machine` and `devices` query the machine.
 """
 
 from runner.engine.memory.planner import after_out_of_memory, lines, plan

@@ -1,4 +1,4 @@
-"""The device and the number format: which there are, which to take, how they are called."""
+"""The torch device and dtype of a setting, threads, caches, and the import of the frameworks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from runner.engine.lazy_imports import put_off
+from runner.engine.lazy_imports import defer_import
 
 _SMALL = 100_000_000
 
 
 def frameworks() -> Any:
-    """diffusers, imported and quiet: no bars and no notices on the terminal of the runner."""
+    """Import diffusers and transformers, without progress bars and notices; returns diffusers."""
     first = "diffusers" not in sys.modules
-    # diffusers imports it in any case. It takes a second of every start, and only 4-bit weights
-    # and LoRAs use it.
-    put_off("bitsandbytes")
+    # diffusers imports bitsandbytes in any case, which takes a second of every start, and only
+    # 4-bit weights and LoRAs use it.
+    defer_import("bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with collecting_nothing():
         import diffusers
         import transformers
     if first:
-        # It stays as long as the process: later collections need not look through it again.
+        # The modules stay as long as the process: later collections need not traverse them.
         gc.freeze()
 
     for library in (diffusers, transformers):
@@ -37,18 +37,18 @@ def frameworks() -> Any:
 
 @contextmanager
 def collecting_nothing() -> Iterator[None]:
-    """For imports: of so many new objects none is garbage, and looking takes a second."""
-    was = gc.isenabled()
+    """Pause garbage collection, for imports: none of their objects is garbage, and it takes 1 s."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()
 
 
 def choose(wanted: str) -> Any:
-    """The torch device for a setting: `auto` takes cuda, then mps, then cpu."""
+    """The torch.device of a setting: `auto` takes cuda, then mps, then cpu."""
     import torch
 
     if wanted != "auto":
@@ -59,41 +59,41 @@ def choose(wanted: str) -> Any:
 
 
 def use_threads(device: Any, weights: int) -> None:
-    """One CPU thread for a small model, all for a large one.
+    """On the CPU, set one thread for a model of less than 100 MB of weights, else torch's default.
 
-    Splitting tiny matrices over threads gains nothing on an idle machine and loses seconds on a
-    busy one, where the threads wait for each other; and one thread adds up in one order, so the
+    Splitting small matrices over threads gains nothing on an idle machine and loses seconds on a
+    busy one, where the threads wait for each other; and one thread sums in one order, so that the
     pictures do not depend on the number of cores.
     """
     import torch
 
-    everything = _all_threads()
+    default = _default_threads()
     if device.type == "cpu":
-        torch.set_num_threads(1 if weights < _SMALL else everything)
+        torch.set_num_threads(1 if weights < _SMALL else default)
 
 
 @cache
-def _all_threads() -> int:
-    """What torch chose for itself, asked for before it is ever changed."""
+def _default_threads() -> int:
+    """The number of threads that torch chose itself; cached before it is ever changed."""
     import torch
 
     return int(torch.get_num_threads())
 
 
 def dtype_of(precision: str) -> Any:
-    """The number format that a precision computes in; quantised weights compute in bfloat16."""
+    """The torch.dtype that a precision computes in; quantised weights compute in bfloat16."""
     import torch
 
     return getattr(torch, dtype_name(precision))
 
 
 def dtype_name(precision: str) -> str:
-    """The same by name, as a sidecar records it."""
+    """The name of that dtype, as a sidecar records it."""
     return "float32" if precision == "fp32" else "bfloat16"
 
 
 def describe(device: Any) -> str:
-    """How a sidecar names a device: pictures are the same only on the same one."""
+    """The name of a device in a sidecar; the same pixels are only promised on the same device."""
     import torch
 
     if device.type == "cuda":
@@ -102,7 +102,7 @@ def describe(device: Any) -> str:
 
 
 def free_caches() -> None:
-    """Give back what is no longer used: Python's cycles first, then the allocator's blocks."""
+    """Free unused memory of the device: Python's reference cycles, then the allocator's blocks."""
     import torch
 
     gc.collect()

@@ -1,7 +1,8 @@
-"""How many bytes a model takes: its weights in each precision, and what it computes in.
+"""The bytes that a model takes: its weights in each precision, and its tensors while it computes.
 
-The figures are published measurements of FLUX.1-dev at 1024×1024 (peak minus weights), put into
-formulas that grow with the picture. Pure arithmetic on a registry entry; never asks a device.
+The figures are published measurements of FLUX.1-dev at 1024×1024 (peak minus weights), extended by
+formulas that grow with the picture. Pure arithmetic on a registry entry; never queries a device.
+Sizes of pictures are in pixels of their area, precisions and placements as in `MemoryPlan`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from runner.engine.models import Model
 GIB = 2**30
 
 _SINGLE_BITS = re.compile(r"(?:^|[-_.])I?Q(\d)", re.IGNORECASE)
-_WHOLE_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
+_SIXTEEN_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
 
 # What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein.
 _NOT_QUANTISED = 200_000_000
@@ -26,12 +27,13 @@ _NF4_TEXT = 0.9
 # One step at 1024×1024 reads 4096 image tokens and 512 of text. Published: bf16 with offload peaks
 # 1.1 GiB above its transformer, the NF4 transformer alone 0.45 GiB above its weights.
 _STEP = 0.75 * GIB / 4608
-# The largest layer, 15360×3072, brought to bf16 for its turn.
+# The largest layer, 15360×3072, dequantised to bf16 while it computes.
 _LAYER = 0.1 * GIB
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
 _DECODE = 4.8 * GIB / 1024**2
 TILE = 512
 """The side of a tile in pixels, when a picture is decoded in tiles."""
+# Bytes for each pixel of the picture, beside the peak of one tile.
 _CANVAS = 48
 _ENCODING = 0.5 * GIB
 # Published: streamed leaf by leaf, the transformer's forward peaks at 0.55 GB altogether.
@@ -63,14 +65,14 @@ def text(model: Model, precision: str) -> int:
 
 
 def encoding(model: Model, precision: str) -> int:
-    """The peak of the text stage while it encodes a prompt."""
+    """The peak of the text stage in bytes while it encodes a prompt."""
     return text(model, precision) + int(_ENCODING * _narrow(model.weights.text))
 
 
 def painting(
     model: Model, kind: str, precision: str, placement: str, tiling: bool, pixels: int
 ) -> int:
-    """The peak of the paint stage on the device: denoising and decoding do not overlap."""
+    """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap."""
     width = 4 if precision == "fp32" else 2
     weights = transformer(model, precision)
     vae, prior = width * model.weights.vae, width * _prior(model, kind)
@@ -84,7 +86,7 @@ def painting(
 
 
 def in_ram(model: Model, precision: str, placement: str) -> int:
-    """The host memory that a paint stage holds while its weights are not on the device."""
+    """The bytes of host memory that a paint stage takes for weights that are not on the device."""
     if placement == "resident":
         return 0
     return int(1.1 * (transformer(model, precision) + 2 * model.weights.vae))
@@ -104,14 +106,15 @@ def _decode(pixels: int, tiling: bool) -> float:
 
 
 def _narrow(count: int) -> float:
-    """How much less a small model computes in than FLUX, whose vectors are wide."""
+    """The share of FLUX's working memory that a model of `count` parameters takes."""
     return min(1.0, (count / 1e9) ** 0.5)
 
 
 def _other_tokens(model: Model, kind: str) -> int:
-    """The tokens of a step that are no pixels: words and one reference, of the kind that has most.
+    """The tokens of a step besides the picture's: the prompt's and one reference's.
 
-    More references than one are rare; they are left to the fallbacks.
+    Without a kind, those of the kind with the most. More than one reference is rare, and left to
+    the fallbacks.
     """
     most = 0
     for name in [kind] if kind in model.serves else model.serves:
@@ -131,9 +134,9 @@ def _prior(model: Model, kind: str) -> int:
 
 
 def _single_bits(model: Model) -> float:
-    """The bits of a weight in a single file, as its name says: Q8_0 takes 8.5, Q4_K_S 4.6."""
+    """The bits of a weight in a single file, guessed from its name: Q8_0 takes 8.5, Q4_K_S 4.6."""
     name = model.single.file if model.single else ""
-    if _WHOLE_BITS.search(name):
+    if _SIXTEEN_BITS.search(name):
         return 16.0
-    found = _SINGLE_BITS.search(name)
-    return int(found[1]) + 0.7 if found else 8.5
+    bits = _SINGLE_BITS.search(name)
+    return int(bits[1]) + 0.7 if bits else 8.5

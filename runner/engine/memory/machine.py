@@ -1,7 +1,8 @@
-"""What this machine offers the engine: which device, how much memory, and what is in the way.
+"""Queries this machine: its device, its free memory, and why a GPU cannot be used.
 
-Imports torch, so that what is said is what torch can really do. Asking a GPU for its memory opens
-it (some hundred MB there, until the process ends); nothing else is put on a device.
+`measure` and `device` import torch, so that they report what torch can do. Querying the memory of a
+GPU creates a context there (some hundred MB, until the process ends); nothing else is put on a
+device.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
 
 from runner.engine.memory.plans import Machine
 
 _GIB = 2**30
 _KEPT_FREE = int(0.7 * _GIB)
-"""GPU memory left for the desktop, and for what an allocator cannot fill."""
+"""GPU memory left for the desktop, and for the gaps between allocated blocks."""
 _RAM_KEPT_FREE = 0.1
 _FP8 = (8, 9)
 _BITSANDBYTES = (6, 0)
@@ -32,7 +32,10 @@ _DRIVER_OF_CUDA_13 = 580
 
 @dataclass(frozen=True)
 class Device:
-    """The device that jobs would run on; `remedy` is set where a better one is out of reach."""
+    """The device that jobs would run on, described in `found`.
+
+    `remedy` says what to do where the device of the setting, or a GPU here, cannot be used.
+    """
 
     found: str
     remedy: str | None = None
@@ -40,7 +43,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA card as the driver names it, whatever torch can do with it."""
+    """An NVIDIA card as its driver reports it: name, compute capability, major driver version."""
 
     name: str
     capability: tuple[int, int] | None = None
@@ -48,10 +51,10 @@ class Card:
 
 
 def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine:
-    """What a plan may use, now: of the device that the setting leads to, and of the host.
+    """The bytes that a plan may use now, of the device for the setting `wanted` and of the host.
 
-    What this process holds on the GPU counts as free, because it can be put away. `gpu_memory_gb`
-    bounds what is used of it.
+    Memory that this process holds on the GPU counts as free, because it can be released.
+    `gpu_memory_gb` (in GiB) bounds the memory that is used of the GPU.
     """
     import torch
 
@@ -70,7 +73,7 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
             "cuda",
             usable if most is None else min(usable, most),
             ram,
-            # AMD counts its capabilities in another way, and nobody has tried fp8 there.
+            # AMD numbers its capabilities in another way, and fp8 is untested there.
             fp8=torch.version.hip is None and capability >= _FP8,
             bitsandbytes=capability >= _BITSANDBYTES and _has_bitsandbytes(_build()),
         )
@@ -82,10 +85,10 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
 
 
 def device(wanted: str) -> Device:
-    """Which device the setting leads to on this machine, and what keeps a GPU from being used."""
+    """The device for a setting on this machine, and what to do where a GPU cannot be used."""
     import torch
 
-    if wanted in ("auto", "cuda") and _quietly(torch.cuda.is_available):
+    if wanted in ("auto", "cuda") and _cuda_is_available():
         return _cuda()
     if wanted in ("auto", "mps") and torch.backends.mps.is_available():
         shared = torch.mps.recommended_max_memory() / _GIB
@@ -108,10 +111,10 @@ def device(wanted: str) -> Device:
 
 
 def unusable(card: Card, built_for: str | None, visible: str | None) -> str:
-    """What to do about a card that torch does not see.
+    """What to do about a card that torch does not find.
 
-    `built_for` is the CUDA version of this torch, None for a build without; `visible` is what
-    CUDA_VISIBLE_DEVICES says.
+    `built_for` is the CUDA version of this torch, None for a build without; `visible` is the value
+    of CUDA_VISIBLE_DEVICES.
     """
     if built_for is None:
         old_driver = card.driver is not None and card.driver < _DRIVER_OF_CUDA_13
@@ -130,7 +133,7 @@ def unusable(card: Card, built_for: str | None, visible: str | None) -> str:
 def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
     """Whether code compiled for these architectures runs on a card of this capability.
 
-    `sm_86` runs on 8.6 and later of the same generation; `compute_90` is compiled anew for any
+    `sm_86` runs on 8.6 and later of the same generation; `compute_90` is compiled again for any
     later one; `sm_90a` runs on 9.0 alone.
     """
     for name in architectures:
@@ -150,7 +153,7 @@ def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
 
 
 def nvidia_card() -> Card | None:
-    """The first NVIDIA card that the driver knows, whatever torch can do."""
+    """The first NVIDIA card that the driver reports, whether or not torch can use it."""
     for fields in ("name,compute_cap,driver_version", "name"):  # old drivers know fewer fields
         listed = _nvidia_smi(fields)
         if listed:
@@ -166,7 +169,7 @@ def nvidia_card() -> Card | None:
 
 
 def has_amd_card(drm: Path = Path("/sys/class/drm")) -> bool:
-    """Whether Linux knows a graphics card of AMD's."""
+    """Whether Linux lists a graphics card of AMD."""
     return any(
         _read(vendor).strip() == "0x1002" for vendor in sorted(drm.glob("card*/device/vendor"))
     )
@@ -175,7 +178,7 @@ def has_amd_card(drm: Path = Path("/sys/class/drm")) -> bool:
 def gpu_in_use(wanted: str) -> str | None:
     """A name for the GPU that jobs would run on, the same for every home; None without one.
 
-    Cheap enough for the start of a runner: neither torch nor the driver is asked.
+    Cheap enough for the start of a runner: queries neither torch nor the driver.
     """
     present = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/gpus").is_dir()
     if wanted not in ("auto", "cuda") or not present:
@@ -185,7 +188,7 @@ def gpu_in_use(wanted: str) -> str | None:
 
 
 def free_ram() -> int:
-    """Host memory that is free or can be freed at once, within this process's own limit."""
+    """The bytes of host memory that are free or can be freed at once, within the process limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -193,23 +196,23 @@ def free_ram() -> int:
 
 
 def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> Iterator[int]:
-    """What Linux' control groups leave this process, for each that has a limit: containers do."""
-    named = _read(Path("/proc/self/cgroup")) if own is None else own
-    group = next((line[3:] for line in named.splitlines() if line.startswith("0::")), None)
+    """The bytes left in each control group of this process that has a limit, as in a container."""
+    groups = _read(Path("/proc/self/cgroup")) if own is None else own
+    group = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
     if group is None:
         return
     folder = root / group.strip("/")
-    for each in (folder, *folder.parents):
-        most, used = _read(each / "memory.max").strip(), _read(each / "memory.current").strip()
+    for level in (folder, *folder.parents):
+        most, used = _read(level / "memory.max").strip(), _read(level / "memory.current").strip()
         if most.isdigit() and used.isdigit():
-            cached = re.search(r"^inactive_file (\d+)$", _read(each / "memory.stat"), re.MULTILINE)
+            cached = re.search(r"^inactive_file (\d+)$", _read(level / "memory.stat"), re.MULTILINE)
             yield max(int(most) - int(used) + (int(cached[1]) if cached else 0), 0)
-        if each == root:
+        if level == root:
             return
 
 
 def _cuda() -> Device:
-    """The GPU that torch sees; a card that its code was not compiled for fails in the first job."""
+    """The GPU that torch finds. On one that this torch is not compiled for, the first job fails."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -234,29 +237,31 @@ def _install(build: str) -> str:
 
 
 def _build() -> str:
-    """What this torch is built for, as bitsandbytes names its libraries: cuda13, rocm."""
+    """The build of this torch, as bitsandbytes names its libraries: cuda13, rocm."""
     import torch
 
     return f"cuda{str(torch.version.cuda).partition('.')[0]}" if torch.version.cuda else "rocm"
 
 
 def _has_bitsandbytes(build: str) -> bool:
-    """Whether bitsandbytes is here with its library for this build of torch; imports nothing."""
+    """Whether bitsandbytes has a library for this build of torch; does not import it."""
     spec = PathFinder.find_spec("bitsandbytes")
     if spec is None or spec.origin is None:
         return False
     return any(Path(spec.origin).parent.glob(f"libbitsandbytes_{build}*"))
 
 
-def _quietly(ask: Any) -> Any:
-    """An old driver makes torch warn on the terminal; `doctor` says it in its own words."""
+def _cuda_is_available() -> bool:
+    """Whether torch can use CUDA; without its warning of an old driver, which `doctor` explains."""
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ask()
+        return torch.cuda.is_available()
 
 
 def _nvidia_smi(fields: str) -> str:
-    """The first line of the driver's own list; empty where there is no driver."""
+    """The first line that nvidia-smi prints for a query; empty without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

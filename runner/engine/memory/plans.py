@@ -1,7 +1,6 @@
-"""What there is, how a model may be held on it, and every such way, the best first.
+"""`Machine`, `MemoryPlan`, and `PlanSpace`: all plans for a model on a machine, the best first.
 
-Decides nothing: `memory.py` takes the first that fits. Pure values and generators; the peaks come
-from `footprint.py`.
+`planner` takes the first that fits. Pure values and generators; the peaks come from `footprint`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from runner.errors import JobFailed
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is, in bytes: free now, less what must stay free for others.
+    """The memory of a machine in bytes: free now, less what is left to other programs.
 
-    `vram` is the GPU's own memory, where it has its own; `fp8` says that it is quick in fp8
-    (compute capability 8.9 or more), `bitsandbytes` that 4-bit weights can be computed with.
+    `device` is "cuda", "mps" or "cpu". `vram` is the GPU's memory, 0 for "cpu"; `fp8` says that the
+    GPU is fast in fp8 (compute capability 8.9 or more), `bitsandbytes` that it can use 4-bit
+    weights.
     """
 
     device: str
@@ -31,7 +31,7 @@ class Machine:
 
     @property
     def room(self) -> int:
-        """What a plan may take at its peak."""
+        """The bytes that a plan may take on the device at its peak."""
         return self.vram if self.device == "cuda" else self.ram
 
 
@@ -39,9 +39,10 @@ class Machine:
 class MemoryPlan:
     """How a model is held. `bytes` is the expected peak on the device.
 
-    `text` is where the text encoders live: "stays" beside the transformer, "in turn" with it, or
-    "cpu". `placement` is where the transformer lives: "resident" on the device, "offload"ed to RAM
-    while the VAE works, or "stream"ed from RAM layer by layer.
+    `text` says where the text encoders are: "stays" (on the device, beside the transformer), "in
+    turn" (there only while the transformer is not) or "cpu". `placement` says where the transformer
+    is: "resident" (on the device), "offload" (moved to RAM while the VAE decodes) or "stream"
+    (copied from RAM layer by layer). With `tiling`, pictures are decoded in tiles.
     """
 
     precision: str
@@ -74,21 +75,22 @@ _PLACEMENT_WORDS = {
 }
 
 STREAMED = ("bf16", "fp8", "fp32")
-"""4-bit weights have parts that streaming leaves behind, and so may other people's."""
+"""The precisions that can be streamed: 4-bit weights have parts that streaming does not move, and
+"gguf" and "stored" may."""
 
 
-class Text(NamedTuple):
-    """Where the text encoders live, and in which precision."""
+class TextPlacement(NamedTuple):
+    """Where the text encoders are (`MemoryPlan.text`), and in which precision."""
 
     place: str
     precision: str
 
 
 @dataclass(frozen=True)
-class Ways:
-    """The ways to hold one model on one machine for pictures of one size.
+class PlanSpace:
+    """All plans to hold one model on one machine for pictures of `pixels` pixels.
 
-    `wanted` is a precision or "auto"; without a `kind`, whatever the model serves must fit.
+    `wanted` is a precision or "auto"; without a `kind`, every kind that the model serves must fit.
     """
 
     model: Model
@@ -98,21 +100,41 @@ class Ways:
     kind: str = ""
 
     def candidates(self) -> Iterator[MemoryPlan]:
-        """Every way that is worth trying, the best first."""
+        """Every plan that may be chosen, the best first."""
         for placement in self._placements():
             for precision in self.precisions():
-                yield from self._with(precision, placement)
+                yield from self._plans(precision, placement)
 
-    def below(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
-        """The ways that take less than one that was too much, in the order to try them."""
-        for plan in self._fallbacks(held):
-            if plan.bytes < held.bytes:
-                yield plan
+    def fallbacks(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
+        """The plans to try after `held` ran out of memory; not all have a lower peak.
+
+        Encoders out of the way, tiles, offload, the next precision, other encoders, streaming.
+        """
+        if held.placement != "stream":
+            place = "in turn" if held.text == "stays" else held.text
+            text = TextPlacement(place, held.text_precision)
+            if held.placement == "resident":
+                yield self._plan(held.precision, text, "resident", held.tiling)
+                yield self._plan(held.precision, text, "resident", True)
+            if "offload" in self._placements():
+                yield self._plan(held.precision, text, "offload", True)
+            for precision in self._after(held.precision):
+                for placement in self._placements()[:2]:
+                    for plan in self._plans(precision, placement):
+                        if plan.tiling and plan.text != "stays":
+                            yield plan
+            for text in self._text_placements(held.precision):
+                if text.place == "in turn" and text.precision != held.text_precision:
+                    for placement in self._placements()[:2]:
+                        yield self._plan(held.precision, text, placement, True)
+        if "stream" in self._placements():
+            for precision in self.precisions():
+                yield from self._plans(precision, "stream")
 
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that may be taken, the best first; never empty.
+        """The precisions that may be used, the best first; never empty.
 
-        Raises JobFailed where this machine cannot compute in the one that is wanted.
+        Raises JobFailed where the machine cannot compute in the one that is wanted.
         """
         model, machine = self.model, self.machine
         if self.wanted != "auto":
@@ -130,7 +152,7 @@ class Ways:
         return ("bf16", *(["fp8"] if fp8 else []), *(["nf4"] if machine.bitsandbytes else []))
 
     def ram(self, plan: MemoryPlan) -> int:
-        """The host memory that a plan needs beside the device's own."""
+        """The bytes of host memory that a plan takes; 0 where the device shares it."""
         if self.machine.device != "cuda":
             return 0
         held = footprint.in_ram(self.model, plan.precision, plan.placement)
@@ -139,35 +161,37 @@ class Ways:
         return held
 
     def _placements(self) -> tuple[str, ...]:
-        # Moving weights pays only where the device has a memory of its own.
+        # Moving weights pays only where the device has its own memory.
         return ("resident", "offload", "stream") if self.machine.device == "cuda" else ("resident",)
 
-    def _with(self, precision: str, placement: str) -> Iterator[MemoryPlan]:
+    def _plans(self, precision: str, placement: str) -> Iterator[MemoryPlan]:
         if placement == "resident":
             for tiling in (False, True):
-                for text in self._texts(precision):
-                    yield self._made(precision, text, placement, tiling)
+                for text in self._text_placements(precision):
+                    yield self._plan(precision, text, placement, tiling)
         elif placement == "offload" or precision in STREAMED:
-            for text in self._texts(precision):
+            for text in self._text_placements(precision):
                 if text.place != "stays":
-                    yield self._made(precision, text, placement, True)
+                    yield self._plan(precision, text, placement, True)
 
-    def _texts(self, precision: str) -> Iterator[Text]:
-        """Where the text encoders may live beside a transformer of this precision, best first.
+    def _text_placements(self, precision: str) -> Iterator[TextPlacement]:
+        """The placements of the text encoders with a transformer of this precision, best first.
 
-        A precision that was named gives what `auto` gives where it comes to the same: a sidecar
-        names it, and has to make the same picture again. Exact encoders that come and go are worth
-        more than rounded ones that stay: prompts are encoded together, and kept.
+        They do not depend on whether the precision was named or chosen by `auto`: a sidecar names
+        it, and must give the same picture again. Exact encoders that are loaded in turn come before
+        quantised ones that stay, because prompts are encoded together and kept.
         """
         full = "fp32" if precision == "fp32" else "bf16"
-        yield Text("stays", full)
-        yield Text("in turn", full)
+        yield TextPlacement("stays", full)
+        yield TextPlacement("in turn", full)
         if self.machine.device == "cuda":
             if self.machine.bitsandbytes and not self.model.native:
-                yield Text("in turn", "nf4")
-            yield Text("cpu", full)
+                yield TextPlacement("in turn", "nf4")
+            yield TextPlacement("cpu", full)
 
-    def _made(self, precision: str, text: Text, placement: str, tiling: bool) -> MemoryPlan:
+    def _plan(
+        self, precision: str, text: TextPlacement, placement: str, tiling: bool
+    ) -> MemoryPlan:
         model = self.model
         peak = footprint.painting(model, self.kind, precision, placement, tiling, self.pixels)
         if text.place == "stays":
@@ -176,35 +200,16 @@ class Ways:
             peak = max(peak, footprint.encoding(model, text.precision))
         return MemoryPlan(precision, text.precision, text.place, placement, tiling, peak)
 
-    def _fallbacks(self, held: MemoryPlan) -> Iterator[MemoryPlan]:
-        """Encoders out of the way, tiles, offload, the next precision, streaming."""
-        if held.placement != "stream":
-            text = Text("in turn" if held.text == "stays" else held.text, held.text_precision)
-            if held.placement == "resident":
-                yield self._made(held.precision, text, "resident", held.tiling)
-                yield self._made(held.precision, text, "resident", True)
-            if "offload" in self._placements():
-                yield self._made(held.precision, text, "offload", True)
-            for precision in self._after(held.precision):
-                for placement in self._placements()[:2]:
-                    for plan in self._with(precision, placement):
-                        if plan.tiling and plan.text != "stays":
-                            yield plan
-            for text in self._texts(held.precision):
-                if text.place == "in turn" and text.precision != held.text_precision:
-                    for placement in self._placements()[:2]:
-                        yield self._made(held.precision, text, placement, True)
-        if "stream" in self._placements():
-            for precision in self.precisions():
-                yield from self._with(precision, "stream")
-
     def _after(self, precision: str) -> tuple[str, ...]:
-        every = self.precisions()
-        return every[every.index(precision) + 1 :] if precision in every else ()
+        """The precisions to try after this one."""
+        precisions = self.precisions()
+        if precision not in precisions:
+            return ()
+        return precisions[precisions.index(precision) + 1 :]
 
 
 def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:
-    """Why this machine cannot hold the model in the precision that was named."""
+    """Why a machine cannot hold a model in the precision `wanted`; None where it can."""
     if wanted in ("fp32", "bf16", "stored"):
         return None
     if wanted == "fp8":
