@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from runner.engine import hub, memory
@@ -69,14 +70,12 @@ class TaskResolver:
         machine: Machine,
         *,
         device: str,
-        precision: str = "auto",
         planner: Planner | None = None,
     ) -> None:
         self._library = library
         self.machine = machine
         self._device = device
-        self._precision = precision
-        self._plan = planner or self._planned
+        self._plan = planner or partial(memory.plan, models=library.models)
         self._known: dict[Key, ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
@@ -88,13 +87,12 @@ class TaskResolver:
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
             raise JobFailed(f"{task.model} cannot do {task.kind} any more: see `fluxdrop models`")
-        wanted = self._wanted(task, model)
-        key = (model.name, task.kind, wanted, pixels)
+        key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            known = self._known[key] = self._resolve_task(model, task.kind, wanted, pixels)
+            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
         return known
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
@@ -113,11 +111,6 @@ class TaskResolver:
         lowered = replace(resolved, plan=plan, encoders=encoders)
         self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
-
-    def _wanted(self, task: ImageTask, model: Model) -> str:
-        if task.precision == "auto" and self._precision in model.precisions:
-            return self._precision
-        return task.precision
 
     def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
         serving, family = model.serves[kind], FAMILIES[model.family]
@@ -153,13 +146,6 @@ class TaskResolver:
             }
         marks = self._marks[folder]
         return marks if single is None else {**marks, family.heavy: fingerprint.of_file(single)}
-
-    def _planned(
-        self, model: Model, machine: Machine, pixels: int, wanted: str, kind: str
-    ) -> MemoryPlan:
-        return memory.plan(
-            model, machine, pixels, wanted=wanted, kind=kind, models=self._library.models
-        )
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""

@@ -22,9 +22,9 @@ def plan(
     model: Model,
     machine: Machine,
     pixels: int,
-    *,
     wanted: str = "auto",
     kind: str = "",
+    *,
     models: Mapping[str, Model] | None = None,
 ) -> MemoryPlan:
     """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.

@@ -61,7 +61,6 @@ class PipelineCache:
         library: hub.Library,
         *,
         device: str = "auto",
-        precision: str = "auto",
         speed: Speed | None = None,
         gpu_memory_gb: float | None = None,
         room: int | None = None,
@@ -71,7 +70,6 @@ class PipelineCache:
         self._library = library
         self._store = library.data / "quantised"
         self._wanted_device = device
-        self._precision = precision
         self._speed = speed or Speed()
         self._gpu_memory_gb = gpu_memory_gb
         self._room = room
@@ -164,7 +162,6 @@ class PipelineCache:
                 self._library,
                 self._machine or machine.measure(self._wanted_device, self._gpu_memory_gb),
                 device=devices.describe(self.device),
-                precision=self._precision,
                 planner=self._planner,
             )
         return self._resolver
