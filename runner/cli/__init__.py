@@ -1,7 +1,8 @@
-"""The command line: one file per group of verbs, this one parses and translates errors.
+"""The command line: parses arguments, runs one command, and turns errors into exit codes.
 
-Light by rule: nothing here, nor at the top of a verb's file, imports torch, numpy, rich or
-jsonschema, and a command imports its own verb's file alone, so that `status` answers at once.
+Each module named in `VERBS` has the commands of one group. Neither this module nor the top of one
+of those imports torch, numpy, rich or jsonschema, and only the module of the given command is
+imported, so that `status` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from runner.errors import RunnerBusy, RunnerNeeded, UsageProblem
-from specs.errors import FluxdropError, SpecInvalid
+from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
 
 VERBS: Mapping[str, tuple[str, ...]] = {
@@ -34,13 +35,12 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "clean": ("clean",),
     "doctor": ("doctor",),
 }
-"""The verbs of each file, in the order in which `--help` lists them."""
+"""The verbs of each module, in the order in which `--help` lists them."""
 
 _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
     (UsageProblem, 2),
     (RunnerNeeded, 69),
     (RunnerBusy, 75),
-    (SpecInvalid, 1),
     (FluxdropError, 1),
 )
 _EPILOG = """\
@@ -68,15 +68,16 @@ def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The command line: of one verb and its neighbours, or the whole."""
+    """The argument parser of every verb, or of those that share a module with `verb`."""
     shared = argparse.ArgumentParser(add_help=False)
-    where = "the home folder (default: $FLUXDROP_HOME, else this folder)"
-    for name, settings in {
-        "--home": {"metavar": "DIR", "help": where},
-        "--json": {"action": "store_true", "help": "print JSON for programs"},
-    }.items():
-        # Before or after the verb: a default in one place would undo what the other one read.
-        shared.add_argument(name, default=argparse.SUPPRESS, **settings)  # type: ignore[arg-type]
+    home_help = "the home folder (default: $FLUXDROP_HOME, else this folder)"
+    # These may stand before or after the verb; a default in one place would overwrite the value
+    # that was read in the other.
+    absent = argparse.SUPPRESS
+    shared.add_argument("--home", metavar="DIR", default=absent, help=home_help)
+    shared.add_argument(
+        "--json", action="store_true", default=absent, help="print JSON for programs"
+    )
     parser = _Parser(
         prog="fluxdrop",
         description="Drop a YAML file into a folder, get a picture.",
@@ -87,32 +88,32 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
-    for name, own in VERBS.items():
-        if verb is None or verb in own:
-            importlib.import_module(f"{__name__}.{name}").add(verbs, shared)
+    for module, names in VERBS.items():
+        if verb is None or verb in names:
+            importlib.import_module(f"{__name__}.{module}").add(verbs, shared)
     return parser
 
 
 def _verb_of(arguments: Sequence[str]) -> str | None:
-    """The verb that a command line names first, where it is one; None where all must be known."""
-    given = iter(arguments)
-    for argument in given:
+    """The verb of a command line; None where it has no known one, so that all must be loaded."""
+    remaining = iter(arguments)
+    for argument in remaining:
         if argument == "--home":
-            next(given, None)
+            next(remaining, None)
         elif not argument.startswith("-"):
-            return argument if any(argument in own for own in VERBS.values()) else None
+            return argument if any(argument in names for names in VERBS.values()) else None
         elif argument != "--json" and not argument.startswith("--home="):
             return None
     return None
 
 
 def program() -> NoReturn:
-    """`fluxdrop` as a process of its own: run one command, and leave."""
+    """The entry point of `fluxdrop`: run one command and end the process with its exit code."""
     code = main()
     if "torch" not in sys.modules:
         sys.exit(code)
-    # All that matters is written and closed; taking torch and its kin apart, module by module,
-    # would keep whoever waits for this process waiting for two seconds more.
+    # All files are written and closed; a normal exit would take two seconds to unload torch and
+    # the packages that it brought.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -120,17 +121,17 @@ def program() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a letter of a path or a prompt is no reason to fail.
+        # A terminal that cannot show a character of a path or a prompt must not end the command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output has gone (`fluxdrop status | head`): nothing to say to it, and
-        # what is left in the buffer must not be tried again when Python ends.
+        # The reader of the output has ended (`fluxdrop status | head`). Python must not try to
+        # flush the rest of the buffer again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -158,4 +159,4 @@ def _main(arguments: Sequence[str] | None) -> int:
             print(json.dumps({"error": str(error)}, ensure_ascii=False))
         else:
             print(f"fluxdrop: {error}", file=sys.stderr)
-        return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        return next(code for error_type, code in _EXIT_CODES if isinstance(error, error_type))

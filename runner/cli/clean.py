@@ -1,7 +1,7 @@
-"""`clean`: whole finished jobs taken out of the outbox by age or size, when asked and never else.
+"""`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
-Says what would go; deletes after a yes, or with `--yes`. Jobs that are queued or running, and what
-is not a job's folder, are never touched.
+Lists the jobs and deletes them only with `--yes` or after a question. Jobs that are queued or
+running are never touched, nor is anything in the outbox that is not the folder of a job.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import print_json, say
-from runner.cli.output import size as size_text
+from runner.cli.output import print_json, print_message, size_text
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -43,17 +42,17 @@ class Job:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     clean = verbs.add_parser("clean", parents=[shared], help="take old finished jobs away")
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
-    most = "the oldest go until the finished ones take no more than this: 50GB"
-    clean.add_argument("--keep", metavar="SIZE", help=most)
+    keep_help = "the oldest go until the finished ones take no more than this: 50GB"
+    clean.add_argument("--keep", metavar="SIZE", help=keep_help)
     clean.add_argument("--yes", action="store_true", help="delete them without asking")
     clean.set_defaults(run=run_clean)
 
 
 def run_clean(options: argparse.Namespace) -> int:
-    """Name the jobs that age and size single out, and delete them if told to."""
+    """List the jobs chosen by age and size, and delete them where that is confirmed."""
     if options.older_than is None and options.keep is None:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
     home = find_home(options.home)
@@ -65,41 +64,44 @@ def run_clean(options: argparse.Namespace) -> int:
             day = datetime.fromtimestamp(job.finished).strftime("%Y-%m-%d")
             print(f"{day}  {size_text(job.bytes):>10}  {job.state:<9}  {job.id}")
     total = sum(job.bytes for job in chosen)
-    told = f"{len(chosen):,} finished jobs, {size_text(total)}"
-    wanted = bool(chosen) and (options.yes or (not options.json and _asked(told)))
-    left = remove(home, chosen) if wanted else []
+    summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
+    removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
+    left = remove(home, chosen) if removed else []
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
-        print_json({"jobs": jobs, "bytes": total, "removed": wanted, "left": left})
-    elif wanted:
-        say(f"removed {told}")
+        print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
+    elif removed:
+        print_message(f"removed {summary}")
     else:
-        say(f"{told}; nothing was removed" + ("" if not chosen else " (--yes removes them)"))
+        hint = " (--yes removes them)" if chosen else ""
+        print_message(f"{summary}; nothing was removed{hint}")
     for problem in left:
-        say(problem)
+        print_message(problem)
     return 1 if left else 0
 
 
-def _asked(told: str) -> bool:
-    """Whether somebody at a terminal says yes."""
+def _confirmed(summary: str) -> bool:
+    """Whether a person at a terminal says yes; False where there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(f"remove {told}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"remove {summary}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _age(text: str) -> float:
-    found = _AGE.fullmatch(text.strip())
-    if found is None:
+    """An age in seconds."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
         raise UsageProblem(f"an age is written like 12h, 30d or 8w, not {text!r}")
-    return float(found[1]) * _SECONDS[found[2]]
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _size(text: str) -> float:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    """A size in bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise UsageProblem(f"a size is written like 500MB or 50GB, not {text!r}")
-    return float(found[1]) * _BYTES[found[2].lower()]
+    return float(match[1]) * _BYTES[match[2].lower()]
 
 
 def finished(home: Home) -> list[Job]:
@@ -129,7 +131,10 @@ def _bytes_in(folder: Path) -> int:
 
 
 def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> list[Job]:
-    """The jobs that are too old, and the oldest of those that are too many bytes."""
+    """The jobs to delete: those older than `age` seconds, and the oldest of the others.
+
+    Of these as many as it takes until all jobs that stay have at most `keep` bytes together.
+    """
     before = time.time() - (age or 0.0)
     left = sum(job.bytes for job in oldest_first)
     chosen = []
@@ -143,22 +148,22 @@ def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> li
 
 
 def remove(home: Home, jobs: list[Job]) -> list[str]:
-    """Delete the folders and their rows of the gallery; what could not be deleted, in words."""
+    """Delete the jobs' folders and gallery rows; one message for each that could not be deleted."""
     from runner.gallery.store import FOLDER, Gallery
     from runner.spool.disk.disk import Disk
 
     gallery = Gallery(home.data / FOLDER, Disk().replace)
-    for aside in home.outbox.glob(f"{_ASIDE}*"):  # an earlier clean was cut short
+    for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
         shutil.rmtree(aside, ignore_errors=True)
     left = []
     for job in jobs:
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
-        # A retry between the look and now has made the folder a living job's again.
+        # Since the list was made, another job may have taken the id of a rejected one.
         if client.status(home, job.id)["state"] not in FINAL_STATES:
             continue
         pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
         try:
-            # At once gone under its own name: nobody sees a job of which half is there.
+            # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
             shutil.rmtree(aside)
         except OSError as error:

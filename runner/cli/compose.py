@@ -1,4 +1,4 @@
-"""`compose` and `audit`: prompts from packs, bulk runs worked out beforehand, forbidden words.
+"""`compose` and `audit`: prompts from packs, plans of bulk runs, forbidden words.
 
 Nothing here renders; `--queue` drops a spec into the inbox like any other caller.
 """
@@ -12,22 +12,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, say
-from runner.cli.submit import tell
+from runner.cli.output import print_json, print_message
+from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
-from specs.errors import Problem, SpecInvalid
+from specs.errors import SpecInvalid
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     compose = verbs.add_parser("compose", parents=[shared], help="make prompts from a pack")
     compose.add_argument("pack", metavar="PACK", help="a folder in prompts/")
     compose.add_argument("--subject", action="append", metavar="S", help="may be given again")
     compose.add_argument("--variable", action="append", metavar="V", help="may be given again")
     compose.add_argument("--extra", metavar="TEXT", help="text added to every prompt")
-    everything = "all subjects, and all variables, of which none is named"
-    compose.add_argument("--all", action="store_true", help=everything)
+    all_help = "all subjects, and all variables, of which none is named"
+    compose.add_argument("--all", action="store_true", help=all_help)
     compose.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="fields",
         help="a field of the spec: steps=8, count=4, window=23:00-07:00",
@@ -35,15 +35,15 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     compose.add_argument(
         "--on-violation", choices=("reject", "skip"), help="what a forbidden word does to the job"
     )
-    way = compose.add_mutually_exclusive_group()
-    way.add_argument("--plan", action="store_true", help="say what a bulk run would do")
-    way.add_argument("--queue", action="store_true", help="drop it into the inbox")
+    mode = compose.add_mutually_exclusive_group()
+    mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
+    mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
     compose.set_defaults(run=run_compose, wait=False)
     audit = verbs.add_parser("audit", parents=[shared], help="look for forbidden words in a prompt")
     audit.add_argument("prompt", nargs="?", metavar="PROMPT", help="`-` is standard input")
     audit.add_argument("--term", action="append", metavar="T", help="default: the settings' own")
-    lines = 'answer lines {"id","prompt","terms"} of standard input, one for one'
-    audit.add_argument("--jsonl", action="store_true", help=lines)
+    jsonl_help = 'answer lines {"id","prompt","terms"} of standard input, one for one'
+    audit.add_argument("--jsonl", action="store_true", help=jsonl_help)
     audit.set_defaults(run=run_audit)
 
 
@@ -53,16 +53,16 @@ def run_compose(options: argparse.Namespace) -> int:
     spec = _spec(options, home)
     try:
         if options.plan:
-            return _plan(options, home, spec)
+            return _print_plan(options, home, spec)
         if options.queue:
             return _queue(options, home, spec)
-        return _one(options, home, spec)
+        return _print_prompt(options, home, spec)
     except SpecInvalid as error:
-        return _say_refused(options, error)
+        return _print_refusal(options, error)
 
 
 def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
-    """The spec that the arguments stand for."""
+    """The spec that the arguments describe. Raises UsageProblem where no subject is named."""
     from composer.packs import read_pack
 
     compose: dict[str, Any] = {"pack": options.pack}
@@ -82,11 +82,11 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["extra"] = options.extra
     if options.on_violation:
         compose["on_violation"] = options.on_violation
-    return {"kind": "text2img", "compose": compose} | dict(_given(options.fields))
+    return {"kind": "text2img", "compose": compose} | dict(_assigned(options.fields))
 
 
-def _given(assignments: list[str]) -> Iterator[tuple[str, Any]]:
-    """The fields of `--set`, their values read as a spec's are."""
+def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
+    """The fields of `--set`, their values read as in a spec. Raises UsageProblem."""
     from specs.read import read
 
     for text in assignments:
@@ -94,16 +94,16 @@ def _given(assignments: list[str]) -> Iterator[tuple[str, Any]]:
         if not (sign and name.strip()) or name in ("compose", "prompt"):
             raise UsageProblem(f"--set takes a field of the spec as field=value, not {text!r}")
         try:
-            read_back = read(f"{name}: {value}\n".encode("utf-8", "surrogateescape")).value
+            document = read(f"{name}: {value}\n".encode("utf-8", "surrogateescape")).value
         except SpecInvalid as error:
             raise UsageProblem(f"--set {text}: {error.problems[0].message}") from error
-        if not isinstance(read_back, dict) or list(read_back) != [name]:
+        if not isinstance(document, dict) or list(document) != [name]:
             raise UsageProblem(f"--set takes one field at a time, not {text!r}")
-        yield name, read_back[name]
+        yield name, document[name]
 
 
-def _bytes(spec: Mapping[str, Any]) -> bytes:
-    """The spec as it would be dropped. Raises UsageProblem for one that no schema allows."""
+def _spec_bytes(spec: Mapping[str, Any]) -> bytes:
+    """The spec as a file's bytes. Raises UsageProblem where its kind's schema refuses it."""
     from specs.read import read
     from specs.validate import validate
     from specs.write import to_yaml
@@ -116,7 +116,8 @@ def _bytes(spec: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+    """Print the first prompt of the spec, its blocks and its audit."""
     from composer.packs import read_pack
     from composer.parameters import encoders_of
     from composer.report import compose_json
@@ -124,80 +125,82 @@ def _one(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> in
     from runner.cli.plan_report import tokens_text
 
     if options.fields:
-        _bytes(spec)
+        _spec_bytes(spec)
     pack = read_pack(home.prompts, options.pack)
     catalogue = RegistryCatalogue(home.settings, home.data)
     model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
-    told = compose_json(
+    composed = compose_json(
         pack,
         spec["compose"],
         forbidden=home.settings.forbidden,
         encoders=encoders_of(lambda name: catalogue.parameters(name, str(spec["kind"])))(model),
     )
-    ok = told["audit"]["verdict"] == "ok" and not told["over_by"]
+    ok = composed["audit"]["verdict"] == "ok" and not composed["over_by"]
     if options.json:
-        print_json(told)
+        print_json(composed)
         return 0 if ok else 1
-    print(told["prompt"])
+    print(composed["prompt"])
     print()
-    for block in told["blocks"]:
+    for block in composed["blocks"]:
         print(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
-    print(f"  {told['length']} characters, {tokens_text(told['tokens'])}")
-    for warning in told["warnings"]:
+    print(f"  {composed['length']} characters, {tokens_text(composed['tokens'])}")
+    for warning in composed["warnings"]:
         print(f"  {warning}")
-    _print_audit(told["audit"], told["prompt"])
+    _print_audit(composed["audit"], composed["prompt"])
     return 0 if ok else 1
 
 
-def _plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+def _print_plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     from runner.catalogue import RegistryCatalogue
-    from runner.cli.plan_report import print_plan, told_of
+    from runner.cli.plan_report import plan_report, print_report
     from runner.spool.inbox.preview import preview
 
-    ahead = preview(_bytes(spec), home, RegistryCatalogue(home.settings, home.data))
-    told = told_of(ahead, home)
+    catalogue = RegistryCatalogue(home.settings, home.data)
+    report = plan_report(preview(_spec_bytes(spec), home, catalogue), home)
     if options.json:
-        print_json(told)
+        print_json(report)
     else:
-        print_plan(told)
-    return 1 if told["rejected"] else 0
+        print_report(report)
+    return 1 if report["rejected"] else 0
 
 
 def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
-    """Drop the spec, unless it would be refused: then nothing is dropped."""
+    """Drop the spec. Raises SpecInvalid, and drops nothing, where intake would reject it."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.preview import preview
 
-    data = _bytes(spec)
-    ahead = preview(data, home, RegistryCatalogue(home.settings, home.data))
-    ahead.plan.reject()
-    if ahead.problems:
-        raise SpecInvalid("SchemaInvalid", ahead.problems)
+    data = _spec_bytes(spec)
+    previewed = preview(data, home, RegistryCatalogue(home.settings, home.data))
+    previewed.plan.reject()
+    if previewed.problems:
+        raise SpecInvalid("SchemaInvalid", previewed.problems)
     home.prepare()
-    return tell(home, [client.submit(home, data, f"{options.pack}.yaml")], options)
+    return report_drops(home, [client.submit(home, data, f"{options.pack}.yaml")], options)
 
 
-def _say_refused(options: argparse.Namespace, error: SpecInvalid) -> int:
+def _print_refusal(options: argparse.Namespace, error: SpecInvalid) -> int:
     if all(problem.path.startswith("compose.") for problem in error.problems):
-        # What the arguments name is not there: `compose.subjects` is `--subject` here.
+        # An argument names something that the pack does not have: wrong usage, not a bad spec.
         raise UsageProblem("; ".join(_sentences(error))) from error
     if options.json:
         shown = [{"path": p.path, "message": p.message} for p in error.problems]
         print_json({"error": str(error), "reason": error.reason, "errors": shown})
     else:
-        say(f"fluxdrop: {error.reason}")
+        print_message(f"fluxdrop: {error.reason}")
         for sentence in _sentences(error):
-            say(f"  {sentence}")
+            print_message(f"  {sentence}")
     return 1
 
 
 def _sentences(error: SpecInvalid) -> list[str]:
-    def sentence(problem: Problem) -> str:
-        named = {"compose.subjects": "--subject", "compose.variables": "--variable"}
-        path = named.get(problem.path, problem.path)
-        return f"{path}: {problem.message}" if path else problem.message
-
-    return [sentence(problem) for problem in error.problems]
+    """The problems in words; a field that an argument sets has the argument's name."""
+    arguments = {"compose.subjects": "--subject", "compose.variables": "--variable"}
+    return [
+        f"{arguments.get(problem.path, problem.path)}: {problem.message}"
+        if problem.path
+        else problem.message
+        for problem in error.problems
+    ]
 
 
 def run_audit(options: argparse.Namespace) -> int:
@@ -215,27 +218,28 @@ def run_audit(options: argparse.Namespace) -> int:
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     terms = options.term or find_home(options.home).settings.forbidden
     try:
-        told = audit_json(prompt, terms)
+        audited = audit_json(prompt, terms)
     except ValueError as error:
         raise UsageProblem(str(error)) from error
     if options.json:
-        print_json(told)
+        print_json(audited)
     else:
         if not terms:
-            say("nothing is forbidden: name a --term, or set `forbidden` in fluxdrop.yaml")
-        _print_audit(told, prompt)
-    return 0 if told["verdict"] == "ok" else 1
+            hint = "name a --term, or set `forbidden` in fluxdrop.yaml"
+            print_message(f"nothing is forbidden: {hint}")
+        _print_audit(audited, prompt)
+    return 0 if audited["verdict"] == "ok" else 1
 
 
 def _audit_lines() -> int:
-    """Answer line by line, so that another program may ask and wait for each answer.
+    """Answer each line before the next is read, so that a program may wait for each answer.
 
-    What is found stands in the answers; the exit code only says whether every line could be read.
+    The exit code is 1 where a line could not be read; findings are in the answers only.
     """
     from composer.audit.jsonl import audit_lines
 
     if hasattr(sys.stdout, "reconfigure"):
-        # JSON is UTF-8 whatever the console speaks; a lone surrogate comes out as its escape.
+        # JSON is UTF-8 whatever the console's encoding; a lone surrogate is written as its escape.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
     unread = False
     for number, raw in enumerate(sys.stdin.buffer):
@@ -252,16 +256,14 @@ def _audit_lines() -> int:
     return 1 if unread else 0
 
 
-def _print_audit(told: Mapping[str, Any], prompt: str) -> None:
-    """The verdict in words: where, and why it counts."""
+def _print_audit(report: Mapping[str, Any], prompt: str) -> None:
+    """The verdict, and for each term found where it is and why it counts or does not."""
     from composer.terms import describe
 
-    print(told["verdict"])
-    for level in ("findings", "advice"):
-        for found in told[level]:
-            if level == "findings":
-                text = describe(found["term"], found["start"], found["block"], found["cue"], prompt)
-            else:
-                after = f" after {found['cue']!r}" if found["cue"] else ""
-                text = f"{found['term']!r}{after}: {found.get('note') or 'named, not asked for'}"
-            print(f"  {'violation' if level == 'findings' else 'advice':<9}  {text}")
+    print(report["verdict"])
+    for found in report["findings"]:
+        text = describe(found["term"], found["start"], found["block"], found["cue"], prompt)
+        print(f"  violation  {text}")
+    for found in report["advice"]:
+        cue = f" after {found['cue']!r}" if found["cue"] else ""
+        print(f"  advice     {found['term']!r}{cue}: {found.get('note') or 'named, not asked for'}")

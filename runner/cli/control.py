@@ -1,4 +1,4 @@
-"""`cancel`, `retry`, `pause` and `resume`: they write the control files of the inbox."""
+"""`cancel`, `retry`, `pause` and `resume`: write control files into the inbox."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, say
+from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import find_home
@@ -16,7 +16,7 @@ _OBEYED_SECONDS = 5.0
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     cancel = verbs.add_parser("cancel", parents=[shared], help="stop jobs at the next step")
     cancel.add_argument("ids", nargs="+", metavar="ID")
     cancel.set_defaults(run=run_cancel)
@@ -30,30 +30,30 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_cancel(options: argparse.Namespace) -> int:
-    """Cancel jobs and say what came of it."""
+    """Cancel jobs and print the outcome of each; an ID may also be the file name of a drop."""
     home = find_home(options.home)
     before = {named: client.status(home, client.job_of(home, named)) for named in options.ids}
-    over = {job_id for job_id, found in before.items() if found["state"] in FINAL_STATES}
+    over = {job_id for job_id, status in before.items() if status["state"] in FINAL_STATES}
     drops = {job_id: client.cancel(home, job_id) for job_id in options.ids if job_id not in over}
     running = client.runner_health(home) is not None
     outcomes = []
     for job_id in options.ids:
-        found = before[job_id]
-        if job_id in drops and running and found["state"] != "unknown":
+        status = before[job_id]
+        if job_id in drops and running and status["state"] != "unknown":
             client.wait_until_obeyed(home, drops[job_id], _OBEYED_SECONDS)
-            found = client.wait_until_over(home, client.job_of(home, job_id), _OBEYED_SECONDS)
-        outcomes.append({"id": job_id, "state": found["state"], "was_over": job_id in over})
+            status = client.wait_until_over(home, client.job_of(home, job_id), _OBEYED_SECONDS)
+        outcomes.append({"id": job_id, "state": status["state"], "was_over": job_id in over})
     if options.json:
         print_json({"jobs": outcomes})
         return 0
     for outcome in outcomes:
-        print(f"{outcome['id']}: {_said(outcome)}")
+        print(f"{outcome['id']}: {_outcome_text(outcome)}")
     if not running:
-        say("no runner is running: it will be obeyed when one starts")
+        print_message("no runner is running: it will be obeyed when one starts")
     return 0
 
 
-def _said(outcome: Mapping[str, Any]) -> str:
+def _outcome_text(outcome: Mapping[str, Any]) -> str:
     state = outcome["state"]
     if outcome["was_over"]:
         return f"was over already: {state}"
@@ -63,20 +63,20 @@ def _said(outcome: Mapping[str, Any]) -> str:
 
 
 def run_retry(options: argparse.Namespace) -> int:
-    """Ask for a finished job to be run again; print its new id once it is known."""
+    """Ask for a finished job to be run again; print its new id once a runner has taken it."""
     home = find_home(options.home)
-    found = client.status(home, options.id)
-    if found["state"] not in ("succeeded", "failed", "cancelled"):
+    state = client.status(home, options.id)["state"]
+    if state not in ("succeeded", "failed", "cancelled"):
         raise UsageProblem(
             f"only a job that succeeded, failed or was cancelled can be run again; "
-            f"{options.id} is {found['state']}"
+            f"{options.id} is {state}"
         )
     drop = client.retry(home, options.id)
     receipt = None
     if client.runner_health(home) is not None:
         receipt = client.wait_for_receipt(home, drop, _OBEYED_SECONDS)
     if receipt is None:
-        say("no runner has taken it yet: it will be obeyed when one runs")
+        print_message("no runner has taken it yet: it will be obeyed when one runs")
     if options.json:
         print_json({"jobs": [receipt["job"]] if receipt else []})
     elif receipt:
@@ -88,17 +88,17 @@ def run_pause(options: argparse.Namespace) -> int:
     """Pause this home's runner."""
     home = find_home(options.home)
     client.pause(home)
-    return _say(options, "paused: the image in hand is finished, then nothing starts")
+    return _print_done(options, "paused: the image in hand is finished, then nothing starts")
 
 
 def run_resume(options: argparse.Namespace) -> int:
     """Let this home's runner go on."""
     home = find_home(options.home)
     client.resume(home)
-    return _say(options, "images start again")
+    return _print_done(options, "images start again")
 
 
-def _say(options: argparse.Namespace, text: str) -> int:
+def _print_done(options: argparse.Namespace, text: str) -> int:
     if options.json:
         print_json({"ok": True})
     else:

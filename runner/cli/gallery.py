@@ -1,7 +1,7 @@
-"""`gallery search`, `gallery page`, `gallery rebuild`: finished pictures found, shown, listed.
+"""`gallery search|page|rebuild`: search finished pictures, write pages, rebuild the index.
 
-Searching reads the index that the runner writes, whether one runs or not. An index that is missing
-or damaged is made again from the sidecars first.
+A search reads the index that the runner writes, whether a runner is running or not. An index that
+is missing or damaged is first rebuilt from the sidecars.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import print_json, say
+from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
@@ -34,17 +34,17 @@ _FILTERS = {
     "size": "1024x768",
     "job": "the id of a job",
 }
-_NARROWEST = 20
+_NARROWEST_PROMPT = 20
 _JOBS_SHOWN = 500
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
     ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
     search = ways.add_parser("search", parents=[shared], help="newest first")
-    what = 'words of the prompt, or their beginnings; a word in "quotes" is a whole one'
-    search.add_argument("text", nargs="*", metavar="TEXT", help=what)
+    text_help = 'words of the prompt, or their beginnings; a word in "quotes" is a whole one'
+    search.add_argument("text", nargs="*", metavar="TEXT", help=text_help)
     for name, meaning in _FILTERS.items():
         search.add_argument(f"--{name}", metavar=name.upper(), help=meaning)
     search.add_argument("--tag", action="append", metavar="TAG", help="may be given again")
@@ -67,40 +67,43 @@ def _count(text: str) -> int:
 
 
 def run_search(options: argparse.Namespace) -> int:
-    """Print the newest pictures that fit."""
+    """Print the newest pictures that match the text and every filter."""
     from runner.gallery.search import search
 
     home = find_home(options.home)
     filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
 
-    def look(gallery: Gallery) -> Page:
+    def matching(gallery: Gallery) -> Page:
         text = " ".join(options.text)
         return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
 
-    gallery = opened(home)
-    found = look(gallery)
+    gallery = _opened(home)
+    page = matching(gallery)
     if gallery.damaged:
-        rebuilt(home)
-        found = look(opened(home))
+        _rebuild(home)
+        page = matching(_opened(home))
     if options.json:
-        print_json(found)
+        print_json(page)
     else:
-        _print_table(found, options.offset)
+        _print_table(page, options.offset)
     return 0
 
 
-def opened(home: Home) -> Gallery:
-    """The gallery for reading; made from the sidecars where there is none."""
+def _opened(home: Home) -> Gallery:
+    """The gallery for reading; its index is rebuilt first where there is none."""
     from runner.gallery.store import FOLDER, Gallery
 
     gallery = Gallery(home.data / FOLDER)
     if gallery.missing:
-        rebuilt(home)
+        _rebuild(home)
     return gallery
 
 
-def rebuilt(home: Home) -> int:
-    """Make the index again, showing how far that is where people watch; how many rows it has."""
+def _rebuild(home: Home) -> int:
+    """Rebuild the index from the sidecars and return the number of rows.
+
+    Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
+    """
     from runner.gallery.rebuild import rebuild
     from runner.gallery.store import FOLDER
     from runner.spool.disk.disk import Disk
@@ -125,8 +128,8 @@ def _progress() -> Progress | None:
     return show
 
 
-def _print_table(found: Page, offset: int) -> None:
-    rows = found["rows"]
+def _print_table(page: Page, offset: int) -> None:
+    rows = page["rows"]
     if rows:
         longest = max(len(str(row["id"])) for row in rows)
         models = max(5, *(len(str(row["model"])) for row in rows))
@@ -134,19 +137,19 @@ def _print_table(found: Page, offset: int) -> None:
             f"{'made':<16}  {'id':<{longest}}  {'kind':<8}  {'model':<{models}}  "
             f"{'seed':>10}  {'size':>9}  "
         )
-        room = max(_NARROWEST, shutil.get_terminal_size((120, 24)).columns - len(head))
+        columns = max(_NARROWEST_PROMPT, shutil.get_terminal_size((120, 24)).columns - len(head))
         print(f"{head}prompt")
         for row in rows:
             size = f"{row['width']}x{row['height']}" if row.get("width") else ""
             print(
                 f"{_local(row['created_at']):<16}  {row['id']:<{longest}}  {row['kind']!s:<8}  "
                 f"{row['model']!s:<{models}}  {row['seed']!s:>10}  {size:>9}  "
-                f"{_fitted(str(row['prompt']), room)}"
+                f"{_fitted(str(row['prompt']), columns)}"
             )
     last = offset + len(rows)
-    more = f"; --offset {last} shows the next" if rows and last < found["total"] else ""
+    more = f"; --offset {last} shows the next" if rows and last < page["total"] else ""
     shown = f"{offset + 1} to {last} of " if rows else ""
-    say(f"{shown}{found['total']:,} pictures{more}")
+    print_message(f"{shown}{page['total']:,} pictures{more}")
 
 
 def _local(moment: object) -> str:
@@ -156,20 +159,20 @@ def _local(moment: object) -> str:
         return ""
 
 
-def _fitted(text: str, room: int) -> str:
-    """The text on one line of so many columns; nothing in it can steer the terminal."""
+def _fitted(text: str, columns: int) -> str:
+    """The text cut to one line of so many columns, without characters that control a terminal."""
     shown, used = "", 0
     for char in " ".join(text.split()):
         char = char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
         wide = 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        if used + wide > room - 1:
+        if used + wide > columns - 1:
             return f"{shown}…"
         shown, used = shown + char, used + wide
     return shown
 
 
 def run_page(options: argparse.Namespace) -> int:
-    """Write contact sheets and print where they are."""
+    """Write contact sheets and print their paths."""
     home = find_home(options.home)
     pages = [_job_page(home, job) for job in options.ids] or [write_outbox_page(home)]
     if options.json:
@@ -190,10 +193,10 @@ def _job_page(home: Home, job: str) -> str:
     folder = home.job(status["id"])
     page = folder / "index.html"
     if status["images"]["failed"] and page.is_file():
-        # Which images failed, and why, is known to the runner alone: its page tells it.
+        # Only the runner knows which images failed, and why: the page that it wrote is kept.
         return str(page)
-    found = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
-    sidecars = [each for each in found if each is not None and "result" in each]
+    files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
+    sidecars = [sidecar for sidecar in files if sidecar is not None and "result" in sidecar]
     Disk().replace(page, job_page(status, sorted(sidecars, key=_index)).encode())
     return str(page)
 
@@ -203,13 +206,13 @@ def _index(sidecar: Mapping[str, Any]) -> int:
 
 
 def write_outbox_page(home: Home) -> str:
-    """Write the page of the newest jobs from what lies in the outbox; its path."""
+    """Write the page of the newest jobs, from the files of the outbox, and return its path."""
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
     jobs = sorted(statuses(home), key=lambda job: str(job.get("accepted_at")), reverse=True)
     shown = jobs[:_JOBS_SHOWN]
-    packs = {str(job["id"]): found for job in shown if (found := _packs(home, job))}
+    packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
     Disk().replace(page, outbox_page(shown, packs).encode())
     return str(page)
@@ -224,7 +227,10 @@ def statuses(home: Home) -> Iterable[dict[str, Any]]:
 
 
 def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
-    """The pack a job was made from, as its newest picture remembers it."""
+    """The pack a job was made from, by the sidecar of a picture that its status names.
+
+    Empty where there is no pack, and where the job has no picture yet.
+    """
     for output in status.get("outputs") or ():
         sidecar = read_json(home.job(status["id"]) / str(output.get("sidecar")))
         pack = (sidecar or {}).get("result", {}).get("pack")
@@ -233,8 +239,8 @@ def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
 
 
 def run_rebuild(options: argparse.Namespace) -> int:
-    """Make the index again."""
-    count = rebuilt(find_home(options.home))
+    """Rebuild the index and print how many pictures it has."""
+    count = _rebuild(find_home(options.home))
     if options.json:
         print_json({"rows": count})
     else:

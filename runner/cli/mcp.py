@@ -1,6 +1,6 @@
 """`mcp`: the MCP server, over standard input and output or over HTTP on this machine.
 
-Standard output belongs to the protocol: whatever has to be said goes to standard error.
+Over stdio, standard output belongs to the protocol: all messages go to standard error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any
 
-from runner.cli.output import say
+from runner.cli.output import log_to_stderr, print_message
 from runner.settings import find_home
 
 PORT = 8421
@@ -17,7 +17,7 @@ TOKEN = "FLUXDROP_MCP_TOKEN"
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     mcp = verbs.add_parser("mcp", parents=[shared], help="serve agents: stdio, or HTTP")
     mcp.add_argument(
         "--http", nargs="?", const=PORT, type=int, metavar="PORT",
@@ -26,19 +26,20 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     mcp.add_argument("--autostart", action="store_true", help="start a runner when none is there")
     mcp.add_argument("--host", default="127.0.0.1", help="serve HTTP on another address")
     mcp.add_argument("--token", help=f"clients must send it as a bearer token (or set ${TOKEN})")
-    for name, what in (("host", "a name that a gateway passes on"), ("origin", "a web page")):
+    for name, meaning in (("host", "a name that a gateway passes on"), ("origin", "a web page")):
         mcp.add_argument(
             f"--allow-{name}", action="append", default=[], metavar=name.upper(),
-            help=f"{what}; may be given again",
+            help=f"{meaning}; may be given again",
         )  # fmt: skip
     mcp.set_defaults(run=run_mcp)
 
 
 def run_mcp(options: argparse.Namespace) -> int:
-    """Serve until the client goes, or until stopped."""
+    """Serve until the client disconnects (stdio) or until stopped (HTTP)."""
     options.json = False  # an error as JSON would stand where the protocol is expected
     home = find_home(options.home)
-    _prepare()
+    log_to_stderr()
+    _import_server()
     if options.http is None:
         from runner.mcp_server.server import serve_stdio
 
@@ -50,18 +51,15 @@ def run_mcp(options: argparse.Namespace) -> int:
     access = checked_access(options.allow_host, options.allow_origin, token)
     serve_http(
         home, host=options.host, port=options.http, access=access,
-        autostart=options.autostart, say=say,
+        autostart=options.autostart, notify=print_message,
     )  # fmt: skip
     return 0
 
 
-def _prepare() -> None:
-    """Logs to standard error, and imports without collecting garbage that is not there yet."""
+def _import_server() -> None:
+    """Import the server with garbage collection off: imports make objects, but hardly garbage."""
     import gc
-    import logging
 
-    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
     gc.disable()
     try:
         import runner.mcp_server.server  # noqa: F401

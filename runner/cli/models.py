@@ -1,6 +1,6 @@
-"""`models`, `models pull`, `models check`: the registry, fetching weights, saying what is missing.
+"""`models`, `models pull`, `models check`: list the registry, fetch weights, check them.
 
-Listing imports nothing heavy. Fetching is asked for here only: no job ever downloads.
+Listing imports nothing heavy. Weights are fetched by `models pull` only: no job ever downloads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.output import print_json, say
+from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import FluxdropError
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from runner.engine.models import Model
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
-_STOPPED = 130
+_INTERRUPTED = 130
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
-    about = "the models there are; fetch one, or say what is missing"
-    models = verbs.add_parser("models", parents=[shared], help=about)
+    """Add the verbs of this module."""
+    models_help = "the models there are; fetch one, or say what is missing"
+    models = verbs.add_parser("models", parents=[shared], help=models_help)
     models.set_defaults(run=run_models)
     ways = models.add_subparsers(dest="way", metavar="pull|check")
     pull = ways.add_parser("pull", parents=[shared], help="fetch weights from the hub")
-    what = "a name from `fluxdrop models`, or owner/name of a repository of LoRA files"
-    pull.add_argument("names", nargs="+", metavar="NAME", help=what)
+    names_help = "a name from `fluxdrop models`, or owner/name of a repository of LoRA files"
+    pull.add_argument("names", nargs="+", metavar="NAME", help=names_help)
     pull.add_argument("--file", metavar="FILE", help="which file of owner/name")
-    verify = "read every byte of what is here, and fetch damaged files again"
-    pull.add_argument("--verify", action="store_true", help=verify)
+    verify_help = "read every byte of what is here, and fetch damaged files again"
+    pull.add_argument("--verify", action="store_true", help=verify_help)
     pull.set_defaults(run=run_pull)
     check = ways.add_parser("check", parents=[shared], help="what is missing, and what would fit")
     check.add_argument("names", nargs="*", metavar="NAME", help="without: every model, in short")
@@ -43,7 +43,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    """List the registry."""
+    """List every model: its kinds, size and licence, and whether it is on this machine."""
     from runner.catalogue import model_rows
 
     rows = model_rows(find_home(options.home))
@@ -56,11 +56,11 @@ def run_models(options: argparse.Namespace) -> int:
         kinds = " ".join(
             f"{kind}*" if kind in row["default_for"] else kind for kind in row["kinds"]
         )
-        partly = f"{_size(row['bytes_here'])} of it" if row["bytes_here"] else "no"
+        partly = f"{_size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
         here = "yes" if row["present"] else partly
         gated = ", gated" if row["gated"] else ""
         print(
-            f"{row['name']:<{widest}} {kinds:<39} {_size(row['bytes']):>8}  {here:<14}"
+            f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
     print("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
@@ -68,7 +68,7 @@ def run_models(options: argparse.Namespace) -> int:
 
 
 def run_pull(options: argparse.Namespace) -> int:
-    """Fetch what is named and not here yet."""
+    """Fetch the files of the named models and repositories that are not here yet."""
     home = find_home(options.home)
     home.prepare()
     targets = _targets(options, home)
@@ -80,8 +80,8 @@ def run_pull(options: argparse.Namespace) -> int:
         try:
             rows = pulling.run(targets, verify=options.verify)
         except KeyboardInterrupt:
-            say(f"stopped: what has come is kept, `{again}` goes on with it")
-            return _STOPPED
+            print_message(f"stopped: what has come is kept, `{again}` goes on with it")
+            return _INTERRUPTED
     ok = all(row["ok"] for row in rows)
     if options.json:
         print_json({"ok": ok, "models": rows})
@@ -89,12 +89,12 @@ def run_pull(options: argparse.Namespace) -> int:
         if row["ok"]:
             print(f"{row['name']} is here: {row['path'] or 'it is built in'}")
         else:
-            say(f"fluxdrop: {row['error']}")
+            print_message(f"fluxdrop: {row['error']}")
     return 0 if ok else 1
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Say what is missing of the named models, or of all of them in short."""
+    """Print what is missing of the named models, or of all of them in short."""
     from runner.engine.custom_entries import models_of
     from runner.engine.entries import ESTIMATORS
     from runner.engine.hub import checkup
@@ -104,22 +104,23 @@ def run_check(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for name in options.names or models:
         if name in models:
-            found = checkup.check_model(models[name], home.data)
+            result = checkup.check_model(models[name], home.data)
         elif name in ESTIMATORS:
-            found = checkup.check_estimator(ESTIMATORS[name], home.data)
+            result = checkup.check_estimator(ESTIMATORS[name], home.data)
         else:
             raise _unknown(name, models)
-        # A model that nobody has begun to fetch is no fault, unless it was asked about.
-        expected = options.names or found.here or name in home.settings.registry
+        # A model of which nothing was fetched is no fault, unless it was named here or in the
+        # settings.
+        expected = options.names or result.here or name in home.settings.registry
         rows.append({
             "name": name,
-            "ok": found.ok or not expected,
-            "present": found.ok,
-            "begun": found.here,
-            "missing": list(found.missing),
-            "damaged": list(found.damaged),
-            "advice": list(found.advice),
-            "plan": _plan(models, name, home) if options.names and name in models else [],
+            "ok": result.ok or not expected,
+            "present": result.ok,
+            "begun": result.here,
+            "missing": list(result.missing),
+            "damaged": list(result.damaged),
+            "advice": list(result.advice),
+            "plan": _memory_plan(models, name, home) if options.names and name in models else [],
         })  # fmt: skip
     settings = [] if options.names else list(_wrong_defaults(home, models))
     ok = not settings and all(row["ok"] for row in rows)
@@ -134,7 +135,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _wrong_defaults(home: Home, models: Mapping[str, Model]) -> Iterator[str]:
-    """What the settings' default models cannot be."""
+    """A sentence for each default model of the settings that is unknown or of another kind."""
     for kind, name in home.settings.models.items():
         if name not in models:
             yield f"fluxdrop.yaml: models.{kind}: {_unknown(name, models)}"
@@ -154,35 +155,35 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
         print(f"  {line}")
 
 
-def _plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
-    """How the model would be held on this machine, and why; this is what imports torch."""
+def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
+    """How the model would be held on this machine, and why. Imports torch."""
     from runner.engine import memory
     from runner.engine.memory import machine
 
-    has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return memory.lines(models[name], has, models=models)
+    measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
+    return memory.lines(models[name], measured, models=models)
 
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
-    """What each name stands for. Raises UsageProblem for a name that nothing has."""
+    """The sources to fetch for each name. Raises UsageProblem for an unknown name."""
     from runner.engine.custom_entries import models_of
     from runner.engine.entries import ESTIMATORS
     from runner.engine.hub.sources import Layout, Source, estimator_source, sources
 
     models = models_of(home.settings)
-    found: dict[str, tuple[Source, ...]] = {}
+    targets: dict[str, tuple[Source, ...]] = {}
     for name in options.names:
         if name in models:
-            found[name] = sources(models[name])
+            targets[name] = sources(models[name])
         elif name in ESTIMATORS:
-            found[name] = (estimator_source(ESTIMATORS[name]),)
+            targets[name] = (estimator_source(ESTIMATORS[name]),)
         elif _REPO.fullmatch(name):
-            found[name] = (Source(name, layout=Layout.FILE, file=options.file or ""),)
+            targets[name] = (Source(name, layout=Layout.FILE, file=options.file or ""),)
         else:
             raise _unknown(name, models)
-    if options.file and [*map(bool, map(_REPO.fullmatch, found))] != [True]:
+    if options.file and [*map(bool, map(_REPO.fullmatch, targets))] != [True]:
         raise UsageProblem("--file names a file of one repository: `models pull owner/name`")
-    return found
+    return targets
 
 
 def _unknown(name: str, models: Mapping[str, Any]) -> FluxdropError:
@@ -190,5 +191,5 @@ def _unknown(name: str, models: Mapping[str, Any]) -> FluxdropError:
     return UsageProblem(f"there is no model {name!r}: {hint}")
 
 
-def _size(count: int) -> str:
+def _size_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

@@ -1,8 +1,9 @@
-"""What several verbs print alike: JSON, and a job in one line."""
+"""Output that several commands share: JSON, messages, the log, a job in one line, sizes."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +19,24 @@ def print_line(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def say(text: str) -> None:
-    """Print for people, not for programs: to standard error."""
+def print_message(text: str) -> None:
+    """Print a message for people to standard error; standard output has results only."""
     print(text, file=sys.stderr)
 
 
+def log_to_stderr() -> None:
+    """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
+    import logging
+
+    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+
+
 def job_line(job: Mapping[str, Any]) -> str:
-    """A job in one line: id, state, images, and why where it matters."""
+    """A job in one line: id, state, images, progress, and why it waits or has failed.
+
+    `job` is a status, or an entry of `recent` in the health file.
+    """
     images = job.get("images") or {key: job[key] for key in ("total", "done") if key in job}
     parts = [f"{job['id']:<24} {job['state']:<10}"]
     if images:
@@ -38,8 +50,8 @@ def job_line(job: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def size(count: float) -> str:
-    """A number of bytes as people say it."""
+def size_text(count: float) -> str:
+    """A number of bytes in decimal units: "512 bytes", "1.5 kB", "2.0 GB"."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

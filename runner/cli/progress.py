@@ -1,4 +1,4 @@
-"""Jobs with their progress: bars on a terminal, one line for each change elsewhere.
+"""The progress of jobs: bars on a terminal, elsewhere one line for each change.
 
 Reads status files only, so it shows the same whether the runner is this process or another.
 """
@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.output import job_line, print_line
@@ -20,7 +19,7 @@ from runner.wire import read_json
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _MARKS = {
     "succeeded": "[green]✓",
     "failed": "[red]✗",
@@ -30,7 +29,10 @@ _MARKS = {
 
 
 class Board:
-    """Shows the jobs that `ids` names, as they come and go."""
+    """Shows the progress of jobs; `ids` is called for the jobs to show at each update.
+
+    Between entering and leaving it owns the terminal's bars.
+    """
 
     def __init__(self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False) -> None:
         self._home = home
@@ -38,8 +40,8 @@ class Board:
         self._as_json = as_json
         self._bars = None if as_json else _bars()
         self._tasks: dict[str, TaskID] = {}
-        self._shown: dict[str, tuple[Any, ...]] = {}
-        self._seen: dict[str, None] = {}
+        self._printed: dict[str, tuple[Any, ...]] = {}
+        self._unfinished: dict[str, None] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -49,44 +51,40 @@ class Board:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.look()
+        self._update()
         if self._bars:
             self._bars.stop()
 
-    def follow_aside(self) -> None:
-        """Look again and again in a thread of its own, until the board is left."""
+    def follow_in_thread(self) -> None:
+        """Update the board in a thread of its own until it is left."""
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
         self._thread.start()
 
     def follow(self, is_over: Callable[[], bool]) -> None:
-        """Look again and again until `is_over` says so or the board is left."""
-        while not is_over() and not self._stop.wait(_LOOK_SECONDS):
-            self.look()
+        """Update the board until `is_over` returns true or the board is left."""
+        while not is_over() and not self._stop.wait(_POLL_SECONDS):
+            self._update()
 
-    def look(self) -> None:
-        """Look at every job once."""
-        # A job that was shown once is shown to its end, whoever still names it.
-        for job_id in dict.fromkeys([*self._seen, *self._ids()]):
+    def _update(self) -> None:
+        # A job that was shown once is shown to its end, whether `ids` still names it or not.
+        for job_id in dict.fromkeys([*self._unfinished, *self._ids()]):
             if job_id in self._over:
                 continue
             status = read_json(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
-            self._seen[job_id] = None
+            self._unfinished[job_id] = None
             if self._bars:
                 self._draw(self._bars, status)
             else:
-                self._tell(status)
+                self._print_change(status)
             if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
-                del self._seen[job_id]
+                del self._unfinished[job_id]
 
     def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
@@ -105,11 +103,11 @@ class Board:
         if over:
             bars.stop_task(task)
 
-    def _tell(self, status: dict[str, Any]) -> None:
+    def _print_change(self, status: dict[str, Any]) -> None:
         key = (status["state"], status["reason"], status["images"]["done"])
-        if self._shown.get(status["id"]) == key:
+        if self._printed.get(status["id"]) == key:
             return
-        self._shown[status["id"]] = key
+        self._printed[status["id"]] = key
         if self._as_json:
             print_line(status)
         else:
@@ -117,7 +115,7 @@ class Board:
 
 
 def _bars() -> Progress | None:
-    """The bars of a terminal; None where nobody looks at one, and rich need not be loaded."""
+    """The bars; None where there is no terminal to show them, without loading rich."""
     if not (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
         return None
     from rich.console import Console

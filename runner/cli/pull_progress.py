@@ -1,14 +1,12 @@
-"""Fetching models with their progress: bars on a terminal, a line for each tenth elsewhere.
+"""Fetching models with their progress: bars on a terminal, elsewhere a line for each tenth.
 
-Progress goes to standard error, so that what is printed as a result stays apart from it.
+Progress goes to standard error; standard output has results only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from runner.cli.output import say
+from runner.cli.output import print_message
 from runner.engine import hub
 from runner.engine.hub.pull import Puller, Share, check_room, in_words
 from runner.engine.hub.sources import Source, lacking
@@ -34,7 +32,10 @@ _TENTHS = 10
 
 
 class Pulling:
-    """One `models pull`: surveys everything first, then fetches name by name."""
+    """One `models pull`: surveys everything first, then fetches name by name.
+
+    `again` is the command that continues it, for error messages; `quiet` prints no progress.
+    """
 
     def __init__(self, home: Home, *, again: str, quiet: bool) -> None:
         self._home = home
@@ -59,19 +60,17 @@ class Pulling:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         if self._is_terminal:
             self._bars.stop()
 
     def run(self, targets: Mapping[str, Sequence[Source]], *, verify: bool) -> list[dict[str, Any]]:
-        """Fetch everything; what became of each name. Raises DiskFull before the first byte."""
-        rows = {name: self._surveyed(name, needed, verify) for name, needed in targets.items()}
+        """Fetch everything and return one row for each name: what became of it.
+
+        Raises DiskFull, before anything is fetched, where the disk has no room for all of it.
+        """
+        rows = {name: self._survey(name, needed, verify) for name, needed in targets.items()}
         wanted = {
             source: self._shares[source]
             for name, needed in targets.items()
@@ -82,12 +81,12 @@ class Pulling:
         for name, needed in targets.items():
             shares = [wanted.pop(source) for source in needed if source in wanted]
             if rows[name]["ok"] and shares:
-                rows[name] = self._fetched(name, needed, shares, rows[name])
+                rows[name] = self._fetch(name, needed, shares, rows[name])
         return list(rows.values())
 
-    def _surveyed(self, name: str, needed: Sequence[Source], verify: bool) -> dict[str, Any]:
+    def _survey(self, name: str, needed: Sequence[Source], verify: bool) -> dict[str, Any]:
         row = {"name": name, "ok": True, "path": self._path(needed), "bytes": 0, "fetched": 0}
-        waiting = self._bars.add_task(f"asking for {name}", total=None)
+        survey_bar = self._bars.add_task(f"asking for {name}", total=None)
         try:
             for source in needed:
                 if source.is_local:
@@ -98,20 +97,21 @@ class Pulling:
             if verify or not all(self._is_here(source) for source in needed):
                 return {**row, "ok": False, "error": str(error)}
             row["note"] = str(error)
-            self._note(f"{name}: nothing newer was looked for: {error}")
+            self._print_note(f"{name}: nothing newer was looked for: {error}")
         finally:
-            self._bars.remove_task(waiting)
-        row["bytes"] = sum(self._shares[each].bytes for each in needed if each in self._shares)
+            self._bars.remove_task(survey_bar)
+        shares = [self._shares[source] for source in needed if source in self._shares]
+        row["bytes"] = sum(share.bytes for share in shares)
         return row
 
-    def _fetched(
+    def _fetch(
         self, name: str, needed: Sequence[Source], shares: Sequence[Share], row: dict[str, Any]
     ) -> dict[str, Any]:
         to_come = sum(share.to_come for share in shares)
-        total = sum(each.size for share in shares for each in share.gone)
+        total = sum(file.size for share in shares for file in share.gone)
         if to_come:
-            self._tell(f"{name}: {in_words(to_come)} to come")
-        meter = _Meter(self._bars, name, total, None if self._is_terminal else self._tell)
+            self._print_progress(f"{name}: {in_words(to_come)} to come")
+        meter = _Meter(self._bars, name, total, self._print_progress)
         try:
             for share in shares:
                 self._puller.fetch(share, meter.on_bytes, self._stop)
@@ -131,40 +131,43 @@ class Pulling:
         return folder is not None and not lacking(source, folder)
 
     def _path(self, needed: Sequence[Source]) -> str | None:
-        folder: Path | None = hub.locate(needed[0], self._home.data) if needed else None
+        folder = hub.locate(needed[0], self._home.data) if needed else None
         return str(folder) if folder else None
 
-    def _tell(self, text: str) -> None:
-        """Say what the bars of a terminal show."""
+    def _print_progress(self, text: str) -> None:
+        """Print what bars show on a terminal; nothing where there are bars."""
         if not self._quiet and not self._is_terminal:
-            say(text)
+            print_message(text)
 
-    def _note(self, text: str) -> None:
-        """Say what no bar shows."""
+    def _print_note(self, text: str) -> None:
+        """Print what no bar shows."""
         if self._is_terminal and not self._quiet:
             self._bars.console.print(text, markup=False, highlight=False)
-        self._tell(text)
+        self._print_progress(text)
 
 
 class _Meter:
-    """Counts the bytes of one name, from several threads, and shows them."""
+    """Counts the bytes that come for one name, from several threads, and shows the count."""
 
-    def __init__(self, bars: Progress, name: str, total: int, tell: Any) -> None:
+    def __init__(
+        self, bars: Progress, name: str, total: int, print_progress: Callable[[str], None]
+    ) -> None:
         self._bars = bars
         self._name = name
         self._total = total
-        self._tell = tell
+        self._print_progress = print_progress
         self._done = 0
         self._tenths = 0
         self._lock = Lock()
         self._bar: TaskID = bars.add_task(name, total=total)
 
     def on_bytes(self, count: int) -> None:
-        """So many more bytes are here; fewer than none where a file has to begin anew."""
+        """Add `count` bytes; it is negative where a file has to start again from its beginning."""
         with self._lock:
             self._done += count
             self._bars.update(self._bar, completed=self._done)
             tenths = _TENTHS * self._done // max(self._total, 1)
-            if self._tell and self._tenths < tenths < _TENTHS:
-                self._tell(f"{self._name}: {in_words(self._done)} of {in_words(self._total)}")
+            if self._tenths < tenths < _TENTHS:
+                done, total = in_words(self._done), in_words(self._total)
+                self._print_progress(f"{self._name}: {done} of {total}")
             self._tenths = max(tenths, self._tenths)

@@ -1,4 +1,4 @@
-"""`run`, `drain` and `demo`: the verbs under which this process is the runner."""
+"""`run`, `drain` and `demo`: the commands that make this process, or its child, the runner."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, print_line, say
+from runner.cli.output import log_to_stderr, print_json, print_line, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 
-# Left on purpose: done, wrong usage, nothing running, busy, Ctrl-C.
-_MEANT = frozenset({0, 2, 69, 75, 130})
-_HALTED = "{}; then run `fluxdrop demo` again"
-STORY = ("draw", "edit", "repaint", "outline", "vary")
+# Exit codes after which the runner is not started again: done, wrong usage, nothing running, busy,
+# Ctrl-C.
+_FINAL_CODES = frozenset({0, 2, 69, 75, 130})
+_HELD = "{}; then run `fluxdrop demo` again"
+_EXAMPLES = ("draw", "edit", "repaint", "outline", "vary")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     demo = verbs.add_parser("demo", parents=[shared], help="run one job of each kind, here and now")
     demo.set_defaults(run=run_demo)
     run = verbs.add_parser("run", parents=[shared], help="watch the inbox until stopped")
@@ -32,95 +33,98 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     drain.add_argument("--until", metavar="HH:MM", help="leave at this hour; wait for windows")
     drain.set_defaults(run=run_drain)
     for verb in (run, drain):
-        alone = "without the process that starts it again when a driver or lack of memory ends it"
-        verb.add_argument("--one-process", action="store_true", help=alone)
+        text = "without the process that starts it again when a driver or lack of memory ends it"
+        verb.add_argument("--one-process", action="store_true", help=text)
 
 
 def run_run(options: argparse.Namespace) -> int:
-    """Watch and work until SIGINT or SIGTERM."""
+    """Run the jobs of the inbox until SIGINT or SIGTERM."""
     if not options.one_process:
-        return _kept_running(options, "run", meant=_MEANT)
+        return _supervise(options, "run", final_codes=_FINAL_CODES)
     from runner.daemon.daemon import stopping_on_signals
 
     home = _prepared(options)
     with _opened(home) as daemon:
         if not options.json:
-            say(f"watching {home.inbox} (Ctrl-C stops)")
+            print_message(f"watching {home.inbox} (Ctrl-C stops)")
         with stopping_on_signals(daemon), _board(home, daemon, options) as board:
-            board.follow_aside()
+            board.follow_in_thread()
             daemon.serve()
     _leave_if_lost(daemon)
     return 0
 
 
 def run_drain(options: argparse.Namespace) -> int:
-    """Work until nothing is left that can run."""
+    """Run jobs until none is left that can run, or until the hour of `--until`."""
     if not options.one_process:
         hour = ["--until", options.until] if options.until else []
-        return _kept_running(options, "drain", *hour, meant=_MEANT | {1})
+        return _supervise(options, "drain", *hour, final_codes=_FINAL_CODES | {1})
     from runner.daemon.daemon import stopping_on_signals
 
     home = _prepared(options)
-    until = _moment(options.until) if options.until else None
+    until = _next_time(options.until) if options.until else None
     with _opened(home) as daemon:
         with stopping_on_signals(daemon), _board(home, daemon, options) as board:
-            board.follow_aside()
+            board.follow_in_thread()
             outcome = daemon.drain(until=until)
     _leave_if_lost(daemon)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
         print_line({"counts": counts, "note": outcome.note})
     else:
-        say(", ".join(f"{n} {state}" for state, n in counts.items() if n) or "nothing to do")
+        ended = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        print_message(ended or "nothing to do")
         if outcome.note:
-            say(outcome.note)
+            print_message(outcome.note)
     return 0 if outcome.all_well else 1
 
 
-def _kept_running(options: argparse.Namespace, *verb: str, meant: frozenset[int]) -> int:
-    """Run the same verb in a process that is started again until it ends as it is meant to."""
+def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[int]) -> int:
+    """Run the verb in a child process, started again until it ends with one of `final_codes`."""
     from runner.daemon.supervisor import keep_running
 
     home = find_home(options.home)
     if "--until" in verb:
-        _moment(verb[-1])
+        _next_time(verb[-1])  # wrong usage is reported before a process is started
     more = ["--json"] if options.json else []
     return keep_running(
-        [*verb, "--one-process", "--home", str(home.root), *more], meant=meant, say=say
+        [*verb, "--one-process", "--home", str(home.root), *more],
+        meant=final_codes,
+        say=print_message,
     )
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """Drop the example specs, run them, and name the pictures."""
+    """Drop the example specs, run them, and print the paths of the pictures."""
     home = _prepared(options)
     if client.runner_health(home) is not None:
-        jobs = _tell_story(home, lambda: _wait_for_runner(home), options)
+        jobs = _run_examples(home, lambda: _wait_for_runner(home), options)
     else:
-        # Ctrl-C leaves by exception: `close` then puts back what is in hand.
+        # Ctrl-C raises here: leaving `with` then puts the image in flight back into the queue.
         with _opened(home) as daemon:
-            jobs = _tell_story(home, lambda: _turn(daemon), options)
+            jobs = _run_examples(home, lambda: _step(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
     if options.json:
         print_json({"jobs": jobs, "statuses": statuses})
     else:
-        _name_pictures(home, statuses)
+        _print_pictures(home, statuses)
     return 0 if all(status["state"] == "succeeded" for status in statuses) else 1
 
 
-def _turn(daemon: Any) -> None:
+def _step(daemon: Any) -> None:
     daemon.work(0.1)
     if daemon.worker.hold is not None and daemon.worker.idle:
-        raise UsageProblem(_HALTED.format(daemon.worker.hold.message))
+        raise UsageProblem(_HELD.format(daemon.worker.hold.message))
     if daemon.worker.lost is not None:
         daemon.close()
         _leave_if_lost(daemon)
 
 
 def _leave_if_lost(daemon: Any) -> None:
-    """End the process where its device is beyond help: a thread that hangs would hold it back."""
+    """End the process at once where its device is lost: a thread that hangs would keep it alive."""
     code = daemon.worker.lost
     if code is not None:
-        say("the device answers nothing any more; see `fluxdrop doctor`")
+        print_message("the device answers nothing any more; see `fluxdrop doctor`")
         sys.stdout.flush()
         os._exit(code)
 
@@ -130,43 +134,39 @@ def _wait_for_runner(home: Home) -> None:
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop demo` again")
     if health["state"] == "paused":
-        raise UsageProblem(_HALTED.format(health["note"]))
+        raise UsageProblem(_HELD.format(health["note"]))
     time.sleep(0.05)
 
 
-def _tell_story(home: Home, turn: Callable[[], object], options: argparse.Namespace) -> list[str]:
-    """Drop the examples, each reading the first one's picture, and follow them to their ends."""
+def _run_examples(home: Home, step: Callable[[], object], options: argparse.Namespace) -> list[str]:
+    """Drop the examples one after another and return the ids of their jobs once all are over.
+
+    `step` is called again and again meanwhile. The later examples read the first one's picture.
+    """
     import specs
     from runner.cli.progress import Board
 
     examples = Path(specs.__file__).parent / "examples"
     jobs: list[str] = []
     with Board(home, lambda: [] if options.json else jobs) as board:
-        board.follow_aside()
-        for name in STORY:
+        board.follow_in_thread()
+        for name in _EXAMPLES:
             file = examples / f"{name}.yaml"
             data = file.read_bytes()
             if jobs:
-                # Another job may have the name `draw` already: read this story's own picture.
+                # Another job may have the id `draw` already: read the picture of this demo's own.
                 data = data.replace(b"outbox/draw/draw-", f"outbox/{jobs[0]}/{jobs[0]}-".encode())
             client.bring_images(home, file, data)
             drop = client.submit(home, data, file.name)
-            jobs.append(_until(lambda drop=drop: client.receipt(home, drop), turn)["job"])  # type: ignore[misc]
-        _until(lambda: all(_is_over(home, job) for job in jobs) or None, turn)
+            while (receipt := client.receipt(home, drop)) is None:
+                step()
+            jobs.append(receipt["job"])
+        while not all(client.status(home, job)["state"] in FINAL_STATES for job in jobs):
+            step()
     return jobs
 
 
-def _until(look: Callable[[], Any], turn: Callable[[], object]) -> Any:
-    while (found := look()) is None:
-        turn()
-    return found
-
-
-def _is_over(home: Home, job: str) -> bool:
-    return client.status(home, job)["state"] in FINAL_STATES
-
-
-def _name_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
+def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
     for status in statuses:
         folder = os.path.relpath(home.job(status["id"]))
         if status["outputs"]:
@@ -177,11 +177,11 @@ def _name_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> Home:
+    """The home, its folders made, with the log on standard error."""
     import logging
 
-    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
-    # A person who read of a fault waits for its end, which is no error.
+    log_to_stderr()
+    # The end of a fault is logged at INFO; a person who read of the fault waits for it.
     logging.getLogger("runner.log_once").setLevel(logging.INFO)
     home = find_home(options.home)
     home.prepare()
@@ -202,13 +202,14 @@ def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:
     return Board(home, daemon.newest_jobs, as_json=options.json)
 
 
-def _moment(text: str) -> float:
+def _next_time(text: str) -> float:
+    """When the clock next shows HH:MM, in seconds since 1970. Raises UsageProblem."""
     from datetime import datetime, timedelta
 
     try:
         hour, minute = (int(part) for part in text.split(":"))
         now = datetime.now().astimezone()
-        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     except ValueError:
         raise UsageProblem(f"--until takes an hour like 07:00, not {text!r}") from None
-    return (moment if moment > now else moment + timedelta(days=1)).timestamp()
+    return (today if today > now else today + timedelta(days=1)).timestamp()

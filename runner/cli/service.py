@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.cli.output import print_json, say
+from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 
@@ -71,7 +71,7 @@ def run_service(options: argparse.Namespace) -> int:
     else:
         print(done)
         if options.way == "install" and service.hint:
-            say(service.hint)
+            print_message(service.hint)
     return 0
 
 

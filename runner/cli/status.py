@@ -1,4 +1,4 @@
-"""`status` and `watch`: what the outbox says, read from files alone."""
+"""`status` and `watch`: the state of jobs and of the runner, read from files in the outbox only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from runner import client
-from runner.cli.output import job_line, print_json, say
+from runner.cli.output import job_line, print_json, print_message
 from runner.errors import RunnerNeeded
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -18,7 +18,7 @@ _STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     status = verbs.add_parser("status", parents=[shared], help="what a job, or the runner, does")
     status.add_argument("id", nargs="?", metavar="ID")
     status.set_defaults(run=run_status)
@@ -28,13 +28,16 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Print one job's status, or the runner's summary; never reads every job's file."""
+    """Print one job's status, or the runner's summary.
+
+    The summary comes from the health file; the jobs' status files are not read for it.
+    """
     home = find_home(options.home)
     if options.id:
-        return _one(options, client.status(home, options.id))
+        return _print_status(options, client.status(home, options.id))
     running = client.runner_health(home)
     summary = running or read_json(home.health) or {}
-    waiting = _specs_in(home)
+    waiting = _specs_in_inbox(home)
     if options.json:
         print_json({**summary, "running": running is not None, "inbox": waiting})
         return 0
@@ -54,7 +57,7 @@ def run_status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _specs_in(home: Home) -> int:
+def _specs_in_inbox(home: Home) -> int:
     from runner.spool.store.names import is_spec
 
     try:
@@ -63,29 +66,29 @@ def _specs_in(home: Home) -> int:
         return 0
 
 
-def _one(options: argparse.Namespace, found: dict[str, Any]) -> int:
+def _print_status(options: argparse.Namespace, status: dict[str, Any]) -> int:
     if options.json:
-        print_json(found)
+        print_json(status)
     else:
-        print(job_line(found))
-        for error in found.get("errors", []):
-            named = f"{error['path']}: " if error["path"] else ""
-            print(f"  line {error['line']}, column {error['column']}: {named}{error['message']}")
-        for warning in found.get("warnings", []):
+        print(job_line(status))
+        for error in status.get("errors", []):
+            path = f"{error['path']}: " if error["path"] else ""
+            print(f"  line {error['line']}, column {error['column']}: {path}{error['message']}")
+        for warning in status.get("warnings", []):
             print(f"  warning: {warning}")
-        for output in found.get("outputs", []):
-            print(f"  outbox/{found['id']}/{output['file']}")
-    return 1 if found["state"] in ("failed", "rejected", "unknown") else 0
+        for output in status.get("outputs", []):
+            print(f"  outbox/{status['id']}/{output['file']}")
+    return 1 if status["state"] in ("failed", "rejected", "unknown") else 0
 
 
 def run_watch(options: argparse.Namespace) -> int:
-    """Show the running jobs and their progress until Ctrl-C, or some jobs until they are over."""
+    """Show the runner's jobs until Ctrl-C, or the named jobs until they are over."""
     home = find_home(options.home)
     if client.runner_health(home) is None:
         raise RunnerNeeded("no runner is running: start `fluxdrop run`")
     from runner.cli.progress import Board
 
-    def newest() -> list[str]:
+    def newest_jobs() -> list[str]:
         health = read_json(home.health) or {}
         jobs = [job["id"] for job in reversed(health.get("recent", []))]
         return list(dict.fromkeys([*jobs, *health.get("next", [])]))
@@ -100,11 +103,11 @@ def run_watch(options: argparse.Namespace) -> int:
 
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Board(home, lambda: options.ids or newest(), as_json=options.json) as board,
+        Board(home, lambda: options.ids or newest_jobs(), as_json=options.json) as board,
     ):
         board.follow(is_over)
     if options.ids:
         return 0 if all(state == "succeeded" for state in states()) else 1
     if client.runner_health(home) is None:
-        say("the runner has stopped")
+        print_message("the runner has stopped")
     return 0

@@ -1,6 +1,6 @@
-"""`submit` and `check`: specs from the command line into the inbox, or only looked at.
+"""`submit` and `check`: drop specs into the inbox, or only say what is wrong with them.
 
-A picture stands for the spec that made it, as far as its metadata tell.
+A picture may be given in place of a spec: its metadata have the spec that made it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.output import job_line, print_json, say
+from runner.cli.output import job_line, print_json, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
-from runner.settings import Home, Settings, find_home, load_settings
+from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 
-# An idle runner answers in milliseconds; one that copies a long inbox may take a while.
+# An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _RECEIPT_SECONDS = 15.0
-_LOOK_SECONDS = 2.0
+_RUNNER_CHECK_SECONDS = 2.0
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     submit = verbs.add_parser("submit", parents=[shared], help="drop specs into the inbox")
-    what = "a spec, or a picture to make again; `-` is standard input"
-    submit.add_argument("files", nargs="+", metavar="FILE", help=what)
+    files_help = "a spec, or a picture to make again; `-` is standard input"
+    submit.add_argument("files", nargs="+", metavar="FILE", help=files_help)
     submit.add_argument("--wait", action="store_true", help="wait until the jobs are over")
     submit.set_defaults(run=run_submit)
     check = verbs.add_parser("check", parents=[shared], help="say what is wrong with specs")
@@ -35,25 +35,28 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_submit(options: argparse.Namespace) -> int:
-    """Drop the files; print the job ids once they are known, else the names of the drops."""
+    """Drop the files, and print as `report_drops` does."""
     home = find_home(options.home)
     home.prepare()
     if options.wait and client.runner_health(home) is None:
         raise RunnerNeeded("nothing is running that could be waited for: start `fluxdrop run`")
-    specs = [(file, _bytes(file)) for file in options.files]
+    specs = [(file, _spec_bytes(file)) for file in options.files]
     drops = []
     for file, data in specs:
         if file != "-":
             for copied in client.bring_images(home, Path(file), data):
-                say(f"copied {copied} into the inbox")
+                print_message(f"copied {copied} into the inbox")
         drops.append(client.submit(home, data, _name(file, data)))
-    return tell(home, drops, options)
+    return report_drops(home, drops, options)
 
 
-def tell(home: Home, drops: list[str], options: argparse.Namespace) -> int:
-    """Print what became of the drops: job ids once they are known, else the names of the drops."""
+def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> int:
+    """Print the id of each drop's job, or the drop's name where no runner has taken it.
+
+    With `options.wait` the jobs are waited for. 1 where a job failed, was rejected or cancelled.
+    """
     if client.runner_health(home) is None:
-        return _say_not_running(options, drops)
+        return _report_without_runner(options, drops)
     receipts = [_receipt(home, drop, patient=options.wait) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
     late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
@@ -67,33 +70,33 @@ def tell(home: Home, drops: list[str], options: argparse.Namespace) -> int:
         for status in statuses:
             print(job_line(status) if options.wait or _is_bad(status) else status["id"])
         for name in late:
-            say(f"{name} is in the inbox and not yet taken")
+            print_message(f"{name} is in the inbox and not yet taken")
     return 1 if any(_is_bad(status) for status in statuses) else 0
 
 
-def _say_not_running(options: argparse.Namespace, names: list[str]) -> int:
+def _report_without_runner(options: argparse.Namespace, drops: list[str]) -> int:
     if options.json:
-        print_json({"jobs": [], "drops": names})
+        print_json({"jobs": [], "drops": drops})
     else:
-        for name in names:
-            print(name)
-        say("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
+        for drop in drops:
+            print(drop)
+        print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
     return 0
 
 
 def _receipt(home: Home, drop: str, *, patient: bool) -> dict[str, Any] | None:
     if not patient:
         return client.wait_for_receipt(home, drop, _RECEIPT_SECONDS)
-    while (found := client.wait_for_receipt(home, drop, _LOOK_SECONDS)) is None:
+    while (receipt := client.wait_for_receipt(home, drop, _RUNNER_CHECK_SECONDS)) is None:
         _require_runner(home)
-    return found
+    return receipt
 
 
 def _until_over(home: Home, job: str) -> dict[str, Any]:
     while True:
-        found = client.wait_until_over(home, job, _LOOK_SECONDS)
-        if found["state"] in FINAL_STATES:
-            return found
+        status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
+        if status["state"] in FINAL_STATES:
+            return status
         _require_runner(home)
 
 
@@ -115,9 +118,9 @@ def run_check(options: argparse.Namespace) -> int:
 
     home = _home_or_here(options.home)
     catalogue = RegistryCatalogue(home.settings, home.data)
-    files = []
+    files: list[dict[str, Any]] = []
     for file in options.files:
-        data = _bytes(file)
+        data = _spec_bytes(file)
         problems = check(data, _name(file, data), home, catalogue)
         files.append({
             "file": file,
@@ -126,33 +129,35 @@ def run_check(options: argparse.Namespace) -> int:
                 for p in problems
             ],
         })  # fmt: skip
-    wrong = sum(len(each["errors"]) for each in files)
+    ok = not any(checked["errors"] for checked in files)
     if options.json:
-        print_json({"ok": not wrong, "files": files})
+        print_json({"ok": ok, "files": files})
     else:
-        for each in files:
-            for error in each["errors"]:
-                named = f"{error['path']}: " if error["path"] else ""
-                print(
-                    f"{each['file']}:{error['line']}:{error['column']}: {named}{error['message']}"
-                )
-        if not wrong:
-            say("all well")
-    return 1 if wrong else 0
+        for checked in files:
+            for error in checked["errors"]:
+                at = f"{checked['file']}:{error['line']}:{error['column']}"
+                path = f"{error['path']}: " if error["path"] else ""
+                print(f"{at}: {path}{error['message']}")
+        if ok:
+            print_message("all well")
+    return 0 if ok else 1
 
 
-def _home_or_here(given: str | None) -> Home:
-    """The home, or the current folder with all defaults: a check needs no home."""
+def _home_or_here(folder: str | None) -> Home:
+    """The home, or the current folder with its settings or the defaults: a check needs no home.
+
+    Raises UsageProblem where `folder` is given and is no home.
+    """
     try:
-        return find_home(given)
+        return find_home(folder)
     except UsageProblem:
-        if given:
+        if folder:
             raise
-        return Home(Path.cwd(), load_settings(Path("fluxdrop.yaml")) or Settings())
+        return Home(Path.cwd(), load_settings(Path(SETTINGS_FILE)))
 
 
 def _name(file: str, data: bytes) -> str:
-    """The name a file is dropped under; what comes by standard input has none of its own."""
+    """The name under which a file is dropped; standard input gets one by its format."""
     if file.lower().endswith(_PICTURES):
         return f"{Path(file).stem}.yaml"
     if file != "-":
@@ -162,20 +167,18 @@ def _name(file: str, data: bytes) -> str:
     return "stdin.json" if is_whole_json_object(data) else "stdin.yaml"
 
 
-def _bytes(file: str) -> bytes:
+def _spec_bytes(file: str) -> bytes:
+    """The spec in a file, on standard input, or in a picture's metadata."""
     if file == "-":
         return sys.stdin.buffer.read()
     if file.lower().endswith(_PICTURES):
-        return _spec_in(Path(file))
+        from runner.gallery.metadata import read
+        from specs.write import to_yaml
+
+        # The metadata of fluxdrop's own pictures, or of another program's as far as they can be
+        # read as a spec.
+        return to_yaml({key: value for key, value in read(Path(file)).items() if key != "result"})
     try:
         return Path(file).read_bytes()
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
-
-
-def _spec_in(picture: Path) -> bytes:
-    """The spec that a picture says it was made by, ours or another program's."""
-    from runner.gallery.metadata import read
-    from specs.write import to_yaml
-
-    return to_yaml({key: value for key, value in read(picture).items() if key != "result"})

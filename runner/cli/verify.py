@@ -1,7 +1,7 @@
 """`verify`: make an image again from its sidecar and compare the pixels.
 
-Where no runner runs, this process renders it, holding the runner's locks meanwhile; else the
-running one does, through the inbox, and what it made is taken away again afterwards.
+Where no runner is running, this process renders the image and holds the runner's locks meanwhile.
+Else the runner renders it as a job of its own, which is removed again afterwards.
 """
 
 from __future__ import annotations
@@ -14,70 +14,68 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, say
+from runner.cli.output import print_json, print_message
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.errors import FluxdropError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_LOOK_SECONDS = 2.0
-# What changes pixels, in the order in which it is worth being told.
+_RUNNER_CHECK_SECONDS = 2.0
+# The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
+    """Add the verbs of this module."""
     verify = verbs.add_parser("verify", parents=[shared], help="make an image again and compare")
-    what = "the sidecar of a picture, or the picture"
-    verify.add_argument("sidecar", metavar="SIDECAR", help=what)
+    sidecar_help = "the sidecar of a picture, or the picture"
+    verify.add_argument("sidecar", metavar="SIDECAR", help=sidecar_help)
     verify.add_argument("--save", metavar="FILE", help="keep the new picture")
     verify.set_defaults(run=run_verify)
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """Render a sidecar again; 0 where every pixel is the same."""
+    """Make the image of a sidecar again; 0 where every pixel is the same."""
     home = find_home(options.home)
     home.prepare()
-    sidecar, picture = _before(Path(options.sidecar))
+    sidecar, picture = _sidecar_and_picture(Path(options.sidecar))
+    render = _render_here if client.runner_health(home) is None else _render_by_runner
     try:
-        if client.runner_health(home) is None:
-            again, facts = _rendered_here(home, sidecar)
-        else:
-            again, facts = _rendered_there(home, sidecar)
+        again, engine_facts = render(home, sidecar)
     except _NotMade as error:
-        told: dict[str, Any] = {"identical": False, "max_difference": None, "reason": str(error)}
+        result: dict[str, Any] = {"identical": False, "max_difference": None, "reason": str(error)}
     else:
         if options.save:
             Path(options.save).write_bytes(again)
-        told = _compared(sidecar, picture.read_bytes(), again, facts)
+        result = _comparison(sidecar, picture.read_bytes(), again, engine_facts)
     if options.json:
-        print_json(told)
-    elif told["identical"]:
+        print_json(result)
+    elif result["identical"]:
         print("identical")
     else:
-        far = told["max_difference"]
-        print("different" if far is None else f"different by up to {far} of 255")
-        print(f"  {told['reason']}")
-    return 0 if told["identical"] else 1
+        difference = result["max_difference"]
+        print("different" if difference is None else f"different by up to {difference} of 255")
+        print(f"  {result['reason']}")
+    return 0 if result["identical"] else 1
 
 
 class _NotMade(FluxdropError):
     """The image could not be made again; the text says why."""
 
 
-def _before(given: Path) -> tuple[dict[str, Any], Path]:
-    """The sidecar and the picture of which one was named."""
+def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
+    """The sidecar and the picture, of which `file` is one.
+
+    Where no sidecar lies beside a picture, its metadata are read. Raises UsageProblem.
+    """
     from runner.gallery.metadata import read
 
-    beside = given.with_suffix(".json")
-    source = beside if given.suffix.lower() != ".json" and beside.is_file() else given
+    beside = file.with_suffix(".json")
+    source = beside if file.suffix.lower() != ".json" and beside.is_file() else file
     if source.suffix.lower() == ".json":
         sidecar = read_json(source)
         if sidecar is None:
@@ -85,57 +83,57 @@ def _before(given: Path) -> tuple[dict[str, Any], Path]:
     else:
         sidecar = read(source)
     result = sidecar.get("result")
-    file = result.get("file") if isinstance(result, Mapping) else None
-    if source is given and given.suffix.lower() == ".json":
-        if not isinstance(file, str) or os.path.basename(file) != file:
-            raise UsageProblem(f"{given} is no sidecar: its result names no file")
-        given = given.with_name(file)
-    if not given.is_file():
-        raise UsageProblem(f"{given} is not there: the sidecar's picture is what is compared")
-    return sidecar, given
+    name = result.get("file") if isinstance(result, Mapping) else None
+    picture = file
+    if file.suffix.lower() == ".json":
+        if not isinstance(name, str) or os.path.basename(name) != name:
+            raise UsageProblem(f"{file} is no sidecar: its result names no file")
+        picture = file.with_name(name)
+    if not picture.is_file():
+        raise UsageProblem(f"{picture} is not there: the sidecar's picture is what is compared")
+    return sidecar, picture
 
 
 def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """The sidecar as a spec, checked as one that is dropped."""
+    """The sidecar as a spec, validated like one from the inbox. Raises SpecInvalid."""
     from specs.read import read
     from specs.validate import validate
     from specs.write import to_yaml
 
-    checked = validate(read(to_yaml({k: v for k, v in sidecar.items() if k != "result"})))
-    return dict(checked)
+    return dict(validate(read(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
 
 
-def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
-    """The picture and the facts of its run, made by this process."""
+def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
+    """The picture's file and the engine facts, made by this process. Raises _NotMade."""
     from runner.catalogue import RegistryCatalogue
     from runner.engine.gpu_thread import of_home
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
+    from runner.gallery.metadata import encode
     from runner.job import InputImage
     from runner.spool.inbox import loras
     from runner.spool.inbox.inputs import IMAGE_FIELDS, place_of
 
     spec = _spec(sidecar)
     catalogue = RegistryCatalogue(home.settings, home.data)
-    wrong = catalogue.problems(spec)
-    if wrong:
-        raise _NotMade("; ".join(f"{path}: {message}" for path, message in wrong))
+    if problems := catalogue.problems(spec):
+        raise _NotMade("; ".join(f"{path}: {message}" for path, message in problems))
     inputs = {}
-    for name in IMAGE_FIELDS:
-        given = spec.get(name)
-        each = given if isinstance(given, list) else [given] if given else []
-        items = [{"path": item} if isinstance(item, str) else item for item in each]
+    for field in IMAGE_FIELDS:
+        value = spec.get(field)
+        images = value if isinstance(value, list) else [value] if value else []
+        items = [{"path": item} if isinstance(item, str) else item for item in images]
         if items:
-            inputs[name] = tuple(
+            inputs[field] = tuple(
                 InputImage(place_of(item["path"], home), float(item.get("weight", 1.0)))
                 for item in items
             )
     spec.pop("timeout", None)
     try:
-        worn = loras.for_task(spec, home, catalogue.snapshot)
+        used = loras.for_task(spec, home, catalogue.snapshot)
     except JobFailed as error:
         raise _NotMade(f"it could not be made again: {error.reason}: {error}") from error
-    task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs, loras=worn)
-    with _held(home):
+    task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs, loras=used)
+    with _locked(home):
         executor = of_home(home)
         try:
             executor.start(executor.slots()[0].name, [task])
@@ -144,15 +142,21 @@ def _rendered_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mappi
         finally:
             executor.close()
     if isinstance(event, Rendered):
-        return _encoded(event.image, sidecar), event.facts
+        # The pixels of the file are compared, not those of the image: JPEG and WebP change them.
+        file_format, quality = sidecar.get("format", "png"), sidecar.get("quality")
+        data = encode(event.image, {}, format=file_format, quality=quality, level="none")
+        return data, event.facts
     assert isinstance(event, Failed | StoppedEarly)
     why = f"{event.reason}: {event.message}" if isinstance(event, Failed) else "it was stopped"
     raise _NotMade(f"it could not be made again: {why}")
 
 
 @contextmanager
-def _held(home: Home) -> Iterator[None]:
-    """The home and the GPU, as a runner holds them: two at once would share its memory."""
+def _locked(home: Home) -> Iterator[None]:
+    """Hold a runner's locks on the home and the GPU: two processes would share the GPU's memory.
+
+    Raises RunnerBusy where another process holds one.
+    """
     from runner.engine.memory.machine import gpu_in_use
     from runner.spool.disk.locks import locks_of
 
@@ -166,32 +170,35 @@ def _held(home: Home) -> Iterator[None]:
             lock.release()
 
 
-def _rendered_there(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
-    """The picture and the facts of its run, made by the runner that is running."""
+def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
+    """The picture's file and the engine facts, made by the runner that is running.
+
+    Raises _NotMade; RunnerNeeded and UsageProblem where the runner does not work on it.
+    """
     from specs.write import to_yaml
 
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
     drop = client.submit(home, data, "verify.yaml")
-    while (receipt := client.wait_for_receipt(home, drop, _LOOK_SECONDS)) is None:
+    while (receipt := client.wait_for_receipt(home, drop, _RUNNER_CHECK_SECONDS)) is None:
         _require_working(home)
     job = receipt["job"]
     try:
-        while (status := client.wait_until_over(home, job, _LOOK_SECONDS))["state"] not in (
-            FINAL_STATES
-        ):
+        status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
+        while status["state"] not in FINAL_STATES:
             _require_working(home)
             if status.get("reason") == "OutsideWindow":
                 raise UsageProblem("the settings' window is closed: verify while it is open")
+            status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
         if status["state"] != "succeeded":
-            said = status["message"] or "; ".join(e["message"] for e in status["errors"])
-            raise _NotMade(f"it could not be made again: {status['reason']}: {said}")
+            message = status["message"] or "; ".join(e["message"] for e in status["errors"])
+            raise _NotMade(f"it could not be made again: {status['reason']}: {message}")
         output = status["outputs"][0]
         made = read_json(home.job(job) / output["sidecar"]) or {}
-        facts = {**made.get("result", {}), "precision": made.get("precision")}
-        return (home.job(job) / output["file"]).read_bytes(), facts
+        engine_facts = {**made.get("result", {}), "precision": made.get("precision")}
+        return (home.job(job) / output["file"]).read_bytes(), engine_facts
     finally:
-        _forget(home, job)
+        _remove(home, job)
 
 
 def _require_working(home: Home) -> None:
@@ -202,15 +209,15 @@ def _require_working(home: Home) -> None:
         raise UsageProblem(f"{health['note']}; then verify again")
 
 
-def _forget(home: Home, job: str) -> None:
-    """Take the job that only compared away again, from the outbox and from the gallery."""
+def _remove(home: Home, job: str) -> None:
+    """Remove the job that rendered for the comparison from the outbox and the gallery."""
     from runner.gallery.store import FOLDER, Gallery
     from runner.spool.disk.disk import Disk
 
     if client.status(home, job)["state"] not in FINAL_STATES:
         client.cancel(home, job)
-        if client.wait_until_over(home, job, _LOOK_SECONDS)["state"] not in FINAL_STATES:
-            say(f"{job} is still in the outbox")
+        if client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)["state"] not in FINAL_STATES:
+            print_message(f"{job} is still in the outbox")
             return
     shutil.rmtree(home.job(job), ignore_errors=True)
     (home.drops / "verify.yaml.json").unlink(missing_ok=True)
@@ -219,33 +226,27 @@ def _forget(home: Home, job: str) -> None:
         gallery.remove(f"{job}-0001")
 
 
-def _encoded(image: Image, sidecar: Mapping[str, Any]) -> bytes:
-    """The picture as the file it would be: formats with losses change pixels."""
-    from runner.gallery.metadata import encode
-
-    kind = sidecar.get("format", "png")
-    return encode(image, {}, format=kind, quality=sidecar.get("quality"), level="none")
-
-
-def _compared(
-    sidecar: Mapping[str, Any], before: bytes, after: bytes, facts: Mapping[str, Any]
+def _comparison(
+    sidecar: Mapping[str, Any], before: bytes, after: bytes, engine_facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """How far the pixels of two files are apart, and what may be behind it."""
+    """How much the pixels of two picture files differ, and what may be the reason.
+
+    `max_difference` and `mean_difference` are of 8-bit RGB values, None where the sizes differ.
+    """
     from PIL import Image, ImageChops, ImageStat
 
     old = Image.open(io.BytesIO(before)).convert("RGB")
     new = Image.open(io.BytesIO(after)).convert("RGB")
-    told: dict[str, Any] = {"identical": False, "max_difference": None, "mean_difference": None}
+    result: dict[str, Any] = {"identical": False, "max_difference": None, "mean_difference": None}
     if old.size == new.size:
-        apart = ImageChops.difference(old, new)
-        statistics = ImageStat.Stat(apart)
-        told["max_difference"] = max(high for _, high in statistics.extrema)
-        told["mean_difference"] = round(sum(statistics.mean) / 3, 3)
-        told["identical"] = told["max_difference"] == 0
-    told["changed"] = _changes(sidecar, facts)
-    if told["identical"]:
-        return {**told, "reason": None}
-    return {**told, "reason": _reason(sidecar, before, (old.size, new.size), told["changed"])}
+        statistics = ImageStat.Stat(ImageChops.difference(old, new))
+        result["max_difference"] = max(high for _, high in statistics.extrema)
+        result["mean_difference"] = round(sum(statistics.mean) / 3, 3)
+        result["identical"] = result["max_difference"] == 0
+    result["changed"] = changed = _changes(sidecar, engine_facts)
+    if result["identical"]:
+        return {**result, "reason": None}
+    return {**result, "reason": _reason(sidecar, before, (old.size, new.size), changed)}
 
 
 def _reason(
@@ -254,34 +255,35 @@ def _reason(
     sizes: tuple[tuple[int, int], tuple[int, int]],
     changed: list[str],
 ) -> str:
-    result = sidecar["result"] if isinstance(sidecar.get("result"), Mapping) else {}
-    said = []
-    if result.get("sha256") and hashlib.sha256(before).hexdigest() != result["sha256"]:
-        said.append("the picture's file was changed after it was made")
+    from runner.gallery.formatting import mapping
+
+    expected = mapping(sidecar.get("result")).get("sha256")
+    reasons = []
+    if expected and hashlib.sha256(before).hexdigest() != expected:
+        reasons.append("the picture's file was changed after it was made")
     if sizes[0] != sizes[1]:
-        said.append("it was {}×{} and is {}×{}".format(*sizes[0], *sizes[1]))
-    said += changed
-    return "; ".join(said) or (
+        reasons.append("it was {}×{} and is {}×{}".format(*sizes[0], *sizes[1]))
+    return "; ".join([*reasons, *changed]) or (
         "same versions, device and weights: the sidecar was changed, or the device does not "
         "compute the same twice"
     )
 
 
-def _changes(sidecar: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when the picture was made, of all that changes pixels."""
+def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> list[str]:
+    """A sentence for everything that changes pixels and is another than in the sidecar."""
     from runner.gallery.formatting import mapping
 
     result = mapping(sidecar.get("result"))
-    before, now = mapping(result.get("versions")), mapping(facts.get("versions"))
+    before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
     pairs = [
         *((f"{name} was", before.get(name), now.get(name)) for name in _VERSIONS),
-        ("the device was", result.get("device"), facts.get("device")),
-        ("the precision was", sidecar.get("precision"), facts.get("precision")),
-        ("numbers were", result.get("dtype"), facts.get("dtype")),
+        ("the device was", result.get("device"), engine_facts.get("device")),
+        ("the precision was", sidecar.get("precision"), engine_facts.get("precision")),
+        ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
     ]
-    changed = [f"{what} {a}, is {b}" for what, a, b in pairs if a and b and a != b]
+    changed = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
     was = str(mapping(result.get("model")).get("hash") or "")
-    is_ = str(mapping(facts.get("model")).get("hash") or "")
+    is_ = str(mapping(engine_facts.get("model")).get("hash") or "")
     if was and is_ and was != is_:
         changed.append(f"the model's hash was {was[:12]}…, is {is_[:12]}…")
     return changed

@@ -2,9 +2,9 @@
 
     Host ─► Origin ─► token ─► size ─► /mcp
 
-The guard is there whatever address is served: a page of another site that reaches this machine
-through its visitor's browser brings a foreign Host or Origin, and gets nothing. Sessions are not
-kept, so a restart of the server breaks no client.
+The guard checks on loopback addresses too: a web page that makes its visitor's browser call this
+machine sends a foreign Host or Origin and is refused. Sessions are not kept, so a restart of the
+server breaks no client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
@@ -32,14 +31,17 @@ MOST_BODY_BYTES = 2 * (MOST_DATA_BYTES * 4 // 3) + 1024 * 1024
 """An image and a mask as data URIs, and room for the rest of the call."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_ANY = ("", "0.0.0.0", "::")
-_PLACE = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
+_ANY_ADDRESS = ("", "0.0.0.0", "::")
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
 _GRACE_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may call: the names this server answers to, the sites besides, and the token."""
+    """Who may call: host names of this server, origins of web pages, and the bearer token.
+
+    The loopback names are always allowed; without a token none is asked for.
+    """
 
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -50,29 +52,29 @@ class Access:
         return (*_LOOPBACK, *(host.lower() for host in self.hosts))
 
     def knows_host(self, header: str) -> bool:
-        """Whether a Host header names this server; a name given without a port fits every port."""
-        found = _PLACE.fullmatch(header.lower())
-        return found is not None and not {found[0], found[1]}.isdisjoint(self.names())
+        """Whether a Host header names this server; a name without a port matches every port."""
+        match = _HOST_AND_PORT.fullmatch(header.lower())
+        return match is not None and not {match[0], match[1]}.isdisjoint(self.names())
 
     def knows_origin(self, header: str) -> bool:
-        """Whether an Origin may call: this machine's own pages, and the sites that were named."""
+        """Whether pages of an Origin may call: those of this machine and of `origins`."""
         if header.lower() in (origin.lower().rstrip("/") for origin in self.origins):
             return True
-        scheme, _, place = header.lower().partition("://")
-        found = _PLACE.fullmatch(place)
-        return scheme == "http" and found is not None and found[1] in _LOOPBACK
+        scheme, _, host = header.lower().partition("://")
+        match = _HOST_AND_PORT.fullmatch(host)
+        return scheme == "http" and match is not None and match[1] in _LOOPBACK
 
     def knows_bearer(self, header: str) -> bool:
         """Whether an Authorization header carries the token, compared in constant time."""
         if self.token is None:
             return True
-        scheme, _, given = header.partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        scheme, _, token = header.partition(" ")
+        same = hmac.compare_digest(token.strip().encode(), self.token.encode())
         return scheme.lower() == "bearer" and same
 
 
 class Guard:
-    """Answers for the server whatever must not reach it."""
+    """Refuses the requests that must not reach the server."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -82,8 +84,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            refused = self._refusal(Headers(scope=scope))
-            await (refused or self._app)(scope, receive, send)
+            refusal = self._refusal(Headers(scope=scope))
+            await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> PlainTextResponse | None:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
@@ -101,9 +103,9 @@ class Guard:
 
 
 def guarded_app(home: Home, access: Access, *, autostart: bool = False) -> ASGIApp:
-    """The server of one home as an ASGI application, its guard around it."""
+    """The server of one home as an ASGI application behind the guard."""
     names = access.names()
-    # The transport checks the same once more, in case somebody serves it without the guard.
+    # The SDK's transport checks Host and Origin again, as a second defence, by the same names.
     security = TransportSecuritySettings(
         allowed_hosts=[*names, *(f"{name}:*" for name in names)],
         allowed_origins=[
@@ -128,16 +130,20 @@ def serve_http(
     port: int,
     access: Access,
     autostart: bool,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
-    """Serve until stopped. Raises UsageProblem when the address cannot be had."""
-    with _bound(host, port) as listening:
+    """Serve until stopped; `notify` gets messages for the user, the address among them.
+
+    Raises UsageProblem where the address cannot be used.
+    """
+    with _listening(host, port) as listener:
         address = f"[{host}]" if ":" in host else host
-        own = () if host in _ANY else (address,)
+        own = () if host in _ANY_ADDRESS else (address,)
         access = Access((*access.hosts, *own), access.origins, access.token)
-        if not _is_loopback(host) and access.token is None:
-            say("anyone who reaches this address may submit jobs: set a token with --token")
-        say(f"serving http://{address}:{listening.getsockname()[1]}{PATH}")
+        is_loopback = host == "localhost" or host == "::1" or host.startswith("127.")
+        if not is_loopback and access.token is None:
+            notify("anyone who reaches this address may submit jobs: set a token with --token")
+        notify(f"serving http://{address}:{listener.getsockname()[1]}{PATH}")
         config = uvicorn.Config(
             guarded_app(home, access, autostart=autostart),
             log_config=None,
@@ -146,28 +152,24 @@ def serve_http(
             ws="none",
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def checked_access(hosts: Iterable[str], origins: Iterable[str], token: str | None) -> Access:
-    """What the command line said about access. Raises UsageProblem for what could never match."""
+    """The access that the command line allows. Raises UsageProblem for what could never match."""
     for host in hosts:
-        if not _PLACE.fullmatch(host.lower()):
+        if not _HOST_AND_PORT.fullmatch(host.lower()):
             raise UsageProblem(f"--allow-host takes a name like flux.example.com, not {host!r}")
     for origin in origins:
-        scheme, _, place = origin.lower().rstrip("/").partition("://")
-        if scheme not in ("http", "https") or not _PLACE.fullmatch(place):
+        scheme, _, address = origin.lower().rstrip("/").partition("://")
+        if scheme not in ("http", "https") or not _HOST_AND_PORT.fullmatch(address):
             raise UsageProblem(f"--allow-origin takes a site like https://example.com: {origin!r}")
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
         raise UsageProblem("a token is made of ASCII letters, digits and signs, without blanks")
     return Access(tuple(hosts), tuple(origins), token or None)
 
 
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
-
-
-def _bound(host: str, port: int) -> Any:
+def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=256)
