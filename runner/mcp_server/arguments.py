@@ -1,9 +1,9 @@
-"""What the tools take: the schemas of the kinds without what only a file needs, and their checking.
+"""The argument schemas of the tools, derived from the schemas of the kinds, and their validation.
 
-One truth: a tool's fields are the fields of its kind's spec, with the same bounds. Left out are
-words that belong to files (`kind`, `schema`, `result`) and annotations that no model needs; images
-may also be data URIs. Rules between fields stay in the spec's schema and are told in words: many
-hosts refuse `allOf` at the top of a tool's schema.
+A tool's fields are the fields of its kind's spec, with the same bounds. Left out are the fields
+that only spec files have (`kind`, `schema`, `result`) and annotations that no model needs; images
+may also be data URIs. Rules between fields stay in the spec's schema and are described in words:
+many hosts refuse `allOf` at the top of a tool's schema.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from specs import schemas
 MOST_DATA_BYTES = 3_000_000
 """The largest picture that a data URI may carry."""
 
+FILE_ONLY_FIELDS = ("kind", "schema", "$schema", "result")
+"""Fields of a spec file that no tool takes."""
+
 _LONGEST_DATA_URI = MOST_DATA_BYTES * 4 // 3 + 200
-_OF_FILES = ("kind", "schema", "$schema", "result")
-_FIRST = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
+_FIRST_FIELDS = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
 _NOT_FOR_MODELS = frozenset({"errorMessage", "examples", "title", "$id", "$schema"})
-_WORDS_TO = 2
+_DESCRIBED_DEPTH = 2
 """How deep descriptions are kept: a field's own, and those of its parts."""
 
 _IMAGE = (
@@ -47,8 +49,10 @@ _ID = (
 def of_kind(kind: str) -> dict[str, Any]:
     """The schema of the arguments of the tool that makes pictures of this kind."""
     spec = schemas.bundle(kind)
-    fields = {name: part for name, part in spec["properties"].items() if name not in _OF_FILES}
-    order = sorted(fields, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    fields = {
+        name: part for name, part in spec["properties"].items() if name not in FILE_ONLY_FIELDS
+    }
+    order = dict.fromkeys([*(name for name in _FIRST_FIELDS if name in fields), *fields])
     properties = {name: _for_models(fields[name], 1) for name in order}
     properties["id"]["description"] = _ID
     for name, form in (("image", _IMAGE), ("mask", "Given like `image`.")):
@@ -65,7 +69,7 @@ def of_kind(kind: str) -> dict[str, Any]:
 
 
 def _for_models(part: Any, depth: int) -> Any:
-    """A part of a spec's schema, its meaning unchanged, with fewer words; paths may be data."""
+    """A part of a spec's schema without what no model needs; a path may also be a data URI."""
     if isinstance(part, list):
         return [_for_models(item, depth) for item in part]
     if not isinstance(part, dict):
@@ -77,10 +81,8 @@ def _for_models(part: Any, depth: int) -> Any:
         if key == "properties":
             kept[key] = {name: _for_models(child, depth + 1) for name, child in value.items()}
         elif key in ("items", "anyOf", "oneOf", "additionalProperties"):
-            kept[key] = _for_models(value, _WORDS_TO + 1)
-        elif key in _NOT_FOR_MODELS or (key == "description" and depth > _WORDS_TO):
-            continue
-        else:
+            kept[key] = _for_models(value, _DESCRIBED_DEPTH + 1)
+        elif key not in _NOT_FOR_MODELS and (key != "description" or depth <= _DESCRIBED_DEPTH):
             kept[key] = value
     return kept
 
@@ -90,29 +92,35 @@ def _is_path(part: Mapping[str, Any]) -> bool:
     return all(part.get(key) == path[key] for key in ("type", "maxLength", "pattern"))
 
 
-def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that were given; many hosts send null for what was left out."""
+def without_nulls(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call; many hosts send null for one that was left out."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check(arguments: Mapping[str, Any], schema: dict[str, Any], tool: str) -> dict[str, Any]:
-    """The arguments of a tool that is no kind's. Raises ToolError with every problem."""
+    """The arguments of a call, checked against the schema of a tool that makes no pictures.
+
+    Integers are ints, also where JSON had 4.0. Raises ToolError with every problem.
+    """
     from specs.document import dotted
     from specs.messages import explain, validator
 
-    values = given(arguments)
-    found = [
+    values = without_nulls(arguments)
+    problems = [
         f"{dotted(path)}: {message()}"
         for error in validator(schema).iter_errors(values)
         for path, _, message in explain(error, tool)
     ]
-    if found:
-        raise refusal(found, f"{tool} takes {', '.join(schema['properties'])}, and did nothing")
-    whole = {name for name, part in schema["properties"].items() if part.get("type") == "integer"}
-    return {name: int(value) if name in whole else value for name, value in values.items()}
+    properties = schema["properties"]
+    if problems:
+        raise refusal(problems, f"{tool} takes {', '.join(properties)}, and did nothing")
+    return {
+        name: int(value) if properties[name].get("type") == "integer" else value
+        for name, value in values.items()
+    }
 
 
-def refusal(problems: list[str], what: str) -> ToolError:
-    """What a model reads when its call cannot be done: all that is wrong, one line each."""
-    several = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ToolError("\n".join([f"{what}: {several} to mend.", *(f"- {one}" for one in problems)]))
+def refusal(problems: list[str], outcome: str) -> ToolError:
+    """The error that a model reads when its call is refused: every problem, one on each line."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ToolError("\n".join([f"{outcome}: {count} to mend.", *(f"- {p}" for p in problems)]))

@@ -1,8 +1,7 @@
-"""flux_get_job and flux_cancel_job: what the outbox says, never a guess.
+"""flux_get_job and flux_cancel_job: the status of a job as the outbox has it, never a guess.
 
 A job without a status is `submitted` while its file waits in the inbox, else `unknown`; unknown
-never means done. Waiting looks at the status file and stops by itself after 50 seconds, within the
-minute that hosts give a call.
+never means done. Waiting polls the status file, for 50 seconds at most: hosts give a call a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from runner.settings import Home
 from runner.spool.store.names import is_safe_id
 
 MOST_WAIT_SECONDS = 50
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _CANCEL_SECONDS = 10.0
 
 JOB_ID: dict[str, Any] = {
@@ -72,50 +71,49 @@ Report = Callable[[float, float, str], Awaitable[None]]
 
 
 def status_of(home: Home, job_id: str) -> dict[str, Any]:
-    """The status of a job; ids that are paths or otherwise none are `unknown`."""
-    found = client.status(home, job_id) if is_safe_id(job_id) else None
-    return found or {"id": job_id, "state": "unknown"}
+    """The status of a job; `unknown` for text that cannot be an id, such as a path."""
+    return client.status(home, job_id) if is_safe_id(job_id) else {"id": job_id, "state": "unknown"}
 
 
 async def get_job(
     home: Home, attendance: Attendance, arguments: Mapping[str, Any], report: Report
 ) -> tuple[dict[str, Any], list[Any]]:
-    """The status with a page of pictures, and their content."""
+    """The result of flux_get_job, and the content of its page of pictures."""
     job_id = str(arguments["job_id"])
     deadline = time.monotonic() + float(arguments.get("wait_seconds", 0))
     status = await run_sync(status_of, home, job_id)
-    told = _Told(report)
+    reporter = _Reporter(report)
     while _may_change(status):
-        await told.tell(status)
-        seconds = min(_LOOK_SECONDS, deadline - time.monotonic())
+        await reporter.update(status)
+        seconds = min(_POLL_SECONDS, deadline - time.monotonic())
         if seconds <= 0:
             break
         await anyio.sleep(seconds)
         status = await run_sync(status_of, home, job_id)
-    return await run_sync(_answer, home, attendance, status, arguments)
+    return await run_sync(_result, home, attendance, status, arguments)
 
 
 def _may_change(status: Mapping[str, Any]) -> bool:
     return status["state"] not in (*FINAL_STATES, "unknown")
 
 
-class _Told:
-    """Progress as a client gets it: it only rises, and nothing is said twice."""
+class _Reporter:
+    """Reports the progress of a job to the client of a call, only when it has risen."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._last = -1.0
 
-    async def tell(self, status: Mapping[str, Any]) -> None:
-        """Say how far a job is, if it is farther than it was."""
+    async def update(self, status: Mapping[str, Any]) -> None:
         total = float((status.get("images") or {}).get("total") or 1)
         done = total * _fraction(status)
         if done > self._last:
             self._last = done
-            await self._report(done, total, _words(status))
+            await self._report(done, total, _progress_text(status))
 
 
 def _fraction(status: Mapping[str, Any]) -> float:
+    """How much of a job is done, from 0 to 1."""
     images, progress = status.get("images"), status.get("progress")
     if not images or not images["total"]:
         return 0.0
@@ -123,7 +121,7 @@ def _fraction(status: Mapping[str, Any]) -> float:
     return max(float(over / images["total"]), float(progress["fraction"]) if progress else 0.0)
 
 
-def _words(status: Mapping[str, Any]) -> str:
+def _progress_text(status: Mapping[str, Any]) -> str:
     progress, images = status.get("progress"), status.get("images")
     if not progress or not images:
         why = status.get("message") or status.get("reason")
@@ -134,29 +132,29 @@ def _words(status: Mapping[str, Any]) -> str:
     return f"image {progress['image']} of {images['total']}: {progress['phase']}{step}{eta}"
 
 
-def _answer(
+def _result(
     home: Home, attendance: Attendance, status: dict[str, Any], arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Any]]:
     job_id, offset = str(status["id"]), int(arguments.get("offset", 0))
-    known = "images" in status
-    rows = pictures.page(home, status, offset) if known else []
+    accepted = "images" in status
+    rows = pictures.page(home, status, offset) if accepted else []
     after = offset + pictures.PAGE
-    done = status["images"]["done"] if known else 0
-    answer = {
+    done = status["images"]["done"] if accepted else 0
+    result = {
         **status,
         "outputs": rows,
         "next_offset": after if after < done else None,
-        "status_file": str(home.job(job_id) / "status.json") if known else None,
+        "status_file": str(home.job(job_id) / "status.json") if accepted else None,
     }
     if status["state"] not in FINAL_STATES:
-        answer["runner"] = attendance.look() if _may_change(status) else attendance.peek()
-    answer["next"] = _next(answer)
+        result["runner"] = attendance.look() if _may_change(status) else attendance.peek()
+    result["next"] = _next_step(result)
     form = str(arguments.get("pictures", "thumbnail"))
-    return answer, pictures.contents(home, job_id, rows, form)
+    return result, pictures.contents(home, job_id, rows, form)
 
 
-def _next(answer: Mapping[str, Any]) -> str:
-    state = answer["state"]
+def _next_step(result: Mapping[str, Any]) -> str:
+    state = result["state"]
     if state == "unknown":
         return (
             "no job of this id was ever seen here, or its folder was moved away; it is not known"
@@ -165,41 +163,41 @@ def _next(answer: Mapping[str, Any]) -> str:
     if state == "rejected":
         return "mend what `errors` says, and submit again"
     if state in FINAL_STATES:
-        more = answer["next_offset"]
+        more = result["next_offset"]
         return f"more pictures: offset {more}" if more else "nothing: the job is over"
-    if not answer["runner"]["running"]:
-        return str(answer["runner"]["message"])
+    if not result["runner"]["running"]:
+        return str(result["runner"]["message"])
     return f"call flux_get_job again, with wait_seconds {MOST_WAIT_SECONDS}"
 
 
 async def cancel_job(
     home: Home, attendance: Attendance, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Ask for a job to be cancelled, and say what came of it."""
+    """The result of flux_cancel_job; waits up to ten seconds for a running runner to obey."""
     job_id = str(arguments["job_id"])
     status = await run_sync(status_of, home, job_id)
     if not _may_change(status):
-        return _outcome(job_id, status, asked=False)
+        return _outcome(job_id, status, requested=False)
     await run_sync(client.cancel, home, job_id)
     runner = await run_sync(attendance.peek)
     deadline = time.monotonic() + (_CANCEL_SECONDS if runner["running"] else 0.0)
     while _may_change(status) and time.monotonic() < deadline:
-        await anyio.sleep(_LOOK_SECONDS)
+        await anyio.sleep(_POLL_SECONDS)
         status = await run_sync(status_of, home, job_id)
-    return {**_outcome(job_id, status, asked=True), "runner": runner}
+    return {**_outcome(job_id, status, requested=True), "runner": runner}
 
 
-def _outcome(job_id: str, status: Mapping[str, Any], *, asked: bool) -> dict[str, Any]:
+def _outcome(job_id: str, status: Mapping[str, Any], *, requested: bool) -> dict[str, Any]:
     state = status["state"]
     images = status.get("images") or {}
     kept = f"; {images['done']} finished pictures are kept" if images.get("done") else ""
     if state == "unknown":
-        outcome, words = "unknown", "no job of this id is known, and nothing was done"
-    elif state == "cancelled" and asked:
-        outcome, words = "cancelled", f"it is cancelled{kept}"
+        outcome, message = "unknown", "no job of this id is known, and nothing was done"
+    elif state == "cancelled" and requested:
+        outcome, message = "cancelled", f"it is cancelled{kept}"
     elif state in FINAL_STATES:
-        outcome, words = "was_over", f"it was over already ({state}); nothing changed{kept}"
+        outcome, message = "was_over", f"it was over already ({state}); nothing changed{kept}"
     else:
         outcome = "asked"
-        words = "it is asked to stop, and does so at its next step or when a runner sees it"
-    return {"job_id": job_id, "outcome": outcome, "state": state, "message": words}
+        message = "it is asked to stop, and does so at its next step or when a runner sees it"
+    return {"job_id": job_id, "outcome": outcome, "state": state, "message": message}

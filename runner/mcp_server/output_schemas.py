@@ -1,4 +1,4 @@
-"""What the tools answer, as schemas: the status is the outbox's own, the rest is said here."""
+"""The schemas of the tools' results; that of a job's status is derived from the outbox's own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from specs import schemas
 
-BEFORE_ACCEPTANCE = ("submitted", "unknown")
-"""The words of clients for a job that has no status: seen in the inbox, or never seen."""
+_STATES_WITHOUT_STATUS = ("submitted", "unknown")
+"""The states that clients report for a job without a status: in the inbox, or not known."""
 
 RUNNER: dict[str, Any] = {
     "type": "object",
@@ -116,10 +116,10 @@ FOUND: dict[str, Any] = {
 
 @lru_cache(maxsize=1)
 def job() -> dict[str, Any]:
-    """The status of a job, or what can be said of one that has none, with a page of pictures."""
+    """The schema of flux_get_job's result: a status, or less for a job without, and a page."""
     status = schemas.bundle("status")
     properties = {**status["properties"]}
-    states = [*status["properties"]["state"]["enum"], *BEFORE_ACCEPTANCE]
+    states = [*status["properties"]["state"]["enum"], *_STATES_WITHOUT_STATUS]
     properties["state"] = {
         "description": "submitted: its file waits in the inbox. queued, running: accepted."
         " succeeded, failed, cancelled, rejected: over for good. unknown: never seen here, or its"
@@ -144,11 +144,10 @@ def job() -> dict[str, Any]:
     properties["runner"] = RUNNER
     properties["next"] = {"type": "string", "description": "What to do now."}
     required = ["id", "state", "outputs", "next_offset", "next"]
-    return {"type": "object", "required": required, "properties": _plain(properties)}
+    return {"type": "object", "required": required, "properties": _without_examples(properties)}
 
 
-def _plain(part: Any) -> Any:
-    """Without what only the outbox's own schema needs."""
+def _without_examples(part: Any) -> Any:
     if isinstance(part, dict):
-        return {key: _plain(value) for key, value in part.items() if key != "examples"}
-    return [_plain(item) for item in part] if isinstance(part, list) else part
+        return {key: _without_examples(value) for key, value in part.items() if key != "examples"}
+    return [_without_examples(item) for item in part] if isinstance(part, list) else part

@@ -1,7 +1,7 @@
 """Finished pictures of a job: a page of them, as image content and as links.
 
-A picture counts from the moment its sidecar is there. Names come from the outbox and are never
-followed out of the job's folder; an id that is not a plain name finds nothing.
+A picture counts from the moment its sidecar exists. File names come from the outbox, and nothing
+outside the job's folder is ever read; an id that is not a plain name has no pictures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.spool.store.names import is_safe_id
 from runner.wire import read_json
 
 PAGE = 4
-"""Pictures in one answer: what a model can look at, and what fits into one message."""
+"""The number of pictures in one result, few enough for a model and for one message."""
 
 _MOST_BYTES = 5_000_000
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -38,9 +38,9 @@ def type_of(file: str) -> str:
 
 
 def number_of(file: str) -> int:
-    """The number of a picture or a sidecar within its job, from its name."""
-    found = re.search(r"-(\d+)\.\w+$", file)
-    return int(found[1]) if found else 0
+    """The number of a picture or a sidecar within its job, from its name; 0 without one."""
+    match = re.search(r"-(\d+)\.\w+$", file)
+    return int(match[1]) if match else 0
 
 
 def file_of(home: Home, job_id: str, number: int) -> str | None:
@@ -55,47 +55,49 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     known = {output["sidecar"]: output for output in status.get("outputs", ())}
     if len(known) >= (status.get("images") or {}).get("done", 0):
         names = sorted(known, key=number_of)
-    else:  # a long job: the status has its newest hundred only
+    else:  # a long job, whose status has the newest hundred only
         names = _sidecars(home.job(job_id))
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)
         if output is not None:
-            number = number_of(name)
-            where = {"path": f"outbox/{job_id}/{output['file']}", "uri": uri_of(job_id, number)}
-            rows.append({**output, **where})
+            path, uri = f"outbox/{job_id}/{output['file']}", uri_of(job_id, number_of(name))
+            rows.append({**output, "path": path, "uri": uri})
     return rows
 
 
 def contents(
     home: Home, job_id: str, rows: list[dict[str, Any]], form: str
 ) -> list[ImageContent | ResourceLink]:
-    """The pictures of a page: each as an image, in the form that was asked for, and as a link."""
-    found: list[ImageContent | ResourceLink] = []
+    """The pictures of a page, each as an image and as a link.
+
+    `form` is `thumbnail`, `full`, or `none` for links only.
+    """
+    content: list[ImageContent | ResourceLink] = []
     for row in rows:
-        words = f"{row.get('width')}x{row.get('height')}, seed {row.get('seed')}"
         image = _image(home, job_id, row, form)
         if image is not None:
-            found.append(image)
-        found.append(
+            content.append(image)
+        description = f"{row.get('width')}x{row.get('height')}, seed {row.get('seed')}"
+        content.append(
             ResourceLink(
                 uri=row["uri"], name=row["file"], mime_type=type_of(row["file"]),
-                description=words, size=_size(home, job_id, row["file"]),
+                description=description, size=_size(home, job_id, row["file"]),
             )
         )  # fmt: skip
-    return found
+    return content
 
 
 def read(home: Home, job_id: str, file: str) -> bytes | None:
-    """The bytes of a file in a job's folder; None for what is not there, or lies outside."""
+    """The bytes of a file in a job's folder; None where there is none, or it lies outside."""
     if not is_safe_id(job_id):
         return None
     folder = Path(os.path.realpath(home.outbox)) / job_id
-    place = Path(os.path.realpath(folder / file))
-    if not place.is_relative_to(folder):
+    path = Path(os.path.realpath(folder / file))
+    if not path.is_relative_to(folder):
         return None
     try:
-        return place.read_bytes()
+        return path.read_bytes()
     except OSError:
         return None
 
@@ -105,7 +107,7 @@ def _image(home: Home, job_id: str, row: Mapping[str, Any], form: str) -> ImageC
     data = read(home, job_id, file) if file else None
     if data is None and form == "thumbnail":
         data, file = read(home, job_id, row["file"]), row["file"]
-    # Larger than any host takes: the link says where it is.
+    # No host accepts a larger image; the link is enough then.
     if data is None or file is None or len(data) > _MOST_BYTES:
         return None
     return ImageContent(data=base64.b64encode(data).decode(), mime_type=type_of(file))
@@ -129,19 +131,19 @@ def _sidecars(folder: Path) -> list[str]:
 
 
 def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
-    """The line of a status for one picture, from its sidecar."""
+    """The entry of a status' `outputs` for one picture, made from its sidecar."""
     if not is_safe_id(job_id):
         return None
-    found = read_json(home.job(job_id) / sidecar)
-    result = found.get("result") if found else None
+    content = read_json(home.job(job_id) / sidecar) or {}
+    result = content.get("result")
     file = result.get("file") if isinstance(result, dict) else None
-    if found is None or result is None or not isinstance(file, str) or "/" in file or "\\" in file:
+    if result is None or not isinstance(file, str) or "/" in file or "\\" in file:
         return None
     thumbnail = f"thumbs/{Path(file).stem}.webp"
     return {
         "file": file,
         "sidecar": sidecar,
         "thumbnail": thumbnail if (home.job(job_id) / thumbnail).is_file() else None,
-        "seed": found.get("seed"),
+        "seed": content.get("seed"),
         **{name: result.get(name) for name in ("sha256", "width", "height")},
     }

@@ -1,4 +1,4 @@
-"""The prompt `a night from a pack`, and completions for its arguments and for addresses."""
+"""The prompt `night_from_a_pack`, and completions for its arguments and for flux:// addresses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ARGUMENTS = {
 _TEXT = """\
 Prepare a night's run of pictures from the prompt pack {name}.
 
-The pack: {facts}
+The pack: {pack}
 
 1. Call flux_generate with dry_run true, {arguments}. Tell me how many pictures it makes, two or\
  three of the final prompts, what is left out and why, and every warning. If the audit finds a\
@@ -48,29 +48,33 @@ The pack: {facts}
 
 def prompts() -> list[Prompt]:
     """The one prompt."""
-    given = [
-        PromptArgument(name=name, description=words, required=required)
-        for name, (words, required) in _ARGUMENTS.items()
+    arguments = [
+        PromptArgument(name=name, description=description, required=required)
+        for name, (description, required) in _ARGUMENTS.items()
     ]
-    words = "Plan and submit a night of pictures from one of your prompt packs"
-    return [Prompt(name=NIGHT, title="A night from a pack", description=words, arguments=given)]
+    return [
+        Prompt(
+            name=NIGHT, title="A night from a pack", arguments=arguments,
+            description="Plan and submit a night of pictures from one of your prompt packs",
+        )
+    ]  # fmt: skip
 
 
 def get(home: Home, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
-    """The prompt, filled in. Raises MCPError for one that is not there or lacks its pack."""
+    """The prompt, filled in. Raises MCPError for an unknown prompt, argument or pack."""
     if name != NIGHT:
         raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:100]!r}; there is {NIGHT}")
     unknown = sorted(set(arguments) - set(_ARGUMENTS))
     if unknown:
         raise MCPError(INVALID_PARAMS, f"{NIGHT} takes {', '.join(_ARGUMENTS)}, not {unknown[0]!r}")
     chosen = arguments.get("pack", "").strip()
-    known = _packs(home)
-    if chosen not in known:
-        there = ", ".join(known) or "none"
-        raise MCPError(INVALID_PARAMS, f"there is no pack {chosen[:100]!r}; there is: {there}")
+    packs = _packs(home)
+    if chosen not in packs:
+        known = ", ".join(packs) or "none"
+        raise MCPError(INVALID_PARAMS, f"there is no pack {chosen[:100]!r}; there is: {known}")
     text = _TEXT.format(
         name=json.dumps(chosen),
-        facts=json.dumps(resources.pack(home, chosen), ensure_ascii=False),
+        pack=json.dumps(resources.pack(home, chosen), ensure_ascii=False),
         arguments=", ".join(f"{k} {json.dumps(v)}" for k, v in _fields(chosen, arguments).items()),
     )
     message = PromptMessage(role="user", content=TextContent(text=text))
@@ -78,7 +82,7 @@ def get(home: Home, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
 
 
 def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of the call that the prompt speaks of."""
+    """The arguments of the flux_generate call that the prompt asks for."""
     compose: dict[str, Any] = {"pack": pack}
     for name in ("subjects", "variables"):
         names = [part.strip() for part in arguments.get(name, "").split(",") if part.strip()]
@@ -94,23 +98,23 @@ def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def complete(home: Home, name: str, begun: str, chosen: Mapping[str, str]) -> Completion:
-    """What an argument that has been begun may become."""
+def complete(home: Home, name: str, prefix: str, chosen: Mapping[str, str]) -> Completion:
+    """The values of an argument that begin with `prefix`; `chosen` has the other arguments."""
     if name == "pack":
-        every = _packs(home)
+        values = _packs(home)
     elif name in ("subjects", "variables"):
         pack = resources.pack(home, chosen["pack"]) if chosen.get("pack") in _packs(home) else {}
-        every = [*pack.get(name, []), "all"]
+        values = [*pack.get(name, []), "all"]
     elif name == "kind":
-        every = list(schemas.kinds())
+        values = list(schemas.kinds())
     elif name == "id":
-        every = resources.job_ids(home)
+        values = resources.job_ids(home)
     else:
-        every = []
-    fitting = [value for value in every if value.casefold().startswith(begun.casefold())]
+        values = []
+    matching = [value for value in values if value.casefold().startswith(prefix.casefold())]
     return Completion(
-        values=fitting[:_MOST_COMPLETED], total=len(fitting),
-        has_more=len(fitting) > _MOST_COMPLETED,
+        values=matching[:_MOST_COMPLETED], total=len(matching),
+        has_more=len(matching) > _MOST_COMPLETED,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""flux:// addresses: statuses, pictures, models, packs and schemas, for hosts that read them.
+"""flux:// addresses: statuses, pictures, models, packs and schemas as resources.
 
-What is listed is what a person would pick from: models, packs, schemas, and the newest jobs with
-their first pictures. Any other job can be read by its address.
+Listed are the models, the packs, the schemas, and all jobs, newest first, with their first
+pictures. Other pictures are read by their addresses.
 """
 
 from __future__ import annotations
@@ -33,37 +33,40 @@ _PAGE = 25
 _TEMPLATES = (
     ("flux://jobs/{id}/status", "job-status", "Status of a job", _JSON),
     ("flux://jobs/{id}/images/{n}", "job-image", "Picture of a job, counted from 1", None),
-    ("flux://schema/{kind}", "spec-schema", "JSON Schema of one kind of spec", "application/json"),
+    ("flux://schema/{kind}", "spec-schema", "JSON Schema of one kind of spec", _JSON),
 )
 
 
 def templates() -> list[ResourceTemplate]:
-    """The addresses that have a part to fill in."""
+    """The addresses with a variable part."""
     return [
-        ResourceTemplate(uri_template=uri, name=name, description=words, mime_type=media)
-        for uri, name, words, media in _TEMPLATES
+        ResourceTemplate(uri_template=uri, name=name, description=description, mime_type=media_type)
+        for uri, name, description, media_type in _TEMPLATES
     ]
 
 
 def listing(home: Home, cursor: str | None) -> ListResourcesResult:
-    """One page: what is always there, then jobs, the newest first. The cursor is a job's place."""
+    """One page: first the resources that do not depend on jobs, then jobs, the newest first.
+
+    The cursor is the number of jobs on the pages before. Raises MCPError for any other text.
+    """
     start = int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() else 0
     if cursor and (not start or len(cursor) > 9):
         raise MCPError(INVALID_PARAMS, f"{cursor!r} is not a cursor of this list")
-    found = [] if start else _fixed()
+    resources = [] if start else _fixed_resources()
     jobs = job_ids(home)
     for job_id in jobs[start : start + _PAGE]:
-        found += _of_job(home, job_id)
+        resources += _job_resources(home, job_id)
     after = start + _PAGE
     return ListResourcesResult(
-        resources=found, next_cursor=str(after) if after < len(jobs) else None
+        resources=resources, next_cursor=str(after) if after < len(jobs) else None
     )
 
 
-def _fixed() -> list[Resource]:
+def _fixed_resources() -> list[Resource]:
     from specs import schemas
 
-    kinds = [
+    spec_schemas = [
         Resource(
             uri=f"flux://schema/{kind}", name=f"schema-{kind}", mime_type=_JSON,
             description=f"JSON Schema of a {kind} spec. {schemas.load(kind)['description']}",
@@ -75,7 +78,7 @@ def _fixed() -> list[Resource]:
     return [
         Resource(uri="flux://models", name="models", description=models, mime_type=_JSON),
         Resource(uri="flux://packs", name="packs", description=packs, mime_type=_JSON),
-        *kinds,
+        *spec_schemas,
     ]
 
 
@@ -83,56 +86,60 @@ def job_ids(home: Home) -> list[str]:
     """The jobs of the outbox, the newest first, without opening any of them."""
     try:
         with os.scandir(home.outbox) as entries:
-            found = [
+            folders = [
                 (entry.stat().st_mtime_ns, entry.name)
                 for entry in entries
                 if entry.name != "drops" and entry.is_dir(follow_symlinks=False)
             ]
     except OSError:
         return []
-    return [name for _, name in sorted(found, reverse=True)]
+    return [name for _, name in sorted(folders, reverse=True)]
 
 
-def _of_job(home: Home, job_id: str) -> list[Resource]:
+def _job_resources(home: Home, job_id: str) -> list[Resource]:
     status = status_of(home, job_id)
     if "images" not in status:
         return []
-    words = f"{status.get('kind')} job, {status['state']}"
-    found = [
+    description = f"{status.get('kind')} job, {status['state']}"
+    resources = [
         Resource(
-            uri=f"flux://jobs/{job_id}/status", name=f"{job_id} status", description=words,
+            uri=f"flux://jobs/{job_id}/status", name=f"{job_id} status", description=description,
             mime_type=_JSON,
         )
     ]  # fmt: skip
     for row in pictures.page(home, status, 0):
-        media = pictures.type_of(row["file"])
-        found.append(Resource(uri=row["uri"], name=row["file"], mime_type=media))
-    return found
+        media_type = pictures.type_of(row["file"])
+        resources.append(Resource(uri=row["uri"], name=row["file"], mime_type=media_type))
+    return resources
 
 
 def read(home: Home, uri: str) -> TextResourceContents | BlobResourceContents:
     """The content at an address. Raises MCPError where there is none."""
-    head, _, rest = uri.partition("://")
-    parts = [unquote(part) for part in rest.split("/")]
-    if head == "flux" and len(uri) <= 400:
+    scheme, _, path = uri.partition("://")
+    parts = [unquote(part) for part in path.split("/")]
+    if scheme == "flux" and len(uri) <= 400:
         match parts:
             case ["models"]:
                 return _text(uri, {"models": models(home)})
             case ["packs"]:
-                return _text(uri, {"packs": packs(home)})
+                from composer.packs import list_packs
+
+                packs = [pack(home, name) for name in list_packs(home.prompts)]
+                return _text(uri, {"packs": packs})
             case ["schema", name]:
-                return _schema(uri, name)
+                from specs import schemas
+
+                if name in schemas.names():
+                    return _text(uri, schemas.bundle(name))
             case ["jobs", job_id, "status"]:
                 status = status_of(home, job_id)
                 if status["state"] != "unknown":
                     return _text(uri, status)
             case ["jobs", job_id, "images", number] if number.isascii() and number.isdecimal():
-                return _picture(home, uri, job_id, int(number[:6]))
-    raise _nothing(uri)
-
-
-def _nothing(uri: str) -> MCPError:
-    return MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
+                picture = _picture(home, uri, job_id, int(number[:6]))
+                if picture is not None:
+                    return picture
+    raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
 
 
 def _text(uri: str, value: Any) -> TextResourceContents:
@@ -141,25 +148,17 @@ def _text(uri: str, value: Any) -> TextResourceContents:
     )
 
 
-def _schema(uri: str, name: str) -> TextResourceContents:
-    from specs import schemas
-
-    if name not in schemas.names():
-        raise _nothing(uri)
-    return _text(uri, schemas.bundle(name))
-
-
-def _picture(home: Home, uri: str, job_id: str, number: int) -> BlobResourceContents:
+def _picture(home: Home, uri: str, job_id: str, number: int) -> BlobResourceContents | None:
     file = pictures.file_of(home, job_id, number)
     data = pictures.read(home, job_id, file) if file else None
     if file is None or data is None:
-        raise _nothing(uri)
+        return None
     blob = base64.b64encode(data).decode()
     return BlobResourceContents(uri=uri, mime_type=pictures.type_of(file), blob=blob)
 
 
 def models(home: Home) -> list[dict[str, Any]]:
-    """Every model, and whether it is on this machine; where on the disk is nobody's business."""
+    """Every model, and whether it is on this machine; without any path of its disk."""
     from runner.catalogue import model_rows
 
     rows = model_rows(home)
@@ -171,27 +170,20 @@ def models(home: Home) -> list[dict[str, Any]]:
     return rows
 
 
-def packs(home: Home) -> list[dict[str, Any]]:
-    """Every pack with its subjects and variables, or what is wrong with it."""
-    from composer.packs import list_packs
-
-    return [pack(home, name) for name in list_packs(home.prompts)]
-
-
 def pack(home: Home, name: str) -> dict[str, Any]:
-    """One pack. A pack that cannot be read says why."""
+    """A pack with its subjects and variables; `error` says why it cannot be read."""
     from composer.packs import read_pack
 
     try:
-        found = read_pack(home.prompts, name)
+        content = read_pack(home.prompts, name)
     except SpecInvalid as error:
         return {"id": name, "error": str(error)}
     return {
-        "id": found.id,
-        "name": found.name,
-        "version": found.version,
-        "description": found.description,
-        "subjects": list(found.subjects),
-        "variables": list(found.variables),
-        "defaults": dict(found.defaults),
+        "id": content.id,
+        "name": content.name,
+        "version": content.version,
+        "description": content.description,
+        "subjects": list(content.subjects),
+        "variables": list(content.variables),
+        "defaults": dict(content.defaults),
     }

@@ -1,8 +1,9 @@
-"""The server: who answers what, how outcomes become answers, and stdio.
+"""The MCP server of a home: the handlers of requests, and stdio.
 
-Every call ends in one of three ways: an answer; a ToolError, whose text the model reads; or a
-mistake of ours, of which the model learns only that it happened and the log has the rest. The
-SDK's low-level server is used because the schemas of the arguments are the specs' own.
+Every call of a tool ends in one of three ways: a result; an error whose text the model reads; or a
+bug of fluxdrop, of which the model learns only that it happened, while the log has the traceback.
+The SDK's low-level server is used because the schemas of the arguments are derived from those of
+the specs.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from mcp.types import (
 )
 
 from runner.mcp_server import jobs, prompts, resources, submission, tools
-from runner.mcp_server import search as searching
 from runner.mcp_server.arguments import check
 from runner.mcp_server.runner_presence import Attendance
+from runner.mcp_server.search import GallerySearch
 from runner.settings import Home
 from specs.errors import FluxdropError
 
@@ -47,31 +48,31 @@ NAME = "fluxdrop"
 
 def build_server(home: Home, *, autostart: bool = False) -> Server[Any]:
     """The server of one home, ready for any transport; nothing is read before the first call."""
-    door = _Door(home, autostart=autostart)
+    handlers = _Handlers(home, autostart=autostart)
     return Server(
         NAME,
         version=version(NAME),
         title="fluxdrop",
         description="Pictures with FLUX on this machine: submit, follow, find.",
         instructions=tools.INSTRUCTIONS,
-        on_list_tools=door.list_tools,
-        on_call_tool=door.call_tool,
-        on_list_resources=door.list_resources,
-        on_list_resource_templates=door.list_templates,
-        on_read_resource=door.read_resource,
-        on_list_prompts=door.list_prompts,
-        on_get_prompt=door.get_prompt,
-        on_completion=door.complete,
+        on_list_tools=handlers.list_tools,
+        on_call_tool=handlers.call_tool,
+        on_list_resources=handlers.list_resources,
+        on_list_resource_templates=handlers.list_templates,
+        on_read_resource=handlers.read_resource,
+        on_list_prompts=handlers.list_prompts,
+        on_get_prompt=handlers.get_prompt,
+        on_completion=handlers.complete,
     )
 
 
 def serve_stdio(home: Home, *, autostart: bool = False) -> None:
-    """Serve one client over standard input and output, until it goes."""
+    """Serve one client over standard input and output, until it disconnects."""
     server = build_server(home, autostart=autostart)
 
     async def serve() -> None:
-        async with stdio_server() as (reading, writing):
-            await server.run(reading, writing, server.create_initialization_options())
+        async with stdio_server() as (read_stream, write_stream):
+            await server.run(read_stream, write_stream, server.create_initialization_options())
 
     anyio.run(serve)
 
@@ -81,13 +82,13 @@ def _tools() -> dict[str, Tool]:
     return {tool.name: tool for tool in tools.tools()}
 
 
-class _Door:
-    """Answers the requests of any number of clients of one home."""
+class _Handlers:
+    """Handles the requests of any number of clients of one home."""
 
     def __init__(self, home: Home, *, autostart: bool) -> None:
         self._home = home
         self._attendance = Attendance(home, autostart=autostart)
-        self._searching = searching.Searching(home)
+        self._gallery_search = GallerySearch(home)
 
     async def list_tools(self, context: Any, params: Any) -> ListToolsResult:
         return ListToolsResult(tools=list(_tools().values()))
@@ -98,7 +99,7 @@ class _Door:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name[:100]!r}; {names}")
         began = time.monotonic()
         try:
-            answer, content = await self._answer(params.name, params.arguments or {}, context)
+            result, content = await self._result(params.name, params.arguments or {}, context)
         except (ToolError, FluxdropError) as error:
             return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         except MCPError:
@@ -107,23 +108,24 @@ class _Door:
             log.exception("%s failed after %.1f s", params.name, time.monotonic() - began)
             text = f"{params.name} failed by a mistake of fluxdrop's own; the server's log has more"
             return CallToolResult(content=[TextContent(text=text)], is_error=True)
-        text = json.dumps(answer, ensure_ascii=False)
-        return CallToolResult(content=[TextContent(text=text), *content], structured_content=answer)
+        text = json.dumps(result, ensure_ascii=False)
+        return CallToolResult(content=[TextContent(text=text), *content], structured_content=result)
 
-    async def _answer(
-        self, name: str, given: Mapping[str, Any], context: Any
+    async def _result(
+        self, name: str, arguments: Mapping[str, Any], context: Any
     ) -> tuple[dict[str, Any], list[Any]]:
-        """What a tool answers, and the content that goes with it."""
+        """The result of a tool, and the content that goes with it."""
+        home, attendance = self._home, self._attendance
         kind = tools.KIND_OF.get(name)
         if kind is not None:
-            return await run_sync(submission.submit, self._home, self._attendance, kind, given), []
-        asked = check(given, _tools()[name].input_schema, name)
+            return await run_sync(submission.submit, home, attendance, kind, arguments), []
+        checked = check(arguments, _tools()[name].input_schema, name)
         if name == "flux_get_job":
             report = context.session.report_progress
-            return await jobs.get_job(self._home, self._attendance, asked, report)
+            return await jobs.get_job(home, attendance, checked, report)
         if name == "flux_cancel_job":
-            return await jobs.cancel_job(self._home, self._attendance, asked), []
-        return await run_sync(self._searching.search, asked), []
+            return await jobs.cancel_job(home, attendance, checked), []
+        return await run_sync(self._gallery_search.search, checked), []
 
     async def list_resources(self, context: Any, params: Any) -> Any:
         return await run_sync(resources.listing, self._home, params.cursor if params else None)
@@ -132,8 +134,8 @@ class _Door:
         return ListResourceTemplatesResult(resource_templates=resources.templates())
 
     async def read_resource(self, context: Any, params: Any) -> ReadResourceResult:
-        found = await run_sync(resources.read, self._home, str(params.uri))
-        return ReadResourceResult(contents=[found])
+        contents = await run_sync(resources.read, self._home, str(params.uri))
+        return ReadResourceResult(contents=[contents])
 
     async def list_prompts(self, context: Any, params: Any) -> ListPromptsResult:
         return ListPromptsResult(prompts=prompts.prompts())
@@ -143,7 +145,7 @@ class _Door:
 
     async def complete(self, context: Any, params: Any) -> CompleteResult:
         chosen = (params.context.arguments if params.context else None) or {}
-        found = await run_sync(
+        completion = await run_sync(
             prompts.complete, self._home, params.argument.name, params.argument.value, chosen
         )
-        return CompleteResult(completion=found)
+        return CompleteResult(completion=completion)

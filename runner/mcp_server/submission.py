@@ -1,8 +1,8 @@
-"""The five tools that make pictures: look at everything, then write one spec, or say what is wrong.
+"""The five tools that make pictures: check everything, then write one spec or name every problem.
 
-A spec carries its id, so the caller knows the job before the runner has seen it, and a repeated
-call finds the first job instead of making a second one. Specs are serialised, never formatted: no
-prompt can say anything but a prompt.
+A spec carries its id, so the caller knows the job before a runner has taken it, and a repeated call
+finds the first job instead of making a second one. Specs are serialised, never formatted from text,
+so that no prompt can be read as another field.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.mcpserver.exceptions import ToolError
 
 from runner import client
-from runner.mcp_server.arguments import given, refusal
+from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, is_needed, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
 from runner.wire import read_json
 from specs import schemas
-from specs.errors import SpecInvalid
+from specs.errors import Problem, SpecInvalid
+
+if TYPE_CHECKING:
+    from runner.spool.inbox.assess import Catalogue
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 _MOST_PROMPTS = 20
@@ -31,13 +36,17 @@ _LONGEST_STEM = 32
 def submit(
     home: Home, attendance: Attendance, kind: str, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Answer one call of a tool that makes pictures. Raises ToolError with every problem."""
+    """The result of a tool that makes pictures of `kind`. Raises ToolError with every problem.
+
+    Writes the input images and the spec into the inbox, unless it is a dry run.
+    """
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess
     from runner.spool.inbox.settle import Drop
     from specs.write import to_yaml
 
-    values = given(arguments)
+    values = without_nulls(arguments)
+    has_id = "id" in values
     dry_run = values.pop("dry_run", False)
     job_id = values.pop("id", None) or _free_id(home, kind, values)
     if not isinstance(dry_run, bool):
@@ -45,96 +54,92 @@ def submit(
     inputs = Inputs(home, job_id if isinstance(job_id, str) and is_safe_id(job_id) else "unnamed")
     spec = inputs.settle({"kind": kind, "id": job_id, **values}, schemas.bundle(kind)["properties"])
     problems = [f"{path}: {text}" for path, text in inputs.problems]
-    problems += _of_server([*values], job_id)
+    problems += [
+        f"{field}: this belongs to spec files: leave it out"
+        for field in FILE_ONLY_FIELDS
+        if field in values
+    ]
+    if isinstance(job_id, str) and is_conflict_copy(f"{job_id}.yaml"):
+        problems.append(f"id: {job_id!r} looks like a sync tool's conflict copy: choose another")
     try:
         data = to_yaml(spec)
     except SpecInvalid as error:
-        problems += [_line(problem) for problem in error.problems]
+        problems += [_problem_text(problem) for problem in error.problems]
         raise refusal(problems, "Nothing was submitted") from None
-    name = f"{job_id}.yaml"
     catalogue = RegistryCatalogue(home.settings, home.data)
-    verdict = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
-    problems += [_line(problem) for problem in verdict.problems]
-    if verdict.reason and not verdict.problems:
-        problems.append(verdict.message or verdict.reason)
+    drop = Drop(f"{job_id}.yaml", data, (0, 0, len(data), 0, 0))
+    assessment = assess(drop, home, catalogue)
+    problems += [_problem_text(problem) for problem in assessment.problems]
+    if assessment.reason and not assessment.problems:
+        problems.append(assessment.message or assessment.reason)
     if problems:
         raise refusal(problems, "Nothing was submitted")
-    answer = {
-        "job_id": None,
-        "state": "dry_run",
-        "image_count": verdict.total,
-        "status_file": None,
-        "runner": attendance.peek() if dry_run else {},
-        "warnings": list(verdict.warnings),
-    }
     if dry_run:
-        if "id" not in given(arguments):
-            spec.pop("id")  # chosen anew when it is submitted
-        said = _rehearsed(home, catalogue, spec, verdict.realised)
-        done = "nothing was submitted; call again without dry_run to submit it"
-        return {**answer, "dry_run": said, "next": done}
-    if not _is_there_already(home, job_id, data):
+        if not has_id:
+            spec.pop("id")  # the call that submits the spec gets another one
+        return {
+            "job_id": None,
+            "state": "dry_run",
+            "image_count": assessment.total,
+            "status_file": None,
+            "runner": attendance.peek(),
+            "warnings": list(assessment.warnings),
+            "dry_run": _dry_run(home, catalogue, spec, assessment.realised),
+            "next": "nothing was submitted; call again without dry_run to submit it",
+        }
+    if not _was_submitted(home, job_id, data):
         sweep(home, lambda job: job == job_id or is_needed(home, job))
-        _write(home, inputs, data, name)
+        _write(home, inputs, data, job_id)
     status = client.status(home, job_id)
     runner = attendance.look()
-    first = (
-        "" if runner["running"] else "say that no runner is running, and how to start one; then "
-    )
+    advice = f"call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it is over"
+    if not runner["running"]:
+        advice = f"say that no runner is running, and how to start one; then {advice}"
     return {
-        **answer,
         "job_id": job_id,
         "state": "submitted" if status["state"] == "unknown" else status["state"],
+        "image_count": assessment.total,
         "status_file": str(home.job(job_id) / "status.json"),
         "runner": runner,
-        "next": f"{first}call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it"
-        " is over",
+        "warnings": list(assessment.warnings),
+        "next": advice,
     }
 
 
-def _line(problem: Any) -> str:
-    return f"{problem.path}: {problem.message}" if problem.path else str(problem.message)
+def _problem_text(problem: Problem) -> str:
+    return f"{problem.path}: {problem.message}" if problem.path else problem.message
 
 
-def _of_server(names: list[str], job_id: Any) -> list[str]:
-    """What the schema of specs lets through and a tool does not take."""
-    files = [name for name in ("kind", "schema", "$schema", "result") if name in names]
-    found = [f"{name}: this belongs to spec files: leave it out" for name in files]
-    if isinstance(job_id, str) and is_conflict_copy(f"{job_id}.yaml"):
-        found.append(f"id: {job_id!r} looks like a sync tool's conflict copy: choose another")
-    return found
+def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
+    """Write the images, then the spec: a runner that takes the spec finds its images.
 
-
-def _write(home: Home, inputs: Inputs, data: bytes, name: str) -> None:
-    """Images first, then the spec: whoever sees the spec finds its images."""
+    Raises ToolError, and removes the images, where the inbox has another spec of that id.
+    """
     try:
         inputs.write()
-        drop = client.submit_as(home, data, name)
+        drop = client.submit_as(home, data, f"{job_id}.yaml")
     except BaseException:
         inputs.undo()
         raise
-    if drop is None and not _waits(home, name, data):
+    if drop is None and not _has_spec(home, job_id, data):
         inputs.undo()
-        raise _in_use(name.removesuffix(".yaml"))
+        raise _in_use(job_id)
 
 
-def _is_there_already(home: Home, job_id: str, data: bytes) -> bool:
-    """Whether this very call was made before. Raises ToolError where the id is another job's."""
+def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:
+    """Whether this spec was submitted before. Raises ToolError where the id is another spec's."""
     holder = _holder(home, job_id)
     if holder is None:
         return False
-    folder = home.job(holder)
-    stored = (folder / f"spec{suffix}" for suffix in (".yaml", ".json"))
-    if any(file.is_file() and file.read_bytes() == data for file in stored):
-        return True
-    if _waits(home, f"{holder}.yaml", data):
+    if _has_spec(home, holder, data):
         return True
     raise _in_use(holder)
 
 
-def _waits(home: Home, name: str, data: bytes) -> bool:
-    """Whether the inbox, or the job made of it a moment ago, has exactly these bytes."""
-    for file in (home.inbox / name, home.job(name.removesuffix(".yaml")) / "spec.yaml"):
+def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
+    """Whether the drop of this id, or the job that a runner has made of it, has these bytes."""
+    folder = home.job(job_id)
+    for file in (home.inbox / f"{job_id}.yaml", folder / "spec.yaml", folder / "spec.json"):
         try:
             if file.read_bytes() == data:
                 return True
@@ -143,33 +148,28 @@ def _waits(home: Home, name: str, data: bytes) -> bool:
     return False
 
 
-def _in_use(job_id: str) -> Exception:
-    line = f"id: {job_id!r} is another job's: choose another, or leave it out"
-    return refusal([line], "Nothing was submitted")
+def _in_use(job_id: str) -> ToolError:
+    problem = f"id: {job_id!r} is another job's: choose another, or leave it out"
+    return refusal([problem], "Nothing was submitted")
 
 
 def _holder(home: Home, job_id: str) -> str | None:
-    """The name, as it is written there, of the job or drop that holds an id; else None."""
-    wanted = key_of(job_id)
-    for folder, suffixes in ((home.outbox, ("",)), (home.inbox, (".yaml", ".yml", ".json"))):
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            for suffix in suffixes:
-                if not entry.name.lower().endswith(suffix):
-                    continue
-                name = entry.name[: len(entry.name) - len(suffix)]
-                if key_of(name) == wanted and not _is_free(home, name, suffix):
-                    return name
+    """The id, in its own spelling, of the job or drop that holds it already; None without one."""
+    key = key_of(job_id)
+    for folder in home.outbox.iterdir() if home.outbox.is_dir() else ():
+        if key_of(folder.name) == key:
+            status = read_json(folder / "status.json")
+            # A rejected job does not hold its id: the next drop of that id replaces its folder.
+            if status is None or status.get("state") != "rejected":
+                return folder.name
+    for drop in home.inbox.iterdir() if home.inbox.is_dir() else ():
+        if drop.suffix.lower() in (".yaml", ".yml", ".json") and key_of(drop.stem) == key:
+            return drop.stem
     return None
 
 
-def _is_free(home: Home, job_id: str, suffix: str) -> bool:
-    """A rejected job holds nothing: the next drop of its id replaces its folder."""
-    found = read_json(home.job(job_id) / "status.json") if not suffix else None
-    return found is not None and found.get("state") == "rejected"
-
-
 def _free_id(home: Home, kind: str, values: Mapping[str, Any]) -> str:
-    """A readable id that nobody has: the prompt's first words, then what cannot be guessed."""
+    """A readable id that is not in use: the first words of the prompt, then random letters."""
     compose = values.get("compose")
     text = values.get("prompt") or (compose.get("pack") if isinstance(compose, dict) else "")
     plain = unicodedata.normalize("NFKD", text if isinstance(text, str) else "")[:400]
@@ -180,29 +180,22 @@ def _free_id(home: Home, kind: str, values: Mapping[str, Any]) -> str:
             break
         stem = f"{stem}-{word}" if stem else word
     while True:
-        made = f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
-        if not home.job(made).exists() and not (home.inbox / f"{made}.yaml").exists():
-            return made
+        job_id = f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
+        if not home.job(job_id).exists() and not (home.inbox / f"{job_id}.yaml").exists():
+            return job_id
 
 
-def _rehearsed(
-    home: Home, catalogue: Any, spec: Mapping[str, Any], realised: Mapping[str, Any]
+def _dry_run(
+    home: Home, catalogue: Catalogue, spec: Mapping[str, Any], realised: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a dry run says beyond the count: the spec, the final prompts and their audit."""
+    """The spec of a dry run, its final prompts and their audit."""
     from composer.audit import audit, parse_terms
+    from runner.spool.inbox.assess import planned
     from specs.write import to_yaml
 
     left_out: list[dict[str, Any]] = []
     if "compose" in spec:
-        from composer.plan import make_plan
-
-        plan = make_plan(
-            spec,
-            home.prompts,
-            forbidden=home.settings.forbidden,
-            settings={"model": catalogue.default_model(spec)},
-            model_defaults=lambda model: catalogue.parameters(model, str(spec["kind"])),
-        )
+        plan = planned(spec, home, catalogue)
         left_out = [skipped.to_json() for skipped in plan.skipped]
         rows = [
             {**entry.named(), "prompt": entry.prompt, "audit": entry.report.to_json()}
@@ -212,12 +205,12 @@ def _rehearsed(
         terms = parse_terms(home.settings.forbidden)
         texts = spec.get("matrix", {}).get("prompt") or [spec.get("prompt")]
         rows = [{"prompt": t, "audit": audit(t, terms).to_json()} for t in texts if t]
-    bad = any(row["audit"]["verdict"] != "ok" for row in rows)
+    violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": realised.get("model", spec.get("model"))},
         "spec_yaml": to_yaml(spec).decode(),
         "prompts": [{**row, "length": len(row["prompt"])} for row in rows[:_MOST_PROMPTS]],
         "prompt_count": len(rows),
-        "audit": "violation" if bad else "ok",
+        "audit": "violation" if violates else "ok",
         "left_out": left_out[:_MOST_PROMPTS],
     }

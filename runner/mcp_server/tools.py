@@ -1,4 +1,4 @@
-"""The eight tools: their names, the words by which a model picks one, and their schemas."""
+"""The eight tools: their names, the descriptions by which a model chooses, and their schemas."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Any
 
 from mcp.types import Tool, ToolAnnotations
 
-from runner.mcp_server import arguments, jobs
-from runner.mcp_server import output_schemas as shapes
-from runner.mcp_server import search as searching
+from runner.mcp_server import arguments, jobs, output_schemas, search
 
 KIND_OF = {
     "flux_generate": "text2img",
@@ -91,39 +89,38 @@ _SEARCH = (
 
 def tools() -> list[Tool]:
     """The eight tools, as they are listed."""
-    makers = [_maker(name, kind) for name, kind in KIND_OF.items()]
+    adds = ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+    )
     read_only = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
     stops = ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
     )
     return [
-        *makers,
-        _tool("flux_get_job", "Look at a job", _GET, jobs.GET, shapes.job(), read_only),
-        _tool("flux_cancel_job", "Cancel a job", _CANCEL, jobs.CANCEL, shapes.CANCELLED, stops),
+        *(
+            _tool(name, *_MAKERS[name], arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
+            for name, kind in KIND_OF.items()
+        ),
+        _tool("flux_get_job", "Look at a job", _GET, jobs.GET, output_schemas.job(), read_only),
         _tool(
-            "flux_search_gallery", "Search finished pictures", _SEARCH, searching.arguments(),
-            shapes.FOUND, read_only,
+            "flux_cancel_job", "Cancel a job", _CANCEL, jobs.CANCEL, output_schemas.CANCELLED, stops
+        ),
+        _tool(
+            "flux_search_gallery", "Search finished pictures", _SEARCH, search.arguments(),
+            output_schemas.FOUND, read_only,
         ),
     ]  # fmt: skip
-
-
-def _maker(name: str, kind: str) -> Tool:
-    title, words = _MAKERS[name]
-    adds = ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-    )
-    return _tool(name, title, words, arguments.of_kind(kind), shapes.SUBMITTED, adds)
 
 
 def _tool(
     name: str,
     title: str,
-    words: str,
-    takes: dict[str, Any],
-    answers: dict[str, Any],
-    hints: ToolAnnotations,
+    description: str,
+    input_schema: dict[str, Any],
+    output_schema: dict[str, Any],
+    annotations: ToolAnnotations,
 ) -> Tool:
     return Tool(
-        name=name, title=title, description=words, input_schema=takes, output_schema=answers,
-        annotations=hints,
+        name=name, title=title, description=description, input_schema=input_schema,
+        output_schema=output_schema, annotations=annotations,
     )  # fmt: skip
