@@ -1,5 +1,5 @@
-"""Specs: read, check, expand and write the YAML and JSON that people drop, and their schemas.
+"""Reads, checks, expands and writes specs: the YAML and JSON files that people drop.
 
-Ground floor: nothing here knows torch, the spool or the command line, and importing this package
-imports neither yaml nor jsonschema. What a spec may say is in the `*.schema.json` files.
+The package imports nothing of the runner and no torch, and importing it loads neither yaml nor
+jsonschema. What a spec may contain is defined by the `*.schema.json` files in this folder.
 """

@@ -1,4 +1,4 @@
-"""`python -m specs` writes job.schema.json anew from the kinds in the folder, and nothing else."""
+"""`python -m specs` writes job.schema.json again from the kinds in the folder, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The root of the tree of errors in `runner.errors`, and what is wrong with a spec."""
+"""`FluxdropError`, the base class of all errors of the project, and the problems of a spec."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 
 class FluxdropError(Exception):
-    """Base of the tree; its text is one sentence that says what to do."""
+    """The base class; the text of an error is one sentence that says what to do."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong with a spec; line and column count from 1 and are 0 where unknown."""
+    """One problem of a spec; line and column count from 1 and are 0 where unknown."""
 
     line: int
     column: int
@@ -21,14 +21,14 @@ class Problem:
 
 
 class SpecInvalid(FluxdropError):
-    """A spec cannot be accepted: carries the reason word and every problem found."""
+    """A spec cannot be accepted: carries the reason word and every problem, in the file's order."""
 
     def __init__(self, reason: str, problems: Sequence[Problem]) -> None:
         self.reason = reason
         self.problems = tuple(sorted(problems))
         first = self.problems[0]
         where = f"line {first.line}, column {first.column}: " if first.line else ""
-        named = f"{first.path}: " if first.path else ""
+        path = f"{first.path}: " if first.path else ""
         more = len(self.problems) - 1
         rest = f" (and {more} more)" if more else ""
-        super().__init__(f"{where}{named}{first.message}{rest}")
+        super().__init__(f"{where}{path}{first.message}{rest}")

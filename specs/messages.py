@@ -1,8 +1,8 @@
-"""jsonschema, made strict and put into words for people.
+"""A stricter jsonschema validator, and the sentences that explain its errors to people.
 
-The one place that knows jsonschema: its keywords where the standard ones are too slow, too lax or
-too vague, and the sentence for each kind of failure. Never shows more than 60 characters of what
-somebody wrote.
+The one place that imports jsonschema. It replaces the keywords whose standard implementation is too
+slow, too lax or too vague, and has a sentence for each kind of failure. The sentences written here
+quote at most 60 characters of a value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from specs.suggest import did_you_mean
 Path = list[str | int]
 Explained = tuple[Path, bool, Callable[[], str]]
 
-# What other programs call our fields.
+# Names that other programs have for our fields.
 _ALIASES = {
     "num_inference_steps": "steps",
     "num_steps": "steps",
@@ -60,7 +60,7 @@ def _is_integer(_: Any, value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
-def _no_extras(_: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
+def _no_extras(validator: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
     if not isinstance(value, dict):
         return
     patterns = [schemas.expression(pattern) for pattern in schema.get("patternProperties", {})]
@@ -68,23 +68,23 @@ def _no_extras(_: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iter
         if key in schema.get("properties", {}) or any(p.search(key) for p in patterns):
             continue
         if allowed is False:
-            # One error for each key, so that each can be shown where it stands.
+            # One error for each key, so that each is reported at its own position.
             yield ValidationError("", path=[key])
         elif isinstance(allowed, dict):
-            yield from _.descend(value[key], allowed, path=key)
+            yield from validator.descend(value[key], allowed, path=key)
 
 
-def _unique(_: Any, wanted: bool, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
-    # The standard keyword compares each with each: minutes for a long list of mixed types.
-    if not wanted or not isinstance(value, list):
+def _unique(_: Any, unique: bool, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
+    # The standard keyword compares all pairs, which takes minutes for a long list of mixed types.
+    if not unique or not isinstance(value, list):
         return
-    seen: dict[Any, int] = {}
+    first_index: dict[Any, int] = {}
     for index, item in enumerate(value):
         simple = isinstance(item, (str, int, float)) and not isinstance(item, bool)
-        mark = item if simple else json.dumps(item, sort_keys=True).join("\0\0")
-        if mark in seen:
-            yield ValidationError(str(seen[mark]), path=[index])
-        seen.setdefault(mark, index)
+        key = item if simple else json.dumps(item, sort_keys=True).join("\0\0")
+        if key in first_index:
+            yield ValidationError(str(first_index[key]), path=[index])
+        first_index.setdefault(key, index)
 
 
 def _multiple(_: Any, unit: int, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
@@ -96,7 +96,7 @@ def _multiple(_: Any, unit: int, value: Any, schema: dict[str, Any]) -> Iterator
 def _matches(_: Any, pattern: str, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
     if not isinstance(value, str):
         return
-    # A length that is wrong is one problem, and keeps long text away from the pattern.
+    # A wrong length is reported by its own keyword, and a long text is not matched at all.
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
         return
     if not schemas.expression(pattern).search(value):
@@ -104,14 +104,14 @@ def _matches(_: Any, pattern: str, value: Any, schema: dict[str, Any]) -> Iterat
 
 
 def _items(validator: Any, items: Any, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
-    # A list that is too long is one problem, not one for each of its items.
+    # A list that is too long is one problem; its items are not checked as well.
     if isinstance(value, list) and len(value) <= schema.get("maxItems", len(value)):
-        yield from islice(_each(validator, items, value), MAX_COLLECTED)
-
-
-def _each(validator: Any, items: Any, value: list[Any]) -> Iterator[Any]:
-    for index, item in enumerate(value):
-        yield from validator.descend(item, items, path=index)
+        errors = (
+            error
+            for index, item in enumerate(value)
+            for error in validator.descend(item, items, path=index)
+        )
+        yield from islice(errors, MAX_COLLECTED)
 
 
 def _required(_: Any, keys: list[str], value: Any, schema: dict[str, Any]) -> Iterator[Any]:
@@ -134,35 +134,37 @@ _Strict: Any = extend(  # type: ignore[no-untyped-call]
 
 
 def validator(schema: dict[str, Any]) -> Any:
-    """A validator for a bundled schema; what it cannot resolve locally is an error."""
+    """A validator for a bundled schema; a reference that is left in it is an error."""
     registry: Any = Registry()
     return _Strict(schema, registry=registry)
 
 
 def explain(error: Any, name: str) -> Iterator[Explained]:
-    """What an error means: its path, whether the key itself is meant, and its sentence when asked.
+    """Explain a jsonschema error of the schema `name`.
 
-    One error of `anyOf` becomes the errors of the branch that the value was meant for.
+    Gives tuples of a path, whether the key at this path is at fault (rather than its value), and a
+    function that returns the sentence. An error of `anyOf` becomes the errors of the branch that
+    fits the value best.
     """
-    word, path = error.validator, list(error.absolute_path)
+    keyword, path = error.validator, list(error.absolute_path)
     custom = error.schema.get("errorMessage") if isinstance(error.schema, dict) else None
-    if word in ("anyOf", "oneOf") and custom is None:
-        for inner in _meant(error):
+    if keyword in ("anyOf", "oneOf") and custom is None:
+        for inner in _errors_of_branch(error):
             yield from explain(inner, name)
         if not error.context or _all_of_wrong_type(error):
             yield path, False, lambda: _type_sentence(error.instance, _branch_types(error))
-    elif word == "required":
+    elif keyword == "required":
         missing = str(error.message)
-        yield [*path, missing], False, lambda: f"{missing!r} is required{_of(path, name)}"
-    elif word == "additionalProperties":
-        yield path, True, lambda: _unknown(str(path[-1]), error.schema, path, name)
-    elif word == "not" and custom is not None:
-        # Point at the field of the excluded pair that comes second in the file.
+        yield [*path, missing], False, lambda: f"{missing!r} is required{_parent(path, name)}"
+    elif keyword == "additionalProperties":
+        yield path, True, lambda: _unknown_key(str(path[-1]), error.schema, path, name)
+    elif keyword == "not" and custom is not None:
+        # The problem is reported at that field of the excluded pair which is second in the file.
         pair = error.validator_value.get("required", ())
         order = list(error.instance)
         second = sorted((key for key in pair if key in order), key=order.index)[-1:]
         yield path + second, True, lambda: str(custom)
-    elif word in ("pattern", "anyOf") and custom is not None:
+    elif keyword in ("pattern", "anyOf") and custom is not None:
         yield path, False, lambda: str(custom).replace("{value}", short(error.instance))
     else:
         yield path, False, lambda: _sentence(error)
@@ -180,8 +182,11 @@ def _branch_types(error: Any) -> list[str]:
     return [branch.get("type", "object") for branch in error.validator_value]
 
 
-def _meant(error: Any) -> list[Any]:
-    """The errors of the branch that accepts the value's type; of several, the nearest one's."""
+def _errors_of_branch(error: Any) -> list[Any]:
+    """The errors of the branch that accepts the value's type; of several branches, the best one's.
+
+    Empty where no branch accepts the type.
+    """
     if _all_of_wrong_type(error):
         return []
     wrong = {inner.schema_path[0] for inner in error.context if _wrong_type(inner)}
@@ -191,7 +196,7 @@ def _meant(error: Any) -> list[Any]:
     return fitting if nearest is None else [nearest]
 
 
-def _of(path: Path, name: str) -> str:
+def _parent(path: Path, name: str) -> str:
     if not path:
         return f" for {name}"
     return f" in {path[-1]!r}" if isinstance(path[-1], str) else ""
@@ -206,13 +211,13 @@ def _sentence(error: Any) -> str:
         case "type":
             return _type_sentence(value, limit if isinstance(limit, list) else [limit])
         case "enum" | "const":
-            return _choice(value, limit if isinstance(limit, list) else [limit])
+            return _not_allowed(value, limit if isinstance(limit, list) else [limit])
         case "minimum":
             return f"{shown} is less than the minimum of {limit}"
         case "maximum":
             return f"{shown} is greater than the maximum of {limit}"
         case "multipleOf":
-            return _nearest(value, limit, shown)
+            return _not_multiple(value, limit, shown)
         case "minLength":
             return "this is empty" if not value else f"{shown} is shorter than {limit} characters"
         case "maxLength":
@@ -237,7 +242,7 @@ def _type_sentence(value: Any, types: list[str]) -> str:
     return f"{short(value)} is not {' or '.join(_TYPES[name] for name in types)}{hint}"
 
 
-def _choice(value: Any, allowed: list[Any]) -> str:
+def _not_allowed(value: Any, allowed: list[Any]) -> str:
     offered = ", ".join(str(item) for item in allowed)
     if len(allowed) == 1:
         return f"{short(value)} is not {offered}"
@@ -245,21 +250,21 @@ def _choice(value: Any, allowed: list[Any]) -> str:
     return f"{short(value)} is not one of {offered}{hint}"
 
 
-def _nearest(value: Any, unit: int, shown: str) -> str:
+def _not_multiple(value: Any, unit: int, shown: str) -> str:
     below = int(value) // unit * unit
     near = f" ({below} and {below + unit} are)" if 0 < below < 100_000 else ""
     return f"{shown} is not a multiple of {unit}{near}"
 
 
-def _unknown(key: str, schema: dict[str, Any], path: Path, name: str) -> str:
+def _unknown_key(key: str, schema: dict[str, Any], path: Path, name: str) -> str:
     known = [field for field in schema.get("properties", {}) if field[:1] != "$"]
     if len(path) == 1 and name in schemas.kinds():
         owners = [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
         if owners:
             return f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
     plain = key[:60].lower().replace("-", "_")
-    meant = _ALIASES.get(plain, plain)
-    hint = _in_brackets(did_you_mean(meant if meant in known else plain, known))
+    alias = _ALIASES.get(plain, plain)
+    hint = _in_brackets(did_you_mean(alias if alias in known else plain, known))
     return f"unknown key {short(key)}{hint}"
 
 

@@ -1,28 +1,32 @@
-"""A schema made into one quick question: is this value surely valid?
+"""Compiles a schema into one fast check that accepts most valid values.
 
-Made from the schema itself, so there is nothing to keep in step with it. The answer is "surely" or
-"perhaps not", and after the second the caller asks jsonschema, which also finds the words. So this
-may be as narrow as it likes, but must never say "surely" of what jsonschema refuses: a word of
-JSON Schema that is unknown here makes every answer "perhaps not".
+The check is made from the schema itself, so that the two cannot drift apart. True means that the
+value is surely valid; False means that it may be invalid, and the caller asks jsonschema, which
+also finds the reasons. The check may therefore be too narrow, but it must never accept what
+jsonschema refuses: a schema with a keyword that is unknown here accepts nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import ge, le
 from typing import Any
 
 from specs.schemas import expression
 
-Question = Callable[[Any], bool]
-Maker = Callable[[Any, Mapping[str, Any]], Question]
+Check = Callable[[Any], bool]
+"""Whether a value is surely valid."""
 
-# Words that explain and ask nothing.
-_SILENT = frozenset(
+Compiler = Callable[[Any, Mapping[str, Any]], Check]
+"""Makes the check of one keyword, from its value and the schema that it is in."""
+
+# Keywords that constrain nothing.
+_ANNOTATIONS = frozenset(
     {"$schema", "$id", "title", "description", "default", "examples", "errorMessage"}
 )
-# Words that only work together: all of them make one question.
-_OF_OBJECTS = frozenset({"properties", "patternProperties", "additionalProperties"})
-# What Python compares as JSON does.
+# Keywords that depend on each other and are compiled into one check.
+_OBJECT_KEYWORDS = frozenset({"properties", "patternProperties", "additionalProperties"})
+# Types whose values Python compares as JSON does.
 _COMPARED = frozenset({str, int, float})
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -35,192 +39,181 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def question(schema: Any) -> Question:
-    """The question that a bundled schema comes to."""
+def compile_check(schema: Any) -> Check:
+    """The check of a bundled schema."""
     if schema is True:
         return lambda value: True
     if not isinstance(schema, dict):
-        return _perhaps_not
-    words = [word for word in schema if word not in _SILENT | _OF_OBJECTS]
-    if not _MAKERS.keys() >= set(words):
-        return _perhaps_not
-    parts = [_MAKERS[word](schema[word], schema) for word in words]
-    if not _OF_OBJECTS.isdisjoint(schema):
-        parts.append(_object(schema))
-    return _all(parts)
+        return _unsure
+    keywords = [key for key in schema if key not in _ANNOTATIONS | _OBJECT_KEYWORDS]
+    if not _COMPILERS.keys() >= set(keywords):
+        return _unsure
+    checks = [_COMPILERS[keyword](schema[keyword], schema) for keyword in keywords]
+    if not _OBJECT_KEYWORDS.isdisjoint(schema):
+        checks.append(_object(schema))
+    return _all(checks)
 
 
-def _perhaps_not(value: Any) -> bool:
+def _unsure(value: Any) -> bool:
     return False
 
 
-def _all(parts: list[Question]) -> Question:
-    if len(parts) == 1:
-        return parts[0]
-    every = tuple(parts)
+def _all(checks: list[Check]) -> Check:
+    if len(checks) == 1:
+        return checks[0]
+    fixed = tuple(checks)
 
-    def ask(value: Any) -> bool:
+    def check(value: Any) -> bool:
         # A loop, because a generator would double the time of a small spec.
-        for part in every:
+        for part in fixed:
             if not part(value):
                 return False
         return True
 
-    return ask
+    return check
 
 
-def _type(wanted: Any, schema: Mapping[str, Any]) -> Question:
-    names = wanted if isinstance(wanted, list) else [wanted]
-    # Exact types: a bool is no number here, and 20.0 is left to those who make it 20.
-    types = frozenset(kind for name in names for kind in _TYPES[name])
+def _type(names: Any, schema: Mapping[str, Any]) -> Check:
+    # Exact types: a bool is not a number, and 20.0 is left to the caller, which makes it 20.
+    types = frozenset(
+        accepted
+        for name in (names if isinstance(names, list) else [names])
+        for accepted in _TYPES[name]
+    )
     return lambda value: type(value) in types
 
 
-def _const(wanted: Any, schema: Mapping[str, Any]) -> Question:
-    return _enum([wanted], schema)
-
-
-def _enum(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
+def _enum(values: list[Any], schema: Mapping[str, Any]) -> Check:
     # Python takes True for 1, JSON does not.
-    allowed = frozenset((type(each), each) for each in wanted if type(each) in (str, int, bool))
+    allowed = frozenset((type(item), item) for item in values if type(item) in (str, int, bool))
     return lambda value: type(value) in (str, int, bool) and (type(value), value) in allowed
 
 
-def _number(holds: Callable[[Any, Any], bool]) -> Maker:
+def _number(holds: Callable[[Any, Any], bool]) -> Compiler:
     return lambda limit, schema: (
         lambda value: type(value) not in (int, float) or holds(value, limit)
     )
 
 
-def _sized(kind: type, holds: Callable[[int, int], bool]) -> Maker:
-    def make(limit: int, schema: Mapping[str, Any]) -> Question:
-        def ask(value: Any) -> bool:
-            given: object = type(value)
-            return given is not kind or holds(len(value), limit)
+def _sized(sized: type, holds: Callable[[int, int], bool]) -> Compiler:
+    def compiler(limit: int, schema: Mapping[str, Any]) -> Check:
+        def check(value: Any) -> bool:
+            value_type: object = type(value)
+            return value_type is not sized or holds(len(value), limit)
 
-        return ask
+        return check
 
-    return make
-
-
-def _at_least(value: Any, limit: Any) -> bool:
-    return bool(value >= limit)
+    return compiler
 
 
-def _at_most(value: Any, limit: Any) -> bool:
-    return bool(value <= limit)
-
-
-def _pattern(wanted: str, schema: Mapping[str, Any]) -> Question:
-    search = expression(wanted).search
+def _pattern(pattern: str, schema: Mapping[str, Any]) -> Check:
+    search = expression(pattern).search
     longest = schema.get("maxLength", float("inf"))
     return lambda value: (
         type(value) is not str or (len(value) <= longest and search(value) is not None)
     )
 
 
-def _items(wanted: Any, schema: Mapping[str, Any]) -> Question:
-    each = question(wanted)
-    return lambda value: type(value) is not list or all(map(each, value))
+def _items(item_schema: Any, schema: Mapping[str, Any]) -> Check:
+    item_check = compile_check(item_schema)
+    return lambda value: type(value) is not list or all(map(item_check, value))
 
 
-def _unique(wanted: bool, schema: Mapping[str, Any]) -> Question:
-    def ask(value: Any) -> bool:
-        if type(value) is not list or not wanted:
+def _unique(unique: bool, schema: Mapping[str, Any]) -> Check:
+    def check(value: Any) -> bool:
+        if type(value) is not list or not unique:
             return True
         return set(map(type, value)) <= _COMPARED and len(set(value)) == len(value)
 
-    return ask
+    return check
 
 
-def _required(wanted: list[str], schema: Mapping[str, Any]) -> Question:
-    keys = frozenset(wanted)
+def _required(required: list[str], schema: Mapping[str, Any]) -> Check:
+    keys = frozenset(required)
     return lambda value: type(value) is not dict or keys <= value.keys()
 
 
-def _object(schema: Mapping[str, Any]) -> Question:
+def _object(schema: Mapping[str, Any]) -> Check:
     patterns = [
-        (expression(pattern).search, question(part))
+        (expression(pattern).search, compile_check(part))
         for pattern, part in schema.get("patternProperties", {}).items()
     ]
-    named = {
-        key: _all([question(part), *(each for search, each in patterns if search(key))])
+    properties = {
+        key: _all([compile_check(part), *(check for search, check in patterns if search(key))])
         for key, part in schema.get("properties", {}).items()
     }
-    others = question(schema.get("additionalProperties", True))
+    additional = compile_check(schema.get("additionalProperties", True))
 
-    def other(key: str, part: Any) -> bool:
-        asked = [each for search, each in patterns if search(key)] or [others]
-        return all(each(part) for each in asked)
+    def other_property(key: str, part: Any) -> bool:
+        checks = [check for search, check in patterns if search(key)] or [additional]
+        return all(check(part) for check in checks)
 
-    def ask(value: Any) -> bool:
+    def check(value: Any) -> bool:
         if type(value) is dict:
             for key, part in value.items():
-                own = named.get(key)
-                if not (own(part) if own else other(key, part)):
+                own = properties.get(key)
+                if not (own(part) if own else other_property(key, part)):
                     return False
         return True
 
-    return ask
+    return check
 
 
-def _all_of(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
-    return _all([question(part) for part in wanted])
+def _all_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
+    return _all([compile_check(part) for part in schemas])
 
 
-def _any_of(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
-    branches = [question(part) for part in wanted]
+def _any_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
+    branches = [compile_check(part) for part in schemas]
     return lambda value: any(branch(value) for branch in branches)
 
 
-def _one_of(wanted: list[Any], schema: Mapping[str, Any]) -> Question:
-    """Only where the branches are of different types: then no value fits two of them."""
-    types = [part.get("type") for part in wanted if isinstance(part, dict)]
-    apart = all(isinstance(each, str) for each in types) and not {"integer", "number"} <= {*types}
-    distinct = len(set(types)) == len(wanted)
-    return _any_of(wanted, schema) if apart and distinct else _perhaps_not
+def _one_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
+    """Only for branches of different types, of which no value can fit two."""
+    types = [part.get("type") for part in schemas if isinstance(part, dict)]
+    single = all(isinstance(name, str) for name in types) and not {"integer", "number"} <= {*types}
+    distinct = len(set(types)) == len(schemas)
+    return _any_of(schemas, schema) if single and distinct else _unsure
 
 
-def _not(wanted: Any, schema: Mapping[str, Any]) -> Question:
-    """Only where it is about which keys are there: "perhaps not" turned round would be a guess."""
-    return _lacks(wanted)
+def _surely_fails(schema: Any) -> Check:
+    """Whether a value surely fails a schema because a required key is absent.
 
-
-def _lacks(schema: Any) -> Question:
-    """Whether a value surely fails a schema: a key that it requires is not there."""
+    Used for `not`. No other reason is considered: the opposite of "may be invalid" is not "valid".
+    """
     if not isinstance(schema, dict):
-        return _perhaps_not
+        return _unsure
     keys = frozenset(schema.get("required", ()))
-    inside = {key: _lacks(part) for key, part in schema.get("properties", {}).items()}
+    inside = {key: _surely_fails(part) for key, part in schema.get("properties", {}).items()}
 
-    def ask(value: Any) -> bool:
+    def check(value: Any) -> bool:
         if type(value) is not dict:
             return False
         if not keys <= value.keys():
             return True
-        return any(key in value and lacks(value[key]) for key, lacks in inside.items())
+        return any(key in value and fails(value[key]) for key, fails in inside.items())
 
-    return ask
+    return check
 
 
-_MAKERS: dict[str, Maker] = {
+_COMPILERS: dict[str, Compiler] = {
     "type": _type,
-    "const": _const,
+    "const": lambda constant, schema: _enum([constant], schema),
     "enum": _enum,
-    "minimum": _number(_at_least),
-    "maximum": _number(_at_most),
+    "minimum": _number(ge),
+    "maximum": _number(le),
     "multipleOf": _number(lambda value, unit: not value % unit),
-    "minLength": _sized(str, _at_least),
-    "maxLength": _sized(str, _at_most),
+    "minLength": _sized(str, ge),
+    "maxLength": _sized(str, le),
     "pattern": _pattern,
     "items": _items,
-    "minItems": _sized(list, _at_least),
-    "maxItems": _sized(list, _at_most),
+    "minItems": _sized(list, ge),
+    "maxItems": _sized(list, le),
     "uniqueItems": _unique,
     "required": _required,
-    "minProperties": _sized(dict, _at_least),
+    "minProperties": _sized(dict, ge),
     "allOf": _all_of,
     "anyOf": _any_of,
     "oneOf": _one_of,
-    "not": _not,
+    "not": lambda negated, schema: _surely_fails(negated),
 }

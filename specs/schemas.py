@@ -1,8 +1,8 @@
-"""The schema files beside this one: which kinds there are, and each schema as a plain dict.
+"""Loads the schema files of this folder: the names of the kinds, and each schema as a plain dict.
 
-A kind is a file `<kind>.schema.json` whose property `kind` is a constant of that name: adding the
-file is all that specs needs to learn a new kind. Imports nothing heavy and reads nothing from a
-network: `bundle` follows references only into these files.
+A kind is a file `<kind>.schema.json` whose property `kind` is a constant of that name; adding such
+a file adds the kind to this package. The module imports neither yaml nor jsonschema and uses no
+network: `bundle` follows references into the files of this folder only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENDING = ".schema.json"
 
 @lru_cache(maxsize=64)
 def load(name: str) -> dict[str, Any]:
-    """The schema file `<name>.schema.json` as it is, references and all; not to be changed."""
+    """The content of `<name>.schema.json`, references included; callers must not change it."""
     text = (FOLDER / f"{name}{_ENDING}").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def kinds() -> tuple[str, ...]:
-    """The kinds of spec there are, sorted."""
+    """The names of all kinds, sorted."""
     return tuple(
         name
         for name in names()
@@ -43,9 +43,9 @@ def kinds() -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def bundle(name: str) -> dict[str, Any]:
-    """The same schema with every reference replaced by what it refers to; not to be changed.
+    """The schema with every reference replaced by its target; callers must not change it.
 
-    Words beside a reference (a better description) win over those of its target.
+    Keywords beside a reference (such as a better description) win over those of the target.
     """
     schema: dict[str, Any] = _inline(load(name), name)
     schema.pop("$defs", None)
@@ -62,24 +62,23 @@ def _inline(part: Any, name: str) -> Any:
     if not isinstance(reference, str):
         return inlined
     file, _, pointer = reference.partition("#")
-    home = file.removesuffix(_ENDING) or name
-    target: Any = load(home)
-    for step in pointer.split("/")[1:]:
-        target = target[step]
-    found = {key: value for key, value in _inline(target, home).items() if key[:1] != "$"}
-    return {**found, **inlined}
+    target_name = file.removesuffix(_ENDING) or name
+    target: Any = load(target_name)
+    for key in pointer.split("/")[1:]:
+        target = target[key]
+    resolved = _inline(target, target_name)
+    return {key: value for key, value in resolved.items() if key[:1] != "$"} | inlined
 
 
 @lru_cache(maxsize=256)
 def expression(pattern: str) -> re.Pattern[str]:
-    """A `pattern` of a schema as Python has it: `$` is the very end, and digits are ASCII."""
+    """A `pattern` of a schema, compiled: `$` is the very end, and character classes are ASCII."""
     end = r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else ""
     return re.compile(pattern[:-1] + end if end else pattern, re.ASCII)
 
 
 def job_schema() -> dict[str, Any]:
-    """The schema for editors: it looks at `kind` and hands over to that kind's schema."""
-    found = kinds()
+    """The schema for editors, which applies the schema of the kind that `kind` names."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"job{_ENDING}",
@@ -90,8 +89,8 @@ def job_schema() -> dict[str, Any]:
         "properties": {
             "kind": {
                 "description": "What to do. "
-                + " ".join(f"`{kind}`: {load(kind)['description']}" for kind in found),
-                "enum": list(found),
+                + " ".join(f"`{kind}`: {load(kind)['description']}" for kind in kinds()),
+                "enum": list(kinds()),
             }
         },
         "allOf": [
@@ -99,14 +98,14 @@ def job_schema() -> dict[str, Any]:
                 "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
                 "then": {"$ref": f"{kind}{_ENDING}"},
             }
-            for kind in found
+            for kind in kinds()
         ],
-        "examples": [load(kind)["examples"][0] for kind in found],
+        "examples": [load(kind)["examples"][0] for kind in kinds()],
     }
 
 
 def write_job_schema() -> Path:
-    """Write `job.schema.json` anew from the kinds in the folder and return its path."""
+    """Write `job.schema.json` from the kinds in the folder and return its path."""
     path = FOLDER / f"job{_ENDING}"
     text = json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", newline="\n")

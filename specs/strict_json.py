@@ -1,7 +1,7 @@
-"""JSON with positions: strict, iterative, and under the same guards as YAML.
+"""A strict JSON reader that keeps positions, without recursion and with the guards of YAML.
 
-The standard decoder keeps no positions, lets duplicate keys and NaN through, and recurses; only
-its string scanner is used here. Never accepts what `json.loads` would refuse.
+The standard decoder keeps no positions, accepts duplicate keys and NaN, and recurses; only its
+string scanner is used here. Whatever `json.loads` refuses is refused here too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # absent from the stubs
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from specs.document import BREAK, MAX_DIGITS, Builder, refuse
 
@@ -21,44 +21,48 @@ _LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 class _Source:
+    """The text being read; `at` is the offset of the next character."""
+
     def __init__(self, text: str) -> None:
         self.text = text
-        self.starts = [0, *(found.end() for found in BREAK.finditer(text))]
+        self.line_starts = [0, *(match.end() for match in BREAK.finditer(text))]
         self.at = 0
 
-    def place(self, offset: int) -> tuple[int, int]:
-        line = bisect_right(self.starts, offset)
-        return line, offset - self.starts[line - 1] + 1
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset, both from 1."""
+        line = bisect_right(self.line_starts, offset)
+        return line, offset - self.line_starts[line - 1] + 1
 
     def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
-        found = _SPACE.match(self.text, self.at)
-        self.at = found.end() if found else self.at
+        """Skip white space and return the next character; empty at the end."""
+        space = _SPACE.match(self.text, self.at)
+        self.at = space.end() if space else self.at
         return self.text[self.at : self.at + 1]
 
     def bad(self, message: str, offset: int | None = None) -> NoReturn:
-        refuse("BadYaml", *self.place(self.at if offset is None else offset), message)
+        """Raise SpecInvalid at an offset, or at the next character."""
+        refuse("BadYaml", *self.position(self.at if offset is None else offset), message)
 
 
 def feed(builder: Builder, text: str) -> None:
-    """Give the builder the events of one JSON text."""
+    """Pass the events of one JSON text to the builder. Raises SpecInvalid for invalid JSON."""
     source = _Source(text)
     if not source.peek():
         return
     _value(builder, source)
     while builder.stack:
-        opened = builder.stack[-1].value
-        end = "}" if isinstance(opened, dict) else "]"
+        container = builder.stack[-1].value
+        end = "}" if isinstance(container, dict) else "]"
         char = source.peek()
         if char == end:
             source.at += 1
             builder.close()
             continue
-        if opened:
+        if container:
             if char != ",":
                 source.bad(f"expected ',' or '{end}'" if char else f"'{end}' is missing at the end")
             source.at += 1
-        if isinstance(opened, dict):
+        if isinstance(container, dict):
             _key(builder, source)
         _value(builder, source)
     if source.peek():
@@ -68,7 +72,7 @@ def feed(builder: Builder, text: str) -> None:
 def _key(builder: Builder, source: _Source) -> None:
     if source.peek() != '"':
         source.bad("expected a key in double quotes")
-    start = source.place(source.at)
+    start = source.position(source.at)
     builder.scalar(_string(source), *start)
     if source.peek() != ":":
         source.bad("expected ':' after the key")
@@ -77,7 +81,7 @@ def _key(builder: Builder, source: _Source) -> None:
 
 def _value(builder: Builder, source: _Source) -> None:
     char = source.peek()
-    line, column = source.place(source.at)
+    line, column = source.position(source.at)
     if char == "{" or char == "[":
         source.at += 1
         builder.open({} if char == "{" else [], line, column)
@@ -94,21 +98,21 @@ def _value(builder: Builder, source: _Source) -> None:
 
 
 def _string(source: _Source) -> str:
+    text: str
     try:
-        found: tuple[str, int] = scanstring(source.text, source.at + 1, True)
+        text, source.at = scanstring(source.text, source.at + 1, True)
     except JSONDecodeError as exc:
         source.bad(exc.msg, exc.pos)
-    source.at = found[1]
-    return found[0]
+    return text
 
 
-def _number(source: _Source, found: re.Match[str]) -> Any:
-    text = found.group()
-    if found.group(1) is None and found.group(2) is None:
+def _number(source: _Source, match: re.Match[str]) -> int | float:
+    text = match.group()
+    if match.group(1) is None and match.group(2) is None:
         if len(text.lstrip("-")) > MAX_DIGITS:
-            source.bad(f"a number of more than {MAX_DIGITS} digits", found.start())
+            source.bad(f"a number of more than {MAX_DIGITS} digits", match.start())
         return int(text)
     number = float(text)
-    if number - number != 0:
-        source.bad("too large a number", found.start())
+    if number - number != 0:  # infinite
+        source.bad("too large a number", match.start())
     return number

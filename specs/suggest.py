@@ -1,4 +1,4 @@
-"""Which known name was probably meant by an unknown one, for the sentence of an error."""
+"""Suggests the known name that is most like an unknown one, for error messages."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable
 _LONGEST = 60
 
 
-def nearest(given: object, known: Iterable[str]) -> str | None:
-    """The known name that is most like an unknown one; None where none is like it."""
-    if not isinstance(given, str):
+def nearest(unknown: object, known: Iterable[str]) -> str | None:
+    """The known name that is most like an unknown one; None where none is similar enough."""
+    if not isinstance(unknown, str):
         return None
-    # Only an error pays for this import.
+    # Imported here because only errors need it.
     from difflib import get_close_matches
 
-    # Names are compared without case, and a long one must not take long.
-    plain = {name.casefold(): name for name in known}
-    near = get_close_matches(given[:_LONGEST].casefold(), plain, n=1)
-    return plain[near[0]] if near else None
+    # Case is ignored, and only the first characters are compared, to bound the time.
+    by_folded = {name.casefold(): name for name in known}
+    matches = get_close_matches(unknown[:_LONGEST].casefold(), by_folded, n=1)
+    return by_folded[matches[0]] if matches else None
 
 
-def did_you_mean(given: object, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(unknown: object, known: Iterable[str], otherwise: str = "") -> str:
     """ "did you mean 'x'?" with the nearest of the known names, else `otherwise`."""
-    near = nearest(given, known)
+    near = nearest(unknown, known)
     return f"did you mean {near!r}?" if near else otherwise

@@ -1,8 +1,7 @@
-"""Check a Document against the schema of its kind: every problem at once, each with its place.
+"""Checks a Document against the schema of its kind and reports every problem with its position.
 
-The spec's `kind` chooses one schema, so that a mistake in a fill job is told in the words of fill
-jobs. Never fills in a default (what a value comes from is decided later, by precedence) and never
-raises anything but SpecInvalid.
+The spec's `kind` selects one schema, so that the messages about a fill job mention only the fields
+of fill jobs. No default is filled in: where a value comes from is decided later, by precedence.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 from specs import quick, rules, schemas
 from specs.document import MAX_COLLECTED, MAX_REPORTED, Document, dotted, short
 from specs.errors import Problem, SpecInvalid
-from specs.suggest import did_you_mean, nearest
+from specs.suggest import nearest
 
 __all__ = ["kinds", "validate"]
 
@@ -23,14 +22,16 @@ kinds = schemas.kinds
 
 # Accepted and ignored, so that every sidecar is a spec.
 _IGNORED = ("$schema", "schema", "result")
+
+# Line, column, path, and a function that returns the message.
 _Found = tuple[int, int, str, Callable[[], str]]
 
 
 def validate(document: Document, schema: str | None = None) -> dict[str, Any]:
     """The document's value, checked by the schema of its `kind`, or by `schema` if one is named.
 
-    Integral floats are ints where an integer is meant. Raises SpecInvalid with at most 20 problems
-    in the order of the file, and their number where there are more.
+    Floats such as 20.0 become ints where the schema has an integer. Raises SpecInvalid and no other
+    error, with the first 20 problems in the order of the file and the number of further ones.
     """
     value = document.value
     found: list[_Found] = []
@@ -41,11 +42,10 @@ def validate(document: Document, schema: str | None = None) -> dict[str, Any]:
         message = "the file is empty" if value is None else f"{short(value)} stands alone"
         _reject([(*document.mark[:2], "", lambda: f"{message}: write it as `key: value` lines")])
     if name is None:
-        name, misspelt = _kind(document)
-        found.extend(misspelt)
-        value = {**value, "kind": name} if misspelt else value
+        name, found = _kind(document)
+        value = {**value, "kind": name} if found else value
     if name is not None:
-        found.extend(_problems(document, name, value))
+        found += _problems(document, name, value)
     if found:
         _reject(found)
     assert name is not None
@@ -56,24 +56,21 @@ def validate(document: Document, schema: str | None = None) -> dict[str, Any]:
 
 
 def _kind(document: Document) -> tuple[str | None, list[_Found]]:
-    """The schema to use, and what is wrong with `kind`; a near miss is still checked as meant."""
+    """The schema to check by (the nearest one if `kind` is misspelt), and the problem of `kind`."""
     known = kinds()
     value = document.value
-    offered = ", ".join(known)
     if "kind" not in value:
-        keys = [key for key in value if len(key) <= 20]
-        near = nearest("kind", keys)
-        guess = value[near] if near else None
+        misspelt = nearest("kind", [key for key in value if len(key) <= 20])
+        guess = value[misspelt] if misspelt else None
         at = document.locate([])
         return (guess if isinstance(guess, str) and guess in known else None), [
-            (*at, "kind", lambda: f"'kind' is required: one of {offered}")
+            (*at, "kind", lambda: f"'kind' is required: one of {', '.join(known)}")
         ]
-    given = value["kind"]
-    if isinstance(given, str) and given in known:
-        return given, []
-    hint = did_you_mean(given, known, f"there are {offered}")
+    kind = value["kind"]
+    if isinstance(kind, str) and kind in known:
+        return kind, []
     at = document.locate(["kind"])
-    return nearest(given, known), [(*at, "kind", lambda: f"{short(given)} is not a kind ({hint})")]
+    return nearest(kind, known), [(*at, "kind", partial(rules.unknown_kind, kind))]
 
 
 def _problems(document: Document, name: str, value: dict[str, Any]) -> list[_Found]:
@@ -87,10 +84,10 @@ def _problems(document: Document, name: str, value: dict[str, Any]) -> list[_Fou
     return found
 
 
-def _reject(found: list[_Found]) -> Any:
-    """Raise SpecInvalid; messages are only put into words for the problems that are shown."""
+def _reject(found: list[_Found]) -> NoReturn:
+    """Raise SpecInvalid; only the messages of the problems that are reported are computed."""
     found.sort(key=lambda problem: problem[:3])
-    shown = [
+    reported = [
         Problem(line, column, path, message())
         for line, column, path, message in found[:MAX_REPORTED]
     ]
@@ -98,12 +95,13 @@ def _reject(found: list[_Found]) -> Any:
         line, column, path, _ = found[MAX_REPORTED]
         more = len(found) - MAX_REPORTED
         least = "at least " if len(found) >= MAX_COLLECTED else ""
-        shown.append(Problem(line, column, path, f"and {least}{more} more problems from here on"))
-    raise SpecInvalid("SchemaInvalid", shown)
+        message = f"and {least}{more} more problems from here on"
+        reported.append(Problem(line, column, path, message))
+    raise SpecInvalid("SchemaInvalid", reported)
 
 
 def _messages() -> Any:
-    # jsonschema costs a tenth of a second: nobody who only asks for help should pay it.
+    # jsonschema takes a tenth of a second to import, and valid specs do without it.
     from specs import messages
 
     return messages
@@ -115,9 +113,9 @@ def _validator(name: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _surely_valid(name: str) -> quick.Question:
-    # A twentieth of jsonschema's time, for the great majority of specs.
-    return quick.question(schemas.bundle(name))
+def _surely_valid(name: str) -> quick.Check:
+    # Takes a twentieth of jsonschema's time and accepts most valid specs.
+    return quick.compile_check(schemas.bundle(name))
 
 
 @lru_cache(maxsize=64)
@@ -126,7 +124,7 @@ def _integers(name: str) -> Any:
 
 
 def _find_integers(schema: Any) -> Any:
-    """Where a schema means integers: True here, or {key or "*": the same for that child}."""
+    """Where a schema has integers: True for here, else {key or "*": the same for that child}."""
     if not isinstance(schema, dict):
         return None
     if schema.get("type") == "integer":
@@ -134,7 +132,7 @@ def _find_integers(schema: Any) -> Any:
     inside: dict[str, Any] = {}
     branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]
     children = [*schema.get("properties", {}).items()]
-    children += [("*", schema.get(word)) for word in ("items", "additionalProperties")]
+    children += [("*", schema.get(keyword)) for keyword in ("items", "additionalProperties")]
     for key, child in children:
         marks = _find_integers(child)
         if marks:
@@ -148,6 +146,7 @@ def _find_integers(schema: Any) -> Any:
 
 
 def _integral(value: Any, marks: Any) -> Any:
+    """The value with integral floats as ints at the places that `_find_integers` has marked."""
     if marks is True:
         return int(value) if isinstance(value, float) and value.is_integer() else value
     if not isinstance(marks, dict):

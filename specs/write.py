@@ -1,7 +1,7 @@
-"""Write a value as YAML that `read` gives back unchanged.
+"""Writes a value as YAML from which `specs.read` reads the same value.
 
-Clients build their specs with this, never by formatting strings: a prompt may hold quotes, colons,
-line breaks and anything else. What could not be read back is refused here, with SpecInvalid.
+Clients build their specs with `to_yaml`, never by formatting strings: a prompt may contain quotes,
+colons, line breaks and any other character.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from typing import Any
 from specs.document import MAX_DEPTH, MAX_DIGITS, refuse
 from specs.read import read
 
-# Text that stays text without quotes, in YAML 1.1 too; everything else is quoted.
+# Text that is a string without quotes, in YAML 1.1 as well; all other text is quoted.
 _PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9_ ,./()-]{0,2000}[A-Za-z0-9_./()])?")
 _NOT_PLAIN = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-# Line breaks for some readers, and the byte order mark: escaped, so that no reader sees them.
+# Some readers take these for line breaks or a byte order mark, so they are written as escapes.
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029\ufeff"}
 _LONG_KEY = 100
 
 
 def to_yaml(value: Any) -> bytes:
-    """The value (dicts, lists, text, numbers, booleans, None) as one YAML document in UTF-8."""
+    """The value (dicts, lists, text, numbers, booleans, None) as one YAML document in UTF-8.
+
+    Raises SpecInvalid for a value that could not be read back (too deep, too large, a lone
+    surrogate, an infinite number), TypeError for a value or key of another type.
+    """
     text = "\n".join(_lines(value, 0)) + "\n"
     try:
         data = text.encode("utf-8")
@@ -67,7 +71,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, int):
-        # Counting the digits of a huge number takes longer than refusing it by its bits.
+        # The bits are compared first, since converting a huge number to text takes long.
         if value.bit_length() > 4 * MAX_DIGITS or len(str(abs(value))) > MAX_DIGITS:
             refuse("TooLarge", 0, 0, f"a number of more than {MAX_DIGITS} digits")
         return str(int(value))

@@ -1,4 +1,4 @@
-"""The quick question and jsonschema, asked about the same values: "surely" is never wrong."""
+"""The quick check and jsonschema on the same values: what the check accepts is valid."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _changed(draw: st.DrawFn) -> tuple[str, Any]:
 
 
 @given(_changed())
-def test_what_the_quick_question_is_sure_of_jsonschema_accepts(changed: tuple[str, Any]) -> None:
+def test_what_the_quick_check_is_sure_of_jsonschema_accepts(changed: tuple[str, Any]) -> None:
     name, value = changed
     errors = list(validate._validator(name).iter_errors(value))
     if validate._surely_valid(name)(value):
@@ -82,7 +82,7 @@ def test_what_the_quick_question_is_sure_of_jsonschema_accepts(changed: tuple[st
 
 
 @given(_changed())
-def test_the_quick_question_leaves_only_odd_values_to_jsonschema(changed: tuple[str, Any]) -> None:
+def test_the_quick_check_leaves_only_odd_values_to_jsonschema(changed: tuple[str, Any]) -> None:
     name, value = changed
     valid = not any(validate._validator(name).iter_errors(value))
     odd = any(
@@ -97,7 +97,7 @@ def test_the_quick_question_leaves_only_odd_values_to_jsonschema(changed: tuple[
 def test_every_part_of_every_schema_is_sure_of_no_odd_value_that_jsonschema_refuses() -> None:
     assert len(PARTS) > 100
     for part in PARTS.values():
-        ask, validator = quick.question(part), messages.validator(part)
+        ask, validator = quick.compile_check(part), messages.validator(part)
         for value in ODD:
             assert not ask(value) or validator.is_valid(value), (part, value)
 
@@ -109,11 +109,13 @@ def test_the_examples_need_no_jsonschema(kind: str, spec: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("schema", [False, {"unheard": 1}, {"type": "string", "format": "date"}])
 def test_a_schema_with_an_unknown_word_makes_nothing_sure(schema: Any) -> None:
-    assert not any(quick.question(schema)(value) for value in ODD)
+    assert not any(quick.compile_check(schema)(value) for value in ODD)
 
 
 def test_what_excludes_a_key_is_not_guessed_at() -> None:
-    ask = quick.question({"not": {"type": "string"}})
+    ask = quick.compile_check({"not": {"type": "string"}})
     assert not any(ask(value) for value in ODD)
-    ask = quick.question({"not": {"required": ["a"], "properties": {"a": {"required": ["b"]}}}})
+    ask = quick.compile_check(
+        {"not": {"required": ["a"], "properties": {"a": {"required": ["b"]}}}}
+    )
     assert ask({}) and ask({"a": {}}) and not ask({"a": {"b": 1}}) and not ask({"a": 1})
