@@ -1,6 +1,7 @@
-"""The composer: packs of prompt blocks, an audit that understands "no", and plans of bulk work.
+"""The composer builds prompts from packs of text blocks, audits them, and plans bulk work.
 
     packs ──► assemble ──► audit ──► plan
 
-It works on text alone: it must never import torch, and never writes a file.
+The audit finds forbidden terms and understands negations. The package works on text alone: it must
+never import torch, and never writes a file.
 """

@@ -1,7 +1,7 @@
-"""FIXED + SUBJECT + VARIABLE + EXTRA: one prompt, and where each of its characters came from.
+"""Joins FIXED + SUBJECT + VARIABLE + EXTRA into one prompt and records which block gave which part.
 
-Blocks are joined as they are: no template runs on them, nothing is cut. A prompt that is too long
-is said to be so, with the block that is to blame.
+Blocks are joined unchanged: no template is applied and nothing is cut. A prompt that is too long
+is reported together with its longest block.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Span:
 
     @property
     def length(self) -> int:
-        """How many characters the block gave."""
+        """The number of characters of the block."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A prompt and its blocks, in the order they stand in it."""
+    """A prompt and the spans of its blocks, in their order; `limit` is in characters."""
 
     prompt: str
     spans: tuple[Span, ...]
@@ -39,21 +39,21 @@ class Assembled:
 
     @property
     def length(self) -> int:
-        """Characters of the whole prompt, separators included."""
+        """The number of characters of the prompt, separators included."""
         return len(self.prompt)
 
     @property
     def over_by(self) -> int:
-        """How many characters the prompt has too many; 0 when it fits."""
+        """The number of characters beyond the limit; 0 when the prompt fits."""
         return max(0, self.length - self.limit)
 
     @property
     def longest(self) -> Span:
-        """The longest block, which is where to cut."""
+        """The longest block, which is the one to shorten."""
         return max(self.spans, key=lambda span: span.length)
 
     def too_long(self) -> str:
-        """One sentence on a prompt that is too long; empty when it fits."""
+        """One sentence about a prompt that is too long; empty when it fits."""
         if not self.over_by:
             return ""
         longest = self.longest
@@ -64,7 +64,7 @@ class Assembled:
         )
 
     def blocks_json(self) -> list[dict[str, Any]]:
-        """The blocks as other programs read them."""
+        """The blocks as JSON for other programs."""
         return [{"block": s.block, "file": s.file, "length": s.length} for s in self.spans]
 
 
@@ -72,12 +72,12 @@ def assemble(
     pack: Pack, subject: Block, variable: Block | None = None, extra: str = ""
 ) -> Assembled:
     """Join the blocks of one prompt in the pack's order; empty blocks leave no separator."""
-    own = Block("extra", "", EXTRA_FILE, " ".join(extra.split()))
-    given = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": own}
+    extra_block = Block("extra", "", EXTRA_FILE, " ".join(extra.split()))
+    blocks = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": extra_block}
     prompt = ""
     spans: list[Span] = []
     for part in pack.order:
-        block = given[part]
+        block = blocks[part]
         if block is None or not block.text:
             continue
         if spans:

@@ -1,17 +1,17 @@
-"""Which subjects and variables of a pack a spec means, and which of them go together.
+"""Selects the subjects and variables of a pack that a spec names, and combines them.
 
-Names are exact (in NFC): nothing is guessed, and what is not there is an error with the nearest
-name. The order is the pack's, whatever order the spec names them in, so that a part of a bulk
-run makes the same items as the whole.
+Names must match exactly (in NFC); an unknown name is an error that suggests the nearest one. The
+order is that of the pack, whatever order the spec has them in, so that a part of a bulk run makes
+the same items as the whole run.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from composer.files import block_name
 from composer.packs import Block, Pack
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import did_you_mean
@@ -21,7 +21,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or a combination that makes no image, and why."""
+    """A file or a combination of which no image is made, and the reason."""
 
     file: str
     reason: str
@@ -29,7 +29,7 @@ class Skipped:
     variable: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as other programs read it."""
+        """The entry as JSON for other programs."""
         return {
             "file": self.file,
             "reason": self.reason,
@@ -40,7 +40,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Choice:
-    """The blocks that a spec asks for; the combinations are made one at a time."""
+    """The blocks that a spec selects, and those it selects but that are empty or disabled."""
 
     subjects: tuple[Block, ...]
     variables: tuple[Block | None, ...]
@@ -48,15 +48,15 @@ class Choice:
 
     @property
     def most(self) -> int:
-        """How many combinations there can be at most."""
+        """The number of combinations, including those that are ruled out."""
         return len(self.subjects) * len(self.variables)
 
     def fitting(self, pack: Pack) -> int:
-        """How many combinations there are of blocks that go together."""
-        return sum(isinstance(each, tuple) for each in self.combinations(pack))
+        """The number of combinations that are not ruled out."""
+        return sum(isinstance(result, tuple) for result in self.combinations(pack))
 
     def combinations(self, pack: Pack) -> Iterator[tuple[Block, Block | None] | Skipped]:
-        """Every combination in order, subjects slowest; a Skipped for those ruled out."""
+        """Every combination in order, subjects varying slowest; a Skipped for each ruled out."""
         for subject in self.subjects:
             for variable in self.variables:
                 reason = _ruled_out(pack, subject, variable)
@@ -67,88 +67,80 @@ class Choice:
 
 
 def choose(pack: Pack, compose: Mapping[str, Any]) -> Choice:
-    """The choice that a spec's `compose` makes in a pack.
+    """The blocks of a pack that a spec's `compose` selects.
 
-    Raises SpecInvalid (PackInvalid) for names that are not there and for choices left open.
+    Raises SpecInvalid (PackInvalid) for unknown names and for a selection that is missing.
     """
     problems: list[Problem] = []
     skipped: list[Skipped] = []
     if "subjects" not in compose:
-        known = _some(pack.subjects)
-        problems.append(
-            Problem(0, 0, "compose.subjects", f"is required: `all`, or some of {known}")
-        )
-    subjects = _named(pack, "subject", compose.get("subjects", ()), problems, skipped)
+        message = f"is required: `all`, or some of {_first_names(pack.subjects)}"
+        problems.append(Problem(0, 0, "compose.subjects", message))
+    subjects = _select(pack, "subject", compose.get("subjects", ()), problems, skipped)
     variables: Sequence[Block | None]
     if not pack.variables:
         variables = (None,)
-        _refuse_variables(compose, problems)
+        if compose.get("variables", ALL) not in (ALL, []):
+            problems.append(Problem(0, 0, "compose.variables", "the pack has no variables"))
     elif "variables" in compose:
-        variables = _named(pack, "variable", compose["variables"], problems, skipped)
+        variables = _select(pack, "variable", compose["variables"], problems, skipped)
     elif len(pack.variables) == 1:
-        variables = _named(pack, "variable", ALL, problems, skipped)
+        variables = _select(pack, "variable", ALL, problems, skipped)
     else:
         variables = ()
-        message = f"the pack has {len(pack.variables)}: name some of {_some(pack.variables)}"
+        message = f"the pack has {len(pack.variables)}: name some of {_first_names(pack.variables)}"
         problems.append(Problem(0, 0, "compose.variables", f"{message}, or `all`"))
     if problems:
         raise SpecInvalid("PackInvalid", problems)
     return Choice(tuple(subjects), tuple(variables), tuple(skipped))
 
 
-def _refuse_variables(compose: Mapping[str, Any], problems: list[Problem]) -> None:
-    if compose.get("variables", ALL) not in (ALL, []):
-        problems.append(Problem(0, 0, "compose.variables", "the pack has no variables"))
-
-
-def _named(
-    pack: Pack, part: str, given: Any, problems: list[Problem], skipped: list[Skipped]
+def _select(
+    pack: Pack, part: str, value: Any, problems: list[Problem], skipped: list[Skipped]
 ) -> list[Block]:
-    """The blocks named, in the pack's order; the empty and the disabled are listed as skipped."""
+    """The blocks that `value` names, in the pack's order, without the empty and the disabled.
+
+    Adds to `problems` for unknown names, and to `skipped` for empty and disabled blocks.
+    """
     blocks = pack.subjects if part == "subject" else pack.variables
-    every = given == ALL and ALL not in blocks
-    names = [given] if isinstance(given, str) else list(given)
-    wanted = {unicodedata.normalize("NFC", str(name)) for name in names}
-    for name in sorted(wanted - set(blocks)) if not every else ():
-        hint = did_you_mean(name, blocks, f"there are {_some(blocks)}")
+    every = value == ALL and ALL not in blocks
+    names = {block_name(str(name)) for name in ([value] if isinstance(value, str) else value)}
+    for name in sorted(names - set(blocks)) if not every else ():
+        hint = did_you_mean(name, blocks, f"there are {_first_names(blocks)}")
         message = f"the pack {pack.id!r} has no {part} {name!r} ({hint})"
         problems.append(Problem(0, 0, f"compose.{part}s", message))
-    chosen: list[Block] = []
+    selected: list[Block] = []
     for name, block in blocks.items():
-        if not every and name not in wanted:
+        if not every and name not in names:
             continue
-        reason = "" if pack.override(part, name).enabled else "is switched off in pack.json"
-        reason = reason or ("" if block.text else "is empty")
-        if reason:
-            skipped.append(
-                Skipped(
-                    block.file,
-                    reason,
-                    name if part == "subject" else "",
-                    name if part == "variable" else None,
-                )
-            )
+        reason = "" if block.text else "is empty"
+        if not pack.override(part, name).enabled:
+            reason = "is switched off in pack.json"
+        if not reason:
+            selected.append(block)
+        elif part == "subject":
+            skipped.append(Skipped(block.file, reason, subject=name))
         else:
-            chosen.append(block)
-    return chosen
+            skipped.append(Skipped(block.file, reason, variable=name))
+    return selected
 
 
-def _some(blocks: Mapping[str, Block], most: int = 8) -> str:
+def _first_names(blocks: Mapping[str, Block], most: int = 8) -> str:
     names = list(blocks)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _ruled_out(pack: Pack, subject: Block, variable: Block | None) -> str:
-    """Why `only_with` or `not_with` keeps two blocks apart; empty if they go together."""
+    """Why `only_with` or `not_with` rules a combination out; empty if they do not."""
     if variable is None:
         return ""
     pairs = (("subject", subject, variable), ("variable", variable, subject))
     for part, block, other in pairs:
         override = pack.override(part, block.name)
-        names = {unicodedata.normalize("NFC", name) for name in override.only_with}
-        if names and other.name not in names:
-            return f"{part} {block.name!r} goes only with {', '.join(sorted(names))}"
-        if other.name in {unicodedata.normalize("NFC", name) for name in override.not_with}:
+        only_with = set(map(block_name, override.only_with))
+        if only_with and other.name not in only_with:
+            return f"{part} {block.name!r} goes only with {', '.join(sorted(only_with))}"
+        if other.name in map(block_name, override.not_with):
             return f"{part} {block.name!r} does not go with {other.name!r}"
     return ""

@@ -1,6 +1,6 @@
-"""What a plan is made of: one entry for each prompt, one item for each image, and their names.
+"""The parts of a plan: one entry for each prompt, one item for each image.
 
-Frozen values. The key of an item depends on what it is, never on its place in the run.
+Both are frozen values. The key of an item depends on its content, never on its place in the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from composer.packs import Pack
 
 @dataclass(frozen=True)
 class Entry:
-    """One prompt of a plan: its blocks, the fields it brings, its audit, and what it is beside."""
+    """One prompt of a plan, its audit and its spec fields; `same_as` is the entry it duplicates."""
 
     subject: str
     variable: str | None
@@ -34,14 +34,20 @@ class Entry:
         """The final prompt."""
         return self.assembled.prompt
 
+    @property
+    def path(self) -> str:
+        """The combination as the path of a problem."""
+        variable = f", variable {self.variable}" if self.variable else ""
+        return f"compose: subject {self.subject}{variable}"
+
     def named(self) -> dict[str, Any]:
-        """Which combination it is, as other programs read it."""
+        """The combination as JSON for other programs."""
         return {"subject": self.subject, "variable": self.variable}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a plan: its spec fields, where its prompt came from, and a stable key."""
+    """One image of a plan: its prompt's entry, its parameters, and a stable key."""
 
     entry: Entry
     parameters: Mapping[str, Any]
@@ -49,25 +55,24 @@ class Item:
     key: str
 
 
-def where(entry: Entry) -> str:
-    variable = f", variable {entry.variable}" if entry.variable else ""
-    return f"compose: subject {entry.subject}{variable}"
-
-
-def key(pack: Pack, entry: Entry, parameters: Mapping[str, Any]) -> str:
-    """A name for one image that depends on what it is, never on its place in the run."""
-    facts = [pack.id, entry.subject, entry.variable, {**parameters, "prompt": entry.prompt}]
-    canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def item_key(pack: Pack, entry: Entry, parameters: Mapping[str, Any]) -> str:
+    """The key of an image: 16 hexadecimal digits of a hash of its combination and parameters."""
+    parts = [pack.id, entry.subject, entry.variable, {**parameters, "prompt": entry.prompt}]
+    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def alike(entry: Entry) -> str:
-    """Equal for entries whose pictures would be the same."""
+def duplicate_key(entry: Entry) -> str:
+    """A text that is equal for entries with the same fields and equivalent prompts.
+
+    Prompts that differ only in case, blanks or Unicode compatibility forms are equivalent.
+    """
     prompt = " ".join(unicodedata.normalize("NFKC", entry.prompt).casefold().split())
     return json.dumps([prompt, {**entry.fields, "prompt": ""}], sort_keys=True)
 
 
 def left_out(entry: Entry) -> Skipped:
+    """The Skipped of an entry that is forbidden or too long."""
     if entry.report.ok:
         reason = entry.assembled.too_long()
     else:

@@ -1,7 +1,7 @@
 """Reads the files of one pack folder, and nothing outside it.
 
-Text is UTF-8 with any line ending; whatever else it holds is an error that names the file and the
-byte. Nothing is replaced, guessed or skipped in silence, and no link leads out of the folder.
+Text is UTF-8 with any line ending; anything else is an error that names the file and the byte.
+Nothing is replaced or guessed, and no link that leads out of the folder is followed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 MAX_FILE_BYTES = 256 * 1024
 _LINE_END = re.compile("\r\n|\r|\n")
-# What JSON, PNG text or XMP could not carry; tab and line ends are blanks.
+# Characters that JSON, PNG text or XMP cannot carry. Tabs and line ends are allowed, as blanks.
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 _IGNORED_ENDINGS = (".md", "~")
 _IGNORED_STARTS = (".", "~")
 
 
 class FileProblem(Exception):
-    """A file of a pack cannot be used; `name` is its path as people know it."""
+    """A file of a pack cannot be used; `name` is its path inside `prompts/`."""
 
     def __init__(self, name: str, message: str) -> None:
         self.name = name
@@ -37,12 +37,16 @@ class PackFile:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file is no part of a pack: hidden files, editors' copies, notes in Markdown."""
+    """Whether a file is not part of a pack: hidden files, editors' copies, notes in Markdown."""
     return name.startswith(_IGNORED_STARTS) or name.endswith(_IGNORED_ENDINGS)
 
 
 def read_file(root: Path, file: Path, name: str) -> PackFile:
-    """Read one file of the pack in `root`; it must really lie in there."""
+    """Read one file of the pack in the folder `root`.
+
+    Raises FileProblem for a file that cannot be read, is larger than `MAX_FILE_BYTES`, or whose
+    real path is outside `root`.
+    """
     try:
         real = file.resolve(strict=True)
     except (OSError, RuntimeError) as error:
@@ -66,7 +70,7 @@ def _why(error: Exception) -> str:
 
 
 def decode(file: PackFile) -> str:
-    """The text of a file, without its byte order mark."""
+    """The text of a file, without its byte order mark. Raises FileProblem for unusable bytes."""
     data = file.data
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FileProblem(file.name, "is UTF-16 (byte 0): save it as UTF-8")
@@ -86,21 +90,21 @@ def decode(file: PackFile) -> str:
 
 
 def clean(text: str) -> str:
-    """The text of a block: comment lines out, lines joined by a blank, runs of blanks made one.
+    """The text of a block, on one line: comment lines removed, runs of blanks replaced by one.
 
-    A line is a comment when its first character that is not blank is `#`; a `#` further in stays.
+    A line is a comment when its first character that is not blank is `#`; any other `#` is text.
     """
     lines = (line.strip() for line in _LINE_END.split(text))
     return " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
 
 
-def block_name(stem: str) -> str:
-    """A file's stem as the name that specs use: in NFC, on any file system."""
-    return unicodedata.normalize("NFC", stem)
+def block_name(name: str) -> str:
+    """The name of a block in Unicode's NFC, whatever form a file system or a spec has it in."""
+    return unicodedata.normalize("NFC", name)
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts names the way people do (`2` before `10`), the same on every machine."""
+    """A sort key that puts `2` before `10`, the same on every machine."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
     keyed = tuple((0, int(p), p) if p[0].isdecimal() else (1, 0, p) for p in parts)
     return (*keyed, (-1, 0, name))

@@ -1,13 +1,12 @@
-"""One folder of a pack as it lies on disk, and how a pack is laid over the pack it extends.
+"""Reads the folder of one pack, and merges a pack with the packs that it extends.
 
-Blocks and settings of the extending pack win; defaults merge key by key; what is forbidden only
-ever grows. Nothing here decides what a prompt looks like.
+Blocks and settings of the extending pack win; defaults merge key by key; forbidden terms are only
+ever added.
 """
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,18 +29,15 @@ from specs.read import read
 from specs.validate import validate
 
 _VARIABLE = "variable_"
-_KNOWN = frozenset({"pack.json", "fixed_block.txt"})
 _NOTES = frozenset({"readme.txt", "license.txt", "licence.txt", "notice.txt", "changelog.txt"})
-_Text = tuple[str, str]  # file, text
+_Text = tuple[str, str]  # the name of a file inside `prompts/`, and its text
 
 
 @dataclass(frozen=True)
 class Override:
-    """What `pack.json` says about one subject or one variable."""
+    """The settings of one subject or one variable in `pack.json`."""
 
     enabled: bool = True
-    title: str = ""
-    tags: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
@@ -51,10 +47,10 @@ class Override:
 
 @dataclass(frozen=True)
 class Layer:
-    """One pack folder: its `pack.json`, its blocks by name, and the bytes of both."""
+    """One pack folder: the content of `pack.json`, the blocks by name, and all files read."""
 
     id: str
-    facts: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     fixed: _Text | None
     subjects: Mapping[str, _Text]
     variables: Mapping[str, _Text]
@@ -63,14 +59,14 @@ class Layer:
 
     @property
     def extends(self) -> str | None:
-        """The id of the pack below, if there is one."""
-        given = self.facts.get("extends")
-        return None if given is None else str(given)
+        """The id of the pack that this one extends, if any."""
+        extended = self.manifest.get("extends")
+        return None if extended is None else str(extended)
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A pack laid over all that it extends."""
+class Merged:
+    """A pack merged with all packs that it extends."""
 
     fixed: _Text | None
     subjects: dict[str, _Text]
@@ -88,7 +84,7 @@ class Whole:
 
 
 class _Folder:
-    """Collects what one folder holds, and everything wrong with it."""
+    """Reads the files of one pack folder and collects its problems and warnings."""
 
     def __init__(self, prompts: Path, pack_id: str) -> None:
         self.root = prompts / pack_id
@@ -135,17 +131,17 @@ class _Folder:
 
 
 def read_layer(prompts: Path, pack_id: str) -> tuple[Layer, list[Problem]]:
-    """Read one pack folder; its problems come with it, so that all are known at once."""
+    """Read one pack folder; its problems are returned, so that all can be reported together."""
     folder = _Folder(prompts, pack_id)
-    facts = _facts(folder)
+    manifest = _read_manifest(folder)
     fixed: _Text | None = None
     variables: dict[str, _Text] = {}
     for name in folder.names():
         if name == "fixed_block.txt":
             fixed = folder.text(name)
         elif name.startswith(_VARIABLE) and name.endswith(".txt"):
-            _keep(folder, variables, name[len(_VARIABLE) : -len(".txt")], name)
-        elif name.endswith(".txt") and name not in _KNOWN and name.lower() not in _NOTES:
+            _add_block(folder, variables, name[len(_VARIABLE) : -len(".txt")], name)
+        elif name.endswith(".txt") and name.lower() not in _NOTES:
             folder.warnings.append(
                 f"{pack_id}/{name} is not read: a block is fixed_block.txt, variable_<name>.txt "
                 "or subjects/<name>.txt"
@@ -153,12 +149,12 @@ def read_layer(prompts: Path, pack_id: str) -> tuple[Layer, list[Problem]]:
     subjects: dict[str, _Text] = {}
     for name in folder.names("subjects"):
         if name.endswith(".txt"):
-            _keep(folder, subjects, name[: -len(".txt")], "subjects", name)
+            _add_block(folder, subjects, name[: -len(".txt")], "subjects", name)
         elif (folder.root / "subjects" / name).is_dir():
             folder.warnings.append(f"{pack_id}/subjects/{name}/ is not read: subjects are files")
     layer = Layer(
         pack_id,
-        MappingProxyType(facts),
+        MappingProxyType(manifest),
         fixed,
         subjects,
         variables,
@@ -168,117 +164,115 @@ def read_layer(prompts: Path, pack_id: str) -> tuple[Layer, list[Problem]]:
     return layer, folder.problems
 
 
-def _keep(folder: _Folder, blocks: dict[str, _Text], stem: str, *parts: str) -> None:
+def _add_block(folder: _Folder, blocks: dict[str, _Text], stem: str, *parts: str) -> None:
     """Add one block under its name; two names that differ only in case are refused."""
     name = block_name(stem)
     path = "/".join((folder.id, *parts))
-    twin = next((known for known in blocks if _alike(known) == _alike(name)), None)
+    same = next((known for known in blocks if _folded(known) == _folded(name)), None)
     if not name.strip():
         folder.problem(path, "has no name before .txt")
-    elif twin is not None:
-        folder.problem(path, f"has the same name as {twin!r} on systems that ignore case")
+    elif same is not None:
+        folder.problem(path, f"has the same name as {same!r} on systems that ignore case")
     else:
         text = folder.text(*parts)
         if text is not None:
             blocks[name] = text
 
 
-def _alike(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+def _folded(name: str) -> str:
+    return block_name(name.casefold())
 
 
-def _facts(folder: _Folder) -> dict[str, Any]:
+def _read_manifest(folder: _Folder) -> dict[str, Any]:
+    """The content of `pack.json`, or an empty dict where its schema refuses it."""
     file = folder.read("pack.json")
     if file is None:
         return {}
     try:
         document = read(file.data, json=True)
-        facts = validate(document, schema="pack")
+        manifest = validate(document, schema="pack")
     except SpecInvalid as error:
-        for found in error.problems:
-            path = f"{file.name}: {found.path}" if found.path else file.name
-            folder.problem(path, found.message, found.line, found.column)
+        for problem in error.problems:
+            path = f"{file.name}: {problem.path}" if problem.path else file.name
+            folder.problem(path, problem.message, problem.line, problem.column)
         return {}
-    if facts["id"] != folder.id:
+    if manifest["id"] != folder.id:
         line, column = document.locate(["id"])
-        message = f"is {facts['id']!r}, but its folder is {folder.id!r}: they must be equal"
+        message = f"is {manifest['id']!r}, but its folder is {folder.id!r}: they must be equal"
         folder.problem(f"{file.name}: id", message, line, column)
-    places = [("defaults",), *(
-        (key, name, "defaults") for key in ("subjects", "variables") for name in facts.get(key, {})
-    )]  # fmt: skip
-    for place in places:
-        given: Any = facts
-        for part in place:
-            given = given.get(part, {})
-        message = size_problem(given)
+    defaults: list[tuple[tuple[str, ...], Any]] = [(("defaults",), manifest.get("defaults", {}))]
+    for key in ("subjects", "variables"):
+        for name, override in manifest.get(key, {}).items():
+            defaults.append(((key, name, "defaults"), override.get("defaults", {})))
+    for keys, values in defaults:
+        message = size_problem(values)
         if message:
-            path = f"{file.name}: {'.'.join(place)}"
-            folder.problem(path, message, *document.locate([*place, "aspect_ratio"]))
+            path = f"{file.name}: {'.'.join(keys)}"
+            folder.problem(path, message, *document.locate([*keys, "aspect_ratio"]))
     try:
-        parse_terms(facts.get("forbidden", ()))
+        parse_terms(manifest.get("forbidden", ()))
     except ValueError as error:
         folder.problem(f"{file.name}: forbidden", str(error), *document.locate(["forbidden"]))
-    return facts
+    return manifest
 
 
-def merge(layers: Sequence[Layer]) -> Whole:
-    """Lay the first layer over the second, that over the third, and so on."""
-    below_first = list(reversed(layers))
+def merge(layers: Sequence[Layer]) -> Merged:
+    """Merge a pack's layer, the first, with those of the packs that it extends, in order."""
     fixed: _Text | None = None
     subjects: dict[str, _Text] = {}
     variables: dict[str, _Text] = {}
-    facts: dict[str, Any] = {}
+    manifest: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     forbidden: dict[Term, None] = {}
     allow: dict[str, None] = {}
     overrides: dict[str, dict[str, Override]] = {"subjects": {}, "variables": {}}
-    for layer in below_first:
+    for layer in reversed(layers):
         fixed = layer.fixed or fixed
         subjects.update(layer.subjects)
         variables.update(layer.variables)
-        facts.update(layer.facts)
-        defaults.update(layer.facts.get("defaults", {}))
-        forbidden.update(dict.fromkeys(parse_terms(layer.facts.get("forbidden", ()))))
-        allow.update(dict.fromkeys(map(str, layer.facts.get("x_allow", ()))))
-        for key, known in overrides.items():
-            for name, given in layer.facts.get(key, {}).items():
+        manifest.update(layer.manifest)
+        defaults.update(layer.manifest.get("defaults", {}))
+        forbidden.update(dict.fromkeys(parse_terms(layer.manifest.get("forbidden", ()))))
+        allow.update(dict.fromkeys(map(str, layer.manifest.get("x_allow", ()))))
+        for key, merged in overrides.items():
+            for name, settings in layer.manifest.get(key, {}).items():
                 name = block_name(name)
-                known[name] = _lay_over(known.get(name, Override()), given)
-    return Whole(
-        fixed,
-        subjects,
-        variables,
-        defaults,
-        tuple(forbidden),
-        tuple(allow),
-        bool(facts.get("x_allow_lifts_errors", False)),
-        overrides["subjects"],
-        overrides["variables"],
-        str(facts.get("separator", ", ")),
-        tuple(facts.get("order", ())),
-        int(facts.get("max_chars", 2000)),
-        tuple(layers[0].facts.get("samples", ())),
+                merged[name] = _override(merged.get(name, Override()), settings)
+    return Merged(
+        fixed=fixed,
+        subjects=subjects,
+        variables=variables,
+        defaults=defaults,
+        forbidden=tuple(forbidden),
+        allow=tuple(allow),
+        lifts_errors=bool(manifest.get("x_allow_lifts_errors", False)),
+        subject_overrides=overrides["subjects"],
+        variable_overrides=overrides["variables"],
+        separator=str(manifest.get("separator", ", ")),
+        order=tuple(manifest.get("order", ())),
+        max_chars=int(manifest.get("max_chars", 2000)),
+        samples=tuple(layers[0].manifest.get("samples", ())),
     )
 
 
-def _lay_over(below: Override, given: Mapping[str, Any]) -> Override:
+def _override(below: Override, settings: Mapping[str, Any]) -> Override:
+    """The override of the extended pack, with the settings of the extending pack applied to it."""
+
     def joined(key: str, known: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*known, *given.get(key, ()))))
+        return tuple(dict.fromkeys((*known, *settings.get(key, ()))))
 
     return Override(
-        enabled=bool(given.get("enabled", below.enabled)),
-        title=str(given.get("title", below.title)),
-        tags=joined("tags", below.tags),
-        defaults=MappingProxyType({**below.defaults, **given.get("defaults", {})}),
+        enabled=bool(settings.get("enabled", below.enabled)),
+        defaults=MappingProxyType({**below.defaults, **settings.get("defaults", {})}),
         allow=joined("allow", below.allow),
         forbid=joined("forbid", below.forbid),
-        only_with=tuple(given.get("only_with", below.only_with)),
-        not_with=tuple(given.get("not_with", below.not_with)),
+        only_with=tuple(settings.get("only_with", below.only_with)),
+        not_with=tuple(settings.get("not_with", below.not_with)),
     )
 
 
 def hash_files(layers: Sequence[Layer]) -> str:
-    """One hash over the exact files read: their names and their bytes."""
+    """The SHA-256 of the names and bytes of all files read, in hexadecimal."""
     digest = hashlib.sha256()
     for file in sorted((f for layer in layers for f in layer.files), key=lambda f: f.name):
         name = file.name.encode()

@@ -1,19 +1,18 @@
-"""Packs: a folder of prompt blocks, read once into a frozen value.
+"""Reads a pack, which is a folder of prompt blocks, into a frozen value.
 
-    prompts/<id>/pack.json             what the pack is, what it forbids, its defaults
-                 fixed_block.txt       in every prompt
-                 subjects/<name>.txt   one subject each
-                 variable_<name>.txt   one variable each
+    prompts/<id>/pack.json             name and version, forbidden terms, defaults
+                 fixed_block.txt       the block in every prompt
+                 subjects/<name>.txt   one file for each subject
+                 variable_<name>.txt   one file for each variable
 
-One file is one block, and blocks are data: braces, percent signs and dollars mean nothing here.
-`extends` names one other pack by its id; a path is never followed. A bad file is an error that
-names it. Every problem of a pack is reported at once.
+One file is one block, and blocks are data: braces, percent signs and dollars have no meaning.
+`extends` names one other pack by its id and is never a path. All problems of a pack are reported
+together, each with the name of its file.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +20,19 @@ from types import MappingProxyType
 from typing import Any
 
 from composer.audit import Term
-from composer.files import is_ignored, natural_key
+from composer.files import block_name, is_ignored, natural_key
 from composer.layers import Layer, Override, hash_files, merge, read_layer
 from specs.errors import Problem, SpecInvalid
 
 MAX_DEPTH = 4
+"""The longest chain of `extends`."""
 PARTS = ("fixed", "subject", "variable", "extra")
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of text: which part it is, its name, its file inside `prompts/`, its text."""
+    """One block of text: its part of the prompt, its name, its file inside `prompts/`, its text."""
 
     part: str
     name: str
@@ -42,7 +42,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack as read from disk; subjects and variables are in natural order of their names."""
+    """A pack with all that it extends; subjects and variables in natural order of their names."""
 
     id: str
     name: str
@@ -61,18 +61,16 @@ class Pack:
     order: tuple[str, ...] = PARTS
     max_chars: int = 2000
     description: str = ""
-    lineage: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def override(self, part: str, name: str) -> Override:
-        """What `pack.json` says about one subject or variable."""
+        """The override of one subject or variable; the default one where `pack.json` has none."""
         overrides = self.subject_overrides if part == "subject" else self.variable_overrides
         return overrides.get(name, Override())
 
 
 def list_packs(prompts: Path) -> tuple[str, ...]:
-    """The ids of the packs in a `prompts/` folder, whether they can be read or not."""
+    """The ids of all packs in a `prompts/` folder, including those that cannot be read."""
     if not prompts.is_dir():
         return ()
     names = (entry.name for entry in prompts.iterdir() if (entry / "pack.json").is_file())
@@ -86,30 +84,32 @@ def read_pack(prompts: Path, pack_id: str) -> Pack:
     """
     layers: list[Layer] = []
     problems: list[Problem] = []
-    wanted: str | None = pack_id
-    while wanted is not None:
-        if wanted in (layer.id for layer in layers):
-            chain = " → ".join([*(layer.id for layer in layers), wanted])
+    next_id: str | None = pack_id
+    while next_id is not None:
+        if next_id in (layer.id for layer in layers):
+            chain = " → ".join([*(layer.id for layer in layers), next_id])
             _refuse(f"{layers[-1].id}/pack.json", f"extends runs in a circle: {chain}")
         if len(layers) > MAX_DEPTH:
             _refuse(f"{pack_id}/pack.json", f"extends goes deeper than {MAX_DEPTH}")
-        _must_exist(prompts, wanted, layers[-1].id if layers else None)
-        layer, found = read_layer(prompts, wanted)
-        problems += found
+        _check_exists(prompts, next_id, layers[-1].id if layers else None)
+        layer, layer_problems = read_layer(prompts, next_id)
+        problems += layer_problems
         layers.append(layer)
-        wanted = layer.extends
+        next_id = layer.extends
     if problems:
         raise SpecInvalid("PackInvalid", problems)
     return _build(layers)
 
 
-def _must_exist(prompts: Path, pack_id: str, child: str | None) -> None:
+def _check_exists(prompts: Path, pack_id: str, child: str | None) -> None:
+    """Raise SpecInvalid unless the pack's folder exists; `child` is the pack that extends it."""
     path = f"{child}/pack.json: extends" if child else "compose.pack"
     if not _ID.fullmatch(pack_id):
         _refuse(path, f"{pack_id!r} is not a pack's id: lower-case letters, digits, '-' and '_'")
-    # A file system that ignores case would find `Shapes` under `shapes`: other machines would not.
-    there = {entry.name for entry in prompts.iterdir()} if prompts.is_dir() else set()
-    if pack_id not in there or not (prompts / pack_id).is_dir():
+    # Names are compared here, because a file system that ignores case would also accept `Shapes`
+    # for `shapes`, and other machines would not.
+    folders = {entry.name for entry in prompts.iterdir()} if prompts.is_dir() else set()
+    if pack_id not in folders or not (prompts / pack_id).is_dir():
         known = ", ".join(list_packs(prompts)) or "none"
         message = f"there is no pack {pack_id!r} in {prompts} (there is: {known})"
         raise SpecInvalid("PackMissing", [Problem(0, 0, path, message)])
@@ -122,68 +122,60 @@ def _refuse(path: str, message: str) -> None:
 
 
 def _build(layers: list[Layer]) -> Pack:
-    """Lay the pack over what it extends, and check what only the whole can tell."""
-    whole = merge(layers)
-    problems: list[Problem] = []
+    """Merge the layers into the pack. Raises SpecInvalid for problems of the merged pack."""
+    merged = merge(layers)
     own = layers[0]
-    here = f"{own.id}/pack.json"
-    subjects = _blocks("subject", whole.subjects)
-    variables = _blocks("variable", whole.variables)
-    if whole.fixed is None:
+    manifest = f"{own.id}/pack.json"
+    subjects = _blocks("subject", merged.subjects)
+    variables = _blocks("variable", merged.variables)
+    problems: list[Problem] = []
+    if merged.fixed is None:
         problems.append(Problem(0, 0, f"{own.id}/fixed_block.txt", "is missing"))
     if not subjects:
         problems.append(Problem(0, 0, f"{own.id}/subjects", "holds no subject: add <name>.txt"))
-    names = {"subjects": (subjects, variables), "variables": (variables, subjects)}
-    for key, overrides in (
-        ("subjects", whole.subject_overrides),
-        ("variables", whole.variable_overrides),
+    for part, overrides, blocks, others in (
+        ("subject", merged.subject_overrides, subjects, variables),
+        ("variable", merged.variable_overrides, variables, subjects),
     ):
-        mine, others = names[key]
         problems += [
-            Problem(0, 0, f"{here}: {key}.{name}", f"there is no {key[:-1]} {name!r}")
+            Problem(0, 0, f"{manifest}: {part}s.{name}", f"there is no {part} {name!r}")
             for name in overrides
-            if name not in mine
+            if name not in blocks
         ]
         problems += [
-            Problem(0, 0, f"{here}: {key}.{name}", f"names {other!r}, which is not there")
+            Problem(0, 0, f"{manifest}: {part}s.{name}", f"names {other!r}, which is not there")
             for name, override in overrides.items()
             for other in (*override.only_with, *override.not_with)
-            if unicodedata.normalize("NFC", other) not in others
+            if block_name(other) not in others
         ]
-    for index, sample in enumerate(whole.samples):
-        problems += [
-            Problem(
-                0, 0, f"{here}: samples[{index}].{part}", f"there is no {part} {sample[part]!r}"
-            )
-            for part, blocks in (("subject", subjects), ("variable", variables))
-            if unicodedata.normalize("NFC", str(sample[part])) not in blocks
-        ]
-    if problems or whole.fixed is None:
+    for index, sample in enumerate(merged.samples):
+        for part, blocks in (("subject", subjects), ("variable", variables)):
+            if block_name(str(sample[part])) not in blocks:
+                path = f"{manifest}: samples[{index}].{part}"
+                problems.append(Problem(0, 0, path, f"there is no {part} {sample[part]!r}"))
+    if problems or merged.fixed is None:
         raise SpecInvalid("PackInvalid", problems)
     return Pack(
         id=own.id,
-        name=str(own.facts["name"]),
-        version=str(own.facts["version"]),
+        name=str(own.manifest["name"]),
+        version=str(own.manifest["version"]),
         sha256=hash_files(layers),
-        fixed=Block("fixed", "", *whole.fixed),
+        fixed=Block("fixed", "", *merged.fixed),
         subjects=MappingProxyType(subjects),
         variables=MappingProxyType(variables),
-        defaults=MappingProxyType(whole.defaults),
-        forbidden=whole.forbidden,
-        allow=whole.allow,
-        lifts_errors=whole.lifts_errors,
-        subject_overrides=MappingProxyType(whole.subject_overrides),
-        variable_overrides=MappingProxyType(whole.variable_overrides),
-        separator=whole.separator,
-        order=(*whole.order, *(part for part in PARTS if part not in whole.order)),
-        max_chars=whole.max_chars,
-        description=str(own.facts.get("description", "")),
-        lineage=tuple(layer.id for layer in layers),
-        files=tuple(file.name for layer in layers for file in layer.files),
+        defaults=MappingProxyType(merged.defaults),
+        forbidden=merged.forbidden,
+        allow=merged.allow,
+        lifts_errors=merged.lifts_errors,
+        subject_overrides=MappingProxyType(merged.subject_overrides),
+        variable_overrides=MappingProxyType(merged.variable_overrides),
+        separator=merged.separator,
+        order=(*merged.order, *(part for part in PARTS if part not in merged.order)),
+        max_chars=merged.max_chars,
+        description=str(own.manifest.get("description", "")),
         warnings=tuple(text for layer in layers for text in layer.warnings),
     )
 
 
 def _blocks(part: str, texts: Mapping[str, tuple[str, str]]) -> dict[str, Block]:
-    ordered = sorted(texts, key=natural_key)
-    return {name: Block(part, name, *texts[name]) for name in ordered}
+    return {name: Block(part, name, *texts[name]) for name in sorted(texts, key=natural_key)}

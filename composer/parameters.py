@@ -1,9 +1,9 @@
-"""The parameters of a composed image, merged in one order, strongest first.
+"""Merges the parameters of a composed image, in one order, strongest first.
 
     spec ─ variable ─ subject ─ pack ─ settings ─ model
 
-An aspect ratio becomes a width and a height here. Seeds that a pack brings are handed to the spec
-where all prompts share them, so that seeds vary fastest as everywhere else.
+An aspect ratio becomes a width and a height here. Seeds of a pack are moved into the spec where all
+prompts have the same, so that seeds vary fastest as in every other job.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from composer.sizes import ONE_MEGAPIXEL, resolve_size
 from composer.tokencount import Encoder, flux1_like
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
-"""A model's own parameters by its name. Beside those that are spec fields: `only_sizes`, the sizes
-of one that makes no others, and `encoders`, a function that gives what reads its prompts."""
+"""Gives a model's default parameters by its name.
 
-BESIDE = ("only_sizes", "encoders")
-"""What model defaults say beside spec fields."""
+Besides spec fields these may be `only_sizes`, the (width, height) pairs of a model that makes no
+other sizes, and `encoders`, a function that returns its text encoders.
+"""
+
+NOT_FIELDS = ("only_sizes", "encoders")
+"""The keys of model defaults that are not spec fields."""
 
 _SEEDS = ("seed", "seeds", "count")
-_PLAIN = ("model", "steps", "guidance")
+_COPIED = ("model", "steps", "guidance")
 
 
 def no_defaults(model: str | None) -> Mapping[str, Any]:
@@ -32,13 +35,13 @@ def no_defaults(model: str | None) -> Mapping[str, Any]:
 
 
 def encoders_of(model_defaults: ModelDefaults) -> Callable[[str | None], Sequence[Encoder]]:
-    """What reads the prompts of a model, by its name."""
+    """A function that gives the text encoders of a model by its name."""
 
     def of(model: str | None) -> Sequence[Encoder]:
         defaults = model_defaults(model)
         if "encoders" in defaults:
-            given: Sequence[Encoder] = defaults["encoders"]()
-            return given
+            encoders: Sequence[Encoder] = defaults["encoders"]()
+            return encoders
         return flux1_like()
 
     return of
@@ -52,18 +55,18 @@ def entry_fields(
     settings: Mapping[str, Any],
     model_defaults: ModelDefaults,
 ) -> dict[str, Any]:
-    """What variable, subject and pack give to an image: spec fields, none that the spec has."""
-    named = pack.override("variable", variable.name).defaults if variable else {}
-    levels = [named, pack.override("subject", subject.name).defaults, pack.defaults]
+    """The spec fields that variable, subject and pack add; never one that the spec has."""
+    of_variable = pack.override("variable", variable.name).defaults if variable else {}
+    levels = [of_variable, pack.override("subject", subject.name).defaults, pack.defaults]
     fields: dict[str, Any] = {}
     for level in levels:
-        for key in _PLAIN:
+        for key in _COPIED:
             if key in level and key not in spec:
                 fields.setdefault(key, level[key])
     model = spec.get("model", fields.get("model", settings.get("model")))
     below = {**model_defaults(None if model is None else str(model)), **settings}
     pixels = int(below.get("width", 0)) * int(below.get("height", 0)) or ONE_MEGAPIXEL
-    # A matrix over one side leaves the other to the levels below it, never to a ratio.
+    # A matrix over one side is not considered: the other side never follows it by a ratio.
     size = resolve_size([spec, *levels], pixels, tuple(below.get("only_sizes", ())))
     fields.update({side: length for side, length in size.items() if side not in spec})
     if not any(key in spec for key in _SEEDS):
@@ -74,7 +77,7 @@ def entry_fields(
 
 
 def common_seeds(spec: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The spec, with the seeds that all prompts bring, if they bring the same."""
+    """The spec, with the seeds of the prompts added if all prompts have the same seeds."""
     first = entries[0].get("seeds") if entries else None
     if first is None or any(fields.get("seeds") != first for fields in entries):
         return dict(spec)
@@ -82,7 +85,10 @@ def common_seeds(spec: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) 
 
 
 def own_seeds(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """The mappings of one prompt for `specs.expand`: one for each seed that only it brings."""
+    """The mappings of one prompt for `specs.expand`: one for each seed of its own, if it has any.
+
+    A prompt's seeds are ignored where the spec has seeds.
+    """
     plain = {key: value for key, value in fields.items() if key != "seeds"}
     seeds = fields.get("seeds")
     if seeds is None or any(key in spec for key in _SEEDS):

@@ -1,27 +1,28 @@
-"""A bulk run worked out before its first image: what it makes, what it leaves out, and why.
+"""Plans a bulk run before its first image: what it makes, what it leaves out, and why.
 
     pack × compose ─► combinations ─► prompts (audited, once each) ─► × matrix × seeds ─► items
 
-The prompts are made once; the items are counted by arithmetic and made one by one from their
-number. Same pack, same order, same keys on every machine; a part makes the same items as the
-whole. Nothing here needs a GPU, and nothing is written.
+The prompts are made once; the items are counted by multiplication and made one at a time from their
+index. The same pack gives the same order and the same keys on every machine, and a part of a run
+makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from composer.assemble import assemble
 from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
-from composer.entries import Entry, Item, alike, key, left_out, where
+from composer.entries import Entry, Item, duplicate_key, item_key, left_out
 from composer.packs import Block, Pack, read_pack
 from composer.parameters import (
-    BESIDE,
+    NOT_FIELDS,
     ModelDefaults,
     common_seeds,
     encoders_of,
@@ -29,19 +30,23 @@ from composer.parameters import (
     no_defaults,
     own_seeds,
 )
-from composer.plan_tokens import Seen, models_of, read_prompts, token_warnings_of
-from composer.terms import MOST_FINDINGS, describe, powerless, terms_for
+from composer.plan_tokens import EncoderTotals, count_tokens, models_of, token_warnings_of
+from composer.terms import MOST_FINDINGS, describe, ineffective_allows, terms_for
 from specs import expand
 from specs.errors import Problem, SpecInvalid
 
 _MOST_WARNINGS = 100
-# So many combinations are looked at one by one to see which go together; more are too many anyhow.
-_MOST_LOOKED_AT = 50_000
+# Up to this many combinations are tested one by one for being ruled out; above it, all are counted.
+_MOST_TESTED = 50_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a spec with `compose` will do; `spec` and `prompts` are for `specs.expand`."""
+    """The plan of a spec with `compose`; `spec` and `prompts` are the arguments for `specs.expand`.
+
+    `violations` and `over_long` are the prompts that are forbidden or too long. Where `rejects` is
+    true they refuse the whole job, and `entries` contains them; else they are left out.
+    """
 
     pack: Pack
     spec: Mapping[str, Any]
@@ -52,13 +57,13 @@ class Plan:
     violations: tuple[Entry, ...]
     rejects: bool
     warnings: tuple[str, ...]
-    seen: tuple[Seen, ...] = ()
+    tokens: tuple[EncoderTotals, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     model_defaults: ModelDefaults = no_defaults
 
     @cached_property
     def prompts(self) -> tuple[Mapping[str, Any], ...]:
-        """One mapping a prompt (`prompt` and its fields), in the order of the images."""
+        """The mappings of the prompts (`prompt` and other fields), in the order of the images."""
         return tuple(
             fields for entry in self.entries for fields in own_seeds(self.spec, entry.fields)
         )
@@ -70,12 +75,12 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """How many images; TooManyImages above the limit of a job."""
+        """The number of images. Raises SpecInvalid (TooManyImages) above the limit of a job."""
         return expand.count(self.spec, len(self.prompts)) if self.prompts else 0
 
     @property
     def finding_count(self) -> int:
-        """How many findings there are in all, also those beyond the list."""
+        """The number of all findings, including those that are not listed."""
         return sum(len(entry.report.findings) for entry in self.violations)
 
     def owner(self, index: int) -> Entry:
@@ -83,24 +88,24 @@ class Plan:
         return self.owners[index * len(self.prompts) // self.count]
 
     def item(self, index: int) -> Item:
-        """Image `index`, made from its number alone."""
+        """Image `index` (from 0)."""
         realised = expand.image(self.spec, index, 0, self.prompts)
         entry = self.owner(index)
         below = {**self.model_defaults(realised.get("model")), **self.settings}
-        for name in BESIDE:
+        for name in NOT_FIELDS:
             below.pop(name, None)
         parameters = {**below, **realised}
         if expand.needs_base(self.spec) and "seeds" not in entry.fields:
             parameters.pop("seed", None)
         seed = parameters.get("seed")
-        return Item(entry, parameters, seed, key(self.pack, entry, parameters))
+        return Item(entry, parameters, seed, item_key(self.pack, entry, parameters))
 
     def items(self) -> Iterator[Item]:
-        """Every image in order, one at a time."""
+        """All images in order, made one at a time."""
         return (self.item(index) for index in range(self.count))
 
     def record(self, index: int) -> dict[str, Any]:
-        """What image `index` remembers of the pack it came from."""
+        """The origin of image `index`, for its sidecar: pack, combination and verdict."""
         entry = self.owner(index)
         return {
             "pack": self.pack.id,
@@ -111,93 +116,95 @@ class Plan:
             "audit": entry.report.verdict,
         }
 
-    def findings(self, most: int = MOST_FINDINGS) -> list[tuple[Entry, Finding]]:
-        """The findings that block, at most `most` of them."""
-        every = ((entry, f) for entry in self.violations for f in entry.report.findings)
-        return [pair for pair, _ in zip(every, range(most), strict=False)]
+    def findings(self) -> list[tuple[Entry, Finding]]:
+        """The first findings that block, at most `MOST_FINDINGS`, each with its entry."""
+        found = ((entry, f) for entry in self.violations for f in entry.report.findings)
+        return list(islice(found, MOST_FINDINGS))
 
     def reject(self) -> None:
-        """Raise SpecInvalid when the plan must not run: forbidden, too long, or nothing left."""
+        """Raise SpecInvalid if the plan must not run.
+
+        The reasons are PromptForbidden, PromptTooLong, and NothingToRun where no prompt is left.
+        """
         if self.rejects and self.violations:
-            found = [
-                Problem(0, 0, where(entry), describe(f.term, f.start, f.block, f.cue, entry.prompt))
+            problems = [
+                Problem(0, 0, entry.path, describe(f.term, f.start, f.block, f.cue, entry.prompt))
                 for entry, f in self.findings()
             ]
-            if self.finding_count > len(found):
-                more = f"{self.finding_count:,} findings in all; {len(found)} are listed"
-                found.append(Problem(0, 0, "compose", more))
-            raise SpecInvalid("PromptForbidden", found)
+            if self.finding_count > len(problems):
+                more = f"{self.finding_count:,} findings in all; {len(problems)} are listed"
+                problems.append(Problem(0, 0, "compose", more))
+            raise SpecInvalid("PromptForbidden", problems)
         if self.rejects and self.over_long:
-            long = [
-                Problem(0, 0, where(entry), entry.assembled.too_long())
+            problems = [
+                Problem(0, 0, entry.path, entry.assembled.too_long())
                 for entry in self.over_long[:MOST_FINDINGS]
             ]
-            raise SpecInvalid("PromptTooLong", long)
+            raise SpecInvalid("PromptTooLong", problems)
         if not self.entries:
             why = "; ".join(f"{s.file} {s.reason}" for s in self.skipped[:5]) or "no combination"
-            raise SpecInvalid(
-                "NothingToRun", [Problem(0, 0, "compose", f"no image is left: {why}")]
-            )
+            problem = Problem(0, 0, "compose", f"no image is left: {why}")
+            raise SpecInvalid("NothingToRun", [problem])
 
 
 def make_plan(
     spec: Mapping[str, Any],
-    prompts: Path | Pack,
+    prompts: Path,
     *,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
     settings: Mapping[str, Any] | None = None,
     model_defaults: ModelDefaults = no_defaults,
-    on_prompt: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Work out a validated spec that has `compose`; `prompts` is the folder of packs.
+    """Plan a validated spec that has `compose`; `prompts` is the folder of packs.
 
-    `forbidden` and `settings` (default parameters) come from the settings, `model_defaults` gives
-    a model's own, and what reads its prompts. `on_prompt(done, most)` is called for every prompt
-    and may raise to stop.
+    `forbidden` terms and `settings` (default parameters) come from the settings file;
+    `model_defaults` gives a model's default parameters and its text encoders. Raises SpecInvalid
+    for a pack or a selection that cannot be used, and for too many images.
     """
     compose: Mapping[str, Any] = spec["compose"]
-    pack = prompts if isinstance(prompts, Pack) else read_pack(prompts, str(compose["pack"]))
+    pack = read_pack(prompts, str(compose["pack"]))
     choice = choose(pack, compose)
     if choice.most:  # refused before the first prompt is made
-        expand.count(spec, choice.most if choice.most > _MOST_LOOKED_AT else choice.fitting(pack))
-    work = _Work(pack, spec, parse_terms(forbidden), dict(settings or {}), model_defaults)
+        expand.count(spec, choice.most if choice.most > _MOST_TESTED else choice.fitting(pack))
+    builder = _Builder(pack, spec, parse_terms(forbidden), dict(settings or {}), model_defaults)
     skipped = list(choice.skipped)
-    for done, combination in enumerate(choice.combinations(pack)):
-        if on_prompt is not None:
-            on_prompt(done, choice.most)
+    for combination in choice.combinations(pack):
         if isinstance(combination, Skipped):
             skipped.append(combination)
         else:
-            work.add(*combination)
+            builder.add(*combination)
     rejects = compose.get("on_violation", "reject") == "reject"
     if not rejects:
-        skipped += [left_out(entry) for entry in (*work.violations, *work.over_long)]
-    entries = [e for e in work.entries if rejects or e.report.ok and not e.assembled.over_by]
-    seen = read_prompts(
-        entries, lambda entry: models_of(spec, entry, work.model), encoders_of(model_defaults)
+        skipped += [left_out(entry) for entry in (*builder.violations, *builder.over_long)]
+    entries = [e for e in builder.entries if rejects or e.report.ok and not e.assembled.over_by]
+    tokens = count_tokens(
+        entries, lambda entry: models_of(spec, entry, builder.model), encoders_of(model_defaults)
     )
     warnings = (
-        *pack.warnings, *powerless(pack), *token_warnings_of(seen, len(entries)), *_advice(entries),
-    )  # fmt: skip
+        *pack.warnings,
+        *ineffective_allows(pack),
+        *token_warnings_of(tokens, len(entries)),
+        *_advice(entries),
+    )
     return Plan(
         pack=pack,
         spec=common_seeds(spec, [entry.fields for entry in entries]),
         entries=tuple(entries),
         skipped=tuple(skipped),
-        duplicates=tuple(work.duplicates),
-        over_long=tuple(work.over_long),
-        violations=tuple(work.violations),
+        duplicates=tuple(builder.duplicates),
+        over_long=tuple(builder.over_long),
+        violations=tuple(builder.violations),
         rejects=rejects,
         warnings=tuple(warnings[:_MOST_WARNINGS]),
-        seen=seen,
-        settings=work.settings,
+        tokens=tokens,
+        settings=builder.settings,
         model_defaults=model_defaults,
     )
 
 
 @dataclass
-class _Work:
-    """The prompts of a plan as they are made."""
+class _Builder:
+    """Makes the entries of a plan, one for each combination."""
 
     pack: Pack
     spec: Mapping[str, Any]
@@ -208,47 +215,53 @@ class _Work:
     duplicates: list[Entry] = field(default_factory=list)
     over_long: list[Entry] = field(default_factory=list)
     violations: list[Entry] = field(default_factory=list)
-    _audited: dict[Any, Report] = field(default_factory=dict)
-    _seen: dict[str, Entry] = field(default_factory=dict)
+    _reports: dict[Any, Report] = field(default_factory=dict)
+    _by_key: dict[str, Entry] = field(default_factory=dict)
 
     @property
     def model(self) -> str | None:
-        """The model of what names none of its own."""
-        given = self.pack.defaults.get("model", self.settings.get("model"))
-        return None if given is None else str(given)
+        """The model where neither the spec nor an entry names one."""
+        model = self.pack.defaults.get("model", self.settings.get("model"))
+        return None if model is None else str(model)
 
     def add(self, subject: Block, variable: Block | None) -> None:
         extra = str(self.spec["compose"].get("extra", ""))
-        made = assemble(self.pack, subject, variable, extra)
+        assembled = assemble(self.pack, subject, variable, extra)
         fields = entry_fields(
             self.pack, self.spec, subject, variable, self.settings, self.model_defaults
         )
         terms = terms_for(self.pack, subject, variable, self.forbidden)
-        key = (made.prompt, made.spans, terms)
-        if key not in self._audited:
-            self._audited[key] = audit(made.prompt, terms, made.spans)
-        report = self._audited[key]
-        name = variable.name if variable else None
-        entry = Entry(subject.name, name, made, report, {"prompt": made.prompt, **fields})
-        first = self._seen.setdefault(alike(entry), entry)
+        audited = (assembled.prompt, assembled.spans, terms)
+        if audited not in self._reports:
+            self._reports[audited] = audit(assembled.prompt, terms, assembled.spans)
+        entry = Entry(
+            subject.name,
+            variable.name if variable else None,
+            assembled,
+            self._reports[audited],
+            {"prompt": assembled.prompt, **fields},
+        )
+        first = self._by_key.setdefault(duplicate_key(entry), entry)
         if first is not entry:
-            twin = Entry(subject.name, name, made, report, entry.fields, same_as=first)
-            self.duplicates.append(twin)
+            self.duplicates.append(replace(entry, same_as=first))
             return
         self.entries.append(entry)
-        if entry.assembled.over_by:
+        if assembled.over_by:
             self.over_long.append(entry)
-        if not report.ok:
+        if not entry.report.ok:
             self.violations.append(entry)
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:
-    """Each negated or merely unwelcome term once: FLUX may draw what a prompt says it must not."""
-    said: dict[tuple[str, str, str], None] = {}
+    """A warning for each negated or merely discouraged term, once for each cue and block.
+
+    FLUX may draw what a prompt says it must not.
+    """
+    reported: set[tuple[str, str, str]] = set()
     for entry in entries:
         for finding in entry.report.advice:
             key = (finding.term, finding.cue, finding.block)
-            if key not in said:
-                said[key] = None
+            if key not in reported:
+                reported.add(key)
                 cue = f" after {finding.cue!r}" if finding.cue else ""
-                yield f"{where(entry)}: {finding.term!r}{cue} in {finding.block}: {finding.note}"
+                yield f"{entry.path}: {finding.term!r}{cue} in {finding.block}: {finding.note}"

@@ -1,7 +1,4 @@
-"""What the encoders of its models see of a plan's prompts: the longest, and what is not seen.
-
-Works for each model that a plan runs on; a prompt is counted once for each of them.
-"""
+"""Counts the tokens of a plan's prompts for every text encoder of every model of the plan."""
 
 from __future__ import annotations
 
@@ -9,33 +6,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from composer.entries import Entry, where
+from composer.entries import Entry
 from composer.tokencount import Encoder
 
 EncodersOf = Callable[[str | None], Sequence[Encoder]]
-"""What reads the prompts of a model, by the model's name."""
+"""Gives the text encoders of a model by its name (None: no model is named)."""
 
 
 @dataclass
-class Seen:
-    """One encoder of one model, and the prompts it has read."""
+class EncoderTotals:
+    """One encoder of one model, with totals over the prompts that it reads.
+
+    `most` is the largest number of tokens of a prompt, `over` the number of prompts beyond the
+    encoder's limit.
+    """
 
     model: str | None
     encoder: Encoder
     most: int = 0
     over: int = 0
-    warnings: list[str] = field(default_factory=list)
+    _warnings: list[str] = field(default_factory=list)
 
-    def read(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Count the tokens of one prompt."""
         reading = self.encoder.measure(entry.prompt)
         self.most = max(self.most, reading.tokens)
         self.over += reading.tokens > self.encoder.limit
-        told = self.encoder.warnings(entry.prompt, reading)
-        self.warnings += [f"{where(entry)}: {warning}" for warning in told]
+        warnings = self.encoder.warnings(entry.prompt, reading)
+        self._warnings += [f"{entry.path}: {warning}" for warning in warnings]
 
     def to_json(self) -> dict[str, Any]:
-        """The encoder and its longest prompt as other programs read them."""
+        """The totals as JSON for other programs."""
         return {
             "model": self.model,
             "encoder": self.encoder.name,
@@ -45,40 +46,45 @@ class Seen:
             "counted": self.encoder.counted,
         }
 
-    def told(self, prompts: int, models: int) -> Iterator[str]:
-        """Every loss, prompt by prompt; what only a summary misses in one sentence."""
-        of = f"{self.model}: " if models > 1 and self.model else ""
+    def warnings(self, prompts: int, models: int) -> Iterator[str]:
+        """The warnings about each prompt; those of a pooled encoder are combined into one.
+
+        `prompts` and `models` are the numbers of prompts and models of the plan.
+        """
+        prefix = f"{self.model}: " if models > 1 and self.model else ""
         if self.encoder.pooled and self.over > 1:
-            yield f"{of}{self.warnings[0]} ({self.over} of {prompts} prompts are as long)"
+            yield f"{prefix}{self._warnings[0]} ({self.over} of {prompts} prompts are as long)"
         else:
-            yield from (f"{of}{warning}" for warning in self.warnings)
+            yield from (f"{prefix}{warning}" for warning in self._warnings)
 
 
-def read_prompts(
-    entries: Sequence[Entry], models: Callable[[Entry], Sequence[str | None]], of: EncodersOf
-) -> tuple[Seen, ...]:
-    """Let every model's encoders read the prompts that it will run on."""
-    found: dict[str | None, tuple[Seen, ...]] = {}
+def count_tokens(
+    entries: Sequence[Entry],
+    models: Callable[[Entry], Sequence[str | None]],
+    encoders_of: EncodersOf,
+) -> tuple[EncoderTotals, ...]:
+    """Count every prompt once for each encoder of the models that `models` gives for it."""
+    by_model: dict[str | None, list[EncoderTotals]] = {}
     for entry in entries:
         for model in models(entry):
-            if model not in found:
-                found[model] = tuple(Seen(model, encoder) for encoder in of(model))
-            for each in found[model]:
-                each.read(entry)
-    return tuple(each for readers in found.values() for each in readers)
+            if model not in by_model:
+                by_model[model] = [EncoderTotals(model, e) for e in encoders_of(model)]
+            for totals in by_model[model]:
+                totals.add(entry)
+    return tuple(totals for of_model in by_model.values() for totals in of_model)
 
 
-def token_warnings_of(seen: Sequence[Seen], prompts: int) -> Iterator[str]:
-    """What is not seen, what matters more first."""
-    models = len({each.model for each in seen})
-    for each in sorted(seen, key=lambda one: one.encoder.pooled):
-        yield from each.told(prompts, models)
+def token_warnings_of(tokens: Sequence[EncoderTotals], prompts: int) -> Iterator[str]:
+    """The warnings of all encoders, those of the pooled ones last."""
+    models = len({totals.model for totals in tokens})
+    for totals in sorted(tokens, key=lambda totals: totals.encoder.pooled):
+        yield from totals.warnings(prompts, models)
 
 
 def models_of(spec: Mapping[str, Any], entry: Entry, otherwise: str | None) -> Sequence[str | None]:
-    """The models that an entry's images run on: the matrix's, else its own, else the default."""
-    varied = spec.get("matrix", {}).get("model")
-    if varied:
-        return [str(model) for model in varied]
+    """The models of an entry's images: of the matrix, else spec, else entry, else `otherwise`."""
+    in_matrix = spec.get("matrix", {}).get("model")
+    if in_matrix:
+        return [str(model) for model in in_matrix]
     named = spec.get("model", entry.fields.get("model"))
     return [otherwise if named is None else str(named)]
