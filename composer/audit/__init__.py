@@ -1,19 +1,19 @@
-"""A negation-aware audit of prompts: which forbidden things does a prompt ask for, and why.
+"""Audits prompts for forbidden terms, and tells affirmed mentions from negated ones.
 
     normalise ─► tokens ─► terms (mentions) ─► scope + after (negated?) ─► verdict
 
-    lookalikes  the letters that disguise others       forms       plurals and inflections
+    lookalikes  letters that look like others          forms       plurals and inflections
     spelling    digits for letters, words spelt out    words       adjectives, verbs, places
-    cues        the words that open and end negations  turns       what each cue does
-    items       commas, conjunctions, and lists        plain       what all other words do
-    reading     the scope that is open now             predicates  said of a thing afterwards
+    cues        words that begin and end negations     turns       how cues change the scope
+    items       phrases between commas, conjunctions   plain       how other words change it
+    reading     the state of a pass: the open scope    predicates  words such as "removed"
 
-Every pass is linear in the prompt. The prompt itself is never changed.
+Every pass is linear in the length of the prompt. The prompt itself is never changed.
 """
 
 from __future__ import annotations
 
 from composer.audit.terms import Term, parse_terms
-from composer.audit.verdict import RULES_VERSION, Finding, Report, audit
+from composer.audit.verdict import Finding, Report, audit
 
-__all__ = ["RULES_VERSION", "Finding", "Report", "Term", "audit", "parse_terms"]
+__all__ = ["Finding", "Report", "Term", "audit", "parse_terms"]

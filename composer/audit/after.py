@@ -1,7 +1,7 @@
-"""Negations that stand at or after their word: "text-free", "logo: none", "labels are not shown".
+"""Finds negations in or after a mention: "text-free", "logo: none", "labels are not shown".
 
-They hold only where the mention is the subject: "people not looking" negates the looking. Every
-look ahead or back is bounded, so the cost stays linear.
+They apply only where the mention is the subject: "people not looking" does not negate the people.
+Each search forward or back is bounded, so that the cost stays linear.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from composer.audit.cues import ALMOST
 from composer.audit.items import is_join
 from composer.audit.reading import Mark
 from composer.audit.terms import Mention
-from composer.audit.tokens import Kind, Token
+from composer.audit.tokens import Kind, Token, word_at
 
 _REACH = 14
 
 
 def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
-    """The negation at or after a mention that no scope covers; None when there is none."""
+    """The negation in or after a mention that no scope covers; None if there is none."""
     return _affix(tokens, mention, mark) or _answer(tokens, mention) or _predicate(tokens, mention)
 
 
 def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
-    """A covered mention that is there after all: "not label-free", "let no label be hidden"."""
+    """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
     if mark is None or not mark.negated:
         return None
     cue = mark.cue.split()[0]
@@ -33,7 +33,7 @@ def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None)
         return Mark(False, "double-negation", f"{mark.cue} -free")
     if cue not in ("no", "without") and _is_let(tokens, mention):
         return Mark(False, "double-negation", f"{mark.cue} let")
-    verb, participle = _text(tokens, mention.last), _text(tokens, mention.last + 1)
+    verb, participle = word_at(tokens, mention.last), word_at(tokens, mention.last + 1)
     if verb in p.LOST and cue in ("no", "not"):
         return Mark(False, "double-negation", f"{mark.cue} … {verb}")
     if verb in ("be", "get", "become") and participle in p.GONE | p.HARMED:
@@ -42,15 +42,11 @@ def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None)
 
 
 def _is_let(tokens: Sequence[Token], mention: Mention) -> bool:
-    """ "Don't let the dog leave" has a dog; "don't let a dog appear" has none."""
-    before = [_text(tokens, index) for index in range(mention.first - 3, mention.first)]
-    after = _text(tokens, mention.last)
-    return bool({"let", "letting"} & set(before)) and after not in p.SEEN | {"", "be", "in", "into"}
-
-
-def _text(tokens: Sequence[Token], index: int) -> str:
-    inside = 0 <= index < len(tokens) and tokens[index].kind is Kind.WORD
-    return tokens[index].text if inside else ""
+    """Whether "let" affirms a mention: "don't let the dog leave", not "don't let a dog appear"."""
+    before = [word_at(tokens, index) for index in range(mention.first - 3, mention.first)]
+    after = word_at(tokens, mention.last)
+    is_let = "let" in before or "letting" in before
+    return is_let and after not in p.PRESENT | {"", "be", "in", "into"}
 
 
 def _kind(tokens: Sequence[Token], index: int) -> Kind:
@@ -58,6 +54,7 @@ def _kind(tokens: Sequence[Token], index: int) -> Kind:
 
 
 def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+    """A negating prefix or suffix: "text-free", "non-stick"."""
     first, last = mention.first, mention.last
     if mark is not None and not mark.negated and mark.rule == "double-negation":
         return None
@@ -66,7 +63,7 @@ def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark
         head = first
         while _kind(tokens, head - 1) is Kind.HYPHEN and first - head < 6:
             head -= 2
-        if _text(tokens, head - 1) in ALMOST | {"not", "never"}:
+        if word_at(tokens, head - 1) in ALMOST | {"not", "never"}:
             return None
         return Mark(True, "affix", cue)
     at = first
@@ -74,32 +71,32 @@ def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark
         if _kind(tokens, at - 1) is not Kind.HYPHEN:
             break
         at -= 2
-        if _text(tokens, at) in ("no", "non", "un", "zero", "without"):
+        if word_at(tokens, at) in ("no", "non", "un", "zero", "without"):
             return Mark(True, "affix", f"{tokens[at].text}-")
-    if _text(tokens, first - 1) == "non":
+    if word_at(tokens, first - 1) == "non":
         return Mark(True, "affix", "non")
     return None
 
 
 def _free_after(tokens: Sequence[Token], last: int) -> str:
-    """The "-free" or "-less" that a mention ends in, also across "logo- and text-free"."""
+    """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
     if _kind(tokens, last) is Kind.HYPHEN:
-        if _text(tokens, last + 1) in ("free", "less"):
+        if word_at(tokens, last + 1) in ("free", "less"):
             return "" if _kind(tokens, last + 2) is Kind.HYPHEN else f"-{tokens[last + 1].text}"
         if tokens[last + 1 : last + 2] and is_join(tokens, last + 1):
-            return _hanging(tokens, last + 1)
+            return _suspended(tokens, last + 1)
         return ""
-    if _kind(tokens, last) is Kind.SLASH and _text(tokens, last + 1):
-        return _hanging(tokens, last)
-    if _text(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
-        return "" if _text(tokens, last + 1) in p.NOT_FREE else "free"
+    if _kind(tokens, last) is Kind.SLASH and word_at(tokens, last + 1):
+        return _suspended(tokens, last)
+    if word_at(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
+        return "" if word_at(tokens, last + 1) in p.NOT_FREE else "free"
     return ""
 
 
-def _hanging(tokens: Sequence[Token], at: int) -> str:
+def _suspended(tokens: Sequence[Token], at: int) -> str:
     for index in range(at, min(at + 9, len(tokens))):
         kind, text = tokens[index].kind, tokens[index].text
-        if kind is Kind.HYPHEN and _text(tokens, index + 1) in ("free", "less"):
+        if kind is Kind.HYPHEN and word_at(tokens, index + 1) in ("free", "less"):
             return f"-{tokens[index + 1].text}"
         joins = bool(is_join(tokens, index)) or kind is Kind.HYPHEN
         if not joins and (kind is not Kind.WORD or text in ("free", "with")):
@@ -108,38 +105,36 @@ def _hanging(tokens: Sequence[Token], at: int) -> str:
 
 
 def _ends(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a phrase is over at a token."""
-    kind = _kind(tokens, index)
-    return kind not in (Kind.WORD, Kind.HYPHEN, Kind.SLASH)
+    """Whether a phrase ends at a token."""
+    return _kind(tokens, index) not in (Kind.WORD, Kind.HYPHEN, Kind.SLASH)
 
 
 def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
-    """ "Logo: none", "logos? no", "text - none"."""
-    return next(
-        (found for at in _predicates(tokens, mention) if (found := _answer_at(tokens, at))), None
-    )
+    """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
+    answers = (_answer_at(tokens, at) for at in _predicates(tokens, mention))
+    return next(filter(None, answers), None)
 
 
 def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
     mark = tokens[at].text if at < len(tokens) else ""
-    if mark == "," and _text(tokens, at + 1) == "none":
+    if mark == "," and word_at(tokens, at + 1) == "none":
         at += 1
     elif mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
         at += 1
-    elif _text(tokens, at) not in ("none", "nope"):
+    elif word_at(tokens, at) not in ("none", "nope"):
         return None
-    answer = _text(tokens, at)
+    answer = word_at(tokens, at)
     if answer in ("not", "absolutely"):
         at += 1
-        follows = _text(tokens, at) in p.SEEN | {"any", "not", "at"}
-        return Mark(True, "after", f"{mark} {answer} {_text(tokens, at)}") if follows else None
-    if answer in p.ANSWERS and (_ends(tokens, at + 1) or _text(tokens, at + 1) in p.EMPHASIS):
+        follows = word_at(tokens, at) in p.PRESENT | {"any", "not", "at"}
+        return Mark(True, "after", f"{mark} {answer} {word_at(tokens, at)}") if follows else None
+    if answer in p.ANSWERS and (_ends(tokens, at + 1) or word_at(tokens, at + 1) in p.EMPHASIS):
         return Mark(True, "after", f"{mark} {answer}".strip())
     return None
 
 
 def _predicate(tokens: Sequence[Token], mention: Mention) -> Mark | None:
-    """ "labels are not shown", "labels removed", "keep labels out of frame"."""
+    """A negating predicate: "labels are not shown", "labels removed", "keep labels out"."""
     for at in _predicates(tokens, mention):
         finite, rule = _says_absent(tokens, at, mention)
         if rule and _is_subject(tokens, mention, finite):
@@ -148,25 +143,25 @@ def _predicate(tokens: Sequence[Token], mention: Mention) -> Mark | None:
 
 
 def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
-    """Where the predicate of a subject may begin: after nouns, a place, or further subjects."""
+    """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
     places = [mention.last]
     at, nouns, limit = mention.last, 0, min(mention.last + _REACH, len(tokens))
     while at < limit:
-        text = _text(tokens, at)
+        text = word_at(tokens, at)
         if is_join(tokens, at):
             if nouns:
-                break  # what follows the mention may be its verb
+                break  # the word after the mention may be its verb
             if not _joined_subject(tokens, at, limit):
                 break
-            while at < limit and (is_join(tokens, at) or _text(tokens, at) in ("the", "any")):
+            while at < limit and (is_join(tokens, at) or word_at(tokens, at) in ("the", "any")):
                 at += 1
-            while at < limit and _is_noun(_text(tokens, at)):
+            while at < limit and _is_noun(word_at(tokens, at)):
                 at += 1
             places.append(at)
             continue
         if text in w.PREPOSITIONS:
             at += 1
-            while at < limit and (_is_noun(_text(tokens, at)) or _text(tokens, at) in _PLAIN):
+            while at < limit and (_is_noun(word_at(tokens, at)) or word_at(tokens, at) in _PLAIN):
                 at += 1
             places.append(at)
             nouns = 0
@@ -192,23 +187,23 @@ def _is_noun(text: str) -> bool:
 
 
 def _joined_subject(tokens: Sequence[Token], at: int, limit: int) -> bool:
-    """Whether "A, B and C" goes on: a list of subjects must close with a conjunction."""
+    """Whether a list of subjects ends with a conjunction, as in "A, B and C"."""
     for index in range(at, limit):
-        text = _text(tokens, index)
+        text = word_at(tokens, index)
         if text in ("and", "or", "nor") or _kind(tokens, index) in (Kind.AND, Kind.SLASH):
-            return _text(tokens, index + 1) not in ("a", "an", "one", "some")
+            return word_at(tokens, index + 1) not in ("a", "an", "one", "some")
         if not (is_join(tokens, index) or _is_noun(text) or text == "the"):
             return False
     return False
 
 
 def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bool, str]:
-    """Whether words from `at` on say "is not there": (by a finite verb, the words)."""
+    """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
     index, negator, longer, finite = at, "", False, False
     start = at
     while index < min(at + 7, len(tokens)):
-        text = _text(tokens, index)
-        if text in p.NOT or (text == "no" and _text(tokens, index + 1) == "longer"):
+        text = word_at(tokens, index)
+        if text in p.NOT or (text == "no" and word_at(tokens, index + 1) == "longer"):
             if negator:
                 return False, ""
             negator = text
@@ -221,53 +216,53 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
         else:
             break
         index += 1
-    text = _text(tokens, index)
+    text = word_at(tokens, index)
     second = index + 2 if _kind(tokens, index + 1) is Kind.HYPHEN else index + 1
-    pair = f"{text} {_text(tokens, second)}"
-    words = " ".join(_text(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
+    pair = f"{text} {word_at(tokens, second)}"
+    words = " ".join(word_at(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
     if negator:
-        seen = text in p.SEEN or (
-            text in ("in", "within") and set(_next(tokens, index)) & p.VISIBILITY
+        present = text in p.PRESENT or (
+            text in ("in", "within") and set(_words_after(tokens, index)) & p.VISIBILITY
         )
-        late = text in ("to", "anywhere") or (longer and text in p.SEEN)
-        return finite, words if seen or late else ""
+        late = text in ("to", "anywhere") or (longer and text in p.PRESENT)
+        return finite, words if present or late else ""
     if text in p.GONE or pair in p.GONE_PAIRS:
         by_sight = text != "nowhere"
         return finite and by_sight, words
     if text in p.GONE_AT_END and _ends(tokens, index + 1):
         return False, words if text != "out" or _kept(tokens, mention) else ""
     if text in ("out", "off", "outside", "hidden", "away") and (
-        set(_next(tokens, index)) & (p.VISIBILITY | {"camera", "screen"})
+        set(_words_after(tokens, index)) & (p.VISIBILITY | {"camera", "screen"})
     ):
         return finite, words if _kept(tokens, mention) is not False else ""
     return False, ""
 
 
 def _kept(tokens: Sequence[Token], mention: Mention) -> bool | None:
-    """What a verb says of the mention: "leave the label out", or "do not leave the label out"."""
+    """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
-        if _text(tokens, index) in p.KEEP:
-            before = {_text(tokens, index - 1), _text(tokens, index - 2)}
+        if word_at(tokens, index) in p.KEEP:
+            before = {word_at(tokens, index - 1), word_at(tokens, index - 2)}
             return not before & (p.NOT | {"avoid", "without"})
     return None
 
 
-def _next(tokens: Sequence[Token], index: int) -> list[str]:
-    return [_text(tokens, i) for i in range(index + 1, index + 4)]
+def _words_after(tokens: Sequence[Token], index: int) -> list[str]:
+    return [word_at(tokens, i) for i in range(index + 1, index + 4)]
 
 
 def _is_subject(tokens: Sequence[Token], mention: Mention, finite: bool) -> bool:
-    """Whether nothing before the mention makes it an object: "glare on the label is not shown"."""
+    """Whether a mention is no object of the words before it: "glare on the label is not shown"."""
     for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
         if tokens[index].kind is Kind.HYPHEN:
             continue
-        text = _text(tokens, index)
+        text = word_at(tokens, index)
         if not text or is_join(tokens, index):
             return True
         if text == "with":
             return not finite
         if text in w.PREPOSITIONS:
-            return text in ("for", "about") or _text(tokens, index - 1) in ("kind", "any", "sort")
+            return text in ("for", "about") or word_at(tokens, index - 1) in ("kind", "any", "sort")
         if w.is_ing(text) and text not in w.SHOW_VERBS and text not in p.KEEP:
             return False
     return True

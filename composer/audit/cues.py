@@ -1,7 +1,7 @@
-"""The words that open, turn or end a negation, each with what it does and the rule it stands for.
+"""A table of cues, which are the words that begin, invert or end a negation, and its search.
 
-A table and its search tree: longer cues win, so "not only" is found before "not". The cores of
-the lists are those of NegEx and ConText (Apache-2.0); the rest is English of image prompts.
+The longest cue wins, so that "not only" is found before "not". The core of the lists is that of
+NegEx and ConText (Apache-2.0); the rest is the English of image prompts.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from composer.audit.tokens import Kind, Token
 
 
 class Effect(Enum):
-    """What a cue does to the words after it."""
+    """How a cue changes the meaning of the words after it."""
 
-    NOT = "not"  # negates what follows; said twice, it is emphasis
+    NOT = "not"  # negates what follows; repeated, it is emphasis
     WITHOUT = "without"  # negates what follows; under another negation it affirms
     ORDER = "order"  # the same, but only as a command: "remove the text"
-    INVERT = "invert"  # nothing by itself; under a negation it affirms
-    HANDLE = "handle"  # a verb that needs its object: "do not cover the label"
-    INSTEAD = "instead"  # negates its own phrase, and no open list: "instead of text, icons"
-    LIST = "list"  # opens a list of what is unwanted, with a colon
+    INVERT = "invert"  # has no effect alone; under a negation it affirms
+    HANDLE = "handle"  # a verb whose object must exist: "do not cover the label"
+    INSTEAD = "instead"  # negates only its own phrase: "instead of text, icons"
+    LIST = "list"  # begins a list of unwanted things, with a colon
     STOP = "stop"  # ends a negation
-    EXCEPT = "except"  # turns: "no A except B", "everything except B"
-    AFFIRM = "affirm"  # looks like a negation and is none
-    INCLUDE = "include"  # goes on with the list: "such as"
+    EXCEPT = "except"  # inverts: "no A except B", "everything except B"
+    AFFIRM = "affirm"  # contains a negation but does not negate: "no doubt"
+    INCLUDE = "include"  # continues a list: "such as"
 
 
 @dataclass(frozen=True)
@@ -151,20 +151,20 @@ COMMANDS_WITH_ARTICLE = frozenset("skip drop ditch strip axe scrub suppress nix"
     "take away",
     "lose the",
 }
-"""Commands that are also nouns or adjectives: only "drop the text", never "drop shadow"."""
+"""Commands that are also nouns or adjectives: "drop the text" is one, "drop shadow" is not."""
 
 ALMOST = frozenset(
     "almost nearly mostly largely practically virtually partially partly relatively fairly hardly "
     "barely scarcely".split()
 )
-"""Before a negation these leave some of the thing: "almost no text"."""
+"""Before a negation these mean that some of the thing remains: "almost no text"."""
 
 WRITING = frozenset(
     "says say saying said reads read reading words word phrase text lettering captioned titled "
     "labelled labeled written inscribed spelling spells spelled slogan caption message title "
     "headline sign letters neon stating states tagline quote engraved embossed printed".split()
 )
-"""Quoted words after one of these are drawn as they stand, so a "no" in them excuses nothing."""
+"""Quoted words after one of these are drawn literally, so that a "no" in them negates nothing."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""The forms of one English word: plural and singular, possessive, and -ed.
+"""Makes the forms of an English word: singular, plural, and past tense.
 
-Used when terms are prepared, never while a prompt is read. Forms that are words of their own
+Used when terms are prepared, not while a prompt is read. Forms that are words with another meaning
 ("glass" for "glasses") must not be made.
 """
 
@@ -28,7 +28,7 @@ _IRREGULAR = {
 }
 _FROM_PLURAL = {plural: one for one, many in _IRREGULAR.items() for plural in many}
 _VES = ("kni", "wi", "li", "lea", "shel", "wol", "hal", "cal", "loa", "thie", "el", "sel", "scar")
-# Plurals that mean another thing than their singular, and words that only look like plurals.
+# Plurals with another meaning than their singular, and words that end in s but are no plurals.
 _NO_SINGULAR = frozenset(
     "glasses jeans news lens pants scissors shorts goods arms series species gas bus canvas iris "
     "chaos atlas christmas texas paris mars jesus cosmos bias yes this his us is was has plus "
@@ -38,7 +38,7 @@ _NO_SINGULAR = frozenset(
 
 
 def word_forms(word: str) -> tuple[str, ...]:
-    """Every form under which a word of a term is found, the word itself first."""
+    """All forms by which a word of a term is found, the word itself first."""
     forms = dict.fromkeys([word])
     one = _singular(word)
     for base in dict.fromkeys((word, one)):

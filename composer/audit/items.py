@@ -1,7 +1,8 @@
-"""Cuts a prompt at commas and conjunctions and says what kind of phrase each piece is.
+"""Cuts a prompt into items at commas and conjunctions, and describes the phrase of each item.
 
-Whether "no A, B" reaches B depends on it: a bare noun goes on with the list, an article, an
-adjective or a verb begins something new. One pass forward and one back, both linear.
+Whether the negation of "no A, B" extends to B depends on the phrase: a bare noun continues the
+list; an article, an adjective or a verb begins a new phrase. One pass forward and one pass back,
+both linear.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 from composer.audit import words as w
 from composer.audit.cues import Cue, Effect
-from composer.audit.tokens import Kind, Token
+from composer.audit.tokens import Kind, Token, word_at
 
 BORDERS = frozenset({Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG})
 _JOINS = {"and": "and", "or": "or", "nor": "or", "plus": "and"}
@@ -20,40 +21,40 @@ _STRENGTH = {"comma": 0, "and": 1, "or": 2}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the words of a phrase are, as far as lists of words can tell."""
+class Phrase:
+    """The words that a phrase has, as far as word lists can tell."""
 
-    determined: bool = False
-    described: bool = False
-    acts: bool = False
-    command: bool = False
-    placed: bool = False
+    determined: bool = False  # an article, a number or the like
+    described: bool = False  # an adjective
+    acts: bool = False  # a verb after a noun
+    command: bool = False  # an imperative before any noun
+    placed: bool = False  # a preposition with a place
     nouns: int = 0
-    compact: bool = False
-    clausal: bool = False
-    plural: bool = False
+    compact: bool = False  # one noun, or only nouns of mentions
+    clausal: bool = False  # a mention with another noun after it
+    plural: bool = False  # the last noun ends in s
 
     @property
     def bare(self) -> bool:
-        """Nothing but a noun, as in an ongoing list."""
+        """Whether there is only a noun, as in a list that continues."""
         busy = self.determined or self.described or self.acts or self.command or self.placed
         return self.compact and not busy
 
 
 @dataclass
 class Item:
-    """One piece between separators: its tokens, how it is joined, and how its list closes."""
+    """The tokens [start, end) between two separators."""
 
     start: int
     end: int
-    joined: str  # border, open, close, comma, and, or
-    shape: Shape = field(default_factory=Shape)
-    closed: str = ""  # "and" or "or" when a later item closes the list that this one is in
-    opener: Effect | None = None  # the cue that the item begins with
+    joined: str  # the separator before it: border, open, close, comma, and, or
+    phrase: Phrase = field(default_factory=Phrase)
+    closed: str = ""  # "and" or "or" if a later item closes the list that this one is in
+    opener: Effect | None = None  # of the cue that the item begins with
 
 
 def is_join(tokens: Sequence[Token], index: int) -> str:
-    """How a token joins two items: comma, and, or; empty when it does not."""
+    """How a token joins two items: comma, and, or; empty if it does not."""
     token = tokens[index]
     if token.kind is Kind.WORD:
         return _JOINS.get(token.text, "")
@@ -63,31 +64,30 @@ def is_join(tokens: Sequence[Token], index: int) -> str:
 def cut_items(
     tokens: Sequence[Token], mentioned: Collection[int], cues: Mapping[int, tuple[Cue, int]]
 ) -> list[Item]:
-    """The items of a prompt, in order, each with its shape and the way its list closes."""
+    """The items of a prompt, in order."""
     items: list[Item] = []
     start, joined = 0, "border"
     for index in range(len(tokens) + 1):
-        turn = "border" if index == len(tokens) else _turn(tokens, index)
-        if not turn:
+        separator = "border" if index == len(tokens) else _separator(tokens, index)
+        if not separator:
             continue
         if index > start:
             items.append(Item(start, index, joined))
-        elif turn in _STRENGTH and joined in _STRENGTH:
-            turn = max(turn, joined, key=_STRENGTH.__getitem__)  # "a, and b" is joined by "and"
-        elif turn in _STRENGTH and joined in ("close", "open"):
-            pass
-        elif joined == "border" and turn in _STRENGTH:
-            turn = "border"
-        start, joined = index + 1, turn
+        elif separator in _STRENGTH and joined in _STRENGTH:
+            # "a, and b" is joined by "and"
+            separator = max(separator, joined, key=_STRENGTH.__getitem__)
+        elif separator in _STRENGTH and joined == "border":
+            separator = "border"
+        start, joined = index + 1, separator
     for item in items:
         first = cues.get(item.start)
         item.opener = first[0].effect if first else None
-        item.shape = shape_of(tokens, item.start, item.end, mentioned)
+        item.phrase = phrase_of(tokens, item.start, item.end, mentioned)
     _close_lists(items)
     return items
 
 
-def _turn(tokens: Sequence[Token], index: int) -> str:
+def _separator(tokens: Sequence[Token], index: int) -> str:
     kind = tokens[index].kind
     if kind in BORDERS:
         return "border"
@@ -102,24 +102,24 @@ _RESTARTS = frozenset(Effect) - {Effect.INVERT, Effect.HANDLE, Effect.LIST, Effe
 
 
 def _close_lists(items: Sequence[Item]) -> None:
-    """From the back: an item's list is closed when the chain after it ends in and/or."""
+    """Set `closed` of each item, from the last one back: it depends on the items after it."""
     for item, after in zip(reversed(items[:-1]), reversed(items[1:]), strict=True):
-        shape = after.shape
+        phrase = after.phrase
         if after.joined in ("border", "open", "close") or after.opener in _RESTARTS:
             continue
         if after.joined == "or":
             item.closed = "or"
         elif after.joined == "and":
-            busy = shape.determined or shape.described or shape.acts or shape.command
-            busy = busy or shape.clausal
+            busy = phrase.determined or phrase.described or phrase.acts or phrase.command
+            busy = busy or phrase.clausal
             item.closed = "" if busy else "and"
-        elif not (shape.acts or shape.command):
-            quiet = not (shape.described or shape.determined)
+        elif not (phrase.acts or phrase.command):
+            quiet = not (phrase.described or phrase.determined)
             item.closed = after.closed if quiet or after.closed == "or" else ""
 
 
-def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int]) -> Shape:
-    """Describe the words [start, end); words of a mention always count as nouns."""
+def phrase_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int]) -> Phrase:
+    """Describe the tokens [start, end); words of a mention always count as nouns."""
     determined = described = acts = command = placed = False
     nouns: list[int] = []
     index = start
@@ -129,7 +129,7 @@ def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collectio
         if token.kind is not Kind.WORD:
             continue
         if index < end and tokens[index].kind is Kind.HYPHEN and index - 1 not in mentioned:
-            continue  # the last part of a compound decides
+            continue  # only the last part of a compound counts
         if index - 1 in mentioned:
             nouns.append(index - 1)
         elif text in ("any", "no") or text in w.FILLERS:
@@ -148,7 +148,7 @@ def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collectio
             command = True
         elif text in w.FINITE:
             acts = acts or bool(nouns)
-        elif text in w.MATERIALS and not nouns and _word_at(tokens, index, end):
+        elif text in w.MATERIALS and not nouns and index < end and word_at(tokens, index):
             described = True
         elif w.is_adjective(text) or (not text.isalpha() and any(c.isdigit() for c in text)):
             described = True
@@ -157,18 +157,19 @@ def shape_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collectio
         else:
             nouns.append(index - 1)
     compact = len(nouns) == 1 or (bool(nouns) and all(place in mentioned for place in nouns))
-    # A mention with another noun behind it may as well be a subject with its verb.
+    # A mention with another noun after it may be a subject with its verb.
     clausal = len(nouns) > 1 and nouns[0] in mentioned and nouns[-1] not in mentioned
     plural = bool(nouns) and tokens[nouns[-1]].text.endswith("s")
-    return Shape(determined, described, acts, command, placed, len(nouns), compact, clausal, plural)
-
-
-def _word_at(tokens: Sequence[Token], index: int, end: int) -> bool:
-    return index < end and tokens[index].kind is Kind.WORD
+    return Phrase(
+        determined, described, acts, command, placed, len(nouns), compact, clausal, plural
+    )
 
 
 def _scenery(tokens: Sequence[Token], index: int, end: int) -> int:
-    """The end of "in the image", "of any kind" and the like, which place nothing; 0 if none."""
+    """The end of a phrase such as "in the image", which names no real place; 0 if there is none.
+
+    `index` is the token after the preposition; "of any kind" is another such phrase.
+    """
     texts = [token.text for token in tokens[index : min(index + 3, end)]]
     for at, text in enumerate(texts):
         if text in w.SCENE or (at and texts[0] == "any" and text in w.FILLERS):

@@ -1,6 +1,6 @@
-"""The audit of many prompts in one process: JSON lines in, JSON lines out, in the same order.
+"""Audits many prompts in one process: JSON lines in, JSON lines out, in the same order.
 
-A line that cannot be read is answered with an `error` and the rest go on.
+The answer to a line that cannot be read has an `error`, and the other lines are still audited.
 """
 
 from __future__ import annotations
@@ -20,18 +20,15 @@ def audit_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _answer(line: str) -> dict[str, Any]:
-    given: Any = None
+    request: Any = None
     try:
-        given = json.loads(line)
-        report = audit(_text(given["prompt"]), given["terms"])
+        request = json.loads(line)
+        prompt = request["prompt"]
+        if not isinstance(prompt, str):
+            raise TypeError("prompt is not text")
+        report = audit(prompt, request["terms"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        name = given.get("id") if isinstance(given, dict) else None
-        missing = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        return {"id": name, "error": f'a line is {{"id", "prompt", "terms"}}: {missing}'}
-    return {"id": given.get("id"), **report.to_json()}
-
-
-def _text(given: Any) -> str:
-    if not isinstance(given, str):
-        raise TypeError("prompt is not text")
-    return given
+        line_id = request.get("id") if isinstance(request, dict) else None
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        return {"id": line_id, "error": f'a line is {{"id", "prompt", "terms"}}: {reason}'}
+    return {"id": request.get("id"), **report.to_json()}

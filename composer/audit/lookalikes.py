@@ -1,7 +1,7 @@
-"""Letters that look like other letters, so that a disguise does not hide a word.
+"""A table of letters that look like Latin letters, so that disguised words are found.
 
-A small part of Unicode's confusables (UTS 39): what people really use to disguise Latin words.
-It serves matching only: nothing here may ever change the prompt that is sent.
+A small part of Unicode's confusables (UTS 39): those that people use to disguise Latin words. The
+table is for matching only; the prompt itself is never changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PAIRS = {
     # Armenian
     "ա": "w", "օ": "o", "ս": "u", "հ": "h", "ո": "n", "ց": "g", "զ": "q", "յ": "j", "լ": "l",
     "ք": "p", "ւ": "i", "ե": "t", "ռ": "n",
-    # Latin letters with a life of their own
+    # Latin letters that have no decomposition
     "ı": "i", "ȷ": "j", "ɑ": "a", "ɡ": "g", "ɩ": "i", "ɪ": "i", "ʟ": "l", "ᴏ": "o", "ɢ": "g",
     "ᴀ": "a", "ʙ": "b", "ᴄ": "c", "ᴅ": "d", "ᴇ": "e", "ꜰ": "f", "ʜ": "h", "ᴊ": "j", "ᴋ": "k",
     "ᴍ": "m", "ɴ": "n", "ᴘ": "p", "ʀ": "r", "ꜱ": "s", "ᴛ": "t", "ᴜ": "u", "ᴠ": "v", "ᴡ": "w",
@@ -30,7 +30,7 @@ _PAIRS = {
     "ɔ": "o", "ɯ": "m", "ʇ": "t",
 }  # fmt: skip
 
-# Capitals whose small form looks like another letter than the capital does (Greek Η is an H).
+# Capitals that resemble another letter than their small form does (Greek Η is like H, η like n).
 _CAPITALS = {
     "Α": "a", "Β": "b", "Ε": "e", "Ζ": "z", "Η": "h", "Ι": "i", "Κ": "k", "Μ": "m", "Ν": "n",
     "Ο": "o", "Ρ": "p", "Τ": "t", "Υ": "y", "Χ": "x", "Ϲ": "c", "В": "b", "Н": "h", "Т": "t",
@@ -50,7 +50,7 @@ def _enclosed() -> dict[str, str]:
 
 
 LOOKALIKES: dict[str, str] = {**_PAIRS, **_CAPITALS, **_enclosed()}
-"""Every look-alike with the plain letters it stands for; capitals only where they differ."""
+"""Each look-alike letter with the plain small letters it stands for."""
 
 DIGITS_AS_LETTERS = str.maketrans({"0": "o", "1": "l", "3": "e", "4": "a", "5": "s", "7": "t"})
-"""Digits used as letters; applied only to tokens that also hold real letters."""
+"""Digits that are used as letters; applied only to words that also contain letters."""

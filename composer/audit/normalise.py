@@ -1,7 +1,7 @@
-"""A working copy of a prompt in plain small letters, with the way back to the original offsets.
+"""Makes a working copy of a prompt in plain small letters that keeps the original offsets.
 
-The copy is for matching only. Nothing here may change the prompt that is sent, and every
-character of the copy must know where it came from.
+The copy is for matching only; the prompt itself is never changed. The offset of every character of
+the copy is recorded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ _QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02\u300c\u300d\u2039\u203a\u3
 _LINE_ENDS = "\n\r\u2028\u2029\u0085\u000b\u000c"
 _BLANKS = "\u2800\u00a0\u1680"
 
-
 _FIXED: dict[str, str] = {
     char: becomes
     for chars, becomes in (
@@ -39,22 +38,19 @@ _FIXED: dict[str, str] = {
     )
     for char in chars
 }
-
-
 _ASCII = str.maketrans({char: to for char, to in _FIXED.items() if char.isascii()})
 
 
 @dataclass(frozen=True)
 class Working:
-    """The copy, the original offset of each of its characters, and the invisible ones dropped."""
+    """A prompt, its copy `text`, and the offset in the prompt of each character of the copy."""
 
     original: str
     text: str
     offsets: tuple[int, ...]
-    invisible: tuple[int, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """The original offsets of a part of the copy, marks on its last letter included."""
+        """The original offsets of [start, end), including combining marks on the last letter."""
         stop = self.offsets[end - 1] + 1
         limit = self.offsets[end] if end < len(self.offsets) else len(self.original)
         while stop < limit and unicodedata.combining(self.original[stop]):
@@ -64,7 +60,7 @@ class Working:
 
 @lru_cache(maxsize=4096)
 def _plain(char: str) -> str:
-    """What one original character becomes in the copy; empty for one that nobody sees."""
+    """The text of one original character in the copy; empty for an invisible character."""
     if char in _FIXED:
         return _FIXED[char]
     if char in LOOKALIKES:
@@ -85,7 +81,7 @@ def _letter(char: str) -> str:
         return LOOKALIKES[char]
     apart = unicodedata.normalize("NFD", char)
     base = LOOKALIKES.get(apart[0], apart[0])
-    # Marks are noise on Latin letters (lógo reads as logo) but make other scripts' letters.
+    # Marks on Latin letters are ignored (lógo is logo); in other scripts they make other letters.
     if len(apart) > 1 and base.isascii():
         return base
     return char
@@ -93,23 +89,19 @@ def _letter(char: str) -> str:
 
 def normalise(original: str) -> Working:
     """Make the working copy of a prompt, in one pass."""
-    if original.isascii():  # as nearly all are: nothing disappears, nothing moves
-        plain = original.lower().translate(_ASCII)
-        return Working(original, plain, tuple(range(len(original))), ())
+    if original.isascii():  # as nearly all are: every character keeps its offset
+        return Working(original, original.lower().translate(_ASCII), tuple(range(len(original))))
     text: list[str] = []
     offsets: list[int] = []
-    invisible: list[int] = []
     for offset, char in enumerate(original):
         if char.isascii() and (char.isalnum() or char == " "):
             becomes = char.lower()
         elif unicodedata.combining(char):
-            # A mark that stands alone: noise on a Latin letter, part of the letter elsewhere.
+            # A combining mark: ignored after a Latin letter, part of the letter in other scripts.
             becomes = "" if text and text[-1].isascii() else char
         else:
             becomes = _plain(char)
-            if not becomes:
-                invisible.append(offset)
         for part in becomes:
             text.append(part)
             offsets.append(offset)
-    return Working(original, "".join(text), tuple(offsets), tuple(invisible))
+    return Working(original, "".join(text), tuple(offsets))

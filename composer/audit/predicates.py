@@ -1,6 +1,6 @@
-"""The words that say of a thing, after naming it, that it is not there.
+"""Word lists for phrases after a mention that negate it: "none", "removed", "not visible".
 
-Tables only: "none", "removed", "not visible", "out of frame". What they mean is for `after` to say.
+`composer.audit.after` applies them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AUXILIARY = frozenset(
     "have had to need get kept that which who also all both simply please completely entirely "
     "fully totally deliberately ought".split()
 )
-SEEN = frozenset(
+PRESENT = frozenset(
     "visible present allowed included shown appear appears appearing exist exists existing show "
     "shows permitted depicted displayed rendered seen added used printed drawn featured found "
     "welcome acceptable wanted needed required desired tolerated pictured part there applied "

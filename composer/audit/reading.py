@@ -1,24 +1,25 @@
-"""The state of one reading: the prompt's tokens, cues and items, and the scope that is open now.
+"""The state of one pass over a prompt: its tokens, cues and items, and the open scope.
 
-The passes beside this file act on it: `scope` walks, `turns` lets cues act, `plain` weighs the
-other words. It holds no rules of its own.
+`composer.audit.scope` runs the pass, `turns` applies the cues and `plain` the other words; this
+module has no rules of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from composer.audit.cues import Cue, Effect
-from composer.audit.items import Item, shape_of
-from composer.audit.tokens import Kind, Token
+from composer.audit.items import Item, phrase_of
+from composer.audit.tokens import Kind, Token, word_at
 
 _NOUN_NEGATORS = frozenset("no zero nary nobody noone neither nor".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the reader says of one word: covered or not, by which cue, and by which rule."""
+    """The result for one word: whether a negation covers it, and the cue and rule that decided."""
 
     negated: bool
     rule: str
@@ -27,19 +28,19 @@ class Mark:
 
 @dataclass
 class Scope:
-    """The scope that is open: a negation, or an affirmation that remembers why."""
+    """The open scope: a negation, or an affirmation with the rule and cue that made it one."""
 
     negated: bool
     rule: str
     cue: str
     effect: Effect
     item: int
-    verbal: bool = False  # negates a verb first: "do not show X"
-    listed: bool = False  # a list with a colon: everything up to the border
-    noun_seen: bool = False
+    verbal: bool = False  # the negation is of a verb: "do not show X"
+    listed: bool = False  # a list with a colon, which extends to the border
+    has_noun: bool = False
     acted: bool = False  # a participle came before any noun: "not smiling"
-    outside: bool = False  # in a place that is taken for granted: "on the label"
-    shared: bool = False  # that place has an article which further places may share
+    outside: bool = False  # after a preposition, in a place that is presupposed: "on the label"
+    shared: bool = False  # that place has a definite article, which later places may share
     flaw: str = ""
     adjectives: int = 0
     determined: bool = False
@@ -50,7 +51,7 @@ class Scope:
 
 @dataclass
 class Reading:
-    """One prompt being read; `number` is the item in hand."""
+    """The state of the pass; `number` is the index of the current item."""
 
     tokens: Sequence[Token]
     mentioned: Collection[int]
@@ -58,7 +59,7 @@ class Reading:
     items: Sequence[Item]
     scope: Scope | None = None
     number: int = 0
-    universal: int = -100  # where "everything", "anything" or the like was said last
+    universal: int = -100  # the last token such as "everything" or "anything"
     outer: list[Scope | None] = field(default_factory=list)  # scopes around open brackets
     quotes: list[tuple[str, bool, Scope | None]] = field(default_factory=list)
 
@@ -67,8 +68,8 @@ class Reading:
     ) -> None:
         """Begin a negation whose phrase starts at the token `after`."""
         end = self.items[self.number].end if self.items else after
-        shape = shape_of(self.tokens, after, end, self.mentioned)
-        busy = shape.determined or shape.described or shape.acts or shape.placed
+        phrase = phrase_of(self.tokens, after, end, self.mentioned)
+        busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
         self.scope = Scope(
             negated=True,
             rule=rule,
@@ -77,25 +78,20 @@ class Reading:
             item=self.number,
             verbal=effect is Effect.NOT and cue.split()[0] not in _NOUN_NEGATORS,
             listed=listed,
-            determined=shape.determined,
-            described=shape.described,
-            all_bare=shape.nouns > 0 and not busy,
+            determined=phrase.determined,
+            described=phrase.described,
+            all_bare=phrase.nouns > 0 and not busy,
         )
 
     def affirm(self, rule: str, cue: str, handled: bool = False) -> None:
-        """End a negation and remember why."""
+        """End a negation; the new scope records the rule and cue."""
         self.scope = Scope(False, rule, cue, Effect.AFFIRM, self.number, handled=handled)
 
     def word(self, index: int) -> str:
-        """The text of a token if it is a word, else nothing."""
-        inside = 0 <= index < len(self.tokens) and self.tokens[index].kind is Kind.WORD
-        return self.tokens[index].text if inside else ""
+        """The text of a token if it is a word, else empty."""
+        return word_at(self.tokens, index)
 
     def words_after(self, index: int, count: int) -> list[str]:
-        """Up to `count` words that follow a token without a mark between."""
-        found: list[str] = []
-        for token in self.tokens[index + 1 : index + 1 + count]:
-            if token.kind is not Kind.WORD:
-                break
-            found.append(token.text)
-        return found
+        """Up to `count` words that follow a token without a mark between them."""
+        following = self.tokens[index + 1 : index + 1 + count]
+        return [token.text for token in takewhile(lambda t: t.kind is Kind.WORD, following)]

@@ -1,7 +1,7 @@
-"""Reads a prompt from left to right and says of every word whether a negation covers it.
+"""Decides for every word of a prompt whether a negation covers it, in one pass from left to right.
 
-ConText's shape (cues that open, turn and end a scope) with scopes that fit image prompts: the
-noun phrase after a cue, then its list. One pass; what is unsure counts as not covered.
+The method is that of ConText (cues begin, invert and end a scope), with scopes for image prompts:
+the noun phrase after a cue, then its list. A word counts as not covered where this is uncertain.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from composer.audit import words as w
 from composer.audit.cues import WRITING, Cue, Effect, cue_at
 from composer.audit.items import Item, cut_items
 from composer.audit.reading import Mark, Reading, Scope
-from composer.audit.tokens import Kind, Token
+from composer.audit.tokens import DASHES, Kind, Token
 
 _BULLETS = ("-", "*", "•", "·", "+")
-_DASHES = ("-", "\u2014", ">", "\u2192")
 
 
 def read_marks(tokens: Sequence[Token], mentioned: Collection[int]) -> list[Mark | None]:
-    """One mark for every token; None where no cue has said anything."""
+    """One mark for every token; None where no cue applies."""
     cues = _find_cues(tokens, mentioned)
     items = cut_items(tokens, mentioned, cues)
     reading = Reading(tokens, mentioned, cues, items)
@@ -57,13 +56,13 @@ def _mark(scope: Scope | None) -> Mark | None:
 
 
 def _find_cues(tokens: Sequence[Token], mentioned: Collection[int]) -> dict[int, tuple[Cue, int]]:
-    """All cues, longest first at each place, none inside another or inside a mention."""
+    """The longest cue at each token, as (cue, end); none inside another cue or inside a mention."""
     found: dict[int, tuple[Cue, int]] = {}
     skip = 0
     for index, token in enumerate(tokens):
         if token.kind is not Kind.WORD or index < skip:
             continue
-        hit = cue_at(tokens, index) or _unmarked_by(tokens, index)
+        hit = cue_at(tokens, index) or _un_participle(tokens, index)
         if hit is None or all(place in mentioned for place in range(index, hit[1])):
             continue
         found[index] = hit
@@ -71,8 +70,8 @@ def _find_cues(tokens: Sequence[Token], mentioned: Collection[int]) -> dict[int,
     return found
 
 
-def _unmarked_by(tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
-    """ "Undisturbed by X" and all its kin: un-, a participle, by."""
+def _un_participle(tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
+    """A cue such as "undisturbed by": "un-", a participle, and "by" or "with"."""
     text = tokens[index].text
     if text.startswith("un") and w.is_ed(text) and index + 1 < len(tokens):
         after = tokens[index + 1]
@@ -103,7 +102,7 @@ def _at_mark(reading: Reading, index: int, token: Token) -> None:
             reading.scope, reading.universal = None, -100
     elif kind is Kind.END:
         goes_on = listing and (_bullet(reading, index) or _bullet(reading, index - 1))
-        announced = token.text in _DASHES and _announces(scope) and _begins_list(scope)
+        announced = token.text in DASHES and _announces(scope) and _begins_list(scope)
         if not goes_on and not announced:
             reading.scope, reading.universal = None, -100
 
@@ -113,15 +112,15 @@ def _announces(scope: Scope | None) -> bool:
 
 
 def _begins_list(scope: Scope | None) -> bool:
-    """A colon right after a negator opens a list: "Avoid: ..."."""
-    if scope is None or not scope.negated or scope.noun_seen:
+    """Begin a list if a colon or dash follows a negation directly: "Avoid: ..."; whether it did."""
+    if scope is None or not scope.negated or scope.has_noun:
         return False
     scope.listed, scope.rule = True, "negative-list"
     return True
 
 
 def _bullet(reading: Reading, index: int) -> bool:
-    """Whether a line goes on with a bulleted or numbered list."""
+    """Whether a token is the bullet or the number of a list, at the start of a line."""
     tokens = reading.tokens
     if not 0 < index < len(tokens) or tokens[index - 1].kind is not Kind.LINE:
         return False
@@ -148,47 +147,53 @@ def _enter_item(reading: Reading, item: Item) -> None:
         return
     if _goes_on(reading, scope, item):
         scope.outside = False
-        if scope.noun_seen and not scope.listed and scope.effect is not Effect.INSTEAD:
+        if scope.has_noun and not scope.listed and scope.effect is not Effect.INSTEAD:
             scope.rule = "list"
-        scope.all_bare = scope.all_bare and item.shape.bare
+        scope.all_bare = scope.all_bare and item.phrase.bare
     else:
         rule = "presupposed" if scope.outside else "list-end"
         reading.scope = Scope(False, rule, scope.cue, scope.effect, -1)
 
 
 def _still_open(scope: Scope) -> bool:
-    """No noun yet: "no large, bold X", "do not show or print X"; two adjectives hide a noun."""
-    if scope.noun_seen or scope.acted or scope.adjectives > 1:
+    """Whether the negated phrase has no noun yet: "no large, bold X", "do not show or print X".
+
+    After two adjectives it counts as having one.
+    """
+    if scope.has_noun or scope.acted or scope.adjectives > 1:
         return False
     return not (scope.verbal and scope.described)
 
 
 def _leaves_place(scope: Scope, item: Item) -> bool:
-    """ "No text on the mug, logos or stamps" is back at the list; "the mug, lid or cup" is not."""
-    return item.joined == "comma" and bool(item.closed) and scope.shared and item.shape.plural
+    """Whether an item continues the list before a place: "no text on the mug, logos or stamps".
+
+    "No text on the mug, lid or cup" continues the places.
+    """
+    return item.joined == "comma" and bool(item.closed) and scope.shared and item.phrase.plural
 
 
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
-    """Whether a negated list reaches the item that begins here."""
-    shape, closed = item.shape, item.closed
+    """Whether a negation extends to the item that begins here."""
+    phrase, closed = item.phrase, item.closed
     if scope.listed or item.joined == "close" or item.opener is Effect.INCLUDE:
         return True
-    if _still_open(scope) and not shape.determined and (scope.verbal or not shape.command):
+    if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
         return True
     if scope.outside and not _leaves_place(scope, item):
         return reading.word(item.start) == "any"
     if item.joined == "or":
-        return not shape.command or scope.verbal
-    if shape.command or shape.acts or shape.clausal:
+        return not phrase.command or scope.verbal
+    if phrase.command or phrase.acts or phrase.clausal:
         return False
     if item.joined == "and":
-        if shape.determined:
-            return scope.determined and not shape.described and not shape.placed and not closed
-        return not shape.described
+        if phrase.determined:
+            return scope.determined and not phrase.described and not phrase.placed and not closed
+        return not phrase.described
     if scope.effect is Effect.INSTEAD:
-        return closed == "or" and shape.bare
-    if shape.determined:
+        return closed == "or" and phrase.bare
+    if phrase.determined:
         return closed == "or" and scope.determined
-    if shape.described:
+    if phrase.described:
         return closed == "or"
-    return bool(closed) or (shape.bare and scope.all_bare)
+    return bool(closed) or (phrase.bare and scope.all_bare)

@@ -1,7 +1,7 @@
-"""The ways to read each word of a prompt: as it stands, with digits for letters, spelt out.
+"""Lists the readings of each word of a prompt: as it is, with digits as letters, spelt out.
 
-It undoes disguises that whole words wear; those of single letters are undone before. Linear: a
-word spelt letter by letter is looked for at its first letter only.
+Disguised single letters have been replaced before, by `composer.audit.normalise`. Linear in the
+prompt: a word spelt letter by letter is searched for at its first letter only.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from composer.audit.tokens import Kind, Token
 
 @dataclass(frozen=True, slots=True)
 class ReadWord:
-    """One word token as a searcher reads it."""
+    """One word token with its readings; `index` is its token."""
 
     index: int
-    ways: tuple[str, ...]
-    spelt: tuple[int, str]  # a word written letter by letter begins here: its end, its letters
-    joined: bool  # only blanks, hyphens or a block border lie before it
+    readings: tuple[str, ...]
+    spelt: tuple[int, str]  # of a word spelt letter by letter that begins here: its end, its text
+    joined: bool  # only blanks, hyphens or a block border are between it and the word before
 
 
 def readable(tokens: Sequence[Token]) -> list[ReadWord]:
-    """The words of a prompt, in order, with every way to read them."""
+    """The words of a prompt, in order, with all their readings."""
     words: list[ReadWord] = []
     for index, token in enumerate(tokens):
         if token.kind is Kind.WORD:
@@ -37,16 +37,19 @@ def readable(tokens: Sequence[Token]) -> list[ReadWord]:
 def _readings(text: str) -> tuple[str, ...]:
     if text.isalpha():
         return (text,)
-    ways = [text]
+    readings = [text]
     if text.endswith("'s"):
-        ways.append(text[:-2])
+        readings.append(text[:-2])
     if any(char.isdigit() for char in text) and not text.isdigit():
-        ways.append(text.translate(DIGITS_AS_LETTERS))
-    return tuple(ways)
+        readings.append(text.translate(DIGITS_AS_LETTERS))
+    return tuple(readings)
 
 
 def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
-    """The end and the letters of a word written letter by letter: "l o g o", "l.o.g.o"."""
+    """The end and the letters of a word spelt letter by letter: "l o g o", "l.o.g.o".
+
+    No letters where no such word begins at `index`.
+    """
     for back in (1, 2):  # only its first letter begins it
         before = tokens[index - back] if index >= back else None
         if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
@@ -66,7 +69,7 @@ def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
 
 
 def _adjoin(tokens: Sequence[Token], end: int, start: int) -> bool:
-    """Whether only hyphens and block borders lie between two words."""
+    """Whether only hyphens and block borders are between two words."""
     return start - end <= 2 and all(
         token.kind is Kind.HYPHEN or (token.kind is Kind.END and not token.text)
         for token in tokens[end:start]

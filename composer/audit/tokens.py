@@ -1,12 +1,12 @@
-"""The words and marks of a prompt's working copy, in order, with what each mark means for scope.
+"""Cuts the working copy of a prompt into words and marks, and classifies the marks.
 
-One pass, no backtracking. Nothing here knows a term or a negation.
+One pass, without backtracking. The tokens do not depend on terms or negations.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,10 +14,10 @@ from composer.audit.normalise import EM_DASH, Working
 
 
 class Kind(Enum):
-    """What a token is to the reader of scopes."""
+    """What a token means for the scope of a negation."""
 
     WORD = "word"
-    HYPHEN = "hyphen"  # between two letters, no blanks: one compound
+    HYPHEN = "hyphen"  # between two letters without blanks: a compound
     COMMA = "comma"
     SLASH = "slash"
     AND = "and"  # & and +
@@ -25,10 +25,10 @@ class Kind(Enum):
     QUOTE = "quote"
     OPEN = "open"
     CLOSE = "close"
-    LINE = "line"  # a line end: a border, unless a bulleted list goes on
+    LINE = "line"  # a line end: a border, unless a bulleted list continues
     END = "end"  # any other border: full stop, semicolon, spaced dash, block border, ...
     FLAG = "flag"  # --ar, --no
-    OTHER = "other"  # marks that mean nothing here
+    OTHER = "other"  # marks without a meaning
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,15 @@ _MARKS = {
     EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END, "؛": Kind.END,
 }  # fmt: skip
 
+DASHES = ("-", EM_DASH, ">", "\u2192")
+"""Marks that may stand for a colon after a title: "Avoid - logos"."""
+
+
+def word_at(tokens: Sequence[Token], index: int) -> str:
+    """The text of a token if the index exists and the token is a word, else empty."""
+    inside = 0 <= index < len(tokens) and tokens[index].kind is Kind.WORD
+    return tokens[index].text if inside else ""
+
 
 def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
     """Cut the working copy into tokens; `borders` are original offsets of block borders."""
@@ -97,7 +106,7 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
 
 
 def _word(work: Working, text: str, start: int, end: int) -> Token:
-    # BREAK in capitals parts a prompt in two for several front ends; "break" is just a word.
+    # BREAK in capitals divides a prompt in several front ends; "break" is an ordinary word.
     border = text == "break" and work.original[slice(*work.span(start, end))] == "BREAK"
     return Token(Kind.END if border else Kind.WORD, text, start, end)
 
@@ -113,12 +122,12 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
             return Kind.HYPHEN if _suspended(text, end) else Kind.END
         return Kind.OTHER if right else Kind.END
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):
-        return Kind.END  # `::` parts two prompts
+        return Kind.END  # `::` separates two prompts
     return _MARKS.get(mark, Kind.OTHER)
 
 
 def _suspended(text: str, end: int) -> bool:
-    """Whether a hyphen hangs before a comma or a conjunction: "logo- and text-free"."""
+    """Whether a hyphen is followed by a comma or a conjunction: "logo- and text-free"."""
     return (
         text[end : end + 1] == ","
         or text[end : end + 5] in (" and ", " or t")

@@ -1,14 +1,14 @@
-"""What each cue does to the open scope: open a negation, turn it round, or end it.
+"""Applies cues to the open scope: a cue begins, inverts or ends a negation.
 
-Two negations make an affirmation ("do not hide X"), the same one said twice is emphasis ("no, no
-X"), and a lost double negation is a missed violation, so what is unsure affirms.
+Two negations affirm ("do not hide X"), and one that is repeated is emphasis ("no, no X"). Uncertain
+cases affirm, because an undetected double negation would be a missed violation.
 """
 
 from __future__ import annotations
 
 from composer.audit.cues import ALMOST, COMMANDS_WITH_ARTICLE, Cue, Effect
 from composer.audit.reading import Reading, Scope
-from composer.audit.tokens import Kind
+from composer.audit.tokens import DASHES, Kind
 from composer.audit.words import DETERMINERS
 
 _SIGNS = frozenset("sign signs symbol poster sticker notice plate placard zone board label".split())
@@ -19,11 +19,10 @@ _POLITE = frozenset(
 _INTENDING = frozenset("sure remember try need want have careful forget".split())
 _COMMANDS = frozenset("avoid omit exclude excludes eliminate".split())
 _TITLES = frozenset("elements items words keywords content objects terms things prompt".split())
-_DASHES = ("-", "\u2014", ">", "\u2192")
 
 
 def apply(reading: Reading, cue: Cue, index: int, end: int) -> bool:
-    """Let a cue act; False when it is no cue here and its words are just words."""
+    """Apply the cue [index, end); False if its words are ordinary words here."""
     effect, text = cue.effect, " ".join(cue.words)
     quoted = bool(reading.quotes) and reading.quotes[-1][1]
     if quoted and effect not in (Effect.STOP, Effect.INCLUDE):
@@ -50,7 +49,7 @@ def apply(reading: Reading, cue: Cue, index: int, end: int) -> bool:
         return _negate(reading, text, end)
     if effect is Effect.HANDLE:
         return _handle(reading, text, index, end)
-    return _turn_around(reading, cue, text, index, end)
+    return _invert(reading, cue, text, index, end)
 
 
 def _same_item(reading: Reading) -> Scope | None:
@@ -63,14 +62,14 @@ def _doubled(scope: Scope | None) -> bool:
 
 
 def _glued(reading: Reading, index: int, end: int) -> bool:
-    """Inside a compound ("never-ending", "just-baked") a cue reaches nothing outside it."""
+    """Whether a cue is part of a compound ("never-ending", "just-baked") and so has no effect."""
     tokens = reading.tokens
     before = index > 0 and tokens[index - 1].kind is Kind.HYPHEN
     return before or (end < len(tokens) and tokens[end].kind is Kind.HYPHEN)
 
 
 def _weakened(reading: Reading, cue: Cue, index: int, end: int) -> bool:
-    """Whether a negator is none here: almost no X, No. 3, no bigger than X, no smoking sign."""
+    """Whether a cue does not negate: almost no X, No. 3, no bigger than X, no smoking sign."""
     first, second = (*reading.words_after(end - 1, 2), "", "")[:2]
     weak = reading.word(index - 1) in ALMOST
     weak = weak or (reading.word(index - 2), reading.word(index - 1)) == ("far", "from")
@@ -86,12 +85,12 @@ def _weakened(reading: Reading, cue: Cue, index: int, end: int) -> bool:
 
 def _negate(reading: Reading, text: str, end: int) -> bool:
     if text == "no" and end < len(reading.tokens) and reading.tokens[end].kind is Kind.COMMA:
-        return True  # "no, ..." is an answer, not a negated noun
+        return True  # "no, ..." is an answer and negates no noun
     scope = reading.scope
     if scope is not None and scope.negated and scope.listed:
-        return True  # "Negative prompt: no text" still lists text
+        return True  # in "Negative prompt: no text" the text is still negated
     same = _same_item(reading)
-    if same is not None and same.negated and not same.noun_seen:
+    if same is not None and same.negated and not same.has_noun:
         if same.effect is Effect.NOT:
             return True  # "no no X" is emphasis
         if same.effect in (Effect.WITHOUT, Effect.ORDER):
@@ -102,7 +101,7 @@ def _negate(reading: Reading, text: str, end: int) -> bool:
 
 
 def _handle(reading: Reading, text: str, index: int, end: int) -> bool:
-    """A verb that needs its object: under a negation the object is there."""
+    """Apply a verb whose object must exist: under a negation the object is affirmed."""
     same = _same_item(reading)
     scope = reading.scope
     if _doubled(scope) and scope is not None and index == reading.items[reading.number].start:
@@ -113,7 +112,7 @@ def _handle(reading: Reading, text: str, index: int, end: int) -> bool:
     if _doubled(same):
         same.handled = True
         return True
-    if not same.negated or same.noun_seen or reading.word(index - 1) in DETERMINERS | {"any"}:
+    if not same.negated or same.has_noun or reading.word(index - 1) in DETERMINERS | {"any"}:
         return False
     if not same.verbal and not (text.endswith("ing") and reading.word(end)):
         return False
@@ -121,22 +120,22 @@ def _handle(reading: Reading, text: str, index: int, end: int) -> bool:
     return True
 
 
-def _turn_around(reading: Reading, cue: Cue, text: str, index: int, end: int) -> bool:
-    """Cues that negate alone and affirm under another negation."""
+def _invert(reading: Reading, cue: Cue, text: str, index: int, end: int) -> bool:
+    """Apply a cue that negates alone and affirms under another negation."""
     scope, same = reading.scope, _same_item(reading)
     command = cue.effect is Effect.ORDER or cue.words[0] in _COMMANDS
     listed = scope is not None and scope.negated and scope.listed
     if scope is not None and not listed:
         both = f"{scope.cue} {text}"
         joined_verb = scope.verbal and command and reading.items[reading.number].joined == "or"
-        if scope.negated and (same or joined_verb) and not (command and scope.noun_seen and same):
+        if scope.negated and (same or joined_verb) and not (command and scope.has_noun and same):
             reading.affirm("double-negation", both)
             return True
         if _doubled(same):
             reading.open(cue.effect, both, end, rule="double-negation")
             return True
         if _doubled(scope) and command and index == reading.items[reading.number].start:
-            return True  # "do not crop, hide or remove X" goes on
+            return True  # "do not crop, hide or remove X" continues
     if cue.effect is Effect.INVERT or listed:
         return False
     if cue.effect is Effect.ORDER and not _is_order(reading, text, index, end):
@@ -146,7 +145,7 @@ def _turn_around(reading: Reading, cue: Cue, text: str, index: int, end: int) ->
 
 
 def _is_order(reading: Reading, text: str, index: int, end: int) -> bool:
-    """Whether "remove" is a wish of the author: not "a man removing posters"."""
+    """Whether a verb is a command ("remove the text") and not "a man removing posters"."""
     after = reading.word(end)
     if text in COMMANDS_WITH_ARTICLE and after not in ("the", "any", "all", "every", "a", "an"):
         return False
@@ -180,7 +179,7 @@ def _stop(reading: Reading, text: str, index: int) -> bool:
         return False
     if scope.listed and text in ("with", "as", "so", "when", "where", "if"):
         return False
-    if text == "with" and not scope.noun_seen:
+    if text == "with" and not scope.has_noun:
         return False  # "not covered with X"
     reading.affirm("terminator", text)
     return True
@@ -198,12 +197,12 @@ def _except(reading: Reading, text: str, index: int, end: int) -> bool:
 
 
 def _announce(reading: Reading, text: str, end: int) -> bool:
-    """A title such as "Negative prompt:"; without a colon, or a dash, it is just words."""
+    """Apply a title such as "Negative prompt:"; without a colon or a dash it is ordinary words."""
     while reading.word(end) in _TITLES:
         end += 1
     if end < len(reading.tokens):
         mark = reading.tokens[end]
-        if mark.kind is Kind.COLON or (mark.kind is Kind.END and mark.text in _DASHES):
+        if mark.kind is Kind.COLON or (mark.kind is Kind.END and mark.text in DASHES):
             reading.open(Effect.LIST, text, end, rule="negative-list")
             return True
     return False

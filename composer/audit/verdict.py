@@ -1,7 +1,8 @@
-"""The audit of one prompt: every mention judged, and one verdict.
+"""Audits one prompt: decides for every mention whether it is negated, and gives one verdict.
 
-One affirmed mention of a term is a violation. A negated one is advice: FLUX reads no negatives,
-so "no text" may bring text in. Nothing here changes the prompt.
+An affirmed mention of a term of severity `error` is a violation. Other mentions are only advice,
+including negated ones: FLUX does not understand negatives, so that "no text" may bring text into
+the picture.
 """
 
 from __future__ import annotations
@@ -17,17 +18,14 @@ from composer.audit.scope import read_marks
 from composer.audit.terms import Mention, Term, find_mentions, parse_terms
 from composer.audit.tokens import Token, tokenise
 
-RULES_VERSION = "1"
-"""Rises when a rule changes a verdict; recorded beside every verdict."""
-
-MENTIONS_SHOWN = 20
-"""At most so many mentions of one term are reported at each level; all of them are judged."""
+_MOST_REPORTED = 20
+"""At most this many mentions of one term are reported at each level; all of them count."""
 
 _NEGATED = "FLUX reads no negatives: describe what is wanted instead of naming this"
 
 
 class Span(Protocol):
-    """Where a block lies in a prompt."""
+    """The part [start, end) of a prompt that came from one block; offsets count code points."""
 
     @property
     def block(self) -> str: ...
@@ -39,7 +37,10 @@ class Span(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """One mention: where, in which block, which cue decided, by which rule, and what follows."""
+    """One mention of a term: its place in the prompt, and the cue and rule that decided its level.
+
+    `start` and `end` count code points; `cue` and `block` are empty where there is none.
+    """
 
     term: str
     start: int
@@ -51,8 +52,8 @@ class Finding:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as other programs read it."""
-        shape: dict[str, Any] = {
+        """The finding as JSON for other programs."""
+        fields: dict[str, Any] = {
             "term": self.term,
             "start": self.start,
             "end": self.end,
@@ -60,12 +61,12 @@ class Finding:
             "cue": self.cue,
             "rule": self.rule,
         }
-        return {**shape, "note": self.note} if self.note else shape
+        return {**fields, "note": self.note} if self.note else fields
 
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict on one prompt: `findings` block it, `advice` never does."""
+    """The verdict on one prompt; `findings` are its violations, `advice` never blocks it."""
 
     verdict: Literal["ok", "violation"]
     findings: tuple[Finding, ...] = ()
@@ -73,11 +74,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing forbidden is asked for."""
+        """Whether the prompt has no violation."""
         return self.verdict == "ok"
 
     def to_json(self) -> dict[str, Any]:
-        """The report as other programs read it."""
+        """The report as JSON for other programs."""
         return {
             "verdict": self.verdict,
             "findings": [finding.to_json() for finding in self.findings],
@@ -90,7 +91,10 @@ def audit(
     terms: Iterable[str | Mapping[str, Any] | Term],
     spans: Sequence[Span] = (),
 ) -> Report:
-    """Judge a prompt against forbidden terms; a negation never reaches across a block border."""
+    """Audit a prompt for forbidden terms; a negation never extends beyond its block.
+
+    Raises ValueError for an invalid term.
+    """
     parsed = parse_terms(terms)
     if not parsed or not prompt:
         return Report("ok")
@@ -103,24 +107,24 @@ def audit(
     marks = read_marks(tokens, mentioned)
     findings: list[Finding] = []
     advice: list[Finding] = []
-    shown = [[0, 0] for _ in parsed]
-    judged: dict[tuple[int, int], Mark] = {}
+    reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
+    decided: dict[tuple[int, int], Mark] = {}
     for mention in mentions:
         key = (mention.first, mention.last)
-        if key not in judged:
-            judged[key] = _judge(tokens, mention, marks[mention.last - 1])
-        mark = judged[key]
+        if key not in decided:
+            decided[key] = _decide(tokens, mention, marks[mention.last - 1])
+        mark = decided[key]
         for number in mention.terms:
             term = parsed[number]
             blocks = not mark.negated and term.severity == "error"
-            shown[number][blocks] += 1
-            if shown[number][blocks] <= MENTIONS_SHOWN:
+            reported[number][blocks] += 1
+            if reported[number][blocks] <= _MOST_REPORTED:
                 finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
 
 
-def _judge(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark:
+def _decide(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark:
     if mark is not None and mark.negated:
         return affirmed_after(tokens, mention, mark) or mark
     return negated_after(tokens, mention, mark) or mark or Mark(False, "affirmed", "")

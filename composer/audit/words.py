@@ -1,7 +1,7 @@
-"""Plain word lists that tell a bare noun from an article, an adjective or a verb.
+"""Word lists that distinguish nouns from articles, adjectives and verbs.
 
-They hold common English of image prompts, not the words of any test. A word that is in no list
-counts as a noun; where that would be unsure, the rules say "violation".
+They contain common English of image prompts, not the words of any test. A word that is in no list
+counts as a noun; where that is uncertain, the rules decide for a violation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUMBERS = frozenset(
     "multiple pair couple first second third".split()
 )
 QUANTITY = frozenset("many much lots enough excessive excess overly too every all".split())
-"""After a negation these leave some of the thing: "not many", "without too much"."""
+"""After a negation these mean that some of the thing remains: "not many", "without too much"."""
 DETERMINERS = ARTICLES | DEFINITE | NUMBERS
 
 OF_LIKE = frozenset("of like".split())
@@ -59,7 +59,7 @@ SHOW_VERBS = frozenset(
     )
     for ending in endings
 )  # fmt: skip
-"""Making or showing a thing: under a negation their object is not there."""
+"""Verbs of making or showing: under a negation their object is absent."""
 
 MATERIALS = frozenset(
     "linen oak walnut marble stone brick brass copper bronze steel iron ceramic porcelain velvet "
@@ -67,7 +67,7 @@ MATERIALS = frozenset(
     "cardboard felt wool pine birch cedar teak slate limestone sandstone crystal pewter tin "
     "enamel satin tweed suede jute rattan plaster timber".split()
 )
-"""Nouns that describe what follows them: "no candles, linen napkins" begins something new."""
+"""Nouns that describe the next noun: in "no candles, linen napkins" they begin a new phrase."""
 
 FINITE = frozenset(
     "stand stands sit sits lie lies hang hangs float floats glow glows shine shines swim swims "
@@ -78,13 +78,13 @@ FINITE = frozenset(
     "lean leans rests roam roams wander wanders is are was were be been being has have had does "
     "do did".split()
 )
-"""After a noun these are verbs, and a new sentence has begun."""
+"""Verbs if they follow a noun; then a new sentence has begun."""
 
 IMPERATIVES = frozenset(
     "show add include draw paint render place put depict display use write insert generate create "
     "keep let give make bring hang set stage leave compose frame light shoot capture fill".split()
 )
-"""At the head of a list item these begin a new wish: "no text, add a lantern"."""
+"""Commands if they begin a list item: "no text, add a lantern"."""
 
 PRESUPPOSING = frozenset(
     "change changes alteration alterations edit edits modification modifications distortion "
@@ -93,7 +93,8 @@ PRESUPPOSING = frozenset(
     "dust blur tampering fading covering hiding adjustment adjustments tweak tweaks harm "
     "wear fold folds wrinkle wrinkles dent dents stain stains cut cuts crop crops".split()
 )
-"""Flaws and deeds that need something to happen to: "no change to X" keeps X."""
+"""Flaws and actions whose object must exist: "no change to X" does not negate X."""
+
 CHANGES = frozenset(
     "change changes alteration alterations edit edits modification modifications distortion "
     "distortions damage cropping blurring smudging warping deformation obstruction tampering "
@@ -107,10 +108,10 @@ LIST_ADJECTIVES = frozenset(
     "unnecessary accidental superfluous added on-screen company corporate stock handwritten or "
     "whatsoever text product traffic street road commercial".split()
 )
-"""Adjectives that people use for what they exclude; they do not end a negated list."""
+"""Adjectives for things that are usually excluded; they do not end a negated list."""
 
 NOUNS_TOO = frozenset("text product traffic street road brand human company stock".split())
-"""Of these, the ones that are also nouns: "no text with X"."""
+"""Those of LIST_ADJECTIVES that are also nouns: "no text with X"."""
 
 FILLERS = frozenset(
     "whatsoever alike together anywhere please at sight ever either present visible kind sort type "
@@ -194,7 +195,7 @@ def is_ed(word: str) -> bool:
 
 
 def is_adjective(word: str) -> bool:
-    """Whether a word describes instead of naming."""
+    """Whether a word reads as an adjective."""
     if word in ADJECTIVES:
         return True
     return len(word) > 5 and word.endswith(("ous", "ful", "ish", "esque", "less", "iest", "ier"))
