@@ -139,7 +139,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     own = [name for name in here if not models[name].builtin]
     has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
     for name in own or [name for name in usual if name in models]:
-        plan, *why = memory.lines(models[name], has, models=models)
+        plan, *why = memory.explain_plan(models[name], has, models=models)
         fits = bool(why)
         remedy = None if fits or name not in own else "see `fluxdrop models` for another one"
         yield Finding("memory", remedy is None, plan, remedy, tuple(why))

@@ -161,7 +161,7 @@ def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str
     from runner.engine.memory import machine
 
     measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return memory.lines(models[name], measured, models=models)
+    return memory.explain_plan(models[name], measured, models=models)
 
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:

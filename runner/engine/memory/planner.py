@@ -55,7 +55,7 @@ def after_out_of_memory(
     return None
 
 
-def lines(
+def explain_plan(
     model: Model,
     machine: Machine,
     pixels: int | None = None,

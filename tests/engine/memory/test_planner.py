@@ -218,7 +218,7 @@ def test_no_fallback_needs_more_ram_than_there_is() -> None:
 
 
 def test_a_plan_says_why_in_plain_sentences() -> None:
-    assert memory.lines(DEV, card(16)) == [
+    assert memory.explain_plan(DEV, card(16)) == [
         "dev runs in fp8, in turn with the text encoders (bf16), decoded in tiles:"
         " about 13.6 GiB of 15.0 GiB",
         "the GPU has 15.0 GiB to use",
@@ -227,9 +227,9 @@ def test_a_plan_says_why_in_plain_sentences() -> None:
         "the text encoders, 9.1 GiB in bf16, leave before it comes, because both do not fit",
         "pictures are decoded in tiles, which takes less memory",
     ]
-    assert memory.lines(DEV, card(2, ram=4))[0].startswith("dev needs")
-    assert len(memory.lines(DEV, card(2, ram=4))) == 1
-    streamed = memory.lines(DEV, card(6), wanted="bf16")
+    assert memory.explain_plan(DEV, card(2, ram=4))[0].startswith("dev needs")
+    assert len(memory.explain_plan(DEV, card(2, ram=4))) == 1
+    streamed = memory.explain_plan(DEV, card(6), wanted="bf16")
     assert "as was asked" in streamed[2] and "passes through the GPU" in streamed[4]
 
 
@@ -240,7 +240,7 @@ def test_planning_loads_no_torch() -> None:
     code = (
         "import sys; from runner.engine import memory, registry;"
         "has = memory.Machine('cuda', 1 << 34, 0);"
-        "print(memory.lines(registry.MODEL_REGISTRY['dev'], has)[0]);"
+        "print(memory.explain_plan(registry.MODEL_REGISTRY['dev'], has)[0]);"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
