@@ -71,7 +71,8 @@ def _handed_on() -> tuple[signal.Signals, ...]:
     # On Windows the console sends Ctrl-C to the child itself.
     if sys.platform == "win32":
         return (signal.SIGTERM,)
-    return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    else:
+        return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _how(code: int) -> str:

@@ -34,38 +34,37 @@ def has_writer(handle: int) -> bool | None:
     Linux answers exactly: a read lease is refused while a writer exists (8 µs; not on network
     file systems, nor for files of another user).
     """
-    if sys.platform != "linux":
-        return None
-    if signal.getsignal(signal.SIGIO) is not signal.SIG_IGN:
-        return None
-    try:
-        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
+    if sys.platform == "linux" and signal.getsignal(signal.SIGIO) is signal.SIG_IGN:
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    return None
 
 
 def can_probe_writers(folder: Path) -> bool:
     """Whether the writer probe works for files in this folder, tried with a file of our own."""
-    if sys.platform != "linux":
-        return False
-    probe = folder / f".probe-{os.getpid()}.writing"
-    try:
-        probe.write_bytes(b"")
-        handle = os.open(probe, os.O_RDONLY)
+    if sys.platform == "linux":
+        probe = folder / f".probe-{os.getpid()}.writing"
         try:
-            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            probe.write_bytes(b"")
+            handle = os.open(probe, os.O_RDONLY)
+            try:
+                fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            finally:
+                os.close(handle)
+        except OSError:
+            return False
         finally:
-            os.close(handle)
-    except OSError:
+            probe.unlink(missing_ok=True)
+        return True
+    else:
         return False
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
 
 
 @cache
