@@ -6,11 +6,14 @@ spool is the same everywhere. Nothing here decides what happens to a file.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -49,22 +52,30 @@ def has_writer(handle: int) -> bool | None:
 def can_probe_writers(folder: Path) -> bool:
     """Whether the writer probe works for files in this folder, tried with a file of our own."""
     if sys.platform == "linux":
-        probe = folder / f".probe-{os.getpid()}.writing"
-        try:
-            probe.write_bytes(b"")
-            handle = os.open(probe, os.O_RDONLY)
+        with contextlib.suppress(OSError), own_file(folder) as file:
+            handle = open_regular(file)
             try:
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             finally:
                 os.close(handle)
-        except OSError:
-            return False
-        finally:
-            probe.unlink(missing_ok=True)
-        return True
-    else:
-        return False
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def own_file(folder: Path) -> Iterator[Path]:
+    """An empty file of this process in a folder where others write too; gone at the end.
+
+    Its name is random and must be new: where a name can be guessed, somebody may have put a link
+    there, and its target would be written. Raises OSError.
+    """
+    handle, name = tempfile.mkstemp(prefix=".own-", suffix=".writing", dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,15 @@ def test_quantised_weights_are_shown_with_their_size(here: Here) -> None:
         file.truncate(3 * GIB // 2)
     (told,) = findings(here, "quantised")
     assert told["ok"] and told["found"].startswith("1.5 GiB in ")
+
+
+def test_a_link_under_a_name_that_could_be_guessed_is_not_written_through(
+    here: Here, tmp_path: Path
+) -> None:
+    """Seen red: the writer probe emptied the file that a planted link led to."""
+    target = tmp_path / "precious"
+    target.write_text("mine", encoding="utf-8")
+    (here.home / "inbox" / f".probe-{os.getpid()}.writing").symlink_to(target)
+    here("doctor")
+    assert target.read_text(encoding="utf-8") == "mine"
+    assert len(list((here.home / "inbox").glob(".*.writing"))) == 1, "only the planted one"
