@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 
+from runner.launch import command
+
 EXIT_DEVICE_LOST = 86
 """A runner leaves with this when its GPU answers nothing any more."""
 
@@ -52,9 +54,7 @@ def keep_running(
         while True:
             began = time.monotonic()
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
-            child = subprocess.Popen(
-                [sys.executable, "-m", "runner", *arguments], start_new_session=os.name != "nt"
-            )
+            child = subprocess.Popen([*command(), *arguments], start_new_session=os.name != "nt")
             code = child.wait()
             if stopping or code in meant:
                 return code if code >= 0 else 128 - code
