@@ -69,6 +69,7 @@ class Health:
             version=version("fluxdrop"),
             state=state,
             note=self._worker.halt.message if self._worker.halt else None,
+            faults=self._intake.faults.told(),
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

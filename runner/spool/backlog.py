@@ -7,12 +7,17 @@ The queue itself is the ledger; only the answer to "who is next" lives here.
 
 from __future__ import annotations
 
+import logging
+
+from runner.job import State
 from runner.settings import Home
-from runner.spool.clock import CLOSED, opens_at, ready_at
+from runner.spool.clock import CLOSED, opens_at, ready_at, timestamp
 from runner.spool.ledger import TURN, Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import Record
 from runner.spool.waiting import WAITING
+
+log = logging.getLogger(__name__)
 
 # A job with an identity is still being answered: its status comes before its first image.
 _READY = "state = 'queued' AND identity IS NULL AND reason IS NOT ? AND ready_at <= ?"
@@ -91,7 +96,18 @@ class Backlog:
 
     def _is_open(self, record: Record, wall: float) -> bool:
         """Whether the job's window is open now; else it is put off to the next opening."""
-        opening = ready_at(record.realised, wall)
+        try:
+            opening = ready_at(record.realised, wall)
+        except Exception:
+            log.exception("the hours of %s cannot be worked out", record.id)
+            message = (
+                "its hours cannot be worked out: mend `not_before` and `window`, drop it again"
+            )
+            self._ledger.move(
+                record.seq, State.FAILED, reason="Internal", message=message,
+                finished_at=timestamp(),
+            )  # fmt: skip
+            return False
         if opening <= wall:
             return True
         self._ledger.update(

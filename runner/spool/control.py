@@ -18,6 +18,7 @@ from runner.settings import Home
 from runner.spool.clock import timestamp
 from runner.spool.complaint import Complaint
 from runner.spool.effects import Disk
+from runner.spool.faults import Faults
 from runner.spool.inputs import reading_copies, signature_of
 from runner.spool.ledger import Ledger
 from runner.spool.names import (
@@ -45,13 +46,14 @@ class Controls:
 
     def __init__(
         self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
-        waiting: InputWait, *, on_cancel: Callable[[int], None],
+        waiting: InputWait, faults: Faults, *, on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._home = home
         self._ledger = ledger
         self._outbox = outbox
         self._disk = disk
         self._waiting = waiting
+        self._faults = faults
         self._on_cancel = on_cancel
         self._complaint = Complaint(log, "obeying a control file")
         self._unknown_since: dict[str, float] = {}
@@ -74,14 +76,16 @@ class Controls:
             del self._unknown_since[name]
         early = False
         for name in controls:
+            file, obeyed = self._home.inbox / name, False
+            if self._faults.seconds_left(file):
+                continue
             try:
-                obeyed = self._obey_one(name, moment, planning)
+                with self._faults.apart(file):
+                    obeyed = self._obey_one(name, moment, planning)
+                self._complaint.over()
             except (OSError, DiskFull) as error:
                 # One file must not keep the others, or the specs, from being looked at.
                 self._complaint.about(error)
-                obeyed = False
-            else:
-                self._complaint.over()
             changed |= obeyed
             early |= not obeyed
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runner.settings import Home
 from runner.spool.answers import finish_answers
 from runner.spool.clock import timestamp
 from runner.spool.effects import TEMPORARY_SUFFIX, Disk
+from runner.spool.faults import Faults
 from runner.spool.ledger import Ledger
 from runner.spool.outbox import Outbox
 from runner.spool.record import CANCELLED, Record
@@ -32,29 +33,41 @@ _BATCH = 256
 _CUT_SHORT = "state = 'running' OR behind = 1 OR identity IS NOT NULL OR reason = ?"
 
 
-def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    """Requeue, adopt, or end what was running, and publish again what readers may lack."""
+def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults) -> None:
+    """Requeue, adopt, or end what was running, and publish again what readers may lack.
+
+    A job that raises is left as it is and told to `faults`: the others must not wait for it.
+    """
     clean = ledger.was_closed_cleanly()
     if not clean:
         for record in ledger.select(_CUT_SHORT, WAITING):
-            _lift_revision(record, ledger, outbox)
-            for below in ("", "thumbs", "inputs"):
-                _sweep(outbox.folder(record.id) / below, disk)
+            with faults.apart(outbox.folder(record.id)):
+                _lift_revision(record, ledger, outbox)
+                for below in ("", "thumbs", "inputs"):
+                    _sweep(outbox.folder(record.id) / below, disk, faults)
     for record in ledger.select("state = 'running'"):
-        reconcile_images(record, ledger, outbox, disk)
-        _requeue(record, ledger)
+        with faults.apart(outbox.folder(record.id)):
+            reconcile_images(record, ledger, outbox, disk)
+            _requeue(record, ledger)
     for record in ledger.select("state = 'queued' AND cancelled = 1"):
         ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     for folder in (home.inbox, home.outbox, home.drops):
-        _sweep(folder, disk)
-    waiting = ledger.select("state = 'queued'")
-    for record in waiting if not clean else ():
-        # A status on its way is what a power loss may have left here.
-        _sweep(outbox.folder(record.id), disk)
-    stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
+        _sweep(folder, disk, faults)
+    stale = []
+    for record in ledger.select("state = 'queued'"):
+        with faults.apart(outbox.folder(record.id)):
+            if not clean:
+                # A status on its way is what a power loss may have left here.
+                _sweep(outbox.folder(record.id), disk, faults)
+            if record.behind or not (clean or _is_published(record, outbox)):
+                stale.append(record)
     for n in range(0, len(stale), _BATCH):
-        _publish_again(stale[n : n + _BATCH], ledger, outbox)
-    finish_answers(home, ledger, outbox, disk)
+        faults.all_or_each(
+            stale[n : n + _BATCH],
+            lambda records: _publish_again(records, ledger, outbox),
+            lambda record, error: faults.add(outbox.folder(record.id), error),
+        )
+    finish_answers(home, ledger, outbox, disk, faults)
 
 
 def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
@@ -133,15 +146,16 @@ def _lift_revision(record: Record, ledger: Ledger, outbox: Outbox) -> None:
     ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
 
 
-def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> None:
+def _publish_again(records: Sequence[Record], ledger: Ledger, outbox: Outbox) -> None:
     for record in records:
         _lift_revision(record, ledger, outbox)
     outbox.write_jobs([ledger.get(record.seq) for record in records], [])
     ledger.published(records)
 
 
-def _sweep(folder: Path, disk: Disk) -> None:
+def _sweep(folder: Path, disk: Disk, faults: Faults) -> None:
     """Remove files that a dead process was writing aside."""
     if folder.is_dir():
         for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            disk.remove(file)
+            with faults.apart(file):
+                disk.remove(file)
