@@ -14,7 +14,7 @@ def program() -> None:
     # Not any `runner`: other packages have that name too.
     ours = os.path.join("runner", "launch.py")
     folders = (folder for folder in (here, *sys.path) if os.path.isfile(os.path.join(folder, ours)))
-    sys.path.insert(0, next(folders))
+    sys.path.insert(0, next(folders, here))
     from runner.cli import program
 
     program()
