@@ -1,6 +1,6 @@
 """`python -m runner` is `fluxdrop`."""
 
-from runner.cli import program
+from runner.launch import program
 
 if __name__ == "__main__":
     program()

@@ -114,6 +114,15 @@ class Result(TypedDict, total=False):
     audit: str
 
 
+class Fault(TypedDict):
+    """A file or a job that is set aside because it raises; `file` is relative to the home."""
+
+    file: str
+    reason: str
+    message: str
+    since: str
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -123,6 +132,7 @@ class RunnerHealth(TypedDict):
     version: str
     state: str
     note: str | None
+    faults: list[Fault]
     job: str | None
     models: list[str]
     queued: int

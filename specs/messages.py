@@ -159,11 +159,12 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
     elif keyword == "additionalProperties":
         yield path, True, lambda: _unknown_key(str(path[-1]), error.schema, path, name)
     elif keyword == "not" and custom is not None:
-        # The problem is reported at that field of the excluded pair which is second in the file.
-        pair = error.validator_value.get("required", ())
-        order = list(error.instance)
-        second = sorted((key for key in pair if key in order), key=order.index)[-1:]
-        yield path + second, True, lambda: str(custom)
+        # What is no mapping has a wrong type, which is another error.
+        if isinstance(error.instance, dict):
+            # Reported at that field of the excluded pair which is second in the file.
+            pair = error.validator_value.get("required", ())
+            second = [key for key in error.instance if key in pair][-1:]
+            yield path + second, True, lambda: str(custom)
     elif keyword in ("pattern", "anyOf") and custom is not None:
         yield path, False, lambda: str(custom).replace("{value}", short(error.instance))
     else:

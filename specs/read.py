@@ -8,6 +8,7 @@ acted upon, and the scalars are those of the YAML 1.2 core schema (`no` is text,
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -106,6 +107,10 @@ def _feed_yaml(builder: Builder, text: str) -> None:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        # A parser looks ahead, and may refuse nesting by a limit of its own before its first event.
+        # So what comes before that place is read once more: the guards here have the first word.
+        with suppress(*foreign):
+            _feed_events(Builder(), yaml.parse(text[: mark.index if mark else 0], Loader=_loader()))
         refuse("BadYaml", line, column, _explain(exc, text, line, column))
     except foreign as exc:
         refuse("BadYaml", 0, 0, f"this is not YAML ({type(exc).__name__})")

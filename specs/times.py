@@ -23,12 +23,20 @@ def parse_window(window: str) -> tuple[time, time]:
 
 
 def parse_moment(text: str, zone: tzinfo | None = None) -> datetime:
-    """A date and time by RFC 3339, local where it has no offset; ValueError if it is not one."""
+    """A date and time by RFC 3339, local where it has no offset.
+
+    Raises ValueError for what is not one, or lies (in UTC) outside the years 1970 to 9000: near the
+    ends of the calendar another zone's clock would show a date that does not exist.
+    """
+    moment = datetime.fromisoformat(text.upper().replace(" ", "T"))
     try:
-        moment = datetime.fromisoformat(text.upper().replace(" ", "T"))
-        return moment if moment.tzinfo else _aware(moment, zone)
-    except OverflowError as exc:
-        raise ValueError("the date is out of range") from exc
+        moment = moment if moment.tzinfo else _aware(moment, zone)
+        is_near = 1970 <= moment.astimezone(UTC).year <= 9000
+    except OverflowError:
+        is_near = False
+    if not is_near:
+        raise ValueError("it lies outside the years 1970 to 9000: write one like 2026-12-24T22:00")
+    return moment
 
 
 def in_window(window: str, now: datetime, zone: tzinfo | None = None) -> bool:

@@ -1,7 +1,7 @@
 """`python -m tests`: everything that must hold, for people and for CI alike.
 
-ruff's rules, ruff's format, mypy --strict, pytest: it stops at the first that fails. Arguments go
-to pytest.
+ruff's rules, ruff's format, mypy --strict for each system, pytest: it stops at the first that
+fails. Arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
-    ("mypy",),
+    # A cache for each, or every check would begin from nothing: 7 s instead of 0.2 s.
+    *(
+        ("mypy", "--platform", system, "--cache-dir", f".mypy_cache/{system}")
+        for system in ("linux", "win32", "darwin")
+    ),
 )
 
 

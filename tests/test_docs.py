@@ -154,10 +154,20 @@ def test_every_command_in_a_page_exists_with_its_options() -> None:
 
 def test_ci_runs_the_very_command_that_the_readme_gives() -> None:
     command = (
-        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m tests"
+        "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[dev]'"
+        " && .venv/bin/python -m tests"
     )
-    for file in ("README.md", ".ci/run"):
+    for file in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         assert command in (ROOT / file).read_text(encoding="utf-8").splitlines(), file
+
+
+def test_every_command_that_installs_the_checkout_names_the_known_versions() -> None:
+    installing = [
+        (block, line) for block in BLOCKS for line in block.text.splitlines() if " -e " in line
+    ]
+    assert len(installing) >= 5
+    for block, line in installing:
+        assert "pip install -q -c constraints.txt -e " in line, f"{block}: {line}"
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

@@ -16,9 +16,16 @@ from pathlib import Path
 from tests.harness import ROOT
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("specs",),
+    ("specs", "runner.launch"),
     ("composer", "runner.errors"),
-    ("runner.clock", "runner.job", "runner.log_once", "runner.settings", "runner.wire"),
+    (
+        "runner.clock",
+        "runner.exit_codes",
+        "runner.job",
+        "runner.log_once",
+        "runner.settings",
+        "runner.wire",
+    ),
     ("runner.executor", "runner.holds"),
     ("runner.spool.disk", "runner.engine", "runner.gallery"),
     ("runner.spool.store",),
@@ -26,11 +33,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runner.spool.startup",),
     ("runner.catalogue", "runner.client"),
     ("runner.daemon",),
-    ("runner.cli", "runner.mcp_server", "runner.__main__"),
+    ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
 )
 """From the ground up. A room is a file or a whole folder."""
 
-NEIGHBOURS = {("runner.__main__", "runner.cli"), ("runner.cli", "runner.mcp_server")}
+NEIGHBOURS = {("runner.fluxdrop", "runner.cli"), ("runner.cli", "runner.mcp_server")}
 """Imports within one floor that are meant."""
 
 DOORS: dict[str, tuple[str, ...]] = {

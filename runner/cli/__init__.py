@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from runner import exit_codes
 from runner.errors import RunnerBusy, RunnerNeeded, UsageProblem
 from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
@@ -38,10 +39,10 @@ VERBS: Mapping[str, tuple[str, ...]] = {
 """The verbs of each module, in the order in which `--help` lists them."""
 
 _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
-    (UsageProblem, 2),
-    (RunnerNeeded, 69),
-    (RunnerBusy, 75),
-    (FluxdropError, 1),
+    (UsageProblem, exit_codes.WRONG_USAGE),
+    (RunnerNeeded, exit_codes.RUNNER_NEEDED),
+    (RunnerBusy, exit_codes.RUNNER_BUSY),
+    (FluxdropError, exit_codes.FAILED),
 )
 _EPILOG = """\
 exit codes: 0 done; 1 a job failed or was rejected, or a check found something;
@@ -56,8 +57,8 @@ class _Parser(argparse.ArgumentParser):
             wrong = message.split("'")[1]
             known = list(_commands(self))
             hint = did_you_mean(wrong, known, f"choose from {', '.join(known)}")
-            message = f"no command {wrong!r}{hint}"
-        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+            message = f"no command {wrong!r}: {hint}"
+        self.exit(exit_codes.WRONG_USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
 def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return 130
+        return exit_codes.INTERRUPTED
     return code
 
 
@@ -151,7 +152,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 0
     if options.verb is None:
         build_parser().print_help()
-        return 2
+        return exit_codes.WRONG_USAGE
     try:
         return int(options.run(options))
     except FluxdropError as error:

@@ -101,9 +101,10 @@ def _runner(home: Home) -> Finding:
     health = client.runner_health(home)
     if health is None:
         return Finding("runner", True, "none is running")
-    return Finding(
-        "runner", True, f"pid {health['pid']} is {health['state']}, by {health['watch']}"
-    )
+    found = f"pid {health['pid']} is {health['state']}, by {health['watch']}"
+    faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
+    remedy = "mend or remove what is set aside" if faults else None
+    return Finding("runner", not faults, found, remedy, faults)
 
 
 def _device(home: Home) -> Finding:

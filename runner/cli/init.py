@@ -63,22 +63,14 @@ def make_home(folder: Path) -> None:
     for schema in ours.glob("*.schema.json"):
         shutil.copyfile(schema, folder / "specs" / schema.name)
     _copy_new(ours / "examples", folder / "specs" / "examples")
-    _copy_new(_packs(), folder / "prompts")
+    # Beside `specs` in a checkout and in the wheel alike.
+    _copy_new(ours.parent / "prompts", folder / "prompts")
     settings = folder / SETTINGS_FILE
     if not settings.exists():
         settings.write_text(_SETTINGS, encoding="utf-8")
     (folder / "inbox").mkdir(exist_ok=True)
     _copy_new(ours / "inbox-readme.md", folder / "inbox" / "README.md")
     Home(folder).prepare()
-
-
-def _packs() -> Path:
-    """The packs that ship: beside the composer in an installed fluxdrop, else in the checkout."""
-    import composer
-
-    room = Path(composer.__file__).parent
-    installed = room / "packs"
-    return installed if installed.is_dir() else room.parent / "prompts"
 
 
 def _copy_new(source: Path, target: Path) -> None:

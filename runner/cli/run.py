@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner import client
+from runner import client, exit_codes
 from runner.cli.output import log_to_stderr, print_json, print_line, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 
-# Exit codes after which the runner is not started again: done, wrong usage, nothing running, busy,
-# Ctrl-C.
-_FINAL_CODES = frozenset({0, 2, 69, 75, 130})
 _HELD = "{}; then run `fluxdrop demo` again"
 _EXAMPLES = ("draw", "edit", "repaint", "outline", "vary")
 
@@ -40,7 +37,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def run_run(options: argparse.Namespace) -> int:
     """Run the jobs of the inbox until SIGINT or SIGTERM."""
     if not options.one_process:
-        return _supervise(options, "run", final_codes=_FINAL_CODES)
+        return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
     from runner.daemon.daemon import stopping_on_signals
 
     home = _prepared(options)
@@ -58,7 +55,9 @@ def run_drain(options: argparse.Namespace) -> int:
     """Run jobs until none is left that can run, or until the hour of `--until`."""
     if not options.one_process:
         hour = ["--until", options.until] if options.until else []
-        return _supervise(options, "drain", *hour, final_codes=_FINAL_CODES | {1})
+        return _supervise(
+            options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
+        )
     from runner.daemon.daemon import stopping_on_signals
 
     home = _prepared(options)
@@ -89,8 +88,8 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
     more = ["--json"] if options.json else []
     return keep_running(
         [*verb, "--one-process", "--home", str(home.root), *more],
-        meant=final_codes,
-        say=print_message,
+        final_codes=final_codes,
+        notify=print_message,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner import exit_codes, launch
 from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -50,7 +51,7 @@ def run_service(options: argparse.Namespace) -> int:
     """Install, remove or only show the service of a home."""
     home = find_home(options.home)
     system = options.system or this_system()
-    service = service_for(system, home, _command(), _kept(os.environ))
+    service = service_for(system, home, launch.command(), _kept(os.environ))
     if options.way == "show":
         return _show(options, system, service)
     if system != this_system():
@@ -114,10 +115,6 @@ def service_for(
     return make(name, home, whole, environment)
 
 
-def _command() -> list[str]:
-    return [sys.executable, "-m", "runner"]
-
-
 def _kept(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in _KEPT if environment.get(name)}
 
@@ -132,12 +129,14 @@ def _systemd(
         "",
         "[Service]",
         f"ExecStart={' '.join(map(_unit_word, command))}",
+        # "-": a home that is gone is the runner's to tell.
+        f"WorkingDirectory=-{_unit_text(str(home.root))}",
         *(f"Environment={_unit_word(f'{key}={value}')}" for key, value in environment.items()),
         # The runner starts itself again when a driver ends it; this is for what ends both.
         "Restart=on-failure",
         "RestartSec=10",
         "# wrong usage, or another runner is at work: starting again would not help",
-        "RestartPreventExitStatus=2 75",
+        f"RestartPreventExitStatus={exit_codes.WRONG_USAGE} {exit_codes.RUNNER_BUSY}",
         "# the first process stops the others; the image in hand is put back",
         "KillMode=mixed",
         "TimeoutStopSec=60",
@@ -184,6 +183,7 @@ def _launchd(
         {
             "Label": label,
             "ProgramArguments": list(command),
+            "WorkingDirectory": str(home.root),
             "EnvironmentVariables": dict(environment),
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},

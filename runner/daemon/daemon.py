@@ -88,7 +88,7 @@ class Daemon:
         home, disk = self.home, self._disk
         catalogue = RegistryCatalogue(home.settings, home.data)
         try:
-            self.ledger, self.outbox = open_spool(home, disk, catalogue)
+            self.ledger, self.outbox, self.faults = open_spool(home, disk, catalogue)
         except BaseException:
             self._release()
             raise
@@ -99,7 +99,7 @@ class Daemon:
         self.writer = Writer(home, self.ledger, self.outbox, pages, self._written)
         self.worker = Worker(home, self.ledger, self.scheduler, self.executor, self.writer)
         self.intake = Intake(
-            home, self.ledger, self.outbox, disk, catalogue,
+            home, self.ledger, self.outbox, disk, catalogue, self.faults,
             on_change=self.worker.wake, on_cancel=self.worker.cancel,
         )  # fmt: skip
         self._health = Health(
@@ -183,7 +183,8 @@ class Daemon:
         if self._stop.is_set() and self.ledger.has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
-        return Outcome({s: after[s] - self._counts_before[s] for s in FINAL_STATES}, note)
+        counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}
+        return Outcome(counts, note or self.faults.note)
 
     def newest_jobs(self) -> list[str]:
         """The ids of the newest jobs, oldest of them first, to show to people."""

@@ -66,6 +66,7 @@ class Health:
             version=version("fluxdrop"),
             state=state,
             note=self._worker.hold.message if self._worker.hold else None,
+            faults=self._intake.faults.told(),
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

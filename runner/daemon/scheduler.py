@@ -7,12 +7,17 @@ The queue itself is the ledger; only the answer to "who is next" lives here.
 
 from __future__ import annotations
 
-from runner.clock import ready_at
+import logging
+
+from runner.clock import ready_at, timestamp
 from runner.holds import outside_hours
+from runner.job import State
 from runner.settings import Home
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+
+log = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -71,7 +76,18 @@ class Scheduler:
 
     def _is_open(self, record: Record, wall: float) -> bool:
         """Whether the job's window is open now; else it is put off to the next opening."""
-        opening = ready_at(record.realised, wall)
+        try:
+            opening = ready_at(record.realised, wall)
+        except Exception:
+            log.exception("the hours of %s cannot be worked out", record.id)
+            message = (
+                "its hours cannot be worked out: mend `not_before` and `window`, drop it again"
+            )
+            self._ledger.move(
+                record.seq, State.FAILED, reason="Internal", message=message,
+                finished_at=timestamp(),
+            )  # fmt: skip
+            return False
         if opening <= wall:
             return True
         hold = outside_hours(opening)

@@ -15,13 +15,13 @@ import logging
 from collections import deque
 from queue import Empty
 
+from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, ready_at, timestamp
 from runner.daemon.active_job import ActiveJob
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import Finished
-from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
 from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.daemon.writer import Writer
 from runner.errors import JobFailed
@@ -128,7 +128,7 @@ class Worker:
             case Failed() if event.reason == "DeviceLost":
                 # The attempt stays charged: the next process finds the job running.
                 self._jobs.pop(event.slot, None)
-                self.lost = EXIT_DEVICE_LOST
+                self.lost = exit_codes.DEVICE_LOST
                 log.error("%s", event.message)
             case Failed():
                 job, _ = self._answered(event)
@@ -151,7 +151,7 @@ class Worker:
                     log.error("%s image %d hangs", job.record.id, number)
                     self._writer.fail_image(job.record, number, "Timeout", message)
                 self._requeue(slot, STOPPING)
-                self.lost = EXIT_HUNG
+                self.lost = exit_codes.HUNG
 
     def _answered(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
         job, number = self._jobs[event.slot], event.task.index

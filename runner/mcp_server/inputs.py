@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.errors import InputBad, PathNotAllowed
+from runner.errors import InputBad, PathNotAllowed, UsageProblem
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
@@ -34,6 +34,7 @@ FOLDER = "mcp"
 
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<rest>(?:;[\w=.+-]+)*),", re.ASCII)
 _PICTURE = re.compile(r"flux://jobs/([^/]+)/images/(\d{1,5})")
+_COPY = re.compile(r"[a-z-]+-[0-9a-f]{12}\.[a-z]+")
 _FORGOTTEN_SECONDS = 3600.0
 
 
@@ -128,16 +129,24 @@ class Inputs:
 
     def write(self) -> None:
         """Put the copies into the inbox. Raises UsageProblem where that cannot be written."""
+        if self.files and self._leads_away():
+            raise UsageProblem(f"{self.home.inbox / FOLDER} leads elsewhere: remove that link")
         for name, data in self.files.items():
             client.put_input(self.home, data, name)
 
     def undo(self) -> None:
         """Take the copies away again: their spec was not written."""
+        if self._leads_away():
+            return
         for name in self.files:
             with contextlib.suppress(OSError):
                 (self.home.inbox / name).unlink()
         with contextlib.suppress(OSError):
             (self.home.inbox / FOLDER / self.job_id).rmdir()
+
+    def _leads_away(self) -> bool:
+        copies = self.home.inbox / FOLDER
+        return _is_link(copies) or _is_link(copies / self.job_id)
 
 
 def check_picture(data: bytes) -> str:
@@ -220,18 +229,29 @@ def _refuse_private(place: Path, home: Home) -> None:
 
 
 def sweep(home: Home, is_needed: Callable[[str], bool]) -> None:
-    """Remove the copies of jobs that have their own by now, and what a crash left behind."""
+    """Remove the copies of jobs that have their own by now, and what a crash left behind.
+
+    The inbox is open to others: a link is never followed, and only what is named like a copy goes.
+    """
+    copies = home.inbox / FOLDER
     try:
-        folders = list(os.scandir(home.inbox / FOLDER))
+        folders = [] if _is_link(copies) else list(copies.iterdir())
     except OSError:
         return
     for folder in folders:
         with contextlib.suppress(OSError):
-            if is_needed(folder.name) or not folder.is_dir(follow_symlinks=False):
+            if is_needed(folder.name) or _is_link(folder):
                 continue
-            for file in Path(folder.path).iterdir():
-                file.unlink()
-            Path(folder.path).rmdir()
+            for file in folder.iterdir():
+                if _COPY.fullmatch(file.name):
+                    file.unlink()
+            folder.rmdir()
+
+
+def _is_link(folder: Path) -> bool:
+    """Whether a folder's name leads to another place: a symlink, or a junction on Windows."""
+    own = os.path.join(os.path.realpath(folder.parent), folder.name)
+    return os.path.realpath(folder) != own
 
 
 def is_needed(home: Home, job_id: str) -> bool:

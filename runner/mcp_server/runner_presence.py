@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 from typing import Any
 
 from runner import client
+from runner.launch import command
 from runner.settings import Home
 
 _PATIENCE_SECONDS = 60.0
@@ -76,14 +76,6 @@ class Attendance:
             }
         with (self._home.data / "runner.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "runner", "run", "--home", str(self._home.root)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=_code(), **own,
+                [*command(), "run", "--home", str(self._home.root)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._home.root, **own,
             )  # fmt: skip
-
-
-def _code() -> str:
-    """The folder of this very copy of the program, which the child must run too."""
-    import runner
-
-    return os.path.dirname(os.path.dirname(os.path.abspath(runner.__file__ or "")))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from runner.engine.tiny.evaluate import (
+from tests.engine.tiny.evaluate import (
     GUIDANCE,
     STEPS,
     Pipelines,
@@ -20,7 +20,7 @@ from runner.engine.tiny.evaluate import (
     measure_kontext,
     measure_text2img,
 )
-from runner.engine.tiny.evaluate_hints import measure_control, measure_fill, measure_redux
+from tests.engine.tiny.evaluate_hints import measure_control, measure_fill, measure_redux
 
 Measure = Callable[[Pipelines, int, int], dict[str, dict[str, float]]]
 MEASURES: dict[str, Measure] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,26 @@ def test_quantised_weights_are_shown_with_their_size(here: Here) -> None:
         file.truncate(3 * GIB // 2)
     (told,) = findings(here, "quantised")
     assert told["ok"] and told["found"].startswith("1.5 GiB in ")
+
+
+def test_a_link_under_a_name_that_could_be_guessed_is_not_written_through(
+    here: Here, tmp_path: Path
+) -> None:
+    """Seen red: the writer probe emptied the file that a planted link led to."""
+    target = tmp_path / "precious"
+    target.write_text("mine", encoding="utf-8")
+    (here.home / "inbox" / f".probe-{os.getpid()}.writing").symlink_to(target)
+    here("doctor")
+    assert target.read_text(encoding="utf-8") == "mine"
+    assert len(list((here.home / "inbox").glob(".*.writing"))) == 1, "only the planted one"
+
+
+def test_what_the_runner_has_set_aside_is_named_with_what_to_do(here: Here) -> None:
+    fault = {"file": "inbox/x.yaml", "reason": "Unwritable", "message": "remove it", "since": ""}
+    health = {
+        "pid": 1, "state": "idle", "watch": "events", "interval_seconds": 2.0, "faults": [fault],
+        "updated_at": datetime.now(UTC).isoformat(),
+    }  # fmt: skip
+    (here.home / "outbox" / "runner.json").write_text(json.dumps(health), encoding="utf-8")
+    (told,) = findings(here, "runner")
+    assert not told["ok"] and told["why"] == ["inbox/x.yaml: remove it"]

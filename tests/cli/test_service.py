@@ -18,7 +18,7 @@ from runner.settings import Home
 from tests.cli.here import Here
 
 ODD = 'a "b" c$HOME 100% d\\e <&> ☂'
-COMMAND = ["/usr/bin/python3", "-m", "runner"]
+COMMAND = ["/usr/bin/python3", "-P", "/opt/flux drop/launch.py", "runner.cli"]
 TASK = {"t": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
 
 
@@ -39,6 +39,8 @@ def test_a_unit_starts_the_runner_of_its_home_whatever_the_path(tmp_path: Path) 
     line = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
     words = shlex.split(line.removeprefix("ExecStart=").replace("$$", "$").replace("%%", "%"))
     assert words == [*COMMAND, "run", "--home", str(tmp_path / ODD)]
+    place = f"WorkingDirectory=-{tmp_path / ODD}".replace("%", "%%")
+    assert place in unit.splitlines(), "not the folder of whoever installed it"
     assert "RestartPreventExitStatus=2 75" in unit and "WantedBy=default.target" in unit
 
 
@@ -62,6 +64,7 @@ def test_an_agent_is_a_property_list_that_keeps_the_runner_alive(tmp_path: Path)
     agent = made("launchd", tmp_path / ODD, HF_HOME="/weights")
     values = plistlib.loads(agent.content)
     assert values["ProgramArguments"] == [*COMMAND, "run", "--home", str(tmp_path / ODD)]
+    assert values["WorkingDirectory"] == str(tmp_path / ODD)
     assert values["EnvironmentVariables"] == {"HF_HOME": "/weights"}
     assert values["KeepAlive"] == {"SuccessfulExit": False} and values["RunAtLoad"] is True
     assert agent.file.name == f"{values['Label']}.plist"
@@ -73,6 +76,7 @@ def test_a_task_is_xml_without_a_time_limit(tmp_path: Path) -> None:
     assert root.findtext(".//t:Command", namespaces=TASK) == COMMAND[0]
     given = root.findtext(".//t:Arguments", namespaces=TASK)
     assert given == subprocess.list2cmdline([*COMMAND[1:], "run", "--home", str(tmp_path / ODD)])
+    assert root.findtext(".//t:WorkingDirectory", namespaces=TASK) == str(tmp_path / ODD)
     assert root.findtext(".//t:ExecutionTimeLimit", namespaces=TASK) == "PT0S"
     assert task.content.startswith(b"\xff\xfe"), "schtasks reads UTF-16 with its mark"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.daemon.supervisor import EXIT_DEVICE_LOST, EXIT_HUNG
+from runner import exit_codes
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import start_again
 
@@ -19,7 +19,7 @@ def test_a_lost_device_ends_the_process_with_the_attempt_charged_and_the_job_goe
     assert spool.daemon is not None
     worker = spool.daemon.worker
     spool.until(lambda: worker.lost)
-    assert worker.lost == EXIT_DEVICE_LOST
+    assert worker.lost == exit_codes.DEVICE_LOST
     spool.stop()
     assert spool.status("hero")["state"] == "running"
     start_again(spool)
@@ -39,7 +39,7 @@ def test_an_image_that_hangs_beyond_its_timeout_fails_and_ends_the_process(
     assert spool.daemon is not None
     worker = spool.daemon.worker
     spool.until(lambda: worker.lost)
-    assert worker.lost == EXIT_HUNG
+    assert worker.lost == exit_codes.HUNG
     spool.stop()
     start_again(spool)
     status = spool.end("hero")

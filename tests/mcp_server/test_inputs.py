@@ -201,12 +201,53 @@ def test_copies_leave_the_inbox_once_their_job_has_its_own(home: Path) -> None:
             write_status(home, {**status, "state": "running"})
             left = home / "inbox" / "mcp" / "left"
             left.mkdir()
-            (left / "image.png").write_bytes(picture())
+            (left / "image-0123456789ab.png").write_bytes(picture())
             os.utime(left, (0, 0))
             await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id="three")
 
     play(scene)
     assert sorted(os.listdir(home / "inbox" / "mcp")) == ["three", "two"]
+
+
+@pytest.mark.parametrize("linked", ["mcp", "mcp/album"])
+def test_folders_that_a_link_in_the_inbox_leads_to_are_left_alone(
+    home: Path, tmp_path: Path, linked: str
+) -> None:
+    """Seen red: the folders below the link were emptied and removed."""
+    foreign = tmp_path / "foreign"
+    for name in ("album/holiday.png", "album/image-0123456789ab.png", "empty/x"):
+        (foreign / name).parent.mkdir(parents=True, exist_ok=True)
+        (foreign / name).write_bytes(picture())
+    (foreign / "empty" / "x").unlink()
+    link = home / "inbox" / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(foreign if linked == "mcp" else foreign / "album")
+    for folder in (foreign, *foreign.iterdir()):
+        os.utime(folder, (0, 0))
+    before = sorted(foreign.rglob("*"))
+
+    async def scene() -> None:
+        async with agent(home) as one:
+            await one.answer("flux_generate", prompt="a circle", model="tiny")
+            if linked == "mcp":
+                await one.refused("flux_edit", **WORDS, image=data_uri(picture()))
+
+    play(scene)
+    assert sorted(foreign.rglob("*")) == before
+
+
+def test_a_foreign_file_among_the_copies_stays(home: Path) -> None:
+    mine = home / "inbox" / "mcp" / "album" / "holiday.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(picture())
+    os.utime(mine.parent, (0, 0))
+
+    async def scene() -> None:
+        async with agent(home) as one:
+            await one.answer("flux_generate", prompt="a circle", model="tiny")
+
+    play(scene)
+    assert mine.exists()
 
 
 def test_a_refused_id_takes_its_images_away_again(home: Path) -> None:

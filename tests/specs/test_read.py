@@ -133,6 +133,44 @@ def test_hostile_nesting_cannot_take_the_process_down() -> None:
     )
 
 
+class _Shallow(yaml.SafeLoader):
+    """A parser with a limit of its own for nesting, as some releases of libyaml have one."""
+
+    def fetch_flow_collection_start(self, token: type) -> None:
+        if self.flow_level >= 40:
+            raise yaml.scanner.ScannerError(None, None, "too much", self.get_mark())
+        super().fetch_flow_collection_start(token)
+
+
+DEEP = ["[", "[\n", "{a: ", "- ", "é: [{"]
+KEYS = ["? ", "{? ", "[[? "]
+"""Openings that, said again and again, nest too deep or make a mapping a key of another."""
+
+
+@pytest.mark.parametrize("depth", [33, 41, 999, 1_001, 5_000])
+@pytest.mark.parametrize("parser", ["libyaml", "pure", "shallow"])
+def test_nesting_is_refused_by_the_guard_here_and_never_by_a_limit_of_the_parser(
+    parser: str, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if parser != "libyaml":
+        loader = {"pure": yaml.SafeLoader, "shallow": _Shallow}[parser]
+        monkeypatch.setattr(specs.read, "_loader", lambda: loader)
+    for opening in DEEP + KEYS:
+        with pytest.raises(SpecInvalid) as caught:
+            read(opening.encode() * depth)
+        reason, ours = ("BadYaml", "a key") if opening in KEYS else ("TooDeep", "nested more than")
+        assert caught.value.reason == reason, opening
+        assert caught.value.problems[0].message.startswith(ours), opening
+
+
+@pytest.mark.parametrize("opening", ["[", "[\n", '{"a":', '{"a": ['])
+def test_nested_json_is_refused_by_the_same_guard(opening: str) -> None:
+    for depth in (33, 999, 1_001, 20_000):
+        with pytest.raises(SpecInvalid, match="nested more than 32 levels") as caught:
+            read(opening.encode() * depth, json=True)
+        assert caught.value.reason == "TooDeep"
+
+
 def test_every_duplicate_key_is_told_with_the_line_of_the_first() -> None:
     with pytest.raises(SpecInvalid) as caught:
         read(b"a: 1\nb: 2\na: 3\nc: {d: 1, d: 2}\n")

@@ -112,6 +112,24 @@ def test_what_is_no_moment_is_a_value_error(text: str) -> None:
         parse_moment(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59", "9001-01-01T00:00Z",
+        "1969-12-31T23:59Z", "0001-01-01T00:00:00+23:59", "1970-01-01T00:00+01:00",
+        "0001-01-01T00:00",
+    ],
+)  # fmt: skip
+def test_a_moment_outside_1970_to_9000_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match="outside the years 1970 to 9000: write one like"):
+        parse_moment(text, BERLIN)
+
+
+def test_moments_up_to_the_ends_of_the_years_can_be_waited_for() -> None:
+    for text in ("1970-01-01T00:00Z", "9000-12-31T23:59:59Z"):
+        assert next_opening(local("2026-11-23T12:00"), "23:00-07:00", text, BERLIN)
+
+
 @pytest.mark.parametrize("window", ["", "23-07", "7:00-9:00", "07:00-07:00", "25:00-07:00"])
 def test_what_is_no_window_is_a_value_error(window: str) -> None:
     with pytest.raises(ValueError):

@@ -80,6 +80,7 @@ format: jpg
         ("loras: [{wieght: 1, path: a}]", (3, 10, "loras[0].wieght",
                                            "unknown key 'wieght' (did you mean 'weight'?)")),
         ("loras: [{weight: 1}]", (3, 9, "loras[0]", "a LoRA needs 'path' or 'repo'")),
+        ("loras: [1]", (3, 9, "loras[0]", "1 is not a mapping")),
         ("quality: 80", (3, 10, "quality",
                          "'quality' works with `format: jpeg` or `format: webp` only")),
         ("window: 7-9", (3, 9, "window",

@@ -2,7 +2,6 @@
 
     vocabulary world captions edits           the words and scenes of its training
     encoders vae transformer redux            its components and their training
-    classifier evaluate evaluate_hints        measure how often its pictures are right
     folders                                   makes the folders that `from_pretrained` loads
 
 The program uses only `folders` and `vocabulary`. Neither they nor this file may import torch,

@@ -18,13 +18,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import DiskFull
+from runner.errors import DiskFull, LedgerUnusable
 from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 
 # A virus scanner or an indexer holds a new file for up to 0.8 s on Windows (measured tail on SMB);
 # 10, 20, 40 … 500 ms sums to about five seconds before giving up.
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+_COMMON = _NO_ROOM | {
+    getattr(errno, name, errno.ENOSPC)
+    for name in ("EROFS", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ESTALE")
+}
 TEMPORARY_SUFFIX = ".writing"
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 Place = str | Path
@@ -198,6 +202,12 @@ class Disk:
         """Commit a transaction of the ledger: atomic, and on the disk if it is a durable one."""
         self.before("commit", path, durable=durable)
         connection.commit()
+
+
+def concerns_all(error: Exception) -> bool:
+    """Whether an error is one of the whole disk, process or ledger, not of the file it names."""
+    common = (LedgerUnusable, DiskFull, MemoryError, sqlite3.OperationalError)
+    return isinstance(error, common) or getattr(error, "errno", None) in _COMMON
 
 
 @contextlib.contextmanager

@@ -81,14 +81,13 @@ def _lock(handle: int) -> bool:
 def _is_dead(holder: str) -> bool:
     """Whether the holder is known to have ended; Windows gives a lock back with its process."""
     number = holder.removeprefix("pid ")
-    if sys.platform == "win32" or not number.isdecimal():
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    if sys.platform != "win32" and number.isdecimal():
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
     return False
 
 

@@ -6,11 +6,14 @@ spool is the same everywhere. Nothing here decides what happens to a file.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -34,38 +37,55 @@ def has_writer(handle: int) -> bool | None:
     Linux answers exactly: a read lease is refused while a writer exists (8 µs; not on network
     file systems, nor for files of another user).
     """
-    if sys.platform != "linux":
-        return None
-    if signal.getsignal(signal.SIGIO) is not signal.SIG_IGN:
-        return None
-    try:
-        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
+    if sys.platform == "linux" and signal.getsignal(signal.SIGIO) is signal.SIG_IGN:
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    return None
 
 
 def can_probe_writers(folder: Path) -> bool:
     """Whether the writer probe works for files in this folder, tried with a file of our own."""
-    if sys.platform != "linux":
-        return False
-    probe = folder / f".probe-{os.getpid()}.writing"
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), own_file(folder) as file:
+            handle = open_regular(file)
+            try:
+                fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            finally:
+                os.close(handle)
+            return True
+    return False
+
+
+def length_of(name: str) -> int:
+    """How much of the 255 units that a file's name may have this one takes.
+
+    Raises UnicodeError for a name that is not UTF-8.
+    """
+    encoded = name.encode()
+    # Linux counts bytes, others count as UTF-16 does.
+    return len(encoded) if sys.platform == "linux" else len(name.encode("utf-16-le")) // 2
+
+
+@contextlib.contextmanager
+def own_file(folder: Path) -> Iterator[Path]:
+    """An empty file of this process in a folder where others write too; gone at the end.
+
+    Its name is random and must be new: where a name can be guessed, somebody may have put a link
+    there, and its target would be written. Raises OSError.
+    """
+    handle, name = tempfile.mkstemp(prefix=".own-", suffix=".writing", dir=folder)
+    os.close(handle)
     try:
-        probe.write_bytes(b"")
-        handle = os.open(probe, os.O_RDONLY)
-        try:
-            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        finally:
-            os.close(handle)
-    except OSError:
-        return False
+        yield Path(name)
     finally:
-        probe.unlink(missing_ok=True)
-    return True
+        Path(name).unlink(missing_ok=True)
 
 
 @cache

@@ -7,6 +7,7 @@ given again while the file is there and finished when it is not: the same answer
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from runner.holds import WAITING_FOR_INPUT
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.inbox.faults import Faults
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.ledger import Ledger
@@ -28,7 +30,6 @@ log = logging.getLogger(__name__)
 # A file on its way out keeps its name behind this; it stays in its folder, because a name that
 # leaves a watched folder holds up the events behind it for half a second.
 TAKEN_PREFIX = ".taken-"
-_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -84,58 +85,75 @@ class Acknowledger:
 
     def _leave(self, drop: Drop) -> None:
         """Take a file out of the inbox, unless it is no longer the file that was read."""
-        path = f"{self._inbox}/{drop.name}"
-        name = f"{TAKEN_PREFIX}{drop.name}"
-        if len(os.fsencode(name)) > _LONGEST_NAME:
-            self._disk.remove(path)
-            return
-        taken = f"{self._inbox}/{name}"
+        taken = f"{self._inbox}/{TAKEN_PREFIX}{drop.name}"
+        # As it is when this very answer was cut short; or it is a file that nobody may lose.
+        was_there = os.path.lexists(taken)
         try:
-            self._disk.rename(path, taken)
+            if not was_there:
+                self._disk.rename(f"{self._inbox}/{drop.name}", taken)
             status = os.lstat(taken)
         except FileNotFoundError:
             return
-        if not drop.signature or file_identity(status) == drop.signature[:4]:
+        unknown = not drop.signature and not was_there
+        if unknown or file_identity(status) == drop.signature[:4]:
             self._disk.remove(taken)
+        elif was_there:
+            raise FileExistsError(errno.EEXIST, f"{taken} is still there", taken)
         else:
             give_back(Path(taken), self._disk)
 
 
-def finish_acknowledgements(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    """Finish the answers that were cut short after their files had left the inbox."""
+def finish_acknowledgements(
+    home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults
+) -> None:
+    """Finish the answers that were cut short after their files had left the inbox.
+
+    A file or a job that raises is left as it is and reported to `faults`.
+    """
     pending = ledger.unanswered()
-    _let_go(home.inbox, {str(record.identity) for record in pending}, disk)
+    _let_go(home.inbox, {str(record.identity) for record in pending}, disk, faults)
     for record in pending:
-        if _lies_in(home.inbox, record):
-            # The next look finds it, and knows it.
-            continue
-        outcome = "rejected" if record.state == State.REJECTED else "accepted"
-        receipt = outbox.receipt_file(record.source_name, record.source_sha256, record.id, outcome)
-        behind = [record] if record.behind else []
-        outbox.write_jobs(behind, [receipt])
-        ledger.published(behind)
-        ledger.note(record.seq, identity=None)
+        folder = outbox.folder(record.id)
+        with faults.apart(folder):
+            if faults.seconds_left(folder) or _lies_in(home.inbox, record):
+                # The next look finds it, and knows it.
+                continue
+            outcome = "rejected" if record.state == State.REJECTED else "accepted"
+            receipt = outbox.receipt_file(
+                record.source_name, record.source_sha256, record.id, outcome
+            )
+            behind = [record] if record.behind else []
+            outbox.write_jobs(behind, [receipt])
+            ledger.published(behind)
+            ledger.note(record.seq, identity=None)
+            faults.forget(folder)
 
 
-def _let_go(inbox: Path, known: set[str], disk: Disk) -> None:
+def _let_go(inbox: Path, known: set[str], disk: Disk, faults: Faults) -> None:
     """Settle what was on its way out: gone if its job is known, else back to its name."""
     for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
-        if drop_at(taken, taken.name.removeprefix(TAKEN_PREFIX)).identity in known:
-            disk.remove(taken)
-            # As in `give`: one that a power loss brings back must be known.
-            disk.sync_folder(inbox)
-        else:
-            give_back(taken, disk)
+        with faults.apart(taken):
+            if faults.seconds_left(taken):
+                continue
+            if drop_at(taken, taken.name.removeprefix(TAKEN_PREFIX)).identity in known:
+                disk.remove(taken)
+                # As in `give`: one that a power loss brings back must be known.
+                disk.sync_folder(inbox)
+            else:
+                give_back(taken, disk)
 
 
 def _lies_in(inbox: Path, record: Record) -> bool:
     """Whether the very file that a job was made of is still there: not another of its name."""
-    try:
-        drop = drop_at(inbox / record.source_name, record.source_name)
-    except FileNotFoundError:
-        return False
-    # Of control files, and of what cannot be a spec, the bytes are no part.
-    return record.identity in (drop.identity, replace(drop, refused=("", "")).identity)
+    for prefix in ("", TAKEN_PREFIX):
+        try:
+            drop = drop_at(inbox / f"{prefix}{record.source_name}", record.source_name)
+        except FileNotFoundError:
+            continue
+        # Of control files, and of what cannot be a spec, the bytes are no part.
+        if record.identity in (drop.identity, replace(drop, refused=("", "")).identity):
+            return True
+    return False
 
 
 def file_identity(status: os.stat_result) -> tuple[int, ...]:

@@ -13,15 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self
 
+from runner.launch import command
 from runner.settings import Home
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.settle import Drop
 
-_ROOT = Path(__file__).parents[3]
 _NICENESS = 10
 # What writing to a process that ended raises, and reading an answer that breaks off anywhere.
 _CUT_SHORT = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
@@ -87,14 +86,13 @@ def _start() -> subprocess.Popen[bytes]:
     quietly = 0
     if sys.platform == "win32":
         quietly = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
-    # From the folder that the package is in: it need not be installed.
     return subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, creationflags=quietly,
+        command(__name__),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=quietly,
     )  # fmt: skip
 
 
-def main() -> None:
+def program() -> None:
     """Answer every order with its verdict."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
@@ -116,7 +114,3 @@ def _listen(orders: SimpleQueue[Any]) -> None:
         except EOFError:
             # In the middle of a plan too: nobody waits for it.
             os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

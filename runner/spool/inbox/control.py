@@ -18,6 +18,7 @@ from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.inbox.faults import Faults
 from runner.spool.inbox.inputs import reading_copies, signature_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
@@ -43,13 +44,14 @@ class Controls:
 
     def __init__(
         self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
-        waiting: InputWait, *, on_cancel: Callable[[int], None],
+        waiting: InputWait, faults: Faults, *, on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._home = home
         self._ledger = ledger
         self._outbox = outbox
         self._disk = disk
         self._waiting = waiting
+        self._faults = faults
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
         self._unknown_since: dict[str, float] = {}
@@ -72,14 +74,16 @@ class Controls:
             del self._unknown_since[name]
         early = False
         for name in controls:
+            file, obeyed = self._home.inbox / name, False
+            if self._faults.seconds_left(file):
+                continue
             try:
-                obeyed = self._obey_one(name, moment, planning)
+                with self._faults.apart(file):
+                    obeyed = self._obey_one(name, moment, planning)
+                self._log_once.recovered()
             except (OSError, DiskFull) as error:
                 # One file must not keep the others, or the specs, from being looked at.
                 self._log_once.failed(error)
-                obeyed = False
-            else:
-                self._log_once.recovered()
             changed |= obeyed
             early |= not obeyed
         self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS

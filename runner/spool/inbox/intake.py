@@ -7,32 +7,34 @@ the inbox last, if it is still the very file that was read. Doing any of that tw
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runner.clock import monotonic, timestamp
-from runner.job import FINAL_STATES, State
+from runner.job import State
 from runner.log_once import LogOnce
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.disk.platform import length_of
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
 from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
+from runner.spool.inbox.faults import Faults
+from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.settle import Drop, Settler
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
 from runner.spool.store.ledger import Ledger
-from runner.spool.store.names import (
-    id_from_file,
-    is_conflict_copy,
-    is_spec,
-    natural_order,
-)
+from runner.spool.store.names import id_from_file, is_conflict_copy, is_spec, natural_order
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
+
+log = logging.getLogger(__name__)
 
 # A batch costs a few syncs however large it is; its specs are held in memory.
 _BATCH = 512
@@ -40,6 +42,11 @@ _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
+# What its receipt is written under, aside, is some 30 bytes longer; file systems take 255.
+_LONGEST_NAME = 223
+_BROKEN = Assessment(
+    reason="Internal", message="fluxdrop could not take this spec (a bug): see the runner's log"
+)
 _UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
 
 
@@ -48,7 +55,7 @@ class Intake:
 
     def __init__(
         self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue,
-        *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
+        faults: Faults, *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._home = home
         self._inbox = home.inbox
@@ -56,16 +63,21 @@ class Intake:
         self._outbox = outbox
         self._disk = disk
         self._catalogue = catalogue
+        self.faults = faults
         self._on_change = on_change
         self.wake = threading.Event()
         self.watcher = Watcher(home.inbox, self.wake)
         self._settler = Settler(home.settings)
-        self._waiting = InputWait(home, ledger, outbox, disk)
-        self.controls = Controls(home, ledger, outbox, disk, self._waiting, on_cancel=on_cancel)
+        self._waiting = InputWait(home, ledger, outbox, disk, faults)
+        self.controls = Controls(
+            home, ledger, outbox, disk, self._waiting, faults, on_cancel=on_cancel
+        )
         self._acknowledger = Acknowledger(home, ledger, outbox, disk, self._waiting)
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("looking at the inbox")
         self._cut_short = False
+        self._ids = Ids(ledger, outbox)
+        self._suspects = ledger.suspects()
         self.unsettled = 0
         self.scans = 0
 
@@ -82,7 +94,6 @@ class Intake:
                 self.watcher.tend(monotonic())
                 seconds = self.scan()
                 self._log_once.recovered()
-                self._cut_short = False
             except Exception as error:  # noqa: BLE001 the thread must live
                 # A full disk or a vanished folder is a condition to wait out, not an end.
                 self._log_once.failed(error)
@@ -95,10 +106,12 @@ class Intake:
     def scan(self) -> float:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
-        if self._cut_short:
-            finish_acknowledgements(self._home, self._ledger, self._outbox, self._disk)
+        if self._cut_short or self.faults.told():
+            finish_acknowledgements(self._home, self._ledger, self._outbox, self._disk, self.faults)
         renamed_in = self.watcher.take_renamed_in()
         names = self._list_inbox()
+        # The answer to a file at fault that was taken away is finished at the next scan.
+        self._cut_short = self.faults.forget_gone()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         there = set(specs)
         self._compose_pool.keep_only(there)
@@ -106,10 +119,14 @@ class Intake:
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
         wanted = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
+        if self._cut_short:
+            wanted.append(_AGAIN_SECONDS)
         batch: list[Drop] = []
         size = unsettled = 0
         for name in specs:
-            looked = self._look(name, renamed_in=name in renamed_in)
+            looked = None
+            with self.faults.apart(self._inbox / name):
+                looked = self._look(name, renamed_in=name in renamed_in)
             if isinstance(looked, Drop):
                 batch.append(looked)
                 size += looked.size
@@ -129,6 +146,7 @@ class Intake:
         self.unsettled = unsettled + len(self._compose_pool)
         self.scans += 1
         changed |= self._waiting.look(moment)
+        wanted.append(self.faults.seconds_to_next_try)
         wanted.append(self._waiting.seconds_to_next_look)
         wanted.append(self.controls.seconds_to_next_look)
         if changed:
@@ -138,6 +156,10 @@ class Intake:
     def _look(self, name: str, *, renamed_in: bool) -> Drop | float | None:
         """A drop that can be judged or is, the seconds to wait for one, or None."""
         file = self._inbox / name
+        if self.faults.seconds_left(file):
+            return None
+        if length_of(name) > _LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, f"a name has at most {_LONGEST_NAME} bytes")
         aside = self._compose_pool.find(file)
         if aside is not None:
             # Whoever plans it wakes the intake.
@@ -165,14 +187,29 @@ class Intake:
         job_id = verdict.explicit_id or id_from_file(drop.name)
         return self.controls.awaits(drop.name, job_id)
 
-    def accept(self, drops: list[Drop]) -> None:
-        """Make jobs of settled drops: one commit, then the answers, then the files leave."""
-        suspects = self._ledger.suspects()
+    def accept(self, drops: Sequence[Drop]) -> None:
+        """Make jobs of settled drops; one that raises is rejected, or set aside, alone."""
+        self.faults.all_or_each(drops, self._accept, self._stumble)
+
+    def _stumble(self, drop: Drop, error: Exception) -> None:
+        self._compose_pool.forget([drop.name])
+        with self.faults.apart(self._inbox / drop.name):
+            if isinstance(error, OSError):
+                # It may pass, and says nothing against the spec.
+                raise error
+            log.error("%r cannot be taken", drop.name, exc_info=error)
+            self._accept([drop], _BROKEN)
+
+    def _accept(self, drops: Sequence[Drop], refusal: Assessment | None = None) -> None:
+        """Make jobs of drops: one commit, then the answers, then the files leave."""
+        suspects = self._suspects
         known = self._ledger.with_identities([drop.identity for drop in drops])
         fresh = [drop for drop in drops if drop.identity not in known]
         hashes = {drop.sha256 for drop in fresh if drop.data} - suspects
         self._ledger.mark_suspects(hashes)
-        verdicts = {d.name: self._assessment(d, suspect=d.sha256 in suspects) for d in fresh}
+        verdicts = {
+            d.name: refusal or self._assessment(d, suspect=d.sha256 in suspects) for d in fresh
+        }
         answers, asides = [], []
         with self._ledger.transaction():
             for drop in drops:
@@ -180,30 +217,37 @@ class Intake:
                 if verdict is None:
                     answers.append(Acknowledgement(drop, known[drop.identity]))
                 elif verdict.uncomposed and not self._is_cancelled(drop, verdict):
-                    # Its place in the order is that of its coming, whatever comes meanwhile.
-                    asides.append(PendingDrop(drop, verdict, self._ledger.reserve()))
+                    if self._compose_pool.of(drop) is None:
+                        # Its place in the order is that of its coming, whatever comes meanwhile.
+                        asides.append(PendingDrop(drop, verdict, self._ledger.reserve()))
                 else:
                     answers.append(self._enter(drop, verdict))
-            self._ledger.clear_suspects(hashes.union(answer.drop.sha256 for answer in answers))
+            hashes.update(answer.drop.sha256 for answer in answers)
+            self._ledger.clear_suspects(hashes)
+        suspects -= hashes
         for aside in asides:
-            self._compose_pool.begin(aside)
-        self._acknowledger.give(answers)
+            with self.faults.apart(self._inbox / aside.drop.name):
+                self._compose_pool.begin(aside)
+        if answers:
+            self._acknowledger.give(answers)
         answered = [answer.drop.name for answer in answers]
         self._settler.forget(answered)
         self._compose_pool.forget(answered)
+        for name in answered:
+            self.faults.forget(self._inbox / name)
 
     def _enter(self, drop: Drop, verdict: Assessment) -> Acknowledgement:
         same = self._same(drop, verdict)
         if same is not None:
             return Acknowledgement(drop, same, absorbed=True)
-        job_id = verdict.explicit_id or self._free_id(id_from_file(drop.name))
-        if verdict.explicit_id and self._is_taken(job_id):
+        job_id = verdict.explicit_id or self._ids.free(id_from_file(drop.name))
+        if verdict.explicit_id and self._ids.is_taken(job_id):
             verdict = Assessment(
                 reason="IdConflict",
                 message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
                 f"outbox/{job_id} away",
             )
-            job_id = self._free_id(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
+            job_id = self._ids.free(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         aside = self._compose_pool.of(drop)
         seq = aside.seq if aside else 0
         record = self._ledger.insert(record_of(drop, verdict, job_id, seq))
@@ -240,41 +284,9 @@ class Intake:
     def _same(self, drop: Drop, verdict: Assessment) -> Record | None:
         """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
         if verdict.explicit_id:
-            holder = self._holder(verdict.explicit_id)
+            holder = self._ids.holder(verdict.explicit_id)
             if holder is not None and holder.source_sha256 == drop.sha256:
                 return holder
         if self._home.settings.synced_inbox:
             return self._ledger.newest_of_content(drop.name, drop.sha256, drop.mtime_ns)
         return None
-
-    def _free_id(self, wanted: str) -> str:
-        candidate, number = wanted, 1
-        while self._is_taken(candidate):
-            number += 1
-            candidate = f"{wanted}-{number}"
-        return candidate
-
-    def _is_taken(self, job_id: str) -> bool:
-        """Whether a job holds this id, or a folder of that name is there that no job made."""
-        return self._holder(job_id) is not None or self._outbox.folder(job_id).exists()
-
-    def _holder(self, job_id: str) -> Record | None:
-        """The job that holds an id; one that no longer holds it is forgotten here.
-
-        A rejected job holds nothing, nor does one that was cancelled before it was planned, and a
-        finished one whose folder was moved away lets go.
-        """
-        record = self._ledger.newest(job_id)
-        if record is None:
-            return None
-        gone = not record.behind and not self._outbox.folder(record.id).is_dir()
-        never_planned = record.state == State.CANCELLED and not record.total
-        if (
-            record.state == State.REJECTED
-            or never_planned
-            or (record.state in FINAL_STATES and gone)
-        ):
-            self._ledger.forget([record.seq])
-            self._outbox.clear_job(record.id)
-            return None
-        return record

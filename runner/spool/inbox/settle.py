@@ -126,6 +126,8 @@ class Settler:
             data = _read(handle, min(status.st_size, MAX_BYTES) + 1)
             if signature_of(os.fstat(handle)) != signature:
                 return self._settings.settle_seconds
+        except OSError as error:
+            return self._unreadable(path, now, error)
         finally:
             os.close(handle)
         read_all = len(data) == status.st_size

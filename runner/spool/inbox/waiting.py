@@ -6,6 +6,7 @@ for ten minutes (a setting). A job leaves here with private copies of all its in
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from runner.clock import monotonic, timestamp
@@ -13,7 +14,8 @@ from runner.errors import DiskFull, JobFailed
 from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
 from runner.settings import Home
-from runner.spool.disk.disk import Disk
+from runner.spool.disk.disk import Disk, concerns_all
+from runner.spool.inbox.faults import Faults
 from runner.spool.inbox.inputs import (
     Snapshot,
     copy_name,
@@ -27,17 +29,22 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 
+log = logging.getLogger(__name__)
+
 _LOOK_AGAIN_SECONDS = 0.5
 
 
 class InputWait:
     """Gathers the inputs of queued jobs."""
 
-    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+    def __init__(
+        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults
+    ) -> None:
         self._home = home
         self._ledger = ledger
         self._outbox = outbox
         self._disk = disk
+        self._faults = faults
         self._since: dict[int, float] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self.seconds_to_next_look = home.settings.rescan_seconds
@@ -49,10 +56,12 @@ class InputWait:
         changed = False
         for record in waiting:
             self._since.setdefault(record.seq, moment)
-            if self.gather(record):
-                self._outbox.write_status(record.seq)
-                self._since.pop(record.seq, None)
-                changed = True
+            with self._faults.apart(self._outbox.folder(record.id)):
+                if self.gather(record):
+                    self._outbox.write_status(record.seq)
+                    self._since.pop(record.seq, None)
+                    changed = True
+                self._faults.forget(self._outbox.folder(record.id))
         self.any_waiting = bool(waiting)
         rescan = self._home.settings.rescan_seconds
         self.seconds_to_next_look = min(_LOOK_AGAIN_SECONDS, rescan) if waiting else rescan
@@ -83,6 +92,13 @@ class InputWait:
             return False
         except JobFailed as error:
             self._fail(record, error.reason, str(error))
+            return True
+        except Exception as error:
+            if isinstance(error, OSError) or concerns_all(error):
+                raise
+            log.exception("the inputs of %s cannot be gathered", record.id)
+            message = "its inputs cannot be looked for (a bug): see the runner's log"
+            self._fail(record, "Internal", message)
             return True
         if not missing:
             self._ledger.update(record.seq, inputs=inputs, reason=None, message=None, behind=1)

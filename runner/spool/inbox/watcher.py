@@ -26,6 +26,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from runner.spool.disk.platform import own_file
+
 _MOST_NAMES = 10_000
 # Not our own opening, reading and removing, which would be five events a spec.
 _HEARD = (FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent)
@@ -126,10 +128,8 @@ class Watcher:
         seconds = _TRY_AGAIN_SECONDS if self._silent else _TRY_SECONDS
         if self._heard_before is None and moment - self._tried_at >= seconds:
             self._tried_at, self._heard_before = moment, self._handler.heard
-            cookie = self._folder / f".cookie-{os.getpid()}.writing"
-            with contextlib.suppress(OSError):
-                cookie.touch()
-                cookie.unlink()
+            with contextlib.suppress(OSError), own_file(self._folder):
+                pass
 
     def take_renamed_in(self) -> set[str]:
         """Names that arrived by rename since the last call: complete, nobody writes them."""

@@ -7,6 +7,7 @@ writer, which knows how.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.clock import timestamp
@@ -15,6 +16,7 @@ from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
 from runner.spool.inbox.acknowledge import finish_acknowledgements
+from runner.spool.inbox.faults import Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox, output_of
 from runner.spool.store.record import CANCELLED, Record
@@ -25,29 +27,41 @@ _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
 
 
-def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-    """Requeue, adopt, or end what was running, and publish again what readers may lack."""
+def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults) -> None:
+    """Requeue, adopt, or end what was running, and publish again what readers may lack.
+
+    A job that raises is left as it is and told to `faults`: the others must not wait for it.
+    """
     clean = ledger.was_closed_cleanly()
     if not clean:
         for record in ledger.cut_short():
-            _lift_revision(record, ledger, outbox)
-            for below in ("", "thumbs", "inputs"):
-                _sweep(outbox.folder(record.id) / below, disk)
+            with faults.apart(outbox.folder(record.id)):
+                _lift_revision(record, ledger, outbox)
+                for below in ("", "thumbs", "inputs"):
+                    _sweep(outbox.folder(record.id) / below, disk, faults)
     for record in ledger.running():
-        reconcile_images(record, ledger, outbox, disk)
-        _requeue(record, ledger)
+        with faults.apart(outbox.folder(record.id)):
+            reconcile_images(record, ledger, outbox, disk)
+            _requeue(record, ledger)
     for record in ledger.cancelled_in_queue():
         ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     for folder in (home.inbox, home.outbox, home.drops):
-        _sweep(folder, disk)
-    waiting = ledger.queued()
-    for record in waiting if not clean else ():
-        # A status on its way is what a power loss may have left here.
-        _sweep(outbox.folder(record.id), disk)
-    stale = [r for r in waiting if r.behind or not (clean or _is_published(r, outbox))]
+        _sweep(folder, disk, faults)
+    stale = []
+    for record in ledger.queued():
+        with faults.apart(outbox.folder(record.id)):
+            if not clean:
+                # A status on its way is what a power loss may have left here.
+                _sweep(outbox.folder(record.id), disk, faults)
+            if record.behind or not (clean or _is_published(record, outbox)):
+                stale.append(record)
     for n in range(0, len(stale), _BATCH):
-        _publish_again(stale[n : n + _BATCH], ledger, outbox)
-    finish_acknowledgements(home, ledger, outbox, disk)
+        faults.all_or_each(
+            stale[n : n + _BATCH],
+            lambda records: _publish_again(records, ledger, outbox),
+            lambda record, error: faults.add(outbox.folder(record.id), error),
+        )
+    finish_acknowledgements(home, ledger, outbox, disk, faults)
 
 
 def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
@@ -97,15 +111,16 @@ def _lift_revision(record: Record, ledger: Ledger, outbox: Outbox) -> None:
     ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
 
 
-def _publish_again(records: list[Record], ledger: Ledger, outbox: Outbox) -> None:
+def _publish_again(records: Sequence[Record], ledger: Ledger, outbox: Outbox) -> None:
     for record in records:
         _lift_revision(record, ledger, outbox)
     outbox.write_jobs([ledger.get(record.seq) for record in records], [])
     ledger.published(records)
 
 
-def _sweep(folder: Path, disk: Disk) -> None:
+def _sweep(folder: Path, disk: Disk, faults: Faults) -> None:
     """Remove files that a dead process was writing aside."""
     if folder.is_dir():
         for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            disk.remove(file)
+            with faults.apart(file):
+                disk.remove(file)

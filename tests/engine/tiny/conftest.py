@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from runner.engine.tiny.evaluate import Pipelines
+from tests.engine.tiny.evaluate import Pipelines
 
 
 @pytest.fixture(scope="session")

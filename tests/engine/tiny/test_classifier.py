@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from runner.engine.tiny.classifier import judge, read, silhouette
 from runner.engine.tiny.edits import draw_edit
-from runner.engine.tiny.evaluate import judge_edit
 from runner.engine.tiny.pictures import as_image, as_levels
 from runner.engine.tiny.render import arrange, masks_of, offsets, render
 from runner.engine.tiny.world import Scene, Thing, draw_scene
+from tests.engine.tiny.classifier import judge, read, silhouette
+from tests.engine.tiny.evaluate import judge_edit
 
 ROW = Scene("white", (Thing("red", "circle", "large"), Thing("blue", "star", "small")), "row")
 

@@ -123,7 +123,9 @@ def test_hostile_words_are_shown_as_text_and_never_run(tmp_path: Path, browser: 
     for index in range(len(HOSTILE)):
         browser.run("showPicture(arguments[0])", index)
         browser.run("copy(yaml(specOf(images[0])), 'Spec')")
-    shown = browser.run("showPicture(0); return document.querySelector('[data-prompt]').textContent")
+    shown = browser.run(
+        "showPicture(0); return document.querySelector('[data-prompt]').textContent"
+    )
     assert shown == HOSTILE[0]
     assert HOSTILE[0] in browser.texts(".row h2")
     assert browser.run(

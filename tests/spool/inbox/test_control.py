@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runner.clock import now
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.intake import Intake
@@ -43,7 +44,10 @@ def test_a_job_cancelled_while_it_waits_for_its_next_turn_ends_with_its_page(spo
     spool.drop("hero.yaml", BULK)
     spool.until(lambda: spool.device.task)
     spool.drop("first.yaml", SPEC + "priority: 50\n")
-    spool.until(lambda: spool.status("first"))
+    # Only once its answer is whole is its turn thought of.
+    daemon = spool.daemon
+    assert daemon is not None
+    spool.until(lambda: [record.id for record in daemon.ledger.ready(now(), 9)] == ["first"])
     spool.device.finish()
     spool.until(lambda: spool.status("hero").get("reason") == "Preempted")
     (spool.home.job("hero") / "index.html").unlink(missing_ok=True)
@@ -122,9 +126,15 @@ def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None
     assert spool.daemon is not None
     daemon, disk = spool.daemon, Disk()
     # Not the intake's own, which goes by the true clock.
-    waiting = InputWait(spool.home, daemon.ledger, daemon.outbox, disk)
+    waiting = InputWait(spool.home, daemon.ledger, daemon.outbox, disk, daemon.faults)
     controls = Controls(
-        spool.home, daemon.ledger, daemon.outbox, disk, waiting, on_cancel=lambda seq: None
+        spool.home,
+        daemon.ledger,
+        daemon.outbox,
+        disk,
+        waiting,
+        daemon.faults,
+        on_cancel=lambda seq: None,
     )
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,19 @@ def test_a_new_file_wakes(watcher: Watcher, wake: threading.Event, tmp_path: Pat
     (tmp_path / "x.yaml").write_bytes(b"")
     assert wake.wait(_PATIENCE)
     assert watcher.mode == "events"
+
+
+def test_trying_the_watch_writes_through_no_planted_link(
+    wake: threading.Event, tmp_path: Path
+) -> None:
+    """Seen red: the target of the link was created."""
+    inbox, target = tmp_path / "inbox", tmp_path / "target"
+    inbox.mkdir()
+    (inbox / f".cookie-{os.getpid()}.writing").symlink_to(target)
+    made = Watcher(inbox, wake)
+    made.tend(0.0)
+    made.stop()
+    assert not target.exists() and len(list(inbox.iterdir())) == 1
 
 
 def test_a_watch_that_takes_the_folder_and_says_nothing_is_found_out(

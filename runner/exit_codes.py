@@ -1,0 +1,24 @@
+"""The exit codes of fluxdrop's processes: for callers 0 to 75, between runner and supervisor above.
+
+69 and 75 are EX_UNAVAILABLE and EX_TEMPFAIL of sysexits.h.
+"""
+
+from __future__ import annotations
+
+DONE = 0
+FAILED = 1
+"""A job failed or was rejected, or a check found something."""
+WRONG_USAGE = 2
+RUNNER_NEEDED = 69
+"""The command needs a running runner."""
+RUNNER_BUSY = 75
+"""Another runner holds this home or this GPU."""
+DEVICE_LOST = 86
+"""A runner leaves with this when its GPU answers nothing any more."""
+HUNG = 87
+"""A runner leaves with this when an image does not come to its next step any more."""
+INTERRUPTED = 130
+"""Ctrl-C."""
+
+NOT_RESTARTED = frozenset({DONE, WRONG_USAGE, RUNNER_NEEDED, RUNNER_BUSY, INTERRUPTED})
+"""A runner that ends with one of these is not started again."""

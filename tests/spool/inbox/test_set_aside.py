@@ -1,0 +1,325 @@
+"""Odd files and odd records beside a good spec: they are named, and the good one is made."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.daemon.daemon import Daemon
+from runner.spool.disk.disk import Disk
+from runner.spool.disk.platform import path_of
+from runner.spool.inbox.faults import Faults
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.device import FlatColours
+from tests.spool.faulty import FaultyDisk
+from tests.spool.inbox.test_inputs import png
+
+EDIT = SPEC.replace("text2img", "kontext") + "image: cat.png\n"
+
+
+def write(name: bytes, text: str = SPEC) -> Callable[[Spool], None]:
+    """Puts a file of any name into the inbox."""
+
+    def act(spool: Spool) -> None:
+        with open(os.fsencode(spool.home.inbox) + b"/" + name, "wb") as file:
+            file.write(text.encode())
+
+    return act
+
+
+def a_folder(name: str) -> Callable[[Spool], None]:
+    """Puts a folder into the inbox."""
+    return lambda spool: (spool.home.inbox / name).mkdir()
+
+
+class Stubborn(FaultyDisk):
+    """Does not let the file `stuck.yaml` be renamed, nor `old.cancel` be removed."""
+
+    def __init__(self) -> None:
+        super().__init__("", "", errno.EPERM)
+
+    def before(self, effect: str, path: Any, **details: Any) -> None:
+        moves = (effect, os.path.basename(path))
+        if moves in (("rename", ".taken-stuck.yaml"), ("remove", "old.cancel")):
+            raise OSError(self.number, os.strerror(self.number), str(path))
+
+
+ODD: dict[str, tuple[Callable[[Spool], None], str | None]] = {
+    "a long name": (write(b"a" * 240 + b".yaml"), f"inbox/{'a' * 240}.yaml"),
+    "60 emoji": (write(("🎨" * 60 + ".yaml").encode()), f"inbox/{'🎨' * 60}.yaml"),
+    "a spec not in UTF-8": (write(b"caf\xe9.yaml"), "inbox/caf\\xe9.yaml"),
+    "a cancel not in UTF-8": (write(b"caf\xe9.cancel", ""), "inbox/caf\\xe9.cancel"),
+    "a retry not in UTF-8": (write(b"caf\xe9.retry", ""), "inbox/caf\\xe9.retry"),
+    "one that cannot leave": (write(b"stuck.yaml"), "inbox/stuck.yaml"),
+    "a date in no calendar": (
+        write(b"never.yaml", SPEC + "not_before: 9999-12-31T23:59:59-14:00\n"),
+        None,
+    ),
+    "a folder like a file on its way out": (a_folder(".taken-x"), "inbox/.taken-x"),
+    "a folder like a temporary file": (a_folder(".x.writing"), "inbox/.x.writing"),
+}
+LINUX_NAMES = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere names are UTF-8, or not so long"
+)
+
+
+def faults(spool: Spool) -> dict[str, Any]:
+    """The faults that the health file names, by file."""
+    try:
+        return {each["file"]: each for each in json.loads(spool.home.health.read_bytes())["faults"]}
+    except FileNotFoundError:
+        return {}
+
+
+@LINUX_NAMES
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_neighbour_is_named_and_the_good_spec_is_made_now_and_after_a_restart(
+    idle_spool: Spool, odd: str
+) -> None:
+    """Seen red, all but the date's restart: the good spec was never answered, or no start."""
+    spool = idle_spool
+    put, named = ODD[odd]
+    put(spool)
+    for good in ("good", "later"):
+        spool.start(Stubborn())
+        spool.drop(f"{good}.yaml")
+        assert spool.end(good)["state"] == "succeeded"
+        if named is not None:
+            spool.until(lambda: named in faults(spool))
+            fault = faults(spool)[named]
+            assert fault["reason"] in ("BadName", "Unwritable") and fault["message"]
+        else:
+            status = spool.end("never")
+            assert (status["state"], status["reason"]) == ("rejected", "SchemaInvalid")
+            assert "1970 to 9000" in status["message"]
+        spool.stop()
+    made = [job for job, _ in spool.device.started]
+    assert made == ["good", "later"]
+
+
+@LINUX_NAMES
+def test_all_of_them_in_one_batch_cost_the_others_nothing(idle_spool: Spool) -> None:
+    spool = idle_spool
+    for n in range(3):
+        write(f"good-{n}.yaml".encode())(spool)
+    for put, _ in ODD.values():
+        put(spool)
+    spool.start(Stubborn())
+    states = [each["state"] for each in spool.over("good-0", "good-1", "good-2")]
+    assert states == ["succeeded"] * 3
+    spool.until(lambda: faults(spool).keys() >= {named for _, named in ODD.values() if named})
+    # A drop that failed with others must not be mistaken for one that ends processes.
+    assert spool.daemon is not None and len(spool.daemon.intake._compose_pool) == 0
+
+
+@LINUX_NAMES
+def test_a_file_that_cannot_be_read_is_refused_and_the_good_one_is_made(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+
+    def failing(handle: int, most: int) -> bytes:
+        if path_of(handle) == spool.home.inbox / "cloud.yaml":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(handle, most)
+
+    spool = idle_spool
+    monkeypatch.setattr(os, "read", failing)
+    write(b"cloud.yaml")(spool)
+    spool.start()
+    spool.drop("good.yaml")
+    assert spool.end("good")["state"] == "succeeded"
+    assert (spool.home.inbox / "cloud.yaml").exists(), "it is given a while"
+    monkeypatch.setattr("runner.spool.inbox.settle._UNREADABLE_SECONDS", 0.0)
+    status = spool.end("cloud")
+    assert (status["state"], status["reason"]) == ("rejected", "Unreadable")
+
+
+def test_a_drop_is_taken_when_what_was_wrong_with_it_is_mended(idle_spool: Spool) -> None:
+    spool, disk = idle_spool, FaultyDisk("rename", r"\.taken-hero", errno.EPERM)
+    spool.start(disk)
+    spool.drop("hero.yaml")
+    spool.until(lambda: faults(spool))
+    disk.broken = False
+    assert spool.end("hero")["state"] == "succeeded"
+    spool.until(lambda: not faults(spool))
+    assert not spool.home.job("hero-2").exists()
+
+
+def test_a_drop_that_somebody_removes_by_hand_is_run_once(idle_spool: Spool) -> None:
+    spool, disk = idle_spool, FaultyDisk("rename", r"\.taken-hero", errno.EPERM)
+    spool.start(disk)
+    file = spool.drop("hero.yaml")
+    spool.until(lambda: faults(spool))
+    file.unlink()
+    assert spool.end("hero")["state"] == "succeeded"
+    spool.restart()
+    spool.drop("next.yaml")
+    spool.end("next")
+    assert not spool.home.job("hero-2").exists()
+
+
+@pytest.mark.parametrize("effect", ["remove", "give_back"])
+def test_no_file_on_its_way_out_is_lost_or_run_twice(idle_spool: Spool, effect: str) -> None:
+    """Seen red: with a rename over what is still on its way out."""
+    spool, disk = idle_spool, FaultyDisk(effect, r"hero\.yaml", errno.EPERM)
+    if effect == "give_back":
+        # What is renamed is another file than the one that was read.
+        refuse = disk.before
+
+        def swap(which: str, path: Any, **details: Any) -> None:
+            if which == "rename" and str(path).endswith(".taken-hero.yaml") and not disk.failed:
+                other = spool.home.inbox / ".other"
+                other.write_text(SPEC + "steps: 3\n", encoding="utf-8")
+                os.replace(other, spool.home.inbox / "hero.yaml")
+            refuse(which, path, **details)
+
+        disk.before = swap  # type: ignore[method-assign]
+    spool.start(disk)
+    spool.drop("hero.yaml")
+    spool.until(lambda: disk.failed >= 2)
+    spool.drop("hero.yaml", SPEC + "steps: 5\n")
+    spool.until(lambda: disk.failed >= 4)
+    disk.broken = False
+    # Given back beside another `hero.yaml`, the third is `hero-2.yaml`, whose id is taken.
+    jobs = ["hero", "hero-2", "hero-2-2"][: 2 if effect == "remove" else 3]
+    spool.over(*jobs)
+    spool.restart()
+    spool.drop("next.yaml")
+    spool.end("next")
+    made = {(spool.home.job(job) / "spec.yaml").read_bytes() for job in jobs}
+    assert len(made) == len(jobs) == len(list(spool.home.outbox.glob("hero*")))
+
+
+def test_a_drop_that_makes_the_intake_stumble_is_rejected_alone(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.spool.inbox import intake
+
+    true = intake.record_of
+
+    def stumble(drop: Any, verdict: Any, *more: Any) -> Any:
+        if drop.name == "odd.yaml" and verdict.reason is None:
+            raise ZeroDivisionError("a bug")
+        return true(drop, verdict, *more)
+
+    monkeypatch.setattr(intake, "record_of", stumble)
+    spool = idle_spool
+    for name in ("a", "odd", "z"):
+        write(f"{name}.yaml".encode())(spool)
+    spool.start()
+    assert [each["state"] for each in spool.over("a", "odd", "z")] == [
+        "succeeded", "rejected", "succeeded",
+    ]  # fmt: skip
+    assert spool.status("odd")["reason"] == "Internal"
+
+
+@pytest.fixture
+def paused(idle_spool: Spool) -> Iterator[Spool]:
+    """A stopped home with two queued jobs, `odd` and `good`, and no pause any more."""
+    idle_spool.start()
+    (idle_spool.home.inbox / "runner.pause").touch()
+    for job in ("odd", "good"):
+        idle_spool.drop(f"{job}.yaml")
+        idle_spool.receipt(f"{job}.yaml")
+    daemon = idle_spool.daemon
+    assert daemon is not None
+    idle_spool.until(lambda: not daemon.ledger.unanswered())
+    yield idle_spool
+
+
+def test_a_job_whose_hours_cannot_be_worked_out_fails_and_the_next_one_runs(paused: Spool) -> None:
+    assert paused.daemon is not None
+    odd = paused.daemon.ledger.newest("odd")
+    assert odd is not None
+    hours = {**odd.realised, "not_before": "9999-12-31T23:59:59-14:00"}
+    paused.daemon.ledger.update(odd.seq, realised=hours)
+    paused.stop()
+    (paused.home.inbox / "runner.pause").unlink()
+    paused.start()
+    good, status = paused.over("good", "odd")
+    assert good["state"] == "succeeded"
+    assert (status["state"], status["reason"]) == ("failed", "Internal")
+    assert "not_before" in status["message"]
+
+
+def test_a_record_that_recovery_stumbles_over_is_named_and_the_others_run(paused: Spool) -> None:
+    """Seen red: the runner could not be started again."""
+    assert paused.daemon is not None
+    odd = paused.daemon.ledger.newest("odd")
+    assert odd is not None
+    paused.daemon.ledger.update(odd.seq, behind=True)
+    paused.stop()
+    (paused.home.inbox / "runner.pause").unlink()
+    status = paused.home.job("odd") / "status.json"
+    status.write_text('{"revision": "many"}', encoding="utf-8")
+    paused.start()
+    assert paused.end("good")["state"] == "succeeded"
+    fault = paused.until(lambda: faults(paused).get("outbox/odd"))
+    assert fault["reason"] == "Internal"
+
+
+def test_a_job_whose_inputs_make_the_wait_stumble_fails_and_the_others_go_on(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.spool.inbox import waiting
+
+    true = waiting.place_of
+
+    def stumble(text: str, home: Any) -> Path:
+        if text == "cat.png":
+            raise ZeroDivisionError("a bug")
+        return true(text, home)
+
+    monkeypatch.setattr(waiting, "place_of", stumble)
+    spool.drop("odd.yaml", EDIT)
+    (spool.home.inbox / "dog.png").write_bytes(png())
+    spool.drop("good.yaml", EDIT.replace("cat.png", "dog.png"))
+    odd, good = spool.over("odd", "good")
+    assert (odd["state"], odd["reason"]) == ("failed", "Internal")
+    assert good["state"] == "succeeded"
+
+
+@LINUX_NAMES
+def test_a_drain_beside_a_file_that_is_set_aside_ends_and_names_it(idle_spool: Spool) -> None:
+    write(b"caf\xe9.yaml")(idle_spool)
+    idle_spool.drop("good.yaml")
+    with Daemon(idle_spool.home, FlatColours()) as daemon:
+        outcome = daemon.drain()
+    assert idle_spool.status("good")["state"] == "succeeded"
+    assert not outcome.all_well and "inbox/caf\\xe9.yaml" in str(outcome.note)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])
+def test_a_fault_of_the_whole_place_is_taken_for_nobodys(idle_spool: Spool, number: int) -> None:
+    found = Faults(idle_spool.home)
+    with pytest.raises(OSError), found.apart(idle_spool.home.inbox / "x.yaml"):
+        raise OSError(number, os.strerror(number))
+    os.rename(idle_spool.home.outbox, idle_spool.home.root / "away")
+    with pytest.raises(OSError), found.apart(idle_spool.home.inbox / "x.yaml"):
+        Disk().sync_folder(idle_spool.home.outbox)
+    assert found.told() == []
+
+
+def test_a_fault_that_is_met_again_keeps_its_date_and_is_tried_less_and_less(
+    idle_spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, found = idle_spool.home.inbox / "x.yaml", Faults(idle_spool.home)
+    file.touch()
+    left = []
+    for _ in range(9):
+        found.add(file, PermissionError(errno.EPERM, "not permitted"))
+        left.append(found.seconds_left(file))
+    assert [round(seconds) for seconds in left] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert len(found.told()) == 1 == len(caplog.records)
+    os.utime(file, (1, 1))
+    assert found.seconds_left(file) == 0.0, "it has changed"
+    file.unlink()
+    assert found.forget_gone() and not found.told()
