@@ -88,23 +88,20 @@ class Daemon:
         home, disk = self.home, self._disk
         catalogue = RegistryCatalogue(home.settings, home.data)
         try:
-            self.ledger, self.outbox, self.faults = open_spool(home, disk, catalogue)
+            spool = open_spool(home, disk, catalogue)
         except BaseException:
             self._release()
             raise
+        self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
         self._counts_before = self.ledger.counts()
-        self.scheduler = Scheduler(home, self.ledger, self.outbox)
+        self.scheduler = Scheduler(spool)
         self.executor = self._make_executor(home)
-        pages = Pages(home, self.ledger, self.outbox, disk)
-        self.writer = Writer(home, self.ledger, self.outbox, pages, self._written)
-        self.worker = Worker(home, self.ledger, self.scheduler, self.executor, self.writer)
+        self.writer = Writer(spool, Pages(spool), self._written)
+        self.worker = Worker(spool, self.scheduler, self.executor, self.writer)
         self.intake = Intake(
-            home, self.ledger, self.outbox, disk, catalogue, self.faults,
-            on_change=self.worker.wake, on_cancel=self.worker.cancel,
-        )  # fmt: skip
-        self._health = Health(
-            self.ledger, self.outbox, self.scheduler, self.worker, self.executor, self.intake
+            spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
+        self._health = Health(spool, self.scheduler, self.worker, self.executor, self.intake)
         self._mend()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.

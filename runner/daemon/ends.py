@@ -15,22 +15,18 @@ from runner.daemon.recording import Recorder
 from runner.errors import JobFailed
 from runner.holds import FOUND_NO_ROOM, Hold, disk_hold
 from runner.job import State
-from runner.settings import Home
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.spool import Spool
 from runner.wire import Status
 
 
 class JobEnds:
     """Ends jobs; where many end at once, one that fails costs no other."""
 
-    def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, pages: Pages, recorder: Recorder
-    ) -> None:
-        self._home = home
-        self._ledger = ledger
-        self._outbox = outbox
+    def __init__(self, spool: Spool, pages: Pages, recorder: Recorder) -> None:
+        self._home = spool.home
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
         self._pages = pages
         self._recorder = recorder
 

@@ -17,8 +17,7 @@ from runner.executor import Executor
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
+from runner.spool.store.spool import Spool
 from runner.wire import SCHEMA, RunnerHealth
 from specs.errors import FluxdropError
 
@@ -31,16 +30,11 @@ class Health:
     """Writes one runner's health file."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        outbox: Outbox,
-        scheduler: Scheduler,
-        worker: Worker,
-        executor: Executor,
-        intake: Intake,
+        self, spool: Spool, scheduler: Scheduler, worker: Worker, executor: Executor, intake: Intake
     ) -> None:
-        self._ledger = ledger
-        self._outbox = outbox
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._faults = spool.faults
         self._scheduler = scheduler
         self._worker = worker
         self._executor = executor
@@ -66,7 +60,7 @@ class Health:
             version=version("fluxdrop"),
             state=state,
             note=self._worker.hold.message if self._worker.hold else None,
-            faults=self._intake.faults.told(),
+            faults=self._faults.told(),
             job=current.id if current else None,
             models=sorted({m for slot in self._executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

@@ -15,11 +15,9 @@ from runner.gallery.page.sheet import job_page, outbox_page
 from runner.gallery.rebuild import ensure
 from runner.gallery.rows import row_of
 from runner.gallery.store import FOLDER, Gallery
-from runner.settings import Home
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
+from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 from runner.wire import Status
 from specs.errors import FluxdropError
 
@@ -38,12 +36,12 @@ _FAULTS = (FluxdropError, OSError, ValueError, KeyError)
 class Pages:
     """Keeps the derived files of one outbox up to date."""
 
-    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
-        self._home = home
-        self._ledger = ledger
-        self._outbox = outbox
-        self._disk = disk
-        self._gallery = Gallery(home.data / GALLERY, disk.replace)
+    def __init__(self, spool: Spool) -> None:
+        self._home = spool.home
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._disk = spool.disk
+        self._gallery = Gallery(spool.home.data / GALLERY, spool.disk.replace)
         self._due: dict[int, float] = {}
         # Of small jobs, so that a page need not read again what has just been written.
         self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}

@@ -19,10 +19,9 @@ from runner.errors import JobFailed
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
-from runner.settings import Home
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox, SavedImage, output_entry
+from runner.spool.store.outbox import SavedImage, output_entry
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,10 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 class ImageSaver:
     """Saves images; where many come at once, one that fails costs no other."""
 
-    def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, pages: Pages, recorder: Recorder
-    ) -> None:
-        self._home = home
-        self._ledger = ledger
-        self._outbox = outbox
+    def __init__(self, spool: Spool, pages: Pages, recorder: Recorder) -> None:
+        self._home = spool.home
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
         self._pages = pages
         self._recorder = recorder
 

@@ -12,10 +12,8 @@ import logging
 from runner.clock import ready_at, timestamp
 from runner.holds import outside_hours
 from runner.job import State
-from runner.settings import Home
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +21,10 @@ log = logging.getLogger(__name__)
 class Scheduler:
     """Chooses among the queued jobs of one ledger."""
 
-    def __init__(self, home: Home, ledger: Ledger, outbox: Outbox) -> None:
-        self._hold_seconds = home.settings.hold_minutes * 60
-        self._ledger = ledger
-        self._outbox = outbox
+    def __init__(self, spool: Spool) -> None:
+        self._hold_seconds = spool.home.settings.hold_minutes * 60
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
         self._model: str | None = None
         self._held_since = 0.0
 

@@ -39,9 +39,8 @@ from runner.executor import (
 from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, Hold
 from runner.job import Phase, State
 from runner.log_once import LogOnce
-from runner.settings import Home
-from runner.spool.store.ledger import Ledger
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -51,13 +50,15 @@ class Worker:
     """Runs the queued jobs on an executor."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, scheduler: Scheduler, executor: Executor, writer: Writer
+        self, spool: Spool, scheduler: Scheduler, executor: Executor, writer: Writer
     ) -> None:
-        self._ledger = ledger
+        self._ledger = ledger = spool.ledger
         self._scheduler = scheduler
         self._executor = executor
         self._writer = writer
-        self._builder = TaskBuilder(home, RegistryCatalogue(home.settings, home.data))
+        self._builder = TaskBuilder(
+            spool.home, RegistryCatalogue(spool.home.settings, spool.home.data)
+        )
         self._lookahead = Lookahead(ledger, scheduler, self._builder, executor)
         self._jobs: dict[str, ActiveJob] = {}
         self.stopping = False

@@ -21,10 +21,8 @@ from runner.daemon.saving import ImageSaver
 from runner.daemon.sidecar import Finished
 from runner.holds import Hold
 from runner.log_once import LogOnce
-from runner.settings import Home
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 from runner.wire import Progress
 
 _STATUS_SECONDS = 0.25
@@ -53,19 +51,12 @@ class _Group:
 class Writer:
     """One thread that writes what the worker hands over."""
 
-    def __init__(
-        self,
-        home: Home,
-        ledger: Ledger,
-        outbox: Outbox,
-        pages: Pages,
-        on_change: Callable[[], None],
-    ) -> None:
-        self._outbox = outbox
+    def __init__(self, spool: Spool, pages: Pages, on_change: Callable[[], None]) -> None:
+        self._outbox = spool.outbox
         self._pages = pages
-        self._recorder = Recorder(ledger)
-        self._images = ImageSaver(home, ledger, outbox, pages, self._recorder)
-        self._ends = JobEnds(home, ledger, outbox, pages, self._recorder)
+        self._recorder = Recorder(spool.ledger)
+        self._images = ImageSaver(spool, pages, self._recorder)
+        self._ends = JobEnds(spool, pages, self._recorder)
         self._log_once = LogOnce("writing to the outbox")
         self._on_change = on_change
         self._changed = threading.Condition()

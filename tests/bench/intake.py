@@ -31,9 +31,9 @@ from runner.clock import timestamp
 from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.acknowledge import TAKEN_PREFIX
 from runner.spool.inbox.assess import assess
-from runner.spool.inbox.inputs import signature_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.store.names import PAUSE_NAME, id_from_file, is_spec, natural_order
 from runner.spool.store.outbox import to_json

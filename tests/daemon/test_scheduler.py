@@ -14,9 +14,11 @@ from runner.daemon.scheduler import Scheduler
 from runner.job import State
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
+from runner.spool.disk.faults import Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 HOLD = 600.0
 
@@ -28,7 +30,8 @@ class Queue:
         home = Home(root, Settings(hold_minutes=HOLD / 60))
         home.prepare()
         self.ledger = Ledger(home.data / "ledger.sqlite", Disk())
-        self.scheduler = Scheduler(home, self.ledger, Outbox(home, self.ledger, Disk()))
+        outbox = Outbox(home, self.ledger, Disk())
+        self.scheduler = Scheduler(Spool(home, Disk(), self.ledger, outbox, Faults(home)))
 
     def add(self, job_id: str, model: str, priority: int = 0) -> Record:
         record = Record(0, job_id, State.QUEUED, f"{job_id}.yaml", "", 0, ".yaml", b"", "")

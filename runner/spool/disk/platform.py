@@ -122,6 +122,11 @@ def open_regular(path: Path) -> int:
     return handle
 
 
+def signature_of(status: os.stat_result) -> tuple[int, ...]:
+    """What must stay the same while a file is read, and between looks at it."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 def path_of(handle: int) -> Path | None:
     """Where the file behind an open handle really lies; None where the system cannot say.
 

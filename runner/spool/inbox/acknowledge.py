@@ -16,14 +16,11 @@ from pathlib import Path
 
 from runner.holds import WAITING_FOR_INPUT
 from runner.job import State
-from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.inbox.faults import Faults
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +48,11 @@ class Acknowledgement:
 class Acknowledger:
     """Gives answers; safe to do twice."""
 
-    def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, waiting: InputWait
-    ) -> None:
-        self._inbox = home.inbox
-        self._ledger = ledger
-        self._outbox = outbox
-        self._disk = disk
+    def __init__(self, spool: Spool, waiting: InputWait) -> None:
+        self._inbox = spool.home.inbox
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._disk = spool.disk
         self._waiting = waiting
 
     def give(self, answers: Sequence[Acknowledgement]) -> None:
@@ -103,15 +98,14 @@ class Acknowledger:
             give_back(Path(taken), self._disk)
 
 
-def finish_acknowledgements(
-    home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults
-) -> None:
+def finish_acknowledgements(spool: Spool) -> None:
     """Finish the answers that were cut short after their files had left the inbox.
 
-    A file or a job that raises is left as it is and reported to `faults`.
+    A file or a job that raises is left as it is and added to the faults.
     """
+    home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
     pending = ledger.unanswered()
-    _let_go(home.inbox, {str(record.identity) for record in pending}, disk, faults)
+    _let_go({str(record.identity) for record in pending}, spool)
     for record in pending:
         folder = outbox.folder(record.id)
         with faults.apart(folder):
@@ -129,8 +123,9 @@ def finish_acknowledgements(
             faults.forget(folder)
 
 
-def _let_go(inbox: Path, known: set[str], disk: Disk, faults: Faults) -> None:
+def _let_go(known: set[str], spool: Spool) -> None:
     """Settle what was on its way out: gone if its job is known, else back to its name."""
+    inbox, disk, faults = spool.home.inbox, spool.disk, spool.faults
     for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
         with faults.apart(taken):
             if faults.seconds_left(taken):

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.settings import Home
+from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied
-from runner.spool.inbox.inputs import signature_of
 from runner.spool.inbox.settle import Drop
 
 log = logging.getLogger(__name__)

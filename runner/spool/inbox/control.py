@@ -16,13 +16,11 @@ from runner.errors import DiskFull
 from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
-from runner.settings import Home
-from runner.spool.disk.disk import Disk
-from runner.spool.inbox.faults import Faults
-from runner.spool.inbox.inputs import reading_copies, signature_of
+from runner.spool.disk.platform import signature_of
+from runner.spool.inbox.ids import Ids
+from runner.spool.inbox.inputs import reading_copies
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
-from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
     PAUSE_NAME,
@@ -31,8 +29,8 @@ from runner.spool.store.names import (
     is_spec,
     key_of,
 )
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.spool import Spool
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
@@ -43,15 +41,15 @@ class Controls:
     """Obeys the control files of one inbox."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
-        waiting: InputWait, faults: Faults, *, on_cancel: Callable[[int], None],
-    ) -> None:  # fmt: skip
-        self._home = home
-        self._ledger = ledger
-        self._outbox = outbox
-        self._disk = disk
+        self, spool: Spool, waiting: InputWait, ids: Ids, *, on_cancel: Callable[[int], None]
+    ) -> None:
+        self._home = spool.home
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._disk = spool.disk
+        self._faults = spool.faults
         self._waiting = waiting
-        self._faults = faults
+        self._ids = ids
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
         self._unknown_since: dict[str, float] = {}
@@ -165,7 +163,7 @@ class Controls:
         return replace(
             record,
             seq=0,
-            id=self._next_id(record.id),
+            id=self._ids.free(record.id, first=2),
             state=State.QUEUED,
             reason=WAITING_FOR_INPUT if record.inputs else None,
             message=None,
@@ -182,15 +180,6 @@ class Controls:
             started_at=None,
             finished_at=None,
         )
-
-    def _next_id(self, job_id: str) -> str:
-        number = 2
-        while (
-            self._ledger.newest(f"{job_id}-{number}")
-            or self._outbox.folder(f"{job_id}-{number}").exists()
-        ):
-            number += 1
-        return f"{job_id}-{number}"
 
     def _wait_for_spec(self, name: str, moment: float, *, coming: bool) -> None:
         since = self._unknown_since.setdefault(name, moment)

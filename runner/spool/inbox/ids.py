@@ -6,21 +6,21 @@ An id that is let go is forgotten here, with what its job left; nothing else is 
 from __future__ import annotations
 
 from runner.job import FINAL_STATES, State
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 
 class Ids:
     """The ids that jobs have, by the ledger and by the folders in the outbox."""
 
-    def __init__(self, ledger: Ledger, outbox: Outbox) -> None:
-        self._ledger = ledger
-        self._outbox = outbox
+    def __init__(self, spool: Spool) -> None:
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
 
-    def free(self, wanted: str) -> str:
-        """The wanted id, or the first of it with a number that nobody has."""
-        candidate, number = wanted, 1
+    def free(self, wanted: str, *, first: int = 1) -> str:
+        """The wanted id if it is free (and `first` is 1), else the first free one with a number."""
+        number = first
+        candidate = wanted if first == 1 else f"{wanted}-{first}"
         while self.is_taken(candidate):
             number += 1
             candidate = f"{wanted}-{number}"

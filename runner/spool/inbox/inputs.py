@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
 from runner.settings import Home
-from runner.spool.disk.platform import has_writer, open_regular, path_of
+from runner.spool.disk.platform import has_writer, open_regular, path_of, signature_of
 
 IMAGE_FIELDS = ("image", "mask")
 _MOST_BYTES = 256 * 1024 * 1024
@@ -80,11 +80,6 @@ class Snapshot:
     data: bytes
     signature: tuple[int, ...]
     closed: bool
-
-
-def signature_of(status: os.stat_result) -> tuple[int, ...]:
-    """What must stay the same while a file is read, and between looks at it."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def take(place: Path, home: Home) -> Snapshot | None:

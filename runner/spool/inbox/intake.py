@@ -16,23 +16,19 @@ from collections.abc import Callable, Sequence
 from runner.clock import monotonic, timestamp
 from runner.job import State
 from runner.log_once import LogOnce
-from runner.settings import Home
-from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import length_of
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
 from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
-from runner.spool.inbox.faults import Faults
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.settle import Drop, Settler
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
-from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import id_from_file, is_conflict_copy, is_spec, natural_order
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +50,27 @@ class Intake:
     """Turns what lies in the inbox into jobs."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue,
-        faults: Faults, *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
+        self, spool: Spool, catalogue: Catalogue,
+        *, on_change: Callable[[], None], on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
-        self._home = home
+        self._spool = spool
+        self._home = home = spool.home
         self._inbox = home.inbox
-        self._ledger = ledger
-        self._outbox = outbox
-        self._disk = disk
+        self._ledger = spool.ledger
         self._catalogue = catalogue
-        self.faults = faults
+        self.faults = spool.faults
         self._on_change = on_change
         self.wake = threading.Event()
         self.watcher = Watcher(home.inbox, self.wake)
         self._settler = Settler(home.settings)
-        self._waiting = InputWait(home, ledger, outbox, disk, faults)
-        self.controls = Controls(
-            home, ledger, outbox, disk, self._waiting, faults, on_cancel=on_cancel
-        )
-        self._acknowledger = Acknowledger(home, ledger, outbox, disk, self._waiting)
+        self._waiting = InputWait(spool)
+        self._ids = Ids(spool)
+        self.controls = Controls(spool, self._waiting, self._ids, on_cancel=on_cancel)
+        self._acknowledger = Acknowledger(spool, self._waiting)
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("looking at the inbox")
         self._cut_short = False
-        self._ids = Ids(ledger, outbox)
-        self._suspects = ledger.suspects()
+        self._suspects = spool.ledger.suspects()
         self.unsettled = 0
         self.scans = 0
 
@@ -107,7 +100,7 @@ class Intake:
         """One look at the whole inbox; the seconds after which another is wanted."""
         moment = controls_at = monotonic()
         if self._cut_short or self.faults.told():
-            finish_acknowledgements(self._home, self._ledger, self._outbox, self._disk, self.faults)
+            finish_acknowledgements(self._spool)
         renamed_in = self.watcher.take_renamed_in()
         names = self._list_inbox()
         # The answer to a file at fault that was taken away is finished at the next scan.

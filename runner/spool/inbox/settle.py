@@ -17,8 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.settings import Settings
-from runner.spool.disk.platform import has_writer, open_regular
-from runner.spool.inbox.inputs import signature_of
+from runner.spool.disk.platform import has_writer, open_regular, signature_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
 

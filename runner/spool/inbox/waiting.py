@@ -13,9 +13,7 @@ from runner.clock import monotonic, timestamp
 from runner.errors import DiskFull, JobFailed
 from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
-from runner.settings import Home
-from runner.spool.disk.disk import Disk, concerns_all
-from runner.spool.inbox.faults import Faults
+from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.inputs import (
     Snapshot,
     copy_name,
@@ -25,9 +23,8 @@ from runner.spool.inbox.inputs import (
     place_of,
     take,
 )
-from runner.spool.store.ledger import Ledger
-from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +34,15 @@ _LOOK_AGAIN_SECONDS = 0.5
 class InputWait:
     """Gathers the inputs of queued jobs."""
 
-    def __init__(
-        self, home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults
-    ) -> None:
-        self._home = home
-        self._ledger = ledger
-        self._outbox = outbox
-        self._disk = disk
-        self._faults = faults
+    def __init__(self, spool: Spool) -> None:
+        self._home = spool.home
+        self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._disk = spool.disk
+        self._faults = spool.faults
         self._since: dict[int, float] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
-        self.seconds_to_next_look = home.settings.rescan_seconds
+        self.seconds_to_next_look = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
     def look(self, moment: float) -> bool:

@@ -7,33 +7,33 @@ from __future__ import annotations
 
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.disk.faults import Faults
 from runner.spool.inbox.assess import Catalogue
-from runner.spool.inbox.faults import Faults
 from runner.spool.startup.rebuild import rebuild, set_damaged_aside
 from runner.spool.startup.recovery import recover
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
+from runner.spool.store.spool import Spool
 
 
-def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> tuple[Ledger, Outbox, Faults]:
-    """The ledger and the outbox of a home, in agreement but for what is set aside.
+def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
+    """The spool of a home, its ledger and outbox in agreement but for what is set aside.
 
     Raises LedgerUnusable, DiskFull or OSError where a disk does not do its part.
     """
     file = home.data / "ledger.sqlite"
     set_damaged_aside(file, disk)
     ledger = Ledger(file, disk)
-    faults = Faults(home)
     try:
-        outbox = Outbox(home, ledger, disk)
+        spool = Spool(home, disk, ledger, Outbox(home, ledger, disk), Faults(home))
         if ledger.is_empty():
             # New, or its making was cut short.
-            rebuild(home, ledger, outbox, disk, catalogue)
+            rebuild(spool, catalogue)
         disk.make_folder(home.drops)
         disk.make_folder(home.inbox / ".tmp")
-        recover(home, ledger, outbox, disk, faults)
+        recover(spool)
     except BaseException:
         # The next one must take nothing for settled.
         ledger.close(clean=False)
         raise
-    return ledger, outbox, faults
+    return spool

@@ -14,15 +14,14 @@ from typing import Any
 
 from runner.clock import timestamp
 from runner.job import FINAL_STATES, State
-from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
-from runner.spool.store.ledger import Ledger, is_database
-from runner.spool.store.outbox import Outbox
+from runner.spool.store.ledger import is_database
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -40,35 +39,33 @@ def set_damaged_aside(file: Path, disk: Disk) -> None:
             disk.remove(file.with_name(log_file))
 
 
-def rebuild(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, catalogue: Catalogue) -> None:
+def rebuild(spool: Spool, catalogue: Catalogue) -> None:
     """Enter every job of the outbox into an empty ledger, in the order they were accepted.
 
     All at once or not at all: a ledger with half of the jobs would be taken for whole.
     """
     found = []
-    for folder in home.outbox.iterdir():
-        status = outbox.read_status(folder.name) if folder.is_dir() else None
+    for folder in spool.home.outbox.iterdir():
+        status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
         if status is not None and status.get("id") == folder.name:
             found.append(status)
-    with ledger.transaction():
+    with spool.ledger.transaction():
         for status in sorted(found, key=lambda each: str(each.get("accepted_at"))):
             try:
-                _enter(status, home, ledger, outbox, disk, catalogue)
+                _enter(status, spool, catalogue)
             except (KeyError, TypeError, ValueError):
                 log.exception("outbox/%s could not be entered again", status["id"])
 
 
-def _enter(
-    status: dict[str, Any], home: Home, ledger: Ledger, outbox: Outbox, disk: Disk,
-    catalogue: Catalogue,
-) -> None:  # fmt: skip
-    folder = outbox.folder(status["id"])
+def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
+    ledger = spool.ledger
+    folder = spool.outbox.folder(status["id"])
     source = status["source"]
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
     over = status["state"] in FINAL_STATES
-    verdict = Assessment() if over else assess(drop, home, catalogue)
+    verdict = Assessment() if over else assess(drop, spool.home, catalogue)
     record = replace(
         record_of(drop, verdict, status["id"]),
         source_sha256=source["sha256"],
@@ -81,8 +78,8 @@ def _enter(
     entered = ledger.insert(_over(record, status) if over else record)
     if verdict.composed:
         ledger.add_composed(entered.seq, verdict.composed)
-    reconcile_images(entered, ledger, outbox, disk)
-    _keep_seeds(entered, ledger, outbox)
+    reconcile_images(entered, spool)
+    _keep_seeds(entered, spool)
 
 
 def _over(record: Record, status: dict[str, Any]) -> Record:
@@ -102,10 +99,10 @@ def _over(record: Record, status: dict[str, Any]) -> Record:
     )
 
 
-def _keep_seeds(record: Record, ledger: Ledger, outbox: Outbox) -> None:
+def _keep_seeds(record: Record, spool: Spool) -> None:
     """Let the missing images of a job without seeds follow on from those that are there."""
     if record.base_seed is None:
         return
-    for number, sidecar in outbox.sidecars(record.id).items():
-        ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))
+    for number, sidecar in spool.outbox.sidecars(record.id).items():
+        spool.ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))
         return

@@ -13,13 +13,12 @@ from pathlib import Path
 from runner.clock import timestamp
 from runner.holds import RUNNER_ENDED
 from runner.job import State
-from runner.settings import Home
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk
+from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.inbox.acknowledge import finish_acknowledgements
-from runner.spool.inbox.faults import Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox, output_of
 from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.spool import Spool
 
 MOST_ATTEMPTS = 3
 # After a power loss a status that readers saw may be gone; its successors must still be higher.
@@ -27,45 +26,47 @@ _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
 
 
-def recover(home: Home, ledger: Ledger, outbox: Outbox, disk: Disk, faults: Faults) -> None:
+def recover(spool: Spool) -> None:
     """Requeue, adopt, or end what was running, and publish again what readers may lack.
 
-    A job that raises is left as it is and told to `faults`: the others must not wait for it.
+    A job that raises is left as it is and added to the faults: the others must not wait for it.
     """
+    home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
     clean = ledger.was_closed_cleanly()
     if not clean:
         for record in ledger.cut_short():
             with faults.apart(outbox.folder(record.id)):
-                _lift_revision(record, ledger, outbox)
+                _lift_revision(record, spool)
                 for below in ("", "thumbs", "inputs"):
-                    _sweep(outbox.folder(record.id) / below, disk, faults)
+                    _sweep(outbox.folder(record.id) / below, spool)
     for record in ledger.running():
         with faults.apart(outbox.folder(record.id)):
-            reconcile_images(record, ledger, outbox, disk)
+            reconcile_images(record, spool)
             _requeue(record, ledger)
     for record in ledger.cancelled_in_queue():
         ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
     for folder in (home.inbox, home.outbox, home.drops):
-        _sweep(folder, disk, faults)
+        _sweep(folder, spool)
     stale = []
     for record in ledger.queued():
         with faults.apart(outbox.folder(record.id)):
             if not clean:
                 # A status on its way is what a power loss may have left here.
-                _sweep(outbox.folder(record.id), disk, faults)
+                _sweep(outbox.folder(record.id), spool)
             if record.behind or not (clean or _is_published(record, outbox)):
                 stale.append(record)
     for n in range(0, len(stale), _BATCH):
         faults.all_or_each(
             stale[n : n + _BATCH],
-            lambda records: _publish_again(records, ledger, outbox),
+            lambda records: _publish_again(records, spool),
             lambda record, error: faults.add(outbox.folder(record.id), error),
         )
-    finish_acknowledgements(home, ledger, outbox, disk, faults)
+    finish_acknowledgements(spool)
 
 
-def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk) -> None:
+def reconcile_images(record: Record, spool: Spool) -> None:
     """Count exactly the images whose sidecar and picture are there and whole; remove the rest."""
+    ledger, outbox = spool.ledger, spool.outbox
     folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
     found = {
@@ -80,7 +81,7 @@ def reconcile_images(record: Record, ledger: Ledger, outbox: Outbox, disk: Disk)
     counted = {output[name] for output in found.values() for name in ("file", "sidecar")}
     for file in folder.glob(f"{record.id}-[0-9]*.*"):
         if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:
-            disk.remove(file)
+            spool.disk.remove(file)
 
 
 def _requeue(record: Record, ledger: Ledger) -> None:
@@ -105,22 +106,22 @@ def _is_published(record: Record, outbox: Outbox) -> bool:
     return status is not None and status.get("revision", 0) >= record.revision
 
 
-def _lift_revision(record: Record, ledger: Ledger, outbox: Outbox) -> None:
-    published = outbox.read_status(record.id) or {}
+def _lift_revision(record: Record, spool: Spool) -> None:
+    published = spool.outbox.read_status(record.id) or {}
     revision = max(record.revision, int(published.get("revision", 0)))
-    ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
+    spool.ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
 
 
-def _publish_again(records: Sequence[Record], ledger: Ledger, outbox: Outbox) -> None:
+def _publish_again(records: Sequence[Record], spool: Spool) -> None:
     for record in records:
-        _lift_revision(record, ledger, outbox)
-    outbox.write_jobs([ledger.get(record.seq) for record in records], [])
-    ledger.published(records)
+        _lift_revision(record, spool)
+    spool.outbox.write_jobs([spool.ledger.get(record.seq) for record in records], [])
+    spool.ledger.published(records)
 
 
-def _sweep(folder: Path, disk: Disk, faults: Faults) -> None:
+def _sweep(folder: Path, spool: Spool) -> None:
     """Remove files that a dead process was writing aside."""
     if folder.is_dir():
         for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            with faults.apart(file):
-                disk.remove(file)
+            with spool.faults.apart(file):
+                spool.disk.remove(file)

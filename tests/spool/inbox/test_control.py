@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner.clock import now
-from runner.spool.disk.disk import Disk
 from runner.spool.inbox.control import Controls
+from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
 from runner.spool.inbox.waiting import InputWait
 from tests.spool.conftest import SPEC, Spool
@@ -124,18 +124,9 @@ def test_a_cancel_after_the_end_changes_nothing(spool: Spool) -> None:
 def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None:
     (spool.home.inbox / "nobody.cancel").touch()
     assert spool.daemon is not None
-    daemon, disk = spool.daemon, Disk()
+    parts = spool.daemon.spool
     # Not the intake's own, which goes by the true clock.
-    waiting = InputWait(spool.home, daemon.ledger, daemon.outbox, disk, daemon.faults)
-    controls = Controls(
-        spool.home,
-        daemon.ledger,
-        daemon.outbox,
-        disk,
-        waiting,
-        daemon.faults,
-        on_cancel=lambda seq: None,
-    )
+    controls = Controls(parts, InputWait(parts), Ids(parts), on_cancel=lambda seq: None)
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)
     assert (spool.home.inbox / "nobody.cancel").exists()

@@ -14,8 +14,8 @@ import pytest
 
 from runner.daemon.daemon import Daemon
 from runner.spool.disk.disk import Disk
+from runner.spool.disk.faults import Faults
 from runner.spool.disk.platform import path_of
-from runner.spool.inbox.faults import Faults
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk

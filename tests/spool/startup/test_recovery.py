@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from runner.spool.inbox.inputs import signature_of
+from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import MOST_ATTEMPTS
 from tests.spool.conftest import SPEC, Spool

@@ -20,7 +20,7 @@ from typing import TypeVar
 from runner.clock import monotonic, timestamp
 from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
-from runner.spool.inbox.inputs import signature_of
+from runner.spool.disk.platform import signature_of
 from runner.wire import Fault
 
 log = logging.getLogger(__name__)
