@@ -153,7 +153,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
 def _print_plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     from runner.catalogue import RegistryCatalogue
     from runner.cli.plan_report import plan_report, print_report
-    from runner.spool.inbox.preview import preview
+    from runner.spool.inbox.assess import preview
 
     catalogue = RegistryCatalogue(home.settings, home.data)
     report = plan_report(preview(_spec_bytes(spec), home, catalogue), home)
@@ -167,7 +167,7 @@ def _print_plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]
 def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Drop the spec. Raises SpecInvalid, and drops nothing, where intake would reject it."""
     from runner.catalogue import RegistryCatalogue
-    from runner.spool.inbox.preview import preview
+    from runner.spool.inbox.assess import preview
 
     data = _spec_bytes(spec)
     previewed = preview(data, home, RegistryCatalogue(home.settings, home.data))

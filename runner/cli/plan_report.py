@@ -16,7 +16,7 @@ from runner.settings import Home
 
 if TYPE_CHECKING:
     from composer.plan import Plan
-    from runner.spool.inbox.preview import Preview
+    from runner.spool.inbox.assess import Preview
 
 _LISTED = 12
 _WIDTH = 100

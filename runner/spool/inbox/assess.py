@@ -1,7 +1,7 @@
-"""The verdict on a drop: read, validate, check against the models, count.
+"""Assesses a drop: reads, validates, composes, checks against the models, counts.
 
-Pure apart from looking at the paths a spec names; it writes nothing, and whatever a spec contains
-it returns a Verdict: no exception of a bad spec leaves this file.
+Pure apart from looking at the files that a spec names; it writes nothing. `assess` returns an
+Assessment whatever a spec contains: no exception of a bad spec leaves it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_WARNED = 200
+_MOST_WARNED = 200
 
 
 class Catalogue(Protocol):
@@ -68,7 +68,7 @@ class Assessment:
 
 
 def assess(drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
-    """Judge one drop; every error at once, with line and column."""
+    """Assess one drop; every error of a stage at once, with line and column."""
     if drop.refused:
         reason, message = drop.refused
         return Assessment(reason=reason, message=message)
@@ -83,17 +83,18 @@ def assess(drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
         return _refusal(error, value)
     except Exception:
         # A mistake of ours must cost this spec only, never the intake.
-        log.exception("judging %s failed", drop.name)
+        log.exception("assessing %s failed", drop.name)
         message = "fluxdrop could not judge this spec (a bug): see the runner's log"
         return Assessment(reason="Internal", message=message, explicit_id=_id_in(value))
 
 
 def uncomposed(drop: Drop, home: Home) -> Assessment | None:
-    """What is known of a drop with `compose` before it is planned; None where `judge` is as quick:
-    nothing is composed, or the spec is bad as it stands.
+    """What is known of a drop with `compose` before it is planned.
+
+    None where `assess` is as quick: nothing is composed, or the spec is bad as it stands.
     """
     try:
-        spec = with_defaults(validate(_document(drop)), home)
+        spec = _with_defaults(validate(_document(drop)), home)
     except SpecInvalid:
         return None
     if "compose" not in spec:
@@ -109,25 +110,54 @@ def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Pro
     return verdict.problems
 
 
+@dataclass(frozen=True)
+class Preview:
+    """A spec with `compose` as it would be assessed: its plan, what is wrong, and warnings."""
+
+    plan: Plan
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def preview(data: bytes, home: Home, catalogue: Catalogue) -> Preview:
+    """The preview of a spec that has not been dropped; goes on where `assess` stops.
+
+    Raises SpecInvalid where there is not even a plan.
+    """
+    document = read(data)
+    realised = _with_defaults(validate(document), home)
+    plan = planned(realised, home, catalogue)
+    variants = [{**fields, **plan.spec} for fields, _ in _with_model(plan, catalogue)]
+    problems: tuple[Problem, ...] = ()
+    try:
+        _check_paths(document, realised, home)
+        _with_loras(document, realised, home, catalogue)
+        _check_models(document, variants, catalogue)
+    except SpecInvalid as error:
+        problems = error.problems
+    own = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
+    return Preview(plan, problems, tuple(dict.fromkeys([*plan.warnings, *own])))
+
+
 def _document(drop: Drop) -> Document:
     return read(drop.data, json=drop.name.lower().endswith(".json"))
 
 
 def _assess_document(document: Document, home: Home, catalogue: Catalogue) -> Assessment:
-    realised = with_defaults(validate(document), home)
-    check_paths(document, realised, home)
-    realised |= with_loras(document, realised, home, catalogue)
+    realised = _with_defaults(validate(document), home)
+    _check_paths(document, realised, home)
+    realised |= _with_loras(document, realised, home, catalogue)
     plan = planned(realised, home, catalogue) if "compose" in realised else None
     if plan is not None:
         plan.reject()
-        realised, composed = {**plan.spec}, with_model(plan, catalogue)
+        realised, composed = {**plan.spec}, _with_model(plan, catalogue)
         variants = [{**fields, **realised} for fields, _ in composed]
     else:
         if "model" not in realised.get("matrix", {}):
             realised.setdefault("model", catalogue.default_model(realised))
         composed, variants = (), [realised]
         _check_forbidden(document, realised, home)
-    check_models(document, variants, catalogue)
+    _check_models(document, variants, catalogue)
     total = count(realised, len(composed) or 1)
     return Assessment(
         realised={"model": variants[0].get("model"), **realised} if plan else realised,
@@ -153,7 +183,7 @@ def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
     )
 
 
-def with_model(
+def _with_model(
     plan: Plan, catalogue: Catalogue
 ) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
     """Every prompt with its fields, a model among them, and what its images remember."""
@@ -184,7 +214,7 @@ def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) ->
                 raise SpecInvalid(error.reason, found) from None
 
 
-def check_models(
+def _check_models(
     document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
     found: dict[tuple[str, str], None] = {}
@@ -211,11 +241,11 @@ def _warnings(
     if plan is not None:
         yield from plan.warnings
         yield from (f"left out: {skipped.file}: {skipped.reason}" for skipped in plan.skipped)
-    for variant in itertools.islice(variants, MOST_WARNED):
+    for variant in itertools.islice(variants, _MOST_WARNED):
         yield from catalogue.warnings(variant)
 
 
-def with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     ignored = ("result", "$schema", "schema")
     realised = {key: value for key, value in spec.items() if key not in ignored}
     for key, value in home.settings.defaults.items():
@@ -226,7 +256,7 @@ def with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     return realised
 
 
-def check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
     found = []
     for path, text in named_paths(spec):
         try:
@@ -237,7 +267,7 @@ def check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None
         raise SpecInvalid("PathNotAllowed", found)
 
 
-def with_loras(
+def _with_loras(
     document: Document, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
 ) -> dict[str, Any]:
     """The spec's LoRAs, each pinned by its hash; a missing one fails the job when it runs."""
