@@ -1,14 +1,14 @@
 """The gallery's index: TinyDB's documents and queries, stored as one appended line for each row.
 
 Plain TinyDB writes its whole file for each insert and reads it for each query. Here the table has
-TinyDB's interface (`search(where("kind") == "fill")`), an insert appends one line, and a query
+TinyDB's queries (`search(where("kind") == "fill")`), an added row is one line, and a query
 reads only the rows that can match according to the segments' indexes. Any number of processes may
 read while one writes; a lock orders the writers. Everything can be made again from the sidecars.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from itertools import islice
 from operator import and_, or_
@@ -129,9 +129,9 @@ class Gallery:
 
 
 class RowTable(Table):
-    """A TinyDB table whose documents are lines; queries use the indexes as far as possible.
+    """A TinyDB table to read: its documents are lines, and queries use the indexes.
 
-    Documents come newest first. `update`, `upsert` and `truncate` raise NotImplementedError.
+    Documents come newest first. What would write raises NotImplementedError.
     """
 
     def __iter__(self) -> Iterator[Document]:
@@ -156,41 +156,9 @@ class RowTable(Table):
             return next((d for d in self._documents(None, doc_id) if d.doc_id == doc_id), None)
         return next(self._documents(cond), None) if cond is not None else None
 
-    def insert(self, document: Mapping[str, Any]) -> int:
-        return self.insert_multiple([document])[0]
-
-    def insert_multiple(self, documents: Iterable[Mapping[str, Any]]) -> list[int]:
-        rows, segments = list(documents), self._segments()
-        first = 0
-
-        def entries() -> list[Mapping[str, Any]]:
-            nonlocal first
-            first = segments.length + 1
-            return [{"row": dict(row)} for row in rows]
-
-        segments.append(entries)
-        return list(range(first, first + len(rows)))
-
-    def remove(
-        self, cond: QueryLike | None = None, doc_ids: Iterable[int] | None = None
-    ) -> list[int]:
-        if cond is None and doc_ids is None:
-            raise RuntimeError("Use truncate() to remove all documents")
-        gone: list[int] = []
-
-        def entries() -> Iterator[Mapping[str, Any]]:
-            wanted = None if doc_ids is None else set(doc_ids)
-            documents = (document.doc_id for document in self._documents(cond))
-            gone.extend(doc for doc in documents if wanted is None or doc in wanted)
-            if gone:
-                yield {"gone": gone}
-
-        self._segments().append(entries)
-        return gone
-
     def _update_table(self, updater: Callable[[dict[int, Mapping[str, Any]]], None]) -> NoReturn:
-        # update, upsert and truncate would rewrite the whole table; this storage only appends.
-        raise NotImplementedError("rows are replaced with Gallery.add and deleted with remove")
+        # It would rewrite the whole table; this storage only appends.
+        raise NotImplementedError("rows are added with Gallery.add and deleted with remove")
 
     def _documents(self, cond: QueryLike | None, doc_id: int | None = None) -> Iterator[Document]:
         segments = self._refreshed()
@@ -203,11 +171,8 @@ class RowTable(Table):
                 if row is not None and (cond is None or cond(row)):
                     yield Document(row, doc)
 
-    def _segments(self) -> Segments:
-        return cast(_RowStorage, self._storage).segments
-
     def _refreshed(self) -> Segments:
-        segments = self._segments()
+        segments = cast(_RowStorage, self._storage).segments
         segments.refresh()
         return segments
 

@@ -189,15 +189,18 @@ def test_an_indexed_tinydb_query_reads_only_the_rows_that_fit(
     assert len(read) == 1
 
 
-def test_tinydbs_inserts_and_removes_work_and_rewriting_is_refused(gallery: Gallery) -> None:
+def test_what_would_write_through_tinydb_is_refused(gallery: Gallery) -> None:
+    gallery.add({"id": "a", "seed": 1})
     table = gallery.table
-    assert table.insert({"id": "a", "seed": 1}) == 1
-    assert table.insert_multiple([{"id": "b", "seed": 1}, {"id": "c", "seed": 2}]) == [2, 3]
-    assert table.remove(where("seed") == 1) == [2, 1]
-    assert [dict(row) for row in table] == [{"id": "c", "seed": 2}]
-    for rewriting in (lambda: table.update({"seed": 3}), table.truncate):
+    for writing in (
+        lambda: table.insert({"id": "b"}),
+        lambda: table.update({"seed": 3}),
+        lambda: table.remove(where("seed") == 1),
+        table.truncate,
+    ):
         with pytest.raises(NotImplementedError):
-            rewriting()
+            writing()
+    assert [dict(row) for row in table] == [{"id": "a", "seed": 1}]
 
 
 def test_search_and_store_start_without_pillow_and_torch() -> None:
