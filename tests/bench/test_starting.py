@@ -72,4 +72,4 @@ def test_a_command_that_fails_is_not_measured(tmp_path: Path) -> None:
 def test_imports_are_listed_with_their_times() -> None:
     found = startup.imports(["--version"])
     assert found == sorted(found, reverse=True)
-    assert {"argparse", "runner.cli"} <= {name for _, name in found}
+    assert {"argparse", "runner.errors"} <= {name for _, name in found}

@@ -264,7 +264,7 @@ def test_an_outbox_that_turns_read_only_costs_no_job_an_image(
     spool.start()
     for name in "abc":
         spool.drop(f"{name}.yaml", SPEC.replace("seed: 7", f"count: {count}"))
-    spool.until(lambda: spool.device.task and spool.status("c"))
+        spool.until(lambda name=name: spool.device.task and spool.status(name))
     daemon = spool.daemon
     assert daemon is not None
     # Nothing may be open for writing in this very moment.

@@ -134,7 +134,7 @@ def test_a_reader_at_a_thousand_looks_a_second_sees_whole_statuses_and_legal_mov
     jobs = ("bulk", "stopped", "broken", "bad", "broken-2")
     spool.device.failing["broken", 1] = ("OutOfMemory", "too large")
     with _reader(_STATUSES, spool.home.outbox, tmp_path / "stop", *jobs) as report:
-        spool.drop("bulk.yaml", SPEC + "count: 300\n")
+        spool.drop("bulk.yaml", SPEC + "count: 1000\n")
         spool.drop("broken.yaml", SPEC + "count: 3\npriority: 1\n")
         spool.drop("bad.yaml", SPEC + "stpes: 3\n")
         spool.until(lambda: spool.status("bulk").get("images", {}).get("done", 0) > 10)
