@@ -19,7 +19,7 @@ from runner.engine.kinds.base import Kind
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
-from runner.engine.weights import fingerprint, quantise
+from runner.engine.weights import checkpoints, fingerprint
 from runner.errors import JobFailed
 from runner.job import ImageTask
 
@@ -36,7 +36,7 @@ class ResolvedTask:
     `single` is the file of the transformer's weights, where they are in one file. `marks` are the
     hashes of the components by name; pipelines may share those of equal hash. `encoders` names the
     text stage: it is equal for two tasks whose prompts are encoded to the same numbers. `wanted` is
-    the precision of the task, "auto" or "stored" (quantised in its repository) where none is named.
+    the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -97,12 +97,13 @@ class TaskResolver:
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
+        is_stored = resolved.plan.precision == "stored"
         plan = memory.after_out_of_memory(
             resolved.plan,
             resolved.model,
             self.machine,
             pixels,
-            wanted=resolved.wanted,
+            wanted="stored" if is_stored else resolved.wanted,
             kind=resolved.kind.name,
         )
         if plan is None:
@@ -116,9 +117,9 @@ class TaskResolver:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        if wanted == "auto" and single is None and quantise.is_stored(folder / family.heavy):
-            wanted = "stored"
-        plan = self._plan(model, self.machine, pixels, wanted, kind)
+        is_stored = single is None and checkpoints.is_stored(folder / family.heavy)
+        precision = "stored" if wanted == "auto" and is_stored else wanted
+        plan = self._plan(model, self.machine, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         marks = self._marks_of(folder, family, single)
         return ResolvedTask(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 from runner.engine import gpu, memory
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan
+from runner.engine.models import Model
+from runner.engine.resolved_task import TaskResolver
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Rendered
@@ -95,6 +99,28 @@ def test_the_plan_that_held_is_used_for_the_next_image(
     assert outcome(executor, task_of("text2img")).facts["precision"] == "bf16"
     again = outcome(executor, task_of("text2img", seed=8))
     assert (again.facts["precision"], again.warnings) == ("bf16", ())
+
+
+def test_a_model_that_was_published_quantised_keeps_the_plan_that_held_too(
+    data: Path, tmp_path: Path, task_of: TaskOf
+) -> None:
+    class Published(TwinLibrary):
+        def main(self, model: Model, kind: str) -> Path:
+            return published
+
+    task, pixels = task_of("text2img"), 1024 * 1024
+    twins = TwinLibrary(data)
+    published = shutil.copytree(twins.main(twins.models[task.model], task.kind), tmp_path / "model")
+    config = published / "transformer" / "config.json"
+    quantised = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "any"}}
+    config.write_text(json.dumps(quantised))
+    resolver = TaskResolver(Published(data), Machine("cpu", 0, 2**40), device="cpu")
+    lower = resolver.lower(resolver.resolve(task, pixels), pixels)
+    assert lower is not None and lower.plan.precision == "stored"
+    assert resolver.resolve(task, pixels) == lower
+    lowest = resolver.lower(lower, pixels)
+    assert lowest is not None and lowest.plan.bytes < lower.plan.bytes
+    assert lowest.plan.precision == "stored" and resolver.resolve(task, pixels) == lowest
 
 
 def test_below_the_last_fallback_the_job_fails_and_the_next_one_runs(

@@ -18,11 +18,8 @@ from typing import Any
 
 from runner.engine import errors as faults
 from runner.engine.weights import checkpoints, fp8
-from runner.engine.weights.checkpoints import is_stored
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.errors import JobFailed, ModelMissing
-
-__all__ = ["QUANTISED", "is_stored", "load_text_encoder", "load_transformer"]
 
 QUANTISED = ("fp8", "nf4", "gguf", "stored")
 """The precisions that are loaded here; diffusers loads the others by itself."""
@@ -51,7 +48,7 @@ def load_transformer(
         raise ModelMissing(f"{single.name} is not on this machine")
     if precision == "gguf":
         return _single_gguf(cls, folder, device, single)
-    if is_stored(folder) and single is None:
+    if checkpoints.is_stored(folder) and single is None:
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
         return _for_inference(_from_folder(cls, folder, device))
@@ -72,9 +69,9 @@ def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store
 
     if precision != "nf4":
         raise faults.Bug(f"text encoders are not held in {precision}")
-    if checkpoints.size(folder) < _SMALL_ENCODER or is_stored(folder):
+    if checkpoints.size(folder) < _SMALL_ENCODER or checkpoints.is_stored(folder):
         plain = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-        return _for_inference(plain if is_stored(folder) else plain.to(device))
+        return _for_inference(plain if checkpoints.is_stored(folder) else plain.to(device))
 
     def fresh() -> Any:
         return _from_folder(cls, folder, device, BitsAndBytesConfig(**_nf4()))

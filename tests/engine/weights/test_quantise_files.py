@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine.weights import quantise
+from runner.engine.weights import checkpoints, quantise
 from runner.errors import JobFailed, ModelMissing
 from tests.engine.quantising import far, forward, kept_in, load, published
 
@@ -76,7 +76,7 @@ def test_weights_that_were_published_quantised_are_taken_as_they_are(
 ) -> None:
     right = forward(load(transformer, "nf4", tmp_path / "store"))
     (folder,) = kept_in(tmp_path / "store")
-    assert quantise.is_stored(folder) and not quantise.is_stored(transformer)
+    assert checkpoints.is_stored(folder) and not checkpoints.is_stored(transformer)
     assert (forward(load(folder, "stored", tmp_path / "none")) == right).all()
     assert not (tmp_path / "none").exists()
     with pytest.raises(JobFailed, match="published quantised, not for fp8"):
