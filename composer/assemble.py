@@ -9,24 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from composer.audit import Span
 from composer.packs import Block, Pack
 
 EXTRA_FILE = "(extra)"
-
-
-@dataclass(frozen=True)
-class Span:
-    """The part [start, end) of a prompt that came from one block; offsets count code points."""
-
-    block: str
-    file: str
-    start: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        """The number of characters of the block."""
-        return self.end - self.start
 
 
 @dataclass(frozen=True)

@@ -21,21 +21,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or a combination of which no image is made, and the reason."""
+    """A file or a combination of which no image is made, and the reason; also as JSON."""
 
     file: str
     reason: str
     subject: str = ""
     variable: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry as JSON for other programs."""
-        return {
-            "file": self.file,
-            "reason": self.reason,
-            "subject": self.subject,
-            "variable": self.variable,
-        }
 
 
 @dataclass(frozen=True)

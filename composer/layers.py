@@ -1,19 +1,15 @@
-"""Reads the folder of one pack, and merges a pack with the packs that it extends.
-
-Blocks and settings of the extending pack win; defaults merge key by key; forbidden terms are only
-ever added.
-"""
+"""Reads the folder of one pack, without the packs that it extends."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from composer.audit import Term, parse_terms
+from composer.audit import parse_terms
 from composer.files import (
     FileProblem,
     PackFile,
@@ -34,18 +30,6 @@ _Text = tuple[str, str]  # the name of a file inside `prompts/`, and its text
 
 
 @dataclass(frozen=True)
-class Override:
-    """The settings of one subject or one variable in `pack.json`."""
-
-    enabled: bool = True
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    allow: tuple[str, ...] = ()
-    forbid: tuple[str, ...] = ()
-    only_with: tuple[str, ...] = ()
-    not_with: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Layer:
     """One pack folder: the content of `pack.json`, the blocks by name, and all files read."""
 
@@ -56,31 +40,6 @@ class Layer:
     variables: Mapping[str, _Text]
     files: tuple[PackFile, ...]
     warnings: tuple[str, ...]
-
-    @property
-    def extends(self) -> str | None:
-        """The id of the pack that this one extends, if any."""
-        extended = self.manifest.get("extends")
-        return None if extended is None else str(extended)
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A pack merged with all packs that it extends."""
-
-    fixed: _Text | None
-    subjects: dict[str, _Text]
-    variables: dict[str, _Text]
-    defaults: dict[str, Any]
-    forbidden: tuple[Term, ...]
-    allow: tuple[str, ...]
-    lifts_errors: bool
-    subject_overrides: dict[str, Override]
-    variable_overrides: dict[str, Override]
-    separator: str
-    order: tuple[str, ...]
-    max_chars: int
-    samples: tuple[Mapping[str, Any], ...]
 
 
 class _Folder:
@@ -214,61 +173,6 @@ def _read_manifest(folder: _Folder) -> dict[str, Any]:
     except ValueError as error:
         folder.problem(f"{file.name}: forbidden", str(error), *document.locate(["forbidden"]))
     return manifest
-
-
-def merge(layers: Sequence[Layer]) -> Merged:
-    """Merge a pack's layer, the first, with those of the packs that it extends, in order."""
-    fixed: _Text | None = None
-    subjects: dict[str, _Text] = {}
-    variables: dict[str, _Text] = {}
-    manifest: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    forbidden: dict[Term, None] = {}
-    allow: dict[str, None] = {}
-    overrides: dict[str, dict[str, Override]] = {"subjects": {}, "variables": {}}
-    for layer in reversed(layers):
-        fixed = layer.fixed or fixed
-        subjects.update(layer.subjects)
-        variables.update(layer.variables)
-        manifest.update(layer.manifest)
-        defaults.update(layer.manifest.get("defaults", {}))
-        forbidden.update(dict.fromkeys(parse_terms(layer.manifest.get("forbidden", ()))))
-        allow.update(dict.fromkeys(map(str, layer.manifest.get("x_allow", ()))))
-        for key, merged in overrides.items():
-            for name, settings in layer.manifest.get(key, {}).items():
-                name = block_name(name)
-                merged[name] = _override(merged.get(name, Override()), settings)
-    return Merged(
-        fixed=fixed,
-        subjects=subjects,
-        variables=variables,
-        defaults=defaults,
-        forbidden=tuple(forbidden),
-        allow=tuple(allow),
-        lifts_errors=bool(manifest.get("x_allow_lifts_errors", False)),
-        subject_overrides=overrides["subjects"],
-        variable_overrides=overrides["variables"],
-        separator=str(manifest.get("separator", ", ")),
-        order=tuple(manifest.get("order", ())),
-        max_chars=int(manifest.get("max_chars", 2000)),
-        samples=tuple(layers[0].manifest.get("samples", ())),
-    )
-
-
-def _override(below: Override, settings: Mapping[str, Any]) -> Override:
-    """The override of the extended pack, with the settings of the extending pack applied to it."""
-
-    def joined(key: str, known: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*known, *settings.get(key, ()))))
-
-    return Override(
-        enabled=bool(settings.get("enabled", below.enabled)),
-        defaults=MappingProxyType({**below.defaults, **settings.get("defaults", {})}),
-        allow=joined("allow", below.allow),
-        forbid=joined("forbid", below.forbid),
-        only_with=tuple(settings.get("only_with", below.only_with)),
-        not_with=tuple(settings.get("not_with", below.not_with)),
-    )
 
 
 def hash_files(layers: Sequence[Layer]) -> str:

@@ -13,15 +13,15 @@ together, each with the name of its file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from composer.audit import Term
+from composer.audit import Term, parse_terms
 from composer.files import block_name, is_ignored, natural_key
-from composer.layers import Layer, Override, hash_files, merge, read_layer
+from composer.layers import Layer, hash_files, read_layer
 from specs.errors import Problem, SpecInvalid
 
 MAX_DEPTH = 4
@@ -38,6 +38,18 @@ class Block:
     name: str
     file: str
     text: str
+
+
+@dataclass(frozen=True)
+class Override:
+    """The settings of one subject or one variable in `pack.json`."""
+
+    enabled: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    allow: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    only_with: tuple[str, ...] = ()
+    not_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ def read_pack(prompts: Path, pack_id: str) -> Pack:
         layer, layer_problems = read_layer(prompts, next_id)
         problems += layer_problems
         layers.append(layer)
-        next_id = layer.extends
+        next_id = layer.manifest.get("extends")
     if problems:
         raise SpecInvalid("PackInvalid", problems)
     return _build(layers)
@@ -122,58 +134,96 @@ def _refuse(path: str, message: str) -> None:
 
 
 def _build(layers: list[Layer]) -> Pack:
-    """Merge the layers into the pack. Raises SpecInvalid for problems of the merged pack."""
-    merged = merge(layers)
+    """Merge a pack's layer, the first, with those of the packs that it extends, in order.
+
+    Blocks and settings of the extending pack win; defaults merge key by key; forbidden terms are
+    only ever added. Raises SpecInvalid for problems of the merged pack.
+    """
+    fixed: tuple[str, str] | None = None
+    subjects: dict[str, tuple[str, str]] = {}
+    variables: dict[str, tuple[str, str]] = {}
+    manifest: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    forbidden: dict[Term, None] = {}
+    allow: dict[str, None] = {}
+    overrides: dict[str, dict[str, Override]] = {"subjects": {}, "variables": {}}
+    for layer in reversed(layers):
+        fixed = layer.fixed or fixed
+        subjects.update(layer.subjects)
+        variables.update(layer.variables)
+        manifest.update(layer.manifest)
+        defaults.update(layer.manifest.get("defaults", {}))
+        forbidden.update(dict.fromkeys(parse_terms(layer.manifest.get("forbidden", ()))))
+        allow.update(dict.fromkeys(map(str, layer.manifest.get("x_allow", ()))))
+        for key, merged in overrides.items():
+            for name, settings in layer.manifest.get(key, {}).items():
+                name = block_name(name)
+                merged[name] = _override(merged.get(name, Override()), settings)
     own = layers[0]
-    manifest = f"{own.id}/pack.json"
-    subjects = _blocks("subject", merged.subjects)
-    variables = _blocks("variable", merged.variables)
-    problems: list[Problem] = []
-    if merged.fixed is None:
-        problems.append(Problem(0, 0, f"{own.id}/fixed_block.txt", "is missing"))
-    if not subjects:
-        problems.append(Problem(0, 0, f"{own.id}/subjects", "holds no subject: add <name>.txt"))
-    for part, overrides, blocks, others in (
-        ("subject", merged.subject_overrides, subjects, variables),
-        ("variable", merged.variable_overrides, variables, subjects),
-    ):
-        problems += [
-            Problem(0, 0, f"{manifest}: {part}s.{name}", f"there is no {part} {name!r}")
-            for name in overrides
-            if name not in blocks
-        ]
-        problems += [
-            Problem(0, 0, f"{manifest}: {part}s.{name}", f"names {other!r}, which is not there")
-            for name, override in overrides.items()
-            for other in (*override.only_with, *override.not_with)
-            if block_name(other) not in others
-        ]
-    for index, sample in enumerate(merged.samples):
-        for part, blocks in (("subject", subjects), ("variable", variables)):
-            if block_name(str(sample[part])) not in blocks:
-                path = f"{manifest}: samples[{index}].{part}"
-                problems.append(Problem(0, 0, path, f"there is no {part} {sample[part]!r}"))
-    if problems or merged.fixed is None:
-        raise SpecInvalid("PackInvalid", problems)
-    return Pack(
+    order = tuple(manifest.get("order", ()))
+    pack = Pack(
         id=own.id,
         name=str(own.manifest["name"]),
         version=str(own.manifest["version"]),
         sha256=hash_files(layers),
-        fixed=Block("fixed", "", *merged.fixed),
-        subjects=MappingProxyType(subjects),
-        variables=MappingProxyType(variables),
-        defaults=MappingProxyType(merged.defaults),
-        forbidden=merged.forbidden,
-        allow=merged.allow,
-        lifts_errors=merged.lifts_errors,
-        subject_overrides=MappingProxyType(merged.subject_overrides),
-        variable_overrides=MappingProxyType(merged.variable_overrides),
-        separator=merged.separator,
-        order=(*merged.order, *(part for part in PARTS if part not in merged.order)),
-        max_chars=merged.max_chars,
+        fixed=Block("fixed", "", *(fixed or ("", ""))),
+        subjects=MappingProxyType(_blocks("subject", subjects)),
+        variables=MappingProxyType(_blocks("variable", variables)),
+        defaults=MappingProxyType(defaults),
+        forbidden=tuple(forbidden),
+        allow=tuple(allow),
+        lifts_errors=bool(manifest.get("x_allow_lifts_errors", False)),
+        subject_overrides=MappingProxyType(overrides["subjects"]),
+        variable_overrides=MappingProxyType(overrides["variables"]),
+        separator=str(manifest.get("separator", ", ")),
+        order=(*order, *(part for part in PARTS if part not in order)),
+        max_chars=int(manifest.get("max_chars", 2000)),
         description=str(own.manifest.get("description", "")),
         warnings=tuple(text for layer in layers for text in layer.warnings),
+    )
+    problems = list(_problems(pack, own.manifest.get("samples", ())))
+    if fixed is None:
+        problems.append(Problem(0, 0, f"{own.id}/fixed_block.txt", "is missing"))
+    if problems:
+        raise SpecInvalid("PackInvalid", problems)
+    return pack
+
+
+def _problems(pack: Pack, samples: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    """What a merged pack lacks: subjects, and blocks that its settings and samples name."""
+    manifest = f"{pack.id}/pack.json"
+    if not pack.subjects:
+        yield Problem(0, 0, f"{pack.id}/subjects", "holds no subject: add <name>.txt")
+    for part, overrides, blocks, others in (
+        ("subject", pack.subject_overrides, pack.subjects, pack.variables),
+        ("variable", pack.variable_overrides, pack.variables, pack.subjects),
+    ):
+        for name, override in overrides.items():
+            path = f"{manifest}: {part}s.{name}"
+            if name not in blocks:
+                yield Problem(0, 0, path, f"there is no {part} {name!r}")
+            for other in (*override.only_with, *override.not_with):
+                if block_name(other) not in others:
+                    yield Problem(0, 0, path, f"names {other!r}, which is not there")
+        for index, sample in enumerate(samples):
+            if block_name(str(sample[part])) not in blocks:
+                path = f"{manifest}: samples[{index}].{part}"
+                yield Problem(0, 0, path, f"there is no {part} {sample[part]!r}")
+
+
+def _override(below: Override, settings: Mapping[str, Any]) -> Override:
+    """The override of the extended pack, with the settings of the extending pack applied to it."""
+
+    def joined(key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*known, *settings.get(key, ()))))
+
+    return Override(
+        enabled=bool(settings.get("enabled", below.enabled)),
+        defaults=MappingProxyType({**below.defaults, **settings.get("defaults", {})}),
+        allow=joined("allow", below.allow),
+        forbid=joined("forbid", below.forbid),
+        only_with=tuple(settings.get("only_with", below.only_with)),
+        not_with=tuple(settings.get("not_with", below.not_with)),
     )
 
 

@@ -34,17 +34,10 @@ def no_defaults(model: str | None) -> Mapping[str, Any]:
     return {}
 
 
-def encoders_of(model_defaults: ModelDefaults) -> Callable[[str | None], Sequence[Encoder]]:
-    """A function that gives the text encoders of a model by its name."""
-
-    def of(model: str | None) -> Sequence[Encoder]:
-        defaults = model_defaults(model)
-        if "encoders" in defaults:
-            encoders: Sequence[Encoder] = defaults["encoders"]()
-            return encoders
-        return flux1_like()
-
-    return of
+def encoders_of(defaults: Mapping[str, Any]) -> Sequence[Encoder]:
+    """The text encoders that a model's defaults give; FLUX.1's where they give none."""
+    encoders: Sequence[Encoder] = defaults.get("encoders", flux1_like)()
+    return encoders
 
 
 def entry_fields(

@@ -25,12 +25,11 @@ from composer.parameters import (
     NOT_FIELDS,
     ModelDefaults,
     common_seeds,
-    encoders_of,
     entry_fields,
     no_defaults,
     own_seeds,
 )
-from composer.plan_tokens import EncoderTotals, count_tokens, models_of, token_warnings_of
+from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows, terms_for
 from specs import expand
 from specs.errors import Problem, SpecInvalid
@@ -173,13 +172,14 @@ def make_plan(
             skipped.append(combination)
         else:
             builder.add(*combination)
+    entries = list(builder.by_key.values())
+    violations = tuple(entry for entry in entries if not entry.report.ok)
+    over_long = tuple(entry for entry in entries if entry.assembled.over_by)
     rejects = compose.get("on_violation", "reject") == "reject"
     if not rejects:
-        skipped += [left_out(entry) for entry in (*builder.violations, *builder.over_long)]
-    entries = [e for e in builder.entries if rejects or e.report.ok and not e.assembled.over_by]
-    tokens = count_tokens(
-        entries, lambda entry: models_of(spec, entry, builder.model), encoders_of(model_defaults)
-    )
+        skipped += [left_out(entry) for entry in (*violations, *over_long)]
+        entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
+    tokens = count_tokens(entries, spec, builder.model, model_defaults)
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
@@ -192,8 +192,8 @@ def make_plan(
         entries=tuple(entries),
         skipped=tuple(skipped),
         duplicates=tuple(builder.duplicates),
-        over_long=tuple(builder.over_long),
-        violations=tuple(builder.violations),
+        over_long=over_long,
+        violations=violations,
         rejects=rejects,
         warnings=tuple(warnings[:_MOST_WARNINGS]),
         tokens=tokens,
@@ -204,19 +204,16 @@ def make_plan(
 
 @dataclass
 class _Builder:
-    """Makes the entries of a plan, one for each combination."""
+    """Makes the entries of a plan, one for each combination; `by_key` has no duplicates."""
 
     pack: Pack
     spec: Mapping[str, Any]
     forbidden: tuple[Term, ...]
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     model_defaults: ModelDefaults
-    entries: list[Entry] = field(default_factory=list)
+    by_key: dict[str, Entry] = field(default_factory=dict)
     duplicates: list[Entry] = field(default_factory=list)
-    over_long: list[Entry] = field(default_factory=list)
-    violations: list[Entry] = field(default_factory=list)
     _reports: dict[Any, Report] = field(default_factory=dict)
-    _by_key: dict[str, Entry] = field(default_factory=dict)
 
     @property
     def model(self) -> str | None:
@@ -241,15 +238,9 @@ class _Builder:
             self._reports[audited],
             {"prompt": assembled.prompt, **fields},
         )
-        first = self._by_key.setdefault(duplicate_key(entry), entry)
+        first = self.by_key.setdefault(duplicate_key(entry), entry)
         if first is not entry:
             self.duplicates.append(replace(entry, same_as=first))
-            return
-        self.entries.append(entry)
-        if assembled.over_by:
-            self.over_long.append(entry)
-        if not entry.report.ok:
-            self.violations.append(entry)
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:

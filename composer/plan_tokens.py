@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from composer.entries import Entry
+from composer.parameters import ModelDefaults, encoders_of
 from composer.tokencount import Encoder
-
-EncodersOf = Callable[[str | None], Sequence[Encoder]]
-"""Gives the text encoders of a model by its name (None: no model is named)."""
 
 
 @dataclass
@@ -60,15 +58,17 @@ class EncoderTotals:
 
 def count_tokens(
     entries: Sequence[Entry],
-    models: Callable[[Entry], Sequence[str | None]],
-    encoders_of: EncodersOf,
+    spec: Mapping[str, Any],
+    otherwise: str | None,
+    model_defaults: ModelDefaults,
 ) -> tuple[EncoderTotals, ...]:
-    """Count every prompt once for each encoder of the models that `models` gives for it."""
+    """Count every prompt once for each encoder of its models; `otherwise` where none is named."""
     by_model: dict[str | None, list[EncoderTotals]] = {}
     for entry in entries:
-        for model in models(entry):
+        for model in _models_of(spec, entry, otherwise):
             if model not in by_model:
-                by_model[model] = [EncoderTotals(model, e) for e in encoders_of(model)]
+                encoders = encoders_of(model_defaults(model))
+                by_model[model] = [EncoderTotals(model, encoder) for encoder in encoders]
             for totals in by_model[model]:
                 totals.add(entry)
     return tuple(totals for of_model in by_model.values() for totals in of_model)
@@ -81,7 +81,9 @@ def token_warnings_of(tokens: Sequence[EncoderTotals], prompts: int) -> Iterator
         yield from totals.warnings(prompts, models)
 
 
-def models_of(spec: Mapping[str, Any], entry: Entry, otherwise: str | None) -> Sequence[str | None]:
+def _models_of(
+    spec: Mapping[str, Any], entry: Entry, otherwise: str | None
+) -> Sequence[str | None]:
     """The models of an entry's images: of the matrix, else spec, else entry, else `otherwise`."""
     in_matrix = spec.get("matrix", {}).get("model")
     if in_matrix:

@@ -1,11 +1,13 @@
-"""The JSON of `compose` and `compose --plan` for other programs.
+"""The JSON of `compose`, `compose --plan` and `audit --jsonl` for other programs.
 
 Keys may be added, never removed.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from composer.assemble import assemble
@@ -67,9 +69,25 @@ def compose_json(
     }
 
 
-def audit_json(prompt: str, terms: Iterable[str | Mapping[str, Any] | Term]) -> dict[str, Any]:
-    """The audit of one prompt. Raises ValueError for a term that cannot be searched for."""
-    return audit(prompt, terms).to_json()
+def audit_line(line: str) -> dict[str, Any] | None:
+    """Answer the line `{"id", "prompt", "terms"}` with `{"id", "verdict", "findings"}`.
+
+    The answer to a line that cannot be read has an `error`; an empty line has no answer.
+    """
+    if not line.strip():
+        return None
+    request: Any = None
+    try:
+        request = json.loads(line)
+        prompt = request["prompt"]
+        if not isinstance(prompt, str):
+            raise TypeError("prompt is not text")
+        report = audit(prompt, request["terms"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        line_id = request.get("id") if isinstance(request, dict) else None
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        return {"id": line_id, "error": f'a line is {{"id", "prompt", "terms"}}: {reason}'}
+    return {"id": request.get("id"), **report.to_json()}
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -96,7 +114,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "sha256": plan.pack.sha256,
         "count": len(items),
         "items": items,
-        "skipped": [skipped.to_json() for skipped in plan.skipped],
+        "skipped": [asdict(skipped) for skipped in plan.skipped],
         "violations": [
             {**entry.named(), **finding.to_json()} for entry, finding in plan.findings()
         ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from composer.audit import predicates as p
 from composer.audit import words as w
 from composer.audit.cues import ALMOST
 from composer.audit.items import is_join
@@ -24,19 +23,17 @@ def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) 
     return _affix(tokens, mention, mark) or _answer(tokens, mention) or _predicate(tokens, mention)
 
 
-def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
-    if mark is None or not mark.negated:
-        return None
     cue = mark.cue.split()[0]
     if _free_after(tokens, mention.last) and cue not in ("no", "avoid"):
         return Mark(False, "double-negation", f"{mark.cue} -free")
     if cue not in ("no", "without") and _is_let(tokens, mention):
         return Mark(False, "double-negation", f"{mark.cue} let")
     verb, participle = word_at(tokens, mention.last), word_at(tokens, mention.last + 1)
-    if verb in p.LOST and cue in ("no", "not"):
+    if verb in w.LOST and cue in ("no", "not"):
         return Mark(False, "double-negation", f"{mark.cue} … {verb}")
-    if verb in ("be", "get", "become") and participle in p.GONE | p.HARMED:
+    if verb in ("be", "get", "become") and participle in w.GONE | w.HARMED:
         return Mark(False, "double-negation", f"{mark.cue} {verb} {participle}")
     return None
 
@@ -46,7 +43,7 @@ def _is_let(tokens: Sequence[Token], mention: Mention) -> bool:
     before = [word_at(tokens, index) for index in range(mention.first - 3, mention.first)]
     after = word_at(tokens, mention.last)
     is_let = "let" in before or "letting" in before
-    return is_let and after not in p.PRESENT | {"", "be", "in", "into"}
+    return is_let and after not in w.PRESENT | {"", "be", "in", "into"}
 
 
 def _kind(tokens: Sequence[Token], index: int) -> Kind:
@@ -89,7 +86,7 @@ def _free_after(tokens: Sequence[Token], last: int) -> str:
     if _kind(tokens, last) is Kind.SLASH and word_at(tokens, last + 1):
         return _suspended(tokens, last)
     if word_at(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
-        return "" if word_at(tokens, last + 1) in p.NOT_FREE else "free"
+        return "" if word_at(tokens, last + 1) in w.NOT_FREE else "free"
     return ""
 
 
@@ -126,9 +123,9 @@ def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
     answer = word_at(tokens, at)
     if answer in ("not", "absolutely"):
         at += 1
-        follows = word_at(tokens, at) in p.PRESENT | {"any", "not", "at"}
+        follows = word_at(tokens, at) in w.PRESENT | {"any", "not", "at"}
         return Mark(True, "after", f"{mark} {answer} {word_at(tokens, at)}") if follows else None
-    if answer in p.ANSWERS and (_ends(tokens, at + 1) or word_at(tokens, at + 1) in p.EMPHASIS):
+    if answer in w.ANSWERS and (_ends(tokens, at + 1) or word_at(tokens, at + 1) in w.EMPHASIS):
         return Mark(True, "after", f"{mark} {answer}".strip())
     return None
 
@@ -176,7 +173,7 @@ def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
 
 _PLAIN = w.DETERMINERS | {"any", "kind", "sort"}
 _STOPPERS = (
-    p.GONE | p.GONE_AT_END | p.NOT | p.AUXILIARY | {"with", "left", "out", "but", "and", "or"}
+    w.GONE | w.GONE_AT_END | w.NOT | w.AUXILIARY | {"with", "left", "out", "but", "and", "or"}
 )
 
 
@@ -203,7 +200,7 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
     start = at
     while index < min(at + 7, len(tokens)):
         text = word_at(tokens, index)
-        if text in p.NOT or (text == "no" and word_at(tokens, index + 1) == "longer"):
+        if text in w.NOT or (text == "no" and word_at(tokens, index + 1) == "longer"):
             if negator:
                 return False, ""
             negator = text
@@ -211,7 +208,7 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
             if text == "no":
                 longer = True
                 index += 1
-        elif text in p.AUXILIARY:
+        elif text in w.AUXILIARY:
             finite = finite or text not in ("that", "which", "who", "all", "both", "to")
         else:
             break
@@ -221,18 +218,18 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
     pair = f"{text} {word_at(tokens, second)}"
     words = " ".join(word_at(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
     if negator:
-        present = text in p.PRESENT or (
-            text in ("in", "within") and set(_words_after(tokens, index)) & p.VISIBILITY
+        present = text in w.PRESENT or (
+            text in ("in", "within") and set(_words_after(tokens, index)) & w.VISIBILITY
         )
-        late = text in ("to", "anywhere") or (longer and text in p.PRESENT)
+        late = text in ("to", "anywhere") or (longer and text in w.PRESENT)
         return finite, words if present or late else ""
-    if text in p.GONE or pair in p.GONE_PAIRS:
+    if text in w.GONE or pair in w.GONE_PAIRS:
         by_sight = text != "nowhere"
         return finite and by_sight, words
-    if text in p.GONE_AT_END and _ends(tokens, index + 1):
+    if text in w.GONE_AT_END and _ends(tokens, index + 1):
         return False, words if text != "out" or _kept(tokens, mention) else ""
     if text in ("out", "off", "outside", "hidden", "away") and (
-        set(_words_after(tokens, index)) & (p.VISIBILITY | {"camera", "screen"})
+        set(_words_after(tokens, index)) & (w.VISIBILITY | {"camera", "screen"})
     ):
         return finite, words if _kept(tokens, mention) is not False else ""
     return False, ""
@@ -241,9 +238,9 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
 def _kept(tokens: Sequence[Token], mention: Mention) -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
-        if word_at(tokens, index) in p.KEEP:
+        if word_at(tokens, index) in w.KEEP:
             before = {word_at(tokens, index - 1), word_at(tokens, index - 2)}
-            return not before & (p.NOT | {"avoid", "without"})
+            return not before & (w.NOT | {"avoid", "without"})
     return None
 
 
@@ -263,6 +260,6 @@ def _is_subject(tokens: Sequence[Token], mention: Mention, finite: bool) -> bool
             return not finite
         if text in w.PREPOSITIONS:
             return text in ("for", "about") or word_at(tokens, index - 1) in ("kind", "any", "sort")
-        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in p.KEEP:
+        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in w.KEEP:
             return False
     return True

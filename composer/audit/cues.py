@@ -7,7 +7,7 @@ NegEx and ConText (Apache-2.0); the rest is the English of image prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
@@ -167,38 +167,30 @@ WRITING = frozenset(
 """Quoted words after one of these are drawn literally, so that a "no" in them negates nothing."""
 
 
-@dataclass
-class _Node:
-    after: dict[str, _Node] = field(default_factory=dict)
-    cue: Cue | None = None
-
-
 @cache
-def _tree() -> _Node:
-    root = _Node()
+def _beginnings() -> dict[tuple[str, ...], Cue | None]:
+    """The beginnings of all cues, each with the cue that it is, if it is one."""
+    known: dict[tuple[str, ...], Cue | None] = {}
     for effect, phrases in _TABLE.items():
         for phrase in phrases:
-            node = root
             words = tuple(phrase.split())
-            for word in words:
-                node = node.after.setdefault(word, _Node())
-            node.cue = node.cue or Cue(words, effect)
-    return root
+            for count in range(1, len(words)):
+                known.setdefault(words[:count], None)
+            known[words] = known.get(words) or Cue(words, effect)
+    return known
 
 
 def cue_at(tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
     """The longest cue that begins at a token, and the token after it."""
-    node: _Node | None = _tree()
+    known = _beginnings()
+    words: tuple[str, ...] = ()
     best: tuple[Cue, int] | None = None
-    at = index
-    while node is not None and at < len(tokens):
-        if tokens[at].kind is Kind.HYPHEN and at > index:
-            at += 1
+    for at in range(index, len(tokens)):
+        if tokens[at].kind is Kind.HYPHEN and words:
             continue
-        if tokens[at].kind is not Kind.WORD:
+        words = (*words, tokens[at].text)
+        if tokens[at].kind is not Kind.WORD or words not in known:
             break
-        node = node.after.get(tokens[at].text)
-        at += 1
-        if node is not None and node.cue is not None:
-            best = (node.cue, at)
+        if cue := known[words]:
+            best = (cue, at + 1)
     return best

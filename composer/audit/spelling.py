@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from composer.audit.lookalikes import DIGITS_AS_LETTERS
+from composer.audit.normalise import DIGITS_AS_LETTERS
 from composer.audit.tokens import Kind, Token
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from composer.audit.after import affirmed_after, negated_after
 from composer.audit.normalise import normalise
@@ -24,15 +24,19 @@ _MOST_REPORTED = 20
 _NEGATED = "FLUX reads no negatives: describe what is wanted instead of naming this"
 
 
-class Span(Protocol):
+@dataclass(frozen=True)
+class Span:
     """The part [start, end) of a prompt that came from one block; offsets count code points."""
 
+    block: str
+    file: str
+    start: int
+    end: int
+
     @property
-    def block(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
+    def length(self) -> int:
+        """The number of characters of the block."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True)

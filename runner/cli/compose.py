@@ -133,7 +133,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
         pack,
         spec["compose"],
         forbidden=home.settings.forbidden,
-        encoders=encoders_of(lambda name: catalogue.parameters(name, str(spec["kind"])))(model),
+        encoders=encoders_of(catalogue.parameters(model, str(spec["kind"]))),
     )
     ok = composed["audit"]["verdict"] == "ok" and not composed["over_by"]
     if options.json:
@@ -209,7 +209,7 @@ def run_audit(options: argparse.Namespace) -> int:
         if options.prompt or options.term:
             raise UsageProblem("--jsonl reads prompts and terms from standard input")
         return _audit_lines()
-    from composer.report import audit_json
+    from composer.audit import audit
 
     if options.prompt is None:
         raise UsageProblem("name a prompt, or `-` for standard input, or take --jsonl")
@@ -218,7 +218,7 @@ def run_audit(options: argparse.Namespace) -> int:
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     terms = options.term or find_home(options.home).settings.forbidden
     try:
-        audited = audit_json(prompt, terms)
+        audited = audit(prompt, terms).to_json()
     except ValueError as error:
         raise UsageProblem(str(error)) from error
     if options.json:
@@ -236,7 +236,7 @@ def _audit_lines() -> int:
 
     The exit code is 1 where a line could not be read; findings are in the answers only.
     """
-    from composer.audit.jsonl import audit_lines
+    from composer.report import audit_line
 
     if hasattr(sys.stdout, "reconfigure"):
         # JSON is UTF-8 whatever the console's encoding; a lone surrogate is written as its escape.
@@ -250,9 +250,10 @@ def _audit_lines() -> int:
             print(json.dumps({"id": None, "error": text}), flush=True)
             unread = True
             continue
-        for answer in audit_lines([line]):
-            print(answer, flush=True)
-            unread |= '"error"' in answer and "error" in json.loads(answer)
+        answer = audit_line(line)
+        if answer is not None:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            unread |= "error" in answer
     return 1 if unread else 0
 
 

@@ -11,6 +11,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -196,7 +197,7 @@ def _dry_run(
     left_out: list[dict[str, Any]] = []
     if "compose" in spec:
         plan = planned(spec, home, catalogue)
-        left_out = [skipped.to_json() for skipped in plan.skipped]
+        left_out = [asdict(skipped) for skipped in plan.skipped]
         rows = [
             {**entry.named(), "prompt": entry.prompt, "audit": entry.report.to_json()}
             for entry in plan.entries

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.audit import audit
-from composer.audit.lookalikes import LOOKALIKES
+from composer.audit.normalise import LOOKALIKES
 
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u202e\u2066\u180e\u034f\ufe0f\U000e0020"
 

@@ -1,12 +1,9 @@
 """What the audit reports: offsets, blocks, cues, rules, levels, and how terms match."""
 
-import json
-
 import pytest
 
-from composer.assemble import Span
-from composer.audit import Report, audit
-from composer.audit.jsonl import audit_lines
+from composer.audit import Report, Span, audit
+from composer.report import audit_line
 
 
 def verdict(prompt: str, *terms: object) -> str:
@@ -186,7 +183,7 @@ def test_json_lines_go_in_and_out_in_order() -> None:
         '{"id": 5, "prompt": "x"}\n',
         "[1]\n",
     ]
-    answers = [json.loads(line) for line in audit_lines(lines)]
+    answers = [answer for answer in map(audit_line, lines) if answer is not None]
     assert [a.get("verdict", "error") for a in answers] == ["ok", "violation", *["error"] * 4]
     assert answers[1]["findings"][0].keys() >= {"term", "start", "end", "block", "cue", "rule"}
     assert answers[4]["error"].endswith("'terms' is missing")
