@@ -12,8 +12,7 @@ from typing import Any
 
 from runner.clock import monotonic
 from runner.gallery.page.sheet import job_page, outbox_page
-from runner.gallery.rebuild import ensure
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import ensure, row_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.store.record import Record

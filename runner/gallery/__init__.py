@@ -5,7 +5,7 @@
     page.sheet    the static pages of the outbox                         layout summary overview
     store         the index, as a TinyDB table                           segments index line_format
     search        queries on the index                                   terms
-    rebuild       makes the index again from the sidecars                rows
+    rebuild       makes rows and the index from the sidecars
     timing        estimates rendering times from the index
 
 Nothing here imports the spool or the engine. `search`, `store` and `rebuild` do not import Pillow.

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import mmap
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import accumulate
 from operator import or_
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError
-from typing import Any, Protocol
+from typing import Any
 
 from runner.gallery.terms import EVERY_ROW, identity, moment, terms_of
 
@@ -33,45 +34,17 @@ _HEAD = Struct("=4sIQIIIIII")
 _MAGIC = b"fdx1"
 
 
-class Index(Protocol):
-    """What a query reads of a segment; sets of lines are bits of an `int`."""
+class Index(ABC):
+    """What a query reads of a segment; sets of lines are bits of an `int`.
 
-    @property
-    def line_count(self) -> int: ...
-    @property
-    def rows(self) -> int:
-        """The lines that put a row."""
+    `offsets` are where each line begins and the last one ends, in bytes; `moments` are one for each
+    line, in milliseconds since 1970; `gone` are the documents that the lines remove, also ones of
+    other segments.
+    """
 
-    @property
-    def gone(self) -> Sequence[int]:
-        """The documents that the lines remove, also ones of other segments."""
-
-    def bits(self, term: bytes) -> int:
-        """The lines with a term."""
-
-    def prefix(self, beginning: bytes) -> int:
-        """The lines with a term that begins so."""
-
-    def between(self, since: int | None, until: int | None) -> int:
-        """The lines from `since` to before `until`, in milliseconds since 1970; None is open."""
-
-    def places(self, key: int) -> list[int]:
-        """The places of the rows whose id has this hash (`terms.identity`)."""
-
-    def span(self, place: int) -> tuple[int, int]:
-        """Where a line begins and ends in its file, in bytes."""
-
-
-class LiveIndex:
-    """The index of the segment that is being written; one entry is one line."""
-
-    def __init__(self) -> None:
-        self.offsets = array("I", [0])
-        self.moments = array("q")
-        self.ids: list[tuple[int, int]] = []
-        self.gone: list[int] = []
-        self.postings: dict[bytes, list[int]] = {}
-        self._places: dict[int, list[int]] = {}
+    offsets: Sequence[int]
+    moments: Sequence[int]
+    gone: Sequence[int]
 
     @property
     def line_count(self) -> int:
@@ -79,7 +52,41 @@ class LiveIndex:
 
     @property
     def rows(self) -> int:
+        """The lines that put a row."""
         return self.bits(EVERY_ROW)
+
+    @abstractmethod
+    def bits(self, term: bytes) -> int:
+        """The lines with a term."""
+
+    @abstractmethod
+    def prefix(self, beginning: bytes) -> int:
+        """The lines with a term that begins so."""
+
+    def between(self, since: int | None, until: int | None) -> int:
+        """The lines from `since` to before `until`, in milliseconds since 1970; None is open."""
+        low, high = since if since is not None else 0, until if until is not None else 1 << 62
+        return _bits(place for place, when in enumerate(self.moments) if low <= when < high)
+
+    @abstractmethod
+    def places(self, key: int) -> list[int]:
+        """The places of the rows whose id has this hash (`terms.identity`)."""
+
+    def span(self, place: int) -> tuple[int, int]:
+        """Where a line begins and ends in its file, in bytes."""
+        return self.offsets[place], self.offsets[place + 1]
+
+
+class LiveIndex(Index):
+    """The index of the segment that is being written; one entry is one line."""
+
+    def __init__(self) -> None:
+        self.offsets: array[int] = array("I", [0])
+        self.moments: array[int] = array("q")
+        self.ids: list[tuple[int, int]] = []
+        self.gone: list[int] = []
+        self.postings: dict[bytes, list[int]] = {}
+        self._places: dict[int, list[int]] = {}
 
     @property
     def size(self) -> int:
@@ -108,14 +115,8 @@ class LiveIndex:
         postings = (post for term, post in self.postings.items() if term.startswith(beginning))
         return _bits(place for posting in postings for place in posting)
 
-    def between(self, since: int | None, until: int | None) -> int:
-        return _between(self.moments, since, until)
-
     def places(self, key: int) -> list[int]:
         return self._places.get(key, [])
-
-    def span(self, place: int) -> tuple[int, int]:
-        return self.offsets[place], self.offsets[place + 1]
 
     def encode(self) -> bytes:
         """The file of a `SealedIndex` with the same content."""
@@ -141,7 +142,7 @@ class LiveIndex:
         return _HEAD.pack(_MAGIC, self.line_count, self.size, zlib.crc32(body), *counts) + body
 
 
-class SealedIndex:
+class SealedIndex(Index):
     """The index of a full segment, searched in its file.
 
     It is also the sorted sequence of its terms, for `bisect`. The constructor raises OSError or
@@ -159,7 +160,6 @@ class SealedIndex:
         view = memoryview(self._map)[_HEAD.size :]
         if magic != _MAGIC or size != rows_bytes or zlib.crc32(view) != crc:
             raise ValueError(f"{path.name} does not fit its segment")
-        self.line_count: int = lines
         at = 0
 
         def take(length: int) -> memoryview:
@@ -167,19 +167,22 @@ class SealedIndex:
             at += length
             return view[at - length : at]
 
-        self._offsets = take(4 * (lines + 1)).cast("I")
-        self._moments = take(8 * lines).cast("q")
+        self.offsets = take(4 * (lines + 1)).cast("I")
+        self.moments = take(8 * lines).cast("q")
         self._keys = take(8 * ids).cast("Q")
         self._key_places = take(2 * ids).cast("H")
-        self.gone: Sequence[int] = list(take(8 * gone).cast("Q"))
+        self.gone = list(take(8 * gone).cast("Q"))
         self._term_starts = take(4 * (terms + 1)).cast("I")
         self._terms = take(terms_bytes)
         self._packed_starts = take(4 * (terms + 1)).cast("I")
         self._packed = take(packed_bytes)
         self._width = _width(lines)
-        self._first = min(self._moments, default=0)
-        self._last = max(self._moments, default=0)
-        self.rows = self.bits(EVERY_ROW)
+        self._first = min(self.moments, default=0)
+        self._last = max(self.moments, default=0)
+
+    @cached_property
+    def rows(self) -> int:
+        return super().rows
 
     def __len__(self) -> int:
         return len(self._term_starts) - 1
@@ -205,14 +208,11 @@ class SealedIndex:
             until is not None and until <= self._first
         ):
             return 0
-        return _between(self._moments, since, until)
+        return super().between(since, until)
 
     def places(self, key: int) -> list[int]:
         first = bisect_left(self._keys, key)
         return list(self._key_places[first : bisect_right(self._keys, key, first)])
-
-    def span(self, place: int) -> tuple[int, int]:
-        return self._offsets[place], self._offsets[place + 1]
 
     def _posting(self, number: int) -> int:
         starts = self._packed_starts
@@ -220,11 +220,6 @@ class SealedIndex:
         if len(packed) == self._width:
             return int.from_bytes(packed, "little")
         return _bits(packed.cast("H"))
-
-
-def _between(moments: Sequence[int] | memoryview, since: int | None, until: int | None) -> int:
-    low, high = since if since is not None else 0, until if until is not None else 1 << 62
-    return _bits(place for place, when in enumerate(moments) if low <= when < high)
 
 
 def _width(lines: int) -> int:

@@ -1,23 +1,24 @@
-"""Makes the index again from the sidecars: if it is missing or damaged, or on request.
+"""Makes the gallery's row of one picture from its sidecar alone, and the whole index from all.
 
-Rows are written to a new generation, oldest picture first. Then, under the lock, it gets the rows
-that others added or removed meanwhile, and one small file is replaced to name it. A reader sees
-either the old index or the new one, and a rebuild that fails leaves the old one.
+A rebuild, if the index is missing or damaged or on request, writes the rows to a new generation,
+oldest picture first. Then, under the lock, it gets the rows that others added or removed meanwhile,
+and one small file is replaced to name it. A reader sees either the old index or the new one, and a
+rebuild that fails leaves the old one.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
 
 from runner.errors import UsageProblem
-from runner.gallery.rows import row_of
+from runner.gallery.formatting import mapping
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
@@ -26,6 +27,42 @@ from runner.gallery.terms import moment
 _LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
+# These fields of `result` follow in this order, and then every other field of the spec.
+_RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
+_LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
+
+
+def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of one sidecar; its paths begin with `outbox/`, as a spec would name them.
+
+    Raises UsageProblem for a mapping whose `result` does not name a job and a file.
+    """
+    result = mapping(sidecar.get("result"))
+    job, file = result.get("job"), result.get("file")
+    if not isinstance(job, str) or not isinstance(file, str):
+        raise UsageProblem("this is no sidecar: its result names no job and file.")
+    stem = PurePosixPath(file).stem
+    row: dict[str, Any] = {
+        "id": stem,
+        "job": job,
+        "index": result.get("index"),
+        "file": f"outbox/{job}/{file}",
+        "sidecar": f"outbox/{job}/{stem}.json",
+        "thumbnail": f"outbox/{job}/thumbs/{stem}.webp",
+        "prompt": sidecar.get("prompt") or "",
+        "model": sidecar.get("model"),
+        "kind": sidecar.get("kind"),
+        "seed": sidecar.get("seed"),
+        "tags": list(sidecar.get("tags") or ()),
+    }
+    row |= {name: result.get(name) for name in _RESULTS}
+    for side in ("width", "height"):
+        row[side] = row[side] or sidecar.get(side)
+    return row | {
+        name: value
+        for name, value in sidecar.items()
+        if name not in _LEFT_OUT and name not in row and value is not None
+    }
 
 
 def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:

@@ -6,12 +6,10 @@ Does not import Pillow, and reads at most 200 rows each of that size and of any 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from runner.gallery.terms import facet
+from runner.gallery.search import search
 
 if TYPE_CHECKING:
     from runner.gallery.store import Gallery
@@ -55,11 +53,9 @@ def measured(gallery: Gallery, like: Like) -> Measured | None:
 
 def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
     """The newest rows of that model and kind, and of that size if `sized`."""
-    terms = [facet("kind", like.kind), facet("model", like.model)]
-    if sized and like.width and like.height:
-        terms.append(facet("size", f"{like.width}x{like.height}"))
-    rows = gallery.page(lambda index: reduce(and_, map(index.bits, terms)), _MOST_ROWS)[1]
-    return [row for row in rows if isinstance(row.get("seconds"), int | float)]
+    size = f"{like.width}x{like.height}" if sized and like.width and like.height else None
+    page = search(gallery, kind=like.kind, model=like.model, size=size, limit=_MOST_ROWS)
+    return [row for row in page["rows"] if isinstance(row.get("seconds"), int | float)]
 
 
 def _scaled(row: dict[str, Any], like: Like) -> float:

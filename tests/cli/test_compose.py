@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.daemon.pages import GALLERY
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import row_of
 from runner.gallery.store import FOLDER, Gallery
 from specs.read import read
 from specs.validate import validate

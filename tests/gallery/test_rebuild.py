@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.gallery.rebuild import ensure, rebuild
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import ensure, rebuild, row_of
 from runner.gallery.search import search
 from runner.gallery.segments import SEGMENT
 from runner.gallery.store import Gallery

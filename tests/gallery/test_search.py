@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runner.errors import UsageProblem
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import row_of
 from runner.gallery.search import search
 from runner.gallery.store import Gallery
 from runner.gallery.terms import words

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tinydb import where
 
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import row_of
 from runner.gallery.search import search
 from runner.gallery.segments import SEGMENT
 from runner.gallery.store import Gallery
@@ -131,7 +131,7 @@ def test_two_writers_take_turns(folder: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from runner.gallery.store import Gallery\n"
-        "from runner.gallery.rows import row_of\n"
+        "from runner.gallery.rebuild import row_of\n"
         "from tests.gallery.samples import sidecar, write\n"
         "gallery = Gallery(Path(sys.argv[1]), write)\n"
         "for n in range(1, 601): gallery.add(row_of(sidecar(n, job=sys.argv[2])))\n"

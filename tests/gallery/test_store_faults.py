@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import DiskFull
-from runner.gallery.rebuild import ensure
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import ensure, row_of
 from runner.gallery.search import search
 from runner.gallery.segments import SEGMENT
 from runner.gallery.store import Gallery
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 _ENDLESS_WRITER = (
     "import sys; from pathlib import Path\n"
     "from runner.gallery.store import Gallery\n"
-    "from runner.gallery.rows import row_of\n"
+    "from runner.gallery.rebuild import row_of\n"
     "from tests.gallery.samples import sidecar, write\n"
     "gallery = Gallery(Path(sys.argv[1]), write)\n"
     "n = int(sys.argv[2])\n"

@@ -12,7 +12,7 @@ import pytest
 from mcp import MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
 
-from runner.gallery.rows import row_of
+from runner.gallery.rebuild import row_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.mcp_server import submission
 from specs import schemas
