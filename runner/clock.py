@@ -1,4 +1,4 @@
-"""Times as the files write them, and the two clocks that the runner reads.
+"""Times in the form that fluxdrop's files use, and the two clocks that the runner reads.
 
 Waiting is measured with the monotonic clock only: the wall clock jumps.
 """
@@ -18,12 +18,12 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 def now() -> float:
-    """The wall clock: only for what callers name by date and hour."""
+    """The wall clock, in seconds since the epoch: only for what callers name by date and hour."""
     return time.time()
 
 
 def monotonic() -> float:
-    """The clock for every wait and every duration."""
+    """The clock for every wait and every duration, in seconds."""
     return time.monotonic()
 
 

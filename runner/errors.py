@@ -10,10 +10,10 @@ FluxdropError
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
 │   ├── ModelMissing  ├── OutOfMemory  ├── TimedOut  ├── DiskFull
 │   └── NotFinite, DeviceLost      the engine's own, in runner/engine/errors.py
-└── Stopped           the stop sign was seen; not a fault               job `cancelled` or requeued
+└── Stopped           stopped at a cancellation point; not a fault      job `cancelled` or requeued
 
-Foreign exceptions are translated where they enter (the engine for diffusers and the hub, specs
-for yaml and jsonschema); nothing above those borders catches them by their foreign names.
+Exceptions of other packages are translated where they enter (the engine for diffusers and the hub,
+specs for yaml and jsonschema); nothing above those modules catches the originals.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class RunnerNeeded(FluxdropError):
 
 
 class RunnerBusy(FluxdropError):
-    """Another runner already holds this home or this GPU."""
+    """Another runner holds this home or this GPU."""
 
 
 class LedgerUnusable(FluxdropError):
-    """The ledger cannot be written now, on a full disk say; without it nothing can be promised."""
+    """The ledger cannot be written now, for example on a full disk."""
 
 
 class JobFailed(FluxdropError):
@@ -86,4 +86,4 @@ class DiskFull(JobFailed):
 
 
 class Stopped(FluxdropError):
-    """The stop sign was seen between two steps or at a joint."""
+    """A task was stopped at a cancellation point: between two steps, or between two stages."""

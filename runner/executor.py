@@ -1,4 +1,4 @@
-"""The interface between the worker and what renders images.
+"""The interface between the worker and an executor, which renders images.
 
 An executor takes tasks and puts events into a queue; the worker never calls a pipeline, and an
 executor never touches the spool. Tasks and events are plain values that can be pickled, so that an
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Slot:
     """One place that renders: its name, whether it has tasks in flight, and its loaded models.
 
-    `batch_size` is how many images it can make in one call, all like the last one that it made.
+    `batch_size` is how many images like the last one it can make in one call.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Progressed:
-    """A task reached a phase, or a step of it; steps count from 1, and are 0 in a phase without."""
+    """A task reached a phase, or a step of it; steps count from 1, and are 0 in phases without."""
 
     slot: str
     task: ImageTask

@@ -14,9 +14,9 @@ RUNNER_NEEDED = 69
 RUNNER_BUSY = 75
 """Another runner holds this home or this GPU."""
 DEVICE_LOST = 86
-"""A runner leaves with this when its GPU answers nothing any more."""
+"""A runner ends with this when its GPU is lost."""
 HUNG = 87
-"""A runner leaves with this when an image does not come to its next step any more."""
+"""A runner ends with this when an image hangs."""
 INTERRUPTED = 130
 """Ctrl-C."""
 

@@ -1,8 +1,8 @@
-"""What holds jobs back: the reason word and the sentence of each hold, and how a disk is measured.
+"""The holds: why jobs wait, the reason word and sentence of each, and the check of the disks.
 
-Some hold one job (inputs, hours), some the whole runner (a pause, a disk). A disk halts the runner
-a little before it is full: what is rendered needs a place, and so do the ledger and the statuses;
-and a night's queue must not fail job by job because a share was away. Never changes anything.
+Some hold one job (inputs, hours), some the whole runner (a pause, a disk). A disk stops the runner
+a little before it is full, for rendered images, the ledger and the statuses still need room; and a
+night's queue must not fail job by job because a share was away. Never changes anything.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def outside_hours(opening: float) -> Hold:
 
 
 def disk_hold(home: Home) -> Hold | None:
-    """What keeps a disk of the home from taking another image; None where nothing does."""
+    """Why the disks of the home cannot take another image; None where they can."""
     for folder in (home.outbox, home.data):
         try:
             free = shutil.disk_usage(folder).free

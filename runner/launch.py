@@ -1,7 +1,7 @@
-"""Starts this copy of fluxdrop, with its own packages ahead of any others of the same names.
+"""Starts this copy of fluxdrop, with its own packages before any others of the same names.
 
-Run as a file, it runs the module named first. Imports nothing of ours before `program` has said
-where that is.
+Run as a file, it runs the module that its first argument names. Imports nothing of ours before
+`program` has put our folder on the path.
 """
 
 import importlib
@@ -21,7 +21,7 @@ def command(module: str = "runner.cli") -> list[str]:
 
 
 def program(module: str = "runner.cli") -> None:
-    """Run a module's `program`; whatever it imports is looked for beside `runner` first."""
+    """Run a module's `program`, with the folder that holds `runner` first on the path."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(_FILE)))
     importlib.import_module(module).program()
 

@@ -111,17 +111,17 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def _step(daemon: Any) -> None:
-    daemon.work(0.1)
+    daemon.step(0.1)
     if daemon.worker.hold is not None and daemon.worker.idle:
         raise UsageProblem(_HELD.format(daemon.worker.hold.message))
-    if daemon.worker.lost is not None:
+    if daemon.worker.exit_code is not None:
         daemon.close()
         _leave_if_lost(daemon)
 
 
 def _leave_if_lost(daemon: Any) -> None:
     """End the process at once where its device is lost: a thread that hangs would keep it alive."""
-    code = daemon.worker.lost
+    code = daemon.worker.exit_code
     if code is not None:
         print_message("the device answers nothing any more; see `fluxdrop doctor`")
         sys.stdout.flush()
@@ -188,11 +188,12 @@ def _prepared(options: argparse.Namespace) -> Home:
 
 
 def _opened(home: Home) -> Any:
-    from runner.daemon.daemon import Daemon, gpu_thread
+    from runner.daemon.daemon import Daemon
+    from runner.engine.gpu_thread import of_home
     from runner.engine.memory.machine import gpu_in_use
 
     gpu = gpu_in_use(home.settings.device)
-    return Daemon(home, gpu_thread, gpu=gpu)
+    return Daemon(home, of_home, gpu=gpu)
 
 
 def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:

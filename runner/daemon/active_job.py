@@ -1,4 +1,4 @@
-"""A job while it has a slot: which of its images are over, in flight and to come."""
+"""A job while it has a slot: its images in flight and to come, and its progress."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ _HUNG_AFTER_SECONDS = 30.0
 
 @dataclass
 class ActiveJob:
-    """Mutable, owned by the worker; numbers of images count from 1.
+    """Mutable, owned by the worker.
 
-    `over` are the images that ended, `numbers` those to come, `in_flight` those that the slot has.
-    `rendered` and `seconds` are what the time left is estimated from. `heard_at` is the monotonic
-    moment of the last event of an image in flight.
+    `numbers` are the images to come, `in_flight` those that the slot has, by number; they count
+    from 1. `rendered` images took `seconds`, from which the time left is estimated. `heard_at` is
+    the monotonic time of the last event of an image in flight.
     """
 
     record: Record
-    over: set[int]
+    composed: Composed
     numbers: deque[int]
     in_flight: dict[int, InFlight] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False
-    composed: Composed = ()
     heard_at: float = 0.0
     phase: Phase = Phase.LOADING
 
     def progress(self, event: Progressed) -> Progress:
-        """The job's progress when its image reports this."""
+        """The job's progress at this event of one of its images."""
         part = event.step / event.steps if event.steps else 0.0
         part = 1.0 if event.phase in (Phase.DECODING, Phase.SAVING) else part
         total = self.record.total
-        left = total - len(self.over) - part
-        each = self.seconds / self.rendered if self.rendered else None
+        left = len(self.numbers) + len(self.in_flight) - part
         return Progress(
             phase=str(event.phase),
             image=event.task.index,
             step=event.step,
             steps=event.steps,
             fraction=round((total - left) / total, 4),
-            eta_seconds=None if each is None else round(each * left, 1),
+            eta_seconds=round(self.seconds / self.rendered * left, 1) if self.rendered else None,
         )
 
     def is_hung(self, moment: float) -> bool:
-        """Whether what is in flight is silent far beyond its timeout; loading does not count."""
-        limits = [each.task.timeout for each in self.in_flight.values() if each.task.timeout]
+        """Whether the images in flight are silent far beyond their timeouts; never while loading."""
+        limits = [image.task.timeout for image in self.in_flight.values() if image.task.timeout]
         if not limits or self.phase == Phase.LOADING:
             return False
-        patience = max(_HUNG_AFTER_TIMEOUTS * max(limits), _HUNG_AFTER_SECONDS)
-        return moment - self.heard_at > patience
+        limit = max(_HUNG_AFTER_TIMEOUTS * max(limits), _HUNG_AFTER_SECONDS)
+        return moment - self.heard_at > limit

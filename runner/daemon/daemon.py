@@ -1,7 +1,7 @@
-"""The daemon: wires the spool, the worker and an executor together, supervises, and stops cleanly.
+"""The daemon: connects the spool, the worker and an executor, runs their loop, and stops cleanly.
 
-Threads: main (worker turns, health), intake, writer, and the executor's own. Between them they
-share the ledger (its lock), the executor's queue, and two events; nothing else.
+Its threads are main (steps of the worker, the health file), intake, writer, and the executor's own.
+ARCHITECTURE.md, section Threads, says what they share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
-from runner.errors import RunnerBusy
 from runner.executor import Executor
 from runner.holds import PAUSED, disk_hold
 from runner.job import FINAL_STATES, State
@@ -36,13 +35,13 @@ from specs.errors import FluxdropError
 log = logging.getLogger(__name__)
 
 _NEWEST = 20
-# Outside the hours models leave soon, but not between two drops of somebody at work.
+# Outside the hours models are released soon, but not between two drops of a person at work.
 _BETWEEN_DROPS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a drain did: how many jobs ended each way, and why it stopped early, if it did."""
+    """The result of a drain: how many jobs ended in each state, and why it stopped early, if so."""
 
     counts: dict[str, int]
     note: str | None = None
@@ -55,7 +54,11 @@ class Outcome:
 
 
 class Daemon:
-    """One runner of one home; `open` it, then `serve` or `drain`, then `close` it."""
+    """One runner of one home: `open` it, then `serve` or `drain`, then `close` it.
+
+    `executor` makes the executor of a home; it is called once the home's lock is held. `gpu` names
+    the GPU that no other runner may use meanwhile.
+    """
 
     def __init__(
         self,
@@ -75,20 +78,21 @@ class Daemon:
         self._scans_wanted = 0
         self._idle_since: float | None = None
 
-    # -- life ------------------------------------------------------------------------------------
+    # -- start and stop --------------------------------------------------------------------------
 
     def open(self) -> None:
         """Take the home's lock, recover, and start the threads.
 
-        Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk does not do its part.
+        Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk refuses a read or write.
         """
-        self._acquire()
-        if threading.current_thread() is threading.main_thread():
-            allow_writer_probe()
-        home, disk = self.home, self._disk
-        catalogue = RegistryCatalogue(home.settings, home.data)
+        home = self.home
         try:
-            spool = open_spool(home, disk, catalogue)
+            for lock in self._locks:
+                lock.acquire()
+            if threading.current_thread() is threading.main_thread():
+                allow_writer_probe()
+            catalogue = RegistryCatalogue(home.settings, home.data)
+            spool = open_spool(home, self._disk, catalogue)
         except BaseException:
             self._release()
             raise
@@ -101,8 +105,8 @@ class Daemon:
         self.intake = Intake(
             spool, catalogue, on_change=self.worker.wake, on_cancel=self.worker.cancel
         )
-        self._health = Health(spool, self.scheduler, self.worker, self.executor, self.intake)
-        self._mend()
+        self._health = Health(spool, self.worker, self.executor, self.intake)
+        self._publish_unpublished()
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.
             self.intake.obey()
@@ -112,7 +116,7 @@ class Daemon:
         self._intake_thread.start()
 
     def close(self) -> None:
-        """Requeue what is in hand, write what is rendered, and give everything back."""
+        """Requeue the jobs in flight, write what is rendered, and release the device and locks."""
         self.worker.stopping = True
         deadline = monotonic() + 10
         self.worker.wake()
@@ -121,21 +125,13 @@ class Daemon:
         self._stop.set()
         self.intake.wake.set()
         self._intake_thread.join()
-        if self.worker.lost is None:
-            # A thread that hangs, or waits for a dead GPU, would never come to its end.
+        if self.worker.exit_code is None:
+            # A thread that hangs, or waits for a lost GPU, would never end.
             self.executor.close()
         self.writer.close()
         self._health.write("stopping")
         self.ledger.close()
         self._release()
-
-    def _acquire(self) -> None:
-        try:
-            for lock in self._locks:
-                lock.acquire()
-        except RunnerBusy:
-            self._release()
-            raise
 
     def _release(self) -> None:
         for lock in self._locks:
@@ -158,25 +154,28 @@ class Daemon:
 
     def serve(self) -> None:
         """Work until asked to stop."""
-        while not self._stop.is_set() and self.worker.lost is None:
-            self.work(HEALTH_SECONDS)
+        while not self._stop.is_set() and self.worker.exit_code is None:
+            self.step(HEALTH_SECONDS)
 
     def drain(self, *, until: float | None = None) -> Outcome:
-        """Work until nothing is left that can run now, or until a wall-clock time."""
-        note, mended = None, False
-        while not self._stop.is_set() and self.worker.lost is None:
+        """Work until nothing is left that can run now, or until a time in seconds since the epoch.
+
+        With such a time, jobs outside their hours are waited for.
+        """
+        note, retried = None, False
+        while not self._stop.is_set() and self.worker.exit_code is None:
             if until is not None and now() >= until:
                 break
             if self._is_drained(wait_for_hours=until is not None):
-                if not mended:
-                    # Once: a disk that stays full must not keep a drain from its end.
-                    mended = True
-                    self._mend()
+                if not retried:
+                    # Once: a disk that stays full must not keep a drain from ending.
+                    retried = True
+                    self._publish_unpublished()
                     continue
                 if self.worker.hold is not None and self.ledger.has_queued():
                     note = self.worker.hold.message
                 break
-            self.work(0.02 if self._scans_wanted else 0.2)
+            self.step(0.02 if self._scans_wanted else 0.2)
         if self._stop.is_set() and self.ledger.has_queued():
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
@@ -184,40 +183,43 @@ class Daemon:
         return Outcome(counts, note or self.faults.note)
 
     def newest_jobs(self) -> list[str]:
-        """The ids of the newest jobs, oldest of them first, to show to people."""
+        """The ids of the running jobs, then of the newest since the start, the oldest first."""
         newest = self.ledger.latest(_NEWEST)
         fresh = [record.id for record in newest if record.accepted_at >= self._started_at]
         running = [record.id for record in self.ledger.running()]
         return list(dict.fromkeys([*running, *reversed(fresh)]))
 
-    def work(self, seconds: float) -> None:
-        """One turn of the loop that `serve` and `drain` own, for a caller with its own."""
+    def step(self, seconds: float) -> None:
+        """One pass of the loop of `serve` and `drain`, for callers that have a loop of their own.
+
+        Waits at most `seconds` for an event.
+        """
         hold = PAUSED if self.intake.controls.paused else disk_hold(self.home)
         if hold not in (None, PAUSED) and self.worker.hold is None:
             log.error("%s", hold.message)
         self.worker.hold = hold
-        self.worker.step(min(seconds, self._seconds_to_health()))
-        if self._seconds_to_health() <= 0:
+        self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)))
+        if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
-            self._mend()
-            self.writer.tend_pages()
-            self._rest()
+            self._publish_unpublished()
+            self.writer.refresh_outbox_page()
+            self._release_idle_models()
             self._health.write(self._state())
 
-    def _rest(self) -> None:
-        """Take the models off the device: unused for long, while paused, or until hours open."""
+    def _release_idle_models(self) -> None:
+        """Release idle models: long unused, while no image may begin, or until hours open."""
         if not self.worker.idle:
             self._idle_since = None
             return
         loaded = any(slot.models for slot in self.executor.slots())
         moment = monotonic()
         since = self._idle_since = self._idle_since or moment
-        rested = moment - since >= self.home.settings.idle_minutes * 60
-        closed = (
+        unused = moment - since >= self.home.settings.idle_minutes * 60
+        outside_hours = (
             moment - since >= _BETWEEN_DROPS_SECONDS
             and (self.scheduler.seconds_to_opening(now()) or 0.0) > _BETWEEN_DROPS_SECONDS
         )
-        if loaded and (rested or closed or self.worker.hold is not None):
+        if loaded and (unused or outside_hours or self.worker.hold is not None):
             self.executor.release()
 
     def _state(self) -> str:
@@ -225,16 +227,13 @@ class Daemon:
             return "working"
         return "idle" if self.worker.hold is None else "paused"
 
-    def _seconds_to_health(self) -> float:
-        return max(self._health_due - monotonic(), 0.0)
-
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
-        """Whether nothing is left to do, and a fresh look at the inbox found nothing new."""
+        """Whether nothing is left to do, and a scan of the inbox begun since then found nothing."""
         if not self._is_quiet(wait_for_hours=wait_for_hours):
             self._scans_wanted = 0
             return False
         if not self._scans_wanted:
-            # A look that is under way may be past the file that has just come.
+            # A scan under way may be past a file that has just come: the one after it is not.
             self._scans_wanted = self.intake.scans + 2
         if self.intake.scans >= self._scans_wanted:
             return True
@@ -246,8 +245,7 @@ class Daemon:
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
-        waits = self.ledger.waiting_for_input(limit=1)
-        if waits or self.scheduler.upcoming(now(), limit=1):
+        if self.ledger.waiting_for_input(limit=1) or self.ledger.ready(now(), limit=1):
             return False
         return not (wait_for_hours and self.ledger.has_queued())
 
@@ -256,8 +254,8 @@ class Daemon:
         if self.intake.waits_for_inputs:
             self.intake.wake.set()
 
-    def _mend(self) -> None:
-        """Publish what became of jobs and could not be published when it came."""
+    def _publish_unpublished(self) -> None:
+        """Publish the statuses that could not be written when the ledger changed."""
         if self.writer.waiting:
             return
         for record in self.ledger.unpublished():
@@ -272,22 +270,17 @@ def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
     """Let SIGINT and SIGTERM end the daemon at the next step; a second one ends it at once."""
     before: dict[int, Any] = {}
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def handle(number: int, frame: object) -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
         daemon.ask_to_stop()
 
-    for wanted in (signal.SIGINT, signal.SIGTERM):
-        before[wanted] = signal.signal(wanted, handle)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def gpu_thread(home: Home) -> Executor:
-    """The executor that a home uses: one GPU thread in this process."""
-    from runner.engine.gpu_thread import of_home
-
-    return of_home(home)
+        restore()

@@ -1,17 +1,17 @@
-"""The health file: what the runner does, for people and programs that look from outside.
+"""The health file: the state of the runner, for people and programs outside of it.
 
-Also the summary that `fluxdrop status` reads, so that nobody has to read every job's file.
+Also the summary that `fluxdrop status` reads instead of every job's file.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from runner.clock import now, timestamp
-from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.executor import Executor
 from runner.job import State
@@ -26,56 +26,50 @@ _UPCOMING = 10
 _RECENT = 20
 
 
+@dataclass(frozen=True)
 class Health:
     """Writes one runner's health file."""
 
-    def __init__(
-        self, spool: Spool, scheduler: Scheduler, worker: Worker, executor: Executor, intake: Intake
-    ) -> None:
-        self._ledger = spool.ledger
-        self._outbox = spool.outbox
-        self._faults = spool.faults
-        self._scheduler = scheduler
-        self._worker = worker
-        self._executor = executor
-        self._intake = intake
-        self._log_once = LogOnce("writing the health file")
-        self._started_at = timestamp()
+    spool: Spool
+    worker: Worker
+    executor: Executor
+    intake: Intake
+    started_at: str = field(default_factory=timestamp)
+    log_once: LogOnce = field(default_factory=lambda: LogOnce("writing the health file"))
 
     def write(self, state: str) -> None:
-        """Replace the file; a disk that does not take it stops nothing."""
+        """Replace the file; where the disk refuses it, that is logged only."""
         try:
-            self._outbox.write_health(self._now(state))
-            self._log_once.recovered()
+            self.spool.outbox.write_health(self._content(state))
+            self.log_once.recovered()
         except (OSError, FluxdropError) as error:
-            self._log_once.failed(error)
+            self.log_once.failed(error)
 
-    def _now(self, state: str) -> RunnerHealth:
-        current = self._worker.current
-        counts = self._ledger.counts()
+    def _content(self, state: str) -> RunnerHealth:
+        current = self.worker.current
+        counts = self.spool.ledger.counts()
         return RunnerHealth(
             schema=SCHEMA,
             pid=os.getpid(),
             host=platform.node(),
             version=version("fluxdrop"),
             state=state,
-            note=self._worker.hold.message if self._worker.hold else None,
-            faults=self._faults.told(),
+            note=self.worker.hold.message if self.worker.hold else None,
+            faults=self.spool.faults.told(),
             job=current.id if current else None,
-            models=sorted({m for slot in self._executor.slots() for m in slot.models}),
+            models=sorted({m for slot in self.executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],
-            next=[record.id for record in self._scheduler.upcoming(now(), _UPCOMING)],
+            next=[record.id for record in self.spool.ledger.ready(now(), _UPCOMING)],
             counts=counts,
             recent=self._recent(),
-            watch=self._intake.watcher.mode,
+            watch=self.intake.watcher.mode,
             gpu=None,
-            started_at=self._started_at,
+            started_at=self.started_at,
             updated_at=timestamp(),
             interval_seconds=HEALTH_SECONDS,
         )
 
     def _recent(self) -> list[dict[str, Any]]:
-        newest = self._ledger.latest(_RECENT)
         return [
             {
                 "id": record.id,
@@ -85,7 +79,7 @@ class Health:
                 "reason": record.reason,
                 "message": record.message,
                 "total": record.total,
-                **self._ledger.tally(record.seq),
+                **self.spool.ledger.tally(record.seq),
             }
-            for record in newest
+            for record in self.spool.ledger.latest(_RECENT)
         ]

@@ -1,6 +1,6 @@
-"""What is derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
+"""Files derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
 
-All of it can be made again from the sidecars, so a failure here is a warning and never costs a
+All of them can be made again from the sidecars, so a failure here is a warning and never costs a
 picture. Called by the writer thread only.
 """
 
@@ -22,9 +22,8 @@ from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
-GALLERY = FOLDER
 NO_PAGE = "the contact sheet could not be written ({})"
-_SELDOM_SECONDS = 5.0
+_REFRESH_SECONDS = 5.0
 # A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
 _JOBS_SHOWN = 200
@@ -36,29 +35,29 @@ class Pages:
     """Keeps the derived files of one outbox up to date."""
 
     def __init__(self, spool: Spool) -> None:
-        self._home = spool.home
+        self._index = spool.home.outbox / "index.html"
+        self._folder = spool.home.data / FOLDER
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._disk = spool.disk
-        self._gallery = Gallery(spool.home.data / GALLERY, spool.disk.replace)
+        self._gallery = Gallery(self._folder, spool.disk.replace)
         self._due: dict[int, float] = {}
-        # Of small jobs, so that a page need not read again what has just been written.
+        # Of small jobs, so that their pages need not read files that have just been written.
         self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
         self._outbox_due = 0.0
         self.changed = True
 
     def open(self) -> None:
-        """Bring the gallery up to the sidecars: after a kill, or when its index is gone."""
-        folder = self._home.data / GALLERY
+        """Add what the gallery lacks of the sidecars: after a kill, or when its index is gone."""
         try:
-            for aside in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-                self._disk.remove(aside)
-            ensure(folder, self._home.outbox, self._disk.replace)
+            for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+                self._disk.remove(temporary)
+            ensure(self._folder, self._index.parent, self._disk.replace)
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
 
     def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> str | None:
-        """Give saved images, by their sidecars, their rows; the warning where that failed."""
+        """Add the rows of saved images, from their sidecars; return a warning where that failed."""
         rows = []
         try:
             for record, sidecar in images:
@@ -73,7 +72,7 @@ class Pages:
         return None
 
     def of_job(self, record: Record, status: Status) -> tuple[str | None, str | None]:
-        """A job's contact sheet, and the warning where there is none."""
+        """A job's contact sheet, or None and a warning."""
         began = monotonic()
         try:
             sidecars: Mapping[int, Mapping[str, Any]] = self._sidecars.get(record.seq, {})
@@ -91,25 +90,25 @@ class Pages:
             return None, NO_PAGE.format(type(error).__name__)
         finally:
             ended = monotonic()
-            self._due[record.seq] = ended + max(_SELDOM_SECONDS, _SHARE * (ended - began))
+            self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))
             self.changed = True
 
-    def publish_job_seldom(self, record: Record) -> None:
-        """Write a running job's contact sheet when it has not been for a while."""
+    def refresh_job(self, record: Record) -> None:
+        """Write a running job's contact sheet if it is due."""
         if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
             return
-        now = self._ledger.get(record.seq)
-        page, _ = self.of_job(now, self._outbox.status(now))
+        current = self._ledger.get(record.seq)
+        page, _ = self.of_job(current, self._outbox.status(current))
         if page is not None:
             self._outbox.publish_page(record, page)
 
     def forget(self, record: Record) -> None:
-        """The job is over."""
+        """Drop what is kept for a job; it is over."""
         self._due.pop(record.seq, None)
         self._sidecars.pop(record.seq, None)
 
-    def publish_outbox_seldom(self, *, at_once: bool = False) -> None:
-        """Write the page of the latest jobs when something changed and a while has passed."""
+    def refresh_outbox(self, *, at_once: bool = False) -> None:
+        """Write the page of the newest jobs if something changed and it is due, or `at_once`."""
         if not self.changed or not (at_once or monotonic() >= self._outbox_due):
             return
         self.changed = False
@@ -118,14 +117,11 @@ class Pages:
             newest = self._ledger.latest(_JOBS_SHOWN)
             # Callers may move and delete finished folders.
             newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
-            packs = {r.id: _packs_of(r) for r in newest if "compose" in r.realised}
+            composed = [record for record in newest if "compose" in record.realised]
+            packs = {record.id: [str(record.realised["compose"]["pack"])] for record in composed}
             page = outbox_page([self._outbox.status(record) for record in newest], packs)
-            self._disk.replace(self._home.outbox / "index.html", page.encode())
+            self._disk.replace(self._index, page.encode())
         except _FAULTS as error:
             log.warning("no page of the outbox: %s", error)
         ended = monotonic()
-        self._outbox_due = ended + max(_SELDOM_SECONDS, _SHARE * (ended - began))
-
-
-def _packs_of(record: Record) -> list[str]:
-    return [str(record.realised["compose"]["pack"])]
+        self._outbox_due = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))

@@ -1,7 +1,7 @@
 """Changes to the ledger that must not be lost, and work on many items of which one may fail.
 
-Nothing can be promised without the ledger: where it cannot be written, that is waited for. Used by
-the writer thread only.
+Nothing can be promised without the ledger, so its changes are retried until it can be written. Used
+by the writer thread only.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Item = TypeVar("Item")
 
 
 class Recorder:
-    """Records for one writer thread."""
+    """Changes one ledger for the writer thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._recording = LogOnce("recording what was made")
         self._publishing = LogOnce("putting it into the outbox")
         self.closing = threading.Event()
-        """Set when the ledger is waited for no more: the next start finds out what is missing."""
+        """Set when changes are retried no more; the next start recovers what is missing."""
 
-    def surely(self, change: Callable[[], object]) -> None:
-        """Change the ledger as soon as it can be changed.
+    def persist(self, change: Callable[[], object]) -> None:
+        """Call `change`, which writes the ledger, until it succeeds.
 
-        Raises LedgerUnusable where it cannot and the runner closes.
+        Raises LedgerUnusable where it fails and the runner closes.
         """
         while True:
             try:
@@ -46,7 +46,7 @@ class Recorder:
                 return
 
     def all_or_each(self, act: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
-        """Act on all at once, for the syncs of one; where that fails, on each alone."""
+        """Act on all items in one call, for the syncs of one; where that fails, on each alone."""
         if not items:
             return
         try:
@@ -55,15 +55,16 @@ class Recorder:
             if len(items) == 1:
                 # The record stays behind its status; the daemon publishes it again later.
                 self._publishing.failed(error)
-            for item in items if len(items) > 1 else ():
+                return
+            for item in items:
                 self.all_or_each(act, [item])
         else:
             self._publishing.recovered()
 
     def warn(self, record: Record, texts: Iterable[str | None]) -> None:
-        """Add warnings to a job's status, each once."""
-        fresh = [text for text in texts if text]
-        if fresh:
+        """Add warnings to a job's record, each once; None is left out."""
+        added = [text for text in texts if text]
+        if added:
             known = self._ledger.get(record.seq).warnings
-            warnings = list(dict.fromkeys([*known, *fresh]))
-            self.surely(lambda: self._ledger.note(record.seq, warnings=warnings))
+            warnings = list(dict.fromkeys([*known, *added]))
+            self.persist(lambda: self._ledger.note(record.seq, warnings=warnings))

@@ -1,8 +1,8 @@
-"""The backlog: which job gets the next turn.
+"""The scheduler: which queued job runs next.
 
 Highest priority first; within one priority, jobs that share the loaded model go together, oldest
 first, until that model has held the device for `hold_minutes` while an older job needs another.
-The queue itself is the ledger; only the answer to "who is next" lives here.
+The queue itself is the ledger.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ class Scheduler:
         self._held_since = 0.0
 
     def next(self, moment: float, wall: float) -> Record | None:
-        """The job whose turn it is, or None; `moment` is monotonic, `wall` the time of day."""
+        """The job to run next, or None. `moment` is monotonic, `wall` seconds since the epoch.
+
+        A job whose hours turn out to be closed or wrong is put off or failed on the way.
+        """
         while True:
             record = self._choose(moment, wall)
             if record is None or self._is_open(record, wall):
                 return record
 
     def outranks(self, running: Record, moment: float, wall: float) -> bool:
-        """Whether a queued job should have the next turn instead of the one that is running."""
+        """Whether a queued job should run next instead of going on with the one that runs."""
         top = self._ledger.highest_ready_priority(wall)
         if top is None or top < running.priority:
             return False
@@ -46,26 +49,19 @@ class Scheduler:
             return False
         return self._ledger.ready_before(wall, running, self._model) is not None
 
-    def took(self, model: str | None, moment: float) -> None:
-        """A job with this model begins its turn."""
+    def started(self, model: str | None, moment: float) -> None:
+        """Note that a job with this model begins to run."""
         if model != self._model:
             self._model, self._held_since = model, moment
 
-    def upcoming(self, wall: float, limit: int = 20) -> list[Record]:
-        """The next jobs by priority and age, for the health file and for preparing ahead."""
-        return self._ledger.ready(wall, limit)
-
     def seconds_to_opening(self, wall: float) -> float | None:
-        """Seconds until a job that waits for its hour may run; None when none waits."""
+        """Seconds until the first job outside its hours may run; None where there is none."""
         closed = self._ledger.next_to_open(wall)
         return closed.ready_at - wall if closed else None
 
     def _choose(self, moment: float, wall: float) -> Record | None:
-        oldest = self._ledger.ready(wall, 1)
-        if not oldest:
-            return None
-        first = oldest[0]
-        if first.model == self._model or self._has_held_long(moment):
+        first = next(iter(self._ledger.ready(wall, 1)), None)
+        if first is None or first.model == self._model or self._has_held_long(moment):
             return first
         return self._ledger.ready_with_model(wall, first.priority, self._model) or first
 
@@ -73,7 +69,7 @@ class Scheduler:
         return moment - self._held_since >= self._hold_seconds
 
     def _is_open(self, record: Record, wall: float) -> bool:
-        """Whether the job's window is open now; else it is put off to the next opening."""
+        """Whether the job's hours are open; else it is put off, or failed if they are wrong."""
         try:
             opening = ready_at(record.realised, wall)
         except Exception:

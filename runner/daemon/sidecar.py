@@ -1,4 +1,4 @@
-"""The sidecar of an image: the realised spec that makes it again, plus the facts of the run."""
+"""The sidecar of an image: the realised spec that makes it again, and the engine facts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from runner.spool.store.record import Record
 from specs.expand import for_sidecar
 from specs.rules import SIZE_STEP
 
-"""Sizes in specs are multiples of this."""
-
 
 @dataclass(frozen=True)
-class Finished:
-    """A rendered image with the job it belongs to, its spec, and what it remembers of its pack."""
+class FinishedImage:
+    """A rendered image with its job, its realised spec, and what its sidecar says of its pack."""
 
     record: Record
     rendered: Rendered
@@ -26,8 +24,8 @@ class Finished:
     origin: Mapping[str, Any]
 
 
-def sidecar_of(image: Finished, file: str) -> dict[str, Any]:
-    """The sidecar without the picture's hash, which is known only once it is encoded."""
+def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
+    """The sidecar without the picture's hash, which is known only once that is encoded."""
     record, rendered, realised = image.record, image.rendered, image.realised
     task = rendered.task
     facts = dict(rendered.facts)
@@ -40,8 +38,8 @@ def sidecar_of(image: Finished, file: str) -> dict[str, Any]:
     }
     width, height = rendered.image.size
     if width % SIZE_STEP == 0 and height % SIZE_STEP == 0:
-        # A picture pasted back into an input of another size would make no valid spec; without a
-        # size it follows the input again.
+        # The size of a picture pasted back into its input may be none that a spec can have; without
+        # one it follows the input again.
         spec |= {"width": width, "height": height}
     if task.prompt:
         spec["prompt"] = task.prompt

@@ -1,8 +1,8 @@
 """Keeps a runner running: starts it, and starts it again when it ends without being asked to.
 
 A GPU driver, a kernel out of memory or a broken library can end the whole process; the next one
-takes up the queue where it stood, and a job that keeps ending it fails after three attempts. Knows
-nothing of jobs and imports nothing heavy.
+continues with the queue, and a job that keeps ending it fails after three attempts. Knows nothing
+of jobs and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from runner.launch import command
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
 
+if sys.platform == "win32":
+    # The console sends Ctrl-C to the child itself.
+    _FORWARDED = [signal.SIGTERM]
+else:
+    _FORWARDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
 
 def keep_running(
     arguments: Sequence[str],
     *,
     final_codes: Collection[int],
     notify: Callable[[str], None],
-    pause: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Run `fluxdrop` with these arguments until it ends with a code it may end with; that code.
+    """Run `fluxdrop` with these arguments until it ends with one of `final_codes` or is stopped.
 
-    SIGINT and SIGTERM are forwarded. A runner that ends soon after its start is started again after
-    a pause that doubles, up to a minute.
+    Returns the exit code. Signals to stop are forwarded. A runner that ends soon after its start is
+    started again after a pause that doubles, up to a minute.
     """
     stopping = False
     child: subprocess.Popen[bytes] | None = None
@@ -43,7 +48,7 @@ def keep_running(
         if child is not None and child.poll() is None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _forwarded()}
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     seconds = 1.0
     try:
         while True:
@@ -55,19 +60,11 @@ def keep_running(
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
             notify(f"the runner ended ({_cause(code)}); starting it again")
-            pause(seconds)
+            time.sleep(seconds)
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _forwarded() -> tuple[signal.Signals, ...]:
-    # On Windows the console sends Ctrl-C to the child itself.
-    if sys.platform == "win32":
-        return (signal.SIGTERM,)
-    else:
-        return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _cause(code: int) -> str:

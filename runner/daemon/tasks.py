@@ -1,7 +1,6 @@
 """Builds the task of one image from its job's record and the image's number.
 
-Pure but for looking at the LoRA files that a spec names: it changes nothing, neither in the ledger
-nor in the outbox.
+Reads the LoRA files that a spec names, and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from runner.spool.store.record import Record
 from specs.expand import image, seeds_each
 
 Composed = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
-"""The prompts of a `compose`: for each its spec fields, and what its images record of the pack."""
+"""The prompts of a `compose`: the spec fields of each, and what its sidecars say of the pack."""
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """One image that is being made: its task, its realised spec, and what it records of a pack."""
+    """One image in flight: its task, its realised spec, and what its sidecar says of its pack."""
 
     task: ImageTask
     realised: Mapping[str, Any]
@@ -35,14 +34,14 @@ class InFlight:
 class TaskBuilder:
     """Builds tasks under one home's settings."""
 
-    def __init__(self, home: Home, catalogue: RegistryCatalogue) -> None:
+    def __init__(self, home: Home) -> None:
         self._home = home
-        self._catalogue = catalogue
+        self._catalogue = RegistryCatalogue(home.settings, home.data)
 
     def build(self, record: Record, composed: Composed, number: int) -> InFlight:
         """Image `number` (from 1) of a job, every default filled in, its LoRAs pinned by hash.
 
-        Raises JobFailed where a file that it needs is missing or another one.
+        Raises JobFailed where a file that it needs is missing or has another hash.
         """
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
@@ -81,14 +80,14 @@ def _inputs(
 ) -> dict[str, tuple[InputImage, ...]]:
     """The job's copies of the images that a realised spec names, by field."""
 
-    def copied(item: Any) -> InputImage:
+    def copy_of(item: Any) -> InputImage:
         if isinstance(item, str):
             return InputImage(folder / record.inputs[item])
         return InputImage(folder / record.inputs[item["path"]], float(item.get("weight", 1.0)))
 
-    found = {}
+    inputs = {}
     for name in IMAGE_FIELDS:
         value = realised.get(name)
         if value is not None:
-            found[name] = tuple(map(copied, value if isinstance(value, list) else [value]))
-    return found
+            inputs[name] = tuple(map(copy_of, value if isinstance(value, list) else [value]))
+    return inputs

@@ -1,13 +1,14 @@
-"""The writer thread: pictures, sidecars, statuses and ends of jobs, beside the GPU.
+"""The writer thread: writes pictures, sidecars, statuses and ends of jobs while the GPU works.
 
-The worker hands over and goes on. What has come meanwhile is done as one group: images first, then
-what failed, statuses that say how far jobs are, jobs that go back into the queue, ends of jobs. A
-status never holds up the next image, but the first, `running`, comes before any end. Decides
-nothing about a job.
+The worker hands over work and goes on. All work handed over while a group was written is the next
+group, written in this order: images, failures of images, statuses with progress, jobs that go back
+into the queue, ends of jobs. A status never delays the next image; the first, `running`, is written
+before any end. Decides nothing about a job.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from runner.daemon.ends import JobEnds
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.saving import ImageSaver
-from runner.daemon.sidecar import Finished
+from runner.daemon.sidecar import FinishedImage
 from runner.holds import Hold
 from runner.log_once import LogOnce
 from runner.spool.store.record import Record
@@ -26,16 +27,16 @@ from runner.spool.store.spool import Spool
 from runner.wire import Progress
 
 _STATUS_SECONDS = 0.25
-# Pixels that wait for the disk: a slow one must not fill the memory. 48 MiB as RGB.
+# Pixels that wait to be written, 48 MiB as RGB: a slow disk must not fill the memory.
 _MOST_PIXELS = 16 << 20
 _MOST_WAITING = 32
 
 
 @dataclass
 class _Group:
-    """What has been handed over since the last group."""
+    """The work handed over since the last group."""
 
-    images: list[Finished] = field(default_factory=list)
+    images: list[FinishedImage] = field(default_factory=list)
     failed: list[Callable[[], None]] = field(default_factory=list)
     others: list[Callable[[], None]] = field(default_factory=list)
     ended: list[Record] = field(default_factory=list)
@@ -49,7 +50,7 @@ class _Group:
 
 
 class Writer:
-    """One thread that writes what the worker hands over."""
+    """The writer thread of one spool; `on_change` is called there after each group."""
 
     def __init__(self, spool: Spool, pages: Pages, on_change: Callable[[], None]) -> None:
         self._outbox = spool.outbox
@@ -71,24 +72,24 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """How many things have been handed over and are still to be done."""
+        """How many pieces of work have been handed over and are not done yet."""
         with self._changed:
             return len(self._group) + self._busy
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and every job's status is as new as it can be."""
+        """Whether no work is left and every status is up to date."""
         with self._changed:
             return not (self._group or self._busy or self._unwritten)
 
     @property
     def is_full(self) -> bool:
-        """Whether the next image should wait until some of the others are on the disk."""
+        """Whether the next image should wait until some of the others are written."""
         with self._changed:
-            pixels = sum(_pixels(image) for image in self._group.images)
+            pixels = sum(math.prod(image.rendered.image.size) for image in self._group.images)
             return pixels >= _MOST_PIXELS or len(self._group) >= _MOST_WAITING
 
-    def save(self, image: Finished) -> None:
+    def save(self, image: FinishedImage) -> None:
         """Put an image into the outbox."""
         with self._handing_over() as group:
             group.images.append(image)
@@ -101,7 +102,7 @@ class Writer:
             self._unwritten.add(record.seq)
 
     def requeue(self, record: Record, hold: Hold) -> None:
-        """Put a running job back at an image's end, without charging an attempt."""
+        """Put a running job back into the queue at an image's end, without charging an attempt."""
         with self._handing_over() as group:
             group.others.append(lambda: self._ends.requeue(record, hold))
             self._leave(group, record.seq)
@@ -113,29 +114,29 @@ class Writer:
             self._leave(group, record.seq)
 
     def publish_end(self, record: Record) -> None:
-        """Publish the end of a job whose final status readers do not have yet."""
+        """Publish the end of a job whose final status is not published yet."""
         with self._handing_over() as group:
             group.unpublished.append(record)
 
-    def tend_pages(self) -> None:
-        """Bring the page of the outbox up to date when it is time to."""
+    def refresh_outbox_page(self) -> None:
+        """Write the page of the outbox if it is due."""
         if self._pages.changed:
             with self._handing_over() as group:
-                group.others.append(self._pages.publish_outbox_seldom)
+                group.others.append(self._pages.refresh_outbox)
 
     def show(self, record: Record) -> None:
-        """A job has moved on: its status says so when the writer has a moment."""
+        """Write the status of a job whose record changed, soon."""
         with self._handing_over():
             self._unwritten.add(record.seq)
 
     def progress(self, seq: int, progress: Progress) -> None:
-        """The newest progress of a running job; written when the writer has a moment."""
+        """Write the status of a running job with this progress, or a newer one, soon."""
         with self._handing_over():
             self._progress[seq] = progress
             self._unwritten.add(seq)
 
     def close(self) -> None:
-        """Do all that was handed over, then end the thread."""
+        """Do all the work that was handed over, then end the thread."""
         with self._handing_over():
             self._closing = True
         self._recorder.closing.set()
@@ -148,7 +149,7 @@ class Writer:
             self._changed.notify()
 
     def _leave(self, group: _Group, seq: int) -> None:
-        """What ends now gets a status of its own, and no other after it."""
+        """Drop the job's progress: its requeue or end writes the last status of this run."""
         group.over.append(seq)
         self._progress.pop(seq, None)
         if seq in self._written_at:
@@ -159,7 +160,7 @@ class Writer:
         while True:
             with self._changed:
                 self._busy = 0
-                self._changed.wait_for(self._has_work)
+                self._changed.wait_for(lambda: self._group or self._unwritten or self._closing)
                 if self._closing and not self._group:
                     break
                 due = self._due()
@@ -174,12 +175,10 @@ class Writer:
                 self._busy = len(group) + len(due)
             self._write(group, due)
             self._on_change()
-        self._pages.publish_outbox_seldom(at_once=True)
-
-    def _has_work(self) -> bool:
-        return bool(self._group or self._unwritten or self._closing)
+        self._pages.refresh_outbox(at_once=True)
 
     def _due(self) -> dict[int, Progress | None]:
+        """The progress of the jobs whose status is to be written now, by `seq`."""
         moment = monotonic()
         return {
             seq: self._progress.get(seq)
@@ -188,17 +187,13 @@ class Writer:
         }
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
-        steps, failed = list[Callable[[], None]](), False
-        if group.images:
-            steps.append(lambda: self._images.save(group.images))
-        steps += group.failed
+        steps = [lambda: self._images.save(group.images), *group.failed]
         if due:
             steps.append(lambda: self._outbox.write_statuses(due))
         steps += group.others
-        if group.ended:
-            steps.append(lambda: self._ends.end(group.ended))
-        if group.unpublished:
-            steps.append(lambda: self._ends.publish(group.unpublished))
+        steps.append(lambda: self._ends.end(group.ended))
+        steps.append(lambda: self._ends.publish(group.unpublished))
+        failed = False
         for step in steps:
             try:
                 step()
@@ -208,8 +203,3 @@ class Writer:
                 failed = True
         if not failed:
             self._log_once.recovered()
-
-
-def _pixels(image: Finished) -> int:
-    width, height = image.rendered.image.size
-    return int(width * height)

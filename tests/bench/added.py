@@ -104,7 +104,7 @@ class Whole:
         receipt = None
         look = 0.0
         while True:
-            self.daemon.work(0.1)
+            self.daemon.step(0.1)
             # Looking at every event would itself be what is measured.
             if time.monotonic() - look < 0.2:
                 continue

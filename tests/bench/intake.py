@@ -87,7 +87,7 @@ def fluxdrop(home: Home, clock: Clock) -> None:
         while any(is_spec(name) for name in os.listdir(home.inbox)):
             scans = daemon.intake.scans
             while daemon.intake.scans == scans:
-                daemon.work(0.05)
+                daemon.step(0.05)
 
 
 def huey_files(home: Home, clock: Clock) -> None:

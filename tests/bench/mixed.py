@@ -126,12 +126,12 @@ def fluxdrop(stage: Stage, *, jobs: int, folders: Mapping[str, Path], root: Path
         return made
 
     with Daemon(home, executor) as daemon, counted_loads() as loads:
-        while len(daemon.scheduler.upcoming(time.time(), limit=jobs)) < jobs:
-            daemon.work(0.1)
+        while len(daemon.ledger.ready(time.time(), jobs)) < jobs:
+            daemon.step(0.1)
         stage.ready()
         pause.unlink()
         while daemon.intake.controls.paused:
-            daemon.work(0.02)
+            daemon.step(0.02)
         outcome = daemon.drain()
         stage.done()
     assert outcome.counts["succeeded"] == jobs, outcome

@@ -72,7 +72,7 @@ class Drawing:
         status = self._home.job(name) / "status.json"
 
         def ended() -> Any:
-            self._daemon.work(1.0)  # every picture that is saved wakes it
+            self._daemon.step(1.0)  # every picture that is saved wakes it
             found = json.loads(status.read_bytes()) if status.exists() else {}
             return found if found.get("state") in ("succeeded", "failed") else None
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runner.daemon.pages import GALLERY
 from runner.gallery.rebuild import row_of
 from runner.gallery.store import FOLDER, Gallery
 from specs.read import read
@@ -144,9 +143,8 @@ def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> N
         shape: dict[str, Any] = here(*BULK, *more, "--plan", "--json").json["estimate"]
         return shape
 
-    assert FOLDER == GALLERY
     assert estimate()["seconds"] is None and estimate()["unmeasured"] == 38
-    gallery = Gallery(here.home / "data" / GALLERY, write)
+    gallery = Gallery(here.home / "data" / FOLDER, write)
     took = [(8, 1.0), (8, 2.0), (8, 30.0), (16, 8.0)]
     rows = [sidecar(n, model="tiny", steps=steps, result_seconds=seconds)
             for n, (steps, seconds) in enumerate(took, start=1)]  # fmt: skip

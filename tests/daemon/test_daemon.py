@@ -177,8 +177,8 @@ def test_a_higher_priority_waits_for_the_image_in_hand_only(spool: Spool) -> Non
     spool.until(lambda: spool.device.task)
     spool.drop("urgent.yaml", SPEC + "priority: 5\n")
     assert spool.daemon is not None
-    scheduler = spool.daemon.scheduler
-    spool.until(lambda: scheduler.upcoming(time.time()))
+    ledger = spool.daemon.ledger
+    spool.until(lambda: ledger.ready(time.time(), 1))
     spool.device.by_hand = False
     spool.device.finish()
     spool.over("slow", "urgent")

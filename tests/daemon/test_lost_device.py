@@ -18,8 +18,8 @@ def test_a_lost_device_ends_the_process_with_the_attempt_charged_and_the_job_goe
     spool.drop("hero.yaml", BULK)
     assert spool.daemon is not None
     worker = spool.daemon.worker
-    spool.until(lambda: worker.lost)
-    assert worker.lost == exit_codes.DEVICE_LOST
+    spool.until(lambda: worker.exit_code)
+    assert worker.exit_code == exit_codes.DEVICE_LOST
     spool.stop()
     assert spool.status("hero")["state"] == "running"
     start_again(spool)
@@ -38,8 +38,8 @@ def test_an_image_that_hangs_beyond_its_timeout_fails_and_ends_the_process(
     spool.device.step()
     assert spool.daemon is not None
     worker = spool.daemon.worker
-    spool.until(lambda: worker.lost)
-    assert worker.lost == exit_codes.HUNG
+    spool.until(lambda: worker.exit_code)
+    assert worker.exit_code == exit_codes.HUNG
     spool.stop()
     start_again(spool)
     status = spool.end("hero")

@@ -42,7 +42,7 @@ class Queue:
         if record is None:
             return None
         self.ledger.move(record.seq, State.RUNNING)
-        self.scheduler.took(record.model, moment)
+        self.scheduler.started(record.model, moment)
         self.ledger.move(record.seq, State.SUCCEEDED)
         return record.id
 
@@ -84,7 +84,7 @@ def test_a_long_job_yields_at_an_images_end_once_its_model_held_too_long(queue: 
     older = queue.add("b1", "B")
     running = queue.add("a1", "A")
     queue.ledger.move(running.seq, State.RUNNING)
-    queue.scheduler.took("A", 0.0)
+    queue.scheduler.started("A", 0.0)
     assert not queue.scheduler.outranks(running, HOLD - 1, 1000.0)
     assert queue.scheduler.outranks(running, HOLD + 1, 1000.0)
     queue.ledger.move(older.seq, State.CANCELLED)
@@ -115,7 +115,7 @@ def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Q
         connection.set_progress_handler(None, 10)
         return len(steps)
 
-    queue.scheduler.took("A", 0.0)
+    queue.scheduler.started("A", 0.0)
     few, many = effort(100), effort(1000)
     assert many <= 2 * few
 

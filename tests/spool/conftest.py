@@ -64,7 +64,7 @@ class Spool:
         while not (value := condition()):
             assert time.monotonic() < deadline, f"never happened; statuses: {self._states()}"
             assert self.daemon is not None
-            self.daemon.work(0.02)
+            self.daemon.step(0.02)
         return value
 
     def status(self, job: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Runner(Taker):
         self._daemon = Daemon(self._home, FlatColours())
 
     def work(self) -> None:
-        self._daemon.work(0.02)
+        self._daemon.step(0.02)
 
     def is_done(self, last: str) -> bool:
         if any(is_spec(name) for name in os.listdir(self.inbox)):

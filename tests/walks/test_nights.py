@@ -20,8 +20,9 @@ import pytest
 
 from runner import clock
 from runner.cli import main
-from runner.daemon.daemon import Daemon, gpu_thread
+from runner.daemon.daemon import Daemon
 from runner.engine.batching import MAX_BATCH
+from runner.engine.gpu_thread import of_home
 from runner.settings import find_home
 from tests.harness import PATIENCE, ROOT, sidecars, spec
 
@@ -59,7 +60,7 @@ class Night:
 
     def start(self) -> Daemon:
         """Start the runner."""
-        self._daemon = Daemon(find_home(str(self.home)), gpu_thread)
+        self._daemon = Daemon(find_home(str(self.home)), of_home)
         self._daemon.open()
         return self._daemon
 
@@ -76,7 +77,7 @@ class Night:
         status: dict[str, Any] = {}
         while not (status and holds(status)):
             assert time.monotonic() < deadline, f"waited in vain: {json.dumps(status, indent=1)}"
-            daemon.work(0.02)
+            daemon.step(0.02)
             with suppress(FileNotFoundError):
                 status = json.loads((self.home / "outbox" / job / "status.json").read_bytes())
         return status

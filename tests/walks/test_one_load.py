@@ -74,7 +74,7 @@ def night(home: Home, data: Path) -> list[str]:
 
         def until(states: set[str]) -> list[dict[str, Any]]:
             while True:
-                daemon.work(0.02)
+                daemon.step(0.02)
                 files = list(home.outbox.glob("job-*/status.json"))
                 found = [json.loads(file.read_bytes()) for file in files]
                 if len(found) >= JOBS and {each["state"] for each in found} <= states:

@@ -151,7 +151,7 @@ def test_a_nearly_full_disk_puts_the_job_back_and_it_goes_on_when_there_is_room(
     with monkeypatch.context() as patch:
         patch.setattr(holds, "LEAST_FREE_BYTES", 1 << 62)
         assert spool.daemon is not None
-        spool.daemon.work(0.0)
+        spool.daemon.step(0.0)
         spool.device.finish()
         status = spool.until(lambda: (s := spool.status("hero"))["reason"] == "DiskFull" and s)
         assert (status["state"], status["images"]["done"]) == ("queued", 1)
@@ -241,7 +241,7 @@ def test_a_disk_that_is_really_full_for_a_while_loses_nothing(
     for _ in range(20):
         spool.until(lambda: True)
         assert spool.daemon is not None
-        spool.daemon.work(0.05)
+        spool.daemon.step(0.05)
     (small_disk / "ballast").unlink()
     for status in spool.over(*"abcd"):
         done = status["images"]["done"]

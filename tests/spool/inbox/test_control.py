@@ -162,7 +162,7 @@ def test_what_was_asked_while_no_runner_was_there_is_obeyed_before_the_first_job
     spool.start()
     assert spool.daemon is not None
     for _ in range(3):
-        spool.daemon.work(0.01)
+        spool.daemon.step(0.01)
     assert spool.device.started == []
 
 

@@ -161,7 +161,7 @@ def test_a_file_being_written_is_not_taken_before_its_writer_closes_it(spool: Sp
         spool.end("other")
         for _ in range(20):
             assert spool.daemon is not None
-            spool.daemon.work(0.02)
+            spool.daemon.step(0.02)
         assert path.exists()
         file.write("steps: 5\n")
     assert spool.end("slow")["state"] == "succeeded"
