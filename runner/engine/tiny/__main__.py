@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from runner.engine.tiny.recipe import STAGES, Recipe
+from runner.engine.tiny.recipe import STAGES, STEPS, Recipe
 
 
 def main(argv: list[str]) -> int:
@@ -24,15 +24,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--effort", type=float, default=1.0, help="scales every stage's steps")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for one process")
-    parser.add_argument("--only", choices=[stage.name for stage in STAGES], help="one stage")
+    parser.add_argument("--only", choices=list(STAGES), help="one stage")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     work = options.work or options.out.parent / "tiny-work"
     recipe = Recipe(work, options.out, torch.device(options.device), options.effort, options.seed)
-    for stage in STAGES:
-        if options.only in (None, stage.name):
-            print(f"stage {stage.name}: {stage.steps * options.effort:.0f} steps", flush=True)
-            stage.run(recipe)
+    for stage, run in STAGES.items():
+        if options.only in (None, stage):
+            print(f"stage {stage}: {STEPS.get(stage, 0) * options.effort:.0f} steps", flush=True)
+            run(recipe)
     return 0
 
 

@@ -31,8 +31,7 @@ from runner.engine.tiny.captions import (
     describe_thing,
 )
 from runner.engine.tiny.edits import draw_edit, instruct
-from runner.engine.tiny.optimizer import Optimizers, quick, schedule
-from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
 from runner.engine.tiny.tokenizers import CLIP_LENGTH, T5_LENGTH, capital_pairs
 from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 from runner.engine.tiny.world import SLOTS, draw_seen_scene

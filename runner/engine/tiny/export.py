@@ -20,6 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
 
+from runner.engine.tiny.folders import stored_as
 from runner.engine.tiny.redux import Eye
 from runner.engine.tiny.training import Frozen
 
@@ -81,8 +82,7 @@ def _store_components(saved: Path, part: str, out: Path) -> None:
     index.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(saved / "model_index.json", index / f"{part}.json")
     for component in sorted(path for path in saved.iterdir() if path.is_dir()):
-        own = component.name == "transformer"
-        stored = out / (f"transformer-{part}" if own else component.name)
+        stored = out / stored_as(component.name, part)
         shutil.rmtree(stored, ignore_errors=True)
         shutil.copytree(component, stored)
         for config in stored.glob("*.json"):

@@ -14,24 +14,18 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-_SHARED = {
-    name: name
-    for name in ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae")
+_ENCODERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_PAINTING = (*_ENCODERS, "scheduler", "vae", "transformer")
+PARTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("text2img", "kontext", "fill", "control"), _PAINTING),
+    "redux-prior": (*_ENCODERS, "feature_extractor", "image_embedder", "image_encoder"),
 }
-PARTS: dict[str, dict[str, str]] = {
-    **{
-        kind: {**_SHARED, "transformer": f"transformer-{kind}"}
-        for kind in ("text2img", "kontext", "fill", "control")
-    },
-    "redux-prior": {
-        name: name
-        for name in (
-            *("feature_extractor", "image_embedder", "image_encoder"),
-            *("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-        )
-    },
-}
-"""For each part: its pipeline's components, and the folder in `weights` of each."""
+"""The components of each part's pipeline."""
+
+
+def stored_as(component: str, part: str) -> str:
+    """The folder in `weights` of a component: only the transformers differ between the parts."""
+    return f"transformer-{part}" if component == "transformer" else component
 
 
 def fingerprint(weights: Path = WEIGHTS) -> str:
@@ -54,9 +48,9 @@ def folder(part: str, data: Path, weights: Path = WEIGHTS) -> Path:
     try:
         aside.mkdir()
         _place(weights / "model_index" / f"{part}.json", aside / "model_index.json")
-        for component, stored in components.items():
+        for component in components:
             (aside / component).mkdir()
-            for file in sorted((weights / stored).iterdir()):
+            for file in sorted((weights / stored_as(component, part)).iterdir()):
                 _place(file, aside / component / file.name)
         aside.rename(ready)
     except OSError:

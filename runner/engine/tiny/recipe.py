@@ -112,23 +112,15 @@ class Recipe:
         export(self.out, self.tokenizers, frozen, transformers, eye, build_processor())
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One part of the recipe that can be run alone."""
-
-    name: str
-    steps: int
-    run: Callable[[Recipe], object]
-
-
-STAGES = (
-    Stage("encoders", STEPS["encoders"], lambda recipe: recipe.frozen),
-    Stage("vae", STEPS["vae"], lambda recipe: recipe.vae),
-    Stage("text2img", STEPS["text2img"], lambda recipe: recipe.base),
-    Stage("eye", STEPS["eye"], lambda recipe: recipe.eye()),
-    Stage("kontext", STEPS["kontext"], lambda recipe: recipe.transformer("kontext")),
-    Stage("control", STEPS["control"], lambda recipe: recipe.transformer("control")),
-    Stage("fill", STEPS["fill"], lambda recipe: recipe.transformer("fill")),
-    Stage("decoder", STEPS["decoder"], lambda recipe: recipe.decoder()),
-    Stage("export", 0, lambda recipe: recipe.export()),
-)
+STAGES: dict[str, Callable[[Recipe], object]] = {
+    "encoders": lambda recipe: recipe.frozen,
+    "vae": lambda recipe: recipe.vae,
+    "text2img": lambda recipe: recipe.base,
+    "eye": lambda recipe: recipe.eye(),
+    "kontext": lambda recipe: recipe.transformer("kontext"),
+    "control": lambda recipe: recipe.transformer("control"),
+    "fill": lambda recipe: recipe.transformer("fill"),
+    "decoder": lambda recipe: recipe.decoder(),
+    "export": lambda recipe: recipe.export(),
+}
+"""The parts of the recipe that can be run alone, in the order in which all of them are run."""

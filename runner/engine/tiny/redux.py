@@ -14,8 +14,7 @@ from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionM
 
 from runner.engine.tiny.captions import describe_plainly
 from runner.engine.tiny.encoders import WIDTH
-from runner.engine.tiny.optimizer import Optimizers, quick, schedule
-from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
 from runner.engine.tiny.render import arrange, offsets, render
 from runner.engine.tiny.training import PICTURE_TOKENS, Frozen
 from runner.engine.tiny.world import SIDE, Scene, draw_seen_scene

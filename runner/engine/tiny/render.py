@@ -1,4 +1,4 @@
-"""Draws scenes exactly, as tensors, for training and evaluation.
+"""Draws scenes exactly, as tensors, for training and evaluation; converts them to and from images.
 
 Each shape is a signed distance that is sampled from one template, so that thousands of pictures
 take a second. Pictures are float32 (n, 3, 64, 64) in -1..1.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -155,3 +156,20 @@ def render(drawing: Drawing) -> Tensor:
         colour = drawing.colour[:, n, :, None, None]
         picture = picture * (1 - masks[:, n]) + colour * masks[:, n]
     return picture * 2 - 1
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """A (3 or 1, 64, 64) picture in -1..1 as an RGB image."""
+    levels = ((picture.expand(3, -1, -1).clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def as_levels(image: Image.Image) -> Tensor:
+    """An image as float (3, 64, 64) in 0..255, for the classifier."""
+    flat = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return flat.view(SIDE, SIDE, 3).permute(2, 0, 1).float()
+
+
+def as_picture(image: Image.Image) -> Tensor:
+    """An image as (3, 64, 64) in -1..1."""
+    return as_levels(image) / 127.5 - 1

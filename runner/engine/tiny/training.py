@@ -16,8 +16,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 from runner.engine.tiny.captions import Sentence, describe_plainly
 from runner.engine.tiny.encoders import Reader
 from runner.engine.tiny.examples import DRAW, Ask, Examples
-from runner.engine.tiny.optimizer import Optimizers, quick, schedule
-from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
 from runner.engine.tiny.render import arrange, offsets, render
 from runner.engine.tiny.tokenizers import T5_LENGTH
 from runner.engine.tiny.transformer import encode, flow_loss, pack_mask

@@ -13,8 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from runner.engine.tiny.edges import draw_edges
-from runner.engine.tiny.optimizer import Optimizers, schedule
-from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.loop import Optimizers, Progress, schedule
 from runner.engine.tiny.render import Drawing, arrange, masks_of, offsets, render, rgb
 from runner.engine.tiny.vocabulary import COLOURS, SHAPES
 from runner.engine.tiny.world import SIDE, draw_scene

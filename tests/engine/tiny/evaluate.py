@@ -21,8 +21,7 @@ from runner.engine.tiny.captions import describe
 from runner.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
 from runner.engine.tiny.export import PIPELINES
 from runner.engine.tiny.folders import WEIGHTS, folder
-from runner.engine.tiny.pictures import as_image, as_levels
-from runner.engine.tiny.render import arrange, offsets, render
+from runner.engine.tiny.render import arrange, as_image, as_levels, offsets, render
 from runner.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
 from tests.engine.tiny.classifier import Verdict, in_order, judge, read
 

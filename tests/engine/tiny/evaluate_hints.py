@@ -13,8 +13,7 @@ from torch.nn import functional
 from runner.engine.tiny.captions import describe, describe_thing
 from runner.engine.tiny.edges import canny_of, drawn, outlines
 from runner.engine.tiny.examples import CONTROL_JITTER, box
-from runner.engine.tiny.pictures import as_image, as_levels
-from runner.engine.tiny.render import arrange, masks_of, offsets, render
+from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
 from runner.engine.tiny.world import PLACES, RADIUS, SLOTS, Scene, draw_unseen_scene
 from tests.engine.tiny.classifier import in_order, judge, read, silhouette
 from tests.engine.tiny.evaluate import (

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from runner.engine.tiny.edits import draw_edit
-from runner.engine.tiny.pictures import as_image, as_levels
-from runner.engine.tiny.render import arrange, masks_of, offsets, render
+from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
 from runner.engine.tiny.world import Scene, Thing, draw_scene
 from tests.engine.tiny.classifier import judge, read, silhouette
 from tests.engine.tiny.evaluate import judge_edit

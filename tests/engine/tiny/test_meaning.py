@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 
 from runner.engine.tiny.edges import canny_of, drawn, outlines
 from runner.engine.tiny.edits import Edit
-from runner.engine.tiny.pictures import as_image, as_levels
-from runner.engine.tiny.render import arrange, masks_of, render
+from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
 from runner.engine.tiny.world import Scene, Thing
 from tests.engine.tiny.classifier import judge, read, silhouette
 from tests.engine.tiny.evaluate import Pipelines, judge_edit

@@ -10,8 +10,7 @@ from diffusers import FluxFillPipeline, FluxPipeline
 from runner.engine.tiny import training
 from runner.engine.tiny.edges import canny_of, draw_edges, outlines
 from runner.engine.tiny.encoders import Reader, build_clip, build_t5
-from runner.engine.tiny.optimizer import Optimizers, orthogonalised, schedule
-from runner.engine.tiny.progress import Progress
+from runner.engine.tiny.loop import Optimizers, Progress, orthogonalised, schedule
 from runner.engine.tiny.render import arrange, masks_of, offsets, render
 from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from runner.engine.tiny.training import Frozen, Pool, train_transformer
