@@ -9,15 +9,11 @@ from runner.engine.hub.library import (
     builtin_folder,
     bytes_here,
     bytes_to_pull,
-    cache_folder,
-    has_token,
-    is_begun,
     locate,
     present,
     repo_folder,
     revision_of,
     snapshot,
-    token_files,
 )
 
 __all__ = [
@@ -26,13 +22,9 @@ __all__ = [
     "builtin_folder",
     "bytes_here",
     "bytes_to_pull",
-    "cache_folder",
-    "has_token",
-    "is_begun",
     "locate",
     "present",
     "repo_folder",
     "revision_of",
     "snapshot",
-    "token_files",
 ]

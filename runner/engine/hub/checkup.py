@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.engine import hub
 from runner.engine.hub.explain import host
+from runner.engine.hub.library import has_token, is_begun, locate
 from runner.engine.hub.sources import INDEX, Source, damaged, estimator_source, lacking, sources
 from runner.engine.models import Estimator, Model
 
@@ -50,14 +50,14 @@ def _check(name: str, needed: tuple[Source, ...], data: Path, *, gated: bool) ->
     broken: list[str] = []
     here = not needed
     for source in needed:
-        folder = hub.locate(source, data)
+        folder = locate(source, data)
         if folder is None:
             missing.append(f"{source.repo}: {_all_of(source)}")
             continue
         here = True
         missing += [f"{source.repo}: {file}" for file in lacking(source, folder)]
         broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
-    begun = any(hub.is_begun(source, data) for source in needed)
+    begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(name, here or begun, tuple(missing), tuple(broken))
     return replace(checkup, advice=tuple(_advice(checkup, needed, data, gated=gated)))
 
@@ -83,7 +83,7 @@ def _advice(
         )
     if len(local) == len(wrong):
         return
-    if gated and not hub.has_token(data):
+    if gated and not has_token(data):
         repo = next(source.repo for source in needed if not source.is_local)
         yield (
             f"it is gated: accept its licence on {host()}/{repo}, make a token on"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from runner.engine import hub
 from runner.engine.hub.explain import host, is_passing
+from runner.engine.hub.library import token_files
 from runner.engine.hub.transfer import Remote
 from runner.errors import ModelMissing
 
@@ -99,7 +99,7 @@ def _token(data: Path) -> str | None:
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return None
     token: str | None = get_token()
-    for file in hub.token_files(data) if not token else ():
+    for file in token_files(data) if not token else ():
         try:
             token = token or file.read_text(encoding="utf-8").strip()
         except OSError:

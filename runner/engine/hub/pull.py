@@ -17,10 +17,10 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from runner.engine import hub
 from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.client import HubClient
 from runner.engine.hub.explain import translated
+from runner.engine.hub.library import cache_folder, repo_folder
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
@@ -70,7 +70,7 @@ class Puller:
         """
         with self._explained(source):
             commit, listed = self._client.files(source.repo, source.revision)
-            folder = hub.repo_folder(source.repo, self._data)
+            folder = repo_folder(source.repo, self._data)
             cached = CachedCommit(folder, commit, again=self._again)
             if source.layout is Layout.FILE:
                 source = _with_file(source, listed)
@@ -142,7 +142,7 @@ class Puller:
 def check_room(shares: Iterable[Share], data: Path, *, again: str) -> None:
     """Raises DiskFull where the disk of the cache has no room for all that has to be fetched."""
     needed = sum(share.to_come for share in shares)
-    folder = hub.cache_folder(data).absolute()
+    folder = cache_folder(data).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_BYTES > free:

@@ -52,6 +52,7 @@ class Remote:
         return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
 
 
+@dataclass
 class Transfer:
     """The download of one file into `partial`.
 
@@ -59,23 +60,16 @@ class Transfer:
     have to be fetched again.
     """
 
-    def __init__(
-        self,
-        remote: Remote,
-        partial: Path,
-        url: str,
-        headers: Mapping[str, str],
-        stop: Event,
-        on_bytes: OnBytes,
-    ) -> None:
-        self._remote = remote
-        self._partial = partial
-        self._url = url
-        self._headers = headers
-        self._stop = stop
-        self._on_bytes = on_bytes
+    remote: Remote
+    partial: Path
+    url: str
+    headers: Mapping[str, str]
+    stop: Event
+    on_bytes: OnBytes
+
+    def __post_init__(self) -> None:
         self._here = 0
-        self._digest = remote.digest()
+        self._digest = self.remote.digest()
 
     def run(self, again: str) -> None:
         """Download until all bytes are here and their hash is right.
@@ -85,55 +79,55 @@ class Transfer:
         for is_last in (False, True):
             self._resume()
             self._download()
-            if self._digest.hexdigest() == self._remote.etag:
+            if self._digest.hexdigest() == self.remote.etag:
                 return
             self._start_over()
             if is_last:
                 raise ModelMissing(
-                    f"what came as {self._remote.name} is not what the hub promised; a proxy may"
+                    f"what came as {self.remote.name} is not what the hub promised; a proxy may"
                     f" have changed it on the way: run `{again}` again"
                 )
 
     def _resume(self) -> None:
         """Count and hash the bytes that an earlier attempt left."""
-        if size_of(self._partial) > self._remote.size:
-            self._partial.unlink()
-        if size_of(self._partial) > 0:
-            self._digest = hash_of(self._partial, self._remote, self._stop)
-            self._here = size_of(self._partial)
-            self._on_bytes(self._here)
+        if size_of(self.partial) > self.remote.size:
+            self.partial.unlink()
+        if size_of(self.partial) > 0:
+            self._digest = hash_of(self.partial, self.remote, self.stop)
+            self._here = size_of(self.partial)
+            self.on_bytes(self._here)
 
     def _start_over(self) -> None:
-        self._partial.unlink(missing_ok=True)
-        self._on_bytes(-self._here)
-        self._here, self._digest = 0, self._remote.digest()
+        self.partial.unlink(missing_ok=True)
+        self.on_bytes(-self._here)
+        self._here, self._digest = 0, self.remote.digest()
 
     def _download(self) -> None:
         """Make requests until all bytes are here; retries at most twice without new bytes."""
         tries = 0
-        while self._here < self._remote.size or not self._partial.exists():
+        while self._here < self.remote.size or not self.partial.exists():
             before = self._here
             try:
                 self._stream()
-                if self._here < self._remote.size:
+                if self._here < self.remote.size:
                     raise CutShort
             except Exception as error:
                 tries = 1 if self._here > before else tries + 1
                 if tries >= _TRIES or not is_passing(error):
                     raise
-                if self._stop.wait(2.0 ** (tries - 2)):
+                if self.stop.wait(2.0 ** (tries - 2)):
                     raise Interrupted from error
 
     def _stream(self) -> None:
         from huggingface_hub import constants
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
-        headers = {**self._headers, "Accept-Encoding": "identity"}
+        headers = {**self.headers, "Accept-Encoding": "identity"}
         if self._here:
             headers["Range"] = f"bytes={self._here}-"
         limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream(
-            "GET", self._url, headers=headers, timeout=limit, follow_redirects=True
+            "GET", self.url, headers=headers, timeout=limit, follow_redirects=True
         ) as response:
             if response.status_code >= 400:
                 response.read()
@@ -144,20 +138,20 @@ class Transfer:
             if self._here and response.status_code == 200:
                 self._start_over()
             # Unbuffered: bytes that have come are in the file, whatever ends this process.
-            with self._partial.open("ab", buffering=0) as file:
+            with self.partial.open("ab", buffering=0) as file:
                 for block in response.iter_bytes():
                     self._append(file, block)
                 os.fsync(file.fileno())
 
     def _append(self, file: Any, block: bytes) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise Interrupted
-        block = block[: self._remote.size - self._here]
+        block = block[: self.remote.size - self._here]
         while block:
             written = file.write(block)
             self._digest.update(block[:written])
             self._here += written
-            self._on_bytes(written)
+            self.on_bytes(written)
             block = block[written:]
 
 
