@@ -16,11 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from runner.engine import gpu
-from runner.engine.gpu import Piece, Stages
+from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.speed import Speed
-from runner.engine.stop_sign import StopSign
-from runner.job import Phase
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +112,7 @@ def _passes(stages: Stages, piece: Piece) -> bool:
 
 def _latents(stages: Stages, pieces: Sequence[Piece]) -> Any:
     """The latents of a batch without its progress, as `gpu.denoised` returns them."""
-
-    def ignore(phase: Phase, step: int, steps: int) -> None:
-        pass
-
     try:
-        return gpu.denoised(stages, pieces, StopSign(), ignore)
+        return gpu.denoised(stages, pieces, StopSign(), lambda *_: None)
     finally:
         stages.main.maybe_free_model_hooks()

@@ -19,13 +19,12 @@ from queue import SimpleQueue
 from runner.engine import hub
 from runner.engine.custom_entries import models_of
 from runner.engine.errors import DeviceLost
+from runner.engine.gpu import StopSign
 from runner.engine.memory import devices
-from runner.engine.prompts.embedding_store import EmbeddingStore
-from runner.engine.prompts.embeddings import PromptCache
+from runner.engine.prompts.embeddings import EmbeddingStore, PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
-from runner.engine.stop_sign import StopSign
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
@@ -63,15 +62,14 @@ class GpuThread:
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,
     ) -> None:
-        library = library or hub.Disk(data)
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
         """Why the device cannot be used any more in this process; None while it can."""
-        self._pipelines = pipelines or PipelineCache(library, device=device)
+        self._pipelines = pipelines or PipelineCache(library or hub.Disk(data), device=device)
         store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
         cache = PromptCache(store if prompt_cache else None)
         self._prompts = Prompts(self._pipelines, cache, versions())
-        self._renderer = Renderer(_SLOT, library, self._pipelines, self._prompts)
+        self._renderer = Renderer(_SLOT, self._pipelines, self._prompts)
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
@@ -194,7 +192,7 @@ def of_home(home: Home) -> GpuThread:
         library, device=settings.device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
     )
     cache = int(settings.prompt_cache_gb * 1e9)
-    return GpuThread(home.data, library=library, pipelines=pipelines, prompt_cache=cache)
+    return GpuThread(home.data, pipelines=pipelines, prompt_cache=cache)
 
 
 def _log_failure(housekeeping: Callable[[], object]) -> None:

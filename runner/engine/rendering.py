@@ -13,15 +13,14 @@ from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from runner.engine import fallbacks, gpu, hub
+from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
-from runner.engine.gpu import Piece
+from runner.engine.gpu import Piece, StopSign
 from runner.engine.kinds.base import Prepared
 from runner.engine.pictures.depth import DepthMaps
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
-from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import JobFailed
@@ -39,11 +38,8 @@ OnEvent = Callable[[Progressed], None]
 class Renderer:
     """Renders the tasks of one slot with the pipelines of a cache."""
 
-    def __init__(
-        self, slot: str, library: hub.Library, pipelines: PipelineCache, prompts: Prompts
-    ) -> None:
+    def __init__(self, slot: str, pipelines: PipelineCache, prompts: Prompts) -> None:
         self._slot = slot
-        self._library = library
         self._pipelines = pipelines
         self._prompts = prompts
         self._depth_maps = DepthMaps()
@@ -136,7 +132,7 @@ class Renderer:
 
     def _prepared(self, task: ImageTask, on_progress: Any) -> Prepared:
         """The prepared input images; done first, so that a bad image costs no loading of models."""
-        kind, model = KINDS.get(task.kind), self._library.models.get(task.model)
+        kind, model = KINDS.get(task.kind), self._pipelines.library.models.get(task.model)
         if kind is None or model is None or task.kind not in model.serves:
             raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
         if kind.reads:
@@ -145,7 +141,7 @@ class Renderer:
         estimator = model.serves[task.kind].estimator
         if prepared.depth_of is None or estimator is None:
             return prepared
-        folder = self._library.estimator(estimator)
+        folder = self._pipelines.library.estimator(estimator)
         return prepared.with_depth(
             self._depth_maps.of(prepared.depth_of, folder, self._pipelines.device)
         )

@@ -6,7 +6,6 @@ costs no time on the device.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from runner.engine import hub, memory
 from runner.engine.families import FAMILIES, Family
-from runner.engine.hub.sources import INDEX
+from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
@@ -139,14 +138,13 @@ class TaskResolver:
     def _marks_of(self, folder: Path, family: Family, single: Path | None) -> Mapping[str, str]:
         """The hashes of the components of a pipeline folder, the scheduler left out."""
         if folder not in self._marks:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             self._marks[folder] = {
-                part: fingerprint.of_folder(folder / part)
-                for part in index
+                part: fingerprint.of(folder / part)
+                for part in read_index(folder)
                 if part != "scheduler" and (folder / part).is_dir()
             }
         marks = self._marks[folder]
-        return marks if single is None else {**marks, family.heavy: fingerprint.of_file(single)}
+        return marks if single is None else {**marks, family.heavy: fingerprint.of(single)}
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""

@@ -15,11 +15,11 @@ from runner.engine import gpu
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.errors import Bug, NotFinite
 from runner.engine.families import FLUX1
+from runner.engine.gpu import StopSign
 from runner.engine.kinds.base import Prepared
 from runner.engine.prompts.embeddings import Encoded, PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
-from runner.engine.stop_sign import StopSign
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import ImageTask, InputImage, Phase

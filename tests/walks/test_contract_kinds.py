@@ -72,7 +72,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[InputIma
 
 @pytest.fixture
 def executor(library: TwinLibrary, pipelines: PipelineCache) -> Any:
-    made = GpuThread(library.data, library=library, pipelines=pipelines)
+    made = GpuThread(library.data, pipelines=pipelines)
     yield made
     made.close()
 
@@ -177,7 +177,7 @@ def test_a_stop_before_the_task_is_looked_at_does_nothing_at_all(
         def resolve(self, *given: Any) -> Any:
             raise AssertionError("nothing may be loaded for a stopped task")
 
-    executor = GpuThread(library.data, library=library, pipelines=Untouched(library))
+    executor = GpuThread(library.data, pipelines=Untouched(library))
     try:
         first = task_of("tiny", "text2img", inputs)
         stop_at(executor, lambda event: isinstance(event, Failed))
@@ -260,7 +260,7 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
     pipelines.paint(resolved, lambda: None)
     seen = []
     for each in (pipelines, FakePipelines(library, FakePipe())):
-        executor = GpuThread(library.data, library=library, pipelines=each)
+        executor = GpuThread(library.data, pipelines=each)
         if moment:
             stop_at(
                 executor,

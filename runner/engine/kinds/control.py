@@ -6,9 +6,6 @@ from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.job import ImageTask
 
-LOW, HIGH = 50.0, 200.0
-"""The thresholds of the edge maps that FLUX.1 Canny was trained with."""
-
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images
@@ -20,7 +17,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     if not task.options.get("preprocessed", False):
         if task.options.get("control") == "depth":
             return Prepared(width=width, height=height, depth_of=source)
-        source = canny(source, LOW, HIGH)
+        source = canny(source)
     return Prepared(width=width, height=height, images={"image": (source,)})
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import Any
-
-from runner.engine.lazy_imports import defer_import
 
 _SMALL = 100_000_000
 
@@ -33,6 +34,43 @@ def frameworks() -> Any:
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     return diffusers
+
+
+def defer_import(name: str) -> None:
+    """Load a package when an attribute of it is first used.
+
+    Does nothing where the package is missing or in `sys.modules` already. importlib's own
+    LazyLoader does not serve here: it loads when a `__spec__` is read, as every check for a package
+    does, lets a second thread use a half-loaded module, and leaves it so after a failure.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    module = importlib.util.module_from_spec(spec)
+    module.__class__ = _DeferredModule
+    vars(module)["__loading"] = threading.RLock(), []
+    sys.modules[name] = module
+
+
+class _DeferredModule(ModuleType):
+    """A module that loads itself for any attribute but its dunder names; other threads wait."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        lock, loading = vars(self)["__loading"]
+        with lock:
+            if type(self) is _DeferredModule and not loading:
+                loading.append(True)
+                try:
+                    loader = self.__spec__.loader if self.__spec__ else None
+                    assert loader is not None
+                    loader.exec_module(self)
+                    self.__class__ = ModuleType  # type: ignore[assignment]
+                finally:
+                    loading.clear()
+        # While it loads, its own code asks here for names that it does not have yet.
+        return ModuleType.__getattribute__(self, name)
 
 
 @contextmanager

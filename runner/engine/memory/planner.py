@@ -58,18 +58,14 @@ def after_out_of_memory(
 def explain_plan(
     model: Model,
     machine: Machine,
-    pixels: int | None = None,
     *,
     wanted: str = "auto",
     models: Mapping[str, Model] | None = None,
 ) -> list[str]:
-    """The plan of a model and its reasons, or why there is none, as sentences to print.
-
-    Without `pixels`, for pictures of the model's default size.
-    """
+    """The plan for a model's default size and its reasons, or why there is none, to print."""
     width, height = model.sizes.default
     try:
-        chosen = plan(model, machine, pixels or width * height, wanted=wanted, models=models)
+        chosen = plan(model, machine, width * height, wanted=wanted, models=models)
     except JobFailed as error:
         return [str(error)]
     peak = f"{_size(chosen.bytes)} of {_size(machine.room)}"

@@ -118,7 +118,8 @@ class PlanSpace:
                 yield self._plan(held.precision, text, "resident", True)
             if "offload" in self._placements():
                 yield self._plan(held.precision, text, "offload", True)
-            for precision in self._after(held.precision):
+            precisions = self.precisions()
+            for precision in precisions[precisions.index(held.precision) + 1 :]:
                 for placement in self._placements()[:2]:
                     for plan in self._plans(precision, placement):
                         if plan.tiling and plan.text != "stays":
@@ -199,13 +200,6 @@ class PlanSpace:
         if text.place != "cpu":
             peak = max(peak, footprint.encoding(model, text.precision))
         return MemoryPlan(precision, text.precision, text.place, placement, tiling, peak)
-
-    def _after(self, precision: str) -> tuple[str, ...]:
-        """The precisions to try after this one."""
-        precisions = self.precisions()
-        if precision not in precisions:
-            return ()
-        return precisions[precisions.index(precision) + 1 :]
 
 
 def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:

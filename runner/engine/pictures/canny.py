@@ -20,8 +20,9 @@ _TAN_22 = 13573
 def canny(image: Image, low: float = 50.0, high: float = 200.0, *, sigma: float = 0.0) -> Image:
     """The edges of a picture, white on black, as RGB of the same size.
 
-    `low` and `high` are thresholds of the gradient's L1 norm, which is at most 1530. A `sigma`
-    above 0 is the radius in pixels of a Gaussian blur before that.
+    `low` and `high` are thresholds of the gradient's L1 norm, which is at most 1530; by
+    default those that FLUX.1 Canny was trained with. A `sigma` above 0 is the radius in pixels of a
+    Gaussian blur before that.
     """
     import numpy as np
     from PIL import Image as Pillow

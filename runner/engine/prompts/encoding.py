@@ -8,19 +8,17 @@ decides what is loaded: it takes the text stage from the PipelineCache when a pr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.engine.errors import translation
+from runner.engine.gpu import OnProgress, StopSign
 from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
 from runner.engine.resolved_task import ResolvedTask
-from runner.engine.stop_sign import StopSign
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed
 from runner.job import ImageTask, Phase
-
-OnProgress = Callable[[Phase, int, int], None]
 
 _MAX_UPCOMING = 4096
 

@@ -16,22 +16,22 @@ _HASHED_WHOLE = 64 * 2**20
 _SAMPLE = 2**20
 
 
-def of_folder(folder: Path) -> str:
-    """The hash of all files below a folder, hidden ones left out: 64 hexadecimal digits."""
+def of(source: Path) -> str:
+    """The hash of a file's content, whatever its path, or of all files below a folder.
+
+    64 hexadecimal digits; hidden files are left out of a folder.
+    """
+    if source.is_file():
+        return hashlib.sha256(_size_and_mark(source).encode()).hexdigest()
     total = hashlib.sha256()
     files = sorted(
-        (path.relative_to(folder).as_posix(), path)
-        for path in folder.rglob("*")
+        (path.relative_to(source).as_posix(), path)
+        for path in source.rglob("*")
         if path.is_file() and not path.name.startswith(".")
     )
     for name, path in files:
         total.update(f"{name}\0{_size_and_mark(path)}".encode())
     return total.hexdigest()
-
-
-def of_file(file: Path) -> str:
-    """The hash of one file's content, whatever its path: 64 hexadecimal digits."""
-    return hashlib.sha256(_size_and_mark(file).encode()).hexdigest()
 
 
 def _size_and_mark(file: Path) -> str:

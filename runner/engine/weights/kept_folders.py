@@ -32,8 +32,7 @@ class KeptFolder:
     """
 
     def __init__(self, store: Path, source: Path, precision: str, recipe: int) -> None:
-        mark = fingerprint.of_folder if source.is_dir() else fingerprint.of_file
-        self.folder = store / f"{mark(source)[:16]}-{precision}"
+        self.folder = store / f"{fingerprint.of(source)[:16]}-{precision}"
         self._recipe = recipe
 
     def is_whole(self) -> bool:
@@ -82,7 +81,7 @@ class KeptFolder:
         return True
 
     def _label(self, folder: Path) -> dict[str, object]:
-        return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of_folder(folder)}
+        return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of(folder)}
 
 
 def _sync_tree(folder: Path) -> None:

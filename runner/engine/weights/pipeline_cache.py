@@ -19,7 +19,6 @@ from runner.engine import errors as faults
 from runner.engine import gpu, hub
 from runner.engine.hub import explain
 from runner.engine.memory import devices, machine
-from runner.engine.memory.plans import Machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, fingerprint
@@ -64,16 +63,14 @@ class PipelineCache:
         speed: Speed | None = None,
         gpu_memory_gb: float | None = None,
         room: int | None = None,
-        machine: Machine | None = None,
         planner: Planner | None = None,
     ) -> None:
-        self._library = library
+        self.library = library
         self._store = library.data / "quantised"
         self._wanted_device = device
         self._speed = speed or Speed()
         self._gpu_memory_gb = gpu_memory_gb
         self._room = room
-        self._machine = machine
         self._planner = planner
         self._device: Any = None
         self._resolver: TaskResolver | None = None
@@ -93,7 +90,7 @@ class PipelineCache:
         Raises JobFailed where the model is missing or cannot do the task.
         """
         if pixels is None:
-            model = self._library.models.get(task.model)
+            model = self.library.models.get(task.model)
             width, height = model.sizes.default if model else (1, 1)
             pixels = (task.width or width) * (task.height or height)
         return self._task_resolver().resolve(task, pixels)
@@ -159,8 +156,8 @@ class PipelineCache:
     def _task_resolver(self) -> TaskResolver:
         if self._resolver is None:
             self._resolver = TaskResolver(
-                self._library,
-                self._machine or machine.measure(self._wanted_device, self._gpu_memory_gb),
+                self.library,
+                machine.measure(self._wanted_device, self._gpu_memory_gb),
                 device=devices.describe(self.device),
                 planner=self._planner,
             )
@@ -206,15 +203,15 @@ class PipelineCache:
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
             self._share(resolved, pipe, parts, resolved.plan.precision)
-        mark = fingerprint.of_folder(resolved.folder)
+        mark = fingerprint.of(resolved.folder)
         if resolved.single is not None:
-            mark += f"+{fingerprint.of_file(resolved.single)}"
+            mark += f"+{fingerprint.of(resolved.single)}"
         return _Stage(pipe, resolved.model.name, assembly.paint_bytes(resolved), mark)
 
     def _build_prior(self, resolved: ResolvedTask) -> _Stage:
         assert resolved.prior_folder is not None
         pipe = assembly.prior_stage(resolved, self.device)
-        mark = fingerprint.of_folder(resolved.prior_folder)
+        mark = fingerprint.of(resolved.prior_folder)
         return _Stage(pipe, "", assembly.prior_bytes(resolved), mark)
 
     def _shared(

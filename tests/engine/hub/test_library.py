@@ -131,7 +131,7 @@ def test_the_bytes_that_are_here_count_every_file_once(home: Path) -> None:
 
 def test_the_hash_of_a_folder_follows_its_content_and_not_its_place(tmp_path: Path) -> None:
     source, copy = put(tmp_path / "source", pipeline()), put(tmp_path / "copy", pipeline())
-    assert fingerprint.of_folder(source) == fingerprint.of_folder(copy)
+    assert fingerprint.of(source) == fingerprint.of(copy)
     file = copy / WEIGHTS
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    assert fingerprint.of_folder(source) != fingerprint.of_folder(copy)
+    assert fingerprint.of(source) != fingerprint.of(copy)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.prompts.embedding_store import EmbeddingStore
-from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
+from runner.engine.prompts.embeddings import EmbeddingStore, Encoded, PromptCache, key_of
 
 BIG = 2**30
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from runner.engine.gpu import StopSign
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import MemoryPlan
-from runner.engine.prompts.embedding_store import EmbeddingStore
-from runner.engine.prompts.embeddings import PromptCache
+from runner.engine.prompts.embeddings import EmbeddingStore, PromptCache
 from runner.engine.prompts.encoding import Prompts
-from runner.engine.stop_sign import StopSign
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import Stopped

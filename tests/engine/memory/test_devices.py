@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from runner.engine.lazy_imports import defer_import
+from runner.engine.memory.devices import defer_import
 from tests.harness import eventually
 
 NAME = "fluxdrop_heavy"
