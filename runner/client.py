@@ -28,10 +28,6 @@ _numbers = itertools.count()
 T = TypeVar("T")
 
 
-class _NameTaken(UsageProblem):
-    """Each of the names tried in the inbox belongs to another file."""
-
-
 def runner_health(home: Home) -> dict[str, Any] | None:
     """The health file of a runner that is running now, or None.
 
@@ -55,7 +51,9 @@ def submit(home: Home, data: bytes, name: str) -> str:
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
     numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
-    return _put(home, data, itertools.chain([f"{stem}{suffix}"], numbered))
+    drop = _put(home, data, itertools.chain([f"{stem}{suffix}"], numbered))
+    assert drop is not None, "the names never end"
+    return drop
 
 
 def submit_as(home: Home, data: bytes, name: str) -> str | None:
@@ -63,10 +61,7 @@ def submit_as(home: Home, data: bytes, name: str) -> str | None:
 
     Raises UsageProblem when the inbox cannot be written.
     """
-    try:
-        return _put(home, data, [name])
-    except _NameTaken:
-        return None
+    return _put(home, data, [name])
 
 
 def put_input(home: Home, data: bytes, name: str) -> None:
@@ -75,9 +70,9 @@ def put_input(home: Home, data: bytes, name: str) -> None:
     Callers derive the name from the content, so a file of that name is left as it is. Raises
     UsageProblem when the inbox cannot be written.
     """
-    with _writing(home), contextlib.suppress(_NameTaken):
+    with _writing(home):
         (home.inbox / name).parent.mkdir(parents=True, exist_ok=True)
-        _put(home, data, [name])
+    _put(home, data, [name])
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
@@ -85,6 +80,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
 
     Copies only files that the spec names without a folder and that are not in the inbox yet.
     Copies nothing for a spec that cannot be read: the runner reports what is wrong with it.
+    Raises UsageProblem for an image that cannot be read, and when the inbox cannot be written.
     """
     from runner.spool.inbox.inputs import named_paths
     from specs.read import read
@@ -97,8 +93,13 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     for _, name in named_paths(spec) if isinstance(spec, dict) else ():
         image = spec_file.parent / name
         plain = "/" not in name and "\\" not in name and not name.startswith(".")
-        if plain and image.is_file() and not (home.inbox / name).exists():
-            _put(home, image.read_bytes(), [name])
+        try:
+            if not plain or not image.is_file() or (home.inbox / name).exists():
+                continue
+            picture = image.read_bytes()
+        except OSError as error:
+            raise UsageProblem(f"cannot read {image}: {error.strerror}") from error
+        if _put(home, picture, [name]):
             copied.append(name)
     return copied
 
@@ -193,8 +194,11 @@ def _writing(home: Home) -> Iterator[None]:
         raise UsageProblem(f"cannot write into {home.inbox}: {error.strerror}") from error
 
 
-def _put(home: Home, data: bytes, names: Iterable[str]) -> str:
-    """Write a file aside, then rename it to the first free name; never over another file."""
+def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
+    """Write a file aside, then rename it to the first free name; never over another file.
+
+    Returns that name, or None where every name is taken.
+    """
     aside = home.inbox / ".tmp" / f"{os.getpid()}-{next(_numbers)}-{time.time_ns()}"
     try:
         with _writing(home):
@@ -209,7 +213,7 @@ def _put(home: Home, data: bytes, names: Iterable[str]) -> str:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
-    raise _NameTaken(f"a file of that name is in {home.inbox} already: choose another")
+    return None
 
 
 def _rename_to_free(aside: Path, target: Path) -> bool:

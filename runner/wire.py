@@ -156,7 +156,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
             value = json.loads(file.read_bytes())
         except PermissionError:
             time.sleep(_PAUSE_SECONDS)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         else:
             return value if isinstance(value, dict) else None

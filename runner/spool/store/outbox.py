@@ -202,10 +202,10 @@ class Outbox:
         """The sidecars in a job's folder by image number; damaged ones are left out."""
         found = {}
         for file in sorted(self.folder(job_id).glob(f"{job_id}-[0-9]*.json")):
+            sidecar = read_json(file) or {}
             try:
-                sidecar = json.loads(file.read_bytes())
                 found[int(sidecar["result"]["index"])] = sidecar
-            except (OSError, ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 continue
         return found
 

@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 
 from runner.job import FINAL_STATES, MOVES, State
+from runner.settings import Home
+from runner.spool.disk.disk import Disk
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox
 from tests.spool.conftest import SPEC, Spool
 
 # Looks at every status in turn, and keeps what differs from the last look at it.
@@ -201,3 +205,22 @@ def test_a_reader_finds_the_status_before_the_receipt_and_both_before_the_file_i
     assert report.faults == []
     assert report.seen, "the reader saw no file before it was taken"
     assert len(list(spool.home.drops.iterdir())) == drops
+
+
+def test_json_nested_too_deeply_to_be_read_is_left_out_like_any_damaged_file(
+    tmp_path: Path,
+) -> None:
+    """Seen red: with the RecursionError of `json.loads` let out of `read_json`."""
+    home, disk = Home(tmp_path), Disk()
+    home.prepare()
+    folder = home.job("hero")
+    folder.mkdir()
+    good = {"result": {"index": 1}}
+    (folder / "hero-0001.json").write_text(json.dumps(good), encoding="utf-8")
+    for name in ("hero-0002.json", "status.json"):
+        (folder / name).write_bytes(b"[" * 100_000)
+    ledger = Ledger(home.data / "ledger.sqlite", disk)
+    outbox = Outbox(home, ledger, disk)
+    assert outbox.read_status("hero") is None
+    assert outbox.sidecars("hero") == {1: good}
+    ledger.close()
