@@ -22,7 +22,6 @@ from runner.engine.weights import checkpoints, fingerprint
 from runner.errors import JobFailed
 from runner.job import ImageTask
 
-Key = tuple[str, str, str, int]
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
 _MOST_KEPT = 512
@@ -75,7 +74,7 @@ class TaskResolver:
         self.machine = machine
         self._device = device
         self._plan = planner or partial(memory.plan, models=library.models)
-        self._known: dict[Key, ResolvedTask] = {}
+        self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
     def resolve(self, task: ImageTask, pixels: int) -> ResolvedTask:

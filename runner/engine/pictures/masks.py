@@ -16,8 +16,6 @@ from specs.rules import SIZE_STEP
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIDES = ("left", "top", "right", "bottom")
-
 
 def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
     """A mask in the `size` (width, height) of its picture; grey is cut at 128.
@@ -52,7 +50,7 @@ def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
     """
     from PIL import Image as Pillow
 
-    grow = {side: int(margins.get(side, 0)) for side in _SIDES}
+    grow = {side: int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")}
     for first, second, length in (("right", "left", 0), ("bottom", "top", 1)):
         rest = -(picture.size[length] + grow[first] + grow[second]) % SIZE_STEP
         side = first if grow[first] else second

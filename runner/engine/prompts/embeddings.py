@@ -21,7 +21,6 @@ from runner.engine.families import Embeddings
 
 log = logging.getLogger(__name__)
 
-_SUFFIX = ".safetensors"
 _WARNINGS, _DIGEST = "warnings", "sha256"
 
 
@@ -116,7 +115,7 @@ class EmbeddingStore:
         return self._limit // max(size, 1)
 
     def _file(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _remove(self, file: Path) -> None:
         try:
