@@ -51,7 +51,7 @@ class ActiveJob:
         )
 
     def is_hung(self, moment: float) -> bool:
-        """Whether the images in flight are silent far beyond their timeouts; never while loading."""
+        """Whether the images in flight are silent far beyond their timeouts; never in loading."""
         limits = [image.task.timeout for image in self.in_flight.values() if image.task.timeout]
         if not limits or self.phase == Phase.LOADING:
             return False

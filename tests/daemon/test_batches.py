@@ -78,7 +78,7 @@ def test_one_failing_image_of_several_costs_only_itself(four: Spool) -> None:
     assert len(four.pictures("hero")) == 9
 
 
-def test_a_cancel_stops_all_that_are_in_hand(four: Spool) -> None:
+def test_a_cancel_stops_all_that_are_in_flight(four: Spool) -> None:
     device = four.device
     device.by_hand = True
     four.drop("hero.yaml", TEN)
@@ -89,7 +89,7 @@ def test_a_cancel_stops_all_that_are_in_hand(four: Spool) -> None:
     assert four.pictures("hero") == []
 
 
-def test_stopping_the_runner_puts_all_that_are_in_hand_back(four: Spool) -> None:
+def test_stopping_the_runner_puts_all_that_are_in_flight_back(four: Spool) -> None:
     device = four.device
     device.by_hand = True
     four.drop("hero.yaml", TEN)
@@ -104,7 +104,7 @@ def test_stopping_the_runner_puts_all_that_are_in_hand_back(four: Spool) -> None
     assert four.device.goes == [[5, 6, 7, 8], [9, 10]]  # type: ignore[attr-defined]
 
 
-def test_a_higher_priority_waits_for_what_is_in_hand_and_no_longer(four: Spool) -> None:
+def test_a_higher_priority_waits_for_what_is_in_flight_and_no_longer(four: Spool) -> None:
     device = four.device
     device.by_hand = True
     four.drop("slow.yaml", TEN)

@@ -152,7 +152,7 @@ def test_a_finished_job_runs_again_with_its_seeds_under_a_new_id(spool: Spool) -
     assert spool.status("hero") == first
 
 
-def test_a_paused_runner_finishes_the_image_in_hand_and_starts_no_other(spool: Spool) -> None:
+def test_a_paused_runner_finishes_the_image_in_flight_and_starts_no_other(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml", BULK)
     spool.until(lambda: spool.device.task)
@@ -171,7 +171,7 @@ def test_a_paused_runner_finishes_the_image_in_hand_and_starts_no_other(spool: S
     assert [number for _, number in spool.device.started] == [1, 2, 3, 4]
 
 
-def test_a_higher_priority_waits_for_the_image_in_hand_only(spool: Spool) -> None:
+def test_a_higher_priority_waits_for_the_image_in_flight_only(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("slow.yaml", BULK)
     spool.until(lambda: spool.device.task)
