@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runner.gallery.store import Gallery
 
 _FILTERS = {
-    "kind": "text2img, kontext, fill, control or redux",
+    "kind": "a kind of spec, such as text2img",
     "model": "a name from `fluxdrop models`",
     "pack": "made from this pack",
     "since": "2026-11-23, 2026-11-23T08:00, or an age: 30m, 12h, 2d, 1w",

@@ -18,7 +18,7 @@ _SETTINGS = """\
 # Every setting is explained by specs/settings.schema.json; an editor that reads the line above
 # completes them. All are optional.
 #
-# models: {text2img: tiny, kontext: tiny, fill: tiny, control: tiny, redux: tiny}
+# models: {KINDS}
 # window: "23:00-07:00"
 """
 
@@ -55,9 +55,9 @@ def _quoted(folder: Path) -> str:
 
 def make_home(folder: Path) -> None:
     """Fill a folder with inbox, outbox, prompts, data, schemas, examples and a settings file."""
-    import specs
+    from specs import schemas
 
-    ours = Path(specs.__file__).parent
+    ours = schemas.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "specs").mkdir(exist_ok=True)
     for schema in ours.glob("*.schema.json"):
@@ -67,7 +67,8 @@ def make_home(folder: Path) -> None:
     _copy_new(ours.parent / "prompts", folder / "prompts")
     settings = folder / SETTINGS_FILE
     if not settings.exists():
-        settings.write_text(_SETTINGS, encoding="utf-8")
+        kinds = ", ".join(f"{kind}: tiny" for kind in schemas.kinds())
+        settings.write_text(_SETTINGS.replace("KINDS", kinds), encoding="utf-8")
     (folder / "inbox").mkdir(exist_ok=True)
     _copy_new(ours / "inbox-readme.md", folder / "inbox" / "README.md")
     Home(folder).prepare()

@@ -17,7 +17,6 @@ from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 
 _HELD = "{}; then run `fluxdrop demo` again"
-_EXAMPLES = ("draw", "edit", "repaint", "outline", "vary")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -145,12 +144,11 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
     import specs
     from runner.cli.progress import Board
 
-    examples = Path(specs.__file__).parent / "examples"
+    files = (Path(specs.__file__).parent / "examples").glob("*.yaml")
     jobs: list[str] = []
     with Board(home, lambda: [] if options.json else jobs) as board:
         board.follow_in_thread()
-        for name in _EXAMPLES:
-            file = examples / f"{name}.yaml"
+        for file in sorted(files, key=lambda file: (file.stem != "draw", file.stem)):
             data = file.read_bytes()
             if jobs:
                 # Another job may have the id `draw` already: read the picture of this demo's own.

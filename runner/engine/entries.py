@@ -209,16 +209,13 @@ MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
 ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
 
 DEFAULTS: Mapping[str, str] = {
-    "text2img": "klein",
-    "kontext": "klein",
-    "fill": "klein",
-    "control": "canny",
-    "redux": "klein",
+    kind: next((model.name for model in _ENTRIES[1:] if kind in model.serves), _TINY.name)
+    for kind in _TINY.serves
 }
 """The model of each kind where neither the spec nor the settings name one.
 
-klein wherever it serves the kind: its licence is free, its repository asks for no account, and it
-fits on a card of 16 GB. No such model is known for control.
+The first entry after tiny that serves it. That is klein wherever it can be: its licence is free,
+its repository asks for no account, and it fits on a card of 16 GB.
 """
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}

@@ -8,15 +8,6 @@ from mcp.types import Tool, ToolAnnotations
 
 from runner.mcp_server import arguments, jobs, output_schemas, search
 
-KIND_OF = {
-    "flux_generate": "text2img",
-    "flux_edit": "kontext",
-    "flux_fill": "fill",
-    "flux_variation": "redux",
-    "flux_structural": "control",
-}
-"""The tools that make pictures, and the kind of spec that each writes."""
-
 INSTRUCTIONS = """\
 fluxdrop makes pictures with FLUX on this machine, one job after another; jobs outlive this server.
 
@@ -40,17 +31,20 @@ _BULK = (
 _PROMPT = " Needs `prompt` (or `compose`, which builds prompts from a pack; never both)."
 _MAKERS = {
     "flux_generate": (
+        "text2img",
         "Make pictures from words",
         "Makes new pictures from a text prompt (text to image). Use it when there is no picture to"
         " start from." + _PROMPT + " Never both `seed` and `seeds`." + _BULK,
     ),
     "flux_edit": (
+        "kontext",
         "Edit a picture with words",
         "Changes an existing picture as an instruction says (`make the sky stormy`), and keeps the"
         " rest. Use it for changes that words can describe and that need no mask."
         " Needs `image`." + _PROMPT + _BULK,
     ),
     "flux_fill": (
+        "fill",
         "Repaint or extend a picture",
         "Repaints the white part of a `mask` (inpainting), or adds pixels at the borders with"
         " `outpaint`; exactly one of the two. Use it when only a certain area may change, or when"
@@ -59,17 +53,22 @@ _MAKERS = {
         + _BULK,
     ),
     "flux_variation": (
+        "redux",
         "Make variations of pictures",
         "Makes new pictures that resemble one or more given ones, or blend them. Use it for `more"
         " like this`. Needs `image`; `prompt` is optional." + _BULK,
     ),
     "flux_structural": (
+        "control",
         "Keep a picture's structure",
         "Makes a new picture that follows the outlines (`control: canny`) or the depth"
         " (`control: depth`, which needs a ready depth map and `preprocessed: true`) of a given"
         " one. Use it to restyle a scene and keep its layout. Needs `image`." + _PROMPT + _BULK,
     ),
 }
+KIND_OF = {name: kind for name, (kind, *_) in _MAKERS.items()}
+"""The tools that make pictures, and the kind of spec that each writes."""
+
 _GET = (
     "Says where a job stands, waits up to 50 seconds for its end if asked, and shows finished"
     " pictures, 4 at a time. Use it after every submission: with wait_seconds 50, again and again"
@@ -98,8 +97,8 @@ def tools() -> list[Tool]:
     )
     return [
         *(
-            _tool(name, *_MAKERS[name], arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
-            for name, kind in KIND_OF.items()
+            _tool(name, *words, arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
+            for name, (kind, *words) in _MAKERS.items()
         ),
         _tool("flux_get_job", "Look at a job", _GET, jobs.GET, output_schemas.job(), read_only),
         _tool(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from specs.schemas import kinds
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
 
 pytestmark = [
@@ -99,14 +100,14 @@ def test_watch_ends_well_on_ctrl_c(runner: Runner, tmp_path: Path) -> None:
 def test_demo_makes_a_picture_of_each_kind(home: Path) -> None:
     done = fluxdrop("demo", home=home)
     assert done.code == 0, done
-    lines = done.out.splitlines()[-6:]
-    kinds = ["text2img", "kontext", "fill", "control", "redux"]
-    assert [line.split()[0] for line in lines[:5]] == kinds
-    for line in lines:
+    *pictures, sheet = done.out.splitlines()[-len(kinds()) - 1 :]
+    made = [line.split()[0] for line in pictures]
+    assert made[0] == "text2img" and set(made) == set(kinds())
+    for line in (*pictures, sheet):
         assert Path(line.split(maxsplit=1)[1].removeprefix("sheet: ")).is_file(), line
     again = fluxdrop("demo", "--json", home=home)
-    assert again.code == 0 and len(again.json["jobs"]) == 5, again
-    assert [status["state"] for status in again.json["statuses"]] == ["succeeded"] * 5
+    assert again.code == 0 and len(again.json["jobs"]) == len(made), again
+    assert [status["state"] for status in again.json["statuses"]] == ["succeeded"] * len(made)
 
 
 def test_a_demo_of_a_paused_home_says_what_to_do_and_its_job_is_kept(

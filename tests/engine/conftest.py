@@ -46,7 +46,7 @@ def task_of(pictures: Mapping[str, InputImage]) -> Callable[..., ImageTask]:
         fields = {"prompt": "a red circle", "seed": 7, "steps": 3, **fields}
         if model == "depth":
             fields = {"control": "depth", "preprocessed": True, **fields}
-        if kind == "text2img":
+        if not KINDS[kind].reads:
             fields = {"width": 64, "height": 64, **fields}
         spec = {"kind": kind, "model": model, **fields}
         return realise(spec, job="job", index=1, inputs=inputs)

@@ -92,7 +92,7 @@ def test_a_message_is_answered_while_another_call_waits(home: Path) -> None:
         asked = {"name": "flux_get_job", "arguments": {"job_id": "wait", "wait_seconds": 50}}
         server.send(id=1, method="tools/call", params=asked)
         server.send(id=2, method="tools/list")
-        assert len(server.reply(2)["result"]["tools"]) == 8
+        assert len(server.reply(2)["result"]["tools"]) == len(EIGHT)
         server.send(method="notifications/cancelled", params={"requestId": 1})
         assert server.call(3, "flux_get_job", job_id="wait")["isError"] is False
         assert all(json.loads(line).get("id") != 1 for line in server.lines)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from tokenizers import Tokenizer
 
 Embeddings = Mapping[str, Any]
 """Keyword arguments of a pipeline's call: tensors of one row each, or lists of one tensor."""
@@ -40,13 +42,30 @@ def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """How one text encoder of a family reads a prompt.
+
+    `folder` is its tokenizer's folder in the pipeline's, which `build` reads. A `pooled` one has
+    its tokenizer's limit, any other the model's. `chat` are the options that the family's pipeline
+    gives to the chat template that it puts around a prompt; None where it uses none.
+    """
+
+    name: str
+    folder: str
+    build: Callable[[Path], Tokenizer]
+    pooled: bool = False
+    chat: tuple[tuple[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """How the pipelines of a family encode prompts, decode latents and count tokens.
 
     `encode(pipe, prompt, length)` returns the embeddings of at most `length` tokens, in the dtype
     of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
     the pipeline returns, and the picture's size in pixels, and returns an RGB image.
-    `tokens(pipe, prompt)` counts all tokens of a prompt. Shapes are in the file of each family.
+    `tokens(pipe, prompt)` counts all tokens of a prompt, and `readers` count them where no pipeline
+    is loaded. Shapes are in the file of each family.
     `text_parts` are the components of the text stage; `heavy` is the one that denoises, for which a
     memory plan chooses precision and placement.
     """
@@ -55,5 +74,6 @@ class Family:
     encode: Callable[[Any, str, int], Embeddings]
     decode: Callable[[Any, Any, int, int], Image]
     tokens: Callable[[Any, str], int]
+    readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     heavy: str = "transformer"

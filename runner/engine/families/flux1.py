@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, decode_grid
+from runner.engine.families.base import Embeddings, Family, Reader, decode_grid
+from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,5 +40,9 @@ FLUX1 = Family(
     encode=_encode,
     decode=_decode,
     tokens=_tokens,
+    readers=(
+        Reader("CLIP", "tokenizer", token_files.clip, pooled=True),
+        Reader("T5", "tokenizer_2", token_files.t5),
+    ),
     text_parts=("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
 )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, chat_tokens, decode_grid
+from runner.engine.families.base import Embeddings, Family, Reader, chat_tokens, decode_grid
+from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,4 +32,6 @@ def _tokens(pipe: Any, prompt: str) -> int:
     return chat_tokens(pipe, prompt, thinking=False)
 
 
-FLUX2 = Family(name="flux2", encode=_encode, decode=_decode, tokens=_tokens)
+_READERS = (Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", False),)),)
+
+FLUX2 = Family(name="flux2", encode=_encode, decode=_decode, tokens=_tokens, readers=_READERS)

@@ -9,13 +9,15 @@ Encoder says so. Never asks the network and never raises.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
+from runner.engine.families import FAMILIES
+from runner.engine.families.base import Reader
 from runner.engine.hub import locate
 from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
@@ -33,35 +35,6 @@ _MAX_UNKNOWN = 40
 """How many characters of unknown text a Reading holds."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """How one text encoder of a family reads a prompt.
-
-    `folder` is its tokenizer's folder in the pipeline's. A `pooled` one has its tokenizer's limit,
-    any other the model's. `chat` are the options that the family's pipeline gives to the chat
-    template that it puts around a prompt; None where it uses none.
-    """
-
-    name: str
-    folder: str
-    build: Callable[[Path], Tokenizer]
-    pooled: bool = False
-    chat: tuple[tuple[str, Any], ...] | None = None
-
-
-_QWEN3 = partial(Reader, "Qwen3", "tokenizer", token_files.qwen2)
-
-READERS: Mapping[str, tuple[Reader, ...]] = {
-    "flux1": (
-        Reader("CLIP", "tokenizer", token_files.clip, pooled=True),
-        Reader("T5", "tokenizer_2", token_files.t5),
-    ),
-    "flux2": (_QWEN3(chat=(("enable_thinking", False),)),),
-    "zimage": (_QWEN3(chat=(("enable_thinking", True),)),),
-}
-"""The text encoders of each family of the registry."""
-
-
 def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
     """What reads the prompts of a model, in tokens.
 
@@ -75,8 +48,7 @@ def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
         folder = WEIGHTS
     elif data is not None:
         folder = locate(main_source(model), data)
-    readers = READERS.get(model.family, READERS["flux1"])
-    return tuple(_encoder(reader, model, folder) for reader in readers)
+    return tuple(_encoder(reader, model, folder) for reader in FAMILIES[model.family].readers)
 
 
 def _encoder(reader: Reader, model: Model, folder: Path | None) -> Encoder:
