@@ -97,8 +97,8 @@ def tools() -> list[Tool]:
     )
     return [
         *(
-            _tool(name, *words, arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
-            for name, (kind, *words) in _MAKERS.items()
+            _tool(name, title, words, arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
+            for name, (kind, title, words) in _MAKERS.items()
         ),
         _tool("flux_get_job", "Look at a job", _GET, jobs.GET, output_schemas.job(), read_only),
         _tool(
