@@ -53,19 +53,13 @@ class _Parser(argparse.ArgumentParser):
     """argparse with a suggestion for a misspelt command."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message:
+        verbs = [each for each in self._actions if isinstance(each, argparse._SubParsersAction)]
+        if verbs and "invalid choice" in message:
             wrong = message.split("'")[1]
-            known = list(_commands(self))
+            known = list(verbs[0].choices)
             hint = did_you_mean(wrong, known, f"choose from {', '.join(known)}")
             message = f"no command {wrong!r}: {hint}"
         self.exit(exit_codes.WRONG_USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
-
-
-def _commands(parser: argparse.ArgumentParser) -> Sequence[str]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return list(action.choices)
-    return []
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:

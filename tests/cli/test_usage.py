@@ -30,6 +30,19 @@ def test_a_misspelt_command_gets_a_suggestion() -> None:
     done = fluxdrop("stauts")
     assert done.code == 2 and "did you mean 'status'?" in done.err and done.out == ""
     assert "Traceback" not in done.err
+    cut_short = fluxdrop("statu")
+    assert (cut_short.code, cut_short.err.partition(" (see")[0]) == (
+        2,
+        "fluxdrop: no command 'statu': did you mean 'status'?",
+    )
+
+
+def test_a_wrong_choice_of_an_option_is_no_unknown_command() -> None:
+    """Seen red: with every wrong choice told as an unknown command, of which there were none."""
+    for arguments in (["service", "isntall"], ["compose", "cats", "--on-violation", "stop"]):
+        done = fluxdrop(*arguments)
+        assert done.code == 2 and "no command" not in done.err
+        assert f"invalid choice: {arguments[-1]!r} (choose from" in done.err
 
 
 @pytest.mark.parametrize(
