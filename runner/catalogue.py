@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.engine import registry
 from runner.engine.custom_entries import models_of
 from runner.job import ImageTask, InputImage, Lora
 from runner.settings import Home, Settings
-
-if TYPE_CHECKING:
-    from composer.tokencount import Encoder
-    from runner.engine.models import Model
 
 
 class RegistryCatalogue:
@@ -55,6 +51,8 @@ class RegistryCatalogue:
         serving = entry.serves.get(kind) if entry else None
         if entry is None or serving is None:
             return {}
+        from runner.engine.prompts.tokens import encoders
+
         sizes = entry.sizes_for(kind)
         width, height = sizes.default
         return {
@@ -63,7 +61,7 @@ class RegistryCatalogue:
             "width": width,
             "height": height,
             "only_sizes": sizes.only,
-            "encoders": partial(_encoders, entry, self._data),
+            "encoders": partial(encoders, entry, self._data),
         }
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
@@ -91,12 +89,6 @@ class RegistryCatalogue:
             models=self._models,
             defaults=self._defaults,
         )
-
-
-def _encoders(entry: Model, data: Path | None) -> Sequence[Encoder]:
-    from runner.engine.prompts.tokens import encoders
-
-    return encoders(entry, data)
 
 
 def model_rows(home: Home) -> list[dict[str, Any]]:

@@ -111,9 +111,14 @@ def receipt(home: Home, drop: str) -> dict[str, Any] | None:
     return read_json(home.drops / f"{drop}.json")
 
 
-def wait_for_receipt(home: Home, drop: str, seconds: float) -> dict[str, Any] | None:
-    """Wait at most `seconds` for the receipt of a drop; None if there is none by then."""
-    return _wait(lambda: receipt(home, drop), seconds)
+def wait_for_receipt(
+    home: Home, drop: str, seconds: float | None, check: Callable[[], None] | None = None
+) -> dict[str, Any] | None:
+    """Wait at most `seconds` (None: no limit) for the receipt of a drop; None if none has come.
+
+    `check` is called meanwhile, and may raise to end the waiting.
+    """
+    return _wait(lambda: receipt(home, drop), seconds, check)
 
 
 def status(home: Home, job_id: str) -> dict[str, Any]:
@@ -142,14 +147,19 @@ def job_of(home: Home, name: str) -> str:
     return str(answer["job"]) if answer and "job" in answer else name
 
 
-def wait_until_over(home: Home, job_id: str, seconds: float | None) -> dict[str, Any]:
-    """The status of a job once it is final, or as it is after `seconds` (None: no limit)."""
+def wait_until_over(
+    home: Home, job_id: str, seconds: float | None, check: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """The status of a job once it is final, or as it is after `seconds` (None: no limit).
+
+    `check` is called meanwhile, and may raise to end the waiting.
+    """
 
     def final_status() -> dict[str, Any] | None:
         current = status(home, job_id)
         return current if current["state"] in FINAL_STATES else None
 
-    return _wait(final_status, seconds) or status(home, job_id)
+    return _wait(final_status, seconds, check) or status(home, job_id)
 
 
 def cancel(home: Home, job_id: str) -> str:
@@ -238,11 +248,15 @@ def _is_name(text: str) -> bool:
     return bool(text) and not text.startswith(".") and not set(text) & set("/\\:\0")
 
 
-def _wait(poll: Callable[[], T | None], seconds: float | None) -> T | None:
+def _wait(
+    poll: Callable[[], T | None], seconds: float | None, check: Callable[[], None] | None = None
+) -> T | None:
     """Call `poll` until it returns something, or None after so many seconds (None: no limit)."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while (result := poll()) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
+        if check is not None:
+            check()
         time.sleep(_POLL_SECONDS)
     return result

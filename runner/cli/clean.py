@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -123,10 +124,8 @@ def _bytes_in(folder: Path) -> int:
     total = 0
     for below, _, names in os.walk(folder):
         for name in names:
-            try:
+            with suppress(OSError):
                 total += os.lstat(os.path.join(below, name)).st_size
-            except OSError:
-                continue
     return total
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runner import exit_codes
 from runner.cli.output import print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from runner.engine.models import Model
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
-_INTERRUPTED = 130
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def run_pull(options: argparse.Namespace) -> int:
             rows = pulling.run(targets, verify=options.verify)
         except KeyboardInterrupt:
             print_message(f"stopped: what has come is kept, `{again}` goes on with it")
-            return _INTERRUPTED
+            return exit_codes.INTERRUPTED
     ok = all(row["ok"] for row in rows)
     if options.json:
         print_json({"ok": ok, "models": rows})

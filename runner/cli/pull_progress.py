@@ -14,7 +14,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -111,13 +110,34 @@ class Pulling:
         total = sum(file.size for share in shares for file in share.gone)
         if to_come:
             self._print_progress(f"{name}: {in_words(to_come)} to come")
-        meter = _Meter(self._bars, name, total, self._print_progress)
+        count = self._counter(name, total)
         try:
             for share in shares:
-                self._puller.fetch(share, meter.on_bytes, self._stop)
+                self._puller.fetch(share, count, self._stop)
         except FluxdropError as error:
             return {**row, "ok": False, "error": str(error)}
         return {**row, "path": self._path(needed), "fetched": to_come}
+
+    def _counter(self, name: str, total: int) -> Callable[[int], None]:
+        """What adds the bytes that come for one name, from several threads, and shows the sum.
+
+        Their number is negative where a file has to start again from its beginning.
+        """
+        bar = self._bars.add_task(name, total=total)
+        done = shown = 0
+        lock = Lock()
+
+        def add(count: int) -> None:
+            nonlocal done, shown
+            with lock:
+                done += count
+                self._bars.update(bar, completed=done)
+                tenths = _TENTHS * done // max(total, 1)
+                if shown < tenths < _TENTHS:
+                    self._print_progress(f"{name}: {in_words(done)} of {in_words(total)}")
+                shown = max(tenths, shown)
+
+        return add
 
     def _check_folder(self, name: str, source: Source) -> None:
         if not self._is_here(source):
@@ -144,30 +164,3 @@ class Pulling:
         if self._is_terminal and not self._quiet:
             self._bars.console.print(text, markup=False, highlight=False)
         self._print_progress(text)
-
-
-class _Meter:
-    """Counts the bytes that come for one name, from several threads, and shows the count."""
-
-    def __init__(
-        self, bars: Progress, name: str, total: int, print_progress: Callable[[str], None]
-    ) -> None:
-        self._bars = bars
-        self._name = name
-        self._total = total
-        self._print_progress = print_progress
-        self._done = 0
-        self._tenths = 0
-        self._lock = Lock()
-        self._bar: TaskID = bars.add_task(name, total=total)
-
-    def on_bytes(self, count: int) -> None:
-        """Add `count` bytes; it is negative where a file has to start again from its beginning."""
-        with self._lock:
-            self._done += count
-            self._bars.update(self._bar, completed=self._done)
-            tenths = _TENTHS * self._done // max(self._total, 1)
-            if self._tenths < tenths < _TENTHS:
-                done, total = in_words(self._done), in_words(self._total)
-                self._print_progress(f"{self._name}: {done} of {total}")
-            self._tenths = max(tenths, self._tenths)

@@ -146,19 +146,15 @@ def _systemd(
         "",
     ]
     control = ("systemctl", "--user")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return Service(
         name=unit,
-        file=_config() / "systemd" / "user" / unit,
+        file=config / "systemd" / "user" / unit,
         content="\n".join(lines).encode(),
         install=((*control, "daemon-reload"), (*control, "enable", "--now", unit)),
         uninstall=((*control, "disable", "--now", unit),),
         hint="`loginctl enable-linger` keeps it running while you are logged out",
     )
-
-
-def _config() -> Path:
-    given = os.environ.get("XDG_CONFIG_HOME")
-    return Path(given) if given else Path.home() / ".config"
 
 
 def _unit_text(text: str) -> str:
@@ -238,10 +234,8 @@ def _windows(
   </Actions>
 </Task>
 """
-    hint = ""
-    if environment:
-        names = ", ".join(environment)
-        hint = f"a task sees no shell: set {names} for your user (`setx`)"
+    names = ", ".join(environment)
+    hint = f"a task sees no shell: set {names} for your user (`setx`)" if names else ""
     return Service(
         name=name,
         file=file,

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner import client
 from runner.cli.output import job_line, print_json, print_message
 from runner.errors import RunnerNeeded, UsageProblem
-from runner.job import FINAL_STATES
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 
 # An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _RECEIPT_SECONDS = 15.0
-_RUNNER_CHECK_SECONDS = 2.0
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -57,11 +57,13 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     """
     if client.runner_health(home) is None:
         return _report_without_runner(options, drops)
-    receipts = [_receipt(home, drop, patient=options.wait) for drop in drops]
+    seconds = None if options.wait else _RECEIPT_SECONDS
+    check = partial(_require_runner, home) if options.wait else None
+    receipts = [client.wait_for_receipt(home, drop, seconds, check) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
     late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
     if options.wait:
-        statuses = [_until_over(home, job) for job in jobs]
+        statuses = [client.wait_until_over(home, job, None, check) for job in jobs]
     else:
         statuses = [client.status(home, job) for job in jobs]
     if options.json:
@@ -82,22 +84,6 @@ def _report_without_runner(options: argparse.Namespace, drops: list[str]) -> int
             print(drop)
         print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
     return 0
-
-
-def _receipt(home: Home, drop: str, *, patient: bool) -> dict[str, Any] | None:
-    if not patient:
-        return client.wait_for_receipt(home, drop, _RECEIPT_SECONDS)
-    while (receipt := client.wait_for_receipt(home, drop, _RUNNER_CHECK_SECONDS)) is None:
-        _require_runner(home)
-    return receipt
-
-
-def _until_over(home: Home, job: str) -> dict[str, Any]:
-    while True:
-        status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
-        if status["state"] in FINAL_STATES:
-            return status
-        _require_runner(home)
 
 
 def _require_runner(home: Home) -> None:
@@ -122,13 +108,7 @@ def run_check(options: argparse.Namespace) -> int:
     for file in options.files:
         data = _spec_bytes(file)
         problems = check(data, _name(file, data), home, catalogue)
-        files.append({
-            "file": file,
-            "errors": [
-                {"line": p.line, "column": p.column, "path": p.path, "message": p.message}
-                for p in problems
-            ],
-        })  # fmt: skip
+        files.append({"file": file, "errors": [asdict(problem) for problem in problems]})
     ok = not any(checked["errors"] for checked in files)
     if options.json:
         print_json({"ok": ok, "files": files})

@@ -11,8 +11,9 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.errors import FluxdropError
 
-_RUNNER_CHECK_SECONDS = 2.0
+_CANCEL_SECONDS = 2.0
 # The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
@@ -104,12 +105,17 @@ def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
-    """The picture's file and the engine facts, made by this process. Raises _NotMade."""
+    """The picture's file and the engine facts, made by this process.
+
+    Raises _NotMade, and RunnerBusy where another process renders for the home or on the GPU.
+    """
     from runner.catalogue import RegistryCatalogue
     from runner.engine.gpu_thread import of_home
+    from runner.engine.memory.machine import gpu_in_use
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
     from runner.gallery.metadata import encode
     from runner.job import InputImage
+    from runner.spool.disk.locks import locks_of
     from runner.spool.inbox import loras
     from runner.spool.inbox.inputs import IMAGE_FIELDS, place_of
 
@@ -133,7 +139,11 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     except JobFailed as error:
         raise _NotMade(f"it could not be made again: {error.reason}: {error}") from error
     task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs, loras=used)
-    with _locked(home):
+    with ExitStack() as held:
+        # The locks of a runner: two processes would share the GPU's memory.
+        for lock in locks_of(home, gpu_in_use(home.settings.device)):
+            lock.acquire()
+            held.callback(lock.release)
         executor = of_home(home)
         try:
             executor.start(executor.slots()[0].name, [task])
@@ -151,25 +161,6 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     raise _NotMade(f"it could not be made again: {why}")
 
 
-@contextmanager
-def _locked(home: Home) -> Iterator[None]:
-    """Hold a runner's locks on the home and the GPU: two processes would share the GPU's memory.
-
-    Raises RunnerBusy where another process holds one.
-    """
-    from runner.engine.memory.machine import gpu_in_use
-    from runner.spool.disk.locks import locks_of
-
-    locks = locks_of(home, gpu_in_use(home.settings.device))
-    try:
-        for lock in locks:
-            lock.acquire()
-        yield
-    finally:
-        for lock in locks:
-            lock.release()
-
-
 def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
     """The picture's file and the engine facts, made by the runner that is running.
 
@@ -180,16 +171,11 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
     drop = client.submit(home, data, "verify.yaml")
-    while (receipt := client.wait_for_receipt(home, drop, _RUNNER_CHECK_SECONDS)) is None:
-        _require_working(home)
+    receipt = client.wait_for_receipt(home, drop, None, partial(_require_working, home))
+    assert receipt is not None
     job = receipt["job"]
     try:
-        status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
-        while status["state"] not in FINAL_STATES:
-            _require_working(home)
-            if status.get("reason") == "OutsideWindow":
-                raise UsageProblem("the settings' window is closed: verify while it is open")
-            status = client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)
+        status = client.wait_until_over(home, job, None, partial(_require_working, home, job))
         if status["state"] != "succeeded":
             message = status["message"] or "; ".join(e["message"] for e in status["errors"])
             raise _NotMade(f"it could not be made again: {status['reason']}: {message}")
@@ -201,12 +187,14 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
         _remove(home, job)
 
 
-def _require_working(home: Home) -> None:
+def _require_working(home: Home, job: str = "") -> None:
     health = client.runner_health(home)
     if health is None:
         raise RunnerNeeded("the runner has stopped: run `fluxdrop verify` again")
     if health["state"] == "paused":
         raise UsageProblem(f"{health['note']}; then verify again")
+    if client.status(home, job).get("reason") == "OutsideWindow":
+        raise UsageProblem("the settings' window is closed: verify while it is open")
 
 
 def _remove(home: Home, job: str) -> None:
@@ -216,7 +204,7 @@ def _remove(home: Home, job: str) -> None:
 
     if client.status(home, job)["state"] not in FINAL_STATES:
         client.cancel(home, job)
-        if client.wait_until_over(home, job, _RUNNER_CHECK_SECONDS)["state"] not in FINAL_STATES:
+        if client.wait_until_over(home, job, _CANCEL_SECONDS)["state"] not in FINAL_STATES:
             print_message(f"{job} is still in the outbox")
             return
     shutil.rmtree(home.job(job), ignore_errors=True)

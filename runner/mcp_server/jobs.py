@@ -66,9 +66,6 @@ CANCEL: dict[str, Any] = {
     "additionalProperties": False,
 }
 
-Report = Callable[[float, float, str], Awaitable[None]]
-"""Takes (progress, total, message)."""
-
 
 def status_of(home: Home, job_id: str) -> dict[str, Any]:
     """The status of a job; `unknown` for text that cannot be an id, such as a path."""
@@ -76,15 +73,25 @@ def status_of(home: Home, job_id: str) -> dict[str, Any]:
 
 
 async def get_job(
-    home: Home, attendance: Attendance, arguments: Mapping[str, Any], report: Report
+    home: Home,
+    attendance: Attendance,
+    arguments: Mapping[str, Any],
+    report: Callable[[float, float, str], Awaitable[None]],
 ) -> tuple[dict[str, Any], list[Any]]:
-    """The result of flux_get_job, and the content of its page of pictures."""
+    """The result of flux_get_job, and the content of its page of pictures.
+
+    `report` gets (progress, total, message) whenever the progress has risen.
+    """
     job_id = str(arguments["job_id"])
     deadline = time.monotonic() + float(arguments.get("wait_seconds", 0))
     status = await run_sync(status_of, home, job_id)
-    reporter = _Reporter(report)
+    reported = -1.0
     while _may_change(status):
-        await reporter.update(status)
+        total = float((status.get("images") or {}).get("total") or 1)
+        done = total * _fraction(status)
+        if done > reported:
+            reported = done
+            await report(done, total, _progress_text(status))
         seconds = min(_POLL_SECONDS, deadline - time.monotonic())
         if seconds <= 0:
             break
@@ -95,21 +102,6 @@ async def get_job(
 
 def _may_change(status: Mapping[str, Any]) -> bool:
     return status["state"] not in (*FINAL_STATES, "unknown")
-
-
-class _Reporter:
-    """Reports the progress of a job to the client of a call, only when it has risen."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._last = -1.0
-
-    async def update(self, status: Mapping[str, Any]) -> None:
-        total = float((status.get("images") or {}).get("total") or 1)
-        done = total * _fraction(status)
-        if done > self._last:
-            self._last = done
-            await self._report(done, total, _progress_text(status))
 
 
 def _fraction(status: Mapping[str, Any]) -> float:

@@ -24,7 +24,6 @@ PAGE = 4
 
 _MOST_BYTES = 5_000_000
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-_NUMBER = re.compile(r"-(\d{4,5})\.json")
 
 
 def uri_of(job_id: str, number: int) -> str:
@@ -56,7 +55,8 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     if len(known) >= (status.get("images") or {}).get("done", 0):
         names = sorted(known, key=number_of)
     else:  # a long job, whose status has the newest hundred only
-        names = _sidecars(home.job(job_id))
+        files = home.job(job_id).glob(f"{job_id}-[0-9]*.json")
+        names = sorted((file.name for file in files), key=number_of)
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)
@@ -118,16 +118,6 @@ def _size(home: Home, job_id: str, file: str) -> int | None:
         return os.stat(home.job(job_id) / file).st_size
     except OSError:
         return None
-
-
-def _sidecars(folder: Path) -> list[str]:
-    try:
-        names = [entry.name for entry in os.scandir(folder)]
-    except OSError:
-        return []
-    stem = folder.name
-    own = [n for n in names if n.startswith(stem) and _NUMBER.fullmatch(n[len(stem) :])]
-    return sorted(own, key=number_of)
 
 
 def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:

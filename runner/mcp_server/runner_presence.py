@@ -26,19 +26,16 @@ class Attendance:
         self._started: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
 
-    def peek(self) -> dict[str, Any]:
-        """The same, starting nothing."""
-        return self._seen() or self._absent()
-
     def look(self) -> dict[str, Any]:
+        """The same as `peek`, but where none is there one is started if that was allowed."""
+        seen = self.peek()
+        return self._start() if self._autostart and not seen["running"] else seen
+
+    def peek(self) -> dict[str, Any]:
         """Whether a runner is there, and what a caller should know about it."""
-        return self._seen() or (self._start() if self._autostart else self._absent())
-
-    def _seen(self) -> dict[str, Any] | None:
         health = client.runner_health(self._home)
-        return {"running": True, "message": f"a runner is {health['state']}"} if health else None
-
-    def _absent(self) -> dict[str, Any]:
+        if health is not None:
+            return {"running": True, "message": f"a runner is {health['state']}"}
         return {
             "running": False,
             "message": "no runner is running, so nothing is made yet; what was submitted waits"

@@ -49,7 +49,7 @@ def submit(
     values = without_nulls(arguments)
     has_id = "id" in values
     dry_run = values.pop("dry_run", False)
-    job_id = values.pop("id", None) or _free_id(home, kind, values)
+    job_id = values.pop("id", None) or _readable_id(kind, values)
     if not isinstance(dry_run, bool):
         raise refusal(["dry_run: true or false is meant"], "Nothing was submitted")
     inputs = Inputs(home, job_id if isinstance(job_id, str) and is_safe_id(job_id) else "unnamed")
@@ -169,8 +169,8 @@ def _holder(home: Home, job_id: str) -> str | None:
     return None
 
 
-def _free_id(home: Home, kind: str, values: Mapping[str, Any]) -> str:
-    """A readable id that is not in use: the first words of the prompt, then random letters."""
+def _readable_id(kind: str, values: Mapping[str, Any]) -> str:
+    """An id that no other job has: the first words of the prompt, then eight random letters."""
     compose = values.get("compose")
     text = values.get("prompt") or (compose.get("pack") if isinstance(compose, dict) else "")
     plain = unicodedata.normalize("NFKD", text if isinstance(text, str) else "")[:400]
@@ -180,10 +180,7 @@ def _free_id(home: Home, kind: str, values: Mapping[str, Any]) -> str:
         if len(stem) + len(word) >= _LONGEST_STEM:
             break
         stem = f"{stem}-{word}" if stem else word
-    while True:
-        job_id = f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
-        if not home.job(job_id).exists() and not (home.inbox / f"{job_id}.yaml").exists():
-            return job_id
+    return f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
 
 
 def _dry_run(
