@@ -1,4 +1,4 @@
-"""The JSON shapes that other programs read: status, sidecar result, receipt, health file.
+"""The JSON shapes that other programs read: status, receipt, health file.
 
 Version 1: keys may be added, never removed or changed. The schemas beside the specs
 (`status`, `receipt`, `runner`) say the same; a test holds the two together. Never writes one.
@@ -90,28 +90,6 @@ class Receipt(TypedDict):
     job: str
     outcome: str
     at: str
-
-
-class Result(TypedDict, total=False):
-    """The `result` object of a sidecar: facts of the run, added to the realised spec."""
-
-    job: str
-    index: int
-    file: str
-    sha256: str
-    width: int
-    height: int
-    created_at: str
-    seconds: float
-    model: dict[str, Any]
-    dtype: str
-    device: str
-    versions: dict[str, str]
-    pack: str
-    pack_version: str
-    subject: str
-    variable: str
-    audit: str
 
 
 class Fault(TypedDict):

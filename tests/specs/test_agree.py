@@ -193,7 +193,6 @@ def properties(name: str, *path: str) -> set[str]:
         (wire.Output, ("status", "outputs", "items")),
         (wire.Receipt, ("receipt",)),
         (wire.RunnerHealth, ("runner",)),
-        (wire.Result, ("sidecar", "result")),
     ],
 )
 def test_the_schemas_name_the_keys_that_the_runner_writes(

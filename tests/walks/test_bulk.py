@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runner.gallery.metadata import read as read_picture
+from specs.schemas import bundle
 from tests.composer.helpers import write_pack
 from tests.harness import Runner, clean_environment, eventually, fluxdrop, spec
 
@@ -80,6 +81,8 @@ def test_the_shapes_pack_becomes_what_was_planned_and_every_image_says_where_fro
         }  # fmt: skip
         assert (result["pack"], result["pack_version"]) == ("shapes", "1.0.0")
         assert result["pack_sha256"] == shape["sha256"]
+    known = bundle("sidecar")["properties"]["result"]["properties"]
+    assert {"pack", "pack_version", "subject", "variable", "audit"} <= known.keys()
     inside = read_picture(runner.folder(job) / made[0]["result"]["file"])
     assert inside["result"]["subject"] == made[0]["result"]["subject"]
     status = runner.status(job)
