@@ -197,12 +197,9 @@ def _job_page(home: Home, job: str) -> str:
         return str(page)
     files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
     sidecars = [sidecar for sidecar in files if sidecar is not None and "result" in sidecar]
-    Disk().replace(page, job_page(status, sorted(sidecars, key=_index)).encode())
+    sidecars.sort(key=lambda sidecar: int(sidecar["result"].get("index", 0)))
+    Disk().replace(page, job_page(status, sidecars).encode())
     return str(page)
-
-
-def _index(sidecar: Mapping[str, Any]) -> int:
-    return int(sidecar["result"].get("index", 0))
 
 
 def write_outbox_page(home: Home) -> str:

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,11 @@ def run_run(options: argparse.Namespace) -> int:
     """Run the jobs of the inbox until SIGINT or SIGTERM."""
     if not options.one_process:
         return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
-    from runner.daemon.daemon import stopping_on_signals
-
     home = _prepared(options)
-    with _opened(home) as daemon:
+    with _working(home, options) as daemon:
         if not options.json:
             print_message(f"watching {home.inbox} (Ctrl-C stops)")
-        with stopping_on_signals(daemon), _board(home, daemon, options) as board:
-            board.follow_in_thread()
-            daemon.serve()
-    _leave_if_lost(daemon)
+        daemon.serve()
     return 0
 
 
@@ -57,15 +53,10 @@ def run_drain(options: argparse.Namespace) -> int:
         return _supervise(
             options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
         )
-    from runner.daemon.daemon import stopping_on_signals
-
     home = _prepared(options)
     until = _next_time(options.until) if options.until else None
-    with _opened(home) as daemon:
-        with stopping_on_signals(daemon), _board(home, daemon, options) as board:
-            board.follow_in_thread()
-            outcome = daemon.drain(until=until)
-    _leave_if_lost(daemon)
+    with _working(home, options) as daemon:
+        outcome = daemon.drain(until=until)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
         print_line({"counts": counts, "note": outcome.note})
@@ -75,6 +66,20 @@ def run_drain(options: argparse.Namespace) -> int:
         if outcome.note:
             print_message(outcome.note)
     return 0 if outcome.all_well else 1
+
+
+@contextmanager
+def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
+    """The home's daemon, open, stopped by signals, and its newest jobs shown meanwhile."""
+    from runner.cli.progress import Board
+    from runner.daemon.daemon import stopping_on_signals
+
+    with _opened(home) as daemon:
+        board = Board(home, daemon.newest_jobs, as_json=options.json)
+        with stopping_on_signals(daemon), board:
+            board.follow_in_thread()
+            yield daemon
+    _leave_if_lost(daemon)
 
 
 def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[int]) -> int:
@@ -192,12 +197,6 @@ def _opened(home: Home) -> Any:
 
     gpu = gpu_in_use(home.settings.device)
     return Daemon(home, of_home, gpu=gpu)
-
-
-def _board(home: Home, daemon: Any, options: argparse.Namespace) -> Any:
-    from runner.cli.progress import Board
-
-    return Board(home, daemon.newest_jobs, as_json=options.json)
 
 
 def _next_time(text: str) -> float:

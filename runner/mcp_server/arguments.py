@@ -9,7 +9,6 @@ many hosts refuse `allOf` at the top of a tool's schema.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -45,7 +44,6 @@ _ID = (
 )
 
 
-@lru_cache(maxsize=16)
 def of_kind(kind: str) -> dict[str, Any]:
     """The schema of the arguments of the tool that makes pictures of this kind."""
     spec = schemas.bundle(kind)

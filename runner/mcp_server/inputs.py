@@ -16,7 +16,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,10 @@ def _refuse_private(place: Path, home: Home) -> None:
         raise PathNotAllowed(f"{place.name!r} is private to fluxdrop: copy it into the inbox")
 
 
-def sweep(home: Home, is_needed: Callable[[str], bool]) -> None:
+def sweep(home: Home, kept: str) -> None:
     """Remove the copies of jobs that have their own by now, and what a crash left behind.
 
+    Those of the job `kept` stay, for it is being submitted.
     The inbox is open to others: a link is never followed, and only what is named like a copy goes.
     """
     copies = home.inbox / FOLDER
@@ -240,7 +241,7 @@ def sweep(home: Home, is_needed: Callable[[str], bool]) -> None:
         return
     for folder in folders:
         with contextlib.suppress(OSError):
-            if is_needed(folder.name) or _is_link(folder):
+            if folder.name == kept or _is_needed(home, folder.name) or _is_link(folder):
                 continue
             for file in folder.iterdir():
                 if _COPY.fullmatch(file.name):
@@ -254,7 +255,7 @@ def _is_link(folder: Path) -> bool:
     return os.path.realpath(folder) != own
 
 
-def is_needed(home: Home, job_id: str) -> bool:
+def _is_needed(home: Home, job_id: str) -> bool:
     """Whether the copies of a job in the inbox may still be read."""
     status = client.status(home, job_id)
     if status["state"] == "unknown":

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from specs import schemas
-
-_STATES_WITHOUT_STATUS = ("submitted", "unknown")
-"""The states that clients report for a job without a status: in the inbox, or not known."""
 
 RUNNER: dict[str, Any] = {
     "type": "object",
@@ -114,12 +110,12 @@ FOUND: dict[str, Any] = {
 }
 
 
-@lru_cache(maxsize=1)
 def job() -> dict[str, Any]:
     """The schema of flux_get_job's result: a status, or less for a job without, and a page."""
     status = schemas.bundle("status")
     properties = {**status["properties"]}
-    states = [*status["properties"]["state"]["enum"], *_STATES_WITHOUT_STATUS]
+    # Clients report the last two for a job without a status: in the inbox, or not known.
+    states = [*status["properties"]["state"]["enum"], "submitted", "unknown"]
     properties["state"] = {
         "description": "submitted: its file waits in the inbox. queued, running: accepted."
         " succeeded, failed, cancelled, rejected: over for good. unknown: never seen here, or its"

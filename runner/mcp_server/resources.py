@@ -136,9 +136,11 @@ def read(home: Home, uri: str) -> TextResourceContents | BlobResourceContents:
                 if status["state"] != "unknown":
                     return _text(uri, status)
             case ["jobs", job_id, "images", number] if number.isascii() and number.isdecimal():
-                picture = _picture(home, uri, job_id, int(number[:6]))
-                if picture is not None:
-                    return picture
+                file = pictures.file_of(home, job_id, int(number[:6]))
+                data = pictures.read(home, job_id, file) if file else None
+                if file is not None and data is not None:
+                    blob, media_type = base64.b64encode(data).decode(), pictures.type_of(file)
+                    return BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
     raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
 
 
@@ -146,15 +148,6 @@ def _text(uri: str, value: Any) -> TextResourceContents:
     return TextResourceContents(
         uri=uri, mime_type=_JSON, text=json.dumps(value, ensure_ascii=False, indent=1)
     )
-
-
-def _picture(home: Home, uri: str, job_id: str, number: int) -> BlobResourceContents | None:
-    file = pictures.file_of(home, job_id, number)
-    data = pictures.read(home, job_id, file) if file else None
-    if file is None or data is None:
-        return None
-    blob = base64.b64encode(data).decode()
-    return BlobResourceContents(uri=uri, mime_type=pictures.type_of(file), blob=blob)
 
 
 def models(home: Home) -> list[dict[str, Any]]:

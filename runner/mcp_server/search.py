@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -21,7 +20,6 @@ _DEFAULT_LIMIT, _MOST = 20, 100
 _FACET: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 200}
 
 
-@lru_cache(maxsize=1)
 def arguments() -> dict[str, Any]:
     """The schema of the arguments of a search."""
     return {

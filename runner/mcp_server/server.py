@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -31,13 +30,13 @@ from mcp.types import (
     ListToolsResult,
     ReadResourceResult,
     TextContent,
-    Tool,
 )
 
-from runner.mcp_server import jobs, prompts, resources, submission, tools
+from runner.mcp_server import jobs, prompts, resources, submission
 from runner.mcp_server.arguments import check
 from runner.mcp_server.runner_presence import Attendance
 from runner.mcp_server.search import GallerySearch
+from runner.mcp_server.tools import INSTRUCTIONS, KIND_OF, tools
 from runner.settings import Home
 from specs.errors import FluxdropError
 
@@ -54,7 +53,7 @@ def build_server(home: Home, *, autostart: bool = False) -> Server[Any]:
         version=version(NAME),
         title="fluxdrop",
         description="Pictures with FLUX on this machine: submit, follow, find.",
-        instructions=tools.INSTRUCTIONS,
+        instructions=INSTRUCTIONS,
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
@@ -77,11 +76,6 @@ def serve_stdio(home: Home, *, autostart: bool = False) -> None:
     anyio.run(serve)
 
 
-@lru_cache(maxsize=1)
-def _tools() -> dict[str, Tool]:
-    return {tool.name: tool for tool in tools.tools()}
-
-
 class _Handlers:
     """Handles the requests of any number of clients of one home."""
 
@@ -91,11 +85,11 @@ class _Handlers:
         self._gallery_search = GallerySearch(home)
 
     async def list_tools(self, context: Any, params: Any) -> ListToolsResult:
-        return ListToolsResult(tools=list(_tools().values()))
+        return ListToolsResult(tools=list(tools().values()))
 
     async def call_tool(self, context: Any, params: Any) -> CallToolResult:
-        if params.name not in _tools():
-            names = ", ".join(_tools())
+        if params.name not in tools():
+            names = ", ".join(tools())
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name[:100]!r}; {names}")
         began = time.monotonic()
         try:
@@ -116,10 +110,10 @@ class _Handlers:
     ) -> tuple[dict[str, Any], list[Any]]:
         """The result of a tool, and the content that goes with it."""
         home, attendance = self._home, self._attendance
-        kind = tools.KIND_OF.get(name)
+        kind = KIND_OF.get(name)
         if kind is not None:
             return await run_sync(submission.submit, home, attendance, kind, arguments), []
-        checked = check(arguments, _tools()[name].input_schema, name)
+        checked = check(arguments, tools()[name].input_schema, name)
         if name == "flux_get_job":
             report = context.session.report_progress
             return await jobs.get_job(home, attendance, checked, report)

@@ -18,7 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from runner import client
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
-from runner.mcp_server.inputs import Inputs, is_needed, sweep
+from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
@@ -89,7 +89,7 @@ def submit(
             "next": "nothing was submitted; call again without dry_run to submit it",
         }
     if not _was_submitted(home, job_id, data):
-        sweep(home, lambda job: job == job_id or is_needed(home, job))
+        sweep(home, job_id)
         _write(home, inputs, data, job_id)
     status = client.status(home, job_id)
     runner = attendance.look()

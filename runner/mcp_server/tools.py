@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 from mcp.types import Tool, ToolAnnotations
 
@@ -86,8 +86,9 @@ _SEARCH = (
 )
 
 
-def tools() -> list[Tool]:
-    """The eight tools, as they are listed."""
+@lru_cache(maxsize=1)
+def tools() -> dict[str, Tool]:
+    """The eight tools by name, as they are listed."""
     adds = ToolAnnotations(
         read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
     )
@@ -95,31 +96,26 @@ def tools() -> list[Tool]:
     stops = ToolAnnotations(
         read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
     )
-    return [
-        *(
-            _tool(name, title, words, arguments.of_kind(kind), output_schemas.SUBMITTED, adds)
-            for name, (kind, title, words) in _MAKERS.items()
+    listed = [
+        Tool(
+            name=name, title=title, description=words, input_schema=arguments.of_kind(kind),
+            output_schema=output_schemas.SUBMITTED, annotations=adds,
+        )
+        for name, (kind, title, words) in _MAKERS.items()
+    ]  # fmt: skip
+    listed += [
+        Tool(
+            name="flux_get_job", title="Look at a job", description=_GET, input_schema=jobs.GET,
+            output_schema=output_schemas.job(), annotations=read_only,
         ),
-        _tool("flux_get_job", "Look at a job", _GET, jobs.GET, output_schemas.job(), read_only),
-        _tool(
-            "flux_cancel_job", "Cancel a job", _CANCEL, jobs.CANCEL, output_schemas.CANCELLED, stops
+        Tool(
+            name="flux_cancel_job", title="Cancel a job", description=_CANCEL,
+            input_schema=jobs.CANCEL, output_schema=output_schemas.CANCELLED, annotations=stops,
         ),
-        _tool(
-            "flux_search_gallery", "Search finished pictures", _SEARCH, search.arguments(),
-            output_schemas.FOUND, read_only,
+        Tool(
+            name="flux_search_gallery", title="Search finished pictures", description=_SEARCH,
+            input_schema=search.arguments(), output_schema=output_schemas.FOUND,
+            annotations=read_only,
         ),
     ]  # fmt: skip
-
-
-def _tool(
-    name: str,
-    title: str,
-    description: str,
-    input_schema: dict[str, Any],
-    output_schema: dict[str, Any],
-    annotations: ToolAnnotations,
-) -> Tool:
-    return Tool(
-        name=name, title=title, description=description, input_schema=input_schema,
-        output_schema=output_schema, annotations=annotations,
-    )  # fmt: skip
+    return {tool.name: tool for tool in listed}

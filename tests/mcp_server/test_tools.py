@@ -18,7 +18,7 @@ from specs.read import read
 from specs.validate import validate
 from tests.mcp_server.support import EIGHT, agent, play
 
-LISTED = {tool.name: tool for tool in tools.tools()}
+LISTED = tools.tools()
 
 
 def test_there_are_exactly_the_eight_tools(home: Path) -> None:
