@@ -57,13 +57,18 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 def _findings(home: Home) -> Iterator[Finding]:
+    from runner.engine import speed
+    from runner.engine.memory import machine
+
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Finding("packages", True, ", ".join(_versions()))
     yield _disk(home)
     yield _writers(home)
     yield _runner(home)
-    yield _device(home)
-    yield _speed()
+    device = machine.device(home.settings.device)
+    yield Finding("device", device.remedy is None, device.found, device.remedy)
+    attention, *more = speed.available()
+    yield Finding("speed", True, attention, None, tuple(more))
     yield from _weights(home)
     yield from _quantised(home)
 
@@ -105,20 +110,6 @@ def _runner(home: Home) -> Finding:
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
     remedy = "mend or remove what is set aside" if faults else None
     return Finding("runner", not faults, found, remedy, faults)
-
-
-def _device(home: Home) -> Finding:
-    from runner.engine.memory import machine
-
-    device = machine.device(home.settings.device)
-    return Finding("device", device.remedy is None, device.found, device.remedy)
-
-
-def _speed() -> Finding:
-    from runner.engine import speed
-
-    said, *more = speed.available()
-    return Finding("speed", True, said, None, tuple(more))
 
 
 def _weights(home: Home) -> Iterator[Finding]:

@@ -89,7 +89,11 @@ class Pulling:
         try:
             for source in needed:
                 if source.is_local:
-                    self._check_folder(name, source)
+                    if not self._is_here(source):
+                        raise ModelMissing(
+                            f"{name} is in a folder of yours, and not all of it is there: see"
+                            f" `fluxdrop models check {name}`"
+                        )
                 elif source not in self._shares:
                     self._shares[source] = self._puller.survey(source, verify=verify)
         except FluxdropError as error:
@@ -138,13 +142,6 @@ class Pulling:
                 shown = max(tenths, shown)
 
         return add
-
-    def _check_folder(self, name: str, source: Source) -> None:
-        if not self._is_here(source):
-            raise ModelMissing(
-                f"{name} is in a folder of yours, and not all of it is there: see"
-                f" `fluxdrop models check {name}`"
-            )
 
     def _is_here(self, source: Source) -> bool:
         folder = hub.locate(source, self._home.data)

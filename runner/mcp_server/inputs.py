@@ -116,7 +116,9 @@ class Inputs:
 
     def _elsewhere(self, text: str, path: str) -> str:
         """A file of the home, or of an allowed folder: copied, for the runner may not read it."""
-        home = _wide(self.home)
+        settings = self.home.settings
+        roots = (*settings.input_roots, str(self.home.root))
+        home = replace(self.home, settings=replace(settings, input_roots=roots))
         place = Path(text) if _is_absolute(text) else self.home.root / text
         place_of(str(place), home)
         _refuse_private(place, self.home)
@@ -210,12 +212,6 @@ def _bytes(place: Path, home: Home) -> bytes:
     if snapshot is None:
         raise InputBad(f"{place.name} is empty or still being written: try again")
     return snapshot.data
-
-
-def _wide(home: Home) -> Home:
-    """The same home, from whose whole folder images may be taken."""
-    roots = (*home.settings.input_roots, str(home.root))
-    return replace(home, settings=replace(home.settings, input_roots=roots))
 
 
 def _refuse_private(place: Path, home: Home) -> None:
