@@ -55,7 +55,7 @@ class Health:
             version=version("fluxdrop"),
             state=state,
             note=self.worker.hold.message if self.worker.hold else None,
-            faults=self.spool.faults.told(),
+            faults=self.spool.faults.listed(),
             job=current.id if current else None,
             models=sorted({m for slot in self.executor.slots() for m in slot.models}),
             queued=counts[State.QUEUED],

@@ -1,1 +1,1 @@
-"""The spool: from a file in the inbox to an answered job in the outbox, losing nothing."""
+"""The spool: from a file in the inbox to an acknowledged job in the outbox, losing nothing."""

@@ -76,8 +76,8 @@ class ClockedDisk(Disk):
         super().__init__()
         self._clock = clock
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        if effect == "remove" and os.path.basename(path).startswith(TAKEN_PREFIX):
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        if operation == "remove" and os.path.basename(path).startswith(TAKEN_PREFIX):
             self._clock.tick()
 
 

@@ -170,20 +170,20 @@ class Calls(Watched):
 
 
 def test_the_runner_writes_no_more_for_an_image_or_a_job_than_was_recorded(home: Home) -> None:
-    effects: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
 
     class Counting(Disk):
-        def before(self, effect: str, path: str | Path, **details: Any) -> None:
+        def before(self, operation: str, path: str | Path, **details: Any) -> None:
             # What the clock makes counts for no job; the gallery is written beside it.
             file = Path(path)
             ours = not file.is_relative_to(home.data) and "runner.json" not in file.name
-            if ours or effect == "commit":
-                effects["durable commit" if details.get("durable") else effect] += 1
+            if ours or operation == "commit":
+                operations["durable commit" if details.get("durable") else operation] += 1
 
     def drawn(images: int) -> Counter[str]:
-        effects.clear()
+        operations.clear()
         draw(images)
-        return Counter(effects)
+        return Counter(operations)
 
     with Daemon(home, FlatColours(), disk=Counting()) as daemon:
         draw = Drawing(daemon, home)

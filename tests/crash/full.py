@@ -1,4 +1,4 @@
-"""A full disk: at the n-th effect that needs room there is none, for a while or for longer.
+"""A full disk: at the n-th operation that needs room there is none, for a while or for longer.
 
 The same process goes on, or is started again where it could not start. In the end all is there but
 the images that no room was found for: those have failed, and their jobs say `DiskFull`.
@@ -32,7 +32,7 @@ _WAITS = ("runner.daemon.recording", "runner.spool.inbox.intake")
 
 
 class FullDisk(Disk):
-    """Refuses so many of the effects that need room, from the n-th on (never, for 0)."""
+    """Refuses so many of the operations that need room, from the n-th on (never, for 0)."""
 
     def __init__(self, first: int, refusals: int) -> None:
         super().__init__()
@@ -41,23 +41,23 @@ class FullDisk(Disk):
         self._refusals = refusals
         self._lock = threading.Lock()
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        if effect not in _NEED_ROOM:
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        if operation not in _NEED_ROOM:
             return
         with self._lock:
             self.count += 1
             if not 0 < self._first <= self.count < self._first + self._refusals:
                 return
-        if effect == "commit":
+        if operation == "commit":
             raise sqlite3.OperationalError("database or disk is full")
-        if effect == "write":
+        if operation == "write":
             # What fitted is there.
             Path(path).write_bytes(details["data"][: len(details["data"]) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def points(root: Path, *, most: int | None) -> Iterator[Point]:
-    """Every effect and every length of the shortage, or a seeded choice of `most`."""
+    """Every operation and every length of the shortage, or a seeded choice of `most`."""
     draw = random.Random(3)
     every = []
     for scenario in SCENARIOS:
@@ -65,8 +65,8 @@ def points(root: Path, *, most: int | None) -> Iterator[Point]:
         disk = FullDisk(0, 0)
         play(scenario, home, disk)
         shutil.rmtree(home.root)
-        effects = range(1, disk.count + 1)
-        every += [(scenario, first, refusals) for first in effects for refusals in _REFUSALS]
+        operations = range(1, disk.count + 1)
+        every += [(scenario, first, refusals) for first in operations for refusals in _REFUSALS]
     chosen = every if most is None or most >= len(every) else draw.sample(every, most)
     for scenario, first, refusals in chosen:
         name = f"{scenario.name}, no room at {first} and {refusals} times in all"

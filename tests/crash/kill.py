@@ -1,4 +1,4 @@
-"""Kill points: a process that dies at its n-th effect, then recovery, killed again or not."""
+"""Kill points: a process that dies at its n-th operation, then recovery, killed again or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.crash.scenario import SCENARIOS, Point, Scenario, home_of, play, prep
 
 
 class DyingDisk(Disk):
-    """Counts effects, and ends the process without a word at one of them (never, for 0)."""
+    """Counts operations, and ends the process without a word at one of them (never, for 0)."""
 
     def __init__(self, fatal: int) -> None:
         super().__init__()
@@ -26,19 +26,19 @@ class DyingDisk(Disk):
         self._fatal = fatal
         self._lock = threading.Lock()
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: Place, **details: Any) -> None:
         with self._lock:
             self.count += 1
             if self.count != self._fatal:
                 return
-            if effect == "write":
+            if operation == "write":
                 # A kill in the middle of a write leaves a part of it.
                 Path(path).write_bytes(details["data"][: len(details["data"]) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_child(scenario: Scenario, root: Path, fatal: int) -> int | None:
-    """Play in a process of its own; the number of effects, or None if it was killed."""
+    """Play in a process of its own; the number of operations, or None if it was killed."""
     counted = root.parent / "count"
     child = os.fork()
     if child == 0:
@@ -56,7 +56,7 @@ def in_child(scenario: Scenario, root: Path, fatal: int) -> int | None:
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, f"the child died of {status}"
         return None
-    assert os.WEXITSTATUS(status) == 0, f"the child failed at effect {fatal} of {scenario.name}"
+    assert os.WEXITSTATUS(status) == 0, f"the child failed at operation {fatal} of {scenario.name}"
     return int(counted.read_text(encoding="ascii"))
 
 
@@ -67,11 +67,11 @@ def points(root: Path, *, most: int | None) -> Iterator[Point]:
     for scenario in SCENARIOS:
         home = root / "dry"
         prepare(scenario, home)
-        effects = in_child(scenario, home, 0)
-        assert effects is not None
+        operations = in_child(scenario, home, 0)
+        assert operations is not None
         assert not oracle.faults(scenario, home_of(home)), oracle.faults(scenario, home_of(home))
         shutil.rmtree(home)
-        every += [(scenario, fatal) for fatal in range(1, effects + 1)]
+        every += [(scenario, fatal) for fatal in range(1, operations + 1)]
     chosen = every if most is None or most >= len(every) else draw.sample(every, most)
     for scenario, fatal in chosen:
         again = draw.choice((0, draw.randint(1, 40)))

@@ -1,9 +1,9 @@
-"""Power loss: every disk that could be left after an effect, and a real recovery on each.
+"""Power loss: every disk that could be left after an operation, and a real recovery on each.
 
-The effects of a run are recorded with their data. At a point in that record some have been synced;
-of the others any subset may have reached the disk: a name may be there or not, the bytes behind it
-whole, cut in half, or missing. Commits of the ledger reach it in their order. The subsets are
-exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What is left of files that were
+The operations of a run are recorded with their data. At a point in that record some have been
+synced; of the others any subset may have reached the disk: a name may be there or not, the bytes
+behind it whole, cut in half, or missing. Commits of the ledger reach it in their order. The subsets
+are exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What is left of files that were
 being written aside is drawn for every state and makes no state of its own: recovery sweeps it away
 by its name and nobody reads it. What callers write is theirs to sync, and is taken as synced.
 """
@@ -34,8 +34,8 @@ LEDGER = "data/ledger.sqlite"
 
 
 @dataclass(frozen=True)
-class Effect:
-    """One recorded effect; paths are relative to the home."""
+class Operation:
+    """One recorded operation; paths are relative to the home."""
 
     name: str
     path: str
@@ -45,37 +45,37 @@ class Effect:
 
 
 class RecordingDisk(Disk):
-    """Records every effect just before it happens, and the ledger just after each commit."""
+    """Records every operation just before it happens, and the ledger just after each commit."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self._root = root
         self._lock = threading.Lock()
-        self.effects: list[Effect] = []
+        self.operations: list[Operation] = []
         self.written: dict[str, int] = {}
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        if effect == "commit":
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        if operation == "commit":
             return
         old = details.get("old")
         self.add(
-            Effect(effect, self._short(path), self._short(old) if old else "",
+            Operation(operation, self._short(path), self._short(old) if old else "",
                    details.get("data", b""))
         )  # fmt: skip
 
     def commit(self, connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:
         super().commit(connection, path, durable=durable)
-        self.add(Effect("commit", LEDGER, data=connection.serialize(), durable=durable))
+        self.add(Operation("commit", LEDGER, data=connection.serialize(), durable=durable))
 
     def appeared(self, path: Path, modified: int) -> None:
         """A caller puts an empty file there."""
         self.written[path.name] = modified
-        self.add(Effect("caller", self._short(path)))
+        self.add(Operation("caller", self._short(path)))
 
-    def add(self, effect: Effect) -> None:
+    def add(self, operation: Operation) -> None:
         """Append to the record."""
         with self._lock:
-            self.effects.append(effect)
+            self.operations.append(operation)
 
     def _short(self, path: Place) -> str:
         return Path(path).relative_to(self._root).as_posix()
@@ -93,40 +93,40 @@ class _Drive:
     loose_ledgers: list[bytes] = field(default_factory=list)
     now: dict[str, int] = field(default_factory=dict)
 
-    def apply(self, effect: Effect) -> None:
-        """Take one effect into account."""
-        match effect.name:
+    def apply(self, operation: Operation) -> None:
+        """Take one operation into account."""
+        match operation.name:
             case "write":
                 inode = len(self.contents) + 1
-                self.contents[inode] = effect.data
+                self.contents[inode] = operation.data
                 self.loose_contents.add(inode)
-                self._name(effect.path, inode)
+                self._name(operation.path, inode)
             case "caller":
                 inode = len(self.contents) + 1
                 self.contents[inode] = b""
-                self.now[effect.path] = self.names[effect.path] = inode
+                self.now[operation.path] = self.names[operation.path] = inode
             case "sync":
-                self.loose_contents.discard(self.now.get(effect.path, 0))
-            case "rename" | "give_back":
-                moved = self.now.get(effect.old)
+                self.loose_contents.discard(self.now.get(operation.path, 0))
+            case "rename" | "rename_to_free":
+                moved = self.now.get(operation.old)
                 if moved is not None:
-                    self._name(effect.path, moved)
-                    self._name(effect.old, None)
+                    self._name(operation.path, moved)
+                    self._name(operation.old, None)
             case "remove":
-                self._name(effect.path, None)
+                self._name(operation.path, None)
             case "remove_tree":
-                for path in [p for p in self.now if p.startswith(f"{effect.path}/")]:
+                for path in [p for p in self.now if p.startswith(f"{operation.path}/")]:
                     self._name(path, None)
             case "sync_folder":
                 # Names in it, and the folder's own way down: an entry needs its folders.
-                self._settle(lambda path: path.rpartition("/")[0] == effect.path)
+                self._settle(lambda path: path.rpartition("/")[0] == operation.path)
             case "sync_file_system":
                 self._settle(lambda path: True)
                 self.loose_contents.clear()
             case "commit":
-                self.loose_ledgers.append(effect.data)
-                if effect.durable:
-                    self.ledger = effect.data
+                self.loose_ledgers.append(operation.data)
+                if operation.durable:
+                    self.ledger = operation.data
                     self.loose_ledgers.clear()
 
     def _name(self, path: str, inode: int | None) -> None:
@@ -197,14 +197,14 @@ def _set(names: dict[str, int], path: str, inode: int | None) -> None:
 
 
 def points(root: Path, *, most: int | None) -> Iterator[Point]:
-    """Every disk after every effect of every scenario, or a seeded choice of `most`."""
+    """Every disk after every operation of every scenario, or a seeded choice of `most`."""
     draw = random.Random(5)
     every = (state for scenario in SCENARIOS for state in _states(scenario, root, draw, most))
     if most is not None:
         some = list(every)
         every = iter(draw.sample(some, min(most, len(some))))
     for scenario, point, *left in every:
-        yield Point(f"{scenario.name}, power lost after effect {point}", _at, (scenario, *left))
+        yield Point(f"{scenario.name}, power lost after operation {point}", _at, (scenario, *left))
 
 
 State = tuple[Scenario, int, dict[str, bytes], bytes, dict[str, int]]
@@ -217,7 +217,7 @@ def _states(
     drive = _Drive()
     written = {path.name: path.stat().st_mtime_ns for path in home.inbox.iterdir()}
     for path in home.inbox.iterdir():
-        drive.apply(Effect("caller", f"inbox/{path.name}"))
+        drive.apply(Operation("caller", f"inbox/{path.name}"))
         inode = drive.now[f"inbox/{path.name}"]
         drive.contents[inode] = path.read_bytes()
     disk = RecordingDisk(home.root)
@@ -226,8 +226,8 @@ def _states(
     shutil.rmtree(home.root)
     written |= disk.written
     seen: set[int] = set()
-    for point, effect in enumerate(disk.effects, start=1):
-        drive.apply(effect)
+    for point, operation in enumerate(disk.operations, start=1):
+        drive.apply(operation)
         for answers in _answers(drive.doubts, draw, most):
             files, ledger = drive.after_loss(answers, draw)
             kept = frozenset(each for each in files.items() if not _is_aside(each[0]))

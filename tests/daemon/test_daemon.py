@@ -49,8 +49,8 @@ class StatusesSeen(Disk):
         super().__init__()
         self.seen: dict[str, list[dict[str, Any]]] = {}
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        if effect == "write" and Path(path).name.startswith(".status.json"):
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        if operation == "write" and Path(path).name.startswith(".status.json"):
             self.seen.setdefault(Path(path).parent.name, []).append(json.loads(details["data"]))
 
 

@@ -1,1 +1,1 @@
-"""File operations that survive a kill, what differs between operating systems, and locks."""
+"""File operations that survive a kill, faults of single files, platform differences, locks."""

@@ -1,8 +1,8 @@
-"""The one door through which the spool changes files: write aside, fsync, rename, fsync the folder.
+"""File operations that survive a kill: write aside, fsync, rename, fsync the folder.
 
-Tests stop the process at the n-th effect, or record effects and replay a power loss, by handing in
-a Disk of their own. Nothing in the spool, the worker or the daemon may write a file another way
-(the ledger's commits pass through here too).
+All that the spool and the daemon write passes through a Disk, the ledger's commits included; only
+lock files and probe files do not. Tests pass a Disk of their own, which ends the process at the
+n-th operation, refuses it, or records all of them to replay a power loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 # A virus scanner or an indexer holds a new file for up to 0.8 s on Windows (measured tail on SMB);
 # 10, 20, 40 … 500 ms sums to about five seconds before giving up.
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _COMMON = _NO_ROOM | {
     getattr(errno, name, errno.ENOSPC)
     for name in ("EROFS", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ESTALE")
@@ -39,13 +39,13 @@ _MANY = 12
 
 
 class Disk:
-    """Every change to a file, one method each; `before` is called with its name first."""
+    """File operations, one method each; every one calls `before` with its name first."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
 
-    def before(self, effect: str, path: Place, **details: Any) -> None:
-        """Called before each effect; does nothing here. Tests count, record or die in it."""
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        """Do nothing: tests override this to count, record or refuse operations."""
 
     def replace(self, path: Place, data: bytes, *, durable: bool = False) -> None:
         """Write a whole file so that readers see the old bytes or the new ones, never a mixture.
@@ -61,54 +61,45 @@ class Disk:
         *,
         then: Sequence[File] = (),
         also: Place | None = None,
-        unseen: Collection[Place] = (),
+        in_place: Collection[Place] = (),
         durable: bool = True,
     ) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
 
-        The names of `then` come when those of the first are on the disk. `also` is a folder above
-        them, in which names are new too; without `durable` only the bytes are on the disk. What is
-        `unseen`, in a folder that nobody looks into yet, is written under its own name. Many files
-        are synced by a few calls, not one by one: at 256 jobs a batch that is the difference
-        between a hundred and several thousand a second.
+        The names of `then` are made once those of `files` are on the disk. `also` is a folder above
+        them whose names are new too. Paths of `in_place`, in new folders that no reader opens yet,
+        are written without a rename. Without `durable` only the bytes are on the disk. Many files
+        are synced by a few calls, not one by one: with 256 jobs a batch that is the difference
+        between a hundred jobs a second and several thousand. Raises as `replace` does.
         """
-        one_sync = len(files) + len(then) >= _MANY and can_sync_file_system()
-        with _no_room_explained(os.path.dirname(files[0][0])):
-            self._publish(files, then, one_sync=one_sync, unseen=unseen)
+        every = (*files, *then)
+        one_sync = len(every) >= _MANY and can_sync_file_system()
+        process = os.getpid()
+        written: list[str] = []
+        with _disk_full_explained(os.path.dirname(files[0][0])):
+            try:
+                for path, data in every:
+                    if path in in_place:
+                        written.append(os.fspath(path))
+                    else:
+                        folder, name = os.path.split(path)
+                        number = next(self._numbers)
+                        written.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
+                    self._write(written[-1], data, sync=not one_sync)
+                if one_sync:
+                    self.sync_file_system(os.path.dirname(written[0]))
+                for number, (path, _) in enumerate(every):
+                    if number == len(files):
+                        self._sync_names(files, one_sync=one_sync)
+                    if path not in in_place:
+                        self.rename(written[number], path)
+            except OSError:
+                for file in written:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(file)
+                raise
             if durable:
                 self._sync_names(then or files, one_sync=one_sync, also=also)
-
-    def _publish(
-        self,
-        files: Sequence[File],
-        then: Sequence[File] = (),
-        *,
-        one_sync: bool,
-        unseen: Collection[Place] = (),
-    ) -> None:
-        asides: list[str] = []
-        process = os.getpid()
-        try:
-            for path, data in (*files, *then):
-                if path in unseen:
-                    asides.append(os.fspath(path))
-                else:
-                    folder, name = os.path.split(path)
-                    number = next(self._numbers)
-                    asides.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
-                self._write(asides[-1], data, sync=not one_sync)
-            if one_sync:
-                self.sync_file_system(os.path.dirname(asides[0]))
-            for number, (path, _) in enumerate((*files, *then)):
-                if number == len(files):
-                    self._sync_names(files, one_sync=one_sync)
-                if path not in unseen:
-                    self.rename(asides[number], path)
-        except OSError:
-            for aside in asides:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(aside)
-            raise
 
     def _sync_names(
         self, files: Sequence[File], *, one_sync: bool, also: Place | None = None
@@ -122,15 +113,15 @@ class Disk:
         for folder in dict.fromkeys(folders):
             self.sync_folder(folder)
 
-    def _write(self, aside: str, data: bytes, *, sync: bool) -> None:
-        self.before("write", aside, data=data)
-        handle = os.open(aside, _NEW_FILE, 0o666)
+    def _write(self, file: str, data: bytes, *, sync: bool) -> None:
+        self.before("write", file, data=data)
+        handle = os.open(file, _NEW_FILE, 0o666)
         try:
             left = memoryview(data)
             while left:
                 left = left[os.write(handle, left) :]
             if sync:
-                self.before("sync", aside)
+                self.before("sync", file)
                 os.fsync(handle)
         finally:
             os.close(handle)
@@ -141,13 +132,13 @@ class Disk:
         sync_file_system(folder)
 
     def rename(self, old: Place, new: Place) -> None:
-        """Rename over whatever is there; waits out sharing violations on Windows."""
+        """Rename, replacing an existing file; waits out sharing violations on Windows."""
         self.before("rename", new, old=old)
-        _patiently(lambda: os.replace(old, new))
+        _retry_if_locked(lambda: os.replace(old, new))
 
-    def give_back(self, old: Path, new: Path) -> bool:
-        """Rename to a name that nobody has; False, and nothing done, where somebody has it."""
-        self.before("give_back", new, old=old)
+    def rename_to_free(self, old: Path, new: Path) -> bool:
+        """Rename to a free name; False, with nothing changed, where that name exists."""
+        self.before("rename_to_free", new, old=old)
         try:
             if os.name == "nt":
                 os.rename(old, new)
@@ -159,25 +150,25 @@ class Disk:
         return True
 
     def remove(self, path: Place) -> None:
-        """Remove one file; a file that is already gone is fine."""
+        """Remove one file if it exists."""
         self.before("remove", path)
         with contextlib.suppress(FileNotFoundError):
-            _patiently(lambda: os.unlink(path))
+            _retry_if_locked(lambda: os.unlink(path))
 
     def remove_tree(self, folder: Path) -> None:
-        """Remove a folder with all that is in it; one that is not there is fine."""
+        """Remove a folder and its content if it exists; a link to a folder is left alone."""
         self.before("remove_tree", folder)
         if folder.is_dir() and not folder.is_symlink():
-            _patiently(lambda: shutil.rmtree(folder))
+            _retry_if_locked(lambda: shutil.rmtree(folder))
 
     def make_folder(self, folder: Place) -> bool:
-        """Make a folder and its parents; one that is there is fine. Returns whether it is new.
+        """Make a folder and its parents unless it exists. Returns whether it is new.
 
         Raises DiskFull when there is no room, OSError otherwise.
         """
         if os.path.isdir(folder):
             return False
-        with _no_room_explained(os.path.dirname(folder)):
+        with _disk_full_explained(os.path.dirname(folder)):
             self.before("make_folder", folder)
             try:
                 os.mkdir(folder)
@@ -188,7 +179,7 @@ class Disk:
         return True
 
     def sync_folder(self, folder: Place) -> None:
-        """Put the names in a folder on the disk; Windows does that by itself."""
+        """Put the names in a folder on the disk, which Windows does by itself."""
         if os.name == "nt":
             return
         self.before("sync_folder", folder)
@@ -199,19 +190,19 @@ class Disk:
             os.close(handle)
 
     def commit(self, connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:
-        """Commit a transaction of the ledger: atomic, and on the disk if it is a durable one."""
+        """Commit a transaction of the ledger; `durable` says whether SQLite syncs it."""
         self.before("commit", path, durable=durable)
         connection.commit()
 
 
 def concerns_all(error: Exception) -> bool:
-    """Whether an error is one of the whole disk, process or ledger, not of the file it names."""
+    """Whether an error concerns the disk, the process or the ledger, not just the file it names."""
     common = (LedgerUnusable, DiskFull, MemoryError, sqlite3.OperationalError)
     return isinstance(error, common) or getattr(error, "errno", None) in _COMMON
 
 
 @contextlib.contextmanager
-def _no_room_explained(folder: Place) -> Iterator[None]:
+def _disk_full_explained(folder: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -221,7 +212,8 @@ def _no_room_explained(folder: Place) -> Iterator[None]:
         raise DiskFull(message) from error
 
 
-def _patiently(act: Callable[[], object]) -> None:
+def _retry_if_locked(act: Callable[[], object]) -> None:
+    """Call `act`, again and again while Windows says that another program has the file open."""
     for seconds in _RETRY_SECONDS:
         try:
             act()

@@ -1,9 +1,9 @@
-"""Faults of one file or one job: it is set aside and named, and the others go on.
+"""Faults of one file or one job: it is skipped and listed, and the others go on.
 
-Without this, one odd file would be a fault of the whole inbox, met again at every look. Nothing is
-lost: a file stays where it lies, and is tried again when it changes, and after pauses that grow to
-a minute, because some faults pass. Never takes a fault of the whole place, such as a full disk or a
-locked ledger, for one of a single file: that is raised on, and waited out by whoever looks.
+Without this, one odd file would fail the scan of the whole inbox, every time. Nothing is lost: a
+file stays where it is and is tried again when it changes, and after pauses that grow to a minute,
+because some faults are temporary. Errors that concern the whole home, such as a full disk or a
+locked ledger, are raised: callers wait until they are over.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-_MOST_TOLD = 20
+_MOST_LISTED = 20
 _LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
-class _SetAside:
+class _Faulty:
     fault: Fault
     signature: tuple[int, ...]
     pause: float
@@ -44,48 +44,48 @@ class Faults:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._found: dict[Path, _SetAside] = {}
+        self._faulty: dict[Path, _Faulty] = {}
 
-    def told(self) -> list[Fault]:
-        """The faults for people and programs that look from outside, the oldest 20."""
-        return [each.fault for each in list(self._found.values())[:_MOST_TOLD]]
+    def listed(self) -> list[Fault]:
+        """The oldest 20 faults, as the health file lists them."""
+        return [faulty.fault for faulty in list(self._faulty.values())[:_MOST_LISTED]]
 
     @property
     def note(self) -> str | None:
-        """One sentence that names them all; None where there is none."""
-        named = "; ".join(f"{fault['file']}: {fault['message']}" for fault in self.told())
+        """One sentence that names the listed faults; None where there is none."""
+        named = "; ".join(f"{fault['file']}: {fault['message']}" for fault in self.listed())
         return f"set aside: {named}" if named else None
 
     def seconds_left(self, file: Path) -> float:
         """For how long a file is to be left alone; 0.0 unless it is at fault and unchanged."""
-        found = self._found.get(file)
-        if found is None or found.signature != _signature(file):
+        faulty = self._faulty.get(file)
+        if faulty is None or faulty.signature != _signature(file):
             return 0.0
-        return max(found.again_at - monotonic(), 0.0)
+        return max(faulty.again_at - monotonic(), 0.0)
 
     @property
     def seconds_to_next_try(self) -> float:
-        """The seconds until something that is set aside may be tried again."""
-        left = (each.again_at - monotonic() for each in list(self._found.values()))
+        """The seconds until a skipped file or job may be tried again; infinite without any."""
+        left = (faulty.again_at - monotonic() for faulty in list(self._faulty.values()))
         return min((seconds for seconds in left if seconds > 0), default=float("inf"))
 
     def forget_gone(self) -> bool:
-        """Forget files that somebody took out of the inbox; whether there were any."""
+        """Forget files that are no longer in the inbox; whether there were any."""
         inbox = self._home.inbox
-        gone = [f for f in list(self._found) if inbox in f.parents and not os.path.lexists(f)]
+        gone = [f for f in list(self._faulty) if inbox in f.parents and not os.path.lexists(f)]
         for file in gone:
-            del self._found[file]
+            del self._faulty[file]
         return bool(gone)
 
     def forget(self, file: Path) -> None:
-        """What was at fault is well again."""
-        self._found.pop(file, None)
+        """Forget the fault of a file or of the folder of a job: it worked this time."""
+        self._faulty.pop(file, None)
 
     @contextmanager
-    def apart(self, file: Path) -> Iterator[None]:
-        """Set a file, or the folder of a job, aside where the block raises.
+    def isolated(self, file: Path) -> Iterator[None]:
+        """Add a file, or the folder of a job, to the faults where the block raises.
 
-        Raises only what concerns the whole place.
+        Raises only what concerns the whole home.
         """
         try:
             yield
@@ -94,34 +94,33 @@ class Faults:
 
     def all_or_each(
         self, items: Sequence[T], act: Callable[[Sequence[T]], None],
-        stumble: Callable[[T, Exception], None],
+        on_failure: Callable[[T, Exception], None],
     ) -> None:  # fmt: skip
-        """Act on all at once; where that raises, on each half, until `stumble` gets the one.
+        """Act on all items at once; where that raises, on each half, down to single items.
 
-        `act` must be safe to do twice. Raises only what concerns the whole place.
+        An item that raises alone is passed to `on_failure`. `act` must be safe to repeat. Raises
+        only what concerns the whole home.
         """
         try:
             act(items)
         except Exception as error:  # noqa: BLE001 as above
             self.raise_common(error)
             if len(items) == 1:
-                stumble(items[0], error)
+                on_failure(items[0], error)
                 return
             middle = len(items) // 2
             for half in (items[:middle], items[middle:]):
-                self.all_or_each(half, act, stumble)
+                self.all_or_each(half, act, on_failure)
 
     def add(self, file: Path, error: Exception) -> None:
-        """Set a file or the folder of a job aside. Raises what concerns the whole place."""
+        """Skip a file or the folder of a job for a while. Raises what concerns the whole home."""
         self.raise_common(error)
-        before, signature = self._found.get(file), _signature(file)
-        home = self._home
-        word, root = (
-            ("inbox", home.inbox) if home.inbox in file.parents else ("outbox", home.outbox)
-        )
-        plain = f"{word}/{file.relative_to(root).as_posix()}"
-        name = os.fsencode(plain).decode(errors="backslashreplace")
-        reason, message = _said(error, is_utf8=name == plain)
+        before, signature = self._faulty.get(file), _signature(file)
+        in_inbox = self._home.inbox in file.parents
+        root = self._home.inbox if in_inbox else self._home.outbox
+        path = f"{'inbox' if in_inbox else 'outbox'}/{file.relative_to(root).as_posix()}"
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        reason, message = _reason_and_message(error, is_utf8=name == path)
         since, pause = timestamp(), 1.0
         if before is not None:
             since = before.fault["since"]
@@ -133,14 +132,14 @@ class Faults:
                 exc_info=error if reason == "Internal" else None,
             )  # fmt: skip
         fault = Fault(file=name, reason=reason, message=message, since=since)
-        self._found[file] = _SetAside(fault, signature, pause, monotonic() + pause)
+        self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
 
     def raise_common(self, error: Exception) -> None:
-        """Raise an error that concerns the whole place, not one file."""
+        """Raise an error that concerns the whole home, not one file."""
         common = concerns_all(error)
         if isinstance(error, OSError) and not common:
-            places = (self._home.inbox, self._home.outbox, self._home.data)
-            common = not all(os.access(place, os.W_OK) for place in places)
+            folders = (self._home.inbox, self._home.outbox, self._home.data)
+            common = not all(os.access(folder, os.W_OK) for folder in folders)
         if common:
             raise error
 
@@ -152,13 +151,12 @@ def _signature(file: Path) -> tuple[int, ...]:
         return ()
 
 
-def _said(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
-    """The reason word and the sentence for a fault."""
+def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
     if not is_utf8:
         return "BadName", "its name is not UTF-8: rename it"
     if isinstance(error, OSError):
-        said = error.strerror or str(error)
+        text = error.strerror or str(error)
         if error.errno in _BAD_NAME:
-            return "BadName", f"{said}: give it another name"
-        return "Unwritable", f"{said}: see that the runner's user may change it, or remove it"
+            return "BadName", f"{text}: give it another name"
+        return "Unwritable", f"{text}: see that the runner's user may change it, or remove it"
     return "Internal", f"{type(error).__name__}: a mistake of fluxdrop, see the runner's log"

@@ -1,4 +1,4 @@
-"""One runner a home and one a GPU: operating-system locks, which end with their process."""
+"""Operating-system locks, which end with their process: one runner a home and one a GPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MOST_TRIES = 500
 
 
 class RunnerLock:
-    """An operating-system lock on a file, held by this process for life.
+    """An operating-system lock on a file whose text names the holder, for people only.
 
     The file is never removed: removing it would let a second holder lock a new file of that name.
-    Its text names the holder for people; only the lock itself decides.
+    `resource` is its name in errors.
     """
 
-    def __init__(self, file: Path, what: str) -> None:
+    def __init__(self, file: Path, resource: str) -> None:
         self._file = file
-        self._what = what
+        self._resource = resource
         self._handle: int | None = None
 
     def acquire(self) -> None:
@@ -41,8 +41,8 @@ class RunnerLock:
             tries -= 1
             if not tries or not _is_dead(holder := self._holder()):
                 os.close(handle)
-                raise RunnerBusy(f"{self._what} is in use by another runner ({holder})")
-            # A process that it was just starting shares its handles for a moment more.
+                raise RunnerBusy(f"{self._resource} is in use by another runner ({holder})")
+            # A child that the dead holder was just starting still shares its handles.
             time.sleep(_TRY_AGAIN_SECONDS)
         # Byte 0 is the locked one on Windows, where it could not be read by others.
         os.ftruncate(handle, 0)
@@ -51,7 +51,7 @@ class RunnerLock:
         self._handle = handle
 
     def release(self) -> None:
-        """Give the lock back; the end of the process does so too."""
+        """Release the lock, as the end of the process does too."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -79,7 +79,7 @@ def _lock(handle: int) -> bool:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the holder is known to have ended; Windows gives a lock back with its process."""
+    """Whether the holder is known to have ended; Windows releases a lock with its process."""
     number = holder.removeprefix("pid ")
     if sys.platform != "win32" and number.isdecimal():
         try:
@@ -92,10 +92,10 @@ def _is_dead(holder: str) -> bool:
 
 
 def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
-    """What a process has to hold while it renders for a home."""
+    """The locks that a process has to hold while it renders for a home."""
     locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
     if gpu is not None:
-        # In a place that all homes and users share: the GPU is one whatever the home.
+        # In a folder that all homes share: they share the GPU too.
         file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
         locks.append(RunnerLock(file, f"the GPU {gpu}"))
     return locks

@@ -1,7 +1,6 @@
-"""What differs from one operating system to the next: writer probe, safe opening, syncing.
+"""Differences between operating systems: probing for writers, opening safely, syncing.
 
-Every difference is answered here once, with a word for "cannot tell", so that the rest of the
-spool is the same everywhere. Nothing here decides what happens to a file.
+Each function has a value for "cannot tell here", so that its callers are the same everywhere.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def allow_writer_probe() -> None:
 
 
 def has_writer(handle: int) -> bool | None:
-    """Whether anybody has the file open for writing; None where the system cannot say.
+    """Whether any process has the file open for writing; None where the system cannot say.
 
-    Linux answers exactly: a read lease is refused while a writer exists (8 µs; not on network
-    file systems, nor for files of another user).
+    Linux refuses a read lease while a writer exists (8 µs; None on network file systems and for
+    files of another user).
     """
     if sys.platform == "linux" and signal.getsignal(signal.SIGIO) is signal.SIG_IGN:
         try:
@@ -64,7 +63,7 @@ def can_probe_writers(folder: Path) -> bool:
 
 
 def length_of(name: str) -> int:
-    """How much of the 255 units that a file's name may have this one takes.
+    """How many of the 255 units that a file's name may have this one takes.
 
     Raises UnicodeError for a name that is not UTF-8.
     """
@@ -75,10 +74,10 @@ def length_of(name: str) -> int:
 
 @contextlib.contextmanager
 def own_file(folder: Path) -> Iterator[Path]:
-    """An empty file of this process in a folder where others write too; gone at the end.
+    """An empty file in a folder that others write to, removed at the end. Raises OSError.
 
-    Its name is random and must be new: where a name can be guessed, somebody may have put a link
-    there, and its target would be written. Raises OSError.
+    Its name is random and must be new: another user could put a link under a name that can be
+    guessed, and its target would be written.
     """
     handle, name = tempfile.mkstemp(prefix=".own-", suffix=".writing", dir=folder)
     os.close(handle)
@@ -90,7 +89,7 @@ def own_file(folder: Path) -> Iterator[Path]:
 
 @cache
 def can_sync_file_system() -> bool:
-    """Whether one call can put all that was written to a file system on the disk (Linux)."""
+    """Whether `sync_file_system` can be used (on Linux)."""
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "syncfs")
 
 
@@ -109,8 +108,8 @@ def sync_file_system(folder: str | Path) -> None:
 def open_regular(path: Path) -> int:
     """Open a regular file for reading without following a final symlink and without ever blocking.
 
-    Raises OSError when it cannot be opened, and IsADirectoryError or OSError(ELOOP) for what is
-    not a regular file; a FIFO or a device is refused too.
+    Raises OSError when it cannot be opened, with ELOOP for a symlink, and without an errno for what
+    is not a regular file, such as a folder, a FIFO or a device.
     """
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
@@ -123,14 +122,14 @@ def open_regular(path: Path) -> int:
 
 
 def signature_of(status: os.stat_result) -> tuple[int, ...]:
-    """What must stay the same while a file is read, and between looks at it."""
+    """Device, inode, size, mtime and ctime: they change when a file is written or replaced."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def path_of(handle: int) -> Path | None:
-    """Where the file behind an open handle really lies; None where the system cannot say.
+    """The path of the file behind an open handle; None where the system cannot say.
 
-    What was checked by name may have been swapped before it was opened; this cannot be.
+    A path that was checked before may lead to another file by the time it is opened.
     """
     if sys.platform == "linux":
         return Path(os.readlink(f"/proc/self/fd/{handle}"))

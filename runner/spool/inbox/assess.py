@@ -1,7 +1,7 @@
 """Assesses a drop: reads, validates, composes, checks against the models, counts.
 
-Pure apart from looking at the files that a spec names; it writes nothing. `assess` returns an
-Assessment whatever a spec contains: no exception of a bad spec leaves it.
+Writes nothing, and reads only the packs and LoRA files that a spec names. `assess` returns an
+Assessment whatever a spec contains; it raises nothing because of a bad spec.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,7 +34,7 @@ _MOST_WARNED = 200
 
 
 class Catalogue(Protocol):
-    """What intake needs to know of the models, without the engine behind it."""
+    """What the intake needs to know of the models, without importing the engine."""
 
     def default_model(self, spec: Mapping[str, Any]) -> str: ...
 
@@ -49,10 +49,11 @@ class Catalogue(Protocol):
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a drop came to: a spec that can run (`reason` is None) or why it cannot.
+    """The result for one drop: a spec that can run (`reason` is None) or why it cannot.
 
-    `composed` has, for each prompt of a `compose`, its spec fields and what its images remember of
-    the pack; the pack itself is not read again. `unplanned` is a `compose` before all that.
+    `composed` has, for each prompt of a `compose`, its spec fields and what its images record of
+    the pack, which is not read again. `uncomposed` marks a drop that is yet to be assessed in
+    another process.
     """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
@@ -82,16 +83,16 @@ def assess(drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
     except SpecInvalid as error:
         return _refusal(error, value)
     except Exception:
-        # A mistake of ours must cost this spec only, never the intake.
+        # A bug here must cost this spec only, not stop the intake.
         log.exception("assessing %s failed", drop.name)
         message = "fluxdrop could not judge this spec (a bug): see the runner's log"
         return Assessment(reason="Internal", message=message, explicit_id=_id_in(value))
 
 
 def uncomposed(drop: Drop, home: Home) -> Assessment | None:
-    """What is known of a drop with `compose` before it is planned.
+    """The assessment of a drop with `compose` before its prompts are made.
 
-    None where `assess` is as quick: nothing is composed, or the spec is bad as it stands.
+    None where `assess` is as quick: nothing is composed, or the spec is invalid.
     """
     try:
         spec = _with_defaults(validate(_document(drop)), home)
@@ -104,15 +105,15 @@ def uncomposed(drop: Drop, home: Home) -> Assessment | None:
 
 def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
     """The problems of a spec that has not been dropped; empty when it could run."""
-    verdict = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
-    if verdict.reason and not verdict.problems:
-        return (Problem(0, 0, "", verdict.message or verdict.reason),)
-    return verdict.problems
+    assessment = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
+    if assessment.reason and not assessment.problems:
+        return (Problem(0, 0, "", assessment.message or assessment.reason),)
+    return assessment.problems
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A spec with `compose` as it would be assessed: its plan, what is wrong, and warnings."""
+    """The composer's plan for a spec with `compose`, and the problems and warnings of the spec."""
 
     plan: Plan
     problems: tuple[Problem, ...]
@@ -120,9 +121,9 @@ class Preview:
 
 
 def preview(data: bytes, home: Home, catalogue: Catalogue) -> Preview:
-    """The preview of a spec that has not been dropped; goes on where `assess` stops.
+    """The preview of a spec that has not been dropped, even if its plan breaks rules.
 
-    Raises SpecInvalid where there is not even a plan.
+    Raises SpecInvalid where no plan can be made.
     """
     document = read(data)
     realised = _with_defaults(validate(document), home)
@@ -135,8 +136,8 @@ def preview(data: bytes, home: Home, catalogue: Catalogue) -> Preview:
         _check_models(document, variants, catalogue)
     except SpecInvalid as error:
         problems = error.problems
-    own = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
-    return Preview(plan, problems, tuple(dict.fromkeys([*plan.warnings, *own])))
+    warnings = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
+    return Preview(plan, problems, tuple(dict.fromkeys([*plan.warnings, *warnings])))
 
 
 def _document(drop: Drop) -> Document:
@@ -170,8 +171,8 @@ def _assess_document(document: Document, home: Home, catalogue: Catalogue) -> As
 
 
 def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
-    """The plan of a spec with `compose`, whether it may run or not."""
-    # Most specs compose nothing, and `fluxdrop check` pays for every import.
+    """The composer's plan for a spec with `compose`, whether it may run or not."""
+    # Imported here: most specs compose nothing, and imports slow `fluxdrop check` down.
     from composer.plan import make_plan
 
     return make_plan(
@@ -186,12 +187,12 @@ def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
 def _with_model(
     plan: Plan, catalogue: Catalogue
 ) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
-    """Every prompt with its fields, a model among them, and what its images remember."""
+    """For each prompt, its spec fields with a model, and what its images record of the pack."""
     default = {"model": catalogue.default_model(plan.spec)}
     named = "model" in plan.spec or "model" in plan.spec.get("matrix", {})
-    each = plan.count // max(len(plan.prompts), 1)
+    images_each = plan.count // max(len(plan.prompts), 1)
     return tuple(
-        ({**({} if named else default), **fields}, plan.record(number * each))
+        ({**({} if named else default), **fields}, plan.record(number * images_each))
         for number, fields in enumerate(plan.prompts)
     )
 
@@ -210,29 +211,23 @@ def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) ->
             try:
                 reject_forbidden(prompt, home.settings.forbidden)
             except SpecInvalid as error:
-                found = [_at(document, path, problem.message) for problem in error.problems]
-                raise SpecInvalid(error.reason, found) from None
+                problems = [_at(document, path, problem.message) for problem in error.problems]
+                raise SpecInvalid(error.reason, problems) from None
 
 
 def _check_models(
     document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
-    found: dict[tuple[str, str], None] = {}
-    for variant in _distinct(variants):
-        found |= dict.fromkeys(catalogue.problems(variant))
-    if found:
-        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in found])
-
-
-def _distinct(variants: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """Variants that differ in more than their prompt, whose text no model objects to."""
-    if len(variants) == 1:
-        return variants
-    found: dict[str, Mapping[str, Any]] = {}
-    for variant in variants:
-        key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
-        found.setdefault(key, variant)
-    return found.values()
+    # No model objects to the text of a prompt: of variants that differ only there, one is checked.
+    if len(variants) > 1:
+        distinct: dict[str, Mapping[str, Any]] = {}
+        for variant in variants:
+            key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
+            distinct.setdefault(key, variant)
+        variants = list(distinct.values())
+    problems = dict.fromkeys(problem for v in variants for problem in catalogue.problems(v))
+    if problems:
+        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in problems])
 
 
 def _warnings(
@@ -257,28 +252,28 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
 
 
 def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
-    found = []
+    problems = []
     for path, text in named_paths(spec):
         try:
             place_of(text, home)
         except PathNotAllowed as error:
-            found.append(_at(document, path, str(error)))
-    if found:
-        raise SpecInvalid("PathNotAllowed", found)
+            problems.append(_at(document, path, str(error)))
+    if problems:
+        raise SpecInvalid("PathNotAllowed", problems)
 
 
 def _with_loras(
     document: Document, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
 ) -> dict[str, Any]:
-    """The spec's LoRAs, each pinned by its hash; a missing one fails the job when it runs."""
+    """The spec's LoRAs, each with its hash; a missing file fails the job when it runs."""
     if not spec.get("loras"):
         return {}
     from runner.spool.inbox import loras
 
     pinned, faults = loras.recorded(spec, home, catalogue.snapshot)
-    if wrong := [fault for fault in faults if fault.reason != ModelMissing.reason]:
-        found = [_at(document, fault.path, fault.message) for fault in wrong]
-        raise SpecInvalid(wrong[0].reason, found)
+    if invalid := [fault for fault in faults if fault.reason != ModelMissing.reason]:
+        problems = [_at(document, fault.path, fault.message) for fault in invalid]
+        raise SpecInvalid(invalid[0].reason, problems)
     return {} if faults else {"loras": pinned}
 
 
@@ -289,23 +284,19 @@ def _at(document: Document, path: str, message: str) -> Problem:
 
 
 def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Assessment:
+    # Kept of an invalid spec, unless they are large: the caller's own keys and the kind.
+    kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
+    if isinstance(value.get("kind"), str):
+        kept["kind"] = value["kind"][:40]
     return Assessment(
         reason=error.reason,
         message=f"{error}: mend the spec and drop it again",
         problems=error.problems,
         explicit_id=_id_in(value),
-        realised=_own_keys(value),
+        realised=kept if len(json.dumps(kept)) < 10_000 else {},
     )
 
 
-def _own_keys(value: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a bad spec: the caller's own keys, where they are plain and small."""
-    kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
-    if isinstance(value.get("kind"), str):
-        kept["kind"] = value["kind"][:40]
-    return kept if len(json.dumps(kept)) < 10_000 else {}
-
-
 def _id_in(value: Mapping[str, Any]) -> str | None:
-    given = value.get("id")
-    return given if isinstance(given, str) and is_safe_id(given) else None
+    job_id = value.get("id")
+    return job_id if isinstance(job_id, str) and is_safe_id(job_id) else None

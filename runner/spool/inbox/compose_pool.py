@@ -1,10 +1,9 @@
-"""Planning aside: a spec with `compose` is judged in another process while the intake goes on.
+"""Assesses specs with `compose` in other processes while the intake goes on.
 
-Ten thousand prompts take ten seconds and more to make and audit. In a thread of this process that
-would hold up all others, the GPU's among them, at every turn of the interpreter. A spec that may
-have ended this process once is judged there too. Nothing is recorded here: a drop that is being
-planned lies in the inbox as before. So a runner that ends loses only the work, and a file that is
-removed or replaced is planned no further.
+Ten thousand prompts take ten seconds and more to make and audit; a thread for that would slow down
+all others, the GPU's among them, by holding the interpreter's lock. A spec that may have ended this
+process once is assessed there too. Nothing is recorded here: the file of a pending drop stays in
+the inbox. So only the work is lost if the runner ends, or if the file is removed or replaced.
 """
 
 from __future__ import annotations
@@ -27,150 +26,150 @@ from runner.spool.inbox.settle import Drop
 log = logging.getLogger(__name__)
 
 _COMPOSE = re.compile(rb"""(?:^|[\s{,"'])compose["']?\s*:""")
-# A second one, so that a small plan need not wait for a large one.
-_AT_ONCE = 2
+# A second process, so that a small spec need not wait for a large one.
+_MOST_PROCESSES = 2
 _MOST_DEATHS = 2
 
 
 def may_compose(drop: Drop) -> bool:
-    """Whether a drop looks as if it had a `compose`; most do not, and are not read for it."""
+    """Whether a drop may have the key `compose`, by its bytes: most specs need not be parsed."""
     return _COMPOSE.search(drop.data) is not None
 
 
 @dataclass
 class PendingDrop:
-    """A drop that is planned aside: its place in the order, and its verdict once there is one.
+    """A drop in the pool: its `seq` in the ledger, and its assessment once there is one.
 
-    `unplanned` is what was known before; it becomes the verdict of a drop that is cancelled.
+    `uncomposed` is the assessment before its prompts are made, also used when it is cancelled.
     """
 
     drop: Drop
     uncomposed: Assessment
     seq: int
-    verdict: Assessment | None = None
-    planner: ComposeProcess | None = None
+    assessment: Assessment | None = None
+    process: ComposeProcess | None = None
     given_up: bool = False
 
 
 class ComposePool:
-    """The drops that are planned aside; for the intake's thread alone."""
+    """The pending drops; used by the intake's thread only."""
 
     def __init__(self, home: Home, catalogue: Catalogue, wake: threading.Event) -> None:
         self._home = home
         self._catalogue = catalogue
         self._wake = wake
-        self._asides: dict[str, PendingDrop] = {}
-        # Shared with the threads that wait for the planners.
+        self._pending: dict[str, PendingDrop] = {}
+        # Guards what the threads that wait for the processes use too.
         self._lock = threading.Lock()
         self._waiting: deque[PendingDrop] = deque()
         self._threads = 0
 
     def __len__(self) -> int:
-        return len(self._asides)
+        return len(self._pending)
 
     def __iter__(self) -> Iterator[PendingDrop]:
-        return iter(list(self._asides.values()))
+        return iter(list(self._pending.values()))
 
-    def begin(self, aside: PendingDrop) -> None:
-        """Plan a drop; `wake` is set when its verdict is there."""
-        log.info("planning %s aside", aside.drop.name)
-        self._asides[aside.drop.name] = aside
+    def begin(self, pending: PendingDrop) -> None:
+        """Have a drop assessed; `wake` is set when that is done."""
+        log.info("assessing %s in another process", pending.drop.name)
+        self._pending[pending.drop.name] = pending
         with self._lock:
-            self._waiting.append(aside)
-            if self._threads == _AT_ONCE:
+            self._waiting.append(pending)
+            if self._threads == _MOST_PROCESSES:
                 return
             self._threads += 1
         try:
-            threading.Thread(target=self._work, name="planning", daemon=True).start()
+            threading.Thread(target=self._work, name="composing", daemon=True).start()
         except RuntimeError:
-            # No thread to be had now: the drop lies where it lay, and is looked at again.
+            # No thread can be started now: the drop is still in the inbox, and is tried again.
             with self._lock:
                 self._threads -= 1
-            self.forget([aside.drop.name])
+            self.forget([pending.drop.name])
             raise
 
     def find(self, file: Path) -> PendingDrop | None:
-        """What is planned of this file of the inbox; it is forgotten when the file is another."""
-        aside = self._asides.get(file.name)
-        if aside is None:
+        """The pending drop of a file in the inbox; it is forgotten when the file has changed."""
+        pending = self._pending.get(file.name)
+        if pending is None:
             return None
         try:
-            unchanged = signature_of(os.lstat(file)) == aside.drop.signature
+            unchanged = signature_of(os.lstat(file)) == pending.drop.signature
         except FileNotFoundError:
             unchanged = False
         if not unchanged:
             self.forget([file.name])
-        return aside if unchanged else None
+        return pending if unchanged else None
 
     def of(self, drop: Drop) -> PendingDrop | None:
-        """What is planned of this very drop."""
-        aside = self._asides.get(drop.name)
-        return aside if aside is not None and aside.drop is drop else None
+        """The pending drop of this drop, not of another one with its name."""
+        pending = self._pending.get(drop.name)
+        return pending if pending is not None and pending.drop is drop else None
 
-    def cancel(self, aside: PendingDrop) -> None:
-        """Plan this one no further: what was known before is its verdict."""
-        self._give_up(aside)
-        aside.verdict = aside.uncomposed
+    def cancel(self, pending: PendingDrop) -> None:
+        """Stop working on a drop: its assessment is the one before its prompts are made."""
+        self._give_up(pending)
+        pending.assessment = pending.uncomposed
         self._wake.set()
 
     def keep_only(self, names: set[str]) -> None:
         """Forget drops whose files are no longer there."""
-        self.forget(self._asides.keys() - names)
+        self.forget(self._pending.keys() - names)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Forget these drops: they are answered, or gone."""
+        """Forget these drops: they are acknowledged, or gone."""
         for name in names:
-            aside = self._asides.pop(name, None)
-            if aside is not None:
-                self._give_up(aside)
+            pending = self._pending.pop(name, None)
+            if pending is not None:
+                self._give_up(pending)
 
     def close(self) -> None:
-        """Forget every drop, and end the planners."""
-        self.forget(list(self._asides))
+        """Forget every drop, and end the processes."""
+        self.forget(list(self._pending))
 
-    def _give_up(self, aside: PendingDrop) -> None:
+    def _give_up(self, pending: PendingDrop) -> None:
         with self._lock:
-            aside.given_up = True
-            if aside.planner is not None:
-                aside.planner.kill()
+            pending.given_up = True
+            if pending.process is not None:
+                pending.process.kill()
 
     def _work(self) -> None:
-        """One planner's drops until none is left; runs in a thread that only waits for it."""
-        with ComposeProcess() as planner:
-            while (aside := self._next(planner)) is not None:
-                verdict = self._plan(aside, planner)
+        """Have one process assess drops until none is left; the thread only waits for it."""
+        with ComposeProcess() as process:
+            while (pending := self._next(process)) is not None:
+                assessment = self._assess(pending, process)
                 with self._lock:
-                    aside.planner = None
-                    if not aside.given_up:
-                        aside.verdict = verdict
-                if aside.given_up:
-                    planner.end()
+                    pending.process = None
+                    if not pending.given_up:
+                        pending.assessment = assessment
+                if pending.given_up:
+                    process.end()
                 self._wake.set()
 
-    def _next(self, planner: ComposeProcess) -> PendingDrop | None:
+    def _next(self, process: ComposeProcess) -> PendingDrop | None:
         with self._lock:
             while self._waiting:
-                aside = self._waiting.popleft()
-                if not aside.given_up:
-                    aside.planner = planner
-                    return aside
+                pending = self._waiting.popleft()
+                if not pending.given_up:
+                    pending.process = process
+                    return pending
             self._threads -= 1
             return None
 
-    def _plan(self, aside: PendingDrop, planner: ComposeProcess) -> Assessment:
+    def _assess(self, pending: PendingDrop, process: ComposeProcess) -> Assessment:
         for _ in range(_MOST_DEATHS):
             try:
                 with self._lock:
-                    if aside.given_up:
+                    if pending.given_up:
                         break
-                    planner.start()
-                return planner.assess(aside.drop, self._home, self._catalogue)
+                    process.start()
+                return process.assess(pending.drop, self._home, self._catalogue)
             except ComposeProcessDied:
                 continue
             except Exception:
-                # No room for a process: slower for all others, but no drop is left unanswered.
-                log.exception("no process can plan %s: it is planned here", aside.drop.name)
-                return assess(aside.drop, self._home, self._catalogue)
+                # No process can be started: slower for all others, but the drop is assessed.
+                log.exception("no process for %s: it is assessed here", pending.drop.name)
+                return assess(pending.drop, self._home, self._catalogue)
         return Assessment(
             reason="CrashLoop",
             message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "

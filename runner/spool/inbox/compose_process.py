@@ -1,7 +1,7 @@
-"""The process that plans, from both sides: it judges the drops it is handed, one after another.
+"""A process that assesses the drops it is sent, one after another, and its use from the runner.
 
-It speaks pickles through its pipes, writes no file, takes no Ctrl-C, and ends at once when whoever
-started it dies or closes the pipe.
+It reads and writes pickles through its pipes, writes no file, ignores Ctrl-C, and ends at once when
+the process that started it dies or closes the pipe.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.settle import Drop
 
 _NICENESS = 10
-# What writing to a process that ended raises, and reading an answer that breaks off anywhere.
-_CUT_SHORT = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
+# Raised by writing to a process that ended, and by reading a pickle that breaks off anywhere.
+_BROKEN_OFF = (EOFError, OSError, ValueError, IndexError, AttributeError, ImportError)
 
 
 class ComposeProcessDied(Exception):
-    """The process ended before it answered."""
+    """The process ended before it returned an assessment."""
 
 
 class ComposeProcess:
-    """One such process; ended when the `with` is left."""
+    """One such process, a context manager that ends it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,9 +41,9 @@ class ComposeProcess:
         self._process = self._process or _start()
 
     def assess(self, drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
-        """What `assess` finds there. Raises ComposeProcessDied; then `start` starts another.
+        """The result of `assess` in the process; the catalogue is pickled too.
 
-        The catalogue travels too, so it must be one that can be pickled.
+        Raises ComposeProcessDied, after which `start` starts another process.
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
@@ -51,20 +51,20 @@ class ComposeProcess:
         try:
             process.stdin.write(order)
             process.stdin.flush()
-            verdict: Assessment = pickle.load(process.stdout)
-        except (*_CUT_SHORT, pickle.UnpicklingError):
+            assessment: Assessment = pickle.load(process.stdout)
+        except (*_BROKEN_OFF, pickle.UnpicklingError):
             self.end()
             raise ComposeProcessDied from None
-        return verdict
+        return assessment
 
     def kill(self) -> None:
-        """Have what is being judged end in ComposeProcessDied; from any thread."""
+        """Kill the process: `assess` raises ComposeProcessDied. Safe to call from any thread."""
         process = self._process
         if process is not None:
             process.kill()
 
     def end(self) -> None:
-        """End the process and give everything of it back."""
+        """End the process, close its pipes and wait for it."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -83,28 +83,28 @@ class ComposeProcess:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    quietly = 0
+    flags = 0
     if sys.platform == "win32":
-        quietly = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+        flags = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
     return subprocess.Popen(
         command(__name__),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=quietly,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=flags,
     )  # fmt: skip
 
 
 def program() -> None:
-    """Answer every order with its verdict."""
+    """Read drops from stdin and write their assessments to stdout until stdin is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         os.nice(_NICENESS)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # Whatever prints must not get between the pickles.
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # Anything that prints must not write between the pickles.
     sys.stdout = sys.stderr
     orders: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
-        pickle.dump(assess(*orders.get()), answers)
-        answers.flush()
+        pickle.dump(assess(*orders.get()), results)
+        results.flush()
 
 
 def _listen(orders: SimpleQueue[Any]) -> None:
@@ -112,5 +112,5 @@ def _listen(orders: SimpleQueue[Any]) -> None:
         try:
             orders.put(pickle.load(sys.stdin.buffer))
         except EOFError:
-            # In the middle of a plan too: nobody waits for it.
+            # In the middle of an assessment too: its result is of no use any more.
             os._exit(0)

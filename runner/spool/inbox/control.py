@@ -1,6 +1,6 @@
 """Control files: cancel a job, run a finished one again, pause.
 
-Their names say everything; their content is never read, and they need no settling. A cancel is
+Only their names count; their content is never read, and they need no settling. A cancel is
 removed only once it is recorded, so a restart in between obeys it again, which changes nothing.
 """
 
@@ -55,12 +55,12 @@ class Controls:
         self._unknown_since: dict[str, float] = {}
         self._specs: set[str] = set()
         self.paused = False
-        self.seconds_to_next_look = _UNKNOWN_SECONDS
+        self.seconds_to_next_check = _UNKNOWN_SECONDS
 
-    def obey(self, names: Iterable[str], moment: float, *, planning: bool = False) -> bool:
-        """Obey the control files among `names`, what the inbox holds; whether anything changed.
+    def obey(self, names: Iterable[str], moment: float, *, composing: bool = False) -> bool:
+        """Obey the control files among `names`, all files of the inbox; whether anything changed.
 
-        While specs are in `planning`, a cancel whose job is not known may be meant for one of them.
+        While specs are `composing`, a cancel of an unknown job is kept: it may be for one of them.
         """
         present = {name for name in names if not name.startswith(".")}
         paused = PAUSE_NAME in present
@@ -70,41 +70,43 @@ class Controls:
         self._specs = {n for n in present if is_spec(n)} if controls else set()
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
-        early = False
+        unobeyed = False
         for name in controls:
             file, obeyed = self._home.inbox / name, False
             if self._faults.seconds_left(file):
                 continue
             try:
-                with self._faults.apart(file):
-                    obeyed = self._obey_one(name, moment, planning)
+                with self._faults.isolated(file):
+                    obeyed = self._obey_one(name, moment, composing)
                 self._log_once.recovered()
             except (OSError, DiskFull) as error:
-                # One file must not keep the others, or the specs, from being looked at.
+                # One file must not hold up the others, or the specs.
                 self._log_once.failed(error)
             changed |= obeyed
-            early |= not obeyed
-        self.seconds_to_next_look = 1.0 if early else _UNKNOWN_SECONDS
+            unobeyed |= not obeyed
+        self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
-    def _obey_one(self, name: str, moment: float, planning: bool) -> bool:
+    def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
         target = name[: name.rindex(".")]
         record = self._find(target)
         if record is None:
-            self._wait_for_spec(name, moment, coming=planning or target in self._specs)
+            since = self._unknown_since.setdefault(name, moment)
+            if moment - since >= _UNKNOWN_SECONDS and not (composing or target in self._specs):
+                self._remove(name)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
         elif record.state in FINAL_STATES:
             self._retry(name, record)
         else:
-            # Asked for too early: it is obeyed when the job is over.
+            # A retry that came early is obeyed when the job has ended.
             return False
         self._remove(name)
         return True
 
     def awaits(self, *names: str) -> bool:
-        """Whether a cancel came before the spec that goes by these names, its id and its file's."""
+        """Whether a cancel came before the spec with one of these names, its id or its file's."""
         if not self._unknown_since:
             return False
         waiting = {key_of(name) for name in self._unknown_since}
@@ -115,14 +117,15 @@ class Controls:
         if record is None:
             record = self._ledger.newest_of_file(target)
         if record is not None and record.identity is None:
-            # The newest drop of that file is still in the inbox, or one that takes a free id.
+            # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
+            # which a rejected job does not keep.
             newer = target in self._specs and record.source_name == target
-            if newer or (record.state == State.REJECTED and self._is_coming(target)):
+            if newer or (
+                record.state == State.REJECTED
+                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs)
+            ):
                 return None
         return record
-
-    def _is_coming(self, job_id: str) -> bool:
-        return any(key_of(id_from_file(name)) == key_of(job_id) for name in self._specs)
 
     def _cancel(self, record: Record) -> None:
         with self._ledger.transaction():
@@ -134,33 +137,27 @@ class Controls:
         if state == State.QUEUED and record.started_at is None:
             self._outbox.write_status(record.seq, durable=True)
         elif state in (State.QUEUED, State.RUNNING):
-            # It may have pictures: it ends with its page, like any that has begun.
+            # It may have pictures: the writer ends it, with its contact sheet.
             self._on_cancel(record.seq)
 
     def _retry(self, name: str, record: Record) -> None:
-        """Run a finished job again: its bytes, its seeds, and its own copies of the inputs."""
+        """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
         identity = _identity(self._home.inbox / name)
-        known = self._ledger.with_identities([identity]).get(identity)
-        if not known and (record.state not in _RETRIED or not record.total):
+        again = self._ledger.with_identities([identity]).get(identity)
+        if again is None and (record.state not in _RETRIED or not record.total):
             receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
             self._outbox.write_jobs([], [receipt])
             return
-        again = known or self._insert_again(name, record, identity)
+        again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
-        now = self._ledger.get(again.seq)
-        self._outbox.write_jobs([now], [receipt])
-        self._ledger.published([now])
+        again = self._ledger.get(again.seq)
+        self._outbox.write_jobs([again], [receipt])
+        self._ledger.published([again])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
-        with self._ledger.transaction():
-            again = self._ledger.insert(self._again(name, record, identity))
-            self._ledger.add_composed(again.seq, self._ledger.composed(record.seq))
-        return again
-
-    def _again(self, name: str, record: Record, identity: str) -> Record:
-        return replace(
+        again = replace(
             record,
             seq=0,
             id=self._ids.free(record.id, first=2),
@@ -180,15 +177,13 @@ class Controls:
             started_at=None,
             finished_at=None,
         )
-
-    def _wait_for_spec(self, name: str, moment: float, *, coming: bool) -> None:
-        since = self._unknown_since.setdefault(name, moment)
-        if moment - since >= _UNKNOWN_SECONDS and not coming:
-            del self._unknown_since[name]
-            self._remove(name)
+        with self._ledger.transaction():
+            again = self._ledger.insert(again)
+            self._ledger.add_composed(again.seq, self._ledger.composed(record.seq))
+        return again
 
     def _remove(self, name: str) -> None:
-        """Remove an obeyed file for good before forgetting that it was obeyed."""
+        """Remove a control file, durably before the ledger forgets that it was obeyed."""
         self._unknown_since.pop(name, None)
         identity = _identity(self._home.inbox / name)
         self._disk.remove(self._home.inbox / name)
@@ -198,7 +193,7 @@ class Controls:
 
 
 def _identity(path: Path) -> str:
-    """Tells this very control file from a later one of its name."""
+    """What distinguishes this control file from a later one of its name; "" where it is gone."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

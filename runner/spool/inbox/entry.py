@@ -1,4 +1,4 @@
-"""From a verdict to a record: what the ledger keeps of a drop."""
+"""Makes the record of a drop, as the ledger keeps it, from its assessment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runner.spool.inbox.settle import Drop
 from runner.spool.store.record import Record
 
 
-def record_of(drop: Drop, verdict: Assessment, job_id: str, seq: int = 0) -> Record:
-    """The record of a drop that was judged; without `seq` it has no place in the order yet."""
-    rejected = verdict.reason is not None
-    spec = verdict.realised
+def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> Record:
+    """The record of an assessed drop; the ledger numbers one with a `seq` of 0."""
+    rejected = assessment.reason is not None
+    spec = assessment.realised
     # Set from the start, so that no image starts before its inputs are copied.
     waits = not rejected and any(named_paths(spec))
     accepted_at = timestamp()
-    # The scheduler works out the hours of a job that waits for inputs, once they are there.
+    # The scheduler computes the hours of a job that waits for inputs, once they are there.
     moment = now()
     opening = 0.0 if rejected or waits else ready_at(spec, moment)
-    reason, message = verdict.reason, verdict.message
+    reason, message = assessment.reason, assessment.message
     if waits:
         reason = WAITING_FOR_INPUT
     elif opening > moment:
@@ -46,11 +46,11 @@ def record_of(drop: Drop, verdict: Assessment, job_id: str, seq: int = 0) -> Rec
         kind=spec.get("kind"),
         model=spec.get("model"),
         priority=spec.get("priority", 0),
-        total=verdict.total,
-        base_seed=verdict.base_seed,
+        total=assessment.total,
+        base_seed=assessment.base_seed,
         identity=drop.identity,
         realised=spec,
-        errors=[asdict(problem) for problem in verdict.problems],
-        warnings=list(verdict.warnings),
+        errors=[asdict(problem) for problem in assessment.problems],
+        warnings=list(assessment.warnings),
         ready_at=opening,
     )

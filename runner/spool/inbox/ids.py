@@ -1,6 +1,6 @@
-"""The ids of one home: who holds one, and which is free.
+"""The ids of one home: which job holds one, and which are free.
 
-An id that is let go is forgotten here, with what its job left; nothing else is ever removed.
+The record and the folder of a job that no longer holds its id are removed here, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from runner.spool.store.spool import Spool
 
 
 class Ids:
-    """The ids that jobs have, by the ledger and by the folders in the outbox."""
+    """The ids in use, by the ledger and by the folders in the outbox."""
 
     def __init__(self, spool: Spool) -> None:
         self._ledger = spool.ledger
@@ -27,26 +27,26 @@ class Ids:
         return candidate
 
     def is_taken(self, job_id: str) -> bool:
-        """Whether a job holds this id, or a folder of that name is there that no job made."""
+        """Whether a job holds this id, or the outbox has another folder of that name."""
         return self.holder(job_id) is not None or self._outbox.folder(job_id).exists()
 
     def holder(self, job_id: str) -> Record | None:
-        """The job that holds an id; one that no longer holds it is forgotten here.
+        """The job that holds an id; one that no longer holds it is removed.
 
-        A rejected job holds nothing, nor does one that was cancelled before it was planned, and a
-        finished one whose folder was moved away lets go.
+        Rejected jobs hold no id, nor do those cancelled before they were composed, nor finished
+        ones whose folder was moved away.
         """
         record = self._ledger.newest(job_id)
         if record is None:
             return None
-        gone = not record.behind and not self._outbox.folder(record.id).is_dir()
-        never_planned = record.state == State.CANCELLED and not record.total
+        uncomposed = record.state == State.CANCELLED and not record.total
+        moved_away = not record.behind and not self._outbox.folder(record.id).is_dir()
         if (
             record.state == State.REJECTED
-            or never_planned
-            or (record.state in FINAL_STATES and gone)
+            or uncomposed
+            or (record.state in FINAL_STATES and moved_away)
         ):
-            self._ledger.forget([record.seq])
+            self._ledger.forget(record.seq)
             self._outbox.clear_job(record.id)
             return None
         return record

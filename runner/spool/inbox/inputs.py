@@ -1,8 +1,8 @@
 """The images a spec names: where they may lie, and their copies in the job's folder.
 
-A path is checked as text, then as a place (inside the allowed roots, symlinks followed), then
-opened without blocking. Nothing outside the roots is ever opened, and no content of a file appears
-in an error. The caller's file is left alone.
+A path is checked as text, then with symlinks resolved (it must be inside the allowed roots), then
+opened without blocking and checked again. No content of a file appears in an error. The caller's
+file is left alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from runner.spool.disk.platform import has_writer, open_regular, path_of, signat
 
 IMAGE_FIELDS = ("image", "mask")
 _MOST_BYTES = 256 * 1024 * 1024
-_DRIVE_OR_STREAM = re.compile(r"^[A-Za-z]:|:")
 
 
 def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every (place in the spec, path text) of the images that a spec names."""
+    """The images that a spec names, each as (path of its field in the spec, text)."""
     for field in IMAGE_FIELDS:
         value = spec.get(field)
         if isinstance(value, str):
@@ -38,27 +37,25 @@ def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def place_of(text: str, home: Home) -> Path:
-    """Where a path in a spec lies. Raises PathNotAllowed for one that leaves the allowed roots."""
+    """The file that a text in a spec names. Raises PathNotAllowed outside the allowed roots."""
     roots = [Path(root).expanduser() for root in home.settings.input_roots]
     posix = text.replace("\\", "/")
     if "\0" in text or ".." in posix.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
-    if Path(text).is_absolute() or posix.startswith("/") or _DRIVE_OR_STREAM.search(text):
-        given = Path(text)
-        if not any(_inside(given, root) for root in roots):
+    # A colon follows a drive, or comes before an alternate data stream.
+    if Path(text).is_absolute() or posix.startswith("/") or ":" in text:
+        if not any(_inside(Path(text), root) for root in roots):
             raise PathNotAllowed(
                 f"{text!r} is outside the inbox: copy the file there, or add its folder to "
                 "`input_roots` in fluxdrop.yaml"
             )
-        return given
+        return Path(text)
+    folder, name = home.inbox, posix
     first, _, rest = posix.partition("/")
-    if first == "inbox" and rest:
-        place, root = home.inbox / rest, home.inbox
-    elif first == "outbox" and rest:
-        place, root = home.outbox / rest, home.outbox
-    else:
-        place, root = home.inbox / posix, home.inbox
-    if not any(_inside(place, allowed) for allowed in (root, *roots)):
+    if first in ("inbox", "outbox") and rest:
+        folder, name = home.outbox if first == "outbox" else home.inbox, rest
+    place = folder / name
+    if not any(_inside(place, root) for root in (folder, *roots)):
         raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
     return place
 
@@ -68,14 +65,14 @@ def _inside(path: Path, root: Path) -> bool:
 
 
 def maker_of(text: str) -> str | None:
-    """The id of the job that would make this picture (`outbox/<id>/<file>`), if it is one."""
+    """The id of the job that makes this picture, if the text has the form outbox/<id>/<file>."""
     parts = text.replace("\\", "/").split("/")
     return parts[1] if len(parts) == 3 and parts[0] == "outbox" else None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An input image's bytes, its file's signature, and whether surely nobody writes it."""
+    """An input image's bytes, its file's signature, and whether it is known to have no writer."""
 
     data: bytes
     signature: tuple[int, ...]
@@ -83,10 +80,10 @@ class Snapshot:
 
 
 def take(place: Path, home: Home) -> Snapshot | None:
-    """The whole bytes of an input image, or None while it is missing or still being written.
+    """The bytes of an input image, or None while it is missing or still being written.
 
-    Raises PathNotAllowed when the file was swapped for a link that leaves the roots, and InputBad
-    for what is no regular file or is too large.
+    Raises PathNotAllowed for a path that now leads out of the roots, and InputBad for what is not a
+    regular file or is too large.
     """
     try:
         handle = open_regular(Path(os.path.realpath(place)))
@@ -97,7 +94,11 @@ def take(place: Path, home: Home) -> Snapshot | None:
             f"{place.name} cannot be read as a file: {error.strerror or error}"
         ) from None
     with os.fdopen(handle, "rb") as file:
-        _check_opened(path_of(file.fileno()) or place, place, home)
+        # The path may lead to another file now than when it was checked.
+        opened = path_of(file.fileno()) or place
+        roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
+        if not any(_inside(opened, root) for root in roots):
+            raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
         before = os.fstat(file.fileno())
         writer = has_writer(file.fileno())
         if writer:
@@ -110,17 +111,10 @@ def take(place: Path, home: Home) -> Snapshot | None:
     return Snapshot(data, signature_of(before), closed=writer is False)
 
 
-def _check_opened(opened: Path, place: Path, home: Home) -> None:
-    """Refuse what was swapped for a link out of the roots between the check and the open."""
-    roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
-    if not any(_inside(opened, root) for root in roots):
-        raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
-
-
 def reading_copies(
     spec: Mapping[str, Any], job_id: str, inputs: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The same spec, reading the job's private copies of its images instead of the originals."""
+    """The same spec, but reading its images from the job's private copies."""
 
     def copy_of(value: Any) -> Any:
         if isinstance(value, str):
@@ -133,12 +127,12 @@ def reading_copies(
 
 
 def is_from_outbox(text: str) -> bool:
-    """Whether a path names something the runner made, which appeared whole, by rename."""
+    """Whether a path is below the outbox, where files appear whole, by rename."""
     return text.replace("\\", "/").startswith("outbox/")
 
 
 def copy_name(text: str, taken: Mapping[str, str]) -> str:
-    """The file name that an input's copy gets in `inputs/`: its own, made unique and safe."""
+    """The file name of an input's copy in `inputs/`: its own, made safe and unique."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("\\", "/").rsplit("/", 1)[-1]).strip("-.")
     name = name[-80:] or "image"
     used = {value.casefold() for value in taken.values()}

@@ -1,8 +1,8 @@
-"""The intake: one look at the inbox after another, and an answer to every drop.
+"""The intake scans the inbox again and again, and makes a job of every drop.
 
-One look: control files first, then the settled specs in natural order. A batch becomes jobs by one
-commit of the ledger; only then are the folders, statuses and receipts written, and a file leaves
-the inbox last, if it is still the very file that was read. Doing any of that twice changes nothing.
+A scan obeys control files first, then takes the settled specs in natural order. A batch becomes
+jobs by one commit of the ledger; only then are the folders, statuses and receipts written, and a
+file leaves the inbox last, if it is still the file that was read. All of it is safe to repeat.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
-# What its receipt is written under, aside, is some 30 bytes longer; file systems take 255.
+# The temporary name of its receipt is some 30 bytes longer; file systems allow 255.
 _LONGEST_NAME = 223
 _BROKEN = Assessment(
     reason="Internal", message="fluxdrop could not take this spec (a bug): see the runner's log"
@@ -47,7 +47,7 @@ _UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
 
 
 class Intake:
-    """Turns what lies in the inbox into jobs."""
+    """Makes jobs of the files in the inbox; `run` is the loop of its thread."""
 
     def __init__(
         self, spool: Spool, catalogue: Catalogue,
@@ -68,19 +68,19 @@ class Intake:
         self.controls = Controls(spool, self._waiting, self._ids, on_cancel=on_cancel)
         self._acknowledger = Acknowledger(spool, self._waiting)
         self._compose_pool = ComposePool(home, catalogue, self.wake)
-        self._log_once = LogOnce("looking at the inbox")
-        self._cut_short = False
+        self._log_once = LogOnce("scanning the inbox")
+        self._interrupted = False
         self._suspects = spool.ledger.suspects()
         self.unsettled = 0
         self.scans = 0
 
     @property
     def waits_for_inputs(self) -> bool:
-        """Whether jobs wait for pictures that a finished image may be."""
+        """Whether jobs wait for input images, which a job may just have made."""
         return self._waiting.any_waiting
 
     def run(self, stop: threading.Event) -> None:
-        """Look, wait until woken or until a file may have settled, and look again."""
+        """Scan, wait until woken or until a file may have settled, and scan again."""
         while not stop.is_set():
             self.wake.clear()
             try:
@@ -88,44 +88,43 @@ class Intake:
                 seconds = self.scan()
                 self._log_once.recovered()
             except Exception as error:  # noqa: BLE001 the thread must live
-                # A full disk or a vanished folder is a condition to wait out, not an end.
+                # A full disk or a vanished folder is waited out.
                 self._log_once.failed(error)
-                self._cut_short = True
+                self._interrupted = True
                 seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
         self.watcher.stop()
         self._compose_pool.close()
 
     def scan(self) -> float:
-        """One look at the whole inbox; the seconds after which another is wanted."""
+        """Scan the whole inbox once; return the seconds after which to scan it again."""
         moment = controls_at = monotonic()
-        if self._cut_short or self.faults.told():
+        if self._interrupted or self.faults.listed():
             finish_acknowledgements(self._spool)
         renamed_in = self.watcher.take_renamed_in()
         names = self._list_inbox()
-        # The answer to a file at fault that was taken away is finished at the next scan.
-        self._cut_short = self.faults.forget_gone()
+        # Where a file at fault was taken away, the next scan finishes its acknowledgement.
+        self._interrupted = self.faults.forget_gone()
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
-        there = set(specs)
-        self._compose_pool.keep_only(there)
-        self._settler.keep_only(there)
+        self._compose_pool.keep_only(set(specs))
+        self._settler.keep_only(set(specs))
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
-        wanted = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
-        if self._cut_short:
-            wanted.append(_AGAIN_SECONDS)
+        waits = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
+        if self._interrupted:
+            waits.append(_AGAIN_SECONDS)
         batch: list[Drop] = []
         size = unsettled = 0
         for name in specs:
-            looked = None
-            with self.faults.apart(self._inbox / name):
-                looked = self._look(name, renamed_in=name in renamed_in)
-            if isinstance(looked, Drop):
-                batch.append(looked)
-                size += looked.size
-            elif looked is not None:
+            result = None
+            with self.faults.isolated(self._inbox / name):
+                result = self._check(name, renamed_in=name in renamed_in)
+            if isinstance(result, Drop):
+                batch.append(result)
+                size += result.size
+            elif result is not None:
                 unsettled += 1
-                wanted.append(looked)
+                waits.append(result)
             if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 self.accept(batch)
                 changed, batch, size = True, [], 0
@@ -138,27 +137,27 @@ class Intake:
             changed = True
         self.unsettled = unsettled + len(self._compose_pool)
         self.scans += 1
-        changed |= self._waiting.look(moment)
-        wanted.append(self.faults.seconds_to_next_try)
-        wanted.append(self._waiting.seconds_to_next_look)
-        wanted.append(self.controls.seconds_to_next_look)
+        changed |= self._waiting.gather_all(moment)
+        waits.append(self.faults.seconds_to_next_try)
+        waits.append(self._waiting.seconds_to_next_check)
+        waits.append(self.controls.seconds_to_next_check)
         if changed:
             self._on_change()
-        return max(min(wanted), 0.01)
+        return max(min(waits), 0.01)
 
-    def _look(self, name: str, *, renamed_in: bool) -> Drop | float | None:
-        """A drop that can be judged or is, the seconds to wait for one, or None."""
+    def _check(self, name: str, *, renamed_in: bool) -> Drop | float | None:
+        """A drop that is settled or was assessed in the pool, the seconds to wait, or None."""
         file = self._inbox / name
         if self.faults.seconds_left(file):
             return None
         if length_of(name) > _LONGEST_NAME:
             raise OSError(errno.ENAMETOOLONG, f"a name has at most {_LONGEST_NAME} bytes")
-        aside = self._compose_pool.find(file)
-        if aside is not None:
-            # Whoever plans it wakes the intake.
-            return aside.drop if aside.verdict else None
-        # The moment of this very look: a long look is no silence of the file.
-        return self._settler.look(file, monotonic(), renamed_in=renamed_in)
+        pending = self._compose_pool.find(file)
+        if pending is not None:
+            # The pool wakes the intake when it has been assessed.
+            return pending.drop if pending.assessment else None
+        # The time now: with that of the scan's start, a long scan would count as time unchanged.
+        return self._settler.check(file, monotonic(), renamed_in=renamed_in)
 
     def _list_inbox(self) -> list[str]:
         with os.scandir(self._inbox) as entries:
@@ -169,96 +168,96 @@ class Intake:
         self._obey(self._list_inbox())
 
     def _obey(self, names: list[str]) -> bool:
-        """Obey the control files, for what is being planned too; whether anything changed."""
-        changed = self.controls.obey(names, monotonic(), planning=len(self._compose_pool) > 0)
-        for aside in self._compose_pool:
-            if self._is_cancelled(aside.drop, aside.uncomposed):
-                self._compose_pool.cancel(aside)
+        """Obey the control files, for pending drops too; whether anything changed."""
+        changed = self.controls.obey(names, monotonic(), composing=len(self._compose_pool) > 0)
+        for pending in self._compose_pool:
+            if self._is_cancelled(pending.drop, pending.uncomposed):
+                self._compose_pool.cancel(pending)
         return changed
 
-    def _is_cancelled(self, drop: Drop, verdict: Assessment) -> bool:
-        job_id = verdict.explicit_id or id_from_file(drop.name)
+    def _is_cancelled(self, drop: Drop, assessment: Assessment) -> bool:
+        job_id = assessment.explicit_id or id_from_file(drop.name)
         return self.controls.awaits(drop.name, job_id)
 
     def accept(self, drops: Sequence[Drop]) -> None:
-        """Make jobs of settled drops; one that raises is rejected, or set aside, alone."""
-        self.faults.all_or_each(drops, self._accept, self._stumble)
+        """Make jobs of settled drops; where one raises, only that one is rejected or skipped."""
+        self.faults.all_or_each(drops, self._accept, self._accept_failed)
 
-    def _stumble(self, drop: Drop, error: Exception) -> None:
+    def _accept_failed(self, drop: Drop, error: Exception) -> None:
         self._compose_pool.forget([drop.name])
-        with self.faults.apart(self._inbox / drop.name):
+        with self.faults.isolated(self._inbox / drop.name):
             if isinstance(error, OSError):
-                # It may pass, and says nothing against the spec.
+                # It may be temporary, and is not the spec's fault.
                 raise error
             log.error("%r cannot be taken", drop.name, exc_info=error)
             self._accept([drop], _BROKEN)
 
     def _accept(self, drops: Sequence[Drop], refusal: Assessment | None = None) -> None:
-        """Make jobs of drops: one commit, then the answers, then the files leave."""
+        """Make jobs of drops: one commit, then the acknowledgements."""
         suspects = self._suspects
         known = self._ledger.with_identities([drop.identity for drop in drops])
         fresh = [drop for drop in drops if drop.identity not in known]
         hashes = {drop.sha256 for drop in fresh if drop.data} - suspects
         self._ledger.mark_suspects(hashes)
-        verdicts = {
+        assessments = {
             d.name: refusal or self._assessment(d, suspect=d.sha256 in suspects) for d in fresh
         }
-        answers, asides = [], []
+        acknowledgements, new = [], []
         with self._ledger.transaction():
             for drop in drops:
-                verdict = verdicts.get(drop.name)
-                if verdict is None:
-                    answers.append(Acknowledgement(drop, known[drop.identity]))
-                elif verdict.uncomposed and not self._is_cancelled(drop, verdict):
+                assessment = assessments.get(drop.name)
+                if assessment is None:
+                    acknowledgements.append(Acknowledgement(drop, known[drop.identity]))
+                elif assessment.uncomposed and not self._is_cancelled(drop, assessment):
                     if self._compose_pool.of(drop) is None:
-                        # Its place in the order is that of its coming, whatever comes meanwhile.
-                        asides.append(PendingDrop(drop, verdict, self._ledger.reserve()))
+                        # Its place in the order is that of its arrival, not of its assessment.
+                        new.append(PendingDrop(drop, assessment, self._ledger.reserve()))
                 else:
-                    answers.append(self._enter(drop, verdict))
-            hashes.update(answer.drop.sha256 for answer in answers)
+                    acknowledgements.append(self._enter(drop, assessment))
+            hashes.update(ack.drop.sha256 for ack in acknowledgements)
             self._ledger.clear_suspects(hashes)
         suspects -= hashes
-        for aside in asides:
-            with self.faults.apart(self._inbox / aside.drop.name):
-                self._compose_pool.begin(aside)
-        if answers:
-            self._acknowledger.give(answers)
-        answered = [answer.drop.name for answer in answers]
-        self._settler.forget(answered)
-        self._compose_pool.forget(answered)
-        for name in answered:
+        for pending in new:
+            with self.faults.isolated(self._inbox / pending.drop.name):
+                self._compose_pool.begin(pending)
+        if acknowledgements:
+            self._acknowledger.acknowledge(acknowledgements)
+        names = [ack.drop.name for ack in acknowledgements]
+        self._settler.forget(names)
+        self._compose_pool.forget(names)
+        for name in names:
             self.faults.forget(self._inbox / name)
 
-    def _enter(self, drop: Drop, verdict: Assessment) -> Acknowledgement:
-        same = self._same(drop, verdict)
-        if same is not None:
-            return Acknowledgement(drop, same, absorbed=True)
-        job_id = verdict.explicit_id or self._ids.free(id_from_file(drop.name))
-        if verdict.explicit_id and self._ids.is_taken(job_id):
-            verdict = Assessment(
+    def _enter(self, drop: Drop, assessment: Assessment) -> Acknowledgement:
+        existing = self._existing(drop, assessment)
+        if existing is not None:
+            return Acknowledgement(drop, existing, absorbed=True)
+        job_id = assessment.explicit_id or self._ids.free(id_from_file(drop.name))
+        if assessment.explicit_id and self._ids.is_taken(job_id):
+            assessment = Assessment(
                 reason="IdConflict",
                 message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
                 f"outbox/{job_id} away",
             )
             job_id = self._ids.free(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
-        aside = self._compose_pool.of(drop)
-        seq = aside.seq if aside else 0
-        record = self._ledger.insert(record_of(drop, verdict, job_id, seq))
-        if verdict.composed:
-            self._ledger.add_composed(record.seq, verdict.composed)
-        cancelled = verdict.uncomposed or self.controls.awaits(record.id, record.source_name)
+        pending = self._compose_pool.of(drop)
+        seq = pending.seq if pending else 0
+        record = self._ledger.insert(record_of(drop, assessment, job_id, seq))
+        if assessment.composed:
+            self._ledger.add_composed(record.seq, assessment.composed)
+        cancelled = assessment.uncomposed or self.controls.awaits(record.id, record.source_name)
         if record.state == State.QUEUED and cancelled:
             values = {**CANCELLED, "finished_at": timestamp()}
-            if verdict.uncomposed:
+            if assessment.uncomposed:
                 values["message"] = _UNCOMPOSED
             self._ledger.move(record.seq, State.CANCELLED, **values)
             record = self._ledger.get(record.seq)
         return Acknowledgement(drop, record)
 
     def _assessment(self, drop: Drop, *, suspect: bool) -> Assessment:
-        """The verdict on a drop, or that it is still to be planned or judged aside.
+        """The assessment of a drop, `uncomposed` where it is to be made in another process.
 
-        A `suspect` was being read when a process ended: it may do that once more, but not here.
+        A `suspect` was being read when a process ended, and may end the next one too.
         """
         if is_conflict_copy(drop.name):
             return Assessment(
@@ -266,18 +265,18 @@ class Intake:
                 message="a sync tool made this copy of a file that two sides changed: "
                 "keep the one you want and drop it under its own name",
             )
-        aside = self._compose_pool.of(drop)
-        if aside is not None and aside.verdict is not None:
-            return aside.verdict
+        pending = self._compose_pool.of(drop)
+        if pending is not None and pending.assessment is not None:
+            return pending.assessment
         if suspect and drop.data:
             return Assessment(uncomposed=True)
         before = uncomposed(drop, self._home) if may_compose(drop) else None
         return before or assess(drop, self._home, self._catalogue)
 
-    def _same(self, drop: Drop, verdict: Assessment) -> Record | None:
-        """The job that this very drop already is: its own id and bytes, or a sync tool's echo."""
-        if verdict.explicit_id:
-            holder = self._ids.holder(verdict.explicit_id)
+    def _existing(self, drop: Drop, assessment: Assessment) -> Record | None:
+        """The job made of an equal drop: of the same id and bytes, or delivered again by a sync."""
+        if assessment.explicit_id:
+            holder = self._ids.holder(assessment.explicit_id)
             if holder is not None and holder.source_sha256 == drop.sha256:
                 return holder
         if self._home.settings.synced_inbox:

@@ -1,9 +1,9 @@
-"""The LoRA files a spec names: where they may lie, whether they are whole, and what they are.
+"""The LoRA files that a spec names: where they may lie, and checks of their content.
 
 A file is named below one of the settings' `lora_roots`, or by a repository that was pulled. It is
 checked when the spec is accepted, and its hash goes into the realised spec, so that a sidecar makes
-the same picture again or says that the file is another one. Files of gigabytes are not copied.
-Nothing outside the roots and the hub's cache is ever opened, and only safetensors, which is data.
+the same picture again or fails because the file has changed. Files of gigabytes are not copied.
+Only safetensors files below the roots and the hub's cache are opened: they contain no programs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ _MOST_BYTES = 8 * 2**30
 _LONGEST_HEADER = 100_000_000
 _MOST_FOLDERS = 500
 _MAIN = "main"
-
-
 _BY_REASON = {kind.reason: kind for kind in (InputBad, ModelMissing, PathNotAllowed)}
 
 
@@ -49,8 +47,8 @@ class Fault:
 def recorded(
     spec: Mapping[str, Any], home: Home, cached: Cached
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """The spec's LoRAs with what pins each down (hash, commit), and all that is wrong with them."""
-    found: list[dict[str, Any]] = []
+    """The spec's LoRAs with their hashes, commits and files, and every fault found."""
+    loras: list[dict[str, Any]] = []
     faults: list[Fault] = []
     for n, lora in enumerate(spec.get("loras") or ()):
         try:
@@ -59,28 +57,27 @@ def recorded(
         except JobFailed as error:
             faults.append(Fault(error.reason, f"loras.{n}", str(error)))
             continue
-        wanted = lora.get("sha256", sha256)
-        if wanted != sha256:
+        if lora.get("sha256", sha256) != sha256:
             message = (
                 f"{_named(lora)} is not the file that is asked for: its SHA-256 is {sha256};"
                 " leave `sha256` out to use it as it is"
             )
             faults.append(Fault(InputBad.reason, f"loras.{n}.sha256", message))
-        found.append({"weight": 1.0, **lora, **_commit(lora, place), "sha256": sha256})
-    return found, faults
+        loras.append({"weight": 1.0, **lora, **_commit(lora, place), "sha256": sha256})
+    return loras, faults
 
 
 def settled(realised: Mapping[str, Any], home: Home, cached: Cached) -> Mapping[str, Any]:
-    """The spec of an image whose turn it is, with files pinned that came after it was accepted.
+    """The spec of an image about to be made, with hashes of files that came after it was accepted.
 
-    Raises JobFailed for the first that cannot be used.
+    Raises JobFailed for the first LoRA that cannot be used.
     """
     if all("sha256" in lora for lora in realised.get("loras") or ()):
         return realised
-    found, faults = recorded(realised, home, cached)
+    loras, faults = recorded(realised, home, cached)
     for fault in faults:
         raise _BY_REASON[fault.reason](fault.message)
-    return {**realised, "loras": found}
+    return {**realised, "loras": loras}
 
 
 def for_task(realised: Mapping[str, Any], home: Home, cached: Cached) -> tuple[Lora, ...]:
@@ -120,7 +117,7 @@ def _in_roots(text: str, home: Home) -> Path:
         )
     leaving = False
     for root in roots:
-        # An absolute name stands for itself, and has to lie in a root like any other.
+        # An absolute name replaces the root, and has to lie in one of them like any other.
         place = root / name
         if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)):
             if os.path.isfile(place):
@@ -134,8 +131,8 @@ def _in_roots(text: str, home: Home) -> Path:
     if leaving:
         raise PathNotAllowed(f"{text} is a link that leaves the `lora_roots`: copy the file there")
     raise ModelMissing(
-        f"{text} is in none of the `lora_roots`{_meant(name, roots)}: put the file there, or name"
-        " a `repo` and fetch it with `fluxdrop models pull owner/name`"
+        f"{text} is in none of the `lora_roots`{_suggestion(name, roots)}: put the file there, or"
+        " name a `repo` and fetch it with `fluxdrop models pull owner/name`"
     )
 
 
@@ -154,17 +151,16 @@ def _is_absolute(text: str) -> bool:
     return Path(text).is_absolute() or text.startswith(("/", "\\"))
 
 
-def _meant(name: str, roots: list[Path]) -> str:
-    """A name that was perhaps meant."""
-    known = sorted({each for root in roots for each in _listed(root)})
-    plain = name.rpartition("/")[2].casefold()
-    same = [each for each in known if each.rpartition("/")[2].casefold() == plain]
-    hint = did_you_mean(name, same or known)
+def _suggestion(name: str, roots: list[Path]) -> str:
+    known = sorted({file for root in roots for file in _files_below(root)})
+    base = name.rpartition("/")[2].casefold()
+    same_base = [file for file in known if file.rpartition("/")[2].casefold() == base]
+    hint = did_you_mean(name, same_base or known)
     return f" ({hint})" if hint else ""
 
 
-def _listed(root: Path) -> Iterator[str]:
-    """The LoRA files below a root, as a spec would name them; of a huge root only the first."""
+def _files_below(root: Path) -> Iterator[str]:
+    """The LoRA files below a root as specs name them, from at most 500 folders."""
     for folder, _, names in itertools.islice(os.walk(root), _MOST_FOLDERS):
         for name in names:
             if name.lower().endswith(SUFFIX):
@@ -172,12 +168,12 @@ def _listed(root: Path) -> Iterator[str]:
 
 
 def _in_cache(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
-    """The file of a pulled repository; `file` has to say which where it has several."""
+    """The file of a pulled repository; one with several files needs `file` to choose."""
     repo = str(lora["repo"])
     pull = f"run `fluxdrop models pull {repo}`"
     folder = cached(repo, str(lora.get("revision", _MAIN)), home.data)
     if folder is None and "sha256" in lora:
-        # The commit that a sidecar names was cleaned away: another may have the same file.
+        # The commit that a sidecar names has been deleted: another may have the same file.
         folder = cached(repo, _MAIN, home.data)
     if folder is None:
         raise ModelMissing(f"the LoRA {repo} is not on this machine: {pull}")
@@ -194,33 +190,33 @@ def _in_cache(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
             more = ", …" if len(files) > 8 else ""
             raise InputBad(f"{repo} has several files: say which with `file`: {listed}{more}")
         place = files[0]
-    # The cache keeps a file's content beside the folders of the commits.
-    home_of_repo = os.path.realpath(folder.parent.parent)
-    if not Path(os.path.realpath(place)).is_relative_to(home_of_repo):
+    # The cache has a folder for each commit, whose files are links to blobs beside those folders.
+    repo_folder = os.path.realpath(folder.parent.parent)
+    if not Path(os.path.realpath(place)).is_relative_to(repo_folder):
         raise PathNotAllowed(f"the file of {repo} is a link that leaves the hub's cache: {pull}")
     return place
 
 
 def _commit(lora: Mapping[str, Any], place: Path) -> dict[str, str]:
-    """Which commit and which file of a repository it was."""
+    """The commit and the file in a repository; empty for a file below a root."""
     if "repo" not in lora:
         return {}
-    folder = next(each for each in place.parents if each.parent.name == "snapshots")
+    folder = next(parent for parent in place.parents if parent.parent.name == "snapshots")
     return {"revision": folder.name, "file": place.relative_to(folder).as_posix()}
 
 
 def _checked(place: Path, name: str) -> str:
-    """The SHA-256 of a file that is a whole safetensors file with a LoRA in it."""
+    """The SHA-256 of a file. Raises InputBad unless it is a complete safetensors file of a LoRA."""
     real = Path(os.path.realpath(place))
     try:
         handle = open_regular(real)
     except OSError as error:
         raise InputBad(f"{name} cannot be read as a file: {error.strerror or error}") from None
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if facts.st_size > _MOST_BYTES:
+        status = os.fstat(file.fileno())
+        if status.st_size > _MOST_BYTES:
             raise InputBad(f"{name} is larger than {_MOST_BYTES >> 30} GiB: that is no LoRA")
-        tensors = _header(file.read(8), file.read, facts.st_size)
+        tensors = _header(file.read(8), file.read, status.st_size)
         if tensors is None:
             raise InputBad(
                 f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
@@ -230,20 +226,20 @@ def _checked(place: Path, name: str) -> str:
             raise InputBad(f"{name} holds no LoRA: it may be a whole model")
     if real.parent.name == "blobs" and len(real.name) == 64:
         return real.name  # the hub's own hash of the content
-    return _hash(real, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    return _hash(real, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _header(
     length: bytes, read: Callable[[int], bytes], size: int
 ) -> Mapping[str, Mapping[str, Any]] | None:
-    """The tensors that a safetensors file describes, if it has the bytes of all of them."""
+    """The header's entry for each tensor; None unless the file has the bytes of all of them."""
     count = int.from_bytes(length, "little")
     if len(length) < 8 or not 2 <= count <= min(_LONGEST_HEADER, size - 8):
         return None
     try:
         header = json.loads(read(count))
         tensors = {key: value for key, value in header.items() if key != "__metadata__"}
-        end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
+        end = max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
     except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         return None
     return tensors if 8 + count + end == size else None
@@ -251,6 +247,6 @@ def _header(
 
 @lru_cache(maxsize=256)
 def _hash(real: Path, inode: int, size: int, changed: int) -> str:
-    """Read once for each state of a file: a gigabyte takes a second or so."""
+    # Cached for each state of a file: a gigabyte takes a second or so.
     with real.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Settling: has everybody finished writing this file?
+"""Settling: whether a file of the inbox is completely written.
 
-Time is measured by the monotonic clock from the moment a file was first seen unchanged, never by
-its modification time, which copies and sync tools set as they like. A file is complete at once
-when it arrived by rename, ends with YAML's end marker, or is one whole JSON object.
+Time is measured by the monotonic clock from the first check that found a file as it is now, never
+by its modification time, which copies and sync tools set to any value. A file is complete at once
+when it arrived by rename, ends with YAML's end marker, or is one complete JSON object.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _STRICT_SECONDS = 60.0
 class Drop:
     """A settled file of the inbox with its exact bytes.
 
-    `refused` is (reason, message) for what cannot be a spec whatever it contains; `data` is empty
-    then.
+    `refused` is (reason, message) for what cannot be a spec, whatever it contains; then `data` is
+    empty.
     """
 
     name: str
@@ -51,20 +51,20 @@ class Drop:
 
     @property
     def mtime_ns(self) -> int:
-        """The modification time, part of what makes a drop the same drop."""
+        """The modification time in nanoseconds, a part of `identity`."""
         return self.signature[3] if self.signature else 0
 
     @cached_property
     def identity(self) -> str:
-        """Tells this drop from the caller's next one, after a restart of the machine too.
+        """What distinguishes this drop from a later one, even after a restart of the machine.
 
-        Device and inode numbers do not survive everywhere, so they are no part of it.
+        Without device and inode numbers, which not every file system keeps.
         """
         return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
 
 
 def drop_at(path: Path, name: str) -> Drop:
-    """The file there as the drop of that name, with its bytes if it can be a spec.
+    """The file at `path` as a drop of that name, with its bytes if it can be a spec.
 
     Raises FileNotFoundError.
     """
@@ -77,10 +77,10 @@ def drop_at(path: Path, name: str) -> Drop:
 
 
 @dataclass
-class _Seen:
+class _FileState:
     signature: tuple[int, ...]
     unchanged_since: float
-    # It arrived by rename, or had settled at an earlier look.
+    # It arrived by rename, or had settled at an earlier check.
     complete: bool = False
 
 
@@ -89,37 +89,37 @@ class Settler:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._seen: dict[str, _Seen] = {}
+        self._states: dict[str, _FileState] = {}
 
     def keep_only(self, names: set[str]) -> None:
         """Forget files that are no longer there."""
-        self.forget(self._seen.keys() - names)
+        self.forget(self._states.keys() - names)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Forget files that were answered; until then, what has settled stays so."""
+        """Forget files that were acknowledged; until then, a settled file stays settled."""
         for name in names:
-            self._seen.pop(name, None)
+            self._states.pop(name, None)
 
-    def look(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
+    def check(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
         """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
-        seen = self._seen.get(path.name)
+        state = self._states.get(path.name)
         try:
             handle = open_regular(path)
         except FileNotFoundError:
-            self._seen.pop(path.name, None)
+            self._states.pop(path.name, None)
             return None
         except OSError as error:
             return self._unreadable(path, now, error)
         try:
             status = os.fstat(handle)
             signature = signature_of(status)
-            if seen is None or seen.signature != signature:
-                seen = self._seen[path.name] = _Seen(signature, now)
-            # Known for one look only, and remembered until the file changes.
-            seen.complete |= renamed_in
+            if state is None or state.signature != signature:
+                state = self._states[path.name] = _FileState(signature, now)
+            # Only the first check after a rename knows of it.
+            state.complete |= renamed_in
             if status.st_size == 0:
                 return self._wait_or_refuse(
-                    path, seen, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
+                    path, state, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
                 )
             writer = has_writer(handle)
             data = _read(handle, min(status.st_size, MAX_BYTES) + 1)
@@ -129,21 +129,22 @@ class Settler:
             return self._unreadable(path, now, error)
         finally:
             os.close(handle)
-        read_all = len(data) == status.st_size
-        if not (read_all and self._is_whole(path.name, data, seen.complete, writer)):
+        settings = self._settings
+        is_whole = is_whole_json_object if path.name.lower().endswith(".json") else ends_with_marker
+        if len(data) != status.st_size or not ((state.complete and not writer) or is_whole(data)):
             if writer:
-                seen.unchanged_since = now
-            quiet = self._quiet_seconds(writer)
-            left = seen.unchanged_since + quiet - now
+                state.unchanged_since = now
+            seconds = settings.settle_seconds_unknown if writer is None else settings.settle_seconds
+            left = state.unchanged_since + seconds - now
             if left > 0:
                 return left
-            if self._settings.strict:
+            if settings.strict:
                 return self._wait_or_refuse(
-                    path, seen, now, _STRICT_SECONDS, "Incomplete",
+                    path, state, now, _STRICT_SECONDS, "Incomplete",
                     "with `strict` on, a spec is complete when it was renamed into the inbox or "
                     "ends with a line `...`: add that line",
                 )  # fmt: skip
-        seen.complete = True
+        state.complete = True
         if status.st_size > MAX_BYTES:
             message = (
                 f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
@@ -151,41 +152,26 @@ class Settler:
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
-    def _is_whole(self, name: str, data: bytes, complete: bool, writer: bool | None) -> bool:
-        if complete and not writer:
-            return True
-        if name.lower().endswith(".json"):
-            return is_whole_json_object(data)
-        return ends_with_marker(data)
-
-    def _quiet_seconds(self, writer: bool | None) -> float:
-        if writer is None:
-            return self._settings.settle_seconds_unknown
-        return self._settings.settle_seconds
-
     def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
-        seen = self._seen.setdefault(path.name, _Seen((), now))
+        state = self._states.setdefault(path.name, _FileState((), now))
         if path.is_symlink() or error.errno is None:
-            reason, message = (
-                "NotARegularFile",
-                "a spec must be a plain file, not a link or a device",
-            )
-            return Drop(path.name, b"", seen.signature, (reason, message))
+            message = "a spec must be a plain file, not a link or a device"
+            return Drop(path.name, b"", state.signature, ("NotARegularFile", message))
         message = f"the file cannot be read ({error.strerror}): let the runner's user read it"
-        return self._wait_or_refuse(path, seen, now, _UNREADABLE_SECONDS, "Unreadable", message)
+        return self._wait_or_refuse(path, state, now, _UNREADABLE_SECONDS, "Unreadable", message)
 
     def _wait_or_refuse(
-        self, path: Path, seen: _Seen, now: float, seconds: float, reason: str, message: str
+        self, path: Path, state: _FileState, now: float, seconds: float, reason: str, message: str
     ) -> Drop | float:
-        left = seen.unchanged_since + seconds - now
+        left = state.unchanged_since + seconds - now
         if left > 0:
             return min(left, self._settings.rescan_seconds)
-        self._seen.pop(path.name, None)
-        return Drop(path.name, b"", seen.signature, (reason, message))
+        self._states.pop(path.name, None)
+        return Drop(path.name, b"", state.signature, (reason, message))
 
 
 def _read(handle: int, most: int) -> bytes:
-    """So many bytes, or all that there are."""
+    """Read `most` bytes, or up to the end of the file."""
     data = os.read(handle, most)
     while len(data) < most and (more := os.read(handle, most - len(data))):
         data += more

@@ -1,7 +1,8 @@
-"""Jobs whose input images are not there yet: wait, copy, or say what is missing.
+"""Gathers the input images of jobs: copies those that are there and waits for the others.
 
-A picture that an unfinished job will make is waited for as long as that job lives; anything else
-for ten minutes (a setting). A job leaves here with private copies of all its inputs, or failed.
+A picture that an unfinished job will make is waited for until that job ends; anything else for the
+setting `input_wait_seconds`. A job waits no longer once it has private copies of all its inputs, or
+has failed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from pathlib import Path
 
 from runner.clock import monotonic, timestamp
-from runner.errors import DiskFull, JobFailed
+from runner.errors import DiskFull, InputMissing, JobFailed
 from runner.holds import WAITING_FOR_INPUT
 from runner.job import FINAL_STATES, State
 from runner.spool.disk.disk import concerns_all
@@ -28,7 +29,7 @@ from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_LOOK_AGAIN_SECONDS = 0.5
+_CHECK_AGAIN_SECONDS = 0.5
 
 
 class InputWait:
@@ -42,16 +43,16 @@ class InputWait:
         self._faults = spool.faults
         self._since: dict[int, float] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
-        self.seconds_to_next_look = spool.home.settings.rescan_seconds
+        self.seconds_to_next_check = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
-    def look(self, moment: float) -> bool:
-        """Try every waiting job once; whether any of them can go on now or has ended."""
+    def gather_all(self, moment: float) -> bool:
+        """Gather for every waiting job; whether any of them is ready now or has failed."""
         waiting = self._ledger.waiting_for_input()
         changed = False
         for record in waiting:
             self._since.setdefault(record.seq, moment)
-            with self._faults.apart(self._outbox.folder(record.id)):
+            with self._faults.isolated(self._outbox.folder(record.id)):
                 if self.gather(record):
                     self._outbox.write_status(record.seq)
                     self._since.pop(record.seq, None)
@@ -59,13 +60,13 @@ class InputWait:
                 self._faults.forget(self._outbox.folder(record.id))
         self.any_waiting = bool(waiting)
         rescan = self._home.settings.rescan_seconds
-        self.seconds_to_next_look = min(_LOOK_AGAIN_SECONDS, rescan) if waiting else rescan
+        self.seconds_to_next_check = min(_CHECK_AGAIN_SECONDS, rescan) if waiting else rescan
         if not waiting:
             self._unchanged.clear()
         return changed
 
     def gather(self, record: Record) -> bool:
-        """Copy the inputs that are there; True when the job waits no longer (ready or failed)."""
+        """Copy the inputs that are there; whether the job is ready now, or has failed."""
         if record.reason != WAITING_FOR_INPUT:
             return True
         inputs = dict(record.inputs)
@@ -74,17 +75,17 @@ class InputWait:
             for _, text in named_paths(record.realised):
                 if text in inputs or text in missing:
                     continue
-                # Before the file: a job that is over has put its pictures there already.
+                # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(text) or "")
                 snapshot = self._settled(text)
                 if snapshot is None:
                     missing[text] = maker
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
+            message = self._message(record, *next(iter(missing.items()))) if missing else None
         except DiskFull as error:
-            # Its turn comes when there is room again; what is copied already stands.
-            self._say(record, inputs, str(error))
-            return False
+            # It is tried again when there is room; the copies made so far are kept.
+            message = str(error)
         except JobFailed as error:
             self._fail(record, error.reason, str(error))
             return True
@@ -95,10 +96,14 @@ class InputWait:
             message = "its inputs cannot be looked for (a bug): see the runner's log"
             self._fail(record, "Internal", message)
             return True
-        if not missing:
+        if message is None:
             self._ledger.update(record.seq, inputs=inputs, reason=None, message=None, behind=1)
             return True
-        return self._keep_waiting(record, inputs, *next(iter(missing.items())))
+        if inputs != record.inputs or message != record.message:
+            self._ledger.note(record.seq, inputs=inputs, message=message)
+            if record.message is not None:
+                self._outbox.write_status(record.seq)
+        return False
 
     def _settled(self, text: str) -> Snapshot | None:
         place = place_of(text, self._home)
@@ -121,39 +126,22 @@ class InputWait:
         self._disk.replace(folder / name, snapshot.data, durable=True)
         return name
 
-    def _keep_waiting(
-        self, record: Record, inputs: dict[str, str], missing: str, maker: Record | None
-    ) -> bool:
-        message = f"waiting for {missing}"
-        if maker is not None and maker.state not in FINAL_STATES:
-            message = f"waiting for job {maker.id}, which makes {missing}"
-        elif maker is not None:
-            self._fail(
-                record,
-                "InputMissing",
-                f"{missing} was to come from job {maker.id}, which ended {maker.state} without "
-                f"it: mend that job, then put a file {record.id}.retry into the inbox",
-            )
-            return True
-        else:
+    def _message(self, record: Record, missing: str, maker: Record | None) -> str:
+        """What a job waits for. Raises InputMissing where it waits no longer."""
+        if maker is None:
             waited = monotonic() - self._since.setdefault(record.seq, monotonic())
-            if waited >= self._home.settings.input_wait_seconds:
-                self._fail(
-                    record,
-                    "InputMissing",
-                    f"{missing} did not arrive within {waited:.0f} seconds: put it into the "
-                    "inbox, then retry the job",
-                )
-                return True
-        self._say(record, inputs, message)
-        return False
-
-    def _say(self, record: Record, inputs: dict[str, str], message: str) -> None:
-        """Record what is there and what is waited for."""
-        if inputs != record.inputs or message != record.message:
-            self._ledger.note(record.seq, inputs=inputs, message=message)
-            if record.message is not None:
-                self._outbox.write_status(record.seq)
+            if waited < self._home.settings.input_wait_seconds:
+                return f"waiting for {missing}"
+            raise InputMissing(
+                f"{missing} did not arrive within {waited:.0f} seconds: put it into the inbox, "
+                "then retry the job"
+            )
+        if maker.state in FINAL_STATES:
+            raise InputMissing(
+                f"{missing} was to come from job {maker.id}, which ended {maker.state} without "
+                f"it: mend that job, then put a file {record.id}.retry into the inbox"
+            )
+        return f"waiting for job {maker.id}, which makes {missing}"
 
     def _fail(self, record: Record, reason: str, message: str) -> None:
         self._since.pop(record.seq, None)

@@ -1,1 +1,1 @@
-"""Opening a home: the ledger made again if need be, and what the last process left mended."""
+"""Opening a home: rebuilding its ledger if need be, and recovery from how the last run ended."""

@@ -1,6 +1,6 @@
-"""Opening a home: the ledger, made again where it is gone, and all that the last process left.
+"""Opens a home: opens or rebuilds the ledger, then recovers from how the last process ended.
 
-Either everything is up to date afterwards or nothing is open; doing it again changes nothing.
+Either everything is up to date afterwards or nothing is open; safe to repeat.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from runner.spool.store.spool import Spool
 
 
 def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
-    """The spool of a home, its ledger and outbox in agreement but for what is set aside.
+    """The spool of a home, its ledger and outbox in agreement but for jobs at fault.
 
-    Raises LedgerUnusable, DiskFull or OSError where a disk does not do its part.
+    Raises LedgerUnusable, DiskFull or OSError where a disk is full or cannot be written.
     """
     file = home.data / "ledger.sqlite"
     set_damaged_aside(file, disk)
@@ -27,13 +27,13 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     try:
         spool = Spool(home, disk, ledger, Outbox(home, ledger, disk), Faults(home))
         if ledger.is_empty():
-            # New, or its making was cut short.
+            # New, or its rebuild was interrupted.
             rebuild(spool, catalogue)
         disk.make_folder(home.drops)
         disk.make_folder(home.inbox / ".tmp")
         recover(spool)
     except BaseException:
-        # The next one must take nothing for settled.
+        # The next start must recover in full.
         ledger.close(clean=False)
         raise
     return spool

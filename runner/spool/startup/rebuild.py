@@ -1,8 +1,8 @@
-"""The ledger made again from the outbox, when its file is gone or damaged.
+"""Rebuilds the ledger from the outbox when its file is gone or damaged.
 
-Finished jobs keep their ids, so nothing is published twice under one; unfinished ones are judged
-again from the bytes in their folders and go on at the first missing image. What only the ledger
-knew is lost: attempts, and the moments of cancels not yet published.
+Finished jobs keep their ids, so no id is used twice; unfinished ones are assessed again from the
+specs in their folders and go on at the first missing image. What only the ledger knew is lost:
+attempts, and cancels that were not published.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.ledger import is_database
-from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
 
 def set_damaged_aside(file: Path, disk: Disk) -> None:
-    """Rename a ledger that is no longer a database.
-
-    Raises LedgerUnusable where that cannot be told: a full disk is no damage.
-    """
+    """Rename a ledger that is damaged. Raises LedgerUnusable where it cannot be read."""
     if file.exists() and not is_database(file):
         aside = file.with_name(f"{file.name}.damaged-{timestamp().replace(':', '')}")
         log.error("the ledger is damaged: kept as %s and made again from the outbox", aside.name)
@@ -42,15 +38,15 @@ def set_damaged_aside(file: Path, disk: Disk) -> None:
 def rebuild(spool: Spool, catalogue: Catalogue) -> None:
     """Enter every job of the outbox into an empty ledger, in the order they were accepted.
 
-    All at once or not at all: a ledger with half of the jobs would be taken for whole.
+    All in one transaction: a ledger with half of the jobs would be taken for complete.
     """
-    found = []
+    statuses = []
     for folder in spool.home.outbox.iterdir():
         status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
         if status is not None and status.get("id") == folder.name:
-            found.append(status)
+            statuses.append(status)
     with spool.ledger.transaction():
-        for status in sorted(found, key=lambda each: str(each.get("accepted_at"))):
+        for status in sorted(statuses, key=lambda status: str(status.get("accepted_at"))):
             try:
                 _enter(status, spool, catalogue)
             except (KeyError, TypeError, ValueError):
@@ -64,45 +60,37 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
-    over = status["state"] in FINAL_STATES
-    verdict = Assessment() if over else assess(drop, spool.home, catalogue)
+    is_final = status["state"] in FINAL_STATES
+    assessment = Assessment() if is_final else assess(drop, spool.home, catalogue)
     record = replace(
-        record_of(drop, verdict, status["id"]),
+        record_of(drop, assessment, status["id"]),
         source_sha256=source["sha256"],
         revision=status["revision"],
         accepted_at=status["accepted_at"],
         started_at=status["started_at"],
         identity=None,
-        behind=not over,
+        behind=not is_final,
     )
-    entered = ledger.insert(_over(record, status) if over else record)
-    if verdict.composed:
-        ledger.add_composed(entered.seq, verdict.composed)
-    reconcile_images(entered, spool)
-    _keep_seeds(entered, spool)
-
-
-def _over(record: Record, status: dict[str, Any]) -> Record:
-    return replace(
-        record,
-        state=State(status["state"]),
-        reason=status["reason"],
-        message=status["message"],
-        kind=status["kind"],
-        model=status["model"],
-        priority=status["priority"],
-        attempt=status["attempt"],
-        total=status["images"]["total"],
-        finished_at=status["finished_at"],
-        errors=list(status["errors"]),
-        warnings=list(status["warnings"]),
-    )
-
-
-def _keep_seeds(record: Record, spool: Spool) -> None:
-    """Let the missing images of a job without seeds follow on from those that are there."""
-    if record.base_seed is None:
-        return
-    for number, sidecar in spool.outbox.sidecars(record.id).items():
-        spool.ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))
-        return
+    if is_final:
+        record = replace(
+            record,
+            state=State(status["state"]),
+            reason=status["reason"],
+            message=status["message"],
+            kind=status["kind"],
+            model=status["model"],
+            priority=status["priority"],
+            attempt=status["attempt"],
+            total=status["images"]["total"],
+            finished_at=status["finished_at"],
+            errors=list(status["errors"]),
+            warnings=list(status["warnings"]),
+        )
+    record = ledger.insert(record)
+    if assessment.composed:
+        ledger.add_composed(record.seq, assessment.composed)
+    reconcile_images(record, spool)
+    if record.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
+        # In a job without seeds, missing images continue the seeds of those that are there.
+        number, sidecar = next(iter(sidecars.items()))
+        ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))

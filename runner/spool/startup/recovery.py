@@ -1,8 +1,7 @@
-"""Starting again: make the ledger and the outbox agree after whatever ended the last process.
+"""Makes the ledger and the outbox agree at a start, however the last process ended.
 
-Runs once, before any thread starts, and doing it twice changes nothing. It never renders, and it
-removes only images that never counted. Ends of jobs that were not published yet are left to the
-writer, which knows how.
+Runs once, before any thread starts, and is safe to repeat. It removes only temporary files and
+incomplete images. Ends of jobs that were not published yet are left to the writer.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from runner.spool.store.record import CANCELLED, Record
 from runner.spool.store.spool import Spool
 
 MOST_ATTEMPTS = 3
-# After a power loss a status that readers saw may be gone; its successors must still be higher.
+# After a power loss a published status may be gone; later ones must still have higher revisions.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
 
 
 def recover(spool: Spool) -> None:
-    """Requeue, adopt, or end what was running, and publish again what readers may lack.
+    """Requeue or end the jobs that were running, and publish statuses that may be out of date.
 
-    A job that raises is left as it is and added to the faults: the others must not wait for it.
+    A job that raises is left as it is and added to the faults, so that the others go on.
     """
     home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
     clean = ledger.was_closed_cleanly()
     if not clean:
         for record in ledger.cut_short():
-            with faults.apart(outbox.folder(record.id)):
+            with faults.isolated(outbox.folder(record.id)):
                 _lift_revision(record, spool)
                 for below in ("", "thumbs", "inputs"):
                     _sweep(outbox.folder(record.id) / below, spool)
     for record in ledger.running():
-        with faults.apart(outbox.folder(record.id)):
+        with faults.isolated(outbox.folder(record.id)):
             reconcile_images(record, spool)
             _requeue(record, ledger)
     for record in ledger.cancelled_in_queue():
@@ -49,9 +48,9 @@ def recover(spool: Spool) -> None:
         _sweep(folder, spool)
     stale = []
     for record in ledger.queued():
-        with faults.apart(outbox.folder(record.id)):
+        with faults.isolated(outbox.folder(record.id)):
             if not clean:
-                # A status on its way is what a power loss may have left here.
+                # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
             if record.behind or not (clean or _is_published(record, outbox)):
                 stale.append(record)
@@ -65,20 +64,20 @@ def recover(spool: Spool) -> None:
 
 
 def reconcile_images(record: Record, spool: Spool) -> None:
-    """Count exactly the images whose sidecar and picture are there and whole; remove the rest."""
+    """Count exactly the images with a sidecar and an undamaged picture; remove the others."""
     ledger, outbox = spool.ledger, spool.outbox
     folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
-    found = {
+    outputs = {
         number: output
         for number, sidecar in outbox.sidecars(record.id).items()
         if number <= record.total and (output := output_of(sidecar, folder)) is not None
     }
-    lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in found]
+    lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in outputs]
     ledger.forget_images(record.seq, lost)
-    for number in found.keys() - known.keys():
-        ledger.add_image(record.seq, number, "done", output=found[number])
-    counted = {output[name] for output in found.values() for name in ("file", "sidecar")}
+    for number in outputs.keys() - known.keys():
+        ledger.add_image(record.seq, number, "done", output=outputs[number])
+    counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     for file in folder.glob(f"{record.id}-[0-9]*.*"):
         if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:
             spool.disk.remove(file)
@@ -101,7 +100,7 @@ def _requeue(record: Record, ledger: Ledger) -> None:
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:
-    """Whether readers have this record's status; one of a power loss may be older, or gone."""
+    """Whether this record's status is published; after a power loss it may be older, or gone."""
     status = outbox.read_status(record.id)
     return status is not None and status.get("revision", 0) >= record.revision
 
@@ -120,8 +119,8 @@ def _publish_again(records: Sequence[Record], spool: Spool) -> None:
 
 
 def _sweep(folder: Path, spool: Spool) -> None:
-    """Remove files that a dead process was writing aside."""
+    """Remove temporary files that a dead process was writing."""
     if folder.is_dir():
         for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            with spool.faults.apart(file):
+            with spool.faults.isolated(file):
                 spool.disk.remove(file)

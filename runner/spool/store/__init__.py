@@ -1,1 +1,1 @@
-"""What is recorded: the ledger, private to the runner, and the outbox, which callers read."""
+"""Records of jobs: the ledger, private to the runner, and the outbox, which callers read."""

@@ -1,11 +1,11 @@
 """The ledger: the durable record of every job, one SQLite file private to the runner.
 
 A job exists from the commit that inserts it; what callers see in the outbox is written after that
-and can be written again from here. One connection, one lock: whoever moves a job holds the lock,
-so a cancel and a finish can never both win. Nothing here touches the inbox or the outbox.
+and can be written again from here. One connection, one lock: a job is moved under the lock, so a
+cancel and a finish can never both win. Nothing here touches the inbox or the outbox.
 
 Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill leaves the last
-commit standing, and the backlog is ordered on disk, so memory does not grow with the night.
+commit intact, and the queue is ordered on disk, so memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' *
 
 
 class Ledger(Queries):
-    """Moves jobs, and answers queries; every method is safe to call from any thread."""
+    """Changes and queries the records of jobs; safe to use from any thread."""
 
     def __init__(self, file: Path, disk: Disk) -> None:
         self._file = file
@@ -39,7 +39,7 @@ class Ledger(Queries):
         self._lock = threading.RLock()
         self._open = False
         self._durable = True
-        with explained(file):
+        with _translated_errors(file):
             self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -47,7 +47,7 @@ class Ledger(Queries):
             self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
 
     def close(self, *, clean: bool = True) -> None:
-        """Close the file, leaving word that nothing was cut short, if so and if there is room."""
+        """Close the file, after marking it as closed cleanly unless `clean` is False."""
         if clean:
             with contextlib.suppress(LedgerUnusable), self.transaction():
                 self._connection.execute("DELETE FROM mark WHERE name = 'open'")
@@ -58,16 +58,16 @@ class Ledger(Queries):
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
         """Hold the lock and commit once at the end; nested ones join the outermost.
 
-        A durable commit is on the disk when this returns, with all that were made before it. One
-        that is not survives a kill but not a power loss: only for what recovery can find out again.
-        Raises LedgerUnusable, with nothing changed, where the file cannot be written now.
+        A durable commit is on the disk when this returns, with all earlier ones. One that is not
+        survives a kill but not a power loss: it is for what recovery can find out again. Raises
+        LedgerUnusable, with nothing changed, where the file cannot be written now.
         """
         with self._lock:
             if self._open:
                 assert self._durable or not durable, "a durable change inside one that is not"
                 yield
                 return
-            with explained(self._file):
+            with _translated_errors(self._file):
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._open, self._durable = True, durable
@@ -83,7 +83,7 @@ class Ledger(Queries):
     # -- writing ---------------------------------------------------------------------------------
 
     def reserve(self) -> int:
-        """A place in the order, for a job that is inserted later; unused, it leaves a gap."""
+        """The `seq` for a job that is inserted later; unused, it leaves a gap."""
         with self.transaction(durable=False):
             last = "SELECT seq FROM sqlite_sequence WHERE name = 'job'"
             if self._connection.execute(last).fetchone() is None:
@@ -92,7 +92,7 @@ class Ledger(Queries):
             return int(self._connection.execute(last).fetchone()[0])
 
     def insert(self, record: Record) -> Record:
-        """Add a job; a `seq` of 0 becomes the next in the order of the calls."""
+        """Add a job and return its record; a `seq` of 0 becomes the next free one."""
         values = row_of(record)
         values[0] = record.seq or None
         with self.transaction():
@@ -110,32 +110,32 @@ class Ledger(Queries):
             self._connection.executemany("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
 
     def update(self, seq: int, **values: object) -> None:
-        """Change fields that are not the state, durably."""
+        """Change fields other than the state, durably."""
         assert "state" not in values, "states are changed by move()"
         with self.transaction():
             self._set(seq, values)
 
     def note(self, seq: int, **values: object) -> None:
-        """Change fields that recovery can find out again; not durable by itself."""
+        """Like `update`, but not durable by itself: for what recovery can find out again."""
         assert "state" not in values, "states are changed by move()"
         with self.transaction(durable=False):
             self._set(seq, values)
 
-    def published(self, records: Iterable[Record], *, answered: bool = False) -> None:
-        """Readers have the statuses of these; with `answered`, their files have left the inbox.
+    def published(self, records: Iterable[Record], *, acknowledged: bool = False) -> None:
+        """Record that statuses were published; with `acknowledged`, that files left the inbox too.
 
-        Not durable by itself: recovery publishes and answers again what it does not know of. A job
-        that has moved on meanwhile stays behind its status.
+        Not durable by itself: recovery repeats what is not recorded. The status of a job that has
+        moved meanwhile stays due.
         """
         values = "revision = revision + 1, behind = behind AND state <> ?"
-        query = f"UPDATE job SET {values}{', identity = NULL' * answered} WHERE seq = ?"
+        query = f"UPDATE job SET {values}{', identity = NULL' * acknowledged} WHERE seq = ?"
         with self.transaction(durable=False):
             self._connection.executemany(query, ((str(r.state), r.seq) for r in records))
 
     def move(self, seq: int, state: State, **values: object) -> bool:
-        """Move a job along the table of legal moves; False, and nothing done, where it is final.
+        """Move a job to another state; False, with nothing changed, where its state is final.
 
-        Each move is a revision, published or not. Raises ValueError for an illegal one.
+        Each move is a revision, published or not. Raises ValueError for one that MOVES lacks.
         """
         with self.transaction():
             before = self.get(seq)
@@ -157,9 +157,9 @@ class Ledger(Queries):
         reason: str | None = None,
         message: str | None = None,
     ) -> None:
-        """Record how one image ended; saying so twice is fine.
+        """Record how one image ended; safe to repeat.
 
-        Not durable by itself: a done image's truth is its sidecar, a failed one fails again.
+        Not durable by itself: recovery reads the sidecars of done images; a failed one fails again.
         """
         with self.transaction(durable=False):
             self._connection.execute(
@@ -169,39 +169,37 @@ class Ledger(Queries):
             )
 
     def forget_images(self, seq: int, numbers: Iterable[int]) -> None:
-        """Remove images whose files are not there after all: they are made again."""
+        """Remove images whose files are missing: they are made again."""
         query = "DELETE FROM image WHERE seq = ? AND number = ?"
         with self.transaction(durable=False):
             self._connection.executemany(query, ((seq, number) for number in numbers))
 
-    def forget(self, seqs: Iterable[int]) -> None:
-        """Remove jobs for good: their folders are gone, or a new drop of a rejected id came."""
+    def forget(self, seq: int) -> None:
+        """Remove a job with its images and prompts."""
         with self.transaction():
-            for seq in seqs:
-                self._connection.execute("DELETE FROM image WHERE seq = ?", (seq,))
-                self._connection.execute("DELETE FROM composed WHERE seq = ?", (seq,))
-                self._connection.execute("DELETE FROM job WHERE seq = ?", (seq,))
+            for table in ("image", "composed", "job"):
+                self._connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
 
     # -- marks that outlive the process ----------------------------------------------------------
 
     def mark_suspects(self, hashes: Iterable[str]) -> None:
-        """Remember what is about to be parsed: a spec that ends the process is known afterwards."""
+        """Record the hashes of specs about to be parsed, of which one may end the process."""
         query = "INSERT OR IGNORE INTO judging VALUES (?, 1)"
         with self.transaction(durable=False):
-            self._connection.executemany(query, ((each,) for each in hashes))
+            self._connection.executemany(query, ((sha256,) for sha256 in hashes))
 
     def clear_suspects(self, hashes: Iterable[str]) -> None:
-        """These were parsed and the process lives."""
+        """Remove the hashes of specs that were parsed without ending the process."""
         query = "DELETE FROM judging WHERE sha256 = ?"
         with self.transaction():
-            self._connection.executemany(query, ((each,) for each in hashes))
+            self._connection.executemany(query, ((sha256,) for sha256 in hashes))
 
     def was_closed_cleanly(self) -> bool:
-        """Whether the last process closed the ledger itself; True for a new one. Asked once."""
+        """Whether the last process closed the ledger; True for a new one. Marks it as open."""
         with self.transaction(durable=False):
-            found = self._connection.execute("SELECT 1 FROM mark WHERE name = 'open'").fetchone()
+            mark = self._connection.execute("SELECT 1 FROM mark WHERE name = 'open'").fetchone()
             self._connection.execute("INSERT OR IGNORE INTO mark VALUES ('open')")
-        return found is None
+        return mark is None
 
     def _set(self, seq: int, values: Mapping[str, object]) -> None:
         assignments = ", ".join(f"{name} = ?" for name in values)
@@ -210,8 +208,8 @@ class Ledger(Queries):
 
 
 @contextlib.contextmanager
-def explained(file: Path) -> Iterator[None]:
-    """Turn what SQLite says of a disk that does not do its part into LedgerUnusable."""
+def _translated_errors(file: Path) -> Iterator[None]:
+    """Raise SQLite's OperationalError, as on a full disk, as LedgerUnusable."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -222,12 +220,12 @@ def explained(file: Path) -> Iterator[None]:
 
 
 def is_database(file: Path) -> bool:
-    """Whether a file is a sound database.
+    """Whether a file is an undamaged database.
 
-    Raises LedgerUnusable where that cannot be told: a full disk is no damage.
+    Raises LedgerUnusable where it cannot be read: a full disk is no damage.
     """
     try:
-        with explained(file), contextlib.closing(sqlite3.connect(file)) as connection:
+        with _translated_errors(file), contextlib.closing(sqlite3.connect(file)) as connection:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
     except sqlite3.DatabaseError:
         return False

@@ -1,4 +1,4 @@
--- The tables of the ledger; ledger.py says what they are for. Running this twice changes nothing.
+-- The tables of the ledger, see ledger.py and record.py. Running this twice changes nothing.
 CREATE TABLE IF NOT EXISTS job (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id TEXT NOT NULL, key TEXT NOT NULL,

@@ -1,6 +1,6 @@
 """Names: which files in the inbox are specs, and what a job may be called.
 
-Pure functions on strings; nothing here looks at the disk.
+Pure functions on strings; nothing here reads the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WINDOWS_DEVICES = {
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file of this name is never looked at: temporary, hidden, or the folder's readme."""
+    """Whether files of this name are ignored: temporary, hidden, or the folder's readme."""
     return bool(_TEMPORARY.search(name))
 
 
@@ -41,7 +41,7 @@ def is_spec(name: str) -> bool:
 
 
 def is_conflict_copy(name: str) -> bool:
-    """Whether a sync tool made this file because two sides changed the original."""
+    """Whether a sync tool named this file so because two sides changed the original."""
     return bool(_CONFLICT_COPY.search(name))
 
 
@@ -56,16 +56,16 @@ def is_safe_id(name: str) -> bool:
 
 
 def id_from_file(name: str) -> str:
-    """The id that a file's stem becomes: NFC, other characters to `-`, trimmed, never empty."""
+    """The id made of a file's stem: in NFC, other characters replaced by `-`, never empty."""
     stem = PurePath(unicodedata.normalize("NFC", name)).stem
-    made = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:96].rstrip("-._")
-    if not is_safe_id(made):
-        made = f"job-{made}".strip("-._") if made else "job"
-    return made
+    job_id = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:96].rstrip("-._")
+    if not is_safe_id(job_id):
+        job_id = f"job-{job_id}".strip("-._") if job_id else "job"
+    return job_id
 
 
 def key_of(job_id: str) -> str:
-    """What two ids are compared by: the same whatever the case and the Unicode form."""
+    """The form in which ids are compared: case and Unicode form make no difference."""
     return unicodedata.normalize("NFC", job_id).casefold()
 
 

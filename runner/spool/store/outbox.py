@@ -1,7 +1,9 @@
-"""The outbox: what callers see of a job, written from the ledger's record.
+"""The outbox: the folders of jobs, with statuses written from the ledger's records.
 
-A status is a projection: it can be written again from the record at any time. Only this file
-writes below the outbox (pictures and sidecars included), and it never decides anything.
+A status can be written again from its record at any time. Statuses, receipts, pictures and sidecars
+are written only here, contact sheets by `fluxdrop gallery page` too. The copies of input images
+come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py, `gallery page` and
+`clean`; recovery and `clean` remove files.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from runner.wire import (
 
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100
-_NOTHING_YET = {"done": 0, "failed": 0, "skipped": 0}
+_NONE_ENDED = {"done": 0, "failed": 0, "skipped": 0}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SavedImage:
 
 
 class Outbox:
-    """Writes one home's outbox; safe to call from any thread."""
+    """Writes one home's outbox; safe to use from any thread."""
 
     def __init__(self, home: Home, ledger: Ledger, disk: Disk) -> None:
         self._folder, self._drops, self._health = home.outbox, home.drops, home.health
@@ -62,11 +64,11 @@ class Outbox:
         return self._folder / job_id
 
     def make_folder(self, record: Record) -> None:
-        """Make a job's folder; one that is there is fine."""
+        """Make a job's folder unless it exists."""
         self._disk.make_folder(self.folder(record.id))
 
     def clear_job(self, job_id: str) -> None:
-        """Remove what a rejected drop of this id left, so that the next one starts clean."""
+        """Remove the folder of a job."""
         self._disk.remove_tree(self.folder(job_id))
 
     def write_status(self, seq: int, *, durable: bool = False) -> None:
@@ -82,20 +84,20 @@ class Outbox:
             for record in records:
                 self.make_folder(record)
             files: list[File] = [
-                (self.folder(each.id) / _STATUS, to_json(self.status(each, progress[each.seq])))
-                for each in records
+                (self.folder(r.id) / _STATUS, to_json(self.status(r, progress[r.seq])))
+                for r in records
             ]
             self._disk.replace_many(files, durable=durable)
             self._ledger.published(records)
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
-        """Publish specs and statuses of many jobs, then receipts; all on the disk in the end.
+        """Publish specs and statuses of many jobs, then receipts; all of it is synced.
 
-        The records are those that the ledger has now; the caller tells it that they are published.
+        The records must be current; the caller records in the ledger that they are published.
         """
         with self._lock:
             files: list[File] = []
-            unseen: set[Place] = set()
+            in_place: set[Place] = set()
             for record in records:
                 folder = f"{self._folder}/{record.id}"
                 is_new = self._disk.make_folder(folder)
@@ -103,15 +105,15 @@ class Outbox:
                     spec = f"{folder}/spec{record.suffix}"
                     files.append((spec, record.spec))
                     if is_new:
-                        unseen.add(spec)
+                        in_place.add(spec)
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             self._disk.make_folder(self._drops)
-            self._disk.replace_many([*files, *receipts], also=self._folder, unseen=unseen)
+            self._disk.replace_many([*files, *receipts], also=self._folder, in_place=in_place)
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
-        # Most statuses ever written are those of jobs that have not begun: spare them the look.
-        tally = self._ledger.tally(record.seq) if record.started_at else dict(_NOTHING_YET)
+        # Most statuses ever written are those of jobs that have not begun: no query for them.
+        tally = self._ledger.tally(record.seq) if record.started_at else _NONE_ENDED
         outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
         now = timestamp()
         status = Status(
@@ -135,30 +137,25 @@ class Outbox:
             started_at=record.started_at,
             finished_at=record.finished_at,
             updated_at=now,
-            images=Counts(
-                total=record.total,
-                done=tally["done"],
-                failed=tally["failed"],
-                skipped=tally["skipped"],
-            ),
+            images=cast(Counts, {"total": record.total, **tally}),
             progress=progress if record.state == State.RUNNING else None,
             errors=cast("list[ProblemJson]", record.errors),
             warnings=list(record.warnings),
             outputs=cast("list[Output]", outputs),
         )
-        # The caller's own keys are echoed; `x_` cannot collide with ours.
+        # The caller's own keys are repeated; none of ours begins with `x_`.
         own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
         return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
 
     def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> File:
-        """Where the answer to a drop goes, and its bytes."""
+        """The path and the bytes of the receipt of a drop."""
         receipt = Receipt(
             schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
         )
         return f"{self._drops}/{name}.json", to_json(receipt)
 
     def publish_images(self, images: Sequence[SavedImage]) -> None:
-        """Put images into their jobs' folders; each counts from when its sidecar is there."""
+        """Write images into their jobs' folders; each counts from when its sidecar exists."""
         pictures: list[File] = []
         sidecars: list[File] = []
         for image in images:
@@ -171,14 +168,14 @@ class Outbox:
         self._disk.replace_many(pictures, then=sidecars)
 
     def take_back(self, image: SavedImage) -> None:
-        """Remove what is there of an image that could not be put there whole."""
+        """Remove the files of an image of which not all could be written."""
         folder = f"{self._folder}/{image.job}"
         names = (f"{image.stem}.json", f"{image.stem}{image.suffix}", f"thumbs/{image.stem}.webp")
         for name in names:
             self._disk.remove(f"{folder}/{name}")
 
     def publish_ends(self, ends: Sequence[tuple[Record, Status, str | None]]) -> None:
-        """Put the contact sheets, and then the final statuses, of jobs into their folders."""
+        """Write the contact sheets, and then the final statuses, of jobs into their folders."""
         with self._lock:
             files: list[File] = []
             for record, status, page in ends:
@@ -191,7 +188,7 @@ class Outbox:
             self._ledger.published([record for record, _, _ in ends])
 
     def publish_page(self, record: Record, html: str) -> None:
-        """Put the job's contact sheet into its folder."""
+        """Write the job's contact sheet into its folder."""
         self._disk.replace(self.folder(record.id) / "index.html", html.encode())
 
     def write_health(self, health: Mapping[str, Any]) -> None:
@@ -214,17 +211,17 @@ class Outbox:
         return read_json(self.folder(job_id) / _STATUS)
 
 
-# A line for every key. The encoder's own `indent` would take ten times as long.
+# One line for each key: the encoder's own `indent` takes ten times as long.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n ", ": ")).encode
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """How statuses, receipts and the health file are written, which is often."""
+    """The bytes of a status, a receipt or the health file."""
     return f"{_encode(value)}\n".encode()
 
 
 def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The `outputs` entry of a sidecar whose picture is there and whole, else None."""
+    """The `outputs` entry of a sidecar whose picture has the recorded hash, else None."""
     try:
         result = sidecar["result"]
         picture = folder / result["file"]

@@ -1,7 +1,6 @@
-"""The questions that the rest of the program asks the ledger, each a method with a name.
+"""The ledger's queries, each a method with a name.
 
-Every SELECT over jobs stands here, so that one reading shows which columns and indexes decide what.
-Reads only.
+Every SELECT of whole jobs is in this file, so that it shows which columns and indexes are used.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ from runner.job import State
 from runner.spool.store.names import key_of
 from runner.spool.store.record import Record, record_of_row
 
-# Left to choose, SQLite takes the index of states and looks at the whole queue, or at every job.
+# Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
 _QUEUE = "job INDEXED BY job_turn"
 _WAITING = "job INDEXED BY job_waiting"
-_UNANSWERED = "job INDEXED BY job_identity"
+_UNACKNOWLEDGED = "job INDEXED BY job_identity"
 # A job with an identity is still being acknowledged: its status comes before its first image.
 _READY = (
     f"state = 'queued' AND identity IS NULL AND reason IS NOT '{WAITING_FOR_INPUT}'"
     " AND ready_at <= ?"
 )
-_NEWEST_FIRST = "seq DESC"
 
 
 class Queries:
-    """Reads one ledger; every method is safe to call from any thread. Oldest first by default."""
+    """Reads one ledger, oldest jobs first by default; safe to use from any thread."""
 
     _connection: sqlite3.Connection
     _lock: threading.RLock
@@ -43,29 +41,27 @@ class Queries:
 
     def newest(self, job_id: str) -> Record | None:
         """The newest record of this id, whatever the case it is written in."""
-        return _first(self._select("key = ?", key_of(job_id), order=_NEWEST_FIRST, limit=1))
+        return self._newest("key = ?", key_of(job_id))
 
     def newest_of_file(self, name: str) -> Record | None:
         """The newest job that was made of a file of this name."""
-        return _first(self._select("source_name = ?", name, order=_NEWEST_FIRST, limit=1))
+        return self._newest("source_name = ?", name)
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""
-        same = "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
-        return _first(
-            self._select(same, name, sha256, mtime_ns, order=_NEWEST_FIRST, limit=1),
-        )
+        where = "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
+        return self._newest(where, name, sha256, mtime_ns)
 
     def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
-        """The jobs of those files that are known already, by the identity of the file."""
+        """The jobs made of files with these identities, by identity."""
         marks = ", ".join("?" * len(identities))
-        found = self._select(f"identity IN ({marks})", *identities)
-        return {str(record.identity): record for record in found}
+        records = self._select(f"identity IN ({marks})", *identities)
+        return {str(record.identity): record for record in records}
 
     # -- the queue -------------------------------------------------------------------------------
 
     def ready(self, wall: float, limit: int) -> list[Record]:
-        """The jobs that may run at a time of day, by priority and age."""
+        """The jobs that may run at this time, by priority and age."""
         return self._queued(_READY, wall, limit=limit)
 
     def ready_with_model(self, wall: float, priority: int, model: str | None) -> Record | None:
@@ -74,7 +70,7 @@ class Queries:
         return _first(self._queued(where, wall, priority, model, limit=1))
 
     def ready_before(self, wall: float, than: Record, model: str | None) -> Record | None:
-        """A ready job older than one of the same priority, which needs another model."""
+        """The oldest ready job that is older than one of its priority and needs another model."""
         where = f"{_READY} AND priority = ? AND seq < ? AND model IS NOT ?"
         return _first(self._queued(where, wall, than.priority, than.seq, model, limit=1))
 
@@ -86,7 +82,7 @@ class Queries:
         return None if row is None else int(row[0])
 
     def next_to_open(self, wall: float) -> Record | None:
-        """The queued job whose hour comes next."""
+        """The queued job whose hours open next."""
         where = "state = 'queued' AND ready_at > ?"
         return _first(self._select(where, wall, order="ready_at", limit=1))
 
@@ -100,24 +96,24 @@ class Queries:
 
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
-        # As text: the index is partial, and SQLite must see that it covers the question.
+        # The reason as a literal: SQLite uses a partial index only where it can see that it covers.
         where = f"state = 'queued' AND reason = '{WAITING_FOR_INPUT}'"
         return self._select(where, limit=limit, table=_WAITING)
 
-    # -- what is to be done for them ---------------------------------------------------------------
+    # -- jobs with work left to do ---------------------------------------------------------------
 
     def running(self) -> list[Record]:
         """Every running job."""
         return self._select("state = 'running'")
 
     def cancelled_in_queue(self) -> list[Record]:
-        """The queued jobs that were running when they were cancelled."""
+        """The queued jobs that were cancelled while they ran."""
         return self._select("state = 'queued' AND cancelled = 1")
 
     def unpublished(self) -> list[Record]:
-        """The jobs whose status is older than their record, running and unanswered ones left out.
+        """The jobs whose status is older than their record, but for running ones and the intake's.
 
-        While it is acknowledged a job is the intake's; a running one gets statuses anyway.
+        The intake publishes a job that it acknowledges; a running one gets statuses anyway.
         """
         return self._select("behind = 1 AND identity IS NULL AND state <> 'running'")
 
@@ -125,18 +121,18 @@ class Queries:
         """This job, if it was cancelled and its status does not say so yet."""
         return _first(self._select("seq = ? AND behind = 1 AND state = 'cancelled'", seq))
 
-    def unanswered(self) -> list[Record]:
+    def unacknowledged(self) -> list[Record]:
         """The jobs whose file may still lie in the inbox."""
-        return self._select("identity IS NOT NULL", table=_UNANSWERED)
+        return self._select("identity IS NOT NULL", table=_UNACKNOWLEDGED)
 
     def cut_short(self) -> list[Record]:
-        """The jobs whose files a process that died may have left half done."""
+        """The jobs whose files a process that died may have left half written."""
         return self._select(
             "state = 'running' OR behind = 1 OR identity IS NOT NULL OR reason = ?",
             WAITING_FOR_INPUT,
         )
 
-    # -- all of them -----------------------------------------------------------------------------
+    # -- all jobs --------------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
         """Whether no job is recorded."""
@@ -144,7 +140,7 @@ class Queries:
 
     def latest(self, limit: int) -> list[Record]:
         """The jobs accepted last, newest first."""
-        return self._select("1 = 1", order=_NEWEST_FIRST, limit=limit)
+        return self._select("1 = 1", order="seq DESC", limit=limit)
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
@@ -155,7 +151,7 @@ class Queries:
     # -- images ----------------------------------------------------------------------------------
 
     def images(self, seq: int) -> dict[int, sqlite3.Row]:
-        """The images of a job that are over, by number."""
+        """The images of a job that have ended, by number."""
         with self._lock:
             rows = self._connection.execute("SELECT * FROM image WHERE seq = ?", (seq,))
             return {row["number"]: row for row in rows}
@@ -168,7 +164,7 @@ class Queries:
             )
             return {"done": 0, "failed": 0, "skipped": 0} | dict(list(map(tuple, rows)))
 
-    def outputs(self, seq: int, newest: int = 100) -> list[dict[str, Any]]:
+    def outputs(self, seq: int, newest: int) -> list[dict[str, Any]]:
         """The `outputs` entries of the newest images, in order of their numbers."""
         with self._lock:
             rows = self._connection.execute(
@@ -179,7 +175,7 @@ class Queries:
             return [json.loads(row["output"]) for row in rows][::-1]
 
     def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The prompts of a `compose`, in order, as they were kept."""
+        """The prompts of a `compose` and what its images keep of the pack, in order."""
         with self._lock:
             query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
             rows = self._connection.execute(query, (seq,))
@@ -189,6 +185,9 @@ class Queries:
         """The hashes of the specs that were being parsed when a process ended."""
         with self._lock:
             return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
+
+    def _newest(self, where: str, *values: object) -> Record | None:
+        return _first(self._select(where, *values, order="seq DESC", limit=1))
 
     def _queued(self, where: str, *values: object, limit: int) -> list[Record]:
         return self._select(where, *values, order="priority DESC, seq", limit=limit, table=_QUEUE)

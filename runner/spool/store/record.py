@@ -1,7 +1,4 @@
-"""One job as the ledger has it: a frozen value, and the same as a row of its file.
-
-Only the ledger makes rows of records and records of rows.
-"""
+"""The record of one job, a frozen value, and its conversion to and from a row of the ledger."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from runner.job import State
 
 @dataclass(frozen=True)
 class Record:
-    """One job as the ledger has it.
+    """One job in the ledger.
 
     `realised` is the validated spec, `inputs` maps the paths it names to the copies' file names,
-    `identity` tells the dropped file until that file has left the inbox, and `behind` says that
-    `status.json` may be older than this record. `number` of an image counts from 1.
+    `identity` identifies the dropped file until that file has left the inbox, and `behind` says
+    that `status.json` may be older than this record.
     """
 
     seq: int
@@ -58,7 +55,7 @@ CANCELLED: Mapping[str, object] = {
     "reason": "Cancelled",
     "message": "cancelled by a file in the inbox",
 }
-"""What the record of a cancelled job says."""
+"""The fields that a cancel sets in a job's record."""
 
 COLUMNS = tuple(field.name for field in fields(Record))
 _JSON = ("realised", "inputs", "errors", "warnings")
@@ -66,7 +63,7 @@ _JSON_AT = tuple(map(COLUMNS.index, _JSON))
 
 
 def row_of(record: Record) -> list[Any]:
-    """A record's values in the order of COLUMNS, as they are stored."""
+    """A record's values as the ledger stores them, in the order of COLUMNS."""
     values = [getattr(record, name) for name in COLUMNS]
     for n in _JSON_AT:
         values[n] = _compact(values[n])
@@ -74,12 +71,12 @@ def row_of(record: Record) -> list[Any]:
 
 
 def column_of(name: str, value: object) -> object:
-    """One field's value as it is stored."""
+    """One field's value as the ledger stores it."""
     return _compact(value) if name in _JSON else value
 
 
 def record_of_row(row: Mapping[str, Any]) -> Record:
-    """The record that a stored row is."""
+    """The record in a row of the ledger."""
     values = {name: row[name] for name in COLUMNS}
     values |= {name: json.loads(values[name]) for name in _JSON}
     values |= {name: bool(values[name]) for name in ("cancelled", "behind")}

@@ -1,4 +1,4 @@
-"""The spool of one open home, as its parts hand it to each other."""
+"""The parts of one open home that most of the spool and the daemon need, as one value."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_a_spec_that_no_thread_can_plan_now_is_planned_when_one_can(
     start = threading.Thread.start
 
     def reluctant(thread: threading.Thread) -> None:
-        if thread.name == "planning" and not refused:
+        if thread.name == "composing" and not refused:
             refused.append(thread.name)
             raise RuntimeError("can't start new thread")
         start(thread)
@@ -215,7 +215,7 @@ def test_a_cancel_waits_for_its_spec_as_long_as_any_is_planned(packed: Spool, he
     controls = packed.daemon.intake.controls
     (packed.home.inbox / "other.cancel").touch()
     for moment in (1000.0, 1061.0):
-        controls.obey(["other.cancel"], moment, planning=True)
+        controls.obey(["other.cancel"], moment, composing=True)
     assert controls.awaits("other", "whatever.yaml")
 
 

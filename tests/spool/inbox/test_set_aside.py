@@ -45,8 +45,8 @@ class Stubborn(FaultyDisk):
     def __init__(self) -> None:
         super().__init__("", "", errno.EPERM)
 
-    def before(self, effect: str, path: Any, **details: Any) -> None:
-        moves = (effect, os.path.basename(path))
+    def before(self, operation: str, path: Any, **details: Any) -> None:
+        moves = (operation, os.path.basename(path))
         if moves in (("rename", ".taken-stuck.yaml"), ("remove", "old.cancel")):
             raise OSError(self.number, os.strerror(self.number), str(path))
 
@@ -166,11 +166,11 @@ def test_a_drop_that_somebody_removes_by_hand_is_run_once(idle_spool: Spool) -> 
     assert not spool.home.job("hero-2").exists()
 
 
-@pytest.mark.parametrize("effect", ["remove", "give_back"])
-def test_no_file_on_its_way_out_is_lost_or_run_twice(idle_spool: Spool, effect: str) -> None:
+@pytest.mark.parametrize("operation", ["remove", "rename_to_free"])
+def test_no_file_on_its_way_out_is_lost_or_run_twice(idle_spool: Spool, operation: str) -> None:
     """Seen red: with a rename over what is still on its way out."""
-    spool, disk = idle_spool, FaultyDisk(effect, r"hero\.yaml", errno.EPERM)
-    if effect == "give_back":
+    spool, disk = idle_spool, FaultyDisk(operation, r"hero\.yaml", errno.EPERM)
+    if operation == "rename_to_free":
         # What is renamed is another file than the one that was read.
         refuse = disk.before
 
@@ -189,7 +189,7 @@ def test_no_file_on_its_way_out_is_lost_or_run_twice(idle_spool: Spool, effect: 
     spool.until(lambda: disk.failed >= 4)
     disk.broken = False
     # Given back beside another `hero.yaml`, the third is `hero-2.yaml`, whose id is taken.
-    jobs = ["hero", "hero-2", "hero-2-2"][: 2 if effect == "remove" else 3]
+    jobs = ["hero", "hero-2", "hero-2-2"][: 2 if operation == "remove" else 3]
     spool.over(*jobs)
     spool.restart()
     spool.drop("next.yaml")
@@ -231,7 +231,7 @@ def paused(idle_spool: Spool) -> Iterator[Spool]:
         idle_spool.receipt(f"{job}.yaml")
     daemon = idle_spool.daemon
     assert daemon is not None
-    idle_spool.until(lambda: not daemon.ledger.unanswered())
+    idle_spool.until(lambda: not daemon.ledger.unacknowledged())
     yield idle_spool
 
 
@@ -300,12 +300,12 @@ def test_a_drain_beside_a_file_that_is_set_aside_ends_and_names_it(idle_spool: S
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])
 def test_a_fault_of_the_whole_place_is_taken_for_nobodys(idle_spool: Spool, number: int) -> None:
     found = Faults(idle_spool.home)
-    with pytest.raises(OSError), found.apart(idle_spool.home.inbox / "x.yaml"):
+    with pytest.raises(OSError), found.isolated(idle_spool.home.inbox / "x.yaml"):
         raise OSError(number, os.strerror(number))
     os.rename(idle_spool.home.outbox, idle_spool.home.root / "away")
-    with pytest.raises(OSError), found.apart(idle_spool.home.inbox / "x.yaml"):
+    with pytest.raises(OSError), found.isolated(idle_spool.home.inbox / "x.yaml"):
         Disk().sync_folder(idle_spool.home.outbox)
-    assert found.told() == []
+    assert found.listed() == []
 
 
 def test_a_fault_that_is_met_again_keeps_its_date_and_is_tried_less_and_less(
@@ -318,8 +318,8 @@ def test_a_fault_that_is_met_again_keeps_its_date_and_is_tried_less_and_less(
         found.add(file, PermissionError(errno.EPERM, "not permitted"))
         left.append(found.seconds_left(file))
     assert [round(seconds) for seconds in left] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert len(found.told()) == 1 == len(caplog.records)
+    assert len(found.listed()) == 1 == len(caplog.records)
     os.utime(file, (1, 1))
     assert found.seconds_left(file) == 0.0, "it has changed"
     file.unlink()
-    assert found.forget_gone() and not found.told()
+    assert found.forget_gone() and not found.listed()

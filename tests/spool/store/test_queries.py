@@ -47,7 +47,7 @@ def test_ready_jobs_come_by_priority_then_age_without_those_that_something_holds
     job(ledger, "urgent", priority=5)
     job(ledger, "waits", reason="WaitingForInput")
     job(ledger, "later", ready_at=WALL + 1)
-    job(ledger, "unanswered", identity="1:2")
+    job(ledger, "unacknowledged", identity="1:2")
     job(ledger, "over", state=State.FAILED)
     assert [record.id for record in ledger.ready(WALL, limit=9)] == ["urgent", "first"]
     assert ledger.highest_ready_priority(WALL) == 5
@@ -75,7 +75,7 @@ def test_an_older_job_of_another_model_is_found_only_within_its_priority(ledger:
         (lambda ledger, one: ledger.ready_before(WALL, one, "A"), "job_turn"),
         (lambda ledger, one: ledger.highest_ready_priority(WALL), "job_turn"),
         (lambda ledger, one: ledger.waiting_for_input(), "job_waiting"),
-        (lambda ledger, one: ledger.unanswered(), "job_identity"),
+        (lambda ledger, one: ledger.unacknowledged(), "job_identity"),
         (lambda ledger, one: ledger.unpublished(), "job_behind"),
         (lambda ledger, one: ledger.newest("one"), "job_key"),
         (lambda ledger, one: ledger.newest_of_file("one.yaml"), "job_source"),
