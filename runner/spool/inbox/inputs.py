@@ -38,7 +38,7 @@ def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def place_of(text: str, home: Home) -> Path:
     """The file that a text in a spec names. Raises PathNotAllowed outside the allowed roots."""
-    roots = [Path(root).expanduser() for root in home.settings.input_roots]
+    roots = _input_roots(home)
     posix = text.replace("\\", "/")
     if "\0" in text or ".." in posix.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
@@ -58,6 +58,10 @@ def place_of(text: str, home: Home) -> Path:
     if not any(_inside(place, root) for root in (folder, *roots)):
         raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
     return place
+
+
+def _input_roots(home: Home) -> list[Path]:
+    return [Path(root).expanduser() for root in home.settings.input_roots]
 
 
 def _inside(path: Path, root: Path) -> bool:
@@ -96,7 +100,7 @@ def take(place: Path, home: Home) -> Snapshot | None:
     with os.fdopen(handle, "rb") as file:
         # The path may lead to another file now than when it was checked.
         opened = path_of(file.fileno()) or place
-        roots = [home.inbox, home.outbox, *map(Path, home.settings.input_roots)]
+        roots = [home.inbox, home.outbox, *_input_roots(home)]
         if not any(_inside(opened, root) for root in roots):
             raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
         before = os.fstat(file.fileno())

@@ -132,6 +132,21 @@ def test_an_absolute_path_inside_the_input_roots_is_taken(tmp_path: Path) -> Non
     spool.stop()
 
 
+def test_an_input_root_may_begin_with_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "cat.png").write_bytes(png())
+    spool = Spool(tmp_path / "home", input_roots=("~/album",))
+    spool.start()
+    spool.drop("edit.yaml", EDIT.format(image=tmp_path / "album" / "cat.png"))
+    assert spool.end("edit")["state"] == "succeeded"
+    spool.stop()
+
+
+
 def test_two_inputs_of_one_name_are_both_kept(spool: Spool) -> None:
     for folder in ("a", "b"):
         (spool.home.inbox / folder).mkdir()
