@@ -146,7 +146,6 @@ def test_an_input_root_may_begin_with_the_users_folder(
     spool.stop()
 
 
-
 def test_two_inputs_of_one_name_are_both_kept(spool: Spool) -> None:
     for folder in ("a", "b"):
         (spool.home.inbox / folder).mkdir()
