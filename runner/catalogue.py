@@ -12,8 +12,8 @@ from typing import Any
 
 from runner.engine import registry
 from runner.engine.custom_entries import models_of
-from runner.job import ImageTask, InputImage, Lora
 from runner.settings import Home, Settings
+from runner.task import ImageTask, InputImage, Lora
 
 
 class RegistryCatalogue:

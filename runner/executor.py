@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

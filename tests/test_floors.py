@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runner.job",
         "runner.log_once",
         "runner.settings",
+        "runner.task",
         "runner.wire",
     ),
     ("runner.executor", "runner.holds"),

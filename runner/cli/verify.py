@@ -114,10 +114,10 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     from runner.engine.memory.machine import gpu_in_use
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
     from runner.gallery.metadata import encode
-    from runner.job import InputImage
     from runner.spool.disk.locks import locks_of
     from runner.spool.inbox import loras
     from runner.spool.inbox.inputs import IMAGE_FIELDS, place_of
+    from runner.task import InputImage
 
     spec = _spec(sidecar)
     catalogue = RegistryCatalogue(home.settings, home.data)

@@ -1,7 +1,8 @@
 """Ends of jobs, and jobs that go back into the queue.
 
-A final state is decided here under the ledger's lock, so that no cancel can come between, and is
-published after the job's page. Called by the writer thread only; never touches a job that goes on.
+The final state of a job that has begun is decided here under the ledger's lock, so that no cancel
+can come between, and is published after the job's page. Called by the writer thread only; never
+touches a job that goes on.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import logging
 from runner.clock import now
 from runner.daemon.tasks import TaskBuilder
 from runner.executor import Executor
-from runner.job import ImageTask
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.record import Record
+from runner.task import ImageTask
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.catalogue import RegistryCatalogue
-from runner.job import ImageTask, InputImage
 from runner.settings import Home
 from runner.spool.inbox import loras
 from runner.spool.inbox.inputs import IMAGE_FIELDS
 from runner.spool.store.record import Record
+from runner.task import ImageTask, InputImage
 from specs.expand import image, seeds_each
 
 Composed = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]

@@ -23,7 +23,8 @@ from runner.engine.kinds.base import Build, Paste, Prepared
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
 from runner.errors import Stopped, TimedOut
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

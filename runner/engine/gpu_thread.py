@@ -28,8 +28,8 @@ from runner.engine.speed import Speed
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
-from runner.job import ImageTask
 from runner.settings import Home
+from runner.task import ImageTask
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
 from runner.engine.models import Model, Serving
-from runner.job import ImageTask, InputImage, Lora
+from runner.task import ImageTask, InputImage, Lora
 from specs.suggest import did_you_mean
 
 __all__ = ["KINDS", "MODEL_REGISTRY", "default_model", "problems", "realise", "warnings"]

@@ -25,7 +25,8 @@ from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import JobFailed
 from runner.executor import Progressed, Rendered
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,7 @@ from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints, fingerprint
 from runner.errors import JobFailed
-from runner.job import ImageTask
+from runner.task import ImageTask
 
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 

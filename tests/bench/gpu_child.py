@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from runner.executor import Event, Failed, Progressed, StoppedEarly
-from runner.job import ImageTask, InputImage, Phase
+from runner.job import Phase
+from runner.task import ImageTask, InputImage
 from tests.bench import scripts
 from tests.bench.ceiling import fastest_product, operations_of_a_step
 from tests.bench.gpu import Order

@@ -25,8 +25,8 @@ from typing import Any
 
 from runner.cli.init import make_home
 from runner.executor import Event, Failed, Progressed, Rendered
-from runner.job import ImageTask
 from runner.settings import Home, load_settings
+from runner.task import ImageTask
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.turns import Contestant, Run, Stage, take_turns
 

@@ -25,10 +25,10 @@ import pytest
 from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Event, Rendered
-from runner.job import ImageTask
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
 from runner.spool.store.outbox import to_json
+from runner.task import ImageTask
 from tests.bench.overhead import publish
 from tests.fakes import TwinLibrary, Watched, life
 from tests.harness import eventually

@@ -17,9 +17,9 @@ from typing import Any
 from PIL import Image
 
 from runner.daemon.daemon import Daemon
-from runner.job import ImageTask
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
+from runner.task import ImageTask
 from tests.spool.device import FlatColours
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\n"

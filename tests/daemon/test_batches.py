@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor import Slot, StoppedEarly
-from runner.job import ImageTask
+from runner.task import ImageTask
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 

@@ -10,7 +10,7 @@ import pytest
 
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS, realise
-from runner.job import ImageTask, InputImage
+from runner.task import ImageTask, InputImage
 from tests.fakes import TwinLibrary
 from tests.twins.pieces import seeded
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.job import Lora
+from runner.task import Lora
 
 ATTENTION = ("to_q", "to_k", "to_v")
 

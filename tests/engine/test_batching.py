@@ -13,7 +13,8 @@ from runner.engine.batch_layers import row_by_row
 from runner.engine.batching import MAX_BATCH
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Progressed, Rendered, StoppedEarly
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 from tests.fakes import Watched
 
 TaskOf = Callable[..., ImageTask]

@@ -15,7 +15,7 @@ import pytest
 
 from runner.engine.gpu_thread import GpuThread
 from runner.executor import Event, Executor, Failed, Progressed, Rendered, StoppedEarly
-from runner.job import ImageTask, InputImage
+from runner.task import ImageTask, InputImage
 from tests.harness import eventually
 from tests.spool.device import FlatColours
 

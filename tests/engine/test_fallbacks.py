@@ -20,7 +20,7 @@ from runner.engine.resolved_task import TaskResolver
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Rendered
-from runner.job import ImageTask
+from runner.task import ImageTask
 from tests.fakes import TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]

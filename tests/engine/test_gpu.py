@@ -22,7 +22,8 @@ from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
-from runner.job import ImageTask, InputImage, Phase
+from runner.job import Phase
+from runner.task import ImageTask, InputImage
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]

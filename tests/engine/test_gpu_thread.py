@@ -18,7 +18,8 @@ from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
-from runner.job import ImageTask, InputImage, Phase
+from runner.job import Phase
+from runner.task import ImageTask, InputImage
 from tests.fakes import TwinLibrary, life
 
 ExecutorOf = Callable[..., GpuThread]

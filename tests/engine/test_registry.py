@@ -14,7 +14,7 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.models import Sizes
 from runner.engine.registry import KINDS, default_model, problems, realise, warnings
-from runner.job import InputImage
+from runner.task import InputImage
 
 
 def paths(**spec: Any) -> list[str]:

@@ -14,7 +14,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS
 from runner.executor import Rendered
-from runner.job import ImageTask
+from runner.task import ImageTask
 from tests.fakes import life
 
 ExecutorOf = Callable[..., GpuThread]

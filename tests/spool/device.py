@@ -20,8 +20,9 @@ from runner.executor import (
     Slot,
     StoppedEarly,
 )
-from runner.job import ImageTask, Phase
+from runner.job import Phase
 from runner.settings import Home
+from runner.task import ImageTask
 
 
 class FlatColours:

@@ -20,7 +20,8 @@ from runner.engine.registry import KINDS, realise
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
-from runner.job import ImageTask, InputImage, Phase
+from runner.job import Phase
+from runner.task import ImageTask, InputImage
 from tests.fakes import FakePipe, TwinLibrary, Watched, life
 
 STEPS = 3

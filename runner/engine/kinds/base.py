@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.models import Sizes
-from runner.job import ImageTask
+from runner.task import ImageTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

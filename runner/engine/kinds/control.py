@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
-from runner.job import ImageTask
+from runner.task import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:

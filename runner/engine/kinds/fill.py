@@ -17,7 +17,7 @@ from runner.engine.kinds.base import (
     sampling,
 )
 from runner.engine.models import Sizes
-from runner.job import ImageTask
+from runner.task import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
-from runner.job import InputImage
+from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine.pictures.images import MAX_PIXELS, eight_bit, load
 from runner.errors import InputBad
-from runner.job import InputImage
+from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
 if TYPE_CHECKING:

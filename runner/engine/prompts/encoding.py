@@ -18,7 +18,8 @@ from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 
 _MAX_UPCOMING = 4096
 

@@ -26,7 +26,7 @@ from runner.engine.weights import fp8, lora_layers
 from runner.engine.weights.lora_layers import Fitting
 from runner.engine.weights.original_layers import OriginalLayers
 from runner.errors import InputBad, JobFailed, ModelMissing
-from runner.job import Lora
+from runner.task import Lora
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, fingerprint
-from runner.job import ImageTask
+from runner.task import ImageTask
 
 OnLoading = Callable[[], None]
 

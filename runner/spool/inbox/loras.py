@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
-from runner.job import Lora
 from runner.settings import Home
 from runner.spool.disk.platform import open_regular
+from runner.task import Lora
 from specs.suggest import did_you_mean
 
 Cached = Callable[[str, str, Path], Path | None]

@@ -13,7 +13,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FAMILIES
 from runner.engine.memory import devices
 from runner.engine.registry import KINDS
-from runner.job import ImageTask
+from runner.task import ImageTask
 from tests.fakes import TwinLibrary
 
 TaskOf = Callable[..., ImageTask]

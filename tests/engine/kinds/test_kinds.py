@@ -15,7 +15,7 @@ from runner.engine.kinds.base import Prepared
 from runner.engine.models import Sizes
 from runner.engine.registry import KINDS
 from runner.errors import InputBad
-from runner.job import ImageTask, InputImage
+from runner.task import ImageTask, InputImage
 
 TaskOf = Callable[..., ImageTask]
 

@@ -19,7 +19,7 @@ from runner.engine.pictures import depth
 from runner.engine.pictures.depth import DepthMaps, depth_map
 from runner.errors import ModelMissing, OutOfMemory
 from runner.executor import Rendered
-from runner.job import ImageTask, InputImage
+from runner.task import ImageTask, InputImage
 from tests.fakes import life
 from tests.twins import depth as twin
 

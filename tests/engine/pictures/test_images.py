@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from runner.engine.models import Sizes
 from runner.engine.pictures import images
 from runner.errors import InputBad, InputMissing
-from runner.job import InputImage
+from runner.task import InputImage
 
 
 def opened(path: Path) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from runner.engine.pictures import masks
 from runner.errors import InputBad
-from runner.job import InputImage
+from runner.task import InputImage
 
 
 def mask_of(folder: Path, picture: Image.Image, size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -17,7 +17,8 @@ from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import Stopped
 from runner.executor import Progressed, Rendered
-from runner.job import ImageTask, Phase
+from runner.job import Phase
+from runner.task import ImageTask
 from tests.fakes import FakeClock, TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]

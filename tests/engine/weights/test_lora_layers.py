@@ -13,7 +13,7 @@ import pytest
 
 from runner.engine.weights import loras
 from runner.errors import InputBad, ModelMissing
-from runner.job import Lora
+from runner.task import Lora
 from tests.engine.lora_files import tensors_for, wider, written
 from tests.engine.painting import painted, pipe_of, state_of
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.engine.weights import loras
-from runner.job import Lora
+from runner.task import Lora
 from tests.engine.lora_files import tensors_for, wider, written
 from tests.engine.painting import FLUX1, OTHERS, furthest, painted, pipe_of, state_of
 

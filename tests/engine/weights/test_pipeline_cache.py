@@ -10,7 +10,7 @@ import pytest
 from runner.engine.memory import devices
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
-from runner.job import ImageTask
+from runner.task import ImageTask
 from tests.fakes import TwinLibrary
 
 TaskOf = Callable[..., ImageTask]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InputBad, ModelMissing, PathNotAllowed
-from runner.job import Lora
 from runner.settings import Home
+from runner.task import Lora
 from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate

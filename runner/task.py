@@ -1,0 +1,61 @@
+"""The values that travel between daemon and engine: one image to be made, and what it reads.
+
+Frozen, and can be pickled. Nothing here reads a file, and nothing here knows diffusers. Commands
+that only read statuses do without this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """One image that a task reads: the job's own copy, with its weight."""
+
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One LoRA file with its strength, and the hash it had when the job was accepted."""
+
+    path: Path
+    weight: float = 1.0
+    name: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """All that an executor needs to make one image; every default is filled in.
+
+    `width` and `height` are in pixels, and None where the size follows the input image. `timeout`
+    is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
+    holds the other fields of the kind.
+    """
+
+    job: str
+    index: int
+    kind: str
+    model: str
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    width: int | None = None
+    height: int | None = None
+    precision: str = "auto"
+    timeout: float | None = None
+    inputs: Mapping[str, tuple[InputImage, ...]] = field(default_factory=dict)
+    loras: tuple[Lora, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_like(self, other: ImageTask) -> bool:
+        """Whether the two differ at most in index, prompt and seed."""
+        same = replace(other, index=self.index, prompt=self.prompt, seed=self.seed)
+        return self == same
