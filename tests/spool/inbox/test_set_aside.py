@@ -223,9 +223,10 @@ def test_a_drop_that_makes_the_intake_stumble_is_rejected_alone(
 
 @pytest.fixture
 def paused(idle_spool: Spool) -> Iterator[Spool]:
-    """A stopped home with two queued jobs, `odd` and `good`, and no pause any more."""
-    idle_spool.start()
+    """A paused home with two queued jobs, `odd` and `good`."""
+    # Before the start: it is obeyed before the first job begins.
     (idle_spool.home.inbox / "runner.pause").touch()
+    idle_spool.start()
     for job in ("odd", "good"):
         idle_spool.drop(f"{job}.yaml")
         idle_spool.receipt(f"{job}.yaml")
