@@ -176,7 +176,7 @@ class Daemon:
                     note = self.worker.hold.message
                 break
             self.step(0.02 if self._scans_wanted else 0.2)
-        if self._stop.is_set() and self.ledger.has_queued():
+        if self._stop.is_set() and (self.ledger.has_queued() or self.ledger.running()):
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
         counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
@@ -39,29 +40,35 @@ def keep_running(
     Returns the exit code. Signals to stop are forwarded. A runner that ends soon after its start is
     started again after a pause that doubles, up to a minute.
     """
-    stopping = False
+    stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
+        stopping.set()
         if child is not None and child.poll() is None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    # `nohup` ignores SIGHUP for what it starts, and so does the runner then.
+    ignored = {number for number in _FORWARDED if signal.getsignal(number) == signal.SIG_IGN}
+    forwarded = [n for n in _FORWARDED if n.name != "SIGHUP" or n not in ignored]
+    before = {number: signal.signal(number, forward) for number in forwarded}
     seconds = 1.0
     try:
-        while True:
+        while not stopping.is_set():
             began = time.monotonic()
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
             child = subprocess.Popen([*command(), *arguments], start_new_session=os.name != "nt")
+            if stopping.is_set():
+                # It came while the child was being started.
+                child.terminate()
             code = child.wait()
-            if stopping or code in final_codes:
+            if stopping.is_set() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
             notify(f"the runner ended ({_cause(code)}); starting it again")
-            time.sleep(seconds)
+            stopping.wait(seconds)
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
+        return exit_codes.DONE
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

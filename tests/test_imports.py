@@ -1,8 +1,8 @@
-"""The house holds: who may import whom, one door per dependency, one call of a pipeline.
+"""The structure: who may import whom, where each dependency is imported, one call of a pipeline.
 
-The table below is the map of ARCHITECTURE.md as data. A file imports only from floors below its
-own, rooms of one floor do not import each other (but for the pairs named), and nothing works while
-it is being imported.
+The table below is the map of ARCHITECTURE.md, in finer rows. A module imports only from rows below
+its own, those of one row do not import each other (but for the pairs named), and nothing works
+while it is being imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.harness import ROOT
 
-FLOORS: tuple[tuple[str, ...], ...] = (
+ROWS: tuple[tuple[str, ...], ...] = (
     ("specs", "runner.launch"),
     ("composer", "runner.errors"),
     (
@@ -36,12 +36,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runner.daemon",),
     ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
 )
-"""From the ground up. A room is a file or a whole folder."""
+"""From the ground up: modules and whole folders."""
 
 NEIGHBOURS = {("runner.fluxdrop", "runner.cli"), ("runner.cli", "runner.mcp_server")}
-"""Imports within one floor that are meant."""
+"""Imports within one row that are allowed."""
 
-DOORS: dict[str, tuple[str, ...]] = {
+IMPORTERS: dict[str, tuple[str, ...]] = {
     "torch": ("runner/engine/",),
     "diffusers": ("runner/engine/",),
     "transformers": ("runner/engine/",),
@@ -70,7 +70,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "numpy", "mcp", "hu
 
 
 def _files() -> list[Path]:
-    found = (file for room in ("runner", "specs", "composer") for file in (ROOT / room).rglob("*"))
+    found = (file for name in ("runner", "specs", "composer") for file in (ROOT / name).rglob("*"))
     return sorted(file for file in found if file.suffix == ".py")
 
 
@@ -108,24 +108,24 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _place(module: str) -> tuple[int, str] | None:
-    """The floor and the room of a module of ours; None for a foreign one."""
-    for floor, rooms in enumerate(FLOORS):
-        for room in rooms:
-            if module == room or module.startswith(f"{room}."):
-                return floor, room
+    """The row and the name of a module of ours; None for a foreign one."""
+    for row, names in enumerate(ROWS):
+        for name in names:
+            if module == name or module.startswith(f"{name}."):
+                return row, name
     return None
 
 
-def test_every_file_of_ours_has_a_place_in_the_house() -> None:
+def test_every_module_has_its_row() -> None:
     unplaced = [
         _named(file)
         for file in FILES
         if _place(_module(file)) is None and _module(file) not in ("runner", "runner.spool")
     ]
-    assert unplaced == [], "give these a floor in the table above and in ARCHITECTURE.md"
+    assert unplaced == [], "give these a row in the table above and in ARCHITECTURE.md"
 
 
-def test_a_file_imports_only_from_floors_below() -> None:
+def test_a_file_imports_only_from_rows_below() -> None:
     wrong = []
     for file in FILES:
         here = _place(_module(file))
@@ -135,28 +135,28 @@ def test_a_file_imports_only_from_floors_below() -> None:
                 continue
             if there[0] >= here[0] and (here[1], there[1]) not in NEIGHBOURS:
                 wrong.append(f"{_named(file)}:{line}: {here[1]} imports {module}")
-    assert wrong == [], "these import from a floor that is not below their own"
+    assert wrong == [], "these import from a row that is not below their own"
 
 
-def test_the_wings_are_strangers_to_each_other() -> None:
-    wings = ("runner.spool", "runner.engine", "runner.gallery")
+def test_spool_engine_and_gallery_never_import_each_other() -> None:
+    parts = ("runner.spool", "runner.engine", "runner.gallery")
     wrong = []
     for file in FILES:
-        own = next((wing for wing in wings if _module(file).startswith(wing)), None)
-        others = tuple(wing for wing in wings if own and wing != own)
+        own = next((part for part in parts if _module(file).startswith(part)), None)
+        others = tuple(part for part in parts if own and part != own)
         for module, line in _imports(_tree(file)):
             if module.startswith(others):
                 wrong.append(f"{_named(file)}:{line}: {module}")
     assert wrong == []
 
 
-def test_a_dependency_is_imported_behind_its_one_door_only() -> None:
+def test_a_dependency_is_imported_in_its_own_folder_only() -> None:
     wrong = []
     for file in FILES:
         for module, line in _imports(_tree(file)):
-            doors = DOORS.get(module.partition(".")[0])
-            if doors is not None and not _named(file).startswith(doors):
-                wrong.append(f"{_named(file)}:{line}: {module} belongs behind {doors}")
+            folders = IMPORTERS.get(module.partition(".")[0])
+            if folders is not None and not _named(file).startswith(folders):
+                wrong.append(f"{_named(file)}:{line}: {module} belongs in {folders}")
     assert wrong == []
 
 
@@ -164,7 +164,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_file() -> None:
     wrong = []
     for file in FILES:
         if _named(file).startswith(("runner/engine/tiny/", "runner/mcp_server/")):
-            continue  # the recipe, the door of mcp; that nothing light loads them is test_startup's
+            continue  # the recipe and mcp; that nothing light loads them is test_startup's
         for module, line in _imports(ast.Module(_at_import(_tree(file).body), [])):
             if module.partition(".")[0] in HEAVY:
                 wrong.append(f"{_named(file)}:{line}: {module}")
