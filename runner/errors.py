@@ -2,6 +2,7 @@
 
 FluxdropError
 ├── UsageProblem      the command line or the home is at fault          exit code 2
+│   └── LedgerNewer    another version of fluxdrop made the ledger
 ├── RunnerNeeded      the command needs a running runner                exit code 69
 ├── RunnerBusy        another runner holds this home or this GPU        exit code 75
 ├── LedgerUnusable    the ledger cannot be written now                  waited out; exit code 1
@@ -23,6 +24,10 @@ from specs.errors import FluxdropError
 
 class UsageProblem(FluxdropError):
     """Wrong usage of the command line, or no home where one is needed."""
+
+
+class LedgerNewer(UsageProblem):
+    """The ledger was made by another version of fluxdrop, which this one must not change."""
 
 
 class RunnerNeeded(FluxdropError):

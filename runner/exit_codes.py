@@ -20,5 +20,8 @@ HUNG = 87
 INTERRUPTED = 130
 """Ctrl-C."""
 
+LAST_END = "FLUXDROP_LAST_END"
+"""The variable in which the supervisor tells a runner how the one before it ended."""
+
 NOT_RESTARTED = frozenset({DONE, WRONG_USAGE, RUNNER_NEEDED, RUNNER_BUSY, INTERRUPTED})
 """A runner that ends with one of these is not started again."""

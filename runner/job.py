@@ -10,7 +10,6 @@ Only enums: every command that reads a status imports this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -26,13 +25,6 @@ class State(StrEnum):
 
 
 FINAL_STATES = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED})
-
-MOVES: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
-    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),
-    **{state: frozenset() for state in FINAL_STATES},
-}
-"""The states that may follow each; none leads to `rejected`, which intake alone records."""
 
 
 class Phase(StrEnum):

@@ -19,6 +19,12 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).parent.parent
 FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
+MOVES = {
+    "queued": {"running", "cancelled", "failed"},
+    "running": {"queued", "succeeded", "failed", "cancelled"},
+    **{state: set() for state in FINAL_STATES},
+}
+"""The states that the contract lets follow each."""
 PATIENCE = 90.0
 """Seconds that a loaded machine of two cores may take for what takes one when it is idle."""
 _LOOK_SECONDS = 0.01

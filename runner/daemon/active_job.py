@@ -22,7 +22,8 @@ class ActiveJob:
 
     `numbers` are the images to come, `in_flight` those that the slot has, by number; they count
     from 1. `rendered` images took `seconds`, from which the time left is estimated. `heard_at` is
-    the monotonic time of the last event of an image in flight.
+    the monotonic time of the last event of an image in flight, and `phase` its phase. A process
+    ended during each of the `charged` images; `last` is the image that was started last.
     """
 
     record: Record
@@ -32,8 +33,18 @@ class ActiveJob:
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False
+    last: int = 0
     heard_at: float = 0.0
-    phase: Phase = Phase.LOADING
+    phase: Phase | None = None
+    charged: frozenset[int] = frozenset()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the next image must wait until all before it are written.
+
+        So that what ends the process next is known to be that image, or not to be.
+        """
+        return not self.charged.isdisjoint((self.numbers[0], self.last))
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress at this event of one of its images."""
@@ -53,7 +64,7 @@ class ActiveJob:
     def is_hung(self, moment: float) -> bool:
         """Whether the images in flight are silent far beyond their timeouts; never in loading."""
         limits = [image.task.timeout for image in self.in_flight.values() if image.task.timeout]
-        if not limits or self.phase == Phase.LOADING:
+        if not limits or self.phase in (None, Phase.LOADING):
             return False
         limit = max(_HUNG_AFTER_TIMEOUTS * max(limits), _HUNG_AFTER_SECONDS)
         return moment - self.heard_at > limit

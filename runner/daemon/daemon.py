@@ -21,6 +21,7 @@ from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
+from runner.errors import LedgerUnusable
 from runner.executor import Executor
 from runner.holds import PAUSED, disk_hold
 from runner.job import FINAL_STATES, State
@@ -118,6 +119,9 @@ class Daemon:
     def close(self) -> None:
         """Requeue the jobs in flight, write what is rendered, and release the device and locks."""
         self.worker.stopping = True
+        if self.worker.exit_code is None:
+            with suppress(LedgerUnusable):
+                self.ledger.stopping()
         deadline = monotonic() + 10
         self.worker.wake()
         while not self.worker.idle and monotonic() < deadline:
@@ -202,7 +206,7 @@ class Daemon:
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
             self._publish_unpublished()
-            self.writer.refresh_outbox_page()
+            self.writer.tend_pages()
             self._release_idle_models()
             self._health.write(self._state())
 
@@ -258,8 +262,8 @@ class Daemon:
         """Publish the statuses that could not be written when the ledger changed."""
         if self.writer.waiting:
             return
-        for record in self.ledger.unpublished():
-            if record.state in FINAL_STATES:
+        for record in self.ledger.behind():
+            if record.is_final:
                 self.writer.publish_end(record)
             else:
                 self.writer.show(record)

@@ -1,22 +1,19 @@
 """Ends of jobs, and jobs that go back into the queue.
 
-The final state of a job that has begun is decided here under the ledger's lock, so that no cancel
-can come between, and is published after the job's page. Called by the writer thread only; never
-touches a job that goes on.
+The ledger decides how a job ends; its status is published here, after the job's page. Called by the
+writer thread only; never touches a job that goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.clock import timestamp
 from runner.daemon.pages import NO_PAGE, Pages
 from runner.daemon.recording import Recorder
 from runner.errors import JobFailed
 from runner.holds import FOUND_NO_ROOM, Hold, disk_hold
-from runner.job import State
-from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import Status
 
@@ -30,53 +27,32 @@ class JobEnds:
     recorder: Recorder
 
     def requeue(self, record: Record, hold: Hold) -> None:
-        """Put a running job back into the queue at an image's end, without charging an attempt."""
-        values = {"reason": hold.reason, "message": hold.message, "attempt": record.attempt - 1}
-        self.recorder.persist(lambda: self.spool.ledger.move(record.seq, State.QUEUED, **values))
-        self.spool.outbox.write_status(record.seq)
+        """Put a job back into the queue at an image's end, or end it if it was cancelled."""
+        self.recorder.persist(lambda: self.spool.ledger.put_back(record.seq, hold))
+        if self.spool.ledger.get(record.seq).is_final:
+            self._publish([record])
+        else:
+            self.spool.outbox.write_status(record.seq)
 
     def end(self, records: Sequence[Record]) -> None:
         """End jobs whose images are all over, or which were cancelled; requeue the others."""
-        ledger = self.spool.ledger
-        incomplete = [
-            record
-            for record in records
-            if len(ledger.images(record.seq)) < record.total
-            and not ledger.get(record.seq).cancelled
-        ]
-        self.recorder.all_or_each(self._end, [r for r in records if r not in incomplete])
-        for record in incomplete:
-            self._put_back(record)
+        self.recorder.all_or_each(self._end, records)
 
     def publish(self, records: Sequence[Record]) -> None:
         """Publish the ends of jobs as the ledger has them: the page, then the status."""
         self.recorder.all_or_each(self._publish, records)
 
-    def _put_back(self, record: Record) -> None:
-        hold = disk_hold(self.spool.home) or FOUND_NO_ROOM
-        self.recorder.all_or_each(lambda _: self.requeue(record, hold), [record])
-
     def _end(self, records: Sequence[Record]) -> None:
-        self.recorder.persist(lambda: self._decide(records))
-        self._publish(records)
+        over: set[int] = set()
+        self.recorder.persist(lambda: over.update(self._record_ends(records)))
+        for record in records:
+            if record.seq not in over:
+                self.requeue(record, disk_hold(self.spool.home) or FOUND_NO_ROOM)
+        self._publish([record for record in records if record.seq in over])
 
-    def _decide(self, records: Sequence[Record]) -> None:
+    def _record_ends(self, records: Sequence[Record]) -> list[int]:
         with self.spool.ledger.transaction():
-            for record in records:
-                state, values = self._final_state(record)
-                self.spool.ledger.move(record.seq, state, finished_at=timestamp(), **values)
-
-    def _final_state(self, record: Record) -> tuple[State, Mapping[str, object]]:
-        if self.spool.ledger.get(record.seq).cancelled:
-            return State.CANCELLED, CANCELLED
-        images = self.spool.ledger.images(record.seq)
-        failed = [row for row in images.values() if row["outcome"] == "failed"]
-        if not failed:
-            return State.SUCCEEDED, {"reason": None, "message": None}
-        message = failed[0]["message"]
-        if record.total > 1:
-            message = f"{len(failed)} of {record.total} images: {message}"
-        return State.FAILED, {"reason": failed[0]["reason"], "message": message}
+            return [record.seq for record in records if self.spool.ledger.end(record.seq)]
 
     def _publish(self, records: Sequence[Record]) -> None:
         ends = []

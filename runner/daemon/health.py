@@ -17,6 +17,7 @@ from runner.executor import Executor
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
+from runner.spool.store.record import counts_of
 from runner.spool.store.spool import Spool
 from runner.wire import SCHEMA, RunnerHealth
 from specs.errors import FluxdropError
@@ -70,16 +71,17 @@ class Health:
         )
 
     def _recent(self) -> list[dict[str, Any]]:
+        wall = now()
         return [
             {
                 "id": record.id,
                 "state": str(record.state),
                 "kind": record.kind,
                 "model": record.model,
-                "reason": record.reason,
-                "message": record.message,
-                "total": record.total,
-                **self.spool.ledger.tally(record.seq),
+                "reason": why.reason,
+                "message": why.message or None,
+                **counts_of(record),
             }
             for record in self.spool.ledger.latest(_RECENT)
+            for why in [record.why(wall, self.worker.hold)]
         ]

@@ -7,6 +7,7 @@ picture. Called by the writer thread only.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ _REFRESH_SECONDS = 5.0
 _SHARE = 20.0
 _JOBS_SHOWN = 200
 _SIDECARS_KEPT = 100
+_LISTENER = "gallery"
+_MOST_EVENTS = 256
 _FAULTS = (FluxdropError, OSError, ValueError, KeyError)
 
 
@@ -44,6 +47,7 @@ class Pages:
         self._due: dict[int, float] = {}
         # Of small jobs, so that their pages need not read files that have just been written.
         self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
+        self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
         self.changed = True
 
@@ -56,8 +60,8 @@ class Pages:
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
 
-    def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> str | None:
-        """Add the rows of saved images, from their sidecars; return a warning where that failed."""
+    def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> None:
+        """Add the rows of saved images, from their sidecars; or else when the job ends."""
         rows = []
         try:
             for record, sidecar in images:
@@ -66,10 +70,9 @@ class Pages:
                     kept = self._sidecars.setdefault(record.seq, {})
                     kept[int(sidecar["result"]["index"])] = sidecar
             self._gallery.add(*rows)
+            self._added.update(row["job"] for row in rows)
         except _FAULTS as error:
             log.warning("no gallery row for %s: %s", [row["id"] for row in rows], error)
-            return "an image is missing in the gallery: `fluxdrop gallery rebuild` adds it"
-        return None
 
     def of_job(self, record: Record, status: Status) -> tuple[str | None, str | None]:
         """A job's contact sheet, or None and a warning."""
@@ -107,11 +110,28 @@ class Pages:
         self._due.pop(record.seq, None)
         self._sidecars.pop(record.seq, None)
 
-    def refresh_outbox(self, *, at_once: bool = False) -> None:
-        """Write the page of the newest jobs if something changed and it is due, or `at_once`."""
+    def tend(self, *, at_once: bool = False) -> None:
+        """Complete the gallery; write the page of the newest jobs if it is due, or `at_once`."""
         if not self.changed or not (at_once or monotonic() >= self._outbox_due):
             return
         self.changed = False
+        try:
+            self._complete_gallery()
+        except _FAULTS as error:
+            # The events stay unheard, and their jobs are tried again.
+            log.warning("the gallery lacks images: %s", error)
+            self.changed = True
+        self._write_outbox_page()
+
+    def _complete_gallery(self) -> None:
+        """Add the rows that ended jobs lack: made by a process that was killed, or not written."""
+        while events := self._ledger.events_for(_LISTENER, _MOST_EVENTS):
+            for event in events:
+                if self._added.pop(event.id, 0) != event.body["images"]["done"]:
+                    self._gallery.add(*map(row_of, self._outbox.sidecars(event.id).values()))
+            self._ledger.heard(_LISTENER, events[-1].n)
+
+    def _write_outbox_page(self) -> None:
         began = monotonic()
         try:
             newest = self._ledger.latest(_JOBS_SHOWN)

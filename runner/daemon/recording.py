@@ -7,7 +7,7 @@ by the writer thread only.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from runner.errors import LedgerUnusable
@@ -61,10 +61,7 @@ class Recorder:
         else:
             self._publishing.recovered()
 
-    def warn(self, record: Record, texts: Iterable[str | None]) -> None:
-        """Add warnings to a job's record, each once; None is left out."""
-        added = [text for text in texts if text]
-        if added:
-            known = self._ledger.get(record.seq).warnings
-            warnings = list(dict.fromkeys([*known, *added]))
-            self.persist(lambda: self._ledger.note(record.seq, warnings=warnings))
+    def warn(self, record: Record, warnings: Sequence[str]) -> None:
+        """Add warnings to a job's record, each once."""
+        if warnings:
+            self.persist(lambda: self._ledger.warn(record.seq, warnings))

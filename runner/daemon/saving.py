@@ -46,10 +46,16 @@ class ImageSaver:
     def fail(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
         self.recorder.persist(
-            lambda: self.spool.ledger.add_image(
-                record.seq, number, "failed", reason=reason, message=message
-            )
+            lambda: self.spool.ledger.image_failed(record.seq, number, reason, message)
         )
+
+    def give_back(self, record: Record, number: int) -> None:
+        """Take an image out of flight that is still to be made."""
+        self.recorder.persist(lambda: self.spool.ledger.unclaim(record.seq, number))
+
+    def lost(self, record: Record, why: str) -> None:
+        """Charge the images in flight of a job with the end of this process."""
+        self.recorder.persist(lambda: self.spool.ledger.lost(record.seq, why))
 
     def _save(self, images: Sequence[FinishedImage]) -> None:
         saved: list[tuple[FinishedImage, SavedImage]] = []
@@ -70,18 +76,20 @@ class ImageSaver:
                 self.spool.outbox.take_back(files)
             if disk_hold(self.spool.home) is None:
                 self._fail_save(image, error)
+            else:
+                self.give_back(image.record, image.rendered.task.index)
             return
         self.recorder.persist(lambda: self._count(saved))
-        missing = self.pages.add([(image.record, files.sidecar) for image, files in saved])
+        self.pages.add([(image.record, files.sidecar) for image, files in saved])
         for image, _ in saved:
-            self.recorder.warn(image.record, [*image.rendered.warnings, missing])
+            self.recorder.warn(image.record, image.rendered.warnings)
 
     def _count(self, saved: Iterable[tuple[FinishedImage, SavedImage]]) -> None:
         with self.spool.ledger.transaction(durable=False):
             for image, files in saved:
                 output = output_entry(files.sidecar, f"thumbs/{files.stem}.webp")
                 number = image.rendered.task.index
-                self.spool.ledger.add_image(image.record.seq, number, "done", output=output)
+                self.spool.ledger.made(image.record.seq, number, output)
 
     def _fail_save(self, image: FinishedImage, error: Exception) -> None:
         reason = error.reason if isinstance(error, JobFailed) else "Internal"

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import logging
 
-from runner.clock import ready_at, timestamp
-from runner.holds import outside_hours
-from runner.job import State
+from runner.clock import ready_at
+from runner.holds import Hold
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
+
+_WRONG_HOURS = Hold(
+    "Internal",
+    "its hours cannot be worked out: mend `not_before` and `window`, drop it again",
+)
 
 
 class Scheduler:
@@ -24,7 +28,6 @@ class Scheduler:
     def __init__(self, spool: Spool) -> None:
         self._hold_seconds = spool.home.settings.hold_minutes * 60
         self._ledger = spool.ledger
-        self._outbox = spool.outbox
         self._model: str | None = None
         self._held_since = 0.0
 
@@ -35,8 +38,17 @@ class Scheduler:
         """
         while True:
             record = self._choose(moment, wall)
-            if record is None or self._is_open(record, wall):
+            if record is None:
+                return None
+            try:
+                opening = ready_at(record.realised, wall)
+            except Exception:
+                log.exception("the hours of %s cannot be worked out", record.id)
+                self._ledger.end(record.seq, _WRONG_HOURS)
+                continue
+            if opening <= wall:
                 return record
+            self._ledger.put_off(record.seq, opening)
 
     def outranks(self, running: Record, moment: float, wall: float) -> bool:
         """Whether a queued job should run next instead of going on with the one that runs."""
@@ -67,26 +79,3 @@ class Scheduler:
 
     def _has_held_long(self, moment: float) -> bool:
         return moment - self._held_since >= self._hold_seconds
-
-    def _is_open(self, record: Record, wall: float) -> bool:
-        """Whether the job's hours are open; else it is put off, or failed if they are wrong."""
-        try:
-            opening = ready_at(record.realised, wall)
-        except Exception:
-            log.exception("the hours of %s cannot be worked out", record.id)
-            message = (
-                "its hours cannot be worked out: mend `not_before` and `window`, drop it again"
-            )
-            self._ledger.move(
-                record.seq, State.FAILED, reason="Internal", message=message,
-                finished_at=timestamp(),
-            )  # fmt: skip
-            return False
-        if opening <= wall:
-            return True
-        hold = outside_hours(opening)
-        self._ledger.update(
-            record.seq, ready_at=opening, reason=hold.reason, message=hold.message, behind=True
-        )
-        self._outbox.write_status(record.seq)
-        return False

@@ -17,14 +17,14 @@ from contextlib import suppress
 from queue import Empty
 
 from runner import exit_codes
-from runner.clock import monotonic, now, ready_at, timestamp
+from runner.clock import monotonic, now, ready_at
 from runner.daemon.active_job import ActiveJob
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import FinishedImage
 from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.daemon.writer import Writer
-from runner.errors import JobFailed
+from runner.errors import JobFailed, LedgerUnusable
 from runner.executor import (
     CancelAsked,
     Event,
@@ -37,7 +37,7 @@ from runner.executor import (
     Woken,
 )
 from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, Hold
-from runner.job import Phase, State
+from runner.job import Phase
 from runner.log_once import LogOnce
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -116,9 +116,7 @@ class Worker:
                 job.seconds += event.seconds
                 self._writer.save(FinishedImage(job.record, event, image.realised, image.origin))
             case Failed() if event.reason == "DeviceLost":
-                # The attempt stays charged: the next process finds the job running.
-                self._jobs.pop(event.slot, None)
-                self.exit_code = exit_codes.DEVICE_LOST
+                self._give_up(event.slot, "the GPU was lost", exit_codes.DEVICE_LOST)
                 log.error("%s", event.message)
             case Failed():
                 job, _ = self._take(event)
@@ -126,6 +124,7 @@ class Worker:
                 self._writer.fail_image(job.record, event.task.index, event.reason, event.message)
             case StoppedEarly():
                 job, _ = self._take(event)
+                self._writer.give_back(job.record, event.task.index)
                 if not job.cancelled and not job.in_flight:
                     # The runner stops, and this image is still to be made.
                     self._requeue(event.slot, STOPPING)
@@ -133,15 +132,18 @@ class Worker:
                 self._cancel(event.seq)
 
     def _give_up_hung(self) -> None:
-        """Fail images that hang: the GPU thread cannot be ended, so the process must end."""
+        """Give up images that hang: the GPU thread cannot be ended, so the process must end."""
         for slot, job in list(self._jobs.items()):
             if job.in_flight and job.is_hung(monotonic()):
-                message = "the image did not come to its next step within its timeout"
-                for number in job.in_flight:
-                    log.error("%s image %d hangs", job.record.id, number)
-                    self._writer.fail_image(job.record, number, "Timeout", message)
-                self._requeue(slot, STOPPING)
-                self.exit_code = exit_codes.HUNG
+                log.error("%s hangs at images %s", job.record.id, sorted(job.in_flight))
+                self._give_up(slot, "the image hung", exit_codes.HUNG)
+
+    def _give_up(self, slot: str, why: str, exit_code: int) -> None:
+        """Charge the images in flight and end the process; the next one finds the job running."""
+        job = self._jobs.pop(slot, None)
+        if job is not None:
+            self._writer.lost(job.record, why)
+        self.exit_code = exit_code
 
     def _take(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
         """The event's job and its image, which is no longer in flight."""
@@ -154,15 +156,20 @@ class Worker:
                 job.cancelled = True
                 if job.in_flight:
                     self._executor.stop(slot)
-        record = self._ledger.unpublished_cancel(seq)
-        if record is not None:
-            # It was back in the queue: there is nothing to stop, but an end to publish.
-            self._writer.publish_end(record)
+        for record in self._ledger.behind():
+            if record.seq == seq and record.is_final:
+                # It was back in the queue: there is nothing to stop, but an end to publish.
+                self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
         job = self._jobs.get(event.slot)
         if job is not None and job.in_flight:
-            job.heard_at, job.phase = monotonic(), event.phase
+            job.heard_at = monotonic()
+            if event.phase != job.phase and Phase.LOADING in (event.phase, job.phase):
+                # A disk without room must not stop the image: a kill is charged to it then.
+                with suppress(LedgerUnusable):
+                    self._ledger.reached(job.record.seq, event.phase, event.task.model)
+            job.phase = event.phase
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # The prompts of newly queued jobs can be encoded along with this one.
                 self._lookahead.announce()
@@ -191,7 +198,7 @@ class Worker:
                 self._jobs.pop(name)
                 self._writer.finish(job.record)
                 continue
-            if self._writer.is_full:
+            if self._writer.is_full or (job.is_alone and self._writer.waiting):
                 # The writer wakes the worker when it has written some.
                 return
             hold = self._hold_of(job)
@@ -201,22 +208,16 @@ class Worker:
                 return
 
     def _begin(self, slot: str, record: Record) -> None:
-        moved = self._ledger.move(
-            record.seq,
-            State.RUNNING,
-            attempt=record.attempt + 1,
-            started_at=record.started_at or timestamp(),
-            reason=None,
-            message=None,
-        )
-        if not moved:
+        begun = self._ledger.begin(record.seq)
+        if begun is None:
             return
-        record = self._ledger.get(record.seq)
+        record = begun
         self._lookahead.begins(record)
         over = self._ledger.images(record.seq)
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
         composed = self._ledger.composed(record.seq)
-        self._jobs[slot] = ActiveJob(record, composed, numbers, cancelled=record.cancelled)
+        charged = self._ledger.charged(record.seq)
+        self._jobs[slot] = ActiveJob(record, composed, numbers, charged=charged)
         self._scheduler.started(record.model, monotonic())
         # Before the device begins: its thread leaves the others little of the interpreter's time.
         self._writer.show(record)
@@ -224,21 +225,35 @@ class Worker:
     def _start(self, slot: Slot, job: ActiveJob) -> bool:
         """Start the next image, batched with those after it that are like it; False if none can be.
 
-        An image of which no task can be built fails and is skipped.
+        An image of which no task can be built fails and is skipped. One during which a process
+        ended is started alone, so that the next end is charged to it or to no one.
         """
-        while job.numbers and len(job.in_flight) < slot.batch_size:
+        batch: dict[int, InFlight] = {}
+        size = 1 if job.is_alone else slot.batch_size
+        while job.numbers and len(batch) < size:
             number = job.numbers[0]
+            if batch and number in job.charged:
+                break
             image = self._build(job, number)
-            first = next(iter(job.in_flight.values()), None)
+            first = next(iter(batch.values()), None)
             if image is not None and first is not None and not image.task.is_like(first.task):
                 break
             job.numbers.popleft()
             if image is not None:
-                job.in_flight[number] = image
-        if not job.in_flight:
+                batch[number] = image
+        if not batch:
             return False
-        job.heard_at, job.phase = monotonic(), Phase.LOADING
-        self._executor.start(slot.name, [image.task for image in job.in_flight.values()])
+        models = {number: image.task.model for number, image in batch.items()}
+        try:
+            job.cancelled |= not self._ledger.claim(job.record.seq, models, slot.name)
+        except LedgerUnusable:
+            job.numbers.extendleft(reversed(batch))
+            raise
+        if job.cancelled:
+            return False
+        job.in_flight, job.last = batch, max(batch)
+        job.heard_at, job.phase = monotonic(), None
+        self._executor.start(slot.name, [image.task for image in batch.values()])
         return True
 
     def _build(self, job: ActiveJob, number: int) -> InFlight | None:

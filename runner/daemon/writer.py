@@ -101,6 +101,16 @@ class Writer:
             group.failed.append(lambda: self._images.fail(record, number, reason, message))
             self._unwritten.add(record.seq)
 
+    def give_back(self, record: Record, number: int) -> None:
+        """Take an image out of flight that was stopped."""
+        with self._handing_over() as group:
+            group.failed.append(lambda: self._images.give_back(record, number))
+
+    def lost(self, record: Record, why: str) -> None:
+        """Charge the images in flight of a job with the end of this process."""
+        with self._handing_over() as group:
+            group.failed.append(lambda: self._images.lost(record, why))
+
     def requeue(self, record: Record, hold: Hold) -> None:
         """Put a running job back into the queue at an image's end, without charging an attempt."""
         with self._handing_over() as group:
@@ -118,11 +128,11 @@ class Writer:
         with self._handing_over() as group:
             group.unpublished.append(record)
 
-    def refresh_outbox_page(self) -> None:
-        """Write the page of the outbox if it is due."""
+    def tend_pages(self) -> None:
+        """Complete the gallery, and write the page of the outbox if it is due."""
         if self._pages.changed:
             with self._handing_over() as group:
-                group.others.append(self._pages.refresh_outbox)
+                group.others.append(self._pages.tend)
 
     def show(self, record: Record) -> None:
         """Write the status of a job whose record changed, soon."""
@@ -175,7 +185,7 @@ class Writer:
                 self._busy = len(group) + len(due)
             self._write(group, due)
             self._on_change()
-        self._pages.refresh_outbox(at_once=True)
+        self._pages.tend(at_once=True)
 
     def _due(self) -> dict[int, Progress | None]:
         """The progress of the jobs whose status is to be written now, by `seq`."""

@@ -10,7 +10,6 @@ import errno
 import os
 import random
 import shutil
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,8 +23,10 @@ from runner.settings import Home
 from runner.spool.disk.disk import Disk, Place
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Expected, Point, Scenario, play, prepare
+from tests.spool.faulty import sqlite_full
 
 _NEED_ROOM = {"write", "sync", "sync_folder", "sync_file_system", "rename", "make_folder", "commit"}
+_NEED_ROOM |= {"statement", "copy"}
 # Over by the next try, after several, after most that a small job does has been refused.
 _REFUSALS = (1, 4, 16)
 _WAITS = ("runner.daemon.recording", "runner.spool.inbox.intake")
@@ -48,8 +49,8 @@ class FullDisk(Disk):
             self.count += 1
             if not 0 < self._first <= self.count < self._first + self._refusals:
                 return
-        if operation == "commit":
-            raise sqlite3.OperationalError("database or disk is full")
+        if operation in ("commit", "statement", "copy"):
+            raise sqlite_full()
         if operation == "write":
             # What fitted is there.
             Path(path).write_bytes(details["data"][: len(details["data"]) // 2])

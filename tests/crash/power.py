@@ -283,5 +283,5 @@ def _was_obeyed(home: Home, name: str) -> bool:
     if not (home.root / LEDGER).exists():
         return False
     with closing(sqlite3.connect(home.root / LEDGER)) as connection:
-        query = "SELECT 1 FROM job WHERE source_name = ? OR cancelled = 1"
+        query = "SELECT 1 FROM job WHERE source_name = ? OR cancel_at IS NOT NULL"
         return connection.execute(query, (name,)).fetchone() is not None

@@ -33,17 +33,22 @@ class Queue:
         outbox = Outbox(home, self.ledger, Disk())
         self.scheduler = Scheduler(Spool(home, Disk(), self.ledger, outbox, Faults(home)))
 
-    def add(self, job_id: str, model: str, priority: int = 0) -> Record:
-        record = Record(0, job_id, State.QUEUED, f"{job_id}.yaml", "", 0, ".yaml", b"", "")
-        return self.ledger.insert(replace(record, model=model, priority=priority))
+    def add(
+        self, job_id: str, model: str, priority: int = 0, *, inputs_missing: bool = False
+    ) -> Record:
+        record = Record(
+            0, job_id, State.QUEUED, f"{job_id}.yaml", "", 0, ".yaml", b"", "",
+            model=model, priority=priority, inputs_missing=inputs_missing,
+        )  # fmt: skip
+        return self.ledger.insert(record)
 
     def turn(self, moment: float) -> str | None:
         record = self.scheduler.next(moment, 1000.0)
         if record is None:
             return None
-        self.ledger.move(record.seq, State.RUNNING)
+        self.ledger.begin(record.seq)
         self.scheduler.started(record.model, moment)
-        self.ledger.move(record.seq, State.SUCCEEDED)
+        self.ledger.end(record.seq)
         return record.id
 
 
@@ -83,17 +88,16 @@ def test_a_model_that_held_the_device_too_long_makes_way_for_an_older_job(queue:
 def test_a_long_job_yields_at_an_images_end_once_its_model_held_too_long(queue: Queue) -> None:
     older = queue.add("b1", "B")
     running = queue.add("a1", "A")
-    queue.ledger.move(running.seq, State.RUNNING)
+    queue.ledger.begin(running.seq)
     queue.scheduler.started("A", 0.0)
     assert not queue.scheduler.outranks(running, HOLD - 1, 1000.0)
     assert queue.scheduler.outranks(running, HOLD + 1, 1000.0)
-    queue.ledger.move(older.seq, State.CANCELLED)
+    queue.ledger.cancel(older.seq)
     assert not queue.scheduler.outranks(running, HOLD + 1, 1000.0)
 
 
 def test_a_job_that_waits_for_an_input_is_passed_over(queue: Queue) -> None:
-    waiting = queue.add("a1", "A")
-    queue.ledger.update(waiting.seq, reason="WaitingForInput")
+    queue.add("a1", "A", inputs_missing=True)
     queue.add("a2", "A")
     assert queue.turn(1.0) == "a2"
     assert queue.turn(1.0) is None

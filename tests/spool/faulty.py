@@ -11,6 +11,13 @@ from typing import Any
 from runner.spool.disk.disk import Disk, Place
 
 
+def sqlite_full() -> sqlite3.OperationalError:
+    """What SQLite raises where its disk has no room."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
+
+
 class FaultyDisk(Disk):
     """Fails the operations whose path matches, until told to stop."""
 
@@ -26,6 +33,5 @@ class FaultyDisk(Disk):
             self.failed += 1
             self.on_failure()
             if operation == "commit":
-                # What SQLite makes of such a number.
-                raise sqlite3.OperationalError("database or disk is full")
+                raise sqlite_full()
             raise OSError(self.number, os.strerror(self.number), str(path))

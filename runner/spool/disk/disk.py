@@ -194,10 +194,20 @@ class Disk:
         self.before("commit", path, durable=durable)
         connection.commit()
 
+    def copy_database(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Replace a file by a copy of the database of a connection, durably."""
+        self.before("copy", path)
+        aside = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+        aside.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(aside),))
+        with open(aside, "rb+") as copy:
+            os.fsync(copy.fileno())
+        self.rename(aside, path)
+
 
 def concerns_all(error: Exception) -> bool:
     """Whether an error concerns the disk, the process or the ledger, not just the file it names."""
-    common = (LedgerUnusable, DiskFull, MemoryError, sqlite3.OperationalError)
+    common = (LedgerUnusable, DiskFull, MemoryError)
     return isinstance(error, common) or getattr(error, "errno", None) in _COMMON
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.holds import WAITING_FOR_INPUT
 from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
@@ -68,11 +67,13 @@ class Acknowledger:
             self._remove(ack.drop)
         self._disk.sync_folder(self._inbox)
         # Only now: the ledger must still know a file whose removal a power loss undoes.
-        self._ledger.published(jobs, acknowledged=True)
+        with self._ledger.transaction(durable=False):
+            self._ledger.published(jobs)
+            self._ledger.answered(ack.drop.identity for ack in acknowledgements)
 
     def _with_inputs(self, record: Record) -> Record:
         """The record after copying those of its inputs that have arrived."""
-        if record.state != State.QUEUED or record.reason != WAITING_FOR_INPUT:
+        if not record.inputs_missing:
             return record
         self._waiting.gather(record)
         return self._ledger.get(record.seq)
@@ -104,26 +105,27 @@ def finish_acknowledgements(spool: Spool) -> None:
     A file or a job that raises is left as it is and added to the faults.
     """
     home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
-    pending = ledger.unacknowledged()
-    _finish_removals({str(record.identity) for record in pending}, spool)
-    for record in pending:
+    pending = ledger.unanswered()
+    _finish_removals(pending.keys(), spool)
+    for identity, record in pending.items():
         folder = outbox.folder(record.id)
         with faults.isolated(folder):
-            if faults.seconds_left(folder) or _lies_in(home.inbox, record):
+            if faults.seconds_left(folder) or _lies_in(home.inbox, record, identity):
                 # The next scan finds the file and acknowledges it.
                 continue
             outcome = "rejected" if record.state == State.REJECTED else "accepted"
             receipt = outbox.receipt_file(
                 record.source_name, record.source_sha256, record.id, outcome
             )
-            behind = [record] if record.behind else []
+            behind = [] if record.is_shown else [record]
             outbox.write_jobs(behind, [receipt])
-            ledger.published(behind)
-            ledger.note(record.seq, identity=None)
+            with ledger.transaction(durable=False):
+                ledger.published(behind)
+                ledger.answered([identity])
             faults.forget(folder)
 
 
-def _finish_removals(known: set[str], spool: Spool) -> None:
+def _finish_removals(known: Collection[str], spool: Spool) -> None:
     """Remove each file that was about to be removed if its job is known, else rename it back."""
     inbox, disk, faults = spool.home.inbox, spool.disk, spool.faults
     for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
@@ -138,7 +140,7 @@ def _finish_removals(known: set[str], spool: Spool) -> None:
                 _restore(taken, disk)
 
 
-def _lies_in(inbox: Path, record: Record) -> bool:
+def _lies_in(inbox: Path, record: Record, identity: str) -> bool:
     """Whether the file that a job was made of is still there, not just another of its name."""
     for prefix in ("", TAKEN_PREFIX):
         try:
@@ -146,7 +148,7 @@ def _lies_in(inbox: Path, record: Record) -> bool:
         except FileNotFoundError:
             continue
         # The identity of a control file, or of what cannot be a spec, is without its bytes.
-        if record.identity in (drop.identity, replace(drop, refused=("", "")).identity):
+        if identity in (drop.identity, replace(drop, refused=("", "")).identity):
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""Control files: cancel a job, run a finished one again, pause.
+"""Control files: cancel a job, run a finished one again, keep one, pause.
 
 Only their names count; their content is never read, and they need no settling. A cancel is
 removed only once it is recorded, so a restart in between obeys it again, which changes nothing.
@@ -13,27 +13,28 @@ from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
-from runner.holds import WAITING_FOR_INPUT
-from runner.job import FINAL_STATES, State
+from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.ids import Ids
-from runner.spool.inbox.inputs import reading_copies
+from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
+    KEEP_SUFFIX,
     PAUSE_NAME,
     RETRY_SUFFIX,
     id_from_file,
     is_spec,
     key_of,
 )
-from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
+_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
@@ -66,7 +67,7 @@ class Controls:
         paused = PAUSE_NAME in present
         changed = paused != self.paused
         self.paused = paused
-        controls = sorted(n for n in present if n.lower().endswith((CANCEL_SUFFIX, RETRY_SUFFIX)))
+        controls = sorted(n for n in present if n.lower().endswith(_SUFFIXES))
         self._specs = {n for n in present if is_spec(n)} if controls else set()
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
@@ -97,11 +98,13 @@ class Controls:
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
-        elif record.state in FINAL_STATES:
-            self._retry(name, record)
-        else:
-            # A retry that came early is obeyed when the job has ended.
+        elif not record.is_final:
+            # It came early, and is obeyed when the job has ended.
             return False
+        elif name.lower().endswith(KEEP_SUFFIX):
+            self._keep(record)
+        else:
+            self._retry(name, record)
         self._remove(name)
         return True
 
@@ -116,7 +119,7 @@ class Controls:
         record = self._ledger.newest(target)
         if record is None:
             record = self._ledger.newest_of_file(target)
-        if record is not None and record.identity is None:
+        if record is not None and self._ledger.is_answered(record.seq):
             # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
             # which a rejected job does not keep.
             newer = target in self._specs and record.source_name == target
@@ -128,17 +131,16 @@ class Controls:
         return record
 
     def _cancel(self, record: Record) -> None:
-        with self._ledger.transaction():
-            state = self._ledger.get(record.seq).state
-            if state == State.QUEUED:
-                self._ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
-            elif state == State.RUNNING:
-                self._ledger.update(record.seq, cancelled=1)
+        state = self._ledger.cancel(record.seq)
         if state == State.QUEUED and record.started_at is None:
             self._outbox.write_status(record.seq, durable=True)
-        elif state in (State.QUEUED, State.RUNNING):
+        elif state is not None:
             # It may have pictures: the writer ends it, with its contact sheet.
             self._on_cancel(record.seq)
+
+    def _keep(self, record: Record) -> None:
+        self._ledger.keep(record.seq)
+        self._outbox.write_status(record.seq, durable=True)
 
     def _retry(self, name: str, record: Record) -> None:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
@@ -157,30 +159,33 @@ class Controls:
         self._ledger.published([again])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
+        realised = reading_copies(record.realised, record.id, record.inputs)
         again = replace(
             record,
             seq=0,
             id=self._ids.free(record.id, first=2),
             state=State.QUEUED,
-            reason=WAITING_FOR_INPUT if record.inputs else None,
-            message=None,
+            end_reason=None,
+            end_message=None,
+            inputs_missing=any(named_paths(realised)),
+            cancel_at=None,
             source_name=name,
-            realised=reading_copies(record.realised, record.id, record.inputs),
+            realised=realised,
             inputs={},
+            done=0,
+            failed=0,
+            skipped=0,
             attempt=0,
+            version=1,
+            shown=0,
             revision=1,
-            cancelled=False,
-            behind=True,
-            identity=identity,
+            kept=False,
             errors=[],
             accepted_at=timestamp(),
             started_at=None,
             finished_at=None,
         )
-        with self._ledger.transaction():
-            again = self._ledger.insert(again)
-            self._ledger.add_composed(again.seq, self._ledger.composed(record.seq))
-        return again
+        return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
 
     def _remove(self, name: str) -> None:
         """Remove a control file, durably before the ledger forgets that it was obeyed."""
@@ -188,8 +193,7 @@ class Controls:
         identity = _identity(self._home.inbox / name)
         self._disk.remove(self._home.inbox / name)
         self._disk.sync_folder(self._home.inbox)
-        for record in self._ledger.with_identities([identity]).values():
-            self._ledger.note(record.seq, identity=None)
+        self._ledger.answered([identity])
 
 
 def _identity(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from runner.clock import now, ready_at, timestamp
-from runner.holds import WAITING_FOR_INPUT, outside_hours
 from runner.job import State
 from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.inputs import named_paths
@@ -21,20 +20,14 @@ def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> 
     waits = not rejected and any(named_paths(spec))
     accepted_at = timestamp()
     # The scheduler computes the hours of a job that waits for inputs, once they are there.
-    moment = now()
-    opening = 0.0 if rejected or waits else ready_at(spec, moment)
-    reason, message = assessment.reason, assessment.message
-    if waits:
-        reason = WAITING_FOR_INPUT
-    elif opening > moment:
-        hold = outside_hours(opening)
-        reason, message = hold.reason, hold.message
+    opening = 0.0 if rejected or waits else ready_at(spec, now())
     return Record(
         seq=seq,
         id=job_id,
         state=State.REJECTED if rejected else State.QUEUED,
-        reason=reason,
-        message=message,
+        end_reason=assessment.reason,
+        end_message=assessment.message,
+        inputs_missing=waits,
         source_name=drop.name,
         source_sha256=drop.sha256,
         source_bytes=drop.size,
@@ -48,7 +41,6 @@ def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> 
         priority=spec.get("priority", 0),
         total=assessment.total,
         base_seed=assessment.base_seed,
-        identity=drop.identity,
         realised=spec,
         errors=[asdict(problem) for problem in assessment.problems],
         warnings=list(assessment.warnings),

@@ -5,7 +5,7 @@ The record and the folder of a job that no longer holds its id are removed here,
 
 from __future__ import annotations
 
-from runner.job import FINAL_STATES, State
+from runner.job import State
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -40,12 +40,8 @@ class Ids:
         if record is None:
             return None
         uncomposed = record.state == State.CANCELLED and not record.total
-        moved_away = not record.behind and not self._outbox.folder(record.id).is_dir()
-        if (
-            record.state == State.REJECTED
-            or uncomposed
-            or (record.state in FINAL_STATES and moved_away)
-        ):
+        moved_away = record.is_shown and not self._outbox.folder(record.id).is_dir()
+        if record.state == State.REJECTED or uncomposed or (record.is_final and moved_away):
             self._ledger.forget(record.seq)
             self._outbox.clear_job(record.id)
             return None

@@ -13,8 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from runner.clock import monotonic, timestamp
-from runner.job import State
+from runner.clock import monotonic
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import length_of
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
@@ -27,7 +26,7 @@ from runner.spool.inbox.settle import Drop, Settler
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
 from runner.spool.store.names import id_from_file, is_conflict_copy, is_spec, natural_order
-from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,6 @@ _LONGEST_NAME = 223
 _BROKEN = Assessment(
     reason="Internal", message="fluxdrop could not take this spec (a bug): see the runner's log"
 )
-_UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
 
 
 class Intake:
@@ -242,15 +240,10 @@ class Intake:
             job_id = self._ids.free(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         pending = self._compose_pool.of(drop)
         seq = pending.seq if pending else 0
-        record = self._ledger.insert(record_of(drop, assessment, job_id, seq))
-        if assessment.composed:
-            self._ledger.add_composed(record.seq, assessment.composed)
-        cancelled = assessment.uncomposed or self.controls.awaits(record.id, record.source_name)
-        if record.state == State.QUEUED and cancelled:
-            values = {**CANCELLED, "finished_at": timestamp()}
-            if assessment.uncomposed:
-                values["message"] = _UNCOMPOSED
-            self._ledger.move(record.seq, State.CANCELLED, **values)
+        record = record_of(drop, assessment, job_id, seq)
+        record = self._ledger.accept(record, drop.identity, assessment.composed)
+        if assessment.uncomposed or self.controls.awaits(record.id, record.source_name):
+            self._ledger.cancel(record.seq)
             record = self._ledger.get(record.seq)
         return Acknowledgement(drop, record)
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from runner.clock import monotonic, timestamp
+from runner.clock import monotonic
 from runner.errors import DiskFull, InputMissing, JobFailed
-from runner.holds import WAITING_FOR_INPUT
-from runner.job import FINAL_STATES, State
+from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.inputs import (
     Snapshot,
@@ -67,7 +66,7 @@ class InputWait:
 
     def gather(self, record: Record) -> bool:
         """Copy the inputs that are there; whether the job is ready now, or has failed."""
-        if record.reason != WAITING_FOR_INPUT:
+        if not record.inputs_missing:
             return True
         inputs = dict(record.inputs)
         missing: dict[str, Record | None] = {}
@@ -97,11 +96,11 @@ class InputWait:
             self._fail(record, "Internal", message)
             return True
         if message is None:
-            self._ledger.update(record.seq, inputs=inputs, reason=None, message=None, behind=1)
+            self._ledger.inputs_ready(record.seq, inputs)
             return True
-        if inputs != record.inputs or message != record.message:
-            self._ledger.note(record.seq, inputs=inputs, message=message)
-            if record.message is not None:
+        if inputs != record.inputs or message != record.waits_for:
+            self._ledger.wait(record.seq, inputs, message)
+            if record.waits_for is not None:
                 self._outbox.write_status(record.seq)
         return False
 
@@ -136,7 +135,7 @@ class InputWait:
                 f"{missing} did not arrive within {waited:.0f} seconds: put it into the inbox, "
                 "then retry the job"
             )
-        if maker.state in FINAL_STATES:
+        if maker.is_final:
             raise InputMissing(
                 f"{missing} was to come from job {maker.id}, which ended {maker.state} without "
                 f"it: mend that job, then put a file {record.id}.retry into the inbox"
@@ -145,6 +144,4 @@ class InputWait:
 
     def _fail(self, record: Record, reason: str, message: str) -> None:
         self._since.pop(record.seq, None)
-        self._ledger.move(
-            record.seq, State.FAILED, reason=reason, message=message, finished_at=timestamp()
-        )
+        self._ledger.end(record.seq, Hold(reason, message))

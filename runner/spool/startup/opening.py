@@ -19,7 +19,8 @@ from runner.spool.store.spool import Spool
 def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     """The spool of a home, its ledger and outbox in agreement but for jobs at fault.
 
-    Raises LedgerUnusable, DiskFull or OSError where a disk is full or cannot be written.
+    Raises LedgerNewer; LedgerUnusable, DiskFull or OSError where a disk is full or cannot be
+    written.
     """
     file = home.data / "ledger.sqlite"
     set_damaged_aside(file, disk)

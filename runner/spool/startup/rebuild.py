@@ -19,15 +19,18 @@ from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
-from runner.spool.store.ledger import is_database
+from runner.spool.store.database import is_damaged
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
 
 def set_damaged_aside(file: Path, disk: Disk) -> None:
-    """Rename a ledger that is damaged. Raises LedgerUnusable where it cannot be read."""
-    if file.exists() and not is_database(file):
+    """Rename a ledger that is damaged.
+
+    Raises LedgerNewer, and LedgerUnusable where it cannot be read now.
+    """
+    if file.exists() and is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged-{timestamp().replace(':', '')}")
         log.error("the ledger is damaged: kept as %s and made again from the outbox", aside.name)
         disk.rename(file, aside)
@@ -54,7 +57,6 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
 
 
 def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
-    ledger = spool.ledger
     folder = spool.outbox.folder(status["id"])
     source = status["source"]
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
@@ -68,15 +70,14 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
         revision=status["revision"],
         accepted_at=status["accepted_at"],
         started_at=status["started_at"],
-        identity=None,
-        behind=not is_final,
+        shown=int(is_final),
     )
     if is_final:
         record = replace(
             record,
             state=State(status["state"]),
-            reason=status["reason"],
-            message=status["message"],
+            end_reason=status["reason"],
+            end_message=status["message"],
             kind=status["kind"],
             model=status["model"],
             priority=status["priority"],
@@ -86,11 +87,10 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
             errors=list(status["errors"]),
             warnings=list(status["warnings"]),
         )
-    record = ledger.insert(record)
-    if assessment.composed:
-        ledger.add_composed(record.seq, assessment.composed)
-    reconcile_images(record, spool)
-    if record.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
+    sidecars = spool.outbox.sidecars(record.id)
+    if sidecars and (is_final or record.base_seed is not None):
         # In a job without seeds, missing images continue the seeds of those that are there.
         number, sidecar = next(iter(sidecars.items()))
-        ledger.update(record.seq, base_seed=sidecar["seed"] - (number - 1))
+        record = replace(record, base_seed=sidecar["seed"] - (number - 1))
+    record = spool.ledger.insert(record, assessment.composed)
+    reconcile_images(record, spool)

@@ -6,20 +6,20 @@ incomplete images. Ends of jobs that were not published yet are left to the writ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from runner.clock import timestamp
+from runner.exit_codes import LAST_END
 from runner.holds import RUNNER_ENDED
-from runner.job import State
 from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.inbox.acknowledge import finish_acknowledgements
-from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox, output_of
-from runner.spool.store.record import CANCELLED, Record
+from runner.spool.store.queries import Run
+from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
-MOST_ATTEMPTS = 3
 # After a power loss a published status may be gone; later ones must still have higher revisions.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
@@ -31,8 +31,8 @@ def recover(spool: Spool) -> None:
     A job that raises is left as it is and added to the faults, so that the others go on.
     """
     home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
-    clean = ledger.was_closed_cleanly()
-    if not clean:
+    last = ledger.last_run()
+    if not last.closed:
         for record in ledger.cut_short():
             with faults.isolated(outbox.folder(record.id)):
                 _lift_revision(record, spool)
@@ -41,18 +41,18 @@ def recover(spool: Spool) -> None:
     for record in ledger.running():
         with faults.isolated(outbox.folder(record.id)):
             reconcile_images(record, spool)
-            _requeue(record, ledger)
-    for record in ledger.cancelled_in_queue():
-        ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
+            _take_off_device(record, last, spool)
+    # Only now: until here a start that is cut short too must know how the last run ended.
+    ledger.begin_run(version("fluxdrop"))
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, spool)
     stale = []
     for record in ledger.queued():
         with faults.isolated(outbox.folder(record.id)):
-            if not clean:
+            if not last.closed:
                 # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
-            if record.behind or not (clean or _is_published(record, outbox)):
+            if not record.is_shown or not (last.closed or _is_published(record, outbox)):
                 stale.append(record)
     for n in range(0, len(stale), _BATCH):
         faults.all_or_each(
@@ -74,29 +74,26 @@ def reconcile_images(record: Record, spool: Spool) -> None:
         if number <= record.total and (output := output_of(sidecar, folder)) is not None
     }
     lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in outputs]
-    ledger.forget_images(record.seq, lost)
+    ledger.unmade(record.seq, lost)
     for number in outputs.keys() - known.keys():
-        ledger.add_image(record.seq, number, "done", output=outputs[number])
+        ledger.made(record.seq, number, outputs[number])
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     for file in folder.glob(f"{record.id}-[0-9]*.*"):
         if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:
             spool.disk.remove(file)
 
 
-def _requeue(record: Record, ledger: Ledger) -> None:
-    if record.cancelled:
-        ledger.move(record.seq, State.CANCELLED, **CANCELLED, finished_at=timestamp())
-    elif record.attempt >= MOST_ATTEMPTS:
-        ledger.move(
-            record.seq,
-            State.FAILED,
-            reason="CrashLoop",
-            message=f"this job ended the runner {record.attempt} times: change the spec, or see "
-            "`fluxdrop doctor` and the runner's log, then retry it",
-            finished_at=timestamp(),
-        )
-    else:
-        ledger.move(record.seq, State.QUEUED, reason=None, message=RUNNER_ENDED.message)
+def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
+    """Charge what was in flight, unless the process was asked to stop, and requeue or end a job."""
+    ledger = spool.ledger
+    with ledger.transaction():
+        if last.stopping:
+            ledger.unclaim(record.seq)
+        else:
+            ledger.lost(record.seq, os.environ.get(LAST_END, "the process ended"))
+        dead_load = ledger.dead_load(record.seq)
+        if dead_load is None or not ledger.end(record.seq, dead_load):
+            ledger.put_back(record.seq, RUNNER_ENDED, after_death=not last.stopping)
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:
@@ -108,7 +105,7 @@ def _is_published(record: Record, outbox: Outbox) -> bool:
 def _lift_revision(record: Record, spool: Spool) -> None:
     published = spool.outbox.read_status(record.id) or {}
     revision = max(record.revision, int(published.get("revision", 0)))
-    spool.ledger.note(record.seq, revision=revision + _REVISIONS_MAYBE_LOST)
+    spool.ledger.lift_revision(record.seq, revision + _REVISIONS_MAYBE_LOST)
 
 
 def _publish_again(records: Sequence[Record], spool: Spool) -> None:

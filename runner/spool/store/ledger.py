@@ -1,8 +1,9 @@
 """The ledger: the durable record of every job, one SQLite file private to the runner.
 
 A job exists from the commit that inserts it; what callers see in the outbox is written after that
-and can be written again from here. One connection, one lock: a job is moved under the lock, so a
-cancel and a finish can never both win. Nothing here touches the inbox or the outbox.
+and can be written again from here. Only the moves below change a job, each under the lock and
+after a look at the state it starts from, so a cancel and a finish can never both win. Nothing here
+touches the inbox or the outbox.
 
 Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill leaves the last
 commit intact, and the queue is ordered on disk, so memory does not grow with it.
@@ -13,219 +14,411 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable
-from runner.job import FINAL_STATES, MOVES, State
-from runner.spool.disk.disk import Disk
+from runner.holds import Hold
+from runner.job import Phase, State
+from runner.spool.store.migrations import remove_copies
 from runner.spool.store.names import key_of
 from runner.spool.store.queries import Queries
-from runner.spool.store.record import COLUMNS, Record, column_of, row_of
+from runner.spool.store.record import COLUMNS, Record, column_of, counts_of, row_of
 
-_SCHEMA = Path(__file__).with_name("ledger.sql")
+MOST_LOSSES = 3
+"""So many ends of the process fail the image that was in flight, or the job that was loading."""
+
+CANCELLED = "cancelled by a file in the inbox"
+_UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
+# In flight, and nothing heard of it yet.
+_STARTING = "starting"
+_EVENTS_KEPT_SECONDS = 86_400.0
 _INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
 
 
 class Ledger(Queries):
     """Changes and queries the records of jobs; safe to use from any thread."""
 
-    def __init__(self, file: Path, disk: Disk) -> None:
-        self._file = file
-        self._disk = disk
-        self._lock = threading.RLock()
-        self._open = False
-        self._durable = True
-        with _translated_errors(file):
-            self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA.read_text(encoding="utf-8"))
-
     def close(self, *, clean: bool = True) -> None:
-        """Close the file, after marking it as closed cleanly unless `clean` is False."""
+        """Close the file, and record that this run is over unless `clean` is False."""
         if clean:
             with contextlib.suppress(LedgerUnusable), self.transaction():
-                self._connection.execute("DELETE FROM mark WHERE name = 'open'")
+                self._run("UPDATE run SET closed_at = ? WHERE n = (SELECT max(n) FROM run)", _at())
         with self._lock:
             self._connection.close()
+        if clean:
+            remove_copies(self._file, self._disk)
 
-    @contextlib.contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[None]:
-        """Hold the lock and commit once at the end; nested ones join the outermost.
-
-        A durable commit is on the disk when this returns, with all earlier ones. One that is not
-        survives a kill but not a power loss: it is for what recovery can find out again. Raises
-        LedgerUnusable, with nothing changed, where the file cannot be written now.
-        """
-        with self._lock:
-            if self._open:
-                assert self._durable or not durable, "a durable change inside one that is not"
-                yield
-                return
-            with _translated_errors(self._file):
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._open, self._durable = True, durable
-                try:
-                    yield
-                    self._disk.commit(self._connection, self._file, durable=durable)
-                except BaseException:
-                    self._connection.rollback()
-                    raise
-                finally:
-                    self._open = False
-
-    # -- writing ---------------------------------------------------------------------------------
+    # -- from the inbox --------------------------------------------------------------------------
 
     def reserve(self) -> int:
         """The `seq` for a job that is inserted later; unused, it leaves a gap."""
         with self.transaction(durable=False):
             last = "SELECT seq FROM sqlite_sequence WHERE name = 'job'"
-            if self._connection.execute(last).fetchone() is None:
-                self._connection.execute("INSERT INTO sqlite_sequence VALUES ('job', 0)")
-            self._connection.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'job'")
-            return int(self._connection.execute(last).fetchone()[0])
+            if self._row(last) is None:
+                self._run("INSERT INTO sqlite_sequence VALUES ('job', 0)")
+            self._run("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'job'")
+            return int(self._rows(last)[0]["seq"])
 
-    def insert(self, record: Record) -> Record:
-        """Add a job and return its record; a `seq` of 0 becomes the next free one."""
+    def insert(self, record: Record, composed: Iterable[tuple[Any, Any]] = ()) -> Record:
+        """Add a job of which nobody hears, with its prompts; a `seq` of 0 becomes the next one.
+
+        The prompts of a `compose` are kept, for the pack is not read again for this job.
+        """
         values = row_of(record)
         values[0] = record.seq or None
         with self.transaction():
-            cursor = self._connection.execute(_INSERT, [*values, key_of(record.id)])
-            assert cursor.lastrowid is not None
-            return record if record.seq else replace(record, seq=cursor.lastrowid)
+            seq = self._connection.execute(_INSERT, [*values, key_of(record.id)]).lastrowid
+            assert seq is not None
+            rows = (
+                (seq, number, json.dumps(fields), json.dumps(origin))
+                for number, (fields, origin) in enumerate(composed)
+            )
+            self._run_many("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
+            return replace(record, seq=seq)
 
-    def add_composed(self, seq: int, prompts: Iterable[tuple[Any, Any]]) -> None:
-        """Keep the prompts of a `compose`: the pack is not read again for this job."""
-        rows = (
-            (seq, number, json.dumps(fields), json.dumps(origin))
-            for number, (fields, origin) in enumerate(prompts)
-        )
+    def accept(
+        self, record: Record, identity: str, composed: Iterable[tuple[Any, Any]] = ()
+    ) -> Record:
+        """Record the job of a file in the inbox, which is known until it is answered."""
         with self.transaction():
-            self._connection.executemany("INSERT INTO composed VALUES (?, ?, ?, ?)", rows)
+            record = self.insert(record, composed)
+            self._run("INSERT INTO unanswered VALUES (?, ?)", identity, record.seq)
+            if record.is_final:
+                self._announce(record)
+            return record
 
-    def update(self, seq: int, **values: object) -> None:
-        """Change fields other than the state, durably."""
-        assert "state" not in values, "states are changed by move()"
-        with self.transaction():
-            self._set(seq, values)
-
-    def note(self, seq: int, **values: object) -> None:
-        """Like `update`, but not durable by itself: for what recovery can find out again."""
-        assert "state" not in values, "states are changed by move()"
+    def answered(self, identities: Iterable[str]) -> None:
+        """Forget files that have left the inbox for good; recovery repeats what is not recorded."""
         with self.transaction(durable=False):
-            self._set(seq, values)
+            self._run_many("DELETE FROM unanswered WHERE identity = ?", ((i,) for i in identities))
 
-    def published(self, records: Iterable[Record], *, acknowledged: bool = False) -> None:
-        """Record that statuses were published; with `acknowledged`, that files left the inbox too.
+    def wait(self, seq: int, inputs: Mapping[str, str], message: str) -> None:
+        """Record which inputs are copied, and what a queued job still waits for."""
+        self._change(seq, State.QUEUED, durable=False, inputs=inputs, waits_for=message)
+
+    def inputs_ready(self, seq: int, inputs: Mapping[str, str]) -> None:
+        """Record that all inputs of a queued job are copied."""
+        self._change(seq, State.QUEUED, inputs=inputs, inputs_missing=0, waits_for=None)
+
+    def cancel(self, seq: int) -> State | None:
+        """End a queued job, or ask a running one to end; the state it had, None if a final one."""
+        with self.transaction():
+            record = self.get(seq)
+            if record.is_final:
+                return None
+            if record.cancel_at is None:
+                self._set(seq, {"cancel_at": _at()})
+            if record.state == State.QUEUED:
+                self.end(seq)
+            return record.state
+
+    def keep(self, seq: int) -> None:
+        """Mark a finished job, so that `clean` never removes it."""
+        self._change(seq, None, kept=1)
+
+    def forget(self, seq: int) -> None:
+        """Remove a job with its images and prompts; events of it stay."""
+        with self.transaction():
+            for table in ("job", "image", "composed", "loss", "unanswered"):
+                self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
+
+    # -- a job and the device --------------------------------------------------------------------
+
+    def put_off(self, seq: int, ready_at: float) -> None:
+        """Record when the hours of a queued job open."""
+        self._change(seq, State.QUEUED, ready_at=ready_at)
+
+    def begin(self, seq: int) -> Record | None:
+        """Let a ready job run; None, with nothing changed, where it is not ready any more."""
+        with self.transaction():
+            record = self.get(seq)
+            if record.state != State.QUEUED or record.inputs_missing or not self.is_answered(seq):
+                return None
+            self._set(
+                seq,
+                {
+                    "state": State.RUNNING,
+                    "attempt": record.attempt + 1,
+                    "started_at": record.started_at or _at(),
+                    "put_back": None,
+                    "put_back_message": None,
+                },
+            )
+            return self.get(seq)
+
+    def claim(self, seq: int, images: Mapping[int, str], slot: str) -> bool:
+        """Record images, by number with their models, as given to a slot; False if cancelled.
+
+        It comes before the device is asked, so that a kill is charged to the right image.
+        """
+        with self.transaction(durable=False):
+            if self._row("SELECT 1 FROM job WHERE seq = ? AND cancel_at IS NOT NULL", seq):
+                return False
+            rows = ((seq, number, model, slot, _STARTING) for number, model in images.items())
+            self._run_many("INSERT INTO in_flight VALUES (?, ?, ?, ?, ?)", rows)
+            return True
+
+    def reached(self, seq: int, phase: Phase, model: str) -> None:
+        """Record that a job's images in flight load their model, or have loaded it."""
+        with self.transaction(durable=False):
+            self._run("UPDATE in_flight SET phase = ? WHERE seq = ?", phase, seq)
+            if phase != Phase.LOADING:
+                self._run("DELETE FROM loss WHERE phase = 'loading' AND model = ?", model)
+
+    def made(self, seq: int, number: int, output: Mapping[str, Any]) -> None:
+        """Count an image whose sidecar is there; changes nothing for one that is over.
+
+        Not durable by itself: recovery reads the sidecars.
+        """
+        self._image_over(seq, number, "done", None, None, json.dumps(output))
+
+    def image_failed(self, seq: int, number: int, reason: str, message: str) -> None:
+        """Count an image that cannot be made; changes nothing for one that is over."""
+        self._image_over(seq, number, "failed", reason, message, None)
+
+    def unmade(self, seq: int, numbers: Iterable[int]) -> None:
+        """Forget images whose files are missing: they are made again."""
+        with self.transaction(durable=False):
+            query = "DELETE FROM image WHERE seq = ? AND number = ?"
+            self._run_many(query, ((seq, number) for number in numbers))
+
+    def unclaim(self, seq: int, number: int | None = None) -> None:
+        """Take an image, or all, out of flight without charging it: it is still to be made."""
+        with self.transaction(durable=False):
+            query = "DELETE FROM in_flight WHERE seq = ?1 AND number = coalesce(?2, number)"
+            self._run(query, seq, number)
+
+    def lost(self, seq: int, why: str) -> None:
+        """Charge the images in flight of a job with the end of their process.
+
+        An image that was charged three times fails. A load is charged by itself: see `dead_load`.
+        """
+        with self.transaction():
+            for row in self._rows("SELECT * FROM in_flight WHERE seq = ?", seq):
+                number = row["number"]
+                self._run(
+                    "INSERT INTO loss SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5, ?6, ?7"
+                    " FROM loss WHERE seq = ?1 AND number = ?2",
+                    seq, number, row["model"], row["slot"], row["phase"], why, _at(),
+                )  # fmt: skip
+                query = "SELECT * FROM loss WHERE seq = ? AND number = ? AND phase <> 'loading'"
+                losses = self._rows(query, seq, number)
+                if len(losses) >= MOST_LOSSES:
+                    message = (
+                        f"the runner ended {len(losses)} times during this image "
+                        f"({_evidence(losses)}): change the spec, or see `fluxdrop doctor` and "
+                        "the runner's log, then retry the job"
+                    )
+                    self.image_failed(seq, number, "CrashLoop", message)
+            self.unclaim(seq)
+
+    def dead_load(self, seq: int) -> Hold | None:
+        """Why a job must fail whose model ended the process three times in a row while loading."""
+        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' ORDER BY model, at"
+        rows = self._rows(query, seq)
+        for model in dict.fromkeys(row["model"] for row in rows):
+            losses = [row for row in rows if row["model"] == model]
+            if len(losses) >= MOST_LOSSES:
+                return Hold(
+                    "CrashLoop",
+                    f"loading {model} ended the runner {len(losses)} times ({_evidence(losses)}): "
+                    "see `fluxdrop doctor` and the runner's log, then retry the job",
+                )
+        return None
+
+    def put_back(self, seq: int, hold: Hold, *, after_death: bool = False) -> State:
+        """Put a running job back into the queue, or end it if a cancel was asked for.
+
+        Returns its state now. Only the death of a process counts as an attempt.
+        """
+        with self.transaction():
+            record = self.get(seq)
+            if record.state != State.RUNNING:
+                return record.state
+            if record.cancel_at is not None:
+                self.end(seq)
+                return State.CANCELLED
+            self._check_none_in_flight(seq)
+            self._set(
+                seq,
+                {
+                    "state": State.QUEUED,
+                    "attempt": record.attempt - (not after_death),
+                    "put_back": hold.reason,
+                    "put_back_message": hold.message,
+                },
+            )
+            return State.QUEUED
+
+    def end(self, seq: int, failure: Hold | None = None) -> bool:
+        """End a job: cancelled if that was asked, failed if `failure` or an image says so.
+
+        Returns whether it is over: one whose images are not all over goes on. Every end is recorded
+        here, with its event.
+        """
+        with self.transaction():
+            record = self.get(seq)
+            if record.is_final:
+                return True
+            if record.cancel_at is not None:
+                message = CANCELLED if record.total else _UNCOMPOSED
+                state, reason = State.CANCELLED, Hold("Cancelled", message)
+            elif failure is not None:
+                state, reason = State.FAILED, failure
+            elif record.images_left:
+                return False
+            elif record.failed:
+                state, reason = State.FAILED, self._first_failure(record)
+            else:
+                state, reason = State.SUCCEEDED, Hold(None, "")
+            self._check_none_in_flight(seq)
+            self._set(
+                seq,
+                {
+                    "state": state,
+                    "end_reason": reason.reason,
+                    "end_message": reason.message or None,
+                    "inputs_missing": 0,
+                    "finished_at": _at(),
+                },
+            )
+            self._run("DELETE FROM loss WHERE seq = ?", seq)
+            self._announce(self.get(seq))
+            return True
+
+    def _first_failure(self, record: Record) -> Hold:
+        query = "SELECT * FROM image WHERE seq = ? AND outcome = 'failed' ORDER BY number LIMIT 1"
+        first = self._rows(query, record.seq)[0]
+        of_all = f"{record.failed} of {record.total} images: " if record.total > 1 else ""
+        return Hold(first["reason"], f"{of_all}{first['message']}")
+
+    # -- what callers see ------------------------------------------------------------------------
+
+    def published(
+        self,
+        records: Iterable[Record],
+        phases: Mapping[int, tuple[int, str]] | None = None,
+    ) -> None:
+        """Record that statuses show these records; `phases` has the image and its phase, by `seq`.
 
         Not durable by itself: recovery repeats what is not recorded. The status of a job that has
         moved meanwhile stays due.
         """
-        values = "revision = revision + 1, behind = behind AND state <> ?"
-        query = f"UPDATE job SET {values}{', identity = NULL' * acknowledged} WHERE seq = ?"
         with self.transaction(durable=False):
-            self._connection.executemany(query, ((str(r.state), r.seq) for r in records))
+            query = "UPDATE job SET revision = revision + 1, shown = max(shown, ?) WHERE seq = ?"
+            self._run_many(query, ((r.version, r.seq) for r in records))
+            # A load is recorded when it begins and ends, by `reached`.
+            query = (
+                "UPDATE in_flight SET phase = ?3 WHERE seq = ?1 AND number = ?2"
+                " AND 'loading' NOT IN (phase, ?3)"
+            )
+            self._run_many(query, ((seq, *phase) for seq, phase in (phases or {}).items()))
 
-    def move(self, seq: int, state: State, **values: object) -> bool:
-        """Move a job to another state; False, with nothing changed, where its state is final.
+    def warn(self, seq: int, warnings: Sequence[str]) -> None:
+        """Add warnings to a job, each once."""
+        with self.transaction(durable=False):
+            known = self.get(seq).warnings
+            self._change(
+                seq, None, durable=False, warnings=list(dict.fromkeys([*known, *warnings]))
+            )
 
-        Each move is a revision, published or not. Raises ValueError for one that MOVES lacks.
-        """
+    def lift_revision(self, seq: int, revision: int) -> None:
+        """Let the next status of a job have a higher revision than this one."""
+        with self.transaction(durable=False):
+            self._run("UPDATE job SET revision = max(revision, ?) WHERE seq = ?", revision, seq)
+
+    # -- listeners -------------------------------------------------------------------------------
+
+    def heard(self, listener: str, n: int) -> None:
+        """Record that a listener has heard every event up to `n`, and forget old ones."""
+        with self.transaction(durable=False):
+            self._run("INSERT OR REPLACE INTO cursor VALUES (?, ?)", listener, n)
+            self._run(
+                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
+                timestamp(now() - _EVENTS_KEPT_SECONDS),
+            )
+
+    def _announce(self, record: Record) -> None:
+        body = {
+            "state": record.state,
+            "reason": record.end_reason,
+            "message": record.end_message,
+            "images": counts_of(record),
+        }
+        self._run(
+            "INSERT INTO event (type, seq, id, version, at, body) VALUES ('ended', ?, ?, ?, ?, ?)",
+            record.seq, record.id, record.version, _at(), json.dumps(body),
+        )  # fmt: skip
+
+    # -- the runner ------------------------------------------------------------------------------
+
+    def begin_run(self, version: str) -> None:
+        """Record that a process has the ledger open now."""
+        with self.transaction(durable=False):
+            self._run("INSERT INTO run (version, started_at) VALUES (?, ?)", version, _at())
+
+    def stopping(self) -> None:
+        """Record that this process was asked to stop: nothing in flight is charged any more."""
+        with self.transaction(durable=False):
+            self._run("UPDATE run SET stop_at = ? WHERE n = (SELECT max(n) FROM run)", _at())
+
+    def mark_suspects(self, hashes: Iterable[str]) -> None:
+        """Record the hashes of specs about to be parsed, of which one may end the process."""
+        with self.transaction(durable=False):
+            query = "INSERT OR IGNORE INTO suspect VALUES (?, 1)"
+            self._run_many(query, ((sha256,) for sha256 in hashes))
+
+    def clear_suspects(self, hashes: Iterable[str]) -> None:
+        """Remove the hashes of specs that were parsed without ending the process."""
         with self.transaction():
-            before = self.get(seq)
-            if before.state in FINAL_STATES:
-                return False
-            if state not in MOVES[before.state]:
-                raise ValueError(f"no job moves from {before.state} to {state}")
-            values["revision"] = before.revision + 1
-            self._set(seq, {"behind": True, **values, "state": state})
-            return True
+            query = "DELETE FROM suspect WHERE sha256 = ?"
+            self._run_many(query, ((sha256,) for sha256 in hashes))
 
-    def add_image(
+    # -- shared by the moves ---------------------------------------------------------------------
+
+    def _image_over(
         self,
         seq: int,
         number: int,
         outcome: str,
-        *,
-        output: Mapping[str, Any] | None = None,
-        reason: str | None = None,
-        message: str | None = None,
+        reason: str | None,
+        message: str | None,
+        output: str | None,
     ) -> None:
-        """Record how one image ended; safe to repeat.
-
-        Not durable by itself: recovery reads the sidecars of done images; a failed one fails again.
-        """
         with self.transaction(durable=False):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO image (seq, number, outcome, reason, message, output)"
+            self._run(
+                "INSERT OR IGNORE INTO image (seq, number, outcome, reason, message, output)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (seq, number, outcome, reason, message, json.dumps(output) if output else None),
-            )
+                seq, number, outcome, reason, message, output,
+            )  # fmt: skip
+            for table in ("in_flight", "loss"):
+                self._run(f"DELETE FROM {table} WHERE seq = ? AND number = ?", seq, number)
 
-    def forget_images(self, seq: int, numbers: Iterable[int]) -> None:
-        """Remove images whose files are missing: they are made again."""
-        query = "DELETE FROM image WHERE seq = ? AND number = ?"
-        with self.transaction(durable=False):
-            self._connection.executemany(query, ((seq, number) for number in numbers))
+    def _check_none_in_flight(self, seq: int) -> None:
+        if self._row("SELECT 1 FROM in_flight WHERE seq = ?", seq):
+            raise AssertionError(f"job {seq} leaves the device with images in flight")
 
-    def forget(self, seq: int) -> None:
-        """Remove a job with its images and prompts."""
-        with self.transaction():
-            for table in ("image", "composed", "job"):
-                self._connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
-
-    # -- marks that outlive the process ----------------------------------------------------------
-
-    def mark_suspects(self, hashes: Iterable[str]) -> None:
-        """Record the hashes of specs about to be parsed, of which one may end the process."""
-        query = "INSERT OR IGNORE INTO judging VALUES (?, 1)"
-        with self.transaction(durable=False):
-            self._connection.executemany(query, ((sha256,) for sha256 in hashes))
-
-    def clear_suspects(self, hashes: Iterable[str]) -> None:
-        """Remove the hashes of specs that were parsed without ending the process."""
-        query = "DELETE FROM judging WHERE sha256 = ?"
-        with self.transaction():
-            self._connection.executemany(query, ((sha256,) for sha256 in hashes))
-
-    def was_closed_cleanly(self) -> bool:
-        """Whether the last process closed the ledger; True for a new one. Marks it as open."""
-        with self.transaction(durable=False):
-            mark = self._connection.execute("SELECT 1 FROM mark WHERE name = 'open'").fetchone()
-            self._connection.execute("INSERT OR IGNORE INTO mark VALUES ('open')")
-        return mark is None
+    def _change(
+        self, seq: int, state: State | None, *, durable: bool = True, **values: object
+    ) -> None:
+        """Set columns of a job; nothing where it is not in this state."""
+        with self.transaction(durable=durable):
+            if state is None or self.get(seq).state == state:
+                self._set(seq, values)
 
     def _set(self, seq: int, values: Mapping[str, object]) -> None:
-        assignments = ", ".join(f"{name} = ?" for name in values)
+        assignments = "".join(f"{name} = ?, " for name in values)
         columns = [column_of(name, value) for name, value in values.items()]
-        self._connection.execute(f"UPDATE job SET {assignments} WHERE seq = ?", [*columns, seq])
+        query = f"UPDATE job SET {assignments}version = version + 1 WHERE seq = ?"
+        self._run(query, *columns, seq)
 
 
-@contextlib.contextmanager
-def _translated_errors(file: Path) -> Iterator[None]:
-    """Raise SQLite's OperationalError, as on a full disk, as LedgerUnusable."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise LedgerUnusable(
-            f"the ledger {file} cannot be written now ({error}): make room on its disk, or see "
-            "that this user may write there"
-        ) from error
+def _evidence(losses: Sequence[sqlite3.Row]) -> str:
+    return "; ".join(f"{row['slot']}, {row['phase']}: {row['why']}" for row in losses)
 
 
-def is_database(file: Path) -> bool:
-    """Whether a file is an undamaged database.
-
-    Raises LedgerUnusable where it cannot be read: a full disk is no damage.
-    """
-    try:
-        with _translated_errors(file), contextlib.closing(sqlite3.connect(file)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.DatabaseError:
-        return False
+def _at() -> str:
+    return timestamp()

@@ -12,6 +12,7 @@ from pathlib import PurePath
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 CANCEL_SUFFIX = ".cancel"
 RETRY_SUFFIX = ".retry"
+KEEP_SUFFIX = ".keep"
 PAUSE_NAME = "runner.pause"
 
 _TEMPORARY = re.compile(

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from runner.clock import timestamp
+from runner.clock import now, timestamp
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, Place
 from runner.spool.store.ledger import Ledger
-from runner.spool.store.record import Record
+from runner.spool.store.record import Record, counts_of
 from runner.wire import (
     SCHEMA,
     Counts,
@@ -35,7 +35,6 @@ from runner.wire import (
 
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100
-_NONE_ENDED = {"done": 0, "failed": 0, "skipped": 0}
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class Outbox:
                 for r in records
             ]
             self._disk.replace_many(files, durable=durable)
-            self._ledger.published(records)
+            shown = {seq: (p["image"], p["phase"]) for seq, p in progress.items() if p}
+            self._ledger.published(records, shown)
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all of it is synced.
@@ -112,18 +112,16 @@ class Outbox:
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
-        # Most statuses ever written are those of jobs that have not begun: no query for them.
-        tally = self._ledger.tally(record.seq) if record.started_at else _NONE_ENDED
-        outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if tally["done"] else []
-        now = timestamp()
+        outputs = self._ledger.outputs(record.seq, _MOST_OUTPUTS) if record.done else []
+        why = record.why(now())
         status = Status(
             schema=SCHEMA,
             id=record.id,
             kind=record.kind,
             model=record.model,
             state=str(record.state),
-            reason=record.reason,
-            message=record.message,
+            reason=why.reason,
+            message=why.message or None,
             revision=record.revision + 1,
             attempt=record.attempt,
             priority=record.priority,
@@ -136,8 +134,8 @@ class Outbox:
             accepted_at=record.accepted_at,
             started_at=record.started_at,
             finished_at=record.finished_at,
-            updated_at=now,
-            images=cast(Counts, {"total": record.total, **tally}),
+            updated_at=timestamp(),
+            images=cast(Counts, counts_of(record)),
             progress=progress if record.state == State.RUNNING else None,
             errors=cast("list[ProblemJson]", record.errors),
             warnings=list(record.warnings),

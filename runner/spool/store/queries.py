@@ -5,33 +5,50 @@ Every SELECT of whole jobs is in this file, so that it shows which columns and i
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from runner.holds import WAITING_FOR_INPUT
 from runner.job import State
+from runner.spool.store.database import Database
 from runner.spool.store.names import key_of
 from runner.spool.store.record import Record, record_of_row
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
 _QUEUE = "job INDEXED BY job_turn"
-_WAITING = "job INDEXED BY job_waiting"
-_UNACKNOWLEDGED = "job INDEXED BY job_identity"
-# A job with an identity is still being acknowledged: its status comes before its first image.
-_READY = (
-    f"state = 'queued' AND identity IS NULL AND reason IS NOT '{WAITING_FOR_INPUT}'"
-    " AND ready_at <= ?"
-)
+_WAITING = "job INDEXED BY job_inputs"
+_BEHIND = "job INDEXED BY job_behind"
+_ANSWERED = "NOT EXISTS (SELECT 1 FROM unanswered u WHERE u.seq = job.seq)"
+# A job whose file still lies in the inbox is being acknowledged: its status comes first.
+_READY = f"state = 'queued' AND inputs_missing = 0 AND ready_at <= ? AND {_ANSWERED}"
 
 
-class Queries:
+@dataclass(frozen=True)
+class Event:
+    """Something that listeners hear of, in the order of `n`: a job that ended.
+
+    `body` is what its status said then.
+    """
+
+    n: int
+    type: str
+    id: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the last process left the ledger: closed, stopping or at work."""
+
+    closed: bool
+    stopping: bool
+
+
+class Queries(Database):
     """Reads one ledger, oldest jobs first by default; safe to use from any thread."""
-
-    _connection: sqlite3.Connection
-    _lock: threading.RLock
 
     # -- one job ---------------------------------------------------------------------------------
 
@@ -53,10 +70,14 @@ class Queries:
         return self._newest(where, name, sha256, mtime_ns)
 
     def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
-        """The jobs made of files with these identities, by identity."""
+        """The jobs made of files with these identities that are not answered yet, by identity."""
         marks = ", ".join("?" * len(identities))
-        records = self._select(f"identity IN ({marks})", *identities)
-        return {str(record.identity): record for record in records}
+        query = f"SELECT identity, seq FROM unanswered WHERE identity IN ({marks})"
+        return {row["identity"]: self.get(row["seq"]) for row in self._rows(query, *identities)}
+
+    def is_answered(self, seq: int) -> bool:
+        """Whether the file that a job was made of has left the inbox for good."""
+        return self._row("SELECT 1 FROM unanswered WHERE seq = ?", seq) is None
 
     # -- the queue -------------------------------------------------------------------------------
 
@@ -77,8 +98,7 @@ class Queries:
     def highest_ready_priority(self, wall: float) -> int | None:
         """The highest priority among the ready jobs; None without any."""
         query = f"SELECT priority FROM {_QUEUE} WHERE {_READY} ORDER BY priority DESC, seq LIMIT 1"
-        with self._lock:
-            row = self._connection.execute(query, (wall,)).fetchone()
+        row = self._row(query, wall)
         return None if row is None else int(row[0])
 
     def next_to_open(self, wall: float) -> Record | None:
@@ -96,9 +116,7 @@ class Queries:
 
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
-        # The reason as a literal: SQLite uses a partial index only where it can see that it covers.
-        where = f"state = 'queued' AND reason = '{WAITING_FOR_INPUT}'"
-        return self._select(where, limit=limit, table=_WAITING)
+        return self._select("inputs_missing = 1", limit=limit, table=_WAITING)
 
     # -- jobs with work left to do ---------------------------------------------------------------
 
@@ -106,30 +124,24 @@ class Queries:
         """Every running job."""
         return self._select("state = 'running'")
 
-    def cancelled_in_queue(self) -> list[Record]:
-        """The queued jobs that were cancelled while they ran."""
-        return self._select("state = 'queued' AND cancelled = 1")
-
-    def unpublished(self) -> list[Record]:
+    def behind(self) -> list[Record]:
         """The jobs whose status is older than their record, but for running ones and the intake's.
 
         The intake publishes a job that it acknowledges; a running one gets statuses anyway.
         """
-        return self._select("behind = 1 AND identity IS NULL AND state <> 'running'")
+        where = f"shown < version AND state <> 'running' AND {_ANSWERED}"
+        return self._select(where, table=_BEHIND)
 
-    def unpublished_cancel(self, seq: int) -> Record | None:
-        """This job, if it was cancelled and its status does not say so yet."""
-        return _first(self._select("seq = ? AND behind = 1 AND state = 'cancelled'", seq))
-
-    def unacknowledged(self) -> list[Record]:
-        """The jobs whose file may still lie in the inbox."""
-        return self._select("identity IS NOT NULL", table=_UNACKNOWLEDGED)
+    def unanswered(self) -> dict[str, Record]:
+        """The jobs whose file may still lie in the inbox, by its identity, oldest first."""
+        rows = self._rows("SELECT identity, seq FROM unanswered ORDER BY seq")
+        return {row["identity"]: self.get(row["seq"]) for row in rows}
 
     def cut_short(self) -> list[Record]:
         """The jobs whose files a process that died may have left half written."""
         return self._select(
-            "state = 'running' OR behind = 1 OR identity IS NOT NULL OR reason = ?",
-            WAITING_FOR_INPUT,
+            "state = 'running' OR shown < version OR inputs_missing = 1"
+            " OR seq IN (SELECT seq FROM unanswered)"
         )
 
     # -- all jobs --------------------------------------------------------------------------------
@@ -144,47 +156,60 @@ class Queries:
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
-        with self._lock:
-            rows = self._connection.execute("SELECT state, count(*) FROM job GROUP BY state")
-            return dict.fromkeys(map(str, State), 0) | dict(map(tuple, rows))
+        rows = self._rows("SELECT state, count(*) FROM job GROUP BY state")
+        return dict.fromkeys(map(str, State), 0) | dict(map(tuple, rows))
 
     # -- images ----------------------------------------------------------------------------------
 
     def images(self, seq: int) -> dict[int, sqlite3.Row]:
-        """The images of a job that have ended, by number."""
-        with self._lock:
-            rows = self._connection.execute("SELECT * FROM image WHERE seq = ?", (seq,))
-            return {row["number"]: row for row in rows}
+        """The images of a job that are over, by number."""
+        return {r["number"]: r for r in self._rows("SELECT * FROM image WHERE seq = ?", seq)}
 
-    def tally(self, seq: int) -> dict[str, int]:
-        """How many images of a job ended each way (`done`, `failed`, `skipped`)."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT outcome, count(*) FROM image WHERE seq = ? GROUP BY outcome", (seq,)
-            )
-            return {"done": 0, "failed": 0, "skipped": 0} | dict(list(map(tuple, rows)))
+    def charged(self, seq: int) -> frozenset[int]:
+        """The images of a job during which a process ended: each of them is made alone."""
+        query = "SELECT number FROM loss WHERE seq = ? AND phase <> 'loading'"
+        return frozenset(row["number"] for row in self._rows(query, seq))
 
     def outputs(self, seq: int, newest: int) -> list[dict[str, Any]]:
         """The `outputs` entries of the newest images, in order of their numbers."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
-                " ORDER BY number DESC LIMIT ?",
-                (seq, newest),
-            )
-            return [json.loads(row["output"]) for row in rows][::-1]
+        query = (
+            "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
+            " ORDER BY number DESC LIMIT ?"
+        )
+        return [json.loads(row["output"]) for row in self._rows(query, seq, newest)][::-1]
 
     def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The prompts of a `compose` and what its images keep of the pack, in order."""
-        with self._lock:
-            query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
-            rows = self._connection.execute(query, (seq,))
-            return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+        query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
+        rows = self._rows(query, seq)
+        return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+
+    # -- the runner ------------------------------------------------------------------------------
 
     def suspects(self) -> set[str]:
         """The hashes of the specs that were being parsed when a process ended."""
-        with self._lock:
-            return {row[0] for row in self._connection.execute("SELECT sha256 FROM judging")}
+        return {row["sha256"] for row in self._rows("SELECT sha256 FROM suspect")}
+
+    def last_run(self) -> Run:
+        """How the last process ended; a new ledger was closed."""
+        row = self._row("SELECT stop_at, closed_at FROM run ORDER BY n DESC LIMIT 1")
+        if row is None:
+            return Run(closed=True, stopping=True)
+        return Run(closed=row["closed_at"] is not None, stopping=row["stop_at"] is not None)
+
+    def events_for(self, listener: str, most: int) -> list[Event]:
+        """The next events that a listener has not heard, up to the first not shown yet.
+
+        Nobody hears of an end before the job's status says so.
+        """
+        query = (
+            "SELECT n, type, event.id, body, coalesce(shown >= event.version, 1) AS stands"
+            " FROM event LEFT JOIN job USING (seq)"
+            " WHERE n > coalesce((SELECT n FROM cursor WHERE listener = ?), 0)"
+            " ORDER BY n LIMIT ?"
+        )
+        rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
+        return [Event(row["n"], row["type"], row["id"], json.loads(row["body"])) for row in rows]
 
     def _newest(self, where: str, *values: object) -> Record | None:
         return _first(self._select(where, *values, order="seq DESC", limit=1))
@@ -196,8 +221,7 @@ class Queries:
         self, where: str, *values: object, order: str = "seq", limit: int = -1, table: str = "job"
     ) -> list[Record]:
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} LIMIT {limit}"
-        with self._lock:
-            return [record_of_row(row) for row in self._connection.execute(query, values)]
+        return [record_of_row(row) for row in self._rows(query, *values)]
 
 
 def _first(records: list[Record]) -> Record | None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from runner.job import State
+from runner.holds import WAITING_FOR_INPUT, Hold, outside_hours
+from runner.job import FINAL_STATES, State
 
 
 @dataclass(frozen=True)
 class Record:
-    """One job in the ledger.
+    """One job in the ledger; a column for each fact, see schema/.
 
-    `realised` is the validated spec, `inputs` maps the paths it names to the copies' file names,
-    `identity` identifies the dropped file until that file has left the inbox, and `behind` says
-    that `status.json` may be older than this record.
+    `realised` is the validated spec, and `inputs` maps the paths it names to the copies' file
+    names. What holds the job back are independent facts; `held` says which of them a status shows.
     """
 
     seq: int
@@ -29,19 +30,27 @@ class Record:
     spec: bytes
     accepted_at: str
     source_mtime_ns: int = 0
-    reason: str | None = None
-    message: str | None = None
+    end_reason: str | None = None
+    end_message: str | None = None
+    inputs_missing: bool = False
+    waits_for: str | None = None
+    ready_at: float = 0.0
+    put_back: str | None = None
+    put_back_message: str | None = None
+    cancel_at: str | None = None
+    kept: bool = False
     kind: str | None = None
     model: str | None = None
     priority: int = 0
-    attempt: int = 0
-    revision: int = 1
-    total: int = 0
     base_seed: int | None = None
-    cancelled: bool = False
-    ready_at: float = 0.0
-    behind: bool = True
-    identity: str | None = None
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    attempt: int = 0
+    version: int = 1
+    shown: int = 0
+    revision: int = 1
     realised: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -49,17 +58,41 @@ class Record:
     started_at: str | None = None
     finished_at: str | None = None
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the state is one that stays."""
+        return self.state in FINAL_STATES
 
-CANCELLED: Mapping[str, object] = {
-    "cancelled": True,
-    "reason": "Cancelled",
-    "message": "cancelled by a file in the inbox",
-}
-"""The fields that a cancel sets in a job's record."""
+    @property
+    def is_shown(self) -> bool:
+        """Whether the status shows this version of the record."""
+        return self.shown >= self.version
+
+    @property
+    def images_left(self) -> int:
+        """How many images are not over."""
+        return self.total - self.done - self.failed - self.skipped
+
+    def why(self, wall: float, runner: Hold | None = None) -> Hold:
+        """The reason word and the sentence that a status shows at this time.
+
+        `runner` is what holds all jobs back, where the caller knows and wants it shown.
+        """
+        if self.is_final:
+            return Hold(self.end_reason, self.end_message or "")
+        if self.state == State.RUNNING:
+            return Hold(None, "")
+        if self.inputs_missing:
+            return Hold(WAITING_FOR_INPUT, self.waits_for or "")
+        if self.ready_at > wall:
+            return outside_hours(self.ready_at)
+        return runner or Hold(self.put_back, self.put_back_message or "")
+
 
 COLUMNS = tuple(field.name for field in fields(Record))
 _JSON = ("realised", "inputs", "errors", "warnings")
 _JSON_AT = tuple(map(COLUMNS.index, _JSON))
+_FLAGS = ("inputs_missing", "kept")
 
 
 def row_of(record: Record) -> list[Any]:
@@ -75,12 +108,17 @@ def column_of(name: str, value: object) -> object:
     return _compact(value) if name in _JSON else value
 
 
-def record_of_row(row: Mapping[str, Any]) -> Record:
+def record_of_row(row: sqlite3.Row) -> Record:
     """The record in a row of the ledger."""
     values = {name: row[name] for name in COLUMNS}
     values |= {name: json.loads(values[name]) for name in _JSON}
-    values |= {name: bool(values[name]) for name in ("cancelled", "behind")}
+    values |= {name: bool(values[name]) for name in _FLAGS}
     return Record(**{**values, "state": State(values["state"])})
+
+
+def counts_of(record: Record) -> dict[str, int]:
+    """The images of a job by how they are over, as a status has them."""
+    return {name: getattr(record, name) for name in ("total", "done", "failed", "skipped")}
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -182,7 +182,7 @@ def test_a_ledger_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(spool
     in_the_way = spool.home.data / "ledger.sqlite-wal"
     in_the_way.unlink(missing_ok=True)
     in_the_way.mkdir()
-    with pytest.raises(LedgerUnusable, match=r"ledger\.sqlite cannot be written now"):
+    with pytest.raises(LedgerUnusable, match=r"ledger\.sqlite cannot be used now"):
         Daemon(spool.home, FlatColours()).open()
     in_the_way.rmdir()
     assert not list(spool.home.data.glob("*.damaged-*"))

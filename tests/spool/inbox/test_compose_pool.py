@@ -54,7 +54,7 @@ def answered(spool: Spool, job: str) -> bool:
     """Whether a job is there and may have its turn."""
     assert spool.daemon is not None
     record = spool.daemon.ledger.newest(job)
-    return record is not None and record.identity is None
+    return record is not None and spool.daemon.ledger.is_answered(record.seq)
 
 
 def planners() -> list[psutil.Process]:

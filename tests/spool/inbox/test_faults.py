@@ -138,7 +138,7 @@ def test_an_end_that_could_not_be_published_is_published_when_the_runner_starts(
     spool.drop("hero.yaml")
     daemon = spool.daemon
     assert daemon is not None
-    spool.until(lambda: daemon.ledger.unpublished())
+    spool.until(lambda: daemon.ledger.behind())
     spool.stop()
     assert spool.status("hero")["state"] == "queued"
     with Daemon(spool.home, FlatColours()):

@@ -3,37 +3,126 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from runner.errors import LedgerNewer
+from runner.spool.disk.disk import Disk
+from runner.spool.store.database import is_damaged
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.migrations import LATEST
 from tests.spool.conftest import Spool
 
-HOMES = sorted(file.parent.parent for file in Path(__file__).parent.glob("homes/*/data/*.sqlite"))
-FINAL = ("done", "fails", "bad", "gone")
+HOMES = Path(__file__).parent / "homes"
+NAMES = sorted(file.parent.parent.name for file in HOMES.glob("*/data/*.sqlite"))
 
 
-@pytest.fixture(params=HOMES, ids=lambda home: home.name)
-def left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Spool]:
-    """A copy of the home, not yet started."""
-    shutil.copytree(request.param, tmp_path / "home")
-    made = Spool(tmp_path / "home")
-    yield made
-    made.stop()
+def dump(file: Path) -> list[str]:
+    """All that a database holds, as statements."""
+    with closing(sqlite3.connect(file)) as connection:
+        return [*connection.iterdump()]
 
 
-def test_what_was_over_keeps_its_status_byte_for_byte_and_the_rest_goes_on(left: Spool) -> None:
-    before = {job: (left.home.job(job) / "status.json").read_bytes() for job in FINAL}
-    Image.new("RGB", (64, 64), "red").save(left.home.inbox / "late.png")
-    left.start()
-    cut, waits, composed, *others = left.over("cut", "waits", "pack", "next", "stopped")
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Callable[[str], Spool]]:
+    """Makes a copy of a home, not yet started."""
+    made = []
+
+    def copy(name: str) -> Spool:
+        shutil.copytree(HOMES / name, tmp_path / "home")
+        made.append(Spool(tmp_path / "home"))
+        return made[-1]
+
+    yield copy
+    for spool in made:
+        spool.stop()
+
+
+def test_what_was_over_keeps_its_status_byte_for_byte_and_the_rest_goes_on(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("as-found")
+    over = ("done", "fails", "bad", "gone")
+    before = {job: (spool.home.job(job) / "status.json").read_bytes() for job in over}
+    Image.new("RGB", (64, 64), "red").save(spool.home.inbox / "late.png")
+    spool.start()
+    cut, waits, composed, *others = spool.over("cut", "waits", "pack", "next", "stopped")
     assert (cut["state"], cut["attempt"], cut["images"]["done"]) == ("succeeded", 2, 4)
     assert (composed["state"], composed["images"]["done"]) == ("succeeded", 2)
     assert [status["state"] for status in (waits, *others)] == ["succeeded"] * 3
-    assert ("cut", 1) not in left.device.started
-    later = left.status("later")
+    assert ("cut", 1) not in spool.device.started
+    later = spool.status("later")
     assert (later["state"], later["reason"]) == ("queued", "OutsideWindow")
-    after = {job: (left.home.job(job) / "status.json").read_bytes() for job in FINAL}
+    after = {job: (spool.home.job(job) / "status.json").read_bytes() for job in over}
     assert after == before
+
+
+def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("cut-short")
+    spool.start()
+    cancelled, dropped, *others = spool.over("run", "dropped", "held", "answered", "pack")
+    assert (cancelled["state"], cancelled["images"]["done"]) == ("cancelled", 1)
+    assert (spool.home.job("run") / "index.html").exists()
+    assert (dropped["state"], dropped["message"]) == ("cancelled", cancelled["message"])
+    assert [status["state"] for status in others] == ["succeeded"] * 3
+    assert others[2]["images"]["done"] == 2
+    assert spool.receipt("answered.yaml")["outcome"] == "accepted"
+    assert spool.device.started == [("held", 1), ("answered", 1), ("pack", 1), ("pack", 2)]
+    spool.drop("new.yaml")
+    assert spool.end("new")["state"] == "succeeded"
+    assert spool.daemon is not None
+    newest = spool.daemon.ledger.newest("new")
+    # Places up to 8 were reserved: a job that was being composed may still come with one.
+    assert newest is not None and newest.seq == 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_earlier_ledger_gets_the_schema_of_a_new_one_and_is_kept_as_a_copy_until_it_is_closed(
+    name: str, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(HOMES / name / "data" / "ledger.sqlite", tmp_path))
+    before = dump(file)
+    ledger = Ledger(file, Disk())
+    new = Ledger(tmp_path / "new.sqlite", Disk())
+    query = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+    assert [*map(tuple, ledger._rows(query))] == [*map(tuple, new._rows(query))]
+    copy = file.with_name("ledger.sqlite.v0")
+    assert dump(copy) == before
+    new.close()
+    ledger.close()
+    assert not copy.exists()
+
+
+def test_a_ledger_of_a_newer_version_is_refused_with_a_sentence_and_not_touched(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("as-found")
+    file = spool.home.data / "ledger.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA user_version = {LATEST + 1}")
+    before = {path: path.read_bytes() for path in spool.home.root.rglob("*") if path.is_file()}
+    with pytest.raises(LedgerNewer, match="use that version, or move the file away"):
+        spool.start()
+    after = {path: path.read_bytes() for path in spool.home.root.rglob("*") if path.is_file()}
+    assert {path: after.get(path) for path in before} == before
+    assert not list(file.parent.glob("*damaged*")) and not list(file.parent.glob("*.v*"))
+    spool.daemon = None
+
+
+def test_a_file_without_a_number_that_has_other_columns_is_refused_and_not_rebuilt(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE job (seq INTEGER PRIMARY KEY, name TEXT)")
+    with pytest.raises(LedgerNewer):
+        is_damaged(file)
+    with pytest.raises(LedgerNewer):
+        Ledger(file, Disk())

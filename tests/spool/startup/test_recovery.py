@@ -7,7 +7,7 @@ import sqlite3
 
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop
-from runner.spool.startup.recovery import MOST_ATTEMPTS
+from runner.spool.store.ledger import MOST_LOSSES
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 
@@ -65,13 +65,13 @@ def test_a_job_that_ends_the_process_three_times_fails_and_the_next_one_runs(
     spool.device.by_hand = True
     spool.drop("bomb.yaml")
     spool.until(lambda: spool.device.task)
-    for attempt in range(1, MOST_ATTEMPTS + 1):
+    for attempt in range(1, MOST_LOSSES + 1):
         spool.until(lambda: spool.device.task)
         assert spool.daemon is not None
         assert spool.daemon.ledger.get(1).attempt == attempt
         die(spool)
         start_again(spool)
-        spool.device.by_hand = attempt < MOST_ATTEMPTS
+        spool.device.by_hand = attempt < MOST_LOSSES
     spool.drop("next.yaml")
     status, following = spool.over("bomb", "next")
     assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
@@ -115,7 +115,7 @@ def test_a_file_whose_job_was_committed_before_the_kill_is_not_taken_twice(
     path.write_text(text, encoding="utf-8")
     drop = Drop("hero.yaml", text.encode(), signature_of(path.stat()))
     with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("UPDATE job SET identity = ? WHERE seq = 1", (drop.identity,))
+        connection.execute("INSERT INTO unanswered VALUES (?, 1)", (drop.identity,))
     start_again(spool)
     spool.gone("hero.yaml")
     assert spool.status("hero")["source"]["sha256"] == record.source_sha256
@@ -129,7 +129,7 @@ def test_a_status_that_fell_behind_is_written_again(spool: Spool) -> None:
     die(spool)
     (spool.home.job("hero") / "status.json").unlink()
     with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("UPDATE job SET behind = 1")
+        connection.execute("UPDATE job SET shown = 0")
     start_again(spool)
     after = spool.end("hero")
     assert (after["state"], after["outputs"]) == (before["state"], before["outputs"])
@@ -150,7 +150,7 @@ def test_what_a_power_loss_left_of_the_status_of_a_queued_job_is_swept(spool: Sp
     spool.until(lambda: spool.device.task and spool.status("next"))
     die(spool)
     with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("INSERT INTO mark VALUES ('open')")
+        connection.execute("UPDATE run SET closed_at = NULL")
     left = spool.home.job("next") / ".status.json.1-2.writing"
     left.write_bytes(b"half")
     start_again(spool)

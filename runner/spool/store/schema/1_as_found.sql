@@ -1,4 +1,4 @@
--- The tables of the ledger, see ledger.py and record.py. Running this twice changes nothing.
+-- The tables of version 0.1.0, whose files had no number. Changes nothing where they are there.
 CREATE TABLE IF NOT EXISTS job (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id TEXT NOT NULL, key TEXT NOT NULL,
