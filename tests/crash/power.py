@@ -216,10 +216,13 @@ def _states(
     home = prepare(scenario, root / "recorded")
     drive = _Drive()
     written = {path.name: path.stat().st_mtime_ns for path in home.inbox.iterdir()}
-    for path in home.inbox.iterdir():
-        drive.apply(Operation("caller", f"inbox/{path.name}"))
-        inode = drive.now[f"inbox/{path.name}"]
-        drive.contents[inode] = path.read_bytes()
+    for path in filter(Path.is_file, home.root.rglob("*")):
+        name = path.relative_to(home.root).as_posix()
+        if name == LEDGER:
+            drive.ledger = path.read_bytes()
+        else:
+            drive.apply(Operation("caller", name))
+            drive.contents[drive.now[name]] = path.read_bytes()
     disk = RecordingDisk(home.root)
     play(scenario, home, disk, appeared=disk.appeared)
     assert not oracle.faults(scenario, home), oracle.faults(scenario, home)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,8 @@ class Scenario:
 
     `drops` maps names to bytes; names of images are put beside. `appearing` maps (job, image
     number) to the name of an empty control file. `jobs` maps ids to their ends. `pack` maps the
-    files of a pack named `small` to their texts.
+    files of a pack named `small` to their texts. `left` names the home of an earlier version to
+    begin with.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Scenario:
     jobs: Mapping[str, Expected]
     appearing: Mapping[tuple[str, int], str] = field(default_factory=dict)
     pack: Mapping[str, str] = field(default_factory=dict)
+    left: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,22 @@ SCENARIOS = (
             "subjects/b.txt": "a blue star",
         },
     ),
+    # Its ledger is brought up to this version's first.
+    Scenario(
+        "earlier",
+        {"new.yaml": SEEDED.encode()},
+        {
+            "run": Expected(_CANCELLED, seeds=(1,)),
+            "dropped": Expected(_CANCELLED, _NONE),
+            "held": Expected(_OK, seeds=(7,)),
+            "answered": Expected(_OK, seeds=(7,)),
+            "pack": Expected(_OK, (2, 2), seeds=(7, 7)),
+            "new": Expected(_OK, seeds=(7,)),
+        },
+        left="cut-short",
+    ),
 )
+_LEFT = Path(__file__).parent.parent / "spool" / "startup" / "homes"
 
 
 def home_of(root: Path) -> Home:
@@ -189,6 +207,8 @@ def furnish(scenario: Scenario, home: Home) -> None:
 def prepare(scenario: Scenario, root: Path) -> Home:
     """An empty home with the scenario's files dropped."""
     home = home_of(root)
+    if scenario.left:
+        shutil.copytree(_LEFT / scenario.left, root)
     home.prepare()
     furnish(scenario, home)
     for name, data in scenario.drops.items():
