@@ -1,0 +1,378 @@
+"""The ledger's moves, in any order that callers and kills can bring: what always holds."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from runner.errors import LedgerUnusable
+from runner.holds import PAUSED, Hold
+from runner.job import Phase, State
+from runner.spool.disk.disk import Disk
+from runner.spool.store.database import is_damaged
+from runner.spool.store.ledger import MOST_LOSSES, Ledger
+from runner.spool.store.record import Record
+from tests.spool.faulty import sqlite_full
+
+WALL = 1000.0
+MODEL = "tiny"
+JOBS = st.integers(min_value=0, max_value=3)
+NUMBERS = st.integers(min_value=1, max_value=3)
+
+
+def job_of(name: str, total: int = 3, **fields: object) -> Record:
+    record = Record(
+        0, name, State.QUEUED, f"{name}.yaml", "0", 1, ".yaml", b"", "2026-01-01T00:00:00.000Z",
+        model=MODEL, total=total,
+    )  # fmt: skip
+    return replace(record, **fields)  # type: ignore[arg-type]  # by name
+
+
+class Moves(RuleBasedStateMachine):
+    """Calls the moves as the runner does, on up to four jobs, with starts after a death between."""
+
+    @initialize()
+    def open(self) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        self.file = self.root / "ledger.sqlite"
+        self.ledger = Ledger(self.file, Disk())
+        self.jobs: list[int] = []
+        self.final: dict[int, Record] = {}
+        self.losses: Counter[tuple[int, int]] = Counter()
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.root)
+
+    def seq(self, job: int) -> int:
+        return self.jobs[job % len(self.jobs)]
+
+    def in_flight(self, seq: int) -> list[int]:
+        rows = self.ledger._rows("SELECT number FROM in_flight WHERE seq = ? ORDER BY 1", seq)
+        return [row["number"] for row in rows]
+
+    @precondition(lambda self: len(self.jobs) < 4)
+    @rule(waits=st.booleans(), later=st.booleans(), rejected=st.booleans())
+    def accept(self, *, waits: bool, later: bool, rejected: bool) -> None:
+        name = f"job{len(self.jobs)}"
+        record = job_of(name, inputs_missing=waits, ready_at=WALL + 1 if later else 0.0)
+        if rejected:
+            record = job_of(
+                name, total=0, state=State.REJECTED, end_reason="BadYaml", finished_at="now"
+            )
+        self.jobs.append(self.ledger.accept(record, identity=name).seq)
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def answered(self, job: int) -> None:
+        identity = self.ledger.get(self.seq(job)).id
+        self.ledger.answered([identity])
+        assert self.ledger.is_answered(self.seq(job))
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def inputs_arrive(self, job: int) -> None:
+        self.ledger.inputs_ready(self.seq(job), {"a.png": "a.png"})
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def hours_open(self, job: int) -> None:
+        self.ledger.put_off(self.seq(job), 0.0)
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def cancel(self, job: int) -> None:
+        before = self.ledger.get(self.seq(job))
+        was = self.ledger.cancel(before.seq)
+        after = self.ledger.get(before.seq)
+        assert was == (None if before.is_final else before.state)
+        if before.state == State.QUEUED:
+            assert after.state == State.CANCELLED
+        else:
+            assert after.state == before.state
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def begin(self, job: int) -> None:
+        before = self.ledger.get(self.seq(job))
+        begun = self.ledger.begin(before.seq)
+        may = before.state == State.QUEUED and not before.inputs_missing
+        assert (begun is not None) == (may and self.ledger.is_answered(before.seq))
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS, number=NUMBERS)
+    def claim(self, job: int, number: int) -> None:
+        record = self.ledger.get(self.seq(job))
+        over = self.ledger.images(record.seq)
+        if record.state != State.RUNNING or number in over or number in self.in_flight(record.seq):
+            return
+        claimed = self.ledger.claim(record.seq, {number: MODEL}, "gpu0")
+        assert claimed == (record.cancel_at is None)
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS, made=st.booleans())
+    def image_over(self, job: int, *, made: bool) -> None:
+        seq = self.seq(job)
+        for number in self.in_flight(seq)[:1]:
+            if made:
+                self.ledger.made(seq, number, {"file": f"{number}.png"})
+            else:
+                self.ledger.image_failed(seq, number, "OutOfMemory", "too large")
+            # A second answer for the same image changes nothing.
+            self.ledger.image_failed(seq, number, "Internal", "late")
+            self.losses.pop((seq, number), None)
+            assert self.ledger.images(seq)[number]["reason"] == (None if made else "OutOfMemory")
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS, hold=st.sampled_from([PAUSED, Hold(None, "continues")]))
+    def leave_the_device(self, job: int, hold: Hold) -> None:
+        """At an image's end: what was stopped is given back, and the job ends or waits."""
+        before = self.ledger.get(self.seq(job))
+        if before.state != State.RUNNING:
+            return
+        self.ledger.unclaim(before.seq)
+        if not self.ledger.end(before.seq):
+            assert before.images_left
+            self.ledger.put_back(before.seq, hold)
+        after = self.ledger.get(before.seq)
+        if before.cancel_at:
+            assert after.state == State.CANCELLED
+        elif not before.images_left:
+            assert after.state == (State.FAILED if before.failed else State.SUCCEEDED)
+        else:
+            assert (after.state, after.attempt) == (State.QUEUED, before.attempt - 1)
+            assert after.why(WALL + 2) == hold
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def put_back_at_once(self, job: int) -> None:
+        """A cancel may come between the decision to put a job back and the move."""
+        before = self.ledger.get(self.seq(job))
+        if before.state == State.RUNNING and not self.in_flight(before.seq):
+            self.ledger.cancel(before.seq)
+            assert self.ledger.put_back(before.seq, PAUSED) == State.CANCELLED
+
+    @rule(stopping=st.booleans())
+    def die_and_start_again(self, *, stopping: bool) -> None:
+        if stopping:
+            self.ledger.stopping()
+        self.ledger.close(clean=False)
+        self.ledger = Ledger(self.file, Disk())
+        for record in self.ledger.running():
+            numbers = self.in_flight(record.seq)
+            if stopping:
+                self.ledger.unclaim(record.seq)
+            else:
+                self.ledger.lost(record.seq, "killed")
+                self.losses.update((record.seq, number) for number in numbers)
+            for number in numbers:
+                charges = self.losses[record.seq, number]
+                image = self.ledger.images(record.seq).get(number)
+                assert (image is not None) == (charges >= MOST_LOSSES)
+                if image is not None:
+                    assert (image["reason"], charges) == ("CrashLoop", MOST_LOSSES)
+                    assert image["message"].count("gpu0, starting: killed") == MOST_LOSSES
+            self.ledger.put_back(record.seq, PAUSED, after_death=not stopping)
+
+    @precondition(lambda self: self.jobs)
+    @rule(job=JOBS)
+    def publish(self, job: int) -> None:
+        record = self.ledger.get(self.seq(job))
+        self.ledger.published([record])
+        after = self.ledger.get(record.seq)
+        assert after.is_shown and after.revision == record.revision + 1
+
+    @invariant()
+    def what_always_holds(self) -> None:
+        ready = {record.seq for record in self.ledger.ready(WALL, 9)}
+        ended = Counter(row["seq"] for row in self.ledger._rows("SELECT seq FROM event"))
+        for seq in self.jobs:
+            record = self.ledger.get(seq)
+            outcomes = Counter(row["outcome"] for row in self.ledger.images(seq).values())
+            assert (record.done, record.failed) == (outcomes["done"], outcomes["failed"])
+            assert record.is_final == (record.finished_at is not None) == (ended[seq] == 1)
+            assert seq not in self.final or record.state == self.final[seq].state
+            assert not self.in_flight(seq) or record.state == State.RUNNING
+            assert not (record.state == State.QUEUED and record.cancel_at)
+            assert (seq in ready) == (
+                record.state == State.QUEUED
+                and not record.inputs_missing
+                and record.ready_at <= WALL
+                and self.ledger.is_answered(seq)
+            )
+            if record.is_final:
+                self.final.setdefault(seq, record)
+
+
+Moves.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+test_whatever_order_the_moves_come_in_the_facts_agree = pytest.mark.timeout(120)(Moves.TestCase)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger(tmp_path / "ledger.sqlite", Disk())
+    yield made
+    made.close()
+
+
+def running(ledger: Ledger, name: str = "hero", total: int = 3) -> int:
+    """A running job."""
+    seq = ledger.insert(job_of(name, total)).seq
+    assert ledger.begin(seq)
+    return seq
+
+
+def test_a_final_state_stays_whoever_writes_it(ledger: Ledger) -> None:
+    seq = ledger.insert(job_of("hero")).seq
+    ledger.cancel(seq)
+    with pytest.raises(sqlite3.IntegrityError, match="a final state stays"), ledger.transaction():
+        ledger._run("UPDATE job SET state = 'queued' WHERE seq = ?", seq)
+
+
+def test_a_job_never_leaves_the_device_with_images_in_flight(ledger: Ledger) -> None:
+    seq = running(ledger)
+    ledger.claim(seq, {1: MODEL}, "gpu0")
+    with pytest.raises(AssertionError):
+        ledger.put_back(seq, PAUSED)
+    assert ledger.get(seq).state == State.RUNNING
+
+
+def test_three_dead_loads_of_one_model_in_a_row_fail_the_job_and_a_completed_one_clears_them(
+    ledger: Ledger,
+) -> None:
+    seq = running(ledger)
+
+    def load(*, completes: bool) -> None:
+        ledger.claim(seq, {1: MODEL}, "gpu0")
+        ledger.reached(seq, Phase.LOADING, MODEL)
+        if completes:
+            ledger.reached(seq, Phase.ENCODING, MODEL)
+            ledger.unclaim(seq)
+        else:
+            ledger.lost(seq, "killed by SIGKILL")
+
+    for completes in (False, False, True, False, False):
+        load(completes=completes)
+        assert ledger.dead_load(seq) is None
+    load(completes=False)
+    hold = ledger.dead_load(seq)
+    assert hold is not None and hold.reason == "CrashLoop"
+    assert hold.message.count("gpu0, loading: killed by SIGKILL") == MOST_LOSSES
+    # No image is charged with a load.
+    assert ledger.charged(seq) == frozenset() and not ledger.images(seq)
+    assert ledger.end(seq, hold)
+    assert ledger.dead_load(seq) is None
+
+
+def test_a_listener_hears_of_an_end_once_the_status_says_so_and_of_each_once(
+    ledger: Ledger,
+) -> None:
+    first, second = running(ledger, "first", 0), running(ledger, "second", 0)
+    ledger.end(second)
+    ledger.end(first)
+    assert ledger.events_for("gallery", 9) == []
+    ledger.published([ledger.get(first)])
+    # In order: the first to end is not shown yet.
+    assert ledger.events_for("gallery", 9) == []
+    ledger.published([ledger.get(second)])
+    events = ledger.events_for("gallery", 9)
+    assert [(event.type, event.id, event.body["state"]) for event in events] == [
+        ("ended", "second", "succeeded"),
+        ("ended", "first", "succeeded"),
+    ]
+    ledger.heard("gallery", events[0].n)
+    ledger.forget(first)
+    assert [event.id for event in ledger.events_for("gallery", 9)] == ["first"]
+    assert len(ledger.events_for("another", 9)) == 2
+
+
+def test_old_events_go_once_every_listener_has_heard_them(ledger: Ledger) -> None:
+    for name in ("a", "b", "c"):
+        ledger.cancel(ledger.insert(job_of(name)).seq)
+    with ledger.transaction():
+        ledger._run("UPDATE event SET at = '2020-01-01T00:00:00.000Z' WHERE id <> 'c'")
+    ledger.heard("slow", 1)
+    ledger.heard("gallery", 3)
+    assert [row["id"] for row in ledger._rows("SELECT id FROM event")] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [
+        (job_of("a"), (None, "")),
+        (job_of("a", put_back="Preempted", put_back_message="why"), ("Preempted", "why")),
+        (job_of("a", put_back="Preempted", ready_at=WALL + 1), ("OutsideWindow", "waits for its")),
+        (job_of("a", inputs_missing=True, ready_at=WALL + 1), ("WaitingForInput", "")),
+        (job_of("a", inputs_missing=True, waits_for="x"), ("WaitingForInput", "x")),
+        (job_of("a", state=State.RUNNING, put_back="Paused"), (None, "")),
+        (job_of("a", state=State.FAILED, end_reason="Timeout", ready_at=WALL + 1), ("Timeout", "")),
+    ],
+)
+def test_the_reason_that_is_shown_is_derived_from_the_facts(
+    record: Record, shown: tuple[str | None, str]
+) -> None:
+    why = record.why(WALL)
+    assert why.reason == shown[0] and why.message.startswith(shown[1])
+    held = record.why(WALL, PAUSED)
+    waits = record.state == State.QUEUED and not record.inputs_missing and record.ready_at <= WALL
+    assert (held == PAUSED) == waits
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (sqlite3.SQLITE_FULL, "make room"),
+        (sqlite3.SQLITE_IOERR_FSYNC, "see that its disk works"),
+        (sqlite3.SQLITE_READONLY, "may write there"),
+        (sqlite3.SQLITE_CANTOPEN, "may write there"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program"),
+        (sqlite3.SQLITE_LOCKED, "another program"),
+    ],
+)
+def test_an_error_that_may_pass_is_waited_out_with_its_own_advice(
+    ledger: Ledger, code: int, advice: str
+) -> None:
+    error = sqlite_full()
+    error.sqlite_errorcode = code
+    with pytest.raises(LedgerUnusable, match=advice), ledger.transaction():
+        raise error
+    seq = ledger.insert(job_of("hero")).seq
+    assert ledger.get(seq).id == "hero"
+
+
+def test_an_error_of_the_schema_is_a_bug_and_never_a_full_disk(ledger: Ledger) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such column"), ledger.transaction():
+        ledger._run("UPDATE job SET colour = 1")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        ledger._rows("SELECT * FROM missing")
+
+
+def test_a_ledger_that_another_program_holds_is_waited_for(tmp_path: Path, ledger: Ledger) -> None:
+    ledger._connection.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnusable, match="another program has it open"):
+        ledger.insert(job_of("hero"))
+    other.close()
+    assert ledger.insert(job_of("hero")).seq == 1
+
+
+def test_what_is_no_database_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    file.write_bytes(b"no database, but as long as one" * 99)
+    assert is_damaged(file)
