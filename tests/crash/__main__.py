@@ -1,6 +1,7 @@
 """`python -m tests.crash [--short] [--only PART] [--jobs N]`: the table of what survived.
 
-The parts: `kill` (the process ends), `power` (the machine does), `full` (a disk has no room)."""
+The parts: `kill` (the process ends), `power` (the machine does), `full` (a disk has no room), and
+`night` (real runners, killed at random moments)."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.crash import full, kill, power
+from tests.crash import full, kill, night, power
 from tests.crash.scenario import Point
 
-_SHORT = {"kill": 60, "power": 80, "full": 60}
+_SHORT = {"kill": 60, "power": 80, "full": 60, "night": 1}
 _PARTS: dict[str, Callable[..., Iterator[Point]]] = {
     "kill": kill.points,
     "power": power.points,
     "full": full.points,
+    "night": night.points,
 }
 
 

@@ -146,7 +146,8 @@ class Controls:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
         identity = _identity(self._home.inbox / name)
         again = self._ledger.with_identities([identity]).get(identity)
-        if again is None and (record.state not in _RETRIED or not record.total):
+        may = record.state in _RETRIED and record.total and record.realised
+        if again is None and not may:
             receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
             self._outbox.write_jobs([], [receipt])
             return

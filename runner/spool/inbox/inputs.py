@@ -118,11 +118,11 @@ def take(place: Path, home: Home) -> Snapshot | None:
 def reading_copies(
     spec: Mapping[str, Any], job_id: str, inputs: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The same spec, but reading its images from the job's private copies."""
+    """The same spec, but reading its images from the job's private copies, where it has them."""
 
     def copy_of(value: Any) -> Any:
         if isinstance(value, str):
-            return f"outbox/{job_id}/inputs/{inputs[value]}"
+            return f"outbox/{job_id}/inputs/{inputs[value]}" if value in inputs else value
         if isinstance(value, list):
             return [copy_of(item) for item in value]
         return {**value, "path": copy_of(value["path"])}

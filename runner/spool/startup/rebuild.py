@@ -8,6 +8,7 @@ attempts, and cancels that were not published.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from runner.job import FINAL_STATES, State
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.entry import record_of
+from runner.spool.inbox.inputs import copy_name, named_paths
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
@@ -52,7 +54,8 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
         for status in sorted(statuses, key=lambda status: str(status.get("accepted_at"))):
             try:
                 _enter(status, spool, catalogue)
-            except (KeyError, TypeError, ValueError):
+            except Exception as error:
+                spool.faults.raise_common(error)
                 log.exception("outbox/%s could not be entered again", status["id"])
 
 
@@ -62,35 +65,49 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
-    is_final = status["state"] in FINAL_STATES
-    assessment = Assessment() if is_final else assess(drop, spool.home, catalogue)
+    state = State(status["state"])
+    assessment = Assessment() if state == State.REJECTED else assess(drop, spool.home, catalogue)
     record = replace(
         record_of(drop, assessment, status["id"]),
         source_sha256=source["sha256"],
         revision=status["revision"],
         accepted_at=status["accepted_at"],
         started_at=status["started_at"],
-        shown=int(is_final),
+        inputs=_copies(assessment.realised, folder / "inputs"),
     )
-    if is_final:
+    if state in FINAL_STATES:
         record = replace(
             record,
-            state=State(status["state"]),
+            state=state,
             end_reason=status["reason"],
             end_message=status["message"],
+            inputs_missing=False,
+            ready_at=0.0,
+            shown=record.version,
             kind=status["kind"],
             model=status["model"],
             priority=status["priority"],
             attempt=status["attempt"],
             total=status["images"]["total"],
+            # What would be rejected now cannot be run again.
+            realised=assessment.realised if assessment.reason is None else {},
             finished_at=status["finished_at"],
             errors=list(status["errors"]),
             warnings=list(status["warnings"]),
         )
-    sidecars = spool.outbox.sidecars(record.id)
-    if sidecars and (is_final or record.base_seed is not None):
+    if record.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
         # In a job without seeds, missing images continue the seeds of those that are there.
         number, sidecar = next(iter(sidecars.items()))
         record = replace(record, base_seed=sidecar["seed"] - (number - 1))
     record = spool.ledger.insert(record, assessment.composed)
     reconcile_images(record, spool)
+
+
+def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The copies of input images that a job has, by the paths that its spec names."""
+    copies: dict[str, str] = {}
+    for _, text in named_paths(spec):
+        name = copy_name(text, copies)
+        if (folder / name).is_file():
+            copies[text] = name
+    return copies

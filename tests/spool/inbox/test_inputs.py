@@ -167,6 +167,22 @@ def test_a_retried_job_brings_its_inputs_with_it(spool: Spool) -> None:
     assert (spool.home.job("edit-2") / "inputs" / "cat.png").read_bytes() == png()
 
 
+def test_a_job_that_missed_an_input_can_be_run_again_once_the_file_is_there(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: the retry raised, for the job had no copy of what it had missed."""
+    spool = Spool(idle_spool.home.root, input_wait_seconds=0.1)
+    try:
+        spool.start()
+        spool.drop("edit.yaml", EDIT.format(image="late.png"))
+        assert spool.end("edit")["reason"] == "InputMissing"
+        (spool.home.inbox / "late.png").write_bytes(png())
+        spool.drop("edit.retry", "")
+        assert spool.end("edit-2")["state"] == "succeeded"
+    finally:
+        spool.stop()
+
+
 def test_spec_with_an_input_never_starts_before_the_copy_is_made(spool: Spool) -> None:
     def copied(task: object) -> None:
         assert (spool.home.job("edit") / "inputs" / "cat.png").is_file()

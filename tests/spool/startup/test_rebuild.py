@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runner.spool.startup import rebuild
+from tests.crash.scenario import EDIT
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die
 from tests.spool.device import FlatColours
@@ -59,6 +61,36 @@ def test_an_unfinished_job_goes_on_at_its_first_missing_image_with_its_seeds(
     assert spool.device.started == [("hero", 2), ("hero", 3), ("hero", 4)]
     seeds = [output["seed"] for output in status["outputs"]]
     assert seeds == [seeds[0] + n for n in range(4)]
+
+
+def test_a_finished_job_can_be_run_again_with_its_inputs_and_seeds_after_the_ledger_was_lost(
+    spool: Spool,
+) -> None:
+    """Seen red: it failed `Internal`, for its record had no spec."""
+    image = spool.home.inbox / "cat.png"
+    Image.new("RGB", (64, 64), "red").save(image)
+    spool.drop("edit.yaml", EDIT.replace("seed: 3\n", "count: 2\n") + "image: cat.png\n")
+    before = spool.end("edit")
+    lose(spool, "gone")
+    image.unlink()
+    spool.start()
+    spool.drop("edit.retry", "")
+    after = spool.end("edit-2")
+    assert after["state"] == "succeeded"
+    assert [o["seed"] for o in after["outputs"]] == [o["seed"] for o in before["outputs"]]
+
+
+def test_a_retry_of_what_would_be_rejected_now_is_refused_after_the_ledger_was_lost(
+    spool: Spool,
+) -> None:
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    lose(spool, "gone")
+    (spool.home.job("hero") / "spec.yaml").write_text("kind: nothing\n", encoding="utf-8")
+    spool.start()
+    spool.drop("hero.retry", "")
+    assert spool.receipt("hero.retry")["outcome"] == "rejected"
+    assert not spool.home.job("hero-2").exists()
 
 
 def test_a_making_that_was_cut_short_is_done_again_from_the_start(

@@ -6,9 +6,10 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,8 +27,12 @@ from tests.spool.faulty import sqlite_full
 
 WALL = 1000.0
 MODEL = "tiny"
-JOBS = st.integers(min_value=0, max_value=3)
-NUMBERS = st.integers(min_value=1, max_value=3)
+CHOICE = st.integers(min_value=0, max_value=11)
+T = TypeVar("T")
+
+
+def chosen(among: Sequence[T], n: int) -> T:
+    return among[n % len(among)]
 
 
 def job_of(name: str, total: int = 3, **fields: object) -> Record:
@@ -39,7 +44,10 @@ def job_of(name: str, total: int = 3, **fields: object) -> Record:
 
 
 class Moves(RuleBasedStateMachine):
-    """Calls the moves as the runner does, on up to four jobs, with starts after a death between."""
+    """Calls the moves as the runner does, on up to three jobs, with starts after a death between.
+
+    A rule applies to the job that `n` chooses of those in the state it is about.
+    """
 
     @initialize()
     def open(self) -> None:
@@ -54,92 +62,89 @@ class Moves(RuleBasedStateMachine):
         self.ledger.close()
         shutil.rmtree(self.root)
 
-    def seq(self, job: int) -> int:
-        return self.jobs[job % len(self.jobs)]
+    def those(self, *states: State) -> list[Record]:
+        records = map(self.ledger.get, self.jobs)
+        return [record for record in records if record.state in states]
 
     def in_flight(self, seq: int) -> list[int]:
         rows = self.ledger._rows("SELECT number FROM in_flight WHERE seq = ? ORDER BY 1", seq)
         return [row["number"] for row in rows]
 
-    @precondition(lambda self: len(self.jobs) < 4)
-    @rule(waits=st.booleans(), later=st.booleans(), rejected=st.booleans())
-    def accept(self, *, waits: bool, later: bool, rejected: bool) -> None:
+    def flying(self) -> list[tuple[Record, int]]:
+        running = self.those(State.RUNNING)
+        return [(record, number) for record in running for number in self.in_flight(record.seq)]
+
+    @precondition(lambda self: len(self.jobs) < 3)
+    @rule(held=st.sampled_from(["", "", "inputs", "hours", "unanswered", "rejected"]))
+    def accept(self, held: str) -> None:
         name = f"job{len(self.jobs)}"
-        record = job_of(name, inputs_missing=waits, ready_at=WALL + 1 if later else 0.0)
-        if rejected:
-            record = job_of(
-                name, total=0, state=State.REJECTED, end_reason="BadYaml", finished_at="now"
-            )
+        record = job_of(
+            name, inputs_missing=held == "inputs", ready_at=WALL + 1 if held == "hours" else 0.0
+        )
+        if held == "rejected":
+            record = job_of(name, 0, state=State.REJECTED, end_reason="BadYaml", finished_at="now")
         self.jobs.append(self.ledger.accept(record, identity=name).seq)
+        if held != "unanswered":
+            self.ledger.answered([name])
+
+    @precondition(lambda self: self.those(State.QUEUED))
+    @rule(n=CHOICE)
+    def release(self, n: int) -> None:
+        record = chosen(self.those(State.QUEUED), n)
+        self.ledger.answered([record.id])
+        self.ledger.inputs_ready(record.seq, {"a.png": "a.png"})
+        self.ledger.put_off(record.seq, 0.0)
+        assert self.ledger.is_answered(record.seq)
 
     @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def answered(self, job: int) -> None:
-        identity = self.ledger.get(self.seq(job)).id
-        self.ledger.answered([identity])
-        assert self.ledger.is_answered(self.seq(job))
-
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def inputs_arrive(self, job: int) -> None:
-        self.ledger.inputs_ready(self.seq(job), {"a.png": "a.png"})
-
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def hours_open(self, job: int) -> None:
-        self.ledger.put_off(self.seq(job), 0.0)
-
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def cancel(self, job: int) -> None:
-        before = self.ledger.get(self.seq(job))
+    @rule(n=CHOICE)
+    def cancel(self, n: int) -> None:
+        before = self.ledger.get(chosen(self.jobs, n))
         was = self.ledger.cancel(before.seq)
         after = self.ledger.get(before.seq)
         assert was == (None if before.is_final else before.state)
-        if before.state == State.QUEUED:
-            assert after.state == State.CANCELLED
-        else:
-            assert after.state == before.state
+        queued = before.state == State.QUEUED
+        assert after.state == (State.CANCELLED if queued else before.state)
 
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def begin(self, job: int) -> None:
-        before = self.ledger.get(self.seq(job))
+    @precondition(lambda self: self.those(State.QUEUED))
+    @rule(n=CHOICE)
+    def begin(self, n: int) -> None:
+        before = chosen(self.those(State.QUEUED), n)
         begun = self.ledger.begin(before.seq)
-        may = before.state == State.QUEUED and not before.inputs_missing
-        assert (begun is not None) == (may and self.ledger.is_answered(before.seq))
+        may = not before.inputs_missing and self.ledger.is_answered(before.seq)
+        assert (begun is not None) == may
 
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS, number=NUMBERS)
-    def claim(self, job: int, number: int) -> None:
-        record = self.ledger.get(self.seq(job))
-        over = self.ledger.images(record.seq)
-        if record.state != State.RUNNING or number in over or number in self.in_flight(record.seq):
-            return
-        claimed = self.ledger.claim(record.seq, {number: MODEL}, "gpu0")
-        assert claimed == (record.cancel_at is None)
+    @precondition(lambda self: self.those(State.RUNNING))
+    @rule(n=CHOICE, phase=st.sampled_from([None, None, Phase.LOADING, Phase.DENOISING]))
+    def claim(self, n: int, phase: Phase | None) -> None:
+        record = chosen(self.those(State.RUNNING), n)
+        taken = {*self.ledger.images(record.seq), *self.in_flight(record.seq)}
+        for number in [number for number in (1, 2, 3) if number not in taken][:1]:
+            claimed = self.ledger.claim(record.seq, {number: MODEL}, "gpu0")
+            assert claimed == (record.cancel_at is None)
+            if claimed and phase:
+                self.ledger.published([record], {record.seq: (number, phase)})
 
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS, made=st.booleans())
-    def image_over(self, job: int, *, made: bool) -> None:
-        seq = self.seq(job)
-        for number in self.in_flight(seq)[:1]:
-            if made:
-                self.ledger.made(seq, number, {"file": f"{number}.png"})
-            else:
-                self.ledger.image_failed(seq, number, "OutOfMemory", "too large")
-            # A second answer for the same image changes nothing.
-            self.ledger.image_failed(seq, number, "Internal", "late")
-            self.losses.pop((seq, number), None)
-            assert self.ledger.images(seq)[number]["reason"] == (None if made else "OutOfMemory")
+    @precondition(lambda self: self.flying())
+    @rule(n=CHOICE, made=st.booleans())
+    def image_over(self, n: int, *, made: bool) -> None:
+        record, number = chosen(self.flying(), n)
+        if made:
+            self.ledger.made(record.seq, number, {"file": f"{number}.png"})
+        else:
+            self.ledger.image_failed(record.seq, number, "OutOfMemory", "too large")
+        # A second answer for the same image changes nothing.
+        self.ledger.image_failed(record.seq, number, "Internal", "late")
+        self.losses.pop((record.seq, number), None)
+        reason = self.ledger.images(record.seq)[number]["reason"]
+        assert reason == (None if made else "OutOfMemory")
+        assert number not in self.ledger.charged(record.seq)
 
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS, hold=st.sampled_from([PAUSED, Hold(None, "continues")]))
-    def leave_the_device(self, job: int, hold: Hold) -> None:
+    @precondition(lambda self: self.those(State.RUNNING))
+    @rule(n=CHOICE, hold=st.sampled_from([PAUSED, Hold(None, "continues")]))
+    def leave_the_device(self, n: int, hold: Hold) -> None:
         """At an image's end: what was stopped is given back, and the job ends or waits."""
-        before = self.ledger.get(self.seq(job))
-        if before.state != State.RUNNING:
-            return
+        before = chosen(self.those(State.RUNNING), n)
         self.ledger.unclaim(before.seq)
         if not self.ledger.end(before.seq):
             assert before.images_left
@@ -153,17 +158,21 @@ class Moves(RuleBasedStateMachine):
             assert (after.state, after.attempt) == (State.QUEUED, before.attempt - 1)
             assert after.why(WALL + 2) == hold
 
-    @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def put_back_at_once(self, job: int) -> None:
-        """A cancel may come between the decision to put a job back and the move."""
-        before = self.ledger.get(self.seq(job))
-        if before.state == State.RUNNING and not self.in_flight(before.seq):
-            self.ledger.cancel(before.seq)
-            assert self.ledger.put_back(before.seq, PAUSED) == State.CANCELLED
+    @precondition(lambda self: self.those(State.RUNNING))
+    @rule(n=CHOICE)
+    def cancel_before_it_is_put_back(self, n: int) -> None:
+        record = chosen(self.those(State.RUNNING), n)
+        if not self.in_flight(record.seq):
+            self.ledger.cancel(record.seq)
+            assert self.ledger.put_back(record.seq, PAUSED) == State.CANCELLED
 
-    @rule(stopping=st.booleans())
-    def die_and_start_again(self, *, stopping: bool) -> None:
+    @precondition(lambda self: self.flying())
+    @rule(stopping=st.booleans(), times=st.integers(min_value=1, max_value=3))
+    def die_and_start_again(self, *, stopping: bool, times: int) -> None:
+        for _ in range(times):
+            self.die(stopping=stopping)
+
+    def die(self, *, stopping: bool) -> None:
         if stopping:
             self.ledger.stopping()
         self.ledger.close(clean=False)
@@ -181,13 +190,21 @@ class Moves(RuleBasedStateMachine):
                 assert (image is not None) == (charges >= MOST_LOSSES)
                 if image is not None:
                     assert (image["reason"], charges) == ("CrashLoop", MOST_LOSSES)
-                    assert image["message"].count("gpu0, starting: killed") == MOST_LOSSES
+                    assert image["message"].count(": killed") == MOST_LOSSES
             self.ledger.put_back(record.seq, PAUSED, after_death=not stopping)
+            charged = {n for n in (1, 2, 3) if 0 < self.losses[record.seq, n] < MOST_LOSSES}
+            assert self.ledger.charged(record.seq) == charged or record.cancel_at
+            if not record.cancel_at:
+                # As the runner does: what was charged is begun first, and alone.
+                assert self.ledger.begin(record.seq)
+                numbers = [n for n in (1, 2, 3) if n not in self.ledger.images(record.seq)]
+                if numbers:
+                    self.ledger.claim(record.seq, {numbers[0]: MODEL}, "gpu0")
 
     @precondition(lambda self: self.jobs)
-    @rule(job=JOBS)
-    def publish(self, job: int) -> None:
-        record = self.ledger.get(self.seq(job))
+    @rule(n=CHOICE)
+    def publish(self, n: int) -> None:
+        record = self.ledger.get(chosen(self.jobs, n))
         self.ledger.published([record])
         after = self.ledger.get(record.seq)
         assert after.is_shown and after.revision == record.revision + 1
@@ -215,7 +232,7 @@ class Moves(RuleBasedStateMachine):
 
 
 Moves.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
