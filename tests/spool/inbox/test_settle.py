@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from runner.settings import Settings
-from runner.spool.disk.platform import allow_writer_probe, can_probe_writers
+from runner.spool.disk.platform import can_probe_writers
 from runner.spool.inbox.intake import _BATCH, Intake
-from runner.spool.inbox.settle import Drop, Settler
+from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.takers import OnClose, Runner, SizeStable, StrictRunner
 from tests.spool.writers import FORMS, WRITERS, Writer, spec
@@ -25,13 +25,6 @@ _HONEST = [writer for writer in here() if not writer.hole]
 def _probed(tmp_path: Path) -> None:
     if not can_probe_writers(tmp_path) or not Path("/proc/uptime").exists():
         pytest.skip("this system cannot say who has a file open for writing, or has no /proc")
-
-
-@pytest.fixture
-def settler() -> Settler:
-    """One that waits for half a second where it can probe for writers."""
-    allow_writer_probe()
-    return Settler(Settings(settle_seconds=0.5))
 
 
 def _named(*names: str) -> list[Writer]:
@@ -81,20 +74,6 @@ def test_the_zoo_shows_what_size_and_close_alone_get_wrong(tmp_path: Path) -> No
     assert found[SizeStable]["stalls"].truncated
     assert found[OnClose]["python"].truncated
     assert not found[OnClose]["written"].whole
-
-
-def test_a_file_that_was_renamed_in_has_settled_as_soon_as_nobody_has_it_open_for_writing(
-    tmp_path: Path, settler: Settler
-) -> None:
-    target = tmp_path / "x.yaml"
-    with (tmp_path / "aside").open("w", encoding="utf-8") as file:
-        file.write(SPEC)
-        file.flush()
-        (tmp_path / "aside").rename(target)
-        assert settler.check(target, 0.0, renamed_in=True) == 0.5
-        assert settler.check(target, 99.0) == 0.5
-    drop = settler.check(target, 99.0)
-    assert isinstance(drop, Drop) and drop.data == SPEC.encode()
 
 
 def test_a_writer_that_renames_its_file_in_and_goes_on_is_taken_whole(spool: Spool) -> None:
