@@ -1,11 +1,14 @@
 """Models with random weights, small enough to build in a moment: same classes, same folders.
 
-Every part is a standard diffusers folder that the true pipeline class loads. The weights depend
-on nothing but the component's name, so components that parts share are the same bytes.
+Every part is a standard diffusers folder that the true pipeline class loads. The parts of a family
+are those of its module in `tests/twins`, which bears its name: `CLASSES` says which pipeline
+classes load a part, and the first of them is named in its index. The weights depend on nothing but
+the component's name, so components that parts share are the same bytes.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -13,33 +16,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.twins import flux1, flux2, zimage
+from runner.engine.families import FAMILIES
 from tests.twins.pieces import HIDDEN
 
 __all__ = ["HIDDEN", "PARTS", "build", "folder", "part_of"]
 
+_TWINS = {name: importlib.import_module(f"tests.twins.{name}") for name in FAMILIES}
+
 PARTS: Mapping[str, str] = {
-    "text2img": "FluxPipeline",
-    "schnell": "FluxPipeline",
-    "kontext": "FluxKontextPipeline",
-    "fill": "FluxFillPipeline",
-    "control": "FluxControlPipeline",
-    "redux-prior": "FluxPriorReduxPipeline",
-    "flux2": "Flux2KleinPipeline",
-    "zimage": "ZImagePipeline",
+    part: names[0] for twin in _TWINS.values() for part, names in twin.CLASSES.items()
 }
 """The parts, and the class that each one's index names."""
-
-_ALSO = {"Flux2KleinInpaintPipeline": "flux2", "ZImageInpaintPipeline": "zimage"}
-"""Classes that load a folder whose index names another one, as with the real repositories."""
 
 
 def part_of(pipeline: str, *, guided: bool = True) -> str:
     """The part that a pipeline class loads; FLUX.1's own text2img is there distilled, too."""
     if pipeline == "FluxPipeline" and not guided:
         return "schnell"
-    named = (part for part, name in PARTS.items() if name == pipeline)
-    return _ALSO[pipeline] if pipeline in _ALSO else next(named)
+    classes = (each for twin in _TWINS.values() for each in twin.CLASSES.items())
+    return next(part for part, names in classes if pipeline in names)
 
 
 def folder(part: str, data: Path) -> Path:
@@ -64,5 +59,5 @@ def build(part: str) -> Any:
     """The pipeline of a part, in memory."""
     from runner.engine.memory import devices
 
-    family = {"flux2": flux2, "zimage": zimage}.get(part, flux1)
-    return getattr(devices.frameworks(), PARTS[part])(**family.parts(part))
+    twin = next(twin for twin in _TWINS.values() if part in twin.CLASSES)
+    return getattr(devices.frameworks(), PARTS[part])(**twin.parts(part))

@@ -1,36 +1,57 @@
-"""A kind is complete or it is not there: its file, its schema with examples, a model, a spec."""
+"""A kind, a field, a model and a family are complete or they are not there.
+
+A kind has its file, its schema with examples, a model, a spec; and whatever else speaks of kinds,
+models and their fields knows all of them: the pages, the gallery. CONTRIBUTING.md has the recipes.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import json
-from pathlib import Path
+import re
+from dataclasses import fields
 
 import pytest
 
-from runner.engine import kinds as kinds_package
 from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.families import FAMILIES
 from runner.engine.kinds.base import Kind
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, problems
+from runner.gallery import foreign, formatting, infotext
+from runner.task import ImageTask
+from tests.harness import ROOT
 
-ROOT = Path(__file__).parents[1]
-FILES = {
-    path.stem
-    for folder in kinds_package.__path__
-    for path in Path(folder).glob("*.py")
-    if path.stem not in {"__init__", "base"}
-}
+
+def _files(folder: str) -> set[str]:
+    files = (ROOT / "runner" / "engine" / folder).glob("*.py")
+    return {path.stem for path in files} - {"__init__", "base"}
+
+
+FILES = _files("kinds")
 SCHEMAS = {
     path.name.removesuffix(".schema.json"): json.loads(path.read_text(encoding="utf-8"))
     for path in (ROOT / "specs").glob("*.schema.json")
 }
 
 
+SHARED = set.intersection(*(set(SCHEMAS[name]["properties"]) for name in KINDS))
+"""The fields that every kind has."""
+
+OF_THE_JOB = {
+    "$schema", "schema", "id", "compose", "count", "seeds", "matrix", "format", "quality",
+    "metadata", "priority", "not_before", "window", "tags", "notes", "result",
+}  # fmt: skip
+"""Those that say nothing about a single picture before it is saved."""
+
+
 def test_every_file_of_a_kind_is_registered_and_every_kind_has_its_file() -> None:
     assert set(KINDS) == FILES
+
+
+def test_every_file_of_a_family_is_registered_and_every_family_has_its_file() -> None:
+    assert set(FAMILIES) == _files("families")
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -51,6 +72,24 @@ def test_the_schema_of_a_kind_has_its_fields_and_examples(name: str) -> None:
     assert _kind_of(schema)["const"] == name
     assert {*KINDS[name].reads, *KINDS[name].options} <= set(schema["properties"])
     assert schema["examples"] and all(each["kind"] == name for each in schema["examples"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_field_of_a_kind_is_read_by_it_and_a_plain_value_may_vary_in_a_matrix(
+    name: str,
+) -> None:
+    own = {key: part for key, part in SCHEMAS[name]["properties"].items() if key not in SHARED}
+    assert set(own) == {*KINDS[name].reads, *KINDS[name].options}
+    plain = {
+        key
+        for key, part in own.items()
+        if "enum" in part or part.get("type") in ("boolean", "integer", "number")
+    }
+    assert plain <= set(SCHEMAS[name]["properties"]["matrix"]["properties"])
+
+
+def test_every_shared_field_is_in_a_task_or_is_about_the_job() -> None:
+    assert SHARED - OF_THE_JOB == SHARED & {field.name for field in fields(ImageTask)}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -103,10 +142,36 @@ def test_nothing_of_what_is_under_a_mask_shines_through(model: Model) -> None:
 
 
 def test_the_readmes_table_of_models_is_the_registrys() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
-    _, _, table = text.partition("| model | kinds | licence | account needed | download |\n")
-    rows = table.partition("\n\n")[0].splitlines()[1:]
+    rows = _rows("README.md", "| model | kinds | licence | account needed | download |")
     assert rows == [_readme_row(model) for model in MODEL_REGISTRY.values()]
+
+
+def test_the_pages_name_every_kind_and_every_field() -> None:
+    beginning = (ROOT / "README.md").read_text("utf-8").partition("\n## ")[0]
+    assert [name for name in KINDS if f"`{name}`" not in beginning] == []
+    rows = [row.split(" | ") for row in _rows("specs/README.md", "| field | values | meaning |")]
+    assert re.findall(r"`(\w+)`", rows[0][1]) == list(KINDS)
+    assert {name for row in rows for name in re.findall(r"`([$\w]+)`", row[0])} == SHARED
+    rows = [
+        row.split(" | ") for row in _rows("specs/README.md", "| kind | field | values | meaning |")
+    ]
+    assert [(row[0].strip("| `"), row[1].strip("`")) for row in rows] == [
+        (name, field) for name, kind in KINDS.items() for field in (*kind.reads, *kind.options)
+    ]
+
+
+def test_a_kind_that_reads_a_picture_keeps_a_part_of_it_or_is_named_here() -> None:
+    """Those that keep some say in the metadata that a picture is a composite."""
+    new = {"control", "redux"}
+    assert {name for name, kind in KINDS.items() if kind.reads} - new == formatting.COMPOSITE_KINDS
+
+
+@pytest.mark.parametrize("model", MODEL_REGISTRY.values(), ids=lambda model: model.name)
+def test_a_model_is_known_by_the_name_that_other_programs_give_it(model: Model) -> None:
+    name = model.repo.rpartition("/")[2] or model.name
+    assert foreign._model(name) == {"model": model.name}
+    distilled = any(word in name.lower() for word in infotext._DISTILLED)
+    assert distilled == (not any(serving.guided for serving in model.serves.values()))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -119,6 +184,12 @@ def _kind_of(schema: dict[str, object]) -> dict[str, object]:
     properties = schema.get("properties")
     kind = properties.get("kind") if isinstance(properties, dict) else None
     return kind if isinstance(kind, dict) else {}
+
+
+def _rows(page: str, head: str) -> list[str]:
+    """The rows of the table with this head."""
+    _, _, table = (ROOT / page).read_text("utf-8").partition(f"{head}\n")
+    return table.partition("\n\n")[0].splitlines()[1:]
 
 
 def _readme_row(model: Model) -> str:

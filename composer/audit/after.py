@@ -16,6 +16,8 @@ from composer.audit.terms import Mention
 from composer.audit.tokens import Kind, Token, word_at
 
 _REACH = 14
+_WORDS_BESIDE = 3
+"""So many words of a compound before a mention, or of a list after it, an affix reaches."""
 
 
 def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
@@ -55,19 +57,15 @@ def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark
     first, last = mention.first, mention.last
     if mark is not None and not mark.negated and mark.rule == "double-negation":
         return None
+    compound = [first]
+    while len(compound) <= _WORDS_BESIDE and _kind(tokens, compound[-1] - 1) is Kind.HYPHEN:
+        compound.append(compound[-1] - 2)
     cue = _free_after(tokens, last)
     if cue:
-        head = first
-        while _kind(tokens, head - 1) is Kind.HYPHEN and first - head < 6:
-            head -= 2
-        if word_at(tokens, head - 1) in ALMOST | {"not", "never"}:
+        if word_at(tokens, compound[-1] - 1) in ALMOST | {"not", "never"}:
             return None
         return Mark(True, "affix", cue)
-    at = first
-    for _ in range(3):  # no-price-tag, non-stick
-        if _kind(tokens, at - 1) is not Kind.HYPHEN:
-            break
-        at -= 2
+    for at in compound[1:]:  # no-price-tag, non-stick
         if word_at(tokens, at) in ("no", "non", "un", "zero", "without"):
             return Mark(True, "affix", f"{tokens[at].text}-")
     if word_at(tokens, first - 1) == "non":
@@ -91,7 +89,8 @@ def _free_after(tokens: Sequence[Token], last: int) -> str:
 
 
 def _suspended(tokens: Sequence[Token], at: int) -> str:
-    for index in range(at, min(at + 9, len(tokens))):
+    # Each word of the list brings its hyphen and a comma or a conjunction.
+    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(tokens))):
         kind, text = tokens[index].kind, tokens[index].text
         if kind is Kind.HYPHEN and word_at(tokens, index + 1) in ("free", "less"):
             return f"-{tokens[index + 1].text}"

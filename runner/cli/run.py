@@ -32,6 +32,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     for verb in (run, drain):
         text = "without the process that starts it again when a driver or lack of memory ends it"
         verb.add_argument("--one-process", action="store_true", help=text)
+        # What the supervisor adds; standard input then is its pipe.
+        verb.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
 
 
 def run_run(options: argparse.Namespace) -> int:
@@ -74,7 +76,12 @@ def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 
-    with _opened(home) as daemon:
+    opening = _opened(home)
+    if options.supervised:
+        from runner.daemon.supervisor import stop_when_orphaned
+
+        stop_when_orphaned(opening.ask_to_stop)
+    with opening as daemon:
         board = Board(home, daemon.newest_jobs, as_json=options.json)
         with stopping_on_signals(daemon), board:
             board.follow_in_thread()
@@ -91,7 +98,7 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
         _next_time(verb[-1])  # wrong usage is reported before a process is started
     more = ["--json"] if options.json else []
     return keep_running(
-        [*verb, "--one-process", "--home", str(home.root), *more],
+        [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
         final_codes=final_codes,
         notify=print_message,
     )

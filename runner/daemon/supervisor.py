@@ -1,8 +1,9 @@
 """Keeps a runner running: starts it, and starts it again when it ends without being asked to.
 
 A GPU driver, a kernel out of memory or a broken library can end the whole process; the next one
-continues with the queue, and a job that keeps ending it fails after three attempts. Knows nothing
-of jobs and imports nothing heavy.
+continues with the queue, and a job that keeps ending it fails after three attempts. A runner never
+keeps the home's lock and the GPU when its supervisor is gone: its standard input is a pipe that
+only the supervisor holds open. Knows nothing of jobs and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from runner.launch import command
 
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
+# The services of systemd and launchd give a stop as long (runner/cli/service.py).
+_LONGEST_STOP_SECONDS = 60.0
 
 if sys.platform == "win32":
     # The console sends Ctrl-C to the child itself.
@@ -37,8 +40,9 @@ def keep_running(
 ) -> int:
     """Run `fluxdrop` with these arguments until it ends with one of `final_codes` or is stopped.
 
-    Returns the exit code. Signals to stop are forwarded. A runner that ends soon after its start is
-    started again after a pause that doubles, up to a minute.
+    The runner has to call `stop_when_orphaned`. Returns the exit code. Signals to stop are
+    forwarded. A runner that ends soon after its start is started again after a pause that doubles,
+    up to a minute.
     """
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
@@ -46,7 +50,8 @@ def keep_running(
     def forward(number: int, frame: FrameType | None) -> None:
         stopping.set()
         if child is not None and child.poll() is None:
-            child.send_signal(number)
+            # A runner stops at these two; a hang-up would end it in the middle of an image.
+            child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     # `nohup` ignores SIGHUP for what it starts, and so does the runner then.
     ignored = {number for number in _FORWARDED if signal.getsignal(number) == signal.SIG_IGN}
@@ -57,11 +62,14 @@ def keep_running(
         while not stopping.is_set():
             began = time.monotonic()
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
-            child = subprocess.Popen([*command(), *arguments], start_new_session=os.name != "nt")
-            if stopping.is_set():
-                # It came while the child was being started.
-                child.terminate()
-            code = child.wait()
+            with subprocess.Popen(
+                [*command(), *arguments],
+                stdin=subprocess.PIPE, start_new_session=os.name != "nt",
+            ) as child:  # fmt: skip
+                if stopping.is_set():
+                    # It came while the child was being started.
+                    child.terminate()
+                code = child.wait()
             if stopping.is_set() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
@@ -72,6 +80,28 @@ def keep_running(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_when_orphaned(stop: Callable[[], None]) -> None:
+    """Call `stop`, in a thread, once the supervisor that started this process has ended.
+
+    Its end closes the pipe, whatever ended it. A process that is still there a minute later is
+    ended: a GPU may hang. Standard input is empty from here on.
+    """
+    # What this process starts gets none of the pipe: on Windows it would hang at a pipe being read.
+    pipe = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        # Not a signal: a second one, after Ctrl-C, would end this process at once.
+        stop()
+        time.sleep(_LONGEST_STOP_SECONDS)
+        os._exit(exit_codes.HUNG)
+
+    threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
 def _cause(code: int) -> str:

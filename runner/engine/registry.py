@@ -28,8 +28,8 @@ Finding = tuple[str, str]
 """The path of a field and one sentence about it."""
 Models = Mapping[str, Model]
 
-_CHECKED = ("model", "width", "height", "guidance", "precision", "control", "preprocessed")
-"""The fields of a matrix whose values are checked here."""
+_ANY_VALUE = ("prompt", "steps")
+"""The fields of a matrix of which every model takes every value."""
 
 _MOST = 10_000
 """The most combinations that are checked: no job has more images."""
@@ -59,7 +59,7 @@ def problems(
     varied = {
         name: values
         for name, values in (matrix.items() if isinstance(matrix, Mapping) else ())
-        if name in _CHECKED and isinstance(values, Sequence) and not isinstance(values, str)
+        if name not in _ANY_VALUE and isinstance(values, Sequence) and not isinstance(values, str)
     }
     findings: dict[Finding, None] = {}
     for values in itertools.islice(itertools.product(*varied.values()), _MOST):

@@ -1,11 +1,11 @@
-"""The MCP server: eight tools that write specs, read statuses, and search the gallery.
+"""The MCP server: tools that write specs, read statuses, and search the gallery.
 
     server           the request handlers on the SDK's server, and stdio
     http             streamable HTTP: Host, Origin, token and size are checked before anything else
-    tools            the eight tools: names, descriptions, schemas
+    tools            the tools: names, descriptions, schemas
     arguments        argument schemas, derived from the schemas of the kinds, and their validation
     output_schemas   the schemas of the results
-    submission       the five tools that make pictures: check everything, then write one spec
+    submission       the tools that make pictures: check everything, then write one spec
     inputs           the images that a call names or carries, copied into the inbox where needed
     jobs             flux_get_job and flux_cancel_job
     pictures         finished pictures as image content and links

@@ -1,4 +1,4 @@
-"""The eight tools: their names, the descriptions by which a model chooses, and their schemas."""
+"""The tools: their names, the descriptions by which a model chooses, and their schemas."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ from functools import lru_cache
 from mcp.types import Tool, ToolAnnotations
 
 from runner.mcp_server import arguments, jobs, output_schemas, search
-
-INSTRUCTIONS = """\
-fluxdrop makes pictures with FLUX on this machine, one job after another; jobs outlive this server.
-
-1. Submit with one of flux_generate (words to picture), flux_edit (change a picture by an\
- instruction), flux_fill (repaint a masked part, or extend the borders), flux_variation (more like\
- these pictures), flux_structural (keep a picture's outlines or depth). It answers at once with a\
- job_id. Ask for many pictures in one job (count, seeds, matrix, compose) rather than in many jobs.
-2. Call flux_get_job with wait_seconds 50 until the state is succeeded, failed, cancelled or\
- rejected. It shows the pictures.
-3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
-
-Leave out what you do not need: every default fits its model. dry_run says what would run. FLUX\
- has no negative prompt. Models are in flux://models, prompt packs in flux://packs.
-"""
 
 _BULK = (
     " Several pictures in one job: `count` or `seeds`; `matrix` for every combination of values."
@@ -66,6 +51,20 @@ _MAKERS = {
         " one. Use it to restyle a scene and keep its layout. Needs `image`." + _PROMPT + _BULK,
     ),
 }
+INSTRUCTIONS = f"""\
+fluxdrop makes pictures with FLUX on this machine, one job after another; jobs outlive this server.
+
+1. Submit with one of {", ".join(f"{name} ({title})" for name, (_, title, _) in _MAKERS.items())}.\
+ It answers at once with a job_id. Ask for many pictures in one job (count, seeds, matrix, compose)\
+ rather than in many jobs.
+2. Call flux_get_job with wait_seconds 50 until the state is succeeded, failed, cancelled or\
+ rejected. It shows the pictures.
+3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
+
+Leave out what you do not need: every default fits its model. dry_run says what would run. FLUX\
+ has no negative prompt. Models are in flux://models, prompt packs in flux://packs.
+"""
+
 KIND_OF = {name: kind for name, (kind, *_) in _MAKERS.items()}
 """The tools that make pictures, and the kind of spec that each writes."""
 
@@ -88,7 +87,7 @@ _SEARCH = (
 
 @lru_cache(maxsize=1)
 def tools() -> dict[str, Tool]:
-    """The eight tools by name, as they are listed."""
+    """The tools by name, as they are listed."""
     adds = ToolAnnotations(
         read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
     )

@@ -81,6 +81,22 @@ def test_each_rule_says_its_name(prompt: str, rule: str) -> None:
     assert only(audit(prompt, ["logo"]))[0] == rule
 
 
+@pytest.mark.parametrize(
+    ("within", "beyond", "reached"),
+    [
+        ("a no-huge-old-logo cap", "a no-huge-old-red-logo cap", "ok"),
+        ("an almost huge-old-red-logo-free cap", "an almost big-huge-old-red-logo-free cap",
+         "violation"),
+        ("logo-, tag-, dye- and text-free", "logo-, tag-, dye-, zip- and text-free", "ok"),
+    ],
+)  # fmt: skip
+def test_an_affix_reaches_three_words_of_a_compound_or_list_and_no_further(
+    within: str, beyond: str, reached: str
+) -> None:
+    other = {"ok": "violation", "violation": "ok"}[reached]
+    assert (verdict(within, "logo"), verdict(beyond, "logo")) == (reached, other)
+
+
 @pytest.mark.parametrize("text", ["logos", "LOGO", "logo's", "logoed", "lo-go", "logo-like"])
 def test_a_word_is_found_in_its_forms(text: str) -> None:
     assert verdict(f"a {text} here", "logo") == "violation"

@@ -1,18 +1,30 @@
 """Twins of the pipeline classes, called as plain diffusers, for what is done to a pipeline.
 
-`pipe_of` builds one in memory, `painted` is one picture's bytes. Both know nothing of the runner.
+`pipe_of` builds one in memory, `painted` is one picture's bytes. Of the runner both know only with
+what arguments the registry calls the class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.kinds.base import Prepared
+from runner.engine.models import Model
+from runner.engine.registry import KINDS, realise
 from tests import random_twin
 from tests.twins.pieces import seeded
 
-FLUX1 = ("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline")
-OTHERS = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "ZImagePipeline")
+SERVED: dict[str, tuple[Model, str]] = {
+    serving.pipeline: (model, kind)
+    for model in reversed(MODEL_REGISTRY.values())
+    for kind, serving in reversed(model.serves.items())
+}
+"""The pipeline classes of the registry, each with the first model and kind that it serves."""
+
+FLUX1 = tuple(name for name, (model, _) in SERVED.items() if model.family == "flux1")
 
 
 def pipe_of(name: str, *, layers: int = 1) -> Any:
@@ -44,9 +56,17 @@ def painted(
     steps: int = 2,
     seed: int = 1,
     size: int = 64,
+    prompt: str | list[str] = "a red circle",
+    length: int = 32,
+    serving: tuple[Model, str] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> bytes:
-    """The pixels of a picture; `on_step` is called after each step and may raise."""
+    """The pixels of a picture, the first where there are several prompts.
+
+    `length` is the most tokens of a prompt, `serving` the model and kind with whose arguments the
+    pipeline is called, by default those of `SERVED`. `on_step` is called after each step and may
+    raise.
+    """
     import torch
     from PIL import Image
 
@@ -57,27 +77,41 @@ def painted(
     picture = Image.linear_gradient("L").resize((size, size)).convert("RGB")
     mask = Image.new("L", (size, size), 0)
     mask.paste(255, (16, 16, 48, 48))
-    inputs: dict[str, dict[str, Any]] = {
-        "FluxKontextPipeline": {"image": picture, "max_area": size**2, "_auto_resize": False},
-        "FluxFillPipeline": {"image": picture, "mask_image": mask},
-        "FluxControlPipeline": {"control_image": picture},
-        "Flux2KleinInpaintPipeline": {"image": picture, "mask_image": mask, "strength": 1.0},
-    }
-    name = type(pipe).__name__
+    model, kind = serving or SERVED[type(pipe).__name__]
+    spec = {"kind": kind, "model": model.name, "width": size, "height": size, "seed": seed}
+    task = realise({**spec, "steps": steps}, job="job", index=1, inputs={})
+    prepared = Prepared(size, size, {"image": (picture,), "mask": (mask,)})
     image = pipe(
-        prompt="a red circle",
-        width=size,
-        height=size,
-        num_inference_steps=steps,
-        guidance_scale=3.5 if name in FLUX1 else 1.0 if name.startswith("Flux2") else 0.0,
-        max_sequence_length=32,
+        prompt=prompt,
+        **KINDS[kind].arguments[model.family](task, prepared),
+        **model.serves[kind].fixed,
+        max_sequence_length=length,
         generator=torch.Generator().manual_seed(seed),
         callback_on_step_end=on_step_end,
         callback_on_step_end_tensor_inputs=[],
-        **inputs.get(name, {}),
     ).images[0]
     pixels: bytes = image.tobytes()
     return pixels
+
+
+@contextmanager
+def attention() -> Iterator[list[tuple[int, bool]]]:
+    """Each call of an attention kernel in the block: how many tokens, and whether with a mask."""
+    from diffusers.models import attention_dispatch
+
+    kernels = attention_dispatch._AttentionBackendRegistry._backends
+    native = attention_dispatch.AttentionBackendName.NATIVE
+    kernel, calls = kernels[native], []
+
+    def watched(*, query: Any, attn_mask: Any = None, **more: Any) -> Any:
+        calls.append((query.shape[1], attn_mask is not None))
+        return kernel(query=query, attn_mask=attn_mask, **more)
+
+    kernels[native] = watched
+    try:
+        yield calls
+    finally:
+        kernels[native] = kernel
 
 
 def state_of(pipe: Any) -> tuple[list[int], list[bytes], str]:

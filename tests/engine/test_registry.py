@@ -15,6 +15,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.models import Sizes
 from runner.engine.registry import KINDS, default_model, problems, realise, warnings
 from runner.task import InputImage
+from specs import schemas
 
 
 def paths(**spec: Any) -> list[str]:
@@ -177,6 +178,15 @@ def test_a_task_has_every_default_filled_in() -> None:
     task = realise({"kind": "text2img", "prompt": "x", "seed": 4}, job="j", index=2, inputs={})
     assert (task.model, task.steps, task.guidance) == ("klein", 4, 1.0)
     assert (task.width, task.height, task.precision) == (1024, 1024, "auto")
+
+
+def test_what_a_task_has_of_a_spec_is_filled_in() -> None:
+    spec = {"kind": "text2img", "model": "dev", "prompt": "x", "seed": 4, "steps": 5}
+    spec |= {"guidance": 6.0, "width": 80, "height": 96, "precision": "bf16", "timeout": 9.0}
+    task = realise(spec, job="j", index=1, inputs={})
+    fields = schemas.load("text2img")["properties"].keys() & vars(task).keys()
+    # LoRAs are given as they were pinned.
+    assert {name: getattr(task, name) for name in fields - {"loras"}} == spec
 
 
 def test_a_task_with_a_picture_follows_its_size_and_keeps_the_kinds_options() -> None:

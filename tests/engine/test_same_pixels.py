@@ -19,7 +19,11 @@ from tests.fakes import life
 
 ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
-OTHERS = ("klein", "z-image-turbo")
+OTHERS = {
+    model.family: model.name
+    for model in reversed(MODEL_REGISTRY.values())
+    if model.family != MODEL_REGISTRY["tiny"].family
+}.values()
 """One model of each family that the built-in one is not of."""
 
 

@@ -14,7 +14,7 @@ from runner.engine import speed as speeds
 from runner.engine.speed import Speed
 from runner.errors import JobFailed, UsageProblem
 from runner.settings import Settings, load_settings
-from tests.engine.painting import FLUX1, OTHERS, furthest, painted, pipe_of
+from tests.engine.painting import FLUX1, SERVED, attention, furthest, painted, pipe_of
 from tests.harness import ROOT
 
 SLOW = "FLUXDROP_SLOW_TESTS"
@@ -52,11 +52,37 @@ def test_the_schema_lists_the_kernels_that_are_known() -> None:
     assert schema["properties"]["attention"]["enum"] == list(speeds.BACKENDS)
 
 
-@pytest.mark.parametrize("name", FLUX1)
-def test_a_step_cache_that_never_strikes_gives_the_plain_pixels(name: str) -> None:
-    pipe = pipe_of(name, layers=3)
+@pytest.mark.parametrize("name", SERVED)
+def test_the_step_cache_is_used_wherever_it_works_and_elsewhere_a_warning_says_so(
+    name: str,
+) -> None:
+    """Red for a transformer that could be named in `_CACHING` and is not, or cannot be and is."""
+    from diffusers import FirstBlockCacheConfig
+
+    pipe, speed = pipe_of(name, layers=3), Speed(step_cache=1e-9)
     plain = painted(pipe, steps=4)
-    assert fast(pipe, Speed(step_cache=1e-9), steps=4) == plain
+    assert fast(pipe, speed, steps=4) == plain
+    Speed().apply(pipe)
+    try:
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e-9))
+        with pipe.transformer.cache_context("cond"):
+            works = painted(pipe, steps=4) == plain
+    except (AttributeError, TypeError, ValueError):
+        works = False
+    nothing = "this model has no step cache: `step_cache` does nothing for it"
+    assert speed.facts(pipe) == ({"speed": {"step_cache": 1e-9}} if works else {})
+    assert speed.warnings(pipe, 28) == (() if works else (nothing,))
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_auto_may_choose_a_kernel_for_the_transformers_that_use_no_masks(name: str) -> None:
+    """Two prompts of different lengths in one call: some transformers then need a mask."""
+    pipe = pipe_of(name)
+    with attention() as calls:
+        painted(pipe, prompt=["a red circle", "a red circle " * 9], length=128)
+    assert calls
+    masked = any(mask for _, mask in calls)
+    assert masked == (type(pipe.transformer).__name__ not in speeds._WITHOUT_MASKS)
 
 
 @pytest.mark.parametrize("name", FLUX1)
@@ -85,17 +111,6 @@ def test_an_image_that_breaks_off_leaves_nothing_in_the_step_cache(name: str) ->
     with pytest.raises(KeyboardInterrupt):
         fast(pipe, speed, steps=6, seed=1, on_step=break_off)
     assert fast(pipe, speed, steps=6, seed=2) == whole
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_model_without_a_step_cache_paints_as_ever_and_says_so(name: str) -> None:
-    pipe, speed = pipe_of(name), Speed(step_cache=0.9)
-    plain = painted(pipe)
-    assert fast(pipe, speed) == plain
-    assert speed.facts(pipe) == {}
-    assert speed.warnings(pipe, 28) == (
-        "this model has no step cache: `step_cache` does nothing for it",
-    )
 
 
 def test_few_steps_gain_nothing_from_the_step_cache_and_a_warning_says_so() -> None:

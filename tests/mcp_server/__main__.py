@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runner.cli.init import make_home
 from tests.harness import ROOT
-from tests.mcp_server.support import EIGHT, finished
+from tests.mcp_server.support import NAMES, finished
 from tests.mcp_server.wire import COMMAND, http
 
 INSPECTOR = ("@modelcontextprotocol/inspector",)
@@ -28,7 +28,7 @@ SCENARIOS = (
     "completion-complete", "dns-rebinding-protection",
 )  # fmt: skip
 """The scenarios that ask nothing of a server's own tools. The others call tools, resources and
-prompts of fixed names, which a server that has exactly eight tools does not have."""
+prompts of fixed names, which a server that has only its own tools does not have."""
 
 LOOKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--method", "tools/list"), '"flux_structural"'),
@@ -84,7 +84,7 @@ def _inspected(npx: str, home: Path, asked: tuple[str, ...], wanted: str) -> boo
     done = _run([npx, "-y", *INSPECTOR, "--cli", *server, *asked])
     if done.returncode == 0 and "tools/list" in asked:
         names = [tool["name"] for tool in json.loads(done.stdout)["tools"]]
-        return _say(f"inspector {asked[1]}", tuple(names) == EIGHT, done)
+        return _say(f"inspector {asked[1]}", tuple(names) == NAMES, done)
     # Structured answers come as JSON within JSON.
     plain = done.stdout.replace('\\"', '"')
     name = asked[3] if "call" in asked[1] else ""

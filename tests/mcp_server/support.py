@@ -16,13 +16,11 @@ from mcp.types import CallToolResult
 from PIL import Image
 
 from runner.mcp_server.server import build_server
+from runner.mcp_server.tools import tools
 from runner.settings import find_home
 
 T = TypeVar("T")
-EIGHT = (
-    "flux_generate", "flux_edit", "flux_fill", "flux_variation", "flux_structural",
-    "flux_get_job", "flux_cancel_job", "flux_search_gallery",
-)  # fmt: skip
+NAMES = tuple(tools())
 
 
 def play(scene: Callable[[], Awaitable[T]]) -> T:

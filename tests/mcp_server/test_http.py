@@ -16,7 +16,7 @@ from runner.cli.mcp import PORT, TOKEN
 from runner.errors import UsageProblem
 from runner.mcp_server.http import MOST_BODY_BYTES, Access, checked_access
 from tests.harness import Runner, fluxdrop
-from tests.mcp_server.support import EIGHT, agent, data_uri, picture, play
+from tests.mcp_server.support import NAMES, agent, data_uri, picture, play
 from tests.mcp_server.wire import http
 
 pytestmark = pytest.mark.timeout(180)
@@ -134,7 +134,7 @@ def test_a_client_with_the_token_works_as_any_other(home: Path) -> None:
                 return [tool.name for tool in (await one.client.list_tools()).tools]
 
     with http(home, "--token", "s3cret") as address:
-        assert tuple(play(lambda: scene(address))) == EIGHT
+        assert tuple(play(lambda: scene(address))) == NAMES
 
 
 def test_what_could_never_match_is_wrong_usage(home: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from runner.launch import command
 from tests.harness import Runner, eventually, fluxdrop
-from tests.mcp_server.support import EIGHT, agent, finished, play
+from tests.mcp_server.support import NAMES, agent, finished, play
 from tests.mcp_server.wire import over_stdio, stdio
 
 pytestmark = pytest.mark.timeout(180)
@@ -50,7 +50,7 @@ def test_nothing_heavy_is_loaded_and_no_gallery_before_the_first_search(home: Pa
     with stdio(home, program=[sys.executable, "-c", REPORTER]) as server:
         server.handshake()
         server.send(id=1, method="tools/list")
-        assert [tool["name"] for tool in server.reply(1)["result"]["tools"]] == list(EIGHT)
+        assert [tool["name"] for tool in server.reply(1)["result"]["tools"]] == list(NAMES)
         server.call(2, "flux_generate", prompt="x", model="tiny")
         server.call(3, "flux_edit", prompt="x", image="hero/hero-0001.png", model="tiny")
         server.call(4, "flux_get_job", job_id="hero", pictures="full")
@@ -92,7 +92,7 @@ def test_a_message_is_answered_while_another_call_waits(home: Path) -> None:
         asked = {"name": "flux_get_job", "arguments": {"job_id": "wait", "wait_seconds": 50}}
         server.send(id=1, method="tools/call", params=asked)
         server.send(id=2, method="tools/list")
-        assert len(server.reply(2)["result"]["tools"]) == len(EIGHT)
+        assert len(server.reply(2)["result"]["tools"]) == len(NAMES)
         server.send(method="notifications/cancelled", params={"requestId": 1})
         assert server.call(3, "flux_get_job", job_id="wait")["isError"] is False
         assert all(json.loads(line).get("id") != 1 for line in server.lines)

@@ -1,4 +1,4 @@
-"""What a model sees before its first call: eight tools, whose fields are the fields of specs."""
+"""What a model sees before its first call: tools, whose fields are the fields of specs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from specs import messages, schemas
 from specs.errors import SpecInvalid
 from specs.read import read
 from specs.validate import validate
-from tests.mcp_server.support import EIGHT, agent, play
+from tests.harness import ROOT
+from tests.mcp_server.support import NAMES, agent, play
 
 LISTED = tools.tools()
 
 
-def test_there_are_exactly_the_eight_tools(home: Path) -> None:
+def test_the_server_lists_its_tools_in_their_order(home: Path) -> None:
     async def scene() -> list[str]:
         async with agent(home) as one:
             return [tool.name for tool in (await one.client.list_tools()).tools]
 
-    assert tuple(play(scene)) == EIGHT
+    assert tuple(play(scene)) == NAMES
+
+
+def test_the_readmes_table_has_exactly_these_tools_and_the_kinds_that_they_make() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(flux_\w+)` \| .*?(?:\(`(\w+)`\) )?\|$", text, re.MULTILINE)
+    assert rows == [(name, tools.KIND_OF.get(name, "")) for name in NAMES]
 
 
 @pytest.mark.parametrize("tool", LISTED.values(), ids=LISTED)
@@ -49,8 +56,8 @@ def test_schemas_are_valid_and_have_nothing_that_hosts_refuse(tool: Tool) -> Non
 
 
 def test_the_tool_list_costs_a_model_no_more_than_it_must() -> None:
-    listed = json.dumps([tool.model_dump(exclude_none=True) for tool in LISTED.values()])
-    assert len(listed) < 80_000
+    listed = [json.dumps(tool.model_dump(exclude_none=True)) for tool in LISTED.values()]
+    assert sum(map(len, listed)) < 10_000 * len(listed)
 
 
 def test_every_kind_has_its_tool() -> None:

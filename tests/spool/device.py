@@ -1,7 +1,7 @@
 """An executor whose pictures are flat colours, for tests of what happens around the device.
 
 It stands in for a GPU and for time: it answers when it is told to. It and the real GPU thread are
-held to the same promises by `tests/test_executor.py`.
+held to the same promises by `tests/engine/test_executor.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,14 @@ from typing import Any
 
 from tests.twins.pieces import HIDDEN, byte_symbols, flux1_vae, scheduler, seeded
 
+CLASSES = {
+    "text2img": ("FluxPipeline",),
+    "schnell": ("FluxPipeline",),
+    "kontext": ("FluxKontextPipeline",),
+    "fill": ("FluxFillPipeline",),
+    "control": ("FluxControlPipeline",),
+    "redux-prior": ("FluxPriorReduxPipeline",),
+}
 CHANNELS = {"text2img": 64, "schnell": 64, "kontext": 64, "control": 128, "fill": 384}
 
 

@@ -40,6 +40,8 @@ _ENCODING = 0.5 * GIB
 _WINDOW = 0.5 * GIB
 
 _REFERENCE_TOKENS = 4150
+_BESIDE = {"flux1": ("kontext",), "flux2": ("kontext", "redux", "fill")}
+"""The kinds of a family whose picture is read in every step, beside the one that is made."""
 _PRIOR_TOKENS = 729
 
 
@@ -122,7 +124,7 @@ def _other_tokens(model: Model, kind: str) -> int:
         tokens = model.max_sequence_length
         if serving.prior:
             tokens = serving.prior.max_sequence_length + _PRIOR_TOKENS
-        elif name == "kontext" or (name == "redux" and serving.references > 1):
+        elif name in _BESIDE.get(model.family, ()):
             tokens += _REFERENCE_TOKENS
         most = max(most, tokens)
     return most

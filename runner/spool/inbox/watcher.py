@@ -49,7 +49,8 @@ class _Waker(FileSystemEventHandler):
         if name.startswith(".") or event.is_directory:
             # Mostly caused by the intake itself, which would wake itself for ever.
             return
-        if event.event_type == "moved" and len(self.renamed_in) < _MOST_NAMES:
+        is_here = event.event_type == "moved" and event.dest_path
+        if is_here and len(self.renamed_in) < _MOST_NAMES:
             self.renamed_in.add(name)
         self._wake.set()
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +17,14 @@ from PIL import Image
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.kinds.base import Prepared
-from runner.engine.models import Sizes
-from runner.engine.registry import KINDS
+from runner.engine.models import Model, Sizes
+from runner.engine.registry import KINDS, problems, realise
 from runner.errors import InputBad
 from runner.task import ImageTask, InputImage
+from specs import schemas
+from specs.document import Document
+from specs.errors import SpecInvalid
+from specs.validate import validate
 
 TaskOf = Callable[..., ImageTask]
 
@@ -49,6 +58,80 @@ def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does
     taken = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
     assert {*arguments, *serving.fixed} <= set(taken)
     assert not set(arguments) & set(serving.fixed)
+
+
+@cache
+def own_fields(kind: str) -> dict[str, tuple[Any, ...]]:
+    """The fields of a kind that not every kind has, each with values that its schema shows."""
+    shared = set.intersection(*(set(schemas.load(name)["properties"]) for name in KINDS))
+    fields: dict[str, tuple[Any, ...]] = {}
+    for name, part in schemas.bundle(kind)["properties"].items():
+        if name in KINDS[kind].reads:
+            fields[name] = (f"{name}.png",)
+        elif name not in shared:
+            shown = (True, False) if part.get("type") == "boolean" else part.get("enum")
+            fields[name] = tuple(shown or part["examples"])
+    return fields
+
+
+@pytest.fixture(scope="module")
+def accepted(pictures: dict[str, InputImage]) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Every combination of a kind's fields that is accepted: model, spec, prepared, arguments."""
+
+    @cache
+    def of(kind: str) -> list[tuple[Any, ...]]:
+        found = []
+        fields = own_fields(kind)
+        for values in product(*((None, *values) for values in fields.values())):
+            spec = {"kind": kind, "prompt": "a red circle", "seed": 7}
+            given = zip(fields, values, strict=True)
+            spec |= {name: value for name, value in given if value is not None}
+            with suppress(SpecInvalid):
+                validate(Document(spec))
+                found += [
+                    made(model, spec) for model in MODEL_REGISTRY.values() if can(model, spec)
+                ]
+        return found
+
+    def can(model: Model, spec: dict[str, Any]) -> bool:
+        return not problems({**spec, "model": model.name})
+
+    def made(model: Model, spec: dict[str, Any]) -> tuple[Any, ...]:
+        kind = KINDS[spec["kind"]]
+        inputs = {name: (pictures[name],) for name in kind.reads if name in spec}
+        task = realise({**spec, "model": model.name}, job="job", index=1, inputs=inputs)
+        ready = prepared(task)
+        if ready.depth_of is not None:
+            ready = ready.with_depth(ready.depth_of)
+        return model, spec, ready, kind.arguments[model.family](task, ready)
+
+    return of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_refused_is_prepared_and_called_for(
+    kind: str, accepted: Callable[[str], list[tuple[Any, ...]]]
+) -> None:
+    """A combination that breaks here needs a rule between fields, or is what a model cannot do."""
+    import diffusers
+
+    assert accepted(kind)
+    for model, spec, _, arguments in accepted(kind):
+        pipeline = getattr(diffusers, model.serves[kind].pipeline)
+        assert set(arguments) <= set(inspect.signature(pipeline.__call__).parameters), spec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_field_of_a_kind_is_ignored(
+    kind: str, accepted: Callable[[str], list[tuple[Any, ...]]]
+) -> None:
+    """Where all values of a field make the same calls of the same pictures, nothing reads it."""
+    for field in own_fields(kind).keys() - {*KINDS[kind].reads}:
+        calls: dict[str, set[bytes]] = {}
+        for model, spec, ready, arguments in accepted(kind):
+            call = pickle.dumps((model.name, ready, dict(arguments)))
+            calls.setdefault(repr(spec.get(field)), set()).add(call)
+        assert len({frozenset(each) for each in calls.values()}) > 1, field
 
 
 def test_text2img_reads_no_picture(task_of: TaskOf) -> None:

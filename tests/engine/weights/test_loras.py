@@ -13,12 +13,10 @@ import pytest
 from runner.engine.weights import loras
 from runner.task import Lora
 from tests.engine.lora_files import tensors_for, wider, written
-from tests.engine.painting import FLUX1, OTHERS, furthest, painted, pipe_of, state_of
-
-EVERY = (*FLUX1, *OTHERS)
+from tests.engine.painting import SERVED, furthest, painted, pipe_of, state_of
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name, (model, _) in SERVED.items() if model.loras])
 def test_a_lora_acts_with_its_weight_and_leaves_no_trace(name: str, tmp_path: Path) -> None:
     pipe = pipe_of(name)
     plain, before = painted(pipe), state_of(pipe)

@@ -15,24 +15,25 @@ import pytest
 from runner.engine.weights import checkpoints as source
 from runner.engine.weights import fp8, quantise
 from tests import random_twin
-from tests.engine.painting import painted, pipe_of
+from tests.engine.painting import SERVED, painted, pipe_of
 from tests.engine.quantising import far, forward, kept_in, load, published
 from tests.twins.pieces import seeded
 
-FAMILIES = {"FluxPipeline": "text2img", "Flux2KleinPipeline": "flux2", "ZImagePipeline": "zimage"}
+FAMILIES = {model.family: name for name, (model, _) in SERVED.items()}
+"""The families, each with the pipeline class of its first model."""
 
 
 def never(*given: Any, **named: Any) -> Iterator[Any]:
     raise AssertionError("the published weights were read again")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
 def test_fp8_gives_the_same_pixels_on_the_first_start_and_on_the_second(
     name: str, data: Path, tmp_path: Path, cpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    folder = random_twin.folder(FAMILIES[name], data)
+    folder = random_twin.folder(random_twin.part_of(name), data)
     pipe = pipe_of(name)
     cls = type(pipe.transformer)
     pipe = type(pipe).from_pretrained(folder, dtype=torch.bfloat16)

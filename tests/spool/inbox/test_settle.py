@@ -76,6 +76,23 @@ def test_the_zoo_shows_what_size_and_close_alone_get_wrong(tmp_path: Path) -> No
     assert not found[OnClose]["written"].whole
 
 
+def test_a_writer_that_renames_its_file_in_and_goes_on_is_taken_whole(spool: Spool) -> None:
+    target = spool.home.inbox / "x.yaml"
+    aside = spool.home.inbox / ".tmp" / "x"
+    assert spool.daemon is not None
+    intake = spool.daemon.intake
+    spool.until(lambda: intake.watcher.mode == "events")
+    aside.parent.mkdir(exist_ok=True)
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(SPEC)
+        file.flush()
+        aside.rename(target)
+        seen = intake.scans
+        spool.until(lambda: intake.scans > seen + 3 or not target.exists())
+        file.write("x_late: 3\n")
+    assert spool.end("x").get("x_late") == 3
+
+
 def test_a_long_look_at_the_inbox_is_no_silence_of_a_file_that_is_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

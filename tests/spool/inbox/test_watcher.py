@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,30 @@ def test_a_new_file_wakes(watcher: Watcher, wake: threading.Event, tmp_path: Pat
     (tmp_path / "x.yaml").write_bytes(b"")
     assert wake.wait(_PATIENCE)
     assert watcher.mode == "events"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only inotify tells a rename from a creation")
+def test_only_a_file_that_is_renamed_to_its_name_counts_as_renamed_in(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    """Seen red: a name that was renamed away counted, so what was written there next did too."""
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    written, linked, kept, left = (tmp_path / f"{name}.yaml" for name in "wlkx")
+    written.write_bytes(b"")
+    os.link(written, linked)
+    left.write_bytes(b"")
+    left.rename(aside / "x")
+    (aside / "x").rename(kept)
+    kept.rename(tmp_path / "k2.yaml")
+    (aside / "last").write_bytes(b"")
+    (aside / "last").rename(tmp_path / "last")
+    names, deadline = watcher.take_renamed_in(), time.monotonic() + _PATIENCE
+    while "last" not in names:
+        assert time.monotonic() < deadline
+        names |= watcher.take_renamed_in()
+    assert names == {"k.yaml", "k2.yaml", "last"}
+    assert watcher.take_renamed_in() == set()
 
 
 def test_trying_the_watch_writes_through_no_planted_link(

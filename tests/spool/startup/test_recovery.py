@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
+from pathlib import Path
 
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop
@@ -100,6 +102,37 @@ def test_the_revision_rises_across_a_kill(spool: Spool) -> None:
     die(spool)
     start_again(spool)
     assert spool.end("hero")["revision"] > before
+
+
+def test_the_revision_rises_although_a_power_loss_took_back_what_was_published_last(
+    spool: Spool, tmp_path: Path
+) -> None:
+    """The ledger is again as it was before the first image, and the status never came to the disk.
+
+    Seen red without a margin above the revision that the ledger has left.
+    """
+    ledger = spool.home.data / "ledger.sqlite"
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", BULK.replace("count: 4", "count: 8"))
+    spool.until(lambda: spool.device.task and spool.status("hero"))
+    with contextlib.closing(sqlite3.connect(ledger)) as source:
+        with contextlib.closing(sqlite3.connect(tmp_path / "earlier")) as earlier:
+            source.backup(earlier)
+    for number in range(2, 9):
+        seen = spool.status("hero")["revision"]
+        spool.device.finish()
+        spool.until(lambda n=number: spool.device.task and spool.device.task.index == n)
+        spool.until(lambda n=seen: spool.status("hero")["revision"] > n)
+    seen = spool.status("hero")["revision"]
+    die(spool)
+    for file in spool.home.data.glob("ledger.sqlite*"):
+        file.unlink()
+    (tmp_path / "earlier").rename(ledger)
+    (spool.home.job("hero") / "status.json").unlink()
+    start_again(spool)
+    assert spool.until(lambda: spool.status("hero"))["revision"] > seen
+    assert spool.end("hero")["images"]["done"] == 8
+    assert spool.device.started == [("hero", 8)]
 
 
 def test_a_file_whose_job_was_committed_before_the_kill_is_not_taken_twice(
