@@ -36,7 +36,7 @@ class ImageTask:
 
     `width` and `height` are in pixels, and None where the size follows the input image. `timeout`
     is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
-    holds the other fields of the kind.
+    holds the other fields of the kind. `suspect` says that a process ended during this image.
     """
 
     job: str
@@ -54,6 +54,7 @@ class ImageTask:
     inputs: Mapping[str, tuple[InputImage, ...]] = field(default_factory=dict)
     loras: tuple[Lora, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    suspect: bool = False
 
     def is_like(self, other: ImageTask) -> bool:
         """Whether the two differ at most in index, prompt and seed."""

@@ -23,7 +23,7 @@ class ActiveJob:
     `numbers` are the images to come, `in_flight` those that the slot has, by number; they count
     from 1. `rendered` images took `seconds`, from which the time left is estimated. `heard_at` is
     the monotonic time of the last event of an image in flight, and `phase` its phase. A process
-    ended during each of the `charged` images; `last` is the image that was started last.
+    ended during each of the `suspects`; `last` is the image that was started last.
     """
 
     record: Record
@@ -36,7 +36,7 @@ class ActiveJob:
     last: int = 0
     heard_at: float = 0.0
     phase: Phase | None = None
-    charged: frozenset[int] = frozenset()
+    suspects: frozenset[int] = frozenset()
 
     @property
     def is_alone(self) -> bool:
@@ -44,7 +44,7 @@ class ActiveJob:
 
         So that what ends the process next is known to be that image, or not to be.
         """
-        return not self.charged.isdisjoint((self.numbers[0], self.last))
+        return not self.suspects.isdisjoint((self.numbers[0], self.last))
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress at this event of one of its images."""

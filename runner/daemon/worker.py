@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from queue import Empty
 
 from runner import exit_codes
@@ -165,8 +166,9 @@ class Worker:
         job = self._jobs.get(event.slot)
         if job is not None and job.in_flight:
             job.heard_at = monotonic()
-            if event.phase != job.phase and Phase.LOADING in (event.phase, job.phase):
-                # A disk without room must not stop the image: a kill is charged to it then.
+            suspect = event.task.suspect or job.phase is None
+            if event.phase != job.phase and (suspect or Phase.LOADING in (event.phase, job.phase)):
+                # A disk without room must not stop the image: a kill is charged to nobody then.
                 with suppress(LedgerUnusable):
                     self._ledger.reached(job.record.seq, event.phase, event.task.model)
             job.phase = event.phase
@@ -216,8 +218,8 @@ class Worker:
         over = self._ledger.images(record.seq)
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
         composed = self._ledger.composed(record.seq)
-        charged = self._ledger.charged(record.seq)
-        self._jobs[slot] = ActiveJob(record, composed, numbers, charged=charged)
+        suspects = self._ledger.suspect_images(record.seq)
+        self._jobs[slot] = ActiveJob(record, composed, numbers, suspects=suspects)
         self._scheduler.started(record.model, monotonic())
         # Before the device begins: its thread leaves the others little of the interpreter's time.
         self._writer.show(record)
@@ -232,7 +234,7 @@ class Worker:
         size = 1 if job.is_alone else slot.batch_size
         while job.numbers and len(batch) < size:
             number = job.numbers[0]
-            if batch and number in job.charged:
+            if batch and number in job.suspects:
                 break
             image = self._build(job, number)
             first = next(iter(batch.values()), None)
@@ -260,7 +262,10 @@ class Worker:
         """Build one image's task; where that cannot be done, fail the image and return None."""
         record = job.record
         try:
-            return self._builder.build(record, job.composed, number)
+            image = self._builder.build(record, job.composed, number)
+            if number not in job.suspects:
+                return image
+            return replace(image, task=replace(image.task, suspect=True))
         except JobFailed as error:
             self._writer.fail_image(record, number, error.reason, str(error))
         except Exception as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -34,6 +35,7 @@ from runner.task import ImageTask
 log = logging.getLogger(__name__)
 
 _SLOT = "gpu0"
+_RECORDING_SECONDS = 0.02
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
@@ -152,6 +154,11 @@ class GpuThread:
             self.events.put(answer)
         return True
 
+    def _report_slowly(self, event: Event) -> None:
+        """Report progress and let it be recorded before what follows may end the process."""
+        self.events.put(event)
+        time.sleep(_RECORDING_SECONDS)
+
     def _run_task(self, task: ImageTask, sign: StopSign) -> None:
         """Render one task; the slot is free before its answer can be read."""
         answer = self._answer(task, sign)
@@ -164,7 +171,8 @@ class GpuThread:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            return self._renderer.render(task, sign, self.events.put)
+            report = self._report_slowly if task.suspect else self.events.put
+            return self._renderer.render(task, sign, report)
         except Stopped:
             return StoppedEarly(_SLOT, task)
         except JobFailed as error:

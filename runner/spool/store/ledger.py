@@ -194,17 +194,22 @@ class Ledger(Queries):
     def lost(self, seq: int, why: str) -> None:
         """Charge the images in flight of a job with the end of their process.
 
-        An image that was charged three times fails. A load is charged by itself: see `dead_load`.
+        An image that was charged three times fails. A load is charged by itself, see `dead_load`,
+        and one of which nothing was heard is only remembered: the frameworks are imported then.
         """
         with self.transaction():
             for row in self._rows("SELECT * FROM in_flight WHERE seq = ?", seq):
-                number = row["number"]
+                number, phase = row["number"], row["phase"]
                 self._run(
-                    "INSERT INTO loss SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5, ?6, ?7"
-                    " FROM loss WHERE seq = ?1 AND number = ?2",
-                    seq, number, row["model"], row["slot"], row["phase"], why, _at(),
+                    "INSERT OR REPLACE INTO loss SELECT ?1, ?2,"
+                    " CASE ?5 WHEN 'starting' THEN 0 ELSE coalesce(max(attempt), 0) + 1 END,"
+                    " ?3, ?4, ?5, ?6, ?7 FROM loss WHERE seq = ?1 AND number = ?2",
+                    seq, number, row["model"], row["slot"], phase, why, _at(),
                 )  # fmt: skip
-                query = "SELECT * FROM loss WHERE seq = ? AND number = ? AND phase <> 'loading'"
+                query = (
+                    "SELECT * FROM loss WHERE seq = ? AND number = ?"
+                    " AND phase NOT IN ('starting', 'loading')"
+                )
                 losses = self._rows(query, seq, number)
                 if len(losses) >= MOST_LOSSES:
                     message = (

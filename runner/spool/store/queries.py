@@ -165,7 +165,7 @@ class Queries(Database):
         """The images of a job that are over, by number."""
         return {r["number"]: r for r in self._rows("SELECT * FROM image WHERE seq = ?", seq)}
 
-    def charged(self, seq: int) -> frozenset[int]:
+    def suspect_images(self, seq: int) -> frozenset[int]:
         """The images of a job during which a process ended: each of them is made alone."""
         query = "SELECT number FROM loss WHERE seq = ? AND phase <> 'loading'"
         return frozenset(row["number"] for row in self._rows(query, seq))
