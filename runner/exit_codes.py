@@ -1,4 +1,4 @@
-"""The exit codes of fluxdrop's processes: for callers 0 to 75, between runner and supervisor above.
+"""The exit codes of fluxdrop's processes; 86 and 87 are between a runner and its supervisor.
 
 69 and 75 are EX_UNAVAILABLE and EX_TEMPFAIL of sysexits.h.
 """
@@ -16,7 +16,7 @@ RUNNER_BUSY = 75
 DEVICE_LOST = 86
 """A runner ends with this when its GPU is lost."""
 HUNG = 87
-"""A runner ends with this when an image hangs."""
+"""A runner ends with this when an image hangs, or when it cannot stop."""
 INTERRUPTED = 130
 """Ctrl-C."""
 

@@ -132,7 +132,7 @@ def _systemd(
         # "-": a home that is gone is the runner's to tell.
         f"WorkingDirectory=-{_unit_text(str(home.root))}",
         *(f"Environment={_unit_word(f'{key}={value}')}" for key, value in environment.items()),
-        # The runner starts itself again when a driver ends it; this is for what ends both.
+        # The supervisor starts a runner again; this is for what ends both.
         "Restart=on-failure",
         "RestartSec=10",
         "# wrong usage, or another runner is at work: starting again would not help",

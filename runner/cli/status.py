@@ -1,4 +1,4 @@
-"""`status` and `watch`: the state of jobs and of the runner, read from files in the outbox only."""
+"""`status` and `watch`: the state of jobs and of the runner, read from the home's files only."""
 
 from __future__ import annotations
 

@@ -94,13 +94,17 @@ class Daemon:
                 allow_writer_probe()
             catalogue = RegistryCatalogue(home.settings, home.data)
             spool = open_spool(home, self._disk, catalogue)
+            try:
+                self.executor = self._make_executor(home)
+            except BaseException:
+                spool.ledger.close()
+                raise
         except BaseException:
             self._release()
             raise
         self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
         self._counts_before = self.ledger.counts()
         self.scheduler = Scheduler(spool)
-        self.executor = self._make_executor(home)
         self.writer = Writer(spool, Pages(spool), self._written)
         self.worker = Worker(spool, self.scheduler, self.executor, self.writer)
         self.intake = Intake(

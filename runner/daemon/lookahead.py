@@ -1,6 +1,6 @@
 """Announces queued jobs to the executor, so that their prompts are encoded together.
 
-Reads the queue and never changes it; each queued job is announced once.
+Reads the queue and never changes it; a job is announced once while it is among the next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
 
 All of them can be made again from the sidecars, so a failure here is a warning and never costs a
-picture. Called by the writer thread only.
+picture. Called by the writer thread only, but for `changed`.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ def keep_running(
     up to a minute.
     """
     stopping = threading.Event()
+    environment = dict(os.environ)
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -64,7 +65,7 @@ def keep_running(
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
             with subprocess.Popen(
                 [*command(), *arguments],
-                stdin=subprocess.PIPE, start_new_session=os.name != "nt",
+                env=environment, stdin=subprocess.PIPE, start_new_session=os.name != "nt",
             ) as child:  # fmt: skip
                 if stopping.is_set():
                     # It came while the child was being started.
@@ -73,6 +74,7 @@ def keep_running(
             if stopping.is_set() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
+            environment[exit_codes.LAST_END] = _cause(code)
             notify(f"the runner ended ({_cause(code)}); starting it again")
             stopping.wait(seconds)
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)

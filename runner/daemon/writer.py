@@ -146,7 +146,7 @@ class Writer:
             self._unwritten.add(seq)
 
     def close(self) -> None:
-        """Do all the work that was handed over, then end the thread."""
+        """Do the work that was handed over, trying each change once, and end the thread."""
         with self._handing_over():
             self._closing = True
         self._recorder.closing.set()
