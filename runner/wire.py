@@ -78,6 +78,7 @@ class Status(TypedDict):
     progress: Progress | None
     errors: list[ProblemJson]
     warnings: list[str]
+    kept: bool
     outputs: list[Output]
 
 

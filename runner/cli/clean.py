@@ -1,7 +1,7 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
-Lists the jobs and deletes them only with `--yes` or after a question. Jobs that are queued or
-running are never touched, nor is anything in the outbox that is not the folder of a job.
+Lists the jobs and deletes them only with `--yes` or after a question. Never touches jobs that are
+queued, running or kept (by a file `<id>.keep`), nor what is not the folder of a job.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def _size(text: str) -> float:
 
 
 def finished(home: Home) -> list[Job]:
-    """The finished jobs whose folders are in the outbox."""
+    """The finished jobs whose folders are in the outbox, without those that are kept."""
     jobs = []
     for status in statuses(home):
-        if status.get("state") not in FINAL_STATES:
+        if status.get("state") not in FINAL_STATES or status.get("kept"):
             continue
         try:
             ended = datetime.fromisoformat(str(status["finished_at"] or status["updated_at"]))

@@ -189,6 +189,13 @@ def test_clean_leaves_living_jobs_and_strangers_alone(full: Here) -> None:
     assert (elsewhere / "lamp-0001.png").is_file()
 
 
+def test_clean_leaves_jobs_that_are_kept(full: Here) -> None:
+    outbox = full.home / "outbox"
+    put_json(outbox / "fox" / "status.json", {**status(1, job="fox"), "kept": True})
+    shape = full("clean", "--older-than", "0m", "--keep", "0", "--yes", "--json").json
+    assert {job["id"] for job in shape["jobs"]} == {"cat", "lamp"} and (outbox / "fox").is_dir()
+
+
 def test_a_picture_is_submitted_as_the_spec_that_made_it(full: Here, tmp_path: Path) -> None:
     fact = sidecar(3, prompt="ein “Fuchs”: rot # & $5", model="tiny", steps=8, precision="fp32",
                    x_shelf={"row": 2})  # fmt: skip

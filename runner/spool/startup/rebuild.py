@@ -91,6 +91,7 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
             total=status["images"]["total"],
             # What would be rejected now cannot be run again.
             realised=assessment.realised if assessment.reason is None else {},
+            kept=bool(status.get("kept")),
             finished_at=status["finished_at"],
             errors=list(status["errors"]),
             warnings=list(status["warnings"]),

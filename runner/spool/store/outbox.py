@@ -139,6 +139,7 @@ class Outbox:
             progress=progress if record.state == State.RUNNING else None,
             errors=cast("list[ProblemJson]", record.errors),
             warnings=list(record.warnings),
+            kept=record.kept,
             outputs=cast("list[Output]", outputs),
         )
         # The caller's own keys are repeated; none of ours begins with `x_`.
