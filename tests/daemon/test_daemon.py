@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runner.holds import PAUSED
 from runner.spool.disk.disk import Disk, Place
 from tests.harness import MOVES
 from tests.spool.conftest import SPEC, Spool
@@ -139,36 +138,6 @@ def test_a_dropped_sidecar_asks_for_the_same_image(spool: Spool) -> None:
     spool.drop("again.json", (spool.home.job("hero") / "hero-0002.json").read_bytes())
     again = spool.end("again")
     assert [output["seed"] for output in again["outputs"]] == seeds[1:]
-
-
-def test_a_finished_job_runs_again_with_its_seeds_under_a_new_id(spool: Spool) -> None:
-    spool.drop("hero.yaml", SPEC.replace("seed: 7", "count: 2"))
-    first = spool.end("hero")
-    (spool.home.inbox / "hero.retry").touch()
-    again = spool.end("hero-2")
-    assert [o["seed"] for o in again["outputs"]] == [o["seed"] for o in first["outputs"]]
-    assert spool.receipt("hero.retry")["job"] == "hero-2"
-    assert not (spool.home.inbox / "hero.retry").exists()
-    assert spool.status("hero") == first
-
-
-def test_a_paused_runner_finishes_the_image_in_flight_and_starts_no_other(spool: Spool) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    spool.until(lambda: spool.device.task)
-    (spool.home.inbox / "runner.pause").touch()
-    assert spool.daemon is not None
-    daemon = spool.daemon
-    spool.until(lambda: daemon.worker.hold == PAUSED)
-    spool.device.finish()
-    spool.until(lambda: spool.status("hero").get("reason") == "Paused")
-    assert spool.status("hero")["state"] == "queued"
-    assert spool.status("hero")["attempt"] == 0
-    assert spool.device.started == [("hero", 1)]
-    (spool.home.inbox / "runner.pause").unlink()
-    spool.device.by_hand = False
-    assert spool.end("hero")["images"]["done"] == 4
-    assert [number for _, number in spool.device.started] == [1, 2, 3, 4]
 
 
 def test_a_higher_priority_waits_for_the_image_in_flight_only(spool: Spool) -> None:

@@ -15,7 +15,7 @@ def die(spool: Spool) -> None:
     daemon.intake.wake.set()
     daemon._intake_thread.join()
     daemon.writer.close()
-    daemon.ledger.close()
+    daemon.ledger.close(clean=False)
     daemon._release()
     spool.daemon = None
 

@@ -27,18 +27,6 @@ def busy(spool: Spool) -> None:
     spool.until(lambda: spool.device.task)
 
 
-def test_a_queued_job_is_cancelled_at_once_and_never_starts(spool: Spool) -> None:
-    busy(spool)
-    spool.drop("hero.yaml")
-    spool.until(lambda: spool.status("hero"))
-    cancel(spool, "hero")
-    status = spool.end("hero")
-    assert (status["state"], status["reason"]) == ("cancelled", "Cancelled")
-    spool.device.finish()
-    spool.end("busy")
-    assert spool.device.started == [("busy", 1)]
-
-
 def test_a_job_cancelled_while_it_waits_for_its_next_turn_ends_with_its_page(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml", BULK)
@@ -57,20 +45,6 @@ def test_a_job_cancelled_while_it_waits_for_its_next_turn_ends_with_its_page(spo
     page = (spool.home.job("hero") / "index.html").read_text(encoding="utf-8")
     assert "hero-0001.png" in page
     spool.device.finish()
-
-
-def test_a_running_job_stops_in_mid_image_and_keeps_what_was_finished(spool: Spool) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    spool.until(lambda: spool.device.task)
-    spool.device.finish()
-    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
-    spool.device.step()
-    cancel(spool, "hero")
-    status = spool.end("hero")
-    assert (status["state"], status["images"]["done"]) == ("cancelled", 1)
-    assert spool.pictures("hero") == ["hero-0001.png"]
-    assert [output["file"] for output in status["outputs"]] == ["hero-0001.png"]
 
 
 def test_a_job_is_cancelled_by_the_name_of_its_file_too(spool: Spool) -> None:
@@ -112,13 +86,6 @@ def test_a_rejected_job_cannot_be_retried_and_the_receipt_says_so(spool: Spool) 
     receipt = spool.receipt("bad.retry")
     assert (receipt["outcome"], receipt["job"]) == ("rejected", "bad")
     assert not spool.home.job("bad-2").exists()
-
-
-def test_a_cancel_after_the_end_changes_nothing(spool: Spool) -> None:
-    spool.drop("hero.yaml")
-    before = spool.end("hero")
-    cancel(spool, "hero")
-    assert spool.status("hero") == before
 
 
 def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None:

@@ -124,14 +124,6 @@ def test_a_folder_that_no_job_made_is_never_written_into(spool: Spool) -> None:
     assert os.listdir(spool.home.outbox / "hero") == ["mine.txt"]
 
 
-def test_moving_a_finished_folder_away_frees_its_id(spool: Spool, tmp_path: Path) -> None:
-    spool.drop("hero.yaml", SPEC + "id: hero\n")
-    spool.end("hero")
-    spool.home.job("hero").rename(tmp_path / "kept")
-    spool.drop("again.yaml", SPEC + "id: hero\nsteps: 5\n")
-    assert spool.end("hero")["state"] == "succeeded"
-
-
 def test_names_of_editors_sync_tools_and_the_readme_are_ignored(spool: Spool) -> None:
     names = (".hidden.yaml", "~x.yaml", "x.yaml~", "README.md", "x.yaml.swp", "4913", "x.part")
     for name in names:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop
-from runner.spool.store.ledger import MOST_LOSSES
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 
@@ -28,21 +27,6 @@ def die_with_one_image_that_the_ledger_forgot(spool: Spool) -> None:
         connection.execute("DELETE FROM image")
 
 
-def test_a_killed_job_continues_at_the_first_missing_image(spool: Spool) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    for number in (1, 2):
-        spool.until(lambda n=number: spool.device.task and spool.device.task.index == n)
-        spool.device.finish()
-    spool.until(lambda: len(spool.pictures("hero")) == 2 and spool.device.task)
-    die(spool)
-    start_again(spool)
-    status = spool.end("hero")
-    assert (status["state"], status["attempt"]) == ("succeeded", 2)
-    assert spool.device.started == [("hero", 3), ("hero", 4)]
-    assert spool.device.seeds == [3, 4]
-
-
 def test_an_image_whose_sidecar_is_there_is_adopted_and_not_made_twice(spool: Spool) -> None:
     die_with_one_image_that_the_ledger_forgot(spool)
     start_again(spool)
@@ -59,39 +43,6 @@ def test_a_torn_picture_is_made_again(spool: Spool) -> None:
     spool.end("hero")
     assert spool.device.started[0] == ("hero", 1)
     assert len(picture.read_bytes()) == len(whole)
-
-
-def test_a_job_that_ends_the_process_three_times_fails_and_the_next_one_runs(
-    spool: Spool,
-) -> None:
-    spool.device.by_hand = True
-    spool.drop("bomb.yaml")
-    spool.until(lambda: spool.device.task)
-    for attempt in range(1, MOST_LOSSES + 1):
-        spool.until(lambda: spool.device.task)
-        assert spool.daemon is not None
-        assert spool.daemon.ledger.get(1).attempt == attempt
-        die(spool)
-        start_again(spool)
-        spool.device.by_hand = attempt < MOST_LOSSES
-    spool.drop("next.yaml")
-    status, following = spool.over("bomb", "next")
-    assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
-    assert following["state"] == "succeeded"
-    assert spool.device.started == [("next", 1)]
-
-
-def test_a_stopped_runner_requeues_the_image_in_hand_without_charging_an_attempt(
-    spool: Spool,
-) -> None:
-    spool.device.by_hand = True
-    spool.drop("hero.yaml", BULK)
-    spool.until(lambda: spool.device.task)
-    spool.stop()
-    status = spool.status("hero")
-    assert (status["state"], status["attempt"]) == ("queued", 0)
-    start_again(spool)
-    assert spool.end("hero")["attempt"] == 1
 
 
 def test_the_revision_rises_across_a_kill(spool: Spool) -> None:
@@ -156,18 +107,6 @@ def test_a_file_whose_job_was_committed_before_the_kill_is_not_taken_twice(
     assert spool.device.started == []
 
 
-def test_a_status_that_fell_behind_is_written_again(spool: Spool) -> None:
-    spool.drop("hero.yaml")
-    before = spool.end("hero")
-    die(spool)
-    (spool.home.job("hero") / "status.json").unlink()
-    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("UPDATE job SET shown = 0")
-    start_again(spool)
-    after = spool.end("hero")
-    assert (after["state"], after["outputs"]) == (before["state"], before["outputs"])
-
-
 def test_files_that_a_dead_runner_was_writing_aside_are_swept(spool: Spool) -> None:
     die(spool)
     left = spool.home.outbox / ".runner.json.1-2.writing"
@@ -182,8 +121,6 @@ def test_what_a_power_loss_left_of_the_status_of_a_queued_job_is_swept(spool: Sp
     spool.drop("next.yaml")
     spool.until(lambda: spool.device.task and spool.status("next"))
     die(spool)
-    with sqlite3.connect(spool.home.data / "ledger.sqlite") as connection:
-        connection.execute("UPDATE run SET closed_at = NULL")
     left = spool.home.job("next") / ".status.json.1-2.writing"
     left.write_bytes(b"half")
     start_again(spool)

@@ -1,0 +1,358 @@
+"""What befalls a job unasked, in each state that the job can be in: one test for each.
+
+    a stop of the runner, a kill, a slot that is lost or hangs, a folder that is deleted
+
+The states are those of `test_requests.py`. A kill here leaves all that was written; what a power
+loss may take of it is tried by `tests/crash`.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from runner import exit_codes
+from tests.daemon import columns
+from tests.daemon.columns import BULK, Column, Go, daemon_of, each, in_flight, losses
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.deaths import die, start_again
+from tests.spool.faulty import FaultyDisk
+
+
+def facts(spool: Spool) -> dict[str, Any]:
+    """What the closed ledger says of the first job, and of the last run."""
+    with closing(sqlite3.connect(spool.home.data / "ledger.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        (job,) = connection.execute("SELECT state, attempt FROM job WHERE id = 'hero'")
+        run = connection.execute("SELECT stop_at FROM run ORDER BY n DESC").fetchone()
+        held = {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("unanswered", "in_flight", "loss")
+        }
+    return {**dict(job), **held, "stopped": run["stop_at"] is not None}
+
+
+# -- a stop of the runner ----------------------------------------------------------------------
+
+
+def test_a_stop_leaves_a_job_that_is_not_answered_yet_and_the_next_runner_answers(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.unanswered(told, monkeypatch)
+    told.stop()
+    left = facts(told)
+    assert (left["state"], left["attempt"], left["unanswered"]) == ("queued", 0, 1)
+    start_again(told)
+    assert told.receipt("hero.yaml")["outcome"] == "accepted"
+    status = told.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 1)
+    assert not told.home.job("hero-2").exists()
+
+
+@each([columns.paused, columns.outside_hours, columns.without_input])
+def test_a_stop_leaves_a_queued_job_as_it_is(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    column(told, monkeypatch)
+    before = told.until(lambda: told.status("hero"))
+    told.stop()
+    assert told.status("hero") == before
+    start_again(told)
+    told.drop("next.yaml", "kind: text2img\n")
+    told.end("next")
+    assert told.status("hero") == before
+    assert told.device.started == []
+
+
+def test_a_stop_between_two_images_puts_the_job_back_and_charges_nobody(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = columns.between_images(told, monkeypatch)
+    go()
+    told.stop()
+    status = told.status("hero")
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("queued", 0, 1)
+    _goes_on_at(told, 2, attempt=1)
+
+
+def test_a_stop_in_mid_image_sets_the_stop_sign_and_takes_the_image_back_uncharged(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    told.stop()
+    assert told.device.task is None
+    status, left = told.status("hero"), facts(told)
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("queued", 0, 1)
+    assert left["stopped"] and (left["in_flight"], left["loss"]) == (0, 0)
+    _goes_on_at(told, 2, attempt=1)
+
+
+def test_an_image_that_never_answers_a_stop_is_taken_back_by_the_next_runner_uncharged(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    daemon_of(told).ledger.stopping()
+    die(told)
+    left = facts(told)
+    assert left["stopped"] and (left["state"], left["in_flight"]) == ("running", 1)
+    start_again(told)
+    assert losses(told) == []
+    told.end("hero")
+    assert (told.status("hero")["state"], told.status("hero")["attempt"]) == ("succeeded", 1)
+
+
+def test_a_stop_leaves_a_final_job_as_it_is(told: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns.over(told, monkeypatch)
+    before = told.status("hero")
+    told.stop()
+    start_again(told)
+    told.drop("next.yaml")
+    told.end("next")
+    assert told.status("hero") == before
+
+
+def _goes_on_at(spool: Spool, number: int, *, attempt: int) -> None:
+    """Start again, and see the job go on at this image with no loss charged."""
+    start_again(spool)
+    assert losses(spool) == []
+    status = spool.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", attempt)
+    assert spool.device.started == [("hero", n) for n in range(number, 4)]
+
+
+# -- a kill ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "there"),
+    [("write", "hero", True), ("rename", r"\.taken-hero", True), ("sync_folder", "inbox", False)],
+    ids=["no status", "no removal", "removed"],
+)
+def test_a_job_that_was_not_answered_before_a_kill_is_answered_again_and_not_made_twice(
+    told: Spool, operation: str, path: str, *, there: bool
+) -> None:
+    disk = FaultyDisk(operation, path, errno.EIO)
+    # It must not be tried again before the kill.
+    disk.on_failure = lambda: daemon_of(told).ask_to_stop()
+    told.start(disk)
+    told.drop("hero.yaml", BULK)
+    told.until(lambda: disk.failed)
+    die(told)
+    assert (told.home.inbox / "hero.yaml").exists() == there
+    assert facts(told)["unanswered"] == 1
+    start_again(told)
+    receipt = told.receipt("hero.yaml")
+    assert (receipt["outcome"], receipt["job"]) == ("accepted", "hero")
+    status = told.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 1)
+    assert not told.home.job("hero-2").exists()
+
+
+@each([columns.paused, columns.outside_hours, columns.without_input])
+def test_a_kill_leaves_a_queued_job_as_it_is(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    column(told, monkeypatch)
+    before = told.until(lambda: told.status("hero"))
+    die(told)
+    start_again(told)
+    told.drop("next.yaml", "kind: text2img\n")
+    told.end("next")
+    after = told.status("hero")
+    assert {key for key in after if after[key] != before[key]} <= {"revision", "updated_at"}
+    assert told.device.started == []
+
+
+def test_a_job_that_was_killed_between_two_images_is_put_back_and_nobody_is_charged(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.between_images(told, monkeypatch)
+    die(told)
+    monkeypatch.undo()
+    _goes_on_at(told, 2, attempt=2)
+
+
+def test_a_kill_is_charged_to_the_image_in_flight_and_the_job_goes_on_there(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    die(told)
+    monkeypatch.setenv(exit_codes.LAST_END, "killed by SIGKILL")
+    start_again(told)
+    assert (losses(told), in_flight(told)) == ([(2, "denoising", "killed by SIGKILL")], {})
+    status = told.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 2)
+    assert told.device.started == [("hero", 2), ("hero", 3)]
+    assert told.device.seeds == [2, 3]
+    assert losses(told) == []
+
+
+def test_a_final_status_that_a_kill_kept_back_is_shown_by_the_next_runner(told: Spool) -> None:
+    disk = FaultyDisk("write", r"hero/\.(status|index)", errno.EIO, broken=False)
+    told.device.on_start = lambda task: setattr(disk, "broken", True)
+    told.start(disk)
+    told.drop("hero.yaml")
+    ledger = daemon_of(told).ledger
+    told.until(lambda: [record for record in ledger.behind() if record.is_final])
+    die(told)
+    assert told.status("hero")["state"] == "queued"
+    start_again(told)
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 1)
+    assert told.device.started == []
+
+
+# -- a slot that is lost or hangs --------------------------------------------------------------
+
+
+def lose(spool: Spool, patch: pytest.MonkeyPatch) -> None:
+    assert spool.device.task is not None
+    spool.device.failing["hero", 2] = ("DeviceLost", "the GPU is gone")
+    spool.device.finish()
+
+
+def hang(spool: Spool, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("runner.daemon.active_job.ActiveJob.is_hung", lambda job, moment: True)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "why"),
+    [
+        (lose, exit_codes.DEVICE_LOST, "the GPU was lost"),
+        (hang, exit_codes.HUNG, "the image hung"),
+    ],
+)
+def test_a_slot_that_ends_is_charged_with_what_it_had_and_the_job_stays_running(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, end: Go, code: int, why: str
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    told.drop("next.yaml")
+    told.gone("next.yaml")
+    with monkeypatch.context() as patch:
+        end(told, patch)
+        told.until(lambda: daemon_of(told).worker.exit_code)
+    assert daemon_of(told).worker.exit_code == code
+    told.until(lambda: not daemon_of(told).writer.waiting)
+    assert (losses(told), in_flight(told)) == ([(2, "denoising", why)], {})
+    told.stop()
+    assert told.status("hero")["state"] == "running"
+    assert not facts(told)["stopped"]
+    start_again(told)
+    # Charged once: the next runner finds nothing in flight.
+    assert losses(told) == [(2, "denoising", why)]
+    status, following = told.over("hero", "next")
+    assert (status["state"], status["attempt"], following["state"]) == ("succeeded", 2, "succeeded")
+    assert told.device.started == [("hero", 2), ("hero", 3), ("next", 1)]
+
+
+def test_an_image_that_is_silent_beyond_its_timeout_hangs(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.daemon.active_job._HUNG_AFTER_SECONDS", 0.1)
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", BULK + "timeout: 0.1\n")
+    told.until(lambda: told.device.task)
+    told.device.step()
+    told.until(lambda: daemon_of(told).worker.exit_code)
+    assert daemon_of(told).worker.exit_code == exit_codes.HUNG
+    told.until(lambda: not daemon_of(told).writer.waiting)
+    assert [number for number, _, _ in losses(told)] == [1]
+
+
+def test_a_late_answer_for_an_image_that_is_over_changes_nothing(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.device.failing["hero", 2] = ("OutOfMemory", "too large")
+    columns.over(told, monkeypatch)
+    ledger = daemon_of(told).ledger
+    record, images = ledger.get(1), {n: tuple(row) for n, row in ledger.images(1).items()}
+    for number in (1, 2, 3):
+        ledger.made(1, number, {"file": "late.png"})
+        ledger.image_failed(1, number, "Internal", "late")
+    ledger.lost(1, "late")
+    assert ledger.get(1) == record
+    assert {n: tuple(row) for n, row in ledger.images(1).items()} == images
+
+
+# -- a folder that is deleted ------------------------------------------------------------------
+
+
+def test_a_folder_deleted_before_the_answer_gets_its_status_again_with_the_answer(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = columns.unanswered(told, monkeypatch)
+    pause = told.home.inbox / "runner.pause"
+    pause.touch()
+    shutil.rmtree(told.home.job("hero"))
+    go()
+    assert told.receipt("hero.yaml")["job"] == "hero"
+    assert told.status("hero")["state"] == "queued"
+    assert (told.home.job("hero") / "spec.yaml").exists()
+    pause.unlink()
+    assert told.end("hero")["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
+def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    go = columns.paused(told, monkeypatch)
+    shutil.rmtree(told.home.job("hero"))
+    if killed:
+        die(told)
+        start_again(told)
+        assert told.status("hero")["state"] == "queued"
+    go()
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    assert len(told.pictures("hero")) == 3
+
+
+@each([columns.between_images, columns.in_mid_image])
+def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_while_it_goes_on(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    go = column(told, monkeypatch)
+    shutil.rmtree(told.home.job("hero"))
+    go()
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    assert told.pictures("hero") == ["hero-0002.png", "hero-0003.png"]
+
+
+@each([columns.between_images, columns.in_mid_image])
+def test_images_of_a_running_job_whose_folder_is_deleted_are_made_again_after_a_kill(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    column(told, monkeypatch)
+    shutil.rmtree(told.home.job("hero"))
+    die(told)
+    monkeypatch.undo()
+    start_again(told)
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    assert told.device.started == [("hero", 1), ("hero", 2), ("hero", 3)]
+    assert len(told.pictures("hero")) == 3
+
+
+def test_a_final_job_whose_folder_is_deleted_is_forgotten_when_its_id_is_wanted(
+    told: Spool,
+) -> None:
+    told.start()
+    told.drop("hero.yaml", SPEC + "id: hero\n")
+    told.end("hero")
+    shutil.rmtree(told.home.job("hero"))
+    told.drop("other.yaml")
+    told.end("other")
+    ledger = daemon_of(told).ledger
+    assert ledger.newest("hero") == ledger.get(1)
+    told.drop("again.yaml", SPEC + "id: hero\nsteps: 5\n")
+    assert told.end("hero")["state"] == "succeeded"
+    again = ledger.newest("hero")
+    assert again is not None and again.seq > 2
