@@ -61,7 +61,8 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
     is_final = status["state"] in FINAL_STATES
-    assessment = Assessment() if is_final else assess(drop, spool.home, catalogue)
+    asked = (data, drop.name, spool.home, catalogue)
+    assessment = Assessment() if is_final else assess(*asked)
     record = replace(
         record_of(drop, assessment, status["id"]),
         source_sha256=source["sha256"],
