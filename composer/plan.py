@@ -103,17 +103,24 @@ class Plan:
         """All images in order, made one at a time."""
         return (self.item(index) for index in range(self.count))
 
-    def record(self, index: int) -> dict[str, Any]:
-        """The origin of image `index`, for its sidecar: pack, combination and verdict."""
-        entry = self.owner(index)
-        return {
-            "pack": self.pack.id,
-            "pack_version": self.pack.version,
-            "pack_sha256": self.pack.sha256,
-            "subject": entry.subject,
-            "variable": entry.variable or "",
-            "audit": entry.report.verdict,
-        }
+    def records(self) -> list[dict[str, Any]]:
+        """The origin of each of `prompts`, for its sidecars: pack, combination and verdict."""
+        return [
+            {
+                "pack": self.pack.id,
+                "pack_version": self.pack.version,
+                "pack_sha256": self.pack.sha256,
+                "subject": entry.subject,
+                "variable": entry.variable or "",
+                "audit": entry.report.verdict,
+            }
+            for entry in self.owners
+        ]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence for each file or combination that is skipped."""
+        return tuple(f"left out: {skipped.file}: {skipped.reason}" for skipped in self.skipped)
 
     def findings(self) -> list[tuple[Entry, Finding]]:
         """The first findings that block, at most `MOST_FINDINGS`, each with its entry."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from composer.audit import Term, audit, parse_terms
 from composer.packs import Block, Pack
-from specs.errors import Problem, SpecInvalid
 
 MOST_FINDINGS = 100
 """At most this many findings are listed in an error or a plan."""
@@ -76,14 +75,8 @@ def describe(term: str, start: int, block: str, cue: str, prompt: str) -> str:
     return f"{term!r} is forbidden: {place}{why}; describe something else"
 
 
-def reject_forbidden(prompt: str, forbidden: Iterable[str | Mapping[str, Any]]) -> None:
-    """Raise SpecInvalid (PromptForbidden) if a plain prompt asks for a forbidden term."""
-    findings = audit(prompt, forbidden).findings[:MOST_FINDINGS]
-    if findings:
-        raise SpecInvalid(
-            "PromptForbidden",
-            [
-                Problem(0, 0, "prompt", describe(f.term, f.start, f.block, f.cue, prompt))
-                for f in findings
-            ],
-        )
+def forbidden_in(prompt: str, forbidden: Iterable[str | Mapping[str, Any]]) -> list[str]:
+    """A sentence for each forbidden term that a plain prompt asks for."""
+    return [
+        describe(f.term, f.start, f.block, f.cue, prompt) for f in audit(prompt, forbidden).findings
+    ]

@@ -5,7 +5,8 @@ Nothing here loads a pipeline, imports torch or uses the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,33 @@ class RegistryCatalogue:
             "only_sizes": sizes.only,
             "encoders": partial(encoders, entry, self._data),
         }
+
+    def absent(self, specs: Iterable[Mapping[str, Any]], data: Path) -> list[str]:
+        """A sentence for each model of these specs that is not wholly on this machine.
+
+        It names the command that fetches the model, and how much that is to download.
+        """
+        from runner.engine import hub
+
+        needed: dict[str, set[tuple[str, bool]]] = {}
+        for spec in specs:
+            matrix = spec.get("matrix", {})
+            fields = ("model", "control", "preprocessed")
+            values = [matrix.get(name) or [spec.get(name)] for name in fields]
+            for model, control, preprocessed in itertools.product(*values):
+                asked = {"kind": spec.get("kind"), "model": model, "control": control or "canny"}
+                estimates = control == "depth" and not preprocessed
+                name = self.default_model(asked)
+                needed.setdefault(name, set()).add((str(asked["kind"]), estimates))
+        return [
+            hub.absence(self._models[name], data)
+            for name, uses in needed.items()
+            if name in self._models
+            and not all(
+                hub.present(self._models[name], data, kind, estimates=estimates)
+                for kind, estimates in uses
+            )
+        ]
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
         """The folder of a downloaded revision, or None; its content is not checked."""

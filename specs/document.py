@@ -8,7 +8,8 @@ once. It uses its own stack: no input can exhaust Python's.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -53,6 +54,19 @@ class Document:
                 break
             line, column, children = mark
         return line, column
+
+    def renamed(self, keys: Mapping[tuple[str | int, ...], str]) -> Document:
+        """The same document with other last keys at these paths, none of which is in its place."""
+        value, mark = deepcopy((self.value, self.mark))
+        for (*parents, old), new in keys.items():
+            part, children = value, mark[2]
+            for step in parents:
+                part, below = part[step], children and children[step]
+                children = below and (below[1] if isinstance(children, dict) else below)[2]
+            part[new] = part.pop(old)
+            if children:
+                children[new] = children.pop(old)
+        return Document(value, mark)
 
 
 def refuse(reason: str, line: int, column: int, message: str, path: str = "") -> NoReturn:

@@ -21,14 +21,17 @@ class Problem:
 
 
 class SpecInvalid(FluxdropError):
-    """A spec cannot be accepted: carries the reason word and every problem, in the file's order."""
+    """A spec cannot be accepted: carries the reason word and every problem, in the file's order.
 
-    def __init__(self, reason: str, problems: Sequence[Problem]) -> None:
+    `of` is the number of all problems where there are others with other reasons.
+    """
+
+    def __init__(self, reason: str, problems: Sequence[Problem], of: int = 0) -> None:
         self.reason = reason
         self.problems = tuple(sorted(problems))
         first = self.problems[0]
         where = f"line {first.line}, column {first.column}: " if first.line else ""
         path = f"{first.path}: " if first.path else ""
-        more = len(self.problems) - 1
+        more = max(of, len(self.problems)) - 1
         rest = f" (and {more} more)" if more else ""
         super().__init__(f"{where}{path}{first.message}{rest}")

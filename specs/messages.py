@@ -8,9 +8,9 @@ quote at most 60 characters of a value.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
@@ -19,10 +19,22 @@ from referencing import Registry
 
 from specs import schemas
 from specs.document import MAX_COLLECTED, short
-from specs.suggest import did_you_mean
+from specs.suggest import did_you_mean, nearest
 
 Path = list[str | int]
-Explained = tuple[Path, bool, Callable[[], str]]
+
+
+class Explained(NamedTuple):
+    """One problem: its path, whether the key there is at fault (not its value), and its sentence.
+
+    `meant` returns the known key that an unknown one is a misspelling of, if it is one.
+    """
+
+    path: Path
+    at_key: bool
+    message: Callable[[], str]
+    meant: Callable[[], str | None] = lambda: None
+
 
 # Names that other programs have for our fields.
 _ALIASES = {
@@ -142,9 +154,7 @@ def validator(schema: dict[str, Any]) -> Any:
 def explain(error: Any, name: str) -> Iterator[Explained]:
     """Explain a jsonschema error of the schema `name`.
 
-    Gives tuples of a path, whether the key at this path is at fault (rather than its value), and a
-    function that returns the sentence. An error of `anyOf` becomes the errors of the branch that
-    fits the value best.
+    An error of `anyOf` becomes the errors of the branch that fits the value best.
     """
     keyword, path = error.validator, list(error.absolute_path)
     custom = error.schema.get("errorMessage") if isinstance(error.schema, dict) else None
@@ -152,23 +162,32 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
         for inner in _errors_of_branch(error):
             yield from explain(inner, name)
         if not error.context or _all_of_wrong_type(error):
-            yield path, False, lambda: _type_sentence(error.instance, _branch_types(error))
+            types = _branch_types(error)
+            yield Explained(path, False, lambda: _type_sentence(error.instance, types))
     elif keyword == "required":
         missing = str(error.message)
-        yield [*path, missing], False, lambda: f"{missing!r} is required{_parent(path, name)}"
+        where = _parent(path, name)
+        yield Explained([*path, missing], False, lambda: f"{missing!r} is required{where}")
     elif keyword == "additionalProperties":
-        yield path, True, lambda: _unknown_key(str(path[-1]), error.schema, path, name)
+        owners = _owners(str(path[-1]), name) if len(path) == 1 else []
+        yield Explained(
+            path,
+            True,
+            lambda: _unknown_key(str(path[-1]), error.schema, owners, name),
+            lambda: None if owners else meant(str(path[-1]), error.schema.get("properties", {})),
+        )
     elif keyword == "not" and custom is not None:
         # What is no mapping has a wrong type, which is another error.
         if isinstance(error.instance, dict):
             # Reported at that field of the excluded pair which is second in the file.
             pair = error.validator_value.get("required", ())
             second = [key for key in error.instance if key in pair][-1:]
-            yield path + second, True, lambda: str(custom)
+            yield Explained(path + second, True, lambda: str(custom))
     elif keyword in ("pattern", "anyOf") and custom is not None:
-        yield path, False, lambda: str(custom).replace("{value}", short(error.instance))
+        said = str(custom)
+        yield Explained(path, False, lambda: said.replace("{value}", short(error.instance)))
     else:
-        yield path, False, lambda: _sentence(error)
+        yield Explained(path, False, lambda: _sentence(error))
 
 
 def _wrong_type(inner: Any) -> bool:
@@ -193,8 +212,8 @@ def _errors_of_branch(error: Any) -> list[Any]:
     wrong = {inner.schema_path[0] for inner in error.context if _wrong_type(inner)}
     fitting = [inner for inner in error.context if inner.schema_path[0] not in wrong]
     branches = {inner.schema_path[0] for inner in fitting}
-    nearest = best_match(iter(fitting)) if len(branches) > 1 else None
-    return fitting if nearest is None else [nearest]
+    best = best_match(iter(fitting)) if len(branches) > 1 else None
+    return fitting if best is None else [best]
 
 
 def _parent(path: Path, name: str) -> str:
@@ -257,16 +276,26 @@ def _not_multiple(value: Any, unit: int, shown: str) -> str:
     return f"{shown} is not a multiple of {unit}{near}"
 
 
-def _unknown_key(key: str, schema: dict[str, Any], path: Path, name: str) -> str:
-    known = [field for field in schema.get("properties", {}) if field[:1] != "$"]
-    if len(path) == 1 and name in schemas.kinds():
-        owners = [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
-        if owners:
-            return f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
+def _owners(key: str, name: str) -> list[str]:
+    """The kinds that have this field, where `name` is a kind and has not."""
+    if name not in schemas.kinds():
+        return []
+    return [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
+
+
+def _unknown_key(key: str, schema: dict[str, Any], owners: list[str], name: str) -> str:
+    if owners:
+        return f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
+    hint = f"did you mean {near!r}?" if (near := meant(key, schema.get("properties", {}))) else ""
+    return f"unknown key {short(key)}{_in_brackets(hint)}"
+
+
+def meant(key: str, fields: Iterable[str]) -> str | None:
+    """The one of the fields that an unknown key is a misspelling or another program's word of."""
+    known = [field for field in fields if field[:1] != "$"]
     plain = key[:60].lower().replace("-", "_")
     alias = _ALIASES.get(plain, plain)
-    hint = _in_brackets(did_you_mean(alias if alias in known else plain, known))
-    return f"unknown key {short(key)}{hint}"
+    return nearest(alias if alias in known else plain, known)
 
 
 def _in_brackets(hint: str) -> str:

@@ -37,7 +37,7 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
         yield from _id(value)
         yield from _seeds(value)
         has_quality = _whole_number(value.get("quality")) is not None
-        if has_quality and value.get("format") not in ("jpeg", "webp"):
+        if has_quality and value.get("format", "png") == "png":
             yield ["quality"], "'quality' works with `format: jpeg` or `format: webp` only"
         if isinstance(value.get("outpaint"), dict) and not any(value["outpaint"].values()):
             yield ["outpaint"], "nothing to add: give at least one side a number of pixels"

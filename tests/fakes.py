@@ -131,7 +131,7 @@ class FakePipe:
         self.calls.append({"guidance_scale": guidance_scale, **inputs})
         assert output_type == "latent"
         latents = torch.full((1, width * height // 256, 64), self.value)
-        latents = latents + torch.rand(1, generator=generator)
+        latents = latents + torch.rand(1, generator=generator[0])
         for step in range(num_inference_steps):
             self.on_step(step)
             self.steps_done += 1

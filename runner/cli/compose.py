@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.output import print_json, print_message
@@ -17,6 +17,9 @@ from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import SpecInvalid
+
+if TYPE_CHECKING:
+    from runner.spool.inbox.assess import Assessment
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -49,14 +52,15 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_compose(options: argparse.Namespace) -> int:
     """Print one prompt and its audit, or plan or drop a bulk run."""
+    from specs.write import to_yaml
+
     home = find_home(options.home)
     spec = _spec(options, home)
     try:
-        if options.plan:
-            return _print_plan(options, home, spec)
-        if options.queue:
-            return _queue(options, home, spec)
-        return _print_prompt(options, home, spec)
+        if not (options.plan or options.queue):
+            return _print_prompt(options, home, spec)
+        run = _print_plan if options.plan else _queue
+        return run(options, home, to_yaml(spec))
     except SpecInvalid as error:
         return _print_refusal(options, error)
 
@@ -102,20 +106,6 @@ def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
         yield name, document[name]
 
 
-def _spec_bytes(spec: Mapping[str, Any]) -> bytes:
-    """The spec as a file's bytes. Raises UsageProblem where its kind's schema refuses it."""
-    from specs.read import read
-    from specs.validate import validate
-    from specs.write import to_yaml
-
-    try:
-        data = to_yaml(spec)
-        validate(read(data))
-    except SpecInvalid as error:
-        raise UsageProblem("; ".join(_sentences(error))) from error
-    return data
-
-
 def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Print the first prompt of the spec, its blocks and its audit."""
     from composer.packs import read_pack
@@ -123,9 +113,13 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
     from runner.cli.plan_report import tokens_text
+    from specs.document import Document
+    from specs.validate import validate
 
-    if options.fields:
-        _spec_bytes(spec)
+    try:
+        validate(Document(spec))
+    except SpecInvalid as error:
+        raise _usage(error) from error
     pack = read_pack(home.prompts, options.pack)
     catalogue = RegistryCatalogue(home.settings, home.data)
     model = spec.get("model") or pack.defaults.get("model") or catalogue.default_model(spec)
@@ -150,13 +144,25 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     return 0 if ok else 1
 
 
-def _print_plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> Assessment:
+    """The assessment of the spec, with its plan. Raises SpecInvalid where there is none."""
     from runner.catalogue import RegistryCatalogue
-    from runner.cli.plan_report import plan_report, print_report
-    from runner.spool.inbox.assess import preview
+    from runner.spool.inbox.assess import assess
 
     catalogue = RegistryCatalogue(home.settings, home.data)
-    report = plan_report(preview(_spec_bytes(spec), home, catalogue), home)
+    assessment = assess(data, f"{options.pack}.yaml", home, catalogue)
+    if assessment.plan is None or (options.queue and assessment.reason):
+        error = SpecInvalid(assessment.reason or "", assessment.problems)
+        # What the schema refuses, an argument gets wrong.
+        has_plan = assessment.plan is not None
+        raise error if has_plan or error.reason != "SchemaInvalid" else _usage(error)
+    return assessment
+
+
+def _print_plan(options: argparse.Namespace, home: Home, data: bytes) -> int:
+    from runner.cli.plan_report import plan_report, print_report
+
+    report = plan_report(_assessed(options, home, data), home)
     if options.json:
         print_json(report)
     else:
@@ -164,16 +170,10 @@ def _print_plan(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]
     return 1 if report["rejected"] else 0
 
 
-def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
+def _queue(options: argparse.Namespace, home: Home, data: bytes) -> int:
     """Drop the spec. Raises SpecInvalid, and drops nothing, where intake would reject it."""
-    from runner.catalogue import RegistryCatalogue
-    from runner.spool.inbox.assess import preview
-
-    data = _spec_bytes(spec)
-    previewed = preview(data, home, RegistryCatalogue(home.settings, home.data))
-    previewed.plan.reject()
-    if previewed.problems:
-        raise SpecInvalid("SchemaInvalid", previewed.problems)
+    for text in _assessed(options, home, data).absent:
+        print_message(f"warning: {text}")
     home.prepare()
     return report_drops(home, [client.submit(home, data, f"{options.pack}.yaml")], options)
 
@@ -181,7 +181,7 @@ def _queue(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> 
 def _print_refusal(options: argparse.Namespace, error: SpecInvalid) -> int:
     if all(problem.path.startswith("compose.") for problem in error.problems):
         # An argument names something that the pack does not have: wrong usage, not a bad spec.
-        raise UsageProblem("; ".join(_sentences(error))) from error
+        raise _usage(error) from error
     if options.json:
         shown = [{"path": p.path, "message": p.message} for p in error.problems]
         print_json({"error": str(error), "reason": error.reason, "errors": shown})
@@ -190,6 +190,10 @@ def _print_refusal(options: argparse.Namespace, error: SpecInvalid) -> int:
         for sentence in _sentences(error):
             print_message(f"  {sentence}")
     return 1
+
+
+def _usage(error: SpecInvalid) -> UsageProblem:
+    return UsageProblem("; ".join(_sentences(error)))
 
 
 def _sentences(error: SpecInvalid) -> list[str]:

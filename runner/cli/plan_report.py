@@ -16,26 +16,32 @@ from runner.settings import Home
 
 if TYPE_CHECKING:
     from composer.plan import Plan
-    from runner.spool.inbox.assess import Preview
+    from runner.spool.inbox.assess import Assessment
 
 _LISTED = 12
 _WIDTH = 100
 
 
-def plan_report(preview: Preview, home: Home) -> dict[str, Any]:
-    """The plan as `compose --plan --json` prints it.
+def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
+    """The plan of an assessment that has one, as `compose --plan --json` prints it.
 
     To `composer.report.plan_json` it adds what the models refuse, the time that the gallery
     suggests, and the free space of the outbox's disk (`free_bytes`, None where unknown).
     """
     from composer.report import plan_json
 
-    report = plan_json(preview.plan)
-    report["kind"] = preview.plan.spec["kind"]
-    report["warnings"] = list(preview.warnings)
-    report["errors"] = [{"path": p.path, "message": p.message} for p in preview.problems]
-    report["rejected"] = bool(report["rejected"] or preview.problems or not report["count"])
-    report["estimate"] |= _time_estimate(preview.plan, home)
+    plan = assessment.plan
+    assert plan is not None
+    report = plan_json(plan)
+    report["kind"] = plan.spec["kind"]
+    report["warnings"] = [
+        text
+        for text in (*assessment.warnings, *assessment.absent)
+        if text not in plan.left_out  # these are in `skipped`
+    ]
+    report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
+    report["rejected"] = assessment.reason is not None
+    report["estimate"] |= _time_estimate(plan, home)
     report["estimate"]["free_bytes"] = _free_bytes(home)
     return report
 
@@ -121,7 +127,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     _print_list("warnings", report["warnings"])
     for number, text in enumerate(_token_limits(report["tokens"])):
         print(f"{'' if number else 'tokens':<11} {text}")
-    _print_list("errors", [f"{e['path']}: {e['message']}" for e in report["errors"]])
+    # Those of a combination are above.
+    errors = [e for e in report["errors"] if not e["path"].startswith("compose:")]
+    _print_list("errors", [f"{e['path']}: {e['message']}" for e in errors])
     estimate = report["estimate"]
     free = estimate["free_bytes"]
     of_free = f" of {size_text(free)} that are free" if free is not None else ""

@@ -37,7 +37,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_run(options: argparse.Namespace) -> int:
-    """Run the jobs of the inbox until SIGINT or SIGTERM."""
+    """Run the jobs of the inbox until asked to stop."""
     if not options.one_process:
         return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
     home = _prepared(options)
@@ -72,7 +72,7 @@ def run_drain(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
-    """The home's daemon, open, stopped by signals, and its newest jobs shown meanwhile."""
+    """The home's daemon, open, its newest jobs shown; signals and an absent supervisor stop it."""
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import client
 from runner.cli.output import job_line, print_json, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
+
+if TYPE_CHECKING:
+    from runner.spool.inbox.assess import Assessment
 
 # An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _RECEIPT_SECONDS = 15.0
@@ -35,19 +39,26 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run_submit(options: argparse.Namespace) -> int:
-    """Drop the files, and print as `report_drops` does."""
+    """Say what is wrong with the files, drop them all the same, and print as `report_drops` does.
+
+    Every drop is answered: one that is wrong becomes a job that is rejected.
+    """
     home = find_home(options.home)
     home.prepare()
     if options.wait and client.runner_health(home) is None:
         raise RunnerNeeded("nothing is running that could be waited for: start `fluxdrop run`")
     specs = [(file, _spec_bytes(file)) for file in options.files]
+    checked = _assessed(specs, home)
+    for line in _problem_lines(checked):
+        print_message(line)
     drops = []
     for file, data in specs:
         if file != "-":
             for copied in client.bring_images(home, Path(file), data):
                 print_message(f"copied {copied} into the inbox")
         drops.append(client.submit(home, data, _name(file, data)))
-    return report_drops(home, drops, options)
+    code = report_drops(home, drops, options)
+    return 1 if any(assessment.reason for _, assessment in checked) else code
 
 
 def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> int:
@@ -99,28 +110,42 @@ def _is_bad(status: dict[str, Any]) -> bool:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
-    from runner.catalogue import RegistryCatalogue
-    from runner.spool.inbox.assess import check
-
-    home = _home_or_here(options.home)
-    catalogue = RegistryCatalogue(home.settings, home.data)
-    files: list[dict[str, Any]] = []
-    for file in options.files:
-        data = _spec_bytes(file)
-        problems = check(data, _name(file, data), home, catalogue)
-        files.append({"file": file, "errors": [asdict(problem) for problem in problems]})
-    ok = not any(checked["errors"] for checked in files)
+    specs = [(file, _spec_bytes(file)) for file in options.files]
+    checked = _assessed(specs, _home_or_here(options.home))
+    ok = not any(assessment.reason for _, assessment in checked)
     if options.json:
+        files = [
+            {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
+            | ({"warnings": list(assessment.absent)} if assessment.absent else {})
+            for file, assessment in checked
+        ]
         print_json({"ok": ok, "files": files})
-    else:
-        for checked in files:
-            for error in checked["errors"]:
-                at = f"{checked['file']}:{error['line']}:{error['column']}"
-                path = f"{error['path']}: " if error["path"] else ""
-                print(f"{at}: {path}{error['message']}")
-        if ok:
-            print_message("all well")
+        return 0 if ok else 1
+    for line in _problem_lines(checked):
+        print(line)
+    if ok:
+        print_message("all well")
     return 0 if ok else 1
+
+
+def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Assessment]]:
+    """The assessment of each file; says on stderr which weights are not on this machine."""
+    from runner.catalogue import RegistryCatalogue
+    from runner.spool.inbox.assess import assess
+
+    catalogue = RegistryCatalogue(home.settings, home.data)
+    checked = [(file, assess(data, _name(file, data), home, catalogue)) for file, data in specs]
+    for file, assessment in checked:
+        for text in assessment.absent:
+            print_message(f"{file}: warning: {text}")
+    return checked
+
+
+def _problem_lines(checked: list[tuple[str, Assessment]]) -> Iterator[str]:
+    for file, assessment in checked:
+        for problem in assessment.problems:
+            path = f"{problem.path}: " if problem.path else ""
+            yield f"{file}:{problem.line}:{problem.column}: {path}{problem.message}"
 
 
 def _home_or_here(folder: str | None) -> Home:

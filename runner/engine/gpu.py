@@ -125,25 +125,23 @@ def run_batch(
     of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
     OutOfMemory, DeviceLost and NotFinite.
     """
-    first = pieces[0]
-    width, height = first.prepared.width, first.prepared.height
     images = []
     try:
         with translation():
             latents = denoised(stages, pieces, stop, on_progress)
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
-            for number in range(len(pieces)):
-                row = latents[number : number + 1]
-                images.append(stages.family.decode(stages.main, row, width, height))
+            for number, piece in enumerate(pieces):
+                row, prepared = latents[number : number + 1], piece.prepared
+                image = stages.family.decode(stages.main, row, prepared.width, prepared.height)
+                images.append(_pasted(image, prepared.paste))
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
-    pasted = zip(images, pieces, strict=True)
-    return [_pasted(image, piece.prepared.paste) for image, piece in pasted]
+    return images
 
 
 def denoised(
@@ -169,7 +167,7 @@ def denoised(
     generators = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
     arguments = {**stages.fixed, **stages.arguments(task, pieces[0].prepared)}
     watch = {
-        "generator": generators if len(pieces) > 1 else generators[0],
+        "generator": generators,
         CALLBACK: on_step_end,
         f"{CALLBACK}_tensor_inputs": [],
         "output_type": "latent",
@@ -189,21 +187,22 @@ def denoised(
 
 def _conditioning(stages: Stages, pieces: Sequence[Piece]) -> Embeddings:
     """The embeddings of the prompts, one row for each piece, or what the prior makes of them."""
-    embeddings = [piece.encoded.embeddings for piece in pieces]
     if len(pieces) > 1:
         import torch
 
+        embeddings = [piece.encoded.embeddings for piece in pieces]
         return {name: torch.cat([each[name] for each in embeddings]) for name in embeddings[0]}
-    if stages.prior is None or stages.prior_arguments is None:
-        return embeddings[0]
-    task, prepared = pieces[0].task, pieces[0].prepared
-    pictures = len(prepared.images["image"])
+    (piece,) = pieces
+    if stages.prior_arguments is None:
+        return piece.encoded.embeddings
+    pictures = len(piece.prepared.images["image"])
     # The prior takes one row for each picture, and scales them in place: these are copies.
     rows = {
         name: tensor.repeat(pictures, *[1] * (tensor.ndim - 1))
-        for name, tensor in embeddings[0].items()
+        for name, tensor in piece.encoded.embeddings.items()
     }
-    return dict(_call(stages.prior, {**stages.prior_arguments(task, prepared), **rows}, {}))
+    arguments = stages.prior_arguments(piece.task, piece.prepared)
+    return dict(_call(stages.prior, {**arguments, **rows}, {}))
 
 
 def _call(pipe: Any, arguments: Mapping[str, Any], watch: Mapping[str, Any]) -> Any:

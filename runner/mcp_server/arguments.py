@@ -105,9 +105,9 @@ def check(arguments: Mapping[str, Any], schema: dict[str, Any], tool: str) -> di
 
     values = without_nulls(arguments)
     problems = [
-        f"{dotted(path)}: {message()}"
+        f"{dotted(found.path)}: {found.message()}"
         for error in validator(schema).iter_errors(values)
-        for path, _, message in explain(error, tool)
+        for found in explain(error, tool)
     ]
     properties = schema["properties"]
     if problems:

@@ -27,7 +27,7 @@ from specs import schemas
 from specs.errors import Problem, SpecInvalid
 
 if TYPE_CHECKING:
-    from runner.spool.inbox.assess import Catalogue
+    from runner.spool.inbox.assess import Assessment
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 _MOST_PROMPTS = 20
@@ -43,7 +43,6 @@ def submit(
     """
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess
-    from runner.spool.inbox.settle import Drop
     from specs.write import to_yaml
 
     values = without_nulls(arguments)
@@ -67,12 +66,8 @@ def submit(
     except SpecInvalid as error:
         problems += [_problem_text(problem) for problem in error.problems]
         raise refusal(problems, "Nothing was submitted") from None
-    catalogue = RegistryCatalogue(home.settings, home.data)
-    drop = Drop(f"{job_id}.yaml", data, (0, 0, len(data), 0, 0))
-    assessment = assess(drop, home, catalogue)
+    assessment = assess(data, f"{job_id}.yaml", home, RegistryCatalogue(home.settings, home.data))
     problems += [_problem_text(problem) for problem in assessment.problems]
-    if assessment.reason and not assessment.problems:
-        problems.append(assessment.message or assessment.reason)
     if problems:
         raise refusal(problems, "Nothing was submitted")
     if dry_run:
@@ -84,8 +79,8 @@ def submit(
             "image_count": assessment.total,
             "status_file": None,
             "runner": attendance.peek(),
-            "warnings": list(assessment.warnings),
-            "dry_run": _dry_run(home, catalogue, spec, assessment.realised),
+            "warnings": [*assessment.warnings, *assessment.absent],
+            "dry_run": _dry_run(home, spec, assessment),
             "next": "nothing was submitted; call again without dry_run to submit it",
         }
     if not _was_submitted(home, job_id, data):
@@ -102,7 +97,7 @@ def submit(
         "image_count": assessment.total,
         "status_file": str(home.job(job_id) / "status.json"),
         "runner": runner,
-        "warnings": list(assessment.warnings),
+        "warnings": [*assessment.warnings, *assessment.absent],
         "next": advice,
     }
 
@@ -183,18 +178,14 @@ def _readable_id(kind: str, values: Mapping[str, Any]) -> str:
     return f"{stem or kind}-{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
 
 
-def _dry_run(
-    home: Home, catalogue: Catalogue, spec: Mapping[str, Any], realised: Mapping[str, Any]
-) -> dict[str, Any]:
+def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dict[str, Any]:
     """The spec of a dry run, its final prompts and their audit."""
     from composer.audit import audit, parse_terms
-    from runner.spool.inbox.assess import planned
     from specs.write import to_yaml
 
-    left_out: list[dict[str, Any]] = []
-    if "compose" in spec:
-        plan = planned(spec, home, catalogue)
-        left_out = [asdict(skipped) for skipped in plan.skipped]
+    plan = assessment.plan
+    left_out = [asdict(skipped) for skipped in plan.skipped] if plan else []
+    if plan:
         rows = [
             {**entry.named(), "prompt": entry.prompt, "audit": entry.report.to_json()}
             for entry in plan.entries
@@ -205,7 +196,7 @@ def _dry_run(
         rows = [{"prompt": t, "audit": audit(t, terms).to_json()} for t in texts if t]
     violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
-        "spec": {**spec, "model": realised.get("model", spec.get("model"))},
+        "spec": {**spec, "model": assessment.realised.get("model", spec.get("model"))},
         "spec_yaml": to_yaml(spec).decode(),
         "prompts": [{**row, "length": len(row["prompt"])} for row in rows[:_MOST_PROMPTS]],
         "prompt_count": len(rows),

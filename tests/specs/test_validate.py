@@ -132,7 +132,6 @@ def test_a_misspelt_kind_is_still_checked_as_the_kind_that_was_meant() -> None:
     ]
     assert told("knd: redux\n") == [
         (1, 1, "image", "'image' is required for redux"),
-        (1, 1, "kind", f"'kind' is required: one of {', '.join(kinds())}"),
         (1, 1, "knd", "unknown key 'knd' (did you mean 'kind'?)"),
     ]
 

@@ -6,6 +6,7 @@ The names below never use the network; fetching is in `pull`.
 from runner.engine.hub.library import (
     Disk,
     Library,
+    absence,
     builtin_folder,
     bytes_here,
     bytes_to_pull,
@@ -19,6 +20,7 @@ from runner.engine.hub.library import (
 __all__ = [
     "Disk",
     "Library",
+    "absence",
     "builtin_folder",
     "bytes_here",
     "bytes_to_pull",

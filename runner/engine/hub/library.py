@@ -99,11 +99,16 @@ class Disk:
         )
 
 
-def present(model: Model, data: Path, kind: str | None = None) -> Path | None:
-    """The main folder of a model if all it needs is here, for one kind or for all; else None."""
+def present(
+    model: Model, data: Path, kind: str | None = None, *, estimates: bool = True
+) -> Path | None:
+    """The main folder of a model if all it needs is here, for one kind or for all; else None.
+
+    With `estimates` false it may lack what makes depth maps.
+    """
     if model.builtin:
         return Path(__file__).parent.parent / model.name
-    for source in sources(model, kind):
+    for source in sources(model, kind, estimates=estimates):
         folder = locate(source, data)
         if folder is None or lacking(source, folder):
             return None
@@ -119,6 +124,21 @@ def bytes_to_pull(model: Model) -> int:
         if part is not None
     }
     return model.bytes + sum(part.bytes for part in parts)
+
+
+def absence(model: Model, data: Path) -> str:
+    """A sentence about a model that is not wholly here: what fetches it, and how much that is."""
+    if main_source(model).is_local:
+        return (
+            f"what {model.name} is made of is not, or not wholly, in its folder: see"
+            f" `fluxdrop models check {model.name}`"
+        )
+    here = bytes_here(model, data)
+    size = max(bytes_to_pull(model) - here, 0) / 1e9
+    return (
+        f"{model.name} is {'only partly' if here else 'not'} on this machine: run"
+        f" `fluxdrop models pull {model.name}` ({size:.1f} GB to download)"
+    )
 
 
 def bytes_here(model: Model, data: Path) -> int:

@@ -63,7 +63,7 @@ class Source:
         return self.layout is Layout.PIPELINE
 
 
-def sources(model: Model, kind: str | None = None) -> tuple[Source, ...]:
+def sources(model: Model, kind: str | None = None, *, estimates: bool = True) -> tuple[Source, ...]:
     """All that a model needs, for one kind or for all, its pipeline first; none if built in."""
     if model.builtin:
         return ()
@@ -74,7 +74,7 @@ def sources(model: Model, kind: str | None = None) -> tuple[Source, ...]:
         if kind in (None, name):
             if serving.prior:
                 needed.append(prior_source(serving.prior))
-            if serving.estimator:
+            if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
 

@@ -1,7 +1,8 @@
-"""Assesses a drop: reads, validates, composes, checks against the models, counts.
+"""Assesses a spec: reads, validates, composes, asks the models, counts.
 
-Writes nothing, and reads only the packs and LoRA files that a spec names. `assess` returns an
-Assessment whatever a spec contains; it raises nothing because of a bad spec.
+The intake and every front end call `assess`, so that they say the same of a spec. It writes
+nothing, reads only the packs and LoRA files that a spec names and looks which weights are on this
+machine, and raises nothing because of a bad spec.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.errors import ModelMissing, PathNotAllowed
 from runner.settings import Home
 from runner.spool.inbox.inputs import named_paths, place_of
-from runner.spool.inbox.settle import Drop
 from runner.spool.store.names import is_safe_id
-from specs.document import dotted
+from specs.document import Document, dotted
 from specs.errors import Problem, SpecInvalid
 from specs.expand import count, draw_base, needs_base
-from specs.read import Document, read
-from specs.validate import validate
+from specs.read import read
+from specs.validate import Checked, check, kinds
 
 if TYPE_CHECKING:
     from composer.plan import Plan
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_WARNED = 200
+_SIDES = ("width", "height")
 
 
 class Catalogue(Protocol):
@@ -42,6 +45,8 @@ class Catalogue(Protocol):
 
     def warnings(self, spec: Mapping[str, Any]) -> list[str]: ...
 
+    def absent(self, specs: Iterable[Mapping[str, Any]], data: Path) -> list[str]: ...
+
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]: ...
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None: ...
@@ -49,11 +54,13 @@ class Catalogue(Protocol):
 
 @dataclass(frozen=True)
 class Assessment:
-    """The result for one drop: a spec that can run (`reason` is None) or why it cannot.
+    """The result for one spec: what is to run (`reason` is None), or every problem with it.
 
     `composed` has, for each prompt of a `compose`, its spec fields and what its images record of
-    the pack, which is not read again. `uncomposed` marks a drop that is yet to be assessed in
-    another process.
+    the pack, which is not read again. `plan` is there if the schema lets the spec pass and its
+    prompts could be made and counted. `absent` says which weights are not on this machine: that is
+    no problem, and true of this moment only. `uncomposed` marks a drop that is yet to be assessed
+    in another process.
     """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
@@ -65,177 +72,234 @@ class Assessment:
     message: str | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    plan: Plan | None = None
     uncomposed: bool = False
 
 
-def assess(drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
-    """Assess one drop; every error of a stage at once, with line and column."""
-    if drop.refused:
-        reason, message = drop.refused
-        return Assessment(reason=reason, message=message)
+def assess(data: bytes, name: str, home: Home, catalogue: Catalogue) -> Assessment:
+    """Assess the spec that a file of this name holds; every problem at once, with its place.
+
+    The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
+    words, models, count. `reason` is that of the first which found something. What one check
+    found wrong no other speaks of again.
+    """
+    value: Mapping[str, Any] = {}
     try:
-        document = _document(drop)
+        document = _read(data, name)
+        value = document.value if isinstance(document.value, dict) else {}
+        return _assess(check(document), home, catalogue)
     except SpecInvalid as error:
-        return _refusal(error, {})
-    value = document.value if isinstance(document.value, dict) else {}
-    try:
-        return _assess_document(document, home, catalogue)
-    except SpecInvalid as error:
-        return _refusal(error, value)
+        return _refusal([error], value)
     except Exception:
         # A bug here must cost this spec only, not stop the intake.
-        log.exception("assessing %s failed", drop.name)
+        log.exception("assessing %s failed", name)
         message = "fluxdrop could not judge this spec (a bug): see the runner's log"
-        return Assessment(reason="Internal", message=message, explicit_id=_id_in(value))
+        return Assessment(
+            reason="Internal",
+            message=message,
+            problems=(Problem(0, 0, "", message),),
+            explicit_id=_id_in(value),
+        )
 
 
-def uncomposed(drop: Drop, home: Home) -> Assessment | None:
-    """The assessment of a drop with `compose` before its prompts are made.
+def uncomposed(data: bytes, name: str, home: Home) -> Assessment | None:
+    """The assessment of a spec with `compose` before its prompts are made.
 
-    None where `assess` is as quick: nothing is composed, or the spec is invalid.
+    None where `assess` is as quick: nothing is composed.
     """
     try:
-        spec = _with_defaults(validate(_document(drop)), home)
+        checked = check(_read(data, name))
     except SpecInvalid:
         return None
-    if "compose" not in spec:
+    if "compose" not in checked.value:
         return None
-    return Assessment(realised=spec, explicit_id=_id_in(spec), uncomposed=True)
+    value = checked.document.value
+    spec = _kept(value) if checked.problems else _with_defaults(checked.value, home)
+    return Assessment(realised=spec, explicit_id=_id_in(value), uncomposed=True)
 
 
-def check(data: bytes, name: str, home: Home, catalogue: Catalogue) -> tuple[Problem, ...]:
-    """The problems of a spec that has not been dropped; empty when it could run."""
-    assessment = assess(Drop(name, data, (0, 0, len(data), 0, 0)), home, catalogue)
-    if assessment.reason and not assessment.problems:
-        return (Problem(0, 0, "", assessment.message or assessment.reason),)
-    return assessment.problems
+def _read(data: bytes, name: str) -> Document:
+    return read(data, json=name.lower().endswith(".json"))
 
 
-@dataclass(frozen=True)
-class Preview:
-    """The composer's plan for a spec with `compose`, and the problems and warnings of the spec."""
-
-    plan: Plan
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
-
-
-def preview(data: bytes, home: Home, catalogue: Catalogue) -> Preview:
-    """The preview of a spec that has not been dropped, even if its plan breaks rules.
-
-    Raises SpecInvalid where no plan can be made.
-    """
-    document = read(data)
-    realised = _with_defaults(validate(document), home)
-    plan = planned(realised, home, catalogue)
-    variants = [{**fields, **plan.spec} for fields, _ in _with_model(plan, catalogue)]
-    problems: tuple[Problem, ...] = ()
-    try:
-        _check_paths(document, realised, home)
-        _with_loras(document, realised, home, catalogue)
-        _check_models(document, variants, catalogue)
-    except SpecInvalid as error:
-        problems = error.problems
-    warnings = [text for v in variants[:_MOST_WARNED] for text in catalogue.warnings(v)]
-    return Preview(plan, problems, tuple(dict.fromkeys([*plan.warnings, *warnings])))
-
-
-def _document(drop: Drop) -> Document:
-    return read(drop.data, json=drop.name.lower().endswith(".json"))
-
-
-def _assess_document(document: Document, home: Home, catalogue: Catalogue) -> Assessment:
-    realised = _with_defaults(validate(document), home)
-    _check_paths(document, realised, home)
-    realised |= _with_loras(document, realised, home, catalogue)
-    plan = planned(realised, home, catalogue) if "compose" in realised else None
-    if plan is not None:
-        plan.reject()
-        realised, composed = {**plan.spec}, _with_model(plan, catalogue)
-        variants = [{**fields, **realised} for fields, _ in composed]
-    else:
-        if "model" not in realised.get("matrix", {}):
-            realised.setdefault("model", catalogue.default_model(realised))
-        composed, variants = (), [realised]
-        _check_forbidden(document, realised, home)
-    _check_models(document, variants, catalogue)
-    total = count(realised, len(composed) or 1)
+def _assess(checked: Checked, home: Home, catalogue: Catalogue) -> Assessment:
+    errors = [SpecInvalid("SchemaInvalid", checked.problems)] if checked.problems else []
+    if not checked.value:
+        return _refusal(errors, {})
+    spec = _with_defaults(checked.value, home)
+    absent: list[str] = []
+    plan = None
+    with _collected(errors):
+        _check_paths(checked, spec, home)
+    with _collected(errors):
+        spec |= _with_loras(checked, spec, home, catalogue, absent)
+    spec = _without_gaps(checked, spec)
+    with _collected(errors, checked.document):
+        plan = _planned(checked, spec, home, catalogue)
+        if plan and not checked.is_unsound("compose", "on_violation"):
+            plan.reject()
+    with _collected(errors):
+        _check_forbidden(checked, home)
+    prompts: Sequence[Mapping[str, Any]] = ()
+    if plan:
+        spec, prompts = {**plan.spec}, _with_model(plan, catalogue)
+    elif "model" not in spec.get("matrix", {}):
+        spec.setdefault("model", catalogue.default_model(spec))
+    variants = [{**fields, **spec} for fields in prompts] or [spec]
+    if _has_model(checked, plan):
+        with _collected(errors):
+            _check_models(checked, variants, catalogue)
+        absent += catalogue.absent(variants, home.data)
+    total = 0
+    if all(error.reason != "TooManyImages" for error in errors):
+        with _collected(errors, checked.document):
+            total = count(spec, len(prompts) or 1)
+    warnings = tuple(dict.fromkeys(_warnings(plan, variants, catalogue)))
+    plan = plan if total and not checked.problems else None
+    if errors:
+        return _refusal(errors, checked.document.value, warnings, tuple(absent), plan)
+    records = plan.records() if plan else ()
     return Assessment(
-        realised={"model": variants[0].get("model"), **realised} if plan else realised,
+        realised={"model": variants[0].get("model"), **spec} if plan else spec,
         total=total,
-        composed=composed,
-        base_seed=draw_base(total) if needs_base(realised) else None,
-        explicit_id=_id_in(realised),
-        warnings=tuple(dict.fromkeys(_warnings(plan, variants, catalogue))),
+        composed=tuple(zip(prompts, records, strict=True)),
+        base_seed=draw_base(total) if needs_base(spec) else None,
+        explicit_id=_id_in(spec),
+        warnings=warnings,
+        absent=tuple(absent),
+        plan=plan,
     )
 
 
-def planned(spec: Mapping[str, Any], home: Home, catalogue: Catalogue) -> Plan:
+@contextmanager
+def _collected(errors: list[SpecInvalid], document: Document | None = None) -> Iterator[None]:
+    """Note a SpecInvalid and go on; with a `document`, say where in it the problems belong."""
+    try:
+        yield
+    except SpecInvalid as error:
+        problems = error.problems
+        if document:
+            problems = tuple(_in_spec(problem, document) for problem in problems)
+        errors.append(SpecInvalid(error.reason, problems))
+
+
+def _in_spec(problem: Problem, document: Document) -> Problem:
+    """A problem of a plan at its place in the spec; one of a pack's file at the pack's name."""
+    path = problem.path
+    if "/" in path:
+        steps = ["compose", "pack"]
+        if problem.line:
+            file, colon, rest = path.partition(":")
+            path = f"{file}:{problem.line}:{problem.column}{colon}{rest}"
+    else:
+        steps = path.partition(":")[0].split(".")
+    return Problem(*document.locate(steps), path, problem.message)
+
+
+def _refuse(checked: Checked, reason: str, findings: Iterable[tuple[str, str]]) -> None:
+    """Raise SpecInvalid for findings (path, message) about what no earlier check found wrong."""
+    problems = []
+    for path, message in findings:
+        steps = [int(s) if s.isdigit() else s for s in re.findall(r"[^.\[\]]+", path)]
+        if not checked.is_unsound(*steps):
+            place = checked.document.locate(steps)
+            problems.append(Problem(*place, dotted(steps), message))
+    if problems:
+        raise SpecInvalid(reason, problems)
+
+
+def _planned(
+    checked: Checked, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
+) -> Plan | None:
     """The composer's plan for a spec with `compose`, whether it may run or not."""
+    if "pack" not in spec.get("compose", {}):
+        return None
     # Imported here: most specs compose nothing, and imports slow `fluxdrop check` down.
+    from composer.choose import choose
+    from composer.packs import read_pack
     from composer.plan import make_plan
 
+    parts = [part for part in ("subjects", "variables") if checked.is_unsound("compose", part)]
+    if parts:
+        selected = {**spec["compose"], **dict.fromkeys(parts, ())}
+        choose(read_pack(home.prompts, spec["compose"]["pack"]), selected)
+        return None
     return make_plan(
         spec,
         home.prompts,
         forbidden=home.settings.forbidden,
         settings={"model": catalogue.default_model(spec)},
-        model_defaults=lambda model: catalogue.parameters(model, str(spec["kind"])),
+        model_defaults=lambda model: catalogue.parameters(model, str(spec.get("kind"))),
     )
 
 
-def _with_model(
-    plan: Plan, catalogue: Catalogue
-) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
-    """For each prompt, its spec fields with a model, and what its images record of the pack."""
-    default = {"model": catalogue.default_model(plan.spec)}
-    named = "model" in plan.spec or "model" in plan.spec.get("matrix", {})
-    images_each = plan.count // max(len(plan.prompts), 1)
-    return tuple(
-        ({**({} if named else default), **fields}, plan.record(number * images_each))
-        for number, fields in enumerate(plan.prompts)
-    )
+def _with_model(plan: Plan, catalogue: Catalogue) -> tuple[Mapping[str, Any], ...]:
+    """For each prompt, its spec fields with a model."""
+    if "model" in plan.spec or "model" in plan.spec.get("matrix", {}):
+        return plan.prompts
+    default = catalogue.default_model(plan.spec)
+    return tuple({"model": default, **fields} for fields in plan.prompts)
 
 
-def _check_forbidden(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+def _check_forbidden(checked: Checked, home: Home) -> None:
     if not home.settings.forbidden:
         return
-    from composer.terms import reject_forbidden
+    from composer.terms import MOST_FINDINGS, forbidden_in
 
-    prompts = [("prompt", spec.get("prompt"))]
-    prompts += [
-        (f"matrix.prompt.{n}", p) for n, p in enumerate(spec.get("matrix", {}).get("prompt", ()))
-    ]
-    for path, prompt in prompts:
-        if prompt:
-            try:
-                reject_forbidden(prompt, home.settings.forbidden)
-            except SpecInvalid as error:
-                problems = [_at(document, path, problem.message) for problem in error.problems]
-                raise SpecInvalid(error.reason, problems) from None
+    spec = checked.value
+    varied = enumerate(spec.get("matrix", {}).get("prompt", ()))
+    prompts = [("prompt", spec.get("prompt")), *((f"matrix.prompt.{n}", p) for n, p in varied)]
+    found = (
+        (path, sentence)
+        for path, prompt in prompts
+        if prompt
+        for sentence in forbidden_in(prompt, home.settings.forbidden)
+    )
+    _refuse(checked, "PromptForbidden", itertools.islice(found, MOST_FINDINGS))
+
+
+def _has_model(checked: Checked, plan: Plan | None) -> bool:
+    """Whether it is known which models make the images, whatever is wrong with the spec."""
+    spec, unsound = checked.value, checked.unsound
+    varied = "model" in spec.get("matrix", {})
+    if varied or ("matrix", "model") in unsound:
+        return varied
+    if "model" in spec or ("model",) in unsound:
+        return "model" in spec
+    # The default depends on these.
+    fields = [("matrix",), ("control",), ("matrix", "control")]
+    composes = "compose" in checked.document.value
+    return "kind" in spec and not unsound.intersection(fields) and not (composes and not plan)
 
 
 def _check_models(
-    document: Document, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
+    checked: Checked, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
+    unsound = {side for side in _SIDES for place in ((), ("matrix",))
+               if (*place, side) in checked.unsound}  # fmt: skip
+    left_out = {"prompt", *(_SIDES if unsound else ())}
     # No model objects to the text of a prompt: of variants that differ only there, one is checked.
-    if len(variants) > 1:
-        distinct: dict[str, Mapping[str, Any]] = {}
-        for variant in variants:
-            key = json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True)
-            distinct.setdefault(key, variant)
-        variants = list(distinct.values())
-    problems = dict.fromkeys(problem for v in variants for problem in catalogue.problems(v))
-    if problems:
-        raise SpecInvalid("SchemaInvalid", [_at(document, path, text) for path, text in problems])
+    distinct: dict[str, Mapping[str, Any]] = {}
+    for variant in variants:
+        asked = {key: part for key, part in variant.items() if key not in left_out}
+        if unsound and "matrix" in asked:
+            asked["matrix"] = {k: v for k, v in asked["matrix"].items() if k not in left_out}
+        distinct.setdefault(json.dumps(asked, sort_keys=True), asked)
+    problems: dict[tuple[str, str], None] | None = None
+    # Of a spec whose kind cannot be guessed: what no kind can do.
+    for kind in [checked.value["kind"]] if "kind" in checked.value else kinds():
+        asked_of = ({**variant, "kind": kind} for variant in distinct.values())
+        found = dict.fromkeys(p for variant in asked_of for p in catalogue.problems(variant))
+        problems = {p: None for p in found if problems is None or p in problems}
+    _refuse(checked, "SchemaInvalid", problems or ())
 
 
 def _warnings(
     plan: Plan | None, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> Iterator[str]:
     if plan is not None:
-        yield from plan.warnings
-        yield from (f"left out: {skipped.file}: {skipped.reason}" for skipped in plan.skipped)
+        yield from (*plan.warnings, *plan.left_out)
     for variant in itertools.islice(variants, _MOST_WARNED):
         yield from catalogue.warnings(variant)
 
@@ -251,50 +315,82 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     return realised
 
 
-def _check_paths(document: Document, spec: Mapping[str, Any], home: Home) -> None:
+def _without_gaps(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec without the None that stands for an unsound item, where places do not matter.
+
+    Without `seeds` of which a part is unsound, too.
+    """
+    dense = {
+        name: {
+            key: [item for item in part if item is not None] if isinstance(part, list) else part
+            for key, part in spec[name].items()
+        }
+        for name in ("compose", "matrix")
+        if name in spec
+    }
+    dense |= {name: part for name, part in spec.items() if name not in dense}
+    if any(path[0] == "seeds" for path in checked.unsound):
+        dense.pop("seeds", None)
+    return dense
+
+
+def _check_paths(checked: Checked, spec: Mapping[str, Any], home: Home) -> None:
     problems = []
     for path, text in named_paths(spec):
         try:
             place_of(text, home)
         except PathNotAllowed as error:
-            problems.append(_at(document, path, str(error)))
-    if problems:
-        raise SpecInvalid("PathNotAllowed", problems)
+            problems.append((path, str(error)))
+    _refuse(checked, PathNotAllowed.reason, problems)
 
 
 def _with_loras(
-    document: Document, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
+    checked: Checked, spec: Mapping[str, Any], home: Home, catalogue: Catalogue, absent: list[str]
 ) -> dict[str, Any]:
     """The spec's LoRAs, each with its hash; a missing file fails the job when it runs."""
     if not spec.get("loras"):
         return {}
     from runner.spool.inbox import loras
 
-    pinned, faults = loras.recorded(spec, home, catalogue.snapshot)
+    needed = ("path", "repo", "file", "revision", "sha256")
+    sound = [
+        lora if lora and not any(checked.is_unsound("loras", n, key) for key in needed) else None
+        for n, lora in enumerate(spec["loras"])
+    ]
+    pinned, faults = loras.recorded({"loras": sound}, home, catalogue.snapshot)
+    absent += [fault.message for fault in faults if fault.reason == ModelMissing.reason]
     if invalid := [fault for fault in faults if fault.reason != ModelMissing.reason]:
-        problems = [_at(document, fault.path, fault.message) for fault in invalid]
-        raise SpecInvalid(invalid[0].reason, problems)
+        _refuse(checked, invalid[0].reason, [(fault.path, fault.message) for fault in invalid])
     return {} if faults else {"loras": pinned}
 
 
-def _at(document: Document, path: str, message: str) -> Problem:
-    steps = [int(part) if part.isdigit() else part for part in path.split(".") if part]
-    line, column = document.locate(steps)
-    return Problem(line, column, dotted(steps), message)
+def _refusal(
+    errors: Sequence[SpecInvalid],
+    value: Mapping[str, Any],
+    warnings: tuple[str, ...] = (),
+    absent: tuple[str, ...] = (),
+    plan: Plan | None = None,
+) -> Assessment:
+    problems = sorted(problem for error in errors for problem in error.problems)
+    first = SpecInvalid(errors[0].reason, errors[0].problems, of=len(problems))
+    return Assessment(
+        reason=first.reason,
+        message=f"{first}: mend the spec and drop it again",
+        problems=tuple(problems),
+        explicit_id=_id_in(value),
+        realised=_kept(value),
+        warnings=warnings,
+        absent=absent,
+        plan=plan,
+    )
 
 
-def _refusal(error: SpecInvalid, value: Mapping[str, Any]) -> Assessment:
-    # Kept of an invalid spec, unless they are large: the caller's own keys and the kind.
+def _kept(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a status has of an invalid spec, unless it is large: the caller's keys and the kind."""
     kept: dict[str, Any] = {k: v for k, v in value.items() if k.startswith("x_")}
     if isinstance(value.get("kind"), str):
         kept["kind"] = value["kind"][:40]
-    return Assessment(
-        reason=error.reason,
-        message=f"{error}: mend the spec and drop it again",
-        problems=error.problems,
-        explicit_id=_id_in(value),
-        realised=kept if len(json.dumps(kept)) < 10_000 else {},
-    )
+    return kept if len(json.dumps(kept)) < 10_000 else {}
 
 
 def _id_in(value: Mapping[str, Any]) -> str | None:

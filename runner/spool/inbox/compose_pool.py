@@ -169,7 +169,8 @@ class ComposePool:
             except Exception:
                 # No process can be started: slower for all others, but the drop is assessed.
                 log.exception("no process for %s: it is assessed here", pending.drop.name)
-                return assess(pending.drop, self._home, self._catalogue)
+                drop = pending.drop
+                return assess(drop.data, drop.name, self._home, self._catalogue)
         return Assessment(
             reason="CrashLoop",
             message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "

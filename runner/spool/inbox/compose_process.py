@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -41,13 +42,13 @@ class ComposeProcess:
         self._process = self._process or _start()
 
     def assess(self, drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
-        """The result of `assess` in the process; the catalogue is pickled too.
+        """The result of `assess` in the process, without the plan; the catalogue is pickled too.
 
         Raises ComposeProcessDied, after which `start` starts another process.
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        order = pickle.dumps((drop, home, catalogue))
+        order = pickle.dumps((drop.data, drop.name, home, catalogue))
         try:
             process.stdin.write(order)
             process.stdin.flush()
@@ -103,7 +104,7 @@ def program() -> None:
     orders: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
-        pickle.dump(assess(*orders.get()), results)
+        pickle.dump(replace(assess(*orders.get()), plan=None), results)
         results.flush()
 
 

@@ -23,7 +23,10 @@ _MOST_BYTES = 256 * 1024 * 1024
 
 
 def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The images that a spec names, each as (path of its field in the spec, text)."""
+    """The images that a spec names, each as (path of its field in the spec, text).
+
+    A spec that breaks its schema is taken too: what has another form is passed over.
+    """
     for field in IMAGE_FIELDS:
         value = spec.get(field)
         if isinstance(value, str):
@@ -32,7 +35,7 @@ def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for n, item in enumerate(value):
                 if isinstance(item, str):
                     yield f"{field}.{n}", item
-                else:
+                elif isinstance(item, Mapping) and isinstance(item.get("path"), str):
                     yield f"{field}.{n}.path", item["path"]
 
 

@@ -263,8 +263,10 @@ class Intake:
             return pending.assessment
         if suspect and drop.data:
             return Assessment(uncomposed=True)
-        before = uncomposed(drop, self._home) if may_compose(drop) else None
-        return before or assess(drop, self._home, self._catalogue)
+        if drop.refused:
+            return Assessment(reason=drop.refused[0], message=drop.refused[1])
+        before = uncomposed(drop.data, drop.name, self._home) if may_compose(drop) else None
+        return before or assess(drop.data, drop.name, self._home, self._catalogue)
 
     def _existing(self, drop: Drop, assessment: Assessment) -> Record | None:
         """The job made of an equal drop: of the same id and bytes, or delivered again by a sync."""

@@ -51,6 +51,8 @@ def recorded(
     loras: list[dict[str, Any]] = []
     faults: list[Fault] = []
     for n, lora in enumerate(spec.get("loras") or ()):
+        if lora is None:  # an earlier check found it wrong
+            continue
         try:
             place = _place(lora, home, cached)
             sha256 = _checked(place, _named(lora))

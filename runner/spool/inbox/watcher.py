@@ -46,7 +46,7 @@ class _Waker(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         self.events += 1
         name = os.path.basename(os.fsdecode(event.dest_path or event.src_path))
-        if name.startswith(".") or event.is_directory:
+        if name.startswith("."):
             # Mostly caused by the intake itself, which would wake itself for ever.
             return
         is_here = event.event_type == "moved" and event.dest_path

@@ -66,7 +66,10 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
     data = spec.read_bytes() if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
     state = State(status["state"])
-    assessment = Assessment() if state == State.REJECTED else assess(drop, spool.home, catalogue)
+    if state == State.REJECTED:
+        assessment = Assessment()
+    else:
+        assessment = assess(data, drop.name, spool.home, catalogue)
     record = replace(
         record_of(drop, assessment, status["id"]),
         source_sha256=source["sha256"],

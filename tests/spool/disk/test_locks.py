@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_second_runner_of_a_gpu_is_refused_whatever_the_home(tmp_path: Path) -
     with Daemon(homes[0], FlatColours(), gpu=gpu):
         with pytest.raises(RunnerBusy, match=f"the GPU {gpu} is in use"):
             Daemon(homes[1], FlatColours(), gpu=gpu).open()
-    with Daemon(homes[1], FlatColours(), gpu=gpu):
+    with Daemon(homes[1], FlatColours(), gpu=gpu), Daemon(homes[0], FlatColours()):
         pass
 
 
@@ -59,6 +61,67 @@ def test_a_lock_that_a_dead_runners_child_still_shares_is_waited_for(
         second.acquire()
     assert child.returncode == -signal.SIGKILL
     second.release()
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """The file of a lock that is held."""
+    file = tmp_path / "lock"
+    file.write_bytes(b"\0pid 123456789012345 of a longer name")
+    lock = RunnerLock(file, "the home")
+    lock.acquire()
+    yield file
+    lock.release()
+    lock.release()
+
+
+def refused(file: Path) -> str:
+    """What a second one is told."""
+    with pytest.raises(RunnerBusy) as caught:
+        RunnerLock(file, "the home").acquire()
+    return str(caught.value)
+
+
+def test_a_lock_names_its_holder_and_is_free_again_when_it_is_released(held: Path) -> None:
+    assert refused(held) == f"the home is in use by another runner (pid {os.getpid()})"
+    assert held.read_bytes()[1:] == f"pid {os.getpid()}".encode()
+
+
+def test_a_lock_that_was_released_can_be_taken_and_its_file_stays(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    for _ in range(2):
+        lock = RunnerLock(file, "the home")
+        lock.acquire()
+        lock.release()
+    assert os.name == "nt" or stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a lock ends with its process at once")
+@pytest.mark.parametrize(
+    ("text", "error", "waits"),
+    [
+        ("pid 1234", ProcessLookupError, 499),
+        ("pid 1234", PermissionError, 0),
+        ("pid 1234", None, 0),
+        ("pid x", ProcessLookupError, 0),
+        ("", ProcessLookupError, 0),
+    ],
+)
+def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
+    held: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[OSError] | None, waits: int
+) -> None:
+    waited: list[float] = []
+
+    def kill(process: int, number: int) -> None:
+        assert (process, number) == (1234, 0)
+        if error is not None:
+            raise error
+
+    held.write_bytes(b"\0" + text.encode())
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr("runner.spool.disk.locks.time.sleep", waited.append)
+    assert refused(held).endswith(f"({text or 'unknown'})")
+    assert waited == [0.01] * waits
 
 
 def test_the_home_of_a_dead_runner_can_be_opened_again(spool: Spool, tmp_path: Path) -> None:

@@ -316,20 +316,3 @@ def test_a_fault_of_the_whole_place_is_taken_for_nobodys(idle_spool: Spool, numb
     with pytest.raises(OSError), found.isolated(idle_spool.home.inbox / "x.yaml"):
         Disk().sync_folder(idle_spool.home.outbox)
     assert found.listed() == []
-
-
-def test_a_fault_that_is_met_again_keeps_its_date_and_is_tried_less_and_less(
-    idle_spool: Spool, caplog: pytest.LogCaptureFixture
-) -> None:
-    file, found = idle_spool.home.inbox / "x.yaml", Faults(idle_spool.home)
-    file.touch()
-    left = []
-    for _ in range(9):
-        found.add(file, PermissionError(errno.EPERM, "not permitted"))
-        left.append(found.seconds_left(file))
-    assert [round(seconds) for seconds in left] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert len(found.listed()) == 1 == len(caplog.records)
-    os.utime(file, (1, 1))
-    assert found.seconds_left(file) == 0.0, "it has changed"
-    file.unlink()
-    assert found.forget_gone() and not found.listed()

@@ -1,0 +1,183 @@
+"""What differs between systems, tried where the system has it, and the answer where it has not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.spool.disk.platform import (
+    allow_writer_probe,
+    can_probe_writers,
+    can_sync_file_system,
+    has_writer,
+    length_of,
+    open_regular,
+    own_file,
+    path_of,
+    signature_of,
+    sync_file_system,
+)
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has leases and syncfs")
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> Path:
+    """A file in a folder where writers can be probed for."""
+    if not can_probe_writers(tmp_path):
+        pytest.skip("this system cannot say who has a file open for writing")
+    allow_writer_probe()
+    file = tmp_path / "x"
+    file.write_bytes(b"x")
+    return file
+
+
+def test_a_writer_is_seen_while_it_has_the_file_open_and_never_kept_out(probed: Path) -> None:
+    handle = open_regular(probed)
+    assert has_writer(handle) is False
+    with probed.open("ab") as file:
+        assert has_writer(handle) is True
+        with probed.open("rb"):
+            assert has_writer(handle) is True
+        file.write(b"y")
+    assert has_writer(handle) is False
+    # A lease that was still held would stop this one, or end this process.
+    subprocess.run([sys.executable, "-c", "import sys; open(sys.argv[1], 'ab')", probed],
+        check=True, timeout=30)  # fmt: skip
+    os.close(handle)
+
+
+@on_linux
+def test_without_permission_for_the_probe_or_on_an_odd_file_writers_are_unknown(
+    tmp_path: Path, probed: Path
+) -> None:
+    handle = open_regular(probed)
+    before = signal.signal(signal.SIGIO, signal.SIG_DFL)
+    assert has_writer(handle) is None
+    signal.signal(signal.SIGIO, before)
+    os.close(handle)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    assert has_writer(folder) is None
+    os.close(folder)
+
+
+def test_where_no_file_can_be_made_writers_cannot_be_probed_for(tmp_path: Path) -> None:
+    assert can_probe_writers(tmp_path / "none") is False
+    assert list(tmp_path.iterdir()) == []
+
+
+@on_linux
+def test_where_leases_are_refused_writers_cannot_be_probed_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any) -> int:
+        raise OSError(errno.EINVAL, "no leases here")
+
+    monkeypatch.setattr("runner.spool.disk.platform.fcntl.fcntl", refuse)
+    assert can_probe_writers(tmp_path) is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_as_long_as_the_system_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert [length_of(name) for name in ("ab", "é", "🎨")] == [2, 2, 4]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert [length_of(name) for name in ("ab", "é", "🎨")] == [2, 1, 2]
+    with pytest.raises(UnicodeError):
+        length_of("\udcff")
+
+
+def test_an_own_file_is_new_private_empty_and_gone_in_the_end(tmp_path: Path) -> None:
+    with own_file(tmp_path) as one, own_file(tmp_path) as other:
+        assert one != other and one.parent == tmp_path
+        assert one.name.startswith(".own-") and one.name.endswith(".writing")
+        status = one.stat()
+        assert status.st_size == 0
+        assert os.name == "nt" or stat.S_IMODE(status.st_mode) == 0o600
+        other.unlink()
+    with pytest.raises(ZeroDivisionError), own_file(tmp_path):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@on_linux
+def test_the_file_system_of_a_folder_is_synced_and_a_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert can_sync_file_system()
+    open_before = os.listdir("/proc/self/fd")
+    sync_file_system(tmp_path)
+    assert os.listdir("/proc/self/fd") == open_before
+
+    class Broken:
+        def __init__(self, name: None, *, use_errno: bool) -> None:
+            assert use_errno
+
+        def syncfs(self, handle: int) -> int:
+            import ctypes
+
+            ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr("runner.spool.disk.platform.ctypes.CDLL", Broken)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+        sync_file_system(tmp_path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path))
+
+
+def test_only_a_regular_file_is_opened_and_nothing_blocks(tmp_path: Path) -> None:
+    file, link = tmp_path / "x", tmp_path / "link"
+    file.write_bytes(b"x")
+    handle = open_regular(file)
+    assert os.read(handle, 9) == b"x" and not os.get_inheritable(handle)
+    with pytest.raises(OSError):
+        os.write(handle, b"y")
+    os.close(handle)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")
+    if os.name == "nt":
+        return
+    link.symlink_to(file)
+    with pytest.raises(OSError) as caught:
+        open_regular(link)
+    assert caught.value.errno == errno.ELOOP
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(OSError, match="not a regular file") as caught:
+            open_regular(odd)
+        assert caught.value.errno is None
+
+
+def test_a_signature_changes_when_a_file_is_written_touched_moved_or_replaced(
+    tmp_path: Path,
+) -> None:
+    file, seen = tmp_path / "x", set()
+    for data in (b"x", b"xy"):
+        file.write_bytes(data)
+        seen.add(signature_of(file.stat()))
+    os.utime(file, ns=(1, 1))
+    seen.add(signature_of(file.stat()))
+    file.rename(tmp_path / "aside")
+    file.write_bytes(b"xy")
+    os.utime(file, ns=(1, 1))
+    seen.add(signature_of(file.stat()))
+    assert len(seen) == 4
+
+
+def test_the_path_of_an_open_file_is_where_it_lies_now(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    with (tmp_path / "x").open("rb") as file:
+        if os.name == "nt":
+            assert path_of(file.fileno()) is None
+            return
+        (tmp_path / "x").rename(tmp_path / "y")
+        path = path_of(file.fileno())
+        assert path is not None and path.samefile(tmp_path / "y")
