@@ -144,8 +144,7 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
 def _problem_lines(checked: list[tuple[str, Assessment]]) -> Iterator[str]:
     for file, assessment in checked:
         for problem in assessment.problems:
-            path = f"{problem.path}: " if problem.path else ""
-            yield f"{file}:{problem.line}:{problem.column}: {path}{problem.message}"
+            yield f"{file}:{problem.line}:{problem.column}: {problem}"
 
 
 def _home_or_here(folder: str | None) -> Home:
