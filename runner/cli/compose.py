@@ -151,7 +151,7 @@ def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> Assessmen
     from runner.spool.inbox.assess import assess
 
     catalogue = RegistryCatalogue(home.settings, home.data)
-    assessment = assess(data, f"{options.pack}.yaml", home, catalogue)
+    assessment = assess(data, f"{options.pack}.yaml", home, catalogue, weights=True)
     if assessment.plan is None or (options.queue and assessment.reason):
         error = SpecInvalid(assessment.reason or "", assessment.problems)
         # What the schema refuses, an argument gets wrong.

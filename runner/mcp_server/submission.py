@@ -66,7 +66,8 @@ def submit(
     except SpecInvalid as error:
         problems += map(str, error.problems)
         raise refusal(problems, "Nothing was submitted") from None
-    assessment = assess(data, f"{job_id}.yaml", home, RegistryCatalogue(home.settings, home.data))
+    catalogue = RegistryCatalogue(home.settings, home.data)
+    assessment = assess(data, f"{job_id}.yaml", home, catalogue, weights=True)
     problems += map(str, assessment.problems)
     if problems:
         raise refusal(problems, "Nothing was submitted")

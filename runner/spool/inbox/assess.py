@@ -77,18 +77,21 @@ class Assessment:
     uncomposed: bool = False
 
 
-def assess(data: bytes, name: str, home: Home, catalogue: Catalogue) -> Assessment:
+def assess(
+    data: bytes, name: str, home: Home, catalogue: Catalogue, *, weights: bool = False
+) -> Assessment:
     """Assess the spec that a file of this name holds; every problem at once, with its place.
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
-    found wrong no other speaks of again.
+    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which many
+    files may have to be looked for.
     """
     value: Any = None
     try:
         document = _read(data, name)
         value = document.value
-        return _assess(document, home, catalogue)
+        return _assess(document, home, catalogue, weights=weights)
     except SpecInvalid as error:
         return _refusal([error], value)
     except Exception:
@@ -120,7 +123,7 @@ def _read(data: bytes, name: str) -> Document:
     return read(data, json=name.lower().endswith(".json"))
 
 
-def _assess(document: Document, home: Home, catalogue: Catalogue) -> Assessment:
+def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bool) -> Assessment:
     checked = check(document)
     errors = [SpecInvalid("SchemaInvalid", checked.problems)] if checked.problems else []
     if not checked.value:
@@ -148,7 +151,7 @@ def _assess(document: Document, home: Home, catalogue: Catalogue) -> Assessment:
     if _has_model(checked, plan):
         with _collected(errors):
             _check_models(checked, variants, catalogue)
-        absent += catalogue.absent(variants, home.data)
+        absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
     if all(error.reason != "TooManyImages" for error in errors):
         with _collected(errors, checked.document):

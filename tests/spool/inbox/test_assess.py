@@ -317,6 +317,21 @@ def test_whatever_is_wrong_the_other_checks_go_on(spec: Spec) -> None:
     assert len(set(found.problems)) == len(found.problems)
 
 
+def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
+    ask: Asker, spool: Spool
+) -> None:
+    spec = {**BASES["klein"], "loras": [{"repo": "some/ink"}]}
+    asked = assess(to_yaml(spec), "a.yaml", ask.home, ask.catalogue, weights=True)
+    assert asked.reason is None and asked.warnings == ()
+    assert ["models pull some/ink" in text for text in asked.absent] == [True, False]
+    assert "models pull klein" in asked.absent[1]
+    both = with_faults("klein", "lora", "misspelt key")
+    assert assess(to_yaml(both), "a.yaml", ask.home, ask.catalogue, weights=True).absent
+    spool.drop("a.yaml", to_yaml(spec))
+    spool.until(lambda: spool.status("a"))
+    assert spool.status("a")["warnings"] == []
+
+
 def dropped(spool: Spool, name: str, spec: Spec) -> dict[str, Any]:
     """The status of a spec that was really dropped."""
     spool.drop(f"{name}.yaml", to_yaml(spec))
