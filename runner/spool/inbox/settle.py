@@ -122,7 +122,7 @@ class Settler:
                 )
             writer = has_writer(handle)
             with open(handle, "rb", closefd=False) as file:
-                data = file.read(min(status.st_size, MAX_BYTES))
+                data = file.read(MAX_BYTES)
             if signature_of(os.fstat(handle)) != signature:
                 return self._settings.settle_seconds
         except OSError as error:
