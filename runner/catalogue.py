@@ -72,25 +72,23 @@ class RegistryCatalogue:
         """
         from runner.engine import hub
 
-        needed: dict[str, set[tuple[str, bool]]] = {}
-        for spec in specs:
-            matrix = spec.get("matrix", {})
-            fields = ("model", "control", "preprocessed")
-            values = [matrix.get(name) or [spec.get(name)] for name in fields]
-            for model, control, preprocessed in itertools.product(*values):
-                asked = {"kind": spec.get("kind"), "model": model, "control": control or "canny"}
-                estimates = control == "depth" and not preprocessed
-                name = self.default_model(asked)
-                needed.setdefault(name, set()).add((str(asked["kind"]), estimates))
-        return [
-            hub.absence(self._models[name], data)
-            for name, uses in needed.items()
-            if name in self._models
-            and not all(
-                hub.present(self._models[name], data, kind, estimates=estimates)
-                for kind, estimates in uses
+        fields = ("kind", "model", "control", "preprocessed")
+        needed = {
+            values
+            for spec in specs
+            for values in itertools.product(
+                *(spec.get("matrix", {}).get(field) or [spec.get(field)] for field in fields)
             )
-        ]
+        }
+        absent = set()
+        for values in needed:
+            asked = {field: value for field, value in zip(fields, values, strict=True) if value}
+            model = self._models.get(self.default_model(asked))
+            # What makes depth maps is not needed for a ready one.
+            estimates = "preprocessed" not in asked
+            if model and not hub.present(model, data, asked.get("kind"), estimates=estimates):
+                absent.add(hub.absence(model, data))
+        return sorted(absent)
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
         """The folder of a downloaded revision, or None; its content is not checked."""

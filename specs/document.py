@@ -55,17 +55,21 @@ class Document:
             line, column, children = mark
         return line, column
 
-    def renamed(self, keys: Mapping[tuple[str | int, ...], str]) -> Document:
-        """The same document with other last keys at these paths, none of which is in its place."""
+    def renamed(self, paths: Mapping[tuple[str | int, ...], str]) -> Document:
+        """The same document with free keys in place of the last ones of these paths.
+
+        The old ones are still located.
+        """
         value, mark = deepcopy((self.value, self.mark))
-        for (*parents, old), new in keys.items():
+        for (*parents, old), new in paths.items():
             part, children = value, mark[2]
             for step in parents:
-                part, below = part[step], children and children[step]
-                children = below and (below[1] if isinstance(children, dict) else below)[2]
+                child = children and children[step]
+                children = child and (child[1] if isinstance(part, dict) else child)[2]
+                part = part[step]
             part[new] = part.pop(old)
             if children:
-                children[new] = children.pop(old)
+                children[new] = children[old]
         return Document(value, mark)
 
 

@@ -19,6 +19,9 @@ class Problem:
     path: str
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
 
 class SpecInvalid(FluxdropError):
     """A spec cannot be accepted: carries the reason word and every problem, in the file's order.
@@ -31,7 +34,6 @@ class SpecInvalid(FluxdropError):
         self.problems = tuple(sorted(problems))
         first = self.problems[0]
         where = f"line {first.line}, column {first.column}: " if first.line else ""
-        path = f"{first.path}: " if first.path else ""
         more = max(of, len(self.problems)) - 1
         rest = f" (and {more} more)" if more else ""
-        super().__init__(f"{where}{path}{first.message}{rest}")
+        super().__init__(f"{where}{first}{rest}")

@@ -21,18 +21,16 @@ from specs import schemas
 from specs.document import MAX_COLLECTED, short
 from specs.suggest import did_you_mean, nearest
 
-Path = list[str | int]
-
 
 class Explained(NamedTuple):
-    """One problem: its path, whether the key there is at fault (not its value), and its sentence.
+    """One problem: its path, its sentence, and whether the key there is at fault, not its value.
 
-    `meant` returns the known key that an unknown one is a misspelling of, if it is one.
+    `meant` returns the field that an unknown key is a misspelling of, if it is one.
     """
 
-    path: Path
-    at_key: bool
+    path: tuple[str | int, ...]
     message: Callable[[], str]
+    at_key: bool = False
     meant: Callable[[], str | None] = lambda: None
 
 
@@ -156,38 +154,29 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
 
     An error of `anyOf` becomes the errors of the branch that fits the value best.
     """
-    keyword, path = error.validator, list(error.absolute_path)
+    keyword, path = error.validator, tuple(error.absolute_path)
     custom = error.schema.get("errorMessage") if isinstance(error.schema, dict) else None
     if keyword in ("anyOf", "oneOf") and custom is None:
         for inner in _errors_of_branch(error):
             yield from explain(inner, name)
         if not error.context or _all_of_wrong_type(error):
-            types = _branch_types(error)
-            yield Explained(path, False, lambda: _type_sentence(error.instance, types))
+            yield Explained(path, lambda: _type_sentence(error.instance, _branch_types(error)))
     elif keyword == "required":
         missing = str(error.message)
-        where = _parent(path, name)
-        yield Explained([*path, missing], False, lambda: f"{missing!r} is required{where}")
+        yield Explained((*path, missing), lambda: f"{missing!r} is required{_parent(path, name)}")
     elif keyword == "additionalProperties":
-        owners = _owners(str(path[-1]), name) if len(path) == 1 else []
-        yield Explained(
-            path,
-            True,
-            lambda: _unknown_key(str(path[-1]), error.schema, owners, name),
-            lambda: None if owners else meant(str(path[-1]), error.schema.get("properties", {})),
-        )
+        yield _unknown_key(str(path[-1]), error.schema.get("properties", {}), path, name)
     elif keyword == "not" and custom is not None:
         # What is no mapping has a wrong type, which is another error.
         if isinstance(error.instance, dict):
             # Reported at that field of the excluded pair which is second in the file.
             pair = error.validator_value.get("required", ())
             second = [key for key in error.instance if key in pair][-1:]
-            yield Explained(path + second, True, lambda: str(custom))
+            yield Explained((*path, *second), lambda: str(custom), at_key=True)
     elif keyword in ("pattern", "anyOf") and custom is not None:
-        said = str(custom)
-        yield Explained(path, False, lambda: said.replace("{value}", short(error.instance)))
+        yield Explained(path, lambda: str(custom).replace("{value}", short(error.instance)))
     else:
-        yield Explained(path, False, lambda: _sentence(error))
+        yield Explained(path, lambda: _sentence(error))
 
 
 def _wrong_type(inner: Any) -> bool:
@@ -216,7 +205,7 @@ def _errors_of_branch(error: Any) -> list[Any]:
     return fitting if best is None else [best]
 
 
-def _parent(path: Path, name: str) -> str:
+def _parent(path: tuple[str | int, ...], name: str) -> str:
     if not path:
         return f" for {name}"
     return f" in {path[-1]!r}" if isinstance(path[-1], str) else ""
@@ -276,18 +265,20 @@ def _not_multiple(value: Any, unit: int, shown: str) -> str:
     return f"{shown} is not a multiple of {unit}{near}"
 
 
-def _owners(key: str, name: str) -> list[str]:
-    """The kinds that have this field, where `name` is a kind and has not."""
-    if name not in schemas.kinds():
-        return []
-    return [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
+def _unknown_key(
+    key: str, fields: Iterable[str], path: tuple[str | int, ...], name: str
+) -> Explained:
+    if len(path) == 1 and name in schemas.kinds():
+        owners = [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
+        if owners:
+            text = f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
+            return Explained(path, lambda: text, at_key=True)
 
+    def message() -> str:
+        near = meant(key, fields)
+        return f"unknown key {short(key)}{_in_brackets(f'did you mean {near!r}?' if near else '')}"
 
-def _unknown_key(key: str, schema: dict[str, Any], owners: list[str], name: str) -> str:
-    if owners:
-        return f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
-    hint = f"did you mean {near!r}?" if (near := meant(key, schema.get("properties", {}))) else ""
-    return f"unknown key {short(key)}{_in_brackets(hint)}"
+    return Explained(path, message, at_key=True, meant=lambda: meant(key, fields))
 
 
 def meant(key: str, fields: Iterable[str]) -> str | None:

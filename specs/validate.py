@@ -6,17 +6,20 @@ of fill jobs. No default is filled in: where a value comes from is decided later
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from specs import quick, rules, schemas
 from specs.document import MAX_COLLECTED, MAX_REPORTED, Document, dotted, short
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import nearest
+
+if TYPE_CHECKING:
+    from specs.messages import Explained
 
 __all__ = ["Checked", "check", "kinds", "validate"]
 
@@ -47,14 +50,6 @@ class Checked:
         return any(path[:end] in self.unsound for end in range(1, len(path) + 1))
 
 
-class _Found(NamedTuple):
-    line: int
-    column: int
-    path: Path
-    at_key: bool
-    message: Callable[[], str]
-
-
 def validate(document: Document, schema: str | None = None) -> dict[str, Any]:
     """The document's value, checked by the schema of its `kind`, or by `schema` if one is named.
 
@@ -76,19 +71,19 @@ def check(document: Document, schema: str | None = None) -> Checked:
         message = "the file is empty" if value is None else f"{short(value)} stands alone"
         message = f"{message}: write it as `key: value` lines"
         return Checked({}, document, (Problem(*document.mark[:2], "", message),))
-    found: list[_Found] = []
+    found: list[Problem] = []
     names: tuple[str, ...] = (schema or "",)
     if schema is None:
         document, names, found = _kind(document)
-    results = [_problems(document, name, has_kind=not found) for name in names]
-    document, of_schema, unsound = results[0]
-    for _, others, also_unsound in results[1:]:
+    results = [_explained(_of_kind(document, name) if found else document, name) for name in names]
+    at_fault, document, unsound = results[0]
+    for others, _, also_unsound in results[1:]:
         # Of a spec whose kind cannot be guessed: what is wrong whatever the kind.
-        same = {(fault.path, fault.at_key) for fault in others}
-        of_schema = [fault for fault in of_schema if (fault.path, fault.at_key) in same]
+        same = {(one.path, one.at_key) for one in others}
+        at_fault = [one for one in at_fault if (one.path, one.at_key) in same]
         unsound &= also_unsound
-    found += of_schema
-    unsound |= {fault.path for fault in found}
+    problems = _reported(document, at_fault, found)
+    unsound |= {("kind",) for _ in found}
     sound = document.value
     if unsound:
         # Beyond the most that are looked for, nothing is known to be sound.
@@ -96,80 +91,68 @@ def check(document: Document, schema: str | None = None) -> Checked:
     if schema is None and sound:
         sound = {key: part for key, part in sound.items() if key not in _IGNORED}
         sound |= {"kind": names[0]} if len(names) == 1 else {}
-    value = _integral(sound, _integers(names[0]))
-    return Checked(value, document, _reported(found), frozenset(unsound - {()}))
+    return Checked(_integral(sound, _integers(names[0])), document, problems, frozenset(unsound))
 
 
-def _kind(document: Document) -> tuple[Document, tuple[str, ...], list[_Found]]:
-    """The document with its `kind` in its place, the kinds it may be of, and the problem of `kind`.
+def _of_kind(document: Document, kind: str) -> Document:
+    return Document({**document.value, "kind": kind}, document.mark)
 
-    These are the kind, or the nearest one if it is misspelt, or all of them.
+
+def _kind(document: Document) -> tuple[Document, tuple[str, ...], list[Problem]]:
+    """The document with `kind` in its place, the kinds it may be of, and the problem of `kind`.
+
+    The kinds are the one that is named, or the nearest if it is misspelt, or all of them.
     """
     known = kinds()
     value, at = document.value, document.locate(["kind"])
     if "kind" in value:
-        kind = value["kind"]
-        if isinstance(kind, str) and kind in known:
-            return document, (kind,), []
-        problem = _Found(*at, ("kind",), False, partial(rules.unknown_kind, kind))
+        if isinstance(value["kind"], str) and value["kind"] in known:
+            return document, (value["kind"],), []
+        problem = Problem(*at, "kind", rules.unknown_kind(value["kind"]))
     else:
         fields = schemas.load(known[0])["properties"]
         keys = islice(value, MAX_REPORTED)
         misspelt = next((key for key in keys if _messages().meant(key, fields) == "kind"), None)
         if misspelt is None:
             required = f"'kind' is required: one of {', '.join(known)}"
-            return document, known, [_Found(*at, ("kind",), False, lambda: required)]
+            return document, known, [Problem(*at, "kind", required)]
         at = document.locate([misspelt], key=True)
-        message = f"unknown key {short(misspelt)} (did you mean 'kind'?)"
-        problem = _Found(*at, (misspelt,), True, lambda: message)
+        problem = Problem(
+            *at, dotted([misspelt]), f"unknown key {short(misspelt)} (did you mean 'kind'?)"
+        )
         document = document.renamed({(misspelt,): "kind"})
     near = nearest(document.value["kind"], known)
     return document, (near,) if near else known, [problem]
 
 
-def _problems(
-    document: Document, name: str, *, has_kind: bool
-) -> tuple[Document, list[_Found], set[Path]]:
-    """The document with misspelt keys mended, its problems by one schema, and what is unsound."""
-    if not has_kind:
-        document = Document({**document.value, "kind": name}, document.mark)
-    found: list[_Found] = []
-    unsound: set[Path] = set()
+def _explained(document: Document, name: str) -> tuple[list[Explained], Document, set[Path]]:
+    """The problems by one schema, the document with its misspelt keys mended, what is unsound."""
+    found: list[Explained] = []
+    silent: list[Explained] = []
     if not _surely_valid(name)(document.value):
-        found, misspelt = _explained(document, name)
+        found = _found(document, name)
+        misspelt: dict[Path, Path] = {}
+        for fault in found[:MAX_REPORTED]:
+            mended = (*fault.path[:-1], fault.meant() or "")
+            taken = _at(document.value, mended[:-1])
+            if mended[-1] and mended[-1] not in taken and mended not in misspelt.values():
+                misspelt[fault.path] = mended
         if misspelt:
-            mended = {(*path[:-1], meant) for path, meant in misspelt.items()}
-            document = document.renamed(misspelt)
-            found = [fault for fault in found if fault.path in misspelt]
-            for fault in _explained(document, name)[0]:
-                # Where the value does not fit, the suggestion may be wrong: no more is said of it.
-                if any(fault.path[: len(path)] == path for path in mended):
-                    unsound.add(fault.path)
-                else:
-                    found.append(fault)
-        unsound |= {fault.path for fault in found}
+            document = document.renamed({path: str(new[-1]) for path, new in misspelt.items()})
+            again = _found(document, name)
+            # Where the value does not fit, the suggestion may be wrong: no more is said of it.
+            silent = [f for f in again if any(f.path[: len(p)] == p for p in misspelt.values())]
+            found = [f for f in found if f.path in misspelt] + [f for f in again if f not in silent]
+    unsound = {fault.path for fault in (*found, *silent)} - {()}
     for path, text in rules.check(name, document.value):
         if not any(tuple(path[:end]) in unsound for end in range(1, len(path) + 1)):
-            at = document.locate(path)
-            found.append(_Found(*at, tuple(path), False, partial(str, text)))
-    return document, found, unsound
+            found.append(_messages().Explained(tuple(path), partial(str, text)))
+    return found, document, unsound | {fault.path for fault in found} - {()}
 
 
-def _explained(document: Document, name: str) -> tuple[list[_Found], dict[Path, str]]:
-    """The problems by a schema, and of the misspelt keys among the first those that are meant."""
-    found: list[_Found] = []
-    misspelt: dict[Path, str] = {}
-    for error in islice(_validator(name).iter_errors(document.value), MAX_COLLECTED):
-        for path, at_key, message, meant in _messages().explain(error, name):
-            at = document.locate(path, key=at_key)
-            found.append(_Found(*at, tuple(path), at_key, message))
-            if len(found) <= MAX_REPORTED and (field := meant()):
-                siblings = _at(document.value, path[:-1])
-                if field not in siblings and (*path[:-1], field) not in {
-                    (*other[:-1], taken) for other, taken in misspelt.items()
-                }:
-                    misspelt[tuple(path)] = field
-    return found, misspelt
+def _found(document: Document, name: str) -> list[Explained]:
+    errors = islice(_validator(name).iter_errors(document.value), MAX_COLLECTED)
+    return [fault for error in errors for fault in _messages().explain(error, name)]
 
 
 def _at(value: Any, path: Iterable[str | int]) -> Any:
@@ -185,28 +168,31 @@ def _at(value: Any, path: Iterable[str | int]) -> Any:
 def _without(value: dict[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
     """A copy of a value without the parts at these paths; items of lists become None."""
     kept = deepcopy(value)
-    for path in paths:
-        place = _at(kept, path[:-1])
-        if isinstance(place, dict) and path:
-            place.pop(path[-1], None)
-        elif isinstance(place, list) and isinstance(path[-1], int):
-            place[path[-1]] = None
+    for *parents, last in paths:
+        place = _at(kept, parents)
+        if isinstance(place, dict):
+            place.pop(last, None)
+        elif isinstance(place, list) and isinstance(last, int):
+            place[last] = None
     return kept
 
 
-def _reported(found: list[_Found]) -> tuple[Problem, ...]:
+def _reported(
+    document: Document, found: list[Explained], others: list[Problem]
+) -> tuple[Problem, ...]:
     """The problems in the order of the file; only the messages of those are computed."""
-    found.sort(key=lambda fault: (fault.line, fault.column, dotted(fault.path)))
+    placed = [(*document.locate(f.path, key=f.at_key), dotted(f.path), f.message) for f in found]
+    placed += [(p.line, p.column, p.path, partial(str, p.message)) for p in others]
+    placed.sort(key=lambda fault: fault[:3])
     reported = [
-        Problem(fault.line, fault.column, dotted(fault.path), fault.message())
-        for fault in found[:MAX_REPORTED]
+        Problem(line, column, path, message())
+        for line, column, path, message in placed[:MAX_REPORTED]
     ]
-    if len(found) > MAX_REPORTED:
-        line, column, path, *_ = found[MAX_REPORTED]
-        more = len(found) - MAX_REPORTED
-        least = "at least " if len(found) >= MAX_COLLECTED else ""
+    if len(placed) > MAX_REPORTED:
+        more = len(placed) - MAX_REPORTED
+        least = "at least " if len(placed) >= MAX_COLLECTED else ""
         message = f"and {least}{more} more problems from here on"
-        reported.append(Problem(line, column, dotted(path), message))
+        reported.append(Problem(*placed[MAX_REPORTED][:3], message))
     return tuple(reported)
 
 

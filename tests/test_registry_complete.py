@@ -36,7 +36,7 @@ SCHEMAS = {
 }
 
 
-SHARED = set.intersection(*(set(SCHEMAS[name]["properties"]) for name in KINDS))
+SHARED = set.intersection(*(set(SCHEMAS[name]["properties"]) for name in KINDS if name in SCHEMAS))
 """The fields that every kind has."""
 
 OF_THE_JOB = {
@@ -50,8 +50,9 @@ def test_every_file_of_a_kind_is_registered_and_every_kind_has_its_file() -> Non
     assert set(KINDS) == FILES
 
 
-def test_every_file_of_a_family_is_registered_and_every_family_has_its_file() -> None:
+def test_every_family_has_its_file_and_a_model() -> None:
     assert set(FAMILIES) == _files("families")
+    assert set(FAMILIES) == {model.family for model in MODEL_REGISTRY.values()}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

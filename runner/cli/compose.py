@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runner import client
@@ -150,7 +151,7 @@ def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> Assessmen
     from runner.spool.inbox.assess import assess
 
     catalogue = RegistryCatalogue(home.settings, home.data)
-    assessment = assess(data, f"{options.pack}.yaml", home, catalogue)
+    assessment = assess(data, f"{options.pack}.yaml", home, catalogue, weights=True)
     if assessment.plan is None or (options.queue and assessment.reason):
         error = SpecInvalid(assessment.reason or "", assessment.problems)
         # What the schema refuses, an argument gets wrong.
@@ -200,9 +201,7 @@ def _sentences(error: SpecInvalid) -> list[str]:
     """The problems in words; a field that an argument sets has the argument's name."""
     arguments = {"compose.subjects": "--subject", "compose.variables": "--variable"}
     return [
-        f"{arguments.get(problem.path, problem.path)}: {problem.message}"
-        if problem.path
-        else problem.message
+        str(replace(problem, path=arguments.get(problem.path, problem.path)))
         for problem in error.problems
     ]
 

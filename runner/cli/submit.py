@@ -134,7 +134,10 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
     from runner.spool.inbox.assess import assess
 
     catalogue = RegistryCatalogue(home.settings, home.data)
-    checked = [(file, assess(data, _name(file, data), home, catalogue)) for file, data in specs]
+    checked = [
+        (file, assess(data, _name(file, data), home, catalogue, weights=True))
+        for file, data in specs
+    ]
     for file, assessment in checked:
         for text in assessment.absent:
             print_message(f"{file}: warning: {text}")
@@ -144,8 +147,7 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
 def _problem_lines(checked: list[tuple[str, Assessment]]) -> Iterator[str]:
     for file, assessment in checked:
         for problem in assessment.problems:
-            path = f"{problem.path}: " if problem.path else ""
-            yield f"{file}:{problem.line}:{problem.column}: {path}{problem.message}"
+            yield f"{file}:{problem.line}:{problem.column}: {problem}"
 
 
 def _home_or_here(folder: str | None) -> Home:

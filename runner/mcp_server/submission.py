@@ -24,7 +24,7 @@ from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
 from runner.wire import read_json
 from specs import schemas
-from specs.errors import Problem, SpecInvalid
+from specs.errors import SpecInvalid
 
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
@@ -64,10 +64,11 @@ def submit(
     try:
         data = to_yaml(spec)
     except SpecInvalid as error:
-        problems += [_problem_text(problem) for problem in error.problems]
+        problems += map(str, error.problems)
         raise refusal(problems, "Nothing was submitted") from None
-    assessment = assess(data, f"{job_id}.yaml", home, RegistryCatalogue(home.settings, home.data))
-    problems += [_problem_text(problem) for problem in assessment.problems]
+    catalogue = RegistryCatalogue(home.settings, home.data)
+    assessment = assess(data, f"{job_id}.yaml", home, catalogue, weights=True)
+    problems += map(str, assessment.problems)
     if problems:
         raise refusal(problems, "Nothing was submitted")
     if dry_run:
@@ -100,10 +101,6 @@ def submit(
         "warnings": [*assessment.warnings, *assessment.absent],
         "next": advice,
     }
-
-
-def _problem_text(problem: Problem) -> str:
-    return f"{problem.path}: {problem.message}" if problem.path else problem.message
 
 
 def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:

@@ -184,6 +184,26 @@ def test_queue_drops_nothing_that_would_be_rejected(here: Here) -> None:
     assert dropped(here.home) == []
 
 
+def test_absent_weights_are_told_and_the_plan_runs_all_the_same(here: Here) -> None:
+    done = here(*BULK, "--set", "model=schnell", "--set", "width=1024", "--plan", "--json")
+    assert done.code == 0 and done.json["rejected"] is False
+    assert any("`fluxdrop models pull schnell` (" in text for text in done.json["warnings"])
+    queued = here(*ONE, "--set", "model=schnell", "--queue", "--json")
+    assert queued.code == 0 and queued.json["drops"] == ["shapes.yaml"]
+    assert "warning: schnell is not on this machine" in queued.err
+    assert "warning" not in here(*ONE, "--queue").err
+
+
+def test_a_plan_says_all_that_is_wrong_at_once(here: Here) -> None:
+    """Seen red: where the schema's problems end the assessment."""
+    wrong = ("--set", "steps=0", "--set", "model=tinny", "--set", "window=7-9")
+    for mode in ("--plan", "--queue"):
+        done = here(*BULK, *wrong, mode)
+        assert done.code == 2 and dropped(here.home) == []
+        for part in ("steps: 0 is less", "did you mean 'tiny'?", "window: '7-9' is not"):
+            assert part in done.err
+
+
 def test_audit_says_where_why_and_what_would_be_better(here: Here) -> None:
     done = here("audit", "--term", "logo", "no logo on the mug, but a logo on the lid")
     assert done.code == 1

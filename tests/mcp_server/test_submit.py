@@ -213,6 +213,22 @@ def test_a_forbidden_word_is_named_before_anything_runs(home: Path) -> None:
     assert inbox_of(home) == []
 
 
+def test_absent_weights_are_told_and_refuse_nothing(home: Path) -> None:
+    async def scene() -> list[dict[str, Any]]:
+        async with agent(home) as one:
+            call = {"prompt": "a red circle", "model": "dev"}
+            return [
+                await one.answer("flux_generate", **call, dry_run=True),
+                await one.answer("flux_generate", **call),
+                await one.answer("flux_generate", **GOOD),
+            ]
+
+    rehearsed, absent, builtin = play(scene)
+    assert rehearsed["warnings"] == absent["warnings"] and builtin["warnings"] == []
+    assert "`fluxdrop models pull dev` (" in absent["warnings"][0]
+    assert inbox_of(home) == sorted(f"{each['job_id']}.yaml" for each in (absent, builtin))
+
+
 def test_an_inbox_that_cannot_be_written_is_said_in_words(home: Path) -> None:
     for path in (home / "inbox").iterdir():
         path.unlink() if path.is_file() else path.rmdir()

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,30 +77,29 @@ class Assessment:
     uncomposed: bool = False
 
 
-def assess(data: bytes, name: str, home: Home, catalogue: Catalogue) -> Assessment:
+def assess(
+    data: bytes, name: str, home: Home, catalogue: Catalogue, *, weights: bool = False
+) -> Assessment:
     """Assess the spec that a file of this name holds; every problem at once, with its place.
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
-    found wrong no other speaks of again.
+    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which many
+    files may have to be looked for.
     """
-    value: Mapping[str, Any] = {}
+    value: Any = None
     try:
         document = _read(data, name)
-        value = document.value if isinstance(document.value, dict) else {}
-        return _assess(check(document), home, catalogue)
+        value = document.value
+        return _assess(document, home, catalogue, weights=weights)
     except SpecInvalid as error:
         return _refusal([error], value)
     except Exception:
         # A bug here must cost this spec only, not stop the intake.
         log.exception("assessing %s failed", name)
         message = "fluxdrop could not judge this spec (a bug): see the runner's log"
-        return Assessment(
-            reason="Internal",
-            message=message,
-            problems=(Problem(0, 0, "", message),),
-            explicit_id=_id_in(value),
-        )
+        refusal = _refusal([SpecInvalid("Internal", [Problem(0, 0, "", message)])], value)
+        return replace(refusal, message=message)
 
 
 def uncomposed(data: bytes, name: str, home: Home) -> Assessment | None:
@@ -109,12 +108,13 @@ def uncomposed(data: bytes, name: str, home: Home) -> Assessment | None:
     None where `assess` is as quick: nothing is composed.
     """
     try:
-        checked = check(_read(data, name))
+        document = _read(data, name)
     except SpecInvalid:
         return None
+    checked = check(document)
     if "compose" not in checked.value:
         return None
-    value = checked.document.value
+    value = document.value
     spec = _kept(value) if checked.problems else _with_defaults(checked.value, home)
     return Assessment(realised=spec, explicit_id=_id_in(value), uncomposed=True)
 
@@ -123,10 +123,11 @@ def _read(data: bytes, name: str) -> Document:
     return read(data, json=name.lower().endswith(".json"))
 
 
-def _assess(checked: Checked, home: Home, catalogue: Catalogue) -> Assessment:
+def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bool) -> Assessment:
+    checked = check(document)
     errors = [SpecInvalid("SchemaInvalid", checked.problems)] if checked.problems else []
     if not checked.value:
-        return _refusal(errors, {})
+        return _refusal(errors, document.value)
     spec = _with_defaults(checked.value, home)
     absent: list[str] = []
     plan = None
@@ -134,7 +135,7 @@ def _assess(checked: Checked, home: Home, catalogue: Catalogue) -> Assessment:
         _check_paths(checked, spec, home)
     with _collected(errors):
         spec |= _with_loras(checked, spec, home, catalogue, absent)
-    spec = _without_gaps(checked, spec)
+    spec = _reliable(checked, spec)
     with _collected(errors, checked.document):
         plan = _planned(checked, spec, home, catalogue)
         if plan and not checked.is_unsound("compose", "on_violation"):
@@ -150,7 +151,7 @@ def _assess(checked: Checked, home: Home, catalogue: Catalogue) -> Assessment:
     if _has_model(checked, plan):
         with _collected(errors):
             _check_models(checked, variants, catalogue)
-        absent += catalogue.absent(variants, home.data)
+        absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
     if all(error.reason != "TooManyImages" for error in errors):
         with _collected(errors, checked.document):
@@ -158,7 +159,8 @@ def _assess(checked: Checked, home: Home, catalogue: Catalogue) -> Assessment:
     warnings = tuple(dict.fromkeys(_warnings(plan, variants, catalogue)))
     plan = plan if total and not checked.problems else None
     if errors:
-        return _refusal(errors, checked.document.value, warnings, tuple(absent), plan)
+        refusal = _refusal(errors, document.value)
+        return replace(refusal, warnings=warnings if plan else (), absent=tuple(absent), plan=plan)
     records = plan.records() if plan else ()
     return Assessment(
         realised={"model": variants[0].get("model"), **spec} if plan else spec,
@@ -276,16 +278,11 @@ def _has_model(checked: Checked, plan: Plan | None) -> bool:
 def _check_models(
     checked: Checked, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
-    unsound = {side for side in _SIDES for place in ((), ("matrix",))
-               if (*place, side) in checked.unsound}  # fmt: skip
-    left_out = {"prompt", *(_SIDES if unsound else ())}
     # No model objects to the text of a prompt: of variants that differ only there, one is checked.
-    distinct: dict[str, Mapping[str, Any]] = {}
-    for variant in variants:
-        asked = {key: part for key, part in variant.items() if key not in left_out}
-        if unsound and "matrix" in asked:
-            asked["matrix"] = {k: v for k, v in asked["matrix"].items() if k not in left_out}
-        distinct.setdefault(json.dumps(asked, sort_keys=True), asked)
+    distinct = {
+        json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True): variant
+        for variant in variants
+    }
     problems: dict[tuple[str, str], None] | None = None
     # Of a spec whose kind cannot be guessed: what no kind can do.
     for kind in [checked.value["kind"]] if "kind" in checked.value else kinds():
@@ -315,23 +312,22 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     return realised
 
 
-def _without_gaps(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec without the None that stands for an unsound item, where places do not matter.
+def _reliable(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec without what an unsound part of it makes unreliable.
 
-    Without `seeds` of which a part is unsound, too.
+    That are the None in lists where places do not matter, `seeds` of which a part is unsound, and
+    both sides where one is.
     """
-    dense = {
-        name: {
+    sides = any(path[-1] in _SIDES for path in checked.unsound)
+    left_out = {"seeds"} & {path[0] for path in checked.unsound} | set(_SIDES if sides else ())
+    kept = {name: part for name, part in spec.items() if name not in left_out}
+    for name in kept.keys() & {"compose", "matrix"}:
+        kept[name] = {
             key: [item for item in part if item is not None] if isinstance(part, list) else part
             for key, part in spec[name].items()
+            if key not in left_out
         }
-        for name in ("compose", "matrix")
-        if name in spec
-    }
-    dense |= {name: part for name, part in spec.items() if name not in dense}
-    if any(path[0] == "seeds" for path in checked.unsound):
-        dense.pop("seeds", None)
-    return dense
+    return kept
 
 
 def _check_paths(checked: Checked, spec: Mapping[str, Any], home: Home) -> None:
@@ -364,13 +360,8 @@ def _with_loras(
     return {} if faults else {"loras": pinned}
 
 
-def _refusal(
-    errors: Sequence[SpecInvalid],
-    value: Mapping[str, Any],
-    warnings: tuple[str, ...] = (),
-    absent: tuple[str, ...] = (),
-    plan: Plan | None = None,
-) -> Assessment:
+def _refusal(errors: Sequence[SpecInvalid], value: Any) -> Assessment:
+    value = value if isinstance(value, dict) else {}
     problems = sorted(problem for error in errors for problem in error.problems)
     first = SpecInvalid(errors[0].reason, errors[0].problems, of=len(problems))
     return Assessment(
@@ -379,9 +370,6 @@ def _refusal(
         problems=tuple(problems),
         explicit_id=_id_in(value),
         realised=_kept(value),
-        warnings=warnings,
-        absent=absent,
-        plan=plan,
     )
 
 

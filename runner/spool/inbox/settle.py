@@ -80,8 +80,7 @@ def drop_at(path: Path, name: str) -> Drop:
 class _FileState:
     signature: tuple[int, ...]
     unchanged_since: float
-    # It arrived by rename, or had settled at an earlier check.
-    complete: bool = False
+    renamed_in: bool = False
 
 
 class Settler:
@@ -116,13 +115,14 @@ class Settler:
             if state is None or state.signature != signature:
                 state = self._states[path.name] = _FileState(signature, now)
             # Only the first check after a rename knows of it.
-            state.complete |= renamed_in
-            if status.st_size == 0:
+            state.renamed_in |= renamed_in
+            if not status.st_size:
                 return self._wait_or_refuse(
                     path, state, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
                 )
             writer = has_writer(handle)
-            data = _read(handle, min(status.st_size, MAX_BYTES) + 1)
+            with open(handle, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES)
             if signature_of(os.fstat(handle)) != signature:
                 return self._settings.settle_seconds
         except OSError as error:
@@ -131,7 +131,7 @@ class Settler:
             os.close(handle)
         settings = self._settings
         is_whole = is_whole_json_object if path.name.lower().endswith(".json") else ends_with_marker
-        if len(data) != status.st_size or not ((state.complete and not writer) or is_whole(data)):
+        if not ((state.renamed_in and not writer) or is_whole(data)):
             if writer:
                 state.unchanged_since = now
             seconds = settings.settle_seconds_unknown if writer is None else settings.settle_seconds
@@ -144,7 +144,6 @@ class Settler:
                     "with `strict` on, a spec is complete when it was renamed into the inbox or "
                     "ends with a line `...`: add that line",
                 )  # fmt: skip
-        state.complete = True
         if status.st_size > MAX_BYTES:
             message = (
                 f"a spec has at most {MAX_BYTES >> 10} KiB, this file has {status.st_size} bytes"
@@ -168,11 +167,3 @@ class Settler:
             return min(left, self._settings.rescan_seconds)
         self._states.pop(path.name, None)
         return Drop(path.name, b"", state.signature, (reason, message))
-
-
-def _read(handle: int, most: int) -> bytes:
-    """Read `most` bytes, or up to the end of the file."""
-    data = os.read(handle, most)
-    while len(data) < most and (more := os.read(handle, most - len(data))):
-        data += more
-    return data

@@ -6,19 +6,29 @@ have nothing to do with each other are both told, and no other sentence is said 
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.catalogue import RegistryCatalogue
-from runner.settings import Home, Settings
+from runner.mcp_server.tools import KIND_OF
+from runner.settings import Home, Settings, find_home
 from runner.spool.inbox.assess import Assessment, assess
+from specs import schemas
 from specs.write import to_yaml
+from tests.cli.here import Here
 from tests.composer.helpers import write_pack
+from tests.mcp_server.support import agent, play
+from tests.spool.conftest import Spool
 from tests.spool.lora_files import content, put
 
 Spec = dict[str, Any]
@@ -271,3 +281,127 @@ def test_of_two_mistakes_both_are_told_and_nothing_besides(ask: Asker, base: str
         else:
             assert found.problems and set(told(found)) <= set(both), (one, other)
     assert tried > 50
+
+
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 2**32, 0.5, "", " ", "x", "../x", "all", "tiny", "tinny", "control", "canny",
+    [], {}, [None], [1, 1], ["a", 1], [[1]], [{}], {"a": 1}, {"path": 7}, {"pack": "mugs"},
+    {"prompt": [7, "x"]}, {"start": 1}, {"control": ["canny", 7], "model": ["tiny"]},
+)  # fmt: skip
+_FIELDS = sorted({name for kind in schemas.kinds() for name in schemas.load(kind)["properties"]})
+
+
+@st.composite
+def broken_specs(draw: st.DrawFn) -> Spec:
+    """One of the specs with some fields and parts of fields replaced, added or left out."""
+    spec = copy.deepcopy(draw(st.sampled_from(list(BASES.values()))))
+    for _ in range(draw(st.integers(1, 6))):
+        inside = [part for part in (spec, *spec.values()) if isinstance(part, dict)]
+        place = draw(st.sampled_from(inside))
+        name = draw(st.sampled_from([*_FIELDS, "pack", "subjects", "start", "model", "control"]))
+        if draw(st.booleans()):
+            place[name] = copy.deepcopy(draw(st.sampled_from(ODD)))
+        else:
+            place.pop(name, None)
+    return spec
+
+
+@given(broken_specs())
+def test_whatever_is_wrong_the_other_checks_go_on(spec: Spec) -> None:
+    """Seen red: with `seeds` kept that lack their count."""
+    with TemporaryDirectory() as folder:
+        home = Home(Path(folder), Settings(lora_roots=("loras",), forbidden=("blood",)))
+        found = Asker(home)(spec)
+    assert found.reason != "Internal"
+    assert (found.reason is None) == (not found.problems)
+    assert len(set(found.problems)) == len(found.problems)
+
+
+def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
+    ask: Asker, spool: Spool
+) -> None:
+    spec = {**BASES["klein"], "loras": [{"repo": "some/ink"}]}
+    asked = assess(to_yaml(spec), "a.yaml", ask.home, ask.catalogue, weights=True)
+    assert asked.reason is None and asked.warnings == ()
+    assert ["models pull some/ink" in text for text in asked.absent] == [True, False]
+    assert "models pull klein" in asked.absent[1]
+    both = with_faults("klein", "lora", "misspelt key")
+    assert assess(to_yaml(both), "a.yaml", ask.home, ask.catalogue, weights=True).absent
+    spool.drop("a.yaml", to_yaml(spec))
+    spool.until(lambda: spool.status("a"))
+    assert spool.status("a")["warnings"] == []
+
+
+def dropped(spool: Spool, name: str, spec: Spec) -> dict[str, Any]:
+    """The status of a spec that was really dropped."""
+    spool.drop(f"{name}.yaml", to_yaml(spec))
+    return spool.end(name)
+
+
+def checked(spool: Spool, folder: Path, capsys: pytest.CaptureFixture[str], spec: Spec) -> Any:
+    """What `fluxdrop check --json` says of a spec."""
+    file = folder / "spec.yaml"
+    file.write_bytes(to_yaml(spec))
+    result = Here(spool.home.root, capsys)("check", str(file), "--json")
+    assert result.code == 1
+    return result.json["files"][0]["errors"]
+
+
+def refused(spool: Spool, spec: Spec) -> list[str]:
+    """What a dry run of the tool of its kind says of a spec."""
+    tool = next(tool for tool, kind in KIND_OF.items() if kind == spec["kind"])
+    arguments = {key: value for key, value in spec.items() if key != "kind"}
+
+    async def scene() -> str:
+        async with agent(spool.home.root) as one:
+            return await one.refused(tool, **arguments, dry_run=True)
+
+    return [line.removeprefix("- ") for line in play(scene).splitlines()[1:]]
+
+
+def planned(spool: Spool, capsys: pytest.CaptureFixture[str], spec: Spec) -> str:
+    """What `compose --plan` says of a spec with `compose`."""
+    compose = spec["compose"]
+    command = ["compose", compose["pack"], "--plan", "--json", "--subject", compose["subjects"]]
+    command += ["--variable", compose["variables"]] if "variables" in compose else []
+    fields = (f"{key}={json.dumps(spec[key])}" for key in spec if key not in ("kind", "compose"))
+    sets = itertools.chain.from_iterable(("--set", field) for field in fields)
+    result = Here(spool.home.root, capsys)(*command, *sets)
+    assert result.code in (1, 2)
+    return str(result.json)
+
+
+TOLD: dict[str, tuple[str, tuple[str, ...]]] = {
+    "schema, model, path": ("fill", ("steps", "fp8", "path")),
+    "key, prompt, LoRA": ("plain", ("misspelt key", "forbidden", "lora")),
+    "rule, model": ("klein", ("quality", "unknown model")),
+    "models alone": ("compose", ("fp8",)),
+    "pack's words, model": ("compose", ("forbidden by a block", "fp8")),
+    "pack, field, model": ("compose", ("unknown subject", "window", "unknown model")),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_front_ends_say_word_for_word_what_a_drop_is_answered(
+    spool: Spool, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    base, names = TOLD[case]
+    prepare(spool.home)
+    settings = "settle_seconds: 0.05\nlora_roots: [loras]\nforbidden: [blood]\n"
+    (spool.home.root / "fluxdrop.yaml").write_text(settings, encoding="utf-8")
+    spool.stop()
+    spool.home = find_home(str(spool.home.root))
+    spool.start()
+    spec = with_faults(base, *names)
+    status = dropped(spool, "told", spec)
+    assert (status["state"], len(status["errors"])) == ("rejected", len(names))
+    assert checked(spool, tmp_path, capsys, spec) == status["errors"]
+    sentences = [
+        f"{error['path']}: {error['message']}" if error["path"] else error["message"]
+        for error in status["errors"]
+    ]
+    if "image" not in spec:  # the server looks at pictures itself first
+        assert refused(spool, spec) == sentences
+    if "compose" in spec:
+        said = planned(spool, capsys, spec)
+        assert [e["message"] for e in status["errors"] if e["message"] not in said] == []

@@ -80,7 +80,9 @@ def test_a_change_begins_the_settling_time_anew(spec: Path, settler: Settler) ->
     settler.check(spec, 8.0)
     spec.write_bytes(_WHOLE + b"steps: 2\n")
     assert settler.check(spec, 8.5) == 0.5
-    assert taken(settler.check(spec, 9.0)) == _WHOLE + b"steps: 2\n"
+    spec.write_bytes(_WHOLE)
+    assert settler.check(spec, 9.0) == 0.5
+    assert taken(settler.check(spec, 9.5)) == _WHOLE
 
 
 def test_a_writer_that_holds_the_file_open_begins_the_settling_time_anew(
@@ -158,11 +160,12 @@ def test_an_end_marker_or_a_whole_json_object_is_complete_at_once(
     assert taken(result) == text.encode() if complete else isinstance(result, float)
 
 
+@pytest.mark.parametrize("change", [_WHOLE + b"...\n", b"steps: 2\n"])
 def test_a_file_that_changes_while_it_is_read_is_looked_at_again(
-    spec: Path, settler: Settler, writers: Writers
+    spec: Path, settler: Settler, writers: Writers, change: bytes
 ) -> None:
     settler.check(spec, 8.0)
-    writers.on_probe = lambda: spec.write_bytes(_WHOLE + b"...\n")
+    writers.on_probe = lambda: spec.write_bytes(change)
     assert settler.check(spec, 9.0) == 0.5
 
 
@@ -183,9 +186,12 @@ def test_a_file_larger_than_a_spec_may_be_is_refused_when_it_has_settled(
     spec.write_bytes(largest)
     settler.check(spec, 8.0)
     assert taken(settler.check(spec, 8.5)) == largest
-    spec.write_bytes(b"#" * (MAX_BYTES - 2) + b"\n...")
-    assert settler.check(spec, 9.0) == 0.5, "an end marker at the place where reading stops"
-    assert refusal(settler.check(spec, 9.5)) == "TooLarge"
+    spec.write_bytes(largest + b"#")
+    assert settler.check(spec, 9.0) == 0.5
+    result = settler.check(spec, 9.5)
+    assert refusal(result) == "TooLarge"
+    assert isinstance(result, Drop) and result.refused is not None and result.size == 262145
+    assert result.refused[1] == "a spec has at most 256 KiB, this file has 262145 bytes"
 
 
 def test_a_strict_inbox_waits_a_minute_for_a_sign_of_the_end(spec: Path, writers: Writers) -> None:
@@ -202,11 +208,11 @@ def test_a_settled_file_stays_settled_until_it_is_forgotten(spec: Path, settler:
     settler.check(spec, 8.0)
     settler.check(spec, 8.5)
     settler.keep_only({spec.name})
-    assert taken(settler.check(spec, 8.5)) == _WHOLE
+    assert taken(settler.check(spec, 100.0)) == _WHOLE
     settler.forget([spec.name, "another.yaml"])
-    assert settler.check(spec, 8.5) == 0.5
+    assert settler.check(spec, 100.0) == 0.5
     settler.keep_only(set())
-    assert settler.check(spec, 8.75) == 0.5
+    assert settler.check(spec, 100.25) == 0.5
 
 
 def test_a_file_that_is_gone_is_no_drop_and_a_new_one_of_its_name_begins_anew(
@@ -240,10 +246,21 @@ def test_a_file_that_cannot_be_read_is_tried_for_a_minute_and_then_refused(
         patch.setattr("runner.spool.inbox.settle.open_regular", deny)
         assert settler.check(spec, 8.0) == 32.0
         assert settler.check(spec, 67.0) == 1.0
-        result = settler.check(spec, 68.0)
+        result = settler.check(spec, 69.0)
         assert refusal(result) == "Unreadable"
         assert isinstance(result, Drop) and (result.size, result.mtime_ns) == (0, 0)
-    assert settler.check(spec, 68.0) == 0.5
+    assert settler.check(spec, 69.0) == 0.5
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_tried_for_a_minute_too(
+    spec: Path, settler: Settler, writers: Writers
+) -> None:
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    writers.on_probe = fail
+    assert settler.check(spec, 8.0) == 32.0
+    assert refusal(settler.check(spec, 68.0)) == "Unreadable"
 
 
 def test_a_drop_is_told_from_a_later_one_by_size_time_bytes_and_name(

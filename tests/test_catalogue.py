@@ -1,0 +1,82 @@
+"""What the catalogue says of weights that are not on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.catalogue import RegistryCatalogue
+from runner.engine.entries import MODEL_REGISTRY
+from runner.settings import Settings
+from tests.fake_hub import pipeline, put
+
+KLEIN, DEPTH = MODEL_REGISTRY["klein"], MODEL_REGISTRY["depth"]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with its own cache of the hub."""
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def cached(data: Path, repo: str) -> Path:
+    """A whole pipeline in the hub's cache."""
+    base = data / "hf-cache/hub" / f"models--{repo.replace('/', '--')}"
+    put(base / "refs", {"main": b"c0ffee"})
+    return put(base / "snapshots/c0ffee", pipeline())
+
+
+def absent(data: Path, *specs: dict[str, Any], **settings: Any) -> list[str]:
+    catalogue = RegistryCatalogue(Settings(**settings))
+    return catalogue.absent([{"kind": "text2img", **spec} for spec in specs], data)
+
+
+def test_an_absent_model_is_named_with_its_command_and_its_size(data: Path) -> None:
+    (said,) = absent(data, {})
+    assert "`fluxdrop models pull klein`" in said and "not on this machine" in said
+    assert f"({KLEIN.bytes / 1e9:.1f} GB to download)" in said
+
+
+def test_of_a_model_that_is_partly_here_the_rest_is_to_be_downloaded(data: Path) -> None:
+    folder = cached(data, KLEIN.repo)
+    (folder / "transformer/config.json").unlink()
+    (folder / "transformer/more.bin").write_bytes(bytes(200_000_000))
+    (said,) = absent(data, {})
+    assert "only partly on this machine" in said
+    assert f"({KLEIN.bytes / 1e9 - 0.2:.1f} GB to download)" in said
+
+
+def test_nothing_is_said_of_what_is_here_or_built_in_or_unknown(data: Path) -> None:
+    cached(data, KLEIN.repo)
+    assert absent(data, {}, {"model": "tiny"}, {"model": "tinny"}) == []
+
+
+def test_every_model_that_a_matrix_names_is_looked_for_once(data: Path) -> None:
+    cached(data, KLEIN.repo)
+    matrix = {"model": ["tiny", "klein", "dev"]}
+    assert len(absent(data, {"matrix": matrix}, {"model": "dev"}, {"model": "krea"})) == 2
+
+
+def test_the_default_of_the_settings_and_of_the_control_is_looked_for(data: Path) -> None:
+    assert absent(data, {}, models={"text2img": "tiny"}) == []
+    (canny,) = absent(data, {"kind": "control"})
+    (depth,) = absent(data, {"kind": "control", "control": "depth"})
+    assert "pull canny`" in canny and "pull depth`" in depth
+
+
+def test_what_makes_depth_maps_is_not_missed_where_the_map_is_ready(data: Path) -> None:
+    """Seen red: with the estimator counted in every case."""
+    cached(data, DEPTH.repo)
+    spec = {"kind": "control", "control": "depth"}
+    assert absent(data, {**spec, "preprocessed": True}) == []
+    assert len(absent(data, spec)) == 1
+
+
+def test_a_folder_of_the_users_cannot_be_pulled_and_is_checked_instead(data: Path) -> None:
+    mine = {"mine": {"like": "klein", "folder": str(data / "mine")}}
+    (said,) = absent(data, {"model": "mine"}, registry=mine)
+    assert "`fluxdrop models check mine`" in said and "pull" not in said
