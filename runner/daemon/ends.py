@@ -48,7 +48,8 @@ class JobEnds:
         for record in records:
             if record.seq not in over:
                 self.requeue(record, disk_hold(self.spool.home) or FOUND_NO_ROOM)
-        self._publish([record for record in records if record.seq in over])
+        if over:
+            self._publish([record for record in records if record.seq in over])
 
     def _record_ends(self, records: Sequence[Record]) -> list[int]:
         with self.spool.ledger.transaction():

@@ -200,7 +200,7 @@ def test_a_final_status_that_a_kill_kept_back_is_shown_by_the_next_runner(told: 
     ledger = daemon_of(told).ledger
     told.until(lambda: [record for record in ledger.behind() if record.is_final])
     die(told)
-    assert told.status("hero")["state"] == "queued"
+    assert told.status("hero")["state"] in ("queued", "running")
     start_again(told)
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 1)

@@ -152,7 +152,7 @@ def test_a_folder_is_made_with_its_parents_and_is_new_once(disk: Recorder, tmp_p
         (DiskFull("x"), True),
         (LedgerUnusable("x"), True),
         (MemoryError(), True),
-        (sqlite3.OperationalError(), True),
+        (sqlite3.OperationalError(), False),
         (ValueError(), False),
     ],
 )
