@@ -345,7 +345,9 @@ def test_what_one_call_made_is_answered_in_order_and_not_made_again(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor, busy = executor_of(), []
-    executor.events = Watched(lambda event: busy.append(executor.slots()[0].busy))
+    executor.events = Watched(  # type: ignore[assignment]
+        lambda event: busy.append(executor.slots()[0].busy)
+    )
     renderer.all = lambda given: [picture(task) for task in given]
     assert all_answers(executor, tasks) == [picture(task) for task in tasks]
     assert renderer.calls == [tasks]
@@ -356,7 +358,9 @@ def test_of_tasks_made_one_by_one_the_slot_is_free_before_the_last_answer_can_be
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor, busy = executor_of(), []
-    executor.events = Watched(lambda event: busy.append(executor.slots()[0].busy))
+    executor.events = Watched(  # type: ignore[assignment]
+        lambda event: busy.append(executor.slots()[0].busy)
+    )
     all_answers(executor, tasks)
     assert busy == [True, True, False]
     executor.start("gpu0", [])
