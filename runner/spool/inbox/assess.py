@@ -84,8 +84,8 @@ def assess(
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
-    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which many
-    files may have to be looked for.
+    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which
+    many files may have to be looked for.
     """
     value: Any = None
     try:
