@@ -17,7 +17,6 @@ from runner.engine.registry import KINDS, default_model, problems, realise, warn
 from runner.task import InputImage
 from specs import schemas
 
-
 FEW = {
     name: MODEL_REGISTRY[name]
     for name in ("tiny", "klein", "z-image-turbo", "schnell", "dev", "krea", "fill-dev", "depth")
