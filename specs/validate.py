@@ -21,7 +21,7 @@ from specs.suggest import nearest
 if TYPE_CHECKING:
     from specs.messages import Explained
 
-__all__ = ["Checked", "check", "kinds", "validate"]
+__all__ = ["check", "kinds", "validate"]
 
 kinds = schemas.kinds
 
