@@ -336,6 +336,14 @@ def test_no_weights_are_missed_of_a_model_that_nobody_can_know(ask: Asker) -> No
     assert [problem.path for problem in asked.problems] == ["control"] and asked.absent == ()
 
 
+def test_after_a_thousand_problems_nothing_more_is_looked_for(ask: Asker) -> None:
+    """Seen red: with what lies beyond them taken for sound."""
+    matrix = {"prompt": [" "] * 600, "width": ["wide"]}
+    found = ask({"kind": "text2img", "model": "tiny", "matrix": matrix})
+    assert found.reason == "SchemaInvalid" and len(found.problems) == 21
+    assert any("more problems from here on" in problem.message for problem in found.problems)
+
+
 ODD: tuple[Any, ...] = (
     None, True, 0, -1, 2**32, 0.5, "", " ", "x", "../x", "all", "tiny", "tinny", "control", "canny",
     [], {}, [None], [1, 1], ["a", 1], [[1]], [{}], {"a": 1}, {"path": 7}, {"pack": "mugs"},
