@@ -21,7 +21,7 @@ from specs.suggest import nearest
 if TYPE_CHECKING:
     from specs.messages import Explained
 
-__all__ = ["Checked", "check", "kinds", "validate"]
+__all__ = ["check", "kinds", "validate"]
 
 kinds = schemas.kinds
 
@@ -86,8 +86,7 @@ def check(document: Document, schema: str | None = None) -> Checked:
     unsound |= {("kind",) for _ in found}
     sound = document.value
     if unsound:
-        # Beyond the most that are looked for, nothing is known to be sound.
-        sound = _without(sound, unsound) if len(unsound) < MAX_COLLECTED else {}
+        sound = {} if () in unsound else _without(sound, unsound)
     if schema is None and sound:
         sound = {key: part for key, part in sound.items() if key not in _IGNORED}
         sound |= {"kind": names[0]} if len(names) == 1 else {}
@@ -147,7 +146,9 @@ def _explained(document: Document, name: str) -> tuple[list[Explained], Document
     for path, text in rules.check(name, document.value):
         if not any(tuple(path[:end]) in unsound for end in range(1, len(path) + 1)):
             found.append(_messages().Explained(tuple(path), partial(str, text)))
-    return found, document, unsound | {fault.path for fault in found} - {()}
+    unsound |= {fault.path for fault in found} - {()}
+    # Beyond the most that are looked for, nothing is known to be sound.
+    return found, document, unsound | ({()} if len(found + silent) >= MAX_COLLECTED else set())
 
 
 def _found(document: Document, name: str) -> list[Explained]:

@@ -60,8 +60,11 @@ def run_compose(options: argparse.Namespace) -> int:
     try:
         if not (options.plan or options.queue):
             return _print_prompt(options, home, spec)
-        run = _print_plan if options.plan else _queue
-        return run(options, home, to_yaml(spec))
+        try:
+            data = to_yaml(spec)
+        except SpecInvalid as error:
+            raise _usage(error) from error
+        return (_print_plan if options.plan else _queue)(options, home, data)
     except SpecInvalid as error:
         return _print_refusal(options, error)
 

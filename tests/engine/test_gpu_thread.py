@@ -8,19 +8,23 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runner.engine import gpu, hub
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.gpu_thread import GpuThread
+from runner.engine.errors import DeviceLost
+from runner.engine.gpu_thread import GpuThread, of_home
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import Phase
+from runner.settings import Home, Settings
 from runner.task import ImageTask, InputImage
-from tests.fakes import TwinLibrary, life
+from tests.fakes import TwinLibrary, Watched, life
 
 ExecutorOf = Callable[..., GpuThread]
 TaskOf = Callable[..., ImageTask]
@@ -273,3 +277,173 @@ def test_the_precision_of_the_spec_beats_the_settings(
 ) -> None:
     facts: Mapping[str, Any] = outcome(executor_of(), task_of("text2img", precision="bf16")).facts
     assert (facts["dtype"], facts["precision"]) == ("bfloat16", "bf16")
+
+
+class Scripted:
+    """A renderer without models: it does what a test says, once the gate is open."""
+
+    def __init__(self) -> None:
+        self.batching = SimpleNamespace(size=4)
+        self.calls: list[list[ImageTask]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.one: Callable[[ImageTask], Rendered] = picture
+        self.all: Callable[[list[ImageTask]], list[Rendered] | None] = lambda tasks: None
+
+    def render(self, task: ImageTask, sign: gpu.StopSign, on_event: object) -> Rendered:
+        self.calls.append([task])
+        assert self.gate.wait(20)
+        sign.check()
+        return self.one(task)
+
+    def render_batch(
+        self, tasks: list[ImageTask], sign: gpu.StopSign, on_event: object
+    ) -> list[Rendered] | None:
+        self.calls.append(tasks)
+        assert self.gate.wait(20)
+        sign.check()
+        return self.all(tasks)
+
+    def forget(self) -> None:
+        self.calls.append([])
+
+
+def picture(task: ImageTask) -> Rendered:
+    return Rendered("gpu0", task, Image.new("RGB", (1, 1)), 0.1, {})
+
+
+@pytest.fixture
+def renderer(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """The renderer of every executor that is made from now on."""
+    made = Scripted()
+    monkeypatch.setattr("runner.engine.gpu_thread.Renderer", lambda *given: made)
+    return made
+
+
+@pytest.fixture
+def tasks(task_of: TaskOf) -> list[ImageTask]:
+    return [task_of("text2img", seed=seed) for seed in (1, 2, 3)]
+
+
+def all_answers(executor: GpuThread, tasks: list[ImageTask]) -> list[Any]:
+    executor.start("gpu0", tasks)
+    return [executor.events.get(timeout=20) for _ in tasks]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_tasks_are_tried_in_one_call_and_else_made_one_by_one(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask], count: int
+) -> None:
+    executor, given = executor_of(), tasks[:count]
+    alone = [[task] for task in given]
+    assert all_answers(executor, given) == [picture(task) for task in given]
+    assert renderer.calls == ([given] if count > 1 else []) + alone
+    assert executor.slots()[0].batch_size == 4
+
+
+def test_what_one_call_made_is_answered_in_order_and_not_made_again(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor, busy = executor_of(), []
+    executor.events = Watched(  # type: ignore[assignment]
+        lambda event: busy.append(executor.slots()[0].busy)
+    )
+    renderer.all = lambda given: [picture(task) for task in given]
+    assert all_answers(executor, tasks) == [picture(task) for task in tasks]
+    assert renderer.calls == [tasks]
+    assert busy == [False] * 3, "the slot is free before an answer can be read"
+
+
+def test_of_tasks_made_one_by_one_the_slot_is_free_before_the_last_answer_can_be_read(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor, busy = executor_of(), []
+    executor.events = Watched(  # type: ignore[assignment]
+        lambda event: busy.append(executor.slots()[0].busy)
+    )
+    all_answers(executor, tasks)
+    assert busy == [True, True, False]
+    executor.start("gpu0", [])
+    assert not executor.slots()[0].busy
+
+
+def test_after_a_lost_device_nothing_is_tried_any_more(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    def lose(task: ImageTask) -> Rendered:
+        raise DeviceLost("the GPU is gone")
+
+    executor = executor_of()
+    renderer.one = lose
+    assert executor.lost is None
+    for given in (tasks[:1], tasks):
+        answers = all_answers(executor, given)
+        told = [(answer.reason, answer.message) for answer in answers]
+        assert told == [("DeviceLost", "the GPU is gone")] * len(given)
+    assert renderer.calls == [tasks[:1]] and executor.lost == "the GPU is gone"
+
+
+def test_a_stop_is_for_one_slot_and_for_all_of_its_tasks(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor = executor_of()
+    for slot, answer in (("gpu1", Rendered), ("gpu0", StoppedEarly)):
+        renderer.gate.clear()
+        executor.start("gpu0", tasks)
+        executor.stop(slot)
+        renderer.gate.set()
+        assert [type(executor.events.get(timeout=20)) for _ in tasks] == [answer] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ZeroDivisionError(), "ZeroDivisionError"),
+(ValueError(" \n"), "ValueError"),
+        (ValueError("x" * 301), "ValueError: " + "x" * 300),
+        (ValueError(r"no C:\\Users\\ada\\x.png, no /home/ada: gone" + "\nmore"),
+         "ValueError: no …, no …: gone"),
+    ],
+)  # fmt: skip
+def test_of_an_unforeseen_error_its_name_and_a_line_without_paths_is_told(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    error: Exception, message: str,
+) -> None:  # fmt: skip
+    def fail(task: ImageTask) -> Rendered:
+        raise error
+
+    renderer.one = fail
+    (answer,) = all_answers(executor_of(), tasks[:1])
+    assert (answer.reason, answer.message) == ("Internal", message)
+
+
+def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thread(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor = executor_of()
+    threads = [thread for thread in threading.enumerate() if thread.name == "fluxdrop-gpu0"]
+    assert threads and all(thread.daemon for thread in threads), "none keeps a process from ending"
+    renderer.gate.clear()
+    executor.start("gpu0", tasks[:1])
+    executor.release()
+    renderer.gate.set()
+    executor.close()
+    executor.events.get(timeout=20)
+    assert renderer.calls == [tasks[:1], [], []]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_thread_works_as_its_homes_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "runner.engine.gpu_thread.GpuThread", lambda data, **named: given.update(named, data=data)
+    )
+    settings = Settings(device="cpu", prompt_cache_gb=1.5, gpu_memory_gb=7.0, attention="auto")
+    home = Home(tmp_path, settings)
+    of_home(home)
+    pipelines = given.pop("pipelines")
+    assert given == {"data": home.data, "prompt_cache": 1_500_000_000}
+    assert (pipelines._wanted_device, pipelines._gpu_memory_gb) == ("cpu", 7.0)
+    assert pipelines._speed.attention == "auto"

@@ -84,10 +84,7 @@ class Disk:
         if folder and not gone:
             return folder
         if source.is_local:
-            raise ModelMissing(
-                f"what {name} is made of is not, or not wholly, in its folder: see"
-                f" `fluxdrop models check {name}`"
-            )
+            raise ModelMissing(_incomplete(name))
         if folder is None:
             raise ModelMissing(
                 f"{source.repo} is not on this machine: run `fluxdrop models pull {name}`"
@@ -129,15 +126,19 @@ def bytes_to_pull(model: Model) -> int:
 def absence(model: Model, data: Path) -> str:
     """A sentence about a model that is not wholly here: what fetches it, and how much that is."""
     if main_source(model).is_local:
-        return (
-            f"what {model.name} is made of is not, or not wholly, in its folder: see"
-            f" `fluxdrop models check {model.name}`"
-        )
+        return _incomplete(model.name)
     here = bytes_here(model, data)
     size = max(bytes_to_pull(model) - here, 0) / 1e9
     return (
         f"{model.name} is {'only partly' if here else 'not'} on this machine: run"
         f" `fluxdrop models pull {model.name}` ({size:.1f} GB to download)"
+    )
+
+
+def _incomplete(name: str) -> str:
+    return (
+        f"what {name} is made of is not, or not wholly, in its folder: see"
+        f" `fluxdrop models check {name}`"
     )
 
 

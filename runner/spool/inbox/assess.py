@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,8 +85,8 @@ def assess(
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
-    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which many
-    files may have to be looked for.
+    found wrong no other speaks of again. With `weights`, `absent` has the models too, for which
+    many files may have to be looked for.
     """
     value: Any = None
     try:
@@ -131,16 +132,17 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
     spec = _with_defaults(checked.value, home)
     absent: list[str] = []
     plan = None
-    with _collected(errors):
+    collected = partial(_collected, errors, checked.document)
+    with collected():
         _check_paths(checked, spec, home)
-    with _collected(errors):
+    with collected():
         spec |= _with_loras(checked, spec, home, catalogue, absent)
     spec = _reliable(checked, spec)
-    with _collected(errors, checked.document):
+    with collected():
         plan = _planned(checked, spec, home, catalogue)
         if plan and not checked.is_unsound("compose", "on_violation"):
             plan.reject()
-    with _collected(errors):
+    with collected():
         _check_forbidden(checked, home)
     prompts: Sequence[Mapping[str, Any]] = ()
     if plan:
@@ -149,12 +151,12 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
         spec.setdefault("model", catalogue.default_model(spec))
     variants = [{**fields, **spec} for fields in prompts] or [spec]
     if _has_model(checked, plan):
-        with _collected(errors):
+        with collected():
             _check_models(checked, variants, catalogue)
         absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
     if all(error.reason != "TooManyImages" for error in errors):
-        with _collected(errors, checked.document):
+        with collected():
             total = count(spec, len(prompts) or 1)
     warnings = tuple(dict.fromkeys(_warnings(plan, variants, catalogue)))
     plan = plan if total and not checked.problems else None
@@ -175,38 +177,37 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
 
 
 @contextmanager
-def _collected(errors: list[SpecInvalid], document: Document | None = None) -> Iterator[None]:
-    """Note a SpecInvalid and go on; with a `document`, say where in it the problems belong."""
+def _collected(errors: list[SpecInvalid], document: Document) -> Iterator[None]:
+    """Note a SpecInvalid, its problems at their places in the spec, and go on."""
     try:
         yield
     except SpecInvalid as error:
-        problems = error.problems
-        if document:
-            problems = tuple(_in_spec(problem, document) for problem in problems)
+        problems = [_in_spec(problem, document) for problem in error.problems]
         errors.append(SpecInvalid(error.reason, problems))
 
 
 def _in_spec(problem: Problem, document: Document) -> Problem:
-    """A problem of a plan at its place in the spec; one of a pack's file at the pack's name."""
     path = problem.path
-    if "/" in path:
+    steps = _steps(path.partition(":")[0])
+    if "/" in path:  # a file of a pack
         steps = ["compose", "pack"]
         if problem.line:
             file, colon, rest = path.partition(":")
             path = f"{file}:{problem.line}:{problem.column}{colon}{rest}"
-    else:
-        steps = path.partition(":")[0].split(".")
     return Problem(*document.locate(steps), path, problem.message)
+
+
+def _steps(path: str) -> list[str | int]:
+    return [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", path)]
 
 
 def _refuse(checked: Checked, reason: str, findings: Iterable[tuple[str, str]]) -> None:
     """Raise SpecInvalid for findings (path, message) about what no earlier check found wrong."""
-    problems = []
-    for path, message in findings:
-        steps = [int(s) if s.isdigit() else s for s in re.findall(r"[^.\[\]]+", path)]
-        if not checked.is_unsound(*steps):
-            place = checked.document.locate(steps)
-            problems.append(Problem(*place, dotted(steps), message))
+    problems = [
+        Problem(0, 0, dotted(_steps(path)), message)
+        for path, message in findings
+        if not checked.is_unsound(*_steps(path))
+    ]
     if problems:
         raise SpecInvalid(reason, problems)
 
@@ -302,8 +303,7 @@ def _warnings(
 
 
 def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
-    ignored = ("result", "$schema", "schema")
-    realised = {key: value for key, value in spec.items() if key not in ignored}
+    realised = dict(spec)
     for key, value in home.settings.defaults.items():
         if key != "quality" or realised.get("format", "png") != "png":
             realised.setdefault(key, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,17 @@ def test_the_last_names_are_made_once_the_first_are_on_the_disk(
     ]  # fmt: skip
 
 
+def test_a_new_file_has_the_permissions_that_the_user_gives(disk: Recorder, tmp_path: Path) -> None:
+    for mask, mode in ((0o077, 0o600), (0, 0o666)):
+        before = os.umask(mask)
+        disk.replace(tmp_path / "x", b"data")
+        os.umask(before)
+        assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+
+
 def test_a_file_in_a_new_folder_may_be_written_in_place(disk: Recorder, tmp_path: Path) -> None:
     x, y = tmp_path / "x", tmp_path / "y"
+    x.write_bytes(b"what a kill left")
     disk.replace_many([(x, b"1"), (y, b"2")], in_place=[x], durable=False)
     assert disk.done == ["write x", "sync x", "write aside", "sync aside", "rename y"]
     assert (x.read_bytes(), y.read_bytes()) == (b"1", b"2")
@@ -75,14 +85,17 @@ def test_a_file_in_a_new_folder_may_be_written_in_place(disk: Recorder, tmp_path
 def test_from_twelve_files_on_the_whole_file_system_is_synced_instead_of_each(
     disk: Recorder, tmp_path: Path
 ) -> None:
-    files = [(tmp_path / str(number), b"x") for number in range(12)]
+    files = [(tmp_path / str(number), b"x") for number in range(13)]
     disk.replace_many(files[:11])
-    assert disk.done.count("sync aside") == 11 and disk.done.count("sync_file_system x") == 0
+    assert disk.done.count("sync aside") == 11
+    disk.done.clear()
+    disk.replace_many(files[:12])
+    assert disk.done.count("sync aside") == 0
     disk.done.clear()
     disk.replace_many(files[:10], then=files[10:])
-    names = [f"rename {number}" for number in range(12)]
+    names = [f"rename {number}" for number in range(13)]
     whole = [f"sync_file_system {tmp_path.name}"]
-    assert disk.done == ["write aside"] * 12 + whole + names[:10] + whole + names[10:] + whole
+    assert disk.done == ["write aside"] * 13 + whole + names[:10] + whole + names[10:] + whole
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from runner.mcp_server.tools import KIND_OF
 from runner.settings import Home, Settings, find_home
 from runner.spool.inbox.assess import Assessment, assess
 from specs import schemas
+from specs.read import read
 from specs.write import to_yaml
 from tests.cli.here import Here
 from tests.composer.helpers import write_pack
@@ -49,8 +51,13 @@ BASES: dict[str, Spec] = {
         "kind": "text2img", "model": "tiny", "seed": 1,
         "compose": {"pack": "mugs", "subjects": ["cup", "mug"], "variables": "day"},
     },
-    "of the pack": {"kind": "text2img", "compose": {"pack": "mugs", "subjects": "all",
-                                                    "variables": "all"}},
+    "of the pack": {
+        "kind": "text2img", "guidance": 3,
+        "compose": {"pack": "mugs", "subjects": "all", "variables": "all"},
+    },
+    "of the matrix": {
+        "kind": "text2img", "prompt": "a star", "guidance": 3, "matrix": {"model": ["tiny"]},
+    },
 }  # fmt: skip
 
 
@@ -114,7 +121,8 @@ FAULTS: dict[str, Fault] = {
     "prompt": _fault("prompt", "the prompt is blank", "plain", "klein", "fill", prompt="  "),
     "prompt of matrix": _fault("matrix.prompt[0]", "is not text", "matrix",
                                matrix={"prompt": [7, "a blue star"]}),
-    "matrix": _fault("matrix", "7 is not a mapping", "plain", "klein", "control", matrix=7),
+    "matrix": _fault("matrix", "7 is not a mapping", "plain", "klein", "control", "of the matrix",
+                     matrix=7),
     "model of matrix": _fault("matrix.model[1]", "is not text", "plain",
                               matrix={"model": ["tiny", 7]}),
     "tags": _fault("tags[1]", "duplicate value", tags=["a", "a"]),
@@ -134,7 +142,7 @@ FAULTS: dict[str, Fault] = {
     "a subject's type": _fault("compose.subjects[1]", "7 is not text", "compose",
                                compose={**_CUP, "subjects": ["cup", 7]}),
     "on_violation": _fault("compose.on_violation", "did you mean 'skip'?", "compose",
-                           compose={**_CUP, "subjects": "all", "on_violation": "skpi"}),
+                           compose={"pack": "mixed", "subjects": "all", "on_violation": "skpi"}),
     # rules between fields
     "quality": _fault("quality", "`format: webp` only", quality=80),
     "format": _fault("format", "did you mean 'jpeg'?", format="jpg", quality=80),
@@ -145,7 +153,8 @@ FAULTS: dict[str, Fault] = {
     "the last seed": _fault("seeds.count", "passes the last seed", "plain", "compose",
                             seed=None, seeds={"start": 2**32 - 1, "count": 2}),
     # the models
-    "unknown model": _fault("model", "did you mean 'tiny'?", needs="matrix", model="tinny"),
+    "unknown model": _fault("model", "did you mean 'tiny'?", *(set(BASES) - {"of the matrix"}),
+                            needs="matrix", model="tinny"),
     "model of another kind": _fault("model", "schnell cannot do fill", "fill", needs="kind",
                                     model="schnell"),
     "unknown model of matrix": _fault("matrix.model", "did you mean 'klein'?", "klein",
@@ -213,6 +222,8 @@ def prepare(home: Home) -> None:
     tiny = {"model": "tiny"}
     write_pack(home.prompts, subjects=subjects, variables=variables, defaults=tiny)
     write_pack(home.prompts, "hurt", subjects={"wound": "a pool of blood"}, defaults=tiny)
+    mixed = {"cup": "a cup", "wound": "a pool of blood"}
+    write_pack(home.prompts, "mixed", subjects=mixed, defaults=tiny)
     torn = write_pack(home.prompts, "torn")
     (torn / "pack.json").write_text('{"schema_version": 1, "id": "torn", "version": "1.0.0"}')
 
@@ -255,8 +266,24 @@ def test_a_single_mistake_is_one_problem_with_its_place(ask: Asker, name: str) -
         (problem,) = found.problems
         assert (problem.path, found.reason) == (fault.path, fault.reason), (base, problem)
         assert fault.says in problem.message
-        assert problem.line >= 1 and problem.column >= 1
+        document = read(to_yaml(with_faults(base, name)))
+        steps = [int(s) if s.isdigit() else s for s in re.findall(r"[^.\[\]:]+", problem.path)]
+        steps = ["compose", "pack"] if "/" in problem.path else steps
+        places = [document.locate(steps), document.locate(steps, key=True)]
+        assert (problem.line, problem.column) in places
         assert problem.message in (found.message or "")
+
+
+ORDER = ("PathNotAllowed", "InputBad", "PackMissing", "PackInvalid", "PromptForbidden", "models",
+         "TooManyImages")  # fmt: skip
+MODELS = ("unknown model", "model of another kind", "unknown model of matrix", "size",
+          "no guidance", "fp8", "a map", "weights of pictures")  # fmt: skip
+
+
+def rank(name: str) -> int:
+    """The place of a mistake's check in the order of all checks."""
+    reason = "models" if name in MODELS else FAULTS[name].reason
+    return ORDER.index(reason) if reason in ORDER else -1
 
 
 def are_independent(one: Fault, other: Fault) -> bool:
@@ -277,10 +304,44 @@ def test_of_two_mistakes_both_are_told_and_nothing_besides(ask: Asker, base: str
         both = sorted(alone[one] + alone[other])
         if are_independent(FAULTS[one], FAULTS[other]):
             assert sorted(told(found)) == both, (one, other)
+            first = min(one, other, key=rank)
+            assert found.reason == FAULTS[first].reason
+            if rank(one) != rank(other):
+                assert alone[first][0][1] in (found.message or "")
             tried += 1
         else:
             assert found.problems and set(told(found)) <= set(both), (one, other)
     assert tried > 50
+
+
+def test_a_default_of_the_settings_is_not_blamed_on_a_spec_that_gave_another(ask: Asker) -> None:
+    """Seen red: with what is unsound blamed again."""
+    precise = replace(ask.home.settings, defaults={"precision": "fp8"})
+    found = Asker(replace(ask.home, settings=precise))(with_faults("plain", "precision"))
+    assert [problem.path for problem in found.problems] == ["precision"]
+    assert "fp4" in found.problems[0].message
+
+
+def test_a_side_is_not_judged_by_another_one_that_is_wrong(ask: Asker) -> None:
+    large = {"large": {"like": "schnell", "width": 2048, "height": 2048}}
+    asker = Asker(replace(ask.home, settings=replace(ask.home.settings, registry=large)))
+    spec = {"kind": "text2img", "prompt": "a star", "model": "large", "width": 4096}
+    assert [p.path for p in asker({**spec, "height": "1024px"}).problems] == ["height"]
+    assert [p.path for p in asker(spec).problems] == ["width"]
+
+
+def test_no_weights_are_missed_of_a_model_that_nobody_can_know(ask: Asker) -> None:
+    spec = {"kind": "control", "prompt": "a star", "image": "a.png", "control": "dpth"}
+    asked = assess(to_yaml(spec), "a.yaml", ask.home, ask.catalogue, weights=True)
+    assert [problem.path for problem in asked.problems] == ["control"] and asked.absent == ()
+
+
+def test_after_a_thousand_problems_nothing_more_is_looked_for(ask: Asker) -> None:
+    """Seen red: with what lies beyond them taken for sound."""
+    matrix = {"prompt": [" "] * 600, "width": ["wide"]}
+    found = ask({"kind": "text2img", "model": "tiny", "matrix": matrix})
+    assert found.reason == "SchemaInvalid" and len(found.problems) == 21
+    assert any("more problems from here on" in problem.message for problem in found.problems)
 
 
 ODD: tuple[Any, ...] = (
