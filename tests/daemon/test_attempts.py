@@ -67,17 +67,17 @@ def test_five_kills_with_progress_between_them_fail_nothing(told: Spool) -> None
 
 
 class Waiting(Disk):
-    """A disk on which one file is not written before it is told to go on."""
+    """A disk on which some files are each not written before it is told to go on."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, *names: str) -> None:
         super().__init__()
-        self.name = name
-        self.reached, self.go = threading.Event(), threading.Event()
+        self.names = names
+        self.reached, self.go = threading.Event(), threading.Semaphore(0)
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        if operation == "write" and self.name in str(path):
+        if operation == "write" and any(name in str(path) for name in self.names):
             self.reached.set()
-            self.go.wait(60)
+            self.go.acquire(timeout=60)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def disk() -> Iterator[Waiting]:
     """A disk on which the picture of the third image waits to be written."""
     made = Waiting("hero-0003.png")
     yield made
-    made.go.set()
+    made.go.release()
 
 
 def killed_now(spool: Spool, root: Path) -> Spool:
@@ -110,7 +110,7 @@ def test_one_image_that_ends_the_process_fails_alone_after_exactly_three_kills(
         spool.until(lambda: disk.reached.is_set() and is_in_mid_image(spool, 4))
         assert in_flight(spool).keys() == {3, 4}
         spool = killed_now(spool, tmp_path / "killed")
-        disk.go.set()
+        disk.go.release()
     else:
         spool.until(lambda: is_in_mid_image(spool, 4))
         die(spool)
@@ -136,6 +136,29 @@ def test_one_image_that_ends_the_process_fails_alone_after_exactly_three_kills(
         spool.until(lambda: ended(spool) == ["hero"])
     finally:
         spool.stop()
+
+
+def test_what_may_end_the_process_waits_until_all_before_it_is_written_and_so_does_what_follows(
+    told: Spool,
+) -> None:
+    hold_at(told, 2)
+    told.start()
+    told.drop("hero.yaml", SIX)
+    told.until(lambda: is_in_mid_image(told, 2) and told.pictures("hero"))
+    die(told)
+    (told.home.job("hero") / "hero-0001.png").unlink()
+    told.device = FlatColours()
+    disk = Waiting("-0001.png", "-0002.png")
+    told.start(disk)
+    for number in (1, 2):
+        told.until(disk.reached.is_set)
+        for _ in range(5):
+            daemon_of(told).step(0.0)
+        assert told.device.started == [("hero", n) for n in range(1, number + 1)]
+        disk.reached.clear()
+        disk.go.release()
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 6)
 
 
 def ended(spool: Spool) -> list[str]:

@@ -308,7 +308,12 @@ def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
         die(told)
         start_again(told)
         assert told.status("hero")["state"] == "queued"
+    told.device.by_hand = True
     go()
+    # Before any image is saved.
+    told.until(lambda: told.device.task and told.status("hero").get("state") == "running")
+    told.device.by_hand = False
+    told.device.finish()
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
     assert len(told.pictures("hero")) == 3

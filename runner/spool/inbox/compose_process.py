@@ -103,9 +103,12 @@ def program() -> None:
     sys.stdout = sys.stderr
     orders: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-    while True:
-        pickle.dump(replace(assess(*orders.get()), plan=None), results)
-        results.flush()
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            pickle.dump(replace(assess(*orders.get()), plan=None), results)
+            results.flush()
+    # Not by a return: the thread that reads stdin would make the interpreter's end a fatal error.
+    os._exit(0)
 
 
 def _listen(orders: SimpleQueue[Any]) -> None:
