@@ -134,7 +134,7 @@ def _around(enqueue: Enqueue, home: Home, clock: Clock) -> None:
             with (home.inbox / name).open("rb") as file:
                 signature = signature_of(os.fstat(file.fileno()))
                 drop = Drop(name, file.read(), signature)
-            verdict = assess(drop, home, catalogue)
+            verdict = assess(drop.data, drop.name, home, catalogue)
             assert verdict.reason is None
             job = id_from_file(name)
             enqueue(pickle.dumps((job, drop.data, dict(verdict.realised))))

@@ -58,13 +58,15 @@ def test_a_file_is_left_alone_for_pauses_that_double_up_to_a_minute(
     assert faults.listed()[0]["since"] == "at 0.0"
 
 
+@pytest.mark.parametrize("change", [b"", b"changed"])
 def test_a_file_that_changed_is_tried_at_once_and_its_pauses_begin_anew(
-    home: Home, faults: Faults, clock: FakeClock
+    home: Home, faults: Faults, clock: FakeClock, change: bytes
 ) -> None:
     file = home.inbox / "x.yaml"
+    file.write_bytes(b"spec")
     for _ in range(3):
         faults.add(file, _DENIED)
-    file.write_bytes(b"changed")
+    file.write_bytes(change)
     assert faults.seconds_left(file) == 0.0
     clock.now = 9.0
     faults.add(file, _DENIED)
@@ -127,7 +129,7 @@ def test_a_fault_is_logged_when_it_is_new_and_a_mistake_of_ours_with_its_traceba
     home: Home, faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = home.inbox / "x.yaml"
-    for error in (_DENIED, _DENIED, ZeroDivisionError("oh"), _DENIED):
+    for error in (_DENIED, _DENIED, ZeroDivisionError("oh"), OSError(errno.EINVAL, "odd")):
         faults.add(file, error)
     assert [bool(record.exc_info) for record in caplog.records] == [False, True, False]
     assert {record.levelno for record in caplog.records} == {logging.ERROR}

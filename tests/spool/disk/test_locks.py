@@ -87,6 +87,19 @@ def test_a_lock_names_its_holder_and_is_free_again_when_it_is_released(held: Pat
     assert held.read_bytes()[1:] == f"pid {os.getpid()}".encode()
 
 
+def test_of_what_others_wrote_into_the_file_of_a_lock_a_little_is_told_if_it_can_be_read(
+    held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.write_bytes(b"\0" + b"x" * 500)
+    assert refused(held).endswith(f"({'x' * 100})")
+
+    def deny(*given: object, **named: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", deny)
+    assert refused(held).endswith("(unknown)")
+
+
 def test_a_lock_that_was_released_can_be_taken_and_its_file_stays(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     for _ in range(2):

@@ -69,6 +69,21 @@ def test_without_permission_for_the_probe_or_on_an_odd_file_writers_are_unknown(
     os.close(folder)
 
 
+@on_linux
+def test_writers_can_be_probed_for_where_a_file_can_be_leased(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "x").touch()
+    with (tmp_path / "x").open("rb") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError:
+            leased = False
+        else:
+            leased = True
+    assert can_probe_writers(tmp_path) is leased
+
+
 def test_where_no_file_can_be_made_writers_cannot_be_probed_for(tmp_path: Path) -> None:
     assert can_probe_writers(tmp_path / "none") is False
     assert list(tmp_path.iterdir()) == []
@@ -127,6 +142,10 @@ def test_the_file_system_of_a_folder_is_synced_and_a_failure_is_told(
             ctypes.set_errno(errno.EIO)
             return -1
 
+    monkeypatch.setattr("runner.spool.disk.platform.ctypes.CDLL", lambda *given: object())
+    can_sync_file_system.cache_clear()
+    assert not can_sync_file_system(), "an older C library has no such call"
+    can_sync_file_system.cache_clear()
     monkeypatch.setattr("runner.spool.disk.platform.ctypes.CDLL", Broken)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
         sync_file_system(tmp_path)
