@@ -110,7 +110,9 @@ def in_mid_image(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
     spool.device.finish()
     spool.until(lambda: spool.device.task and spool.device.task.index == 2)
     spool.device.step()
-    spool.until(lambda: in_flight(spool) == {2: "denoising"})
+    spool.until(
+        lambda: in_flight(spool) == {2: "denoising"} and spool.status("hero")["state"] == "running"
+    )
     return lambda: _answer(spool)
 
 
@@ -119,6 +121,8 @@ def over(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
     spool.start()
     spool.drop("hero.yaml", BULK)
     spool.end("hero")
+    # The ledger knows a little later that the status says so.
+    spool.until(lambda: daemon_of(spool).ledger.get(1).is_shown)
     return lambda: None
 
 

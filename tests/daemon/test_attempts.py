@@ -150,15 +150,18 @@ def test_what_may_end_the_process_waits_until_all_before_it_is_written_and_so_do
     told.device = FlatColours()
     disk = Waiting("-0001.png", "-0002.png")
     told.start(disk)
-    for number in (1, 2):
-        told.until(disk.reached.is_set)
-        for _ in range(5):
-            daemon_of(told).step(0.0)
-        assert told.device.started == [("hero", n) for n in range(1, number + 1)]
-        disk.reached.clear()
-        disk.go.release()
-    status = told.end("hero")
-    assert (status["state"], status["images"]["done"]) == ("succeeded", 6)
+    try:
+        for number in (1, 2):
+            told.until(disk.reached.is_set)
+            for _ in range(5):
+                daemon_of(told).step(0.0)
+            assert told.device.started == [("hero", n) for n in range(1, number + 1)]
+            disk.reached.clear()
+            disk.go.release()
+        status = told.end("hero")
+        assert (status["state"], status["images"]["done"]) == ("succeeded", 6)
+    finally:
+        disk.go.release(2)
 
 
 def ended(spool: Spool) -> list[str]:
@@ -300,8 +303,21 @@ def test_a_death_is_charged_though_a_completed_load_has_cleared_an_earlier_one(
     die_in(told, Phase.LOADING, Phase.DENOISING)
     assert [phase for _, phase, _ in losses(told)] == ["starting", "denoising"]
     die_in(told, Phase.LOADING)
-    die_in(told, Phase.DENOISING)
-    assert [phase for _, phase, _ in losses(told)].count("denoising") == 2
+    die_in(told, Phase.LOADING, Phase.DENOISING)
+    assert [phase for _, phase, _ in losses(told)] == ["starting", "denoising", "denoising"]
+    told.until(lambda: told.device.task)
+    told.device.finish()
+    assert told.end("hero")["state"] == "succeeded"
+
+
+def test_a_completed_load_clears_no_death_of_another_kind(told: Spool) -> None:
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml")
+    die_in(told, Phase.LOADING)
+    die_in(told, Phase.LOADING, Phase.ENCODING)
+    die_in(told, Phase.LOADING, Phase.ENCODING, Phase.LOADING, Phase.DENOISING)
+    assert [phase for _, phase, _ in losses(told)] == ["encoding", "denoising"]
     told.until(lambda: told.device.task)
     told.device.finish()
     assert told.end("hero")["state"] == "succeeded"
