@@ -49,8 +49,8 @@ class _Waker(FileSystemEventHandler):
         if name.startswith("."):
             # Mostly caused by the intake itself, which would wake itself for ever.
             return
-        is_here = event.event_type == "moved" and event.dest_path
-        if is_here and len(self.renamed_in) < _MOST_NAMES:
+        # Only a rename has one, and none if it led out of the folder.
+        if event.dest_path and len(self.renamed_in) < _MOST_NAMES:
             self.renamed_in.add(name)
         self._wake.set()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.engine import hub
 from runner.errors import InputBad, ModelMissing, PathNotAllowed
 from runner.settings import Home
 from runner.task import Lora
@@ -85,6 +86,31 @@ def test_a_file_that_changed_since_is_said(home: Home) -> None:
     assert (reason, path) == ("InputBad", "loras.0.sha256")
     assert sha in message
     assert "leave `sha256` out" in message
+
+
+@pytest.mark.parametrize("asked", ["0" * 64, "f" * 64])
+def test_a_hash_that_the_file_has_not_is_a_fault_and_the_files_own_is_recorded(
+    home: Home, asked: str
+) -> None:
+    sha = put(home.root / "loras/ink.safetensors", content())
+    found, faults = recorded({"loras": [{"path": "ink.safetensors", "sha256": asked}]}, home)
+    assert [each["sha256"] for each in found] == [sha]
+    assert [each.path for each in faults] == ["loras.0.sha256"]
+
+
+def test_a_lora_without_a_weight_acts_with_its_whole_weight(home: Home) -> None:
+    put(home.root / "loras/ink.safetensors", content())
+    (ink,) = for_task({"loras": [{"path": "ink.safetensors"}]}, home)
+    assert (ink.weight, ink.name, ink.sha256) == (1.0, "", "")
+
+
+def test_the_same_file_in_another_folder_is_suggested_before_a_name_that_is_alike(
+    home: Home,
+) -> None:
+    for name in ("colours/Wash", "colours/dash", "ink/dash", "ink/zash"):
+        put(home.root / f"loras/{name}.safetensors", content())
+    message = fault({"path": "ink/wash.safetensors"}, home)[2]
+    assert "did you mean 'colours/Wash.safetensors'?" in message
 
 
 @pytest.mark.parametrize(
@@ -202,6 +228,22 @@ def test_a_file_that_is_too_large_is_refused_unread(home: Home) -> None:
     with file.open("wb") as stream:
         stream.truncate(9 * 2**30)  # a hole: takes no room
     assert "larger than 8 GiB" in fault({"path": "ink.safetensors"}, home)[2]
+    with file.open("r+b") as stream:
+        stream.truncate(8 * 2**30)
+    assert "not whole" in fault({"path": "ink.safetensors"}, home)[2]
+
+
+def test_a_file_that_may_not_be_read_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    put(home.root / "loras/ink.safetensors", content())
+    monkeypatch.setattr("runner.spool.inbox.loras.open_regular", deny)
+    reason, _, message = fault({"path": "ink.safetensors"}, home)
+    assert reason == "InputBad"
+    assert message == "ink.safetensors cannot be read as a file: Permission denied"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -247,3 +289,36 @@ def test_a_file_is_hashed_once_for_each_state_it_is_in(
     for _ in range(3):
         only({"loras": [{"path": "ink.safetensors"}]}, home)
     assert len(read) == 1
+
+
+def test_the_hash_of_a_file_of_the_hub_is_the_name_of_its_blob_and_no_other_name_is_trusted(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(4)
+    sha = hashlib.sha256(data).hexdigest()
+    pulled(home, "someone/oil", {"oil.safetensors": data})
+    spec = {"loras": [{"repo": "someone/oil"}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *given: pytest.fail("read"))
+        assert only(spec, home)["sha256"] == sha
+    # Small files have the 40 digits of git's hash.
+    link = next(hub.repo_folder("someone/oil", home.data).glob("snapshots/*/oil.safetensors"))
+    short = link.resolve().rename(link.resolve().with_name("a" * 40))
+    link.unlink()
+    link.symlink_to(short)
+    assert only(spec, home)["sha256"] == sha
+    name = "x" * 52 + ".safetensors"
+    put(home.root / "loras/blobs" / name[1:], data)
+    put(home.root / "loras" / name, data)
+    for path in (f"blobs/{name[1:]}", name):
+        assert only({"loras": [{"path": path}]}, home)["sha256"] == sha
+
+
+@pytest.mark.parametrize(("count", "more"), [(8, False), (9, True)])
+def test_of_a_repository_with_several_files_the_first_eight_are_named(
+    home: Home, count: int, more: bool
+) -> None:
+    pulled(home, "someone/oil", {f"{n}.safetensors": content(n) for n in range(count)})
+    message = fault({"repo": "someone/oil"}, home)[2]
+    assert message.endswith("7.safetensors" + ", …" * more)
+    assert message.count(".safetensors") == 8

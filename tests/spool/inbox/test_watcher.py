@@ -125,11 +125,12 @@ def test_a_watch_is_tried_every_minute_and_every_five_seconds_while_it_says_noth
         (59.5, 0, "events"), (60.0, 1, "events"), (61.5, 1, "events"), (62.0, 1, "events"),
         (64.5, 1, "events"), (65.0, 2, "events"), (67.0, 2, "events"), (70.0, 3, "events"),
         (71.5, 3, "events"), (72.0, 3, "polling"), (74.5, 3, "polling"), (75.0, 4, "polling"),
+        (77.0, 4, "polling"), (80.0, 5, "polling"),
     ):  # fmt: skip
         watcher.tend(moment)
         assert (moment, trials, watcher.mode) == (moment, tried, mode)
     watcher._handler.on_any_event(FileMovedEvent("", ".own"))
-    for moment, tried in ((75.5, 4), (134.5, 4), (135.0, 5)):
+    for moment, tried in ((80.5, 5), (139.5, 5), (140.0, 6)):
         watcher.tend(moment)
         assert (moment, trials, watcher.mode) == (moment, tried, "events")
 
@@ -232,6 +233,26 @@ def test_a_dead_watch_is_armed_again(watcher: Watcher, wake: threading.Event) ->
     watcher.tend(1.0)
     assert wake.is_set()
     assert watcher.mode == "events"
+
+
+def test_a_folder_that_another_took_the_place_of_is_watched_no_more(tmp_path: Path) -> None:
+    folder, other, wake = tmp_path / "inbox", tmp_path / "other", threading.Event()
+    folder.mkdir()
+    other.mkdir()
+    watcher = Watcher(folder, wake)
+    watcher.tend(0.0)
+    # Twice, for one of the two has the higher number.
+    for moment in (1.0, 2.0):
+        folder.rename(tmp_path / "aside")
+        other.rename(folder)
+        (tmp_path / "aside").rename(other)
+        wake.clear()
+        watcher.tend(moment)
+        assert wake.is_set()
+        wake.clear()
+        (folder / f"{moment}.yaml").touch()
+        assert wake.wait(_PATIENCE)
+    watcher.stop()
 
 
 def test_a_missing_folder_is_polled_for_and_watched_when_it_is_back(
