@@ -166,11 +166,14 @@ class Worker:
         job = self._jobs.get(event.slot)
         if job is not None and job.in_flight:
             job.heard_at = monotonic()
-            suspect = event.task.suspect or job.phase is None
-            if event.phase != job.phase and (suspect or Phase.LOADING in (event.phase, job.phase)):
+            # Where nothing has gone wrong, its beginning and its loads are enough.
+            telling = job.record.attempt > 1 or job.phase is None
+            if event.phase != job.phase and (telling or Phase.LOADING in (event.phase, job.phase)):
                 # A disk without room must not stop the image: a kill is charged to nobody then.
                 with suppress(LedgerUnusable):
-                    self._ledger.reached(job.record.seq, event.phase, event.task.model)
+                    self._ledger.reached(
+                        job.record.seq, job.in_flight, event.phase, event.task.model
+                    )
             job.phase = event.phase
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # The prompts of newly queued jobs can be encoded along with this one.

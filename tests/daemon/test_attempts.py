@@ -365,3 +365,34 @@ def test_an_end_is_told_once_whenever_a_kill_comes_and_only_when_its_status_says
     told.stop()
     with Daemon(told.home, FlatColours()) as daemon:
         assert len(daemon.ledger.events_for("nobody", 99)) == 2
+
+
+@pytest.mark.parametrize(
+    "before",
+    [(Phase.PREPROCESSING,), (Phase.LOADING, Phase.ENCODING)],
+    ids=["preprocessing", "encoding"],
+)
+def test_what_is_done_before_a_load_does_not_clear_the_deaths_of_earlier_ones(
+    told: Spool, before: tuple[Phase, ...]
+) -> None:
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml")
+    for _ in range(3):
+        die_in(told, *before, Phase.LOADING)
+    status = told.end("hero")
+    assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
+
+
+def test_one_death_while_a_batch_loads_its_model_counts_as_one(told: Spool) -> None:
+    told.device = FourAtOnce()
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}"))
+    told.until(lambda: told.device.hand)
+    told.device.events.put(Progressed("gpu0", told.device.hand[0], Phase.LOADING))
+    told.until(lambda: "loading" in in_flight(told).values())
+    die(told)
+    told.device = FourAtOnce()
+    told.start()
+    assert told.end("hero")["state"] == "succeeded"

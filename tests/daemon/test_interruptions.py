@@ -361,3 +361,26 @@ def test_a_final_job_whose_folder_is_deleted_is_forgotten_when_its_id_is_wanted(
     assert told.end("hero")["state"] == "succeeded"
     again = ledger.newest("hero")
     assert again is not None and again.seq > 2
+
+
+def test_a_late_answer_for_a_final_job_changes_nothing(told: Spool) -> None:
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", BULK)
+    told.until(lambda: told.device.task)
+    (told.home.inbox / "hero.cancel").touch()
+    told.end("hero")
+    ledger = daemon_of(told).ledger
+    before = ledger.get(1)
+    ledger.made(1, 2, {"file": "late.png"})
+    assert ledger.get(1) == before and not ledger.images(1)
+
+
+def test_a_file_is_known_until_its_removal_is_on_the_disk(told: Spool) -> None:
+    disk = FaultyDisk("sync_folder", "inbox", errno.EIO)
+    told.start(disk)
+    told.drop("hero.yaml", BULK)
+    told.until(lambda: disk.failed)
+    ledger = daemon_of(told).ledger
+    told.until(lambda: disk.failed >= 3 or ledger.is_answered(1))
+    assert not ledger.is_answered(1)

@@ -107,6 +107,9 @@ def finish_acknowledgements(spool: Spool) -> None:
     home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
     pending = ledger.unanswered()
     _finish_removals(pending.keys(), spool)
+    if pending:
+        # As in `acknowledge`: no power loss may bring back a file that the ledger forgets.
+        spool.disk.sync_folder(home.inbox)
     for identity, record in pending.items():
         folder = outbox.folder(record.id)
         with faults.isolated(folder):
@@ -134,8 +137,6 @@ def _finish_removals(known: Collection[str], spool: Spool) -> None:
                 continue
             if drop_at(taken, taken.name.removeprefix(TAKEN_PREFIX)).identity in known:
                 disk.remove(taken)
-                # As in `acknowledge`: the ledger must know one that a power loss brings back.
-                disk.sync_folder(inbox)
             else:
                 _restore(taken, disk)
 

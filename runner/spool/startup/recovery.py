@@ -76,7 +76,7 @@ def reconcile_images(record: Record, spool: Spool) -> None:
     lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in outputs]
     ledger.unmade(record.seq, lost)
     for number in outputs.keys() - known.keys():
-        ledger.made(record.seq, number, outputs[number])
+        ledger.adopt(record.seq, number, outputs[number])
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     for file in folder.glob(f"{record.id}-[0-9]*.*"):
         if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:

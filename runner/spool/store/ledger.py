@@ -161,22 +161,27 @@ class Ledger(Queries):
             self._run_many("INSERT INTO in_flight VALUES (?, ?, ?, ?, ?)", rows)
             return True
 
-    def reached(self, seq: int, phase: Phase, model: str) -> None:
-        """Record that a job's images in flight load their model, or have loaded it."""
+    def reached(self, seq: int, numbers: Iterable[int], phase: Phase, model: str) -> None:
+        """Record the phase of images in flight; the model of one that is painted is loaded."""
         with self.transaction(durable=False):
-            self._run("UPDATE in_flight SET phase = ? WHERE seq = ?", phase, seq)
-            if phase != Phase.LOADING:
+            query = "UPDATE in_flight SET phase = ? WHERE seq = ? AND number = ?"
+            self._run_many(query, ((phase, seq, number) for number in numbers))
+            if phase == Phase.DENOISING:
                 self._run("DELETE FROM loss WHERE phase = 'loading' AND model = ?", model)
 
     def made(self, seq: int, number: int, output: Mapping[str, Any]) -> None:
-        """Count an image whose sidecar is there; changes nothing for one that is over.
+        """Count an image that was saved; a late answer changes nothing.
 
         Not durable by itself: recovery reads the sidecars.
         """
         self._image_over(seq, number, "done", None, None, json.dumps(output))
 
+    def adopt(self, seq: int, number: int, output: Mapping[str, Any]) -> None:
+        """Count an image whose files are there, of a finished job too."""
+        self._image_over(seq, number, "done", None, None, json.dumps(output), final=True)
+
     def image_failed(self, seq: int, number: int, reason: str, message: str) -> None:
-        """Count an image that cannot be made; changes nothing for one that is over."""
+        """Count an image that cannot be made; a late answer changes nothing."""
         self._image_over(seq, number, "failed", reason, message, None)
 
     def unmade(self, seq: int, numbers: Iterable[int]) -> None:
@@ -197,6 +202,7 @@ class Ledger(Queries):
         An image that was charged three times fails. A load is charged by itself, see `dead_load`,
         and one of which nothing was heard is only remembered: the frameworks are imported then.
         """
+        at = _at()
         with self.transaction():
             for row in self._rows("SELECT * FROM in_flight WHERE seq = ?", seq):
                 number, phase = row["number"], row["phase"]
@@ -204,7 +210,7 @@ class Ledger(Queries):
                     "INSERT OR REPLACE INTO loss SELECT ?1, ?2,"
                     " CASE ?5 WHEN 'starting' THEN 0 ELSE coalesce(max(attempt), 0) + 1 END,"
                     " ?3, ?4, ?5, ?6, ?7 FROM loss WHERE seq = ?1 AND number = ?2",
-                    seq, number, row["model"], row["slot"], phase, why, _at(),
+                    seq, number, row["model"], row["slot"], phase, why, at,
                 )  # fmt: skip
                 query = (
                     "SELECT * FROM loss WHERE seq = ? AND number = ?"
@@ -222,7 +228,8 @@ class Ledger(Queries):
 
     def dead_load(self, seq: int) -> Hold | None:
         """Why a job must fail whose model ended the process three times in a row while loading."""
-        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' ORDER BY model, at"
+        # Images that waited for one load have it at one time.
+        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, at"
         rows = self._rows(query, seq)
         for model in dict.fromkeys(row["model"] for row in rows):
             losses = [row for row in rows if row["model"] == model]
@@ -392,8 +399,13 @@ class Ledger(Queries):
         reason: str | None,
         message: str | None,
         output: str | None,
+        *,
+        final: bool = False,
     ) -> None:
+        query = "SELECT 1 FROM job WHERE seq = ? AND finished_at IS NOT NULL"
         with self.transaction(durable=False):
+            if self._row(query, seq) and not final:
+                return
             self._run(
                 "INSERT OR IGNORE INTO image (seq, number, outcome, reason, message, output)"
                 " VALUES (?, ?, ?, ?, ?, ?)",

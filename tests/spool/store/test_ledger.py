@@ -203,7 +203,7 @@ class Moves(RuleBasedStateMachine):
                 numbers = [n for n in (1, 2, 3) if n not in self.ledger.images(record.seq)]
                 if numbers:
                     self.ledger.claim(record.seq, {numbers[0]: MODEL}, "gpu0")
-                    self.ledger.reached(record.seq, Phase.DENOISING, MODEL)
+                    self.ledger.reached(record.seq, [numbers[0]], Phase.DENOISING, MODEL)
 
     @precondition(lambda self: self.jobs)
     @rule(n=CHOICE)
@@ -280,9 +280,9 @@ def test_three_dead_loads_of_one_model_in_a_row_fail_the_job_and_a_completed_one
 
     def load(*, completes: bool) -> None:
         ledger.claim(seq, {1: MODEL}, "gpu0")
-        ledger.reached(seq, Phase.LOADING, MODEL)
+        ledger.reached(seq, [1], Phase.LOADING, MODEL)
         if completes:
-            ledger.reached(seq, Phase.ENCODING, MODEL)
+            ledger.reached(seq, [1], Phase.DENOISING, MODEL)
             ledger.unclaim(seq)
         else:
             ledger.lost(seq, "killed by SIGKILL")
