@@ -142,7 +142,9 @@ def test_what_is_not_there_is_removed_already(disk: Recorder, tmp_path: Path) ->
     assert [file.name for file in tmp_path.iterdir()] == ["link"]
 
 
-def test_a_folder_is_made_with_its_parents_and_is_new_once(disk: Recorder, tmp_path: Path) -> None:
+def test_a_folder_is_made_with_its_parents_and_is_new_once(
+    disk: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "a" / "b"
     assert disk.make_folder(folder) and folder.is_dir()
     assert not disk.make_folder(folder)
@@ -150,6 +152,19 @@ def test_a_folder_is_made_with_its_parents_and_is_new_once(disk: Recorder, tmp_p
     # Another program may be quicker.
     disk.on_operation = lambda operation: (tmp_path / "c").mkdir()
     assert not disk.make_folder(tmp_path / "c")
+    mkdir = os.mkdir
+
+    def late(path: Place, *mode: int) -> None:
+        if not (tmp_path / "e" / "f").is_dir():
+            for folder in (tmp_path / "e", tmp_path / "e" / "f"):
+                mkdir(folder)
+            raise FileNotFoundError
+        mkdir(path, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.spool.disk.disk.os.mkdir", late)
+        disk.on_operation = lambda operation: None
+        assert disk.make_folder(tmp_path / "e" / "f")
     with pytest.raises(DiskFull, match=f"on the disk of {tmp_path}"):
         FaultyDisk("make_folder", "", errno.ENOSPC).make_folder(tmp_path / "d")
 
