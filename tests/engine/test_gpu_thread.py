@@ -287,11 +287,14 @@ class Scripted:
         self.calls: list[list[ImageTask]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.progress = False
         self.one: Callable[[ImageTask], Rendered] = picture
         self.all: Callable[[list[ImageTask]], list[Rendered] | None] = lambda tasks: None
 
-    def render(self, task: ImageTask, sign: gpu.StopSign, on_event: object) -> Rendered:
+    def render(self, task: ImageTask, sign: gpu.StopSign, on_event: Any) -> Rendered:
         self.calls.append([task])
+        if self.progress:
+            on_event(Progressed("gpu0", task, Phase.LOADING))
         assert self.gate.wait(20)
         sign.check()
         return self.one(task)
@@ -431,6 +434,32 @@ def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thre
     executor.events.get(timeout=20)
     assert renderer.calls == [tasks[:1], [], []]
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_announced_prompts_are_remembered_and_the_libraries_imported_meanwhile(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    imported, expected, executor = threading.Event(), [], executor_of()
+    monkeypatch.setattr("runner.engine.gpu_thread.devices.frameworks", imported.set)
+    monkeypatch.setattr(executor._prompts, "expect", expected.append)
+    executor.prepare([])
+    executor.prepare(tasks)
+    assert imported.wait(20) and expected == [tasks]
+
+
+@pytest.mark.parametrize("suspect", [True, False])
+def test_what_may_end_the_process_is_waited_for_until_its_progress_is_recorded(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    monkeypatch: pytest.MonkeyPatch, suspect: bool,
+) -> None:  # fmt: skip
+    waited: list[float] = []
+    monkeypatch.setattr("runner.engine.gpu_thread.time.sleep", waited.append)
+    renderer.progress = True
+    executor = executor_of()
+    executor.start("gpu0", [replace(tasks[0], suspect=suspect)])
+    assert [type(event) for event in life(executor)] == [Progressed, Rendered]
+    assert len(waited) == suspect
 
 
 def test_a_thread_works_as_its_homes_settings_say(

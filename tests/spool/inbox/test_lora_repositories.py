@@ -55,7 +55,9 @@ def test_a_repository_with_several_files_asks_which(home: Home) -> None:
     assert reason == "InputBad"
     assert "say which with `file`: 8steps.safetensors, more/16steps.safetensors" in message
     named = {"repo": "someone/hyper", "file": "more/16steps.safetensors"}
-    assert only({"loras": [named]}, home)["sha256"] == hashlib.sha256(content(2)).hexdigest()
+    found = only({"loras": [named]}, home)
+    assert found["sha256"] == hashlib.sha256(content(2)).hexdigest()
+    assert (found["revision"], found["file"]) == ("c0ffee", "more/16steps.safetensors")
 
 
 @pytest.mark.parametrize(

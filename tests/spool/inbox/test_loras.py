@@ -98,6 +98,12 @@ def test_a_hash_that_the_file_has_not_is_a_fault_and_the_files_own_is_recorded(
     assert [each.path for each in faults] == ["loras.0.sha256"]
 
 
+def test_the_names_of_its_tensors_may_begin_with_any_letter(home: Home) -> None:
+    for key in ("A.lora_A", "_.lora_A", "z.lora_A"):
+        sha = put(home.root / "loras/ink.safetensors", content(key=key))
+        assert only({"loras": [{"path": "ink.safetensors"}]}, home)["sha256"] == sha
+
+
 def test_a_lora_without_a_weight_acts_with_its_whole_weight(home: Home) -> None:
     put(home.root / "loras/ink.safetensors", content())
     (ink,) = for_task({"loras": [{"path": "ink.safetensors"}]}, home)
@@ -125,7 +131,9 @@ def test_the_same_file_in_another_folder_is_suggested_before_a_name_that_is_alik
         ("styles\\..\\..\\secret.safetensors", "PathNotAllowed", "'..'"),
         ("ink.safetensors:stream.safetensors", "PathNotAllowed", "':'"),
         ("C:ink.safetensors", "PathNotAllowed", "':'"),
+        ("/a:b.safetensors", "PathNotAllowed", "':'"),
         ("/etc/secret.safetensors", "PathNotAllowed", "outside the `lora_roots`"),
+        ("\\\\server\\share\\secret.safetensors", "PathNotAllowed", "outside the `lora_roots`"),
         ("//server/share/secret.safetensors", "PathNotAllowed", "outside the `lora_roots`"),
         ("ink.pt", "InputBad", "is no .safetensors file"),
         ("ink", "InputBad", "is no .safetensors file"),
@@ -275,6 +283,9 @@ def test_all_that_is_wrong_is_told_at_once(home: Home) -> None:
     found, faults = recorded({"loras": named}, home)
     assert [each.path for each in faults] == ["loras.0", "loras.2"]
     assert [each["path"] for each in found] == ["ink.safetensors"]
+    # In the place of one that an earlier check found wrong.
+    _, faults = recorded({"loras": [None, *named]}, home)
+    assert [each.path for each in faults] == ["loras.1", "loras.3"]
 
 
 def test_a_file_is_hashed_once_for_each_state_it_is_in(
@@ -308,17 +319,17 @@ def test_the_hash_of_a_file_of_the_hub_is_the_name_of_its_blob_and_no_other_name
     link.symlink_to(short)
     assert only(spec, home)["sha256"] == sha
     name = "x" * 52 + ".safetensors"
-    put(home.root / "loras/blobs" / name[1:], data)
-    put(home.root / "loras" / name, data)
-    for path in (f"blobs/{name[1:]}", name):
+    for path in (f"blobs/{name[1:]}", f"blobs/y{name}", f"blob/{name}", f"blobs2/{name}", name):
+        put(home.root / "loras" / path, data)
         assert only({"loras": [{"path": path}]}, home)["sha256"] == sha
 
 
-@pytest.mark.parametrize(("count", "more"), [(8, False), (9, True)])
+@pytest.mark.parametrize(("count", "more"), [(2, False), (8, False), (9, True)])
 def test_of_a_repository_with_several_files_the_first_eight_are_named(
     home: Home, count: int, more: bool
 ) -> None:
     pulled(home, "someone/oil", {f"{n}.safetensors": content(n) for n in range(count)})
     message = fault({"repo": "someone/oil"}, home)[2]
-    assert message.endswith("7.safetensors" + ", …" * more)
-    assert message.count(".safetensors") == 8
+    named = min(count, 8)
+    assert message.endswith(f"{named - 1}.safetensors" + ", …" * more)
+    assert message.count(".safetensors") == named
