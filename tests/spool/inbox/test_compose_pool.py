@@ -95,6 +95,20 @@ def test_while_ten_thousand_prompts_are_planned_other_drops_are_accepted_and_run
     packed.until(lambda: not planners())
 
 
+def test_two_specs_are_planned_at_once_and_the_third_has_its_turn_after_them(
+    packed: Spool, held: Held
+) -> None:
+    for name in ("a.yaml", "b.yaml", "c.yaml"):
+        start_planning(packed, name, SMALL)
+    packed.until(lambda: sorted(held.asked) == ["a.yaml", "b.yaml"])
+    assert sum(thread.name == "composing" for thread in threading.enumerate()) == 2
+    held.free.set()
+    assert [status["state"] for status in packed.over("a", "b", "c")] == ["succeeded"] * 3
+    packed.until(lambda: not planners())
+    packed.drop("d.yaml", SMALL)
+    assert packed.end("d")["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("name", ["big.yaml", "big"])
 def test_a_cancel_by_file_or_by_id_stops_a_plan_at_once(
     packed: Spool, held: Held, name: str
