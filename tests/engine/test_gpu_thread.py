@@ -20,6 +20,7 @@ from runner.engine.errors import DeviceLost
 from runner.engine.gpu_thread import GpuThread, of_home
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import PipelineCache
+from runner.errors import OutOfMemory
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import Phase
 from runner.settings import Home, Settings
@@ -357,6 +358,21 @@ def test_what_one_call_made_is_answered_in_order_and_not_made_again(
     assert busy == [False] * 3, "the slot is free before an answer can be read"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("too large"), OutOfMemory("no room")])
+def test_after_a_fault_in_the_one_call_each_is_made_alone_and_the_log_says_why(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    caplog: pytest.LogCaptureFixture, error: Exception,
+) -> None:  # fmt: skip
+    def fail(tasks: list[ImageTask]) -> None:
+        raise error
+
+    caplog.set_level("INFO")
+    renderer.all = fail
+    assert all_answers(executor_of(), tasks) == [picture(task) for task in tasks]
+    assert renderer.calls == [tasks, *([task] for task in tasks)]
+    assert "3 images could not be made at once" in caplog.text and str(error) in caplog.text
+
+
 def test_of_tasks_made_one_by_one_the_slot_is_free_before_the_last_answer_can_be_read(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
@@ -436,6 +452,17 @@ def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thre
     assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_encoded_prompts_are_kept_on_disk_where_there_may_be_some(
+    size: int, data: Path, tmp_path: Path, task_of: TaskOf
+) -> None:
+    pipelines = PipelineCache(TwinLibrary(data), device="cpu")
+    executor = GpuThread(tmp_path, pipelines=pipelines, prompt_cache=size)
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+    executor.close()
+    assert any(tmp_path.rglob("cache/embeddings/*")) == bool(size)
+
+
 def test_announced_prompts_are_remembered_and_the_libraries_imported_meanwhile(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
     monkeypatch: pytest.MonkeyPatch,
@@ -459,7 +486,7 @@ def test_what_may_end_the_process_is_waited_for_until_its_progress_is_recorded(
     executor = executor_of()
     executor.start("gpu0", [replace(tasks[0], suspect=suspect)])
     assert [type(event) for event in life(executor)] == [Progressed, Rendered]
-    assert len(waited) == suspect
+    assert waited == [0.02] * suspect
 
 
 def test_a_thread_works_as_its_homes_settings_say(
