@@ -205,8 +205,9 @@ def test_a_busy_foreign_or_closed_slot_takes_no_task(
         executor.start("gpu0", [task_of("text2img")])
     pipelines.gate.set()
     life(executor)
-    with pytest.raises(ValueError, match="not mine"):
-        executor.start("gpu1", [task_of("text2img")])
+    for slot in ("cpu", "gpu1"):
+        with pytest.raises(ValueError, match="not mine"):
+            executor.start(slot, [task_of("text2img")])
     executor.close()
     with pytest.raises(ValueError, match="closed"):
         executor.start("gpu0", [task_of("text2img")])
@@ -406,12 +407,21 @@ def test_a_stop_is_for_one_slot_and_for_all_of_its_tasks(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor = executor_of()
-    for slot, answer in (("gpu1", Rendered), ("gpu0", StoppedEarly)):
+    for slot, answer in (("gpu1", Rendered), ("cpu", Rendered), ("gpu0", StoppedEarly)):
         renderer.gate.clear()
         executor.start("gpu0", tasks)
         executor.stop(slot)
         renderer.gate.set()
         assert [type(executor.events.get(timeout=20)) for _ in tasks] == [answer] * 3
+
+
+def test_a_stop_between_two_tasks_is_for_those_that_are_left(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor = executor_of()
+    executor.events = Watched(lambda event: executor.stop("gpu0"))  # type: ignore[assignment]
+    answers = all_answers(executor, tasks)
+    assert [type(answer) for answer in answers] == [Rendered, StoppedEarly, StoppedEarly]
 
 
 @pytest.mark.parametrize(
@@ -457,7 +467,8 @@ def test_encoded_prompts_are_kept_on_disk_where_there_may_be_some(
     size: int, data: Path, tmp_path: Path, task_of: TaskOf
 ) -> None:
     pipelines = PipelineCache(TwinLibrary(data), device="cpu")
-    executor = GpuThread(tmp_path, pipelines=pipelines, prompt_cache=size)
+    settings = {"prompt_cache": size} if size else {}
+    executor = GpuThread(tmp_path, pipelines=pipelines, **settings)
     assert isinstance(outcome(executor, task_of("text2img")), Rendered)
     executor.close()
     assert any(tmp_path.rglob("cache/embeddings/*")) == bool(size)
