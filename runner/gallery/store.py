@@ -13,11 +13,10 @@ from functools import reduce
 from itertools import islice
 from operator import and_, or_
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
-from tinydb import TinyDB
 from tinydb.queries import QueryLike
-from tinydb.storages import Storage
+from tinydb.storages import MemoryStorage
 from tinydb.table import Document, Table
 
 from runner.gallery.index import Index
@@ -47,7 +46,7 @@ class Gallery:
     @property
     def table(self) -> RowTable:
         """The rows as a TinyDB table, newest first, for any TinyDB query."""
-        return cast(RowTable, _Database(storage=_RowStorage, segments=self.segments).table("rows"))
+        return RowTable(self.segments)
 
     @property
     def missing(self) -> bool:
@@ -134,69 +133,32 @@ class RowTable(Table):
     Documents come newest first. What would write raises NotImplementedError.
     """
 
+    def __init__(self, segments: Segments) -> None:
+        super().__init__(MemoryStorage(), "rows")  # type: ignore[no-untyped-call]
+        self._segments = segments
+
     def __iter__(self) -> Iterator[Document]:
         return self._documents(None)
-
-    def __len__(self) -> int:
-        return sum(live.bit_count() for _, _, live in self._refreshed().indexes())
 
     def search(self, cond: QueryLike) -> list[Document]:
         return list(self._documents(cond))
 
-    def get(  # type: ignore[override]
-        self,
-        cond: QueryLike | None = None,
-        doc_id: int | None = None,
-        doc_ids: list[int] | None = None,
-    ) -> Document | list[Document] | None:
-        if doc_ids is not None:
-            wanted = set(doc_ids)
-            return [document for document in self if document.doc_id in wanted]
-        if doc_id is not None:
-            return next((d for d in self._documents(None, doc_id) if d.doc_id == doc_id), None)
-        return next(self._documents(cond), None) if cond is not None else None
+    def _read_table(self) -> dict[str, Mapping[str, Any]]:
+        """All rows, for the methods of TinyDB that no index helps."""
+        return {str(document.doc_id): document for document in self}
 
     def _update_table(self, updater: Callable[[dict[int, Mapping[str, Any]]], None]) -> NoReturn:
-        # It would rewrite the whole table; this storage only appends.
+        # It would rewrite the whole table; the segments are only appended to.
         raise NotImplementedError("rows are added with Gallery.add and deleted with remove")
 
-    def _documents(self, cond: QueryLike | None, doc_id: int | None = None) -> Iterator[Document]:
-        segments = self._refreshed()
+    def _documents(self, cond: QueryLike | None) -> Iterator[Document]:
+        self._segments.refresh()
         plan = _plan(getattr(cond, "_hash", None))
-        for number, index, live in list(segments.indexes()):
-            if doc_id is not None and (doc_id - 1) // SEGMENT != number:
-                continue
+        for number, index, live in list(self._segments.indexes()):
             for doc in _newest_first(number, plan(index) & live):
-                row = segments.row(doc)
+                row = self._segments.row(doc)
                 if row is not None and (cond is None or cond(row)):
                     yield Document(row, doc)
-
-    def _refreshed(self) -> Segments:
-        segments = cast(_RowStorage, self._storage).segments
-        segments.refresh()
-        return segments
-
-
-class _RowStorage(Storage):
-    """The storage under the table; reads all rows at once for TinyDB methods not overridden."""
-
-    def __init__(self, segments: Segments) -> None:
-        self.segments = segments
-
-    def read(self) -> dict[str, dict[str, Any]] | None:
-        self.segments.refresh()
-        rows: dict[str, Any] = {}
-        for number, _, live in self.segments.indexes():
-            for doc in _newest_first(number, live):
-                rows[str(doc)] = self.segments.row(doc)
-        return {"rows": rows}
-
-    def write(self, data: dict[str, dict[str, Any]]) -> None:
-        raise NotImplementedError("this storage is never written as a whole")
-
-
-class _Database(TinyDB):
-    table_class = RowTable
 
 
 def _newest_first(number: int, bits: int) -> Iterator[int]:
