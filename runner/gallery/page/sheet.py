@@ -65,13 +65,13 @@ def outbox_page(
     jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """The page of the latest jobs, newest first; `packs` names the packs that each job used."""
-    listed = overview.cards(jobs, packs or {})
+    listed = overview.latest(jobs)
     return _document(
         "outbox",
         layout="",
         title="fluxdrop",
         count=text(overview.counted(listed)),
-        days=overview.days(listed),
+        days=overview.days(listed, packs or {}),
     )
 
 
