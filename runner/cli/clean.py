@@ -20,7 +20,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import print_json, print_message, size_text
+from runner.cli.output import add_verb, print_json, print_message, size_text
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -44,12 +44,11 @@ class Job:
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    clean = verbs.add_parser("clean", parents=[shared], help="take old finished jobs away")
+    clean = add_verb(verbs, shared, "clean", run_clean, "take old finished jobs away")
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
     keep_help = "the oldest go until the finished ones take no more than this: 50GB"
     clean.add_argument("--keep", metavar="SIZE", help=keep_help)
     clean.add_argument("--yes", action="store_true", help="delete them without asking")
-    clean.set_defaults(run=run_clean)
 
 
 def run_clean(options: argparse.Namespace) -> int:

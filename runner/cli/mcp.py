@@ -9,7 +9,7 @@ import argparse
 import os
 from typing import Any
 
-from runner.cli.output import log_to_stderr, print_message
+from runner.cli.output import add_verb, log_to_stderr, print_message
 from runner.settings import find_home
 
 PORT = 8421
@@ -18,7 +18,7 @@ TOKEN = "FLUXDROP_MCP_TOKEN"
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    mcp = verbs.add_parser("mcp", parents=[shared], help="serve agents: stdio, or HTTP")
+    mcp = add_verb(verbs, shared, "mcp", run_mcp, "serve agents: stdio, or HTTP")
     mcp.add_argument(
         "--http", nargs="?", const=PORT, type=int, metavar="PORT",
         help=f"streamable HTTP on this machine (port {PORT} unless given; 0: a free one)",
@@ -31,7 +31,6 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
             f"--allow-{name}", action="append", default=[], metavar=name.upper(),
             help=f"{meaning}; may be given again",
         )  # fmt: skip
-    mcp.set_defaults(run=run_mcp)
 
 
 def run_mcp(options: argparse.Namespace) -> int:

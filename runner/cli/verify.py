@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
@@ -33,11 +33,10 @@ _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    verify = verbs.add_parser("verify", parents=[shared], help="make an image again and compare")
+    verify = add_verb(verbs, shared, "verify", run_verify, "make an image again and compare")
     sidecar_help = "the sidecar of a picture, or the picture"
     verify.add_argument("sidecar", metavar="SIDECAR", help=sidecar_help)
     verify.add_argument("--save", metavar="FILE", help="keep the new picture")
-    verify.set_defaults(run=run_verify)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -54,14 +53,12 @@ def run_verify(options: argparse.Namespace) -> int:
         if options.save:
             Path(options.save).write_bytes(again)
         result = _comparison(sidecar, picture.read_bytes(), again, engine_facts)
-    if options.json:
-        print_json(result)
-    elif result["identical"]:
-        print("identical")
-    else:
-        difference = result["max_difference"]
-        print("different" if difference is None else f"different by up to {difference} of 255")
-        print(f"  {result['reason']}")
+    lines = ["identical"]
+    if not result["identical"]:
+        most = result["max_difference"]
+        by = "" if most is None else f" by up to {most} of 255"
+        lines = [f"different{by}", f"  {result['reason']}"]
+    print_answer(options, result, *lines)
     return 0 if result["identical"] else 1
 
 
