@@ -6,13 +6,12 @@ Nothing here renders; `--queue` drops a spec into the inbox like any other calle
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, print_json, print_message
+from runner.cli.output import add_verb, print_json, print_line, print_message
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -250,12 +249,12 @@ def _audit_lines() -> int:
             line = raw.decode("utf-8").removeprefix("" if number else "\ufeff")
         except UnicodeDecodeError as error:
             text = f"line {number + 1} is not UTF-8 (byte {error.start})"
-            print(json.dumps({"id": None, "error": text}), flush=True)
+            print_line({"id": None, "error": text})
             unread = True
             continue
         answer = audit_line(line)
         if answer is not None:
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            print_line(answer)
             unread |= "error" in answer
     return 1 if unread else 0
 

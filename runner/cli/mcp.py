@@ -6,6 +6,7 @@ Over stdio, standard output belongs to the protocol: all messages go to standard
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from typing import Any
 
@@ -38,10 +39,11 @@ def run_mcp(options: argparse.Namespace) -> int:
     options.json = False  # an error as JSON would stand where the protocol is expected
     home = find_home(options.home)
     log_to_stderr()
-    _import_server()
-    if options.http is None:
-        from runner.mcp_server.server import serve_stdio
+    gc.disable()  # imports make objects, but hardly garbage
+    from runner.mcp_server.server import serve_stdio
 
+    gc.enable()
+    if options.http is None:
         serve_stdio(home, autostart=options.autostart)
         return 0
     from runner.mcp_server.http import checked_access, serve_http
@@ -53,15 +55,3 @@ def run_mcp(options: argparse.Namespace) -> int:
         autostart=options.autostart, notify=print_message,
     )  # fmt: skip
     return 0
-
-
-def _import_server() -> None:
-    """Import the server with garbage collection off: imports make objects, but hardly garbage."""
-    import gc
-
-    gc.disable()
-    try:
-        import runner.mcp_server.server  # noqa: F401
-    finally:
-        gc.enable()
-    gc.freeze()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 from runner.gallery import line_format
 from runner.gallery.index import Index, LiveIndex, SealedIndex
@@ -93,7 +93,7 @@ class Segments:
         Raises Moved if a rebuild has removed its file.
         """
         number, place = divmod(doc - 1, SEGMENT)
-        start, end = self._indexes[number].span(place)
+        start, end = self._indexes[number].offsets[place : place + 2]
         try:
             with self._rows(number).open("rb") as file:
                 file.seek(start)
@@ -189,9 +189,8 @@ class Segments:
         """The segment that takes the next line: a new one if the last is full."""
         if self._live is None or self._live.line_count == SEGMENT:
             self._rows(len(self._indexes)).touch()
-            self._live = LiveIndex()
-            self._indexes.append(self._live)
-        return self._live
+            self._read_next()
+        return cast(LiveIndex, self._live)
 
     def _add(self, live: LiveIndex, entries: list[Entry]) -> None:
         encoded = [line_format.encode(entry) for entry in entries]

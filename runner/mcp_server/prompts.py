@@ -50,8 +50,8 @@ The pack: {pack}
 """
 
 
-def listing(home: Home, params: object) -> ListPromptsResult:
-    """The one prompt, the same for every home."""
+def listing() -> ListPromptsResult:
+    """The one prompt."""
     arguments = [
         PromptArgument(name=name, description=description, required=required)
         for name, (description, required) in _ARGUMENTS.items()

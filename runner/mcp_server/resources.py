@@ -41,8 +41,8 @@ _TEMPLATES = (
 )
 
 
-def templates(home: Home, params: object) -> ListResourceTemplatesResult:
-    """The addresses with a variable part, the same for every home."""
+def templates() -> ListResourceTemplatesResult:
+    """The addresses with a variable part."""
     listed = [
         ResourceTemplate(uri_template=uri, name=name, description=description, mime_type=media_type)
         for uri, name, description, media_type in _TEMPLATES

@@ -56,9 +56,9 @@ def build_server(home: Home, *, autostart: bool = False) -> Server[Any]:
         on_list_tools=in_thread(lambda *_: ListToolsResult(tools=list(tools().values()))),
         on_call_tool=_Calls(home, autostart=autostart).answer,
         on_list_resources=in_thread(resources.listing),
-        on_list_resource_templates=in_thread(resources.templates),
+        on_list_resource_templates=in_thread(lambda *_: resources.templates()),
         on_read_resource=in_thread(resources.read),
-        on_list_prompts=in_thread(prompts.listing),
+        on_list_prompts=in_thread(lambda *_: prompts.listing()),
         on_get_prompt=in_thread(prompts.get),
         on_completion=in_thread(prompts.complete),
     )

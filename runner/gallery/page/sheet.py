@@ -52,7 +52,10 @@ def job_page(
         job=text(status.get("id", "job")),
         state=text(status.get("state", "unknown")),
         subtitle=text(summary.subtitle),
-        figures="".join(_figure(name, value) for name, value in summary.figures),
+        figures="".join(
+            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+            for name, value in summary.figures
+        ),
         progress=_progress(summary),
         notice=_notice(status),
         notes=_notes(status),
@@ -143,10 +146,6 @@ def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key, value in first.items()
         if all(key in other and other[key] == value for other in others)
     }
-
-
-def _figure(name: str, value: str) -> str:
-    return f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
 
 
 def _progress(summary: Summary) -> str:
