@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from runner import client
@@ -21,7 +22,6 @@ from runner.settings import Home, find_home
 from runner.wire import read_json
 
 if TYPE_CHECKING:
-    from runner.gallery.rebuild import Progress
     from runner.gallery.search import Page
     from runner.gallery.store import Gallery
 
@@ -109,20 +109,15 @@ def _rebuild(home: Home) -> int:
     folder = home.data / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        return rebuild(folder, home.outbox, Disk().replace, _progress())
+        progress = _print_progress if sys.stderr.isatty() else None
+        return rebuild(folder, home.outbox, Disk().replace, progress)
     except OSError as error:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
 
 
-def _progress() -> Progress | None:
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
-
-    return show
+def _print_progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
 def _print_table(page: Page, offset: int) -> None:
@@ -200,8 +195,7 @@ def write_outbox_page(home: Home) -> str:
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    jobs = sorted(statuses(home), key=lambda job: str(job.get("accepted_at")), reverse=True)
-    shown = jobs[:_JOBS_SHOWN]
+    shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
     Disk().replace(page, outbox_page(shown, packs).encode())

@@ -134,7 +134,7 @@ class Inputs:
         if self.files and self._leads_away():
             raise UsageProblem(f"{self.home.inbox / FOLDER} leads elsewhere: remove that link")
         for name, data in self.files.items():
-            client.put_input(self.home, data, name)
+            client.put(self.home, data, name)
 
     def undo(self) -> None:
         """Take the copies away again: their spec was not written."""
