@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,8 +57,8 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.older_than is None and options.keep is None:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
     home = find_home(options.home)
-    age = None if options.older_than is None else _age(options.older_than)
-    keep = None if options.keep is None else _size(options.keep)
+    age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
+    keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
     chosen = choose(sorted(finished(home), key=lambda job: (job.finished, job.id)), age, keep)
     if not options.json:
         for job in chosen:
@@ -88,20 +89,16 @@ def _confirmed(summary: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _age(text: str) -> float:
-    """An age in seconds."""
-    match = _AGE.fullmatch(text.strip())
+def _amount(
+    text: str | None, form: re.Pattern[str], units: Mapping[str, int], problem: str
+) -> float | None:
+    """An age in seconds, or a size in bytes; None where none is given."""
+    if text is None:
+        return None
+    match = form.fullmatch(text.strip())
     if match is None:
-        raise UsageProblem(f"an age is written like 12h, 30d or 8w, not {text!r}")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _size(text: str) -> float:
-    """A size in bytes."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageProblem(f"a size is written like 500MB or 50GB, not {text!r}")
-    return float(match[1]) * _BYTES[match[2].lower()]
+        raise UsageProblem(f"{problem}, not {text!r}")
+    return float(match[1]) * units[match[2].lower()]
 
 
 def finished(home: Home) -> list[Job]:

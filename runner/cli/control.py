@@ -21,8 +21,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     cancel.add_argument("ids", nargs="+", metavar="ID")
     retry = add_verb(verbs, shared, "retry", run_retry, "run a finished job again")
     retry.add_argument("id", metavar="ID")
-    add_verb(verbs, shared, "pause", run_pause, "let no further image start")
-    add_verb(verbs, shared, "resume", run_resume, "let images start again")
+    add_verb(verbs, shared, "pause", run_hold, "let no further image start")
+    add_verb(verbs, shared, "resume", run_hold, "let images start again")
 
 
 def run_cancel(options: argparse.Namespace) -> int:
@@ -75,18 +75,14 @@ def run_retry(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_pause(options: argparse.Namespace) -> int:
-    """Pause this home's runner."""
+def run_hold(options: argparse.Namespace) -> int:
+    """Pause this home's runner, or let it go on."""
     home = find_home(options.home)
-    client.pause(home)
-    text = "paused: the image in hand is finished, then nothing starts"
+    if options.verb == "pause":
+        client.pause(home)
+        text = "paused: the image in hand is finished, then nothing starts"
+    else:
+        client.resume(home)
+        text = "images start again"
     print_answer(options, {"ok": True}, text)
-    return 0
-
-
-def run_resume(options: argparse.Namespace) -> int:
-    """Let this home's runner go on."""
-    home = find_home(options.home)
-    client.resume(home)
-    print_answer(options, {"ok": True}, "images start again")
     return 0

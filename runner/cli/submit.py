@@ -65,7 +65,10 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     With `options.wait` the jobs are waited for. 1 where a job failed, was rejected or cancelled.
     """
     if client.runner_health(home) is None:
-        return _report_without_runner(options, drops)
+        print_answer(options, {"jobs": [], "drops": drops}, *drops)
+        if not options.json:
+            print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
+        return 0
     seconds = None if options.wait else _RECEIPT_SECONDS
     check = partial(_require_runner, home) if options.wait else None
     receipts = [client.wait_for_receipt(home, drop, seconds, check) for drop in drops]
@@ -80,13 +83,6 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     for name in () if options.json else late:
         print_message(f"{name} is in the inbox and not yet taken")
     return 1 if any(_is_bad(status) for status in statuses) else 0
-
-
-def _report_without_runner(options: argparse.Namespace, drops: list[str]) -> int:
-    print_answer(options, {"jobs": [], "drops": drops}, *drops)
-    if not options.json:
-        print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
-    return 0
 
 
 def _require_runner(home: Home) -> None:

@@ -211,12 +211,11 @@ def _bytes(place: Path, home: Home) -> bytes:
 
 
 def _refuse_private(place: Path, home: Home) -> None:
-    real = Path(os.path.realpath(place))
-    root = Path(os.path.realpath(home.root))
-    hidden = real.is_relative_to(root) and any(
-        part.startswith(".") for part in real.relative_to(root).parts
-    )
-    if hidden or real.is_relative_to(os.path.realpath(home.data)):
+    real, root = Path(os.path.realpath(place)), Path(os.path.realpath(home.root))
+    parts = real.relative_to(root).parts if real.is_relative_to(root) else ()
+    if any(part.startswith(".") for part in parts) or real.is_relative_to(
+        os.path.realpath(home.data)
+    ):
         raise PathNotAllowed(f"{place.name!r} is private to fluxdrop: copy it into the inbox")
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
-from runner.gallery.page.layout import Board, Row, Shot, arrange, shots_of
+from runner.gallery.page.layout import CRISP_UP_TO, Board, Row, Shot, arrange, shots_of
 from runner.gallery.page.summary import Summary, summarise
 from runner.job import FINAL_STATES
 
@@ -218,7 +218,7 @@ def _shot(shot: Shot) -> str:
             f"</strong><span><bdi>{text(shot.message)}</bdi></span>{seed}</div>"
         )
     width, height = shot.size
-    crisp = " crisp" if shot.crisp else ""
+    crisp = " crisp" if max(width, height) <= CRISP_UP_TO else ""
     alt = shot.prompt or f"picture {shot.index}"
     return (
         f'<a class="shot{crisp}" id="{text(shot.name)}" href="{quote(shot.file, safe="")}">'
