@@ -44,7 +44,7 @@ class Board:
         self._shown: dict[str, tuple[Any, ...]] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
     def __enter__(self) -> Board:
         if self._bars:
@@ -53,7 +53,7 @@ class Board:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join()
         self._update()
         if self._bars:
@@ -61,7 +61,6 @@ class Board:
 
     def follow_in_thread(self) -> None:
         """Update the board in a thread of its own until it is left."""
-        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
         self._thread.start()
 
     def follow(self, is_over: Callable[[], bool]) -> None:

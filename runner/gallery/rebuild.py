@@ -98,7 +98,7 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
     try:
         rows = _oldest_first(outbox, progress)
         while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
-            fresh.segments.append(partial(list, batch))
+            fresh.append(partial(list, batch))
         with old.writing():
             if old.generation == old_name:
                 _replay(old, old_length, fresh)

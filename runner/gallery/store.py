@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from itertools import islice
 from operator import and_, or_
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tinydb.queries import QueryLike
@@ -20,7 +19,7 @@ from tinydb.storages import MemoryStorage
 from tinydb.table import Document, Table
 
 from runner.gallery.index import Index
-from runner.gallery.segments import SEGMENT, Moved, Segments, Write
+from runner.gallery.segments import SEGMENT, Moved, Segments
 from runner.gallery.terms import facet
 
 FOLDER = "gallery"
@@ -33,59 +32,46 @@ Plan = Callable[[Index], int]
 _INDEXED = frozenset({"kind", "model", "pack", "seed", "job", "subject", "variable"})
 
 
-class Gallery:
+class Gallery(Segments):
     """The index of all finished pictures; only for reading without `write`.
 
     `write` replaces a file atomically; `generation` is for rebuilds (see `Segments`). Nothing is
-    read before the first query.
+    read before the first query. Where the index is `missing` or `damaged`, `rebuild` makes it.
     """
-
-    def __init__(self, folder: Path, write: Write | None = None, generation: str = "") -> None:
-        self.segments = Segments(folder, write, generation)
 
     @property
     def table(self) -> RowTable:
         """The rows as a TinyDB table, newest first, for any TinyDB query."""
-        return RowTable(self.segments)
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no complete index: `rebuild` makes one."""
-        return self.segments.missing
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a damaged line was read; `rebuild` repairs the index."""
-        return self.segments.damaged
+        return RowTable(self)
 
     def add(self, *rows: Mapping[str, Any]) -> None:
         """Add rows; a row with a known id replaces the old one, unless they are equal."""
 
         def entries() -> Iterator[Mapping[str, Any]]:
             for row_id, row in {str(row["id"]): row for row in rows}.items():
-                found = self.segments.find(row_id)
+                found = self.find(row_id)
                 if found is None:
                     yield {"row": row}
                 elif found[1] != row:
                     yield {"row": row, "gone": [found[0]]}
 
-        self.segments.append(entries)
+        self.append(entries)
 
     def remove(self, *ids: str) -> int:
         """Remove rows by id; returns how many of them the index had."""
         gone: list[int] = []
 
         def entries() -> Iterator[Mapping[str, Any]]:
-            gone.extend(found[0] for row_id in ids if (found := self.segments.find(row_id)))
+            gone.extend(found[0] for row_id in ids if (found := self.find(row_id)))
             if gone:
                 yield {"gone": gone}
 
-        self.segments.append(entries)
+        self.append(entries)
         return len(gone)
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
-        found = self._retrying(lambda: self.segments.find(row_id))
+        found = self._retrying(lambda: self.find(row_id))
         return found[1] if found else None
 
     def page(self, plan: Plan, limit: int, offset: int = 0) -> tuple[int, list[Row]]:
@@ -98,7 +84,7 @@ class Gallery:
     def _page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
         total = 0
         rows: list[Row] = []
-        for number, index, live in self.segments.indexes():
+        for number, index, live in self.indexes():
             selected = plan(index) & live
             count = selected.bit_count()
             first = max(0, offset - total)
@@ -106,7 +92,7 @@ class Gallery:
             if first >= count or len(rows) >= limit:
                 continue
             for doc in islice(_newest_first(number, selected), first, None):
-                row = self.segments.row(doc)
+                row = self.row(doc)
                 if row is not None:
                     rows.append(row)
                 if len(rows) >= limit:
@@ -116,15 +102,15 @@ class Gallery:
     def _retrying(self, read: Callable[[], T]) -> T:
         """Read with the segments refreshed; again whenever a rebuild replaces them meanwhile."""
         while True:
-            self.segments.refresh()
+            self.refresh()
             try:
                 return read()
             except Moved:
                 continue
 
     def __len__(self) -> int:
-        self.segments.refresh()
-        return sum(live.bit_count() for _, _, live in self.segments.indexes())
+        self.refresh()
+        return sum(live.bit_count() for _, _, live in self.indexes())
 
 
 class RowTable(Table):
