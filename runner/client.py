@@ -56,23 +56,14 @@ def submit(home: Home, data: bytes, name: str) -> str:
     return drop
 
 
-def submit_as(home: Home, data: bytes, name: str) -> str | None:
-    """Put a spec into the inbox under exactly this name; None if the inbox has a file of that name.
+def put(home: Home, data: bytes, name: str) -> bool:
+    """Put a file into the inbox atomically, under exactly this name; returns whether it was free.
 
-    Raises UsageProblem when the inbox cannot be written.
-    """
-    return _put(home, data, [name])
-
-
-def put_input(home: Home, data: bytes, name: str) -> None:
-    """Put an image into the inbox atomically; `name` may contain folders.
-
-    Callers derive the name from the content, so a file of that name is left as it is. Raises
-    UsageProblem when the inbox cannot be written.
+    The name may contain folders. Raises UsageProblem when the inbox cannot be written.
     """
     with _writing(home):
         (home.inbox / name).parent.mkdir(parents=True, exist_ok=True)
-    _put(home, data, [name])
+    return _put(home, data, [name]) is not None
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
@@ -99,7 +90,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
             picture = image.read_bytes()
         except OSError as error:
             raise UsageProblem(f"cannot read {image}: {error.strerror}") from error
-        if _put(home, picture, [name]):
+        if put(home, picture, name):
             copied.append(name)
     return copied
 

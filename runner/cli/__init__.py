@@ -136,9 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = build_parser(_verb_of(arguments)).parse_args(arguments)
-    options.home = getattr(options, "home", None)
-    options.json = getattr(options, "json", False)
+    absent = argparse.Namespace(home=None, json=False)
+    options = build_parser(_verb_of(arguments)).parse_args(arguments, absent)
     if options.version:
         from importlib.metadata import version
 

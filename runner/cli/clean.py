@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import print_json, print_message, size_text
+from runner.cli.output import add_verb, print_json, print_message, size_text
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -44,12 +45,11 @@ class Job:
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    clean = verbs.add_parser("clean", parents=[shared], help="take old finished jobs away")
+    clean = add_verb(verbs, shared, "clean", run_clean, "take old finished jobs away")
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
     keep_help = "the oldest go until the finished ones take no more than this: 50GB"
     clean.add_argument("--keep", metavar="SIZE", help=keep_help)
     clean.add_argument("--yes", action="store_true", help="delete them without asking")
-    clean.set_defaults(run=run_clean)
 
 
 def run_clean(options: argparse.Namespace) -> int:
@@ -57,8 +57,8 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.older_than is None and options.keep is None:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
     home = find_home(options.home)
-    age = None if options.older_than is None else _age(options.older_than)
-    keep = None if options.keep is None else _size(options.keep)
+    age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
+    keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
     chosen = choose(sorted(finished(home), key=lambda job: (job.finished, job.id)), age, keep)
     if not options.json:
         for job in chosen:
@@ -89,20 +89,16 @@ def _confirmed(summary: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _age(text: str) -> float:
-    """An age in seconds."""
-    match = _AGE.fullmatch(text.strip())
+def _amount(
+    text: str | None, form: re.Pattern[str], units: Mapping[str, int], problem: str
+) -> float | None:
+    """An age in seconds, or a size in bytes; None where none is given."""
+    if text is None:
+        return None
+    match = form.fullmatch(text.strip())
     if match is None:
-        raise UsageProblem(f"an age is written like 12h, 30d or 8w, not {text!r}")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _size(text: str) -> float:
-    """A size in bytes."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageProblem(f"a size is written like 500MB or 50GB, not {text!r}")
-    return float(match[1]) * _BYTES[match[2].lower()]
+        raise UsageProblem(f"{problem}, not {text!r}")
+    return float(match[1]) * units[match[2].lower()]
 
 
 def finished(home: Home) -> list[Job]:

@@ -6,14 +6,13 @@ Nothing here renders; `--queue` drops a spec into the inbox like any other calle
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_json, print_line, print_message
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    compose = verbs.add_parser("compose", parents=[shared], help="make prompts from a pack")
+    compose = add_verb(verbs, shared, "compose", run_compose, "make prompts from a pack")
     compose.add_argument("pack", metavar="PACK", help="a folder in prompts/")
     compose.add_argument("--subject", action="append", metavar="S", help="may be given again")
     compose.add_argument("--variable", action="append", metavar="V", help="may be given again")
@@ -42,13 +41,12 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
     mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
-    compose.set_defaults(run=run_compose, wait=False)
-    audit = verbs.add_parser("audit", parents=[shared], help="look for forbidden words in a prompt")
+    compose.set_defaults(wait=False)
+    audit = add_verb(verbs, shared, "audit", run_audit, "look for forbidden words in a prompt")
     audit.add_argument("prompt", nargs="?", metavar="PROMPT", help="`-` is standard input")
     audit.add_argument("--term", action="append", metavar="T", help="default: the settings' own")
     jsonl_help = 'answer lines {"id","prompt","terms"} of standard input, one for one'
     audit.add_argument("--jsonl", action="store_true", help=jsonl_help)
-    audit.set_defaults(run=run_audit)
 
 
 def run_compose(options: argparse.Namespace) -> int:
@@ -253,12 +251,12 @@ def _audit_lines() -> int:
             line = raw.decode("utf-8").removeprefix("" if number else "\ufeff")
         except UnicodeDecodeError as error:
             text = f"line {number + 1} is not UTF-8 (byte {error.start})"
-            print(json.dumps({"id": None, "error": text}), flush=True)
+            print_line({"id": None, "error": text})
             unread = True
             continue
         answer = audit_line(line)
         if answer is not None:
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            print_line(answer)
             unread |= "error" in answer
     return 1 if unread else 0
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import find_home
@@ -17,16 +17,12 @@ _OBEYED_SECONDS = 5.0
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    cancel = verbs.add_parser("cancel", parents=[shared], help="stop jobs at the next step")
+    cancel = add_verb(verbs, shared, "cancel", run_cancel, "stop jobs at the next step")
     cancel.add_argument("ids", nargs="+", metavar="ID")
-    cancel.set_defaults(run=run_cancel)
-    retry = verbs.add_parser("retry", parents=[shared], help="run a finished job again")
+    retry = add_verb(verbs, shared, "retry", run_retry, "run a finished job again")
     retry.add_argument("id", metavar="ID")
-    retry.set_defaults(run=run_retry)
-    pause = verbs.add_parser("pause", parents=[shared], help="let no further image start")
-    pause.set_defaults(run=run_pause)
-    resume = verbs.add_parser("resume", parents=[shared], help="let images start again")
-    resume.set_defaults(run=run_resume)
+    add_verb(verbs, shared, "pause", run_hold, "let no further image start")
+    add_verb(verbs, shared, "resume", run_hold, "let images start again")
 
 
 def run_cancel(options: argparse.Namespace) -> int:
@@ -43,12 +39,9 @@ def run_cancel(options: argparse.Namespace) -> int:
             client.wait_until_obeyed(home, drops[job_id], _OBEYED_SECONDS)
             status = client.wait_until_over(home, client.job_of(home, job_id), _OBEYED_SECONDS)
         outcomes.append({"id": job_id, "state": status["state"], "was_over": job_id in over})
-    if options.json:
-        print_json({"jobs": outcomes})
-        return 0
-    for outcome in outcomes:
-        print(f"{outcome['id']}: {_outcome_text(outcome)}")
-    if not running:
+    lines = [f"{outcome['id']}: {_outcome_text(outcome)}" for outcome in outcomes]
+    print_answer(options, {"jobs": outcomes}, *lines)
+    if not running and not options.json:
         print_message("no runner is running: it will be obeyed when one starts")
     return 0
 
@@ -77,30 +70,19 @@ def run_retry(options: argparse.Namespace) -> int:
         receipt = client.wait_for_receipt(home, drop, _OBEYED_SECONDS)
     if receipt is None:
         print_message("no runner has taken it yet: it will be obeyed when one runs")
-    if options.json:
-        print_json({"jobs": [receipt["job"]] if receipt else []})
-    elif receipt:
-        print(receipt["job"])
+    jobs = [receipt["job"]] if receipt else []
+    print_answer(options, {"jobs": jobs}, *jobs)
     return 0
 
 
-def run_pause(options: argparse.Namespace) -> int:
-    """Pause this home's runner."""
+def run_hold(options: argparse.Namespace) -> int:
+    """Pause this home's runner, or let it go on."""
     home = find_home(options.home)
-    client.pause(home)
-    return _print_done(options, "paused: the image in hand is finished, then nothing starts")
-
-
-def run_resume(options: argparse.Namespace) -> int:
-    """Let this home's runner go on."""
-    home = find_home(options.home)
-    client.resume(home)
-    return _print_done(options, "images start again")
-
-
-def _print_done(options: argparse.Namespace, text: str) -> int:
-    if options.json:
-        print_json({"ok": True})
+    if options.verb == "pause":
+        client.pause(home)
+        text = "paused: the image in hand is finished, then nothing starts"
     else:
-        print(text)
+        client.resume(home)
+        text = "images start again"
+    print_answer(options, {"ok": True}, text)
     return 0

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json
+from runner.cli.output import add_verb, print_json
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
@@ -34,8 +34,7 @@ class Finding:
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this file."""
-    doctor = verbs.add_parser("doctor", parents=[shared], help="what this machine can run")
-    doctor.set_defaults(run=run_doctor)
+    add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
 
 
 def run_doctor(options: argparse.Namespace) -> int:

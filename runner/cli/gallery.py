@@ -12,16 +12,16 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
 
 if TYPE_CHECKING:
-    from runner.gallery.rebuild import Progress
     from runner.gallery.search import Page
     from runner.gallery.store import Gallery
 
@@ -42,7 +42,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
     gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
     ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
-    search = ways.add_parser("search", parents=[shared], help="newest first")
+    search = add_verb(ways, shared, "search", run_search, "newest first")
     text_help = 'words of the prompt, or their beginnings; a word in "quotes" is a whole one'
     search.add_argument("text", nargs="*", metavar="TEXT", help=text_help)
     for name, meaning in _FILTERS.items():
@@ -51,12 +51,9 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     search.add_argument("--seed", type=int, metavar="N")
     search.add_argument("--limit", type=_count, default=20, metavar="N", help="default: 20")
     search.add_argument("--offset", type=_count, default=0, metavar="N", help="how many to pass")
-    search.set_defaults(run=run_search)
-    page = ways.add_parser("page", parents=[shared], help="write the contact sheets of jobs")
+    page = add_verb(ways, shared, "page", run_page, "write the contact sheets of jobs")
     page.add_argument("ids", nargs="*", metavar="ID", help="without: the page of all jobs")
-    page.set_defaults(run=run_page)
-    rebuild = ways.add_parser("rebuild", parents=[shared], help="make the index from the sidecars")
-    rebuild.set_defaults(run=run_rebuild)
+    add_verb(ways, shared, "rebuild", run_rebuild, "make the index from the sidecars")
 
 
 def _count(text: str) -> int:
@@ -112,20 +109,15 @@ def _rebuild(home: Home) -> int:
     folder = home.data / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        return rebuild(folder, home.outbox, Disk().replace, _progress())
+        progress = _print_progress if sys.stderr.isatty() else None
+        return rebuild(folder, home.outbox, Disk().replace, progress)
     except OSError as error:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
 
 
-def _progress() -> Progress | None:
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
-
-    return show
+def _print_progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
 def _print_table(page: Page, offset: int) -> None:
@@ -175,11 +167,7 @@ def run_page(options: argparse.Namespace) -> int:
     """Write contact sheets and print their paths."""
     home = find_home(options.home)
     pages = [_job_page(home, job) for job in options.ids] or [write_outbox_page(home)]
-    if options.json:
-        print_json({"pages": pages})
-    else:
-        for page in pages:
-            print(page)
+    print_answer(options, {"pages": pages}, *pages)
     return 0
 
 
@@ -207,8 +195,7 @@ def write_outbox_page(home: Home) -> str:
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    jobs = sorted(statuses(home), key=lambda job: str(job.get("accepted_at")), reverse=True)
-    shown = jobs[:_JOBS_SHOWN]
+    shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
     Disk().replace(page, outbox_page(shown, packs).encode())
@@ -238,8 +225,5 @@ def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
 def run_rebuild(options: argparse.Namespace) -> int:
     """Rebuild the index and print how many pictures it has."""
     count = _rebuild(find_home(options.home))
-    if options.json:
-        print_json({"rows": count})
-    else:
-        print(f"{count:,} pictures")
+    print_answer(options, {"rows": count}, f"{count:,} pictures")
     return 0

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from runner.cli.output import print_json
+from runner.cli.output import add_verb, print_answer
 from runner.errors import UsageProblem
 from runner.settings import SETTINGS_FILE, Home, is_home
 
@@ -25,9 +25,8 @@ _SETTINGS = """\
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this file."""
-    init = verbs.add_parser("init", parents=[shared], help="make a new home folder")
+    init = add_verb(verbs, shared, "init", run_init, "make a new home folder")
     init.add_argument("folder", metavar="DIR")
-    init.set_defaults(run=run_init)
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -40,11 +39,12 @@ def run_init(options: argparse.Namespace) -> int:
         make_home(folder)
     except OSError as error:
         raise UsageProblem(f"cannot make {error.filename}: {error.strerror}") from error
-    if options.json:
-        print_json({"home": str(folder), "new": not was_home})
-    else:
-        print(f"{folder} is {'still' if was_home else 'now'} a fluxdrop home")
-        print(f"next: cd {_quoted(folder)} && fluxdrop demo")
+    print_answer(
+        options,
+        {"home": str(folder), "new": not was_home},
+        f"{folder} is {'still' if was_home else 'now'} a fluxdrop home",
+        f"next: cd {_quoted(folder)} && fluxdrop demo",
+    )
     return 0
 
 

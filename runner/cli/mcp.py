@@ -6,10 +6,11 @@ Over stdio, standard output belongs to the protocol: all messages go to standard
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from typing import Any
 
-from runner.cli.output import log_to_stderr, print_message
+from runner.cli.output import add_verb, log_to_stderr, print_message
 from runner.settings import find_home
 
 PORT = 8421
@@ -18,7 +19,7 @@ TOKEN = "FLUXDROP_MCP_TOKEN"
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    mcp = verbs.add_parser("mcp", parents=[shared], help="serve agents: stdio, or HTTP")
+    mcp = add_verb(verbs, shared, "mcp", run_mcp, "serve agents: stdio, or HTTP")
     mcp.add_argument(
         "--http", nargs="?", const=PORT, type=int, metavar="PORT",
         help=f"streamable HTTP on this machine (port {PORT} unless given; 0: a free one)",
@@ -31,7 +32,6 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
             f"--allow-{name}", action="append", default=[], metavar=name.upper(),
             help=f"{meaning}; may be given again",
         )  # fmt: skip
-    mcp.set_defaults(run=run_mcp)
 
 
 def run_mcp(options: argparse.Namespace) -> int:
@@ -39,10 +39,11 @@ def run_mcp(options: argparse.Namespace) -> int:
     options.json = False  # an error as JSON would stand where the protocol is expected
     home = find_home(options.home)
     log_to_stderr()
-    _import_server()
-    if options.http is None:
-        from runner.mcp_server.server import serve_stdio
+    gc.disable()  # imports make objects, but hardly garbage
+    from runner.mcp_server.server import serve_stdio
 
+    gc.enable()
+    if options.http is None:
         serve_stdio(home, autostart=options.autostart)
         return 0
     from runner.mcp_server.http import checked_access, serve_http
@@ -54,15 +55,3 @@ def run_mcp(options: argparse.Namespace) -> int:
         autostart=options.autostart, notify=print_message,
     )  # fmt: skip
     return 0
-
-
-def _import_server() -> None:
-    """Import the server with garbage collection off: imports make objects, but hardly garbage."""
-    import gc
-
-    gc.disable()
-    try:
-        import runner.mcp_server.server  # noqa: F401
-    finally:
-        gc.enable()
-    gc.freeze()

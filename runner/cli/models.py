@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner import exit_codes
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import FluxdropError
@@ -27,19 +27,16 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
     models_help = "the models there are; fetch one, or say what is missing"
-    models = verbs.add_parser("models", parents=[shared], help=models_help)
-    models.set_defaults(run=run_models)
+    models = add_verb(verbs, shared, "models", run_models, models_help)
     ways = models.add_subparsers(dest="way", metavar="pull|check")
-    pull = ways.add_parser("pull", parents=[shared], help="fetch weights from the hub")
+    pull = add_verb(ways, shared, "pull", run_pull, "fetch weights from the hub")
     names_help = "a name from `fluxdrop models`, or owner/name of a repository of LoRA files"
     pull.add_argument("names", nargs="+", metavar="NAME", help=names_help)
     pull.add_argument("--file", metavar="FILE", help="which file of owner/name")
     verify_help = "read every byte of what is here, and fetch damaged files again"
     pull.add_argument("--verify", action="store_true", help=verify_help)
-    pull.set_defaults(run=run_pull)
-    check = ways.add_parser("check", parents=[shared], help="what is missing, and what would fit")
+    check = add_verb(ways, shared, "check", run_check, "what is missing, and what would fit")
     check.add_argument("names", nargs="*", metavar="NAME", help="without: every model, in short")
-    check.set_defaults(run=run_check)
 
 
 def run_models(options: argparse.Namespace) -> int:

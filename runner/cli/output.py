@@ -1,12 +1,35 @@
-"""Output that several commands share: JSON, messages, the log, a job in one line, sizes."""
+"""What the commands share: adding a verb, JSON, messages, the log, a job in one line, sizes."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def add_verb(
+    verbs: Any,
+    shared: argparse.ArgumentParser,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    meaning: str,
+) -> argparse.ArgumentParser:
+    """Add a verb, with the options of every verb; `run` does it and returns the exit code."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, parents=[shared], help=meaning)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def print_answer(options: argparse.Namespace, value: Any, *lines: str) -> None:
+    """Print a result: as JSON with `--json`, else as these lines."""
+    if options.json:
+        print_json(value)
+        return
+    for line in lines:
+        print(line)
 
 
 def print_json(value: Any) -> None:

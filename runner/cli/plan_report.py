@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.output import size_text
+from runner.gallery.formatting import number_of
 from runner.settings import Home
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def tokens_text(tokens: Mapping[str, Any]) -> str:
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the report of `plan_report` in words, long lists and long texts shortened."""
     prompts = {(item["subject"], item["variable"]): item["prompt"] for item in report["items"]}
-    print(f"{report['pack']} {report['version']}: {_counted(report['count'], 'image')} of "
-          f"{_counted(len(prompts), 'prompt')}")  # fmt: skip
+    print(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
+          f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
     start = _common_start(list(prompts.values()))
     dots = "… " if start else ""
     _print_list(
@@ -184,20 +185,16 @@ def _skipped(entry: Mapping[str, Any]) -> str:
     return f"{name}: {entry['reason']}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _time_text(estimate: Mapping[str, Any]) -> str:
     per_image, seconds = estimate["seconds_per_image"], estimate["seconds"]
     if per_image is None:
         return "unknown: no image of this model and kind has been made here yet"
     if seconds is None:
-        return f"unknown: {_counted(estimate['unmeasured'], 'image')} of a model not measured yet"
+        return f"unknown: {number_of(estimate['unmeasured'], 'image')} of a model not measured yet"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     words = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
     words = words if hours or minutes else f"{seconds:.1f} s"
     how = "measured" if estimate["exact"] else "scaled from what was measured"
-    images = _counted(estimate["measured_on"], "image")
+    images = number_of(estimate["measured_on"], "image")
     return f"about {words} ({per_image:g} s an image, {how} on {images})"

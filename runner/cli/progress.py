@@ -40,11 +40,11 @@ class Board:
         self._as_json = as_json
         self._bars = None if as_json else _bars()
         self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, tuple[Any, ...]] = {}
-        self._unfinished: dict[str, None] = {}
+        # By job that is not over: the state, the reason and the number of images shown last.
+        self._shown: dict[str, tuple[Any, ...]] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
     def __enter__(self) -> Board:
         if self._bars:
@@ -53,7 +53,7 @@ class Board:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join()
         self._update()
         if self._bars:
@@ -61,7 +61,6 @@ class Board:
 
     def follow_in_thread(self) -> None:
         """Update the board in a thread of its own until it is left."""
-        self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
         self._thread.start()
 
     def follow(self, is_over: Callable[[], bool]) -> None:
@@ -71,20 +70,24 @@ class Board:
 
     def _update(self) -> None:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
-        for job_id in dict.fromkeys([*self._unfinished, *self._ids()]):
+        for job_id in dict.fromkeys([*self._shown, *self._ids()]):
             if job_id in self._over:
                 continue
             status = read_json(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
-            self._unfinished[job_id] = None
+            before = self._shown.get(job_id)
+            key = (status["state"], status["reason"], status["images"]["done"])
+            self._shown[job_id] = key
             if self._bars:
                 self._draw(self._bars, status)
-            else:
-                self._print_change(status)
+            elif key != before and self._as_json:
+                print_line(status)
+            elif key != before:
+                print(job_line(status), flush=True)
             if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
-                del self._unfinished[job_id]
+                del self._shown[job_id]
 
     def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
@@ -102,16 +105,6 @@ class Board:
         )
         if over:
             bars.stop_task(task)
-
-    def _print_change(self, status: dict[str, Any]) -> None:
-        key = (status["state"], status["reason"], status["images"]["done"])
-        if self._printed.get(status["id"]) == key:
-            return
-        self._printed[status["id"]] = key
-        if self._as_json:
-            print_line(status)
-        else:
-            print(job_line(status), flush=True)
 
 
 def _bars() -> Progress | None:

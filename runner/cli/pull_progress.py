@@ -100,7 +100,10 @@ class Pulling:
             if verify or not all(self._is_here(source) for source in needed):
                 return {**row, "ok": False, "error": str(error)}
             row["note"] = str(error)
-            self._print_note(f"{name}: nothing newer was looked for: {error}")
+            note = f"{name}: nothing newer was looked for: {error}"
+            if self._is_terminal and not self._quiet:
+                self._bars.console.print(note, markup=False, highlight=False)
+            self._print_progress(note)
         finally:
             self._bars.remove_task(survey_bar)
         shares = [self._shares[source] for source in needed if source in self._shares]
@@ -155,9 +158,3 @@ class Pulling:
         """Print what bars show on a terminal; nothing where there are bars."""
         if not self._quiet and not self._is_terminal:
             print_message(text)
-
-    def _print_note(self, text: str) -> None:
-        """Print what no bar shows."""
-        if self._is_terminal and not self._quiet:
-            self._bars.console.print(text, markup=False, highlight=False)
-        self._print_progress(text)

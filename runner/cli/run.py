@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import client, exit_codes
-from runner.cli.output import log_to_stderr, print_json, print_line, print_message
+from runner.cli.output import add_verb, log_to_stderr, print_json, print_line, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -22,13 +22,10 @@ _HELD = "{}; then run `fluxdrop demo` again"
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    demo = verbs.add_parser("demo", parents=[shared], help="run one job of each kind, here and now")
-    demo.set_defaults(run=run_demo)
-    run = verbs.add_parser("run", parents=[shared], help="watch the inbox until stopped")
-    run.set_defaults(run=run_run)
-    drain = verbs.add_parser("drain", parents=[shared], help="run what is there, then leave")
+    add_verb(verbs, shared, "demo", run_demo, "run one job of each kind, here and now")
+    run = add_verb(verbs, shared, "run", run_run, "watch the inbox until stopped")
+    drain = add_verb(verbs, shared, "drain", run_drain, "run what is there, then leave")
     drain.add_argument("--until", metavar="HH:MM", help="leave at this hour; wait for windows")
-    drain.set_defaults(run=run_drain)
     for verb in (run, drain):
         text = "without the process that starts it again when a driver or lack of memory ends it"
         verb.add_argument("--one-process", action="store_true", help=text)

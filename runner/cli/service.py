@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import exit_codes, launch
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 
@@ -39,12 +39,9 @@ class Service:
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this file."""
-    service = verbs.add_parser(
-        "service", parents=[shared], help="run with the machine, for this user"
-    )
+    service = add_verb(verbs, shared, "service", run_service, "run with the machine, for this user")
     service.add_argument("way", choices=("install", "uninstall", "show"))
     service.add_argument("--for", choices=SYSTEMS, dest="system", help="default: this system")
-    service.set_defaults(run=run_service)
 
 
 def run_service(options: argparse.Namespace) -> int:
@@ -67,31 +64,25 @@ def run_service(options: argparse.Namespace) -> int:
         _run(service.uninstall, strict=False)
         service.file.unlink(missing_ok=True)
         done = f"{service.name} is removed"
-    if options.json:
-        print_json({"name": service.name, "file": str(service.file), "system": system})
-    else:
-        print(done)
-        if options.way == "install" and service.hint:
-            print_message(service.hint)
+    told = {"name": service.name, "file": str(service.file), "system": system}
+    print_answer(options, told, done)
+    if options.way == "install" and service.hint and not options.json:
+        print_message(service.hint)
     return 0
 
 
 def _show(options: argparse.Namespace, system: str, service: Service) -> int:
     encoding = "utf-16" if system == "windows" else "utf-8"
     text = service.content.decode(encoding)
-    if options.json:
-        print_json({
-            "name": service.name, "system": system, "file": str(service.file), "content": text,
-            "install": service.install, "uninstall": service.uninstall,
-        })  # fmt: skip
-        return 0
-    print(f"# {service.file}")
-    print(text.rstrip())
-    for way, commands in (("install", service.install), ("uninstall", service.uninstall)):
-        for command in commands:
-            print(f"# {way}: {' '.join(command)}")
-    if service.hint:
-        print(f"# {service.hint}")
+    ways = {"install": service.install, "uninstall": service.uninstall}
+    print_answer(
+        options,
+        {"name": service.name, "system": system, "file": str(service.file), "content": text} | ways,
+        f"# {service.file}",
+        text.rstrip(),
+        *(f"# {way}: {' '.join(words)}" for way, commands in ways.items() for words in commands),
+        *([f"# {service.hint}"] if service.hint else []),
+    )
     return 0
 
 

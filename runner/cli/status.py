@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from runner import client
-from runner.cli.output import job_line, print_json, print_message
+from runner.cli.output import add_verb, job_line, print_json, print_message
 from runner.errors import RunnerNeeded
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -19,12 +19,10 @@ _STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    status = verbs.add_parser("status", parents=[shared], help="what a job, or the runner, does")
+    status = add_verb(verbs, shared, "status", run_status, "what a job, or the runner, does")
     status.add_argument("id", nargs="?", metavar="ID")
-    status.set_defaults(run=run_status)
-    watch = verbs.add_parser("watch", parents=[shared], help="follow the runner until Ctrl-C")
+    watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")
     watch.add_argument("ids", nargs="*", metavar="ID", help="follow these until they are over")
-    watch.set_defaults(run=run_watch)
 
 
 def run_status(options: argparse.Namespace) -> int:

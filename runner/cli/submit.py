@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import job_line, print_json, print_message
+from runner.cli.output import add_verb, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 
@@ -28,14 +28,12 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    submit = verbs.add_parser("submit", parents=[shared], help="drop specs into the inbox")
+    submit = add_verb(verbs, shared, "submit", run_submit, "drop specs into the inbox")
     files_help = "a spec, or a picture to make again; `-` is standard input"
     submit.add_argument("files", nargs="+", metavar="FILE", help=files_help)
     submit.add_argument("--wait", action="store_true", help="wait until the jobs are over")
-    submit.set_defaults(run=run_submit)
-    check = verbs.add_parser("check", parents=[shared], help="say what is wrong with specs")
+    check = add_verb(verbs, shared, "check", run_check, "say what is wrong with specs")
     check.add_argument("files", nargs="+", metavar="FILE", help="a spec; `-` is standard input")
-    check.set_defaults(run=run_check)
 
 
 def run_submit(options: argparse.Namespace) -> int:
@@ -67,7 +65,10 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     With `options.wait` the jobs are waited for. 1 where a job failed, was rejected or cancelled.
     """
     if client.runner_health(home) is None:
-        return _report_without_runner(options, drops)
+        print_answer(options, {"jobs": [], "drops": drops}, *drops)
+        if not options.json:
+            print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
+        return 0
     seconds = None if options.wait else _RECEIPT_SECONDS
     check = partial(_require_runner, home) if options.wait else None
     receipts = [client.wait_for_receipt(home, drop, seconds, check) for drop in drops]
@@ -77,24 +78,11 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
         statuses = [client.wait_until_over(home, job, None, check) for job in jobs]
     else:
         statuses = [client.status(home, job) for job in jobs]
-    if options.json:
-        print_json({"jobs": jobs} | ({"drops": late} if late else {}))
-    else:
-        for status in statuses:
-            print(job_line(status) if options.wait or _is_bad(status) else status["id"])
-        for name in late:
-            print_message(f"{name} is in the inbox and not yet taken")
+    lines = [job_line(s) if options.wait or _is_bad(s) else s["id"] for s in statuses]
+    print_answer(options, {"jobs": jobs} | ({"drops": late} if late else {}), *lines)
+    for name in () if options.json else late:
+        print_message(f"{name} is in the inbox and not yet taken")
     return 1 if any(_is_bad(status) for status in statuses) else 0
-
-
-def _report_without_runner(options: argparse.Namespace, drops: list[str]) -> int:
-    if options.json:
-        print_json({"jobs": [], "drops": drops})
-    else:
-        for drop in drops:
-            print(drop)
-        print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
-    return 0
 
 
 def _require_runner(home: Home) -> None:
@@ -113,17 +101,13 @@ def run_check(options: argparse.Namespace) -> int:
     specs = [(file, _spec_bytes(file)) for file in options.files]
     checked = _assessed(specs, _home_or_here(options.home))
     ok = not any(assessment.reason for _, assessment in checked)
-    if options.json:
-        files = [
-            {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
-            | ({"warnings": list(assessment.absent)} if assessment.absent else {})
-            for file, assessment in checked
-        ]
-        print_json({"ok": ok, "files": files})
-        return 0 if ok else 1
-    for line in _problem_lines(checked):
-        print(line)
-    if ok:
+    files = [
+        {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
+        | ({"warnings": list(assessment.absent)} if assessment.absent else {})
+        for file, assessment in checked
+    ]
+    print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))
+    if ok and not options.json:
         print_message("all well")
     return 0 if ok else 1
 

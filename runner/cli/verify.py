@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runner import client
-from runner.cli.output import print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
+from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
@@ -32,11 +33,10 @@ _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """Add the verbs of this module."""
-    verify = verbs.add_parser("verify", parents=[shared], help="make an image again and compare")
+    verify = add_verb(verbs, shared, "verify", run_verify, "make an image again and compare")
     sidecar_help = "the sidecar of a picture, or the picture"
     verify.add_argument("sidecar", metavar="SIDECAR", help=sidecar_help)
     verify.add_argument("--save", metavar="FILE", help="keep the new picture")
-    verify.set_defaults(run=run_verify)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -53,14 +53,12 @@ def run_verify(options: argparse.Namespace) -> int:
         if options.save:
             Path(options.save).write_bytes(again)
         result = _comparison(sidecar, picture.read_bytes(), again, engine_facts)
-    if options.json:
-        print_json(result)
-    elif result["identical"]:
-        print("identical")
-    else:
-        difference = result["max_difference"]
-        print("different" if difference is None else f"different by up to {difference} of 255")
-        print(f"  {result['reason']}")
+    lines = ["identical"]
+    if not result["identical"]:
+        most = result["max_difference"]
+        by = "" if most is None else f" by up to {most} of 255"
+        lines = [f"different{by}", f"  {result['reason']}"]
+    print_answer(options, result, *lines)
     return 0 if result["identical"] else 1
 
 
@@ -75,18 +73,17 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
     """
     from runner.gallery.metadata import read
 
-    beside = file.with_suffix(".json")
-    source = beside if file.suffix.lower() != ".json" and beside.is_file() else file
-    if source.suffix.lower() == ".json":
-        sidecar = read_json(source)
+    is_sidecar = file.suffix.lower() == ".json"
+    beside = file if is_sidecar else file.with_suffix(".json")
+    if is_sidecar or beside.is_file():
+        sidecar = read_json(beside)
         if sidecar is None:
-            raise UsageProblem(f"{source} cannot be read as a sidecar")
+            raise UsageProblem(f"{beside} cannot be read as a sidecar")
     else:
-        sidecar = read(source)
-    result = sidecar.get("result")
-    name = result.get("file") if isinstance(result, Mapping) else None
+        sidecar = read(file)
     picture = file
-    if file.suffix.lower() == ".json":
+    if is_sidecar:
+        name = mapping(sidecar.get("result")).get("file")
         if not isinstance(name, str) or os.path.basename(name) != name:
             raise UsageProblem(f"{file} is no sidecar: its result names no file")
         picture = file.with_name(name)
@@ -110,29 +107,20 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     Raises _NotMade, and RunnerBusy where another process renders for the home or on the GPU.
     """
     from runner.catalogue import RegistryCatalogue
+    from runner.daemon.tasks import inputs_of
     from runner.engine.gpu_thread import of_home
     from runner.engine.memory.machine import gpu_in_use
     from runner.executor import Failed, Progressed, Rendered, StoppedEarly
     from runner.gallery.metadata import encode
     from runner.spool.disk.locks import locks_of
     from runner.spool.inbox import loras
-    from runner.spool.inbox.inputs import IMAGE_FIELDS, place_of
-    from runner.task import InputImage
+    from runner.spool.inbox.inputs import place_of
 
     spec = _spec(sidecar)
     catalogue = RegistryCatalogue(home.settings, home.data)
     if problems := catalogue.problems(spec):
         raise _NotMade("; ".join(f"{path}: {message}" for path, message in problems))
-    inputs = {}
-    for field in IMAGE_FIELDS:
-        value = spec.get(field)
-        images = value if isinstance(value, list) else [value] if value else []
-        items = [{"path": item} if isinstance(item, str) else item for item in images]
-        if items:
-            inputs[field] = tuple(
-                InputImage(place_of(item["path"], home), float(item.get("weight", 1.0)))
-                for item in items
-            )
+    inputs = inputs_of(spec, lambda text: place_of(text, home))
     spec.pop("timeout", None)
     try:
         used = loras.for_task(spec, home, catalogue.snapshot)
@@ -225,42 +213,30 @@ def _comparison(
 
     old = Image.open(io.BytesIO(before)).convert("RGB")
     new = Image.open(io.BytesIO(after)).convert("RGB")
+    changed = _changes(sidecar, engine_facts)
     result: dict[str, Any] = {"identical": False, "max_difference": None, "mean_difference": None}
+    result |= {"changed": changed, "reason": None}
+    reasons = []
+    expected = mapping(sidecar.get("result")).get("sha256")
+    if expected and hashlib.sha256(before).hexdigest() != expected:
+        reasons.append("the picture's file was changed after it was made")
     if old.size == new.size:
         statistics = ImageStat.Stat(ImageChops.difference(old, new))
         result["max_difference"] = max(high for _, high in statistics.extrema)
         result["mean_difference"] = round(sum(statistics.mean) / 3, 3)
         result["identical"] = result["max_difference"] == 0
-    result["changed"] = changed = _changes(sidecar, engine_facts)
-    if result["identical"]:
-        return {**result, "reason": None}
-    return {**result, "reason": _reason(sidecar, before, (old.size, new.size), changed)}
-
-
-def _reason(
-    sidecar: Mapping[str, Any],
-    before: bytes,
-    sizes: tuple[tuple[int, int], tuple[int, int]],
-    changed: list[str],
-) -> str:
-    from runner.gallery.formatting import mapping
-
-    expected = mapping(sidecar.get("result")).get("sha256")
-    reasons = []
-    if expected and hashlib.sha256(before).hexdigest() != expected:
-        reasons.append("the picture's file was changed after it was made")
-    if sizes[0] != sizes[1]:
-        reasons.append("it was {}×{} and is {}×{}".format(*sizes[0], *sizes[1]))
-    return "; ".join([*reasons, *changed]) or (
-        "same versions, device and weights: the sidecar was changed, or the device does not "
-        "compute the same twice"
-    )
+    else:
+        reasons.append("it was {}×{} and is {}×{}".format(*old.size, *new.size))
+    if not result["identical"]:
+        result["reason"] = "; ".join([*reasons, *changed]) or (
+            "same versions, device and weights: the sidecar was changed, or the device does not "
+            "compute the same twice"
+        )
+    return result
 
 
 def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> list[str]:
     """A sentence for everything that changes pixels and is another than in the sidecar."""
-    from runner.gallery.formatting import mapping
-
     result = mapping(sidecar.get("result"))
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
     pairs = [
@@ -268,10 +244,12 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         ("the device was", result.get("device"), engine_facts.get("device")),
         ("the precision was", sidecar.get("precision"), engine_facts.get("precision")),
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
+        ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
     ]
-    changed = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
-    was = str(mapping(result.get("model")).get("hash") or "")
-    is_ = str(mapping(engine_facts.get("model")).get("hash") or "")
-    if was and is_ and was != is_:
-        changed.append(f"the model's hash was {was[:12]}…, is {is_[:12]}…")
-    return changed
+    return [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
+
+
+def _model_hash(facts: Mapping[str, Any]) -> str:
+    """The beginning of the hash, enough to tell one model from another; "" where unknown."""
+    whole = str(mapping(facts.get("model")).get("hash") or "")
+    return f"{whole[:12]}…" if whole else ""

@@ -5,7 +5,7 @@ Reads the LoRA files that a spec names, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class TaskBuilder:
         """
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
-        inputs = _inputs(record, spec, self._home.job(record.id) / "inputs")
+        copies = self._home.job(record.id) / "inputs"
+        inputs = inputs_of(spec, lambda text: copies / record.inputs[text])
         origin = composed[(number - 1) * len(composed) // record.total][1] if composed else {}
         return InFlight(self._task(record, spec, number, inputs), spec, origin)
 
@@ -75,19 +76,19 @@ def _realised(record: Record, composed: Composed, number: int) -> Mapping[str, A
     return image(record.realised, number - 1, record.base_seed or 0, prompts)
 
 
-def _inputs(
-    record: Record, realised: Mapping[str, Any], folder: Path
+def inputs_of(
+    spec: Mapping[str, Any], place: Callable[[str], Path]
 ) -> dict[str, tuple[InputImage, ...]]:
-    """The job's copies of the images that a realised spec names, by field."""
+    """The images that a valid spec names, by field; `place` says where each one's file is."""
 
-    def copy_of(item: Any) -> InputImage:
+    def image_of(item: Any) -> InputImage:
         if isinstance(item, str):
-            return InputImage(folder / record.inputs[item])
-        return InputImage(folder / record.inputs[item["path"]], float(item.get("weight", 1.0)))
+            return InputImage(place(item))
+        return InputImage(place(item["path"]), float(item.get("weight", 1.0)))
 
     inputs = {}
     for name in IMAGE_FIELDS:
-        value = realised.get(name)
+        value = spec.get(name)
         if value is not None:
-            inputs[name] = tuple(map(copy_of, value if isinstance(value, list) else [value]))
+            inputs[name] = tuple(map(image_of, value if isinstance(value, list) else [value]))
     return inputs

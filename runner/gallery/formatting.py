@@ -33,6 +33,11 @@ def number_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def number_of(number: int, noun: str) -> str:
+    """A number of things in words: "1 job", "1,200 pictures"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def printable(text: str) -> str:
     """The text with NUL and lone surrogates, which no file format can hold, replaced."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -72,10 +72,6 @@ class Index(ABC):
     def places(self, key: int) -> list[int]:
         """The places of the rows whose id has this hash (`terms.identity`)."""
 
-    def span(self, place: int) -> tuple[int, int]:
-        """Where a line begins and ends in its file, in bytes."""
-        return self.offsets[place], self.offsets[place + 1]
-
 
 class LiveIndex(Index):
     """The index of the segment that is being written; one entry is one line."""
@@ -83,7 +79,6 @@ class LiveIndex(Index):
     def __init__(self) -> None:
         self.offsets: array[int] = array("I", [0])
         self.moments: array[int] = array("q")
-        self.ids: list[tuple[int, int]] = []
         self.gone: list[int] = []
         self.postings: dict[bytes, list[int]] = {}
         self._places: dict[int, list[int]] = {}
@@ -102,9 +97,7 @@ class LiveIndex(Index):
         if entry:
             self.gone.extend(entry.get("gone", ()))
         if row:
-            key = identity(str(row.get("id")))
-            self.ids.append((key, place))
-            self._places.setdefault(key, []).append(place)
+            self._places.setdefault(identity(str(row.get("id"))), []).append(place)
             for term in set(terms_of(row)):
                 self.postings.setdefault(term, []).append(place)
 
@@ -123,7 +116,7 @@ class LiveIndex(Index):
         width = _width(self.line_count)
         terms = sorted(self.postings)
         packed = [_pack(self.postings[term], width) for term in terms]
-        ids = sorted(self.ids)
+        ids = sorted((key, place) for key, places in self._places.items() for place in places)
         body = b"".join(
             (
                 self.offsets.tobytes(),

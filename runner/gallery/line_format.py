@@ -6,7 +6,6 @@ The checksum tells a complete line from one that a kill or a full disk cut short
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -47,15 +46,13 @@ def append(path: Path, lines: Sequence[bytes], size: int) -> None:
     would take twenty times as long as the rest, and a runner that starts adds the rows of recent
     sidecars again (`rebuild.ensure`).
     """
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
-    try:
-        data = memoryview(b"".join(lines))
-        while data:
-            data = data[os.write(file, data) :]
-    except OSError:
-        # A full disk: the next line must not be appended to an incomplete one.
-        with suppress(OSError):
-            os.ftruncate(file, size)
-        raise
-    finally:
-        os.close(file)
+    data = memoryview(b"".join(lines))
+    with path.open("ab", buffering=0) as file:
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            # A full disk: the next line must not be appended to an incomplete one.
+            with suppress(OSError):
+                file.truncate(size)
+            raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,10 @@ from pathlib import Path
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait for the exclusive lock on a file, made if it is missing, and hold it."""
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        _take(handle)
+    # Closing the file releases the lock.
+    with path.open("ab") as file:
+        _take(file.fileno())
         yield
-    finally:
-        # Closing the file releases the lock.
-        os.close(handle)
 
 
 if sys.platform == "win32":

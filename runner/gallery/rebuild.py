@@ -98,7 +98,7 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
     try:
         rows = _oldest_first(outbox, progress)
         while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
-            fresh.segments.append(partial(list, batch))
+            fresh.append(partial(list, batch))
         with old.writing():
             if old.generation == old_name:
                 _replay(old, old_length, fresh)
@@ -129,23 +129,18 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
     """All rows, oldest picture first; the rows wait in a temporary file, not in memory."""
     with TemporaryFile() as file:
         keys: list[tuple[int, str, int, int]] = []
-        for row in _rows(outbox, progress):
-            made, index = moment(row.get("created_at")), row.get("index")
-            place = index if isinstance(index, int) else 0
-            keys.append((made, str(row["job"]), place, file.tell()))
-            file.write(json.dumps(row).encode() + b"\n")
+        paths = [path for job in _jobs(outbox) for path in _sidecars(job)]
+        for done, path in enumerate(paths, start=1):
+            if (row := _row(path)) is not None:
+                made, index = moment(row.get("created_at")), row.get("index")
+                place = index if isinstance(index, int) else 0
+                keys.append((made, str(row["job"]), place, file.tell()))
+                file.write(json.dumps(row).encode() + b"\n")
+            if progress is not None and (done % 100 == 0 or done == len(paths)):
+                progress(done, len(paths))
         for *_, offset in sorted(keys):
             file.seek(offset)
             yield json.loads(file.readline())
-
-
-def _rows(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
-    paths = [path for job in _jobs(outbox) for path in _sidecars(job)]
-    for done, path in enumerate(paths, start=1):
-        if (row := _row(path)) is not None:
-            yield row
-        if progress is not None and (done % 100 == 0 or done == len(paths)):
-            progress(done, len(paths))
 
 
 def _row(sidecar: Path) -> dict[str, Any] | None:

@@ -79,14 +79,11 @@ def _plan(
 
     def select(index: Index) -> int:
         bits = -1
-        for term in exact:
-            bits &= index.bits(term)
-            if not bits:
-                return 0
-        for beginning in ordered:
-            bits &= index.prefix(beginning)
-            if not bits:
-                return 0
+        for lines_with, terms in ((index.bits, exact), (index.prefix, ordered)):
+            for term in terms:
+                bits &= lines_with(term)
+                if not bits:
+                    return 0
         if since is not None or until is not None:
             bits &= index.between(since, until)
         return bits

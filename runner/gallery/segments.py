@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 from runner.gallery import line_format
 from runner.gallery.index import Index, LiveIndex, SealedIndex
@@ -93,7 +93,7 @@ class Segments:
         Raises Moved if a rebuild has removed its file.
         """
         number, place = divmod(doc - 1, SEGMENT)
-        start, end = self._indexes[number].span(place)
+        start, end = self._indexes[number].offsets[place : place + 2]
         try:
             with self._rows(number).open("rb") as file:
                 file.seek(start)
@@ -156,10 +156,18 @@ class Segments:
         with self.writing():
             entries = list(make())
             while entries:
-                live = self._open_segment()
+                if self._live is None or self._live.line_count == SEGMENT:
+                    self._rows(len(self._indexes)).touch()
+                    self._read_next()
+                live, number = cast(LiveIndex, self._live), len(self._indexes) - 1
                 room = SEGMENT - live.line_count
-                self._add(live, entries[:room])
-                entries = entries[room:]
+                batch, entries = entries[:room], entries[room:]
+                lines = [line_format.encode(entry) for entry in batch]
+                line_format.append(self._rows(number), lines, live.size)
+                for entry, line in zip(batch, lines, strict=True):
+                    self._index_line(live, len(line), entry)
+                if live.line_count == SEGMENT:
+                    self._seal(number, live)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -175,7 +183,10 @@ class Segments:
             if not name or not (self.folder / name).is_dir():
                 self.switch(name or "g000001", partial=True)
             self.refresh()
-            self._cut_incomplete_line()
+            if self._live is not None:
+                path = self._rows(len(self._indexes) - 1)
+                if path.stat().st_size > self._live.size:
+                    os.truncate(path, self._live.size)
             yield
 
     def switch(self, generation: str, *, partial: bool = False) -> None:
@@ -184,23 +195,6 @@ class Segments:
         (self.folder / generation).mkdir(exist_ok=True)
         name = generation + _PARTIAL if partial else generation
         self._write(self.folder / "current", name.encode())
-
-    def _open_segment(self) -> LiveIndex:
-        """The segment that takes the next line: a new one if the last is full."""
-        if self._live is None or self._live.line_count == SEGMENT:
-            self._rows(len(self._indexes)).touch()
-            self._live = LiveIndex()
-            self._indexes.append(self._live)
-        return self._live
-
-    def _add(self, live: LiveIndex, entries: list[Entry]) -> None:
-        encoded = [line_format.encode(entry) for entry in entries]
-        number = len(self._indexes) - 1
-        line_format.append(self._rows(number), encoded, live.size)
-        for entry, line in zip(entries, encoded, strict=True):
-            self._index_line(live, len(line), entry)
-        if live.line_count == SEGMENT:
-            self._seal(number, live)
 
     def _seal(self, number: int, live: LiveIndex) -> None:
         """Replace a full segment's index by its file, written if this process may write."""
@@ -212,12 +206,6 @@ class Segments:
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)
             self._live = None
-
-    def _cut_incomplete_line(self) -> None:
-        if self._live is not None:
-            path = self._rows(len(self._indexes) - 1)
-            if path.stat().st_size > self._live.size:
-                os.truncate(path, self._live.size)
 
     # --- the files ---
 

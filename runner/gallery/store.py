@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from itertools import islice
 from operator import and_, or_
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
-from tinydb import TinyDB
 from tinydb.queries import QueryLike
-from tinydb.storages import Storage
+from tinydb.storages import MemoryStorage
 from tinydb.table import Document, Table
 
 from runner.gallery.index import Index
-from runner.gallery.segments import SEGMENT, Moved, Segments, Write
+from runner.gallery.segments import SEGMENT, Moved, Segments
 from runner.gallery.terms import facet
 
 FOLDER = "gallery"
@@ -34,59 +32,46 @@ Plan = Callable[[Index], int]
 _INDEXED = frozenset({"kind", "model", "pack", "seed", "job", "subject", "variable"})
 
 
-class Gallery:
+class Gallery(Segments):
     """The index of all finished pictures; only for reading without `write`.
 
     `write` replaces a file atomically; `generation` is for rebuilds (see `Segments`). Nothing is
-    read before the first query.
+    read before the first query. Where the index is `missing` or `damaged`, `rebuild` makes it.
     """
-
-    def __init__(self, folder: Path, write: Write | None = None, generation: str = "") -> None:
-        self.segments = Segments(folder, write, generation)
 
     @property
     def table(self) -> RowTable:
         """The rows as a TinyDB table, newest first, for any TinyDB query."""
-        return cast(RowTable, _Database(storage=_RowStorage, segments=self.segments).table("rows"))
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no complete index: `rebuild` makes one."""
-        return self.segments.missing
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a damaged line was read; `rebuild` repairs the index."""
-        return self.segments.damaged
+        return RowTable(self)
 
     def add(self, *rows: Mapping[str, Any]) -> None:
         """Add rows; a row with a known id replaces the old one, unless they are equal."""
 
         def entries() -> Iterator[Mapping[str, Any]]:
             for row_id, row in {str(row["id"]): row for row in rows}.items():
-                found = self.segments.find(row_id)
+                found = self.find(row_id)
                 if found is None:
                     yield {"row": row}
                 elif found[1] != row:
                     yield {"row": row, "gone": [found[0]]}
 
-        self.segments.append(entries)
+        self.append(entries)
 
     def remove(self, *ids: str) -> int:
         """Remove rows by id; returns how many of them the index had."""
         gone: list[int] = []
 
         def entries() -> Iterator[Mapping[str, Any]]:
-            gone.extend(found[0] for row_id in ids if (found := self.segments.find(row_id)))
+            gone.extend(found[0] for row_id in ids if (found := self.find(row_id)))
             if gone:
                 yield {"gone": gone}
 
-        self.segments.append(entries)
+        self.append(entries)
         return len(gone)
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
-        found = self._retrying(lambda: self.segments.find(row_id))
+        found = self._retrying(lambda: self.find(row_id))
         return found[1] if found else None
 
     def page(self, plan: Plan, limit: int, offset: int = 0) -> tuple[int, list[Row]]:
@@ -99,7 +84,7 @@ class Gallery:
     def _page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
         total = 0
         rows: list[Row] = []
-        for number, index, live in self.segments.indexes():
+        for number, index, live in self.indexes():
             selected = plan(index) & live
             count = selected.bit_count()
             first = max(0, offset - total)
@@ -107,7 +92,7 @@ class Gallery:
             if first >= count or len(rows) >= limit:
                 continue
             for doc in islice(_newest_first(number, selected), first, None):
-                row = self.segments.row(doc)
+                row = self.row(doc)
                 if row is not None:
                     rows.append(row)
                 if len(rows) >= limit:
@@ -117,15 +102,15 @@ class Gallery:
     def _retrying(self, read: Callable[[], T]) -> T:
         """Read with the segments refreshed; again whenever a rebuild replaces them meanwhile."""
         while True:
-            self.segments.refresh()
+            self.refresh()
             try:
                 return read()
             except Moved:
                 continue
 
     def __len__(self) -> int:
-        self.segments.refresh()
-        return sum(live.bit_count() for _, _, live in self.segments.indexes())
+        self.refresh()
+        return sum(live.bit_count() for _, _, live in self.indexes())
 
 
 class RowTable(Table):
@@ -134,69 +119,32 @@ class RowTable(Table):
     Documents come newest first. What would write raises NotImplementedError.
     """
 
+    def __init__(self, segments: Segments) -> None:
+        super().__init__(MemoryStorage(), "rows")  # type: ignore[no-untyped-call]
+        self._segments = segments
+
     def __iter__(self) -> Iterator[Document]:
         return self._documents(None)
-
-    def __len__(self) -> int:
-        return sum(live.bit_count() for _, _, live in self._refreshed().indexes())
 
     def search(self, cond: QueryLike) -> list[Document]:
         return list(self._documents(cond))
 
-    def get(  # type: ignore[override]
-        self,
-        cond: QueryLike | None = None,
-        doc_id: int | None = None,
-        doc_ids: list[int] | None = None,
-    ) -> Document | list[Document] | None:
-        if doc_ids is not None:
-            wanted = set(doc_ids)
-            return [document for document in self if document.doc_id in wanted]
-        if doc_id is not None:
-            return next((d for d in self._documents(None, doc_id) if d.doc_id == doc_id), None)
-        return next(self._documents(cond), None) if cond is not None else None
+    def _read_table(self) -> dict[str, Mapping[str, Any]]:
+        """All rows, for the methods of TinyDB that no index helps."""
+        return {str(document.doc_id): document for document in self}
 
     def _update_table(self, updater: Callable[[dict[int, Mapping[str, Any]]], None]) -> NoReturn:
-        # It would rewrite the whole table; this storage only appends.
+        # It would rewrite the whole table; the segments are only appended to.
         raise NotImplementedError("rows are added with Gallery.add and deleted with remove")
 
-    def _documents(self, cond: QueryLike | None, doc_id: int | None = None) -> Iterator[Document]:
-        segments = self._refreshed()
+    def _documents(self, cond: QueryLike | None) -> Iterator[Document]:
+        self._segments.refresh()
         plan = _plan(getattr(cond, "_hash", None))
-        for number, index, live in list(segments.indexes()):
-            if doc_id is not None and (doc_id - 1) // SEGMENT != number:
-                continue
+        for number, index, live in list(self._segments.indexes()):
             for doc in _newest_first(number, plan(index) & live):
-                row = segments.row(doc)
+                row = self._segments.row(doc)
                 if row is not None and (cond is None or cond(row)):
                     yield Document(row, doc)
-
-    def _refreshed(self) -> Segments:
-        segments = cast(_RowStorage, self._storage).segments
-        segments.refresh()
-        return segments
-
-
-class _RowStorage(Storage):
-    """The storage under the table; reads all rows at once for TinyDB methods not overridden."""
-
-    def __init__(self, segments: Segments) -> None:
-        self.segments = segments
-
-    def read(self) -> dict[str, dict[str, Any]] | None:
-        self.segments.refresh()
-        rows: dict[str, Any] = {}
-        for number, _, live in self.segments.indexes():
-            for doc in _newest_first(number, live):
-                rows[str(doc)] = self.segments.row(doc)
-        return {"rows": rows}
-
-    def write(self, data: dict[str, dict[str, Any]]) -> None:
-        raise NotImplementedError("this storage is never written as a whole")
-
-
-class _Database(TinyDB):
-    table_class = RowTable
 
 
 def _newest_first(number: int, bits: int) -> Iterator[int]:

@@ -47,14 +47,11 @@ class Access:
     origins: tuple[str, ...] = ()
     token: str | None = None
 
-    def names(self) -> tuple[str, ...]:
-        """Every name that a Host header may have."""
-        return (*_LOOPBACK, *(host.lower() for host in self.hosts))
-
     def knows_host(self, header: str) -> bool:
         """Whether a Host header names this server; a name without a port matches every port."""
         match = _HOST_AND_PORT.fullmatch(header.lower())
-        return match is not None and not {match[0], match[1]}.isdisjoint(self.names())
+        names = {*_LOOPBACK, *(host.lower() for host in self.hosts)}
+        return match is not None and not names.isdisjoint({match[0], match[1]})
 
     def knows_origin(self, header: str) -> bool:
         """Whether pages of an Origin may call: those of this machine and of `origins`."""
@@ -73,54 +70,41 @@ class Access:
         return scheme.lower() == "bearer" and same
 
 
-class Guard:
-    """Refuses the requests that must not reach the server."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            refusal = self._refusal(Headers(scope=scope))
-            await (refusal or self._app)(scope, receive, send)
-
-    def _refusal(self, headers: Headers) -> PlainTextResponse | None:
-        hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or not self._access.knows_host(hosts[0]):
-            text = "this server does not answer to that Host; see --allow-host\n"
-            return PlainTextResponse(text, status_code=421)
-        if not all(map(self._access.knows_origin, origins)):
-            text = "pages of that Origin may not call this server; see --allow-origin\n"
-            return PlainTextResponse(text, status_code=403)
-        bearers = headers.getlist("authorization")
-        if len(bearers) > 1 or not self._access.knows_bearer(bearers[0] if bearers else ""):
-            text = "send the token: `Authorization: Bearer …`\n"
-            return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
-        return None
+def _refusal(access: Access, headers: Headers) -> PlainTextResponse | None:
+    """The answer to a request that must not reach the server; None for one that may."""
+    hosts, origins = headers.getlist("host"), headers.getlist("origin")
+    if len(hosts) != 1 or not access.knows_host(hosts[0]):
+        text = "this server does not answer to that Host; see --allow-host\n"
+        return PlainTextResponse(text, status_code=421)
+    if not all(map(access.knows_origin, origins)):
+        text = "pages of that Origin may not call this server; see --allow-origin\n"
+        return PlainTextResponse(text, status_code=403)
+    bearers = headers.getlist("authorization")
+    if len(bearers) > 1 or not access.knows_bearer(bearers[0] if bearers else ""):
+        text = "send the token: `Authorization: Bearer …`\n"
+        return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+    return None
 
 
 def guarded_app(home: Home, access: Access, *, autostart: bool = False) -> ASGIApp:
     """The server of one home as an ASGI application behind the guard."""
-    names = access.names()
-    # The SDK's transport checks Host and Origin again, as a second defence, by the same names.
-    security = TransportSecuritySettings(
-        allowed_hosts=[*names, *(f"{name}:*" for name in names)],
-        allowed_origins=[
-            *(f"http://{name}" for name in _LOOPBACK),
-            *(f"http://{name}:*" for name in _LOOPBACK),
-            *(origin.rstrip("/") for origin in access.origins),
-        ],
-    )
+    # The guard has checked Host and Origin already.
+    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app = build_server(home, autostart=autostart).streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=True,
         max_request_body_size=MOST_BODY_BYTES,
-        transport_security=security,
+        transport_security=unchecked,
     )
-    return Guard(app, access)
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            refusal = _refusal(access, Headers(scope=scope))
+            await (refusal or app)(scope, receive, send)
+
+    return guard
 
 
 def serve_http(

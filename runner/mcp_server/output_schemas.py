@@ -6,36 +6,38 @@ from typing import Any
 
 from specs import schemas
 
-RUNNER: dict[str, Any] = {
-    "type": "object",
-    "description": "Whether a runner is working in this home.",
-    "required": ["running", "message"],
-    "properties": {
+
+def _object(
+    properties: dict[str, Any], *optional: str, description: str | None = None
+) -> dict[str, Any]:
+    """The schema of an object that has all of the properties but the `optional` ones."""
+    required = [name for name in properties if name not in optional]
+    schema = {"type": "object", "required": required, "properties": properties}
+    return schema if description is None else {**schema, "description": description}
+
+
+RUNNER = _object(
+    {
         "running": {"type": "boolean"},
         "message": {"type": "string", "description": "What it is doing, or how to start one."},
     },
-}
-_PROMPT: dict[str, Any] = {
-    "type": "object",
-    "required": ["prompt", "length", "audit"],
-    "properties": {
+    description="Whether a runner is working in this home.",
+)
+_PROMPT = _object(
+    {
         "prompt": {"type": "string", "description": "The final text, as the model gets it."},
         "length": {"type": "integer", "description": "In characters."},
         "subject": {"type": "string"},
         "variable": {"type": ["string", "null"]},
-        "audit": {
-            "type": "object",
-            "description": "The verdict on forbidden words, and every finding.",
-            "required": ["verdict", "findings"],
-            "properties": {"verdict": {"type": "string"}, "findings": {"type": "array"}},
-        },
+        "audit": _object(
+            {"verdict": {"type": "string"}, "findings": {"type": "array"}},
+            description="The verdict on forbidden words, and every finding.",
+        ),
     },
-}
-_DRY_RUN: dict[str, Any] = {
-    "type": "object",
-    "description": "Only after dry_run: what would have run. Nothing was submitted.",
-    "required": ["spec", "spec_yaml", "prompts", "prompt_count", "audit"],
-    "properties": {
+    *("subject", "variable"),
+)
+_DRY_RUN = _object(
+    {
         "spec": {"type": "object", "description": "The spec."},
         "spec_yaml": {"type": "string", "description": "The same, as the file would say it."},
         "prompts": {"type": "array", "items": _PROMPT, "description": "The first 20."},
@@ -43,11 +45,11 @@ _DRY_RUN: dict[str, Any] = {
         "audit": {"type": "string", "description": "ok: no prompt asks for anything forbidden."},
         "left_out": {"type": "array", "description": "Combinations that would not run, and why."},
     },
-}
-SUBMITTED: dict[str, Any] = {
-    "type": "object",
-    "required": ["job_id", "state", "image_count", "status_file", "runner", "warnings", "next"],
-    "properties": {
+    "left_out",
+    description="Only after dry_run: what would have run. Nothing was submitted.",
+)
+SUBMITTED = _object(
+    {
         "job_id": {
             "type": ["string", "null"],
             "description": "For flux_get_job and flux_cancel_job; valid from now on. null after a"
@@ -68,11 +70,10 @@ SUBMITTED: dict[str, Any] = {
         "dry_run": _DRY_RUN,
         "next": {"type": "string", "description": "What to do now."},
     },
-}
-CANCELLED: dict[str, Any] = {
-    "type": "object",
-    "required": ["job_id", "outcome", "state", "message"],
-    "properties": {
+    "dry_run",
+)
+CANCELLED = _object(
+    {
         "job_id": {"type": "string"},
         "outcome": {
             "enum": ["cancelled", "was_over", "asked", "unknown"],
@@ -83,31 +84,23 @@ CANCELLED: dict[str, Any] = {
         "message": {"type": "string"},
         "runner": RUNNER,
     },
-}
-FOUND: dict[str, Any] = {
-    "type": "object",
-    "required": ["total", "rows", "next_offset"],
-    "properties": {
+    "runner",
+)
+_TEXTS = {name: {"type": "string"} for name in ("id", "job", "file", "prompt")}
+_URI = {"type": "string", "description": "The picture as a resource."}
+FOUND = _object(
+    {
         "total": {"type": "integer", "description": "How many pictures fit in all."},
         "rows": {
             "type": "array",
             "description": "Newest first. `file` can be given as an image to the other tools.",
-            "items": {
-                "type": "object",
-                "required": ["id", "job", "file", "prompt", "uri"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "job": {"type": "string"},
-                    "file": {"type": "string"},
-                    "prompt": {"type": "string"},
-                    "uri": {"type": "string", "description": "The picture as a resource."},
-                },
-            },
+            "items": _object({**_TEXTS, "uri": _URI}),
         },
         "next_offset": {"type": ["integer", "null"], "description": "For the next page."},
         "message": {"type": "string"},
     },
-}
+    "message",
+)
 
 
 def job() -> dict[str, Any]:
@@ -126,11 +119,7 @@ def job() -> dict[str, Any]:
         "type": "array",
         "description": "At most 4 finished pictures, from `offset` on. `path` can be given as an"
         " image to the other tools.",
-        "items": {
-            "type": "object",
-            "required": ["file", "path", "uri"],
-            "properties": {name: {"type": "string"} for name in ("file", "path", "uri")},
-        },
+        "items": _object({name: {"type": "string"} for name in ("file", "path", "uri")}),
     }
     properties["next_offset"] = {
         "type": ["integer", "null"],

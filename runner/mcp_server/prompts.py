@@ -9,8 +9,12 @@ from typing import Any
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     INVALID_PARAMS,
+    CompleteRequestParams,
+    CompleteResult,
     Completion,
+    GetPromptRequestParams,
     GetPromptResult,
+    ListPromptsResult,
     Prompt,
     PromptArgument,
     PromptMessage,
@@ -46,22 +50,22 @@ The pack: {pack}
 """
 
 
-def prompts() -> list[Prompt]:
+def listing() -> ListPromptsResult:
     """The one prompt."""
     arguments = [
         PromptArgument(name=name, description=description, required=required)
         for name, (description, required) in _ARGUMENTS.items()
     ]
-    return [
-        Prompt(
-            name=NIGHT, title="A night from a pack", arguments=arguments,
-            description="Plan and submit a night of pictures from one of your prompt packs",
-        )
-    ]  # fmt: skip
+    prompt = Prompt(
+        name=NIGHT, title="A night from a pack", arguments=arguments,
+        description="Plan and submit a night of pictures from one of your prompt packs",
+    )  # fmt: skip
+    return ListPromptsResult(prompts=[prompt])
 
 
-def get(home: Home, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
+def get(home: Home, params: GetPromptRequestParams) -> GetPromptResult:
     """The prompt, filled in. Raises MCPError for an unknown prompt, argument or pack."""
+    name, arguments = params.name, params.arguments or {}
     if name != NIGHT:
         raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:100]!r}; there is {NIGHT}")
     unknown = sorted(set(arguments) - set(_ARGUMENTS))
@@ -98,8 +102,10 @@ def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def complete(home: Home, name: str, prefix: str, chosen: Mapping[str, str]) -> Completion:
-    """The values of an argument that begin with `prefix`; `chosen` has the other arguments."""
+def complete(home: Home, params: CompleteRequestParams) -> CompleteResult:
+    """The values of an argument that begin with what was typed of it."""
+    name, prefix = params.argument.name, params.argument.value.casefold()
+    chosen = (params.context.arguments if params.context else None) or {}
     if name == "pack":
         values = _packs(home)
     elif name in ("subjects", "variables"):
@@ -111,11 +117,11 @@ def complete(home: Home, name: str, prefix: str, chosen: Mapping[str, str]) -> C
         values = resources.job_ids(home)
     else:
         values = []
-    matching = [value for value in values if value.casefold().startswith(prefix.casefold())]
-    return Completion(
-        values=matching[:_MOST_COMPLETED], total=len(matching),
-        has_more=len(matching) > _MOST_COMPLETED,
-    )  # fmt: skip
+    matching = [value for value in values if value.casefold().startswith(prefix)]
+    shown = matching[:_MOST_COMPLETED]
+    more = len(matching) > len(shown)
+    completion = Completion(values=shown, total=len(matching), has_more=more)
+    return CompleteResult(completion=completion)
 
 
 def _packs(home: Home) -> list[str]:

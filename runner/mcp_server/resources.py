@@ -18,6 +18,10 @@ from mcp.types import (
     INVALID_PARAMS,
     BlobResourceContents,
     ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
     Resource,
     ResourceTemplate,
     TextResourceContents,
@@ -37,19 +41,21 @@ _TEMPLATES = (
 )
 
 
-def templates() -> list[ResourceTemplate]:
+def templates() -> ListResourceTemplatesResult:
     """The addresses with a variable part."""
-    return [
+    listed = [
         ResourceTemplate(uri_template=uri, name=name, description=description, mime_type=media_type)
         for uri, name, description, media_type in _TEMPLATES
     ]
+    return ListResourceTemplatesResult(resource_templates=listed)
 
 
-def listing(home: Home, cursor: str | None) -> ListResourcesResult:
+def listing(home: Home, params: PaginatedRequestParams | None) -> ListResourcesResult:
     """One page: first the resources that do not depend on jobs, then jobs, the newest first.
 
     The cursor is the number of jobs on the pages before. Raises MCPError for any other text.
     """
+    cursor = params.cursor if params else None
     start = int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() else 0
     if cursor and (not start or len(cursor) > 9):
         raise MCPError(INVALID_PARAMS, f"{cursor!r} is not a cursor of this list")
@@ -113,8 +119,9 @@ def _job_resources(home: Home, job_id: str) -> list[Resource]:
     return resources
 
 
-def read(home: Home, uri: str) -> TextResourceContents | BlobResourceContents:
+def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
     """The content at an address. Raises MCPError where there is none."""
+    uri = str(params.uri)
     scheme, _, path = uri.partition("://")
     parts = [unquote(part) for part in path.split("/")]
     if scheme == "flux" and len(uri) <= 400:
@@ -140,14 +147,15 @@ def read(home: Home, uri: str) -> TextResourceContents | BlobResourceContents:
                 data = pictures.read(home, job_id, file) if file else None
                 if file is not None and data is not None:
                     blob, media_type = base64.b64encode(data).decode(), pictures.type_of(file)
-                    return BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
+                    content = BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
+                    return ReadResourceResult(contents=[content])
     raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
 
 
-def _text(uri: str, value: Any) -> TextResourceContents:
-    return TextResourceContents(
-        uri=uri, mime_type=_JSON, text=json.dumps(value, ensure_ascii=False, indent=1)
-    )
+def _text(uri: str, value: Any) -> ReadResourceResult:
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    content = TextResourceContents(uri=uri, mime_type=_JSON, text=text)
+    return ReadResourceResult(contents=[content])
 
 
 def models(home: Home) -> list[dict[str, Any]]:

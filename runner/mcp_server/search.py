@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -55,7 +56,12 @@ class GallerySearch:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._lock = threading.Lock()
-        self._gallery: Gallery | None = None
+
+    @cached_property
+    def _gallery(self) -> Gallery:
+        from runner.gallery.store import FOLDER, Gallery
+
+        return Gallery(self._home.data / FOLDER)
 
     def search(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """The newest pictures that match every argument of `query`.
@@ -63,18 +69,14 @@ class GallerySearch:
         Raises ToolError where an argument cannot be read.
         """
         from runner.gallery.search import search
-        from runner.gallery.store import FOLDER, Gallery
 
         limit, offset = int(query.get("limit", _DEFAULT_LIMIT)), int(query.get("offset", 0))
         with self._lock:
-            if self._gallery is None:
-                self._gallery = Gallery(self._home.data / FOLDER)
-            gallery = self._gallery
             try:
-                page = search(gallery, **{**query, "limit": limit, "offset": offset})
+                page = search(self._gallery, **{**query, "limit": limit, "offset": offset})
             except UsageProblem as error:
                 raise ToolError(f"flux_search_gallery found nothing: {error}") from error
-            missing, damaged = gallery.missing, gallery.damaged
+            missing, damaged = self._gallery.missing, self._gallery.damaged
         rows = [_row(row) for row in page["rows"]]
         after = offset + len(rows)
         result = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -21,16 +21,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    INVALID_PARAMS,
-    CallToolResult,
-    CompleteResult,
-    ListPromptsResult,
-    ListResourceTemplatesResult,
-    ListToolsResult,
-    ReadResourceResult,
-    TextContent,
-)
+from mcp.types import INVALID_PARAMS, CallToolResult, ListToolsResult, TextContent
 
 from runner.mcp_server import jobs, prompts, resources, submission
 from runner.mcp_server.arguments import check
@@ -47,21 +38,29 @@ NAME = "fluxdrop"
 
 def build_server(home: Home, *, autostart: bool = False) -> Server[Any]:
     """The server of one home, ready for any transport; nothing is read before the first call."""
-    handlers = _Handlers(home, autostart=autostart)
+
+    def in_thread(answer: Callable[[Home, Any], Any]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """The handler that returns `answer(home, params)`, which reads files."""
+
+        async def handle(context: Any, params: Any) -> Any:
+            return await run_sync(answer, home, params)
+
+        return handle
+
     return Server(
         NAME,
         version=version(NAME),
         title="fluxdrop",
         description="Pictures with FLUX on this machine: submit, follow, find.",
         instructions=INSTRUCTIONS,
-        on_list_tools=handlers.list_tools,
-        on_call_tool=handlers.call_tool,
-        on_list_resources=handlers.list_resources,
-        on_list_resource_templates=handlers.list_templates,
-        on_read_resource=handlers.read_resource,
-        on_list_prompts=handlers.list_prompts,
-        on_get_prompt=handlers.get_prompt,
-        on_completion=handlers.complete,
+        on_list_tools=in_thread(lambda *_: ListToolsResult(tools=list(tools().values()))),
+        on_call_tool=_Calls(home, autostart=autostart).answer,
+        on_list_resources=in_thread(resources.listing),
+        on_list_resource_templates=in_thread(lambda *_: resources.templates()),
+        on_read_resource=in_thread(resources.read),
+        on_list_prompts=in_thread(lambda *_: prompts.listing()),
+        on_get_prompt=in_thread(prompts.get),
+        on_completion=in_thread(prompts.complete),
     )
 
 
@@ -76,18 +75,15 @@ def serve_stdio(home: Home, *, autostart: bool = False) -> None:
     anyio.run(serve)
 
 
-class _Handlers:
-    """Handles the requests of any number of clients of one home."""
+class _Calls:
+    """Answers the calls of tools, of any number of clients of one home."""
 
     def __init__(self, home: Home, *, autostart: bool) -> None:
         self._home = home
         self._attendance = Attendance(home, autostart=autostart)
         self._gallery_search = GallerySearch(home)
 
-    async def list_tools(self, context: Any, params: Any) -> ListToolsResult:
-        return ListToolsResult(tools=list(tools().values()))
-
-    async def call_tool(self, context: Any, params: Any) -> CallToolResult:
+    async def answer(self, context: Any, params: Any) -> CallToolResult:
         if params.name not in tools():
             names = ", ".join(tools())
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name[:100]!r}; {names}")
@@ -120,26 +116,3 @@ class _Handlers:
         if name == "flux_cancel_job":
             return await jobs.cancel_job(home, attendance, checked), []
         return await run_sync(self._gallery_search.search, checked), []
-
-    async def list_resources(self, context: Any, params: Any) -> Any:
-        return await run_sync(resources.listing, self._home, params.cursor if params else None)
-
-    async def list_templates(self, context: Any, params: Any) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=resources.templates())
-
-    async def read_resource(self, context: Any, params: Any) -> ReadResourceResult:
-        contents = await run_sync(resources.read, self._home, str(params.uri))
-        return ReadResourceResult(contents=[contents])
-
-    async def list_prompts(self, context: Any, params: Any) -> ListPromptsResult:
-        return ListPromptsResult(prompts=prompts.prompts())
-
-    async def get_prompt(self, context: Any, params: Any) -> Any:
-        return await run_sync(prompts.get, self._home, params.name, params.arguments or {})
-
-    async def complete(self, context: Any, params: Any) -> CompleteResult:
-        chosen = (params.context.arguments if params.context else None) or {}
-        completion = await run_sync(
-            prompts.complete, self._home, params.argument.name, params.argument.value, chosen
-        )
-        return CompleteResult(completion=completion)

@@ -110,13 +110,12 @@ def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
     """
     try:
         inputs.write()
-        drop = client.submit_as(home, data, f"{job_id}.yaml")
+        is_free = client.put(home, data, f"{job_id}.yaml")
+        if not is_free and not _has_spec(home, job_id, data):
+            raise _in_use(job_id)
     except BaseException:
         inputs.undo()
         raise
-    if drop is None and not _has_spec(home, job_id, data):
-        inputs.undo()
-        raise _in_use(job_id)
 
 
 def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:

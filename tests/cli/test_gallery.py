@@ -240,7 +240,7 @@ def test_searching_imports_no_picture_library_and_holds_no_lock(full: Here) -> N
     report = run("gallery", "search", "fox", cwd=full.home)
     assert report.code == 0 and report.modules & (HEAVY | {"PIL"}) == set()
     gallery = Gallery(full.home / "data" / FOLDER, write)
-    with gallery.segments.writing():
+    with gallery.writing():
         assert run("gallery", "search", "fox", cwd=full.home).code == 0
 
 

@@ -149,5 +149,5 @@ def test_more_rows_than_a_segment_come_back(tmp_path: Path, folder: Path) -> Non
         told = sidecar(index, result_created_at=f"2026-11-{1 + index // 100:02}T00:00:00Z")
         (job / f"hero-{index:04}.json").write_text(json.dumps(told), encoding="utf-8")
     assert rebuild(folder, tmp_path / "outbox", write) == SEGMENT + 100
-    assert Gallery(folder).segments.sound()
+    assert Gallery(folder).sound()
     assert ids(Gallery(folder))[0] == f"hero-{SEGMENT + 100:04}"

@@ -126,7 +126,7 @@ def test_the_answers_are_those_of_a_plain_scan(gallery: Gallery) -> None:
     for row_id in gone:
         del rows[row_id]
     newest = list(reversed(rows.values()))
-    for reader in (gallery, Gallery(gallery.segments.folder)):
+    for reader in (gallery, Gallery(gallery.folder)):
         for text, kind, seed in [("red", None, None), ("fox re", "fill", None), ("k 猫", None, 7)]:
             expected = [
                 row

@@ -73,7 +73,7 @@ def test_a_changed_row_takes_the_old_ones_place(gallery: Gallery) -> None:
     assert search(gallery, "heron")["total"] == 0
     assert [row["id"] for row in search(gallery, "stork")["rows"]] == ["hero-0002"]
     assert len(gallery) == SEGMENT + 5
-    assert len(Gallery(gallery.segments.folder)) == SEGMENT + 5
+    assert len(Gallery(gallery.folder)) == SEGMENT + 5
 
 
 def test_removed_rows_are_gone_for_every_reader(gallery: Gallery, folder: Path) -> None:
@@ -157,9 +157,9 @@ def test_reading_needs_no_right_to_write(gallery: Gallery, folder: Path) -> None
 def test_nothing_is_held_before_the_first_question(gallery: Gallery, folder: Path) -> None:
     gallery.add(*rows(1, SEGMENT))
     reader = Gallery(folder)
-    assert not list(reader.segments.indexes())
+    assert not list(reader.indexes())
     search(reader)
-    assert list(reader.segments.indexes())
+    assert list(reader.indexes())
 
 
 def test_any_tinydb_query_works_newest_first(gallery: Gallery) -> None:
@@ -183,8 +183,8 @@ def test_an_indexed_tinydb_query_reads_only_the_rows_that_fit(
 ) -> None:
     gallery.add(*rows(1, 200))
     read: list[int] = []
-    plain = gallery.segments.row
-    monkeypatch.setattr(gallery.segments, "row", lambda doc: read.append(doc) or plain(doc))
+    plain = gallery.row
+    monkeypatch.setattr(gallery, "row", lambda doc: read.append(doc) or plain(doc))
     assert gallery.table.count((where("seed") == 50) & (where("index") > 0)) == 1
     assert len(read) == 1
 

@@ -151,7 +151,7 @@ def test_rot_in_a_sealed_segment_is_met_when_read_and_found_at_the_start(
     reader = Gallery(folder)
     page = search(reader, "fox", limit=2 * SEGMENT)
     assert len(page["rows"]) == SEGMENT and reader.damaged
-    assert not Gallery(folder).segments.sound()
+    assert not Gallery(folder).sound()
 
 
 @pytest.mark.parametrize("lost", ["000000.rows", "000001.rows", "end of 000000.rows"])
@@ -161,10 +161,10 @@ def test_a_lost_segment_is_noticed_at_the_start(tmp_path: Path, lost: str) -> No
     ensure(folder, outbox, write)
     gallery.add(*(row_of(sidecar(n)) for n in range(1, 2 * SEGMENT + 2)))
     (generation,) = folder.glob("g*")
-    assert gallery.segments.sound()
+    assert gallery.sound()
     if lost.startswith("end"):
         path = generation / lost.split()[-1]
         path.write_bytes(path.read_bytes()[:-2000])
     else:
         (generation / lost).unlink()
-    assert not Gallery(folder).segments.sound()
+    assert not Gallery(folder).sound()

@@ -58,11 +58,6 @@ class Shot:
         width, height = (side if isinstance(side, int) else 1 for side in sides)
         return width, height
 
-    @property
-    def crisp(self) -> bool:
-        """Whether the page enlarges it with hard edges."""
-        return max(self.size) <= CRISP_UP_TO
-
 
 @dataclass(frozen=True)
 class Row:

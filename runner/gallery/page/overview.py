@@ -3,78 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
 from runner.gallery.formatting import html_text as text
-from runner.gallery.formatting import mapping
+from runner.gallery.formatting import mapping, number_of
 from runner.gallery.page.layout import CRISP_UP_TO, leaf
 
 MOST_JOBS = 500
 _COVERS = 4
 
 
-@dataclass(frozen=True)
-class Card:
-    """One job as the page of all jobs shows it.
-
-    `day` and `moment` say when it was accepted. `covers` are the file names of up to four
-    thumbnails, each with whether it is enlarged with hard edges.
-    """
-
-    id: str
-    state: str
-    title: str
-    day: str
-    moment: str
-    done: int
-    total: int
-    packs: tuple[str, ...]
-    covers: tuple[tuple[str, bool], ...]
-    message: str
+def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The latest jobs, newest first, without what has no id."""
+    named = [job for job in jobs if job.get("id")]
+    return sorted(named, key=_accepted, reverse=True)[:MOST_JOBS]
 
 
-def cards(jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, Sequence[str]]) -> list[Card]:
-    """The latest jobs, newest first; `packs` maps a job's id to the packs it used."""
-    all_cards = [_card(job, packs) for job in jobs if job.get("id")]
-    return sorted(all_cards, key=lambda card: card.moment, reverse=True)[:MOST_JOBS]
-
-
-def counted(listed: Sequence[Card]) -> str:
+def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
     """The numbers of jobs and pictures, in words."""
-    pictures = sum(card.done for card in listed)
-    return f"{_many(len(listed), 'job')}, {_many(pictures, 'picture')}"
+    pictures = sum(_done_and_total(job)[0] for job in jobs)
+    return f"{number_of(len(jobs), 'job')}, {number_of(pictures, 'picture')}"
 
 
-def days(listed: Sequence[Card]) -> str:
-    """The sections of the page, one for each day."""
+def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, Sequence[str]]) -> str:
+    """The sections of the page, one for each day; `packs` maps a job's id to the packs it used."""
     sections = []
-    for day, cards_of_day in groupby(listed, key=lambda card: card.day):
-        grid = "".join(map(_html, cards_of_day))
+    for day, jobs_of_day in groupby(jobs, key=lambda job: _accepted(job)[:10]):
+        day = text(day or "without a date")
+        grid = "".join(_card(job, day, packs.get(str(job["id"]), ())) for job in jobs_of_day)
         sections.append(
-            f'<section class="day"><h2>{text(day)}</h2><div class="cards">{grid}</div></section>'
+            f'<section class="day"><h2>{day}</h2><div class="cards">{grid}</div></section>'
         )
     return "".join(sections) or '<p class="empty">No jobs yet. Drop a spec into the inbox.</p>'
 
 
-def _card(job: Mapping[str, Any], packs: Mapping[str, Sequence[str]]) -> Card:
-    counts = mapping(job.get("images"))
-    outputs = [mapping(output) for output in job.get("outputs") or ()]
-    moment = str(job.get("accepted_at") or "")
-    return Card(
-        id=str(job["id"]),
-        state=str(job.get("state") or "unknown"),
-        title=" · ".join(str(job[k]) for k in ("kind", "model") if job.get(k)),
-        day=moment[:10] or "without a date",
-        moment=moment,
-        done=int(counts.get("done") or len(outputs)),
-        total=int(counts.get("total") or len(outputs)),
-        packs=tuple(packs.get(str(job["id"]), ())),
-        covers=tuple((leaf(output["thumbnail"]), _crisp(output)) for output in _spread(outputs)),
-        message=str(job.get("message") or ""),
-    )
+def _accepted(job: Mapping[str, Any]) -> str:
+    return str(job.get("accepted_at") or "")
+
+
+def _outputs(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [mapping(output) for output in job.get("outputs") or ()]
+
+
+def _done_and_total(job: Mapping[str, Any]) -> tuple[int, int]:
+    counts, made = mapping(job.get("images")), len(_outputs(job))
+    return int(counts.get("done") or made), int(counts.get("total") or made)
 
 
 def _spread(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -87,35 +62,38 @@ def _spread(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [shown[round(place * step)] for place in range(_COVERS)]
 
 
-def _crisp(output: Mapping[str, Any]) -> bool:
+def _crisp_class(output: Mapping[str, Any]) -> str:
+    """The class of a picture that is enlarged with hard edges."""
     sides = [output.get("width"), output.get("height")]
-    return all(isinstance(side, int) and side <= CRISP_UP_TO for side in sides)
+    crisp = all(isinstance(side, int) and side <= CRISP_UP_TO for side in sides)
+    return ' class="crisp"' if crisp else ""
 
 
-def _html(card: Card) -> str:
-    link, crisp_class = quote(card.id, safe=""), ' class="crisp"'
+def _card(job: Mapping[str, Any], day: str, packs: Sequence[str]) -> str:
+    """One job with its first few pictures; without any, with its message."""
+    link, moment = quote(str(job["id"]), safe=""), _accepted(job)
+    state, message = text(job.get("state") or "unknown"), text(job.get("message") or "")
+    shown = _spread(_outputs(job))
     covers = "".join(
-        f'<img src="{link}/thumbs/{quote(name, safe="")}" alt="" loading="lazy" decoding="async"'
-        f"{crisp_class if crisp else ''}>"
-        for name, crisp in card.covers
+        f'<img src="{link}/thumbs/{quote(leaf(output["thumbnail"]), safe="")}" alt=""'
+        f' loading="lazy" decoding="async"{_crisp_class(output)}>'
+        for output in shown
     )
-    if not covers and card.message:
-        covers = f"<em><bdi>{text(card.message)}</bdi></em>"
-    packs = "".join(f"<b>{text(pack)}</b>" for pack in card.packs)
-    count = f"{card.done:,}" if card.done == card.total else f"{card.done:,} of {card.total:,}"
-    pictures = "picture" if card.done == card.total == 1 else "pictures"
-    title = f' title="{text(card.message)}"' if card.message else ""
+    if not covers and message:
+        covers = f"<em><bdi>{message}</bdi></em>"
+    done, total = _done_and_total(job)
+    count = f"{done:,}" if done == total else f"{done:,} of {total:,}"
+    pictures = "picture" if done == total == 1 else "pictures"
+    title = f' title="{message}"' if message else ""
+    made_with = " · ".join(str(job[k]) for k in ("kind", "model") if job.get(k))
     return (
-        f'<a class="card" href="{link}/index.html" data-packs="{text(chr(10).join(card.packs))}"'
-        f' data-day="{text(card.day)}"{title}>'
-        f'<span class="cover" data-count="{len(card.covers)}">{covers}</span>'
-        f'<strong><bdi>{text(card.id)}</bdi></strong><i class="pill" '
-        f'data-state="{text(card.state)}">{text(card.state)}</i>'
-        f'<span class="facts">{text(card.title)} <time datetime="{text(card.moment)}">'
-        f"{text(card.moment[11:16])}</time></span>"
-        f'<span class="facts">{count} {pictures}</span>{packs}</a>'
+        f'<a class="card" href="{link}/index.html" data-packs="{text(chr(10).join(packs))}"'
+        f' data-day="{day}"{title}>'
+        f'<span class="cover" data-count="{len(shown)}">{covers}</span>'
+        f'<strong><bdi>{text(job["id"])}</bdi></strong><i class="pill" '
+        f'data-state="{state}">{state}</i>'
+        f'<span class="facts">{text(made_with)} <time datetime="{text(moment)}">'
+        f"{text(moment[11:16])}</time></span>"
+        f'<span class="facts">{count} {pictures}</span>'
+        f"{''.join(f'<b>{text(pack)}</b>' for pack in packs)}</a>"
     )
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

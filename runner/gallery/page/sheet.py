@@ -21,7 +21,7 @@ from urllib.parse import quote
 from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
-from runner.gallery.page.layout import Board, Row, Shot, arrange, shots_of
+from runner.gallery.page.layout import CRISP_UP_TO, Board, Row, Shot, arrange, shots_of
 from runner.gallery.page.summary import Summary, summarise
 from runner.job import FINAL_STATES
 
@@ -52,7 +52,10 @@ def job_page(
         job=text(status.get("id", "job")),
         state=text(status.get("state", "unknown")),
         subtitle=text(summary.subtitle),
-        figures="".join(_figure(name, value) for name, value in summary.figures),
+        figures="".join(
+            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
+            for name, value in summary.figures
+        ),
         progress=_progress(summary),
         notice=_notice(status),
         notes=_notes(status),
@@ -65,13 +68,13 @@ def outbox_page(
     jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """The page of the latest jobs, newest first; `packs` names the packs that each job used."""
-    listed = overview.cards(jobs, packs or {})
+    listed = overview.latest(jobs)
     return _document(
         "outbox",
         layout="",
         title="fluxdrop",
         count=text(overview.counted(listed)),
-        days=overview.days(listed),
+        days=overview.days(listed, packs or {}),
     )
 
 
@@ -145,10 +148,6 @@ def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _figure(name: str, value: str) -> str:
-    return f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
-
-
 def _progress(summary: Summary) -> str:
     if summary.fraction is None:
         return ""
@@ -219,7 +218,7 @@ def _shot(shot: Shot) -> str:
             f"</strong><span><bdi>{text(shot.message)}</bdi></span>{seed}</div>"
         )
     width, height = shot.size
-    crisp = " crisp" if shot.crisp else ""
+    crisp = " crisp" if max(width, height) <= CRISP_UP_TO else ""
     alt = shot.prompt or f"picture {shot.index}"
     return (
         f'<a class="shot{crisp}" id="{text(shot.name)}" href="{quote(shot.file, safe="")}">'
