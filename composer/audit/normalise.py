@@ -14,36 +14,21 @@ from functools import lru_cache
 # Runs of 26 letters: (A), [A] and flag letters, then letters in circles.
 _ENCLOSED = (0x1F110, 0x1F130, 0x1F150, 0x1F170, 0x1F1E6, 0x24B6, 0x24D0)
 
-LOOKALIKES: dict[str, str] = {
-    # Cyrillic
-    "а": "a", "в": "b", "ь": "b", "с": "c", "ԁ": "d", "е": "e", "ҽ": "e", "һ": "h", "н": "h",
-    "і": "i", "ї": "i", "ӏ": "l", "ј": "j", "к": "k", "қ": "k", "м": "m", "о": "o",
-    "ө": "o", "р": "p", "ԛ": "q", "ѕ": "s", "т": "t", "у": "y", "ү": "y", "ѵ": "v",
-    "ԝ": "w", "х": "x", "ҳ": "x", "ʏ": "y", "ѡ": "w", "ғ": "f", "ё": "e",
-    # Greek
-    "α": "a", "β": "b", "ϲ": "c", "ε": "e", "η": "n", "ι": "i", "κ": "k", "μ": "u", "ν": "v",
-    "ο": "o", "ρ": "p", "σ": "o", "ς": "s", "τ": "t", "υ": "u", "χ": "x", "ω": "w", "γ": "y",
-    "ϳ": "j", "ϝ": "f",
-    # Armenian
-    "ա": "w", "օ": "o", "ս": "u", "հ": "h", "ո": "n", "ց": "g", "զ": "q", "յ": "j", "լ": "l",
-    "ք": "p", "ւ": "i", "ե": "t", "ռ": "n",
-    # Latin letters that have no decomposition
-    "ı": "i", "ȷ": "j", "ɑ": "a", "ɡ": "g", "ɩ": "i", "ɪ": "i", "ʟ": "l", "ᴏ": "o", "ɢ": "g",
-    "ᴀ": "a", "ʙ": "b", "ᴄ": "c", "ᴅ": "d", "ᴇ": "e", "ꜰ": "f", "ʜ": "h", "ᴊ": "j", "ᴋ": "k",
-    "ᴍ": "m", "ɴ": "n", "ᴘ": "p", "ʀ": "r", "ꜱ": "s", "ᴛ": "t", "ᴜ": "u", "ᴠ": "v", "ᴡ": "w",
-    "ᴢ": "z", "ø": "o", "đ": "d", "ł": "l", "ħ": "h", "ŧ": "t", "ƅ": "b", "ɦ": "h", "ƨ": "s",
-    "ɓ": "b", "ɗ": "d", "ƙ": "k", "ƥ": "p", "ƭ": "t", "ɨ": "i", "ʋ": "v", "ƴ": "y", "ƶ": "z",
-    "ʂ": "s", "ɾ": "r", "ɼ": "r", "ɭ": "l", "ɬ": "l", "ŋ": "n", "ɲ": "n", "ƞ": "n", "ɱ": "m",
-    "æ": "ae", "œ": "oe", "þ": "p", "ǝ": "e", "ƒ": "f", "ə": "e", "ɛ": "e",
-    "ɔ": "o", "ɯ": "m", "ʇ": "t",
-    # Capitals that resemble another letter than their small form does (Greek Η is like H, η like n)
-    "Α": "a", "Β": "b", "Ε": "e", "Ζ": "z", "Η": "h", "Ι": "i", "Κ": "k", "Μ": "m", "Ν": "n",
-    "Ο": "o", "Ρ": "p", "Τ": "t", "Υ": "y", "Χ": "x", "Ϲ": "c", "В": "b", "Н": "h", "Т": "t",
-    "М": "m", "К": "k", "У": "y", "Ѕ": "s", "Ј": "j", "І": "i", "Ӏ": "i",
-    "Ꮮ": "l", "Ꮯ": "c", "Ꭺ": "a", "Ꭼ": "e", "Ꮋ": "h", "Ꮇ": "m", "Ꭲ": "t", "Ꮪ": "s",
-    "Ᏼ": "b", "Ꭰ": "d", "Ꮐ": "g", "Ꮶ": "k", "Ꮲ": "p", "Ꭱ": "e", "Ꮩ": "v", "Ꮃ": "w", "Ꮓ": "z",
-    **{chr(start + i): chr(ord("a") + i) for start in _ENCLOSED for i in range(26)},
+_DRAWN_ALIKE = {
+    "a": "аαɑᴀΑᎪ", "ae": "æ", "b": "вьβʙƅɓΒВᏴ", "c": "сϲᴄϹᏟ", "d": "ԁᴅđɗᎠ", "e": "еҽёεᴇǝəɛΕᎬᎡ",
+    "f": "ғϝꜰƒ", "g": "ցɡɢᏀ", "h": "һнհʜħɦΗНᎻ", "i": "іїιւıɩɪɨΙІӀ", "j": "јϳյȷᴊЈ", "k": "кқκᴋƙΚКᏦ",
+    "l": "ӏլʟłɭɬᏞ", "m": "мᴍɱɯΜМᎷ", "n": "ηոռɴŋɲƞΝ", "o": "оөοσօᴏøɔΟ", "oe": "œ", "p": "рρքᴘƥþΡᏢ",
+    "q": "ԛզ", "r": "ʀɾɼ", "s": "ѕςꜱƨʂЅᏚ", "t": "тτեᴛŧƭʇΤТᎢ", "u": "μυսᴜ", "v": "ѵνᴠʋᏙ",
+    "w": "ԝѡωաᴡᎳ", "x": "хҳχΧ", "y": "уүʏγƴΥУ", "z": "ᴢƶΖᏃ",
 }  # fmt: skip
+"""Plain letters with the signs that resemble them: Cyrillic, Greek, Armenian, Cherokee, and Latin
+ones that have no decomposition. Capitals that resemble another letter than their small form does
+stand for themselves (Greek Η is like H, η like n)."""
+
+LOOKALIKES: dict[str, str] = {
+    **{sign: letters for letters, signs in _DRAWN_ALIKE.items() for sign in signs},
+    **{chr(start + i): chr(ord("a") + i) for start in _ENCLOSED for i in range(26)},
+}
 """Each look-alike letter with the plain small letters it stands for.
 
 A small part of Unicode's confusables (UTS 39): those that people use to disguise Latin words.
