@@ -14,8 +14,6 @@ MAX_FILE_BYTES = 256 * 1024
 _LINE_END = re.compile("\r\n|\r|\n")
 # Characters that JSON, PNG text or XMP cannot carry. Tabs and line ends are allowed, as blanks.
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
-_IGNORED_ENDINGS = (".md", "~")
-_IGNORED_STARTS = (".", "~")
 
 
 class FileProblem(Exception):
@@ -24,7 +22,7 @@ class FileProblem(Exception):
 
 def is_ignored(name: str) -> bool:
     """Whether a file is not part of a pack: hidden files, editors' copies, notes in Markdown."""
-    return name.startswith(_IGNORED_STARTS) or name.endswith(_IGNORED_ENDINGS)
+    return name.startswith((".", "~")) or name.endswith((".md", "~"))
 
 
 def read_file(root: Path, file: Path) -> bytes:
