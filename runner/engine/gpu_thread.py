@@ -59,7 +59,7 @@ class GpuThread:
         self,
         data: Path,
         *,
-        library: hub.Library | None = None,
+        library: hub.Disk | None = None,
         device: str = "auto",
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,

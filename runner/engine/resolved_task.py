@@ -64,7 +64,7 @@ class TaskResolver:
 
     def __init__(
         self,
-        library: hub.Library,
+        library: hub.Disk,
         machine: Machine,
         *,
         device: str,

@@ -5,7 +5,6 @@ The names below never use the network; fetching is in `pull`.
 
 from runner.engine.hub.library import (
     Disk,
-    Library,
     absence,
     builtin_folder,
     bytes_here,
@@ -19,7 +18,6 @@ from runner.engine.hub.library import (
 
 __all__ = [
     "Disk",
-    "Library",
     "absence",
     "builtin_folder",
     "bytes_here",

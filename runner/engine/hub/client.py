@@ -39,10 +39,9 @@ class HubClient:
 
         from huggingface_hub.utils import build_hf_headers
 
-        made: dict[str, str] = build_hf_headers(
+        return build_hf_headers(
             token=self._token or False, library_name="fluxdrop", library_version=version("fluxdrop")
         )
-        return made
 
     def url(self, repo: str, commit: str, name: str) -> str:
         """The address of a file."""
@@ -55,14 +54,13 @@ class HubClient:
 
         Raises ModelMissing where the answer is not a hub's, and the hub's errors.
         """
-        for is_last in (False, True):
-            try:
-                return self._listed(repo, revision)
-            except Exception as error:
-                if is_last or not is_passing(error):
-                    raise
-                time.sleep(_PAUSE_SECONDS)
-        raise AssertionError("unreachable")
+        try:
+            return self._listed(repo, revision)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(_PAUSE_SECONDS)
+        return self._listed(repo, revision)
 
     def _listed(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
         from huggingface_hub import HfApi, constants

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import Estimator, Model, Prior
+from runner.engine.models import Estimator, Model
 
 INDEX = "model_index.json"
 HEAVY = "transformer"
@@ -73,7 +73,7 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
     for name, serving in model.serves.items():
         if kind in (None, name):
             if serving.prior:
-                needed.append(prior_source(serving.prior))
+                needed.append(Source(serving.prior.repo, serving.prior.revision))
             if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
@@ -82,11 +82,6 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
 def main_source(model: Model) -> Source:
     """The pipeline of a model."""
     return Source(model.repo, model.revision, replaced=HEAVY if model.single else "")
-
-
-def prior_source(prior: Prior) -> Source:
-    """The pipeline that runs before a model's own."""
-    return Source(prior.repo, prior.revision)
 
 
 def single_source(model: Model) -> Source:

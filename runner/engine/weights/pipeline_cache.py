@@ -57,7 +57,7 @@ class PipelineCache:
 
     def __init__(
         self,
-        library: hub.Library,
+        library: hub.Disk,
         *,
         device: str = "auto",
         speed: Speed | None = None,
