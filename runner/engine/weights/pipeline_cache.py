@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -72,17 +73,14 @@ class PipelineCache:
         self._gpu_memory_gb = gpu_memory_gb
         self._room = room
         self._planner = planner
-        self._device: Any = None
         self._resolver: TaskResolver | None = None
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def device(self) -> Any:
-        if self._device is None:
-            self._device = devices.choose(self._wanted_device)
-        return self._device
+        return devices.choose(self._wanted_device)
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
