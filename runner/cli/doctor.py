@@ -116,7 +116,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
     from runner.engine import memory
     from runner.engine.custom_entries import models_of
-    from runner.engine.hub import present
+    from runner.engine.hub.library import present
     from runner.engine.memory import machine
     from runner.engine.registry import default_model
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runner.engine import hub, memory
+from runner.engine import memory
 from runner.engine.families import FAMILIES, Family
+from runner.engine.hub import library as hub
 from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind
 from runner.engine.memory.plans import Machine, MemoryPlan

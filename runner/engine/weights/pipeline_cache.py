@@ -17,8 +17,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from runner.engine import errors as faults
-from runner.engine import gpu, hub
+from runner.engine import gpu
 from runner.engine.hub import explain
+from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
