@@ -10,9 +10,10 @@ of a run. Everything is read from folders that the library names, and never from
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,15 +40,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One loaded pipeline, its expected bytes on the device, and the hash of its folder.
-
-    `model` is the model's name for a paint stage, empty for others.
-    """
+    """One loaded pipeline of a model, its expected bytes on the device, its files' hash."""
 
     pipe: Any
     model: str
     bytes: int
-    hash: str = ""
+    hash: str
 
 
 class PipelineCache:
@@ -101,32 +99,31 @@ class PipelineCache:
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
-        size = assembly.text_bytes(resolved)
-        return self._stage(
-            ("text", resolved.encoders), resolved, size, on_loading, self._build_text
-        ).pipe
+        key, size = ("text", resolved.encoders), assembly.text_bytes(resolved)
+        return self._stage(key, resolved, size, on_loading, self._text_pipeline).pipe
 
     def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
-        files = (str(resolved.folder), str(resolved.single))
         plan_key = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *files, *plan_key),
+            ("paint", resolved.serving.pipeline, *plan_key),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
-            self._build_main,
+            self._main_pipeline,
+            files=[resolved.folder, *([resolved.single] if resolved.single else [])],
         )
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", str(resolved.prior_folder), *plan_key),
+                ("prior", *plan_key),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
-                self._build_prior,
+                self._prior_pipeline,
+                files=[resolved.prior_folder],
                 beside=main,
             )
         stages = gpu.Stages(
@@ -168,32 +165,37 @@ class PipelineCache:
         resolved: ResolvedTask,
         size: int,
         on_loading: OnLoading,
-        build: Callable[[ResolvedTask], _Stage],
+        build: Callable[[ResolvedTask], Any],
+        files: Sequence[Path] = (),
         beside: _Stage | None = None,
     ) -> _Stage:
+        key = (*key, *map(str, files))
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
             self._make_room(size, resolved, beside)
             try:
-                stage = self._stages[key] = build(resolved)
+                pipe = build(resolved)
             except Exception as error:
                 ours = explain.explain(error, resolved.model) or faults.translated(error)
                 if ours is None:
                     raise
                 raise ours from error
-            self.loaded = tuple(dict.fromkeys(s.model for s in self._stages.values() if s.model))
+            mark = "+".join(map(fingerprint.of, files))
+            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size, mark)
+            painting = (each.model for key, each in self._stages.items() if key[0] == "paint")
+            self.loaded = tuple(dict.fromkeys(painting))
         self._stages.move_to_end(key)
         return stage
 
-    def _build_text(self, resolved: ResolvedTask) -> _Stage:
+    def _text_pipeline(self, resolved: ResolvedTask) -> Any:
         parts, precision = resolved.family.text_parts, resolved.plan.text_precision
         shared = self._shared(resolved, parts, precision)
         pipe = assembly.text_stage(resolved, self.device, self._store, shared)
         self._share(resolved, pipe, parts, precision)
-        return _Stage(pipe, "", assembly.text_bytes(resolved))
+        return pipe
 
-    def _build_main(self, resolved: ResolvedTask) -> _Stage:
+    def _main_pipeline(self, resolved: ResolvedTask) -> Any:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
@@ -202,16 +204,10 @@ class PipelineCache:
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
             self._share(resolved, pipe, parts, resolved.plan.precision)
-        mark = fingerprint.of(resolved.folder)
-        if resolved.single is not None:
-            mark += f"+{fingerprint.of(resolved.single)}"
-        return _Stage(pipe, resolved.model.name, assembly.paint_bytes(resolved), mark)
+        return pipe
 
-    def _build_prior(self, resolved: ResolvedTask) -> _Stage:
-        assert resolved.prior_folder is not None
-        pipe = assembly.prior_stage(resolved, self.device)
-        mark = fingerprint.of(resolved.prior_folder)
-        return _Stage(pipe, "", assembly.prior_bytes(resolved), mark)
+    def _prior_pipeline(self, resolved: ResolvedTask) -> Any:
+        return assembly.prior_stage(resolved, self.device)
 
     def _shared(
         self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
