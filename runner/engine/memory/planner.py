@@ -73,11 +73,9 @@ def explain_plan(
 
 
 def _first(space: PlanSpace) -> MemoryPlan | None:
-    machine = space.machine
-    for candidate in space.candidates():
-        if candidate.bytes <= machine.room and space.ram(candidate) <= machine.ram:
-            return candidate
-    return None
+    room, ram = space.machine.room, space.machine.ram
+    fitting = (p for p in space.candidates() if p.bytes <= room and space.ram(p) <= ram)
+    return next(fitting, None)
 
 
 def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
