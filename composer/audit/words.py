@@ -113,61 +113,55 @@ ADJECTIVES = frozenset(
     """
     red green blue yellow orange purple pink brown black white grey gray golden silver teal navy
     crimson scarlet turquoise beige ivory amber violet indigo maroon magenta cyan lilac lavender
-    turquoise pastel monochrome colourful colorful multicolored rainbow
-    big large small tiny huge giant massive enormous oversized miniature little tall short long
-    wide narrow thin thick slim slender broad deep shallow high low giant gigantic towering vast
-    bright dark dim pale vivid vibrant muted glowing luminous shiny glossy matte brilliant dazzling
-    radiant sparkling shimmering gleaming glittering sunny sunlit moonlit backlit candlelit misty
-    foggy hazy cloudy rainy snowy stormy windy frosty icy dusty smoky steamy muddy wet dry damp
-    clear crisp sharp soft hard smooth rough coarse fuzzy fluffy furry silky velvety grainy rusty
-    weathered worn old new ancient antique vintage retro classic modern contemporary futuristic
-    rustic elegant simple plain minimal minimalist minimalistic bold subtle delicate ornate fancy
-    lavish lush dense sparse empty full bare clean dirty messy tidy neat quiet calm serene peaceful
-    gentle tranquil still busy lively noisy loud silent happy sad angry cheerful joyful playful
-    smiling laughing sleepy lazy curious proud brave shy young elderly adult baby wild tame feral
-    warm hot cold cool cozy cosy fresh ripe raw crunchy crusty juicy sweet sour bitter spicy tasty
-    delicious creamy golden-brown toasted roasted fried baked grilled sliced chopped whole
+    pastel monochrome multicolored rainbow big large small tiny huge giant massive oversized
+    miniature little tall short long wide narrow thin thick slim slender broad deep shallow high
+    low gigantic towering vast bright dark dim pale vivid vibrant muted glowing shiny glossy
+    matte brilliant dazzling radiant sparkling shimmering gleaming glittering sunny sunlit
+    moonlit backlit candlelit misty foggy hazy cloudy rainy snowy stormy windy frosty icy dusty
+    smoky steamy muddy wet dry damp clear crisp sharp soft hard smooth rough coarse fuzzy fluffy
+    furry silky velvety grainy rusty weathered worn old new ancient antique vintage retro
+    classic modern contemporary futuristic rustic elegant simple plain minimal minimalist
+    minimalistic bold subtle delicate ornate fancy lush dense sparse empty full bare clean dirty
+    messy tidy neat quiet calm serene gentle tranquil still busy lively noisy loud silent happy
+    sad angry smiling laughing sleepy lazy proud brave shy young elderly adult baby wild tame
+    feral warm hot cold cool cozy cosy fresh ripe raw crunchy crusty juicy sweet sour bitter
+    spicy tasty creamy golden-brown toasted roasted fried baked grilled sliced chopped whole
     round square rectangular circular oval triangular curved straight flat curly wavy spiral
-    wooden metallic golden woolen woollen leathery stony sandy grassy leafy mossy rocky earthy
-    beautiful pretty lovely gorgeous stunning handsome cute adorable ugly scary creepy eerie spooky
-    mysterious magical mystical dreamy surreal abstract realistic photorealistic hyperrealistic
-    cinematic dramatic epic majestic grand royal regal luxurious luxury expensive cheap
-    lone lonely solitary single distant faraway nearby central main primary prominent dominant
-    hidden secret open closed broken cracked shattered torn folded stacked scattered parked leaning
-    floating flying drifting hanging standing sitting running walking lying resting waiting grazing
-    fine rich poor strong weak heavy light lightweight fast slow steep gradual natural artificial
-    organic botanical floral tropical nordic scandinavian japanese chinese french italian english
-    victorian medieval gothic baroque industrial urban rural coastal alpine arctic
-    unusual strange weird odd famous iconic legendary traditional typical common rare unique special
-    favourite favorite perfect ideal good great nice bad best better different similar same own
-    real true pure transparent translucent opaque hollow solid liquid frozen molten
-    early late overcast painterly moody ambient volumetric diffused diffuse shallow overhead
-    detailed intricate high-quality professional editorial festive friendly cheery chubby
-    blurred blurry sepia neon electric mechanical digital analog handmade hand-painted
-    lit built worn torn grown blown drawn woven spilt hung bent burnt sunken fallen strewn cast
-    spread set kept held split wound hewn carved bound lost found shut slung strung swept thrown
-    isolated centered centred symmetrical asymmetrical dappled autumnal wintry summery
+    wooden metallic woolen woollen leathery stony sandy grassy leafy mossy rocky earthy pretty
+    lovely stunning handsome cute adorable ugly scary creepy eerie spooky magical mystical
+    dreamy surreal abstract realistic photorealistic hyperrealistic cinematic dramatic epic
+    majestic grand royal regal luxury expensive cheap lone lonely solitary single distant
+    faraway nearby central main primary prominent dominant hidden secret open closed broken
+    cracked shattered torn folded stacked scattered parked leaning floating flying drifting
+    hanging standing sitting running walking lying resting waiting grazing fine rich poor strong
+    weak heavy light lightweight fast slow steep gradual natural artificial organic botanical
+    floral tropical nordic scandinavian japanese chinese french italian victorian medieval
+    gothic baroque industrial urban rural coastal alpine arctic unusual strange weird odd iconic
+    legendary traditional typical common rare unique special favourite favorite perfect ideal
+    good great nice bad best better different similar same own real true pure transparent
+    translucent opaque hollow solid liquid frozen molten early late overcast painterly moody
+    ambient volumetric diffused diffuse overhead detailed intricate high-quality professional
+    editorial festive friendly cheery chubby blurred blurry sepia neon electric mechanical
+    digital analog handmade hand-painted lit built grown blown drawn woven spilt hung bent burnt
+    sunken fallen strewn cast spread set kept held split wound hewn carved bound lost found shut
+    slung strung swept thrown isolated centered centred symmetrical asymmetrical dappled
+    autumnal wintry summery
     """.split()
 )
 
 ING_NOUNS = frozenset(
     """
-    lettering branding writing clothing building buildings painting paintings drawing drawings
-    ceiling railing railings string strings ring rings wing wings king kings lightning packaging
-    wiring bunting markings marking etching stitching awning morning evening earring earrings
-    spring thing things being beings swing swings sling wedding piercing piercings scaffolding
-    flooring lighting tubing piping bedding frosting icing pudding stuffing topping toppings
-    seasoning plating coating edging trimming fencing housing parking crossing opening landing
-    rigging engraving engravings lining wrapping cutting listing heading headings signing
-    listing binding moulding molding railing covering ceiling furnishing furnishings duckling
-    gosling dressing filling paving roofing siding shelving sibling bling king viking pricing
-    anything something nothing everything
+    lettering branding writing clothing building painting drawing ceiling railing string
+    lightning packaging wiring bunting marking etching stitching awning morning evening earring
+    spring thing being swing sling wedding piercing scaffolding flooring lighting tubing piping
+    bedding frosting icing pudding stuffing topping seasoning plating coating edging trimming
+    fencing housing parking crossing opening landing rigging engraving lining wrapping cutting
+    listing heading signing binding moulding molding covering furnishing duckling gosling
+    dressing filling paving roofing siding shelving sibling bling viking pricing anything
+    something nothing everything
     """.split()
 )
-ED_NOUNS = frozenset(
-    "red bed beds seed weed reed shed sled feed speed steed deed need bleed breed greed hundred "
-    "kindred sacred biped moped ted".split()
-)
+ED_NOUNS = frozenset("speed steed bleed breed greed hundred kindred sacred biped moped".split())
 
 # For phrases after a mention that negate it: "none", "removed", "not visible" (`after`).
 ANSWERS = frozenset(
