@@ -63,6 +63,7 @@ _FIXED: dict[str, str] = {
     )
     for char in chars
 }
+_KNOWN = LOOKALIKES | _FIXED
 _ASCII = str.maketrans({char: to for char, to in _FIXED.items() if char.isascii()})
 
 
@@ -86,10 +87,8 @@ class Working:
 @lru_cache(maxsize=4096)
 def _plain(char: str) -> str:
     """The text of one original character in the copy; empty for an invisible character."""
-    if char in _FIXED:
-        return _FIXED[char]
-    if char in LOOKALIKES:
-        return LOOKALIKES[char]
+    if char in _KNOWN:
+        return _KNOWN[char]
     category = unicodedata.category(char)
     if category == "Cf":
         return ""
