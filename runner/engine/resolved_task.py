@@ -78,14 +78,17 @@ class TaskResolver:
         self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
-    def resolve(self, task: ImageTask, pixels: int) -> ResolvedTask:
-        """What a task runs on; `pixels` is the area of its picture.
+    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+        """What a task runs on; `pixels` is the area of its picture, where it is known already.
 
         Raises JobFailed where the model is missing, does not serve the kind or cannot be held.
         """
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
             raise JobFailed(f"{task.model} cannot do {task.kind} any more: see `fluxdrop models`")
+        if pixels is None:
+            width, height = model.sizes.default
+            pixels = (task.width or width) * (task.height or height)
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None:

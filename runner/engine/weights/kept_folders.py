@@ -66,7 +66,8 @@ class KeptFolder:
             aside.mkdir()
             write(aside)
             (aside / _LABEL).write_text(json.dumps(self._label(aside)), encoding="utf-8")
-            _sync_tree(aside)
+            for path in (aside, *aside.rglob("*")):
+                _sync(path)
             aside.rename(self.folder)
             _sync(store)
         except OSError as error:
@@ -82,13 +83,6 @@ class KeptFolder:
 
     def _label(self, folder: Path) -> dict[str, object]:
         return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of(folder)}
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(parent) / name)
-        _sync(Path(parent))
 
 
 def _sync(path: Path) -> None:

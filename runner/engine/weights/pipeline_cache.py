@@ -86,10 +86,6 @@ class PipelineCache:
 
         Raises JobFailed where the model is missing or cannot do the task.
         """
-        if pixels is None:
-            model = self.library.models.get(task.model)
-            width, height = model.sizes.default if model else (1, 1)
-            pixels = (task.width or width) * (task.height or height)
         return self._task_resolver().resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
