@@ -42,25 +42,19 @@ _INVISIBLE = (
     + "".join(map(chr, range(0xFE00, 0xFE10)))
     + "".join(map(chr, range(0xE0100, 0xE01F0)))
 )
-_DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d\u2043\u02d7\u1806"
 EM_DASH = "\u2014"
-_EM_DASHES = "\u2014\u2015\u2e3a\u2e3b\u2500\ufe58\ufe31"
-_APOSTROPHES = "\u2019\u2018\u02bc\u02b9\u2032\u201b\uff07\u0060\u00b4\u02bb\u05f3"
-_QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02\u300c\u300d\u2039\u203a\u300e\u300f"
-_LINE_ENDS = "\n\r\u2028\u2029\u0085\u000b\u000c"
-_BLANKS = "\u2800\u00a0\u1680"
 
 _FIXED: dict[str, str] = {
     char: becomes
-    for chars, becomes in (
-        (_LINE_ENDS, "\n"),
-        (_DASHES, "-"),
-        (_EM_DASHES, EM_DASH),
-        (_APOSTROPHES, "'"),
-        (_QUOTES, '"'),
-        (_BLANKS + "_\t", " "),
-        (_INVISIBLE, ""),
-    )
+    for becomes, chars in {
+        "\n": "\n\r\u2028\u2029\u0085\u000b\u000c",
+        "-": "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d\u2043\u02d7\u1806",
+        EM_DASH: "\u2014\u2015\u2e3a\u2e3b\u2500\ufe58\ufe31",
+        "'": "\u2019\u2018\u02bc\u02b9\u2032\u201b\uff07\u0060\u00b4\u02bb\u05f3",
+        '"': "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02\u300c\u300d\u2039\u203a\u300e\u300f",
+        " ": "\u2800\u00a0\u1680_\t",
+        "": _INVISIBLE,
+    }.items()
     for char in chars
 }
 _KNOWN = LOOKALIKES | _FIXED

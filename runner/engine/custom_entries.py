@@ -16,8 +16,6 @@ from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
 
-_SINGLE_FILES = (".gguf", ".safetensors")
-_GGUF_PRECISIONS = ("auto", "gguf")
 _BYTES_A_PARAMETER = 2
 
 
@@ -56,7 +54,7 @@ def _mistakes(
     if "revision" in entry and "repo" not in entry:
         yield "revision", "a revision is one of a `repo`: leave it out, or name the repository"
     file = entry.get("file")
-    if file is not None and not file.lower().endswith(_SINGLE_FILES):
+    if file is not None and not file.lower().endswith((".gguf", ".safetensors")):
         yield "file", "a transformer in one file ends with .gguf or .safetensors"
     if file is not None and like.builtin:
         yield "like", f"{like.name} is built in: a single file has to be like another model"
@@ -107,7 +105,7 @@ def _with_file(model: Model, single: SingleFile) -> Model:
         model,
         single=single,
         bytes=_BYTES_A_PARAMETER * (weights.text + weights.vae),
-        precisions=_GGUF_PRECISIONS if is_gguf else model.precisions,
+        precisions=("auto", "gguf") if is_gguf else model.precisions,
     )
 
 
