@@ -33,24 +33,18 @@ def read_file(root: Path, file: Path) -> bytes:
     """
     try:
         real = file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise FileProblem(f"cannot be read: {_why(error)}") from error
-    if not real.is_relative_to(root.resolve()):
-        raise FileProblem("is a link that leaves the pack: put a copy in its place")
-    if not real.is_file():
-        raise FileProblem("is not a file")
-    try:
+        if not real.is_relative_to(root.resolve()):
+            raise FileProblem("is a link that leaves the pack: put a copy in its place")
+        if not real.is_file():
+            raise FileProblem("is not a file")
         with real.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise FileProblem(f"cannot be read: {_why(error)}") from error
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FileProblem(f"cannot be read: {why}") from error
     if len(data) > MAX_FILE_BYTES:
         raise FileProblem(f"is larger than {MAX_FILE_BYTES:,} bytes")
     return data
-
-
-def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def decode(data: bytes) -> str:

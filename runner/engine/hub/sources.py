@@ -147,9 +147,17 @@ def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; None where it is absent or no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of a pipeline's folder; empty where it is absent or not a JSON object."""
-    value = _json(folder / INDEX)
+    value = read_json(folder / INDEX)
     return value if isinstance(value, dict) else {}
 
 
@@ -192,7 +200,7 @@ def _lacking_part(part: Path, library: str, kind: str, *, weights: bool) -> Iter
 def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]:
     lists = sorted(name for name in files if _SHARDS.fullmatch(name))
     for name in lists:
-        listed = _json(part / name)
+        listed = read_json(part / name)
         shards = listed.get("weight_map") if isinstance(listed, dict) else None
         if isinstance(shards, dict):
             yield from sorted(set(map(str, shards.values())) - files)
@@ -233,10 +241,3 @@ def _files(part: Path) -> set[str]:
         return {path.name for path in part.iterdir() if path.is_file()}
     except OSError:
         return set()
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

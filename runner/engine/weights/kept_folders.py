@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from runner.engine.hub.sources import read_json
 from runner.engine.weights import fingerprint
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,8 @@ class KeptFolder:
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
-        try:
-            label = json.loads((self.folder / _LABEL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return label == self._label(self.folder)
+        label = read_json(self.folder / _LABEL)
+        return label is not None and label == self._label(self.folder)
 
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.

@@ -72,7 +72,6 @@ class PipelineCache:
         self._gpu_memory_gb = gpu_memory_gb
         self._room = room
         self._planner = planner
-        self._resolver: TaskResolver | None = None
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
@@ -86,12 +85,12 @@ class PipelineCache:
 
         Raises JobFailed where the model is missing or cannot do the task.
         """
-        return self._task_resolver().resolve(task, pixels)
+        return self._resolver.resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
         self.clear()
-        return self._task_resolver().lower(resolved, pixels)
+        return self._resolver.lower(resolved, pixels)
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
@@ -143,17 +142,16 @@ class PipelineCache:
     def forget(self) -> None:
         """Clear, and read the machine and the models' folders again for the next task."""
         self.clear()
-        self._resolver = None
+        vars(self).pop("_resolver", None)
 
-    def _task_resolver(self) -> TaskResolver:
-        if self._resolver is None:
-            self._resolver = TaskResolver(
-                self.library,
-                machine.measure(self._wanted_device, self._gpu_memory_gb),
-                device=devices.describe(self.device),
-                planner=self._planner,
-            )
-        return self._resolver
+    @cached_property
+    def _resolver(self) -> TaskResolver:
+        return TaskResolver(
+            self.library,
+            machine.measure(self._wanted_device, self._gpu_memory_gb),
+            device=devices.describe(self.device),
+            planner=self._planner,
+        )
 
     def _stage(
         self,
@@ -226,7 +224,7 @@ class PipelineCache:
         """Release the stages used longest ago until `size` more bytes fit."""
         room = self._room
         if room is None:
-            room = assembly.room(resolved, self._task_resolver().machine)
+            room = assembly.room(resolved, self._resolver.machine)
         released = False
         for key, stage in list(self._stages.items()):
             if size + sum(each.bytes for each in self._stages.values()) <= room:
