@@ -157,11 +157,10 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
 
 def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
     """How the model would be held on this machine, and why. Imports torch."""
-    from runner.engine import memory
-    from runner.engine.memory import machine
+    from runner.engine.memory import machine, planner
 
     measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return memory.explain_plan(models[name], measured, models=models)
+    return planner.explain_plan(models[name], measured, models=models)
 
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runner.engine import memory
 from runner.engine.families import FAMILIES, Family
 from runner.engine.hub import library as hub
 from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind
+from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from runner.engine import memory
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, footprint
+from runner.engine.memory import footprint
+from runner.engine.memory import planner as memory
+from runner.engine.memory.plans import Machine
 from runner.engine.models import SingleFile
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
@@ -238,7 +239,8 @@ def test_planning_loads_no_torch() -> None:
     import sys
 
     code = (
-        "import sys; from runner.engine import memory, registry;"
+        "import sys; from runner.engine import registry;"
+        "from runner.engine.memory import planner as memory;"
         "has = memory.Machine('cuda', 1 << 34, 0);"
         "print(memory.explain_plan(registry.MODEL_REGISTRY['dev'], has)[0]);"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
