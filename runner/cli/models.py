@@ -103,12 +103,9 @@ def run_check(options: argparse.Namespace) -> int:
     models = models_of(home.settings)
     rows: list[dict[str, Any]] = []
     for name in options.names or models:
-        if name in models:
-            result = checkup.check_model(models[name], home.data)
-        elif name in ESTIMATORS:
-            result = checkup.check_estimator(ESTIMATORS[name], home.data)
-        else:
+        if name not in models and name not in ESTIMATORS:
             raise _unknown(name, models)
+        result = checkup.check(models.get(name) or ESTIMATORS[name], home.data)
         # A model of which nothing was fetched is no fault, unless it was named here or in the
         # settings.
         expected = options.names or result.here or name in home.settings.registry

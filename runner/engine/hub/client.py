@@ -22,16 +22,15 @@ _PAUSE_SECONDS = 0.5
 
 
 class HubClient:
-    """The hub for one command, with the user's token; `again` is the command that repeats it."""
+    """The hub for one command, with the user's token; `again` is the command that repeats it.
+
+    `has_token` says whether requests carry a token.
+    """
 
     def __init__(self, data: Path, *, again: str) -> None:
         self._again = again
         self._token = _token(data)
-
-    @property
-    def has_token(self) -> bool:
-        """Whether requests carry a token."""
-        return self._token is not None
+        self.has_token = self._token is not None
 
     def headers(self) -> Mapping[str, str]:
         """The headers of a request; the HTTP client drops the token on redirects to other hosts."""

@@ -117,7 +117,7 @@ class PipelineCache:
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
-                self._prior_pipeline,
+                lambda task: assembly.prior_stage(task, self.device),
                 files=[resolved.prior_folder],
                 beside=main,
             )
@@ -199,9 +199,6 @@ class PipelineCache:
         if sharing:
             self._share(resolved, pipe, parts, resolved.plan.precision)
         return pipe
-
-    def _prior_pipeline(self, resolved: ResolvedTask) -> Any:
-        return assembly.prior_stage(resolved, self.device)
 
     def _shared(
         self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
