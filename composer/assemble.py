@@ -7,12 +7,9 @@ is reported together with its longest block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from composer.audit import Span
 from composer.packs import Block, Pack
-
-EXTRA_FILE = "(extra)"
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,12 @@ class Assembled:
             f"{longest.length:,} characters)"
         )
 
-    def blocks_json(self) -> list[dict[str, Any]]:
-        """The blocks as JSON for other programs."""
-        return [{"block": s.block, "file": s.file, "length": s.length} for s in self.spans]
-
 
 def assemble(
     pack: Pack, subject: Block, variable: Block | None = None, extra: str = ""
 ) -> Assembled:
     """Join the blocks of one prompt in the pack's order; empty blocks leave no separator."""
-    extra_block = Block("extra", "", EXTRA_FILE, " ".join(extra.split()))
+    extra_block = Block("extra", "", "(extra)", " ".join(extra.split()))
     blocks = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": extra_block}
     prompt = ""
     spans: list[Span] = []

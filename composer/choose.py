@@ -107,12 +107,10 @@ def _select(
         reason = "" if block.text else "is empty"
         if not pack.override(part, name).enabled:
             reason = "is switched off in pack.json"
-        if not reason:
-            selected.append(block)
-        elif part == "subject":
-            skipped.append(Skipped(block.file, reason, subject=name))
+        if reason:
+            skipped.append(Skipped(block.file, reason, **{part: name}))
         else:
-            skipped.append(Skipped(block.file, reason, variable=name))
+            selected.append(block)
     return selected
 
 

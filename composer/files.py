@@ -8,83 +8,59 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 MAX_FILE_BYTES = 256 * 1024
 _LINE_END = re.compile("\r\n|\r|\n")
 # Characters that JSON, PNG text or XMP cannot carry. Tabs and line ends are allowed, as blanks.
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
-_IGNORED_ENDINGS = (".md", "~")
-_IGNORED_STARTS = (".", "~")
 
 
 class FileProblem(Exception):
-    """A file of a pack cannot be used; `name` is its path inside `prompts/`."""
-
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
-        self.message = message
-        super().__init__(f"{name}: {message}")
-
-
-@dataclass(frozen=True)
-class PackFile:
-    """One file exactly as read: its name inside `prompts/`, and its bytes."""
-
-    name: str
-    data: bytes
+    """A file of a pack cannot be used; the text says why, and does not name the file."""
 
 
 def is_ignored(name: str) -> bool:
     """Whether a file is not part of a pack: hidden files, editors' copies, notes in Markdown."""
-    return name.startswith(_IGNORED_STARTS) or name.endswith(_IGNORED_ENDINGS)
+    return name.startswith((".", "~")) or name.endswith((".md", "~"))
 
 
-def read_file(root: Path, file: Path, name: str) -> PackFile:
-    """Read one file of the pack in the folder `root`.
+def read_file(root: Path, file: Path) -> bytes:
+    """The content of one file of the pack in the folder `root`.
 
     Raises FileProblem for a file that cannot be read, is larger than `MAX_FILE_BYTES`, or whose
     real path is outside `root`.
     """
     try:
         real = file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise FileProblem(name, f"cannot be read: {_why(error)}") from error
-    if not real.is_relative_to(root.resolve()):
-        raise FileProblem(name, "is a link that leaves the pack: put a copy in its place")
-    if not real.is_file():
-        raise FileProblem(name, "is not a file")
-    try:
+        if not real.is_relative_to(root.resolve()):
+            raise FileProblem("is a link that leaves the pack: put a copy in its place")
+        if not real.is_file():
+            raise FileProblem("is not a file")
         with real.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise FileProblem(name, f"cannot be read: {_why(error)}") from error
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FileProblem(f"cannot be read: {why}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise FileProblem(name, f"is larger than {MAX_FILE_BYTES:,} bytes")
-    return PackFile(name, data)
+        raise FileProblem(f"is larger than {MAX_FILE_BYTES:,} bytes")
+    return data
 
 
-def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
-
-
-def decode(file: PackFile) -> str:
+def decode(data: bytes) -> str:
     """The text of a file, without its byte order mark. Raises FileProblem for unusable bytes."""
-    data = file.data
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise FileProblem(file.name, "is UTF-16 (byte 0): save it as UTF-8")
+        raise FileProblem("is UTF-16 (byte 0): save it as UTF-8")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         bad = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise FileProblem(file.name, f"{bad}: save the file as UTF-8") from error
+        raise FileProblem(f"{bad}: save the file as UTF-8") from error
     unfit = _UNFIT.search(text)
     if unfit:
         offset = len(text[: unfit.start()].encode())
         raise FileProblem(
-            file.name,
-            f"the character U+{ord(unfit.group()):04X} at byte offset {offset} is not allowed",
+            f"the character U+{ord(unfit.group()):04X} at byte offset {offset} is not allowed"
         )
     return text.removeprefix("\ufeff")
 

@@ -104,8 +104,8 @@ def read_pack(prompts: Path, pack_id: str) -> Pack:
         if len(layers) > MAX_DEPTH:
             _refuse(f"{pack_id}/pack.json", f"extends goes deeper than {MAX_DEPTH}")
         _check_exists(prompts, next_id, layers[-1].id if layers else None)
-        layer, layer_problems = read_layer(prompts, next_id)
-        problems += layer_problems
+        layer = read_layer(prompts / next_id)
+        problems += layer.problems
         layers.append(layer)
         next_id = layer.manifest.get("extends")
     if problems:

@@ -23,7 +23,7 @@ class EncoderTotals:
     encoder: Encoder
     most: int = 0
     over: int = 0
-    _warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
         """Count the tokens of one prompt."""
@@ -31,7 +31,7 @@ class EncoderTotals:
         self.most = max(self.most, reading.tokens)
         self.over += reading.tokens > self.encoder.limit
         warnings = self.encoder.warnings(entry.prompt, reading)
-        self._warnings += [f"{entry.path}: {warning}" for warning in warnings]
+        self.warnings += [f"{entry.path}: {warning}" for warning in warnings]
 
     def to_json(self) -> dict[str, Any]:
         """The totals as JSON for other programs."""
@@ -43,17 +43,6 @@ class EncoderTotals:
             "over": self.over,
             "counted": self.encoder.counted,
         }
-
-    def warnings(self, prompts: int, models: int) -> Iterator[str]:
-        """The warnings about each prompt; those of a pooled encoder are combined into one.
-
-        `prompts` and `models` are the numbers of prompts and models of the plan.
-        """
-        prefix = f"{self.model}: " if models > 1 and self.model else ""
-        if self.encoder.pooled and self.over > 1:
-            yield f"{prefix}{self._warnings[0]} ({self.over} of {prompts} prompts are as long)"
-        else:
-            yield from (f"{prefix}{warning}" for warning in self._warnings)
 
 
 def count_tokens(
@@ -75,10 +64,14 @@ def count_tokens(
 
 
 def token_warnings_of(tokens: Sequence[EncoderTotals], prompts: int) -> Iterator[str]:
-    """The warnings of all encoders, those of the pooled ones last."""
-    models = len({totals.model for totals in tokens})
+    """The warnings about each prompt; those of a pooled encoder are combined into one, and last."""
+    several = len({totals.model for totals in tokens}) > 1
     for totals in sorted(tokens, key=lambda totals: totals.encoder.pooled):
-        yield from totals.warnings(prompts, models)
+        prefix = f"{totals.model}: " if several and totals.model else ""
+        if totals.encoder.pooled and totals.over > 1:
+            yield f"{prefix}{totals.warnings[0]} ({totals.over} of {prompts} prompts are as long)"
+        else:
+            yield from (f"{prefix}{warning}" for warning in totals.warnings)
 
 
 def _models_of(

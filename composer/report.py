@@ -57,7 +57,10 @@ def compose_json(
         "prompt": assembled.prompt,
         "length": assembled.length,
         "over_by": assembled.over_by,
-        "blocks": assembled.blocks_json(),
+        "blocks": [
+            {"block": span.block, "file": span.file, "length": span.length}
+            for span in assembled.spans
+        ],
         "audit": report.to_json(),
         "pack": pack.id,
         "version": pack.version,

@@ -70,7 +70,7 @@ class RegistryCatalogue:
 
         It names the command that fetches the model, and how much that is to download.
         """
-        from runner.engine import hub
+        from runner.engine.hub import library as hub
 
         fields = ("kind", "model", "control", "preprocessed")
         needed = {
@@ -92,7 +92,7 @@ class RegistryCatalogue:
 
     def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
         """The folder of a downloaded revision, or None; its content is not checked."""
-        from runner.engine import hub
+        from runner.engine.hub import library as hub
 
         return hub.snapshot(repo, revision, data)
 
@@ -123,7 +123,7 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
     `own` is true for an entry of the settings, `bytes` is the size of a complete download and
     `bytes_here` what of it is on this machine. Raises UsageProblem as the catalogue does.
     """
-    from runner.engine import hub
+    from runner.engine.hub import library as hub
 
     models = models_of(home.settings)
     kinds = {kind for model in models.values() for kind in model.serves}

@@ -145,12 +145,9 @@ _TABLE: dict[Effect, tuple[str, ...]] = {
     ),
 }
 
-COMMANDS_WITH_ARTICLE = frozenset("skip drop ditch strip axe scrub suppress nix".split()) | {
-    "cut out",
-    "take out",
-    "take away",
-    "lose the",
-}
+COMMANDS_WITH_ARTICLE = frozenset(
+    _phrases("skip|drop|ditch|strip|axe|scrub|suppress|nix|cut out|take out|take away|lose the")
+)
 """Commands that are also nouns or adjectives: "drop the text" is one, "drop shadow" is not."""
 
 ALMOST = frozenset(

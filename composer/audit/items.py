@@ -14,7 +14,10 @@ from composer.audit import words as w
 from composer.audit.cues import Cue, Effect
 from composer.audit.tokens import Kind, Token, word_at
 
-BORDERS = frozenset({Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG})
+_BORDERS = dict.fromkeys((Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG), "border") | {
+    Kind.OPEN: "open",
+    Kind.CLOSE: "close",
+}
 _JOINS = {"and": "and", "or": "or", "nor": "or", "plus": "and"}
 _MARKS = {Kind.COMMA: "comma", Kind.SLASH: "or", Kind.AND: "and"}
 _STRENGTH = {"comma": 0, "and": 1, "or": 2}
@@ -68,7 +71,9 @@ def cut_items(
     items: list[Item] = []
     start, joined = 0, "border"
     for index in range(len(tokens) + 1):
-        separator = "border" if index == len(tokens) else _separator(tokens, index)
+        separator = "border"
+        if index < len(tokens):
+            separator = _BORDERS.get(tokens[index].kind) or is_join(tokens, index)
         if not separator:
             continue
         if index > start:
@@ -85,17 +90,6 @@ def cut_items(
         item.phrase = phrase_of(tokens, item.start, item.end, mentioned)
     _close_lists(items)
     return items
-
-
-def _separator(tokens: Sequence[Token], index: int) -> str:
-    kind = tokens[index].kind
-    if kind in BORDERS:
-        return "border"
-    if kind is Kind.OPEN:
-        return "open"
-    if kind is Kind.CLOSE:
-        return "close"
-    return is_join(tokens, index)
 
 
 _RESTARTS = frozenset(Effect) - {Effect.INVERT, Effect.HANDLE, Effect.LIST, Effect.INCLUDE}

@@ -102,13 +102,10 @@ def _at_mark(reading: Reading, index: int, token: Token) -> None:
             reading.scope, reading.universal = None, -100
     elif kind is Kind.END:
         goes_on = listing and (_bullet(reading, index) or _bullet(reading, index - 1))
-        announced = token.text in DASHES and _announces(scope) and _begins_list(scope)
+        titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
+        announced = token.text in DASHES and titled and _begins_list(scope)
         if not goes_on and not announced:
             reading.scope, reading.universal = None, -100
-
-
-def _announces(scope: Scope | None) -> bool:
-    return scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
 
 
 def _begins_list(scope: Scope | None) -> bool:

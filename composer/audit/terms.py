@@ -97,30 +97,23 @@ class _Node:
     terms: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Lexicon:
-    """Terms prepared for searching."""
-
-    words: _Node
-    strings: tuple[tuple[str, int, bool], ...]  # text, index of the term, only at word borders
-    allowed: _Node
+_Strings = list[tuple[str, int, bool]]  # text, index of the term, only at word borders
 
 
 @lru_cache(maxsize=64)
-def _lexicon(terms: tuple[Term, ...]) -> _Lexicon:
+def _prepared(terms: tuple[Term, ...]) -> tuple[_Node, _Strings, _Node]:
+    """Terms prepared for searching: as words, as strings, and what `allow` excepts."""
     words, allowed = _Node(), _Node()
-    strings: list[tuple[str, int, bool]] = []
+    strings: _Strings = []
     for number, term in enumerate(terms):
         for form in (term.term, *term.aliases):
             _add_form(words, strings, term, number, form)
         for phrase in term.allow:
             _insert(allowed, _words_of(phrase), number)
-    return _Lexicon(words, tuple(strings), allowed)
+    return words, strings, allowed
 
 
-def _add_form(
-    words: _Node, strings: list[tuple[str, int, bool]], term: Term, number: int, form: str
-) -> None:
+def _add_form(words: _Node, strings: _Strings, term: Term, number: int, form: str) -> None:
     plain = " ".join(normalise(form).text.split())
     pieces = _words_of(form)
     only_words = all(part.isalnum() or part in " '-" for part in plain)
@@ -153,19 +146,19 @@ def _unspaced(text: str) -> bool:
 
 def find_mentions(work: Working, tokens: Sequence[Token], terms: tuple[Term, ...]) -> list[Mention]:
     """All mentions in the order of the text, without those in `allow` phrases."""
-    prepared = _lexicon(terms)
+    as_words, as_strings, excepted = _prepared(terms)
     # Each place has references to lists of terms, not copies: many terms may share a place.
     found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
     allowed: set[tuple[int, int]] = set()  # (token, term)
     words = readable(tokens)
     for position in range(len(words)):
-        for first, last, numbers in _walk(prepared.words, tokens, words, position):
+        for first, last, numbers in _walk(as_words, tokens, words, position):
             key = (tokens[first].start, tokens[last - 1].end, first, last)
             found.setdefault(key, []).append(numbers)
-        if prepared.allowed.after:
-            for first, last, numbers in _walk(prepared.allowed, tokens, words, position):
+        if excepted.after:
+            for first, last, numbers in _walk(excepted, tokens, words, position):
                 allowed.update((index, term) for index in range(first, last) for term in numbers)
-    for plain, number, borders in prepared.strings:
+    for plain, number, borders in as_strings:
         previous = (-1, -1)
         for start, end in _occurrences(work.text, plain, borders):
             place = _tokens_at(tokens, start, end)

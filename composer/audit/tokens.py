@@ -128,8 +128,4 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
 
 def _suspended(text: str, end: int) -> bool:
     """Whether a hyphen is followed by a comma or a conjunction: "logo- and text-free"."""
-    return (
-        text[end : end + 1] == ","
-        or text[end : end + 5] in (" and ", " or t")
-        or (text[end : end + 4] == " or ")
-    )
+    return text.startswith((",", " and ", " or "), end)

@@ -57,15 +57,8 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON for other programs."""
-        fields: dict[str, Any] = {
-            "term": self.term,
-            "start": self.start,
-            "end": self.end,
-            "block": self.block,
-            "cue": self.cue,
-            "rule": self.rule,
-        }
-        return {**fields, "note": self.note} if self.note else fields
+        left_out = {"level"} if self.note else {"level", "note"}
+        return {key: value for key, value in vars(self).items() if key not in left_out}
 
 
 @dataclass(frozen=True)

@@ -29,36 +29,24 @@ LOCATIVE = frozenset(
 PREPOSITIONS = LOCATIVE | OF_LIKE | frozenset("for about during after before per via".split())
 
 SHOW_VERBS = frozenset(
-    verb + ending
-    for verb, endings in (
-        ("show", ("", "s", "ing", "n", "ed")), ("add", ("", "s", "ing", "ed")),
-        ("includ", ("e", "es", "ing", "ed")), ("print", ("", "s", "ing", "ed")),
-        ("draw", ("", "s", "ing", "n")), ("paint", ("", "s", "ing", "ed")),
-        ("render", ("", "s", "ing", "ed")), ("plac", ("e", "es", "ing", "ed")),
-        ("put", ("", "s", "ting")), ("depict", ("", "s", "ing", "ed")),
-        ("display", ("", "s", "ing", "ed")), ("featur", ("e", "es", "ing", "ed")),
-        ("us", ("e", "es", "ing", "ed")), ("writ", ("e", "es", "ing", "ten")),
-        ("insert", ("", "s", "ing", "ed")), ("generat", ("e", "es", "ing", "ed")),
-        ("creat", ("e", "es", "ing", "ed")), ("contain", ("", "s", "ing", "ed")),
-        ("allow", ("", "s", "ing", "ed")), ("permit", ("", "s", "ting", "ted")),
-        ("hav", ("e", "ing")), ("ha", ("s", "d")), ("want", ("", "s", "ing", "ed")),
-        ("need", ("", "s", "ing", "ed")), ("se", ("e", "es", "eing", "en")),
-        ("wear", ("", "s", "ing")), ("carry", ("", "ing")), ("carr", ("ies", "ied")),
-        ("hold", ("", "s", "ing")), ("bear", ("", "s", "ing")), ("let", ("", "s", "ting")),
-        ("overlay", ("", "s", "ing")), ("overla", ("id", "in")), ("appl", ("y", "ies", "ied")),
-        ("introduc", ("e", "es", "ing", "ed")), ("imply", ("", "ing")), ("giv", ("e", "es", "ing")),
-        ("mak", ("e", "es", "ing")), ("made", ("",)), ("design", ("ing", "ed")),
-        ("attach", ("", "es", "ing", "ed")), ("apply", ("ing",)), ("find", ("", "s", "ing")),
-        ("stamp", ("ing", "ed")), ("emboss", ("", "ing", "ed")), ("engrav", ("e", "ed")),
-        ("superimpos", ("e", "ing", "ed")), ("produc", ("e", "es", "ing", "ed")),
-        ("suggest", ("", "s", "ing")), ("present", ("ing",)), ("bring", ("", "s", "ing")),
-        ("expos", ("e", "ing")), ("reveal", ("", "s", "ing", "ed")), ("hang", ("", "s", "ing")),
-        ("mount", ("", "ing", "ed")), ("incorporat", ("e", "es", "ing", "ed")),
-        ("cover", ("ed",)), ("cluttered", ("",)), ("filled", ("",)), ("decorated", ("",)),
-        ("decorat", ("e", "ing")), ("expect", ("", "s", "ing")), ("fill", ("", "ing")),
-    )
-    for ending in endings
-)  # fmt: skip
+    "show shows showing shown showed add adds adding added include includes including included "
+    "print prints printing printed draw draws drawing drawn paint paints painting painted render "
+    "renders rendering rendered place places placing placed put puts putting depict depicts "
+    "depicting depicted display displays displaying displayed feature features featuring featured "
+    "use uses using used write writes writing written insert inserts inserting inserted generate "
+    "generates generating generated create creates creating created contain contains containing "
+    "contained allow allows allowing allowed permit permits permitting permitted have having has "
+    "had want wants wanting wanted need needs needing needed see sees seeing seen wear wears "
+    "wearing carry carrying carries carried hold holds holding bear bears bearing let lets letting "
+    "overlay overlays overlaying overlaid overlain apply applies applied introduce introduces "
+    "introducing introduced imply implying give gives giving make makes making made designing "
+    "designed attach attaches attaching attached applying find finds finding stamping stamped "
+    "emboss embossing embossed engrave engraved superimpose superimposing superimposed produce "
+    "produces producing produced suggest suggests suggesting presenting bring brings bringing "
+    "expose exposing reveal reveals revealing revealed hang hangs hanging mount mounting mounted "
+    "incorporate incorporates incorporating incorporated covered cluttered filled decorated "
+    "decorate decorating expect expects expecting fill filling".split()
+)
 """Verbs of making or showing: under a negation their object is absent."""
 
 MATERIALS = frozenset(
@@ -86,20 +74,18 @@ IMPERATIVES = frozenset(
 )
 """Commands if they begin a list item: "no text, add a lantern"."""
 
-PRESUPPOSING = frozenset(
-    "change changes alteration alterations edit edits modification modifications distortion "
-    "distortions glare damage cropping blurring smudging warping deformation obstruction "
-    "reflection reflections scratch scratches shadow shadows crease creases smudge smudges "
-    "dust blur tampering fading covering hiding adjustment adjustments tweak tweaks harm "
-    "wear fold folds wrinkle wrinkles dent dents stain stains cut cuts crop crops".split()
-)
-"""Flaws and actions whose object must exist: "no change to X" does not negate X."""
-
 CHANGES = frozenset(
     "change changes alteration alterations edit edits modification modifications distortion "
     "distortions damage cropping blurring smudging warping deformation obstruction tampering "
     "covering hiding adjustment adjustments tweak tweaks harm".split()
 )
+
+PRESUPPOSING = CHANGES | frozenset(
+    "glare reflection reflections scratch scratches shadow shadows crease creases smudge smudges "
+    "dust blur fading wear fold folds wrinkle wrinkles dent dents stain stains cut cuts crop "
+    "crops".split()
+)
+"""Flaws and actions whose object must exist: "no change to X" does not negate X."""
 
 LIST_ADJECTIVES = frozenset(
     "visible readable legible recognizable recognisable identifiable extra additional unwanted "
@@ -127,61 +113,55 @@ ADJECTIVES = frozenset(
     """
     red green blue yellow orange purple pink brown black white grey gray golden silver teal navy
     crimson scarlet turquoise beige ivory amber violet indigo maroon magenta cyan lilac lavender
-    turquoise pastel monochrome colourful colorful multicolored rainbow
-    big large small tiny huge giant massive enormous oversized miniature little tall short long
-    wide narrow thin thick slim slender broad deep shallow high low giant gigantic towering vast
-    bright dark dim pale vivid vibrant muted glowing luminous shiny glossy matte brilliant dazzling
-    radiant sparkling shimmering gleaming glittering sunny sunlit moonlit backlit candlelit misty
-    foggy hazy cloudy rainy snowy stormy windy frosty icy dusty smoky steamy muddy wet dry damp
-    clear crisp sharp soft hard smooth rough coarse fuzzy fluffy furry silky velvety grainy rusty
-    weathered worn old new ancient antique vintage retro classic modern contemporary futuristic
-    rustic elegant simple plain minimal minimalist minimalistic bold subtle delicate ornate fancy
-    lavish lush dense sparse empty full bare clean dirty messy tidy neat quiet calm serene peaceful
-    gentle tranquil still busy lively noisy loud silent happy sad angry cheerful joyful playful
-    smiling laughing sleepy lazy curious proud brave shy young elderly adult baby wild tame feral
-    warm hot cold cool cozy cosy fresh ripe raw crunchy crusty juicy sweet sour bitter spicy tasty
-    delicious creamy golden-brown toasted roasted fried baked grilled sliced chopped whole
+    pastel monochrome multicolored rainbow big large small tiny huge giant massive oversized
+    miniature little tall short long wide narrow thin thick slim slender broad deep shallow high
+    low gigantic towering vast bright dark dim pale vivid vibrant muted glowing shiny glossy
+    matte brilliant dazzling radiant sparkling shimmering gleaming glittering sunny sunlit
+    moonlit backlit candlelit misty foggy hazy cloudy rainy snowy stormy windy frosty icy dusty
+    smoky steamy muddy wet dry damp clear crisp sharp soft hard smooth rough coarse fuzzy fluffy
+    furry silky velvety grainy rusty weathered worn old new ancient antique vintage retro
+    classic modern contemporary futuristic rustic elegant simple plain minimal minimalist
+    minimalistic bold subtle delicate ornate fancy lush dense sparse empty full bare clean dirty
+    messy tidy neat quiet calm serene gentle tranquil still busy lively noisy loud silent happy
+    sad angry smiling laughing sleepy lazy proud brave shy young elderly adult baby wild tame
+    feral warm hot cold cool cozy cosy fresh ripe raw crunchy crusty juicy sweet sour bitter
+    spicy tasty creamy golden-brown toasted roasted fried baked grilled sliced chopped whole
     round square rectangular circular oval triangular curved straight flat curly wavy spiral
-    wooden metallic golden woolen woollen leathery stony sandy grassy leafy mossy rocky earthy
-    beautiful pretty lovely gorgeous stunning handsome cute adorable ugly scary creepy eerie spooky
-    mysterious magical mystical dreamy surreal abstract realistic photorealistic hyperrealistic
-    cinematic dramatic epic majestic grand royal regal luxurious luxury expensive cheap
-    lone lonely solitary single distant faraway nearby central main primary prominent dominant
-    hidden secret open closed broken cracked shattered torn folded stacked scattered parked leaning
-    floating flying drifting hanging standing sitting running walking lying resting waiting grazing
-    fine rich poor strong weak heavy light lightweight fast slow steep gradual natural artificial
-    organic botanical floral tropical nordic scandinavian japanese chinese french italian english
-    victorian medieval gothic baroque industrial urban rural coastal alpine arctic
-    unusual strange weird odd famous iconic legendary traditional typical common rare unique special
-    favourite favorite perfect ideal good great nice bad best better different similar same own
-    real true pure transparent translucent opaque hollow solid liquid frozen molten
-    early late overcast painterly moody ambient volumetric diffused diffuse shallow overhead
-    detailed intricate high-quality professional editorial festive friendly cheery chubby
-    blurred blurry sepia neon electric mechanical digital analog handmade hand-painted
-    lit built worn torn grown blown drawn woven spilt hung bent burnt sunken fallen strewn cast
-    spread set kept held split wound hewn carved bound lost found shut slung strung swept thrown
-    isolated centered centred symmetrical asymmetrical dappled autumnal wintry summery
+    wooden metallic woolen woollen leathery stony sandy grassy leafy mossy rocky earthy pretty
+    lovely stunning handsome cute adorable ugly scary creepy eerie spooky magical mystical
+    dreamy surreal abstract realistic photorealistic hyperrealistic cinematic dramatic epic
+    majestic grand royal regal luxury expensive cheap lone lonely solitary single distant
+    faraway nearby central main primary prominent dominant hidden secret open closed broken
+    cracked shattered torn folded stacked scattered parked leaning floating flying drifting
+    hanging standing sitting running walking lying resting waiting grazing fine rich poor strong
+    weak heavy light lightweight fast slow steep gradual natural artificial organic botanical
+    floral tropical nordic scandinavian japanese chinese french italian victorian medieval
+    gothic baroque industrial urban rural coastal alpine arctic unusual strange weird odd iconic
+    legendary traditional typical common rare unique special favourite favorite perfect ideal
+    good great nice bad best better different similar same own real true pure transparent
+    translucent opaque hollow solid liquid frozen molten early late overcast painterly moody
+    ambient volumetric diffused diffuse overhead detailed intricate high-quality professional
+    editorial festive friendly cheery chubby blurred blurry sepia neon electric mechanical
+    digital analog handmade hand-painted lit built grown blown drawn woven spilt hung bent burnt
+    sunken fallen strewn cast spread set kept held split wound hewn carved bound lost found shut
+    slung strung swept thrown isolated centered centred symmetrical asymmetrical dappled
+    autumnal wintry summery
     """.split()
 )
 
 ING_NOUNS = frozenset(
     """
-    lettering branding writing clothing building buildings painting paintings drawing drawings
-    ceiling railing railings string strings ring rings wing wings king kings lightning packaging
-    wiring bunting markings marking etching stitching awning morning evening earring earrings
-    spring thing things being beings swing swings sling wedding piercing piercings scaffolding
-    flooring lighting tubing piping bedding frosting icing pudding stuffing topping toppings
-    seasoning plating coating edging trimming fencing housing parking crossing opening landing
-    rigging engraving engravings lining wrapping cutting listing heading headings signing
-    listing binding moulding molding railing covering ceiling furnishing furnishings duckling
-    gosling dressing filling paving roofing siding shelving sibling bling king viking pricing
-    anything something nothing everything
+    lettering branding writing clothing building painting drawing ceiling railing string
+    lightning packaging wiring bunting marking etching stitching awning morning evening earring
+    spring thing being swing sling wedding piercing scaffolding flooring lighting tubing piping
+    bedding frosting icing pudding stuffing topping seasoning plating coating edging trimming
+    fencing housing parking crossing opening landing rigging engraving lining wrapping cutting
+    listing heading signing binding moulding molding covering furnishing duckling gosling
+    dressing filling paving roofing siding shelving sibling bling viking pricing anything
+    something nothing everything
     """.split()
 )
-ED_NOUNS = frozenset(
-    "red bed beds seed weed reed shed sled feed speed steed deed need bleed breed greed hundred "
-    "kindred sacred biped moped ted".split()
-)
+ED_NOUNS = frozenset("speed steed bleed breed greed hundred kindred sacred biped moped".split())
 
 # For phrases after a mention that negate it: "none", "removed", "not visible" (`after`).
 ANSWERS = frozenset(

@@ -113,10 +113,9 @@ def _runner(home: Home) -> Finding:
 
 def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
-    from runner.engine import memory
     from runner.engine.custom_entries import models_of
-    from runner.engine.hub import present
-    from runner.engine.memory import machine
+    from runner.engine.hub.library import present
+    from runner.engine.memory import machine, planner
     from runner.engine.registry import default_model
 
     models = models_of(home.settings)
@@ -130,7 +129,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     own = [name for name in here if not models[name].builtin]
     has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
     for name in own or [name for name in usual if name in models]:
-        plan, *why = memory.explain_plan(models[name], has, models=models)
+        plan, *why = planner.explain_plan(models[name], has, models=models)
         fits = bool(why)
         remedy = None if fits or name not in own else "see `fluxdrop models` for another one"
         yield Finding("memory", remedy is None, plan, remedy, tuple(why))

@@ -100,12 +100,9 @@ def run_check(options: argparse.Namespace) -> int:
     models = models_of(home.settings)
     rows: list[dict[str, Any]] = []
     for name in options.names or models:
-        if name in models:
-            result = checkup.check_model(models[name], home.data)
-        elif name in ESTIMATORS:
-            result = checkup.check_estimator(ESTIMATORS[name], home.data)
-        else:
+        if name not in models and name not in ESTIMATORS:
             raise _unknown(name, models)
+        result = checkup.check(models.get(name) or ESTIMATORS[name], home.data)
         # A model of which nothing was fetched is no fault, unless it was named here or in the
         # settings.
         expected = options.names or result.here or name in home.settings.registry
@@ -154,11 +151,10 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
 
 def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
     """How the model would be held on this machine, and why. Imports torch."""
-    from runner.engine import memory
-    from runner.engine.memory import machine
+    from runner.engine.memory import machine, planner
 
     measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return memory.explain_plan(models[name], measured, models=models)
+    return planner.explain_plan(models[name], measured, models=models)
 
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:

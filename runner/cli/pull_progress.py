@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from runner.cli.output import print_message
-from runner.engine import hub
+from runner.engine.hub import library as hub
 from runner.engine.hub.pull import Puller, Share, check_room, in_words
 from runner.engine.hub.sources import Source, lacking
 from runner.errors import ModelMissing

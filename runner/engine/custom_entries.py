@@ -16,8 +16,6 @@ from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
 
-_SINGLE_FILES = (".gguf", ".safetensors")
-_GGUF_PRECISIONS = ("auto", "gguf")
 _BYTES_A_PARAMETER = 2
 
 
@@ -56,7 +54,7 @@ def _mistakes(
     if "revision" in entry and "repo" not in entry:
         yield "revision", "a revision is one of a `repo`: leave it out, or name the repository"
     file = entry.get("file")
-    if file is not None and not file.lower().endswith(_SINGLE_FILES):
+    if file is not None and not file.lower().endswith((".gguf", ".safetensors")):
         yield "file", "a transformer in one file ends with .gguf or .safetensors"
     if file is not None and like.builtin:
         yield "like", f"{like.name} is built in: a single file has to be like another model"
@@ -92,23 +90,17 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
     )
     repo = str(entry.get("repo") or entry.get("folder") or "")
     revision = str(entry.get("revision", "main"))
-    if "file" in entry:
-        return _with_file(made, SingleFile(str(entry["file"]), repo, revision))
+    if "file" in entry:  # of which the size is not known here
+        file, others = str(entry["file"]), like.weights.text + like.weights.vae
+        return replace(
+            made,
+            single=SingleFile(file, repo, revision),
+            bytes=_BYTES_A_PARAMETER * others,
+            precisions=("auto", "gguf") if file.lower().endswith(".gguf") else like.precisions,
+        )
     if repo:
         return replace(made, repo=repo, revision=revision, builtin=False)
     return made
-
-
-def _with_file(model: Model, single: SingleFile) -> Model:
-    """The model with its transformer from one file, whose size is not known here."""
-    weights = model.weights
-    is_gguf = single.file.lower().endswith(".gguf")
-    return replace(
-        model,
-        single=single,
-        bytes=_BYTES_A_PARAMETER * (weights.text + weights.vae),
-        precisions=_GGUF_PRECISIONS if is_gguf else model.precisions,
-    )
 
 
 def _default_size(entry: Mapping[str, Any], like: Model) -> tuple[int, int]:

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from runner.engine.memory.plans import MemoryPlan
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory
@@ -43,7 +42,10 @@ def with_fallbacks(
         except OutOfMemory as error:
             message = str(error)
         else:
-            return result, _warnings(first, resolved.plan), resolved
+            if resolved.plan is first:
+                return result, (), resolved
+            ran_out = f"the device ran out of memory with {first.summary}"
+            return result, (f"{ran_out}; this was made {resolved.plan.summary}",), resolved
         # Outside of `except`: the error would keep the tensors of its traceback alive.
         if not cleared:
             cleared = True
@@ -55,9 +57,3 @@ def with_fallbacks(
             raise OutOfMemory(message)
         log.warning("out of memory: trying %s", lower.plan.summary)
         resolved = lower
-
-
-def _warnings(first: MemoryPlan, held: MemoryPlan) -> tuple[str, ...]:
-    if held is first:
-        return ()
-    return (f"the device ran out of memory with {first.summary}; this was made {held.summary}",)

@@ -17,10 +17,10 @@ from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 
-from runner.engine import hub
 from runner.engine.custom_entries import models_of
 from runner.engine.errors import DeviceLost
 from runner.engine.gpu import StopSign
+from runner.engine.hub import library as hub
 from runner.engine.memory import devices
 from runner.engine.prompts.embeddings import EmbeddingStore, PromptCache
 from runner.engine.prompts.encoding import Prompts
@@ -59,7 +59,7 @@ class GpuThread:
         self,
         data: Path,
         *,
-        library: hub.Library | None = None,
+        library: hub.Disk | None = None,
         device: str = "auto",
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runner.engine import hub, memory
 from runner.engine.families import FAMILIES, Family
+from runner.engine.hub import library as hub
 from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind
+from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
@@ -64,7 +65,7 @@ class TaskResolver:
 
     def __init__(
         self,
-        library: hub.Library,
+        library: hub.Disk,
         machine: Machine,
         *,
         device: str,
@@ -77,14 +78,17 @@ class TaskResolver:
         self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
         self._marks: dict[Path, Mapping[str, str]] = {}
 
-    def resolve(self, task: ImageTask, pixels: int) -> ResolvedTask:
-        """What a task runs on; `pixels` is the area of its picture.
+    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+        """What a task runs on; `pixels` is the area of its picture, where it is known already.
 
         Raises JobFailed where the model is missing, does not serve the kind or cannot be held.
         """
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
             raise JobFailed(f"{task.model} cannot do {task.kind} any more: see `fluxdrop models`")
+        if pixels is None:
+            width, height = model.sizes.default
+            pixels = (task.width or width) * (task.height or height)
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None:

@@ -287,11 +287,9 @@ def _undo(before: Speed, transformer: Any) -> None:
         delattr(transformer, _APPLIED)
 
 
-def _from_compiler(error: BaseException) -> bool:
+def _from_compiler(error: BaseException | None) -> bool:
     """Whether an error, or one that caused it, comes from torch.compile."""
-    link: BaseException | None = error
-    while link is not None:
-        if type(link).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            return True
-        link = link.__cause__
-    return False
+    if error is None:
+        return False
+    modules = ("torch._dynamo", "torch._inductor")
+    return type(error).__module__.startswith(modules) or _from_compiler(error.__cause__)

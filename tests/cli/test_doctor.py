@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from runner.engine.memory import Machine, machine
+from runner.engine.memory import machine
 from runner.engine.memory.machine import Device
+from runner.engine.memory.plans import Machine
 from tests import random_twin
 from tests.cli.here import Here
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan
 
 GIB = 2**30
 MEGAPIXEL = 1024 * 1024

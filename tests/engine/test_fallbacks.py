@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from runner.engine import gpu, memory
+from runner.engine import gpu
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model
 from runner.engine.resolved_task import TaskResolver

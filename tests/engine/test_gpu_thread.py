@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.engine import gpu, hub
+from runner.engine import gpu
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.errors import DeviceLost
 from runner.engine.gpu_thread import GpuThread, of_home
+from runner.engine.hub import library as hub
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory

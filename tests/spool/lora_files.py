@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import hub
+from runner.engine.hub import library as hub
 from runner.settings import Home, Settings
 from runner.spool.inbox import loras
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.engine import hub
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.hub import library as hub
 from runner.settings import Home
 from tests.engine.lora_files import tensors_for, written
 from tests.engine.painting import pipe_of

@@ -17,7 +17,7 @@ from runner.engine.models import Estimator, Model
 
 @dataclass(frozen=True)
 class Checkup:
-    """The state of one model: `here` says whether any of it is on this machine.
+    """The state of one model or estimator: `here` says whether any of it is on this machine.
 
     `missing` and `damaged` are files, each as its repository or folder and its name in it; a name
     that ends with `/` is a whole component. `advice` are sentences, in the order to follow them.
@@ -35,17 +35,9 @@ class Checkup:
         return not self.missing and not self.damaged
 
 
-def check_model(model: Model, data: Path) -> Checkup:
-    """The state of a model."""
-    return _check(model.name, sources(model), data, gated=model.gated)
-
-
-def check_estimator(estimator: Estimator, data: Path) -> Checkup:
-    """The state of an estimator."""
-    return _check(estimator.name, (estimator_source(estimator),), data, gated=False)
-
-
-def _check(name: str, needed: tuple[Source, ...], data: Path, *, gated: bool) -> Checkup:
+def check(wanted: Model | Estimator, data: Path) -> Checkup:
+    """The state of a model or of an estimator."""
+    needed = sources(wanted) if isinstance(wanted, Model) else (estimator_source(wanted),)
     missing: list[str] = []
     broken: list[str] = []
     here = not needed
@@ -58,7 +50,8 @@ def _check(name: str, needed: tuple[Source, ...], data: Path, *, gated: bool) ->
         missing += [f"{source.repo}: {file}" for file in lacking(source, folder)]
         broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in needed)
-    checkup = Checkup(name, here or begun, tuple(missing), tuple(broken))
+    checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
+    gated = isinstance(wanted, Model) and wanted.gated
     return replace(checkup, advice=tuple(_advice(checkup, needed, data, gated=gated)))
 
 

@@ -22,16 +22,15 @@ _PAUSE_SECONDS = 0.5
 
 
 class HubClient:
-    """The hub for one command, with the user's token; `again` is the command that repeats it."""
+    """The hub for one command, with the user's token; `again` is the command that repeats it.
+
+    `has_token` says whether requests carry a token.
+    """
 
     def __init__(self, data: Path, *, again: str) -> None:
         self._again = again
         self._token = _token(data)
-
-    @property
-    def has_token(self) -> bool:
-        """Whether requests carry a token."""
-        return self._token is not None
+        self.has_token = self._token is not None
 
     def headers(self) -> Mapping[str, str]:
         """The headers of a request; the HTTP client drops the token on redirects to other hosts."""
@@ -39,10 +38,9 @@ class HubClient:
 
         from huggingface_hub.utils import build_hf_headers
 
-        made: dict[str, str] = build_hf_headers(
+        return build_hf_headers(
             token=self._token or False, library_name="fluxdrop", library_version=version("fluxdrop")
         )
-        return made
 
     def url(self, repo: str, commit: str, name: str) -> str:
         """The address of a file."""
@@ -55,14 +53,13 @@ class HubClient:
 
         Raises ModelMissing where the answer is not a hub's, and the hub's errors.
         """
-        for is_last in (False, True):
-            try:
-                return self._listed(repo, revision)
-            except Exception as error:
-                if is_last or not is_passing(error):
-                    raise
-                time.sleep(_PAUSE_SECONDS)
-        raise AssertionError("unreachable")
+        try:
+            return self._listed(repo, revision)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(_PAUSE_SECONDS)
+        return self._listed(repo, revision)
 
     def _listed(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
         from huggingface_hub import HfApi, constants

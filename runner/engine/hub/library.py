@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.hub.sources import (
@@ -19,7 +18,6 @@ from runner.engine.hub.sources import (
     estimator_source,
     lacking,
     main_source,
-    prior_source,
     single_source,
     sources,
 )
@@ -29,28 +27,13 @@ from runner.errors import ModelMissing
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-class Library(Protocol):
-    """The registry entries, and the folder of each pipeline on this machine.
-
-    The methods raise ModelMissing for weights that are not, or not wholly, on this machine. `data`
-    is the runner's own folder, where quantised weights and the built-in model's folders lie.
-    """
-
-    data: Path
-    models: Mapping[str, Model]
-
-    def main(self, model: Model, kind: str) -> Path: ...
-
-    def prior(self, model: Model, kind: str) -> Path: ...
-
-    def single(self, model: Model) -> Path | None:
-        """The one file that the transformer comes from, for a model that has such a file."""
-
-    def estimator(self, estimator: Estimator) -> Path: ...
-
-
 class Disk:
-    """The library of a home: the built-in model, local folders, and the hub's cache."""
+    """The models of a home, and the folder of each pipeline on this machine.
+
+    Folders are the built-in model's, local ones, and the hub's cache. The methods raise
+    ModelMissing for weights that are not, or not wholly, on this machine. `data` is the runner's
+    own folder, where quantised weights and the built-in model's folders lie.
+    """
 
     def __init__(self, data: Path, models: Mapping[str, Model] = MODEL_REGISTRY) -> None:
         self.data = data
@@ -63,13 +46,13 @@ class Disk:
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
-        if prior is None:
-            raise ValueError(f"{model.name} serves {kind} without a prior stage")
+        assert prior is not None
         if model.builtin:
             return builtin_folder(prior.part, self.data)
-        return self._complete(model.name, prior_source(prior))
+        return self._complete(model.name, Source(prior.repo, prior.revision))
 
     def single(self, model: Model) -> Path | None:
+        """The one file that the transformer comes from, for a model that has such a file."""
         if model.single is None:
             return None
         source = single_source(model)

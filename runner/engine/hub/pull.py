@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import TimeoutError as NotYet
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from runner.engine.hub.cache import CachedCommit
@@ -182,46 +183,31 @@ def _with_file(source: Source, listed: Mapping[str, Remote]) -> Source:
 def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: Event) -> None:
     """Do the work for each item in four threads; the first error sets `stop` and is raised.
 
-    The threads are daemons, so Ctrl-C ends the process at once; what they have written is kept.
+    The threads of a pool are daemons, so Ctrl-C ends the process at once; what they have written is
+    kept.
     """
-    todo: SimpleQueue[Remote] = SimpleQueue()
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    for item in items:
-        todo.put(item)
 
-    def work_off() -> None:
-        while True:
-            try:
-                item = todo.get_nowait()
-            except Empty:
-                return
-            try:
-                if not stop.is_set():
-                    work(item)
-                done.put(None)
-            except BaseException as error:  # noqa: BLE001 raised again by the thread that waits
-                done.put(error)
+    def work_off(item: Remote) -> None:
+        if not stop.is_set():
+            work(item)
 
-    for _ in range(min(_WORKERS, len(items))):
-        Thread(target=work_off, name="pull", daemon=True).start()
-    failed: BaseException | None = None
-    try:
-        for _ in items:
-            error = _next(done)
-            if error is not None and failed is None:
-                failed = error
-                stop.set()
-    except BaseException:
-        stop.set()
-        raise
+    failed: Exception | None = None
+    left = len(items)
+    with ThreadPool(_WORKERS) as pool:
+        done = pool.imap_unordered(work_off, items)
+        try:
+            while left:
+                try:
+                    # In short waits, because on Windows a long one does not end on Ctrl-C.
+                    done.next(_POLL_SECONDS)
+                except NotYet:
+                    continue
+                except Exception as error:  # noqa: BLE001 raised below, when all threads have stopped
+                    failed = failed or error
+                    stop.set()
+                left -= 1
+        except BaseException:
+            stop.set()
+            raise
     if failed is not None:
         raise failed
-
-
-def _next(done: SimpleQueue[BaseException | None]) -> BaseException | None:
-    while True:
-        try:
-            # In short waits, because on Windows a long one does not end on Ctrl-C.
-            return done.get(timeout=_POLL_SECONDS)
-        except Empty:
-            continue

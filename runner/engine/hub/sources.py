@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import Estimator, Model, Prior
+from runner.engine.models import Estimator, Model
 
 INDEX = "model_index.json"
 HEAVY = "transformer"
@@ -27,7 +27,6 @@ _SHARDS = re.compile(rf"{_STEM}\.(?:safetensors|bin)\.index\.json")
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTLESS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-_LONGEST_HEADER = 100_000_000
 
 
 class Layout(StrEnum):
@@ -73,7 +72,7 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
     for name, serving in model.serves.items():
         if kind in (None, name):
             if serving.prior:
-                needed.append(prior_source(serving.prior))
+                needed.append(Source(serving.prior.repo, serving.prior.revision))
             if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
@@ -82,11 +81,6 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
 def main_source(model: Model) -> Source:
     """The pipeline of a model."""
     return Source(model.repo, model.revision, replaced=HEAVY if model.single else "")
-
-
-def prior_source(prior: Prior) -> Source:
-    """The pipeline that runs before a model's own."""
-    return Source(prior.repo, prior.revision)
 
 
 def single_source(model: Model) -> Source:
@@ -153,9 +147,17 @@ def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; None where it is absent or no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of a pipeline's folder; empty where it is absent or not a JSON object."""
-    value = _json(folder / INDEX)
+    value = read_json(folder / INDEX)
     return value if isinstance(value, dict) else {}
 
 
@@ -198,7 +200,7 @@ def _lacking_part(part: Path, library: str, kind: str, *, weights: bool) -> Iter
 def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]:
     lists = sorted(name for name in files if _SHARDS.fullmatch(name))
     for name in lists:
-        listed = _json(part / name)
+        listed = read_json(part / name)
         shards = listed.get("weight_map") if isinstance(listed, dict) else None
         if isinstance(shards, dict):
             yield from sorted(set(map(str, shards.values())) - files)
@@ -217,31 +219,20 @@ def damaged(source: Source, folder: Path) -> list[str]:
 
 
 def _is_sound(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
     try:
         if file.suffix == ".safetensors":
-            return _length_by_header(file) == file.stat().st_size
+            with safe_open(file, framework="np"):  # compares the length with the header's
+                return True
         if file.suffix == ".gguf":
             with file.open("rb") as stream:
                 return stream.read(4) == b"GGUF"
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, SafetensorError):
         return False
-
-
-def _length_by_header(file: Path) -> int:
-    """The bytes of a safetensors file by its header. Raises ValueError where it has none."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if size > _LONGEST_HEADER:
-            raise ValueError("no header")
-        header = json.loads(stream.read(size))
-    tensors = [value for name, value in header.items() if name != "__metadata__"]
-    try:
-        return 8 + size + max((value["data_offsets"][1] for value in tensors), default=0)
-    except (TypeError, LookupError):
-        raise ValueError("no offsets") from None
 
 
 def _files(part: Path) -> set[str]:
@@ -250,10 +241,3 @@ def _files(part: Path) -> set[str]:
         return {path.name for path in part.iterdir() if path.is_file()}
     except OSError:
         return set()
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -76,17 +76,16 @@ class Transfer:
 
         Raises Interrupted, ModelMissing where the content stays wrong, and the hub's own errors.
         """
-        for is_last in (False, True):
+        for _ in range(2):
             self._resume()
             self._download()
             if self._digest.hexdigest() == self.remote.etag:
                 return
             self._start_over()
-            if is_last:
-                raise ModelMissing(
-                    f"what came as {self.remote.name} is not what the hub promised; a proxy may"
-                    f" have changed it on the way: run `{again}` again"
-                )
+        raise ModelMissing(
+            f"what came as {self.remote.name} is not what the hub promised; a proxy may"
+            f" have changed it on the way: run `{again}` again"
+        )
 
     def _resume(self) -> None:
         """Count and hash the bytes that an earlier attempt left."""

@@ -2,8 +2,3 @@
 
 The planner is pure; only `machine` and `devices` query the machine.
 """
-
-from runner.engine.memory.planner import after_out_of_memory, explain_plan, plan
-from runner.engine.memory.plans import Machine, MemoryPlan
-
-__all__ = ["Machine", "MemoryPlan", "after_out_of_memory", "explain_plan", "plan"]

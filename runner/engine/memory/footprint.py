@@ -77,7 +77,8 @@ def painting(
     """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap."""
     width = 4 if precision == "fp32" else 2
     weights = transformer(model, precision)
-    vae, prior = width * model.weights.vae, width * _prior(model, kind)
+    needs_prior = kind not in model.serves or model.serves[kind].prior is not None
+    vae, prior = width * model.weights.vae, width * model.weights.prior * needs_prior
     step = _step(model, kind, precision, pixels)
     decode = int(_decode(pixels, tiling) * width / 2 * _narrow(model.weights.transformer))
     if placement == "offload":
@@ -128,11 +129,6 @@ def _other_tokens(model: Model, kind: str) -> int:
             tokens += _REFERENCE_TOKENS
         most = max(most, tokens)
     return most
-
-
-def _prior(model: Model, kind: str) -> int:
-    needed = kind not in model.serves or model.serves[kind].prior is not None
-    return model.weights.prior if needed else 0
 
 
 def _single_bits(model: Model) -> float:

@@ -62,7 +62,7 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
 
     device = devices.choose(wanted)
     ram = int(free_ram() * (1 - _RAM_KEPT_FREE))
-    most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else None
+    most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else sys.maxsize
     if device.type not in ("cpu", devices.choose("auto").type):
         return Machine(device.type, 0, ram if device.type == "cuda" else 0)  # named, but not here
     if device.type == "cuda":
@@ -71,16 +71,16 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
         usable = max(free + torch.cuda.memory_reserved(device) - _KEPT_FREE, 0)
         return Machine(
             "cuda",
-            usable if most is None else min(usable, most),
+            min(usable, most),
             ram,
             # AMD numbers its capabilities in another way, and fp8 is untested there.
             fp8=torch.version.hip is None and capability >= _FP8,
-            bitsandbytes=capability >= _BITSANDBYTES and _has_bitsandbytes(_build()),
+            bitsandbytes=capability >= _BITSANDBYTES and _has_bitsandbytes(),
         )
     if device.type == "mps":
-        usable = min(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), ram)
-        usable = usable if most is None else min(usable, most)
-        return Machine("mps", usable, usable, bitsandbytes=_has_bitsandbytes(""))
+        free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        usable = min(free, ram, most)
+        return Machine("mps", usable, usable, bitsandbytes=_has_bitsandbytes())
     return Machine("cpu", 0, ram)
 
 
@@ -137,18 +137,11 @@ def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
     later one; `sm_90a` runs on 9.0 alone.
     """
     for name in architectures:
-        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
-        if parts is None:
-            continue
-        made_for = int(parts[2]), int(parts[3])
-        if parts[4]:
-            fits = capability == made_for
-        elif parts[1] == "sm":
-            fits = capability[0] == made_for[0] and capability >= made_for
-        else:
-            fits = capability >= made_for
-        if fits:
-            return True
+        if parts := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name):
+            made_for = int(parts[2]), int(parts[3])
+            same = parts[1] == "compute" or capability[0] == made_for[0]
+            if capability == made_for or (same and capability > made_for and not parts[4]):
+                return True
     return False
 
 
@@ -236,18 +229,17 @@ def _install(build: str) -> str:
     )
 
 
-def _build() -> str:
-    """The build of this torch, as bitsandbytes names its libraries: cuda13, rocm."""
+def _has_bitsandbytes() -> bool:
+    """Whether bitsandbytes has a library for this build of torch; does not import it."""
     import torch
 
-    return f"cuda{str(torch.version.cuda).partition('.')[0]}" if torch.version.cuda else "rocm"
-
-
-def _has_bitsandbytes(build: str) -> bool:
-    """Whether bitsandbytes has a library for this build of torch; does not import it."""
     spec = PathFinder.find_spec("bitsandbytes")
     if spec is None or spec.origin is None:
         return False
+    # As bitsandbytes names its libraries: cuda13, rocm; any of them serves Apple's GPU.
+    build = "rocm" if torch.version.hip else ""
+    if torch.version.cuda:
+        build = f"cuda{torch.version.cuda.partition('.')[0]}"
     return any(Path(spec.origin).parent.glob(f"libbitsandbytes_{build}*"))
 
 

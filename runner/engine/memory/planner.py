@@ -56,16 +56,12 @@ def after_out_of_memory(
 
 
 def explain_plan(
-    model: Model,
-    machine: Machine,
-    *,
-    wanted: str = "auto",
-    models: Mapping[str, Model] | None = None,
+    model: Model, machine: Machine, *, models: Mapping[str, Model] | None = None
 ) -> list[str]:
     """The plan for a model's default size and its reasons, or why there is none, to print."""
     width, height = model.sizes.default
     try:
-        chosen = plan(model, machine, width * height, wanted=wanted, models=models)
+        chosen = plan(model, machine, width * height, models=models)
     except JobFailed as error:
         return [str(error)]
     peak = f"{_size(chosen.bytes)} of {_size(machine.room)}"
@@ -73,11 +69,9 @@ def explain_plan(
 
 
 def _first(space: PlanSpace) -> MemoryPlan | None:
-    machine = space.machine
-    for candidate in space.candidates():
-        if candidate.bytes <= machine.room and space.ram(candidate) <= machine.ram:
-            return candidate
-    return None
+    room, ram = space.machine.room, space.machine.ram
+    fitting = (p for p in space.candidates() if p.bytes <= room and space.ram(p) <= ram)
+    return next(fitting, None)
 
 
 def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 MAX_PIXELS = 64 * 1024 * 1024
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError)
-"""What Pillow raises on damaged files, besides its own two for bombs and these libraries'."""
-_BELOW_PILLOW = (struct.error, zlib.error)
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow and the libraries below it raise on damaged files, besides its own two for bombs."""
 
 
 def open_image(item: InputImage) -> Image:
@@ -70,7 +72,7 @@ def load(path: Path) -> Image:
         raise InputMissing(f"{path.name} is not there: drop the job again") from error
     except bombs as error:
         raise InputBad(f"{path.name} has more than {MAX_PIXELS:,} pixels: shrink it") from error
-    except (*_DAMAGE, *_BELOW_PILLOW) as error:
+    except _DAMAGE as error:
         raise InputBad(
             f"{path.name} cannot be read as a picture ({', '.join(FORMATS)}):"
             " it is damaged, incomplete or of another format"
@@ -84,7 +86,7 @@ def upright(picture: Image) -> Image:
     try:
         # Without `in_place` this is always a copy.
         return ImageOps.exif_transpose(picture)
-    except (*_DAMAGE, *_BELOW_PILLOW):
+    except _DAMAGE:
         return picture.copy()
 
 

@@ -119,19 +119,17 @@ class Prompts:
     def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
         """Encode a task's prompt with the text stage `pipe`, and keep it."""
         count = resolved.family.tokens(pipe, task.prompt)
-        cut = (
-            (
+        warnings: list[str] = []
+        if count > resolved.length:
+            warnings.append(
                 f"the prompt has {count} tokens and the model reads {resolved.length}:"
-                " its end was not read",
+                " its end was not read"
             )
-            if count > resolved.length
-            else ()
-        )
         with translation():
             # Most LoRAs leave the text encoders as they are: their prompts are encoded without.
-            lora_warnings = loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
+            warnings += loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
             embeddings = resolved.family.encode(pipe, task.prompt, resolved.length)
-            encoded = Encoded(embeddings, (*cut, *lora_warnings))
+            encoded = Encoded(embeddings, tuple(warnings))
         self._cache.put(self._key(resolved, task), encoded)
         return encoded
 

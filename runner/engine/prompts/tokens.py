@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Reader
-from runner.engine.hub import locate
+from runner.engine.hub.library import locate
 from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
 from runner.engine.prompts import token_files

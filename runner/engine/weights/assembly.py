@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.errors import Bug
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from runner.engine.memory.plans import Machine
     from runner.engine.resolved_task import ResolvedTask
     from runner.engine.speed import Speed
-
-_SCHEDULER = "scheduler"
-_CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class EncodedElsewhere:
-    """Takes the place of a prior's text encoder; `dtype` is the torch dtype that it would have.
-
-    A prior without a text encoder replaces the embeddings that it is given by zeros.
-    """
-
-    dtype: Any
 
 
 def pipeline_class(name: str) -> Any:
@@ -53,15 +40,15 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
     """
     plan, parts = resolved.plan, resolved.family.text_parts
     index = components(read_index(resolved.folder))
-    passed: dict[str, Any] = {part: None for part in index if part not in (*parts, _SCHEDULER)}
+    passed: dict[str, Any] = {part: None for part in index if part not in (*parts, "scheduler")}
     passed |= shared
-    if plan.text_precision in quantise.QUANTISED:
+    if plan.text_precision == "nf4":
         for part, (library, name) in index.items():
             folder = resolved.folder / part
             # Only what has weights has a plain config.json; tokenizers have none.
-            if part in parts and part not in passed and (folder / _CONFIG).is_file():
+            if part in parts and part not in passed and (folder / "config.json").is_file():
                 passed[part] = quantise.load_text_encoder(
-                    _class(library, name), folder, plan.text_precision, device, store
+                    _class(library, name), folder, device, store
                 )
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed)
     _place(pipe, "cpu" if plan.text == "cpu" else device)
@@ -129,7 +116,8 @@ def prior_stage(resolved: ResolvedTask, device: Any) -> Any:
     left_out = {part: None for part in index if part in resolved.family.text_parts}
     pipe = _load(prior.pipeline, folder, resolved.plan.text_precision, left_out)
     _place(pipe, device)
-    pipe.text_encoder = EncodedElsewhere(devices.dtype_of(resolved.plan.text_precision))
+    # A prior without a text encoder replaces the embeddings that it is given by zeros.
+    pipe.text_encoder = SimpleNamespace(dtype=devices.dtype_of(resolved.plan.text_precision))
     return pipe
 
 

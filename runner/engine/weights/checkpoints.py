@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runner.engine.hub.sources import read_json
+
 _SHARD_BYTES = 2 * 2**30
 
 
 def is_stored(folder: Path) -> bool:
     """Whether a component's folder was published quantised; reads its configuration only."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    config = read_json(folder / "config.json") or {}
     return bool(config.get("quantization_config"))
 
 

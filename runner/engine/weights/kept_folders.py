@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from runner.engine.hub.sources import read_json
 from runner.engine.weights import fingerprint
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,8 @@ class KeptFolder:
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
-        try:
-            label = json.loads((self.folder / _LABEL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return label == self._label(self.folder)
+        label = read_json(self.folder / _LABEL)
+        return label is not None and label == self._label(self.folder)
 
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
@@ -66,7 +64,8 @@ class KeptFolder:
             aside.mkdir()
             write(aside)
             (aside / _LABEL).write_text(json.dumps(self._label(aside)), encoding="utf-8")
-            _sync_tree(aside)
+            for path in (aside, *aside.rglob("*")):
+                _sync(path)
             aside.rename(self.folder)
             _sync(store)
         except OSError as error:
@@ -82,13 +81,6 @@ class KeptFolder:
 
     def _label(self, folder: Path) -> dict[str, object]:
         return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of(folder)}
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(parent) / name)
-        _sync(Path(parent))
 
 
 def _sync(path: Path) -> None:

@@ -75,7 +75,8 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
         return ()
     if not hasattr(pipe, "load_lora_weights"):
         raise InputBad(f"{type(pipe).__name__} cannot load LoRA files: leave `loras` out")
-    key = tuple(_identity(lora) for lora in loras)
+    # Weights are not part of it: they are set anew for each image.
+    key = tuple((str(lora.path), lora.sha256 or _content(*_stat(lora.path))) for lora in loras)
     messages: list[str] = []
     for part, module in _modules(pipe):
         applied = getattr(module, _ATTRIBUTE, None)
@@ -116,11 +117,6 @@ def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
         module = getattr(pipe, part, None)
         if hasattr(module, "named_modules"):
             yield part, module
-
-
-def _identity(lora: Lora) -> tuple[str, str]:
-    """The path and the hash of a LoRA's file; its weight is not part of it."""
-    return str(lora.path), lora.sha256 or _content(*_stat(lora.path))
 
 
 def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:

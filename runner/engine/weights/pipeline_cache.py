@@ -10,14 +10,17 @@ of a run. Everything is read from folders that the library names, and never from
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from runner.engine import errors as faults
-from runner.engine import gpu, hub
+from runner.engine import gpu
 from runner.engine.hub import explain
+from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
@@ -37,15 +40,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One loaded pipeline, its expected bytes on the device, and the hash of its folder.
-
-    `model` is the model's name for a paint stage, empty for others.
-    """
+    """One loaded pipeline of a model, its expected bytes on the device, its files' hash."""
 
     pipe: Any
     model: str
     bytes: int
-    hash: str = ""
+    hash: str
 
 
 class PipelineCache:
@@ -57,7 +57,7 @@ class PipelineCache:
 
     def __init__(
         self,
-        library: hub.Library,
+        library: hub.Disk,
         *,
         device: str = "auto",
         speed: Speed | None = None,
@@ -72,62 +72,53 @@ class PipelineCache:
         self._gpu_memory_gb = gpu_memory_gb
         self._room = room
         self._planner = planner
-        self._device: Any = None
-        self._resolver: TaskResolver | None = None
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def device(self) -> Any:
-        if self._device is None:
-            self._device = devices.choose(self._wanted_device)
-        return self._device
+        return devices.choose(self._wanted_device)
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
 
         Raises JobFailed where the model is missing or cannot do the task.
         """
-        if pixels is None:
-            model = self.library.models.get(task.model)
-            width, height = model.sizes.default if model else (1, 1)
-            pixels = (task.width or width) * (task.height or height)
-        return self._task_resolver().resolve(task, pixels)
+        return self._resolver.resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
         self.clear()
-        return self._task_resolver().lower(resolved, pixels)
+        return self._resolver.lower(resolved, pixels)
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
-        size = assembly.text_bytes(resolved)
-        return self._stage(
-            ("text", resolved.encoders), resolved, size, on_loading, self._build_text
-        ).pipe
+        key, size = ("text", resolved.encoders), assembly.text_bytes(resolved)
+        return self._stage(key, resolved, size, on_loading, self._text_pipeline).pipe
 
     def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
-        files = (str(resolved.folder), str(resolved.single))
         plan_key = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *files, *plan_key),
+            ("paint", resolved.serving.pipeline, *plan_key),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
-            self._build_main,
+            self._main_pipeline,
+            files=[resolved.folder, *([resolved.single] if resolved.single else [])],
         )
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", str(resolved.prior_folder), *plan_key),
+                ("prior", *plan_key),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
-                self._build_prior,
+                lambda task: assembly.prior_stage(task, self.device),
+                files=[resolved.prior_folder],
                 beside=main,
             )
         stages = gpu.Stages(
@@ -151,17 +142,16 @@ class PipelineCache:
     def forget(self) -> None:
         """Clear, and read the machine and the models' folders again for the next task."""
         self.clear()
-        self._resolver = None
+        vars(self).pop("_resolver", None)
 
-    def _task_resolver(self) -> TaskResolver:
-        if self._resolver is None:
-            self._resolver = TaskResolver(
-                self.library,
-                machine.measure(self._wanted_device, self._gpu_memory_gb),
-                device=devices.describe(self.device),
-                planner=self._planner,
-            )
-        return self._resolver
+    @cached_property
+    def _resolver(self) -> TaskResolver:
+        return TaskResolver(
+            self.library,
+            machine.measure(self._wanted_device, self._gpu_memory_gb),
+            device=devices.describe(self.device),
+            planner=self._planner,
+        )
 
     def _stage(
         self,
@@ -169,32 +159,37 @@ class PipelineCache:
         resolved: ResolvedTask,
         size: int,
         on_loading: OnLoading,
-        build: Callable[[ResolvedTask], _Stage],
+        build: Callable[[ResolvedTask], Any],
+        files: Sequence[Path] = (),
         beside: _Stage | None = None,
     ) -> _Stage:
+        key = (*key, *map(str, files))
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
             self._make_room(size, resolved, beside)
             try:
-                stage = self._stages[key] = build(resolved)
+                pipe = build(resolved)
             except Exception as error:
                 ours = explain.explain(error, resolved.model) or faults.translated(error)
                 if ours is None:
                     raise
                 raise ours from error
-            self.loaded = tuple(dict.fromkeys(s.model for s in self._stages.values() if s.model))
+            mark = "+".join(map(fingerprint.of, files))
+            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size, mark)
+            painting = (each.model for key, each in self._stages.items() if key[0] == "paint")
+            self.loaded = tuple(dict.fromkeys(painting))
         self._stages.move_to_end(key)
         return stage
 
-    def _build_text(self, resolved: ResolvedTask) -> _Stage:
+    def _text_pipeline(self, resolved: ResolvedTask) -> Any:
         parts, precision = resolved.family.text_parts, resolved.plan.text_precision
         shared = self._shared(resolved, parts, precision)
         pipe = assembly.text_stage(resolved, self.device, self._store, shared)
         self._share(resolved, pipe, parts, precision)
-        return _Stage(pipe, "", assembly.text_bytes(resolved))
+        return pipe
 
-    def _build_main(self, resolved: ResolvedTask) -> _Stage:
+    def _main_pipeline(self, resolved: ResolvedTask) -> Any:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
@@ -203,16 +198,7 @@ class PipelineCache:
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
             self._share(resolved, pipe, parts, resolved.plan.precision)
-        mark = fingerprint.of(resolved.folder)
-        if resolved.single is not None:
-            mark += f"+{fingerprint.of(resolved.single)}"
-        return _Stage(pipe, resolved.model.name, assembly.paint_bytes(resolved), mark)
-
-    def _build_prior(self, resolved: ResolvedTask) -> _Stage:
-        assert resolved.prior_folder is not None
-        pipe = assembly.prior_stage(resolved, self.device)
-        mark = fingerprint.of(resolved.prior_folder)
-        return _Stage(pipe, "", assembly.prior_bytes(resolved), mark)
+        return pipe
 
     def _shared(
         self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
@@ -235,7 +221,7 @@ class PipelineCache:
         """Release the stages used longest ago until `size` more bytes fit."""
         room = self._room
         if room is None:
-            room = assembly.room(resolved, self._task_resolver().machine)
+            room = assembly.room(resolved, self._resolver.machine)
         released = False
         for key, stage in list(self._stages.items()):
             if size + sum(each.bytes for each in self._stages.values()) <= room:

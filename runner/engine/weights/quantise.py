@@ -19,7 +19,7 @@ from typing import Any
 from runner.engine import errors as faults
 from runner.engine.weights import checkpoints, fp8
 from runner.engine.weights.kept_folders import KeptFolder
-from runner.errors import JobFailed, ModelMissing
+from runner.errors import JobFailed
 
 QUANTISED = ("fp8", "nf4", "gguf", "stored")
 """The precisions that are loaded here; diffusers loads the others by itself."""
@@ -41,25 +41,28 @@ def load_transformer(
 
     It computes in bfloat16. `store` is the folder of quantised weights, `single` a file (GGUF or
     safetensors) to take the weights from: `folder` then only gives the configuration. Raises
-    ModelMissing where that file does not exist, and JobFailed where the weights were published
-    quantised and the precision is another one.
+    JobFailed where the weights were published quantised and the precision is another one.
     """
-    if single is not None and not single.is_file():
-        raise ModelMissing(f"{single.name} is not on this machine")
     if precision == "gguf":
-        return _single_gguf(cls, folder, device, single)
-    if checkpoints.is_stored(folder) and single is None:
+        import torch
+        from diffusers import GGUFQuantizationConfig
+
+        assert single is not None
+        config = GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
+        model = checkpoints.from_single(
+            cls, folder, single, quantization_config=config, device=str(device)
+        )
+    elif single is None and checkpoints.is_stored(folder):
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
-        return _for_inference(_from_folder(cls, folder, device))
-    if precision == "fp8":
-        return _for_inference(_fp8(cls, folder, device, store, single))
-    if precision == "nf4":
-        return _for_inference(_transformer_nf4(cls, folder, device, store, single))
-    raise faults.Bug(f"{precision} is no quantisation")
+        model = _from_folder(cls, folder, device)
+    else:
+        make = {"fp8": _fp8, "nf4": _transformer_nf4}[precision]
+        model = make(cls, folder, device, store, single)
+    return _for_inference(model)
 
 
-def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store: Path) -> Any:
+def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path) -> Any:
     """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
 
     One that was published quantised is loaded as it is. `store` is the folder of quantised weights.
@@ -67,27 +70,13 @@ def load_text_encoder(cls: Any, folder: Path, precision: str, device: Any, store
     import torch
     from transformers import BitsAndBytesConfig
 
-    if precision != "nf4":
-        raise faults.Bug(f"text encoders are not held in {precision}")
-    if checkpoints.size(folder) < _SMALL_ENCODER or checkpoints.is_stored(folder):
-        plain = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-        return _for_inference(plain if checkpoints.is_stored(folder) else plain.to(device))
-
-    def fresh() -> Any:
-        return _from_folder(cls, folder, device, BitsAndBytesConfig(**_nf4()))
-
-    return _for_inference(_nf4_kept(cls, folder, device, store, fresh))
-
-
-def _single_gguf(cls: Any, folder: Path, device: Any, single: Path | None) -> Any:
-    import torch
-    from diffusers import GGUFQuantizationConfig
-
-    if single is None:
-        raise faults.Bug("a GGUF precision without a file")
-    config = GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
+    is_stored = checkpoints.is_stored(folder)
+    if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
+        model = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        return _for_inference(model if is_stored else model.to(device))
+    config = BitsAndBytesConfig(**_nf4())
     return _for_inference(
-        checkpoints.from_single(cls, folder, single, quantization_config=config, device=str(device))
+        _nf4_kept(cls, folder, device, store, lambda: _from_folder(cls, folder, device, config))
     )
 
 

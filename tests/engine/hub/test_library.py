@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import hub
 from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
+from runner.engine.hub import library as hub
 from runner.engine.models import Model, Serving, SingleFile
 from runner.engine.weights import fingerprint
 from runner.errors import ModelMissing

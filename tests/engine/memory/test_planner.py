@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from runner.engine import memory
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, footprint
+from runner.engine.memory import footprint
+from runner.engine.memory import planner as memory
+from runner.engine.memory.plans import Machine
 from runner.engine.models import SingleFile
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
@@ -229,8 +230,8 @@ def test_a_plan_says_why_in_plain_sentences() -> None:
     ]
     assert memory.explain_plan(DEV, card(2, ram=4))[0].startswith("dev needs")
     assert len(memory.explain_plan(DEV, card(2, ram=4))) == 1
-    streamed = memory.explain_plan(DEV, card(6), wanted="bf16")
-    assert "as was asked" in streamed[2] and "passes through the GPU" in streamed[4]
+    streamed = memory.plan(DEV, card(6), MEGAPIXEL, wanted="bf16").reasons
+    assert "as was asked" in streamed[1] and "passes through the GPU" in streamed[3]
 
 
 def test_planning_loads_no_torch() -> None:
@@ -238,7 +239,8 @@ def test_planning_loads_no_torch() -> None:
     import sys
 
     code = (
-        "import sys; from runner.engine import memory, registry;"
+        "import sys; from runner.engine import registry;"
+        "from runner.engine.memory import planner as memory;"
         "has = memory.Machine('cuda', 1 << 34, 0);"
         "print(memory.explain_plan(registry.MODEL_REGISTRY['dev'], has)[0]);"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"

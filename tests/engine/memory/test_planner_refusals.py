@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine import memory
-from runner.engine.memory import Machine
+from runner.engine.memory import planner as memory
+from runner.engine.memory.plans import Machine
 from runner.errors import JobFailed, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
 

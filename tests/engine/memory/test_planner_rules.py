@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine import memory
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.memory import Machine, MemoryPlan
+from runner.engine.memory import planner as memory
+from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.errors import JobFailed, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 

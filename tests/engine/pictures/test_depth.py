@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.engine import hub
 from runner.engine.entries import DEPTH_ANYTHING
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.hub import library as hub
 from runner.engine.pictures import depth
 from runner.engine.pictures.depth import DepthMaps, depth_map
 from runner.errors import ModelMissing, OutOfMemory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import hub
+from runner.engine.hub import library as hub
 from runner.settings import Home
 from tests.spool.lora_files import content, fault, for_task, only, pulled, put, with_roots
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine import hub
+from runner.engine.hub import library as hub
 from runner.errors import InputBad, ModelMissing, PathNotAllowed
 from runner.settings import Home
 from runner.task import Lora
