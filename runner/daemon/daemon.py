@@ -97,7 +97,7 @@ class Daemon:
             try:
                 self.executor = self._make_executor(home)
             except BaseException:
-                spool.ledger.close()
+                spool.ledger.close(clean=False)
                 raise
         except BaseException:
             self._release()

@@ -15,7 +15,6 @@ from runner.errors import JobFailed
 from runner.holds import FOUND_NO_ROOM, Hold, disk_hold
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
-from runner.wire import Status
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,20 @@ class JobEnds:
             return [record.seq for record in records if self.spool.ledger.end(record.seq)]
 
     def _publish(self, records: Sequence[Record]) -> None:
-        ends = []
+        pages: dict[int, str | None] = {}
         for record in records:
-            current, status = self._current(record)
-            page, warning = self.pages.of_job(current, status)
+            current = self.spool.ledger.get(record.seq)
+            status = self.spool.outbox.status(current)
+            pages[record.seq], warning = self.pages.of_job(current, status)
             if warning:
                 self.recorder.warn(record, [warning])
-                current, status = self._current(record)
-            ends.append((current, status, page))
         try:
-            self.spool.outbox.publish_ends(ends)
+            self.spool.outbox.publish_ends(pages)
         except (JobFailed, OSError) as error:
             if len(records) > 1:
                 raise
             # The page can be made again; the end of a job must not wait for it.
             self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
-            self.spool.outbox.publish_ends([(*self._current(records[0]), None)])
+            self.spool.outbox.publish_ends({records[0].seq: None})
         for record in records:
             self.pages.forget(record)
-
-    def _current(self, record: Record) -> tuple[Record, Status]:
-        current = self.spool.ledger.get(record.seq)
-        return current, self.spool.outbox.status(current)

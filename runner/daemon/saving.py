@@ -49,14 +49,6 @@ class ImageSaver:
             lambda: self.spool.ledger.image_failed(record.seq, number, reason, message)
         )
 
-    def give_back(self, record: Record, number: int) -> None:
-        """Take an image out of flight that is still to be made."""
-        self.recorder.persist(lambda: self.spool.ledger.unclaim(record.seq, number))
-
-    def lost(self, record: Record, why: str) -> None:
-        """Charge the images in flight of a job with the end of this process."""
-        self.recorder.persist(lambda: self.spool.ledger.lost(record.seq, why))
-
     def _save(self, images: Sequence[FinishedImage]) -> None:
         saved: list[tuple[FinishedImage, SavedImage]] = []
         for image in images:
@@ -77,7 +69,9 @@ class ImageSaver:
             if disk_hold(self.spool.home) is None:
                 self._fail_save(image, error)
             else:
-                self.give_back(image.record, image.rendered.task.index)
+                self.recorder.persist(
+                    lambda: self.spool.ledger.unclaim(image.record.seq, image.rendered.task.index)
+                )
             return
         self.recorder.persist(lambda: self._count(saved))
         self.pages.add([(image.record, files.sidecar) for image, files in saved])

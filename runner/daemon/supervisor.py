@@ -1,9 +1,9 @@
 """Keeps a runner running: starts it, and starts it again when it ends without being asked to.
 
 A GPU driver, a kernel out of memory or a broken library can end the whole process; the next one
-continues with the queue, and a job that keeps ending it fails after three attempts. A runner never
-keeps the home's lock and the GPU when its supervisor is gone: its standard input is a pipe that
-only the supervisor holds open. Knows nothing of jobs and imports nothing heavy.
+continues with the queue. A runner whose supervisor is gone stops, and gives the home's lock and the
+GPU back within a minute: its standard input is a pipe that only the supervisor holds open. Knows
+nothing of jobs and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def keep_running(
             if stopping.is_set() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
-            environment[exit_codes.LAST_END] = _cause(code)
+            if code < 0 or exit_codes.LAST_END not in environment:
+                # One that fails to start says nothing of what ended the one before.
+                environment[exit_codes.LAST_END] = _cause(code)
             notify(f"the runner ended ({_cause(code)}); starting it again")
             stopping.wait(seconds)
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)

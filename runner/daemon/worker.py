@@ -2,6 +2,7 @@
 
     Rendered          → saved by the writer
     Failed            → that image fails, the job goes on with the next
+    … DeviceLost, or an image that hangs → the process ends, and is charged to what was in flight
     StoppedEarly      → the job is cancelled, or goes back into the queue
     every image over  → the job's final state
 
@@ -125,10 +126,9 @@ class Worker:
                 self._writer.fail_image(job.record, event.task.index, event.reason, event.message)
             case StoppedEarly():
                 job, _ = self._take(event)
-                self._writer.give_back(job.record, event.task.index)
-                if not job.cancelled and not job.in_flight:
-                    # The runner stops, and this image is still to be made.
-                    self._requeue(event.slot, STOPPING)
+                self._writer.record(lambda: self._ledger.unclaim(job.record.seq, event.task.index))
+                # It is still to be made, unless the job is cancelled.
+                job.numbers.appendleft(event.task.index)
             case CancelAsked():
                 self._cancel(event.seq)
 
@@ -143,7 +143,7 @@ class Worker:
         """Charge the images in flight and end the process; the next one finds the job running."""
         job = self._jobs.pop(slot, None)
         if job is not None:
-            self._writer.lost(job.record, why)
+            self._writer.record(lambda: self._ledger.lost(job.record.seq, why))
         self.exit_code = exit_code
 
     def _take(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
@@ -157,10 +157,10 @@ class Worker:
                 job.cancelled = True
                 if job.in_flight:
                     self._executor.stop(slot)
-        for record in self._ledger.behind():
-            if record.seq == seq and record.is_final:
-                # It was back in the queue: there is nothing to stop, but an end to publish.
-                self._writer.publish_end(record)
+        record = self._ledger.find(seq)
+        if record is not None and record.is_final and not record.is_shown:
+            # It was back in the queue: there is nothing to stop, but an end to publish.
+            self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
         job = self._jobs.get(event.slot)
@@ -213,19 +213,19 @@ class Worker:
                 return
 
     def _begin(self, slot: str, record: Record) -> None:
-        begun = self._ledger.begin(record.seq)
-        if begun is None:
-            return
-        record = begun
         self._lookahead.begins(record)
         over = self._ledger.images(record.seq)
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
         composed = self._ledger.composed(record.seq)
         suspects = self._ledger.suspect_images(record.seq)
-        self._jobs[slot] = ActiveJob(record, composed, numbers, suspects=suspects)
-        self._scheduler.started(record.model, monotonic())
+        # Last: a job that runs but has no slot would go on only after the next start.
+        begun = self._ledger.begin(record.seq)
+        if begun is None:
+            return
+        self._jobs[slot] = ActiveJob(begun, composed, numbers, suspects=suspects)
+        self._scheduler.started(begun.model, monotonic())
         # Before the device begins: its thread leaves the others little of the interpreter's time.
-        self._writer.show(record)
+        self._writer.show(begun)
 
     def _start(self, slot: Slot, job: ActiveJob) -> bool:
         """Start the next image, batched with those after it that are like it; False if none can be.

@@ -1,9 +1,9 @@
 """The writer thread: writes pictures, sidecars, statuses and ends of jobs while the GPU works.
 
 The worker hands over work and goes on. All work handed over while a group was written is the next
-group, written in this order: images, failures of images, statuses with progress, jobs that go back
-into the queue, ends of jobs. A status never delays the next image; the first, `running`, is written
-before any end. Decides nothing about a job.
+group, written in this order: images, changes of the ledger, statuses with progress, jobs that go
+back into the queue, ends of jobs. A status never delays the next image; the first, `running`, is
+written before any end. Decides nothing about a job.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Group:
     """The work handed over since the last group."""
 
     images: list[FinishedImage] = field(default_factory=list)
-    failed: list[Callable[[], None]] = field(default_factory=list)
+    changes: list[Callable[[], None]] = field(default_factory=list)
     others: list[Callable[[], None]] = field(default_factory=list)
     ended: list[Record] = field(default_factory=list)
     unpublished: list[Record] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Group:
     """The jobs that leave their slot with this group, by `seq`."""
 
     def __len__(self) -> int:
-        done = len(self.images) + len(self.failed) + len(self.others)
+        done = len(self.images) + len(self.changes) + len(self.others)
         return done + len(self.ended) + len(self.unpublished)
 
 
@@ -98,18 +98,13 @@ class Writer:
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
         """Record an image that cannot be made."""
         with self._handing_over() as group:
-            group.failed.append(lambda: self._images.fail(record, number, reason, message))
+            group.changes.append(lambda: self._images.fail(record, number, reason, message))
             self._unwritten.add(record.seq)
 
-    def give_back(self, record: Record, number: int) -> None:
-        """Take an image out of flight that was stopped."""
+    def record(self, change: Callable[[], object]) -> None:
+        """Make a change of the ledger that must not be lost."""
         with self._handing_over() as group:
-            group.failed.append(lambda: self._images.give_back(record, number))
-
-    def lost(self, record: Record, why: str) -> None:
-        """Charge the images in flight of a job with the end of this process."""
-        with self._handing_over() as group:
-            group.failed.append(lambda: self._images.lost(record, why))
+            group.changes.append(lambda: self._recorder.persist(change))
 
     def requeue(self, record: Record, hold: Hold) -> None:
         """Put a running job back into the queue at an image's end, without charging an attempt."""
@@ -197,7 +192,7 @@ class Writer:
         }
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
-        steps = [lambda: self._images.save(group.images), *group.failed]
+        steps = [lambda: self._images.save(group.images), *group.changes]
         if due:
             steps.append(lambda: self._outbox.write_statuses(due))
         steps += group.others

@@ -1,6 +1,6 @@
 """What the ends of a process cost a job: who is charged, when an image or a load is given up.
 
-Whatever the moment of a kill, each end of a job is told once: `told` looks after every test here,
+In all of this each end of a job is told once: `told` looks after every test here,
 in `test_requests.py` and in `test_interruptions.py`.
 """
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from runner import exit_codes
+from runner.errors import LedgerUnusable
 from tests.daemon import columns
 from tests.daemon.columns import BULK, Column, Go, daemon_of, each, in_flight, losses
 from tests.spool.conftest import SPEC, Spool
@@ -384,3 +386,78 @@ def test_a_file_is_known_until_its_removal_is_on_the_disk(told: Spool) -> None:
     ledger = daemon_of(told).ledger
     told.until(lambda: disk.failed >= 3 or ledger.is_answered(1))
     assert not ledger.is_answered(1)
+
+
+def test_a_job_that_cannot_be_read_when_it_begins_is_begun_again(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it ran in no slot until the next start."""
+    told.start()
+    ledger = daemon_of(told).ledger
+    true, refused = ledger.images, []
+
+    def images(seq: int) -> dict[int, Any]:
+        if not refused:
+            refused.append(seq)
+            raise LedgerUnusable("disk I/O error")
+        return true(seq)
+
+    monkeypatch.setattr(ledger, "images", images)
+    told.drop("hero.yaml")
+    assert told.end("hero")["state"] == "succeeded" and refused == [1]
+
+
+def test_images_that_cannot_be_recorded_as_in_flight_are_made_when_they_can(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.start()
+    ledger = daemon_of(told).ledger
+    true, refused = ledger.claim, []
+
+    def claim(seq: int, images: Mapping[int, str], slot: str) -> bool:
+        if len(refused) < 2:
+            refused.append(seq)
+            raise LedgerUnusable("no room")
+        return true(seq, images, slot)
+
+    monkeypatch.setattr(ledger, "claim", claim)
+    told.drop("hero.yaml", BULK)
+    status = told.end("hero")
+    assert (status["state"], status["images"]["failed"]) == ("succeeded", 0)
+    made = [number for _, number in told.device.started]
+    assert made == [*range(1, status["images"]["total"] + 1)]
+
+
+def test_that_the_runner_was_asked_to_stop_is_recorded_before_the_device_has_answered(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml")
+    told.until(lambda: told.device.task)
+    ledger, stop, seen = daemon_of(told).ledger, told.device.stop, []
+
+    def stopped(slot: str) -> None:
+        if told.device.task is not None:
+            seen.append(ledger.last_run().stopping)
+        stop(slot)
+
+    monkeypatch.setattr(told.device, "stop", stopped)
+    told.stop()
+    assert seen == [True]
+
+
+def test_a_device_that_is_lost_during_a_stop_charges_nobody(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the image was charged."""
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", BULK)
+    told.until(lambda: told.device.task)
+    told.device.failing["hero", 1] = ("DeviceLost", "gone")
+    monkeypatch.setattr(told.device, "stop", lambda slot: told.device.task and told.device.finish())
+    told.stop()
+    start_again(told)
+    assert losses(told) == []
+    assert told.end("hero")["state"] == "succeeded"

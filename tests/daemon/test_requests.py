@@ -11,13 +11,19 @@ cannot be written, put no job back yet, so no test here has them.
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from runner import holds
 from runner.clock import now
+from runner.daemon.pages import Pages
 from runner.holds import PAUSED
+from runner.spool.disk.disk import Disk, Place
+from runner.spool.store.record import Record
+from runner.wire import Status
 from tests.daemon import columns
 from tests.daemon.columns import Column, Go, daemon_of, each, losses
 from tests.spool.conftest import SPEC, Spool
@@ -322,3 +328,58 @@ def test_a_keep_of_a_final_job_marks_it_as_kept(
     after = told.status("hero")
     changed = {key for key in after if after[key] != before.get(key)}
     assert changed <= {"revision", "updated_at", "kept"}
+
+
+def test_a_keep_that_comes_while_the_end_is_published_is_in_the_status(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the status of the end was worked out before the keep, and written after it."""
+    reached, go, true = threading.Event(), threading.Event(), Pages.of_job
+
+    def slow(self: Pages, record: Record, status: Status) -> tuple[str | None, str | None]:
+        made = true(self, record, status)
+        if record.is_final:
+            reached.set()
+            assert go.wait(60)
+        return made
+
+    monkeypatch.setattr(Pages, "of_job", slow)
+    told.start()
+    (told.home.inbox / "hero.keep").touch()
+    told.drop("hero.yaml")
+    ledger = daemon_of(told).ledger
+    told.until(lambda: reached.is_set() and ledger.get(1).kept)
+    go.set()
+    told.until(lambda: told.status("hero").get("kept"))
+    assert told.status("hero")["state"] == "succeeded"
+
+
+class Interfering(Disk):
+    """Calls a function when the folder of `hero-2` is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act: Callable[[], object] = lambda: None
+
+    def before(self, operation: str, path: Place, **details: Any) -> None:
+        if operation == "make_folder" and str(path).endswith("hero-2"):
+            self.act()
+
+
+@pytest.mark.parametrize("how", ["removed", "written again"])
+def test_a_retry_whose_file_changes_while_it_is_obeyed_makes_its_job_all_the_same(
+    told: Spool, how: str
+) -> None:
+    """Seen red: the job waited to be answered until the next start."""
+    disk = Interfering()
+    told.start(disk)
+    told.drop("hero.yaml")
+    told.end("hero")
+    file = told.home.inbox / "hero.retry"
+    disk.act = file.unlink if how == "removed" else lambda: file.write_text("x", encoding="utf-8")
+    file.touch()
+    assert told.end("hero-2")["state"] == "succeeded"
+    if how == "written again":
+        # Another request, which is obeyed too.
+        assert told.end("hero-3")["state"] == "succeeded"
+    told.gone("hero.retry")

@@ -7,7 +7,7 @@ from tests.spool.device import FlatColours
 
 
 def die(spool: Spool) -> None:
-    """End the daemon as a kill would: nothing is requeued and nothing more is written."""
+    """End the daemon as a kill would: nothing is requeued."""
     daemon = spool.daemon
     assert daemon is not None
     spool.until(lambda: not daemon.writer.waiting)

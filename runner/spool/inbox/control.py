@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from runner.clock import timestamp
@@ -90,11 +89,12 @@ class Controls:
 
     def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
         target = name[: name.rindex(".")]
+        identity = _identity(self._home.inbox / name)
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
             if moment - since >= _UNKNOWN_SECONDS and not (composing or target in self._specs):
-                self._remove(name)
+                self._remove(name, identity)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
@@ -104,8 +104,8 @@ class Controls:
         elif name.lower().endswith(KEEP_SUFFIX):
             self._keep(record)
         else:
-            self._retry(name, record)
-        self._remove(name)
+            self._retry(name, record, identity)
+        self._remove(name, identity)
         return True
 
     def awaits(self, *names: str) -> bool:
@@ -142,9 +142,8 @@ class Controls:
         self._ledger.keep(record.seq)
         self._outbox.write_status(record.seq, durable=True)
 
-    def _retry(self, name: str, record: Record) -> None:
+    def _retry(self, name: str, record: Record, identity: str) -> None:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
-        identity = _identity(self._home.inbox / name)
         again = self._ledger.with_identities([identity]).get(identity)
         may = record.state in _RETRIED and record.total and record.realised
         if again is None and not may:
@@ -161,38 +160,36 @@ class Controls:
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
         realised = reading_copies(record.realised, record.id, record.inputs)
-        again = replace(
-            record,
+        again = Record(
             seq=0,
             id=self._ids.free(record.id, first=2),
             state=State.QUEUED,
-            end_reason=None,
-            end_message=None,
-            inputs_missing=any(named_paths(realised)),
-            cancel_at=None,
             source_name=name,
-            realised=realised,
-            inputs={},
-            done=0,
-            failed=0,
-            skipped=0,
-            attempt=0,
-            version=1,
-            shown=0,
-            revision=1,
-            kept=False,
-            errors=[],
+            source_sha256=record.source_sha256,
+            source_bytes=record.source_bytes,
+            source_mtime_ns=record.source_mtime_ns,
+            suffix=record.suffix,
+            spec=record.spec,
             accepted_at=timestamp(),
-            started_at=None,
-            finished_at=None,
+            inputs_missing=any(named_paths(realised)),
+            kind=record.kind,
+            model=record.model,
+            priority=record.priority,
+            base_seed=record.base_seed,
+            total=record.total,
+            realised=realised,
+            warnings=record.warnings,
         )
         return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
 
-    def _remove(self, name: str) -> None:
-        """Remove a control file, durably before the ledger forgets that it was obeyed."""
+    def _remove(self, name: str, identity: str) -> None:
+        """Remove a control file that was obeyed, durably before the ledger forgets it.
+
+        One that another took the place of meanwhile stays: it asks again.
+        """
         self._unknown_since.pop(name, None)
-        identity = _identity(self._home.inbox / name)
-        self._disk.remove(self._home.inbox / name)
+        if _identity(self._home.inbox / name) == identity:
+            self._disk.remove(self._home.inbox / name)
         self._disk.sync_folder(self._home.inbox)
         self._ledger.answered([identity])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from runner.exit_codes import LAST_END
@@ -43,12 +42,16 @@ def recover(spool: Spool) -> None:
             reconcile_images(record, spool)
             _take_off_device(record, last, spool)
     # Only now: until here a start that is cut short too must know how the last run ended.
-    ledger.begin_run(version("fluxdrop"))
+    ledger.begin_run()
     for folder in (home.inbox, home.outbox, home.drops):
         _sweep(folder, spool)
     stale = []
     for record in ledger.queued():
         with faults.isolated(outbox.folder(record.id)):
+            if record.cancel_at is not None:
+                # An earlier version left it: it was cancelled while it ran, and then put back.
+                ledger.cancel(record.seq)
+                continue
             if not last.closed:
                 # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
@@ -87,10 +90,7 @@ def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
     """Charge what was in flight, unless the process was asked to stop, and requeue or end a job."""
     ledger = spool.ledger
     with ledger.transaction():
-        if last.stopping:
-            ledger.unclaim(record.seq)
-        else:
-            ledger.lost(record.seq, os.environ.get(LAST_END, "the process ended"))
+        ledger.lost(record.seq, os.environ.get(LAST_END, "the process ended"))
         dead_load = ledger.dead_load(record.seq)
         if dead_load is None or not ledger.end(record.seq, dead_load):
             ledger.put_back(record.seq, RUNNER_ENDED, after_death=not last.stopping)

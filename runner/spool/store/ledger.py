@@ -1,9 +1,9 @@
 """The ledger: the durable record of every job, one SQLite file private to the runner.
 
 A job exists from the commit that inserts it; what callers see in the outbox is written after that
-and can be written again from here. Only the moves below change a job, each under the lock and
-after a look at the state it starts from, so a cancel and a finish can never both win. Nothing here
-touches the inbox or the outbox.
+and can be written again from here. Only the moves below change a job. Those that change its state
+look at it first, under the lock, so a cancel and a finish can never both win. Nothing here touches
+the inbox or the outbox.
 
 Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill leaves the last
 commit intact, and the queue is ordered on disk, so memory does not grow with it.
@@ -45,11 +45,14 @@ class Ledger(Queries):
         """Close the file, and record that this run is over unless `clean` is False."""
         if clean:
             with contextlib.suppress(LedgerUnusable), self.transaction():
-                self._run("UPDATE run SET closed_at = ? WHERE n = (SELECT max(n) FROM run)", _at())
+                self._run(
+                    "UPDATE run SET closed_at = ? WHERE n = (SELECT max(n) FROM run)", timestamp()
+                )
         with self._lock:
             self._connection.close()
         if clean:
-            remove_copies(self._file, self._disk)
+            with contextlib.suppress(OSError):
+                remove_copies(self._file, self._disk)
 
     # -- from the inbox --------------------------------------------------------------------------
 
@@ -63,7 +66,7 @@ class Ledger(Queries):
             return int(self._rows(last)[0]["seq"])
 
     def insert(self, record: Record, composed: Iterable[tuple[Any, Any]] = ()) -> Record:
-        """Add a job of which nobody hears, with its prompts; a `seq` of 0 becomes the next one.
+        """Add a job without an event, with its prompts; a `seq` of 0 becomes the next one.
 
         The prompts of a `compose` are kept, for the pack is not read again for this job.
         """
@@ -110,17 +113,17 @@ class Ledger(Queries):
             if record.is_final:
                 return None
             if record.cancel_at is None:
-                self._set(seq, {"cancel_at": _at()})
+                self._set(seq, {"cancel_at": timestamp()})
             if record.state == State.QUEUED:
                 self.end(seq)
             return record.state
 
     def keep(self, seq: int) -> None:
-        """Mark a finished job, so that `clean` never removes it."""
+        """Mark a job, which must be final, so that `clean` never removes it."""
         self._change(seq, None, kept=1)
 
     def forget(self, seq: int) -> None:
-        """Remove a job with its images and prompts; events of it stay."""
+        """Remove a job, which must be final, with its images and prompts; events of it stay."""
         with self.transaction():
             for table in ("job", "image", "composed", "loss", "unanswered"):
                 self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
@@ -142,7 +145,7 @@ class Ledger(Queries):
                 {
                     "state": State.RUNNING,
                     "attempt": record.attempt + 1,
-                    "started_at": record.started_at or _at(),
+                    "started_at": record.started_at or timestamp(),
                     "put_back": None,
                     "put_back_message": None,
                 },
@@ -158,7 +161,8 @@ class Ledger(Queries):
             if self._row("SELECT 1 FROM job WHERE seq = ? AND cancel_at IS NOT NULL", seq):
                 return False
             rows = ((seq, number, model, slot, _STARTING) for number, model in images.items())
-            self._run_many("INSERT INTO in_flight VALUES (?, ?, ?, ?, ?)", rows)
+            query = "INSERT INTO in_flight VALUES (?, ?, (SELECT max(n) FROM run), ?, ?, ?)"
+            self._run_many(query, rows)
             return True
 
     def reached(self, seq: int, numbers: Iterable[int], phase: Phase, model: str) -> None:
@@ -199,18 +203,22 @@ class Ledger(Queries):
     def lost(self, seq: int, why: str) -> None:
         """Charge the images in flight of a job with the end of their process.
 
-        An image that was charged three times fails. A load is charged by itself, see `dead_load`,
-        and one of which nothing was heard is only remembered: the frameworks are imported then.
+        Nobody is charged if it was asked to stop. An image that was charged three times fails. A
+        load is charged by itself, see `dead_load`, and one of which nothing was heard is only
+        remembered: the frameworks are imported then.
         """
-        at = _at()
         with self.transaction():
-            for row in self._rows("SELECT * FROM in_flight WHERE seq = ?", seq):
+            query = (
+                "SELECT * FROM in_flight WHERE seq = ?"
+                " AND run NOT IN (SELECT n FROM run WHERE stop_at IS NOT NULL)"
+            )
+            for row in self._rows(query, seq):
                 number, phase = row["number"], row["phase"]
                 self._run(
                     "INSERT OR REPLACE INTO loss SELECT ?1, ?2,"
-                    " CASE ?5 WHEN 'starting' THEN 0 ELSE coalesce(max(attempt), 0) + 1 END,"
-                    " ?3, ?4, ?5, ?6, ?7 FROM loss WHERE seq = ?1 AND number = ?2",
-                    seq, number, row["model"], row["slot"], phase, why, at,
+                    " CASE ?6 WHEN 'starting' THEN 0 ELSE coalesce(max(attempt), 0) + 1 END,"
+                    " ?3, ?4, ?5, ?6, ?7, ?8 FROM loss WHERE seq = ?1 AND number = ?2",
+                    seq, number, row["run"], row["model"], row["slot"], phase, why, timestamp(),
                 )  # fmt: skip
                 query = (
                     "SELECT * FROM loss WHERE seq = ? AND number = ?"
@@ -228,8 +236,8 @@ class Ledger(Queries):
 
     def dead_load(self, seq: int) -> Hold | None:
         """Why a job must fail whose model ended the process three times in a row while loading."""
-        # Images that waited for one load have it at one time.
-        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, at"
+        # One death for all images that waited for the load.
+        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, run"
         rows = self._rows(query, seq)
         for model in dict.fromkeys(row["model"] for row in rows):
             losses = [row for row in rows if row["model"] == model]
@@ -258,7 +266,7 @@ class Ledger(Queries):
                 seq,
                 {
                     "state": State.QUEUED,
-                    "attempt": record.attempt - (not after_death),
+                    "attempt": record.attempt - (0 if after_death else 1),
                     "put_back": hold.reason,
                     "put_back_message": hold.message,
                 },
@@ -268,8 +276,8 @@ class Ledger(Queries):
     def end(self, seq: int, failure: Hold | None = None) -> bool:
         """End a job: cancelled if that was asked, failed if `failure` or an image says so.
 
-        Returns whether it is over: one whose images are not all over goes on. Every end is recorded
-        here, with its event.
+        Returns whether it is over: one whose images are not all over goes on. Every end of a job
+        that was queued is recorded here, with its event.
         """
         with self.transaction():
             record = self.get(seq)
@@ -294,7 +302,7 @@ class Ledger(Queries):
                     "end_reason": reason.reason,
                     "end_message": reason.message or None,
                     "inputs_missing": 0,
-                    "finished_at": _at(),
+                    "finished_at": timestamp(),
                 },
             )
             self._run("DELETE FROM loss WHERE seq = ?", seq)
@@ -362,20 +370,20 @@ class Ledger(Queries):
         }
         self._run(
             "INSERT INTO event (type, seq, id, version, at, body) VALUES ('ended', ?, ?, ?, ?, ?)",
-            record.seq, record.id, record.version, _at(), json.dumps(body),
+            record.seq, record.id, record.version, timestamp(), json.dumps(body),
         )  # fmt: skip
 
     # -- the runner ------------------------------------------------------------------------------
 
-    def begin_run(self, version: str) -> None:
+    def begin_run(self) -> None:
         """Record that a process has the ledger open now."""
         with self.transaction(durable=False):
-            self._run("INSERT INTO run (version, started_at) VALUES (?, ?)", version, _at())
+            self._run("INSERT INTO run (started_at) VALUES (?)", timestamp())
 
     def stopping(self) -> None:
         """Record that this process was asked to stop: nothing in flight is charged any more."""
         with self.transaction(durable=False):
-            self._run("UPDATE run SET stop_at = ? WHERE n = (SELECT max(n) FROM run)", _at())
+            self._run("UPDATE run SET stop_at = ? WHERE n = (SELECT max(n) FROM run)", timestamp())
 
     def mark_suspects(self, hashes: Iterable[str]) -> None:
         """Record the hashes of specs about to be parsed, of which one may end the process."""
@@ -435,7 +443,3 @@ class Ledger(Queries):
 
 def _evidence(losses: Sequence[sqlite3.Row]) -> str:
     return "; ".join(f"{row['slot']}, {row['phase']}: {row['why']}" for row in losses)
-
-
-def _at() -> str:
-    return timestamp()

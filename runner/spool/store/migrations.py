@@ -67,9 +67,9 @@ def _version(connection: sqlite3.Connection, file: Path) -> int:
     columns = [row[1] for row in connection.execute("PRAGMA table_info(job)")]
     if version > LATEST or (version == 0 and columns and columns != _COLUMNS_OF_1):
         raise LedgerNewer(
-            f"the ledger {file} was made by another version of fluxdrop (it is at {version}, this "
-            f"one knows {LATEST}): use that version, or move the file away, and it is made again "
-            "from the outbox"
+            f"the ledger {file} has tables that this version of fluxdrop does not know (schema "
+            f"{version}, known up to {LATEST}): use the version that made it, or move the file away, "
+            "and it is made again from the outbox"
         )
     return version
 

@@ -79,7 +79,10 @@ class Outbox:
     ) -> None:
         """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
         with self._lock:
-            records = [self._ledger.get(seq) for seq in progress]
+            # A job may have been forgotten meanwhile.
+            records = [record for seq in progress if (record := self._ledger.find(seq))]
+            if not records:
+                return
             for record in records:
                 self.make_folder(record)
             files: list[File] = [
@@ -173,18 +176,20 @@ class Outbox:
         for name in names:
             self._disk.remove(f"{folder}/{name}")
 
-    def publish_ends(self, ends: Sequence[tuple[Record, Status, str | None]]) -> None:
-        """Write the contact sheets, and then the final statuses, of jobs into their folders."""
+    def publish_ends(self, pages: Mapping[int, str | None]) -> None:
+        """Write the contact sheets, by `seq`, and then the statuses of ended jobs."""
         with self._lock:
             files: list[File] = []
-            for record, status, page in ends:
+            records = [self._ledger.get(seq) for seq in pages]
+            for record in records:
+                page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
                 self._disk.make_folder(folder)
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
-                files.append((f"{folder}/{_STATUS}", to_json(status)))
+                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             self._disk.replace_many(files)
-            self._ledger.published([record for record, _, _ in ends])
+            self._ledger.published(records)
 
     def publish_page(self, record: Record, html: str) -> None:
         """Write the job's contact sheet into its folder."""

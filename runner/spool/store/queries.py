@@ -56,6 +56,10 @@ class Queries(Database):
         """The record of one job."""
         return self._select("seq = ?", seq)[0]
 
+    def find(self, seq: int) -> Record | None:
+        """The record of one job, or None where it was forgotten."""
+        return _first(self._select("seq = ?", seq))
+
     def newest(self, job_id: str) -> Record | None:
         """The newest record of this id, whatever the case it is written in."""
         return self._newest("key = ?", key_of(job_id))
@@ -200,7 +204,8 @@ class Queries(Database):
     def events_for(self, listener: str, most: int) -> list[Event]:
         """The next events that a listener has not heard, up to the first not shown yet.
 
-        Nobody hears of an end before the job's status says so.
+        Nobody hears of an end before the job's status says so; one that cannot be written holds up
+        those after it.
         """
         query = (
             "SELECT n, type, event.id, body, coalesce(shown >= event.version, 1) AS stands"

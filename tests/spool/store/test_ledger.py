@@ -54,6 +54,7 @@ class Moves(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.file = self.root / "ledger.sqlite"
         self.ledger = Ledger(self.file, Disk())
+        self.ledger.begin_run()
         self.jobs: list[int] = []
         self.final: dict[int, Record] = {}
         self.losses: Counter[tuple[int, int]] = Counter()
@@ -182,10 +183,9 @@ class Moves(RuleBasedStateMachine):
         self.ledger = Ledger(self.file, Disk())
         for record in self.those(State.RUNNING):
             numbers, heard = self.in_flight(record.seq), self.in_flight(record.seq, heard=True)
-            if stopping:
-                self.ledger.unclaim(record.seq)
-            else:
-                self.ledger.lost(record.seq, "killed")
+            self.ledger.lost(record.seq, "killed")
+            assert not self.in_flight(record.seq)
+            if not stopping:
                 self.losses.update((record.seq, number) for number in heard)
                 assert self.ledger.suspect_images(record.seq).issuperset(
                     number for number in numbers if self.losses[record.seq, number] < MOST_LOSSES
@@ -198,6 +198,8 @@ class Moves(RuleBasedStateMachine):
                     assert (image["reason"], charges) == ("CrashLoop", MOST_LOSSES)
                     assert image["message"].count("gpu0, denoising: killed") == MOST_LOSSES
             self.ledger.put_back(record.seq, PAUSED, after_death=not stopping)
+        self.ledger.begin_run()
+        for record in self.those(State.QUEUED)[:1]:
             if self.ledger.begin(record.seq):
                 # As the runner does: the first image that is not over is the next.
                 numbers = [n for n in (1, 2, 3) if n not in self.ledger.images(record.seq)]
@@ -279,6 +281,7 @@ def test_three_dead_loads_of_one_model_in_a_row_fail_the_job_and_a_completed_one
     seq = running(ledger)
 
     def load(*, completes: bool) -> None:
+        ledger.begin_run()
         ledger.claim(seq, {1: MODEL}, "gpu0")
         ledger.reached(seq, [1], Phase.LOADING, MODEL)
         if completes:

@@ -52,7 +52,8 @@ CREATE TABLE unanswered (                       -- files of the inbox whose job 
   identity TEXT PRIMARY KEY, seq INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX unanswered_job ON unanswered (seq);
-INSERT INTO unanswered SELECT identity, seq FROM old_job WHERE identity IS NOT NULL;
+INSERT OR IGNORE INTO unanswered
+  SELECT identity, seq FROM old_job WHERE identity IS NOT NULL;
 DROP TABLE old_job;
 
 CREATE INDEX job_key ON job (key, seq);
@@ -61,11 +62,6 @@ CREATE INDEX job_state ON job (state, seq);
 CREATE INDEX job_turn ON job (priority DESC, seq) WHERE state = 'queued';
 CREATE INDEX job_inputs ON job (seq) WHERE inputs_missing = 1;
 CREATE INDEX job_behind ON job (seq) WHERE shown < version;
--- What was cancelled while it ran, and then left the device, ends here.
-UPDATE job SET state = 'cancelled', version = version + 1, end_reason = 'Cancelled',
-    end_message = 'cancelled by a file in the inbox', put_back = NULL, put_back_message = NULL,
-    inputs_missing = 0, finished_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-  WHERE state = 'queued' AND cancel_at IS NOT NULL;
 CREATE TRIGGER final_stays BEFORE UPDATE OF state ON job WHEN OLD.finished_at IS NOT NULL
   BEGIN SELECT RAISE(ABORT, 'a final state stays'); END;
 CREATE TRIGGER image_counted AFTER INSERT ON image BEGIN
@@ -78,19 +74,19 @@ CREATE TRIGGER image_uncounted AFTER DELETE ON image BEGIN
 END;
 
 CREATE TABLE in_flight (                        -- given to a slot and not answered
-  seq INTEGER, number INTEGER, model TEXT NOT NULL, slot TEXT NOT NULL, phase TEXT NOT NULL,
+  seq INTEGER, number INTEGER, run INTEGER,
+  model TEXT NOT NULL, slot TEXT NOT NULL, phase TEXT NOT NULL,
   PRIMARY KEY (seq, number)
 ) WITHOUT ROWID;
 CREATE TABLE loss (                             -- a process ended, or hung, with this in flight
-  seq INTEGER, number INTEGER, attempt INTEGER, model TEXT,
+  seq INTEGER, number INTEGER, attempt INTEGER, run INTEGER, model TEXT,
   slot TEXT NOT NULL, phase TEXT NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL,
   PRIMARY KEY (seq, number, attempt)
 ) WITHOUT ROWID;
 CREATE TABLE run (                              -- one life of the runner
-  n INTEGER PRIMARY KEY AUTOINCREMENT, version TEXT NOT NULL,
-  started_at TEXT NOT NULL, stop_at TEXT, closed_at TEXT
+  n INTEGER PRIMARY KEY AUTOINCREMENT, started_at TEXT NOT NULL, stop_at TEXT, closed_at TEXT
 );
-INSERT INTO run (version, started_at) SELECT '', '' FROM mark WHERE name = 'open';
+INSERT INTO run (started_at) SELECT '' FROM mark WHERE name = 'open';
 DROP TABLE mark;
 ALTER TABLE judging RENAME TO suspect;
 
