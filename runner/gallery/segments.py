@@ -68,9 +68,7 @@ class Segments:
     @property
     def length(self) -> int:
         """The number of lines, including removed and damaged ones."""
-        if not self._indexes:
-            return 0
-        return (len(self._indexes) - 1) * SEGMENT + self._indexes[-1].line_count
+        return sum(index.line_count for index in self._indexes)
 
     def refresh(self) -> None:
         """Read what other processes have added; cheap if they have added nothing."""

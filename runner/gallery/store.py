@@ -20,7 +20,7 @@ from tinydb.table import Document, Table
 
 from runner.gallery.index import Index
 from runner.gallery.segments import SEGMENT, Moved, Segments
-from runner.gallery.terms import facet
+from runner.gallery.terms import FACETS, facet
 
 FOLDER = "gallery"
 """The name of the index's folder in a home's private `data/`."""
@@ -29,7 +29,6 @@ Row = dict[str, Any]
 T = TypeVar("T")
 # Selects lines of a segment by its index, as bits: all that match, and maybe some that do not.
 Plan = Callable[[Index], int]
-_INDEXED = frozenset({"kind", "model", "pack", "seed", "job", "subject", "variable"})
 
 
 class Gallery(Segments):
@@ -167,7 +166,7 @@ def _plan(query: object) -> Plan:
         case ("or", frozenset() as parts):
             plans = [_plan(part) for part in parts]
             return lambda index: reduce(or_, (plan(index) for plan in plans), 0)
-        case ("==", (str() as field,), str() | int() as value) if field in _INDEXED:
+        case ("==", (str() as field,), str() | int() as value) if field in FACETS:
             term = facet(field, value)
             return lambda index: index.bits(term)
     return lambda index: -1

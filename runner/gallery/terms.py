@@ -17,7 +17,7 @@ from typing import Any
 EVERY_ROW = b"*"
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]|[^\W_{_UNSPACED}\U00020000-\U0003ffff]+")
-_FACETS = ("kind", "model", "pack", "seed", "job", "subject", "variable")
+FACETS = ("kind", "model", "pack", "seed", "job", "subject", "variable")
 
 
 def words(text: str) -> list[str]:
@@ -40,7 +40,7 @@ def terms_of(row: Mapping[str, Any]) -> Iterator[bytes]:
     yield EVERY_ROW
     for word in words(str(row.get("prompt") or "")):
         yield word_term(word)
-    for name in _FACETS:
+    for name in FACETS:
         if row.get(name) is not None:
             yield facet(name, row[name])
     for tag in row.get("tags") or ():
