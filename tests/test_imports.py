@@ -163,8 +163,8 @@ def test_a_dependency_is_imported_in_its_own_folder_only() -> None:
 def test_nothing_heavy_is_imported_at_the_top_of_a_file() -> None:
     wrong = []
     for file in FILES:
-        if _named(file).startswith(("runner/engine/tiny/", "runner/mcp_server/")):
-            continue  # the recipe and mcp; that nothing light loads them is test_startup's
+        if _named(file).startswith("runner/mcp_server/"):
+            continue  # mcp; that nothing light loads it is test_startup's
         for module, line in _imports(ast.Module(_at_import(_tree(file).body), [])):
             if module.partition(".")[0] in HEAVY:
                 wrong.append(f"{_named(file)}:{line}: {module}")

@@ -21,6 +21,7 @@ from runner.engine.gpu_thread import GpuThread, of_home
 from runner.engine.hub import library as hub
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import PipelineCache
+from runner.errors import OutOfMemory
 from runner.executor import Failed, Progressed, Rendered, StoppedEarly
 from runner.job import Phase
 from runner.settings import Home, Settings
@@ -205,8 +206,9 @@ def test_a_busy_foreign_or_closed_slot_takes_no_task(
         executor.start("gpu0", [task_of("text2img")])
     pipelines.gate.set()
     life(executor)
-    with pytest.raises(ValueError, match="not mine"):
-        executor.start("gpu1", [task_of("text2img")])
+    for slot in ("cpu", "gpu1"):
+        with pytest.raises(ValueError, match="not mine"):
+            executor.start(slot, [task_of("text2img")])
     executor.close()
     with pytest.raises(ValueError, match="closed"):
         executor.start("gpu0", [task_of("text2img")])
@@ -288,11 +290,14 @@ class Scripted:
         self.calls: list[list[ImageTask]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.progress = False
         self.one: Callable[[ImageTask], Rendered] = picture
         self.all: Callable[[list[ImageTask]], list[Rendered] | None] = lambda tasks: None
 
-    def render(self, task: ImageTask, sign: gpu.StopSign, on_event: object) -> Rendered:
+    def render(self, task: ImageTask, sign: gpu.StopSign, on_event: Any) -> Rendered:
         self.calls.append([task])
+        if self.progress:
+            on_event(Progressed("gpu0", task, Phase.LOADING))
         assert self.gate.wait(20)
         sign.check()
         return self.one(task)
@@ -355,6 +360,21 @@ def test_what_one_call_made_is_answered_in_order_and_not_made_again(
     assert busy == [False] * 3, "the slot is free before an answer can be read"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("too large"), OutOfMemory("no room")])
+def test_after_a_fault_in_the_one_call_each_is_made_alone_and_the_log_says_why(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    caplog: pytest.LogCaptureFixture, error: Exception,
+) -> None:  # fmt: skip
+    def fail(tasks: list[ImageTask]) -> None:
+        raise error
+
+    caplog.set_level("INFO")
+    renderer.all = fail
+    assert all_answers(executor_of(), tasks) == [picture(task) for task in tasks]
+    assert renderer.calls == [tasks, *([task] for task in tasks)]
+    assert "3 images could not be made at once" in caplog.text and str(error) in caplog.text
+
+
 def test_of_tasks_made_one_by_one_the_slot_is_free_before_the_last_answer_can_be_read(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
@@ -388,12 +408,21 @@ def test_a_stop_is_for_one_slot_and_for_all_of_its_tasks(
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor = executor_of()
-    for slot, answer in (("gpu1", Rendered), ("gpu0", StoppedEarly)):
+    for slot, answer in (("gpu1", Rendered), ("cpu", Rendered), ("gpu0", StoppedEarly)):
         renderer.gate.clear()
         executor.start("gpu0", tasks)
         executor.stop(slot)
         renderer.gate.set()
         assert [type(executor.events.get(timeout=20)) for _ in tasks] == [answer] * 3
+
+
+def test_a_stop_between_two_tasks_is_for_those_that_are_left(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
+) -> None:
+    executor = executor_of()
+    executor.events = Watched(lambda event: executor.stop("gpu0"))  # type: ignore[assignment]
+    answers = all_answers(executor, tasks)
+    assert [type(answer) for answer in answers] == [Rendered, StoppedEarly, StoppedEarly]
 
 
 @pytest.mark.parametrize(
@@ -432,6 +461,44 @@ def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thre
     executor.events.get(timeout=20)
     assert renderer.calls == [tasks[:1], [], []]
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_encoded_prompts_are_kept_on_disk_where_there_may_be_some(
+    size: int, data: Path, tmp_path: Path, task_of: TaskOf
+) -> None:
+    pipelines = PipelineCache(TwinLibrary(data), device="cpu")
+    settings = {"prompt_cache": size} if size else {}
+    executor = GpuThread(tmp_path, pipelines=pipelines, **settings)
+    assert isinstance(outcome(executor, task_of("text2img")), Rendered)
+    executor.close()
+    assert any(tmp_path.rglob("cache/embeddings/*")) == bool(size)
+
+
+def test_announced_prompts_are_remembered_and_the_libraries_imported_meanwhile(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    imported, expected, executor = threading.Event(), [], executor_of()
+    monkeypatch.setattr("runner.engine.gpu_thread.devices.frameworks", imported.set)
+    monkeypatch.setattr(executor._prompts, "expect", expected.append)
+    executor.prepare([])
+    executor.prepare(tasks)
+    assert imported.wait(20) and expected == [tasks]
+
+
+@pytest.mark.parametrize("suspect", [True, False])
+def test_what_may_end_the_process_is_waited_for_until_its_progress_is_recorded(
+    renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask],
+    monkeypatch: pytest.MonkeyPatch, suspect: bool,
+) -> None:  # fmt: skip
+    waited: list[float] = []
+    monkeypatch.setattr("runner.engine.gpu_thread.time.sleep", waited.append)
+    renderer.progress = True
+    executor = executor_of()
+    executor.start("gpu0", [replace(tasks[0], suspect=suspect)])
+    assert [type(event) for event in life(executor)] == [Progressed, Rendered]
+    assert waited == [0.02] * suspect
 
 
 def test_a_thread_works_as_its_homes_settings_say(

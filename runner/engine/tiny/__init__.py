@@ -1,9 +1,8 @@
 """The built-in model: a small FLUX that draws simple scenes of 64×64 pixels from a prompt.
 
-    vocabulary world captions edits           the words and scenes of its training
-    encoders vae transformer redux            its components and their training
-    folders                                   makes the folders that `from_pretrained` loads
+    folders      makes the folders that `from_pretrained` loads from weights/
+    vocabulary   the words that it knows
 
-The program uses only `folders` and `vocabulary`. Neither they nor this file may import torch,
-numpy, diffusers or transformers.
+tests/engine/tiny made the weights, and makes them again. Nothing here may import torch, numpy,
+diffusers or transformers.
 """

@@ -1,0 +1,1 @@
+"""The program that makes the built-in model's weights, and what measures them."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.tiny.render import coverage
 from runner.engine.tiny.vocabulary import SHAPES
-from runner.engine.tiny.world import PALETTE, RADIUS, SIDE, Scene, Thing
+from tests.engine.tiny.render import coverage
+from tests.engine.tiny.world import PALETTE, RADIUS, SIDE, Scene, Thing
 
 _FOREGROUND = 55.0  # least distance from the background's colour; 441 is from black to white
 _SAME_COLOUR = 70.0  # greatest distance from a colour of the palette

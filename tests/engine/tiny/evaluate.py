@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.tiny.captions import describe
-from runner.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
-from runner.engine.tiny.export import PIPELINES
 from runner.engine.tiny.folders import WEIGHTS, folder
-from runner.engine.tiny.render import arrange, as_image, as_levels, offsets, render
-from runner.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
+from tests.engine.tiny.captions import describe
 from tests.engine.tiny.classifier import Verdict, in_order, judge, read
+from tests.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
+from tests.engine.tiny.export import PIPELINES
+from tests.engine.tiny.render import arrange, as_image, as_levels, offsets, render
+from tests.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
 
 _MODEL = MODEL_REGISTRY["tiny"]
 STEPS = {kind: serving.steps for kind, serving in _MODEL.serves.items()}

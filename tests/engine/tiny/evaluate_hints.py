@@ -10,12 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.tiny.captions import describe, describe_thing
-from runner.engine.tiny.edges import canny_of, drawn, outlines
-from runner.engine.tiny.examples import CONTROL_JITTER, box
-from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
-from runner.engine.tiny.world import PLACES, RADIUS, SLOTS, Scene, draw_unseen_scene
+from tests.engine.tiny.captions import describe, describe_thing
 from tests.engine.tiny.classifier import in_order, judge, read, silhouette
+from tests.engine.tiny.edges import canny_of, drawn, outlines
 from tests.engine.tiny.evaluate import (
     Figures,
     Pipelines,
@@ -23,6 +20,9 @@ from tests.engine.tiny.evaluate import (
     rates,
     timed,
 )
+from tests.engine.tiny.examples import CONTROL_JITTER, box
+from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
+from tests.engine.tiny.world import PLACES, RADIUS, SLOTS, Scene, draw_unseen_scene
 
 Table = dict[str, dict[str, float]]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from runner.engine.tiny.edits import draw_edit
-from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
-from runner.engine.tiny.world import Scene, Thing, draw_scene
 from tests.engine.tiny.classifier import judge, read, silhouette
+from tests.engine.tiny.edits import draw_edit
 from tests.engine.tiny.evaluate import judge_edit
+from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, offsets, render
+from tests.engine.tiny.world import Scene, Thing, draw_scene
 
 ROW = Scene("white", (Thing("red", "circle", "large"), Thing("blue", "star", "small")), "row")
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from runner.engine.tiny.edges import canny_of, drawn, outlines
-from runner.engine.tiny.edits import Edit
-from runner.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
-from runner.engine.tiny.world import Scene, Thing
 from tests.engine.tiny.classifier import judge, read, silhouette
+from tests.engine.tiny.edges import canny_of, drawn, outlines
+from tests.engine.tiny.edits import Edit
 from tests.engine.tiny.evaluate import Pipelines, judge_edit
 from tests.engine.tiny.evaluate_hints import edge_overlap, hole_of
+from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
+from tests.engine.tiny.world import Scene, Thing
 
 Picture = Image.Image
 ENOUGH = 0.75

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from runner.engine.tiny.encoders import Reader, draw_sentence
 from runner.engine.tiny.folders import WEIGHTS
-from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer, capital_pairs
 from runner.engine.tiny.vocabulary import WORDS
+from tests.engine.tiny.encoders import Reader, draw_sentence
+from tests.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer, capital_pairs
 
 Pair = tuple[T5TokenizerFast, CLIPTokenizer]
 
@@ -58,7 +58,7 @@ def test_a_saved_tokenizer_reads_the_same(built: Pair, tmp_path: Path) -> None:
 
 def test_tokenizers_are_made_the_same_each_time() -> None:
     code = (
-        "from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer\n"
+        "from tests.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer\n"
         "for make in (build_t5_tokenizer, build_clip_tokenizer):\n"
         "    print(sorted(make().get_vocab().items()))"
     )

@@ -7,14 +7,14 @@ import pytest
 import torch
 from diffusers import FluxFillPipeline, FluxPipeline
 
-from runner.engine.tiny import training
-from runner.engine.tiny.edges import canny_of, draw_edges, outlines
-from runner.engine.tiny.encoders import Reader, build_clip, build_t5
-from runner.engine.tiny.loop import Optimizers, Progress, orthogonalised, schedule
-from runner.engine.tiny.render import arrange, masks_of, offsets, render
-from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from runner.engine.tiny.training import Frozen, Pool, train_transformer
-from runner.engine.tiny.transformer import (
+from tests.engine.tiny import training
+from tests.engine.tiny.edges import canny_of, draw_edges, outlines
+from tests.engine.tiny.encoders import Reader, build_clip, build_t5
+from tests.engine.tiny.loop import Optimizers, Progress, orthogonalised, schedule
+from tests.engine.tiny.render import arrange, masks_of, offsets, render
+from tests.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+from tests.engine.tiny.training import Frozen, Pool, train_transformer
+from tests.engine.tiny.transformer import (
     IN_CHANNELS,
     build_transformer,
     image_ids,
@@ -22,8 +22,8 @@ from runner.engine.tiny.transformer import (
     pack_mask,
     widened,
 )
-from runner.engine.tiny.vae import build_vae
-from runner.engine.tiny.world import draw_scene
+from tests.engine.tiny.vae import build_vae
+from tests.engine.tiny.world import draw_scene
 
 
 @pytest.fixture(scope="module")

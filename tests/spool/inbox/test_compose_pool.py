@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.compose_pool import PendingDrop, may_compose
+from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
 from runner.spool.inbox.compose_process import ComposeProcess
-from runner.spool.inbox.settle import Drop
+from runner.spool.inbox.settle import Drop, drop_at
 from tests.spool.composing import LARGE, SMALL, write_many
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
@@ -93,6 +93,20 @@ def test_while_ten_thousand_prompts_are_planned_other_drops_are_accepted_and_run
     assert packed.receipt("big.yaml")["outcome"] == "accepted"
     assert not {job for job, _ in packed.device.started} - {"plain", "small"}
     packed.until(lambda: not planners())
+
+
+def test_two_specs_are_planned_at_once_and_the_third_has_its_turn_after_them(
+    packed: Spool, held: Held
+) -> None:
+    for name in ("a.yaml", "b.yaml", "c.yaml"):
+        start_planning(packed, name, SMALL)
+    packed.until(lambda: sorted(held.asked) == ["a.yaml", "b.yaml"])
+    assert sum(thread.name == "composing" for thread in threading.enumerate()) == 2
+    held.free.set()
+    assert [status["state"] for status in packed.over("a", "b", "c")] == ["succeeded"] * 3
+    packed.until(lambda: not planners())
+    packed.drop("d.yaml", SMALL)
+    assert packed.end("d")["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("name", ["big.yaml", "big"])
@@ -242,3 +256,20 @@ def test_a_drain_ends_with_the_plan_it_waited_for(tmp_path: Path) -> None:
 )
 def test_only_a_spec_that_has_the_key_may_compose(text: str, may: bool) -> None:
     assert may_compose(Drop("x.yaml", text.encode(), ())) == may
+
+
+@pytest.mark.parametrize("change", [Path.unlink, Path.touch])
+def test_a_drop_is_forgotten_when_its_file_is_gone_or_has_changed(
+    packed: Spool, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr("runner.spool.inbox.compose_pool._MOST_PROCESSES", 0)
+    assert packed.daemon is not None
+    pool = ComposePool(packed.home, packed.daemon.intake._catalogue, threading.Event())
+    file = packed.home.inbox / ".tmp" / "x.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(SMALL, encoding="utf-8")
+    pending = PendingDrop(drop_at(file, "x.yaml"), Assessment(), 1)
+    pool.begin(pending)
+    assert pool.find(file) is pending and len(pool) == 1
+    change(file)
+    assert pool.find(file) is None and len(pool) == 0 and pending.given_up

@@ -20,7 +20,7 @@ from tests.spool.conftest import Spool
 def test_a_planner_that_dies_is_asked_again_and_costs_its_spec_only_the_second_time(
     packed: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deaths = {"once.yaml": 1, "often.yaml": 9}
+    deaths = {"once.yaml": 1, "often.yaml": 2}
     asked = ComposeProcess.assess
 
     def deadly(planner: ComposeProcess, drop: Drop, *rest: Any) -> Assessment:
@@ -99,6 +99,8 @@ def test_a_planner_answers_once_and_is_gone_with_its_with(packed: Spool) -> None
         drop = Drop("small.yaml", SMALL.encode(), ())
         verdict = planner.assess(drop, packed.home, intake._catalogue)
         assert (verdict.reason, verdict.total, len(verdict.composed)) == (None, 2, 2)
+        if sys.platform != "win32":
+            assert process.nice() == min(psutil.Process().nice() + 10, 19), "others go first"
         planner.kill()
         with pytest.raises(ComposeProcessDied):
             planner.assess(drop, packed.home, intake._catalogue)

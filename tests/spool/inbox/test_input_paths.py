@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,6 +38,10 @@ def test_every_image_of_a_spec_is_named_with_the_path_of_its_field() -> None:
     spec = {"image": ["a.png", {"path": "b.png", "weight": 0.5}], "mask": "m.png", "prompt": "x"}
     named = [("image.0", "a.png"), ("image.1.path", "b.png"), ("mask", "m.png")]
     assert list(named_paths(spec)) == named
+    # What an earlier check found wrong names none.
+    assert list(named_paths({"image": [5, None, {}, {"path": 3}, "a.png"], "mask": 7})) == [
+        ("image.4", "a.png")
+    ]
 
 
 def test_the_same_fields_read_the_copies() -> None:
@@ -109,6 +112,7 @@ def test_links_may_lead_into_any_allowed_root_and_nowhere_else(home: Home) -> No
         ("outbox/x.png", None, True),
         ("inbox/hero/x.png", None, False),
         ("outboxes/x.png", None, False),
+        ("pictures/hero/x.png", None, False),
     ],
 )
 def test_a_picture_of_a_jobs_folder_is_made_by_that_job(
@@ -159,12 +163,14 @@ def test_an_image_that_is_missing_empty_or_being_written_is_waited_for(
         with place.open("ab"):
             assert take(place, home) is None
 
-    def write(handle: int) -> Any:
-        place.write_bytes(b"more of it")
+    for data in (b"more of it", b"less"):
 
-    with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.inbox.inputs.has_writer", write)
-        assert take(place, home) is None
+        def write(handle: int, data: bytes = data) -> None:
+            place.write_bytes(data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("runner.spool.inbox.inputs.has_writer", write)
+            assert take(place, home) is None
     place.write_bytes(b"")
     assert take(place, home) is None
 
@@ -172,7 +178,7 @@ def test_an_image_that_is_missing_empty_or_being_written_is_waited_for(
 def test_what_is_no_file_or_is_too_large_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputBad, match="hero cannot be read as a file"):
+    with pytest.raises(InputBad, match="hero cannot be read as a file: not a regular"):
         take(home.outbox / "hero", home)
     with (home.inbox / "x.png").open("wb") as file:
         file.truncate(256 * 2**20 + 1)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -123,15 +123,13 @@ def test_all_of_them_in_one_batch_cost_the_others_nothing(idle_spool: Spool) -> 
 def test_a_file_that_cannot_be_read_is_refused_and_the_good_one_is_made(
     idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = os.read
-
-    def failing(handle: int, most: int) -> bytes:
+    def failing(handle: int, mode: str, **how: bool) -> BinaryIO:
         if path_of(handle) == spool.home.inbox / "cloud.yaml":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(handle, most)
+        return cast(BinaryIO, open(handle, mode, **how))
 
     spool = idle_spool
-    monkeypatch.setattr(os, "read", failing)
+    monkeypatch.setattr("runner.spool.inbox.settle.open", failing, raising=False)
     write(b"cloud.yaml")(spool)
     spool.start()
     spool.drop("good.yaml")

@@ -13,13 +13,13 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from runner.engine.tiny.encoders import Reader, train_encoders
-from runner.engine.tiny.export import export, halved
-from runner.engine.tiny.redux import Eye, build_processor, train_eye
-from runner.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from runner.engine.tiny.training import Frozen, train_transformer
-from runner.engine.tiny.transformer import build_transformer, widened
-from runner.engine.tiny.vae import train_decoder, train_vae
+from tests.engine.tiny.encoders import Reader, train_encoders
+from tests.engine.tiny.export import export, halved
+from tests.engine.tiny.redux import Eye, build_processor, train_eye
+from tests.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+from tests.engine.tiny.training import Frozen, train_transformer
+from tests.engine.tiny.transformer import build_transformer, widened
+from tests.engine.tiny.vae import train_decoder, train_vae
 
 STEPS = {
     "encoders": 1605,

@@ -22,7 +22,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from runner.engine.tiny.captions import (
+from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
+from tests.engine.tiny.captions import (
     NOTHING,
     Meaning,
     Sentence,
@@ -30,11 +31,10 @@ from runner.engine.tiny.captions import (
     describe_plainly,
     describe_thing,
 )
-from runner.engine.tiny.edits import draw_edit, instruct
-from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
-from runner.engine.tiny.tokenizers import CLIP_LENGTH, T5_LENGTH, capital_pairs
-from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
-from runner.engine.tiny.world import SLOTS, draw_seen_scene
+from tests.engine.tiny.edits import draw_edit, instruct
+from tests.engine.tiny.loop import Optimizers, Progress, quick, schedule
+from tests.engine.tiny.tokenizers import CLIP_LENGTH, T5_LENGTH, capital_pairs
+from tests.engine.tiny.world import SLOTS, draw_seen_scene
 
 WIDTH = 128
 _KINDS: tuple[str, ...] = ("", "colour", "shape", "size", "background", "place")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from runner.engine.pictures.canny import canny
-from runner.engine.tiny.render import as_image, as_picture
+from tests.engine.tiny.render import as_image, as_picture
 
 
 def _neighbours(mask: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.engine.tiny.captions import Sentence, describe, describe_thing
-from runner.engine.tiny.edges import draw_edges
-from runner.engine.tiny.edits import draw_edit, instruct
-from runner.engine.tiny.render import arrange, masks_of, offsets, render
-from runner.engine.tiny.world import PLACES, RADIUS, SIDE, SLOTS, Scene, draw_seen_scene
+from tests.engine.tiny.captions import Sentence, describe, describe_thing
+from tests.engine.tiny.edges import draw_edges
+from tests.engine.tiny.edits import draw_edit, instruct
+from tests.engine.tiny.render import arrange, masks_of, offsets, render
+from tests.engine.tiny.world import PLACES, RADIUS, SIDE, SLOTS, Scene, draw_seen_scene
 
 Ask = Callable[[random.Random], Sentence]
 """Draws one of the prompts for a picture."""

@@ -8,9 +8,9 @@ import random
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from runner.engine.tiny.captions import Meaning, Sentence, article
 from runner.engine.tiny.vocabulary import COLOURS, SHAPES
-from runner.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_held_out
+from tests.engine.tiny.captions import Meaning, Sentence, article
+from tests.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_held_out
 
 EditKind = Literal["colour", "shape", "background"]
 EDIT_KINDS: tuple[EditKind, ...] = ("colour", "shape", "background")

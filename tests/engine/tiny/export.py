@@ -21,8 +21,8 @@ from diffusers import (
 from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
 
 from runner.engine.tiny.folders import stored_as
-from runner.engine.tiny.redux import Eye
-from runner.engine.tiny.training import Frozen
+from tests.engine.tiny.redux import Eye
+from tests.engine.tiny.training import Frozen
 
 Part = TypeVar("Part", bound=torch.nn.Module)
 

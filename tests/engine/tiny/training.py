@@ -13,14 +13,14 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from runner.engine.tiny.captions import Sentence, describe_plainly
-from runner.engine.tiny.encoders import Reader
-from runner.engine.tiny.examples import DRAW, Ask, Examples
-from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
-from runner.engine.tiny.render import arrange, offsets, render
-from runner.engine.tiny.tokenizers import T5_LENGTH
-from runner.engine.tiny.transformer import encode, flow_loss, pack_mask
-from runner.engine.tiny.world import draw_seen_scene
+from tests.engine.tiny.captions import Sentence, describe_plainly
+from tests.engine.tiny.encoders import Reader
+from tests.engine.tiny.examples import DRAW, Ask, Examples
+from tests.engine.tiny.loop import Optimizers, Progress, quick, schedule
+from tests.engine.tiny.render import arrange, offsets, render
+from tests.engine.tiny.tokenizers import T5_LENGTH
+from tests.engine.tiny.transformer import encode, flow_loss, pack_mask
+from tests.engine.tiny.world import draw_seen_scene
 
 BATCH = 64
 POOL = 4096

@@ -1,4 +1,4 @@
-"""Trains the built-in model from scratch: `python -m runner.engine.tiny --out weights`.
+"""Trains the built-in model from scratch: `python -m tests.engine.tiny --out weights`.
 
 Stages run one after another; run again, the command continues from their checkpoints. `--only`
 runs one stage, so that two processes can share two cores.
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from runner.engine.tiny.recipe import STAGES, STEPS, Recipe
+from tests.engine.tiny.recipe import STAGES, STEPS, Recipe
 
 
 def main(argv: list[str]) -> int:
     """Run all stages, or one of them."""
-    parser = argparse.ArgumentParser(prog="python -m runner.engine.tiny", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.engine.tiny", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished weights")
     parser.add_argument(
         "--work", type=Path, help="folder for checkpoints (default: OUT/../tiny-work)"

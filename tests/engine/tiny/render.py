@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from runner.engine.tiny.vocabulary import SHAPES
-from runner.engine.tiny.world import JITTER, PALETTE, PLACES, RADIUS, SIDE, Scene
+from tests.engine.tiny.world import JITTER, PALETTE, PLACES, RADIUS, SIDE, Scene
 
 _TEMPLATE_SIDE = 256
 _TEMPLATE_REACH = 2.0  # a template covers -2..2 radii

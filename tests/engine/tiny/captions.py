@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runner.engine.tiny.vocabulary import ANY_SHAPE, SIZE_WORDS
-from runner.engine.tiny.world import SLOTS, Scene, Thing, default_background
+from tests.engine.tiny.world import SLOTS, Scene, Thing, default_background
 
 
 class Meaning(NamedTuple):

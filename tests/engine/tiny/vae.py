@@ -12,11 +12,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from runner.engine.tiny.edges import draw_edges
-from runner.engine.tiny.loop import Optimizers, Progress, schedule
-from runner.engine.tiny.render import Drawing, arrange, masks_of, offsets, render, rgb
 from runner.engine.tiny.vocabulary import COLOURS, SHAPES
-from runner.engine.tiny.world import SIDE, draw_scene
+from tests.engine.tiny.edges import draw_edges
+from tests.engine.tiny.loop import Optimizers, Progress, schedule
+from tests.engine.tiny.render import Drawing, arrange, masks_of, offsets, render, rgb
+from tests.engine.tiny.world import SIDE, draw_scene
 
 _CROWD = 6  # things in a crowded scene
 

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.tiny.encoders import WIDTH
-from runner.engine.tiny.loop import quick
+from tests.engine.tiny.encoders import WIDTH
+from tests.engine.tiny.loop import quick
 
 CHANNELS = 64  # 16 latent channels × 2×2
 TOKENS = 16  # a 4×4 grid of 16-pixel patches

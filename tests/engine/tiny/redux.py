@@ -12,12 +12,12 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from torch import Tensor, nn
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
-from runner.engine.tiny.captions import describe_plainly
-from runner.engine.tiny.encoders import WIDTH
-from runner.engine.tiny.loop import Optimizers, Progress, quick, schedule
-from runner.engine.tiny.render import arrange, offsets, render
-from runner.engine.tiny.training import PICTURE_TOKENS, Frozen
-from runner.engine.tiny.world import SIDE, Scene, draw_seen_scene
+from tests.engine.tiny.captions import describe_plainly
+from tests.engine.tiny.encoders import WIDTH
+from tests.engine.tiny.loop import Optimizers, Progress, quick, schedule
+from tests.engine.tiny.render import arrange, offsets, render
+from tests.engine.tiny.training import PICTURE_TOKENS, Frozen
+from tests.engine.tiny.world import SIDE, Scene, draw_seen_scene
 
 _BATCH = 48
 
