@@ -1,7 +1,8 @@
 """A night of kills: real runners killed at random moments, and whether every job is there at last.
 
 The kills fall once a runner has started: in the import of the frameworks, in the built-in model's
-images and in the writing of them. No image is in flight at three of them but by a rare chance, so no job fails.
+images and in the writing of them. No image is in flight at three of them but by a rare chance, so
+no job fails.
 """
 
 from __future__ import annotations

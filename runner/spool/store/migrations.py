@@ -68,8 +68,8 @@ def _version(connection: sqlite3.Connection, file: Path) -> int:
     if version > LATEST or (version == 0 and columns and columns != _COLUMNS_OF_1):
         raise LedgerNewer(
             f"the ledger {file} has tables that this version of fluxdrop does not know (schema "
-            f"{version}, known up to {LATEST}): use the version that made it, or move the file away, "
-            "and it is made again from the outbox"
+            f"{version}, known up to {LATEST}): use the version that made it, or move the file "
+            "away, and it is made again from the outbox"
         )
     return version
 
