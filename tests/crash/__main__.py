@@ -78,6 +78,8 @@ def _try(asked: tuple[Path, Point]) -> tuple[str, list[str]]:
     folder.mkdir()
     try:
         return point.name, point.faults(folder)
+    except Exception as error:  # noqa: BLE001 it is one more thing that is wrong after this point
+        return point.name, [f"wrong: {type(error).__name__}: {error}"]
     finally:
         shutil.rmtree(folder)
 

@@ -93,7 +93,7 @@ class Disk:
                         self._sync_names(files, one_sync=one_sync)
                     if path not in in_place:
                         self.rename(written[number], path)
-            except OSError:
+            except (OSError, DiskFull):
                 for file in written:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(file)
@@ -179,15 +179,19 @@ class Disk:
         return True
 
     def sync_folder(self, folder: Place) -> None:
-        """Put the names in a folder on the disk, which Windows does by itself."""
+        """Put the names in a folder on the disk, which Windows does by itself.
+
+        Raises DiskFull when there is no room, OSError otherwise.
+        """
         if os.name == "nt":
             return
-        self.before("sync_folder", folder)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with _disk_full_explained(folder):
+            self.before("sync_folder", folder)
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def commit(self, connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:
         """Commit a transaction of the ledger; `durable` says whether SQLite syncs it."""
@@ -195,14 +199,18 @@ class Disk:
         connection.commit()
 
     def copy_database(self, connection: sqlite3.Connection, path: Path) -> None:
-        """Replace a file by a copy of the database of a connection, durably."""
+        """Replace a file by a copy of the database of a connection, durably.
+
+        Raises DiskFull when there is no room, OSError or sqlite3.Error otherwise.
+        """
         self.before("copy", path)
         aside = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-        aside.unlink(missing_ok=True)
-        connection.execute("VACUUM INTO ?", (str(aside),))
-        with open(aside, "rb+") as copy:
-            os.fsync(copy.fileno())
-        self.rename(aside, path)
+        with _disk_full_explained(path.parent):
+            aside.unlink(missing_ok=True)
+            connection.execute("VACUUM INTO ?", (str(aside),))
+            with open(aside, "rb+") as copy:
+                os.fsync(copy.fileno())
+            self.rename(aside, path)
 
 
 def concerns_all(error: Exception) -> bool:

@@ -17,7 +17,7 @@ class Record:
     """One job in the ledger; a column for each fact, see schema/.
 
     `realised` is the validated spec, and `inputs` maps the paths it names to the copies' file
-    names. What holds the job back are independent facts; `held` says which of them a status shows.
+    names. What holds the job back are independent facts; `why` says which of them a status shows.
     """
 
     seq: int
