@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
 
 # An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
+_BAD = ("failed", "rejected", "cancelled")
 _RECEIPT_SECONDS = 15.0
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -62,7 +63,8 @@ def run_submit(options: argparse.Namespace) -> int:
 def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> int:
     """Print the id of each drop's job, or the drop's name where no runner has taken it.
 
-    With `options.wait` the jobs are waited for. 1 where a job failed, was rejected or cancelled.
+    1 where a drop was rejected. With `options.wait` the jobs are waited for, and 1 also where one
+    failed or was cancelled.
     """
     if client.runner_health(home) is None:
         print_answer(options, {"jobs": [], "drops": drops}, *drops)
@@ -78,11 +80,13 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
         statuses = [client.wait_until_over(home, job, None, check) for job in jobs]
     else:
         statuses = [client.status(home, job) for job in jobs]
-    lines = [job_line(s) if options.wait or _is_bad(s) else s["id"] for s in statuses]
+    bad = [s["state"] in (_BAD if options.wait else ("rejected",)) for s in statuses]
+    pairs = zip(statuses, bad, strict=True)
+    lines = [job_line(s) if options.wait or is_bad else s["id"] for s, is_bad in pairs]
     print_answer(options, {"jobs": jobs} | ({"drops": late} if late else {}), *lines)
     for name in () if options.json else late:
         print_message(f"{name} is in the inbox and not yet taken")
-    return 1 if any(_is_bad(status) for status in statuses) else 0
+    return 1 if any(bad) else 0
 
 
 def _require_runner(home: Home) -> None:
@@ -90,10 +94,6 @@ def _require_runner(home: Home) -> None:
         raise RunnerNeeded(
             "the runner has stopped; what was submitted waits for the next `fluxdrop run`"
         )
-
-
-def _is_bad(status: dict[str, Any]) -> bool:
-    return status["state"] in ("failed", "rejected", "cancelled")
 
 
 def run_check(options: argparse.Namespace) -> int:

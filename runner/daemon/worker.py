@@ -61,6 +61,7 @@ class Worker:
         self._builder = TaskBuilder(spool.home)
         self._lookahead = Lookahead(spool.ledger, self._builder, executor)
         self._jobs: dict[str, ActiveJob] = {}
+        self._warm = False
         self.stopping = False
         self._log_once = LogOnce("beginning the next job")
         self.hold: Hold | None = None
@@ -166,8 +167,9 @@ class Worker:
         job = self._jobs.get(event.slot)
         if job is not None and job.in_flight:
             job.heard_at = monotonic()
-            # Where nothing has gone wrong, its beginning and its loads are enough.
-            telling = job.record.attempt > 1 or job.phase is None
+            # Where nothing has gone wrong, the first sign of life and the loads are enough.
+            telling = job.record.attempt > 1 or not self._warm
+            self._warm = True
             if event.phase != job.phase and (telling or Phase.LOADING in (event.phase, job.phase)):
                 # A disk without room must not stop the image: a kill is charged to nobody then.
                 with suppress(LedgerUnusable):
@@ -250,7 +252,9 @@ class Worker:
             return False
         models = {number: image.task.model for number, image in batch.items()}
         try:
-            job.cancelled |= not self._ledger.claim(job.record.seq, models, slot.name)
+            job.cancelled |= not self._ledger.claim(
+                job.record.seq, models, slot.name, warm=self._warm
+            )
         except LedgerUnusable:
             job.numbers.extendleft(reversed(batch))
             raise

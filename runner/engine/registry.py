@@ -57,15 +57,17 @@ def problems(
     """All that the model of this spec cannot do, each found once; empty where it can do it all."""
     matrix = spec.get("matrix")
     varied = {
-        name: values
+        name: list(enumerate(values))
         for name, values in (matrix.items() if isinstance(matrix, Mapping) else ())
         if name not in _ANY_VALUE and isinstance(values, Sequence) and not isinstance(values, str)
     }
     findings: dict[Finding, None] = {}
-    for values in itertools.islice(itertools.product(*varied.values()), _MOST):
-        single = {**spec, **dict(zip(varied, values, strict=True))}
+    for chosen in itertools.islice(itertools.product(*varied.values()), _MOST):
+        values = dict(zip(varied, chosen, strict=True))
+        single = {**spec, **{name: value for name, (_, value) in values.items()}}
         for path, message in _spec_problems(single, models, defaults):
-            findings[f"matrix.{path}" if path in varied else path, message] = None
+            place = f"matrix.{path}.{values[path][0]}" if path in values else path
+            findings[place, message] = None
     return list(findings)
 
 

@@ -414,11 +414,11 @@ def test_images_that_cannot_be_recorded_as_in_flight_are_made_when_they_can(
     ledger = daemon_of(told).ledger
     true, refused = ledger.claim, []
 
-    def claim(seq: int, images: Mapping[int, str], slot: str) -> bool:
+    def claim(seq: int, images: Mapping[int, str], slot: str, *, warm: bool) -> bool:
         if len(refused) < 2:
             refused.append(seq)
             raise LedgerUnusable("no room")
-        return true(seq, images, slot)
+        return true(seq, images, slot, warm=warm)
 
     monkeypatch.setattr(ledger, "claim", claim)
     told.drop("hero.yaml", BULK)

@@ -177,7 +177,7 @@ def test_a_variation_without_words_is_asked_for_in_the_models_own() -> None:
 def test_every_value_of_a_matrix_is_looked_at() -> None:
     matrix = {"model": ["tiny", "dev", "nope"], "width": [64, 128], "prompt": ["a", "b"]}
     found = problems({"kind": "text2img", "matrix": matrix})
-    assert [path for path, _ in found] == ["matrix.width", "matrix.model"]
+    assert [path for path, _ in found] == ["matrix.width.1", "matrix.model.2"]
 
 
 def test_a_task_has_every_default_filled_in() -> None:

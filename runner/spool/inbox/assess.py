@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_WARNED = 200
+_MOST_PROBLEMS = 100
 _SIDES = ("width", "height")
 
 
@@ -364,6 +365,9 @@ def _refusal(errors: Sequence[SpecInvalid], value: Any) -> Assessment:
     value = value if isinstance(value, dict) else {}
     problems = sorted(problem for error in errors for problem in error.problems)
     first = SpecInvalid(errors[0].reason, errors[0].problems, of=len(problems))
+    if len(problems) > _MOST_PROBLEMS:
+        more = Problem(0, 0, "", f"and {len(problems) - _MOST_PROBLEMS} more problems")
+        problems = [*problems[:_MOST_PROBLEMS], more]
     return Assessment(
         reason=first.reason,
         message=f"{first}: mend the spec and drop it again",

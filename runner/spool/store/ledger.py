@@ -32,8 +32,8 @@ MOST_LOSSES = 3
 
 CANCELLED = "cancelled by a file in the inbox"
 _UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
-# In flight, and nothing heard of it yet.
-_STARTING = "starting"
+# In flight, and nothing heard of it yet: in a process that made images before, and in a new one.
+_BEGUN, _STARTING = "begun", "starting"
 _EVENTS_KEPT_SECONDS = 86_400.0
 _INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
 
@@ -152,15 +152,17 @@ class Ledger(Queries):
             )
             return self.get(seq)
 
-    def claim(self, seq: int, images: Mapping[int, str], slot: str) -> bool:
+    def claim(self, seq: int, images: Mapping[int, str], slot: str, *, warm: bool = True) -> bool:
         """Record images, by number with their models, as given to a slot; False if cancelled.
 
-        It comes before the device is asked, so that a kill is charged to the right image.
+        It comes before the device is asked, so that a kill is charged to the right image: in a
+        `warm` process at once, else from the first that is heard of it.
         """
         with self.transaction(durable=False):
             if self._row("SELECT 1 FROM job WHERE seq = ? AND cancel_at IS NOT NULL", seq):
                 return False
-            rows = ((seq, number, model, slot, _STARTING) for number, model in images.items())
+            phase = _BEGUN if warm else _STARTING
+            rows = ((seq, number, model, slot, phase) for number, model in images.items())
             query = "INSERT INTO in_flight VALUES (?, ?, (SELECT max(n) FROM run), ?, ?, ?)"
             self._run_many(query, rows)
             return True
@@ -210,7 +212,7 @@ class Ledger(Queries):
         with self.transaction():
             query = (
                 "SELECT * FROM in_flight WHERE seq = ?"
-                " AND run NOT IN (SELECT n FROM run WHERE stop_at IS NOT NULL)"
+                " AND run NOT IN (SELECT n FROM run WHERE coalesce(stop_at, closed_at) IS NOT NULL)"
             )
             for row in self._rows(query, seq):
                 number, phase = row["number"], row["phase"]

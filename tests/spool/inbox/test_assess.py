@@ -157,7 +157,7 @@ FAULTS: dict[str, Fault] = {
                             needs="matrix", model="tinny"),
     "model of another kind": _fault("model", "schnell cannot do fill", "fill", needs="kind",
                                     model="schnell"),
-    "unknown model of matrix": _fault("matrix.model", "did you mean 'klein'?", "klein",
+    "unknown model of matrix": _fault("matrix.model[1]", "did you mean 'klein'?", "klein",
                                       needs="kind", matrix={"model": ["tiny", "klien"]}),
     "size": _fault("width", "tiny makes only 64×64", *_TINY, needs=f"{MODEL} height", width=128),
     "no guidance": _fault("guidance", "klein has no guidance", "klein", needs=MODEL, guidance=3),
@@ -466,3 +466,13 @@ def test_the_front_ends_say_word_for_word_what_a_drop_is_answered(
     if "compose" in spec:
         said = planned(spool, capsys, spec)
         assert [e["message"] for e in status["errors"] if e["message"] not in said] == []
+
+
+def test_of_thousands_of_problems_a_hundred_are_told_and_how_many_more_there_are(
+    ask: Asker,
+) -> None:
+    """Seen red: each of 5,000 unknown models was told, in a status of a megabyte."""
+    models = [f"q{n}" for n in range(5000)]
+    found = ask({"kind": "text2img", "prompt": "a", "matrix": {"model": models}})
+    assert len(found.problems) == 101
+    assert re.fullmatch(r"and \d+ more problems", found.problems[-1].message)

@@ -124,7 +124,7 @@ class Moves(RuleBasedStateMachine):
         record = chosen(self.those(State.RUNNING), n)
         taken = {*self.ledger.images(record.seq), *self.in_flight(record.seq)}
         for number in [number for number in (1, 2, 3) if number not in taken][:1]:
-            claimed = self.ledger.claim(record.seq, {number: MODEL}, "gpu0")
+            claimed = self.ledger.claim(record.seq, {number: MODEL}, "gpu0", warm=False)
             assert claimed == (record.cancel_at is None)
             if claimed and phase:
                 self.ledger.published([record], {record.seq: (number, phase)})
@@ -204,7 +204,7 @@ class Moves(RuleBasedStateMachine):
                 # As the runner does: the first image that is not over is the next.
                 numbers = [n for n in (1, 2, 3) if n not in self.ledger.images(record.seq)]
                 if numbers:
-                    self.ledger.claim(record.seq, {numbers[0]: MODEL}, "gpu0")
+                    self.ledger.claim(record.seq, {numbers[0]: MODEL}, "gpu0", warm=False)
                     self.ledger.reached(record.seq, [numbers[0]], Phase.DENOISING, MODEL)
 
     @precondition(lambda self: self.jobs)
