@@ -23,7 +23,7 @@ from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import LedgerUnusable
 from runner.executor import Executor
-from runner.holds import PAUSED, disk_hold
+from runner.holds import PAUSED, Hold, disk_hold
 from runner.job import FINAL_STATES, State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -202,17 +202,20 @@ class Daemon:
 
         Waits at most `seconds` for an event.
         """
-        hold = PAUSED if self.intake.controls.paused else disk_hold(self.home)
-        if hold not in (None, PAUSED) and self.worker.hold is None:
-            log.error("%s", hold.message)
-        self.worker.hold = hold
-        self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)))
+        self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()
             self._health.write(self._state())
+
+    def _hold(self) -> Hold | None:
+        """Why no image may begin now, or None."""
+        hold = PAUSED if self.intake.controls.paused else disk_hold(self.home)
+        if hold is not None and hold != PAUSED and self.worker.hold is None:
+            log.error("%s", hold.message)
+        return hold
 
     def _release_idle_models(self) -> None:
         """Release idle models: long unused, while no image may begin, or until hours open."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty
@@ -87,10 +88,15 @@ class Worker:
         """Stop a running job at its next cancellation point; callable from any thread."""
         self._executor.events.put(CancelAsked(seq))
 
-    def step(self, seconds: float) -> None:
-        """Handle one event, waiting for it at most `seconds`, then fill the idle slots."""
+    def step(self, seconds: float, find_hold: Callable[[], Hold | None] | None = None) -> None:
+        """Handle one event, waiting for it at most `seconds`, then fill the idle slots.
+
+        `find_hold` is asked in between: a pause that came with a job must hold it.
+        """
         with suppress(Empty):
             self._handle(self._executor.events.get(timeout=seconds))
+        if find_hold is not None:
+            self.hold = find_hold()
         self._give_up_hung()
         if self.exit_code is not None:
             return

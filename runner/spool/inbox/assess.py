@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_WARNED = 200
-_MOST_PROBLEMS = 100
+# The hundred findings that a plan lists, and how many there are.
+_MOST_PROBLEMS = 101
 _SIDES = ("width", "height")
 
 

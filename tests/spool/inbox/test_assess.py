@@ -474,5 +474,5 @@ def test_of_thousands_of_problems_a_hundred_are_told_and_how_many_more_there_are
     """Seen red: each of 5,000 unknown models was told, in a status of a megabyte."""
     models = [f"q{n}" for n in range(5000)]
     found = ask({"kind": "text2img", "prompt": "a", "matrix": {"model": models}})
-    assert len(found.problems) == 101
+    assert len(found.problems) == 102
     assert re.fullmatch(r"and \d+ more problems", found.problems[-1].message)
