@@ -38,8 +38,9 @@ class JobEnds:
         self.recorder.all_or_each(self._end, records)
 
     def publish(self, records: Sequence[Record]) -> None:
-        """Publish the ends of jobs as the ledger has them: the page, then the status."""
-        self.recorder.all_or_each(self._publish, records)
+        """Publish the ends of jobs that are not shown yet: the page, then the status."""
+        due = [record for record in records if not self.spool.ledger.get(record.seq).is_shown]
+        self.recorder.all_or_each(self._publish, due)
 
     def _end(self, records: Sequence[Record]) -> None:
         over: set[int] = set()
