@@ -25,6 +25,7 @@ from typing import Any
 from runner.settings import Home
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk, Place
 from runner.spool.inbox.acknowledge import TAKEN_PREFIX
+from runner.spool.store.migrations import LATEST
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Point, Scenario, furnish, home_of, play, prepare
 
@@ -286,5 +287,8 @@ def _was_obeyed(home: Home, name: str) -> bool:
     if not (home.root / LEDGER).exists():
         return False
     with closing(sqlite3.connect(home.root / LEDGER)) as connection:
+        if connection.execute("PRAGMA user_version").fetchone()[0] < LATEST:
+            # Power went while it was being made: no job is in it.
+            return False
         query = "SELECT 1 FROM job WHERE source_name = ? OR cancel_at IS NOT NULL"
         return connection.execute(query, (name,)).fetchone() is not None
