@@ -92,7 +92,9 @@ def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
     with ledger.transaction():
         ledger.lost(record.seq, os.environ.get(LAST_END, "the process ended"))
         dead_load = ledger.dead_load(record.seq)
-        if dead_load is None or not ledger.end(record.seq, dead_load):
+        if dead_load is not None:
+            ledger.end(record.seq, dead_load)
+        else:
             ledger.put_back(record.seq, RUNNER_ENDED, after_death=not last.stopping)
 
 

@@ -45,9 +45,7 @@ class Ledger(Queries):
         """Close the file, and record that this run is over unless `clean` is False."""
         if clean:
             with contextlib.suppress(LedgerUnusable), self.transaction():
-                self._run(
-                    "UPDATE run SET closed_at = ? WHERE n = (SELECT max(n) FROM run)", timestamp()
-                )
+                self._mark_run("closed_at")
         with self._lock:
             self._connection.close()
         if clean:
@@ -385,7 +383,11 @@ class Ledger(Queries):
     def stopping(self) -> None:
         """Record that this process was asked to stop: nothing in flight is charged any more."""
         with self.transaction(durable=False):
-            self._run("UPDATE run SET stop_at = ? WHERE n = (SELECT max(n) FROM run)", timestamp())
+            self._mark_run("stop_at")
+
+    def _mark_run(self, column: str) -> None:
+        query = f"UPDATE run SET {column} = ? WHERE n = (SELECT max(n) FROM run)"
+        self._run(query, timestamp())
 
     def mark_suspects(self, hashes: Iterable[str]) -> None:
         """Record the hashes of specs about to be parsed, of which one may end the process."""
