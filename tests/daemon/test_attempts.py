@@ -50,6 +50,20 @@ def is_in_mid_image(spool: Spool, number: int) -> bool:
     return device.task is not None and device.task.index == number and told == "denoising"
 
 
+def start_by_hand(spool: Spool) -> None:
+    """Start a runner whose device waits to be told, on one job."""
+    spool.device.by_hand = True
+    spool.start()
+    spool.drop("hero.yaml")
+
+
+def answer_and_succeed(spool: Spool) -> None:
+    """Let the device answer, with which the job is over."""
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    assert spool.end("hero")["state"] == "succeeded"
+
+
 def test_five_kills_with_progress_between_them_fail_nothing(told: Spool) -> None:
     hold_at(told, 2)
     told.start()
@@ -207,9 +221,7 @@ def test_of_a_batch_only_the_image_that_ends_the_process_fails(told: Spool) -> N
 
 
 def test_ten_stops_in_mid_image_charge_nobody(told: Spool) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     for _ in range(10):
         told.until(lambda: is_in_mid_image(told, 1))
         told.stop()
@@ -222,9 +234,7 @@ def test_ten_stops_in_mid_image_charge_nobody(told: Spool) -> None:
 
 
 def test_kills_after_a_stop_was_asked_charge_nobody(told: Spool) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     for _ in range(MOST_LOSSES + 1):
         told.until(lambda: is_in_mid_image(told, 1))
         daemon_of(told).ledger.stopping()
@@ -277,9 +287,7 @@ def test_three_deaths_while_one_model_loads_fail_the_job_and_the_next_one_tries_
 
 
 def test_a_load_that_completes_clears_the_deaths_before_it(told: Spool) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     for _ in range(MOST_LOSSES - 1):
         die_in(told, Phase.LOADING)
     assert [phase for _, phase, _ in losses(told)] == ["loading"] * (MOST_LOSSES - 1)
@@ -288,17 +296,13 @@ def test_a_load_that_completes_clears_the_deaths_before_it(told: Spool) -> None:
     for _ in range(MOST_LOSSES - 1):
         die_in(told, Phase.LOADING)
     assert not told.is_over("hero")
-    told.until(lambda: told.device.task)
-    told.device.finish()
-    assert told.end("hero")["state"] == "succeeded"
+    answer_and_succeed(told)
 
 
 def test_a_death_is_charged_though_a_completed_load_has_cleared_an_earlier_one(
     told: Spool,
 ) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     die_in(told, Phase.LOADING)
     die_in(told)
     # Nothing was heard of the image: it is suspected, and not charged.
@@ -307,28 +311,20 @@ def test_a_death_is_charged_though_a_completed_load_has_cleared_an_earlier_one(
     die_in(told, Phase.LOADING)
     die_in(told, Phase.LOADING, Phase.DENOISING)
     assert [phase for _, phase, _ in losses(told)] == ["starting", "denoising", "denoising"]
-    told.until(lambda: told.device.task)
-    told.device.finish()
-    assert told.end("hero")["state"] == "succeeded"
+    answer_and_succeed(told)
 
 
 def test_a_completed_load_clears_no_death_of_another_kind(told: Spool) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     die_in(told, Phase.LOADING)
     die_in(told, Phase.LOADING, Phase.ENCODING)
     die_in(told, Phase.LOADING, Phase.ENCODING, Phase.LOADING, Phase.DENOISING)
     assert [phase for _, phase, _ in losses(told)] == ["encoding", "denoising"]
-    told.until(lambda: told.device.task)
-    told.device.finish()
-    assert told.end("hero")["state"] == "succeeded"
+    answer_and_succeed(told)
 
 
 def test_ends_before_anything_was_heard_of_an_image_fail_nothing(told: Spool) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     for _ in range(MOST_LOSSES + 1):
         die_in(told)
     told.until(lambda: told.device.task)
@@ -377,9 +373,7 @@ def test_an_end_is_told_once_whenever_a_kill_comes_and_only_when_its_status_says
 def test_what_is_done_before_a_load_does_not_clear_the_deaths_of_earlier_ones(
     told: Spool, before: tuple[Phase, ...]
 ) -> None:
-    told.device.by_hand = True
-    told.start()
-    told.drop("hero.yaml")
+    start_by_hand(told)
     for _ in range(3):
         die_in(told, *before, Phase.LOADING)
     status = told.end("hero")
