@@ -6,21 +6,23 @@ from typing import Any
 
 import pytest
 
-from runner.spool.inbox.assess import Assessment
+from runner.spool.inbox.assess import Assessment, assess
 from runner.spool.inbox.compose_process import ComposeProcess
 from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 
 
-def die_while_reading(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a daemon that ends while it reads what lies in the inbox."""
+def die_while_reading(spool: Spool, monkeypatch: pytest.MonkeyPatch, poison: bytes = b"") -> None:
+    """Start a daemon that ends while it reads the first spec in which `poison` stands."""
 
     class Died(BaseException):
         """Stands for the end of the process."""
 
-    def deadly(*order: object) -> object:
-        raise Died
+    def deadly(data: bytes, *rest: Any) -> Assessment:
+        if poison in data:
+            raise Died
+        return assess(data, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr("runner.spool.inbox.intake.assess", deadly)
@@ -38,13 +40,13 @@ def test_a_spec_whose_reading_ends_the_process_is_found_out_and_the_others_run(
     poison = SPEC + "x_poison: 1\n"
     for name in ("a.yaml", "bomb.yaml", "z.yaml"):
         idle_spool.drop(name, poison if name == "bomb.yaml" else SPEC)
-    die_while_reading(idle_spool, monkeypatch)
-    assess = ComposeProcess.assess
+    die_while_reading(idle_spool, monkeypatch, b"poison")
+    read_aside = ComposeProcess.assess
 
     def deadly(planner: ComposeProcess, drop: Drop, *rest: Any) -> Assessment:
         if b"poison" in drop.data:
             planner.kill()
-        return assess(planner, drop, *rest)
+        return read_aside(planner, drop, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(ComposeProcess, "assess", deadly)
