@@ -33,7 +33,7 @@ def ready_at(spec: Mapping[str, Any], wall: float) -> float:
         return wall
     from specs.times import next_opening
 
-    moment = datetime.fromtimestamp(wall).astimezone()
+    moment = datetime.fromtimestamp(wall, UTC)
     opening = next_opening(moment, spec.get("window"), spec.get("not_before"))
     # A date is rounded to microseconds: counted back it may lie behind the moment it was made from.
     return wall if opening <= moment else opening.timestamp()

@@ -1,48 +1,54 @@
 """Hours and moments in specs: `window` and `not_before`, read as the local wall clock says.
 
-Moments inside are always aware. `zone` stands for the machine's own zone where it is None; tests
-pass one. Never sleeps and never asks for the time: `now` is given.
+Only what the clock shows at a moment is ever asked, never which moment a time of day means: where
+the clock changes, there are two or none. Moments are aware, those returned in UTC. `zone` stands
+for the machine's own zone where it is None; tests pass one. Never sleeps and never asks for the
+time: `now` is given.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
-_DAYS_AHEAD = 8
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+# Windows knows its own zone's offset between these alone; no rule of today reaches further anyway.
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 
 
 def parse_window(window: str) -> tuple[time, time]:
-    """The opening and the closing of "23:00-07:00"; ValueError if it is not one."""
-    opening, _, closing = window.partition("-")
+    """The opening and the closing of "23:00-07:00"; ValueError if it is not one.
+
+    A closing "24:00" is midnight, so both are midnight for "00:00-24:00", the whole day.
+    """
+    opening, closing = (part.strip() for part in window.partition("-")[::2])
     if len(opening) != 5 or len(closing) != 5:
         raise ValueError('write the hours as "23:00-07:00"')
-    start, end = time.fromisoformat(opening), time.fromisoformat(closing)
-    if start == end:
-        raise ValueError("it opens and closes at the same minute: leave it out to allow all hours")
+    start = time.fromisoformat(opening)
+    end = time() if closing == "24:00" else time.fromisoformat(closing)
+    if start == end and closing != "24:00":
+        raise ValueError("it opens and closes at the same minute: write 00:00-24:00 for all hours")
     return start, end
 
 
 def parse_moment(text: str, zone: tzinfo | None = None) -> datetime:
-    """A date and time by RFC 3339, local where it has no offset.
+    """A date and time by RFC 3339; without an offset, when the local clock first shows it or more.
 
     Raises ValueError for what is not one, or lies (in UTC) outside the years 1970 to 9000: near the
     ends of the calendar another zone's clock would show a date that does not exist.
     """
     moment = datetime.fromisoformat(text.upper().replace(" ", "T"))
-    try:
-        moment = moment if moment.tzinfo else _aware(moment, zone)
-        is_near = 1970 <= moment.astimezone(UTC).year <= 9000
-    except OverflowError:
-        is_near = False
-    if not is_near:
-        raise ValueError("it lies outside the years 1970 to 9000: write one like 2026-12-24T22:00")
-    return moment
+    if 1969 <= moment.year <= 9001:
+        moment = moment.astimezone(UTC) if moment.tzinfo else _reached(moment, zone)
+        if 1970 <= moment.year <= 9000:
+            return moment
+    raise ValueError("it lies outside the years 1970 to 9000: write one like 2026-12-24T22:00")
 
 
 def in_window(window: str, now: datetime, zone: tzinfo | None = None) -> bool:
     """Whether `now` lies within the hours; the closing minute no longer does."""
     start, end = parse_window(window)
-    clock = now.astimezone(zone).time()
+    clock = _shown(now.astimezone(UTC), zone).time()
     if start < end:
         return start <= clock < end
     return clock >= start or clock < end
@@ -55,32 +61,44 @@ def next_opening(
     zone: tzinfo | None = None,
 ) -> datetime:
     """The first moment from `now` on that both `window` and `not_before` allow."""
-    # Compared in UTC: two moments of one zone compare by their clocks, whatever the season.
-    now = now.astimezone(UTC)
+    moment = now.astimezone(UTC)
     if not_before is not None:
-        now = max(now, parse_moment(not_before, zone).astimezone(UTC))
-    if window is None or in_window(window, now, zone):
-        return now.astimezone(zone)
-    opening = parse_window(window)[0]
-    today = now.astimezone(zone).date()
-    for day in range(_DAYS_AHEAD):
-        for moment in _moments(datetime.combine(today + timedelta(days=day), opening), zone):
-            if moment >= now and in_window(window, moment, zone):
-                return moment.astimezone(zone)
-    # Only a zone that skips these hours every day of a week gets here; there is none.
-    raise ValueError(f"the window {window} never opens")
+        moment = max(moment, parse_moment(not_before, zone))
+    while window is not None and not in_window(window, moment, zone):
+        shown = _shown(moment, zone)
+        ahead = datetime.combine(shown.date(), parse_window(window)[0]) - shown
+        moment = _later(moment, ahead % _DAY, zone)
+    return moment
 
 
-def _aware(wall: datetime, zone: tzinfo | None) -> datetime:
-    return wall.astimezone() if zone is None else wall.replace(tzinfo=zone)
+def _reached(wall: datetime, zone: tzinfo | None) -> datetime:
+    """The first moment at which the clock shows `wall` or more."""
+    moment = wall.replace(tzinfo=UTC) - _DAY  # no clock is a day ahead of UTC
+    while (ahead := wall - _shown(moment, zone)) > timedelta():
+        moment = _later(moment, ahead, zone)
+    return moment
 
 
-def _moments(wall: datetime, zone: tzinfo | None) -> list[datetime]:
-    """When the clock shows `wall`, in UTC: twice in autumn's hour; in spring's gap, its end."""
-    first, second = (_aware(wall.replace(fold=fold), zone).astimezone(UTC) for fold in (0, 1))
-    if first <= second:
-        return [first, second]
-    # In the gap fold 0 reads the old offset and lands behind it, fold 1 before it.
-    minutes = int((first - second) / timedelta(minutes=1))
-    steps = (second + timedelta(minutes=minute) for minute in range(minutes + 1))
-    return [step for step in steps if step.astimezone(zone).replace(tzinfo=None) >= wall][:1]
+def _later(moment: datetime, wait: timedelta, zone: tzinfo | None) -> datetime:
+    """The moment so much later, or the one at which the clock changes if that comes first."""
+    end, offset = moment + wait, _offset(moment, zone)
+    if _offset(end, zone) == offset:
+        return end
+    while end - moment > _SECOND:
+        middle = moment + (end - moment) / 2
+        if _offset(middle, zone) == offset:
+            moment = middle
+        else:
+            end = middle
+    return end.replace(microsecond=0)
+
+
+def _shown(moment: datetime, zone: tzinfo | None) -> datetime:
+    """What the clock shows at a moment, without an offset."""
+    return (moment + _offset(moment, zone)).replace(tzinfo=None)
+
+
+def _offset(moment: datetime, zone: tzinfo | None) -> timedelta:
+    offset = min(max(moment, _FIRST), _LAST).astimezone(zone).utcoffset()
+    assert offset is not None, "an aware moment"
+    return offset

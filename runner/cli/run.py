@@ -207,10 +207,15 @@ def _next_time(text: str) -> float:
     """When the clock next shows HH:MM, in seconds since 1970. Raises UsageProblem."""
     from datetime import datetime, timedelta
 
+    from runner.clock import now
+    from specs.times import parse_moment
+
+    wall = now()
     try:
         hour, minute = (int(part) for part in text.split(":"))
-        now = datetime.now().astimezone()
-        today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        today = datetime.fromtimestamp(wall).replace(hour=hour, minute=minute)
     except ValueError:
         raise UsageProblem(f"--until takes an hour like 07:00, not {text!r}") from None
-    return (today if today > now else today + timedelta(days=1)).timestamp()
+    days = (today + timedelta(days=day) for day in range(2))
+    moments = (parse_moment(f"{day:%Y-%m-%dT%H:%M}").timestamp() for day in days)
+    return next(moment for moment in moments if moment > wall)

@@ -9,11 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from runner.cli import build_parser
+from runner.cli.run import _next_time
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
@@ -215,6 +218,30 @@ def test_watch_needs_a_runner(home: Path) -> None:
 def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
     done = fluxdrop("drain", "--until", until, home=home)
     assert done.code == 2 and "07:00" in done.err
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="cannot give one process another zone here")
+@pytest.mark.parametrize(
+    ("now", "until", "moment"),
+    [
+        ("2026-03-28T22:00Z", "07:00", "2026-03-29T05:00Z"),  # spring: the night is an hour short
+        ("2026-10-24T21:00Z", "07:00", "2026-10-25T06:00Z"),  # autumn: it is an hour longer
+        ("2026-03-28T22:00Z", "02:30", "2026-03-29T01:00Z"),  # no clock shows it: the next it shows
+        ("2026-11-23T05:59Z", "07:00", "2026-11-23T06:00Z"),
+        ("2026-11-23T06:00Z", "07:00", "2026-11-24T06:00Z"),
+    ],
+)
+def test_an_hour_to_leave_at_is_what_the_clock_shows_then(
+    monkeypatch: pytest.MonkeyPatch, now: str, until: str, moment: str
+) -> None:
+    """Seen red in both nights in which the clock changes: an hour late, an hour early."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        patch.setattr("runner.clock.now", datetime.fromisoformat(now).timestamp)
+        found = _next_time(until)
+    time.tzset()
+    assert found == datetime.fromisoformat(moment).timestamp()
 
 
 def test_models_tells_what_is_here_in_the_shape_programs_rely_on(home: Path) -> None:
