@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.clock import ready_at
+from runner.clock import ready_at, timestamp
 from runner.daemon.scheduler import Scheduler
 from runner.job import State
 from runner.settings import Home, Settings
@@ -122,6 +123,30 @@ def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Q
     queue.scheduler.started("A", 0.0)
     few, many = effort(100), effort(1000)
     assert many <= 2 * few
+
+
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_hours_are_computed_again_when_the_wall_clock_is_set_and_only_then(
+    queue: Queue, step: float
+) -> None:
+    """Seen red: without the look at both clocks, and with one at every turn."""
+    wall = 1_000_000.0
+    record = queue.add("a1", "A")
+    spec = {"not_before": timestamp(wall + 10_000)}
+    values = (json.dumps(spec), wall + 90_000, record.seq)
+    queue.ledger._run("UPDATE job SET realised = ?, ready_at = ? WHERE seq = ?", *values)
+
+    def opening() -> float:
+        return queue.ledger.get(record.seq).ready_at
+
+    assert queue.scheduler.next(1.0, wall) is None
+    assert opening() == wall + 10_000, "computed by another process, by whatever clock"
+    queue.ledger.put_off(record.seq, wall + 90_000)
+    assert queue.scheduler.next(5000.5, wall + 5000) is None
+    assert opening() == wall + 90_000, "both clocks agree"
+    running = replace(record, priority=1)
+    assert not queue.scheduler.outranks(running, 5001.0, wall + 5000 + step)
+    assert opening() == max(wall + 10_000, wall + 5000 + step)
 
 
 def test_a_job_is_ready_at_every_moment_of_its_window_however_moments_are_rounded() -> None:

@@ -164,6 +164,52 @@ def test_not_before_holds_a_job_back_until_its_moment(night: Night) -> None:
     assert night.made_at(job)[0].hour == 20
 
 
+def opens_at(night: Night, hour: int, *, days: int = 0) -> Callable[[dict[str, Any]], bool]:
+    """Whether a status says that its job waits for an hour of today or of a later day."""
+    today = datetime.fromtimestamp(night.seconds()) + timedelta(days=days)
+    hours = today.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return lambda s: waits(s) and clock.timestamp(hours.timestamp()) in str(s["message"])
+
+
+def test_a_clock_that_was_a_day_ahead_makes_no_job_sleep_through_its_window(night: Night) -> None:
+    """Seen red: the hour was computed when the job was accepted, and never again."""
+    tonight, tomorrow = opens_at(night, 23), opens_at(night, 23, days=1)
+    night.jump(12, days=1)
+    job = night.drop("early", window=WINDOW)
+    night.until(job, tomorrow)
+    (night.home / "inbox" / "runner.pause").touch()
+    held = night.drop("held")
+    night.until(held, lambda s: s["state"] == "queued")
+    night.jump(12, days=-1)
+    (night.home / "inbox" / "runner.pause").unlink()
+    # Accepted in what is tomorrow now; and no hour of its own holds it.
+    assert night.until(held, is_over)["state"] == "succeeded"
+    assert night.until(job, tonight)["images"]["done"] == 0
+    night.jump(23)
+    assert night.until(job, is_over)["state"] == "succeeded"
+
+
+def test_a_clock_that_was_a_day_behind_lets_no_job_begin_outside_its_window(night: Night) -> None:
+    job, tonight = night.drop("late", window=WINDOW), opens_at(night, 23, days=1)
+    night.until(job, opens_at(night, 23))
+    night.jump(12, days=1)
+    assert night.until(job, tonight)["images"]["done"] == 0
+    night.jump(23)
+    assert night.until(job, is_over)["state"] == "succeeded"
+
+
+def test_a_clock_that_was_mended_between_two_lives_of_a_runner_holds_no_job_back(
+    night: Night,
+) -> None:
+    tonight = opens_at(night, 23)
+    night.jump(12, days=1)
+    job = night.drop("early", window=WINDOW)
+    night.until(job, waits)
+    night.stop()
+    night.jump(12, days=-1)
+    assert night.until(job, tonight)["images"]["done"] == 0
+
+
 def test_drain_until_waits_for_the_window_and_leaves_at_its_hour(night: Night) -> None:
     night.jump(22, 50)
     night.bulk("walks", window=WINDOW, steps=60)

@@ -105,10 +105,10 @@ class Queries(Database):
         row = self._row(query, wall)
         return None if row is None else int(row[0])
 
-    def next_to_open(self, wall: float) -> Record | None:
-        """The queued job whose hours open next."""
+    def closed(self, wall: float, limit: int = -1) -> list[Record]:
+        """The queued jobs whose hours are closed at this time, the next to open first."""
         where = "state = 'queued' AND ready_at > ?"
-        return _first(self._select(where, wall, order="ready_at", limit=1))
+        return self._select(where, wall, order="ready_at", limit=limit)
 
     def has_queued(self) -> bool:
         """Whether any job is queued, ready or not."""
