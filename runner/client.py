@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home
+from runner.spool.disk.locks import is_held
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
@@ -28,17 +32,45 @@ _numbers = itertools.count()
 T = TypeVar("T")
 
 
-def runner_health(home: Home) -> dict[str, Any] | None:
-    """The health file of a runner that is running now, or None.
+@dataclass(frozen=True)
+class _Look:
+    """A look at a health file: what it said, since when it says so, and the last sign of life.
 
-    A runner counts as running while it is not stopping and its health file is younger than five
-    of the file's own intervals.
+    Times are this process's monotonic ones; `at` is that of the look.
     """
-    health = read_json(home.health)
-    if health is None or health.get("state") == "stopping":
-        return None
-    age = time.time() - datetime.fromisoformat(health["updated_at"]).timestamp()
-    return health if age < _MISSED_INTERVALS * health["interval_seconds"] else None
+
+    health: dict[str, Any]
+    since: float
+    alive_at: float
+    at: float
+
+
+_looks: dict[Path, _Look] = {}
+
+
+def runner_health(home: Home) -> dict[str, Any] | None:
+    """The health file of a runner that is running now and is not stopping, or None.
+
+    No two machines' clocks are compared. Signs of life are that the home's lock is held, and that
+    the file changes. Each counts for five of the file's intervals, in which a runner that died may
+    be started again. Where the lock tells nothing, as on another machine or to another user, a
+    first look waits as long for a change.
+    """
+    while (health := read_json(home.health)) and health.get("state") != "stopping":
+        patience = _MISSED_INTERVALS * float(health["interval_seconds"])
+        held, now = is_held(home), time.monotonic()
+        last = _looks.get(home.health, _Look(health, now, -inf, now))
+        changed = health != last.health and now - last.at < patience
+        since = last.since if health == last.health else now
+        look = _Look(health, since, now if held or changed else last.alive_at, now)
+        _looks[home.health] = look
+        if now - look.alive_at < patience:
+            return health
+        is_here = (health.get("host"), health.get("system")) == (platform.node(), sys.platform)
+        if (is_here and held is False) or now - since >= patience:
+            return None
+        time.sleep(_POLL_SECONDS)
+    return None
 
 
 def submit(home: Home, data: bytes, name: str) -> str:

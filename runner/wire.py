@@ -108,6 +108,7 @@ class RunnerHealth(TypedDict):
     schema: int
     pid: int
     host: str
+    system: str
     version: str
     state: str
     note: str | None

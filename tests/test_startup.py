@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,9 +77,10 @@ def used_home(home: Path) -> Path:
     recent = [{"id": f"job-{n}", "state": "succeeded", "kind": "text2img", "model": "tiny",
                "reason": None, "message": None, "total": 1, "done": 1, "failed": 0, "skipped": 0}
               for n in range(20)]  # fmt: skip
-    health = {"schema": 1, "pid": 1, "state": "idle", "job": None, "updated_at":
-              "2026-01-01T00:00:00.000Z", "interval_seconds": 2.0, "queued": 0, "next": [],
-              "counts": {"succeeded": 300}, "recent": recent}  # fmt: skip
+    health = {"schema": 1, "pid": 1, "host": platform.node(), "system": sys.platform,
+              "state": "idle", "job": None, "updated_at": "2026-01-01T00:00:00.000Z",
+              "interval_seconds": 2.0, "queued": 0, "next": [], "counts": {"succeeded": 300},
+              "recent": recent}  # fmt: skip
     (home / "outbox" / "runner.json").write_text(json.dumps(health), encoding="utf-8")
     (home / "good.yaml").write_text(spec(), encoding="utf-8")
     (home / "bad.yaml").write_text(spec(stpes=1), encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -53,6 +54,7 @@ class Health:
             schema=SCHEMA,
             pid=os.getpid(),
             host=platform.node(),
+            system=sys.platform,
             version=version("fluxdrop"),
             state=state,
             note=self.worker.hold.message if self.worker.hold else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from runner.engine.memory import machine
 from runner.engine.memory.machine import Device
 from runner.engine.memory.plans import Machine
+from runner.settings import Home
+from runner.spool.disk.locks import locks_of
 from tests import random_twin
 from tests.cli.here import Here
 
@@ -117,5 +120,9 @@ def test_what_the_runner_has_set_aside_is_named_with_what_to_do(here: Here) -> N
         "updated_at": datetime.now(UTC).isoformat(),
     }  # fmt: skip
     (here.home / "outbox" / "runner.json").write_text(json.dumps(health), encoding="utf-8")
-    (told,) = findings(here, "runner")
+    with ExitStack() as held:
+        for lock in locks_of(Home(here.home), None):
+            lock.acquire()
+            held.callback(lock.release)
+        (told,) = findings(here, "runner")
     assert not told["ok"] and told["why"] == ["inbox/x.yaml: remove it"]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.mcp_server.runner_presence import Attendance
+from runner.settings import Home
 from specs.schemas import kinds
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
 
@@ -149,6 +151,30 @@ def test_who_waits_for_a_runner_that_dies_is_told_so(
         runner.kill()
         assert process.wait(PATIENCE) == 69
     assert "the runner has stopped" in output.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_runner_whose_clock_is_an_hour_off_is_there_for_everyone_until_it_dies(
+    home: Path, tmp_path: Path, hours: int
+) -> None:
+    """Seen red: one that was behind was not running, and one ahead was, an hour after its death."""
+    code = (
+        f"import sys, time; real = time.time; time.time = lambda: real() + {3600 * hours}; "
+        "from runner.cli import main; sys.exit(main())"
+    )
+    file, health = written(tmp_path / "off.yaml"), home / "outbox" / "runner.json"
+    arguments = ["run", "--one-process", "--home", str(home)]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], env=clean_environment()) as one:
+        try:
+            eventually(health.exists, "the health file")
+            assert fluxdrop("status", "--json", home=home).json["running"] is True
+            assert Attendance(Home(home)).peek()["running"] is True
+            assert fluxdrop("submit", file, "--wait", home=home).code == 0
+        finally:
+            one.kill()
+    assert fluxdrop("status", "--json", home=home).json["running"] is False
+    assert fluxdrop("submit", file, "--wait", home=home).code == 69
+    assert fluxdrop("watch", home=home).code == 69
 
 
 def test_a_kept_runner_comes_back_when_it_is_killed_and_ends_when_told(

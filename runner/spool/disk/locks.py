@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +18,8 @@ else:
 
 _TRY_AGAIN_SECONDS = 0.01
 _MOST_TRIES = 500
+# A client that asks whether the lock is held has it itself for an instant.
+_TRIES_AT_LEAST = 4
 
 
 class RunnerLock:
@@ -36,10 +37,11 @@ class RunnerLock:
     def acquire(self) -> None:
         """Take the lock. Raises RunnerBusy, naming the holder, when another process has it."""
         handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        tries = _MOST_TRIES
+        tries = 0
         while not _lock(handle):
-            tries -= 1
-            if not tries or not _is_dead(holder := self._holder()):
+            tries += 1
+            holder = self._holder()
+            if tries >= (_MOST_TRIES if _is_dead(holder) else _TRIES_AT_LEAST):
                 os.close(handle)
                 raise RunnerBusy(f"{self._resource} is in use by another runner ({holder})")
             # A child that the dead holder was just starting still shares its handles.
@@ -91,11 +93,42 @@ def _is_dead(holder: str) -> bool:
     return False
 
 
+def is_held(home: Home) -> bool | None:
+    """Whether a process of this machine holds the lock of a home.
+
+    None where that cannot be asked: `data/` is private to the runner's user.
+    """
+    try:
+        handle = os.open(_file_of(home), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        if sys.platform == "win32":
+            os.read(handle, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
 def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
     """The locks that a process has to hold while it renders for a home."""
-    locks = [RunnerLock(home.data / "runner.lock", f"the home {home.root}")]
+    locks = [RunnerLock(_file_of(home), f"the home {home.root}")]
     if gpu is not None:
+        import tempfile
+
         # In a folder that all homes share: they share the GPU too.
         file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
         locks.append(RunnerLock(file, f"the GPU {gpu}"))
     return locks
+
+
+def _file_of(home: Home) -> Path:
+    return home.data / "runner.lock"

@@ -15,7 +15,7 @@ import pytest
 from runner.daemon.daemon import Daemon
 from runner.errors import RunnerBusy
 from runner.settings import Home
-from runner.spool.disk.locks import RunnerLock
+from runner.spool.disk.locks import RunnerLock, is_held, locks_of
 from tests.spool.conftest import Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
@@ -114,10 +114,10 @@ def test_a_lock_that_was_released_can_be_taken_and_its_file_stays(tmp_path: Path
     ("text", "error", "waits"),
     [
         ("pid 1234", ProcessLookupError, 499),
-        ("pid 1234", PermissionError, 0),
-        ("pid 1234", None, 0),
-        ("pid x", ProcessLookupError, 0),
-        ("", ProcessLookupError, 0),
+        ("pid 1234", PermissionError, 3),
+        ("pid 1234", None, 3),
+        ("pid x", ProcessLookupError, 3),
+        ("", ProcessLookupError, 3),
     ],
 )
 def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
@@ -135,6 +135,44 @@ def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
     monkeypatch.setattr("runner.spool.disk.locks.time.sleep", waited.append)
     assert refused(held).endswith(f"({text or 'unknown'})")
     assert waited == [0.01] * waits
+
+
+def test_whether_a_lock_is_held_can_be_asked(home: Path) -> None:
+    assert is_held(Home(home)) is False, "no runner was here yet"
+    lock = locks_of(Home(home), None)[0]
+    for _ in range(2):
+        lock.acquire()
+        assert is_held(Home(home)) is True
+        lock.release()
+        assert is_held(Home(home)) is False
+
+
+def test_who_asks_whether_a_lock_is_held_keeps_no_runner_from_taking_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: with no second try."""
+    if sys.platform == "win32":
+        pytest.skip("on Windows who asks does not take the lock for an instant")
+    import fcntl
+
+    lock = locks_of(Home(home), None)[0]
+    lock.acquire()
+    lock.release()
+    asking = os.open(home / "data" / "runner.lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr("runner.spool.disk.locks.time.sleep", lambda seconds: os.close(asking))
+    lock.acquire()
+    lock.release()
+
+
+def test_of_a_lock_that_this_user_may_not_open_nothing_is_known(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*given: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", deny)
+    assert is_held(Home(home)) is None
 
 
 def test_the_home_of_a_dead_runner_can_be_opened_again(spool: Spool, tmp_path: Path) -> None:

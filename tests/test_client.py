@@ -1,0 +1,188 @@
+"""Whether a runner is running: by its lock or by a file that changes, whatever the clocks say."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from runner import client
+from runner.settings import Home
+from runner.spool.disk.locks import locks_of
+
+INTERVAL = 0.1
+NOW = datetime.now(UTC)
+TIMES = pytest.mark.parametrize(
+    "shown", [NOW - timedelta(hours=1), NOW, NOW + timedelta(hours=1), NOW + timedelta(days=30_000)]
+)
+
+Says = Callable[..., None]
+
+
+@pytest.fixture
+def place(home: Path) -> Home:
+    return Home(home)
+
+
+@pytest.fixture
+def says(place: Home) -> Says:
+    """Writes a health file as a runner of this machine does, or with other values."""
+
+    def write(shown: datetime = NOW, **other: object) -> None:
+        health = {
+            "pid": 1, "host": platform.node(), "system": sys.platform, "state": "idle",
+            "updated_at": shown.isoformat(), "interval_seconds": INTERVAL, **other,
+        }  # fmt: skip
+        aside = place.outbox / "aside"
+        aside.write_text(json.dumps(health), encoding="utf-8")
+        aside.replace(place.health)
+
+    return write
+
+
+@contextmanager
+def held(home: Home) -> Iterator[None]:
+    """The home's lock, as a runner has it."""
+    lock = locks_of(home, None)[0]
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def going_on(says: Says, **other: object) -> Iterator[None]:
+    """A runner somewhere, by a clock that stands still for an hour at a time."""
+    over = threading.Event()
+
+    def write() -> None:
+        hours = 0
+        while not over.wait(INTERVAL):
+            hours += 1
+            says(NOW - timedelta(hours=hours), **other)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writer.join()
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever waits fail."""
+
+    def wait(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(time, "sleep", wait)
+
+
+@TIMES
+@pytest.mark.parametrize("host", [platform.node(), "another"])
+def test_a_runner_that_holds_its_lock_is_running_whatever_the_clocks_say(
+    place: Home, says: Says, monkeypatch: pytest.MonkeyPatch, shown: datetime, host: str
+) -> None:
+    """Seen red: one whose clock was an hour behind."""
+    at_once(monkeypatch)
+    says(shown, host=host)
+    with held(place):
+        health = client.runner_health(place)
+    assert health is not None and health["updated_at"] == shown.isoformat()
+
+
+@TIMES
+def test_a_runner_that_has_ended_is_not_running_whatever_the_clocks_say(
+    place: Home, says: Says, monkeypatch: pytest.MonkeyPatch, shown: datetime
+) -> None:
+    """Seen red: one that was killed while its clock was an hour ahead."""
+    at_once(monkeypatch)
+    with held(place):
+        pass
+    says(shown)
+    assert client.runner_health(place) is None
+
+
+def test_without_a_health_file_or_while_it_stops_none_is_running(place: Home, says: Says) -> None:
+    with held(place):
+        assert client.runner_health(place) is None
+        says(state="stopping")
+        assert client.runner_health(place) is None
+
+
+ELSEWHERE = pytest.mark.parametrize("other", [{"host": "another"}, {"system": "plan9"}])
+
+
+@ELSEWHERE
+def test_a_runner_elsewhere_is_running_while_its_file_changes(
+    place: Home, says: Says, other: dict[str, object]
+) -> None:
+    says(**other)
+    with going_on(says, **other):
+        for _ in range(3):
+            assert client.runner_health(place) is not None
+    began = time.monotonic()
+    while client.runner_health(place) is not None:
+        assert time.monotonic() < began + 60
+    assert time.monotonic() >= began + 3 * INTERVAL, "it may be starting again"
+
+
+@ELSEWHERE
+@TIMES
+def test_a_runner_elsewhere_whose_file_stays_as_it_is_is_not_running(
+    place: Home,
+    says: Says,
+    monkeypatch: pytest.MonkeyPatch,
+    other: dict[str, object],
+    shown: datetime,
+) -> None:
+    says(shown, **other)
+    assert client.runner_health(place) is None
+    at_once(monkeypatch)
+    assert client.runner_health(place) is None, "that is known by now"
+
+
+def test_of_a_lock_that_nobody_here_may_look_at_nothing_is_concluded(
+    place: Home, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "is_held", lambda home: None)
+    says()
+    with going_on(says):
+        assert client.runner_health(place) is not None
+
+
+def test_a_change_that_came_at_some_time_since_the_last_look_is_no_sign_of_life(
+    place: Home, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: with every change since the last look taken for one of a moment ago."""
+    says(host="another")
+    assert client.runner_health(place) is None
+    says(NOW + timedelta(seconds=1), host="another")
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: later + time.perf_counter())
+    later = began + 3600.0 - time.perf_counter()
+    assert client.runner_health(place) is None
+
+
+def test_a_runner_that_died_counts_for_five_intervals_for_who_has_seen_it(
+    place: Home, says: Says
+) -> None:
+    """Its supervisor starts it again; who waits for a job goes on waiting."""
+    says()
+    with held(place):
+        assert client.runner_health(place) is not None
+    began = time.monotonic()
+    assert client.runner_health(place) is not None
+    while client.runner_health(place) is not None:
+        assert time.monotonic() < began + 60
+    assert time.monotonic() >= began + 4 * INTERVAL
