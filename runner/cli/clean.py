@@ -25,6 +25,7 @@ from runner.cli.output import add_verb, print_json, print_message, size_text
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -108,7 +109,7 @@ def finished(home: Home) -> list[Job]:
         if status.get("state") not in FINAL_STATES or status.get("kept"):
             continue
         try:
-            ended = datetime.fromisoformat(str(status["finished_at"] or status["updated_at"]))
+            ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
         except (ValueError, KeyError):
             continue
         folder = home.job(status["id"])

@@ -11,7 +11,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from runner.cli.output import add_verb, print_answer, print_json, print_message
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
+from specs.times import parse_moment
 
 if TYPE_CHECKING:
     from runner.gallery.search import Page
@@ -146,7 +146,7 @@ def _print_table(page: Page, offset: int) -> None:
 
 def _local(moment: object) -> str:
     try:
-        return datetime.fromisoformat(str(moment)).astimezone().strftime("%Y-%m-%d %H:%M")
+        return parse_moment(str(moment)).astimezone().strftime("%Y-%m-%d %H:%M")
     except ValueError:
         return ""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from runner.errors import UsageProblem
-from runner.gallery.terms import EVERY_ROW, facet, moment, word_term, words
+from runner.gallery.terms import EVERY_ROW, facet, word_term, words
+from specs.times import parse_moment
 
 if TYPE_CHECKING:
     from runner.gallery.index import Index
@@ -102,17 +103,16 @@ def _when(text: str | None, *, last: bool) -> int | None:
     """A date as milliseconds since 1970; a day means its beginning, or its end if it is `last`."""
     if text is None:
         return None
-    if ago := _AGO.fullmatch(text.strip()):
-        age = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return round((datetime.now(UTC) - age).timestamp() * 1000)
+    text = text.strip()
     try:
-        when = datetime.fromisoformat(text.strip())
-    except ValueError as exc:
+        if ago := _AGO.fullmatch(text):
+            when = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        elif last and _DAY.fullmatch(text):
+            when = parse_moment((date.fromisoformat(text) + timedelta(days=1)).isoformat())
+        else:
+            when = parse_moment(text)
+    except (ValueError, OverflowError) as exc:
         raise UsageProblem(
             f"a date is written like 2026-11-23, 2026-11-23T08:00 or 2d, not {text!r}."
         ) from exc
-    if last and _DAY.fullmatch(text.strip()):
-        when += timedelta(days=1)
-    # A date without an offset is local time.
-    local = when if when.tzinfo else when.astimezone()
-    return moment(local.isoformat())
+    return round(when.timestamp() * 1000)

@@ -189,6 +189,19 @@ def test_clean_leaves_living_jobs_and_strangers_alone(full: Here) -> None:
     assert (elsewhere / "lamp-0001.png").is_file()
 
 
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-14:00"])
+def test_a_job_with_a_date_in_no_calendar_costs_the_others_nothing(full: Here, date: str) -> None:
+    """Seen red: `clean` and the table of a search ended with a traceback."""
+    outbox = full.home / "outbox"
+    put_json(outbox / "cat" / "status.json", status(1, job="cat", finished_at=date))
+    put_job(outbox, [sidecar(1, job="odd", result_created_at=date)], job="odd")
+    table = full("gallery", "search", "--limit", "50").out
+    assert "odd-0001" in table and "cat-0001" in table
+    done = full("clean", "--keep", "0", "--yes")
+    assert done.code == 0 and "removed 3 finished jobs" in done.err
+    assert (outbox / "cat").is_dir()
+
+
 def test_clean_leaves_jobs_that_are_kept(full: Here) -> None:
     outbox = full.home / "outbox"
     put_json(outbox / "fox" / "status.json", {**status(1, job="fox"), "kept": True})

@@ -85,9 +85,20 @@ def test_a_date_without_an_offset_is_the_callers_own_time_and_until_includes_its
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": "big"}, {"since": "yesterday"}, {"until": "2026-13-01"}]
+    "wrong",
+    [
+        {"size": "big"},
+        {"since": "yesterday"},
+        {"until": "2026-13-01"},
+        {"since": "0001-01-01"},
+        {"until": "9999-12-31"},
+        {"since": "9999-12-31T23:59:59-14:00"},
+        {"since": "999999d"},
+        {"since": "99999999999w"},
+    ],
 )
 def test_a_filter_that_means_nothing_is_wrong_usage(four: Gallery, wrong: dict[str, Any]) -> None:
+    """Seen red: of dates at the ends of the calendar, an OverflowError."""
     with pytest.raises(UsageProblem, match="is written like"):
         search(four, **wrong)
 

@@ -24,6 +24,8 @@ from specs.read import ends_with_marker, is_whole_json_object
 _EMPTY_SECONDS = 600.0
 _UNREADABLE_SECONDS = 60.0
 _STRICT_SECONDS = 60.0
+# A file may be dated by a clock that was set wrong, beyond the year 2262: SQLite has 64 bits.
+_MOST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Drop:
 
     @property
     def mtime_ns(self) -> int:
-        """The modification time in nanoseconds, a part of `identity`."""
-        return self.signature[3] if self.signature else 0
+        """The modification time in nanoseconds, a part of `identity`, as far as a ledger counts."""
+        return max(-_MOST_NS, min(self.signature[3], _MOST_NS)) if self.signature else 0
 
     @cached_property
     def identity(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_a_file_in_the_inbox_before_the_start_is_taken(idle_spool: Spool) -> Non
     idle_spool.drop("early.yaml")
     idle_spool.start()
     assert idle_spool.end("early")["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("year", [1902, 2300, 2440])
+def test_a_spec_is_run_whatever_date_its_file_has(idle_spool: Spool, year: int) -> None:
+    """Seen red: after 2262 there are more nanoseconds than SQLite counts."""
+    file = idle_spool.drop("hero.yaml")
+    date = datetime(year, 1, 1, tzinfo=UTC).timestamp()
+    os.utime(file, (date, date))
+    if file.stat().st_mtime != date:
+        pytest.skip(f"this file system knows no year {year}")
+    idle_spool.start()
+    assert idle_spool.end("hero")["state"] == "succeeded"
 
 
 def test_a_bad_spec_is_rejected_with_every_error_at_once(spool: Spool) -> None:
