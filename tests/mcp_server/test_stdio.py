@@ -126,9 +126,8 @@ def test_a_job_outlives_restarts_of_the_runner_and_of_the_server(
     job = play(submit)
     runner = runner_of(home).start()
     runner.until(job, lambda s: s["images"]["done"] == 1 and s["progress"])
+    killed = runner.pid
     runner.kill()
-    health = home / "outbox" / "runner.json"
-    health.unlink()  # it would count as running for ten seconds more
 
     async def start() -> dict[str, Any]:
         async with agent(over_stdio(home, "--autostart")) as one:
@@ -146,7 +145,10 @@ def test_a_job_outlives_restarts_of_the_runner_and_of_the_server(
     found = play(start)
     assert found["state"] == "running" and found["images"]["done"] == 1
     try:
-        eventually(health.is_file, "the health file of the runner that the server started")
+        eventually(
+            lambda: runner.read("runner.json")["pid"] != killed,
+            "the health file of the runner that the server started",
+        )
         ended, searched = play(wait)
     finally:
         end_of(home)
