@@ -13,6 +13,7 @@ from typing import Any
 
 from runner import client, exit_codes
 from runner.cli.output import add_verb, log_to_stderr, print_json, print_line, print_message
+from runner.clock import now, timestamp
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -48,7 +49,8 @@ def run_run(options: argparse.Namespace) -> int:
 def run_drain(options: argparse.Namespace) -> int:
     """Run jobs until none is left that can run, or until the hour of `--until`."""
     if not options.one_process:
-        hour = ["--until", options.until] if options.until else []
+        # As a moment: a runner that is started again after that hour must not wait for tomorrow's.
+        hour = ["--until", timestamp(_next_time(options.until))] if options.until else []
         return _supervise(
             options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
         )
@@ -91,8 +93,6 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
     from runner.daemon.supervisor import keep_running
 
     home = find_home(options.home)
-    if "--until" in verb:
-        _next_time(verb[-1])  # wrong usage is reported before a process is started
     more = ["--json"] if options.json else []
     return keep_running(
         [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
@@ -204,14 +204,18 @@ def _opened(home: Home) -> Any:
 
 
 def _next_time(text: str) -> float:
-    """When the clock next shows HH:MM, in seconds since 1970. Raises UsageProblem."""
+    """When the clock next shows HH:MM, or a whole date, in seconds since 1970.
+
+    Raises UsageProblem.
+    """
     from datetime import datetime, timedelta
 
-    from runner.clock import now
     from specs.times import parse_moment
 
     wall = now()
     try:
+        if "T" in text:
+            return parse_moment(text).timestamp()
         hour, minute = (int(part) for part in text.split(":"))
         today = datetime.fromtimestamp(wall).replace(hour=hour, minute=minute)
     except ValueError:

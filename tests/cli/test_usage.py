@@ -10,12 +10,12 @@ import os
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from runner.cli import build_parser
+from runner.cli import build_parser, main
 from runner.cli.run import _next_time
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
@@ -214,7 +214,24 @@ def test_watch_needs_a_runner(home: Path) -> None:
     assert fluxdrop("watch", home=home).code == 69
 
 
-@pytest.mark.parametrize("until", ["25:00", "soon", "7", "07:61"])
+def test_a_drain_that_is_started_again_after_its_hour_leaves_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the hour was handed on, and a death a minute before it cost a whole day."""
+    given: list[str] = []
+    monkeypatch.setattr(
+        "runner.daemon.supervisor.keep_running",
+        lambda arguments, **more: given.extend(arguments) or 0,
+    )
+    assert main(["drain", "--until", "07:00", "--home", str(home)]) == 0
+    until = given[given.index("--until") + 1]
+    assert datetime.fromisoformat(until) > datetime.now(UTC)
+    (home / "inbox" / "later.yaml").write_text(spec(), encoding="utf-8")
+    past = fluxdrop("drain", "--one-process", "--until", "2026-01-01T07:00:00.000Z", home=home)
+    assert past.code == 0 and not (home / "outbox" / "later" / "later-0001.png").exists()
+
+
+@pytest.mark.parametrize("until", ["25:00", "soon", "7", "07:61", "9999-12-31T23:00"])
 def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
     done = fluxdrop("drain", "--until", until, home=home)
     assert done.code == 2 and "07:00" in done.err
@@ -229,6 +246,7 @@ def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
         ("2026-03-28T22:00Z", "02:30", "2026-03-29T01:00Z"),  # no clock shows it: the next it shows
         ("2026-11-23T05:59Z", "07:00", "2026-11-23T06:00Z"),
         ("2026-11-23T06:00Z", "07:00", "2026-11-24T06:00Z"),
+        ("2026-11-23T06:00Z", "2026-11-23T07:00", "2026-11-23T06:00Z"),
     ],
 )
 def test_an_hour_to_leave_at_is_what_the_clock_shows_then(
@@ -238,7 +256,7 @@ def test_an_hour_to_leave_at_is_what_the_clock_shows_then(
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Europe/Berlin")
         time.tzset()
-        patch.setattr("runner.clock.now", datetime.fromisoformat(now).timestamp)
+        patch.setattr("runner.cli.run.now", datetime.fromisoformat(now).timestamp)
         found = _next_time(until)
     time.tzset()
     assert found == datetime.fromisoformat(moment).timestamp()

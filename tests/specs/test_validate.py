@@ -89,6 +89,11 @@ format: jpg
                          "'7-9' is not a span of hours: write it as \"23:00-07:00\"")),
         ("not_before: 2026-02-30T00:00", (3, 13, "not_before",
                                           "'2026-02-30T00:00': day is out of range for month")),
+        ("not_before: 9999-12-31T23:59:59-14:00", (
+            3, 13, "not_before", "'9999-12-31T23:59:59-14:00': it lies outside the years 1970 to "
+            "9000: write one like 2026-12-24T22:00")),
+        ("window: '22:00-22:00'", (3, 9, "window", "'22:00-22:00': it opens and closes at the same "
+                                   "minute: write 00:00-24:00 for all hours")),
         ("id: con", (3, 5, "id", "'con' is a device on Windows and cannot name a folder there")),
         ("id: Drops", (3, 5, "id", "'Drops' is a name that the outbox uses itself")),
         ("count: 0", (3, 8, "count", "0 is less than the minimum of 1")),
@@ -191,6 +196,8 @@ def test_where_the_model_takes_several_images_a_list_is_fine(kind: str, image: A
         {"matrix": {"prompt": ["a", "b"], "steps": [1, 2]}},
         {"prompt": "a", "matrix": {"prompt": ["b"]}, "count": 5},
         {"prompt": "a", "window": "23:00-07:00", "not_before": "2026-11-23T22:00:00.5+01:00"},
+        {"prompt": "a", "window": "23:00 - 07:00", "not_before": "1970-01-01T00:00Z"},
+        {"prompt": "a", "window": "22:00-24:00", "not_before": "9000-12-31T23:59Z"},
         {"prompt": "a", "not_before": "2026-11-23 22:00", "format": "webp", "quality": 80},
         {"prompt": "a\nb", "id": "A-1.b_c", "loras": [{"repo": "a/b", "weight": -1, "name": "x"}]},
     ],

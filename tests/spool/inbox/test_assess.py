@@ -150,6 +150,8 @@ FAULTS: dict[str, Fault] = {
     "seed and seeds": _fault("seeds", "exclude each other", "plain", needs="seed", seeds=[1]),
     "id": _fault("id", "a device on Windows", id="con"),
     "window": _fault("window", "opens and closes at the same minute", window="07:00-07:00"),
+    "no calendar's date": _fault("not_before", "outside the years 1970 to 9000",
+                                 not_before="9999-12-31T23:59:59-14:00"),
     "the last seed": _fault("seeds.count", "passes the last seed", "plain", "compose",
                             seed=None, seeds={"start": 2**32 - 1, "count": 2}),
     # the models
@@ -439,6 +441,7 @@ TOLD: dict[str, tuple[str, tuple[str, ...]]] = {
     "models alone": ("compose", ("fp8",)),
     "pack's words, model": ("compose", ("forbidden by a block", "fp8")),
     "pack, field, model": ("compose", ("unknown subject", "window", "unknown model")),
+    "date": ("plain", ("no calendar's date", "window")),
 }
 
 
