@@ -14,8 +14,10 @@ from typing import Any
 
 from specs.document import MAX_BYTES, MAX_DIGITS, UNFIT, Builder, Document, position, refuse
 
-__all__ = ["Document", "ends_with_marker", "is_whole_json_object", "read"]
+__all__ = ["LFS_POINTER", "Document", "ends_with_marker", "is_whole_json_object", "read"]
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the small file begins that Git LFS leaves in place of a large one."""
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),

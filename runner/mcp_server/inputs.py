@@ -27,7 +27,7 @@ from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
 from runner.settings import Home
-from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
+from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, relative, take
 
 FOLDER = "mcp"
 """Where in the inbox the copies lie; subfolders of the inbox are never scanned."""
@@ -185,14 +185,9 @@ def _decoded(text: str) -> bytes:
 
 def _readings(text: str, home: Home) -> list[str]:
     """What a path may mean inside the inbox and the outbox, the likeliest first."""
-    if _is_absolute(text):
-        given = Path(os.path.realpath(text))
-        return [
-            f"{word}/{given.relative_to(os.path.realpath(root)).as_posix()}"
-            for word, root in (("inbox", home.inbox), ("outbox", home.outbox))
-            if given.is_relative_to(os.path.realpath(root))
-        ]
-    posix = text.replace("\\", "/")
+    posix = relative(text, home)
+    if _is_absolute(posix):
+        return []
     if posix.startswith(("inbox/", "outbox/")):
         return [posix]
     place_of(posix, home)  # a path that may not be named is refused as what it is
