@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -141,8 +142,12 @@ def job_of(home: Home, name: str) -> str:
     """The id of the job that `name` refers to: a job's id, or the file name of a drop."""
     if not _is_name(name) or os.path.isfile(home.job(name) / "status.json"):
         return name
-    answer = read_json(home.drops / f"{name}.json")
-    return str(answer["job"]) if answer and "job" in answer else name
+    # macOS takes letters and their accents apart, in the names of drops too.
+    for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
+        answer = read_json(home.drops / f"{form}.json")
+        if answer and "job" in answer:
+            return str(answer["job"])
+    return name
 
 
 def wait_until_over(

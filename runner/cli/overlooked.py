@@ -44,6 +44,8 @@ def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
                 found = why if is_spec(name) else None
             else:
                 found = why_not_taken(name) or _waits(home, name)
+                if is_spec(name) and _is_empty(os.path.join(folder, name)):
+                    found = "it is empty: its text is waited for, ten minutes long"
             if found:
                 yield os.path.normpath(os.path.join("inbox", above, name)), found
         for name in folders:
@@ -66,3 +68,10 @@ def _waits(home: Home, name: str) -> str | None:
     if suffix.lower() != CANCEL_SUFFIX and state not in FINAL_STATES:
         return f"it waits until {job} is over"
     return None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.path.isfile(path) and not os.path.getsize(path)
+    except OSError:
+        return False

@@ -126,7 +126,7 @@ def run_check(options: argparse.Namespace) -> int:
     ok = not any(assessment.reason for _, assessment in checked)
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
-        | ({"warnings": list(assessment.absent)} if assessment.absent else {})
+        | ({"warnings": warned} if (warned := _warnings(assessment)) else {})
         for file, assessment in checked
     ]
     print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))
@@ -136,7 +136,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Assessment]]:
-    """The assessment of each file; says on stderr which weights are not on this machine."""
+    """The assessment of each file; warns on stderr, of weights that are not here among others."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess
 
@@ -146,9 +146,13 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
         for file, data in specs
     ]
     for file, assessment in checked:
-        for text in assessment.absent:
+        for text in _warnings(assessment):
             print_message(f"{file}: warning: {text}")
     return checked
+
+
+def _warnings(assessment: Assessment) -> list[str]:
+    return [*assessment.absent, *assessment.warnings]
 
 
 def _problem_lines(checked: list[tuple[str, Assessment]]) -> Iterator[str]:

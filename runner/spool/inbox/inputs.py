@@ -51,7 +51,7 @@ def place_of(text: str, home: Home) -> Path:
     posix = text.replace("\\", "/")
     if "\0" in text or ".." in posix.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
-    if _is_absolute(text):
+    if is_absolute(text):
         if not Path(text).is_absolute() or not _allowed(Path(text), home):
             raise PathNotAllowed(
                 f"{text!r} is outside the inbox: copy the file there, or add its folder to "
@@ -71,8 +71,9 @@ def place_of(text: str, home: Home) -> Path:
     return place
 
 
-def _is_absolute(text: str) -> bool:
-    return Path(text).is_absolute() or text[:1] in ("/", "\\") or text[1:2] == ":"
+def is_absolute(text: str) -> bool:
+    """Whether a path is absolute on any system, or names a drive."""
+    return text[:1] in ("/", "\\") or text[1:2] == ":"
 
 
 def relative(text: str, home: Home) -> str:
@@ -80,7 +81,7 @@ def relative(text: str, home: Home) -> str:
 
     Like `outbox/hero/hero-0001.png`.
     """
-    if _is_absolute(text):
+    if is_absolute(text):
         given = Path(os.path.realpath(text))
         for word, root in (("inbox", home.inbox), ("outbox", home.outbox)):
             if given.is_relative_to(real := os.path.realpath(root)):

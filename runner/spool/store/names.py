@@ -31,23 +31,23 @@ _COPY_WORDS = (
     "競合コピー", "冲突副本", "衝突複本",
 )  # fmt: skip
 _DAY = r"\d{4}-\d{2}-\d{2}"
-# By tool, what it puts behind the stem of a conflict copy, and where that is written down.
-_CONFLICT_TAGS = {
-    # help.dropbox.com/syncing-uploads/conflicted-copy; nextcloud/desktop and owncloud/client
-    # src/common/utility.cpp. Translations as found in people's repositories.
-    "Dropbox, Nextcloud": rf" \([^()]*(?:{'|'.join(_COPY_WORDS)})[^()]* ?{_DAY}[^()]*\)",
-    # The same files: before 2.5, and where two names differ by case only.
-    "ownCloud": rf"_conflict(?:_.+)?-\d{{8}}-\d{{6}}| \(case clash from {_DAY} \d{{6}}\)",
-    # syncthing/syncthing lib/model/folder_sendrecv.go
-    "Syncthing": r"\.sync-conflict-\d{8}-\d{6}(?:-\w{0,7})?",
-    # haiwen/seafile common/vc-common.c and daemon/vc-utils.c
-    "Seafile": r" \(SFConflict (?:[^()]+ )?\d{4}(?:-\d\d){5}\)| \(case conflict \d+\)",
-    # kb.synology.com, Synology_Drive_file_conflict_resolution; the month in the client's language
-    "Synology": r"_.+_[^-_\d]{2,12}-\d\d-\d{4,6}-\d{4}_[A-Za-z]*Conflict(?:_\d+)?",
-    # abraunegg/onedrive: the host's name, then this.
-    "OneDrive for Linux": r"-.+-safeBackup-\d{4}",
-}
-_CONFLICT_COPY = re.compile(rf".+(?:{'|'.join(_CONFLICT_TAGS.values())})", re.IGNORECASE)
+# What each tool puts behind the stem of a conflict copy, and where that is written down.
+_CONFLICT_TAGS = (
+    # Dropbox: help.dropbox.com/syncing-uploads/conflicted-copy, and names in people's repositories.
+    # Nextcloud and ownCloud: src/common/utility.cpp of nextcloud/desktop and owncloud/client.
+    rf" \([^()]*(?:{'|'.join(_COPY_WORDS)})[^()]* ?{_DAY}[^()]*\)",
+    # The same file: before 2.5, and where two names differ by case only.
+    rf"_conflict(?:_.+)?-\d{{8}}-\d{{6}}| \(case clash from {_DAY} \d{{6}}\)",
+    # Syncthing: lib/model/folder_sendrecv.go of syncthing/syncthing.
+    r"\.sync-conflict-\d{8}-\d{6}(?:-\w{0,7})?",
+    # Seafile: common/vc-common.c and daemon/vc-utils.c of haiwen/seafile.
+    r" \(SFConflict (?:[^()]+ )?\d{4}(?:-\d\d){5}\)| \(case conflict \d+\)",
+    # Synology: kb.synology.com, Synology_Drive_file_conflict_resolution; months in any language.
+    r"_.+_[^-_\d]{2,12}-\d\d-\d{4,6}-\d{4}_[A-Za-z]*Conflict(?:_\d+)?",
+    # OneDrive for Linux: abraunegg/onedrive puts the host's name and this.
+    r"-.+-safeBackup-\d{4}",
+)
+_CONFLICT_COPY = re.compile(rf".+(?:{'|'.join(_CONFLICT_TAGS)})", re.IGNORECASE)
 # People name files so, too: a conflict copy only where a file of the name without it is known.
 _PERHAPS_CONFLICT_COPY = (
     # OneDrive puts the computer's name behind the stem; this is how Windows names computers.
@@ -97,7 +97,7 @@ def why_not_taken(name: str) -> str | None:
     if meant == name:
         # Notepad puts its own ending behind the one that was typed.
         meant, end = os.path.splitext(name)
-    if end not in ("a blank", ".", ".txt", ".rtf") or is_ignored(meant):
+    if end.lower() not in ("a blank", ".", ".txt", ".rtf") or is_ignored(meant):
         return None
     if not meant.lower().endswith((*SPEC_SUFFIXES, *CONTROL_SUFFIXES)):
         return None

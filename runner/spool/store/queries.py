@@ -84,7 +84,7 @@ class Queries(Database):
         return self._newest("source_name = ?", meant[0]) if len(meant) == 1 else None
 
     def first_unused_number(self, stem: str) -> int:
-        """The first number, from 2 on, for which no job that was not rejected is `<stem>-<number>`."""
+        """The first number from 2 on that no job has behind this stem, but for rejected ones."""
         prefix = f"{key_of(stem)}-"
         # All keys that begin so lie between `-` and the next character.
         query = "SELECT key FROM job WHERE key > ? AND key < ? AND state <> 'rejected'"
