@@ -263,8 +263,8 @@ def _explain(exc: Any, text: str, line: int, column: int) -> tuple[int, int, str
     """Where the mistake is that a parser came upon, and what to write instead."""
     problem = str(exc.problem or exc.context or "this is not YAML")
     source = BREAK.split(text)
-    first = exc.context_mark.line if exc.context_mark else line - 1
-    for number in range(max(first, line - 3, 0), min(line, len(source))):
+    # A line without a colon goes on in the next ones, until one has a colon too many.
+    for number in range(max(line - 4, 0), min(line, len(source))):
         odd = ODD_SIGN.match(source[number])
         if odd:
             return number + 1, odd.start("sign") + 1, odd_sign(odd["sign"])
@@ -274,16 +274,12 @@ def _explain(exc: Any, text: str, line: int, column: int) -> tuple[int, int, str
     if "mapping values are not allowed" in problem:
         return line, column, f"{problem}: put text that contains ': ' in quotes"
     start = _VALUE.match(row)
-    sign = start[1] if start else ""
-    if first == line - 1 and (
-        there := row[exc.context_mark.column :][:1] if exc.context_mark else ""
-    ):
-        sign = there if there in "*&|>" else sign
-    if sign in ("'", '"'):
-        text_after = exc.context == "while parsing a block mapping"
-        hint = f": put all of the text between {sign} and {sign}" if text_after else ""
-    else:
-        hint = _in_quotes(sign) if sign else ""
+    if not start:
+        return line, column, problem
+    if start[1] not in ("'", '"'):
+        return line, column, f"{problem}{_in_quotes(start[1])}"
+    ends_early = exc.context == "while parsing a block mapping"
+    hint = f": put all of the text between {start[1]} and {start[1]}" if ends_early else ""
     return line, column, f"{problem}{hint}"
 
 

@@ -217,6 +217,7 @@ def test_bytes_that_are_not_utf8_are_shown_where_they_stand(
         ),
         (b"prompt: 'it's red'\n", 1, 13, "all of the text between ' and '"),
         ("a: 1\nprompt:\u00a0a circle\n".encode(), 2, 8, "U+00A0 (no-break space)"),
+        ("kind:\u00a0redux\nmodel: tiny\n".encode(), 1, 6, "U+00A0 (no-break space)"),
         ("a: 1\nprompt\uff1aa circle\n".encode(), 2, 7, "U+FF1A (fullwidth colon)"),
         ("x:\n  a: 1\n  b:\u3000c\n".encode(), 3, 5, "U+3000 (ideographic space)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", 1, 1, "git lfs pull"),
