@@ -115,9 +115,9 @@ def test_a_pipe_is_not_opened_and_the_way_to_read_one_is_told(
 
 def test_a_hidden_spec_is_dropped_under_a_name_that_is_taken(here: Here, tmp_path: Path) -> None:
     """Seen red: `submit --wait` waited for ever for a file that is ignored."""
-    for name in (".hero.yaml", "~x.yaml", "..."):
+    for name in (".hero.yaml", "~x.yaml", "~~~"):
         (tmp_path / name).write_text(spec(), encoding="utf-8")
-    files = [str(tmp_path / name) for name in (".hero.yaml", "~x.yaml", "...")]
+    files = [str(tmp_path / name) for name in (".hero.yaml", "~x.yaml", "~~~")]
     assert here("submit", *files, "--json").json["drops"] == ["hero.yaml", "x.yaml", "spec.yaml"]
 
 
