@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -77,9 +78,11 @@ def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
     The name is `name`, or `name` with a number where another file has it; a name without the
-    ending of a spec gets `.yaml`. Raises UsageProblem when the inbox cannot be written.
+    ending of a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
+    UsageProblem when the inbox cannot be written.
     """
-    stem, suffix = os.path.splitext(os.path.basename(name))
+    # A name that begins so is ignored, and would lie there for ever.
+    stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
     numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
@@ -106,6 +109,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     Raises UsageProblem for an image that cannot be read, and when the inbox cannot be written.
     """
     from runner.spool.inbox.inputs import named_paths
+    from runner.spool.store.names import Names
     from specs.read import read
 
     try:
@@ -114,10 +118,14 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
         return []
     copied = []
     for _, name in named_paths(spec) if isinstance(spec, dict) else ():
+        if "/" in name or "\\" in name or name.startswith("."):
+            continue
         image = spec_file.parent / name
-        plain = "/" not in name and "\\" not in name and not name.startswith(".")
         try:
-            if not plain or not image.is_file() or (home.inbox / name).exists():
+            if not image.exists():
+                found = Names(os.listdir(spec_file.parent)).alike(name)
+                image = spec_file.parent / found[0] if len(found) == 1 else image
+            if not image.is_file() or (home.inbox / name).exists():
                 continue
             picture = image.read_bytes()
         except OSError as error:
@@ -129,7 +137,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
 
 def receipt(home: Home, drop: str) -> dict[str, Any] | None:
     """The receipt of a drop, or None while its file is in the inbox."""
-    if (home.inbox / drop).exists():
+    if os.path.exists(home.inbox / drop):
         return None
     return read_json(home.drops / f"{drop}.json")
 
@@ -156,7 +164,7 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
     # A rejected job does not hold its id: a spec of that id in the inbox takes its place.
     if recorded is not None and recorded.get("state") != "rejected":
         return recorded
-    if any((home.inbox / f"{job_id}{end}").exists() for end in ("", ".yaml", ".yml", ".json")):
+    if any(os.path.exists(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
         return {"id": job_id, "state": "submitted"}
     # Read again: the file may have left the inbox and become a job since the first read.
     return read_json(file) or {"id": job_id, "state": "unknown"}
@@ -164,10 +172,14 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
 
 def job_of(home: Home, name: str) -> str:
     """The id of the job that `name` refers to: a job's id, or the file name of a drop."""
-    if not _is_name(name) or (home.job(name) / "status.json").is_file():
+    if not _is_name(name) or os.path.isfile(home.job(name) / "status.json"):
         return name
-    answer = read_json(home.drops / f"{name}.json")
-    return str(answer["job"]) if answer and "job" in answer else name
+    # macOS takes letters and their accents apart, in the names of drops too.
+    for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
+        answer = read_json(home.drops / f"{form}.json")
+        if answer and "job" in answer:
+            return str(answer["job"])
+    return name
 
 
 def wait_until_over(

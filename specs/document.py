@@ -8,6 +8,7 @@ once. It uses its own stack: no input can exhaust Python's.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -29,6 +30,13 @@ MAX_COLLECTED = 1_000
 UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 BREAK = re.compile("\r\n|\r|\n")
 
+_ODD_BLANKS = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff"
+# A sign that looks like the colon or the blank behind a key, or like its indentation, and is none.
+ODD_SIGN = re.compile(
+    rf"\s*?(?:- +)?(?:[\"']?[\w$-]+[\"']? *(?:(?=[：﹕︓])|:(?=[{_ODD_BLANKS}])))?"
+    rf"(?P<sign>[：﹕︓{_ODD_BLANKS}])"
+)
+
 # line, column, and the marks of the children: a list, or key -> (line, column, mark of the value)
 Mark = tuple[int, int, Any]
 
@@ -39,6 +47,8 @@ class Document:
 
     value: Any
     mark: Mark = (1, 1, None)
+    notes: tuple[str, ...] = ()
+    """What is no mistake by itself, and hardly meant so."""
 
     def locate(self, path: Sequence[str | int], *, key: bool = False) -> tuple[int, int]:
         """Line and column of the value at `path` (or of its key), else of its nearest parent."""
@@ -70,7 +80,7 @@ class Document:
             part[new] = part.pop(old)
             if children:
                 children[new] = children[old]
-        return Document(value, mark)
+        return Document(value, mark, self.notes)
 
 
 def refuse(reason: str, line: int, column: int, message: str, path: str = "") -> NoReturn:
@@ -84,6 +94,12 @@ def short(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     shown = repr(value[:80]) if isinstance(value, str) else repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def odd_sign(sign: str) -> str:
+    """What is wrong with a sign that looks like another, as a sentence."""
+    meant = "':' and a blank" if unicodedata.category(sign).startswith("P") else "a plain blank"
+    return f"U+{ord(sign):04X} ({unicodedata.name(sign, '').lower()}) stands here: write {meant}"
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -119,6 +135,7 @@ class Builder:
 
     stack: list[_Frame] = field(default_factory=list)
     faults: list[tuple[str, Problem]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     events: int = 0
     value: Any = None
     mark: Mark = (1, 1, None)
@@ -142,6 +159,11 @@ class Builder:
         """Note a problem that does not keep the rest from being read."""
         if len(self.faults) < MAX_REPORTED:
             self.faults.append((reason, Problem(line, column, dotted(self.path()), message)))
+
+    def note(self, message: str) -> None:
+        """Note what is no problem and hardly meant so."""
+        if len(self.notes) < MAX_REPORTED:
+            self.notes.append(message)
 
     def scalar(self, value: Any, line: int, column: int) -> None:
         """Take a scalar: a key where one is due, else a value."""
@@ -179,7 +201,7 @@ class Builder:
         if self.faults:
             self.faults.sort(key=lambda fault: fault[1])
             raise SpecInvalid(self.faults[0][0], [problem for _, problem in self.faults])
-        return Document(self.value, self.mark)
+        return Document(self.value, self.mark, tuple(self.notes))
 
     def _tick(self, line: int, column: int) -> None:
         self.events += 1

@@ -18,7 +18,7 @@ from jsonschema.validators import extend
 from referencing import Registry
 
 from specs import schemas
-from specs.document import MAX_COLLECTED, short
+from specs.document import MAX_COLLECTED, ODD_SIGN, odd_sign, short
 from specs.suggest import did_you_mean, nearest
 
 
@@ -246,8 +246,12 @@ def _sentence(error: Any) -> str:
 
 
 def _type_sentence(value: Any, types: list[str]) -> str:
-    number_like = types == ["string"] and isinstance(value, (bool, int, float))
-    hint = ": put it in quotes" if number_like else ""
+    hint = ""
+    if types == ["string"] and isinstance(value, (bool, int, float)):
+        hint = ": put it in quotes"
+    elif types == ["string"] and isinstance(value, dict) and not any(value.values()):
+        # What `{red|blue}` is to YAML.
+        hint = ": put text that begins with { in quotes"
     return f"{short(value)} is not {' or '.join(_TYPES[name] for name in types)}{hint}"
 
 
@@ -275,7 +279,9 @@ def _unknown_key(
             return Explained(path, lambda: text, at_key=True)
 
     def message() -> str:
-        near = meant(key, fields)
+        near, odd = meant(key, fields), ODD_SIGN.match(key)
+        if odd:
+            return f"unknown key {short(key)} ({odd_sign(odd['sign'])})"
         return f"unknown key {short(key)}{_in_brackets(f'did you mean {near!r}?' if near else '')}"
 
     return Explained(path, message, at_key=True, meant=lambda: meant(key, fields))

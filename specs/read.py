@@ -8,14 +8,30 @@ acted upon, and the scalars are those of the YAML 1.2 core schema (`no` is text,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from specs.document import MAX_BYTES, MAX_DIGITS, UNFIT, Builder, Document, position, refuse
+from specs.document import (
+    BREAK,
+    MAX_BYTES,
+    MAX_DIGITS,
+    ODD_SIGN,
+    UNFIT,
+    Builder,
+    Document,
+    dotted,
+    odd_sign,
+    position,
+    refuse,
+    short,
+)
 
-__all__ = ["Document", "ends_with_marker", "is_whole_json_object", "read"]
+__all__ = ["LFS_POINTER", "Document", "ends_with_marker", "is_whole_json_object", "read"]
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the small file begins that Git LFS leaves in place of a large one."""
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -27,12 +43,21 @@ _ENDLESS = frozenset(
     sign + word for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
 ) | {".nan", ".NaN", ".NAN"}
 _NUMBER_STARTS = frozenset("0123456789+-.")
+# Line breaks for every YAML parser here, and for YAML 1.2 none.
+_FOREIGN_BREAKS = "\u2028\u2029"
+# What a colour or a number may begin that was meant as text and is a comment.
+_COMMENT = re.compile(r"[ \t]+(#[^\s#][^\r\n]*)")
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{3}|#\d")
+# What an unquoted text must not begin with, behind the key or the dashes before it.
+_VALUE = re.compile(r"""\s*(?:- +)*(?:[^\s"'\[{#][^:#]*:[ \t]+)?([*&!{\[@`%|>"']|[-?](?=[ ]))""")
 # Directives that would be compared with each other, thousands of times, before any event.
 _TAG_DIRECTIVE = re.compile("^%TAG", re.MULTILINE)
 
 
 def read(data: bytes, *, json: bool = False) -> Document:
     """Read one document (strict JSON if `json`); an empty file gives the value None."""
+    if data.startswith(LFS_POINTER):
+        refuse("BadYaml", 1, 1, "a pointer of Git LFS, not the file itself: run `git lfs pull`")
     text = _decode(data)
     builder = Builder()
     if json:
@@ -102,32 +127,78 @@ def _feed_yaml(builder: Builder, text: str) -> None:
     directive = _TAG_DIRECTIVE.search(text)
     if directive:
         refuse("TagNotAllowed", *position(text, directive.start()), "%TAG is not accepted")
+    stand_ins = _stand_ins(text)
+    text = text.translate(stand_ins) if stand_ins else text
     try:
-        _feed_events(builder, yaml.parse(text, Loader=_loader()))
+        quoted = _feed_events(builder, text, stand_ins)
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         # A parser looks ahead, and may refuse nesting by a limit of its own before its first event.
         # So what comes before that place is read once more: the guards here have the first word.
         with suppress(*foreign):
-            _feed_events(Builder(), yaml.parse(text[: mark.index if mark else 0], Loader=_loader()))
-        refuse("BadYaml", line, column, _explain(exc, text, line, column))
+            _feed_events(Builder(), text[: mark.index if mark else 0], stand_ins)
+        if stand_ins:
+            # What follows a break was meant as a line of its own.
+            row_start = mark.index - mark.column if mark else 0
+            _refuse_breaks(text[: mark.index if mark else 0], [(0, row_start)], stand_ins)
+        refuse("BadYaml", *_explain(exc, text, line, column))
     except foreign as exc:
         refuse("BadYaml", 0, 0, f"this is not YAML ({type(exc).__name__})")
+    if stand_ins:
+        _refuse_breaks(text, quoted, stand_ins)
 
 
-def _feed_events(builder: Builder, events: Any) -> None:
+def _stand_ins(text: str) -> dict[int, int]:
+    """A character for each foreign break of a text that the text does not have, nor its number."""
+    found = [sign for sign in _FOREIGN_BREAKS if sign in text]
+    lower = text.lower() if found else ""
+    unused = (n for n in range(0xE000, 0xF900) if chr(n) not in text and f"{n:x}" not in lower)
+    stand_ins = {ord(sign): next(unused, 0) for sign in found}
+    if 0 in stand_ins.values():
+        refuse("BadYaml", *position(text, text.index(found[0])), "too many odd characters")
+    return stand_ins
+
+
+def _refuse_breaks(text: str, quoted: list[tuple[int, int]], stand_ins: Mapping[int, int]) -> None:
+    """Refuse the foreign breaks that stand outside quotes, where editors show them as lines."""
+    signs = {chr(stand_in): sign for sign, stand_in in stand_ins.items()}
+    outside = re.compile(f"[{''.join(signs)}]")
+    begin = 0
+    for start, end in [*quoted, (len(text), 0)]:
+        found = outside.search(text, begin, start)
+        if found:
+            code = signs[found.group()]
+            message = f"the character U+{code:04X} is not allowed outside quotes: write a blank"
+            refuse("BadYaml", *position(text, found.start()), message)
+        begin = end
+
+
+def _feed_events(
+    builder: Builder, text: str, stand_ins: Mapping[int, int]
+) -> list[tuple[int, int]]:
+    """Feed a text that has its foreign breaks replaced; where its quoted scalars begin and end."""
+    import yaml
     from yaml import events as kinds
 
     documents = 0
+    quoted: list[tuple[int, int]] = []
+    restored = {stand_in: sign for sign, stand_in in stand_ins.items()}
+    comments = _COMMENT.search(text) is not None
+    events: Any = yaml.parse(text, Loader=_loader())
     for event in events:
         kind, mark = type(event), event.start_mark
         if kind is kinds.ScalarEvent and event.anchor is None and event.tag is None:
             line, column, value = mark.line + 1, mark.column + 1, event.value
+            if stand_ins and event.style in ("'", '"'):
+                quoted.append((mark.index, event.end_mark.index))
+                value = value.translate(restored)
             if not event.style:
                 if value == "<<" and builder.wants_key:
                     refuse("AliasesNotAllowed", line, column, "merge keys (<<) are not accepted")
                 value = _plain(builder, value, line, column)
+                if comments and isinstance(value, str) and not builder.wants_key:
+                    _note_comment(builder, text, event)
             builder.scalar(value, line, column)
         elif kind is kinds.SequenceEndEvent or kind is kinds.MappingEndEvent:
             builder.close()
@@ -138,6 +209,18 @@ def _feed_events(builder: Builder, events: Any) -> None:
                 refuse("MultipleDocuments", mark.line + 1, mark.column + 1, message)
         elif isinstance(event, kinds.NodeEvent):
             _feed_node(builder, event, mark.line + 1, mark.column + 1)
+    return quoted
+
+
+def _note_comment(builder: Builder, text: str, event: Any) -> None:
+    """Note a comment that may have been meant as a part of the text before it."""
+    comment = _COMMENT.match(text, event.end_mark.index)
+    if comment and (" " in event.value or _COLOUR.match(comment[1])):
+        message = (
+            f"line {event.end_mark.line + 1}: {short(comment[1].rstrip())} is a comment and no part"
+            f" of {dotted(builder.path()) or 'the text'}: put the text in quotes to keep it"
+        )
+        builder.note(message)
 
 
 def _feed_node(builder: Builder, event: Any, line: int, column: int) -> None:
@@ -145,10 +228,11 @@ def _feed_node(builder: Builder, event: Any, line: int, column: int) -> None:
     from yaml import events as kinds
 
     if type(event) is kinds.AliasEvent or event.anchor is not None:
-        message = "anchors (&) and aliases (*) are not accepted"
+        sign = "*" if type(event) is kinds.AliasEvent else "&"
+        message = f"anchors (&) and aliases (*) are not accepted{_in_quotes(sign)}"
         refuse("AliasesNotAllowed", line, column, message)
     if event.tag is not None:
-        refuse("TagNotAllowed", line, column, "tags (!) are not accepted")
+        refuse("TagNotAllowed", line, column, f"tags (!) are not accepted{_in_quotes('!')}")
     builder.open({} if type(event) is kinds.MappingStartEvent else [], line, column)
 
 
@@ -175,15 +259,29 @@ def _is_long_integer(text: str) -> bool:
     return text.lstrip("+-").isdecimal()
 
 
-def _explain(exc: Any, text: str, line: int, column: int) -> str:
+def _explain(exc: Any, text: str, line: int, column: int) -> tuple[int, int, str]:
+    """Where the mistake is that a parser came upon, and what to write instead."""
     problem = str(exc.problem or exc.context or "this is not YAML")
-    source = text.splitlines()
+    source = BREAK.split(text)
+    # A line without a colon goes on in the next ones, until one has a colon too many.
+    for number in range(max(line - 4, 0), min(line, len(source))):
+        odd = ODD_SIGN.match(source[number])
+        if odd:
+            return number + 1, odd.start("sign") + 1, odd_sign(odd["sign"])
     row = source[line - 1] if 0 < line <= len(source) else ""
-    at = row[column - 1 : column]
-    if at == "\t" or "\t" in row[: len(row) - len(row.lstrip())]:
-        return f"{problem}: indent with spaces, not tabs"
+    if row[column - 1 : column] == "\t" or "\t" in row[: len(row) - len(row.lstrip())]:
+        return line, column, f"{problem}: indent with spaces, not tabs"
     if "mapping values are not allowed" in problem:
-        return f"{problem}: put text that contains ': ' in quotes"
-    if at and at in "@`%":
-        return f"{problem}: put text that begins with {at} in quotes"
-    return problem
+        return line, column, f"{problem}: put text that contains ': ' in quotes"
+    start = _VALUE.match(row)
+    if not start:
+        return line, column, problem
+    if start[1] not in ("'", '"'):
+        return line, column, f"{problem}{_in_quotes(start[1])}"
+    ends_early = exc.context == "while parsing a block mapping"
+    hint = f": put all of the text between {start[1]} and {start[1]}" if ends_early else ""
+    return line, column, f"{problem}{hint}"
+
+
+def _in_quotes(sign: str) -> str:
+    return f": put text that begins with {sign} in quotes"

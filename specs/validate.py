@@ -14,7 +14,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from specs import quick, rules, schemas
-from specs.document import MAX_COLLECTED, MAX_REPORTED, Document, dotted, short
+from specs.document import (
+    MAX_COLLECTED,
+    MAX_REPORTED,
+    ODD_SIGN,
+    Document,
+    dotted,
+    odd_sign,
+    short,
+)
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import nearest
 
@@ -69,7 +77,8 @@ def check(document: Document, schema: str | None = None) -> Checked:
         return Checked({}, document)
     if not isinstance(value, dict):
         message = "the file is empty" if value is None else f"{short(value)} stands alone"
-        message = f"{message}: write it as `key: value` lines"
+        odd = ODD_SIGN.match(value) if isinstance(value, str) else None
+        message += f": {odd_sign(odd['sign'])}" if odd else ": write it as `key: value` lines"
         return Checked({}, document, (Problem(*document.mark[:2], "", message),))
     found: list[Problem] = []
     names: tuple[str, ...] = (schema or "",)

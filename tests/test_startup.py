@@ -118,6 +118,7 @@ def test_a_command_imports_its_own_verbs_alone(used_home: Path) -> None:
     assert {name for name in loaded if name.startswith("runner.cli.")} == {
         "runner.cli.status",
         "runner.cli.output",
+        "runner.cli.overlooked",
     }
     unused = {"logging", "subprocess", "hashlib", "plistlib", "urllib.request", "xml", "email"}
     assert loaded & unused == set()

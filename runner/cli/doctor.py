@@ -64,6 +64,7 @@ def _findings(home: Home) -> Iterator[Finding]:
     yield _disk(home)
     yield _writers(home)
     yield _runner(home)
+    yield from _overlooked(home)
     device = machine.device(home.settings.device)
     yield Finding("device", device.remedy is None, device.found, device.remedy)
     attention, *more = speed.available()
@@ -109,6 +110,14 @@ def _runner(home: Home) -> Finding:
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
     remedy = "mend or remove what is set aside" if faults else None
     return Finding("runner", not faults, found, remedy, faults)
+
+
+def _overlooked(home: Home) -> Iterator[Finding]:
+    from runner.cli.overlooked import overlooked
+
+    why = tuple(f"{file}: {reason}" for file, reason in overlooked(home))
+    if why:
+        yield Finding("not taken", False, f"{len(why)} in the inbox", "see each line", why)
 
 
 def _weights(home: Home) -> Iterator[Finding]:

@@ -57,7 +57,7 @@ def run_drain(options: argparse.Namespace) -> int:
     home = _prepared(options)
     until = _next_time(options.until) if options.until else None
     with _working(home, options) as daemon:
-        outcome = daemon.drain(until=until)
+        outcome = daemon.drain(until=until, notify=print_message)
     counts = {str(state): n for state, n in outcome.counts.items()}
     if options.json:
         print_line({"counts": counts, "note": outcome.note})

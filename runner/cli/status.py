@@ -36,8 +36,12 @@ def run_status(options: argparse.Namespace) -> int:
     running = client.runner_health(home)
     summary = running or read_json(home.health) or {}
     waiting = _specs_in_inbox(home)
+    from runner.cli.overlooked import overlooked
+
+    not_taken = [{"file": file, "why": why} for file, why in overlooked(home)]
     if options.json:
-        print_json({**summary, "running": running is not None, "inbox": waiting})
+        more = {"running": running is not None, "inbox": waiting, "not_taken": not_taken}
+        print_json({**summary, **more})
         return 0
     counts = summary.get("counts", {})
     numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
@@ -50,6 +54,8 @@ def run_status(options: argparse.Namespace) -> int:
         print(f"no runner is running; {numbers or 'no jobs yet'}")
     if waiting:
         print(f"{waiting} in the inbox, not yet taken")
+    for each in not_taken:
+        print(f"{each['file']} is not taken: {each['why']}")
     for job in reversed(summary.get("recent", [])):
         print(job_line(job))
     return 0

@@ -6,6 +6,7 @@ A picture may be given in place of a spec: its metadata have the spec that made 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from runner import client
 from runner.cli.output import add_verb, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
+from runner.wire import read_json
 
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
@@ -71,9 +73,8 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
         if not options.json:
             print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
         return 0
-    seconds = None if options.wait else _RECEIPT_SECONDS
     check = partial(_require_runner, home) if options.wait else None
-    receipts = [client.wait_for_receipt(home, drop, seconds, check) for drop in drops]
+    receipts = [_receipt(home, drop, options) for drop in drops]
     jobs = [receipt["job"] for receipt in receipts if receipt]
     late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
     if options.wait:
@@ -86,7 +87,29 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     print_answer(options, {"jobs": jobs} | ({"drops": late} if late else {}), *lines)
     for name in () if options.json else late:
         print_message(f"{name} is in the inbox and not yet taken")
-    return 1 if any(bad) else 0
+    return 1 if any(bad) or (options.wait and late) else 0
+
+
+def _receipt(home: Home, drop: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The receipt of a drop; None where it has not come in time, or cannot come any more."""
+
+    def check() -> None:
+        if options.wait:
+            _require_runner(home)
+        faults = (read_json(home.health) or {}).get("faults", ())
+        for fault in faults:
+            if fault["file"] == f"inbox/{drop}":
+                raise UsageProblem(f"inbox/{drop} is set aside: {fault['message']}")
+        if not os.path.lexists(home.inbox / drop) and client.receipt(home, drop) is None:
+            raise UsageProblem(f"somebody took inbox/{drop} away before it was read")
+
+    try:
+        return client.wait_for_receipt(
+            home, drop, None if options.wait else _RECEIPT_SECONDS, check
+        )
+    except UsageProblem as problem:
+        print_message(str(problem))
+        return None
 
 
 def _require_runner(home: Home) -> None:
@@ -103,7 +126,7 @@ def run_check(options: argparse.Namespace) -> int:
     ok = not any(assessment.reason for _, assessment in checked)
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
-        | ({"warnings": list(assessment.absent)} if assessment.absent else {})
+        | ({"warnings": warned} if (warned := _warnings(assessment)) else {})
         for file, assessment in checked
     ]
     print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))
@@ -113,7 +136,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Assessment]]:
-    """The assessment of each file; says on stderr which weights are not on this machine."""
+    """The assessment of each file; warns on stderr, of weights that are not here among others."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess
 
@@ -123,9 +146,13 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
         for file, data in specs
     ]
     for file, assessment in checked:
-        for text in assessment.absent:
+        for text in _warnings(assessment):
             print_message(f"{file}: warning: {text}")
     return checked
+
+
+def _warnings(assessment: Assessment) -> list[str]:
+    return [*assessment.absent, *assessment.warnings]
 
 
 def _problem_lines(checked: list[tuple[str, Assessment]]) -> Iterator[str]:
@@ -162,6 +189,8 @@ def _spec_bytes(file: str) -> bytes:
     """The spec in a file, on standard input, or in a picture's metadata."""
     if file == "-":
         return sys.stdin.buffer.read()
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise UsageProblem(f"{file} is no plain file: to read a pipe or a device, name `-`")
     if file.lower().endswith(_PICTURES):
         from runner.gallery.metadata import read
         from specs.write import to_yaml

@@ -165,13 +165,20 @@ class Daemon:
         while not self._stop.is_set() and self.worker.exit_code is None:
             self.step(HEALTH_SECONDS)
 
-    def drain(self, *, until: float | None = None) -> Outcome:
+    def drain(
+        self, *, until: float | None = None, notify: Callable[[str], None] = lambda text: None
+    ) -> Outcome:
         """Work until nothing is left that can run now, or until a time in seconds since the epoch.
 
-        With such a time, jobs outside their hours are waited for.
+        With such a time, jobs outside their hours are waited for. `notify` is told, once, of each
+        file that is waited for and may take minutes.
         """
         note, retried = None, False
+        told: set[tuple[str, str]] = set()
         while not self._stop.is_set() and self.worker.exit_code is None:
+            for name, why in self.intake.waiting_files.items() - told:
+                told.add((name, why))
+                notify(f"waiting for inbox/{name}, which {why}")
             if until is not None and now() >= until:
                 break
             if self._is_drained(wait_for_hours=until is not None):

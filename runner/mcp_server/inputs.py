@@ -27,7 +27,15 @@ from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
 from runner.settings import Home
-from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
+from runner.spool.inbox.inputs import (
+    IMAGE_FIELDS,
+    Folders,
+    is_absolute,
+    maker_of,
+    place_of,
+    relative,
+    take,
+)
 
 FOLDER = "mcp"
 """Where in the inbox the copies lie; subfolders of the inbox are never scanned."""
@@ -95,7 +103,7 @@ class Inputs:
         if len(text) > 1024 or set(text) & set("\0\t\r\n"):
             raise PathNotAllowed("this cannot be a path, and it is no data URI")
         for name in _readings(text, self.home):
-            place = place_of(name, self.home)
+            place, _ = Folders(self.home).find(place_of(name, self.home))
             if place.is_file():
                 data = _bytes(place, self.home)
                 check_picture(data)
@@ -119,7 +127,7 @@ class Inputs:
         settings = self.home.settings
         roots = (*settings.input_roots, str(self.home.root))
         home = replace(self.home, settings=replace(settings, input_roots=roots))
-        place = Path(text) if _is_absolute(text) else self.home.root / text
+        place = Path(text) if is_absolute(text) else self.home.root / text
         place_of(str(place), home)
         _refuse_private(place, self.home)
         if not place.is_file():
@@ -185,22 +193,13 @@ def _decoded(text: str) -> bytes:
 
 def _readings(text: str, home: Home) -> list[str]:
     """What a path may mean inside the inbox and the outbox, the likeliest first."""
-    if _is_absolute(text):
-        given = Path(os.path.realpath(text))
-        return [
-            f"{word}/{given.relative_to(os.path.realpath(root)).as_posix()}"
-            for word, root in (("inbox", home.inbox), ("outbox", home.outbox))
-            if given.is_relative_to(os.path.realpath(root))
-        ]
-    posix = text.replace("\\", "/")
+    posix = relative(text, home)
+    if is_absolute(posix):
+        return []
     if posix.startswith(("inbox/", "outbox/")):
         return [posix]
     place_of(posix, home)  # a path that may not be named is refused as what it is
     return [posix, f"outbox/{posix}"] if posix.count("/") == 1 else [posix]
-
-
-def _is_absolute(text: str) -> bool:
-    return Path(text).is_absolute() or text[:1] in "/\\" or bool(re.match("[A-Za-z]:", text))
 
 
 def _bytes(place: Path, home: Home) -> bytes:

@@ -19,6 +19,7 @@ import pytest
 
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
+from runner.spool.disk.platform import can_probe_writers
 from specs.schemas import kinds
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
 
@@ -138,6 +139,25 @@ def test_ctrl_c_ends_a_demo_and_the_next_runner_takes_up_its_jobs(
     assert "Traceback" not in (tmp_path / "demo").read_text(encoding="utf-8")
     assert fluxdrop("drain", home=home).code == 0
     assert json.loads((home / "outbox/draw/status.json").read_bytes())["state"] == "succeeded"
+
+
+def test_drain_says_at_once_which_file_it_waits_for_and_why(home: Path, tmp_path: Path) -> None:
+    """Seen red: ten minutes without a word."""
+    empty, open_one, output = home / "inbox/empty.yaml", home / "inbox/open.yaml", tmp_path / "said"
+    empty.touch()
+    text = b"waiting for inbox/empty.yaml, which is empty"
+    with open_one.open("w", encoding="utf-8") as file:
+        file.write(spec())
+        file.flush()
+        with started("drain", home=home, output=output) as process:
+            eventually(lambda: text in output.read_bytes(), "the drain to say what it waits for")
+            if can_probe_writers(home / "inbox"):
+                text = b"waiting for inbox/open.yaml, which is open for writing"
+                eventually(lambda: text in output.read_bytes(), "the drain to say what is open")
+            file.close()
+            empty.write_text(spec(), encoding="utf-8")
+            assert process.wait(PATIENCE) == 0, output.read_text(encoding="utf-8")
+    assert output.read_bytes().count(b"which is empty") == 1
 
 
 def test_who_waits_for_a_runner_that_dies_is_told_so(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from runner import client
+from runner.settings import Home
 from tests.cli.here import Here
 from tests.harness import spec
 
@@ -77,3 +80,74 @@ def test_a_spec_whose_images_have_no_form_is_dropped_and_not_a_crash(
     file.write_text(f"kind: redux\nimage: {image}\n", encoding="utf-8")
     assert here("submit", str(file)).code == 1
     assert (here.home / "inbox/odd.yaml").exists()
+
+
+def test_an_image_beside_the_spec_is_brought_in_another_unicode_form_and_case(
+    here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "cafe\u0301.PNG").write_bytes(b"a picture")
+    file = tmp_path / "edit.yaml"
+    file.write_text(spec(kind="kontext", image="caf\u00e9.png"), encoding="utf-8")
+    assert here("submit", str(file)).err.startswith("copied caf\u00e9.png into the inbox")
+    assert (here.home / "inbox" / "caf\u00e9.png").read_bytes() == b"a picture"
+
+
+def test_a_text_that_a_comment_cuts_is_warned_of(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "cut.yaml"
+    file.write_text("kind: text2img\nmodel: tiny\nprompt: in color #ff0000\n", encoding="utf-8")
+    done = here("check", str(file), "--json")
+    assert done.code == 0 and "'#ff0000' is a comment" in done.json["files"][0]["warnings"][0]
+    assert f"{file}: warning: line 3: '#ff0000' is a comment" in here("check", str(file)).err
+
+
+@pytest.mark.parametrize("name", ["pipe.yaml", "pipe.png"])
+def test_a_pipe_is_not_opened_and_the_way_to_read_one_is_told(
+    here: Here, tmp_path: Path, name: str
+) -> None:
+    """Seen red: it was waited for until somebody wrote into it."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / name)
+    for verb in ("submit", "check"):
+        done = here(verb, str(tmp_path / name))
+        assert done.code == 2 and "no plain file" in done.err and "`-`" in done.err
+
+
+def test_a_hidden_spec_is_dropped_under_a_name_that_is_taken(here: Here, tmp_path: Path) -> None:
+    """Seen red: `submit --wait` waited for ever for a file that is ignored."""
+    for name in (".hero.yaml", "~x.yaml", "~~~"):
+        (tmp_path / name).write_text(spec(), encoding="utf-8")
+    files = [str(tmp_path / name) for name in (".hero.yaml", "~x.yaml", "~~~")]
+    assert here("submit", *files, "--json").json["drops"] == ["hero.yaml", "x.yaml", "spec.yaml"]
+
+
+def test_who_waits_for_a_drop_that_is_not_taken_is_told_so_and_why(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: both were waited for without end."""
+    health = here.home / "outbox" / "runner.json"
+    health.parent.mkdir(exist_ok=True)
+    fault = {"file": "inbox/odd.yaml", "message": "it has an odd name"}
+    health.write_text(json.dumps({"faults": [fault]}), encoding="utf-8")
+
+    def running(home: Home) -> dict[str, object]:
+        # Somebody tidies up while it is waited for.
+        (home.inbox / "gone.yaml").unlink(missing_ok=True)
+        return {"state": "idle"}
+
+    monkeypatch.setattr(client, "runner_health", running)
+    for name, why in (
+        ("odd", "is set aside: it has an odd name"),
+        ("gone", "took inbox/gone.yaml"),
+    ):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(spec(), encoding="utf-8")
+        done = here("submit", "--wait", str(file))
+        assert done.code == 1 and why in done.err
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel", "retry"])
+def test_a_name_that_no_file_can_have_is_answered(here: Here, verb: str) -> None:
+    """Seen red: a traceback."""
+    done = here(verb, "x" * 300)
+    assert done.code in (1, 2) and "unknown" in done.out + done.err or "too long" in done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -207,8 +208,21 @@ def test_bytes_that_are_not_utf8_are_shown_where_they_stand(
         (b'a: "open\nb: 2\n', 3, 1, "unexpected end"),
         (b"a: [1, 2\n", 2, 1, ""),
         (b"a: 1\n b: 2\n", 2, 3, ""),
+        *(
+            (f"a: 1\nprompt: {text}\n".encode(), 2, column, f"begins with {text[0]} in quotes")
+            for text, column in [
+                ("{red|blue} circle", 20), ("[a] b", 13), ("|red| circle", 10), ("> 5 people", 11),
+                ("& more", 10), ("`x`", 9), ("%x", 9), ("- a", 9), ("? a", 9),
+            ]
+        ),
+        (b"prompt: 'it's red'\n", 1, 13, "all of the text between ' and '"),
+        ("a: 1\nprompt:\u00a0a circle\n".encode(), 2, 8, "U+00A0 (no-break space)"),
+        ("kind:\u00a0redux\nmodel: tiny\n".encode(), 1, 6, "U+00A0 (no-break space)"),
+        ("a: 1\nprompt\uff1aa circle\n".encode(), 2, 7, "U+FF1A (fullwidth colon)"),
+        ("x:\n  a: 1\n  b:\u3000c\n".encode(), 3, 5, "U+3000 (ideographic space)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", 1, 1, "git lfs pull"),
     ],
-)
+)  # fmt: skip
 def test_bad_yaml_is_shown_where_it_stands_with_a_hint(
     data: bytes, line: int, column: int, hint: str
 ) -> None:
@@ -217,6 +231,63 @@ def test_bad_yaml_is_shown_where_it_stands_with_a_hint(
     problem = caught.value.problems[0]
     assert (caught.value.reason, problem.line, problem.column) == ("BadYaml", line, column)
     assert hint in problem.message
+
+
+@pytest.mark.parametrize("text", ["*very* red", "*red", "&x red", "!important red"])
+def test_text_that_begins_like_an_alias_or_a_tag_is_told_to_go_in_quotes(
+    loader: str, text: str
+) -> None:
+    with pytest.raises(SpecInvalid, match=f"begins with {re.escape(text[0])} in quotes") as caught:
+        one(text)
+    assert caught.value.reason in ("AliasesNotAllowed", "TagNotAllowed")
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029"])
+@pytest.mark.parametrize(
+    ("before", "after", "column"),
+    [
+        ("prompt: a circle", "count: 4", 17), ("prompt: |\n  a circle", "count: 4", 11),
+        ("prompt: a circle", "", 17), ("prompt: a circle # x", "count: 4", 21),
+        ("", "count: 4", 1), ("x: 'a\u2028b'  # ", "", 13), ("pro", "mpt: a", 4),
+    ],
+)  # fmt: skip
+def test_a_foreign_line_break_outside_quotes_sets_no_field_and_is_refused_where_it_stands(
+    loader: str, sign: str, before: str, after: str, column: int
+) -> None:
+    """Seen red: `count` was 4, for this is a line break to every YAML parser here."""
+    with pytest.raises(SpecInvalid, match=f"U\\+{ord(sign):04X} is not allowed outside") as caught:
+        read(f"kind: text2img\n{before}{sign}{after}\nseed: 1\n".encode())
+    problem = caught.value.problems[0]
+    line = 2 + before.count("\n")
+    assert (caught.value.reason, problem.line, problem.column) == ("BadYaml", line, column)
+
+
+def test_a_foreign_line_break_in_quotes_is_text_and_moves_no_place(loader: str) -> None:
+    # The second text holds, escaped, the character that is put in its place while it is read.
+    text = "a: 'x\u2028  y\u2029'\nb: \"\\u2028\\ue000 \u2028z\"\n'\u2029': [c]\n"
+    found = read(text.encode())
+    assert found.value == {
+        "a": "x\u2028  y\u2029", "b": "\u2028\ue000 \u2028z", "\u2029": ["c"]
+    }  # fmt: skip
+    assert found.locate(["\u2029", 0]) == (3, 7)
+    assert read('{"a": "x\u2028y"}'.encode(), json=True).value == {"a": "x\u2028y"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("a circle in color #ff0000", "#ff0000"), ("red #ff0000  ", "#ff0000"),
+        ("a fan, the #1", "#1"), ("take #1 of it", "#1 of it"), ("a circle  # a comment", None),
+        ("'in color #ff0000'", None), ("red  #note", None), ("7 #1", None),
+    ],
+)  # fmt: skip
+def test_a_text_that_a_comment_cuts_is_noted(loader: str, text: str, cut: str | None) -> None:
+    notes = read(f"x:\n  prompt: {text}\n".encode()).notes
+    if cut is None:
+        assert notes == ()
+    else:
+        (note,) = notes
+        assert note.startswith(f"line 2: {cut!r} is a comment and no part of x.prompt: ")
 
 
 def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_not() -> None:

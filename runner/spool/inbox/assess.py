@@ -160,11 +160,13 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
     if all(error.reason != "TooManyImages" for error in errors):
         with collected():
             total = count(spec, len(prompts) or 1)
-    warnings = tuple(dict.fromkeys(_warnings(plan, variants, catalogue)))
+    warnings = (*document.notes, *dict.fromkeys(_warnings(plan, variants, catalogue)))
     plan = plan if total and not checked.problems else None
     if errors:
         refusal = _refusal(errors, document.value)
-        return replace(refusal, warnings=warnings if plan else (), absent=tuple(absent), plan=plan)
+        return replace(
+            refusal, warnings=warnings if plan else document.notes, absent=tuple(absent), plan=plan
+        )
     records = plan.records() if plan else ()
     return Assessment(
         realised={"model": variants[0].get("model"), **spec} if plan else spec,

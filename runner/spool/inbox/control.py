@@ -21,9 +21,10 @@ from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
+    CONTROL_SUFFIXES,
     KEEP_SUFFIX,
     PAUSE_NAME,
-    RETRY_SUFFIX,
+    Names,
     id_from_file,
     is_spec,
     key_of,
@@ -33,7 +34,6 @@ from runner.spool.store.spool import Spool
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
-_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
@@ -53,7 +53,7 @@ class Controls:
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
         self._unknown_since: dict[str, float] = {}
-        self._specs: set[str] = set()
+        self._specs = Names(())
         self.paused = False
         self.seconds_to_next_check = _UNKNOWN_SECONDS
 
@@ -66,8 +66,8 @@ class Controls:
         paused = PAUSE_NAME in present
         changed = paused != self.paused
         self.paused = paused
-        controls = sorted(n for n in present if n.lower().endswith(_SUFFIXES))
-        self._specs = {n for n in present if is_spec(n)} if controls else set()
+        controls = sorted(n for n in present if n.lower().endswith(CONTROL_SUFFIXES))
+        self._specs = Names(n for n in present if is_spec(n) and controls)
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False
@@ -93,7 +93,10 @@ class Controls:
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
-            if moment - since >= _UNKNOWN_SECONDS and not (composing or target in self._specs):
+            waits = composing or self._specs.alike(target)
+            if moment - since >= _UNKNOWN_SECONDS and not waits:
+                if not name.lower().endswith(CANCEL_SUFFIX):
+                    self._refuse(name, "", target)
                 self._remove(name, identity)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
@@ -122,10 +125,11 @@ class Controls:
         if record is not None and self._ledger.is_answered(record.seq):
             # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
             # which a rejected job does not keep.
-            newer = target in self._specs and record.source_name == target
+            same = key_of(record.source_name) == key_of(target)
+            newer = same and self._specs.alike(target)
             if newer or (
                 record.state == State.REJECTED
-                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs)
+                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs.all)
             ):
                 return None
         return record
@@ -147,8 +151,7 @@ class Controls:
         again = self._ledger.with_identities([identity]).get(identity)
         may = record.state in _RETRIED and record.total and record.realised
         if again is None and not may:
-            receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
-            self._outbox.write_jobs([], [receipt])
+            self._refuse(name, record.source_sha256, record.id)
             return
         again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
@@ -157,6 +160,11 @@ class Controls:
         again = self._ledger.get(again.seq)
         self._outbox.write_jobs([again], [receipt])
         self._ledger.published([again])
+
+    def _refuse(self, name: str, sha256: str, job_id: str) -> None:
+        """Answer a control file that cannot be obeyed."""
+        receipt = self._outbox.receipt_file(name, sha256, job_id, "rejected")
+        self._outbox.write_jobs([], [receipt])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
         realised = reading_copies(record.realised, record.id, record.inputs)

@@ -6,8 +6,12 @@ The record and the folder of a job that no longer holds its id are removed here,
 from __future__ import annotations
 
 from runner.job import State
+from runner.spool.store.names import key_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+
+# An id has at most 100 characters, and seven of them may be the number.
+_LONGEST_STEM = 92
 
 
 class Ids:
@@ -16,15 +20,24 @@ class Ids:
     def __init__(self, spool: Spool) -> None:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
+        # By stem, the number given last. Those below it are not tried again: a thousand files of
+        # which each becomes `job` would look at half a million ids.
+        self._given: dict[str, int] = {}
 
     def free(self, wanted: str, *, first: int = 1) -> str:
-        """The wanted id if it is free (and `first` is 1), else the first free one with a number."""
-        number = first
-        candidate = wanted if first == 1 else f"{wanted}-{first}"
-        while self.is_taken(candidate):
+        """The wanted id if it is free (and `first` is 1), else one with a number, `-2` or higher.
+
+        In a new process the search begins at the first number that the ledger does not have.
+        """
+        if first == 1 and not self.is_taken(wanted):
+            return wanted
+        stem = wanted[:_LONGEST_STEM]
+        key = key_of(stem)
+        number = self._given.get(key) or self._ledger.first_unused_number(stem)
+        while self.is_taken(f"{stem}-{number}"):
             number += 1
-            candidate = f"{wanted}-{number}"
-        return candidate
+        self._given[key] = number
+        return f"{stem}-{number}"
 
     def is_taken(self, job_id: str) -> bool:
         """Whether a job holds this id, or the outbox has another folder of that name."""

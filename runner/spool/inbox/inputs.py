@@ -7,6 +7,8 @@ file is left alone.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,9 +19,14 @@ from typing import Any
 from runner.errors import InputBad, PathNotAllowed
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, open_regular, path_of, signature_of
+from runner.spool.store.names import Names, is_ignored, is_spec
+from specs.read import LFS_POINTER
+from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
 _MOST_BYTES = 256 * 1024 * 1024
+_MOST_COMPARED = 500
+_MOST_GUESSES = 10_000
 
 
 def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -41,30 +48,112 @@ def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def place_of(text: str, home: Home) -> Path:
     """The file that a text in a spec names. Raises PathNotAllowed outside the allowed roots."""
-    roots = _input_roots(home)
     posix = text.replace("\\", "/")
     if "\0" in text or ".." in posix.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
-    # A colon follows a drive, or comes before an alternate data stream.
-    if Path(text).is_absolute() or posix.startswith("/") or ":" in text:
-        if not any(_inside(Path(text), root) for root in roots):
+    if is_absolute(text):
+        if not Path(text).is_absolute() or not _allowed(Path(text), home):
             raise PathNotAllowed(
                 f"{text!r} is outside the inbox: copy the file there, or add its folder to "
                 "`input_roots` in fluxdrop.yaml"
             )
         return Path(text)
+    if ":" in text:
+        # It follows a drive or a scheme, or comes before an alternate data stream.
+        raise PathNotAllowed(f"{text!r} may not contain ':': rename the file")
     folder, name = home.inbox, posix
     first, _, rest = posix.partition("/")
     if first in ("inbox", "outbox") and rest:
         folder, name = home.outbox if first == "outbox" else home.inbox, rest
     place = folder / name
-    if not any(_inside(place, root) for root in (folder, *roots)):
+    if not any(_inside(place, root) for root in (folder, *_input_roots(home))):
         raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
     return place
 
 
+def is_absolute(text: str) -> bool:
+    """Whether a path is absolute on any system, or names a drive."""
+    return text[:1] in ("/", "\\") or text[1:2] == ":"
+
+
+def relative(text: str, home: Home) -> str:
+    """A path with `/`; one that is absolute and leads into the inbox or the outbox, as from there.
+
+    Like `outbox/hero/hero-0001.png`.
+    """
+    if is_absolute(text):
+        given = Path(os.path.realpath(text))
+        for word, root in (("inbox", home.inbox), ("outbox", home.outbox)):
+            if given.is_relative_to(real := os.path.realpath(root)):
+                return f"{word}/{given.relative_to(real).as_posix()}"
+    return text.replace("\\", "/")
+
+
+class Folders:
+    """Finds the file that a path means; each folder is listed at most once until `renew`."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._listed: dict[Path, Names] = {}
+        self._guesses: dict[Path, tuple[int, list[str]]] = {}
+
+    def renew(self) -> None:
+        """List every folder anew."""
+        self._listed.clear()
+
+    def find(self, place: Path) -> tuple[Path, list[str]]:
+        """The file that a path means; if there is none, names of files there that it may mean.
+
+        A name is also found in another Unicode form or case, if one file only has it so.
+        """
+        root = next((root for root in _roots(self._home) if place.is_relative_to(root)), None)
+        if root is None or os.path.lexists(place):
+            return place, []
+        folder = root
+        for part in place.relative_to(root).parts:
+            found = part
+            if not os.path.lexists(folder / part):
+                names = self._names(folder)
+                near = names.alike(part)
+                if len(near) != 1:
+                    return place, near or self._guess(folder / part, names)
+                (found,) = near
+            folder = folder / found
+        return folder, []
+
+    def _names(self, folder: Path) -> Names:
+        if folder not in self._listed:
+            names: list[str] = []
+            # A link may lead to a folder whose names are nobody's business.
+            if _allowed(folder, self._home):
+                with contextlib.suppress(OSError):
+                    names = os.listdir(folder)
+            self._listed[folder] = Names(names)
+        return self._listed[folder]
+
+    def _guess(self, place: Path, names: Names) -> list[str]:
+        """The name of an image that is most like that of `place`; costly, so it is remembered."""
+        known, guess = self._guesses.get(place, (-1, []))
+        if known != len(names.all):
+            if len(self._guesses) >= _MOST_GUESSES:
+                self._guesses.clear()
+            others = (n for n in names.all if not is_spec(n) and not is_ignored(n))
+            near = nearest(place.name, itertools.islice(others, _MOST_COMPARED))
+            guess = [near] if near else []
+            self._guesses[place] = len(names.all), guess
+        return guess
+
+
 def _input_roots(home: Home) -> list[Path]:
     return [Path(root).expanduser() for root in home.settings.input_roots]
+
+
+def _roots(home: Home) -> list[Path]:
+    return [home.inbox, home.outbox, *_input_roots(home)]
+
+
+def _allowed(path: Path, home: Home) -> bool:
+    return any(_inside(path, root) for root in _roots(home))
 
 
 def _inside(path: Path, root: Path) -> bool:
@@ -103,8 +192,7 @@ def take(place: Path, home: Home) -> Snapshot | None:
     with os.fdopen(handle, "rb") as file:
         # The path may lead to another file now than when it was checked.
         opened = path_of(file.fileno()) or place
-        roots = [home.inbox, home.outbox, *_input_roots(home)]
-        if not any(_inside(opened, root) for root in roots):
+        if not _allowed(opened, home):
             raise PathNotAllowed(f"{place.name} was replaced by a link that leaves the inbox")
         before = os.fstat(file.fileno())
         writer = has_writer(file.fileno())
@@ -115,6 +203,10 @@ def take(place: Path, home: Home) -> Snapshot | None:
         data = file.read(_MOST_BYTES + 1)
         if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
             return None
+    if data.startswith(LFS_POINTER):
+        raise InputBad(
+            f"{place.name} is a pointer of Git LFS, not the picture itself: run `git lfs pull`"
+        )
     return Snapshot(data, signature_of(before), closed=writer is False)
 
 

@@ -70,6 +70,7 @@ class Intake:
         self._interrupted = False
         self._suspects = spool.ledger.suspects()
         self.unsettled = 0
+        self.waiting_files: dict[str, str] = {}
         self.scans = 0
 
     @property
@@ -134,6 +135,7 @@ class Intake:
             self.accept(batch)
             changed = True
         self.unsettled = unsettled + len(self._compose_pool)
+        self.waiting_files = self._settler.waiting()
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
         waits.append(self.faults.seconds_to_next_try)
@@ -252,7 +254,8 @@ class Intake:
 
         A `suspect` was being read when a process ended, and may end the next one too.
         """
-        if is_conflict_copy(drop.name):
+        synced = self._home.settings.synced_inbox
+        if is_conflict_copy(drop.name, self._has_come, synced=synced):
             return Assessment(
                 reason="SyncConflictCopy",
                 message="a sync tool made this copy of a file that two sides changed: "
@@ -267,6 +270,10 @@ class Intake:
             return Assessment(reason=drop.refused[0], message=drop.refused[1])
         before = uncomposed(drop.data, drop.name, self._home) if may_compose(drop) else None
         return before or assess(drop.data, drop.name, self._home, self._catalogue)
+
+    def _has_come(self, name: str) -> bool:
+        """Whether a file of this name lies in the inbox, or has become a job."""
+        return os.path.lexists(self._inbox / name) or self._ledger.newest_of_file(name) is not None
 
     def _existing(self, drop: Drop, assessment: Assessment) -> Record | None:
         """The job made of an equal drop: of the same id and bytes, or delivered again by a sync."""

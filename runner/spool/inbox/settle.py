@@ -83,6 +83,7 @@ class _FileState:
     signature: tuple[int, ...]
     unchanged_since: float
     renamed_in: bool = False
+    waits_because: str = ""
 
 
 class Settler:
@@ -101,6 +102,10 @@ class Settler:
         for name in names:
             self._states.pop(name, None)
 
+    def waiting(self) -> dict[str, str]:
+        """The files that may take long to settle, each with what is the matter with it."""
+        return {name: s.waits_because for name, s in self._states.items() if s.waits_because}
+
     def check(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
         """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
         state = self._states.get(path.name)
@@ -118,6 +123,7 @@ class Settler:
                 state = self._states[path.name] = _FileState(signature, now)
             # Only the first check after a rename knows of it.
             state.renamed_in |= renamed_in
+            state.waits_because = "" if status.st_size else "is empty"
             if not status.st_size:
                 return self._wait_or_refuse(
                     path, state, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
@@ -136,6 +142,7 @@ class Settler:
         if not ((state.renamed_in and not writer) or is_whole(data)):
             if writer:
                 state.unchanged_since = now
+                state.waits_because = "is open for writing in another program"
             seconds = settings.settle_seconds_unknown if writer is None else settings.settle_seconds
             left = state.unchanged_since + seconds - now
             if left > 0:
@@ -159,6 +166,7 @@ class Settler:
             message = "a spec must be a plain file, not a link or a device"
             return Drop(path.name, b"", state.signature, ("NotARegularFile", message))
         message = f"the file cannot be read ({error.strerror}): let the runner's user read it"
+        state.waits_because = f"cannot be read ({error.strerror})"
         return self._wait_or_refuse(path, state, now, _UNREADABLE_SECONDS, "Unreadable", message)
 
     def _wait_or_refuse(

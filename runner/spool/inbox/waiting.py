@@ -15,12 +15,14 @@ from runner.errors import DiskFull, InputMissing, JobFailed
 from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.inputs import (
+    Folders,
     Snapshot,
     copy_name,
     is_from_outbox,
     maker_of,
     named_paths,
     place_of,
+    relative,
     take,
 )
 from runner.spool.store.record import Record
@@ -42,12 +44,14 @@ class InputWait:
         self._faults = spool.faults
         self._since: dict[int, float] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
+        self._folders = Folders(spool.home)
         self.seconds_to_next_check = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
     def gather_all(self, moment: float) -> bool:
         """Gather for every waiting job; whether any of them is ready now or has failed."""
         waiting = self._ledger.waiting_for_input()
+        self._folders.renew()
         changed = False
         for record in waiting:
             self._since.setdefault(record.seq, moment)
@@ -75,7 +79,7 @@ class InputWait:
                 if text in inputs or text in missing:
                     continue
                 # Before the file: a job that has ended by now has already written its pictures.
-                maker = self._ledger.newest(maker_of(text) or "")
+                maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 snapshot = self._settled(text)
                 if snapshot is None:
                     missing[text] = maker
@@ -105,9 +109,9 @@ class InputWait:
         return False
 
     def _settled(self, text: str) -> Snapshot | None:
-        place = place_of(text, self._home)
+        place, _ = self._folders.find(place_of(text, self._home))
         snapshot = take(place, self._home)
-        if snapshot is None or is_from_outbox(text):
+        if snapshot is None or is_from_outbox(relative(text, self._home)):
             return snapshot
         moment = monotonic()
         signature, since = self._unchanged.get(place, ((), moment))
@@ -129,11 +133,14 @@ class InputWait:
         """What a job waits for. Raises InputMissing where it waits no longer."""
         if maker is None:
             waited = monotonic() - self._since.setdefault(record.seq, monotonic())
+            _, near = self._folders.find(place_of(missing, self._home))
+            instead = f" (there is {' and '.join(map(repr, near))}: name the one meant)"
+            hint = instead if near else ""
             if waited < self._home.settings.input_wait_seconds:
-                return f"waiting for {missing}"
+                return f"waiting for {missing}{hint}"
             raise InputMissing(
-                f"{missing} did not arrive within {waited:.0f} seconds: put it into the inbox, "
-                "then retry the job"
+                f"{missing} did not arrive within {waited:.0f} seconds{hint}: put it into the "
+                "inbox, then retry the job"
             )
         if maker.is_final:
             raise InputMissing(

@@ -5,14 +5,18 @@ Pure functions on strings; nothing here reads the disk.
 
 from __future__ import annotations
 
+import os.path
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import PurePath
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 CANCEL_SUFFIX = ".cancel"
 RETRY_SUFFIX = ".retry"
 KEEP_SUFFIX = ".keep"
+CONTROL_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 PAUSE_NAME = "runner.pause"
 
 _TEMPORARY = re.compile(
@@ -20,8 +24,36 @@ _TEMPORARY = re.compile(
     r"|\.(tmp|temp|part|partial|crdownload|swp|swx|swo|bak|writing|filepart)$",
     re.IGNORECASE,
 )
-_CONFLICT_COPY = re.compile(
-    r"\.sync-conflict-\d{8}-\d{6}|conflicted copy|\bconflict\b.*\d{4}-\d{2}-\d{2}", re.IGNORECASE
+# What Dropbox says in the languages of its users; Nextcloud and ownCloud say the first in all.
+_COPY_WORDS = (
+    "conflicted copy", "in Konflikt stehende Kopie", "copie en conflit", "copia en conflicto",
+    "copia in conflitto", "cópia em conflito", "motstridiga kopia", "конфликтующая копия",
+    "競合コピー", "冲突副本", "衝突複本",
+)  # fmt: skip
+_DAY = r"\d{4}-\d{2}-\d{2}"
+# What each tool puts behind the stem of a conflict copy, and where that is written down.
+_CONFLICT_TAGS = (
+    # Dropbox: help.dropbox.com/syncing-uploads/conflicted-copy, and names in people's repositories.
+    # Nextcloud and ownCloud: src/common/utility.cpp of nextcloud/desktop and owncloud/client.
+    rf" \([^()]*(?:{'|'.join(_COPY_WORDS)})[^()]* ?{_DAY}[^()]*\)",
+    # The same file: before 2.5, and where two names differ by case only.
+    rf"_conflict(?:_.+)?-\d{{8}}-\d{{6}}| \(case clash from {_DAY} \d{{6}}\)",
+    # Syncthing: lib/model/folder_sendrecv.go of syncthing/syncthing.
+    r"\.sync-conflict-\d{8}-\d{6}(?:-\w{0,7})?",
+    # Seafile: common/vc-common.c and daemon/vc-utils.c of haiwen/seafile.
+    r" \(SFConflict (?:[^()]+ )?\d{4}(?:-\d\d){5}\)| \(case conflict \d+\)",
+    # Synology: kb.synology.com, Synology_Drive_file_conflict_resolution; months in any language.
+    r"_.+_[^-_\d]{2,12}-\d\d-\d{4,6}-\d{4}_[A-Za-z]*Conflict(?:_\d+)?",
+    # OneDrive for Linux: abraunegg/onedrive puts the host's name and this.
+    r"-.+-safeBackup-\d{4}",
+)
+_CONFLICT_COPY = re.compile(rf".+(?:{'|'.join(_CONFLICT_TAGS)})", re.IGNORECASE)
+# People name files so, too: a conflict copy only where a file of the name without it is known.
+_PERHAPS_CONFLICT_COPY = (
+    # OneDrive puts the computer's name behind the stem; this is how Windows names computers.
+    (re.compile(r"(.+)-(?:(?:DESKTOP|LAPTOP)-[0-9A-Z]{7}|WIN-[0-9A-Z]{11})(?:-\d+)?"), False),
+    # Google Drive (keepassxreboot/keepassxc#2066), but file managers and browsers as well.
+    (re.compile(r"(.+) \(\d+\)"), True),
 )
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = {"drops", "runner.json", "index.html"}
@@ -41,9 +73,56 @@ def is_spec(name: str) -> bool:
     return name.lower().endswith(SPEC_SUFFIXES) and not is_ignored(name)
 
 
-def is_conflict_copy(name: str) -> bool:
-    """Whether a sync tool named this file so because two sides changed the original."""
-    return bool(_CONFLICT_COPY.search(name))
+def is_conflict_copy(
+    name: str, is_known: Callable[[str], bool] = lambda name: False, *, synced: bool = False
+) -> bool:
+    """Whether a sync tool named this file so because two sides changed the original.
+
+    Names that people give as well count only where `is_known` knows a file of the original's name,
+    and those that file managers give to any copy only where the inbox is `synced`.
+    """
+    path = PurePath(unicodedata.normalize("NFC", name))
+    if _CONFLICT_COPY.fullmatch(path.stem):
+        return True
+    for pattern, common in _PERHAPS_CONFLICT_COPY:
+        found = pattern.fullmatch(path.stem)
+        if found and (synced or not common) and is_known(f"{found[1]}{path.suffix}"):
+            return True
+    return False
+
+
+def why_not_taken(name: str) -> str | None:
+    """Why a file that is meant to be a spec or a control file is not taken; None for all others."""
+    meant, end = name.rstrip(), "a blank"
+    if meant == name:
+        # Notepad puts its own ending behind the one that was typed.
+        meant, end = os.path.splitext(name)
+    if end.lower() not in ("a blank", ".", ".txt", ".rtf") or is_ignored(meant):
+        return None
+    if not meant.lower().endswith((*SPEC_SUFFIXES, *CONTROL_SUFFIXES)):
+        return None
+    return f"its name ends with {end}: rename it to {meant}"
+
+
+class Names:
+    """Names that are also found in another Unicode form and another case.
+
+    macOS takes letters and their accents apart, and people forget whether it was `.jpg` or `.JPG`.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.all = list(names)
+        self._by_form: list[tuple[Callable[[str], str], dict[str, list[str]]]] = []
+        for form in (str, partial(unicodedata.normalize, "NFC"), key_of):
+            found: dict[str, list[str]] = {}
+            for name in self.all:
+                found.setdefault(form(name), []).append(name)
+            self._by_form.append((form, found))
+
+    def alike(self, wanted: str) -> list[str]:
+        """The names that a text may mean: itself, else the same characters, else in any case."""
+        found = (names.get(form(wanted)) for form, names in self._by_form)
+        return next(filter(None, found), [])
 
 
 def is_safe_id(name: str) -> bool:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import key_of
+from runner.spool.store.names import Names, key_of
 from runner.spool.store.record import Record, record_of_row
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
@@ -65,8 +67,30 @@ class Queries(Database):
         return self._newest("key = ?", key_of(job_id))
 
     def newest_of_file(self, name: str) -> Record | None:
-        """The newest job that was made of a file of this name."""
-        return self._newest("source_name = ?", name)
+        """The newest job that was made of a file of this name, however it is spelled if it is one.
+
+        See `Names`; SQLite's own rule for case knows ASCII only.
+        """
+        exact = self._newest("source_name = ?", name)
+        if exact is not None:
+            return exact
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        escaped = [re.sub(r"([\\%_])", r"\\\1", form) for form in forms]
+        query = (
+            "SELECT DISTINCT source_name FROM job INDEXED BY job_source"
+            " WHERE source_name LIKE ? ESCAPE '\\' OR source_name LIKE ? ESCAPE '\\'"
+        )
+        meant = Names(row["source_name"] for row in self._rows(query, *escaped)).alike(name)
+        return self._newest("source_name = ?", meant[0]) if len(meant) == 1 else None
+
+    def first_unused_number(self, stem: str) -> int:
+        """The first number from 2 on that no job has behind this stem, but for rejected ones."""
+        prefix = f"{key_of(stem)}-"
+        # All keys that begin so lie between `-` and the next character.
+        query = "SELECT key FROM job WHERE key > ? AND key < ? AND state <> 'rejected'"
+        rows = self._rows(query, prefix, f"{prefix[:-1]}.")
+        used = {row["key"].removeprefix(prefix) for row in rows}
+        return next(number for number in itertools.count(2) if str(number) not in used)
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""

@@ -101,6 +101,29 @@ def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None
     assert not (spool.home.inbox / "nobody.cancel").exists()
 
 
+@pytest.mark.parametrize("name", ["nobody.retry", "nobody.keep"])
+def test_what_is_asked_of_an_unknown_job_is_answered_when_it_goes(spool: Spool, name: str) -> None:
+    """Seen red: it vanished after a minute without a word."""
+    (spool.home.inbox / name).touch()
+    assert spool.daemon is not None
+    parts = spool.daemon.spool
+    controls = Controls(parts, InputWait(parts), Ids(parts), on_cancel=lambda seq: None)
+    controls.obey([name], moment=1000.0)
+    assert (spool.home.inbox / name).exists()
+    controls.obey([name], moment=1061.0)
+    receipt = spool.receipt(name)
+    assert (receipt["outcome"], receipt["job"], receipt["sha256"]) == ("rejected", "nobody", "")
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9.yaml", "Cafe\u0301.YAML"], ids=["composed", "case"])
+def test_a_cancel_finds_the_drop_in_another_unicode_form_and_case(spool: Spool, name: str) -> None:
+    busy(spool)
+    spool.drop("cafe\u0301.yaml", SPEC + "id: other\n")
+    spool.until(lambda: spool.status("other"))
+    cancel(spool, name)
+    assert spool.end("other")["state"] == "cancelled"
+
+
 def test_a_cancel_between_the_last_picture_and_the_end_has_one_outcome(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml")

@@ -43,6 +43,80 @@ def test_an_image_that_comes_after_its_spec_is_waited_for(spool: Spool) -> None:
     assert spool.end("edit")["state"] == "succeeded"
 
 
+@pytest.mark.parametrize(
+    ("named", "lying"),
+    [
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("photo.jpg", "photo.JPG"),
+        ("Album/photo.png", "album/Photo.png"),
+    ],
+    ids=["composed", "apart", "case", "folder"],
+)
+def test_an_image_is_found_in_another_unicode_form_and_in_another_case(
+    spool: Spool, named: str, lying: str
+) -> None:
+    """Seen red: each waited ten minutes and failed."""
+    file = spool.home.inbox / lying
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image=named))
+    assert spool.end("edit")["state"] == "succeeded"
+
+
+def test_an_image_that_several_files_may_be_is_waited_for_with_their_names(spool: Spool) -> None:
+    for name in ("Cat.png", "CAT.png"):
+        (spool.home.inbox / name).write_bytes(png())
+    if (spool.home.inbox / "cat.png").exists():
+        pytest.skip("this file system makes no difference between cases")
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    message = spool.status("edit")["message"]
+    assert message.startswith("waiting for cat.png (there is ") and "'CAT.png'" in message
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    assert spool.end("edit")["state"] == "succeeded"
+
+
+def test_a_near_miss_is_named_at_once_and_never_a_file_behind_a_link(
+    spool: Spool, tmp_path: Path
+) -> None:
+    (spool.home.inbox / "portrait.jpeg").write_bytes(png())
+    (spool.home.inbox / "portrait.yaml.part").write_bytes(b"")
+    spool.drop("edit.yaml", EDIT.format(image="portrait.jpg"))
+    spool.until(lambda: "(there is 'portrait.jpeg'" in spool.status("edit").get("message", ""))
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "secrets.png").write_bytes(png())
+    (spool.home.inbox / "link").symlink_to(tmp_path / "secret")
+    spool.drop("spy.yaml", EDIT.format(image="LINK/secret.png"))
+    spool.until(lambda: spool.status("spy").get("reason") == "WaitingForInput")
+    assert spool.status("spy")["message"] == "waiting for LINK/secret.png"
+
+
+def test_a_pointer_of_git_lfs_is_told_as_what_it_is(spool: Spool) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (spool.home.inbox / "cat.png").write_bytes(pointer)
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "InputBad")
+    assert "Git LFS" in status["message"] and "git lfs pull" in status["message"]
+
+
+def test_an_absolute_path_into_the_inbox_or_the_outbox_is_taken(spool: Spool) -> None:
+    """Seen red: `outside the inbox`; and a picture yet to be made was not waited for."""
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image=json.dumps(str(spool.home.inbox / "cat.png"))))
+    assert spool.end("edit")["state"] == "succeeded"
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    made = spool.home.outbox / "hero" / "hero-0001.png"
+    spool.drop("next.yaml", EDIT.format(image=json.dumps(str(made))))
+    spool.until(lambda: "waiting for job hero" in (spool.status("next").get("message") or ""))
+    spool.until(lambda: spool.device.task)
+    spool.device.by_hand = False
+    spool.device.finish()
+    assert spool.end("next")["state"] == "succeeded"
+
+
 def test_a_missing_image_fails_the_job_when_the_wait_is_over(idle_spool: Spool) -> None:
     spool = Spool(idle_spool.home.root, input_wait_seconds=0.2, rescan_seconds=0.1)
     spool.start()

@@ -147,6 +147,16 @@ def test_names_of_editors_sync_tools_and_the_readme_are_ignored(spool: Spool) ->
     assert [path.name for path in spool.home.outbox.glob("*/status.json")] == ["status.json"]
 
 
+def test_a_copy_that_onedrive_makes_is_rejected_once_its_original_has_come(spool: Spool) -> None:
+    spool.drop("other-DESKTOP-AB12CD3.yaml")
+    spool.drop("hero.yaml")
+    assert spool.receipt("other-DESKTOP-AB12CD3.yaml")["outcome"] == "accepted"
+    spool.gone("hero.yaml")
+    spool.drop("hero-DESKTOP-AB12CD3.yaml")
+    job = spool.receipt("hero-DESKTOP-AB12CD3.yaml")["job"]
+    assert spool.status(job)["reason"] == "SyncConflictCopy"
+
+
 def test_a_conflict_copy_of_a_sync_tool_is_rejected(spool: Spool) -> None:
     name = "hero.sync-conflict-20261123-101112-ABCDEFG.yaml"
     spool.drop(name)

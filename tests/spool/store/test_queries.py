@@ -71,6 +71,30 @@ def test_an_older_job_of_another_model_is_found_only_within_its_priority(ledger:
 
 
 @pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("cafe\u0301.yaml", "2"), ("caf\u00e9.yaml", "2"), ("CAFE\u0301.yaml", "2"),
+        ("HERO.yaml", "3"), ("hero.yaml", "3"), ("shot_1.yaml", "4"), ("shotx1.yaml", None),
+        ("100%.yaml", "6"), ("%.yaml", None), ("TWO.yaml", None),
+    ],
+)  # fmt: skip
+def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_one(
+    ledger: Ledger, asked: str, found: str | None
+) -> None:
+    names = ["cafe\u0301.yaml"] * 2 + [
+        "Hero.yaml",
+        "shot_1.yaml",
+        "Two.yaml",
+        "100%.yaml",
+        "tWO.yaml",
+    ]
+    for number, name in enumerate(names, 1):
+        job(ledger, str(number), source_name=name)
+    record = ledger.newest_of_file(asked)
+    assert (record and record.id) == found
+
+
+@pytest.mark.parametrize(
     ("ask", "index"),
     [
         (lambda ledger, one: ledger.ready(WALL, 1), "job_turn"),
@@ -82,6 +106,7 @@ def test_an_older_job_of_another_model_is_found_only_within_its_priority(ledger:
         (lambda ledger, one: ledger.behind(), "job_behind"),
         (lambda ledger, one: ledger.newest("one"), "job_key"),
         (lambda ledger, one: ledger.newest_of_file("one.yaml"), "job_source"),
+        (lambda ledger, one: ledger.first_unused_number("one"), "job_key"),
     ],
 )
 def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(

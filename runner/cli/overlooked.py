@@ -1,0 +1,77 @@
+"""What lies in the inbox and is not taken, and why: for `status` and `doctor`.
+
+Reads names only. Input images and what is ignored on purpose are not listed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from runner import client
+from runner.job import FINAL_STATES
+from runner.settings import Home
+from runner.spool.store.names import (
+    CANCEL_SUFFIX,
+    CONTROL_SUFFIXES,
+    is_ignored,
+    is_spec,
+    why_not_taken,
+)
+
+_MOST_LISTED = 20
+_MOST_LOOKED_AT = 5000
+
+
+def overlooked(home: Home) -> list[tuple[str, str]]:
+    """At most 20 files of the inbox that are not taken, each with the reason."""
+    try:
+        return list(islice(_overlooked(home), _MOST_LISTED))
+    except OSError:
+        return []
+
+
+def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
+    left = _MOST_LOOKED_AT
+    for folder, folders, names in os.walk(home.inbox):
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        above = os.path.relpath(folder, home.inbox)
+        left -= len(names)
+        for name in sorted(names):
+            if above != os.curdir:
+                why = "subfolders are not scanned: move it into the inbox itself"
+                found = why if is_spec(name) else None
+            else:
+                found = why_not_taken(name) or _waits(home, name)
+                if is_spec(name) and _is_empty(os.path.join(folder, name)):
+                    found = "it is empty: its text is waited for, ten minutes long"
+            if found:
+                yield os.path.normpath(os.path.join("inbox", above, name)), found
+        for name in folders:
+            if is_spec(name):
+                path = os.path.normpath(os.path.join("inbox", above, name))
+                yield path, "it is a folder, and a spec is a file"
+        if left < 0:
+            return
+
+
+def _waits(home: Home, name: str) -> str | None:
+    """What a control file that lies in the inbox waits for."""
+    if not name.lower().endswith(CONTROL_SUFFIXES) or is_ignored(name):
+        return None
+    target, suffix = os.path.splitext(name)
+    job = client.job_of(home, target)
+    state = client.status(home, job)["state"]
+    if state == "unknown":
+        return f"there is no job or drop {target!r}: it waits a minute for one"
+    if suffix.lower() != CANCEL_SUFFIX and state not in FINAL_STATES:
+        return f"it waits until {job} is over"
+    return None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.path.isfile(path) and not os.path.getsize(path)
+    except OSError:
+        return False
