@@ -186,7 +186,7 @@ def _job_page(home: Home, job: str) -> str:
     files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
     sidecars = [sidecar for sidecar in files if sidecar is not None and "result" in sidecar]
     sidecars.sort(key=lambda sidecar: int(sidecar["result"].get("index", 0)))
-    Disk().replace(page, job_page(status, sidecars).encode())
+    Disk(home.outbox).replace(page, job_page(status, sidecars).encode())
     return str(page)
 
 
@@ -198,7 +198,7 @@ def write_outbox_page(home: Home) -> str:
     shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
-    Disk().replace(page, outbox_page(shown, packs).encode())
+    Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())
     return str(page)
 
 

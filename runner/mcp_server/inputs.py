@@ -27,6 +27,7 @@ from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
 from runner.settings import Home
+from runner.spool.disk import beneath
 from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
 
 FOLDER = "mcp"
@@ -142,7 +143,7 @@ class Inputs:
             return
         for name in self.files:
             with contextlib.suppress(OSError):
-                (self.home.inbox / name).unlink()
+                beneath.remove(self.home.inbox / name, [str(self.home.inbox)])
         with contextlib.suppress(OSError):
             (self.home.inbox / FOLDER / self.job_id).rmdir()
 
@@ -236,7 +237,8 @@ def sweep(home: Home, kept: str) -> None:
                 continue
             for file in folder.iterdir():
                 if _COPY.fullmatch(file.name):
-                    file.unlink()
+                    # The folder may have been replaced by a link since it was looked at.
+                    beneath.remove(file, [str(home.inbox)])
             folder.rmdir()
 
 
