@@ -23,6 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.exit_codes",
         "runner.job",
         "runner.log_once",
+        "runner.pictures",
         "runner.settings",
         "runner.task",
         "runner.wire",

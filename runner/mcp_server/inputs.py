@@ -12,7 +12,6 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import io
 import os
 import re
 import time
@@ -26,6 +25,7 @@ from runner.errors import InputBad, PathNotAllowed, UsageProblem
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
+from runner.pictures import check_picture
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
@@ -98,8 +98,7 @@ class Inputs:
         for name in _readings(text, self.home):
             place = place_of(name, self.home)
             if place.is_file():
-                data = _bytes(place, self.home)
-                check_picture(data)
+                _bytes(place, self.home)
                 return name
             if self._will_be_made(name):
                 return name
@@ -152,24 +151,6 @@ class Inputs:
         return _is_link(copies) or _is_link(copies / self.job_id)
 
 
-def check_picture(data: bytes) -> str:
-    """The usual file ending of a picture that can be read whole. Raises InputBad for others."""
-    from PIL import Image
-
-    from runner.engine.pictures.images import FORMATS, MAX_PIXELS
-
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                picture.load()
-                return str(picture.format).lower()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pass
-    except Exception as error:  # Pillow's readers raise whatever their formats do
-        raise InputBad(f"this is not a picture ({', '.join(FORMATS)}), or it is damaged") from error
-    raise InputBad(f"it has more than {MAX_PIXELS:,} pixels: shrink it")
-
-
 def _decoded(text: str) -> bytes:
     head = _DATA.match(text[:200])
     if head is None or not head["rest"].lower().endswith(";base64"):
@@ -208,7 +189,7 @@ def _bytes(place: Path, home: Home) -> bytes:
     snapshot = take(place, home)
     if snapshot is None:
         raise InputBad(f"{place.name} is empty or still being written: try again")
-    return snapshot.data
+    return snapshot.checked(place.name).data
 
 
 def _refuse_private(place: Path, home: Home) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
+from runner.pictures import FORMATS, MAX_PIXELS
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-
-MAX_PIXELS = 64 * 1024 * 1024
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError,

@@ -7,16 +7,24 @@ file is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
+from runner.pictures import check_picture
 from runner.settings import Home
-from runner.spool.disk.platform import has_writer, open_regular, path_of, signature_of
+from runner.spool.disk.platform import (
+    has_writer,
+    may_be_private,
+    open_regular,
+    path_of,
+    signature_of,
+)
 
 IMAGE_FIELDS = ("image", "mask")
 _MOST_BYTES = 256 * 1024 * 1024
@@ -79,11 +87,24 @@ def maker_of(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An input image's bytes, its file's signature, and whether it is known to have no writer."""
+    """An input image's bytes, its file's signature, and whether it is known to have no writer.
+
+    `private` says that it may be another name of a file that its owner keeps to himself.
+    """
 
     data: bytes
     signature: tuple[int, ...]
     closed: bool
+    private: bool = False
+
+    def checked(self, name: str) -> Snapshot:
+        """The same. Raises PathNotAllowed for a private file, InputBad for what is no picture."""
+        if self.private:
+            raise PathNotAllowed(
+                f"{name} is another name of a file that is private to its owner: use a copy"
+            )
+        check_picture(self.data, name)
+        return self
 
 
 def take(place: Path, home: Home) -> Snapshot | None:
@@ -115,7 +136,8 @@ def take(place: Path, home: Home) -> Snapshot | None:
         data = file.read(_MOST_BYTES + 1)
         if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
             return None
-    return Snapshot(data, signature_of(before), closed=writer is False)
+    private = may_be_private(before)
+    return Snapshot(data, signature_of(before), closed=writer is False, private=private)
 
 
 def reading_copies(
@@ -136,6 +158,18 @@ def reading_copies(
 def is_from_outbox(text: str) -> bool:
     """Whether a path is below the outbox, where files appear whole, by rename."""
     return text.replace("\\", "/").startswith("outbox/")
+
+
+def same_copy(folder: Path, names: Iterable[str], data: bytes) -> tuple[str | None, int]:
+    """The copy in a folder with these bytes, None without one; and the bytes of all copies."""
+    found, total = None, 0
+    for name in dict.fromkeys(names):
+        with contextlib.suppress(OSError), os.fdopen(open_regular(folder / name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            total += size
+            if found is None and size == len(data) and file.read(size + 1) == data:
+                found = name
+    return found, total
 
 
 def copy_name(text: str, taken: Mapping[str, str]) -> str:
