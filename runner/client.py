@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -206,7 +205,7 @@ def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
 
     Returns that name, or None where every name is taken.
     """
-    aside = home.inbox / ".tmp" / secrets.token_hex(8)
+    aside = home.inbox / ".tmp" / os.urandom(8).hex()
     shared = _shared(home)
     try:
         with _writing(home):

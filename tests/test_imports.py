@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.pictures",
         "runner.settings",
         "runner.task",
+        "runner.terminal",
         "runner.wire",
     ),
     ("runner.executor", "runner.holds"),

@@ -10,8 +10,9 @@ import gc
 import os
 from typing import Any
 
-from runner.cli.output import add_verb, log_to_stderr, print_message
+from runner.cli.output import add_verb, print_message
 from runner.settings import find_home
+from runner.terminal import log_to_stderr
 
 PORT = 8421
 TOKEN = "FLUXDROP_MCP_TOKEN"

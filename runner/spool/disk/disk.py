@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import sqlite3
 import time
@@ -84,7 +83,7 @@ class Disk:
                     if path in in_place:
                         written.append(os.fspath(path))
                     else:
-                        aside = f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+                        aside = f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
                         written.append(f"{os.path.dirname(path)}/{aside}")
                     self._write(written[-1], data, sync=not one_sync)
                 if one_sync:
