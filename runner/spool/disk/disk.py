@@ -85,7 +85,7 @@ class Disk:
                     else:
                         aside = f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
                         written.append(f"{os.path.dirname(path)}/{aside}")
-                    self._write(written[-1], data, sync=not one_sync)
+                    self._write(written[-1], data, target=path, sync=not one_sync)
                 if one_sync:
                     self.sync_file_system(os.path.dirname(written[0]))
                 for number, (path, _) in enumerate(every):
@@ -113,15 +113,15 @@ class Disk:
         for folder in dict.fromkeys(folders):
             self.sync_folder(folder)
 
-    def _write(self, file: str, data: bytes, *, sync: bool) -> None:
-        self.before("write", file, data=data)
+    def _write(self, file: str, data: bytes, *, target: Place, sync: bool) -> None:
+        self.before("write", file, data=data, target=target)
         handle = beneath.create(file, self.shared)
         try:
             left = memoryview(data)
             while left:
                 left = left[os.write(handle, left) :]
             if sync:
-                self.before("sync", file)
+                self.before("sync", file, target=target)
                 os.fsync(handle)
         finally:
             os.close(handle)
