@@ -7,24 +7,31 @@ some of them start other programs. Never writes one.
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 from runner.errors import InputBad
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_PIXELS = 64 * 1024 * 1024
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 _GIT_LFS = b"version https://git-lfs.github.com/"
 
 
-def check_picture(data: bytes, name: str = "this") -> str:
-    """The usual file ending of a picture that can be decoded whole. Raises InputBad for others."""
-    from PIL import Image
+def decoded(data: bytes, name: str = "this") -> Image:
+    """The first frame of a picture, decoded whole; its `format` says what it was.
+
+    Raises InputBad for what is damaged, of another format, or larger than MAX_PIXELS.
+    """
+    from PIL import Image as Pillow
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                picture.load()
-                return str(picture.format).lower()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height <= MAX_PIXELS:
+            picture.load()
+            return picture
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         pass
     except Exception as error:  # Pillow's readers raise whatever their formats do
         if data.startswith(_GIT_LFS):

@@ -25,7 +25,7 @@ from runner.errors import InputBad, PathNotAllowed, UsageProblem
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
-from runner.pictures import check_picture
+from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.inbox.inputs import IMAGE_FIELDS, maker_of, place_of, take
@@ -80,7 +80,7 @@ class Inputs:
         return "image.png"
 
     def _copy(self, data: bytes, path: str) -> str:
-        ending = check_picture(data)
+        ending = str(decoded(data).format).lower()
         stem = re.sub(r"[^a-z]+", "-", path).strip("-") or "image"
         name = f"{FOLDER}/{self.job_id}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
         self.files[name] = data

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
-from runner.pictures import check_picture
+from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import (
     has_writer,
@@ -103,7 +103,7 @@ class Snapshot:
             raise PathNotAllowed(
                 f"{name} is another name of a file that is private to its owner: use a copy"
             )
-        check_picture(self.data, name)
+        decoded(self.data, name)
         return self
 
 
