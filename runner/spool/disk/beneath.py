@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _BY_HANDLE = os.open in os.supports_dir_fd
+_SEPARATORS = "/\\\\" if os.name == "nt" else "/"  # as in a set of a regular expression
 _HANDLE = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
@@ -32,11 +34,11 @@ def parent(path: str | Path, shared: Sequence[str]) -> Iterator[tuple[int | None
     """
     path = os.fspath(path)
     folder, name = os.path.split(path)
-    root = next((root for root in shared if folder.startswith(root + os.sep)), None)
+    root = next((root for root in shared if _is_below(folder, root)), None)
     if root is None:
         yield None, path
         return
-    steps = [step for step in folder[len(root) :].split(os.sep) if step]
+    steps = [step for step in re.split(f"[{_SEPARATORS}]", folder[len(root) :]) if step]
     if not _BY_HANDLE:
         _refuse_links(root, steps)
         yield None, path
@@ -106,6 +108,10 @@ def make_folder(path: str | Path, shared: Sequence[str]) -> bool:
         make_folder(above, shared)
         return make_folder(path, shared)
     return True
+
+
+def _is_below(folder: str, root: str) -> bool:
+    return folder.startswith(root) and folder[len(root) : len(root) + 1] in tuple(_SEPARATORS)
 
 
 def _refuse_links(root: str, steps: Sequence[str]) -> None:

@@ -129,8 +129,9 @@ def may_be_private(status: os.stat_result) -> bool:
     """
     if sys.platform == "win32":
         return False
-    is_ours_to_show = status.st_uid == os.geteuid() and status.st_mode & stat.S_IROTH
-    return status.st_nlink > 1 and not is_ours_to_show
+    else:
+        is_ours_to_show = status.st_uid == os.geteuid() and status.st_mode & stat.S_IROTH
+        return status.st_nlink > 1 and not is_ours_to_show
 
 
 def signature_of(status: os.stat_result) -> tuple[int, ...]:

@@ -66,6 +66,17 @@ def test_nothing_is_done_through_a_planted_link(
     assert (private / "in" / "x").read_bytes() == b"theirs" and (shared / "y").exists()
 
 
+def test_both_separators_of_windows_are_seen(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: the paths of statuses mix the two, and passed for others than below the folder."""
+    monkeypatch.setattr(beneath, "_BY_HANDLE", False)
+    monkeypatch.setattr(beneath, "_SEPARATORS", "/%")
+    (shared / "job").rmdir()
+    links(shared / "job", shared.parent / "private")
+    for path in (f"{shared}%job/x", f"{shared}/job/x", f"{shared}%job%in/x"):
+        with pytest.raises(OSError, match="a link or a file stands in the place"):
+            beneath.create(path, [str(shared)])
+
+
 def test_a_file_in_the_place_of_a_folder_is_said_so(shared: Path) -> None:
     with pytest.raises(OSError, match="a link or a file stands in the place"):
         os.close(beneath.create(shared / "y" / "x", [str(shared)]))
