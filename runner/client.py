@@ -1,8 +1,8 @@
 """Submits specs to a runner and reads its receipts and statuses, through files alone.
 
-Writes only the inbox; reads the outbox, the health file and what waits in the inbox. Works the
-same whether a runner is running or not. Shared by the command line and the MCP server, and usable
-from other programs.
+Writes only the inbox, where others may have planted links: none is followed. Reads the outbox, the
+health file and what waits in the inbox. Works the same whether a runner is running or not. Shared
+by the command line and the MCP server, and usable from other programs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home
+from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
 _MISSED_INTERVALS = 5
-_numbers = itertools.count()
 T = TypeVar("T")
 
 
@@ -97,7 +97,7 @@ def put(home: Home, data: bytes, name: str) -> bool:
     The name may contain folders. Raises UsageProblem when the inbox cannot be written.
     """
     with _writing(home):
-        (home.inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        beneath.make_folder((home.inbox / name).parent, _shared(home))
     return _put(home, data, [name]) is not None
 
 
@@ -225,9 +225,14 @@ def wait_until_obeyed(home: Home, control: str, seconds: float) -> bool:
 def _control(home: Home, name: str) -> str:
     if not _is_name(name):
         raise UsageProblem(f"{name.rsplit('.', 1)[0]!r} is not a job's id")
-    with _writing(home):
-        (home.inbox / name).touch()
+    # One that lies there already asks the same, whatever it is: only its name counts.
+    with _writing(home), contextlib.suppress(FileExistsError):
+        os.close(beneath.create(home.inbox / name, _shared(home)))
     return name
+
+
+def _shared(home: Home) -> list[str]:
+    return [str(home.inbox)]
 
 
 @contextlib.contextmanager
@@ -244,38 +249,34 @@ def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
 
     Returns that name, or None where every name is taken.
     """
-    aside = home.inbox / ".tmp" / f"{os.getpid()}-{next(_numbers)}-{time.time_ns()}"
+    aside = home.inbox / ".tmp" / os.urandom(8).hex()
+    shared = _shared(home)
     try:
         with _writing(home):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
+            beneath.make_folder(aside.parent, shared)
+            with os.fdopen(beneath.create(aside, shared), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             for name in names:
-                if _rename_to_free(aside, home.inbox / name):
+                if _rename_to_free(aside, home.inbox / name, shared):
                     return name
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            beneath.remove(aside, shared)
     return None
 
 
-def _rename_to_free(aside: Path, target: Path) -> bool:
+def _rename_to_free(aside: Path, target: Path, shared: list[str]) -> bool:
     try:
-        if os.name == "nt":
-            os.rename(aside, target)  # refuses to replace there
-        else:
-            os.link(aside, target)
-    except FileExistsError:
-        return False
+        return beneath.rename_to_free(aside, target, shared)
     except OSError:
         # No hard links on this file system. Another file may take the name between the test and
         # the rename, and would then be overwritten.
-        if target.exists():
+        if os.path.lexists(target):
             return False
-        os.replace(aside, target)
-    return True
+        beneath.rename(aside, target, shared)
+        return True
 
 
 def _is_name(text: str) -> bool:

@@ -35,6 +35,9 @@ class Settings:
     strict: bool = False
     synced_inbox: bool = False
     input_wait_seconds: float = 600.0
+    job_inputs_mb: float = 1000.0
+    rejected_kept: int = 1000
+    umask: str | None = None
     hold_minutes: float = 10.0
     idle_minutes: float = 10.0
     prompt_cache_gb: float = 2.0

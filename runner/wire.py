@@ -7,11 +7,14 @@ Version 1: keys may be added, never removed or changed. The schemas beside the s
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
 from pathlib import Path
 from typing import Any, TypedDict
 
 SCHEMA = 1
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _TRIES = 20
 _PAUSE_SECONDS = 0.05
 
@@ -126,6 +129,22 @@ class RunnerHealth(TypedDict):
     interval_seconds: float
 
 
+def read_file(file: Path) -> bytes:
+    """The bytes of a file in a folder that others may write to: a named pipe in its place must not
+    hold this process for ever.
+
+    Raises OSError where there is no regular file that can be read.
+    """
+    handle = os.open(file, _READ)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("not a regular file")
+        with open(handle, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(handle)
+
+
 def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON object from a file, or None where there is none that can be read.
 
@@ -133,7 +152,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
     """
     for _ in range(_TRIES):
         try:
-            value = json.loads(file.read_bytes())
+            value = json.loads(read_file(file))
         except PermissionError:
             time.sleep(_PAUSE_SECONDS)
         except (OSError, ValueError, RecursionError):

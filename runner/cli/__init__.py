@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from runner import exit_codes
+from runner.cli.output import print_line, print_message, show
 from runner.errors import RunnerBusy, RunnerNeeded, UsageProblem
+from runner.terminal import escaped
 from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
 
@@ -59,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
             known = list(verbs[0].choices)
             hint = did_you_mean(wrong, known, f"choose from {', '.join(known)}")
             message = f"no command {wrong!r}: {hint}"
-        self.exit(exit_codes.WRONG_USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        text = escaped(f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        self.exit(exit_codes.WRONG_USAGE, text)
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -141,7 +143,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if options.version:
         from importlib.metadata import version
 
-        print(f"fluxdrop {version('fluxdrop')}")
+        show(f"fluxdrop {version('fluxdrop')}")
         return 0
     if options.verb is None:
         build_parser().print_help()
@@ -150,7 +152,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return int(options.run(options))
     except FluxdropError as error:
         if options.json:
-            print(json.dumps({"error": str(error)}, ensure_ascii=False))
+            print_line({"error": str(error)})
         else:
-            print(f"fluxdrop: {error}", file=sys.stderr)
+            print_message(f"fluxdrop: {error}")
         return next(code for error_type, code in _EXIT_CODES if isinstance(error, error_type))

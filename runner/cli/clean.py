@@ -21,7 +21,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import add_verb, print_json, print_message, size_text
+from runner.cli.output import add_verb, print_json, print_message, show, size_text
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -64,7 +64,7 @@ def run_clean(options: argparse.Namespace) -> int:
     if not options.json:
         for job in chosen:
             day = datetime.fromtimestamp(job.finished).strftime("%Y-%m-%d")
-            print(f"{day}  {size_text(job.bytes):>10}  {job.state:<9}  {job.id}")
+            show(f"{day}  {size_text(job.bytes):>10}  {job.state:<9}  {job.id}")
     total = sum(job.bytes for job in chosen)
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
@@ -86,7 +86,7 @@ def _confirmed(summary: str) -> bool:
     """Whether a person at a terminal says yes; False where there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(f"remove {summary}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print_message(f"remove {summary}? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

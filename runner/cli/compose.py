@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, print_json, print_line, print_message
+from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -135,13 +135,13 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     if options.json:
         print_json(composed)
         return 0 if ok else 1
-    print(composed["prompt"])
-    print()
+    show(composed["prompt"])
+    show()
     for block in composed["blocks"]:
-        print(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
-    print(f"  {composed['length']} characters, {tokens_text(composed['tokens'])}")
+        show(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
+    show(f"  {composed['length']} characters, {tokens_text(composed['tokens'])}")
     for warning in composed["warnings"]:
-        print(f"  {warning}")
+        show(f"  {warning}")
     _print_audit(composed["audit"], composed["prompt"])
     return 0 if ok else 1
 
@@ -265,10 +265,10 @@ def _print_audit(report: Mapping[str, Any], prompt: str) -> None:
     """The verdict, and for each term found where it is and why it counts or does not."""
     from composer.terms import describe
 
-    print(report["verdict"])
+    show(report["verdict"])
     for found in report["findings"]:
         text = describe(found["term"], found["start"], found["block"], found["cue"], prompt)
-        print(f"  violation  {text}")
+        show(f"  violation  {text}")
     for found in report["advice"]:
         cue = f" after {found['cue']!r}" if found["cue"] else ""
-        print(f"  advice     {found['term']!r}{cue}: {found.get('note') or 'named, not asked for'}")
+        show(f"  advice     {found['term']!r}{cue}: {found.get('note') or 'named, not asked for'}")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, print_json
+from runner.cli.output import add_verb, print_json, show
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
@@ -47,11 +47,11 @@ def run_doctor(options: argparse.Namespace) -> int:
         print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<14} {finding.found}")
+            show(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<14} {finding.found}")
             for reason in finding.why:
-                print(f"     {'':<14}   {reason}")
+                show(f"     {'':<14}   {reason}")
             if finding.remedy:
-                print(f"     {'':<14} → {finding.remedy}")
+                show(f"     {'':<14} → {finding.remedy}")
     return 0 if all(finding.ok for finding in findings) else 1
 
 

@@ -15,7 +15,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, print_answer, print_json, print_message
+from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from runner.wire import read_json
@@ -116,8 +116,8 @@ def _rebuild(home: Home) -> int:
 
 
 def _print_progress(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\rreading sidecars: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+    end = "\n" if done == total else "\r"
+    print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
 
 
 def _print_table(page: Page, offset: int) -> None:
@@ -130,10 +130,10 @@ def _print_table(page: Page, offset: int) -> None:
             f"{'seed':>10}  {'size':>9}  "
         )
         columns = max(_NARROWEST_PROMPT, shutil.get_terminal_size((120, 24)).columns - len(head))
-        print(f"{head}prompt")
+        show(f"{head}prompt")
         for row in rows:
             size = f"{row['width']}x{row['height']}" if row.get("width") else ""
-            print(
+            show(
                 f"{_local(row['created_at']):<16}  {row['id']:<{longest}}  {row['kind']!s:<8}  "
                 f"{row['model']!s:<{models}}  {row['seed']!s:>10}  {size:>9}  "
                 f"{_fitted(str(row['prompt']), columns)}"
@@ -186,7 +186,7 @@ def _job_page(home: Home, job: str) -> str:
     files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
     sidecars = [sidecar for sidecar in files if sidecar is not None and "result" in sidecar]
     sidecars.sort(key=lambda sidecar: int(sidecar["result"].get("index", 0)))
-    Disk().replace(page, job_page(status, sidecars).encode())
+    Disk(home.outbox).replace(page, job_page(status, sidecars).encode())
     return str(page)
 
 
@@ -198,7 +198,7 @@ def write_outbox_page(home: Home) -> str:
     shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
-    Disk().replace(page, outbox_page(shown, packs).encode())
+    Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())
     return str(page)
 
 

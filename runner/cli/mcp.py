@@ -10,8 +10,9 @@ import gc
 import os
 from typing import Any
 
-from runner.cli.output import add_verb, log_to_stderr, print_message
+from runner.cli.output import add_verb, print_message
 from runner.settings import find_home
+from runner.terminal import log_to_stderr
 
 PORT = 8421
 TOKEN = "FLUXDROP_MCP_TOKEN"
@@ -26,7 +27,13 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     mcp.add_argument("--autostart", action="store_true", help="start a runner when none is there")
     mcp.add_argument("--host", default="127.0.0.1", help="serve HTTP on another address")
-    mcp.add_argument("--token", help=f"clients must send it as a bearer token (or set ${TOKEN})")
+    tokens = mcp.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token",
+        help=f"what clients must send as a bearer token (or set ${TOKEN}); default: one that is"
+        " made once, kept in data/ and printed",
+    )
+    tokens.add_argument("--no-token", action="store_true", help="answer whoever calls")
     for name, meaning in (("host", "a name that a gateway passes on"), ("origin", "a web page")):
         mcp.add_argument(
             f"--allow-{name}", action="append", default=[], metavar=name.upper(),
@@ -46,9 +53,13 @@ def run_mcp(options: argparse.Namespace) -> int:
     if options.http is None:
         serve_stdio(home, autostart=options.autostart)
         return 0
-    from runner.mcp_server.http import checked_access, serve_http
+    from runner.mcp_server.http import checked_access, serve_http, stored_token
 
-    token = options.token or os.environ.get(TOKEN) or None
+    token = None if options.no_token else options.token or os.environ.get(TOKEN)
+    if not token and not options.no_token:
+        home.prepare()
+        token = stored_token(home)
+        print_message(f"clients send the header `Authorization: Bearer {token}`")
     access = checked_access(options.allow_host, options.allow_origin, token)
     serve_http(
         home, host=options.host, port=options.http, access=access,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner import exit_codes
-from runner.cli.output import add_verb, print_json, print_message
+from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import FluxdropError
@@ -48,7 +48,7 @@ def run_models(options: argparse.Namespace) -> int:
         print_json({"models": rows})
         return 0
     widest = max(len(row["name"]) for row in rows)
-    print(f"{'name':<{widest}} {'kinds':<39} {'size':>8}  {'here':<14} licence")
+    show(f"{'name':<{widest}} {'kinds':<39} {'size':>8}  {'here':<14} licence")
     for row in rows:
         kinds = " ".join(
             f"{kind}*" if kind in row["default_for"] else kind for kind in row["kinds"]
@@ -56,11 +56,11 @@ def run_models(options: argparse.Namespace) -> int:
         partly = f"{_size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
         here = "yes" if row["present"] else partly
         gated = ", gated" if row["gated"] else ""
-        print(
+        show(
             f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
-    print("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
+    show("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
     return 0
 
 
@@ -84,7 +84,7 @@ def run_pull(options: argparse.Namespace) -> int:
         print_json({"ok": ok, "models": rows})
     for row in rows if not options.json else ():
         if row["ok"]:
-            print(f"{row['name']} is here: {row['path'] or 'it is built in'}")
+            show(f"{row['name']} is here: {row['path'] or 'it is built in'}")
         else:
             print_message(f"fluxdrop: {row['error']}")
     return 0 if ok else 1
@@ -124,7 +124,7 @@ def run_check(options: argparse.Namespace) -> int:
     for row in rows:
         _print_checkup(row, in_short=row["ok"] and not options.names)
     for sentence in settings:
-        print(sentence)
+        show(sentence)
     return 0 if ok else 1
 
 
@@ -139,14 +139,14 @@ def _wrong_defaults(home: Home, models: Mapping[str, Model]) -> Iterator[str]:
 
 def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
     state = "here" if row["present"] else "only partly here" if row["begun"] else "not here"
-    print(f"{row['name']}: {state}")
+    show(f"{row['name']}: {state}")
     for label in () if in_short else ("missing", "damaged"):
         for file in row[label]:
-            print(f"  {label}  {file}")
+            show(f"  {label}  {file}")
     for sentence in () if in_short else row["advice"]:
-        print(f"  → {sentence}")
+        show(f"  → {sentence}")
     for line in row["plan"]:
-        print(f"  {line}")
+        show(f"  {line}")
 
 
 def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:

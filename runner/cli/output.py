@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from runner.terminal import escaped
 
 
 def add_verb(
@@ -23,36 +24,33 @@ def add_verb(
     return parser
 
 
+def show(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
+    """Print a text: the one place that writes to standard output, whatever the text contains."""
+    print(escaped(text), end=end, flush=flush)
+
+
 def print_answer(options: argparse.Namespace, value: Any, *lines: str) -> None:
     """Print a result: as JSON with `--json`, else as these lines."""
     if options.json:
         print_json(value)
         return
     for line in lines:
-        print(line)
+        show(line)
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+    show(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def print_line(value: Any) -> None:
     """Print one value of a stream as one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    show(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def print_message(text: str) -> None:
+def print_message(text: str, *, end: str = "\n") -> None:
     """Print a message for people to standard error; standard output has results only."""
-    print(text, file=sys.stderr)
-
-
-def log_to_stderr() -> None:
-    """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
-    import logging
-
-    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    print(escaped(text), end=end, file=sys.stderr, flush=True)
 
 
 def job_line(job: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.output import size_text
+from runner.cli.output import show, size_text
 from runner.gallery.formatting import number_of
 from runner.settings import Home
 
@@ -97,7 +97,7 @@ def tokens_text(tokens: Mapping[str, Any]) -> str:
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the report of `plan_report` in words, long lists and long texts shortened."""
     prompts = {(item["subject"], item["variable"]): item["prompt"] for item in report["items"]}
-    print(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
+    show(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
           f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
     start = _common_start(list(prompts.values()))
     dots = "… " if start else ""
@@ -127,16 +127,16 @@ def print_report(report: Mapping[str, Any]) -> None:
     )
     _print_list("warnings", report["warnings"])
     for number, text in enumerate(_token_limits(report["tokens"])):
-        print(f"{'' if number else 'tokens':<11} {text}")
+        show(f"{'' if number else 'tokens':<11} {text}")
     # Those of a combination are above.
     errors = [e for e in report["errors"] if not e["path"].startswith("compose:")]
     _print_list("errors", [f"{e['path']}: {e['message']}" for e in errors])
     estimate = report["estimate"]
     free = estimate["free_bytes"]
     of_free = f" of {size_text(free)} that are free" if free is not None else ""
-    print(f"disk        about {size_text(estimate['bytes'])}{of_free}")
-    print(f"time        {_time_text(estimate)}")
-    print("this would be rejected" if report["rejected"] else "this can run")
+    show(f"disk        about {size_text(estimate['bytes'])}{of_free}")
+    show(f"time        {_time_text(estimate)}")
+    show("this would be rejected" if report["rejected"] else "this can run")
 
 
 def _token_limits(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -154,12 +154,12 @@ def _token_limits(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _print_list(name: str, entries: Sequence[str], total: int | None = None) -> None:
     """Print the first entries; `total` is how many there are where `entries` has only some."""
     count = len(entries) if total is None else total
-    print(f"{name:<11} {count:,}")
+    show(f"{name:<11} {count:,}")
     for entry in entries[:_LISTED]:
         text = "".join(char if char.isprintable() else " " for char in entry)
-        print(f"  {text if len(text) <= _WIDTH else text[: _WIDTH - 1] + '…'}")
+        show(f"  {text if len(text) <= _WIDTH else text[: _WIDTH - 1] + '…'}")
     if count > _LISTED:
-        print(f"  … and {count - min(_LISTED, len(entries)):,} more (all with --json)")
+        show(f"  … and {count - min(_LISTED, len(entries)):,} more (all with --json)")
 
 
 def _common_start(prompts: Sequence[str]) -> int:

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.output import job_line, print_line
+from runner.cli.output import job_line, print_line, show
 from runner.job import FINAL_STATES
 from runner.settings import Home
+from runner.terminal import escaped
 from runner.wire import read_json
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Board:
             elif key != before and self._as_json:
                 print_line(status)
             elif key != before:
-                print(job_line(status), flush=True)
+                show(job_line(status), flush=True)
             if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
                 del self._shown[job_id]
@@ -92,7 +93,7 @@ class Board:
     def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
         if job_id not in self._tasks:
-            self._tasks[job_id] = bars.add_task(job_id, total=1.0, mark=" ", note="")
+            self._tasks[job_id] = bars.add_task(_plain(job_id), total=1.0, mark=" ", note="")
         task = self._tasks[job_id]
         progress = status["progress"] or {}
         done = (images["done"] + images["failed"]) / max(images["total"], 1)
@@ -101,7 +102,7 @@ class Board:
             task,
             completed=1.0 if over else max(progress.get("fraction", 0.0), done),
             mark=_MARKS.get(status["state"], " "),
-            note=_note(status),
+            note=_plain(_note(status)),
         )
         if over:
             bars.stop_task(task)
@@ -125,6 +126,13 @@ def _bars() -> Progress | None:
         TimeElapsedColumn(),
         console=console,
     )
+
+
+def _plain(text: str) -> str:
+    """A text of a status as rich shows it: no colours, links or marks of its own."""
+    from rich.markup import escape
+
+    return escape(escaped(text))
 
 
 def _note(status: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from runner.engine.hub.pull import Puller, Share, check_room, in_words
 from runner.engine.hub.sources import Source, lacking
 from runner.errors import ModelMissing
 from runner.settings import Home
+from runner.terminal import escaped
 from specs.errors import FluxdropError
 
 _TENTHS = 10
@@ -102,7 +103,7 @@ class Pulling:
             row["note"] = str(error)
             note = f"{name}: nothing newer was looked for: {error}"
             if self._is_terminal and not self._quiet:
-                self._bars.console.print(note, markup=False, highlight=False)
+                self._bars.console.print(escaped(note), markup=False, highlight=False)
             self._print_progress(note)
         finally:
             self._bars.remove_task(survey_bar)

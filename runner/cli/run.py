@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from runner import client, exit_codes
-from runner.cli.output import add_verb, log_to_stderr, print_json, print_line, print_message
+from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.clock import now, timestamp
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.terminal import log_to_stderr
 
 _HELD = "{}; then run `fluxdrop demo` again"
 
@@ -176,10 +177,10 @@ def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
     for status in statuses:
         folder = os.path.relpath(home.job(status["id"]))
         if status["outputs"]:
-            print(f"{status['kind']:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
+            show(f"{status['kind']:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
         else:
-            print(f"{status['kind']:<9} {status['state']}: {status['message']}")
-    print(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
+            show(f"{status['kind']:<9} {status['state']}: {status['message']}")
+    show(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
 
 
 def _prepared(options: argparse.Namespace) -> Home:

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, job_line, print_json, print_message
+from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -47,17 +47,17 @@ def run_status(options: argparse.Namespace) -> int:
     numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
     if running:
         at = f" at {running['job']}" if running["job"] else ""
-        print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
+        show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
         if running.get("note"):
-            print(running["note"])
+            show(running["note"])
     else:
-        print(f"no runner is running; {numbers or 'no jobs yet'}")
+        show(f"no runner is running; {numbers or 'no jobs yet'}")
     if waiting:
-        print(f"{waiting} in the inbox, not yet taken")
+        show(f"{waiting} in the inbox, not yet taken")
     for each in not_taken:
-        print(f"{each['file']} is not taken: {each['why']}")
+        show(f"{each['file']} is not taken: {each['why']}")
     for job in reversed(summary.get("recent", [])):
-        print(job_line(job))
+        show(job_line(job))
     return 0
 
 
@@ -74,14 +74,14 @@ def _print_status(options: argparse.Namespace, status: dict[str, Any]) -> int:
     if options.json:
         print_json(status)
     else:
-        print(job_line(status))
+        show(job_line(status))
         for error in status.get("errors", []):
             path = f"{error['path']}: " if error["path"] else ""
-            print(f"  line {error['line']}, column {error['column']}: {path}{error['message']}")
+            show(f"  line {error['line']}, column {error['column']}: {path}{error['message']}")
         for warning in status.get("warnings", []):
-            print(f"  warning: {warning}")
+            show(f"  warning: {warning}")
         for output in status.get("outputs", []):
-            print(f"  outbox/{status['id']}/{output['file']}")
+            show(f"  outbox/{status['id']}/{output['file']}")
     return 1 if status["state"] in ("failed", "rejected", "unknown") else 0
 
 

@@ -7,6 +7,7 @@ ARCHITECTURE.md, section Threads, says what they share.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ class Daemon:
         try:
             for lock in self._locks:
                 lock.acquire()
+            if home.settings.umask is not None:
+                os.umask(int(home.settings.umask, 8))
             if threading.current_thread() is threading.main_thread():
                 allow_writer_probe()
             catalogue = RegistryCatalogue(home.settings, home.data)

@@ -5,12 +5,14 @@ Reads the LoRA files that a spec names, and changes nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.catalogue import RegistryCatalogue
+from runner.errors import InputBad
 from runner.settings import Home
 from runner.spool.inbox import loras
 from runner.spool.inbox.inputs import IMAGE_FIELDS
@@ -45,10 +47,20 @@ class TaskBuilder:
         """
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
-        copies = self._home.job(record.id) / "inputs"
-        inputs = inputs_of(spec, lambda text: copies / record.inputs[text])
+        inputs = inputs_of(spec, lambda text: self._copy(record.id, record.inputs[text]))
         origin = composed[(number - 1) * len(composed) // record.total][1] if composed else {}
         return InFlight(self._task(record, spec, number, inputs), spec, origin)
+
+    def _copy(self, job: str, name: str) -> Path:
+        """The job's own copy of an input image, in a folder that others may write to.
+
+        Raises InputBad where something else took its place.
+        """
+        copy = self._home.job(job) / "inputs" / name
+        own = Path(os.path.realpath(self._home.outbox), job, "inputs", name)
+        if os.path.lexists(copy) and not (Path(os.path.realpath(copy)) == own and copy.is_file()):
+            raise InputBad(f"outbox/{job}/inputs/{name} was replaced: drop the job again")
+        return copy
 
     def prompts(self, record: Record, composed: Composed, most: int) -> Iterator[ImageTask]:
         """One task without inputs for each prompt, model and precision of a job, at most `most`.

@@ -14,7 +14,8 @@ from typing import Any
 from runner.gallery.infotext import Infotext
 from specs.rules import SIZE_STEP
 
-_LORA = re.compile(r"\s*<lora:([^:>]+)(?::([\d.+-]+))?[^>]*>")
+_TAG, _WEIGHT = "<lora:", re.compile(r"[\d.+-]+")
+_LONGEST_NAME = 200
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
     (r"klein.?4b|^klein$", "klein"),
@@ -36,7 +37,8 @@ def from_infotext(infotext: Infotext) -> dict[str, Any]:
     size = re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", ""))
     spec: dict[str, Any] = {"kind": pairs.get("Pipeline", "text2img")}
     spec |= _model(pairs.get("Model"))
-    spec["prompt"] = _LORA.sub("", infotext.prompt).strip()
+    prompt, tags = _without_tags(infotext.prompt)
+    spec["prompt"] = prompt.strip()
     spec |= _integer("seed", pairs.get("Seed"), 0, 2**32 - 1)
     spec |= _integer("steps", pairs.get("Steps"), 1, 1000)
     spec |= _guidance(pairs.get("Distilled CFG Scale", pairs.get("Guidance")))
@@ -44,7 +46,7 @@ def from_infotext(infotext: Infotext) -> dict[str, Any]:
         spec |= _size(size[1], size[2])
     loras = [
         {"path": f"{name}.safetensors", "weight": _number(weight, 1.0), "name": name}
-        for name, weight in _LORA.findall(infotext.prompt)
+        for name, weight in tags
     ]
     if loras:
         spec["loras"] = loras
@@ -79,13 +81,33 @@ def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
+def _without_tags(prompt: str) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt without its tags `<lora:name:weight>` and the blanks before them, and the tags.
+
+    Reads it once: a regular expression would look for the end of each tag again and again.
+    """
+    pieces, tags = [], []
+    at = 0
+    while (begin := prompt.find(_TAG, at)) >= 0 and (end := prompt.find(">", begin)) >= 0:
+        name, _, rest = prompt[begin + len(_TAG) : end].partition(":")
+        if not name:
+            pieces.append(prompt[at : begin + 1])
+            at = begin + 1
+            continue
+        weight = _WEIGHT.match(rest)
+        tags.append((name, weight[0] if weight else ""))
+        pieces.append(prompt[at:begin].rstrip())
+        at = end + 1
+    return "".join(pieces) + prompt[at:], tags
+
+
 def _model(name: str | None) -> dict[str, str]:
     if not name:
         return {}
     for pattern, model in _MODELS:
-        if re.search(pattern, name.lower()):
+        if re.search(pattern, name[:_LONGEST_NAME].lower()):
             return {"model": model}
-    return {"x_model": name}
+    return {"x_model": name[:_LONGEST_NAME]}
 
 
 def _integer(key: str, value: object, lowest: int, highest: int) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from typing import Any
 
 from runner.gallery.formatting import made_with, mapping, number_text
 
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_QUOTED = re.compile(r'"(?:\\.|[^\\"])+"')
+_BLANKS = re.compile(r"\s*")
+_KEY_SIGNS = frozenset(" -/")
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3
 _DISTILLED = ("schnell", "klein", "turbo")
@@ -47,7 +49,7 @@ def write(sidecar: Mapping[str, Any]) -> str:
 def parse(text: str) -> Infotext | None:
     """Read a `parameters` text by the rules of A1111; None for a text without settings."""
     *lines, last = text.strip().split("\n")
-    matches = _PAIR.findall(last)
+    matches = list(_pairs_in(last))
     if len(matches) < _FEWEST_PAIRS:
         return None
     prompt: list[str] = []
@@ -59,6 +61,39 @@ def parse(text: str) -> Infotext | None:
         part.append(line)
     pairs = {key: _unquoted(value.strip()) for key, value in matches}
     return Infotext("\n".join(prompt), "\n".join(negative), pairs)
+
+
+def _pairs_in(line: str) -> Iterator[tuple[str, str]]:
+    r"""The pairs of the last line, as A1111 finds them by one regular expression:
+    `\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)`.
+
+    Its time grows with the square of the length, and anybody can write a line; this reads it once.
+    """
+    begin = at = 0
+    may_close = True  # where one quote is never closed, no later one is
+    while (colon := line.find(":", at)) >= 0:
+        first = colon
+        while first > begin and (line[first - 1] in _KEY_SIGNS or _is_word(line[first - 1])):
+            first -= 1
+        key = line[first:colon].lstrip(" -/")
+        at = begin = colon + 1
+        if len(key) < 2:
+            continue
+        value = _BLANKS.match(line, at).end()  # type: ignore[union-attr]  # it may be empty
+        quoted = _QUOTED.match(line, value) if may_close else None
+        if quoted and line[quoted.end() : quoted.end() + 1] in ("", ","):
+            end = quoted.end()
+        else:
+            is_open = line[value : value + 1] == '"' != line[value + 1 : value + 2]
+            may_close = may_close and bool(quoted or not is_open)
+            end = line.find(",", value)
+            end = len(line) if end < 0 else end
+        yield key, line[value:end]
+        at = begin = end + 1
+
+
+def _is_word(sign: str) -> bool:
+    return sign == "_" or sign.isalnum()
 
 
 def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner.errors import InputBad, UsageProblem
 from runner.gallery import foreign, infotext, xmp
 from runner.gallery.formatting import made_with, mapping, printable
+from runner.pictures import FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +37,8 @@ _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 _PNG_LEVEL = 4
 # A JPEG segment holds 65,533 bytes, including the name of the packet.
 _JPEG_SEGMENT = 65_000
+# Pillow's bound for a text of a PNG too.
+_LONGEST_TEXT = 1 << 20
 
 
 def encode(
@@ -151,11 +154,12 @@ def _texts(data: bytes, name: str) -> dict[str, str]:
 
     comment = packet = None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             texts = {str(k): v for k, v in image.info.items() if isinstance(v, str)}
             png = image.format == "PNG"
             # Reading texts after the pixels decodes all pixels: only if none precede them.
-            if png and not {CHUNK, "parameters", "exif"} & set(image.info):
+            late = png and not {CHUNK, "parameters", "exif"} & set(image.info)
+            if late and image.width * image.height <= MAX_PIXELS:
                 texts |= {k: str(v) for k, v in getattr(image, "text", {}).items()}
             if not png or "exif" in image.info:
                 comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
@@ -168,7 +172,7 @@ def _texts(data: bytes, name: str) -> dict[str, str]:
         texts["UserComment"] = comment
     if isinstance(packet, bytes) and (spec := xmp.spec_in(packet)):
         texts[CHUNK] = spec
-    return texts
+    return {name: text for name, text in texts.items() if len(text) <= _LONGEST_TEXT}
 
 
 def _comment_text(comment: bytes) -> str:

@@ -22,6 +22,7 @@ from runner.gallery.formatting import mapping
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
+from runner.wire import read_file
 
 # Seconds. Longer than any system delays writing to disk, and than clocks may differ.
 _LOOK_BACK = 600.0
@@ -146,7 +147,7 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = row_of(json.loads(sidecar.read_bytes()))
+        row = row_of(json.loads(read_file(sidecar)))
     except (OSError, ValueError, AttributeError, UsageProblem):
         return None
     # In a copied or renamed folder the row's paths would be wrong.

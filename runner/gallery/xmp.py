@@ -14,7 +14,6 @@ from typing import Any
 from runner.gallery.formatting import made_with, mapping, source_type
 
 NAMESPACE = "urn:fluxdrop:metadata:1:"
-_SPEC = re.compile(r"<fluxdrop:spec>(.*?)</fluxdrop:spec>", re.DOTALL)
 # XML 1.0 cannot contain these characters, not even as references.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _HEAD = (
@@ -62,12 +61,13 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
 def spec_in(packet_bytes: bytes) -> str | None:
     """The JSON that fluxdrop put into a packet, or None.
 
-    Found by a regular expression, so that no XML parser reads a file of unknown origin.
+    Found as text, so that no XML parser reads a file of unknown origin.
     """
-    match = _SPEC.search(packet_bytes.decode("utf-8", "replace"))
-    if match is None:
+    _, _, rest = packet_bytes.decode("utf-8", "replace").partition("<fluxdrop:spec>")
+    spec, closed, _ = rest.partition("</fluxdrop:spec>")
+    if not closed:
         return None
-    return match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return spec.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _text(value: str) -> str:

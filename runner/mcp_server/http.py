@@ -1,25 +1,32 @@
 """Streamable HTTP: a guard before everything, then the SDK's transport, then the server.
 
-    Host ─► Origin ─► token ─► size ─► /mcp
+    connections, time ─► Host ─► Origin, Sec-Fetch-Site ─► token ─► size, time ─► /mcp
 
 The guard checks on loopback addresses too: a web page that makes its visitor's browser call this
-machine sends a foreign Host or Origin and is refused. Sessions are not kept, so a restart of the
-server breaks no client.
+machine sends a foreign Host or Origin and is refused, and other users of this machine have no
+token. Sessions are not kept, so a restart of the server breaks no client.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
+import os
 import re
+import secrets
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import anyio
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runner.errors import UsageProblem
 from runner.mcp_server.arguments import MOST_DATA_BYTES
@@ -34,13 +41,19 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _ANY_ADDRESS = ("", "0.0.0.0", "::")
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
 _GRACE_SECONDS = 2
+_TOKEN_FILE = "mcp-token"
+MOST_CONNECTIONS = 256
+# The head of a request is some hundred bytes; a body of 9 MB takes a minute over a slow line.
+_HEAD_SECONDS = 15.0
+_BODY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may call: host names of this server, origins of web pages, and the bearer token.
 
-    The loopback names are always allowed; without a token none is asked for.
+    The loopback names are always allowed. Without a token none is asked for, and web pages of this
+    machine must be named, too: any program may serve one.
     """
 
     hosts: tuple[str, ...] = ()
@@ -54,9 +67,11 @@ class Access:
         return match is not None and not names.isdisjoint({match[0], match[1]})
 
     def knows_origin(self, header: str) -> bool:
-        """Whether pages of an Origin may call: those of this machine and of `origins`."""
+        """Whether pages of an Origin may call: of `origins`, with a token of this machine too."""
         if header.lower() in (origin.lower().rstrip("/") for origin in self.origins):
             return True
+        if self.token is None:
+            return False
         scheme, _, host = header.lower().partition("://")
         match = _HOST_AND_PORT.fullmatch(host)
         return scheme == "http" and match is not None and match[1] in _LOOPBACK
@@ -76,7 +91,10 @@ def _refusal(access: Access, headers: Headers) -> PlainTextResponse | None:
     if len(hosts) != 1 or not access.knows_host(hosts[0]):
         text = "this server does not answer to that Host; see --allow-host\n"
         return PlainTextResponse(text, status_code=421)
-    if not all(map(access.knows_origin, origins)):
+    # A browser says so even of requests that have no Origin, such as those for a picture.
+    site = headers.get("sec-fetch-site", "none").lower()
+    is_foreign = site not in ("none", "same-origin") and not origins
+    if is_foreign or not all(map(access.knows_origin, origins)):
         text = "pages of that Origin may not call this server; see --allow-origin\n"
         return PlainTextResponse(text, status_code=403)
     bearers = headers.getlist("authorization")
@@ -101,10 +119,97 @@ def guarded_app(home: Home, access: Access, *, autostart: bool = False) -> ASGIA
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
         elif scope["type"] == "http":
-            refusal = _refusal(access, Headers(scope=scope))
-            await (refusal or app)(scope, receive, send)
+            answer: ASGIApp = _refusal(access, Headers(scope=scope)) or app
+            if answer is app:
+                # Read before the server begins, so that nothing of it waits for a slow body.
+                body = await _whole_body(receive)
+                if isinstance(body, PlainTextResponse):
+                    answer = body
+                else:
+                    receive = _again(body, receive)
+            await answer(scope, receive, send)
 
     return guard
+
+
+async def _whole_body(receive: Receive) -> Message | PlainTextResponse:
+    """The body of a request as one message, or the answer to one that is too large or too slow."""
+    parts: list[bytes] = []
+    size = 0
+    with anyio.move_on_after(_BODY_SECONDS):
+        while size <= MOST_BODY_BYTES:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if not message.get("more_body"):
+                break
+        if size > MOST_BODY_BYTES:
+            return PlainTextResponse("the request is too large\n", status_code=413)
+        return {"type": "http.request", "body": b"".join(parts), "more_body": False}
+    return PlainTextResponse("the request did not come in time\n", status_code=408)
+
+
+def _again(body: Message, receive: Receive) -> Receive:
+    """Receives a message that was received already, then the others."""
+    waiting = [body]
+
+    async def first() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return first
+
+
+class _Protocol(H11Protocol):
+    """Closes connections beyond a number, and those on which no request begins in time."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Give the client some seconds to begin a request, from its first byte on."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
+
+
+def stored_token(home: Home) -> str:
+    """The token of a home, made at the first call; only the runner's user may read its file.
+
+    Raises UsageProblem where it cannot be read or written.
+    """
+    file = home.data / _TOKEN_FILE
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if token := file.read_text(encoding="ascii").strip():
+                return token
+        token = secrets.token_urlsafe(24)
+        aside = home.data / f".{_TOKEN_FILE}.{secrets.token_hex(8)}"
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(f"{token}\n")
+        os.replace(aside, file)
+    except (OSError, ValueError) as error:
+        raise UsageProblem(f"cannot keep a token in {file}: {error}; see --token") from error
+    return token
 
 
 def serve_http(
@@ -125,8 +230,9 @@ def serve_http(
         own = () if host in _ANY_ADDRESS else (address,)
         access = Access((*access.hosts, *own), access.origins, access.token)
         is_loopback = host == "localhost" or host == "::1" or host.startswith("127.")
-        if not is_loopback and access.token is None:
-            notify("anyone who reaches this address may submit jobs: set a token with --token")
+        if access.token is None:
+            who = "who reaches this address" if not is_loopback else "on this machine"
+            notify(f"anyone {who} may submit jobs: leave --no-token out to ask for a token")
         notify(f"serving http://{address}:{listener.getsockname()[1]}{PATH}")
         config = uvicorn.Config(
             guarded_app(home, access, autostart=autostart),
@@ -134,6 +240,7 @@ def serve_http(
             access_log=False,
             server_header=False,
             ws="none",
+            http=_Protocol,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listener])

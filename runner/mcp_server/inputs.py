@@ -12,7 +12,6 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import io
 import os
 import re
 import time
@@ -26,7 +25,9 @@ from runner.errors import InputBad, PathNotAllowed, UsageProblem
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
+from runner.pictures import decoded
 from runner.settings import Home
+from runner.spool.disk import beneath
 from runner.spool.inbox.inputs import (
     IMAGE_FIELDS,
     Folders,
@@ -87,7 +88,7 @@ class Inputs:
         return "image.png"
 
     def _copy(self, data: bytes, path: str) -> str:
-        ending = check_picture(data)
+        ending = str(decoded(data).format).lower()
         stem = re.sub(r"[^a-z]+", "-", path).strip("-") or "image"
         name = f"{FOLDER}/{self.job_id}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
         self.files[name] = data
@@ -105,8 +106,7 @@ class Inputs:
         for name in _readings(text, self.home):
             place, _ = Folders(self.home).find(place_of(name, self.home))
             if place.is_file():
-                data = _bytes(place, self.home)
-                check_picture(data)
+                _bytes(place, self.home)
                 return name
             if self._will_be_made(name):
                 return name
@@ -150,31 +150,13 @@ class Inputs:
             return
         for name in self.files:
             with contextlib.suppress(OSError):
-                (self.home.inbox / name).unlink()
+                beneath.remove(self.home.inbox / name, [str(self.home.inbox)])
         with contextlib.suppress(OSError):
             (self.home.inbox / FOLDER / self.job_id).rmdir()
 
     def _leads_away(self) -> bool:
         copies = self.home.inbox / FOLDER
         return _is_link(copies) or _is_link(copies / self.job_id)
-
-
-def check_picture(data: bytes) -> str:
-    """The usual file ending of a picture that can be read whole. Raises InputBad for others."""
-    from PIL import Image
-
-    from runner.engine.pictures.images import FORMATS, MAX_PIXELS
-
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                picture.load()
-                return str(picture.format).lower()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pass
-    except Exception as error:  # Pillow's readers raise whatever their formats do
-        raise InputBad(f"this is not a picture ({', '.join(FORMATS)}), or it is damaged") from error
-    raise InputBad(f"it has more than {MAX_PIXELS:,} pixels: shrink it")
 
 
 def _decoded(text: str) -> bytes:
@@ -206,7 +188,7 @@ def _bytes(place: Path, home: Home) -> bytes:
     snapshot = take(place, home)
     if snapshot is None:
         raise InputBad(f"{place.name} is empty or still being written: try again")
-    return snapshot.data
+    return snapshot.checked(place.name).data
 
 
 def _refuse_private(place: Path, home: Home) -> None:
@@ -235,7 +217,8 @@ def sweep(home: Home, kept: str) -> None:
                 continue
             for file in folder.iterdir():
                 if _COPY.fullmatch(file.name):
-                    file.unlink()
+                    # The folder may have been replaced by a link since it was looked at.
+                    beneath.remove(file, [str(home.inbox)])
             folder.rmdir()
 
 

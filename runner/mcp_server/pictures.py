@@ -17,7 +17,7 @@ from mcp.types import ImageContent, ResourceLink
 
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
-from runner.wire import read_json
+from runner.wire import read_file, read_json
 
 PAGE = 4
 """The number of pictures in one result, few enough for a model and for one message."""
@@ -97,7 +97,7 @@ def read(home: Home, job_id: str, file: str) -> bytes | None:
     if not path.is_relative_to(folder):
         return None
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError:
         return None
 

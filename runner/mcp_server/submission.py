@@ -22,7 +22,7 @@ from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
-from runner.wire import read_json
+from runner.wire import read_file, read_json
 from specs import schemas
 from specs.errors import SpecInvalid
 
@@ -133,7 +133,7 @@ def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
     folder = home.job(job_id)
     for file in (home.inbox / f"{job_id}.yaml", folder / "spec.yaml", folder / "spec.json"):
         try:
-            if file.read_bytes() == data:
+            if read_file(file) == data:
                 return True
         except OSError:
             continue

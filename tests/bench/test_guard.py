@@ -175,7 +175,7 @@ def test_the_runner_writes_no_more_for_an_image_or_a_job_than_was_recorded(home:
     class Counting(Disk):
         def before(self, operation: str, path: str | Path, **details: Any) -> None:
             # What the clock makes counts for no job; the gallery is written beside it.
-            file = Path(path)
+            file = Path(details.get("target", path))
             ours = not file.is_relative_to(home.data) and "runner.json" not in file.name
             if ours or operation == "commit":
                 operations["durable commit" if details.get("durable") else operation] += 1

@@ -49,7 +49,7 @@ class StatusesSeen(Disk):
         self.seen: dict[str, list[dict[str, Any]]] = {}
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        if operation == "write" and Path(path).name.startswith(".status.json"):
+        if operation == "write" and Path(details["target"]).name == "status.json":
             self.seen.setdefault(Path(path).parent.name, []).append(json.loads(details["data"]))
 
 

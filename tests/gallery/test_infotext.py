@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.gallery.foreign import from_infotext
-from runner.gallery.infotext import parse, write
+from runner.gallery.foreign import _without_tags, from_infotext
+from runner.gallery.infotext import _pairs_in, parse, write
+from runner.gallery.xmp import spec_in
 from tests.gallery.samples import sidecar
 
 # A real picture of Forge with FLUX, as its users post them.
@@ -141,3 +144,43 @@ def test_whatever_is_written_is_read_back(
         assert float(said.pairs["Distilled CFG Scale"]) == pytest.approx(guidance, rel=1e-5)
     assert said.pairs["Size"] == "64x64"
     assert said.pairs["Version"] == "fluxdrop 0.1.0"
+
+
+@given(st.text(st.sampled_from('ab:_-/ ,"\\\té١'), max_size=40))
+def test_pairs_are_found_as_the_expression_of_a1111_finds_them(line: str) -> None:
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', line)
+    assert list(_pairs_in(line)) == found
+
+
+_PIECES = ("<lora:", "<", "a", ":", ">", " ", "\n", "0.8", "-1")
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=30).map("".join))
+def test_tags_are_found_and_removed_as_by_an_expression(prompt: str) -> None:
+    tag = re.compile(r"\s*<lora:([^:>]+)(?::([\d.+-]+))?[^>]*>")
+    assert _without_tags(prompt) == (tag.sub("", prompt), tag.findall(prompt))
+
+
+_LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * _LONG, "a " * (_LONG // 2), "a" * _LONG + ": 1, bb: 2, cc: 3", " " * _LONG + "x",
+        'k1: "a' * (_LONG // 6), 'k1: "a, ' * (_LONG // 8), "k1:" + " " * _LONG + '"',
+        'k1: "' + "\\" * _LONG, "<lora:" * (_LONG // 6) + "\naa: 1, bb: 2, cc: 3",
+        " " * _LONG + "<lora:a" * 1000 + "\naa: 1, bb: 2, cc: 3", "<lora:a>" * (_LONG // 8)
+        + "\naa: 1, bb: 2, cc: 3", "x\naa: 1, bb: 2, Model: " + "flux" * (_LONG // 4),
+        "<fluxdrop:spec>" * (_LONG // 15), "\n" * _LONG, "Negative prompt:" * (_LONG // 16),
+    ],
+)  # fmt: skip
+def test_a_text_of_200_kb_takes_no_time(text: str) -> None:
+    """Seen red: most of these took minutes, by a single regular expression."""
+    began = time.process_time()
+    for _ in range(2):
+        said = parse(text)
+        if said:
+            from_infotext(said)
+        spec_in(text.encode())
+    assert time.process_time() - began < 2

@@ -191,3 +191,23 @@ def _texts(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as image:
         parts = [str(getattr(image, "text", "")), str(image.info), str(dict(image.getexif()))]
     return "".join(parts).encode()
+
+
+def test_a_format_that_no_spec_may_name_is_never_opened(tmp_path: Path) -> None:
+    """Seen red: a PSD, and whatever else Pillow has a reader for, was opened."""
+    for format in ("PPM", "TGA", "PCX", "ICO", "DDS", "SGI"):
+        buffer = io.BytesIO()
+        picture().convert("RGB").save(buffer, format)
+        with pytest.raises(InputBad, match="not a picture that can be read"):
+            read(buffer.getvalue())
+
+
+def test_a_text_that_is_too_long_is_passed_over_and_the_others_are_read() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + b"{" * (metadata._LONGEST_TEXT + 1)
+    told = sidecar()
+    packet = metadata._exif_options(told, "full", limit=None)["xmp"]
+    buffer = io.BytesIO()
+    picture().save(buffer, "WEBP", exif=exif.tobytes(), xmp=packet)
+    assert set(metadata._texts(buffer.getvalue(), "x")) == {"fluxdrop"}
+    assert read(buffer.getvalue()) == embedded(told)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +20,11 @@ from mcp.client.streamable_http import streamable_http_client
 
 from runner.cli.mcp import PORT, TOKEN
 from runner.errors import UsageProblem
-from runner.mcp_server.http import MOST_BODY_BYTES, Access, checked_access
-from tests.harness import Runner, fluxdrop
+from runner.mcp_server.http import MOST_BODY_BYTES, Access, checked_access, stored_token
+from runner.settings import Home
+from tests.harness import ROOT, Runner, clean_environment, fluxdrop
 from tests.mcp_server.support import NAMES, agent, data_uri, picture, play
-from tests.mcp_server.wire import http
+from tests.mcp_server.wire import COMMAND, http
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -50,11 +57,63 @@ def test_the_usual_port_is_the_documented_one() -> None:
 
 def test_a_call_from_this_machine_is_answered(address: str) -> None:
     port = address.split(":")[2].removesuffix("/mcp")
-    for headers in (
-        {}, {"Host": f"localhost:{port}"}, {"Host": "localhost"},
-        {"Origin": f"http://localhost:{port}"}, {"Origin": "http://127.0.0.1:6274"},
-    ):  # fmt: skip
+    for headers in ({}, {"Host": f"localhost:{port}"}, {"Host": "localhost"},
+                    {"Sec_Fetch_Site": "none"}, {"Sec_Fetch_Site": "same-origin"}):  # fmt: skip
         assert post(address, **headers).status_code == 200, headers
+
+
+def test_pages_of_this_machine_may_call_with_the_token_only(address: str, home: Path) -> None:
+    """Seen red: without a token, every page that any program of this machine serves could call."""
+    pages = ("http://127.0.0.1:6274", "http://localhost:3000", "http://[::1]:80")
+    for origin in pages:
+        assert post(address, Origin=origin).status_code == 403
+    with http(home, "--token", "s3cret") as other:
+        for origin in pages:
+            site = {"Origin": origin, "Sec_Fetch_Site": "same-site"}
+            assert post(other, **site, Authorization="Bearer s3cret").status_code == 200
+            assert post(other, **site).status_code == 401
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "anything"])
+def test_what_a_browser_says_comes_from_another_site_is_refused(address: str, site: str) -> None:
+    """Seen red: a request for a picture has no Origin."""
+    assert post(address, Sec_Fetch_Site=site).status_code == 403
+
+
+def test_a_token_is_asked_for_unless_told_otherwise_and_kept_private(home: Path) -> None:
+    """Seen red: any user of the machine could submit."""
+    told = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*COMMAND, "--http", "0", "--home", str(home)], cwd=ROOT, stderr=subprocess.PIPE,
+            env=clean_environment(), text=True, encoding="utf-8",
+        )  # fmt: skip
+        assert process.stderr is not None
+        try:
+            bearer, serving = process.stderr.readline(), process.stderr.readline()
+            told.append(bearer.split("Bearer ")[1].rstrip("`\n"))
+            address = serving.split()[-1]
+            assert post(address).status_code == 401
+            assert post(address, Authorization=f"Bearer {told[-1]}").status_code == 200
+        finally:
+            process.kill()
+            process.communicate()
+    assert told[0] == told[1] and len(told[0]) >= 32
+    file = home / "data" / "mcp-token"
+    assert file.read_text(encoding="ascii").strip() == told[0]
+    if os.name != "nt":
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert fluxdrop("mcp", "--http", "--token", "a", "--no-token", home=home).code == 2
+
+
+def test_a_token_that_cannot_be_kept_is_said_so(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    (home.data / "mcp-token").mkdir(parents=True)
+    with pytest.raises(UsageProblem, match="cannot keep a token in .*see --token"):
+        stored_token(home)
+    (home.data / "mcp-token").rmdir()
+    (home.data / "mcp-token").write_bytes(b"")
+    assert len(stored_token(home)) >= 32 and stored_token(home) == stored_token(home)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +149,100 @@ def test_no_page_of_another_origin_may_read_an_answer(address: str) -> None:
 def test_a_body_that_is_too_large_is_refused(address: str) -> None:
     assert post(address, b"x" * (MOST_BODY_BYTES + 1)).status_code == 413
     assert post(address, b"{" * 100_000).status_code == 400
+
+
+LIMITED = """
+import sys
+from runner.mcp_server import http
+http._HEAD_SECONDS, http._BODY_SECONDS, http.MOST_CONNECTIONS = {limits}
+from runner.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def limited(home: Path, limits: str) -> Iterator[tuple[str, int]]:
+    """The address and port of a server with these seconds for a head, for a body, and clients."""
+    arguments = ["mcp", "--http", "0", "--no-token", "--home", str(home)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LIMITED.format(limits=limits), *arguments], cwd=ROOT,
+        stderr=subprocess.PIPE, env=clean_environment(), text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        said = [process.stderr.readline() for _ in range(2)]
+        address = said[-1].split()[-1]
+        assert "serving" in said[-1] and "anyone on this machine" in said[0]
+        yield address, int(address.split(":")[2].removesuffix("/mcp"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def hasty(home: Path) -> Iterator[tuple[str, int]]:
+    """A server that waits for nobody."""
+    with limited(home, "0.4, 0.8, 99") as found:
+        yield found
+
+
+def closed(client: socket.socket) -> bytes:
+    """What a server says until it closes a connection."""
+    client.settimeout(30)
+    said = b""
+    try:
+        while part := client.recv(4096):
+            said += part
+    except ConnectionResetError:
+        pass
+    return said
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""), (b"POST /mcp HTT", b""), (b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n", b""),
+        (b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b" 408 "),
+        (b"GET /mcp HTTP/1.1\r\nHost: evil.example\r\n\r\nGET", b" 421 "),
+    ],
+)  # fmt: skip
+def test_a_request_that_stalls_is_not_waited_for(
+    hasty: tuple[str, int], sent: bytes, answer: bytes
+) -> None:
+    """Seen red: each of these held its connection for ever, but for the last one's answer."""
+    with socket.create_connection(("127.0.0.1", hasty[1])) as client:
+        began = time.monotonic()
+        client.sendall(sent)
+        assert answer in closed(client)
+        assert time.monotonic() - began < 20
+    assert post(hasty[0]).status_code == 200
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_waited_for(hasty: tuple[str, int]) -> None:
+    with socket.create_connection(("127.0.0.1", hasty[1])) as client:
+        client.settimeout(0.1)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 30:
+                client.sendall(b"G")
+                with contextlib.suppress(TimeoutError):
+                    if client.recv(1) == b"":
+                        break
+        assert time.monotonic() - began < 20
+
+
+def test_connections_beyond_the_limit_are_closed_and_room_is_made(home: Path) -> None:
+    with limited(home, "99, 99, 3") as (address, port), contextlib.ExitStack() as stack:
+        first = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)
+        ]
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                assert closed(client) == b""
+        for client in first:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+            assert b" 421 " in closed(client)
+        assert post(address).status_code == 200
 
 
 def test_an_image_and_a_mask_of_the_largest_size_fit_into_one_call(address: str) -> None:

@@ -58,7 +58,7 @@ def test_a_bad_call_says_everything_that_is_wrong_and_drops_nothing(home: Path) 
     for part in (
         "- prompt: this is empty", "did you mean 'steps'?", "- steps: 5000 is greater than",
         "'seed' and 'seeds' exclude each other", "- id: 'a/b' cannot be an id",
-        "- image: this is not a picture", "- mask: '/etc/passwd' is outside", "'outpaint' exclude",
+        "- image: this cannot be read as", "- mask: '/etc/passwd' is outside", "'outpaint' exclude",
         "- kind: this belongs to spec files",
     ):  # fmt: skip
         assert part in said, part

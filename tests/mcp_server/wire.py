@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from mcp import StdioServerParameters
 
+from runner.cli.mcp import TOKEN
 from tests.harness import PATIENCE, ROOT, clean_environment
 
 COMMAND = [sys.executable, "-m", "runner", "mcp"]
@@ -96,7 +97,9 @@ def stdio(home: Path, *options: str, program: list[str] | None = None) -> Iterat
 
 @contextmanager
 def http(home: Path, *options: str, port: int = 0, **environment: str) -> Iterator[str]:
-    """A server over HTTP; its address."""
+    """A server over HTTP; its address. It asks for a token only where one is given."""
+    if "--token" not in options and TOKEN not in environment:
+        options = ("--no-token", *options)
     process = subprocess.Popen(
         [*COMMAND, "--http", str(port), "--home", str(home), *options], cwd=ROOT,
         env=clean_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE,

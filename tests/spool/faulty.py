@@ -29,7 +29,9 @@ class FaultyDisk(Disk):
         self.on_failure: Callable[[], None] = lambda: None
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        if self.broken and operation == self.operation and self.pattern.search(str(path)):
+        # What is written aside has a random name.
+        named = str(details.get("target", path))
+        if self.broken and operation == self.operation and self.pattern.search(named):
             self.failed += 1
             self.on_failure()
             if operation == "commit":

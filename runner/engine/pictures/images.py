@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
+from runner.pictures import decoded
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-
-MAX_PIXELS = 64 * 1024 * 1024
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError,
@@ -59,24 +57,13 @@ def load(path: Path) -> Image:
     Raises InputMissing where there is no file, and InputBad for one that is damaged, of another
     format, or larger than MAX_PIXELS.
     """
-    from PIL import Image as Pillow
-
-    bombs = (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError)
     try:
-        with Pillow.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InputBad(f"{path.name} has more than {MAX_PIXELS:,} pixels: shrink it")
-            picture.load()
-            return upright(picture)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputMissing(f"{path.name} is not there: drop the job again") from error
-    except bombs as error:
-        raise InputBad(f"{path.name} has more than {MAX_PIXELS:,} pixels: shrink it") from error
-    except _DAMAGE as error:
-        raise InputBad(
-            f"{path.name} cannot be read as a picture ({', '.join(FORMATS)}):"
-            " it is damaged, incomplete or of another format"
-        ) from error
+    except OSError as error:
+        raise InputBad(f"{path.name} cannot be read: {error.strerror}") from error
+    return upright(decoded(data, path.name))
 
 
 def upright(picture: Image) -> Image:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.pictures.images import MAX_PIXELS, eight_bit, load
+from runner.engine.pictures.images import eight_bit, load
 from runner.errors import InputBad
+from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
 

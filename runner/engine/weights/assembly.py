@@ -13,9 +13,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.errors import Bug
-from runner.engine.hub.sources import components, read_index
+from runner.engine.hub.sources import INDEX, components, read_index
 from runner.engine.memory import devices, footprint
 from runner.engine.weights import checkpoints, quantise
+from runner.errors import ModelMissing
+
+_LIBRARIES = ("diffusers", "transformers")
 
 if TYPE_CHECKING:
     from runner.engine.memory.plans import Machine
@@ -183,4 +186,16 @@ def _place(pipe: Any, device: Any, skip: str = "") -> None:
 
 
 def _class(library: str, name: str) -> Any:
-    return getattr(importlib.import_module(library), name)
+    """A class that an index names: a file of whoever made the weights, which may name anything.
+
+    Raises ModelMissing for one of another library: importing it would run code.
+    """
+    cls = None
+    if library in _LIBRARIES:
+        cls = getattr(importlib.import_module(library), name, None)
+    if not isinstance(cls, type):
+        raise ModelMissing(
+            f"the model's {INDEX} names {library}.{name}, which is no part of diffusers or"
+            " transformers: pull the model again, or use another"
+        )
+    return cls

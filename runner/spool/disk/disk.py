@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import shutil
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import DiskFull, LedgerUnusable
+from runner.spool.disk import beneath
 from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 
 # A virus scanner or an indexer holds a new file for up to 0.8 s on Windows (measured tail on SMB);
@@ -33,16 +33,18 @@ TEMPORARY_SUFFIX = ".writing"
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 Place = str | Path
 File = tuple[Place, bytes]
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
 
 
 class Disk:
-    """File operations, one method each; every one calls `before` with its name first."""
+    """File operations, one method each; every one calls `before` with its name first.
 
-    def __init__(self) -> None:
-        self._numbers = itertools.count()
+    Below the `shared` folders, to which others may write too, no link is followed.
+    """
+
+    def __init__(self, *shared: Place) -> None:
+        self.shared = tuple(str(folder) for folder in shared)
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
         """Do nothing: tests override this to count, record or refuse operations."""
@@ -74,7 +76,6 @@ class Disk:
         """
         every = (*files, *then)
         one_sync = len(every) >= _MANY and can_sync_file_system()
-        process = os.getpid()
         written: list[str] = []
         with _disk_full_explained(os.path.dirname(files[0][0])):
             try:
@@ -82,10 +83,9 @@ class Disk:
                     if path in in_place:
                         written.append(os.fspath(path))
                     else:
-                        folder, name = os.path.split(path)
-                        number = next(self._numbers)
-                        written.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
-                    self._write(written[-1], data, sync=not one_sync)
+                        aside = f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
+                        written.append(f"{os.path.dirname(path)}/{aside}")
+                    self._write(written[-1], data, target=path, sync=not one_sync)
                 if one_sync:
                     self.sync_file_system(os.path.dirname(written[0]))
                 for number, (path, _) in enumerate(every):
@@ -95,8 +95,8 @@ class Disk:
                         self.rename(written[number], path)
             except (OSError, DiskFull):
                 for file in written:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(file)
+                    with contextlib.suppress(OSError):
+                        beneath.remove(file, self.shared)
                 raise
             if durable:
                 self._sync_names(then or files, one_sync=one_sync, also=also)
@@ -113,15 +113,15 @@ class Disk:
         for folder in dict.fromkeys(folders):
             self.sync_folder(folder)
 
-    def _write(self, file: str, data: bytes, *, sync: bool) -> None:
-        self.before("write", file, data=data)
-        handle = os.open(file, _NEW_FILE, 0o666)
+    def _write(self, file: str, data: bytes, *, target: Place, sync: bool) -> None:
+        self.before("write", file, data=data, target=target)
+        handle = beneath.create(file, self.shared)
         try:
             left = memoryview(data)
             while left:
                 left = left[os.write(handle, left) :]
             if sync:
-                self.before("sync", file)
+                self.before("sync", file, target=target)
                 os.fsync(handle)
         finally:
             os.close(handle)
@@ -134,26 +134,18 @@ class Disk:
     def rename(self, old: Place, new: Place) -> None:
         """Rename, replacing an existing file; waits out sharing violations on Windows."""
         self.before("rename", new, old=old)
-        _retry_if_locked(lambda: os.replace(old, new))
+        _retry_if_locked(lambda: beneath.rename(old, new, self.shared))
 
     def rename_to_free(self, old: Path, new: Path) -> bool:
         """Rename to a free name; False, with nothing changed, where that name exists."""
         self.before("rename_to_free", new, old=old)
-        try:
-            if os.name == "nt":
-                os.rename(old, new)
-            else:
-                os.link(old, new)
-                old.unlink()
-        except FileExistsError:
-            return False
-        return True
+        return beneath.rename_to_free(old, new, self.shared)
 
     def remove(self, path: Place) -> None:
         """Remove one file if it exists."""
         self.before("remove", path)
         with contextlib.suppress(FileNotFoundError):
-            _retry_if_locked(lambda: os.unlink(path))
+            _retry_if_locked(lambda: beneath.remove(path, self.shared))
 
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder and its content if it exists; a link to a folder is left alone."""
@@ -170,13 +162,7 @@ class Disk:
             return False
         with _disk_full_explained(os.path.dirname(folder)):
             self.before("make_folder", folder)
-            try:
-                os.mkdir(folder)
-            except FileExistsError:
-                return False
-            except FileNotFoundError:
-                os.makedirs(folder, exist_ok=True)
-        return True
+            return beneath.make_folder(folder, self.shared)
 
     def sync_folder(self, folder: Place) -> None:
         """Put the names in a folder on the disk, which Windows does by itself.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from pathlib import Path
 
-from runner.errors import RunnerBusy
+from runner.errors import RunnerBusy, UsageProblem
 from runner.settings import Home
 
 if sys.platform == "win32":
@@ -35,8 +36,11 @@ class RunnerLock:
         self._handle: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises RunnerBusy, naming the holder, when another process has it."""
-        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        """Take the lock. Raises RunnerBusy, naming the holder, when another process has it.
+
+        Raises UsageProblem where its file cannot be opened, or is something else.
+        """
+        handle = self._open()
         tries = 0
         while not _lock(handle):
             tries += 1
@@ -51,6 +55,21 @@ class RunnerLock:
         os.lseek(handle, 1, os.SEEK_SET)
         os.write(handle, f"pid {os.getpid()}".encode())
         self._handle = handle
+
+    def _open(self) -> int:
+        # All users may write to the folder of temporary files, and the lock writes to its file.
+        try:
+            handle = os.open(
+                self._file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
+            )
+        except OSError as error:
+            problem = f"cannot open the lock {self._file}: {error.strerror}; see whose it is"
+            raise UsageProblem(problem) from error
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(handle)
+            raise UsageProblem(f"{self._file} is no lock of fluxdrop's: remove it")
+        return handle
 
     def release(self) -> None:
         """Release the lock, as the end of the process does too."""

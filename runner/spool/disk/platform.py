@@ -121,6 +121,19 @@ def open_regular(path: Path) -> int:
     return handle
 
 
+def may_be_private(status: os.stat_result) -> bool:
+    """Whether a file may be another's secret, linked here: another name of a file of another user,
+    or of one that is closed to others.
+
+    Always False on Windows, where only who may change a file can give it a second name.
+    """
+    if sys.platform == "win32":
+        return False
+    else:
+        is_ours_to_show = status.st_uid == os.geteuid() and status.st_mode & stat.S_IROTH
+        return status.st_nlink > 1 and not is_ours_to_show
+
+
 def signature_of(status: os.stat_result) -> tuple[int, ...]:
     """Device, inode, size, mtime and ctime: they change when a file is written or replaced."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -49,6 +49,7 @@ class Acknowledger:
     """Acknowledges drops; safe to repeat."""
 
     def __init__(self, spool: Spool, waiting: InputWait) -> None:
+        self._home = spool.home
         self._inbox = spool.home.inbox
         self._ledger = spool.ledger
         self._outbox = spool.outbox
@@ -70,6 +71,14 @@ class Acknowledger:
         with self._ledger.transaction(durable=False):
             self._ledger.published(jobs)
             self._ledger.answered(ack.drop.identity for ack in acknowledgements)
+        self._clear_rejected(sum(record.state == State.REJECTED for record in jobs))
+
+    def _clear_rejected(self, added: int) -> None:
+        """Remove as many of the oldest folders of rejected jobs as came beyond those to keep."""
+        kept = self._home.settings.rejected_kept
+        for record in self._ledger.rejected(after=kept, limit=added) if added else ():
+            if not record.kept:
+                self._outbox.clear_job(record.id)
 
     def _with_inputs(self, record: Record) -> Record:
         """The record after copying those of its inputs that have arrived."""

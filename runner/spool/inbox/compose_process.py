@@ -21,6 +21,7 @@ from runner.launch import command
 from runner.settings import Home
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.settle import Drop
+from runner.terminal import log_to_stderr
 
 _NICENESS = 10
 # Raised by writing to a process that ended, and by reading a pickle that breaks off anywhere.
@@ -101,6 +102,7 @@ def program() -> None:
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Anything that prints must not write between the pickles.
     sys.stdout = sys.stderr
+    log_to_stderr()
     orders: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):

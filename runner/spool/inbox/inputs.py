@@ -11,16 +11,22 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
+from runner.pictures import decoded
 from runner.settings import Home
-from runner.spool.disk.platform import has_writer, open_regular, path_of, signature_of
+from runner.spool.disk.platform import (
+    has_writer,
+    may_be_private,
+    open_regular,
+    path_of,
+    signature_of,
+)
 from runner.spool.store.names import Names, is_ignored, is_spec
-from specs.read import LFS_POINTER
 from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
@@ -168,11 +174,24 @@ def maker_of(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An input image's bytes, its file's signature, and whether it is known to have no writer."""
+    """An input image's bytes, its file's signature, and whether it is known to have no writer.
+
+    `private` says that it may be another name of a file that its owner keeps to himself.
+    """
 
     data: bytes
     signature: tuple[int, ...]
     closed: bool
+    private: bool = False
+
+    def checked(self, name: str) -> Snapshot:
+        """The same. Raises PathNotAllowed for a private file, InputBad for what is no picture."""
+        if self.private:
+            raise PathNotAllowed(
+                f"{name} is another name of a file that is private to its owner: use a copy"
+            )
+        decoded(self.data, name)
+        return self
 
 
 def take(place: Path, home: Home) -> Snapshot | None:
@@ -203,11 +222,8 @@ def take(place: Path, home: Home) -> Snapshot | None:
         data = file.read(_MOST_BYTES + 1)
         if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
             return None
-    if data.startswith(LFS_POINTER):
-        raise InputBad(
-            f"{place.name} is a pointer of Git LFS, not the picture itself: run `git lfs pull`"
-        )
-    return Snapshot(data, signature_of(before), closed=writer is False)
+    private = may_be_private(before)
+    return Snapshot(data, signature_of(before), closed=writer is False, private=private)
 
 
 def reading_copies(
@@ -228,6 +244,18 @@ def reading_copies(
 def is_from_outbox(text: str) -> bool:
     """Whether a path is below the outbox, where files appear whole, by rename."""
     return text.replace("\\", "/").startswith("outbox/")
+
+
+def same_copy(folder: Path, names: Iterable[str], data: bytes) -> tuple[str | None, int]:
+    """The copy in a folder with these bytes, None without one; and the bytes of all copies."""
+    found, total = None, 0
+    for name in dict.fromkeys(names):
+        with contextlib.suppress(OSError), os.fdopen(open_regular(folder / name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            total += size
+            if found is None and size == len(data) and file.read(size + 1) == data:
+                found = name
+    return found, total
 
 
 def copy_name(text: str, taken: Mapping[str, str]) -> str:

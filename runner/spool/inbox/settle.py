@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.settings import Settings
-from runner.spool.disk.platform import has_writer, open_regular, signature_of
+from runner.spool.disk.platform import has_writer, may_be_private, open_regular, signature_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
 
@@ -26,6 +26,9 @@ _UNREADABLE_SECONDS = 60.0
 _STRICT_SECONDS = 60.0
 # A file may be dated by a clock that was set wrong, beyond the year 2262: SQLite has 64 bits.
 _MOST_NS = 2**63 - 1
+# A careful writer links a file to its name, and then removes the first name.
+_LINKED_SECONDS = 2.0
+_PRIVATE = "another name of a file that is private to its owner: drop a copy"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def drop_at(path: Path, name: str) -> Drop:
     """
     status = os.lstat(path)
     data = None
-    if status.st_size <= MAX_BYTES and stat.S_ISREG(status.st_mode):
+    readable = stat.S_ISREG(status.st_mode) and not may_be_private(status)
+    if status.st_size <= MAX_BYTES and readable:
         with contextlib.suppress(PermissionError):
             data = path.read_bytes()
     return Drop(name, data or b"", signature_of(status), ("", "") if data is None else None)
@@ -127,6 +131,10 @@ class Settler:
             if not status.st_size:
                 return self._wait_or_refuse(
                     path, state, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
+                )
+            if may_be_private(status):
+                return self._wait_or_refuse(
+                    path, state, now, _LINKED_SECONDS, "NotARegularFile", f"this is {_PRIVATE}"
                 )
             writer = has_writer(handle)
             with open(handle, "rb", closefd=False) as file:

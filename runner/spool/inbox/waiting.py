@@ -7,11 +7,12 @@ has failed.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
 from runner.clock import monotonic
-from runner.errors import DiskFull, InputMissing, JobFailed
+from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
 from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.inputs import (
@@ -23,6 +24,7 @@ from runner.spool.inbox.inputs import (
     named_paths,
     place_of,
     relative,
+    same_copy,
     take,
 )
 from runner.spool.store.record import Record
@@ -31,6 +33,7 @@ from runner.spool.store.spool import Spool
 log = logging.getLogger(__name__)
 
 _CHECK_AGAIN_SECONDS = 0.5
+_MOST_REMEMBERED = 1000
 
 
 class InputWait:
@@ -43,6 +46,8 @@ class InputWait:
         self._disk = spool.disk
         self._faults = spool.faults
         self._since: dict[int, float] = {}
+        # The hashes of the last pictures that were decoded: many jobs may name the same one.
+        self._pictures: set[bytes] = set()
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
         self.seconds_to_next_check = spool.home.settings.rescan_seconds
@@ -124,6 +129,22 @@ class InputWait:
 
     def _copy(self, record: Record, text: str, snapshot: Snapshot, taken: dict[str, str]) -> str:
         folder = self._outbox.folder(record.id) / "inputs"
+        digest = hashlib.sha256(snapshot.data).digest()
+        if snapshot.private or digest not in self._pictures:
+            # Before anything is copied: what is no picture must not appear in the outbox.
+            snapshot.checked(text)
+            if len(self._pictures) >= _MOST_REMEMBERED:
+                self._pictures.clear()
+            self._pictures.add(digest)
+        same, total = same_copy(folder, taken.values(), snapshot.data)
+        if same is not None:
+            return same
+        most = self._home.settings.job_inputs_mb
+        if total + len(snapshot.data) > most * 1e6:
+            raise InputBad(
+                f"the images of this job are larger than {most:g} MB together: scale them down, "
+                "or raise `job_inputs_mb` in fluxdrop.yaml"
+            )
         name = copy_name(text, taken)
         self._disk.make_folder(folder)
         self._disk.replace(folder / name, snapshot.data, durable=True)

@@ -22,6 +22,7 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     Raises LedgerNewer; LedgerUnusable, DiskFull or OSError where a disk is full or cannot be
     written.
     """
+    disk.shared = (str(home.inbox), str(home.outbox))
     file = home.data / "ledger.sqlite"
     set_damaged_aside(file, disk)
     ledger = Ledger(file, disk)

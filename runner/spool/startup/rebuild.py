@@ -23,6 +23,7 @@ from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
 from runner.spool.store.spool import Spool
+from runner.wire import read_file
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
     folder = spool.outbox.folder(status["id"])
     source = status["source"]
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
-    data = spec.read_bytes() if spec else b""
+    data = read_file(spec) if spec else b""
     drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
     state = State(status["state"])
     if state == State.REJECTED:

@@ -30,6 +30,7 @@ from runner.wire import (
     Progress,
     Receipt,
     Status,
+    read_file,
     read_json,
 )
 
@@ -229,7 +230,7 @@ def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     try:
         result = sidecar["result"]
         picture = folder / result["file"]
-        if hashlib.sha256(picture.read_bytes()).hexdigest() != result["sha256"]:
+        if hashlib.sha256(read_file(picture)).hexdigest() != result["sha256"]:
             return None
         thumbnail = f"thumbs/{picture.stem}.webp"
         return output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)

@@ -182,6 +182,11 @@ class Queries(Database):
         """The jobs accepted last, newest first."""
         return self._select("1 = 1", order="seq DESC", limit=limit)
 
+    def rejected(self, *, after: int, limit: int) -> list[Record]:
+        """The newest rejected jobs, but for the `after` newest of all."""
+        query = "SELECT seq FROM job WHERE state = 'rejected' ORDER BY seq DESC LIMIT ? OFFSET ?"
+        return [self.get(row["seq"]) for row in self._rows(query, limit, after)]
+
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
         rows = self._rows("SELECT state, count(*) FROM job GROUP BY state")

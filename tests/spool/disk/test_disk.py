@@ -75,7 +75,6 @@ def test_a_new_file_has_the_permissions_that_the_user_gives(disk: Recorder, tmp_
 
 def test_a_file_in_a_new_folder_may_be_written_in_place(disk: Recorder, tmp_path: Path) -> None:
     x, y = tmp_path / "x", tmp_path / "y"
-    x.write_bytes(b"what a kill left")
     disk.replace_many([(x, b"1"), (y, b"2")], in_place=[x], durable=False)
     assert disk.done == ["write x", "sync x", "write aside", "sync aside", "rename y"]
     assert (x.read_bytes(), y.read_bytes()) == (b"1", b"2")
@@ -154,7 +153,7 @@ def test_a_folder_is_made_with_its_parents_and_is_new_once(
     assert not disk.make_folder(tmp_path / "c")
     mkdir = os.mkdir
 
-    def late(path: Place, *mode: int) -> None:
+    def late(path: Place, *mode: int, dir_fd: int | None = None) -> None:
         if not (tmp_path / "e" / "f").is_dir():
             for folder in (tmp_path / "e", tmp_path / "e" / "f"):
                 mkdir(folder)
@@ -162,9 +161,9 @@ def test_a_folder_is_made_with_its_parents_and_is_new_once(
         mkdir(path, *mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr("runner.spool.disk.disk.os.mkdir", late)
+        patch.setattr("runner.spool.disk.beneath.os.mkdir", late)
         disk.on_operation = lambda operation: None
-        assert disk.make_folder(tmp_path / "e" / "f")
+        assert not disk.make_folder(tmp_path / "e" / "f"), "others made it meanwhile"
     with pytest.raises(DiskFull, match=f"on the disk of {tmp_path}"):
         FaultyDisk("make_folder", "", errno.ENOSPC).make_folder(tmp_path / "d")
 
@@ -197,7 +196,7 @@ def test_windows_is_asked_for_five_seconds_while_another_program_has_the_file_op
     waited: list[float] = []
     asked: list[str] = []
 
-    def replace(old: str, new: str) -> None:
+    def replace(old: str, new: str, **folders: object) -> None:
         asked.append(new)
         if len(asked) <= often:
             raise PermissionError
@@ -216,7 +215,7 @@ def test_windows_is_asked_for_five_seconds_while_another_program_has_the_file_op
 
 
 def test_other_systems_are_asked_once(disk: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(old: str, new: str) -> None:
+    def refuse(old: str, new: str, **folders: object) -> None:
         raise PermissionError
 
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.daemon.daemon import Daemon
-from runner.errors import RunnerBusy
+from runner.errors import RunnerBusy, UsageProblem
 from runner.settings import Home
 from runner.spool.disk.locks import RunnerLock, is_held, locks_of
 from tests.spool.conftest import Spool
@@ -182,3 +182,24 @@ def test_the_home_of_a_dead_runner_can_be_opened_again(spool: Spool, tmp_path: P
     start_again(spool)
     spool.drop("hero.yaml")
     assert spool.end("hero")["state"] == "succeeded"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="each user has a folder of temporary files there")
+@pytest.mark.parametrize("planted", ["symlink", "hard link", "pipe", "folder"])
+def test_a_lock_writes_to_no_file_that_another_planted_in_its_place(
+    tmp_path: Path, planted: str
+) -> None:
+    """Seen red: the target of a link was emptied, and named the process."""
+    target, lock = tmp_path / "target", tmp_path / "lock"
+    target.write_bytes(b"precious")
+    if planted == "symlink":
+        lock.symlink_to(target)
+    elif planted == "hard link":
+        os.link(target, lock)
+    elif planted == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(UsageProblem, match="lock"):
+        RunnerLock(lock, "the GPU").acquire()
+    assert target.read_bytes() == b"precious"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -229,6 +230,131 @@ def test_two_inputs_of_one_name_are_both_kept(spool: Spool) -> None:
     assert spool.end("mix")["state"] == "succeeded"
     copies = {path.read_bytes() for path in (spool.home.job("mix") / "inputs").iterdir()}
     assert copies == {png("red"), png("blue")}
+
+
+def test_one_content_is_copied_once_however_it_is_spelt(spool: Spool) -> None:
+    """Seen red: four spellings of one file made four copies."""
+    for name in ("x.png", "other.png"):
+        (spool.home.inbox / name).write_bytes(png())
+    names = "x.png, inbox/x.png, ./x.png, other.png"
+    spool.drop("mix.yaml", f"kind: redux\nmodel: tiny\nimage: [{names}]\nseed: 1\n")
+    assert spool.end("mix")["state"] == "succeeded"
+    assert [path.name for path in (spool.home.job("mix") / "inputs").iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"<script>alert(1)</script>", "evil.html cannot be read as a picture"),
+        (png()[:-40], "evil.html cannot be read as a picture"),
+        (bytes(1 << 20), "evil.html cannot be read as a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "evil.html cannot be read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+    ],
+)
+def test_what_is_no_picture_never_reaches_the_outbox(spool: Spool, data: bytes, says: str) -> None:
+    """Seen red: the copy was made, and refused when the job began."""
+    (spool.home.inbox / "evil.html").write_bytes(data)
+    spool.drop("edit.yaml", EDIT.format(image="evil.html"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "InputBad")
+    assert says in status["message"] and "script" not in status["message"]
+    assert not (spool.home.job("edit") / "inputs").exists()
+
+
+def test_the_copies_of_one_job_are_bounded(idle_spool: Spool) -> None:
+    def noise() -> bytes:
+        buffer = io.BytesIO()
+        Image.effect_noise((700, 700), 90).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+    spool = Spool(idle_spool.home.root, job_inputs_mb=1)
+    spool.start()
+    for name in ("a.png", "b.png", "c.png"):
+        (spool.home.inbox / name).write_bytes(noise())
+    spool.drop("all.yaml", "kind: redux\nmodel: tiny\nimage: [a.png, b.png, c.png]\nseed: 1\n")
+    spool.drop("two.yaml", "kind: redux\nmodel: tiny\nimage: [a.png, b.png]\nseed: 1\n")
+    status = spool.end("all")
+    assert status["reason"] == "InputBad" and "`job_inputs_mb`" in status["message"]
+    assert spool.end("two")["state"] == "succeeded"
+    spool.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there only who may change a file can link it")
+def test_another_name_of_a_private_file_is_refused_and_not_copied(spool: Spool) -> None:
+    """Seen red: a picture that its owner keeps to himself came back with mode 0644."""
+    secret = spool.home.root.parent / "secret.png"
+    secret.write_bytes(png())
+    secret.chmod(0o600)
+    os.link(secret, spool.home.inbox / "cat.png")
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "PathNotAllowed")
+    assert "use a copy" in status["message"]
+    assert not (spool.home.job("edit") / "inputs").exists()
+    os.link(secret, spool.home.inbox / "text.yaml")
+    assert spool.end("text")["reason"] == "NotARegularFile"
+    assert (spool.home.job("text") / "spec.yaml").exists() is False
+    secret.chmod(0o644)
+    (spool.home.inbox / "edit.retry").touch()
+    assert spool.end("edit-2")["state"] == "succeeded", "all may read it anyway"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="few users may make links there")
+@pytest.mark.parametrize("planted", ["inputs", ""])
+def test_a_folder_that_is_replaced_by_a_link_while_an_input_is_awaited_is_not_followed(
+    spool: Spool, planted: str
+) -> None:
+    """Seen red: the copy was written into the folder that the link names."""
+    elsewhere = spool.home.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    folder = spool.home.job("edit")
+    if not planted:
+        folder.rename(folder.with_name("moved"))
+    (folder / planted).symlink_to(elsewhere)
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("good.yaml")
+    assert spool.end("good")["state"] == "succeeded"
+    spool.until(lambda: spool.daemon and spool.daemon.faults.listed())
+    assert spool.daemon is not None
+    (fault,) = spool.daemon.faults.listed()
+    assert fault["file"] == "outbox/edit" and "a link or a file stands" in fault["message"]
+    assert not list(elsewhere.iterdir())
+    (folder / planted).unlink()
+    if not planted:
+        folder.with_name("moved").rename(folder)
+    assert spool.end("edit")["state"] == "succeeded"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="few users may make links or named pipes there")
+@pytest.mark.parametrize("planted", ["link", "pipe", "folder link"])
+def test_a_copy_that_was_replaced_is_not_read(spool: Spool, planted: str) -> None:
+    """Seen red: the picture that the link names was read, and the pipe held the GPU thread."""
+    elsewhere = spool.home.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "cat.png").write_bytes(png("blue"))
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.device.by_hand = True
+    spool.drop("first.yaml")
+    spool.until(lambda: spool.device.task)
+    spool.drop("edit.yaml", EDIT.format(image="cat.png"))
+    copy = spool.home.job("edit") / "inputs" / "cat.png"
+    spool.until(lambda: spool.status("edit").get("state") == "queued" and copy.is_file())
+    copy.unlink()
+    if planted == "link":
+        copy.symlink_to(elsewhere / "cat.png")
+    elif planted == "pipe":
+        os.mkfifo(copy)
+    else:
+        copy.parent.rmdir()
+        copy.parent.symlink_to(elsewhere)
+    spool.device.by_hand = False
+    spool.device.finish()
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "InputBad")
+    assert "was replaced" in status["message"]
 
 
 def test_a_retried_job_brings_its_inputs_with_it(spool: Spool) -> None:

@@ -228,3 +228,37 @@ def test_a_replaced_inbox_is_noticed(spool: Spool) -> None:
     spool.home.inbox.mkdir()
     spool.drop("after.yaml")
     assert spool.end("after")["state"] == "succeeded"
+
+
+def test_the_folders_of_rejected_drops_are_bounded_and_the_oldest_go(idle_spool: Spool) -> None:
+    """Seen red: they stayed for ever."""
+    spool = Spool(idle_spool.home.root, rejected_kept=3)
+    spool.start()
+    spool.drop("good.yaml")
+    for number in range(6):
+        spool.drop(f"bad{number}.yaml", f"kind: nothing\nx_n: {number}\n")
+        if number == 0:
+            spool.end("bad0")
+            (spool.home.inbox / "bad0.keep").touch()
+            spool.until(lambda: spool.status("bad0").get("kept"))
+        spool.until(lambda n=number: not (spool.home.inbox / f"bad{n}.yaml").exists())
+    spool.until(lambda: not spool.home.job("bad2").exists())
+    assert spool.end("good")["state"] == "succeeded"
+    there = sorted(folder.name for folder in spool.home.outbox.glob("bad*"))
+    assert there == ["bad0", "bad3", "bad4", "bad5"]
+    spool.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_umask_of_the_settings_holds_for_all_that_the_runner_writes(idle_spool: Spool) -> None:
+    before = os.umask(0o022)
+    try:
+        spool = Spool(idle_spool.home.root, umask="027")
+        spool.start()
+        spool.drop("hero.yaml")
+        spool.end("hero")
+        spool.stop()
+    finally:
+        os.umask(before)
+    folder = spool.home.job("hero")
+    assert [file for file in [folder, *folder.rglob("*")] if file.stat().st_mode & 0o027] == []

@@ -282,3 +282,22 @@ def test_what_cannot_be_a_spec_is_a_drop_without_bytes(spec: Path, tmp_path: Pat
     assert drop_at(tmp_path / "folder.yaml", "folder.yaml").refused is not None
     with pytest.raises(FileNotFoundError):
         drop_at(tmp_path / "none.yaml", "none.yaml")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there only who may change a file can link it")
+def test_another_name_of_a_private_file_is_refused_once_its_writer_has_had_time(
+    spec: Path, settler: Settler
+) -> None:
+    """Seen red: with any hard link refused at once, a careful writer's own drop was rejected."""
+    first = spec.with_name("first")
+    spec.chmod(0o600)
+    spec.write_bytes(_WHOLE + b"...\n")
+    os.link(spec, first)
+    assert settler.check(spec, 8.0) == 2.0
+    assert refusal(settler.check(spec, 10.0)) == "NotARegularFile"
+    assert drop_at(spec, spec.name).data == b""
+    first.unlink()
+    assert taken(settler.check(spec, 10.5)) == _WHOLE + b"...\n"
+    os.link(spec, first)
+    spec.chmod(0o644)
+    assert taken(settler.check(spec, 11.0)), "everybody may read it"

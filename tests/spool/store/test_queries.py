@@ -102,6 +102,7 @@ def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_
         (lambda ledger, one: ledger.ready_before(WALL, one, "A"), "job_turn"),
         (lambda ledger, one: ledger.highest_ready_priority(WALL), "job_turn"),
         (lambda ledger, one: ledger.waiting_for_input(), "job_inputs"),
+        (lambda ledger, one: ledger.rejected(after=1000, limit=5), "job_state"),
         (lambda ledger, one: ledger.is_answered(1), "unanswered_job"),
         (lambda ledger, one: ledger.behind(), "job_behind"),
         (lambda ledger, one: ledger.newest("one"), "job_key"),

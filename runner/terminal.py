@@ -1,0 +1,39 @@
+"""What is shown to people: text of unknown origin, made harmless for a terminal or a log.
+
+File names, keys and prompts come from anybody who may write to the inbox, and statuses from anybody
+who may write to the outbox. All that is printed or logged passes through `escaped`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+# All control characters but tab and line end, among them ESC and the carriage return, that hides
+# what stands before it; what turns the direction of text; line ends that only some programs know.
+_ACTING = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+)
+
+
+def escaped(text: str) -> str:
+    """The text with what would act on a terminal as `\\uXXXX`, which is right within JSON, too."""
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def log_to_stderr() -> None:
+    """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
+    import logging
+
+    class Harmless(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            # A name with a line end must not look like another record.
+            return escaped(super().formatMessage(record)).replace("\n", "\\n")
+
+        def format(self, record: logging.LogRecord) -> str:
+            return escaped(super().format(record))  # the traceback, too
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Harmless("%(asctime)s %(name)s: %(message)s"))
+    level = logging.INFO if os.environ.get("FLUXDROP_DEBUG") else logging.ERROR
+    logging.basicConfig(level=level, handlers=[handler])
