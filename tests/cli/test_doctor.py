@@ -111,27 +111,29 @@ def test_a_link_under_a_name_that_could_be_guessed_is_not_written_through(
     assert len(list((here.home / "inbox").glob(".*.writing"))) == 1, "only the planted one"
 
 
-@pytest.mark.parametrize("name", ["FUSE", "XFS"])
+@pytest.mark.parametrize("name", ["FUSE", "xfs"])
 def test_the_file_system_of_the_inbox_is_named_with_what_it_means(
     here: Here, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(platform, "file_system_of", lambda folder: name)
-    monkeypatch.setattr(platform, "can_probe_writers", lambda folder: name == "XFS")
+    monkeypatch.setattr(platform, "can_probe_writers", lambda folder: name == "xfs")
     (told,) = findings(here, "inbox")
     expected = {
         "FUSE": "on FUSE, where the system cannot say who writes a file, specs are taken after 2.0 "
         "s without change; write aside and rename to be quicker",
-        "XFS": "on XFS, specs are taken 0.3 s after their writer closed them",
+        "xfs": "on xfs, specs are taken 0.3 s after their writer closed them",
     }  # fmt: skip
     assert told["ok"] and told["found"] == expected[name]
 
 
-def test_what_the_runner_has_set_aside_is_named_with_what_to_do(here: Here) -> None:
+def test_why_the_runner_is_paused_and_what_it_has_set_aside_is_named(here: Here) -> None:
     fault = {"file": "inbox/x.yaml", "reason": "Unwritable", "message": "remove it", "since": ""}
     health = {
-        "pid": 1, "state": "idle", "watch": "events", "interval_seconds": 2.0, "faults": [fault],
+        "pid": 1, "state": "paused", "watch": "events", "interval_seconds": 2.0, "faults": [fault],
+        "note": "the disk is full",
         "updated_at": datetime.now(UTC).isoformat(),
     }  # fmt: skip
     (here.home / "outbox" / "runner.json").write_text(json.dumps(health), encoding="utf-8")
     (told,) = findings(here, "runner")
     assert not told["ok"] and told["why"] == ["inbox/x.yaml: remove it"]
+    assert told["found"] == "pid 1 is paused, by events: the disk is full"

@@ -22,7 +22,7 @@ if sys.platform != "win32":
 
 # By `f_type`, as in linux/magic.h. In these the kernel itself opens each file that somebody writes.
 _LOCAL = {
-    0xEF53: "ext", 0x58465342: "XFS", 0x9123683E: "Btrfs", 0xF2F52010: "F2FS", 0x2FC12FC1: "ZFS",
+    0xEF53: "ext", 0x58465342: "xfs", 0x9123683E: "btrfs", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs",
     0x01021994: "tmpfs", 0x794C7630: "overlay",
 }  # fmt: skip
 _NOT_LOCAL = {
@@ -83,7 +83,8 @@ def file_system_of(folder: Path) -> str | None:
         finally:
             os.close(handle)
         return (_LOCAL | _NOT_LOCAL).get(magic, f"a file system of type {magic:#x}")
-    return None
+    else:
+        return None
 
 
 def _magic(handle: int) -> int:

@@ -66,6 +66,15 @@ def unmount(at: Path) -> None:
     subprocess.run(["umount", "--lazy", str(at)], check=True, timeout=30)
 
 
+def break_off(at: Path) -> None:
+    """End a FUSE mount's connection, as a server that dies does: what is asked of it fails."""
+    number = os.minor(at.stat().st_dev)
+    control = Path(tempfile.mkdtemp(prefix="fluxdrop-test-"))
+    with _mounted(["mount", "-t", "fusectl", "fluxdrop-test", str(control)], control):
+        (control / str(number) / "abort").write_bytes(b"1")
+    control.rmdir()
+
+
 @contextmanager
 def sticky_folder() -> Iterator[tuple[Path, int, int]]:
     """A folder that all may write and where nobody removes another's files; ids of two users."""
@@ -113,7 +122,8 @@ def _mounted(command: list[str], at: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.path.ismount(at):
+        # Not `ismount`, which says no where the connection is broken off.
+        if f" {at} " in Path("/proc/self/mountinfo").read_text(encoding="utf-8"):
             unmount(at)
 
 

@@ -21,6 +21,16 @@ def test_a_folder_that_is_passed_through_fuse_shows_the_same_files(tmp_path: Pat
     assert list(at.iterdir()) == []
 
 
+def test_where_a_connection_is_broken_off_nothing_can_be_asked(tmp_path: Path) -> None:
+    source, at = tmp_path / "source", tmp_path / "at"
+    source.mkdir()
+    with mounts.passed_through(source, at):
+        mounts.break_off(at)
+        with pytest.raises(OSError) as caught:
+            (at / "x").touch()
+    assert caught.value.errno == errno.ENOTCONN and list(at.iterdir()) == []
+
+
 def test_a_disk_with_windows_names_refuses_a_colon(tmp_path: Path) -> None:
     with mounts.windows_names(tmp_path / "at"):
         (tmp_path / "at" / "shot 12.30.yaml").touch()

@@ -128,7 +128,7 @@ def test_through_the_layers_of_a_container_a_writer_is_seen(tmp_path: Path, prob
 @pytest.mark.parametrize(
     "magic, name, is_local",
     [
-        (0xEF53, "ext", True), (0x9123683E, "Btrfs", True), (0x01021994, "tmpfs", True),
+        (0xEF53, "ext", True), (0x9123683E, "btrfs", True), (0x01021994, "tmpfs", True),
         (0x65735546, "FUSE", False), (0x6969, "NFS", False), (0x01021997, "9p", False),
         (0xFE534D42, "SMB", False), (0x1234, "a file system of type 0x1234", False),
         (0, "a file system of type 0x0", False),
