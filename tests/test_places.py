@@ -69,6 +69,17 @@ def test_an_inbox_that_is_made_anew_is_the_inbox_unless_the_data_is_away(home: H
         home.places.check(home.inbox / "x")
 
 
+def test_another_disk_that_is_mounted_over_the_inbox_is_not_the_inbox(home: Home) -> None:
+    with mounts.memory_disk(home.inbox):
+        assert is_away(home, home.inbox)
+    assert home.places.away() is None
+    disk = home.inbox.rename(home.root / "aside")
+    with mounts.memory_disk(home.inbox):
+        pin(home)
+    assert is_away(home, home.inbox)
+    assert disk.is_dir()
+
+
 def test_a_place_that_comes_back_under_other_numbers_is_known_by_its_mark(home: Home) -> None:
     aside = home.outbox.rename(home.root / "aside")
     assert is_away(home, home.outbox)
