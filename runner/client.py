@@ -237,7 +237,8 @@ def _shared(home: Home) -> list[str]:
 
 @contextlib.contextmanager
 def _writing(home: Home) -> Iterator[None]:
-    """Raise a failed file operation as the UsageProblem that callers report."""
+    """Raise a failed file operation as the UsageProblem that callers report; PlaceAway."""
+    home.require_mounted()
     try:
         yield
     except OSError as error:

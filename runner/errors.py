@@ -6,6 +6,7 @@ FluxdropError
 ├── RunnerNeeded      the command needs a running runner                exit code 69
 ├── RunnerBusy        another runner holds this home or this GPU        exit code 75
 ├── LedgerUnusable    the ledger cannot be written now                  waited out; exit code 1
+│   └── PlaceAway      a folder of the home was unmounted, moved or replaced
 ├── SpecInvalid       (specs.errors) all the problems of one spec       job `rejected`
 ├── JobFailed         a job or one image of it cannot be done           job `failed`
 │   ├── InputMissing  ├── InputBad     ├── PathNotAllowed
@@ -40,6 +41,10 @@ class RunnerBusy(FluxdropError):
 
 class LedgerUnusable(FluxdropError):
     """The ledger cannot be written now, for example on a full disk."""
+
+
+class PlaceAway(LedgerUnusable):
+    """A folder of the home is away; meanwhile the ledger, too, is left as it is."""
 
 
 class JobFailed(FluxdropError):

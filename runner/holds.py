@@ -45,12 +45,18 @@ def outside_hours(opening: float) -> Hold:
 
 def disk_hold(home: Home) -> Hold | None:
     """Why the disks of the home cannot take another image; None where they can."""
+    away = home.places.away()
+    if away is not None:
+        return Hold("Unwritable", away)
     for folder in (home.outbox, home.data):
         try:
             free = shutil.disk_usage(folder).free
-        except OSError:
-            # Not there: it is made again, or the code that writes there says what is wrong.
+        except FileNotFoundError:
+            # The code that writes there makes it, or says what is wrong.
             continue
+        except OSError as error:
+            message = f"{folder} does not answer ({error.strerror}): connect it, and jobs go on"
+            return Hold("Unwritable", message)
         if free < LEAST_FREE_BYTES:
             message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"
             return Hold(DiskFull.reason, message)

@@ -7,12 +7,13 @@ before anything imports huggingface_hub, which reads HF_HOME once, at import.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageProblem
+from runner.places import Places, refuse_unmounted
 from specs.errors import SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
@@ -59,6 +60,7 @@ class Home:
 
     root: Path
     settings: Settings = field(default_factory=Settings)
+    places: Places = field(default_factory=Places, repr=False, compare=False)
 
     @property
     def inbox(self) -> Path:
@@ -84,6 +86,11 @@ class Home:
     def health(self) -> Path:
         return self.outbox / "runner.json"
 
+    @property
+    def mounts(self) -> Path:
+        """The file that says on which disks the inbox and the outbox lay when a runner began."""
+        return self.data / "mounts.json"
+
     def job(self, job_id: str) -> Path:
         """The folder of one job in the outbox."""
         return self.outbox / job_id
@@ -91,11 +98,15 @@ class Home:
     def prepare(self) -> None:
         """Create the folders and point HF_HOME into `data/`, unless the user has set it.
 
-        Raises UsageProblem when a folder cannot be made.
+        Raises UsageProblem when a folder cannot be made or lies in another, and PlaceAway when its
+        disk is not mounted.
         """
+        self.require_mounted()
         try:
-            for folder in (self.inbox, self.outbox, self.prompts, self.data):
+            folders = (self.inbox, self.outbox, self.prompts, self.data)
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
+            _refuse_overlap(folders)
             self.data.chmod(0o700)
         except OSError as error:
             raise UsageProblem(
@@ -104,6 +115,30 @@ class Home:
         os.environ.setdefault("HF_HOME", str(self.data / "hf-cache"))
         # The hub is told nothing but what it is asked for.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    def require_mounted(self) -> None:
+        """Raise PlaceAway where the inbox or the outbox was on a disk that is not mounted now."""
+        refuse_unmounted((self.inbox, self.outbox), self.mounts)
+
+
+def _refuse_overlap(folders: Sequence[Path]) -> None:
+    """Raise UsageProblem where one of the folders is, or lies in, another; OSError."""
+    # By number: names may differ in their case, and links and mounts lead anywhere.
+    numbers = [_number(folder) for folder in folders]
+    for n, folder in enumerate(folders):
+        above = [_number(parent) for parent in (folder, *folder.resolve().parents)]
+        for other, number in enumerate(numbers):
+            if other != n and number in above:
+                raise UsageProblem(
+                    f"{folder} is, or lies in, {folders[other]}: give the settings `inbox` and "
+                    "`outbox` folders of their own"
+                )
+
+
+def _number(folder: Path) -> tuple[int, int | Path]:
+    status = folder.stat()
+    # Some shares on Windows give all files the number 0.
+    return status.st_dev, status.st_ino or folder.resolve()
 
 
 def is_home(folder: Path) -> bool:

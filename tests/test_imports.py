@@ -18,6 +18,7 @@ from tests.harness import ROOT
 ROWS: tuple[tuple[str, ...], ...] = (
     ("specs", "runner.launch"),
     ("composer", "runner.errors"),
+    ("runner.places",),
     (
         "runner.clock",
         "runner.exit_codes",

@@ -90,15 +90,18 @@ def _disk(home: Home) -> Finding:
 
 
 def _writers(home: Home) -> Finding:
-    from runner.spool.disk.platform import can_probe_writers
+    from runner.spool.disk.platform import can_probe_writers, file_system_of
 
+    name = file_system_of(home.inbox)
+    on = f"on {name}, " if name else ""
     seconds = home.settings.settle_seconds
     if can_probe_writers(home.inbox):
-        return Finding("inbox", True, f"specs are taken {seconds} s after their writer closed them")
+        found = f"{on}specs are taken {seconds} s after their writer closed them"
+        return Finding("inbox", True, found)
     unknown = home.settings.settle_seconds_unknown
     return Finding(
-        "inbox", True, f"specs are taken after {unknown} s without change; write aside and rename "
-        "to be quicker",
+        "inbox", True, f"{on}where the system cannot say who writes a file, specs are taken after "
+        f"{unknown} s without change; write aside and rename to be quicker",
     )  # fmt: skip
 
 
@@ -107,6 +110,8 @@ def _runner(home: Home) -> Finding:
     if health is None:
         return Finding("runner", True, "none is running")
     found = f"pid {health['pid']} is {health['state']}, by {health['watch']}"
+    if health.get("note"):
+        found += f": {health['note']}"
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
     remedy = "mend or remove what is set aside" if faults else None
     return Finding("runner", not faults, found, remedy, faults)

@@ -6,6 +6,7 @@ ARCHITECTURE.md, section Threads, says what they share.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from runner.errors import LedgerUnusable
 from runner.executor import Executor
 from runner.holds import PAUSED, Hold, disk_hold
 from runner.job import FINAL_STATES, State
+from runner.places import mounts_of, read_mounts
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import locks_of
@@ -98,8 +100,10 @@ class Daemon:
             catalogue = RegistryCatalogue(home.settings, home.data)
             spool = open_spool(home, self._disk, catalogue)
             try:
+                self._pin_places()
                 self.executor = self._make_executor(home)
             except BaseException:
+                home.places.release()
                 spool.ledger.close(clean=False)
                 raise
         except BaseException:
@@ -142,7 +146,17 @@ class Daemon:
         self.writer.close()
         self._health.write("stopping")
         self.ledger.close()
+        self.home.places.release()
         self._release()
+
+    def _pin_places(self) -> None:
+        """Know the folders of the home again, and on which disks they lie, from now on."""
+        home = self.home
+        home.places.pin(inbox=home.inbox, outbox=home.outbox, data=home.data)
+        self._disk.places = home.places
+        mounts = mounts_of((home.inbox, home.outbox), home.data)
+        if mounts != read_mounts(home.mounts):
+            self._disk.replace(home.mounts, json.dumps(mounts).encode())
 
     def _release(self) -> None:
         for lock in self._locks:
@@ -192,6 +206,7 @@ class Daemon:
                     continue
                 if self.worker.hold is not None and self.ledger.has_queued():
                     note = self.worker.hold.message
+                note = self.home.places.away() or note
                 break
             self.step(0.02 if self._scans_wanted else 0.2)
         if self._stop.is_set() and (self.ledger.has_queued() or self.ledger.running()):
@@ -222,10 +237,10 @@ class Daemon:
 
     def _hold(self) -> Hold | None:
         """Why no image may begin now, or None."""
-        hold = PAUSED if self.intake.controls.paused else disk_hold(self.home)
-        if hold is not None and hold != PAUSED and self.worker.hold is None:
-            log.error("%s", hold.message)
-        return hold
+        disks = disk_hold(self.home)
+        if disks is not None and self.worker.hold in (None, PAUSED):
+            log.error("%s", disks.message)
+        return disks or (PAUSED if self.intake.controls.paused else None)
 
     def _release_idle_models(self) -> None:
         """Release idle models: long unused, while no image may begin, or until hours open."""
@@ -250,6 +265,9 @@ class Daemon:
 
     def _is_drained(self, *, wait_for_hours: bool) -> bool:
         """Whether nothing is left to do, and a scan of the inbox begun since then found nothing."""
+        if self.home.places.away() and not wait_for_hours:
+            # Nothing is scanned until it is back.
+            return self.worker.idle
         if not self._is_quiet(wait_for_hours=wait_for_hours):
             self._scans_wanted = 0
             return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.sidecar import FinishedImage, sidecar_of
-from runner.errors import JobFailed
+from runner.errors import JobFailed, PlaceAway
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
@@ -64,9 +64,9 @@ class ImageSaver:
             if len(saved) > 1:
                 raise
             image, files = saved[0]
-            with suppress(OSError):
+            with suppress(OSError, PlaceAway):
                 self.spool.outbox.take_back(files)
-            if disk_hold(self.spool.home) is None:
+            if disk_hold(self.spool.home) is None and not isinstance(error, PlaceAway):
                 self._fail_save(image, error)
             else:
                 self.recorder.persist(

@@ -14,6 +14,7 @@ import pytest
 from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
+from runner.wire import read_json
 from tests.spool.composing import write_many
 from tests.spool.device import FlatColours
 
@@ -69,8 +70,7 @@ class Spool:
 
     def status(self, job: str) -> dict[str, Any]:
         """The status file of a job; empty while there is none."""
-        file = self.home.job(job) / "status.json"
-        return json.loads(file.read_bytes()) if file.exists() else {}
+        return read_json(self.home.job(job) / "status.json") or {}
 
     def is_over(self, job: str) -> bool:
         """Whether a job's status is final."""

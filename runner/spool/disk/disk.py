@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import DiskFull, LedgerUnusable
+from runner.errors import DiskFull, LedgerUnusable, PlaceAway
+from runner.places import Places
 from runner.spool.disk import beneath
 from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 
@@ -25,10 +26,13 @@ from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 # 10, 20, 40 … 500 ms sums to about five seconds before giving up.
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_COMMON = _NO_ROOM | {
-    getattr(errno, name, errno.ENOSPC)
-    for name in ("EROFS", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ESTALE")
+# What a share answers whose server is gone; its folder may look as ever for another second.
+_NO_ANSWER = {
+    getattr(errno, name)
+    for name in ("ENOTCONN", "ECONNABORTED", "ESTALE", "EHOSTDOWN")
+    if hasattr(errno, name)
 }
+_COMMON = {errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_NO_ROOM, *_NO_ANSWER}
 TEMPORARY_SUFFIX = ".writing"
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 Place = str | Path
@@ -45,15 +49,19 @@ class Disk:
 
     def __init__(self, *shared: Place) -> None:
         self.shared = tuple(str(folder) for folder in shared)
+        self.places: Places | None = None
+        """Where they are given, no operation reaches a folder that is away: PlaceAway."""
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        """Do nothing: tests override this to count, record or refuse operations."""
+        """Look that the place is there; tests override this to count, record or refuse."""
+        if self.places is not None:
+            self.places.check(path)
 
     def replace(self, path: Place, data: bytes, *, durable: bool = False) -> None:
         """Write a whole file so that readers see the old bytes or the new ones, never a mixture.
 
         The bytes are on the disk before the name points at them; with `durable` the name is, too.
-        Raises DiskFull when there is no room, OSError otherwise.
+        Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
         """
         self.replace_many([(path, data)], durable=durable)
 
@@ -77,7 +85,7 @@ class Disk:
         every = (*files, *then)
         one_sync = len(every) >= _MANY and can_sync_file_system()
         written: list[str] = []
-        with _disk_full_explained(os.path.dirname(files[0][0])):
+        with _explained(os.path.dirname(files[0][0])):
             try:
                 for path, data in every:
                     if path in in_place:
@@ -93,7 +101,7 @@ class Disk:
                         self._sync_names(files, one_sync=one_sync)
                     if path not in in_place:
                         self.rename(written[number], path)
-            except (OSError, DiskFull):
+            except (OSError, DiskFull, PlaceAway):
                 for file in written:
                     with contextlib.suppress(OSError):
                         beneath.remove(file, self.shared)
@@ -156,22 +164,22 @@ class Disk:
     def make_folder(self, folder: Place) -> bool:
         """Make a folder and its parents unless it exists. Returns whether it is new.
 
-        Raises DiskFull when there is no room, OSError otherwise.
+        Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
         """
         if os.path.isdir(folder):
             return False
-        with _disk_full_explained(os.path.dirname(folder)):
+        with _explained(os.path.dirname(folder)):
             self.before("make_folder", folder)
             return beneath.make_folder(folder, self.shared)
 
     def sync_folder(self, folder: Place) -> None:
         """Put the names in a folder on the disk, which Windows does by itself.
 
-        Raises DiskFull when there is no room, OSError otherwise.
+        Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
         """
         if os.name == "nt":
             return
-        with _disk_full_explained(folder):
+        with _explained(folder):
             self.before("sync_folder", folder)
             handle = os.open(folder, os.O_RDONLY)
             try:
@@ -191,7 +199,7 @@ class Disk:
         """
         self.before("copy", path)
         aside = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-        with _disk_full_explained(path.parent):
+        with _explained(path.parent):
             aside.unlink(missing_ok=True)
             connection.execute("VACUUM INTO ?", (str(aside),))
             with open(aside, "rb+") as copy:
@@ -206,14 +214,16 @@ def concerns_all(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _disk_full_explained(folder: Place) -> Iterator[None]:
+def _explained(folder: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        message = f"no room left on the disk of {folder}: free some, then retry the job"
-        raise DiskFull(message) from error
+        if error.errno in _NO_ROOM:
+            message = f"no room left on the disk of {folder}: free some, then retry the job"
+            raise DiskFull(message) from error
+        if error.errno in _NO_ANSWER:
+            raise PlaceAway(f"the share of {folder} does not answer: connect it again") from error
+        raise
 
 
 def _retry_if_locked(act: Callable[[], object]) -> None:

@@ -15,9 +15,19 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 if sys.platform != "win32":
     import fcntl
+
+# By `f_type`, as in linux/magic.h. In these the kernel itself opens each file that somebody writes.
+_LOCAL = {
+    0xEF53: "ext", 0x58465342: "xfs", 0x9123683E: "btrfs", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs",
+    0x01021994: "tmpfs", 0x794C7630: "overlay",
+}  # fmt: skip
+_NOT_LOCAL = {
+    0x65735546: "FUSE", 0x6969: "NFS", 0xFF534D42: "CIFS", 0xFE534D42: "SMB", 0x01021997: "9p",
+}  # fmt: skip
 
 
 def allow_writer_probe() -> None:
@@ -33,10 +43,12 @@ def allow_writer_probe() -> None:
 def has_writer(handle: int) -> bool | None:
     """Whether any process has the file open for writing; None where the system cannot say.
 
-    Linux refuses a read lease while a writer exists (8 µs; None on network file systems and for
-    files of another user).
+    Linux refuses a read lease while a writer exists (8 µs; None for files of another user, and on
+    file systems that are not known to be local: FUSE grants one beside a writer on its other side).
     """
     if sys.platform == "linux" and signal.getsignal(signal.SIGIO) is signal.SIG_IGN:
+        if _magic(handle) not in _LOCAL:
+            return None
         try:
             fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except BlockingIOError:
@@ -56,10 +68,35 @@ def can_probe_writers(folder: Path) -> bool:
             try:
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                return _magic(handle) in _LOCAL
             finally:
                 os.close(handle)
-            return True
     return False
+
+
+def file_system_of(folder: Path) -> str | None:
+    """The name of the file system that a folder lies on; None where the system does not say."""
+    if sys.platform == "linux":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            magic = _magic(handle)
+        finally:
+            os.close(handle)
+        return (_LOCAL | _NOT_LOCAL).get(magic, f"a file system of type {magic:#x}")
+    else:
+        return None
+
+
+def _magic(handle: int) -> int:
+    """The number that Linux has for the file system of an open file; 0 where it does not say."""
+    # `struct statfs` takes 120 bytes at most, and begins with the number, as a long.
+    answer = (ctypes.c_long * 64)()
+    return answer[0] & 0xFFFFFFFF if _library().fstatfs(handle, answer) == 0 else 0
+
+
+@cache
+def _library() -> Any:
+    return ctypes.CDLL(None)
 
 
 def length_of(name: str) -> int:

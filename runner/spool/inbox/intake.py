@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from runner.clock import monotonic
+from runner.errors import PlaceAway
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import length_of
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
@@ -83,6 +84,7 @@ class Intake:
         while not stop.is_set():
             self.wake.clear()
             try:
+                self._require_places()
                 self.watcher.tend(monotonic())
                 seconds = self.scan()
                 self._log_once.recovered()
@@ -94,6 +96,14 @@ class Intake:
             self.wake.wait(seconds)
         self.watcher.stop()
         self._compose_pool.close()
+
+    def _require_places(self) -> None:
+        """Raise PlaceAway where a folder of the home is away: what lies there is not looked at."""
+        away = self._home.places.away()
+        if away is not None:
+            # An unmounted folder is watched in vain, also once it is back.
+            self.watcher.stop()
+            raise PlaceAway(away)
 
     def scan(self) -> float:
         """Scan the whole inbox once; return the seconds after which to scan it again."""

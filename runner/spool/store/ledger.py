@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.clock import now, timestamp
-from runner.errors import LedgerUnusable
+from runner.errors import LedgerUnusable, PlaceAway
 from runner.holds import Hold
 from runner.job import Phase, State
 from runner.spool.store.migrations import remove_copies
@@ -49,7 +49,7 @@ class Ledger(Queries):
         with self._lock:
             self._connection.close()
         if clean:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, PlaceAway):
                 remove_copies(self._file, self._disk)
 
     # -- from the inbox --------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from runner.spool.disk import platform
 from runner.spool.disk.platform import (
     allow_writer_probe,
     can_probe_writers,
     can_sync_file_system,
+    file_system_of,
     has_writer,
     length_of,
     open_regular,
@@ -25,6 +27,7 @@ from runner.spool.disk.platform import (
     signature_of,
     sync_file_system,
 )
+from tests.spool.disk import mounts
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has leases and syncfs")
 
@@ -81,7 +84,77 @@ def test_writers_can_be_probed_for_where_a_file_can_be_leased(tmp_path: Path) ->
             leased = False
         else:
             leased = True
-    assert can_probe_writers(tmp_path) is leased
+    assert can_probe_writers(tmp_path) is (
+        leased and file_system_of(tmp_path) in platform._LOCAL.values()
+    )
+
+
+@on_linux
+def test_on_fuse_where_a_lease_is_granted_beside_a_writer_writers_are_unknown(
+    tmp_path: Path, probed: Path
+) -> None:
+    """Seen red: a spec was taken, and removed, while its writer had written five of seven lines."""
+    import fcntl
+
+    at = tmp_path / "at"
+    with mounts.passed_through(probed.parent, at):
+        handle = open_regular(at / "x")
+        with probed.open("ab"):
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            assert has_writer(handle) is None
+        assert has_writer(handle) is None
+        os.close(handle)
+        assert not can_probe_writers(at) and file_system_of(at) == "FUSE"
+
+
+@on_linux
+def test_through_the_layers_of_a_container_a_writer_is_seen(tmp_path: Path, probed: Path) -> None:
+    below, at = tmp_path / "below", tmp_path / "at"
+    below.mkdir()
+    (below / "old").write_bytes(b"x")
+    with mounts.layered(below, at):
+        (at / "new").write_bytes(b"x")
+        for file in (at / "old", at / "new"):
+            with file.open("ab"):
+                handle = open_regular(file)
+                assert has_writer(handle) is True
+            assert has_writer(handle) is False
+            os.close(handle)
+        assert can_probe_writers(at) and file_system_of(at) == "overlay"
+
+
+@on_linux
+@pytest.mark.parametrize(
+    "magic, name, is_local",
+    [
+        (0xEF53, "ext", True), (0x9123683E, "btrfs", True), (0x01021994, "tmpfs", True),
+        (0x65735546, "FUSE", False), (0x6969, "NFS", False), (0x01021997, "9p", False),
+        (0xFE534D42, "SMB", False), (0x1234, "a file system of type 0x1234", False),
+        (0, "a file system of type 0x0", False),
+    ],
+)  # fmt: skip
+def test_only_local_file_systems_are_believed_about_writers(
+    probed: Path, monkeypatch: pytest.MonkeyPatch, magic: int, name: str, is_local: bool
+) -> None:
+    monkeypatch.setattr(platform, "_magic", lambda handle: magic)
+    handle = open_regular(probed)
+    assert has_writer(handle) is (False if is_local else None)
+    os.close(handle)
+    assert can_probe_writers(probed.parent) is is_local
+    assert file_system_of(probed.parent) == name
+
+
+@on_linux
+def test_a_c_library_that_cannot_name_a_file_system_leaves_writers_unknown(
+    probed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def fstatfs(self, handle: int, answer: object) -> int:
+            return -1
+
+    monkeypatch.setattr(platform, "_library", Broken)
+    assert can_probe_writers(probed.parent) is False
 
 
 def test_where_no_file_can_be_made_writers_cannot_be_probed_for(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from runner.spool.disk.platform import can_probe_writers
 from runner.spool.inbox.intake import _BATCH, Intake
 from runner.spool.inbox.settle import Drop
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.disk import mounts
 from tests.spool.takers import OnClose, Runner, SizeStable, StrictRunner
 from tests.spool.writers import FORMS, WRITERS, Writer, spec
 from tests.spool.zoo import Visit, here, play
@@ -91,6 +92,29 @@ def test_a_writer_that_renames_its_file_in_and_goes_on_is_taken_whole(spool: Spo
         spool.until(lambda: intake.scans > seen + 3 or not target.exists())
         file.write("x_late: 3\n")
     assert spool.end("x").get("x_late") == 3
+
+
+def test_a_spec_that_is_written_slowly_behind_fuse_is_taken_whole(tmp_path: Path) -> None:
+    """Seen red: it ran without its last lines, and was removed under its writer."""
+    behind, at = tmp_path / "behind", tmp_path / "at"
+    behind.mkdir()
+    with mounts.passed_through(behind, at):
+        spool = Spool(tmp_path / "home", inbox=str(at), settle_seconds_unknown=2.0)
+
+        def write() -> None:
+            with (behind / "x.yaml").open("w", encoding="utf-8") as file:
+                for line in (*SPEC.splitlines(), "count: 3", "x_last: true"):
+                    file.write(f"{line}\n")
+                    file.flush()
+                    time.sleep(0.3)
+
+        writer = threading.Thread(target=write)
+        spool.start()
+        writer.start()
+        status = spool.end("x")
+        writer.join()
+        spool.stop()
+    assert status.get("x_last") is True and status["images"]["done"] == 3
 
 
 def test_a_long_look_at_the_inbox_is_no_silence_of_a_file_that_is_still_written(
