@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home
+from runner.spool.store.names import receipt_names
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
@@ -99,7 +100,12 @@ def receipt(home: Home, drop: str) -> dict[str, Any] | None:
     """The receipt of a drop, or None while its file is in the inbox."""
     if (home.inbox / drop).exists():
         return None
-    return read_json(home.drops / f"{drop}.json")
+    return _read_receipt(home, drop)
+
+
+def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
+    files = (home.drops / name for name in receipt_names(drop))
+    return next(filter(None, map(read_json, files)), None)
 
 
 def wait_for_receipt(
@@ -134,7 +140,7 @@ def job_of(home: Home, name: str) -> str:
     """The id of the job that `name` refers to: a job's id, or the file name of a drop."""
     if not _is_name(name) or (home.job(name) / "status.json").is_file():
         return name
-    answer = read_json(home.drops / f"{name}.json")
+    answer = _read_receipt(home, name)
     return str(answer["job"]) if answer and "job" in answer else name
 
 

@@ -31,6 +31,7 @@ from runner.spool.disk.locks import locks_of
 from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import open_spool
+from runner.spool.startup.recovery import recover_running
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -205,6 +206,8 @@ class Daemon:
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
+            if self.faults.listed() and self.worker.idle and self.writer.is_idle:
+                recover_running(self.spool)
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()

@@ -89,7 +89,7 @@ class Waiting(Disk):
         self.reached, self.go = threading.Event(), threading.Semaphore(0)
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        if operation == "write" and any(name in str(path) for name in self.names):
+        if operation == "write" and any(name in str(details["target"]) for name in self.names):
             self.reached.set()
             self.go.acquire(timeout=60)
 
@@ -338,7 +338,7 @@ def test_ends_before_anything_was_heard_of_an_image_fail_nothing(told: Spool) ->
 
 def unpublished(spool: Spool, patch: pytest.MonkeyPatch) -> Callable[[], object]:
     """Succeeded, and its status does not say so yet."""
-    disk = columns.FaultyDisk("write", r"hero/\.(status|index)", columns.errno.EIO, broken=False)
+    disk = columns.FaultyDisk("write", r"hero/(status|index)", columns.errno.EIO, broken=False)
     spool.device.on_start = lambda task: setattr(disk, "broken", True)
     spool.start(disk)
     spool.drop("hero.yaml")

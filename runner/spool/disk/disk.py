@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
+import secrets
 import shutil
 import sqlite3
 import time
@@ -26,8 +26,7 @@ from runner.spool.disk.platform import can_sync_file_system, sync_file_system
 _RETRY_SECONDS = tuple(min(0.01 * 2**n, 0.5) for n in range(15))
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _COMMON = _NO_ROOM | {
-    getattr(errno, name, errno.ENOSPC)
-    for name in ("EROFS", "EMFILE", "ENFILE", "ENOMEM", "ENOTCONN", "ESTALE")
+    getattr(errno, name, errno.ENOSPC) for name in ("EROFS", "EMFILE", "ENFILE", "ENOMEM")
 }
 TEMPORARY_SUFFIX = ".writing"
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
@@ -40,9 +39,6 @@ _MANY = 12
 
 class Disk:
     """File operations, one method each; every one calls `before` with its name first."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count()
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
         """Do nothing: tests override this to count, record or refuse operations."""
@@ -74,7 +70,6 @@ class Disk:
         """
         every = (*files, *then)
         one_sync = len(every) >= _MANY and can_sync_file_system()
-        process = os.getpid()
         written: list[str] = []
         with _disk_full_explained(os.path.dirname(files[0][0])):
             try:
@@ -82,10 +77,10 @@ class Disk:
                     if path in in_place:
                         written.append(os.fspath(path))
                     else:
-                        folder, name = os.path.split(path)
-                        number = next(self._numbers)
-                        written.append(f"{folder}/.{name}.{process}-{number}{TEMPORARY_SUFFIX}")
-                    self._write(written[-1], data, sync=not one_sync)
+                        # As short as can be: a name that fits must not be refused for this one.
+                        aside = f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+                        written.append(f"{os.path.dirname(path)}/{aside}")
+                    self._write(written[-1], data, sync=not one_sync, target=path)
                 if one_sync:
                     self.sync_file_system(os.path.dirname(written[0]))
                 for number, (path, _) in enumerate(every):
@@ -113,15 +108,15 @@ class Disk:
         for folder in dict.fromkeys(folders):
             self.sync_folder(folder)
 
-    def _write(self, file: str, data: bytes, *, sync: bool) -> None:
-        self.before("write", file, data=data)
+    def _write(self, file: str, data: bytes, *, sync: bool, target: Place) -> None:
+        self.before("write", file, data=data, target=target)
         handle = os.open(file, _NEW_FILE, 0o666)
         try:
             left = memoryview(data)
             while left:
                 left = left[os.write(handle, left) :]
             if sync:
-                self.before("sync", file)
+                self.before("sync", file, target=target)
                 os.fsync(handle)
         finally:
             os.close(handle)

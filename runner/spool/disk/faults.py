@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runner.clock import monotonic, timestamp
+from runner.errors import JobFailed
 from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
 from runner.spool.disk.platform import signature_of
@@ -26,7 +28,7 @@ from runner.wire import Fault
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _MOST_LISTED = 20
 _LONGEST_PAUSE = 60.0
 
@@ -55,6 +57,10 @@ class Faults:
         """One sentence that names the listed faults; None where there is none."""
         named = "; ".join(f"{fault['file']}: {fault['message']}" for fault in self.listed())
         return f"set aside: {named}" if named else None
+
+    def __contains__(self, file: Path) -> bool:
+        """Whether a file or the folder of a job was at fault when it was last tried."""
+        return file in self._faulty
 
     def seconds_left(self, file: Path) -> float:
         """For how long a file is to be left alone; 0.0 unless it is at fault and unchanged."""
@@ -129,7 +135,7 @@ class Faults:
         if before is None or before.fault["message"] != message:
             log.error(
                 "%r is set aside, the others go on: %s", name, message,
-                exc_info=error if reason == "Internal" else None,
+                exc_info=None if isinstance(error, (OSError, JobFailed)) else error,
             )  # fmt: skip
         fault = Fault(file=name, reason=reason, message=message, since=since)
         self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
@@ -146,9 +152,13 @@ class Faults:
 
 def _signature(file: Path) -> tuple[int, ...]:
     try:
-        return signature_of(os.lstat(file))
+        status = os.lstat(file)
     except OSError:
         return ()
+    if stat.S_ISDIR(status.st_mode):
+        # Its times change with each try to write into it.
+        return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid)
+    return signature_of(status)
 
 
 def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
@@ -156,7 +166,11 @@ def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
         return "BadName", "its name is not UTF-8: rename it"
     if isinstance(error, OSError):
         text = error.strerror or str(error)
-        if error.errno in _BAD_NAME:
+        if error.errno == errno.EISDIR:
+            return "NotARegularFile", "a folder, not a file: rename or remove it"
+        if error.errno in BAD_NAME:
             return "BadName", f"{text}: give it another name"
         return "Unwritable", f"{text}: see that the runner's user may change it, or remove it"
+    if isinstance(error, JobFailed):
+        return error.reason, str(error)
     return "Internal", f"{type(error).__name__}: a mistake of fluxdrop, see the runner's log"

@@ -1,7 +1,8 @@
 """Control files: cancel a job, run a finished one again, keep one, pause.
 
 Only their names count; their content is never read, and they need no settling. A cancel is
-removed only once it is recorded, so a restart in between obeys it again, which changes nothing.
+removed only once it is recorded, so a restart in between obeys it again, which changes nothing. One
+that cannot be removed is obeyed once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from runner.errors import DiskFull
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
+from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop
@@ -23,17 +25,17 @@ from runner.spool.store.names import (
     CANCEL_SUFFIX,
     KEEP_SUFFIX,
     PAUSE_NAME,
-    RETRY_SUFFIX,
     id_from_file,
+    is_control,
     is_spec,
     key_of,
 )
+from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
-_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
@@ -41,13 +43,14 @@ class Controls:
     """Obeys the control files of one inbox."""
 
     def __init__(
-        self, spool: Spool, waiting: InputWait, ids: Ids, *, on_cancel: Callable[[int], None]
-    ) -> None:
+        self, spool: Spool, waiting: InputWait, ids: Ids, acknowledger: Acknowledger,
+        *, on_cancel: Callable[[int], None],
+    ) -> None:  # fmt: skip
         self._home = spool.home
         self._ledger = spool.ledger
         self._outbox = spool.outbox
-        self._disk = spool.disk
         self._faults = spool.faults
+        self._acknowledger = acknowledger
         self._waiting = waiting
         self._ids = ids
         self._on_cancel = on_cancel
@@ -66,7 +69,7 @@ class Controls:
         paused = PAUSE_NAME in present
         changed = paused != self.paused
         self.paused = paused
-        controls = sorted(n for n in present if n.lower().endswith(_SUFFIXES))
+        controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
         self._specs = {n for n in present if is_spec(n)} if controls else set()
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
@@ -89,12 +92,17 @@ class Controls:
 
     def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
         target = name[: name.rindex(".")]
-        identity = _identity(self._home.inbox / name)
+        drop = _drop_at(self._home.inbox / name)
+        if not drop.signature:
+            return False
+        if drop.identity in self._ledger.stuck():
+            self._remove(drop)
+            return False
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
             if moment - since >= _UNKNOWN_SECONDS and not (composing or target in self._specs):
-                self._remove(name, identity)
+                self._remove(drop)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
@@ -104,8 +112,8 @@ class Controls:
         elif name.lower().endswith(KEEP_SUFFIX):
             self._keep(record)
         else:
-            self._retry(name, record, identity)
-        self._remove(name, identity)
+            self._retry(name, record, drop.identity)
+        self._remove(drop)
         return True
 
     def awaits(self, *names: str) -> bool:
@@ -147,15 +155,15 @@ class Controls:
         again = self._ledger.with_identities([identity]).get(identity)
         may = record.state in _RETRIED and record.total and record.realised
         if again is None and not may:
-            receipt = self._outbox.receipt_file(name, record.source_sha256, record.id, "rejected")
-            self._outbox.write_jobs([], [receipt])
+            answer = receipt(name, record.source_sha256, record.id, "rejected")
+            self._outbox.write_jobs([], [answer])
             return
         again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
-        receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
+        answer = receipt(name, again.source_sha256, again.id, "accepted")
         again = self._ledger.get(again.seq)
-        self._outbox.write_jobs([again], [receipt])
+        self._outbox.write_jobs([again], [answer])
         self._ledger.published([again])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
@@ -182,22 +190,19 @@ class Controls:
         )
         return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
 
-    def _remove(self, name: str, identity: str) -> None:
-        """Remove a control file that was obeyed, durably before the ledger forgets it.
+    def _remove(self, drop: Drop) -> None:
+        """Remove a control file that was obeyed.
 
         One that another took the place of meanwhile stays: it asks again.
         """
-        self._unknown_since.pop(name, None)
-        if _identity(self._home.inbox / name) == identity:
-            self._disk.remove(self._home.inbox / name)
-        self._disk.sync_folder(self._home.inbox)
-        self._ledger.answered([identity])
+        self._unknown_since.pop(drop.name, None)
+        self._acknowledger.take_out([drop])
 
 
-def _identity(path: Path) -> str:
-    """What distinguishes this control file from a later one of its name; "" where it is gone."""
+def _drop_at(path: Path) -> Drop:
+    """A control file, whose bytes are never read; without a signature where it is gone."""
     try:
-        status = os.lstat(path)
+        signature = signature_of(os.lstat(path))
     except FileNotFoundError:
-        return ""
-    return Drop(path.name, b"", signature_of(status), ("", "")).identity
+        signature = ()
+    return Drop(path.name, b"", signature, ("", ""))

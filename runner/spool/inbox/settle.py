@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runner.settings import Settings
 from runner.spool.disk.platform import has_writer, open_regular, signature_of
+from runner.spool.store.names import text_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
 
@@ -60,7 +61,7 @@ class Drop:
 
         Without device and inode numbers, which not every file system keeps.
         """
-        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
+        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{text_of(self.name)}"
 
 
 def drop_at(path: Path, name: str) -> Drop:
