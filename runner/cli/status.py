@@ -46,6 +46,8 @@ def run_status(options: argparse.Namespace) -> int:
         print(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
         if running.get("note"):
             print(running["note"])
+        for fault in running.get("faults", ()):
+            print(f"set aside: {fault['file']}: {fault['message']}")
     else:
         print(f"no runner is running; {numbers or 'no jobs yet'}")
     if waiting:

@@ -261,6 +261,39 @@ def test_all_of_them_in_one_batch_cost_the_others_nothing(idle_spool: Spool) -> 
     assert spool.daemon is not None and len(spool.daemon.intake._compose_pool) == 0
 
 
+def test_a_job_whose_folder_turns_unwritable_is_set_aside_and_goes_on_when_it_is_mended(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: it failed `Internal`."""
+    spool, disk = idle_spool, FaultyDisk("write", r"outbox/odd/", errno.EACCES, broken=False)
+    spool.device.by_hand = True
+    spool.start(disk)
+    spool.drop("odd.yaml", SPEC.replace("seed: 7", "count: 3"))
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    spool.until(lambda: spool.status("odd")["images"]["done"] == 1)
+    disk.broken = True
+    spool.device.by_hand = False
+    spool.device.step()
+    spool.device.finish()
+    spool.drop("good.yaml")
+    assert spool.end("good")["state"] == "succeeded"
+    assert spool.until(lambda: faults(spool).get("outbox/odd"))["reason"] == "Unwritable"
+    begun = len(spool.device.started)
+    assert spool.daemon is not None
+    ledger = spool.daemon.ledger
+    odd = spool.until(lambda: [r for r in ledger.queued() if r.put_back == "Unwritable"])[0]
+    assert (odd.id, odd.failed) == ("odd", 0)
+    refused = disk.failed
+    spool.until(lambda: disk.failed >= refused + 2)
+    assert len(spool.device.started) == begun, "no image is made that cannot be saved"
+    disk.broken = False
+    status = spool.end("odd")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    spool.until(lambda: not faults(spool))
+
+
 @LINUX_NAMES
 def test_a_file_that_cannot_be_read_is_refused_and_the_good_one_is_made(
     idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
@@ -398,6 +431,45 @@ def test_a_job_whose_hours_cannot_be_worked_out_fails_and_the_next_one_runs(paus
     assert good["state"] == "succeeded"
     assert (status["state"], status["reason"]) == ("failed", "Internal")
     assert "not_before" in status["message"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("realised", "{"), ("errors", b"[\xff]"), ("state", "happy"), ("end_message", b"\xff"),
+        ("id", b"\xffdd"),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_named_at_every_start_and_the_others_run(
+    paused: Spool, column: str, value: object
+) -> None:
+    """Seen red: no start, or a runner that does nothing any more."""
+    if column == "end_message":
+        value = "x"
+    change(paused, **{column: value})
+    if column == "end_message":
+        assert paused.daemon is not None
+        with paused.daemon.ledger.transaction():
+            query = "UPDATE job SET end_message = CAST(x'ff' AS TEXT) WHERE id = 'odd'"
+            paused.daemon.ledger._connection.execute(query)
+    paused.stop()
+    (paused.home.inbox / "runner.pause").unlink()
+    for good in ("good", "later"):
+        paused.start()
+        if good == "later":
+            paused.drop("later.yaml")
+        assert paused.end(good)["state"] == "succeeded"
+        (file,) = paused.until(lambda: faults(paused))
+        assert file.startswith("outbox/")
+        assert "cannot be read" in faults(paused)[file]["message"]
+        paused.stop()
+    assert "odd" not in [job for job, _ in paused.device.started]
+    if column != "id":
+        (paused.home.job("odd")).rename(paused.home.root / "away")
+        paused.start()
+        paused.drop("odd.yaml")
+        assert paused.end("odd")["state"] == "succeeded"
+        assert not faults(paused)
 
 
 def test_a_record_that_recovery_stumbles_over_is_tried_again_and_the_others_run(
