@@ -52,8 +52,8 @@ class Drop:
 
     @property
     def mtime_ns(self) -> int:
-        """The modification time in nanoseconds, a part of `identity`."""
-        return self.signature[3] if self.signature else 0
+        """The modification time in nanoseconds, a part of `identity`, within SQLite's 64 bits."""
+        return max(-(2**63), min(self.signature[3], 2**63 - 1)) if self.signature else 0
 
     @cached_property
     def identity(self) -> str:
