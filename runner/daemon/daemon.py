@@ -259,7 +259,11 @@ class Daemon:
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
-        if self.ledger.waiting_for_input(limit=1) or self.ledger.ready(now(), limit=1):
+        if self.ledger.ready(now(), limit=1) or any(
+            # Nobody waits for one whose inputs cannot be copied.
+            not self.faults.below(self.spool.outbox.folder(record.id))
+            for record in self.ledger.waiting_for_input()
+        ):
             return False
         return not (wait_for_hours and self.ledger.has_queued())
 

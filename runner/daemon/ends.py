@@ -48,7 +48,7 @@ class JobEnds:
         self.recorder.persist(lambda: over.update(self._record_ends(records)))
         for record in records:
             if record.seq not in over:
-                aside = self.spool.outbox.folder(record.id) in self.spool.faults
+                aside = self.spool.faults.below(self.spool.outbox.folder(record.id))
                 hold = UNWRITABLE if aside else FOUND_NO_ROOM
                 self.requeue(record, disk_hold(self.spool.home) or hold)
         if over:

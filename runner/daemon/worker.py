@@ -48,7 +48,6 @@ from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
-_LEAST_PAUSE = 1.0
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -227,17 +226,15 @@ class Worker:
                 return
 
     def _is_set_aside(self, record: Record) -> bool:
-        """Whether a job's folder was at fault and still is: the job is put off."""
+        """Whether a job's folder, or an image of it, is at fault for now: the job is put off."""
         folder = self._outbox.folder(record.id)
-        if folder not in self._faults:
-            return False
-        with suppress(OSError):
-            if not self._faults.seconds_left(folder):
+        if folder in self._faults and not self._faults.seconds_left(folder):
+            with suppress(OSError):
                 self._outbox.write_status(record.seq)
-        if folder in self._faults:
-            again = now() + max(self._faults.seconds_left(folder), _LEAST_PAUSE)
-            self._ledger.put_off(record.seq, again, UNWRITABLE)
-        return folder in self._faults
+        left = max(map(self._faults.seconds_left, self._faults.below(folder)), default=0.0)
+        if left:
+            self._ledger.put_off(record.seq, now() + left, UNWRITABLE)
+        return bool(left)
 
     def _begin(self, slot: str, record: Record) -> None:
         self._lookahead.begins(record)

@@ -62,6 +62,10 @@ class Faults:
         """Whether a file or the folder of a job was at fault when it was last tried."""
         return file in self._faulty
 
+    def below(self, folder: Path) -> list[Path]:
+        """The folder of a job and what is in it, as far as they are at fault."""
+        return [f for f in list(self._faulty) if f == folder or folder in f.parents]
+
     def seconds_left(self, file: Path) -> float:
         """For how long a file is to be left alone; 0.0 unless it is at fault and unchanged."""
         faulty = self._faulty.get(file)
@@ -83,9 +87,11 @@ class Faults:
             del self._faulty[file]
         return bool(gone)
 
-    def forget(self, file: Path) -> None:
+    def forget(self, file: Path, *, below: bool = False) -> None:
         """Forget the fault of a file or of the folder of a job: it worked this time."""
-        self._faulty.pop(file, None)
+        if self._faulty:
+            for each in self.below(file) if below else [file]:
+                self._faulty.pop(each, None)
 
     @contextmanager
     def isolated(self, file: Path) -> Iterator[None]:

@@ -70,7 +70,9 @@ class Controls:
         changed = paused != self.paused
         self.paused = paused
         controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
-        self._specs = {n for n in present if is_spec(n)} if controls else set()
+        # One that cannot leave is a job long since.
+        stuck = set(self._ledger.stuck().values()) if controls else set()
+        self._specs = {n for n in present - stuck if is_spec(n)} if controls else set()
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False

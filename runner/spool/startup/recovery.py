@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.exit_codes import LAST_END
-from runner.holds import RUNNER_ENDED
+from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.outbox import Outbox, output_of
@@ -57,6 +57,9 @@ def recover(spool: Spool) -> None:
             if not last.closed:
                 # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
+            if record.put_back == UNWRITABLE.reason:
+                # Nothing is known to be at fault yet.
+                ledger.put_off(record.seq, 0.0)
             if not record.is_shown or not (last.closed or _is_published(record, outbox)):
                 stale.append(record)
     for n in range(0, len(stale), _BATCH):

@@ -55,8 +55,8 @@ class SavedImage:
 class Outbox:
     """Writes one home's outbox; safe to use from any thread.
 
-    The folder of a job that alone cannot be written is added to the faults, and what can be written
-    is none any more.
+    The folder of a job, or an image, that alone cannot be written is added to the faults; what can
+    be written is none any more.
     """
 
     def __init__(self, home: Home, ledger: Ledger, disk: Disk, faults: Faults) -> None:
@@ -91,7 +91,7 @@ class Outbox:
             records = [record for seq in progress if (record := self._ledger.find(seq))]
             if not records:
                 return
-            with self._blaming(*(record.id for record in records)):
+            with self._blaming(*(self.folder(record.id) for record in records)):
                 for record in records:
                     self.make_folder(record)
                 files: list[File] = [
@@ -192,9 +192,8 @@ class Outbox:
             pictures.append((f"{folder}/thumbs/{image.stem}.webp", image.thumbnail))
             data = json.dumps(image.sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
             sidecars.append((f"{folder}/{image.stem}.json", data))
-        jobs = {image.job for image in images}
-        with self._blaming(*jobs):
-            for job in jobs:
+        with self._blaming(*(self.folder(i.job) / f"{i.stem}{i.suffix}" for i in images)):
+            for job in {image.job for image in images}:
                 self._disk.make_folder(f"{self._folder}/{job}/thumbs")
             self._disk.replace_many(pictures, then=sidecars)
 
@@ -216,10 +215,12 @@ class Outbox:
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            with self._blaming(*(record.id for record in records)):
+            with self._blaming(*(self.folder(record.id) for record in records)):
                 for record in records:
                     self.make_folder(record)
                 self._disk.replace_many(files)
+            for record in records:
+                self._faults.forget(self.folder(record.id), below=True)
             self._ledger.published(records)
 
     def publish_page(self, record: Record, html: str) -> None:
@@ -231,15 +232,16 @@ class Outbox:
         self._disk.replace(self._health, to_json(health))
 
     @contextmanager
-    def _blaming(self, *jobs: str) -> Iterator[None]:
+    def _blaming(self, *places: Path) -> Iterator[None]:
+        """Add a job's folder or an image to the faults where it is the only one and fails."""
         try:
             yield
         except Exception as error:
-            if len(jobs) == 1:
-                self._faults.add(self.folder(jobs[0]), error)
+            if len(places) == 1:
+                self._faults.add(places[0], error)
             raise
-        for job in jobs:
-            self._faults.forget(self.folder(job))
+        for place in places:
+            self._faults.forget(place)
 
     def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
         """The sidecars in a job's folder by image number; damaged ones are left out."""

@@ -221,7 +221,7 @@ def test_a_rejected_drop_that_cannot_leave_is_rejected_once(idle_spool: Spool) -
     first = spool.status("stuck")
     # A rejected job holds no id: the next one of its name takes its place.
     spool.drop("stuck.yml")
-    spool.until(lambda: spool.status("stuck")["state"] == "succeeded")
+    spool.until(lambda: spool.status("stuck").get("state") == "succeeded")
     spool.stop()
     spool.start(Stubborn())
     spool.until(lambda: "inbox/stuck.yaml" in faults(spool))
@@ -287,6 +287,7 @@ def test_a_job_whose_folder_turns_unwritable_is_set_aside_and_goes_on_when_it_is
     assert (odd.id, odd.failed) == ("odd", 0)
     refused = disk.failed
     spool.until(lambda: disk.failed >= refused + 2)
+    assert "outbox/odd" in faults(spool)
     assert len(spool.device.started) == begun, "no image is made that cannot be saved"
     disk.broken = False
     status = spool.end("odd")
