@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class Faults:
     def seconds_left(self, file: Path) -> float:
         """For how long a file is to be left alone; 0.0 unless it is at fault and unchanged."""
         faulty = self._faulty.get(file)
-        if faulty is None or faulty.signature != _signature(file):
+        if faulty is None or faulty.signature != self._signature(file):
             return 0.0
         return max(faulty.again_at - monotonic(), 0.0)
 
@@ -127,7 +126,7 @@ class Faults:
     def add(self, file: Path, error: Exception) -> None:
         """Skip a file or the folder of a job for a while. Raises what concerns the whole home."""
         self.raise_common(error)
-        before, signature = self._faulty.get(file), _signature(file)
+        before, signature = self._faulty.get(file), self._signature(file)
         in_inbox = self._home.inbox in file.parents
         root = self._home.inbox if in_inbox else self._home.outbox
         path = f"{'inbox' if in_inbox else 'outbox'}/{file.relative_to(root).as_posix()}"
@@ -146,6 +145,18 @@ class Faults:
         fault = Fault(file=name, reason=reason, message=message, since=since)
         self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
 
+    def _signature(self, file: Path) -> tuple[int, ...]:
+        """What changes when a file was mended; of what lies in the outbox, that of its job."""
+        try:
+            if self._home.outbox not in file.parents:
+                return signature_of(os.lstat(file))
+            # Its times, and what it holds, change with each try to write into it.
+            job = file.relative_to(self._home.outbox).parts[0]
+            status = os.lstat(self._home.outbox / job)
+        except OSError:
+            return ()
+        return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid)
+
     def raise_common(self, error: Exception) -> None:
         """Raise an error that concerns the whole home, not one file."""
         common = concerns_all(error)
@@ -154,17 +165,6 @@ class Faults:
             common = not all(os.access(folder, os.W_OK) for folder in folders)
         if common:
             raise error
-
-
-def _signature(file: Path) -> tuple[int, ...]:
-    try:
-        status = os.lstat(file)
-    except OSError:
-        return ()
-    if stat.S_ISDIR(status.st_mode):
-        # Its times change with each try to write into it.
-        return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid)
-    return signature_of(status)
 
 
 def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
