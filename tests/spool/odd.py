@@ -61,14 +61,15 @@ class Odd:
         return os.fsdecode(self.name)
 
 
-def odd_drops(seed: int, count: int, *, quick: bool = False) -> list[Odd]:
-    """So many odd drops; `quick` leaves out those that are answered only after minutes."""
+def odd_drops(
+    seed: int, count: int, *, without: Callable[[Odd], bool] = lambda odd: False
+) -> list[Odd]:
+    """So many odd drops, without some."""
     draw = random.Random(seed)
     found: dict[bytes, Odd] = {}
     while len(found) < count:
         odd = _draw(draw)
-        slow = odd.kind == "socket" or (odd.kind == "file" and not odd.data)
-        if odd.name not in found and not (quick and slow):
+        if odd.name not in found and not without(odd):
             found[odd.name] = odd
     return list(found.values())
 
@@ -242,6 +243,3 @@ def why_not() -> str | None:
     if sys.platform != "linux":
         return "elsewhere names are UTF-8, or not so long, and there are other types of files"
     return None
-
-
-Condition = Callable[[], object]
