@@ -25,6 +25,7 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
+from runner.spool.store.names import receipt_names
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
@@ -139,7 +140,12 @@ def receipt(home: Home, drop: str) -> dict[str, Any] | None:
     """The receipt of a drop, or None while its file is in the inbox."""
     if os.path.exists(home.inbox / drop):
         return None
-    return read_json(home.drops / f"{drop}.json")
+    return _read_receipt(home, drop)
+
+
+def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
+    files = (home.drops / name for name in receipt_names(drop))
+    return next(filter(None, map(read_json, files)), None)
 
 
 def wait_for_receipt(
@@ -176,7 +182,7 @@ def job_of(home: Home, name: str) -> str:
         return name
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
-        answer = read_json(home.drops / f"{form}.json")
+        answer = _read_receipt(home, form)
         if answer and "job" in answer:
             return str(answer["job"])
     return name

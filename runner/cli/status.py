@@ -50,6 +50,8 @@ def run_status(options: argparse.Namespace) -> int:
         show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
         if running.get("note"):
             show(running["note"])
+        for fault in running.get("faults", ()):
+            show(f"set aside: {fault['file']}: {fault['message']}")
     else:
         show(f"no runner is running; {numbers or 'no jobs yet'}")
     if waiting:

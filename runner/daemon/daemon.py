@@ -34,6 +34,7 @@ from runner.spool.disk.locks import locks_of
 from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import open_spool
+from runner.spool.startup.recovery import recover_running
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -230,6 +231,8 @@ class Daemon:
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
+            if self.faults.listed() and self.worker.idle and self.writer.is_idle:
+                recover_running(self.spool)
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()
@@ -284,7 +287,11 @@ class Daemon:
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
-        if self.ledger.waiting_for_input(limit=1) or self.ledger.ready(now(), limit=1):
+        if self.ledger.ready(now(), limit=1) or any(
+            # Nobody waits for one whose inputs cannot be copied.
+            not self.faults.below(self.spool.outbox.folder(record.id))
+            for record in self.ledger.waiting_for_input()
+        ):
             return False
         return not (wait_for_hours and self.ledger.has_queued())
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from runner.daemon.pages import NO_PAGE, Pages
 from runner.daemon.recording import Recorder
 from runner.errors import JobFailed
-from runner.holds import FOUND_NO_ROOM, Hold, disk_hold
+from runner.holds import FOUND_NO_ROOM, UNWRITABLE, Hold, disk_hold
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -39,7 +39,8 @@ class JobEnds:
 
     def publish(self, records: Sequence[Record]) -> None:
         """Publish the ends of jobs that are not shown yet: the page, then the status."""
-        due = [record for record in records if not self.spool.ledger.get(record.seq).is_shown]
+        found = [self.spool.ledger.find(record.seq) for record in records]
+        due = [record for record in found if record is not None and not record.is_shown]
         self.recorder.all_or_each(self._publish, due)
 
     def _end(self, records: Sequence[Record]) -> None:
@@ -47,7 +48,9 @@ class JobEnds:
         self.recorder.persist(lambda: over.update(self._record_ends(records)))
         for record in records:
             if record.seq not in over:
-                self.requeue(record, disk_hold(self.spool.home) or FOUND_NO_ROOM)
+                aside = self.spool.faults.below(self.spool.outbox.folder(record.id))
+                hold = UNWRITABLE if aside else FOUND_NO_ROOM
+                self.requeue(record, disk_hold(self.spool.home) or hold)
         if over:
             self._publish([record for record in records if record.seq in over])
 

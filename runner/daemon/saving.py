@@ -1,8 +1,8 @@
 """Writes finished images to the outbox and the ledger, many of them for the syncs of one.
 
 The order within an image is picture, thumbnail, sidecar, then the ledger: an image counts from the
-moment its sidecar exists. An image that a full or read-only disk refuses is not counted, and is
-rendered again once the disk has room. Called by the writer thread only.
+moment its sidecar exists. An image that a full or read-only disk refuses, or the folder of its job,
+is not counted, and is rendered again once it can be written. Called by the writer thread only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runner.errors import JobFailed, PlaceAway
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
+from runner.spool.disk.disk import concerns_all
 from runner.spool.store.outbox import SavedImage, output_entry
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -66,7 +67,9 @@ class ImageSaver:
             image, files = saved[0]
             with suppress(OSError, PlaceAway):
                 self.spool.outbox.take_back(files)
-            if disk_hold(self.spool.home) is None and not isinstance(error, PlaceAway):
+            refused = isinstance(error, OSError) and not concerns_all(error)
+            waits = refused or isinstance(error, PlaceAway)
+            if disk_hold(self.spool.home) is None and not waits:
                 self._fail_save(image, error)
             else:
                 self.recorder.persist(

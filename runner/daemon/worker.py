@@ -39,7 +39,7 @@ from runner.executor import (
     StoppedEarly,
     Woken,
 )
-from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, Hold
+from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, UNWRITABLE, Hold
 from runner.job import Phase
 from runner.log_once import LogOnce
 from runner.spool.store.record import Record
@@ -47,6 +47,8 @@ from runner.spool.store.spool import Spool
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
+
+_NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
 class Worker:
@@ -56,6 +58,8 @@ class Worker:
         self, spool: Spool, scheduler: Scheduler, executor: Executor, writer: Writer
     ) -> None:
         self._ledger = spool.ledger
+        self._outbox = spool.outbox
+        self._faults = spool.faults
         self._scheduler = scheduler
         self._executor = executor
         self._writer = writer
@@ -201,7 +205,8 @@ class Worker:
                 record = self._scheduler.next(monotonic(), now())
                 if record is None:
                     return
-                self._begin(name, record)
+                if not self._is_set_aside(record):
+                    self._begin(name, record)
                 continue
             if job.in_flight:
                 # The slot is idle already, but its events are still in the queue.
@@ -220,11 +225,27 @@ class Worker:
             elif self._start(slot, job):
                 return
 
+    def _is_set_aside(self, record: Record) -> bool:
+        """Whether a job's folder, or an image of it, is at fault for now: the job is put off."""
+        folder = self._outbox.folder(record.id)
+        if folder in self._faults and not self._faults.seconds_left(folder):
+            with suppress(OSError):
+                self._outbox.write_status(record.seq)
+        left = max(map(self._faults.seconds_left, self._faults.below(folder)), default=0.0)
+        if left:
+            self._ledger.put_off(record.seq, now() + left, UNWRITABLE)
+        return bool(left)
+
     def _begin(self, slot: str, record: Record) -> None:
         self._lookahead.begins(record)
         over = self._ledger.images(record.seq)
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
-        composed = self._ledger.composed(record.seq)
+        try:
+            composed = self._ledger.composed(record.seq)
+        except ValueError:
+            log.exception("the prompts of %s cannot be read", record.id)
+            self._ledger.end(record.seq, _NO_PROMPTS)
+            return
         suspects = self._ledger.suspect_images(record.seq)
         # Last: a job that runs but has no slot would go on only after the next start.
         begun = self._ledger.begin(record.seq)
@@ -294,6 +315,8 @@ class Worker:
             return STOPPING
         if self.hold is not None:
             return self.hold
+        if self._outbox.folder(job.record.id) in self._faults:
+            return UNWRITABLE
         if ready_at(job.record.realised, wall) > wall:
             return HOURS_OVER
         return PREEMPTED if self._scheduler.outranks(job.record, monotonic(), wall) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -191,10 +191,15 @@ class Writer:
             if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
         }
 
+    def _write_statuses(
+        self, due: Mapping[int, Progress | None]
+    ) -> Callable[[Sequence[int]], None]:
+        return lambda some: self._outbox.write_statuses({seq: due[seq] for seq in some})
+
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
         steps = [lambda: self._images.save(group.images), *group.changes]
         if due:
-            steps.append(lambda: self._outbox.write_statuses(due))
+            steps.append(lambda: self._recorder.all_or_each(self._write_statuses(due), [*due]))
         steps += group.others
         steps.append(lambda: self._ends.end(group.ended))
         steps.append(lambda: self._ends.publish(group.unpublished))

@@ -1,7 +1,8 @@
 """`python -m tests.crash [--short] [--only PART] [--jobs N]`: the table of what survived.
 
-The parts: `kill` (the process ends), `power` (the machine does), `full` (a disk has no room), and
-`night` (real runners, killed at random moments)."""
+The parts: `kill` (the process ends), `power` (the machine does), `full` (a disk has no room),
+`faults` (one file is refused for ever), `odd` (generated drops of every kind), and `night` (real
+runners, killed at random moments)."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.crash import full, kill, night, power
+from tests.crash import faults, full, kill, night, odd, power
 from tests.crash.scenario import Point
 
-_SHORT = {"kill": 60, "power": 80, "full": 60, "night": 1}
+_SHORT = {"kill": 60, "power": 80, "full": 60, "faults": 60, "odd": 1, "night": 1}
 _PARTS: dict[str, Callable[..., Iterator[Point]]] = {
     "kill": kill.points,
     "power": power.points,
     "full": full.points,
+    "faults": faults.points,
+    "odd": odd.points,
     "night": night.points,
 }
 
@@ -44,10 +47,10 @@ def main(arguments: list[str]) -> int:
         count, kinds = 0, collections.Counter[str]()
         with tempfile.TemporaryDirectory(dir=_memory()) as root:
             every = points(Path(root), most=_SHORT[part] if options.short else None)
-            for name, faults in _tried(every, Path(root), options.jobs):
+            for name, wrong in _tried(every, Path(root), options.jobs):
                 count += 1
-                kinds.update(fault.split(":")[0] for fault in faults)
-                for fault in faults:
+                kinds.update(fault.split(":")[0] for fault in wrong)
+                for fault in wrong:
                     print(f"{name}: {fault}")
         seconds = time.monotonic() - began
         totals = ", ".join(f"{kinds[k]} {k}" for k in ("lost", "twice", "torn", "wrong", "illegal"))

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from runner.settings import Home
+from runner.spool.store.names import receipt_names
 from tests.crash.scenario import Expected, Scenario
 
 FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
@@ -110,8 +111,9 @@ def _faults_of_drops(
         if name.endswith((".png", ".cancel")):
             continue
         try:
-            receipt = json.loads((home.drops / f"{name}.json").read_bytes())
-        except (OSError, ValueError) as error:
+            file = next(filter(Path.exists, (home.drops / each for each in receipt_names(name))))
+            receipt = json.loads(file.read_bytes())
+        except (StopIteration, OSError, ValueError) as error:
             found.append(f"lost: no receipt of {name}: {error}")
             continue
         status = statuses.get(receipt["job"]) or {"source": {}}

@@ -68,7 +68,8 @@ class Point:
         return self.ask(root, *self.given)
 
 
-def _png() -> bytes:
+def picture() -> bytes:
+    """A small picture."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
     return buffer.getvalue()
@@ -130,7 +131,7 @@ SCENARIOS = (
     Scenario(
         "inputs",
         {
-            "cat.png": _png(),
+            "cat.png": picture(),
             "edit.yaml": (EDIT + "image: cat.png\n").encode(),
             "hero.yaml": SEEDED.encode(),
             "chain.yaml": (EDIT + "image: outbox/hero/hero-0001.png\n").encode(),

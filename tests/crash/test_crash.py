@@ -12,7 +12,7 @@ from tests.harness import ROOT
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", ["kill", "power", "full", "night"])
+@pytest.mark.parametrize("part", ["kill", "power", "full", "faults", "odd", "night"])
 def test_nothing_is_lost_twice_torn_wrong_or_illegal(part: str) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("the points are played in forked processes, which this system has not")

@@ -43,7 +43,7 @@ def losses(spool: Spool) -> list[tuple[int, str, str]]:
 
 def unanswered(spool: Spool, patch: pytest.MonkeyPatch) -> Go:
     """Queued; its status is there, and its file is still in the inbox."""
-    disk = FaultyDisk("rename", r"\.taken-hero", errno.EIO)
+    disk = FaultyDisk("rename", r"drops/hero", errno.EIO)
     spool.start(disk)
     spool.drop("hero.yaml", BULK)
     spool.until(lambda: disk.failed and spool.status("hero"))

@@ -49,8 +49,9 @@ class StatusesSeen(Disk):
         self.seen: dict[str, list[dict[str, Any]]] = {}
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        if operation == "write" and Path(details["target"]).name == "status.json":
-            self.seen.setdefault(Path(path).parent.name, []).append(json.loads(details["data"]))
+        target = Path(details.get("target", path))
+        if operation == "write" and target.name == "status.json":
+            self.seen.setdefault(target.parent.name, []).append(json.loads(details["data"]))
 
 
 def test_every_published_revision_rises_and_every_move_is_legal(idle_spool: Spool) -> None:

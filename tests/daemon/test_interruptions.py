@@ -138,7 +138,7 @@ def _goes_on_at(spool: Spool, number: int, *, attempt: int) -> None:
 def test_a_job_that_was_not_answered_before_a_kill_is_answered_again_and_not_made_twice(
     told: Spool, operation: str, path: str, *, there: bool
 ) -> None:
-    disk = FaultyDisk(operation, path, errno.EIO)
+    disk = FaultyDisk(operation, path, errno.EROFS)
     # It must not be tried again before the kill.
     disk.on_failure = lambda: daemon_of(told).ask_to_stop()
     told.start(disk)

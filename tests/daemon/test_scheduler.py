@@ -31,8 +31,9 @@ class Queue:
         home = Home(root, Settings(hold_minutes=HOLD / 60))
         home.prepare()
         self.ledger = Ledger(home.data / "ledger.sqlite", Disk())
-        outbox = Outbox(home, self.ledger, Disk())
-        self.scheduler = Scheduler(Spool(home, Disk(), self.ledger, outbox, Faults(home)))
+        faults = Faults(home)
+        outbox = Outbox(home, self.ledger, Disk(), faults)
+        self.scheduler = Scheduler(Spool(home, Disk(), self.ledger, outbox, faults))
 
     def add(
         self, job_id: str, model: str, priority: int = 0, *, inputs_missing: bool = False

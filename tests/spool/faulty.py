@@ -29,9 +29,9 @@ class FaultyDisk(Disk):
         self.on_failure: Callable[[], None] = lambda: None
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
-        # What is written aside has a random name.
-        named = str(details.get("target", path))
-        if self.broken and operation == self.operation and self.pattern.search(named):
+        # A file is written under a random name first.
+        path = details.get("target", path)
+        if self.broken and operation == self.operation and self.pattern.search(str(path)):
             self.failed += 1
             self.on_failure()
             if operation == "commit":

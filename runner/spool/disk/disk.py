@@ -29,7 +29,7 @@ _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # What a share answers whose server is gone; its folder may look as ever for another second.
 _NO_ANSWER = {
     getattr(errno, name)
-    for name in ("ENOTCONN", "ECONNABORTED", "ESTALE", "EHOSTDOWN")
+    for name in ("ENOTCONN", "ECONNABORTED", "EHOSTDOWN")
     if hasattr(errno, name)
 }
 _COMMON = {errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_NO_ROOM, *_NO_ANSWER}
@@ -91,6 +91,7 @@ class Disk:
                     if path in in_place:
                         written.append(os.fspath(path))
                     else:
+                        # As short as can be: a name that fits must not be refused for this one.
                         aside = f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
                         written.append(f"{os.path.dirname(path)}/{aside}")
                     self._write(written[-1], data, target=path, sync=not one_sync)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runner.clock import monotonic, timestamp
+from runner.errors import JobFailed
 from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
 from runner.spool.disk.platform import signature_of
@@ -26,7 +27,7 @@ from runner.wire import Fault
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _MOST_LISTED = 20
 _LONGEST_PAUSE = 60.0
 
@@ -56,10 +57,18 @@ class Faults:
         named = "; ".join(f"{fault['file']}: {fault['message']}" for fault in self.listed())
         return f"set aside: {named}" if named else None
 
+    def __contains__(self, file: Path) -> bool:
+        """Whether a file or the folder of a job was at fault when it was last tried."""
+        return file in self._faulty
+
+    def below(self, folder: Path) -> list[Path]:
+        """The folder of a job and what is in it, as far as they are at fault."""
+        return [f for f in list(self._faulty) if f == folder or folder in f.parents]
+
     def seconds_left(self, file: Path) -> float:
         """For how long a file is to be left alone; 0.0 unless it is at fault and unchanged."""
         faulty = self._faulty.get(file)
-        if faulty is None or faulty.signature != _signature(file):
+        if faulty is None or faulty.signature != self._signature(file):
             return 0.0
         return max(faulty.again_at - monotonic(), 0.0)
 
@@ -77,9 +86,11 @@ class Faults:
             del self._faulty[file]
         return bool(gone)
 
-    def forget(self, file: Path) -> None:
+    def forget(self, file: Path, *, below: bool = False) -> None:
         """Forget the fault of a file or of the folder of a job: it worked this time."""
-        self._faulty.pop(file, None)
+        if self._faulty:
+            for each in self.below(file) if below else [file]:
+                self._faulty.pop(each, None)
 
     @contextmanager
     def isolated(self, file: Path) -> Iterator[None]:
@@ -115,7 +126,7 @@ class Faults:
     def add(self, file: Path, error: Exception) -> None:
         """Skip a file or the folder of a job for a while. Raises what concerns the whole home."""
         self.raise_common(error)
-        before, signature = self._faulty.get(file), _signature(file)
+        before, signature = self._faulty.get(file), self._signature(file)
         in_inbox = self._home.inbox in file.parents
         root = self._home.inbox if in_inbox else self._home.outbox
         path = f"{'inbox' if in_inbox else 'outbox'}/{file.relative_to(root).as_posix()}"
@@ -129,10 +140,22 @@ class Faults:
         if before is None or before.fault["message"] != message:
             log.error(
                 "%r is set aside, the others go on: %s", name, message,
-                exc_info=error if reason == "Internal" else None,
+                exc_info=None if isinstance(error, (OSError, JobFailed)) else error,
             )  # fmt: skip
         fault = Fault(file=name, reason=reason, message=message, since=since)
         self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
+
+    def _signature(self, file: Path) -> tuple[int, ...]:
+        """What changes when a file was mended; of what lies in the outbox, that of its job."""
+        try:
+            if self._home.outbox not in file.parents:
+                return signature_of(os.lstat(file))
+            # Its times, and what it holds, change with each try to write into it.
+            job = file.relative_to(self._home.outbox).parts[0]
+            status = os.lstat(self._home.outbox / job)
+        except OSError:
+            return ()
+        return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid)
 
     def raise_common(self, error: Exception) -> None:
         """Raise an error that concerns the whole home, not one file."""
@@ -144,19 +167,16 @@ class Faults:
             raise error
 
 
-def _signature(file: Path) -> tuple[int, ...]:
-    try:
-        return signature_of(os.lstat(file))
-    except OSError:
-        return ()
-
-
 def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:
     if not is_utf8:
         return "BadName", "its name is not UTF-8: rename it"
     if isinstance(error, OSError):
         text = error.strerror or str(error)
-        if error.errno in _BAD_NAME:
+        if error.errno == errno.EISDIR:
+            return "NotARegularFile", "a folder, not a file: rename or remove it"
+        if error.errno in BAD_NAME:
             return "BadName", f"{text}: give it another name"
         return "Unwritable", f"{text}: see that the runner's user may change it, or remove it"
+    if isinstance(error, JobFailed):
+        return error.reason, str(error)
     return "Internal", f"{type(error).__name__}: a mistake of fluxdrop, see the runner's log"

@@ -99,16 +99,6 @@ def _library() -> Any:
     return ctypes.CDLL(None)
 
 
-def length_of(name: str) -> int:
-    """How many of the 255 units that a file's name may have this one takes.
-
-    Raises UnicodeError for a name that is not UTF-8.
-    """
-    encoded = name.encode()
-    # Linux counts bytes, others count as UTF-16 does.
-    return len(encoded) if sys.platform == "linux" else len(name.encode("utf-16-le")) // 2
-
-
 @contextlib.contextmanager
 def own_file(folder: Path) -> Iterator[Path]:
     """An empty file in a folder that others write to, removed at the end. Raises OSError.

@@ -1,7 +1,8 @@
 """Control files: cancel a job, run a finished one again, keep one, pause.
 
 Only their names count; their content is never read, and they need no settling. A cancel is
-removed only once it is recorded, so a restart in between obeys it again, which changes nothing.
+removed only once it is recorded, so a restart in between obeys it again, which changes nothing. One
+that cannot be removed is obeyed once.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from runner.errors import DiskFull
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
+from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
-    CONTROL_SUFFIXES,
     KEEP_SUFFIX,
     PAUSE_NAME,
     Names,
     id_from_file,
+    is_control,
     is_spec,
     key_of,
 )
+from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -41,13 +44,14 @@ class Controls:
     """Obeys the control files of one inbox."""
 
     def __init__(
-        self, spool: Spool, waiting: InputWait, ids: Ids, *, on_cancel: Callable[[int], None]
-    ) -> None:
+        self, spool: Spool, waiting: InputWait, ids: Ids, acknowledger: Acknowledger,
+        *, on_cancel: Callable[[int], None],
+    ) -> None:  # fmt: skip
         self._home = spool.home
         self._ledger = spool.ledger
         self._outbox = spool.outbox
-        self._disk = spool.disk
         self._faults = spool.faults
+        self._acknowledger = acknowledger
         self._waiting = waiting
         self._ids = ids
         self._on_cancel = on_cancel
@@ -66,8 +70,10 @@ class Controls:
         paused = PAUSE_NAME in present
         changed = paused != self.paused
         self.paused = paused
-        controls = sorted(n for n in present if n.lower().endswith(CONTROL_SUFFIXES))
-        self._specs = Names(n for n in present if is_spec(n) and controls)
+        controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
+        # One that cannot leave is a job long since.
+        stuck = set(self._ledger.stuck().values()) if controls else set()
+        self._specs = Names(n for n in present - stuck if is_spec(n) and controls)
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False
@@ -89,7 +95,12 @@ class Controls:
 
     def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
         target = name[: name.rindex(".")]
-        identity = _identity(self._home.inbox / name)
+        drop = _drop_at(self._home.inbox / name)
+        if not drop.signature:
+            return False
+        if drop.identity in self._ledger.stuck():
+            self._remove(drop)
+            return False
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
@@ -97,7 +108,7 @@ class Controls:
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not name.lower().endswith(CANCEL_SUFFIX):
                     self._refuse(name, "", target)
-                self._remove(name, identity)
+                self._remove(drop)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):
             self._cancel(record)
@@ -107,8 +118,8 @@ class Controls:
         elif name.lower().endswith(KEEP_SUFFIX):
             self._keep(record)
         else:
-            self._retry(name, record, identity)
-        self._remove(name, identity)
+            self._retry(name, record, drop.identity)
+        self._remove(drop)
         return True
 
     def awaits(self, *names: str) -> bool:
@@ -156,15 +167,14 @@ class Controls:
         again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
-        receipt = self._outbox.receipt_file(name, again.source_sha256, again.id, "accepted")
+        answer = receipt(name, again.source_sha256, again.id, "accepted")
         again = self._ledger.get(again.seq)
-        self._outbox.write_jobs([again], [receipt])
+        self._outbox.write_jobs([again], [answer])
         self._ledger.published([again])
 
     def _refuse(self, name: str, sha256: str, job_id: str) -> None:
         """Answer a control file that cannot be obeyed."""
-        receipt = self._outbox.receipt_file(name, sha256, job_id, "rejected")
-        self._outbox.write_jobs([], [receipt])
+        self._outbox.write_jobs([], [receipt(name, sha256, job_id, "rejected")])
 
     def _insert_again(self, name: str, record: Record, identity: str) -> Record:
         realised = reading_copies(record.realised, record.id, record.inputs)
@@ -190,22 +200,19 @@ class Controls:
         )
         return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
 
-    def _remove(self, name: str, identity: str) -> None:
-        """Remove a control file that was obeyed, durably before the ledger forgets it.
+    def _remove(self, drop: Drop) -> None:
+        """Remove a control file that was obeyed.
 
         One that another took the place of meanwhile stays: it asks again.
         """
-        self._unknown_since.pop(name, None)
-        if _identity(self._home.inbox / name) == identity:
-            self._disk.remove(self._home.inbox / name)
-        self._disk.sync_folder(self._home.inbox)
-        self._ledger.answered([identity])
+        self._unknown_since.pop(drop.name, None)
+        self._acknowledger.take_out([drop])
 
 
-def _identity(path: Path) -> str:
-    """What distinguishes this control file from a later one of its name; "" where it is gone."""
+def _drop_at(path: Path) -> Drop:
+    """A control file, whose bytes are never read; without a signature where it is gone."""
     try:
-        status = os.lstat(path)
+        signature = signature_of(os.lstat(path))
     except FileNotFoundError:
-        return ""
-    return Drop(path.name, b"", signature_of(status), ("", "")).identity
+        signature = ()
+    return Drop(path.name, b"", signature, ("", ""))

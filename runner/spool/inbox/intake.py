@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from runner.clock import monotonic
 from runner.errors import PlaceAway
 from runner.log_once import LogOnce
-from runner.spool.disk.platform import length_of
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
 from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
@@ -26,7 +25,13 @@ from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.settle import Drop, Settler
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
-from runner.spool.store.names import id_from_file, is_conflict_copy, is_spec, natural_order
+from runner.spool.store.names import (
+    id_from_file,
+    is_conflict_copy,
+    is_control,
+    is_spec,
+    natural_order,
+)
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -38,8 +43,6 @@ _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
 _CONTROLS_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
-# The temporary name of its receipt is some 30 bytes longer; file systems allow 255.
-_LONGEST_NAME = 223
 _BROKEN = Assessment(
     reason="Internal", message="fluxdrop could not take this spec (a bug): see the runner's log"
 )
@@ -64,8 +67,10 @@ class Intake:
         self._settler = Settler(home.settings)
         self._waiting = InputWait(spool)
         self._ids = Ids(spool)
-        self.controls = Controls(spool, self._waiting, self._ids, on_cancel=on_cancel)
         self._acknowledger = Acknowledger(spool, self._waiting)
+        self.controls = Controls(
+            spool, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
+        )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("scanning the inbox")
         self._interrupted = False
@@ -160,8 +165,6 @@ class Intake:
         file = self._inbox / name
         if self.faults.seconds_left(file):
             return None
-        if length_of(name) > _LONGEST_NAME:
-            raise OSError(errno.ENAMETOOLONG, f"a name has at most {_LONGEST_NAME} bytes")
         pending = self._compose_pool.find(file)
         if pending is not None:
             # The pool wakes the intake when it has been assessed.
@@ -170,8 +173,19 @@ class Intake:
         return self._settler.check(file, monotonic(), renamed_in=renamed_in)
 
     def _list_inbox(self) -> list[str]:
+        """The names of the files in the inbox; a folder with a file's name is at fault."""
+        names = []
         with os.scandir(self._inbox) as entries:
-            return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+            for entry in entries:
+                try:
+                    if not entry.is_dir(follow_symlinks=False):
+                        names.append(entry.name)
+                    elif is_spec(entry.name) or is_control(entry.name):
+                        raise IsADirectoryError(errno.EISDIR, "a folder")
+                except OSError as error:
+                    if not self.faults.seconds_left(self._inbox / entry.name):
+                        self.faults.add(self._inbox / entry.name, error)
+        return names
 
     def obey(self) -> None:
         """Obey the control files that lie in the inbox now."""
@@ -205,6 +219,11 @@ class Intake:
     def _accept(self, drops: Sequence[Drop], refusal: Assessment | None = None) -> None:
         """Make jobs of drops: one commit, then the acknowledgements."""
         suspects = self._suspects
+        if stuck := self._ledger.stuck():
+            # Only their removal is tried again.
+            over = [drop for drop in drops if drop.identity in stuck]
+            self._settler.forget(self._acknowledger.take_out(over))
+            drops = [drop for drop in drops if drop.identity not in stuck]
         known = self._ledger.with_identities([drop.identity for drop in drops])
         fresh = [drop for drop in drops if drop.identity not in known]
         hashes = {drop.sha256 for drop in fresh if drop.data} - suspects
@@ -231,12 +250,9 @@ class Intake:
             with self.faults.isolated(self._inbox / pending.drop.name):
                 self._compose_pool.begin(pending)
         if acknowledgements:
-            self._acknowledger.acknowledge(acknowledgements)
-        names = [ack.drop.name for ack in acknowledgements]
-        self._settler.forget(names)
-        self._compose_pool.forget(names)
-        for name in names:
-            self.faults.forget(self._inbox / name)
+            # One that stays in the inbox stays settled.
+            self._settler.forget(self._acknowledger.acknowledge(acknowledgements))
+        self._compose_pool.forget([ack.drop.name for ack in acknowledgements])
 
     def _enter(self, drop: Drop, assessment: Assessment) -> Acknowledgement:
         existing = self._existing(drop, assessment)

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from runner.settings import Settings
 from runner.spool.disk.platform import has_writer, may_be_private, open_regular, signature_of
+from runner.spool.store.names import text_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
 
 _EMPTY_SECONDS = 600.0
 _UNREADABLE_SECONDS = 60.0
 _STRICT_SECONDS = 60.0
-# A file may be dated by a clock that was set wrong, beyond the year 2262: SQLite has 64 bits.
-_MOST_NS = 2**63 - 1
 # A careful writer links a file to its name, and then removes the first name.
 _LINKED_SECONDS = 2.0
 _PRIVATE = "another name of a file that is private to its owner: drop a copy"
@@ -56,8 +55,8 @@ class Drop:
 
     @property
     def mtime_ns(self) -> int:
-        """The modification time in nanoseconds, a part of `identity`, as far as a ledger counts."""
-        return max(-_MOST_NS, min(self.signature[3], _MOST_NS)) if self.signature else 0
+        """The modification time in nanoseconds, a part of `identity`, within SQLite's 64 bits."""
+        return max(-(2**63), min(self.signature[3], 2**63 - 1)) if self.signature else 0
 
     @cached_property
     def identity(self) -> str:
@@ -65,7 +64,7 @@ class Drop:
 
         Without device and inode numbers, which not every file system keeps.
         """
-        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{self.name}"
+        return f"{self.size}|{self.mtime_ns}|{self.sha256}|{text_of(self.name)}"
 
 
 def drop_at(path: Path, name: str) -> Drop:

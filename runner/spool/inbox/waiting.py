@@ -60,12 +60,15 @@ class InputWait:
         changed = False
         for record in waiting:
             self._since.setdefault(record.seq, moment)
-            with self._faults.isolated(self._outbox.folder(record.id)):
+            inputs = self._outbox.folder(record.id) / "inputs"
+            if self._faults.seconds_left(inputs):
+                continue
+            with self._faults.isolated(inputs):
                 if self.gather(record):
                     self._outbox.write_status(record.seq)
                     self._since.pop(record.seq, None)
                     changed = True
-                self._faults.forget(self._outbox.folder(record.id))
+                self._faults.forget(inputs)
         self.any_waiting = bool(waiting)
         rescan = self._home.settings.rescan_seconds
         self.seconds_to_next_check = min(_CHECK_AGAIN_SECONDS, rescan) if waiting else rescan

@@ -46,18 +46,27 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
 
     All in one transaction: a ledger with half of the jobs would be taken for complete.
     """
-    statuses = []
+    ledger = spool.ledger
+    statuses = {}
+    unread = []
     for folder in spool.home.outbox.iterdir():
         status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
         if status is not None and status.get("id") == folder.name:
-            statuses.append(status)
-    with spool.ledger.transaction():
-        for status in sorted(statuses, key=lambda status: str(status.get("accepted_at"))):
+            statuses[folder.name] = status
+        elif status is None and (folder / "status.json").exists():
+            unread.append(folder.name)
+    with ledger.transaction():
+        for job_id in unread:
+            ledger.quarantine(job_id, "the ledger was lost and its status.json cannot be read")
+        for job_id in sorted(statuses, key=lambda name: str(statuses[name].get("accepted_at"))):
             try:
-                _enter(status, spool, catalogue)
+                _enter(statuses[job_id], spool, catalogue)
             except Exception as error:
                 spool.faults.raise_common(error)
-                log.exception("outbox/%s could not be entered again", status["id"])
+                log.exception("outbox/%s could not be entered again", job_id)
+                record = ledger.newest(job_id)
+                why = f"the ledger was lost and it could not be entered again ({error})"
+                ledger.quarantine(job_id, why, record.seq if record else 0)
 
 
 def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
@@ -105,7 +114,7 @@ def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
         number, sidecar = next(iter(sidecars.items()))
         record = replace(record, base_seed=sidecar["seed"] - (number - 1))
     record = spool.ledger.insert(record, assessment.composed)
-    reconcile_images(record, spool)
+    reconcile_images(record, spool, keep_all=True)
 
 
 def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:

@@ -1,17 +1,19 @@
 """Makes the ledger and the outbox agree at a start, however the last process ended.
 
 Runs once, before any thread starts, and is safe to repeat. It removes only temporary files and
-incomplete images. Ends of jobs that were not published yet are left to the writer.
+incomplete images. Ends of jobs that were not published yet are left to the writer. What is at fault
+then is tried again by the daemon, `recover_running` where it has no other way.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.exit_codes import LAST_END
-from runner.holds import RUNNER_ENDED
+from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.outbox import Outbox, output_of
@@ -19,9 +21,12 @@ from runner.spool.store.queries import Run
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
+log = logging.getLogger(__name__)
+
 # After a power loss a published status may be gone; later ones must still have higher revisions.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
+_DIED = Run(closed=False, stopping=False)
 
 
 def recover(spool: Spool) -> None:
@@ -37,10 +42,7 @@ def recover(spool: Spool) -> None:
                 _lift_revision(record, spool)
                 for below in ("", "thumbs", "inputs"):
                     _sweep(outbox.folder(record.id) / below, spool)
-    for record in ledger.running():
-        with faults.isolated(outbox.folder(record.id)):
-            reconcile_images(record, spool)
-            _take_off_device(record, last, spool)
+    recover_running(spool, last)
     # Only now: until here a start that is cut short too must know how the last run ended.
     ledger.begin_run()
     for folder in (home.inbox, home.outbox, home.drops):
@@ -55,6 +57,9 @@ def recover(spool: Spool) -> None:
             if not last.closed:
                 # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
+            if record.put_back == UNWRITABLE.reason:
+                # Nothing is known to be at fault yet.
+                ledger.put_off(record.seq, 0.0)
             if not record.is_shown or not (last.closed or _is_published(record, outbox)):
                 stale.append(record)
     for n in range(0, len(stale), _BATCH):
@@ -66,8 +71,23 @@ def recover(spool: Spool) -> None:
     finish_acknowledgements(spool)
 
 
-def reconcile_images(record: Record, spool: Spool) -> None:
-    """Count exactly the images with a sidecar and an undamaged picture; remove the others."""
+def recover_running(spool: Spool, last: Run = _DIED) -> None:
+    """Requeue or end the jobs that run in no slot; a job that raises is added to the faults."""
+    for record in spool.ledger.running():
+        folder = spool.outbox.folder(record.id)
+        with spool.faults.isolated(folder):
+            if not spool.faults.seconds_left(folder):
+                reconcile_images(record, spool)
+                _take_off_device(record, last, spool)
+                spool.faults.forget(folder)
+
+
+def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) -> None:
+    """Count exactly the images with a sidecar and an undamaged picture.
+
+    The files of others that were counted, or of all (`keep_all`), are kept under names that begin
+    with `kept-`; those of images that were being written are removed.
+    """
     ledger, outbox = spool.ledger, spool.outbox
     folder = outbox.folder(record.id)
     known = ledger.images(record.seq)
@@ -81,9 +101,29 @@ def reconcile_images(record: Record, spool: Spool) -> None:
     for number in outputs.keys() - known.keys():
         ledger.adopt(record.seq, number, outputs[number])
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
-    for file in folder.glob(f"{record.id}-[0-9]*.*"):
-        if file.suffix in (".png", ".jpg", ".webp", ".json") and file.name not in counted:
+    kept = []
+    for file in sorted(folder.glob(f"{record.id}-[0-9]*.*")):
+        if file.suffix not in (".png", ".jpg", ".webp", ".json") or file.name in counted:
+            continue
+        if keep_all or any(file.stem == f"{record.id}-{number:04d}" for number in lost):
+            aside = _free(folder, f"kept-{file.name}")
+            spool.disk.rename(file, aside)
+            kept.append(aside.name)
+        else:
             spool.disk.remove(file)
+    if kept:
+        message = f"images without a sidecar that fits, or the reverse, are kept: {', '.join(kept)}"
+        log.warning("%s: %s", record.id, message)
+        ledger.warn(record.seq, [message])
+
+
+def _free(folder: Path, name: str) -> Path:
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while os.path.lexists(folder / name):
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    return folder / name
 
 
 def _take_off_device(record: Record, last: Run, spool: Spool) -> None:

@@ -81,6 +81,20 @@ class Database:
         with self._lock, explained(self._file):
             return self._connection.execute(query, values).fetchall()
 
+    def _lenient_rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Rows of which some may hold text that is not UTF-8: it is read as bytes."""
+        try:
+            return self._rows(query, *values)
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+        with self._lock:
+            self._connection.text_factory = _text_or_bytes
+            try:
+                return self._rows(query, *values)
+            finally:
+                self._connection.text_factory = str
+
     def _row(self, query: str, *values: object) -> sqlite3.Row | None:
         return next(iter(self._rows(query, *values)), None)
 
@@ -90,6 +104,13 @@ class Database:
 
     def _run_many(self, statement: str, rows: Iterator[Sequence[Any]]) -> None:
         self._connection.executemany(statement, rows)
+
+
+def _text_or_bytes(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from runner.job import Phase, State
 from runner.spool.store.migrations import remove_copies
 from runner.spool.store.names import key_of
 from runner.spool.store.queries import Queries
-from runner.spool.store.record import COLUMNS, Record, column_of, counts_of, row_of
+from runner.spool.store.record import COLUMNS, Record, column_of, counts_of, row_of, storable
 
 MOST_LOSSES = 3
 """So many ends of the process fail the image that was in flight, or the job that was loading."""
@@ -96,6 +96,22 @@ class Ledger(Queries):
         with self.transaction(durable=False):
             self._run_many("DELETE FROM unanswered WHERE identity = ?", ((i,) for i in identities))
 
+    def keep_stuck(self, files: Mapping[str, str]) -> None:
+        """Record the names of files that cannot leave the inbox, by identity: they are over."""
+        with self.transaction(durable=False):
+            rows = ((identity, storable(name)) for identity, name in files.items())
+            self._run_many("INSERT OR REPLACE INTO stuck VALUES (?, ?)", rows)
+
+    def unstick(self, identities: Iterable[str]) -> None:
+        """Forget files that have left the inbox at last."""
+        with self.transaction(durable=False):
+            self._run_many("DELETE FROM stuck WHERE identity = ?", ((i,) for i in identities))
+
+    def release(self, job_id: str) -> None:
+        """Forget a job that was taken out: its folder is gone."""
+        with self.transaction(durable=False):
+            self._run("DELETE FROM quarantine WHERE id = ?", job_id)
+
     def wait(self, seq: int, inputs: Mapping[str, str], message: str) -> None:
         """Record which inputs are copied, and what a queued job still waits for."""
         self._change(seq, State.QUEUED, durable=False, inputs=inputs, waits_for=message)
@@ -128,9 +144,12 @@ class Ledger(Queries):
 
     # -- a job and the device --------------------------------------------------------------------
 
-    def put_off(self, seq: int, ready_at: float) -> None:
-        """Record when the hours of a queued job open."""
-        self._change(seq, State.QUEUED, ready_at=ready_at)
+    def put_off(self, seq: int, ready_at: float, hold: Hold | None = None) -> None:
+        """Record when a queued job may run: when its hours open, or else after this hold."""
+        why: dict[str, Any] = (
+            {"put_back": hold.reason, "put_back_message": hold.message} if hold else {}
+        )
+        self._change(seq, State.QUEUED, ready_at=ready_at, **why)
 
     def begin(self, seq: int) -> Record | None:
         """Let a ready job run; None, with nothing changed, where it is not ready any more."""

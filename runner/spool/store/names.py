@@ -1,11 +1,12 @@
-"""Names: which files in the inbox are specs, and what a job may be called.
+"""Names: which files in the inbox are specs, what a job and a receipt may be called.
 
 Pure functions on strings; nothing here reads the disk.
 """
 
 from __future__ import annotations
 
-import os.path
+import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ RETRY_SUFFIX = ".retry"
 KEEP_SUFFIX = ".keep"
 CONTROL_SUFFIXES = (CANCEL_SUFFIX, KEEP_SUFFIX, RETRY_SUFFIX)
 PAUSE_NAME = "runner.pause"
+_LONGEST_PLAIN_RECEIPT = 200
 
 _TEMPORARY = re.compile(
     r"^[.~]|~$|^#.*#$|^4913$|^(thumbs\.db|desktop\.ini|readme\.md)$"
@@ -125,6 +127,11 @@ class Names:
         return next(filter(None, found), [])
 
 
+def is_control(name: str) -> bool:
+    """Whether a file of this name is a control file."""
+    return name == PAUSE_NAME or name.lower().endswith(CONTROL_SUFFIXES)
+
+
 def is_safe_id(name: str) -> bool:
     """Whether a name may be a job's id on every file system."""
     return (
@@ -133,6 +140,24 @@ def is_safe_id(name: str) -> bool:
         and name.lower() not in _RESERVED
         and name.split(".")[0].lower() not in _WINDOWS_DEVICES
     )
+
+
+def text_of(name: str) -> str:
+    """A file's name as JSON can hold it: bytes that are not UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def stand_in(name: str) -> str:
+    """A name of at most 113 bytes that every file system can hold, another one for each name."""
+    raw = os.fsencode(name)
+    safe = re.sub(rb"[^A-Za-z0-9._-]", b"_", raw[:100]).decode()
+    return f"{safe}~{hashlib.sha256(raw).hexdigest()[:12]}"
+
+
+def receipt_names(name: str) -> tuple[str, ...]:
+    """The names that the receipt of a file may have; each where the outbox cannot hold the last."""
+    plain = len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
+    return (*([f"{name}.json"] if plain else []), f"{stand_in(name)}.json")
 
 
 def id_from_file(name: str) -> str:

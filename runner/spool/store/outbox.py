@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,9 @@ from runner.clock import now, timestamp
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, Place
+from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
+from runner.spool.store.names import receipt_names, text_of
 from runner.spool.store.record import Record, counts_of
 from runner.wire import (
     SCHEMA,
@@ -51,12 +54,17 @@ class SavedImage:
 
 
 class Outbox:
-    """Writes one home's outbox; safe to use from any thread."""
+    """Writes one home's outbox; safe to use from any thread.
 
-    def __init__(self, home: Home, ledger: Ledger, disk: Disk) -> None:
+    The folder of a job, or an image, that alone cannot be written is added to the faults; what can
+    be written is none any more.
+    """
+
+    def __init__(self, home: Home, ledger: Ledger, disk: Disk, faults: Faults) -> None:
         self._folder, self._drops, self._health = home.outbox, home.drops, home.health
         self._ledger = ledger
         self._disk = disk
+        self._faults = faults
         self._lock = threading.RLock()
 
     def folder(self, job_id: str) -> Path:
@@ -84,21 +92,24 @@ class Outbox:
             records = [record for seq in progress if (record := self._ledger.find(seq))]
             if not records:
                 return
-            for record in records:
-                self.make_folder(record)
-            files: list[File] = [
-                (self.folder(r.id) / _STATUS, to_json(self.status(r, progress[r.seq])))
-                for r in records
-            ]
-            self._disk.replace_many(files, durable=durable)
+            with self._blaming(*(self.folder(record.id) for record in records)):
+                for record in records:
+                    self.make_folder(record)
+                files: list[File] = [
+                    (self.folder(r.id) / _STATUS, to_json(self.status(r, progress[r.seq])))
+                    for r in records
+                ]
+                self._disk.replace_many(files, durable=durable)
             shown = {seq: (p["image"], p["phase"]) for seq, p in progress.items() if p}
             self._ledger.published(records, shown)
 
-    def write_jobs(self, records: Sequence[Record], receipts: Sequence[File]) -> None:
+    def write_jobs(self, records: Sequence[Record], receipts: Sequence[Receipt]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all of it is synced.
 
         The records must be current; the caller records in the ledger that they are published.
         """
+        answers = [(receipt_names(r["name"]), to_json({**r, "name": text_of(r["name"])}))
+                   for r in receipts]  # fmt: skip
         with self._lock:
             files: list[File] = []
             in_place: set[Place] = set()
@@ -112,7 +123,29 @@ class Outbox:
                         in_place.add(spec)
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             self._disk.make_folder(self._drops)
-            self._disk.replace_many([*files, *receipts], also=self._folder, in_place=in_place)
+            first: list[File] = [(f"{self._drops}/{names[0]}", data) for names, data in answers]
+            try:
+                self._disk.replace_many([*files, *first], also=self._folder, in_place=in_place)
+            except OSError as error:
+                if error.errno not in BAD_NAME or not answers:
+                    raise
+                if files:
+                    self._disk.replace_many(files, also=self._folder)
+                for names, data in answers:
+                    self._write_receipt(names, data)
+            for record in records:
+                self._faults.forget(self.folder(record.id))
+
+    def _write_receipt(self, names: Sequence[str], data: bytes) -> None:
+        """Write one receipt by the first of these names that the outbox can hold."""
+        for name in names:
+            try:
+                self._disk.replace(f"{self._drops}/{name}", data, durable=True)
+            except OSError as error:
+                if error.errno not in BAD_NAME or name == names[-1]:
+                    raise
+            else:
+                return
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
@@ -131,7 +164,7 @@ class Outbox:
             priority=record.priority,
             tags=list(record.realised.get("tags", ())),
             source={
-                "name": record.source_name,
+                "name": text_of(record.source_name),
                 "sha256": record.source_sha256,
                 "bytes": record.source_bytes,
             },
@@ -150,25 +183,20 @@ class Outbox:
         own = {key: value for key, value in record.realised.items() if key.startswith("x_")}
         return {**status, **own}  # type: ignore[typeddict-item]  # TypedDict has no open keys
 
-    def receipt_file(self, name: str, sha256: str, job: str, outcome: str) -> File:
-        """The path and the bytes of the receipt of a drop."""
-        receipt = Receipt(
-            schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
-        )
-        return f"{self._drops}/{name}.json", to_json(receipt)
-
     def publish_images(self, images: Sequence[SavedImage]) -> None:
         """Write images into their jobs' folders; each counts from when its sidecar exists."""
         pictures: list[File] = []
         sidecars: list[File] = []
         for image in images:
             folder = f"{self._folder}/{image.job}"
-            self._disk.make_folder(f"{folder}/thumbs")
             pictures.append((f"{folder}/{image.stem}{image.suffix}", image.picture))
             pictures.append((f"{folder}/thumbs/{image.stem}.webp", image.thumbnail))
             data = json.dumps(image.sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
             sidecars.append((f"{folder}/{image.stem}.json", data))
-        self._disk.replace_many(pictures, then=sidecars)
+        with self._blaming(*(self.folder(i.job) / f"{i.stem}{i.suffix}" for i in images)):
+            for job in {image.job for image in images}:
+                self._disk.make_folder(f"{self._folder}/{job}/thumbs")
+            self._disk.replace_many(pictures, then=sidecars)
 
     def take_back(self, image: SavedImage) -> None:
         """Remove the files of an image of which not all could be written."""
@@ -185,11 +213,15 @@ class Outbox:
             for record in records:
                 page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
-                self._disk.make_folder(folder)
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            self._disk.replace_many(files)
+            with self._blaming(*(self.folder(record.id) for record in records)):
+                for record in records:
+                    self.make_folder(record)
+                self._disk.replace_many(files)
+            for record in records:
+                self._faults.forget(self.folder(record.id), below=True)
             self._ledger.published(records)
 
     def publish_page(self, record: Record, html: str) -> None:
@@ -199,6 +231,18 @@ class Outbox:
     def write_health(self, health: Mapping[str, Any]) -> None:
         """Replace the runner's health file."""
         self._disk.replace(self._health, to_json(health))
+
+    @contextmanager
+    def _blaming(self, *places: Path) -> Iterator[None]:
+        """Add a job's folder or an image to the faults where it is the only one and fails."""
+        try:
+            yield
+        except Exception as error:
+            if len(places) == 1:
+                self._faults.add(places[0], error)
+            raise
+        for place in places:
+            self._faults.forget(place)
 
     def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
         """The sidecars in a job's folder by image number; damaged ones are left out."""
@@ -214,6 +258,13 @@ class Outbox:
     def read_status(self, job_id: str) -> dict[str, Any] | None:
         """The status file of a job, or None where there is none that can be read."""
         return read_json(self.folder(job_id) / _STATUS)
+
+
+def receipt(name: str, sha256: str, job: str, outcome: str) -> Receipt:
+    """The receipt of a drop, now."""
+    return Receipt(
+        schema=SCHEMA, name=name, sha256=sha256, job=job, outcome=outcome, at=timestamp()
+    )
 
 
 # One line for each key: the encoder's own `indent` takes ten times as long.

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.clock import timestamp
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, key_of
-from runner.spool.store.record import Record, record_of_row
+from runner.spool.store.names import Names, key_of, text_of
+from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
 _QUEUE = "job INDEXED BY job_turn"
@@ -50,7 +52,13 @@ class Run:
 
 
 class Queries(Database):
-    """Reads one ledger, oldest jobs first by default; safe to use from any thread."""
+    """Reads one ledger, oldest jobs first by default; safe to use from any thread.
+
+    A job whose row cannot be read is taken out, for it would be in the way of every query.
+    """
+
+    on_quarantine: Callable[[str, str], None] = staticmethod(lambda job_id, why: None)
+    """Called with the id and the reason of each job that is taken out."""
 
     # -- one job ---------------------------------------------------------------------------------
 
@@ -64,17 +72,17 @@ class Queries(Database):
 
     def newest(self, job_id: str) -> Record | None:
         """The newest record of this id, whatever the case it is written in."""
-        return self._newest("key = ?", key_of(job_id))
+        return self._newest("key = ?", storable(key_of(job_id)))
 
     def newest_of_file(self, name: str) -> Record | None:
         """The newest job that was made of a file of this name, however it is spelled if it is one.
 
         See `Names`; SQLite's own rule for case knows ASCII only.
         """
-        exact = self._newest("source_name = ?", name)
+        exact = self._newest("source_name = ?", storable(name))
         if exact is not None:
             return exact
-        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        forms = [storable(unicodedata.normalize(form, name)) for form in ("NFC", "NFD")]
         escaped = [re.sub(r"([\\%_])", r"\\\1", form) for form in forms]
         query = (
             "SELECT DISTINCT source_name FROM job INDEXED BY job_source"
@@ -95,13 +103,13 @@ class Queries(Database):
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""
         where = "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
-        return self._newest(where, name, sha256, mtime_ns)
+        return self._newest(where, storable(name), sha256, mtime_ns)
 
     def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
         """The jobs made of files with these identities that are not answered yet, by identity."""
         marks = ", ".join("?" * len(identities))
         query = f"SELECT identity, seq FROM unanswered WHERE identity IN ({marks})"
-        return {row["identity"]: self.get(row["seq"]) for row in self._rows(query, *identities)}
+        return self._by_identity(self._rows(query, *identities))
 
     def is_answered(self, seq: int) -> bool:
         """Whether the file that a job was made of has left the inbox for good."""
@@ -162,8 +170,12 @@ class Queries(Database):
 
     def unanswered(self) -> dict[str, Record]:
         """The jobs whose file may still lie in the inbox, by its identity, oldest first."""
-        rows = self._rows("SELECT identity, seq FROM unanswered ORDER BY seq")
-        return {row["identity"]: self.get(row["seq"]) for row in rows}
+        return self._by_identity(self._rows("SELECT identity, seq FROM unanswered ORDER BY seq"))
+
+    def stuck(self) -> dict[str, str]:
+        """The names of the files that cannot leave the inbox though they are over, by identity."""
+        rows = self._rows("SELECT identity, name FROM stuck")
+        return {row["identity"]: os.fsdecode(row["name"]) for row in rows}
 
     def cut_short(self) -> list[Record]:
         """The jobs whose files a process that died may have left half written."""
@@ -209,7 +221,8 @@ class Queries(Database):
             "SELECT output FROM image WHERE seq = ? AND outcome = 'done'"
             " ORDER BY number DESC LIMIT ?"
         )
-        return [json.loads(row["output"]) for row in self._rows(query, seq, newest)][::-1]
+        outputs = map(_object, (row["output"] for row in self._rows(query, seq, newest)))
+        return [output for output in outputs if output][::-1]
 
     def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The prompts of a `compose` and what its images keep of the pack, in order."""
@@ -243,7 +256,15 @@ class Queries(Database):
             " ORDER BY n LIMIT ?"
         )
         rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
-        return [Event(row["n"], row["type"], row["id"], json.loads(row["body"])) for row in rows]
+        return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
+
+    def quarantined(self) -> dict[str, str]:
+        """Why the records of jobs cannot be read or were not made again, by their ids."""
+        return dict(map(tuple, self._rows("SELECT id, why FROM quarantine ORDER BY at")))
+
+    def _by_identity(self, rows: Sequence[sqlite3.Row]) -> dict[str, Record]:
+        found = ((row["identity"], self.find(row["seq"])) for row in rows)
+        return {identity: record for identity, record in found if record is not None}
 
     def _newest(self, where: str, *values: object) -> Record | None:
         return _first(self._select(where, *values, order="seq DESC", limit=1))
@@ -255,7 +276,37 @@ class Queries(Database):
         self, where: str, *values: object, order: str = "seq", limit: int = -1, table: str = "job"
     ) -> list[Record]:
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} LIMIT {limit}"
-        return [record_of_row(row) for row in self._rows(query, *values)]
+        while True:
+            records = []
+            for row in self._lenient_rows(query, *values):
+                try:
+                    records.append(record_of_row(row))
+                except (ValueError, TypeError) as error:
+                    why = f"its record in the ledger cannot be read ({error})"
+                    job_id = text_of(os.fsdecode(row["id"]))
+                    self.quarantine(job_id, why, row["seq"], repr(dict(row)))
+                    # A query with a limit must find the one after it.
+                    break
+            else:
+                return records
+
+    def quarantine(self, job_id: str, why: str, seq: int = 0, record: str = "") -> None:
+        """Take a job that cannot be read out of the ledger, but for what is known of it."""
+        with self.transaction(durable=False):
+            query = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
+            self._run(query, job_id, why, record, timestamp())
+            for table in ("job", "image", "in_flight", "unanswered"):
+                self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
+        self.on_quarantine(job_id, why)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; empty where it cannot be read."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _first(records: list[Record]) -> Record | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from runner.holds import WAITING_FOR_INPUT, Hold, outside_hours
+from runner.holds import UNWRITABLE, WAITING_FOR_INPUT, Hold, outside_hours
 from runner.job import FINAL_STATES, State
 
 
@@ -84,7 +85,7 @@ class Record:
             return Hold(None, "")
         if self.inputs_missing:
             return Hold(WAITING_FOR_INPUT, self.waits_for or "")
-        if self.ready_at > wall:
+        if self.ready_at > wall and self.put_back != UNWRITABLE.reason:
             return outside_hours(self.ready_at)
         return runner or Hold(self.put_back, self.put_back_message or "")
 
@@ -92,6 +93,8 @@ class Record:
 COLUMNS = tuple(field.name for field in fields(Record))
 _JSON = ("realised", "inputs", "errors", "warnings")
 _JSON_AT = tuple(map(COLUMNS.index, _JSON))
+_NAME_AT = COLUMNS.index("source_name")
+_TEXTS = [name for name in COLUMNS if name not in ("spec", "source_name")]
 _FLAGS = ("inputs_missing", "kept")
 
 
@@ -100,7 +103,17 @@ def row_of(record: Record) -> list[Any]:
     values = [getattr(record, name) for name in COLUMNS]
     for n in _JSON_AT:
         values[n] = _compact(values[n])
+    values[_NAME_AT] = storable(record.source_name)
     return values
+
+
+def storable(name: str) -> str | bytes:
+    """A file's name as SQLite can hold it: as bytes where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
 
 
 def column_of(name: str, value: object) -> object:
@@ -109,10 +122,13 @@ def column_of(name: str, value: object) -> object:
 
 
 def record_of_row(row: sqlite3.Row) -> Record:
-    """The record in a row of the ledger."""
+    """The record in a row of the ledger. Raises ValueError or TypeError where it is none."""
     values = {name: row[name] for name in COLUMNS}
+    if any(type(values[name]) is bytes for name in _TEXTS):
+        raise ValueError("it has text that is not UTF-8")
     values |= {name: json.loads(values[name]) for name in _JSON}
     values |= {name: bool(values[name]) for name in _FLAGS}
+    values["source_name"] = os.fsdecode(values["source_name"])
     return Record(**{**values, "state": State(values["state"])})
 
 

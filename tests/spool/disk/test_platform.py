@@ -20,7 +20,6 @@ from runner.spool.disk.platform import (
     can_sync_file_system,
     file_system_of,
     has_writer,
-    length_of,
     open_regular,
     own_file,
     path_of,
@@ -172,15 +171,6 @@ def test_where_leases_are_refused_writers_cannot_be_probed_for(
     monkeypatch.setattr("runner.spool.disk.platform.fcntl.fcntl", refuse)
     assert can_probe_writers(tmp_path) is False
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_name_is_as_long_as_the_system_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert [length_of(name) for name in ("ab", "é", "🎨")] == [2, 2, 4]
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert [length_of(name) for name in ("ab", "é", "🎨")] == [2, 1, 2]
-    with pytest.raises(UnicodeError):
-        length_of("\udcff")
 
 
 def test_an_own_file_is_new_private_empty_and_gone_in_the_end(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.clock import now
+from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
@@ -93,7 +94,9 @@ def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None
     assert spool.daemon is not None
     parts = spool.daemon.spool
     # Not the intake's own, which goes by the true clock.
-    controls = Controls(parts, InputWait(parts), Ids(parts), on_cancel=lambda seq: None)
+    waiting = InputWait(parts)
+    acknowledger = Acknowledger(parts, waiting)
+    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)
     assert (spool.home.inbox / "nobody.cancel").exists()

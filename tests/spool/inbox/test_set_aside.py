@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
+from runner import client
 from runner.daemon.daemon import Daemon
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.faults import Faults
@@ -40,31 +43,40 @@ def a_folder(name: str) -> Callable[[Spool], None]:
 
 
 class Stubborn(FaultyDisk):
-    """Does not let the file `stuck.yaml` be renamed, nor `old.cancel` be removed."""
+    """Does not let the files `stuck.yaml` and `stuck.retry` be renamed, as `chattr +i` does."""
 
     def __init__(self) -> None:
         super().__init__("", "", errno.EPERM)
 
     def before(self, operation: str, path: Any, **details: Any) -> None:
-        moves = (operation, os.path.basename(path))
-        if moves in (("rename", ".taken-stuck.yaml"), ("remove", "old.cancel")):
+        if operation == "rename" and os.path.basename(path).startswith(".taken-stuck."):
             raise OSError(self.number, os.strerror(self.number), str(path))
 
 
-ODD: dict[str, tuple[Callable[[Spool], None], str | None]] = {
-    "a long name": (write(b"a" * 240 + b".yaml"), f"inbox/{'a' * 240}.yaml"),
-    "60 emoji": (write(("🎨" * 60 + ".yaml").encode()), f"inbox/{'🎨' * 60}.yaml"),
-    "a spec not in UTF-8": (write(b"caf\xe9.yaml"), "inbox/caf\\xe9.yaml"),
-    "a cancel not in UTF-8": (write(b"caf\xe9.cancel", ""), "inbox/caf\\xe9.cancel"),
-    "a retry not in UTF-8": (write(b"caf\xe9.retry", ""), "inbox/caf\\xe9.retry"),
+ODD: dict[str, tuple[Callable[[Spool], None], str]] = {
     "one that cannot leave": (write(b"stuck.yaml"), "inbox/stuck.yaml"),
-    "a date in no calendar": (
-        write(b"never.yaml", SPEC + "not_before: 9999-12-31T23:59:59-14:00\n"),
-        None,
-    ),
     "a folder like a file on its way out": (a_folder(".taken-x"), "inbox/.taken-x"),
     "a folder like a temporary file": (a_folder(".x.writing"), "inbox/.x.writing"),
+    "a folder like a spec": (a_folder("x.yaml"), "inbox/x.yaml"),
+    "a folder like a cancel": (a_folder("good.cancel"), "inbox/good.cancel"),
+    "a folder like a keep": (a_folder("A.keep"), "inbox/A.keep"),
+    "a folder like a pause": (a_folder("runner.pause"), "inbox/runner.pause"),
 }
+"""What lies in the inbox for good, and how it is named."""
+
+NAMES = {
+    "a long name": b"a" * 240 + b".yaml",
+    "the longest name": b"a" * 250 + b".yaml",
+    "a name whose receipt is just not plain": b"b" * 196 + b".yaml",
+    "60 emoji": ("🎨" * 60 + ".yaml").encode(),
+    "78 signs": ("犬" * 78 + ".yaml").encode(),
+    "not UTF-8": b"caf\xe9.yaml",
+    "as text what another is as bytes": b"caf\\xe9.yaml",
+    "nothing but bytes": bytes(range(128, 256)) + b".json",
+    "lines": b"a\nb\r\x1b[31m.yaml",
+}
+"""Names that are taken like all others; JSON is YAML, but not the other way round."""
+JSON_SPEC = json.dumps({"kind": "text2img", "model": "tiny", "prompt": "a red circle", "seed": 7})
 LINUX_NAMES = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere names are UTF-8, or not so long"
 )
@@ -78,12 +90,10 @@ def faults(spool: Spool) -> dict[str, Any]:
         return {}
 
 
-@LINUX_NAMES
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_neighbour_is_named_and_the_good_spec_is_made_now_and_after_a_restart(
     idle_spool: Spool, odd: str
 ) -> None:
-    """Seen red, all but the date's restart: the good spec was never answered, or no start."""
     spool = idle_spool
     put, named = ODD[odd]
     put(spool)
@@ -91,20 +101,152 @@ def test_an_odd_neighbour_is_named_and_the_good_spec_is_made_now_and_after_a_res
         spool.start(Stubborn())
         spool.drop(f"{good}.yaml")
         assert spool.end(good)["state"] == "succeeded"
-        if named is not None:
-            spool.until(lambda: named in faults(spool))
-            fault = faults(spool)[named]
-            assert fault["reason"] in ("BadName", "Unwritable") and fault["message"]
-        else:
-            status = spool.end("never")
-            assert (status["state"], status["reason"]) == ("rejected", "SchemaInvalid")
-            assert "1970 to 9000" in status["message"]
+        spool.until(lambda: named in faults(spool))
+        fault = faults(spool)[named]
+        assert fault["reason"] in ("NotARegularFile", "Unwritable") and fault["message"]
         spool.stop()
-    made = [job for job, _ in spool.device.started]
+    made = sorted(job for job, _ in spool.device.started if job != "stuck")
     assert made == ["good", "later"]
 
 
 @LINUX_NAMES
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_file_of_any_name_is_answered_under_the_name_that_the_contract_gives(
+    idle_spool: Spool, name: bytes
+) -> None:
+    """Seen red: it was set aside, or no start was possible."""
+    spool = idle_spool
+    write(name, JSON_SPEC)(spool)
+    spool.drop("good.yaml")
+    spool.start()
+    assert spool.end("good")["state"] == "succeeded"
+    drop = os.fsdecode(name)
+    spool.gone(drop)
+    receipt = client.receipt(spool.home, drop)
+    assert receipt is not None and receipt["outcome"] == "accepted"
+    assert receipt["name"] == name.decode(errors="backslashreplace")
+    assert spool.end(receipt["job"])["state"] == "succeeded"
+    assert spool.status(receipt["job"])["source"]["name"] == receipt["name"]
+    safe = re.sub(rb"[^A-Za-z0-9._-]", b"_", name)[:100].decode()
+    short = spool.home.drops / f"{safe}~{hashlib.sha256(name).hexdigest()[:12]}.json"
+    plain = len(name) <= 200 and receipt["name"].encode() == name
+    assert short.exists() != plain
+    assert not faults(spool)
+    # Control files go by the same name, however it is written.
+    (spool.home.inbox / os.fsdecode(name[:240] + b".retry")).touch()
+    write(b"x.cancel")(spool)
+    spool.until(lambda: spool.daemon.intake.scans > 3)  # type: ignore[union-attr]
+    spool.restart()
+    spool.drop("later.yaml")
+    assert spool.end("later")["state"] == "succeeded"
+
+
+@LINUX_NAMES
+def test_a_job_of_a_name_that_is_not_utf8_is_cancelled_and_run_again_by_that_name(
+    idle_spool: Spool,
+) -> None:
+    spool = idle_spool
+    spool.device.by_hand = True
+    spool.start()
+    write(b"caf\xe9.yaml")(spool)
+    spool.until(lambda: spool.device.task)
+    write(b"caf\xe9.yaml.cancel")(spool)
+    assert spool.end("caf")["state"] == "cancelled"
+    spool.device.by_hand = False
+    write(b"caf\xe9.yaml.retry")(spool)
+    assert spool.end("caf-2")["state"] == "succeeded"
+    receipt = client.receipt(spool.home, os.fsdecode(b"caf\xe9.yaml.retry"))
+    assert receipt is not None and receipt["job"] == "caf-2"
+
+
+class WindowsNames(Disk):
+    """Holds no names that Windows does not, as `ntfs-3g -o windows_names` and exFAT."""
+
+    def before(self, operation: str, path: Any, **details: Any) -> None:
+        if "/outbox/" in str(path) and set(os.path.basename(path)) & set('<>:"\\|?*'):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+
+
+@LINUX_NAMES
+def test_a_name_that_the_outbox_cannot_hold_has_its_receipt_under_another_one(
+    idle_spool: Spool,
+) -> None:
+    spool = idle_spool
+    names = ("shot 12:30.yaml", "plain.yaml", "what?.yaml")
+    for name in names:
+        write(name.encode())(spool)
+    spool.start(WindowsNames())
+    for name in names:
+        spool.gone(name)
+        receipt = client.receipt(spool.home, name)
+        assert receipt is not None and receipt["name"] == name
+        assert spool.end(receipt["job"])["state"] == "succeeded"
+    assert (spool.home.drops / "plain.yaml.json").exists()
+    assert not faults(spool)
+
+
+def test_a_drop_that_cannot_leave_is_answered_run_once_and_taken_again_when_it_changes(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: it stayed queued for ever, and so did all after a restart."""
+    spool, disk = idle_spool, Stubborn()
+    spool.start(disk)
+    file = spool.drop("stuck.yaml")
+    assert spool.end("stuck")["state"] == "succeeded"
+    first = spool.status("stuck")
+    assert json.loads((spool.home.drops / "stuck.yaml.json").read_bytes())["job"] == "stuck"
+    fault = spool.until(lambda: faults(spool).get("inbox/stuck.yaml"))
+    assert fault["reason"] == "Unwritable"
+    for _ in range(2):
+        spool.stop()
+        spool.start(disk)
+        spool.until(lambda: "inbox/stuck.yaml" in faults(spool))
+    assert spool.status("stuck") == first and len(spool.device.started) == 1
+    file.write_text(SPEC + "steps: 3\n", encoding="utf-8")
+    assert spool.end("stuck-2")["state"] == "succeeded"
+    spool.stop()
+    spool.start()
+    spool.gone("stuck.yaml")
+    spool.until(lambda: not faults(spool))
+    assert len(spool.device.started) == 2
+    assert spool.daemon is not None
+    spool.until(lambda: not spool.daemon.ledger.stuck())  # type: ignore[union-attr]
+
+
+def test_a_rejected_drop_that_cannot_leave_is_rejected_once(idle_spool: Spool) -> None:
+    spool = idle_spool
+    spool.start(Stubborn())
+    spool.drop("stuck.yaml", "kind: nothing\n")
+    assert spool.end("stuck")["state"] == "rejected"
+    first = spool.status("stuck")
+    # A rejected job holds no id: the next one of its name takes its place.
+    spool.drop("stuck.yml")
+    spool.until(lambda: spool.status("stuck").get("state") == "succeeded")
+    spool.stop()
+    spool.start(Stubborn())
+    spool.until(lambda: "inbox/stuck.yaml" in faults(spool))
+    spool.drop("next.yaml")
+    spool.end("next")
+    assert first["reason"] == "SchemaInvalid" and not spool.home.job("stuck-2").exists()
+
+
+def test_a_control_file_that_cannot_be_removed_is_obeyed_once(idle_spool: Spool) -> None:
+    """Seen red: the job that it asked for never ran."""
+    spool = idle_spool
+    spool.start(Stubborn())
+    spool.drop("hero.yaml", SPEC + "id: stuck\n")
+    spool.end("stuck")
+    (spool.home.inbox / "stuck.retry").touch()
+    assert spool.end("stuck-2")["state"] == "succeeded"
+    spool.until(lambda: "inbox/stuck.retry" in faults(spool))
+    spool.stop()
+    spool.start(Stubborn())
+    spool.until(lambda: "inbox/stuck.retry" in faults(spool))
+    spool.drop("next.yaml")
+    spool.end("next")
+    assert not spool.home.job("stuck-3").exists()
+
+
 def test_all_of_them_in_one_batch_cost_the_others_nothing(idle_spool: Spool) -> None:
     spool = idle_spool
     for n in range(3):
@@ -114,9 +256,43 @@ def test_all_of_them_in_one_batch_cost_the_others_nothing(idle_spool: Spool) -> 
     spool.start(Stubborn())
     states = [each["state"] for each in spool.over("good-0", "good-1", "good-2")]
     assert states == ["succeeded"] * 3
-    spool.until(lambda: faults(spool).keys() >= {named for _, named in ODD.values() if named})
+    spool.until(lambda: faults(spool).keys() >= {named for _, named in ODD.values()})
     # A drop that failed with others must not be mistaken for one that ends processes.
     assert spool.daemon is not None and len(spool.daemon.intake._compose_pool) == 0
+
+
+def test_a_job_whose_folder_turns_unwritable_is_set_aside_and_goes_on_when_it_is_mended(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: it failed `Internal`."""
+    spool, disk = idle_spool, FaultyDisk("write", r"outbox/odd/", errno.EACCES, broken=False)
+    spool.device.by_hand = True
+    spool.start(disk)
+    spool.drop("odd.yaml", SPEC.replace("seed: 7", "count: 3"))
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    spool.until(lambda: spool.status("odd")["images"]["done"] == 1)
+    disk.broken = True
+    spool.device.by_hand = False
+    spool.device.step()
+    spool.device.finish()
+    spool.drop("good.yaml")
+    assert spool.end("good")["state"] == "succeeded"
+    assert spool.until(lambda: faults(spool).get("outbox/odd"))["reason"] == "Unwritable"
+    begun = len(spool.device.started)
+    assert spool.daemon is not None
+    ledger = spool.daemon.ledger
+    odd = spool.until(lambda: [r for r in ledger.queued() if r.put_back == "Unwritable"])[0]
+    assert (odd.id, odd.failed) == ("odd", 0)
+    refused = disk.failed
+    spool.until(lambda: disk.failed >= refused + 2)
+    assert "outbox/odd" in faults(spool)
+    assert len(spool.device.started) == begun, "no image is made that cannot be saved"
+    disk.broken = False
+    status = spool.end("odd")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    spool.until(lambda: not faults(spool))
 
 
 @LINUX_NAMES
@@ -258,8 +434,49 @@ def test_a_job_whose_hours_cannot_be_worked_out_fails_and_the_next_one_runs(paus
     assert "not_before" in status["message"]
 
 
-def test_a_record_that_recovery_stumbles_over_is_named_and_the_others_run(paused: Spool) -> None:
-    """Seen red: the runner could not be started again."""
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("realised", "{"), ("errors", b"[\xff]"), ("state", "happy"), ("end_message", b"\xff"),
+        ("id", b"\xffdd"),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_named_at_every_start_and_the_others_run(
+    paused: Spool, column: str, value: object
+) -> None:
+    """Seen red: no start, or a runner that does nothing any more."""
+    if column == "end_message":
+        value = "x"
+    change(paused, **{column: value})
+    if column == "end_message":
+        assert paused.daemon is not None
+        with paused.daemon.ledger.transaction():
+            query = "UPDATE job SET end_message = CAST(x'ff' AS TEXT) WHERE id = 'odd'"
+            paused.daemon.ledger._connection.execute(query)
+    paused.stop()
+    (paused.home.inbox / "runner.pause").unlink()
+    for good in ("good", "later"):
+        paused.start()
+        if good == "later":
+            paused.drop("later.yaml")
+        assert paused.end(good)["state"] == "succeeded"
+        (file,) = paused.until(lambda: faults(paused))
+        assert file.startswith("outbox/")
+        assert "cannot be read" in faults(paused)[file]["message"]
+        paused.stop()
+    assert "odd" not in [job for job, _ in paused.device.started]
+    if column != "id":
+        (paused.home.job("odd")).rename(paused.home.root / "away")
+        paused.start()
+        paused.drop("odd.yaml")
+        assert paused.end("odd")["state"] == "succeeded"
+        assert not faults(paused)
+
+
+def test_a_record_that_recovery_stumbles_over_is_tried_again_and_the_others_run(
+    paused: Spool,
+) -> None:
+    """Seen red: the runner could not be started again, and then it was named for ever."""
     assert paused.daemon is not None
     odd = paused.daemon.ledger.newest("odd")
     assert odd is not None
@@ -269,9 +486,9 @@ def test_a_record_that_recovery_stumbles_over_is_named_and_the_others_run(paused
     status = paused.home.job("odd") / "status.json"
     status.write_text('{"revision": "many"}', encoding="utf-8")
     paused.start()
-    assert paused.end("good")["state"] == "succeeded"
-    fault = paused.until(lambda: faults(paused).get("outbox/odd"))
-    assert fault["reason"] == "Internal"
+    assert [each["state"] for each in paused.over("good", "odd")] == ["succeeded"] * 2
+    # It was mended by being written again.
+    paused.until(lambda: not faults(paused))
 
 
 def test_a_job_whose_inputs_make_the_wait_stumble_fails_and_the_others_go_on(
@@ -295,14 +512,13 @@ def test_a_job_whose_inputs_make_the_wait_stumble_fails_and_the_others_go_on(
     assert good["state"] == "succeeded"
 
 
-@LINUX_NAMES
 def test_a_drain_beside_a_file_that_is_set_aside_ends_and_names_it(idle_spool: Spool) -> None:
-    write(b"caf\xe9.yaml")(idle_spool)
+    a_folder("x.yaml")(idle_spool)
     idle_spool.drop("good.yaml")
     with Daemon(idle_spool.home, FlatColours()) as daemon:
         outcome = daemon.drain()
     assert idle_spool.status("good")["state"] == "succeeded"
-    assert not outcome.all_well and "inbox/caf\\xe9.yaml" in str(outcome.note)
+    assert not outcome.all_well and "inbox/x.yaml" in str(outcome.note)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])

@@ -62,6 +62,18 @@ def test_what_was_over_keeps_its_status_byte_for_byte_and_the_rest_goes_on(
     assert after == before
 
 
+def test_a_home_of_the_second_schema_goes_on_where_it_was_killed(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("facts")
+    before = (spool.home.job("done") / "status.json").read_bytes()
+    spool.start()
+    states = [(each["state"], each["images"]["done"]) for each in spool.over("cut", "next")]
+    assert states == [("succeeded", 2), ("succeeded", 1)]
+    assert spool.device.started == [("cut", 2), ("next", 1)]
+    assert (spool.home.job("done") / "status.json").read_bytes() == before
+
+
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
     left: Callable[[str], Spool],
 ) -> None:
@@ -89,11 +101,13 @@ def test_an_earlier_ledger_gets_the_schema_of_a_new_one_and_is_kept_as_a_copy_un
 ) -> None:
     file = Path(shutil.copy(HOMES / name / "data" / "ledger.sqlite", tmp_path))
     before = dump(file)
+    with closing(sqlite3.connect(file)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
     ledger = Ledger(file, Disk())
     new = Ledger(tmp_path / "new.sqlite", Disk())
     query = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
     assert [*map(tuple, ledger._rows(query))] == [*map(tuple, new._rows(query))]
-    copy = file.with_name("ledger.sqlite.v0")
+    copy = file.with_name(f"ledger.sqlite.v{version}")
     assert dump(copy) == before
     new.close()
     ledger.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -123,3 +124,77 @@ def test_a_damaged_ledger_is_kept_for_whoever_wants_to_look(spool: Spool) -> Non
     lose(spool, "damaged")
     spool.start()
     assert list(spool.home.data.glob("ledger.sqlite.damaged-*"))
+
+
+def named(spool: Spool) -> dict[str, str]:
+    """What the health file says of each file at fault."""
+    health = spool.until(lambda: spool.home.health.exists() and spool.home.health.read_bytes())
+    return {fault["file"]: fault["message"] for fault in json.loads(health)["faults"]}
+
+
+@pytest.mark.parametrize("how", ["a mistake of ours", "a status that is none", "a torn status"])
+def test_a_job_that_cannot_be_entered_again_is_named_at_every_start_and_the_others_go_on(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Seen red: no start, or the job was gone without a word."""
+    for name in ("odd", "good"):
+        spool.drop(f"{name}.yaml")
+    spool.over("odd", "good")
+    lose(spool, "gone")
+    status = spool.home.job("odd") / "status.json"
+    if how == "a torn status":
+        status.write_text('{"id": "odd', encoding="utf-8")
+    elif how == "a status that is none":
+        status.write_text('{"id": "odd", "state": ["no"], "source": 3}', encoding="utf-8")
+    else:
+        true = rebuild.reconcile_images
+
+        def stumble(record: Any, *given: Any, **how: Any) -> None:
+            if record.id == "odd":
+                raise ZeroDivisionError("a bug")
+            true(record, *given, **how)
+
+        monkeypatch.setattr(rebuild, "reconcile_images", stumble)
+    for _ in range(2):
+        spool.start()
+        assert "the ledger was lost" in spool.until(lambda: named(spool).get("outbox/odd"))
+        assert spool.status("good")["state"] == "succeeded"
+        assert spool.daemon is not None
+        assert spool.daemon.ledger.newest("odd") is None
+        spool.stop()
+    spool.start()
+    spool.drop("odd.yaml")
+    assert spool.end("odd-2")["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("ledger", ["lost", "there"])
+def test_a_picture_whose_sidecar_is_damaged_is_kept_under_a_name_that_is_told(
+    spool: Spool, ledger: str
+) -> None:
+    """Seen red: it was deleted."""
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", SPEC.replace("seed: 7", "seeds: [3, 4]"))
+    spool.until(lambda: spool.device.task)
+    spool.device.finish()
+    spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    folder = spool.home.job("hero")
+    spool.until(lambda: (folder / "hero-0001.json").exists())
+    picture = (folder / "hero-0001.png").read_bytes()
+    for time in ("first", "second"):
+        if ledger == "lost":
+            lose(spool, "gone")
+        else:
+            spool.until(lambda: spool.daemon.ledger.images(1))  # type: ignore[union-attr]
+            die(spool)
+        (folder / "hero-0001.json").write_text("{", encoding="utf-8")
+        spool.device = FlatColours(by_hand=time == "first")
+        spool.start()
+        if time == "first":
+            spool.until(lambda: spool.device.task and spool.device.task.index == 1)
+            spool.device.finish()
+            spool.until(lambda: spool.device.task and spool.device.task.index == 2)
+    status = spool.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 2)
+    assert (folder / "kept-hero-0001.png").read_bytes() == picture
+    assert (folder / "kept-hero-0001-2.png").is_file()
+    assert any("kept-hero-0001-2.png" in warning for warning in status["warnings"])

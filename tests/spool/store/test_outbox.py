@@ -19,6 +19,7 @@ import pytest
 
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
+from runner.spool.disk.faults import Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from tests.harness import FINAL_STATES, MOVES
@@ -219,7 +220,7 @@ def test_json_nested_too_deeply_to_be_read_is_left_out_like_any_damaged_file(
     for name in ("hero-0002.json", "status.json"):
         (folder / name).write_bytes(b"[" * 100_000)
     ledger = Ledger(home.data / "ledger.sqlite", disk)
-    outbox = Outbox(home, ledger, disk)
+    outbox = Outbox(home, ledger, disk, Faults(home))
     assert outbox.read_status("hero") is None
     assert outbox.sidecars("hero") == {1: good}
     ledger.close()
