@@ -79,10 +79,11 @@ class Queries(Database):
 
         See `Names`; SQLite's own rule for case knows ASCII only.
         """
-        exact = self._newest("source_name = ?", storable(name))
-        if exact is not None:
+        stored = storable(name)
+        exact = self._newest("source_name = ?", stored)
+        if exact is not None or isinstance(stored, bytes):
             return exact
-        forms = [storable(unicodedata.normalize(form, name)) for form in ("NFC", "NFD")]
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
         escaped = [re.sub(r"([\\%_])", r"\\\1", form) for form in forms]
         query = (
             "SELECT DISTINCT source_name FROM job INDEXED BY job_source"
