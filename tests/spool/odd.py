@@ -215,6 +215,7 @@ def unanswered(
 ) -> Mapping[str, str]:  # fmt: skip
     """The drops that are neither answered nor named, and why not; `named` as in `faults`."""
     found = {}
+    jobs = {file.parent.name.casefold() for file in home.outbox.glob("*/status.json")}
     for odd in drops:
         if left_alone(odd) or f"inbox/{text_of(odd.text)}" in named:
             continue
@@ -224,8 +225,8 @@ def unanswered(
             found[repr(odd.name)] = f"{odd.kind} of {len(odd.data)} bytes still lies there"
         elif is_spec(odd.text) and (receipt is None or receipt["name"] != text_of(odd.text)):
             found[repr(odd.name)] = f"has the receipt {receipt}"
-        elif is_spec(odd.text) and not (home.job(receipt["job"]) / "status.json").exists():  # type: ignore[index]
-            # A rejected job's folder is the next one's of its id.
+        elif is_spec(odd.text) and receipt["job"].casefold() not in jobs:  # type: ignore[index]
+            # A rejected job's folder is that of the next job of its id, in whatever case.
             found[repr(odd.name)] = f"has no status of {receipt}"
     return found
 
