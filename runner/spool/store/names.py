@@ -5,7 +5,6 @@ Pure functions on strings; nothing here reads the disk.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -149,6 +148,9 @@ def text_of(name: str) -> str:
 
 def stand_in(name: str) -> str:
     """A name of at most 113 bytes that every file system can hold, another one for each name."""
+    # Here, for most commands never need it.
+    import hashlib
+
     raw = os.fsencode(name)
     safe = re.sub(rb"[^A-Za-z0-9._-]", b"_", raw[:100]).decode()
     return f"{safe}~{hashlib.sha256(raw).hexdigest()[:12]}"

@@ -110,7 +110,9 @@ def test_what_is_asked_of_an_unknown_job_is_answered_when_it_goes(spool: Spool, 
     (spool.home.inbox / name).touch()
     assert spool.daemon is not None
     parts = spool.daemon.spool
-    controls = Controls(parts, InputWait(parts), Ids(parts), on_cancel=lambda seq: None)
+    waiting = InputWait(parts)
+    acknowledger = Acknowledger(parts, waiting)
+    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
     controls.obey([name], moment=1000.0)
     assert (spool.home.inbox / name).exists()
     controls.obey([name], moment=1061.0)
