@@ -281,7 +281,8 @@ def _rename_to_free(aside: Path, target: Path, shared: list[str]) -> bool:
         # No hard links on this file system. Another file may take the name between the test and
         # the rename, and would then be overwritten.
         if os.path.lexists(target):
-            return False
+            # A drop box may take a file and refuse to let go of its first name.
+            return os.path.samestat(os.lstat(aside), os.lstat(target))
         beneath.rename(aside, target, shared)
         return True
 

@@ -47,6 +47,8 @@ _NUMBER_STARTS = frozenset("0123456789+-.")
 _FOREIGN_BREAKS = "\u2028\u2029"
 # What a colour or a number may begin that was meant as text and is a comment.
 _COMMENT = re.compile(r"[ \t]+(#[^\s#][^\r\n]*)")
+# In one pass: `_COMMENT` would begin anew at each of many blanks.
+_ANY_COMMENT = re.compile(r"(?<=[ \t])#[^\s#]")
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{3}|#\d")
 # What an unquoted text must not begin with, behind the key or the dashes before it.
 _VALUE = re.compile(r"""\s*(?:- +)*(?:[^\s"'\[{#][^:#]*:[ \t]+)?([*&!{\[@`%|>"']|[-?](?=[ ]))""")
@@ -184,7 +186,7 @@ def _feed_events(
     documents = 0
     quoted: list[tuple[int, int]] = []
     restored = {stand_in: sign for sign, stand_in in stand_ins.items()}
-    comments = _COMMENT.search(text) is not None
+    comments = _ANY_COMMENT.search(text) is not None
     events: Any = yaml.parse(text, Loader=_loader())
     for event in events:
         kind, mark = type(event), event.start_mark

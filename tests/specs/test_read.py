@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -327,3 +328,10 @@ def test_no_part_of_a_json_object_is_a_whole_one() -> None:
         assert not is_whole_json_object(whole[:end])
     assert not is_whole_json_object(b"[1]") and not is_whole_json_object(b'{"a": 1}}')
     assert not is_whole_json_object(b'\xff{"a": 1}')
+
+
+def test_a_run_of_blanks_takes_no_time_to_read() -> None:
+    """Seen red: a search for comments began anew at each of a quarter of a million blanks."""
+    began = time.process_time()
+    read(b"prompt: a fox" + b" " * 200_000 + b"# x\n")
+    assert time.process_time() - began < 10

@@ -20,7 +20,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
-from runner.spool.store.names import stand_in
+from runner.spool.store.names import is_control, stand_in
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -61,6 +61,7 @@ class Acknowledger:
         self._disk = spool.disk
         self._faults = spool.faults
         self._waiting = waiting
+        self._all_cleared = False
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> list[str]:
         """Acknowledge drops, whose records must be current; the names that have left the inbox."""
@@ -103,9 +104,14 @@ class Acknowledger:
     def _clear_rejected(self, added: int) -> None:
         """Remove as many of the oldest folders of rejected jobs as came beyond those to keep."""
         kept = self._home.settings.rejected_kept
-        for record in self._ledger.rejected(after=kept, limit=added) if added else ():
-            if not record.kept:
-                self._outbox.clear_job(record.id)
+        # At first all: the setting may have been another one.
+        limit, self._all_cleared = (added if self._all_cleared else -1), True
+        for record in self._ledger.rejected(after=kept, limit=limit) if added else ():
+            try:
+                if not record.kept:
+                    self._outbox.clear_job(record.id)
+            except Exception as error:  # noqa: BLE001 these drops are answered, and not once more
+                log.warning("outbox/%s of a rejected drop stays: %s", record.id, error)
 
     def _with_inputs(self, record: Record) -> Record:
         """The record after copying those of its inputs that have arrived."""
@@ -126,8 +132,10 @@ class Acknowledger:
         except FileNotFoundError:
             return
         unknown = not drop.signature and not was_there
-        # Without the ctime, which a rename changes.
-        if unknown or signature_of(status)[:4] == drop.signature[:4]:
+        # Without the ctime, which a rename changes. Of a control file only the name counts: a shell
+        # makes it first and writes into it then.
+        known = 2 if is_control(drop.name) else 4
+        if unknown or signature_of(status)[:known] == drop.signature[:known]:
             self._disk.remove(taken)
         elif was_there:
             raise FileExistsError(errno.EEXIST, f"{taken} is still there", taken)

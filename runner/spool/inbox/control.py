@@ -30,6 +30,7 @@ from runner.spool.store.names import (
     is_control,
     is_spec,
     key_of,
+    text_of,
 )
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
@@ -107,7 +108,7 @@ class Controls:
             waits = composing or self._specs.alike(target)
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not name.lower().endswith(CANCEL_SUFFIX):
-                    self._refuse(name, "", target)
+                    self._refuse(name, "", text_of(target))
                 self._remove(drop)
             return False
         if name.lower().endswith(CANCEL_SUFFIX):

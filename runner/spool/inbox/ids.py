@@ -29,15 +29,23 @@ class Ids:
 
         In a new process the search begins at the first number that the ledger does not have.
         """
-        if first == 1 and not self.is_taken(wanted):
+        if first == 1 and self._is_free(wanted):
             return wanted
         stem = wanted[:_LONGEST_STEM]
         key = key_of(stem)
         number = self._given.get(key) or self._ledger.first_unused_number(stem)
-        while self.is_taken(f"{stem}-{number}"):
+        while not self._is_free(f"{stem}-{number}"):
             number += 1
         self._given[key] = number
         return f"{stem}-{number}"
+
+    def _is_free(self, job_id: str) -> bool:
+        """Whether a drop without an id may get this one."""
+        record = self._ledger.newest(job_id)
+        # A rejected job of the same batch, that is not answered yet, would lose its answer.
+        if record is not None and record.state == State.REJECTED and not record.is_shown:
+            return False
+        return not self.is_taken(job_id)
 
     def is_taken(self, job_id: str) -> bool:
         """Whether a job holds this id, or the outbox has another folder of that name."""

@@ -22,6 +22,7 @@ from runner.spool.inbox.inputs import copy_name, named_paths
 from runner.spool.inbox.settle import Drop
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
+from runner.spool.store.names import is_safe_id
 from runner.spool.store.spool import Spool
 from runner.wire import read_file
 
@@ -50,6 +51,8 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
     statuses = {}
     unread = []
     for folder in spool.home.outbox.iterdir():
+        if not is_safe_id(folder.name):
+            continue
         status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
         if status is not None and status.get("id") == folder.name:
             statuses[folder.name] = status

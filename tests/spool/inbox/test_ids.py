@@ -54,6 +54,10 @@ def test_a_new_process_goes_on_behind_the_numbers_of_the_ledger(
     job(ledger, "cat")
     job(ledger, "cat-2", state=State.REJECTED)
     job(ledger, "cat-x-2")
+    assert free_ids(spool).free("cat") == "cat-3", "its answer is not published yet"
+    rejected = ledger.newest("cat-2")
+    assert rejected is not None
+    ledger.published([rejected])
     assert free_ids(spool).free("cat") == "cat-2"
 
 

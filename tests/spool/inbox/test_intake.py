@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.spool.disk.platform import can_probe_writers
+from runner.spool.store.outbox import Outbox
 from tests.spool.conftest import SPEC, Spool
 
 
@@ -247,6 +249,25 @@ def test_the_folders_of_rejected_drops_are_bounded_and_the_oldest_go(idle_spool:
     there = sorted(folder.name for folder in spool.home.outbox.glob("bad*"))
     assert there == ["bad0", "bad3", "bad4", "bad5"]
     spool.stop()
+
+
+def test_a_rejected_folder_that_cannot_be_removed_makes_no_drop_a_job_twice(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the batch was taken again, as other jobs."""
+    spool = Spool(idle_spool.home.root, rejected_kept=0)
+
+    def refuse(outbox: Outbox, job_id: str) -> None:
+        raise PermissionError(errno.EPERM, "another's file lies in it", job_id)
+
+    monkeypatch.setattr(Outbox, "clear_job", refuse)
+    for number in range(3):
+        spool.drop(f"bad{number}.yaml", f"kind: nothing\nx_n: {number}\n")
+        spool.drop(f"good{number}.yaml", SPEC + f"x_n: {number}\n")
+    spool.start()
+    spool.over(*(f"{name}{n}" for name in ("bad", "good") for n in range(3)))
+    spool.stop()
+    assert len(list(spool.home.outbox.glob("*/status.json"))) == 6
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
