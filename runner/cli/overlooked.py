@@ -1,6 +1,7 @@
 """What lies in the inbox and is not taken, and why: for `status` and `doctor`.
 
-Reads names only. Input images and what is ignored on purpose are not listed.
+Reads names, sizes, receipts and statuses, and changes nothing. Input images and what is ignored on
+purpose are not listed.
 """
 
 from __future__ import annotations

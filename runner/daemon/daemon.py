@@ -287,13 +287,18 @@ class Daemon:
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True
-        if self.ledger.ready(now(), limit=1) or any(
-            # Nobody waits for one whose inputs cannot be copied.
-            not self.faults.below(self.spool.outbox.folder(record.id))
-            for record in self.ledger.waiting_for_input()
-        ):
+        if self.ledger.ready(now(), limit=1) or self._waits_for_inputs():
             return False
         return not (wait_for_hours and self.ledger.has_queued())
+
+    def _waits_for_inputs(self) -> bool:
+        """Whether a job waits for inputs, other than one whose inputs cannot be copied."""
+        # One more than can be at fault: thousands may wait, and a drain asks at every step.
+        most = 1 + len(self.faults.below(self.home.outbox))
+        return any(
+            not self.faults.below(self.spool.outbox.folder(record.id))
+            for record in self.ledger.waiting_for_input(most)
+        )
 
     def _written(self) -> None:
         self.worker.wake()

@@ -156,7 +156,7 @@ class Inputs:
 
     def _leads_away(self) -> bool:
         copies = self.home.inbox / FOLDER
-        return _is_link(copies) or _is_link(copies / self.job_id)
+        return beneath.is_link(copies) or beneath.is_link(copies / self.job_id)
 
 
 def _decoded(text: str) -> bytes:
@@ -208,24 +208,18 @@ def sweep(home: Home, kept: str) -> None:
     """
     copies = home.inbox / FOLDER
     try:
-        folders = [] if _is_link(copies) else list(copies.iterdir())
+        folders = [] if beneath.is_link(copies) else list(copies.iterdir())
     except OSError:
         return
     for folder in folders:
         with contextlib.suppress(OSError):
-            if folder.name == kept or _is_needed(home, folder.name) or _is_link(folder):
+            if folder.name == kept or _is_needed(home, folder.name) or beneath.is_link(folder):
                 continue
             for file in folder.iterdir():
                 if _COPY.fullmatch(file.name):
                     # The folder may have been replaced by a link since it was looked at.
                     beneath.remove(file, [str(home.inbox)])
             folder.rmdir()
-
-
-def _is_link(folder: Path) -> bool:
-    """Whether a folder's name leads to another place: a symlink, or a junction on Windows."""
-    own = os.path.join(os.path.realpath(folder.parent), folder.name)
-    return os.path.realpath(folder) != own
 
 
 def _is_needed(home: Home, job_id: str) -> bool:

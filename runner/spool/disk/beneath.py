@@ -123,8 +123,11 @@ def _refuse_links(root: str, steps: Sequence[str]) -> None:
 
 
 def is_link(path: str | Path) -> bool:
-    """Whether a name is a symlink, or on Windows a junction. Raises FileNotFoundError."""
-    status = os.lstat(path)
+    """Whether a name is a symlink, or on Windows a junction; False where there is none."""
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     if sys.platform == "win32":
         return status.st_reparse_tag in (
             stat.IO_REPARSE_TAG_SYMLINK,

@@ -74,7 +74,7 @@ class Controls:
         controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
         # One that cannot leave is a job long since.
         stuck = set(self._ledger.stuck().values()) if controls else set()
-        self._specs = Names(n for n in present - stuck if is_spec(n) and controls)
+        self._specs = Names(filter(is_spec, present - stuck) if controls else ())
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False

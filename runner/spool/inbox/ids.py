@@ -45,11 +45,11 @@ class Ids:
         # A rejected job of the same batch, that is not answered yet, would lose its answer.
         if record is not None and record.state == State.REJECTED and not record.is_shown:
             return False
-        return not self.is_taken(job_id)
+        return not self._is_taken(job_id, record)
 
     def is_taken(self, job_id: str) -> bool:
         """Whether a job holds this id, or the outbox has another folder of that name."""
-        return self.holder(job_id) is not None or self._outbox.folder(job_id).exists()
+        return self._is_taken(job_id, self._ledger.newest(job_id))
 
     def holder(self, job_id: str) -> Record | None:
         """The job that holds an id; one that no longer holds it is removed.
@@ -57,7 +57,13 @@ class Ids:
         Rejected jobs hold no id, nor do those cancelled before they were composed, nor finished
         ones whose folder was moved away.
         """
-        record = self._ledger.newest(job_id)
+        return self._if_holding(self._ledger.newest(job_id))
+
+    def _is_taken(self, job_id: str, newest: Record | None) -> bool:
+        holds = self._if_holding(newest) is not None
+        return holds or self._outbox.folder(job_id).exists()
+
+    def _if_holding(self, record: Record | None) -> Record | None:
         if record is None:
             return None
         uncomposed = record.state == State.CANCELLED and not record.total

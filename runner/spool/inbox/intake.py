@@ -222,7 +222,8 @@ class Intake:
         if stuck := self._ledger.stuck():
             # Only their removal is tried again.
             over = [drop for drop in drops if drop.identity in stuck]
-            self._settler.forget(self._acknowledger.take_out(over))
+            if over:
+                self._settler.forget(self._acknowledger.take_out(over))
             drops = [drop for drop in drops if drop.identity not in stuck]
         known = self._ledger.with_identities([drop.identity for drop in drops])
         fresh = [drop for drop in drops if drop.identity not in known]
