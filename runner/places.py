@@ -3,7 +3,7 @@
 While a disk is unmounted, or a home was moved, something else lies at the old path: an empty mount
 point, or another home. Nothing may be written there, nor taken from there. A place is known by its
 device and inode; where a disk comes back under other numbers, by a hidden file that was made in it.
-Never mends anything: whoever asks has to wait.
+Never mends anything: the caller has to wait.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _mount_of(folder: Path) -> str:
 
 
 def read_mounts(file: Path) -> Mapping[str, str]:
-    """What `mounts_of` said when the last runner began; empty where nobody may know."""
+    """What `mounts_of` said when the last runner began; empty where it cannot be read."""
     try:
         mounts = json.loads(file.read_bytes())
     except (OSError, ValueError):

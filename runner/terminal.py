@@ -1,6 +1,6 @@
 """What is shown to people: text of unknown origin, made harmless for a terminal or a log.
 
-File names, keys and prompts come from anybody who may write to the inbox, and statuses from anybody
+File names, keys and prompts come from all who may write to the inbox, and statuses from all
 who may write to the outbox. All that is printed or logged passes through `escaped`.
 """
 

@@ -48,7 +48,7 @@ class Document:
     value: Any
     mark: Mark = (1, 1, None)
     notes: tuple[str, ...] = ()
-    """What is no mistake by itself, and hardly meant so."""
+    """What is no mistake by itself, and probably not intended."""
 
     def locate(self, path: Sequence[str | int], *, key: bool = False) -> tuple[int, int]:
         """Line and column of the value at `path` (or of its key), else of its nearest parent."""
@@ -161,7 +161,7 @@ class Builder:
             self.faults.append((reason, Problem(line, column, dotted(self.path()), message)))
 
     def note(self, message: str) -> None:
-        """Note what is no problem and hardly meant so."""
+        """Note what is no problem and probably not intended."""
         if len(self.notes) < MAX_REPORTED:
             self.notes.append(message)
 

@@ -45,7 +45,7 @@ _ENDLESS = frozenset(
 _NUMBER_STARTS = frozenset("0123456789+-.")
 # Line breaks for every YAML parser here, and for YAML 1.2 none.
 _FOREIGN_BREAKS = "\u2028\u2029"
-# What a colour or a number may begin that was meant as text and is a comment.
+# What a colour or a number may begin that was to be text and is a comment.
 _COMMENT = re.compile(r"[ \t]+(#[^\s#][^\r\n]*)")
 # In one pass: `_COMMENT` would begin anew at each of many blanks.
 _ANY_COMMENT = re.compile(r"(?<=[ \t])#[^\s#]")
@@ -141,7 +141,7 @@ def _feed_yaml(builder: Builder, text: str) -> None:
         with suppress(*foreign):
             _feed_events(Builder(), text[: mark.index if mark else 0], stand_ins)
         if stand_ins:
-            # What follows a break was meant as a line of its own.
+            # What follows a break was to be a line of its own.
             row_start = mark.index - mark.column if mark else 0
             _refuse_breaks(text[: mark.index if mark else 0], [(0, row_start)], stand_ins)
         refuse("BadYaml", *_explain(exc, text, line, column))
@@ -215,7 +215,7 @@ def _feed_events(
 
 
 def _note_comment(builder: Builder, text: str, event: Any) -> None:
-    """Note a comment that may have been meant as a part of the text before it."""
+    """Note a comment that may have been intended as a part of the text before it."""
     comment = _COMMENT.match(text, event.end_mark.index)
     if comment and (" " in event.value or _COLOUR.match(comment[1])):
         message = (

@@ -33,7 +33,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         help=f"what clients must send as a bearer token (or set ${TOKEN}); default: one that is"
         " made once, kept in data/ and printed",
     )
-    tokens.add_argument("--no-token", action="store_true", help="answer whoever calls")
+    tokens.add_argument("--no-token", action="store_true", help="answer every caller")
     for name, meaning in (("host", "a name that a gateway passes on"), ("origin", "a web page")):
         mcp.add_argument(
             f"--allow-{name}", action="append", default=[], metavar=name.upper(),

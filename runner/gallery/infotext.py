@@ -67,7 +67,7 @@ def _pairs_in(line: str) -> Iterator[tuple[str, str]]:
     r"""The pairs of the last line, as A1111 finds them by one regular expression:
     `\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)`.
 
-    Its time grows with the square of the length, and anybody can write a line; this reads it once.
+    Its time grows with the square of the length, and any caller can write one; this reads it once.
     """
     begin = at = 0
     may_close = True  # where one quote is never closed, no later one is

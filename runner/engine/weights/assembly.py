@@ -186,7 +186,7 @@ def _place(pipe: Any, device: Any, skip: str = "") -> None:
 
 
 def _class(library: str, name: str) -> Any:
-    """A class that an index names: a file of whoever made the weights, which may name anything.
+    """A class that an index names: a file of the makers of the weights, which may name anything.
 
     Raises ModelMissing for one of another library: importing it would run code.
     """

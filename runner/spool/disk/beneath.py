@@ -1,10 +1,10 @@
 """Opens what lies below a folder that others may write to, so that no planted link is followed.
 
-In the inbox and the outbox anybody who may write there can replace a folder or a file by a link at
+In the inbox and the outbox a user who may write there can replace a folder or a file by a link at
 any moment. Here every folder below such a `shared` one is opened without following, and the work is
 done by its handle; new files are made exclusively. Windows has no such handles: there the folders
 are looked at first, and links and junctions refused. The shared folder itself may be a link, for
-whoever owns the home chose it. Never removes or replaces anything but the name that is given.
+the owner of the home chose it. Never removes or replaces anything but the name that is given.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-# By `f_type`, as in linux/magic.h. In these the kernel itself opens each file that somebody writes.
+# By `f_type`, as in linux/magic.h. In these the kernel itself opens each file that is written.
 _LOCAL = {
     0xEF53: "ext", 0x58465342: "xfs", 0x9123683E: "btrfs", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs",
     0x01021994: "tmpfs", 0x794C7630: "overlay",

@@ -130,7 +130,7 @@ class Folders:
     def _names(self, folder: Path) -> Names:
         if folder not in self._listed:
             names: list[str] = []
-            # A link may lead to a folder whose names are nobody's business.
+            # A link may lead to a folder whose names callers may not see.
             if _allowed(folder, self._home):
                 with contextlib.suppress(OSError):
                     names = os.listdir(folder)
