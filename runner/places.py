@@ -35,16 +35,22 @@ class Places:
 
     def pin(self, *, inbox: Path, outbox: Path, data: Path) -> None:
         """Take the folders that are there now for the places of this runner. Raises OSError."""
-        self.release()
+        self.unpin()
         self._places = (
             # Without a mark: the ledger is open in that very folder.
-            _Place(data, marked=False, concerns=""),
+            _Place(data, marked=False, below=""),
             # A sync tool, or a person, may make the inbox anew: nothing is kept in it.
             _Place(inbox, replaceable=True),
             _Place(outbox),
         )
 
-    def release(self) -> None:
+    def tend_marks(self) -> None:
+        """Make marks again that were tidied away; none while a place is away."""
+        if self.away() is None:
+            for place in self._places:
+                place.tend_mark()
+
+    def unpin(self) -> None:
         """Forget the places and remove their marks."""
         for place in self._places:
             place.remove_mark()
@@ -64,33 +70,38 @@ class Places:
         """
         text = os.fspath(path)
         for place in self._places:
-            if text.startswith(place.concerns) and not place.is_there():
+            if text.startswith(place.below) and not place.is_there():
                 raise PlaceAway(_AWAY.format(place.folder))
 
 
 class _Place:
-    """One folder; without it, nothing is done below a path that begins with `concerns`."""
+    """One folder; while it is away, nothing is done with a path that begins with `below`."""
 
     def __init__(
         self, folder: Path, *,
-        marked: bool = True, replaceable: bool = False, concerns: str | None = None,
+        marked: bool = True, replaceable: bool = False, below: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = os.fspath(folder)
-        self.concerns = self.folder if concerns is None else concerns
-        self._identity = _identity(self.folder)
-        self._replaceable = replaceable
+        self.below = self.folder if below is None else below
+        self._identity = identity_of(self.folder)
+        self._marked, self._replaceable = marked, replaceable
         self._was_away = False
         self._mark: str | None = None
-        if marked:
-            # Where none can be made, the numbers have to do.
+        self.tend_mark()
+
+    def tend_mark(self) -> None:
+        """Make the mark unless it is there; where none can be made, the numbers have to do."""
+        if not self._marked or (self._mark is not None and os.path.lexists(self._mark)):
+            return
+        if self.is_there():
             with contextlib.suppress(OSError):
-                handle, self._mark = tempfile.mkstemp(".writing", ".place-", folder)
+                handle, self._mark = tempfile.mkstemp(".writing", ".place-", self.folder)
                 os.close(handle)
 
     def is_there(self) -> bool:
         """Whether the folder at the path is this place."""
         try:
-            identity = _identity(self.folder)
+            identity = identity_of(self.folder)
         except OSError:
             self._was_away = True
             return False
@@ -114,9 +125,11 @@ class _Place:
                 os.unlink(self._mark)
 
 
-def _identity(folder: str) -> tuple[int, int]:
+def identity_of(folder: str | Path) -> tuple[int, int | str]:
+    """The device of a folder, and what tells it from others there. Raises OSError."""
     status = os.stat(folder)
-    return status.st_dev, status.st_ino
+    # Some shares on Windows give all files the number 0.
+    return status.st_dev, status.st_ino or os.path.realpath(folder)
 
 
 def mounts_of(folders: Collection[Path], data: Path) -> dict[str, str]:
@@ -147,5 +160,7 @@ def refuse_unmounted(folders: Collection[Path], file: Path) -> None:
     mounts = read_mounts(file)
     for folder in folders:
         mount = mounts.get(str(folder))
+        # An automounter mounts a disk when something in it is looked at.
+        os.path.exists(f"{mount}/.")
         if mount is not None and not os.path.ismount(mount):
             raise PlaceAway(_UNMOUNTED.format(folder, mount, file))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageProblem
-from runner.places import Places, refuse_unmounted
+from runner.places import Places, identity_of, refuse_unmounted
 from specs.errors import SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
@@ -124,21 +124,15 @@ class Home:
 def _refuse_overlap(folders: Sequence[Path]) -> None:
     """Raise UsageProblem where one of the folders is, or lies in, another; OSError."""
     # By number: names may differ in their case, and links and mounts lead anywhere.
-    numbers = [_number(folder) for folder in folders]
+    numbers = [identity_of(folder) for folder in folders]
     for n, folder in enumerate(folders):
-        above = [_number(parent) for parent in (folder, *folder.resolve().parents)]
+        above = [identity_of(parent) for parent in (folder, *folder.resolve().parents)]
         for other, number in enumerate(numbers):
             if other != n and number in above:
                 raise UsageProblem(
                     f"{folder} is, or lies in, {folders[other]}: give the settings `inbox` and "
                     "`outbox` folders of their own"
                 )
-
-
-def _number(folder: Path) -> tuple[int, int | Path]:
-    status = folder.stat()
-    # Some shares on Windows give all files the number 0.
-    return status.st_dev, status.st_ino or folder.resolve()
 
 
 def is_home(folder: Path) -> bool:

@@ -36,11 +36,11 @@ def is_away(home: Home, folder: Path) -> bool:
     return message is not None and message.startswith(f"{folder} is not the folder")
 
 
-def test_no_place_is_away_until_they_are_pinned_and_when_they_are_released(home: Home) -> None:
+def test_no_place_is_away_until_they_are_pinned_and_once_they_are_unpinned(home: Home) -> None:
     assert Places().away() is None and home.places.away() is None
     shutil.rmtree(home.outbox)
     assert is_away(home, home.outbox)
-    home.places.release()
+    home.places.unpin()
     assert home.places.away() is None
     home.places.check(home.outbox / "x")
 
@@ -91,6 +91,24 @@ def test_a_place_that_comes_back_under_other_numbers_is_known_by_its_mark(home: 
     assert is_away(home, home.outbox)
 
 
+def test_a_mark_that_is_tidied_away_is_made_again_so_the_place_is_known_when_it_is_back(
+    home: Home,
+) -> None:
+    for folder in (home.inbox, home.outbox):
+        (mark,) = folder.iterdir()
+        mark.unlink()
+    home.places.tend_marks()
+    aside = home.outbox.rename(home.root / "aside")
+    home.places.tend_marks()
+    assert is_away(home, home.outbox)
+    home.outbox.mkdir()
+    home.places.tend_marks()
+    assert is_away(home, home.outbox) and list(home.outbox.iterdir()) == []
+    home.outbox.rmdir()
+    shutil.copytree(aside, home.outbox)
+    assert home.places.away() is None
+
+
 def test_the_data_is_known_by_its_numbers_alone_for_the_ledger_is_open_in_it(home: Home) -> None:
     aside = home.data.rename(home.root / "aside")
     shutil.copytree(aside, home.data)
@@ -125,14 +143,14 @@ def test_an_operation_is_refused_where_its_place_or_the_data_is_away(home: Home)
             home.places.check(path)
 
 
-def test_marks_are_hidden_own_files_that_a_release_removes(home: Home) -> None:
+def test_marks_are_hidden_own_files_that_are_removed_at_the_end(home: Home) -> None:
     for folder in (home.inbox, home.outbox):
         (mark,) = folder.iterdir()
         assert mark.name.startswith(".place-") and mark.name.endswith(".writing")
     assert list(home.data.iterdir()) == []
     home.outbox.rename(home.root / "aside")
     home.outbox.mkdir()
-    home.places.release()
+    home.places.unpin()
     assert list(home.inbox.iterdir()) == []
     assert len(list((home.root / "aside").iterdir())) == 1, "it is swept at the next start"
 

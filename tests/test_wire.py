@@ -22,6 +22,33 @@ def test_what_is_no_json_object_is_none(tmp_path: Path, data: bytes) -> None:
     assert read_json(tmp_path / "x") == {"a": 1}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a file with holes has to be asked for on Windows")
+def test_a_huge_file_in_the_place_of_a_status_fills_no_memory_and_a_start_comes_up(
+    tmp_path: Path,
+) -> None:
+    """Seen red: MemoryError at each start, which was taken for a fault of the whole home."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    spool.drop("one.yaml")
+    spool.end("one")
+    planted = spool.home.outbox / "planted"
+    planted.mkdir()
+    for place in (planted / "status.json", spool.home.job("one") / "one-0002.json"):
+        place.touch()
+        os.truncate(place, 8 << 40)
+        assert read_json(place) is None
+        with pytest.raises(OSError, match="larger than 256 MiB"):
+            read_file(place)
+    spool.stop()
+    for file in spool.home.data.glob("ledger.sqlite*"):
+        file.unlink()
+    spool.restart()
+    assert spool.status("one")["state"] == "succeeded"
+    spool.drop("two.yaml")
+    assert spool.end("two")["state"] == "succeeded"
+    spool.stop()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
 @pytest.mark.timeout(60)
 def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_read_at_once(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import locks_of
 from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
-from runner.spool.startup.opening import open_spool
+from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
 from specs.errors import FluxdropError
 
@@ -104,7 +104,7 @@ class Daemon:
                 self._pin_places()
                 self.executor = self._make_executor(home)
             except BaseException:
-                home.places.release()
+                home.places.unpin()
                 spool.ledger.close(clean=False)
                 raise
         except BaseException:
@@ -147,7 +147,7 @@ class Daemon:
         self.writer.close()
         self._health.write("stopping")
         self.ledger.close()
-        self.home.places.release()
+        self.home.places.unpin()
         self._release()
 
     def _pin_places(self) -> None:
@@ -214,6 +214,7 @@ class Daemon:
             note = "stopped: the other jobs are still queued"
         after = self.ledger.counts()
         counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}
+        name_quarantined(self.spool)
         return Outcome(counts, note or self.faults.note)
 
     def newest_jobs(self) -> list[str]:
@@ -231,7 +232,9 @@ class Daemon:
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
-            if self.faults.listed() and self.worker.idle and self.writer.is_idle:
+            self.home.places.tend_marks()
+            name_quarantined(self.spool)
+            if self.faults and self.worker.idle and self.writer.is_idle:
                 recover_running(self.spool)
             self._publish_unpublished()
             self.writer.tend_pages()

@@ -55,6 +55,13 @@ def parent(path: str | Path, shared: Sequence[str]) -> Iterator[tuple[int | None
             os.close(handle)
             handle = inner
         yield handle, name
+    except OSError as error:
+        # It has the bare name, which says nothing to whoever reads the message.
+        if error.filename == name:
+            error.filename = path
+        if error.filename2 == name:
+            error.filename2 = path
+        raise
     finally:
         os.close(handle)
 
@@ -97,16 +104,22 @@ def remove(path: str | Path, shared: Sequence[str]) -> None:
 def make_folder(path: str | Path, shared: Sequence[str]) -> bool:
     """Make a folder and those above it, up to a shared one; whether it is new."""
     try:
-        with parent(path, shared) as (folder, name):
-            os.mkdir(name, dir_fd=folder)
-    except FileExistsError:
-        return False
+        return _make_one(path, shared)
     except FileNotFoundError:
         above = os.path.dirname(path)
         if above == os.fspath(path):
             raise
         make_folder(above, shared)
-        return make_folder(path, shared)
+        # Once: below a link that leads nowhere it fails again.
+        return _make_one(path, shared)
+
+
+def _make_one(path: str | Path, shared: Sequence[str]) -> bool:
+    try:
+        with parent(path, shared) as (folder, name):
+            os.mkdir(name, dir_fd=folder)
+    except FileExistsError:
+        return False
     return True
 
 

@@ -102,7 +102,8 @@ class Disk:
                         self._sync_names(files, one_sync=one_sync)
                     if path not in in_place:
                         self.rename(written[number], path)
-            except (OSError, DiskFull, PlaceAway):
+            except (OSError, DiskFull):
+                # Not where the folder is another one now: there these names are another's.
                 for file in written:
                     with contextlib.suppress(OSError):
                         beneath.remove(file, self.shared)

@@ -20,7 +20,7 @@ from typing import TypeVar
 from runner.clock import monotonic, timestamp
 from runner.errors import JobFailed
 from runner.settings import Home
-from runner.spool.disk.disk import concerns_all
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, concerns_all
 from runner.spool.disk.platform import signature_of
 from runner.wire import Fault
 
@@ -47,15 +47,21 @@ class Faults:
         self._home = home
         self._faulty: dict[Path, _Faulty] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._faulty)
+
     def listed(self) -> list[Fault]:
-        """The oldest 20 faults, as the health file lists them."""
-        return [faulty.fault for faulty in list(self._faulty.values())[:_MOST_LISTED]]
+        """The newest 20 faults, the oldest of them first, as the health file lists them."""
+        return [faulty.fault for faulty in list(self._faulty.values())[-_MOST_LISTED:]]
 
     @property
     def note(self) -> str | None:
         """One sentence that names the listed faults; None where there is none."""
-        named = "; ".join(f"{fault['file']}: {fault['message']}" for fault in self.listed())
-        return f"set aside: {named}" if named else None
+        named = [f"{fault['file']}: {fault['message']}" for fault in self.listed()]
+        others = len(self._faulty) - len(named)
+        if others > 0:
+            named.append(f"and {others} before these")
+        return f"set aside: {'; '.join(named)}" if named else None
 
     def __contains__(self, file: Path) -> bool:
         """Whether a file or the folder of a job was at fault when it was last tried."""
@@ -130,8 +136,10 @@ class Faults:
         in_inbox = self._home.inbox in file.parents
         root = self._home.inbox if in_inbox else self._home.outbox
         path = f"{'inbox' if in_inbox else 'outbox'}/{file.relative_to(root).as_posix()}"
-        name = os.fsencode(path).decode(errors="backslashreplace")
+        name = _text(path)
         reason, message = _reason_and_message(error, is_utf8=name == path)
+        if culprit := self._culprit(error, file):
+            message = f"{culprit}: {message}"
         since, pause = timestamp(), 1.0
         if before is not None:
             since = before.fault["since"]
@@ -157,6 +165,21 @@ class Faults:
             return ()
         return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid)
 
+    def _culprit(self, error: Exception, file: Path) -> str | None:
+        """The file or folder that an error is about, where that is not the one at fault."""
+        if not isinstance(error, OSError) or error.filename is None:
+            return None
+        named = Path(os.fsdecode(error.filename2 or error.filename))
+        if named.name.endswith(TEMPORARY_SUFFIX):
+            # Its name is another one each time.
+            named = named.parent
+        if named in (file, file.parent) or named.parent == file.parent:
+            return None
+        for word, root in (("inbox", self._home.inbox), ("outbox", self._home.outbox)):
+            if named.is_relative_to(root):
+                return _text(f"{word}/{named.relative_to(root).as_posix()}")
+        return None
+
     def raise_common(self, error: Exception) -> None:
         """Raise an error that concerns the whole home, not one file."""
         common = concerns_all(error)
@@ -165,6 +188,11 @@ class Faults:
             common = not all(os.access(folder, os.W_OK) for folder in folders)
         if common:
             raise error
+
+
+def _text(path: str) -> str:
+    """A path as JSON can hold it: a name may have bytes that are not UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:

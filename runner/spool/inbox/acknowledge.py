@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.clock import monotonic
 from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
-from runner.spool.inbox.waiting import InputWait
-from runner.spool.store.names import is_control, stand_in
+from runner.spool.inbox.waiting import LONGEST_SECONDS, InputWait
+from runner.spool.store.names import is_control, numbered, stand_in
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -65,7 +66,9 @@ class Acknowledger:
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> list[str]:
         """Acknowledge drops, whose records must be current; the names that have left the inbox."""
-        jobs = [self._with_inputs(ack.record) for ack in acknowledgements if not ack.absorbed]
+        until = monotonic() + LONGEST_SECONDS
+        new = (ack.record for ack in acknowledgements if not ack.absorbed)
+        jobs = [self._with_inputs(record, until) for record in new]
         receipts = [
             receipt(ack.drop.name, ack.drop.sha256, ack.record.id, ack.outcome)
             for ack in acknowledgements
@@ -113,9 +116,9 @@ class Acknowledger:
             except Exception as error:  # noqa: BLE001 these drops are answered, and not once more
                 log.warning("outbox/%s of a rejected drop stays: %s", record.id, error)
 
-    def _with_inputs(self, record: Record) -> Record:
-        """The record after copying those of its inputs that have arrived."""
-        if not record.inputs_missing:
+    def _with_inputs(self, record: Record, until: float) -> Record:
+        """The record after copying those of its inputs that have arrived, if there is time."""
+        if not record.inputs_missing or monotonic() > until:
             return record
         self._waiting.gather(record)
         return self._ledger.get(record.seq)
@@ -219,9 +222,5 @@ def _identities_at(file: Path, name: str) -> set[str]:
 
 def _restore(taken: Path, name: str, disk: Disk) -> None:
     """Rename a file that must stay in the inbox to its own name there, or to a free one."""
-    stem, suffix = os.path.splitext(name)
-    number = 1
-    while not disk.rename_to_free(taken, taken.with_name(name)):
-        number += 1
-        name = f"{stem}-{number}{suffix}"
+    next(n for n in numbered(name) if disk.rename_to_free(taken, taken.with_name(n)))
     log.info("%s came while another file of that name was being taken", name)

@@ -113,7 +113,7 @@ class Intake:
     def scan(self) -> float:
         """Scan the whole inbox once; return the seconds after which to scan it again."""
         moment = controls_at = monotonic()
-        if self._interrupted or self.faults.listed():
+        if self._interrupted or self.faults:
             finish_acknowledgements(self._spool)
         renamed_in = self.watcher.take_renamed_in()
         names = self._list_inbox()

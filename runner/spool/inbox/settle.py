@@ -72,12 +72,13 @@ def drop_at(path: Path, name: str) -> Drop:
 
     Raises FileNotFoundError.
     """
-    status = os.lstat(path)
-    data = None
-    readable = stat.S_ISREG(status.st_mode) and not may_be_private(status)
-    if status.st_size <= MAX_BYTES and readable:
-        with contextlib.suppress(PermissionError):
-            data = path.read_bytes()
+    status, data = os.lstat(path), None
+    if stat.S_ISREG(status.st_mode):
+        # Another file may be there by now.
+        with contextlib.suppress(PermissionError), os.fdopen(open_regular(path), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size <= MAX_BYTES and not may_be_private(status):
+                data = file.read(MAX_BYTES)
     return Drop(name, data or b"", signature_of(status), ("", "") if data is None else None)
 
 
@@ -111,7 +112,6 @@ class Settler:
 
     def check(self, path: Path, now: float, *, renamed_in: bool = False) -> Drop | float | None:
         """A Drop when the file has settled, else the seconds to wait, or None when it is gone."""
-        state = self._states.get(path.name)
         try:
             handle = open_regular(path)
         except FileNotFoundError:
@@ -122,8 +122,7 @@ class Settler:
         try:
             status = os.fstat(handle)
             signature = signature_of(status)
-            if state is None or state.signature != signature:
-                state = self._states[path.name] = _FileState(signature, now)
+            state = self._state(path.name, signature, now)
             # Only the first check after a rename knows of it.
             state.renamed_in |= renamed_in
             state.waits_because = "" if status.st_size else "is empty"
@@ -167,8 +166,15 @@ class Settler:
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
+    def _state(self, name: str, signature: tuple[int, ...], now: float) -> _FileState:
+        state = self._states.get(name)
+        if state is None or state.signature != signature:
+            state = self._states[name] = _FileState(signature, now)
+        return state
+
     def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
-        state = self._states.setdefault(path.name, _FileState((), now))
+        # As `drop_at` has it, or a file that cannot be removed would be another one each time.
+        state = self._state(path.name, signature_of(os.lstat(path)), now)
         if path.is_symlink() or error.errno is None:
             message = "a spec must be a plain file, not a link or a device"
             return Drop(path.name, b"", state.signature, ("NotARegularFile", message))

@@ -33,6 +33,8 @@ from runner.spool.store.spool import Spool
 log = logging.getLogger(__name__)
 
 _CHECK_AGAIN_SECONDS = 0.5
+# Pictures are decoded to be copied: then the intake looks at control files and drops again.
+LONGEST_SECONDS = 1.0
 _MOST_REMEMBERED = 1000
 
 
@@ -50,15 +52,20 @@ class InputWait:
         self._pictures: set[bytes] = set()
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
+        self._next_seq = 0
         self.seconds_to_next_check = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
     def gather_all(self, moment: float) -> bool:
-        """Gather for every waiting job; whether any of them is ready now or has failed."""
+        """Gather for the waiting jobs; whether any of them is ready now or has failed.
+
+        After a second the others are left to the next call.
+        """
         waiting = self._ledger.waiting_for_input()
         self._folders.renew()
-        changed = False
-        for record in waiting:
+        changed = cut_short = False
+        until = monotonic() + LONGEST_SECONDS
+        for record in sorted(waiting, key=lambda record: record.seq < self._next_seq):
             self._since.setdefault(record.seq, moment)
             inputs = self._outbox.folder(record.id) / "inputs"
             if self._faults.seconds_left(inputs):
@@ -69,9 +76,13 @@ class InputWait:
                     self._since.pop(record.seq, None)
                     changed = True
                 self._faults.forget(inputs)
+            if cut_short := monotonic() > until:
+                self._next_seq = record.seq + 1
+                break
         self.any_waiting = bool(waiting)
         rescan = self._home.settings.rescan_seconds
-        self.seconds_to_next_check = min(_CHECK_AGAIN_SECONDS, rescan) if waiting else rescan
+        again = min(_CHECK_AGAIN_SECONDS, rescan)
+        self.seconds_to_next_check = 0.0 if cut_short else again if waiting else rescan
         if not waiting:
             self._unchanged.clear()
         return changed

@@ -5,6 +5,7 @@ Either everything is up to date afterwards or nothing is open; safe to repeat.
 
 from __future__ import annotations
 
+from runner.clock import now, timestamp
 from runner.errors import JobFailed
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -16,6 +17,10 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import is_safe_id, stand_in
 from runner.spool.store.outbox import Outbox
 from runner.spool.store.spool import Spool
+
+_MOVE = "move this folder away, then drop its spec again"
+_SEARCH = "a folder in the outbox may go on saying that it is queued: move it away, drop its spec"
+_NAMED_SECONDS = 7 * 86_400.0
 
 
 def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
@@ -31,7 +36,7 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     try:
         faults = Faults(home)
         spool = Spool(home, disk, ledger, Outbox(home, ledger, disk, faults), faults)
-        _name_quarantined(spool)
+        name_quarantined(spool)
         if ledger.is_empty():
             # New, or its rebuild was interrupted.
             rebuild(spool, catalogue)
@@ -45,17 +50,18 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     return spool
 
 
-def _name_quarantined(spool: Spool) -> None:
-    """Name the jobs that are kept out of the ledger, now and when one is; forget those removed."""
+def name_quarantined(spool: Spool) -> None:
+    """Name the jobs that are kept out of the ledger; forget those whose folder is gone.
 
-    def name(job_id: str, why: str) -> None:
-        folder = job_id if is_safe_id(job_id) else stand_in(job_id)
-        advice = "it is not run: drop its spec again, and move this folder away"
-        spool.faults.add(spool.outbox.folder(folder), JobFailed(f"{why}; {advice}"))
-
-    for job_id, why in spool.ledger.quarantined().items():
-        if is_safe_id(job_id) and not spool.outbox.folder(job_id).is_dir():
-            spool.ledger.release(job_id)
-        else:
-            name(job_id, why)
-    spool.ledger.on_quarantine = name
+    One whose id cannot be read has no folder that is known: it is named for a week.
+    """
+    week_ago = timestamp(now() - _NAMED_SECONDS)
+    for job_id, why, at in spool.ledger.quarantined():
+        is_known = is_safe_id(job_id)
+        folder = spool.outbox.folder(job_id if is_known else stand_in(job_id))
+        if not folder.is_dir() if is_known else at < week_ago:
+            spool.ledger.forget_quarantined(job_id)
+            spool.faults.forget(folder)
+        elif folder not in spool.faults:
+            advice = f"it is not run: {_MOVE if is_known else _SEARCH}"
+            spool.faults.add(folder, JobFailed(f"{why}; {advice}"))

@@ -16,6 +16,7 @@ from runner.exit_codes import LAST_END
 from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.inbox.acknowledge import finish_acknowledgements
+from runner.spool.store.names import numbered
 from runner.spool.store.outbox import Outbox, output_of
 from runner.spool.store.queries import Run
 from runner.spool.store.record import Record
@@ -106,7 +107,8 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
         if file.suffix not in (".png", ".jpg", ".webp", ".json") or file.name in counted:
             continue
         if keep_all or any(file.stem == f"{record.id}-{number:04d}" for number in lost):
-            aside = _free(folder, f"kept-{file.name}")
+            free = (folder / name for name in numbered(f"kept-{file.name}"))
+            aside = next(each for each in free if not os.path.lexists(each))
             spool.disk.rename(file, aside)
             kept.append(aside.name)
         else:
@@ -115,15 +117,6 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
         message = f"images without a sidecar that fits, or the reverse, are kept: {', '.join(kept)}"
         log.warning("%s: %s", record.id, message)
         ledger.warn(record.seq, [message])
-
-
-def _free(folder: Path, name: str) -> Path:
-    stem, suffix = os.path.splitext(name)
-    number = 1
-    while os.path.lexists(folder / name):
-        number += 1
-        name = f"{stem}-{number}{suffix}"
-    return folder / name
 
 
 def _take_off_device(record: Record, last: Run, spool: Spool) -> None:

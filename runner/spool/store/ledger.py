@@ -23,7 +23,7 @@ from runner.errors import LedgerUnusable, PlaceAway
 from runner.holds import Hold
 from runner.job import Phase, State
 from runner.spool.store.migrations import remove_copies
-from runner.spool.store.names import key_of
+from runner.spool.store.names import file_key, key_of
 from runner.spool.store.queries import Queries
 from runner.spool.store.record import COLUMNS, Record, column_of, counts_of, row_of, storable
 
@@ -35,7 +35,8 @@ _UNCOMPOSED = "cancelled before it was planned: drop the spec again to run it"
 # In flight, and nothing heard of it yet: in a process that made images before, and in a new one.
 _BEGUN, _STARTING = "begun", "starting"
 _EVENTS_KEPT_SECONDS = 86_400.0
-_INSERT = f"INSERT INTO job ({', '.join(COLUMNS)}, key) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"
+_COLUMNS = (*COLUMNS, "key", "source_key")
+_INSERT = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 class Ledger(Queries):
@@ -71,7 +72,8 @@ class Ledger(Queries):
         values = row_of(record)
         values[0] = record.seq or None
         with self.transaction():
-            seq = self._connection.execute(_INSERT, [*values, key_of(record.id)]).lastrowid
+            values += [key_of(record.id), file_key(storable(record.source_name))]
+            seq = self._connection.execute(_INSERT, values).lastrowid
             assert seq is not None
             rows = (
                 (seq, number, json.dumps(fields), json.dumps(origin))
@@ -107,7 +109,7 @@ class Ledger(Queries):
         with self.transaction(durable=False):
             self._run_many("DELETE FROM stuck WHERE identity = ?", ((i,) for i in identities))
 
-    def release(self, job_id: str) -> None:
+    def forget_quarantined(self, job_id: str) -> None:
         """Forget a job that was taken out: its folder is gone."""
         with self.transaction(durable=False):
             self._run("DELETE FROM quarantine WHERE id = ?", job_id)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.errors import LedgerNewer
 from runner.spool.disk.disk import Disk
+from runner.spool.store.names import file_key
 
 _FILES = {int(f.name.split("_")[0]): f for f in Path(__file__).with_name("schema").glob("*.sql")}
 LATEST = max(_FILES)
@@ -42,6 +43,7 @@ def migrate(connection: sqlite3.Connection, file: Path, disk: Disk) -> None:
     version = _version(connection, file)
     if version == LATEST:
         return
+    connection.create_function("key_of", 1, file_key, deterministic=True)
     if connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
         disk.copy_database(connection, file.with_name(f"{file.name}.v{version}"))
     for number in range(version + 1, LATEST + 1):

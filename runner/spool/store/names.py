@@ -5,10 +5,11 @@ Pure functions on strings; nothing here reads the disk.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import PurePath
 
@@ -171,9 +172,22 @@ def id_from_file(name: str) -> str:
     return job_id
 
 
+def numbered(name: str) -> Iterator[str]:
+    """The name of a file, then others like it to choose a free one from: `x.png`, `x-2.png` …"""
+    yield name
+    stem, suffix = os.path.splitext(name)
+    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+
+
 def key_of(job_id: str) -> str:
     """The form in which ids are compared: case and Unicode form make no difference."""
     return unicodedata.normalize("NFC", job_id).casefold()
+
+
+def file_key(name: str | bytes) -> str | bytes:
+    """The form in which names of files are compared; bytes, as which those are stored that are not
+    UTF-8, are compared as they are."""
+    return key_of(name) if isinstance(name, str) else name
 
 
 def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:

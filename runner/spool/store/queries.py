@@ -8,17 +8,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import sqlite3
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.clock import timestamp
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, key_of, text_of
+from runner.spool.store.names import Names, file_key, key_of, text_of
 from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
@@ -57,9 +55,6 @@ class Queries(Database):
     A job whose row cannot be read is taken out, for it would be in the way of every query.
     """
 
-    on_quarantine: Callable[[str, str], None] = staticmethod(lambda job_id, why: None)
-    """Called with the id and the reason of each job that is taken out."""
-
     # -- one job ---------------------------------------------------------------------------------
 
     def get(self, seq: int) -> Record:
@@ -77,20 +72,16 @@ class Queries(Database):
     def newest_of_file(self, name: str) -> Record | None:
         """The newest job that was made of a file of this name, however it is spelled if it is one.
 
-        See `Names`; SQLite's own rule for case knows ASCII only.
+        See `Names`.
         """
         stored = storable(name)
-        exact = self._newest("source_name = ?", stored)
+        key, where = file_key(stored), "source_key = ? AND source_name = ?"
+        exact = self._newest(where, key, stored)
         if exact is not None or isinstance(stored, bytes):
             return exact
-        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-        escaped = [re.sub(r"([\\%_])", r"\\\1", form) for form in forms]
-        query = (
-            "SELECT DISTINCT source_name FROM job INDEXED BY job_source"
-            " WHERE source_name LIKE ? ESCAPE '\\' OR source_name LIKE ? ESCAPE '\\'"
-        )
-        meant = Names(row["source_name"] for row in self._rows(query, *escaped)).alike(name)
-        return self._newest("source_name = ?", meant[0]) if len(meant) == 1 else None
+        rows = self._rows("SELECT DISTINCT source_name FROM job WHERE source_key = ?", key)
+        meant = Names(row["source_name"] for row in rows).alike(name)
+        return self._newest(where, key, meant[0]) if len(meant) == 1 else None
 
     def first_unused_number(self, stem: str) -> int:
         """The first number from 2 on that no job has behind this stem, but for rejected ones."""
@@ -103,8 +94,9 @@ class Queries(Database):
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""
-        where = "source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
-        return self._newest(where, storable(name), sha256, mtime_ns)
+        stored = storable(name)
+        where = "source_key = ? AND source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
+        return self._newest(where, file_key(stored), stored, sha256, mtime_ns)
 
     def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
         """The jobs made of files with these identities that are not answered yet, by identity."""
@@ -259,9 +251,9 @@ class Queries(Database):
         rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
         return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
 
-    def quarantined(self) -> dict[str, str]:
-        """Why the records of jobs cannot be read or were not made again, by their ids."""
-        return dict(map(tuple, self._rows("SELECT id, why FROM quarantine ORDER BY at")))
+    def quarantined(self) -> list[sqlite3.Row]:
+        """The jobs whose records cannot be read or were not made again: `id`, `why`, since `at`."""
+        return self._rows("SELECT id, why, at FROM quarantine ORDER BY at")
 
     def _by_identity(self, rows: Sequence[sqlite3.Row]) -> dict[str, Record]:
         found = ((row["identity"], self.find(row["seq"])) for row in rows)
@@ -298,7 +290,6 @@ class Queries(Database):
             self._run(query, job_id, why, record, timestamp())
             for table in ("job", "image", "in_flight", "unanswered"):
                 self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
-        self.on_quarantine(job_id, why)
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Record:
         if self.state == State.RUNNING:
             return Hold(None, "")
         if self.inputs_missing:
-            return Hold(WAITING_FOR_INPUT, self.waits_for or "")
+            return Hold(WAITING_FOR_INPUT, self.waits_for or "waiting for its images to be copied")
         if self.ready_at > wall and self.put_back != UNWRITABLE.reason:
             return outside_hours(self.ready_at)
         return runner or Hold(self.put_back, self.put_back_message or "")

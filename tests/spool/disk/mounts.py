@@ -1,7 +1,7 @@
 """Real file systems that are not like the usual one, and a second user, for tests of any folder.
 
 Each is a context manager, and skips the test, with the reason, where this machine has none: they
-need root, `/dev/fuse`, and the packages bindfs, ntfs-3g and exfat-fuse. What is mounted is
+need root, `/dev/fuse`, and the packages bindfs and ntfs-3g. What is mounted is
 unmounted in the end, even if a runner still has files open there.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-_NTFS_BYTES = 8 << 20
+# Sparse; the runner begins no image where there is less than 64 MiB of room.
+_NTFS_BYTES = 160 << 20
 _ONE, _OTHER = 61_001, 61_002
 
 

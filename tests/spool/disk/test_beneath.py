@@ -145,3 +145,23 @@ def test_the_names_of_files_being_written_cannot_be_guessed_and_are_short(shared
     for _ in range(2):
         Listing(shared).replace(shared / ("x" * 200), b"")
     assert len(set(names)) == 2 and max(map(len, names)) < 40
+
+
+def test_below_a_link_that_leads_nowhere_no_folder_is_made(shared: Path) -> None:
+    """Seen red: RecursionError, for the name above it was taken each time."""
+    links(shared / "link", shared.parent / "nowhere")
+    for roots in ([], [str(shared)]):
+        with pytest.raises(OSError):
+            beneath.make_folder(shared / "link" / "a" / "b", roots)
+    assert beneath.make_folder(shared / "a" / "b" / "c", [str(shared)])
+    assert not beneath.make_folder(shared / "a" / "b", [str(shared)])
+
+
+@pytest.mark.parametrize("act", ["create", "remove", "rename to"])
+def test_an_error_below_a_shared_folder_names_the_whole_path(shared: Path, act: str) -> None:
+    """Seen red: the bare name, which lies in many folders."""
+    taken = shared / "job" / "taken"
+    taken.mkdir()
+    with pytest.raises(OSError) as raised:
+        ACTS[act](taken, [str(shared)])
+    assert str(taken) in (raised.value.filename, raised.value.filename2)

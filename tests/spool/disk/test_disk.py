@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import DiskFull, LedgerUnusable
+from runner.errors import DiskFull, LedgerUnusable, PlaceAway
 from runner.spool.disk.disk import Disk, Place, concerns_all
 from runner.spool.disk.platform import can_sync_file_system
 from tests.spool.faulty import FaultyDisk
@@ -78,6 +78,26 @@ def test_a_file_in_a_new_folder_may_be_written_in_place(disk: Recorder, tmp_path
     disk.replace_many([(x, b"1"), (y, b"2")], in_place=[x], durable=False)
     assert disk.done == ["write x", "sync x", "write aside", "sync aside", "rename y"]
     assert (x.read_bytes(), y.read_bytes()) == (b"1", b"2")
+
+
+def test_where_the_folder_is_another_one_meanwhile_no_file_of_that_one_is_removed(
+    disk: Recorder, tmp_path: Path
+) -> None:
+    """Seen red: what lay by the same name in the folder that took its place was removed."""
+    folder = tmp_path / "outbox"
+    folder.mkdir()
+
+    def swap(operation: str) -> None:
+        if operation == "sync":
+            folder.rename(tmp_path / "aside")
+            folder.mkdir()
+            (folder / "x").write_bytes(b"theirs")
+            raise PlaceAway("it is another folder")
+
+    disk.on_operation = swap
+    with pytest.raises(PlaceAway):
+        disk.replace_many([(folder / "x", b"1")], in_place=[folder / "x"])
+    assert (folder / "x").read_bytes() == b"theirs"
 
 
 @pytest.mark.skipif(not can_sync_file_system(), reason="needs syncfs")

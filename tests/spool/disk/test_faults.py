@@ -135,11 +135,36 @@ def test_a_fault_is_logged_when_it_is_new_and_a_mistake_of_ours_with_its_traceba
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
-def test_at_most_twenty_faults_are_listed_the_oldest_first(home: Home, faults: Faults) -> None:
-    assert faults.note is None
-    for number in range(21):
+def test_the_newest_twenty_faults_are_listed_and_the_others_are_counted(
+    home: Home, faults: Faults
+) -> None:
+    assert faults.note is None and not faults
+    for number in range(20):
         faults.add(home.outbox / f"{number}", _DENIED)
-    assert [fault["file"] for fault in faults.listed()] == [f"outbox/{n}" for n in range(20)]
+    assert faults.note is not None and "before these" not in faults.note
+    for number in range(20, 23):
+        faults.add(home.outbox / f"{number}", _DENIED)
+    assert [fault["file"] for fault in faults.listed()] == [f"outbox/{n}" for n in range(3, 23)]
+    assert faults and faults.note.endswith("; and 3 before these")
+
+
+@pytest.mark.parametrize(
+    ("culprit", "named"),
+    [
+        ("outbox/drops/x.yaml.json", "outbox/drops/x.yaml.json: "),
+        ("outbox/drops/.1f2e.writing", "outbox/drops: "),
+        ("inbox/x.yaml", ""),
+        ("inbox/.taken-x.yaml", ""),
+        ("elsewhere", ""),
+    ],
+)
+def test_an_error_about_another_file_than_the_one_set_aside_names_that_file(
+    home: Home, faults: Faults, culprit: str, named: str
+) -> None:
+    faults.add(home.inbox / "x.yaml", PermissionError(1, "No", str(home.root / culprit)))
+    (fault,) = faults.listed()
+    assert fault["file"] == "inbox/x.yaml"
+    assert fault["message"].startswith(f"{named}No: see that the runner's user")
 
 
 def test_what_left_the_inbox_is_forgotten_and_a_job_is_not(home: Home, faults: Faults) -> None:

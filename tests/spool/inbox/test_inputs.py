@@ -13,7 +13,10 @@ from PIL import Image
 
 from runner.settings import Home
 from runner.spool.disk.platform import open_regular
+from runner.spool.inbox import acknowledge, waiting
 from runner.spool.inbox.inputs import Snapshot, take
+from runner.spool.inbox.waiting import InputWait
+from runner.spool.store.record import Record
 from tests.spool.conftest import Spool
 
 EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nimage: {image}\nseed: 1\n"
@@ -414,3 +417,34 @@ def test_a_folder_swapped_for_a_link_between_check_and_open_is_refused_unread(
     status = spool.end("edit")
     assert (status["state"], status["reason"]) == ("failed", "PathNotAllowed")
     assert not (spool.home.job("edit") / "inputs").exists()
+
+
+def test_pictures_are_copied_for_a_second_at_a_time_and_every_job_has_its_turn(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: cancels and drops waited until the pictures of all waiting jobs were decoded."""
+    monkeypatch.setattr(waiting, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(acknowledge, "LONGEST_SECONDS", -1.0)
+    jobs = [f"edit{number}" for number in range(5)]
+    for job in jobs:
+        (spool.home.inbox / f"{job}.png").write_bytes(png())
+    gathered: list[list[str]] = []
+    gather, gather_all = InputWait.gather, InputWait.gather_all
+
+    def one(self: InputWait, record: Record) -> bool:
+        gathered[-1].append(record.id)
+        return gather(self, record)
+
+    def all_of_them(self: InputWait, moment: float) -> bool:
+        gathered.append([])
+        return gather_all(self, moment)
+
+    monkeypatch.setattr(InputWait, "gather", one)
+    monkeypatch.setattr(InputWait, "gather_all", all_of_them)
+    for job in jobs:
+        spool.drop(f"{job}.yaml", EDIT.format(image=f"{job}.png"))
+    assert [each["state"] for each in spool.over(*jobs)] == ["succeeded"] * 5
+    assert max(map(len, gathered)) == 1
+    turns = [job for call in gathered for job in call]
+    # A picture is copied once it has been seen unchanged: two turns for each.
+    assert sorted(turns[:5]) == jobs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from runner.spool.store.names import text_of
 from tests.spool import odd
 from tests.spool.conftest import Spool
 
@@ -43,12 +45,22 @@ def play(root: Path, seed: int, count: int) -> list[str]:
                 found += [f"lost: {name} {why}" for name, why in missing.items()]
             states = {job: spool.status(job).get("state") for job in good}
             found += [f"wrong: {j} is {s}" for j, s in states.items() if s != "succeeded"]
+            found += [f"twice: {name!r}" for name in taken_twice(spool)]
             spool.stop()
         made = spool.device.started
         found += [f"twice: {job}" for job in sorted({job for job in made if made.count(job) > 1})]
     finally:
         spool.stop()
-    return found
+    made_good = {folder.name for folder in spool.home.outbox.glob("good*")}
+    dropped_good = {f"good-{number}" for number in range(3 * odd.GOOD)}
+    return found + [f"wrong: {job} is extra" for job in sorted(made_good - dropped_good)]
+
+
+def taken_twice(spool: Spool) -> list[str]:
+    """The names of the files of which more than one job was made: each name was dropped once."""
+    assert spool.daemon is not None
+    query = "SELECT source_name FROM job GROUP BY source_name, source_mtime_ns HAVING count(*) > 1"
+    return [text_of(os.fsdecode(row[0])) for row in spool.daemon.ledger._rows(query)]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 from runner import client
+from runner.clock import now
 from runner.daemon.daemon import Daemon
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.faults import Faults
@@ -228,6 +229,19 @@ def test_a_rejected_drop_that_cannot_leave_is_rejected_once(idle_spool: Spool) -
     spool.drop("next.yaml")
     spool.end("next")
     assert first["reason"] == "SchemaInvalid" and not spool.home.job("stuck-2").exists()
+
+
+def test_a_link_that_cannot_leave_is_rejected_once(idle_spool: Spool) -> None:
+    """Seen red: it was another rejected job each time its removal was tried."""
+    spool = idle_spool
+    spool.start(Stubborn())
+    file = spool.home.inbox / "stuck.yaml"
+    file.symlink_to("nowhere")
+    assert spool.end("stuck")["reason"] == "NotARegularFile"
+    daemon = spool.daemon
+    assert daemon is not None
+    spool.until(lambda: file in daemon.faults and daemon.faults._faulty[file].pause >= 4.0)
+    assert len(daemon.ledger.rejected(after=0, limit=-1)) == 1
 
 
 def test_a_control_file_that_cannot_be_removed_is_obeyed_once(idle_spool: Spool) -> None:
@@ -466,11 +480,23 @@ def test_a_record_that_cannot_be_read_is_named_at_every_start_and_the_others_run
         paused.stop()
     assert "odd" not in [job for job, _ in paused.device.started]
     if column != "id":
-        (paused.home.job("odd")).rename(paused.home.root / "away")
+        # While it runs, as its message says.
         paused.start()
+        assert "move this folder away, then drop its spec again" in faults(paused)[file]["message"]
+        (paused.home.job("odd")).rename(paused.home.root / "away")
+        paused.until(lambda: not faults(paused))
         paused.drop("odd.yaml")
         assert paused.end("odd")["state"] == "succeeded"
-        assert not faults(paused)
+        return
+    paused.start()
+    assert "move it away, drop its spec" in faults(paused)[file]["message"]
+    paused.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        wall = now()
+        patch.setattr("runner.spool.startup.opening.now", lambda: wall + 8 * 86_400)
+        paused.start()
+        # Nobody can move a folder that is not known.
+        paused.until(lambda: not faults(paused))
 
 
 def test_a_record_that_recovery_stumbles_over_is_tried_again_and_the_others_run(

@@ -230,10 +230,13 @@ def test_a_link_is_refused_at_once_and_its_target_is_not_read(
 ) -> None:
     link = tmp_path / "link.yaml"
     link.symlink_to(spec)
-    assert refusal(settler.check(link, 8.0)) == "NotARegularFile"
+    pipe = tmp_path / "pipe.yaml"
     if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.yaml")
-        assert refusal(settler.check(tmp_path / "pipe.yaml", 8.0)) == "NotARegularFile"
+        os.mkfifo(pipe)
+    for file in filter(os.path.lexists, (link, pipe)):
+        drop = settler.check(file, 8.0)
+        assert refusal(drop) == "NotARegularFile"
+        assert isinstance(drop, Drop) and drop.identity == drop_at(file, file.name).identity
 
 
 def test_a_file_that_cannot_be_read_is_tried_for_a_minute_and_then_refused(
@@ -248,7 +251,7 @@ def test_a_file_that_cannot_be_read_is_tried_for_a_minute_and_then_refused(
         assert settler.check(spec, 67.0) == 1.0
         result = settler.check(spec, 69.0)
         assert refusal(result) == "Unreadable"
-        assert isinstance(result, Drop) and (result.size, result.mtime_ns) == (0, 0)
+        assert isinstance(result, Drop) and (result.data, result.size) == (b"", len(_WHOLE))
     assert settler.check(spec, 69.0) == 0.5
 
 
@@ -301,3 +304,35 @@ def test_another_name_of_a_private_file_is_refused_once_its_writer_has_had_time(
     os.link(spec, first)
     spec.chmod(0o644)
     assert taken(settler.check(spec, 11.0)), "everybody may read it"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("other", ["pipe", "huge", "link"])
+def test_a_file_that_another_takes_the_place_of_is_not_waited_for_nor_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Seen red: the pipe was opened and waited for, and the file with holes read to its end."""
+    file = tmp_path / "x.yaml"
+    file.write_bytes(_WHOLE)
+    lstat = os.lstat
+
+    def swap(path: Path) -> os.stat_result:
+        status = lstat(path)
+        file.unlink()
+        if other == "pipe":
+            os.mkfifo(file)
+        elif other == "link":
+            file.symlink_to("/etc/hostname")
+        else:
+            file.touch()
+            os.truncate(file, 8 << 40)
+        return status
+
+    monkeypatch.setattr(os, "lstat", swap)
+    if other == "huge":
+        drop = drop_at(file, "x.yaml")
+        assert (drop.data, drop.refused, drop.size) == (b"", ("", ""), 8 << 40)
+    else:
+        with pytest.raises(OSError):
+            drop_at(file, "x.yaml")
