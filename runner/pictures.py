@@ -7,6 +7,7 @@ some of them start other programs. Never writes one.
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 from runner.errors import InputBad
@@ -26,12 +27,14 @@ def decoded(data: bytes, name: str = "this") -> Image:
     """
     from PIL import Image as Pillow
 
+    # Of its own limit; the one here is lower.
+    warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
     try:
         picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height <= MAX_PIXELS:
             picture.load()
             return picture
-    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
+    except Pillow.DecompressionBombError:
         pass
     except Exception as error:  # Pillow's readers raise whatever their formats do
         if data.startswith(LFS_POINTER):

@@ -6,19 +6,15 @@ Version 1: keys may be added, never removed or changed. The schemas beside the s
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
 import time
 from pathlib import Path
 from typing import Any, TypedDict
 
+from runner.files import read_file
+
 SCHEMA = 1
-# The largest file that this program writes for others, a picture, takes less; JSON far less.
-_MOST_BYTES = 256 << 20
-_MOST_JSON_BYTES = 16 << 20
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_MOST_BYTES = 16 << 20
 _TRIES = 20
 _PAUSE_SECONDS = 0.05
 
@@ -133,25 +129,6 @@ class RunnerHealth(TypedDict):
     interval_seconds: float
 
 
-def read_file(file: Path, most: int = _MOST_BYTES) -> bytes:
-    """The bytes of a file in a folder that others may write to: a named pipe in its place must not
-    hold this process for ever, nor a huge one fill its memory.
-
-    Raises OSError where there is no regular file of at most `most` bytes that can be read.
-    """
-    handle = os.open(file, _READ)
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(file))
-        with open(handle, "rb", closefd=False) as opened:
-            return opened.read(most)
-    finally:
-        os.close(handle)
-
-
 def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON object from a file, or None where there is none that can be read.
 
@@ -159,7 +136,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
     """
     for _ in range(_TRIES):
         try:
-            value = json.loads(read_file(file, _MOST_JSON_BYTES))
+            value = json.loads(read_file(file, _MOST_BYTES))
         except PermissionError:
             time.sleep(_PAUSE_SECONDS)
         except (OSError, ValueError, RecursionError):

@@ -18,9 +18,8 @@ from tests.harness import ROOT
 ROWS: tuple[tuple[str, ...], ...] = (
     ("specs", "runner.launch"),
     ("composer", "runner.errors"),
-    ("runner.places",),
+    ("runner.places", "runner.files", "runner.clock"),
     (
-        "runner.clock",
         "runner.exit_codes",
         "runner.job",
         "runner.log_once",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.files import read_file
 from runner.settings import Home
-from runner.wire import read_file, read_json
+from runner.wire import read_json
 from tests.spool.conftest import Spool
 
 
@@ -20,6 +21,20 @@ def test_what_is_no_json_object_is_none(tmp_path: Path, data: bytes) -> None:
     assert read_json(tmp_path / "none") is None
     (tmp_path / "x").write_bytes(b'{"a": 1}')
     assert read_json(tmp_path / "x") == {"a": 1}
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    """Seen red: `status`, the MCP server and a rebuild showed what only their user may read."""
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"state": "secret"}', encoding="utf-8")
+    link = tmp_path / "status.json"
+    try:
+        link.symlink_to(secret)
+    except OSError as error:
+        pytest.skip(f"this user may not make links: {error}")
+    assert read_json(link) is None
+    with pytest.raises(OSError):
+        read_file(link)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file with holes has to be asked for on Windows")
@@ -33,7 +48,13 @@ def test_a_huge_file_in_the_place_of_a_status_fills_no_memory_and_a_start_comes_
     spool.end("one")
     planted = spool.home.outbox / "planted"
     planted.mkdir()
-    for place in (planted / "status.json", spool.home.job("one") / "one-0002.json"):
+    (spool.home.outbox / "spec").mkdir()
+    status = spool.status("one") | {"id": "spec", "state": "queued"}
+    (spool.home.outbox / "spec" / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    for place in (
+        planted / "status.json", spool.home.job("one") / "one-0002.json",
+        spool.home.outbox / "spec" / "spec.yaml",
+    ):  # fmt: skip
         place.touch()
         os.truncate(place, 8 << 40)
         assert read_json(place) is None

@@ -229,7 +229,7 @@ class Worker:
         """Whether a job's folder, or an image of it, is at fault for now: the job is put off."""
         folder = self._outbox.folder(record.id)
         if folder in self._faults and not self._faults.seconds_left(folder):
-            with suppress(OSError):
+            with self._faults.isolated(folder):
                 self._outbox.write_status(record.seq)
         left = max(map(self._faults.seconds_left, self._faults.below(folder)), default=0.0)
         if left:

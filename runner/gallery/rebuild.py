@@ -18,11 +18,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from runner.errors import UsageProblem
+from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
-from runner.wire import read_file
 
 # Seconds. Longer than any system delays writing to disk, and than clocks may differ.
 _LOOK_BACK = 600.0

@@ -15,9 +15,10 @@ from typing import Any
 
 from mcp.types import ImageContent, ResourceLink
 
+from runner.files import read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
-from runner.wire import read_file, read_json
+from runner.wire import read_json
 
 PAGE = 4
 """The number of pictures in one result, few enough for a model and for one message."""

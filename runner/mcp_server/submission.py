@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.mcpserver.exceptions import ToolError
 
 from runner import client
+from runner.files import read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
-from runner.wire import read_file, read_json
+from runner.wire import read_json
 from specs import schemas
 from specs.errors import SpecInvalid
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runner import client
 from runner.spool.store.names import receipt_names
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.disk import mounts
@@ -43,10 +44,12 @@ def test_where_the_outbox_cannot_hold_the_name_of_a_drop_its_receipt_has_another
     with mounts.windows_names(tmp_path / "at"):
         spool = Spool(tmp_path / "home", outbox=str(tmp_path / "at"), **_QUICK)
         with running(spool):
-            for name in (odd, "good.yaml", "trailing dot..yaml", "a<b>|c.yaml"):
+            names = (odd, "good.yaml", "trailing dot..yaml", "a<b>|c.yaml", "com1.yaml")
+            for name in names:
                 spool.drop(name)
-            jobs = ("shot-12-30", "good", "trailing-dot", "a-b-c")
-            assert [each["state"] for each in spool.over(*jobs)] == ["succeeded"] * 4
+            jobs = ("shot-12-30", "good", "trailing-dot", "a-b-c", "job-com1")
+            assert [each["state"] for each in spool.over(*jobs)] == ["succeeded"] * len(jobs)
+            assert all(client.receipt(spool.home, name) for name in names)
             spool.gone(odd)
             plain, other = receipt_names(odd)
             answer = json.loads((spool.home.drops / other).read_bytes())

@@ -20,7 +20,7 @@ from typing import TypeVar
 from runner.clock import monotonic, timestamp
 from runner.errors import JobFailed
 from runner.settings import Home
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, concerns_all
+from runner.spool.disk.disk import concerns_all
 from runner.spool.disk.platform import signature_of
 from runner.wire import Fault
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 BAD_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _MOST_LISTED = 20
+_LONGEST_MESSAGE = 1000
 _LONGEST_PAUSE = 60.0
 
 
@@ -150,7 +151,7 @@ class Faults:
                 "%r is set aside, the others go on: %s", name, message,
                 exc_info=None if isinstance(error, (OSError, JobFailed)) else error,
             )  # fmt: skip
-        fault = Fault(file=name, reason=reason, message=message, since=since)
+        fault = Fault(file=name, reason=reason, message=message[:_LONGEST_MESSAGE], since=since)
         self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
 
     def _signature(self, file: Path) -> tuple[int, ...]:
@@ -170,10 +171,10 @@ class Faults:
         if not isinstance(error, OSError) or error.filename is None:
             return None
         named = Path(os.fsdecode(error.filename2 or error.filename))
-        if named.name.endswith(TEMPORARY_SUFFIX):
-            # Its name is another one each time.
+        if named.name.startswith("."):
+            # A name of ours on the way to the one at fault, another one each time.
             named = named.parent
-        if named in (file, file.parent) or named.parent == file.parent:
+        if named in (file, file.parent):
             return None
         for word, root in (("inbox", self._home.inbox), ("outbox", self._home.outbox)):
             if named.is_relative_to(root):

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runner.files import open_regular
+
 if sys.platform != "win32":
     import fcntl
 
@@ -130,22 +132,6 @@ def sync_file_system(folder: str | Path) -> None:
             raise OSError(number, os.strerror(number), str(folder))
     finally:
         os.close(handle)
-
-
-def open_regular(path: Path) -> int:
-    """Open a regular file for reading without following a final symlink and without ever blocking.
-
-    Raises OSError when it cannot be opened, with ELOOP for a symlink, and without an errno for what
-    is not a regular file, such as a folder, a FIFO or a device.
-    """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError("not a regular file")
-    return handle
 
 
 def may_be_private(status: os.stat_result) -> bool:

@@ -51,6 +51,11 @@ class Ids:
         """Whether a job holds this id, or the outbox has another folder of that name."""
         return self._is_taken(job_id, self._ledger.newest(job_id))
 
+    def folder_of(self, job_id: str) -> str:
+        """The folder of the job of this id, which may be written in another case."""
+        record = self._ledger.newest(job_id)
+        return f"outbox/{record.id if record else job_id}"
+
     def holder(self, job_id: str) -> Record | None:
         """The job that holds an id; one that no longer holds it is removed.
 

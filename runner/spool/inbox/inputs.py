@@ -17,15 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
+from runner.files import open_regular
 from runner.pictures import decoded
 from runner.settings import Home
-from runner.spool.disk.platform import (
-    has_writer,
-    may_be_private,
-    open_regular,
-    path_of,
-    signature_of,
-)
+from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
 from runner.spool.store.names import Names, is_ignored, is_spec
 from specs.suggest import nearest
 
@@ -70,7 +65,7 @@ def place_of(text: str, home: Home) -> Path:
     folder, name = home.inbox, posix
     first, _, rest = posix.partition("/")
     if first in ("inbox", "outbox") and rest:
-        folder, name = home.outbox if first == "outbox" else home.inbox, rest
+        folder, name = home.outbox if first == "outbox" else home.inbox, rest.lstrip("/")
     place = folder / name
     if not any(_inside(place, root) for root in (folder, *_input_roots(home))):
         raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
@@ -188,7 +183,8 @@ class Snapshot:
         """The same. Raises PathNotAllowed for a private file, InputBad for what is no picture."""
         if self.private:
             raise PathNotAllowed(
-                f"{name} is another name of a file that is private to its owner: use a copy"
+                f"{name} is another name of a file that is another user's or closed to others: "
+                "use a copy"
             )
         decoded(self.data, name)
         return self
@@ -206,7 +202,8 @@ def take(place: Path, home: Home) -> Snapshot | None:
         return None
     except OSError as error:
         raise InputBad(
-            f"{place.name} cannot be read as a file: {error.strerror or error}"
+            f"{place.name} cannot be read ({error.strerror or error}): name a plain file that the "
+            "runner's user may read"
         ) from None
     with os.fdopen(handle, "rb") as file:
         # The path may lead to another file now than when it was checked.

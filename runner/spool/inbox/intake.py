@@ -264,7 +264,7 @@ class Intake:
             assessment = Assessment(
                 reason="IdConflict",
                 message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
-                f"outbox/{job_id} away",
+                f"{self._ids.folder_of(job_id)} away",
             )
             job_id = self._ids.free(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         pending = self._compose_pool.of(drop)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
+from runner.files import open_regular
 from runner.settings import Home
-from runner.spool.disk.platform import open_regular
 from runner.task import Lora
 from specs.suggest import did_you_mean
 

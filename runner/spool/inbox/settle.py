@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from runner.files import open_regular
 from runner.settings import Settings
-from runner.spool.disk.platform import has_writer, may_be_private, open_regular, signature_of
+from runner.spool.disk.platform import has_writer, may_be_private, signature_of
 from runner.spool.store.names import text_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
@@ -27,7 +28,7 @@ _UNREADABLE_SECONDS = 60.0
 _STRICT_SECONDS = 60.0
 # A careful writer links a file to its name, and then removes the first name.
 _LINKED_SECONDS = 2.0
-_PRIVATE = "another name of a file that is private to its owner: drop a copy"
+_PRIVATE = "another name of a file that is another user's or closed to others: drop a copy"
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ class Settler:
 
     def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
         # As `drop_at` has it, or a file that cannot be removed would be another one each time.
-        state = self._state(path.name, signature_of(os.lstat(path)), now)
-        if path.is_symlink() or error.errno is None:
+        status = os.lstat(path)
+        state = self._state(path.name, signature_of(status), now)
+        if not stat.S_ISREG(status.st_mode):
             message = "a spec must be a plain file, not a link or a device"
             return Drop(path.name, b"", state.signature, ("NotARegularFile", message))
         message = f"the file cannot be read ({error.strerror}): let the runner's user read it"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from runner.clock import monotonic
@@ -27,6 +28,7 @@ from runner.spool.inbox.inputs import (
     same_copy,
     take,
 )
+from runner.spool.store.names import key_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -53,6 +55,8 @@ class InputWait:
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
         self._next_seq = 0
+        # By the ids of waiting jobs, as they are compared, those of the jobs they wait for.
+        self._makers: dict[str, set[str]] = {}
         self.seconds_to_next_check = spool.home.settings.rescan_seconds
         self.any_waiting = False
 
@@ -85,6 +89,8 @@ class InputWait:
         self.seconds_to_next_check = 0.0 if cut_short else again if waiting else rescan
         if not waiting:
             self._unchanged.clear()
+        for key in self._makers.keys() - {key_of(record.id) for record in waiting}:
+            del self._makers[key]
         return changed
 
     def gather(self, record: Record) -> bool:
@@ -105,6 +111,7 @@ class InputWait:
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
             message = self._message(record, *next(iter(missing.items()))) if missing else None
+            self._refuse_circle(record, missing)
         except DiskFull as error:
             # It is tried again when there is room; the copies made so far are kept.
             message = str(error)
@@ -164,6 +171,25 @@ class InputWait:
         self._disk.replace(folder / name, snapshot.data, durable=True)
         return name
 
+    def _refuse_circle(self, record: Record, missing: Iterable[str]) -> None:
+        """Raise InputMissing where jobs wait for each other, seen from the last of them to come."""
+        key = key_of(record.id)
+        texts = (relative(text, self._home) for text in missing)
+        makers = {key_of(maker) for text in texts if (maker := maker_of(text))}
+        if self._makers.get(key, set()) == makers:
+            return
+        self._makers[key] = makers
+        seen: set[str] = set()
+        left = set(makers)
+        while left:
+            maker = left.pop()
+            if maker == key:
+                raise InputMissing(
+                    f"{record.id} waits for a picture that waits for its own: name another image"
+                )
+            seen.add(maker)
+            left |= self._makers.get(maker, set()) - seen
+
     def _message(self, record: Record, missing: str, maker: Record | None) -> str:
         """What a job waits for. Raises InputMissing where it waits no longer."""
         if maker is None:
@@ -173,9 +199,10 @@ class InputWait:
             hint = instead if near else ""
             if waited < self._home.settings.input_wait_seconds:
                 return f"waiting for {missing}{hint}"
+            bring = "drop the job that makes it" if maker_of(missing) else "put it into the inbox"
             raise InputMissing(
-                f"{missing} did not arrive within {waited:.0f} seconds{hint}: put it into the "
-                "inbox, then retry the job"
+                f"{missing} did not arrive within {waited:.0f} seconds{hint}: {bring}, then retry "
+                "the job"
             )
         if maker.is_final:
             raise InputMissing(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import timestamp
+from runner.files import read_file
 from runner.job import FINAL_STATES, State
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
@@ -24,7 +25,6 @@ from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
 from runner.spool.store.names import is_safe_id
 from runner.spool.store.spool import Spool
-from runner.wire import read_file
 
 log = logging.getLogger(__name__)
 

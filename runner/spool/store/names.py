@@ -138,8 +138,12 @@ def is_safe_id(name: str) -> bool:
         bool(_SAFE_ID.fullmatch(name))
         and not name.endswith(".")
         and name.lower() not in _RESERVED
-        and name.split(".")[0].lower() not in _WINDOWS_DEVICES
+        and not _is_device(name)
     )
+
+
+def _is_device(name: str) -> bool:
+    return name.split(".")[0].lower() in _WINDOWS_DEVICES
 
 
 def text_of(name: str) -> str:
@@ -160,7 +164,10 @@ def stand_in(name: str) -> str:
 def receipt_names(name: str) -> tuple[str, ...]:
     """The names that the receipt of a file may have; each where the outbox cannot hold the last."""
     plain = len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
-    return (*([f"{name}.json"] if plain else []), f"{stand_in(name)}.json")
+    other = f"{stand_in(name)}.json"
+    # On Windows a device has all names that begin with its own and a dot.
+    device = [f"_{other}"] if _is_device(other) else []
+    return (*([f"{name}.json"] if plain else []), other, *device)
 
 
 def id_from_file(name: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from runner.clock import now, timestamp
+from runner.files import read_file
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, Place
@@ -25,17 +26,7 @@ from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import receipt_names, text_of
 from runner.spool.store.record import Record, counts_of
-from runner.wire import (
-    SCHEMA,
-    Counts,
-    Output,
-    ProblemJson,
-    Progress,
-    Receipt,
-    Status,
-    read_file,
-    read_json,
-)
+from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status, read_json
 
 _STATUS = "status.json"
 _MOST_OUTPUTS = 100

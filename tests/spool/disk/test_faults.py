@@ -155,6 +155,7 @@ def test_the_newest_twenty_faults_are_listed_and_the_others_are_counted(
         ("outbox/drops/.1f2e.writing", "outbox/drops: "),
         ("inbox/x.yaml", ""),
         ("inbox/.taken-x.yaml", ""),
+        ("inbox/photo.png", "inbox/photo.png: "),
         ("elsewhere", ""),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runner.files import open_regular
 from runner.spool.disk import platform
 from runner.spool.disk.platform import (
     allow_writer_probe,
@@ -20,7 +21,6 @@ from runner.spool.disk.platform import (
     can_sync_file_system,
     file_system_of,
     has_writer,
-    open_regular,
     own_file,
     path_of,
     signature_of,
@@ -213,29 +213,6 @@ def test_the_file_system_of_a_folder_is_synced_and_a_failure_is_told(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
         sync_file_system(tmp_path)
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path))
-
-
-def test_only_a_regular_file_is_opened_and_nothing_blocks(tmp_path: Path) -> None:
-    file, link = tmp_path / "x", tmp_path / "link"
-    file.write_bytes(b"x")
-    handle = open_regular(file)
-    assert os.read(handle, 9) == b"x" and not os.get_inheritable(handle)
-    with pytest.raises(OSError):
-        os.write(handle, b"y")
-    os.close(handle)
-    with pytest.raises(FileNotFoundError):
-        open_regular(tmp_path / "none")
-    if os.name == "nt":
-        return
-    link.symlink_to(file)
-    with pytest.raises(OSError) as caught:
-        open_regular(link)
-    assert caught.value.errno == errno.ELOOP
-    os.mkfifo(tmp_path / "pipe")
-    for odd in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(OSError, match="not a regular file") as caught:
-            open_regular(odd)
-        assert caught.value.errno is None
 
 
 def test_a_signature_changes_when_a_file_is_written_touched_moved_or_replaced(

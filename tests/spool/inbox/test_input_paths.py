@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InputBad, PathNotAllowed
+from runner.files import open_regular
 from runner.settings import Home, Settings
-from runner.spool.disk.platform import allow_writer_probe, can_probe_writers, open_regular
+from runner.spool.disk.platform import allow_writer_probe, can_probe_writers
 from runner.spool.inbox.inputs import (
     copy_name,
     is_from_outbox,
@@ -178,7 +179,7 @@ def test_an_image_that_is_missing_empty_or_being_written_is_waited_for(
 def test_what_is_no_file_or_is_too_large_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputBad, match="hero cannot be read as a file: not a regular"):
+    with pytest.raises(InputBad, match=r"hero cannot be read \(not a regular file\)"):
         take(home.outbox / "hero", home)
     with (home.inbox / "x.png").open("wb") as file:
         file.truncate(256 * 2**20 + 1)

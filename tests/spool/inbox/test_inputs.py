@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from runner.files import open_regular
 from runner.settings import Home
-from runner.spool.disk.platform import open_regular
 from runner.spool.inbox import acknowledge, waiting
 from runner.spool.inbox.inputs import Snapshot, take
 from runner.spool.inbox.waiting import InputWait
@@ -448,3 +448,28 @@ def test_pictures_are_copied_for_a_second_at_a_time_and_every_job_has_its_turn(
     turns = [job for call in gathered for job in call]
     # A picture is copied once it has been seen unchanged: two turns for each.
     assert sorted(turns[:5]) == jobs
+
+
+@pytest.mark.parametrize("circle", [("own",), ("a", "b"), ("a", "b", "c")])
+def test_jobs_that_wait_for_each_other_fail_at_once_and_say_so(
+    spool: Spool, circle: tuple[str, ...]
+) -> None:
+    """Seen red: they were waited for for ever, and a drain did not end."""
+    for job, maker in zip(circle, (*circle[1:], circle[0]), strict=True):
+        spool.drop(f"{job}.yaml", EDIT.format(image=f"outbox/{maker.upper()}/{maker}-0001.png"))
+        if job != circle[-1]:
+            spool.until(lambda job=job: spool.status(job).get("message"))
+    spool.drop("chain.yaml", EDIT.format(image="outbox/good/good-0001.png"))
+    spool.drop("good.yaml")
+    ends = spool.over(*circle)
+    assert [(end["state"], end["reason"]) for end in ends] == [("failed", "InputMissing")] * len(
+        circle
+    )
+    assert "waits for a picture that waits for its own" in ends[-1]["message"]
+    assert spool.end("chain")["state"] == "succeeded"
+
+
+def test_blank_steps_of_a_path_are_no_link(spool: Spool) -> None:
+    (spool.home.inbox / "cat.png").write_bytes(png())
+    spool.drop("edit.yaml", EDIT.format(image="inbox//cat.png"))
+    assert spool.end("edit")["state"] == "succeeded"

@@ -12,6 +12,7 @@ from runner.spool.store.names import (
     is_spec,
     key_of,
     natural_order,
+    receipt_names,
     why_not_taken,
 )
 
@@ -166,3 +167,10 @@ def test_a_name_is_found_as_it_is_else_in_another_form_else_in_another_case(
 def test_names_with_numbers_are_ordered_as_people_count() -> None:
     names = ["job10", "job2", "Job1", "job²", "job"]
     assert sorted(names, key=natural_order) == ["job", "Job1", "job2", "job10", "job²"]
+
+
+@pytest.mark.parametrize("name", ["com1.yaml", "CON.yaml", "nul.json.yaml"])
+def test_the_receipt_of_a_name_that_means_a_device_has_one_more_name(name: str) -> None:
+    """Seen red: on a disk with the rules of Windows it could not be written at all."""
+    plain, other, last = receipt_names(name)
+    assert plain == f"{name}.json" and other.startswith(f"{name}~") and last == f"_{other}"
