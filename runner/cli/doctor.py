@@ -110,9 +110,9 @@ def _runner(home: Home) -> Finding:
     if health is None:
         return Finding("runner", True, "none is running")
     found = f"pid {health['pid']} is {health['state']}, by {health['watch']}"
-    if health.get("note"):
+    if health["note"]:
         found += f": {health['note']}"
-    faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
+    faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
     remedy = "mend or remove what is set aside" if faults else None
     return Finding("runner", not faults, found, remedy, faults)
 

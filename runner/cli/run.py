@@ -177,9 +177,9 @@ def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
     for status in statuses:
         folder = os.path.relpath(home.job(status["id"]))
         if status["outputs"]:
-            show(f"{status['kind']:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
+            show(f"{status['kind']!s:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
         else:
-            show(f"{status['kind']:<9} {status['state']}: {status['message']}")
+            show(f"{status['kind']!s:<9} {status['state']}: {status['message']}")
     show(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
 
 
