@@ -107,7 +107,8 @@ class Home:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
             _refuse_overlap(folders)
-            self.data.chmod(0o700)
+            if self.data.stat().st_mode & 0o077:
+                self.data.chmod(0o700)
         except OSError as error:
             raise UsageProblem(
                 f"cannot make the folder {error.filename}: {error.strerror}"
