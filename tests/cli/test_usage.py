@@ -231,10 +231,14 @@ def test_a_drain_that_is_started_again_after_its_hour_leaves_at_once(
     assert past.code == 0 and not (home / "outbox" / "later" / "later-0001.png").exists()
 
 
-@pytest.mark.parametrize("until", ["25:00", "soon", "7", "07:61", "9999-12-31T23:00"])
-def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
+@pytest.mark.parametrize("until", ["25:00", "24:00", "soon", "7", "", "07:61", "9999-12-31T23:00"])
+def test_an_hour_that_is_none_is_wrong_usage_and_what_to_write_is_told(
+    home: Path, until: str
+) -> None:
+    """Seen red: an empty one, as of an unset variable, was taken for none."""
     done = fluxdrop("drain", "--until", until, home=home)
-    assert done.code == 2 and "07:00" in done.err
+    assert done.code == 2 and repr(until) in done.err
+    assert "from 00:00 to 23:59, like 07:00" in done.err and "like 2026-11-30T07:00" in done.err
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="cannot give one process another zone here")
