@@ -147,10 +147,11 @@ def is_home(folder: Path) -> bool:
     return (folder / SETTINGS_FILE).is_file() or all((folder / part).is_dir() for part in _PARTS)
 
 
-def find_home(given: str | None = None) -> Home:
+def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
     """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
 
-    Raises UsageProblem, naming `init`, when none of them is a home.
+    Raises UsageProblem, naming `init`, when none of them is a home, and PlaceAway where its disk is
+    not mounted, unless `mounted` is false: for who waits for it, or says what is wrong.
     """
     named = given or os.environ.get("FLUXDROP_HOME")
     folder = Path(named).expanduser() if named else Path.cwd()
@@ -159,7 +160,10 @@ def find_home(given: str | None = None) -> Home:
             f"{folder} is not a fluxdrop home: make one with `fluxdrop init {named or 'DIR'}`, "
             "or name one with --home or $FLUXDROP_HOME"
         )
-    return Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    home = Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    if mounted:
+        home.require_mounted()
+    return home
 
 
 def load_settings(file: Path) -> Settings:

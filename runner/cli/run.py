@@ -94,7 +94,7 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
     """Run the verb in a child process, started again until it ends with one of `final_codes`."""
     from runner.daemon.supervisor import keep_running
 
-    home = find_home(options.home)
+    home = find_home(options.home, mounted=False)
     more = ["--json"] if options.json else []
     return keep_running(
         [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],

@@ -121,8 +121,9 @@ def _require_runner(home: Home) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
+    home = _home_or_here(options.home)
     specs = [(file, _spec_bytes(file)) for file in options.files]
-    checked = _assessed(specs, _home_or_here(options.home))
+    checked = _assessed(specs, home)
     ok = not any(assessment.reason for _, assessment in checked)
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}

@@ -12,11 +12,14 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from runner.cli import build_parser, main
 from runner.cli.run import _next_time
+from runner.errors import PlaceAway
+from runner.settings import Home
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
@@ -63,6 +66,44 @@ def test_a_folder_that_is_no_home_is_refused_naming_init(tmp_path: Path) -> None
     assert there.code == 2 and f"fluxdrop init {tmp_path / 'nowhere'}" in there.err
     for_programs = fluxdrop("status", "--json", cwd=tmp_path)
     assert for_programs.code == 2 and "init" in for_programs.json["error"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"], ["status", "cat"], ["watch"], ["check", "-"], ["submit", "-"], ["cancel", "cat"],
+        ["pause"], ["resume"], ["clean", "--keep", "1GB"], ["gallery", "page"],
+        ["gallery", "search"], ["run", "--one-process"], ["drain", "--one-process"], ["mcp"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_home_whose_disk_is_not_mounted_is_refused_and_nothing_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:  # fmt: skip
+    """Seen red: `status` said that no job was known, and `gallery page` wrote below the mount."""
+
+    def refuse(home: Home) -> NoReturn:
+        raise PlaceAway("where none is mounted now")
+
+    monkeypatch.setattr(Home, "require_mounted", refuse)
+    before = sorted(home.rglob("*"))
+    assert main([*command, "--home", str(home)]) == 1
+    assert capsys.readouterr().err == "fluxdrop: where none is mounted now\n"
+    assert sorted(home.rglob("*")) == before
+
+
+def test_what_starts_a_runner_again_waits_for_the_disk_of_its_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the machine's start it may be mounted later than the service begins."""
+
+    def refuse(home: Home) -> NoReturn:
+        raise PlaceAway("where none is mounted now")
+
+    monkeypatch.setattr(Home, "require_mounted", refuse)
+    monkeypatch.setattr("runner.daemon.supervisor.keep_running", lambda *_, **__: 0)
+    assert main(["run", "--home", str(home)]) == 0
 
 
 def test_the_home_is_named_by_option_then_environment_then_folder(
