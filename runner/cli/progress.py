@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runner import reading
-from runner.cli.output import job_line, print_line, show
+from runner.cli.output import give_up, job_line, print_line, show
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.terminal import escaped
@@ -70,6 +70,15 @@ class Board:
             self._update()
 
     def _update(self) -> None:
+        try:
+            self._show_changes()
+        except OSError:
+            if self._thread.ident is None:
+                raise
+            # Who works on in the other thread does not end because nobody reads any more.
+            give_up(sys.stdout)
+
+    def _show_changes(self) -> None:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
         for job_id in dict.fromkeys([*self._shown, *self._ids()]):
             if job_id in self._over:

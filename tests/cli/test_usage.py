@@ -338,6 +338,41 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
         process.stderr.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_runner_works_with_closed_streams(home: Path, closed: str) -> None:
+    """Seen red: it ended before the first job, and the ledger might have had number 1."""
+    (home / "inbox" / "cat.yaml").write_text(spec(), encoding="utf-8")
+    command = [sys.executable, "-m", "runner", "drain", "--one-process", "--home", str(home)]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        env=clean_environment(), timeout=PATIENCE, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (home / "outbox" / "cat" / "cat-0001.png").exists()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_runner_whose_output_nobody_reads_any_more_works_on(home: Path, stream: str) -> None:
+    """Seen red: a traceback, and an end without the exit code of what was done."""
+    (home / "inbox" / "cat.yaml").write_text(spec(stpes=1), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", "drain", "--one-process", "--home", str(home)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
+    )  # fmt: skip
+    gone, read = process.stdout, process.stderr
+    if stream == "stderr":
+        gone, read = read, gone
+    assert gone is not None and read is not None
+    gone.close()
+    with read:
+        said = read.read()
+    assert process.wait(PATIENCE) == 1, said
+    assert b"Traceback" not in said
+    assert (home / "outbox" / "cat" / "status.json").exists()
+
+
 def test_a_terminal_without_unicode_is_no_error(home: Path) -> None:
     plain = clean_environment(PYTHONIOENCODING="ascii")
     done = fluxdrop("status", home=home, environment=plain)
