@@ -71,8 +71,8 @@ def test_a_folder_that_is_no_home_is_refused_naming_init(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "command",
     [
-        ["status"], ["status", "cat"], ["watch"], ["check", "-"], ["submit", "-"], ["cancel", "cat"],
-        ["pause"], ["resume"], ["clean", "--keep", "1GB"], ["gallery", "page"],
+        ["status"], ["status", "cat"], ["watch"], ["check", "-"], ["submit", "-"],
+        ["cancel", "cat"], ["pause"], ["resume"], ["clean", "--keep", "1GB"], ["gallery", "page"],
         ["gallery", "search"], ["run", "--one-process"], ["drain", "--one-process"], ["mcp"],
     ],
     ids=" ".join,
