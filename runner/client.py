@@ -20,13 +20,13 @@ from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runner import reading
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import receipt_names
-from runner.wire import read_json
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -50,6 +50,17 @@ class _Look:
 _looks: dict[Path, _Look] = {}
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What was said of a name before this process dropped a file under it."""
+
+    receipt: dict[str, Any] | None
+    fault: dict[str, Any] | None
+
+
+_before: dict[Path, _Before] = {}
+
+
 def runner_health(home: Home) -> dict[str, Any] | None:
     """The health file of a runner that is running now and is not stopping, or None.
 
@@ -58,8 +69,8 @@ def runner_health(home: Home) -> dict[str, Any] | None:
     be started again. Where the lock tells nothing, as on another machine or to another user, a
     first look waits as long for a change.
     """
-    while (health := read_json(home.health)) and health.get("state") != "stopping":
-        patience = _MISSED_INTERVALS * float(health["interval_seconds"])
+    while (health := reading.health(home.health)) and health["state"] != "stopping":
+        patience = _MISSED_INTERVALS * health["interval_seconds"]
         held, now = is_held(home), time.monotonic()
         last = _looks.get(home.health, _Look(health, now, -inf, now))
         changed = health != last.health and now - last.at < patience
@@ -68,7 +79,7 @@ def runner_health(home: Home) -> dict[str, Any] | None:
         _looks[home.health] = look
         if now - look.alive_at < patience:
             return health
-        is_here = (health.get("host"), health.get("system")) == (platform.node(), sys.platform)
+        is_here = (health["host"], health["system"]) == (platform.node(), sys.platform)
         if (is_here and held is False) or now - since >= patience:
             return None
         time.sleep(_POLL_SECONDS)
@@ -86,9 +97,17 @@ def submit(home: Home, data: bytes, name: str) -> str:
     stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
-    numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
-    drop = _put(home, data, itertools.chain([f"{stem}{suffix}"], numbered))
+    before: dict[str, _Before] = {}
+
+    def names() -> Iterator[str]:
+        for number in itertools.count(1):
+            free = f"{stem}-{number}{suffix}" if number > 1 else f"{stem}{suffix}"
+            before[free] = _Before(_read_receipt(home, free), _read_fault(home, free))
+            yield free
+
+    drop = _put(home, data, names())
     assert drop is not None, "the names never end"
+    _before[home.inbox / drop] = before[drop]
     return drop
 
 
@@ -137,15 +156,30 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
 
 
 def receipt(home: Home, drop: str) -> dict[str, Any] | None:
-    """The receipt of a drop, or None while its file is in the inbox."""
-    if os.path.exists(home.inbox / drop):
-        return None
-    return _read_receipt(home, drop)
+    """The receipt of a drop, or None while its file is in the inbox.
+
+    A file that cannot leave the inbox has one all the same: another than its name had before.
+    """
+    is_there, before = os.path.exists(home.inbox / drop), _before.get(home.inbox / drop)
+    found = _read_receipt(home, drop)
+    return None if is_there and (before is None or found == before.receipt) else found
+
+
+def fault(home: Home, drop: str) -> dict[str, Any] | None:
+    """The fault for which a runner has set a drop aside, not one of a file that had its name."""
+    before, found = _before.get(home.inbox / drop), _read_fault(home, drop)
+    return None if before is not None and found == before.fault else found
 
 
 def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
     files = (home.drops / name for name in receipt_names(drop))
-    return next(filter(None, map(read_json, files)), None)
+    found = next(filter(None, map(reading.receipt, files)), None)
+    return found if found is not None and _is_name(found["job"]) else None
+
+
+def _read_fault(home: Home, drop: str) -> dict[str, Any] | None:
+    faults = (reading.health(home.health) or {}).get("faults", ())
+    return next((fault for fault in faults if fault["file"] == f"inbox/{drop}"), None)
 
 
 def wait_for_receipt(
@@ -166,14 +200,14 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
     if not _is_name(job_id):
         return {"id": job_id, "state": "unknown"}
     file = home.job(job_id) / "status.json"
-    recorded = read_json(file)
+    recorded = reading.status(file)
     # A rejected job does not hold its id: a spec of that id in the inbox takes its place.
-    if recorded is not None and recorded.get("state") != "rejected":
-        return recorded
+    if recorded is not None and recorded["state"] != "rejected":
+        return {**recorded, "id": job_id}
     if any(os.path.exists(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
         return {"id": job_id, "state": "submitted"}
     # Read again: the file may have left the inbox and become a job since the first read.
-    return read_json(file) or {"id": job_id, "state": "unknown"}
+    return {**(reading.status(file) or {"state": "unknown"}), "id": job_id}
 
 
 def job_of(home: Home, name: str) -> str:
@@ -183,7 +217,7 @@ def job_of(home: Home, name: str) -> str:
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
         answer = _read_receipt(home, form)
-        if answer and "job" in answer:
+        if answer:
             return str(answer["job"])
     return name
 

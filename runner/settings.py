@@ -7,16 +7,18 @@ before anything imports huggingface_hub, which reads HF_HOME once, at import.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
-from specs.errors import SpecInvalid
+from specs.document import Document, dotted
+from specs.errors import Problem, SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _PARTS = ("inbox", "outbox", "prompts", "data")
 
 
@@ -107,7 +109,8 @@ class Home:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
             _refuse_overlap(folders)
-            self.data.chmod(0o700)
+            if self.data.stat().st_mode & 0o077:
+                self.data.chmod(0o700)
         except OSError as error:
             raise UsageProblem(
                 f"cannot make the folder {error.filename}: {error.strerror}"
@@ -140,10 +143,11 @@ def is_home(folder: Path) -> bool:
     return (folder / SETTINGS_FILE).is_file() or all((folder / part).is_dir() for part in _PARTS)
 
 
-def find_home(given: str | None = None) -> Home:
+def find_home(given: str | None = None, *, mounted: bool = True) -> Home:
     """The home named by `--home`, else by $FLUXDROP_HOME, else the current folder.
 
-    Raises UsageProblem, naming `init`, when none of them is a home.
+    Raises UsageProblem, naming `init`, when none of them is a home, and PlaceAway where its disk is
+    not mounted, unless `mounted` is false: for who waits for it, or says what is wrong.
     """
     named = given or os.environ.get("FLUXDROP_HOME")
     folder = Path(named).expanduser() if named else Path.cwd()
@@ -152,7 +156,10 @@ def find_home(given: str | None = None) -> Home:
             f"{folder} is not a fluxdrop home: make one with `fluxdrop init {named or 'DIR'}`, "
             "or name one with --home or $FLUXDROP_HOME"
         )
-    return Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    home = Home(folder.resolve(), load_settings(folder / SETTINGS_FILE))
+    if mounted:
+        home.require_mounted()
+    return home
 
 
 def load_settings(file: Path) -> Settings:
@@ -174,6 +181,8 @@ def load_settings(file: Path) -> Settings:
     try:
         document = read(data)
         values = validate(document, schema="settings")
+        if wrong := list(_impossible(values, file.parent, document)):
+            raise SpecInvalid("SchemaInvalid", wrong)
     except SpecInvalid as error:
         lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
         raise UsageProblem("\n".join(lines)) from error
@@ -189,13 +198,45 @@ def load_settings(file: Path) -> Settings:
     return Settings(**{**values, **lists, "registry": own, "places": places})
 
 
+def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every path in the settings, with its place in them."""
+    for name in values.keys() & {"inbox", "outbox"}:
+        yield (name,), values[name]
+    for name in values.keys() & {"input_roots", "lora_roots"}:
+        for number, path in enumerate(values[name]):
+            yield (name, number), path
+    for name, entry in values.get("registry", {}).items():
+        key = _path_key(entry)
+        if key in entry:
+            yield ("registry", name, key), entry[key]
+
+
+def _impossible(values: Mapping[str, Any], root: Path, document: Document) -> Iterator[Problem]:
+    """A problem for each path that no file of this machine can have."""
+    for place, path in _paths(values):
+        try:
+            whole = os.fsencode(root.absolute() / Path(path).expanduser())
+        except RuntimeError:
+            message = "there is no user of that name here"
+        else:
+            names = whole.split(os.fsencode(os.sep))
+            if len(whole) <= _LONGEST_PATH and max(map(len, names)) <= _LONGEST_NAME:
+                continue
+            message = f"too long: a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}"
+        yield Problem(*document.locate(place), dotted(place), message)
+
+
+def _path_key(entry: Mapping[str, Any]) -> str:
+    """The key of a registry entry whose value is a path; it need not be there."""
+    return "folder" if {"repo", "folder"} & entry.keys() else "file"
+
+
 def _found(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A registry entry with absolute paths: those in the file are relative to it."""
-    paths = {"folder"} if {"repo", "folder"} & entry.keys() else {"file"}
-    return {
-        key: str((root / Path(value).expanduser()).resolve()) if key in paths else value
-        for key, value in entry.items()
-    }
+    found, key = dict(entry), _path_key(entry)
+    if key in found:
+        found[key] = os.path.realpath(root / Path(found[key]).expanduser())
+    return found
 
 
 def _has_content(data: bytes) -> bool:

@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.terminal",
         "runner.wire",
     ),
-    ("runner.executor", "runner.holds"),
+    ("runner.executor", "runner.holds", "runner.reading"),
     ("runner.spool.disk", "runner.engine", "runner.gallery"),
     ("runner.spool.store",),
     ("runner.spool.inbox",),

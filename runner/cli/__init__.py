@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from runner import exit_codes
-from runner.cli.output import print_line, print_message, show
+from runner.cli.output import give_up, print_line, print_message, show
 from runner.errors import RunnerBusy, RunnerNeeded, UsageProblem
 from runner.terminal import escaped
 from specs.errors import FluxdropError
@@ -119,6 +119,10 @@ def program() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Closed: a file that is opened later must not get its number, and be printed into.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character of a path or a prompt must not end the command.
         if hasattr(stream, "reconfigure"):
@@ -127,9 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of the output has ended (`fluxdrop status | head`). Python must not try to
-        # flush the rest of the buffer again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the output has ended (`fluxdrop status | head`).
+        give_up(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED

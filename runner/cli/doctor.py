@@ -12,6 +12,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.output import add_verb, print_json, show
+from runner.errors import PlaceAway, UsageProblem
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
@@ -39,8 +40,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Look at everything that a night's work depends on."""
-    home = find_home(options.home)
-    home.prepare()
+    home = find_home(options.home, mounted=False)
     findings = list(_findings(home))
     if options.json:
         ok = all(finding.ok for finding in findings)
@@ -61,16 +61,24 @@ def _findings(home: Home) -> Iterator[Finding]:
 
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Finding("packages", True, ", ".join(_versions()))
-    yield _disk(home)
-    yield _writers(home)
-    yield _runner(home)
-    yield from _overlooked(home)
+    try:
+        home.prepare()
+    except (PlaceAway, UsageProblem) as error:
+        yield Finding("home", False, str(error))
+        is_usable = False
+    else:
+        yield _disk(home)
+        yield _writers(home)
+        yield _runner(home)
+        yield from _overlooked(home)
+        is_usable = True
     device = machine.device(home.settings.device)
     yield Finding("device", device.remedy is None, device.found, device.remedy)
     attention, *more = speed.available()
     yield Finding("speed", True, attention, None, tuple(more))
-    yield from _weights(home)
-    yield from _quantised(home)
+    if is_usable:
+        yield from _weights(home)
+        yield from _quantised(home)
 
 
 def _versions() -> Iterator[str]:
@@ -110,9 +118,9 @@ def _runner(home: Home) -> Finding:
     if health is None:
         return Finding("runner", True, "none is running")
     found = f"pid {health['pid']} is {health['state']}, by {health['watch']}"
-    if health.get("note"):
+    if health["note"]:
         found += f": {health['note']}"
-    faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health.get("faults", ()))
+    faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
     remedy = "mend or remove what is set aside" if faults else None
     return Finding("runner", not faults, found, remedy, faults)
 

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from runner import client
+from runner import client, reading
 from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
+from runner.gallery.formatting import mapping
 from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.times import parse_moment
@@ -184,8 +185,7 @@ def _job_page(home: Home, job: str) -> str:
         # Only the runner knows which images failed, and why: the page that it wrote is kept.
         return str(page)
     files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
-    sidecars = [sidecar for sidecar in files if sidecar is not None and "result" in sidecar]
-    sidecars.sort(key=lambda sidecar: int(sidecar["result"].get("index", 0)))
+    sidecars = [sidecar for sidecar in files if sidecar and mapping(sidecar.get("result"))]
     Disk(home.outbox).replace(page, job_page(status, sidecars).encode())
     return str(page)
 
@@ -205,8 +205,8 @@ def write_outbox_page(home: Home) -> str:
 def statuses(home: Home) -> Iterable[dict[str, Any]]:
     """The status of every job whose folder is in the outbox."""
     for folder in sorted(home.outbox.iterdir()) if home.outbox.is_dir() else ():
-        status = None if folder.is_symlink() else read_json(folder / "status.json")
-        if status is not None and status.get("id") == folder.name:
+        status = None if folder.is_symlink() else reading.status(folder / "status.json")
+        if status is not None and status["id"] == folder.name:
             yield status
 
 
@@ -215,9 +215,9 @@ def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
 
     Empty where there is no pack, and where the job has no picture yet.
     """
-    for output in status.get("outputs") or ():
-        sidecar = read_json(home.job(status["id"]) / str(output.get("sidecar")))
-        pack = (sidecar or {}).get("result", {}).get("pack")
+    for output in status["outputs"]:
+        sidecar = read_json(home.job(status["id"]) / output["sidecar"])
+        pack = mapping((sidecar or {}).get("result")).get("pack")
         return [str(pack)] if pack else []
     return []
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from runner.terminal import escaped
 
@@ -50,7 +51,16 @@ def print_line(value: Any) -> None:
 
 def print_message(text: str, *, end: str = "\n") -> None:
     """Print a message for people to standard error; standard output has results only."""
-    print(escaped(text), end=end, file=sys.stderr, flush=True)
+    try:
+        print(escaped(text), end=end, file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Let what is printed go nowhere: nobody reads it, and Python would flush the rest at exit."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def job_line(job: Mapping[str, Any]) -> str:

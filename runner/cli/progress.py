@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.output import job_line, print_line, show
+from runner import reading
+from runner.cli.output import give_up, job_line, print_line, show
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.terminal import escaped
-from runner.wire import read_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -70,13 +70,23 @@ class Board:
             self._update()
 
     def _update(self) -> None:
+        try:
+            self._show_changes()
+        except OSError:
+            if self._thread.ident is None:
+                raise
+            # Who works on in the other thread does not end because nobody reads any more.
+            give_up(sys.stdout)
+
+    def _show_changes(self) -> None:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
         for job_id in dict.fromkeys([*self._shown, *self._ids()]):
             if job_id in self._over:
                 continue
-            status = read_json(self._home.job(job_id) / "status.json")
+            status = reading.status(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
+            status["id"] = job_id
             before = self._shown.get(job_id)
             key = (status["state"], status["reason"], status["images"]["done"])
             self._shown[job_id] = key

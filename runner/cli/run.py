@@ -51,7 +51,8 @@ def run_drain(options: argparse.Namespace) -> int:
     """Run jobs until none is left that can run, or until the hour of `--until`."""
     if not options.one_process:
         # As a moment: a runner that is started again after that hour must not wait for tomorrow's.
-        hour = ["--until", timestamp(_next_time(options.until))] if options.until else []
+        given = options.until is not None
+        hour = ["--until", timestamp(_next_time(options.until))] if given else []
         return _supervise(
             options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
         )
@@ -93,7 +94,7 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
     """Run the verb in a child process, started again until it ends with one of `final_codes`."""
     from runner.daemon.supervisor import keep_running
 
-    home = find_home(options.home)
+    home = find_home(options.home, mounted=False)
     more = ["--json"] if options.json else []
     return keep_running(
         [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
@@ -177,9 +178,9 @@ def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
     for status in statuses:
         folder = os.path.relpath(home.job(status["id"]))
         if status["outputs"]:
-            show(f"{status['kind']:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
+            show(f"{status['kind']!s:<9} {folder}{os.sep}{status['outputs'][0]['file']}")
         else:
-            show(f"{status['kind']:<9} {status['state']}: {status['message']}")
+            show(f"{status['kind']!s:<9} {status['state']}: {status['message']}")
     show(f"contact sheet: {os.path.relpath(home.job(statuses[0]['id']) / 'index.html')}")
 
 
@@ -220,7 +221,10 @@ def _next_time(text: str) -> float:
         hour, minute = (int(part) for part in text.split(":"))
         today = datetime.fromtimestamp(wall).replace(hour=hour, minute=minute)
     except ValueError:
-        raise UsageProblem(f"--until takes an hour like 07:00, not {text!r}") from None
+        raise UsageProblem(
+            "--until takes an hour from 00:00 to 23:59, like 07:00, or a date and an hour, like"
+            f" 2026-11-30T07:00; not {text!r}"
+        ) from None
     days = (today + timedelta(days=day) for day in range(2))
     moments = (parse_moment(f"{day:%Y-%m-%dT%H:%M}").timestamp() for day in days)
     return next(moment for moment in moments if moment > wall)

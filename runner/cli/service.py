@@ -46,7 +46,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_service(options: argparse.Namespace) -> int:
     """Install, remove or only show the service of a home."""
-    home = find_home(options.home)
+    home = find_home(options.home, mounted=False)
     system = options.system or this_system()
     service = service_for(system, home, launch.command(), _kept(os.environ))
     if options.way == "show":

@@ -7,12 +7,11 @@ import contextlib
 import os
 from typing import Any
 
-from runner import client
+from runner import client, reading
 from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
-from runner.wire import read_json
 
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
@@ -34,7 +33,7 @@ def run_status(options: argparse.Namespace) -> int:
     if options.id:
         return _print_status(options, client.status(home, options.id))
     running = client.runner_health(home)
-    summary = running or read_json(home.health) or {}
+    summary = running or reading.health(home.health) or {}
     waiting = _specs_in_inbox(home)
     from runner.cli.overlooked import overlooked
 
@@ -48,9 +47,9 @@ def run_status(options: argparse.Namespace) -> int:
     if running:
         at = f" at {running['job']}" if running["job"] else ""
         show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
-        if running.get("note"):
+        if running["note"]:
             show(running["note"])
-        for fault in running.get("faults", ()):
+        for fault in running["faults"]:
             show(f"set aside: {fault['file']}: {fault['message']}")
     else:
         show(f"no runner is running; {numbers or 'no jobs yet'}")
@@ -95,7 +94,7 @@ def run_watch(options: argparse.Namespace) -> int:
     from runner.cli.progress import Board
 
     def newest_jobs() -> list[str]:
-        health = read_json(home.health) or {}
+        health = reading.health(home.health) or {}
         jobs = [job["id"] for job in reversed(health.get("recent", []))]
         return list(dict.fromkeys([*jobs, *health.get("next", [])]))
 

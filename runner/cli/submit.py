@@ -18,7 +18,6 @@ from runner import client
 from runner.cli.output import add_verb, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
-from runner.wire import read_json
 
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
@@ -96,12 +95,13 @@ def _receipt(home: Home, drop: str, options: argparse.Namespace) -> dict[str, An
     def check() -> None:
         if options.wait:
             _require_runner(home)
-        faults = (read_json(home.health) or {}).get("faults", ())
-        for fault in faults:
-            if fault["file"] == f"inbox/{drop}":
-                raise UsageProblem(f"inbox/{drop} is set aside: {fault['message']}")
-        if not os.path.lexists(home.inbox / drop) and client.receipt(home, drop) is None:
-            raise UsageProblem(f"somebody took inbox/{drop} away before it was read")
+        fault = client.fault(home, drop)
+        is_gone = not os.path.lexists(home.inbox / drop)
+        if (fault is None and not is_gone) or client.receipt(home, drop) is not None:
+            return
+        if fault is not None:
+            raise UsageProblem(f"inbox/{drop} is set aside: {fault['message']}")
+        raise UsageProblem(f"somebody took inbox/{drop} away before it was read")
 
     try:
         return client.wait_for_receipt(
@@ -121,8 +121,9 @@ def _require_runner(home: Home) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
+    home = _home_or_here(options.home)
     specs = [(file, _spec_bytes(file)) for file in options.files]
-    checked = _assessed(specs, _home_or_here(options.home))
+    checked = _assessed(specs, home)
     ok = not any(assessment.reason for _, assessment in checked)
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}

@@ -164,12 +164,12 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
     job = receipt["job"]
     try:
         status = client.wait_until_over(home, job, None, partial(_require_working, home, job))
-        if status["state"] != "succeeded":
+        if status["state"] != "succeeded" or not status["outputs"]:
             message = status["message"] or "; ".join(e["message"] for e in status["errors"])
             raise _NotMade(f"it could not be made again: {status['reason']}: {message}")
         output = status["outputs"][0]
         made = read_json(home.job(job) / output["sidecar"]) or {}
-        engine_facts = {**made.get("result", {}), "precision": made.get("precision")}
+        engine_facts = {**mapping(made.get("result")), "precision": made.get("precision")}
         return (home.job(job) / output["file"]).read_bytes(), engine_facts
     finally:
         _remove(home, job)

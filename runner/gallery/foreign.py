@@ -14,7 +14,8 @@ from typing import Any
 from runner.gallery.infotext import Infotext
 from specs.rules import SIZE_STEP
 
-_TAG, _WEIGHT = "<lora:", re.compile(r"[\d.+-]+")
+# The beginning of a tag with a name: those without are many where a text is to take long.
+_TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
 _LONGEST_NAME = 200
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
@@ -84,19 +85,15 @@ def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def _without_tags(prompt: str) -> tuple[str, list[tuple[str, str]]]:
     """A prompt without its tags `<lora:name:weight>` and the blanks before them, and the tags.
 
-    Reads it once: a regular expression would look for the end of each tag again and again.
+    Reads it once: an expression for whole tags would look for the end of each again and again.
     """
     pieces, tags = [], []
     at = 0
-    while (begin := prompt.find(_TAG, at)) >= 0 and (end := prompt.find(">", begin)) >= 0:
-        name, _, rest = prompt[begin + len(_TAG) : end].partition(":")
-        if not name:
-            pieces.append(prompt[at : begin + 1])
-            at = begin + 1
-            continue
+    while (tag := _TAG.search(prompt, at)) and (end := prompt.find(">", tag.end())) >= 0:
+        name, _, rest = prompt[tag.end() : end].partition(":")
         weight = _WEIGHT.match(rest)
         tags.append((name, weight[0] if weight else ""))
-        pieces.append(prompt[at:begin].rstrip())
+        pieces.append(prompt[at : tag.start()].rstrip())
         at = end + 1
     return "".join(pieces) + prompt[at:], tags
 

@@ -39,8 +39,8 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     Raises UsageProblem for a mapping whose `result` does not name a job and a file.
     """
     result = mapping(sidecar.get("result"))
-    job, file = result.get("job"), result.get("file")
-    if not isinstance(job, str) or not isinstance(file, str):
+    job, file, tags = result.get("job"), result.get("file"), sidecar.get("tags") or []
+    if not (isinstance(job, str) and isinstance(file, str) and isinstance(tags, list)):
         raise UsageProblem("this is no sidecar: its result names no job and file.")
     stem = PurePosixPath(file).stem
     row: dict[str, Any] = {
@@ -54,7 +54,7 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "model": sidecar.get("model"),
         "kind": sidecar.get("kind"),
         "seed": sidecar.get("seed"),
-        "tags": list(sidecar.get("tags") or ()),
+        "tags": tags,
     }
     row |= {name: result.get(name) for name in _RESULTS}
     for side in ("width", "height"):

@@ -99,7 +99,10 @@ def _refusal(access: Access, headers: Headers) -> PlainTextResponse | None:
         return PlainTextResponse(text, status_code=403)
     bearers = headers.getlist("authorization")
     if len(bearers) > 1 or not access.knows_bearer(bearers[0] if bearers else ""):
-        text = "send the token: `Authorization: Bearer …`\n"
+        text = (
+            "send the header `Authorization: Bearer …` with the token that the server was given by"
+            " --token or $FLUXDROP_MCP_TOKEN, else the one in data/mcp-token of its home\n"
+        )
         return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
     return None
 
@@ -198,18 +201,31 @@ def stored_token(home: Home) -> str:
     Raises UsageProblem where it cannot be read or written.
     """
     file = home.data / _TOKEN_FILE
+    aside = home.data / f".{_TOKEN_FILE}.{secrets.token_hex(8)}"
     try:
         with contextlib.suppress(FileNotFoundError):
             if token := file.read_text(encoding="ascii").strip():
                 return token
-        token = secrets.token_urlsafe(24)
-        aside = home.data / f".{_TOKEN_FILE}.{secrets.token_hex(8)}"
+            file.unlink()
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-            new.write(f"{token}\n")
-        os.replace(aside, file)
+            new.write(f"{secrets.token_urlsafe(24)}\n")
+        try:
+            # Another server may just be making one: the first is that of both.
+            os.link(aside, file)
+        except FileExistsError:
+            pass
+        except OSError:  # no hard links on this file system
+            os.replace(aside, file)
+        return file.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
-        raise UsageProblem(f"cannot keep a token in {file}: {error}; see --token") from error
-    return token
+        raise UsageProblem(
+            f"cannot keep a token in {file}: {getattr(error, 'strerror', None) or error}: start it"
+            " as the home's user, give a token with --token or $FLUXDROP_MCP_TOKEN, or take"
+            " --no-token"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def serve_http(

@@ -19,6 +19,7 @@ from runner.mcp_server import pictures
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
+from specs import schemas
 
 MOST_WAIT_SECONDS = 50
 _POLL_SECONDS = 0.1
@@ -68,8 +69,16 @@ CANCEL: dict[str, Any] = {
 
 
 def status_of(home: Home, job_id: str) -> dict[str, Any]:
-    """The status of a job; `unknown` for text that cannot be an id, such as a path."""
-    return client.status(home, job_id) if is_safe_id(job_id) else {"id": job_id, "state": "unknown"}
+    """The status of a job; `unknown` for text that cannot be an id, such as a path.
+
+    So is one that says what no runner says: hosts refuse an answer that breaks its schema.
+    """
+    from specs.messages import validator
+
+    unknown = {"id": job_id, "state": "unknown"}
+    found = client.status(home, job_id) if is_safe_id(job_id) else unknown
+    is_sound = "images" not in found or validator(schemas.bundle("status")).is_valid(found)
+    return found if is_sound else unknown
 
 
 async def get_job(

@@ -15,10 +15,11 @@ from typing import Any
 
 from mcp.types import ImageContent, ResourceLink
 
+from runner import reading
 from runner.files import read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
-from runner.wire import read_json
+from runner.wire import Output, read_json
 
 PAGE = 4
 """The number of pictures in one result, few enough for a model and for one message."""
@@ -131,10 +132,11 @@ def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
     if result is None or not isinstance(file, str) or "/" in file or "\\" in file:
         return None
     thumbnail = f"thumbs/{Path(file).stem}.webp"
-    return {
+    output = {
         "file": file,
         "sidecar": sidecar,
         "thumbnail": thumbnail if (home.job(job_id) / thumbnail).is_file() else None,
         "seed": content.get("seed"),
         **{name: result.get(name) for name in ("sha256", "width", "height")},
     }
+    return reading.checked(output, Output)

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver.exceptions import ToolError
 
-from runner import client
+from runner import client, reading
 from runner.files import read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
-from runner.wire import read_json
 from specs import schemas
 from specs.errors import SpecInvalid
 
@@ -151,9 +150,9 @@ def _holder(home: Home, job_id: str) -> str | None:
     key = key_of(job_id)
     for folder in home.outbox.iterdir() if home.outbox.is_dir() else ():
         if key_of(folder.name) == key:
-            status = read_json(folder / "status.json")
+            status = reading.status(folder / "status.json")
             # A rejected job does not hold its id: the next drop of that id replaces its folder.
-            if status is None or status.get("state") != "rejected":
+            if status is None or status["state"] != "rejected":
                 return folder.name
     for drop in home.inbox.iterdir() if home.inbox.is_dir() else ():
         if drop.suffix.lower() in (".yaml", ".yml", ".json") and key_of(drop.stem) == key:

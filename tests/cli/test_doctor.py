@@ -7,13 +7,14 @@ import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from runner.engine.memory import machine
 from runner.engine.memory.machine import Device
 from runner.engine.memory.plans import Machine
+from runner.errors import PlaceAway, UsageProblem
 from runner.settings import Home
 from runner.spool.disk import platform
 from runner.spool.disk.locks import locks_of
@@ -90,6 +91,23 @@ def test_the_setting_for_gpu_memory_is_what_is_planned_with(
     (here.home / "fluxdrop.yaml").write_text("gpu_memory_gb: 12\ndevice: cpu\n", encoding="utf-8")
     here("doctor")
     assert asked == [("cpu", 12)]
+
+
+@pytest.mark.parametrize("error", [PlaceAway("mount it"), UsageProblem("make room")])
+def test_a_home_that_cannot_be_used_is_a_finding_among_those_of_the_machine(
+    here: Here, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Seen red: it was an error, and nothing else was said."""
+
+    def refuse(home: Home) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Home, "require_mounted", refuse)
+    done = here("doctor", "--json")
+    assert done.code == 1
+    bad = [each for each in done.json["findings"] if not each["ok"]]
+    assert [(each["name"], each["found"]) for each in bad] == [("home", str(error))]
+    assert {"python", "packages", "device"} <= {each["name"] for each in done.json["findings"]}
 
 
 def test_quantised_weights_are_shown_with_their_size(here: Here) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runner import client
 from runner.settings import Home
 from tests.cli.here import Here
 from tests.harness import spec
+from tests.planted import STATUS
 
 
 @pytest.mark.parametrize("name", ["cat.png", f"{'a' * 300}.png"], ids=["locked", "too long"])
@@ -121,29 +123,98 @@ def test_a_hidden_spec_is_dropped_under_a_name_that_is_taken(here: Here, tmp_pat
     assert here("submit", *files, "--json").json["drops"] == ["hero.yaml", "x.yaml", "spec.yaml"]
 
 
+Acts = Callable[[Home], None]
+
+
+@pytest.fixture
+def runner_that(here: Here, monkeypatch: pytest.MonkeyPatch) -> Callable[[Acts], None]:
+    """Lets something happen whenever a command asks whether a runner is there."""
+
+    def install(acts: Acts) -> None:
+        def running(home: Home) -> dict[str, object]:
+            acts(home)
+            return {"state": "idle"}
+
+        monkeypatch.setattr(client, "runner_health", running)
+
+    return install
+
+
+def put(file: Path, content: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def written(tmp_path: Path, name: str) -> str:
+    (tmp_path / name).write_text(spec(), encoding="utf-8")
+    return str(tmp_path / name)
+
+
+def sets_aside(home: Home, since: str) -> None:
+    """What a runner says of a drop with an odd name."""
+    fault = {"file": "inbox/odd.yaml", "message": "it has an odd name", "since": since}
+    put(home.health, {"state": "idle", "faults": [fault]})
+
+
+def answers(home: Home, drop: str, job: str) -> None:
+    """What a runner writes once a drop is a job that is over."""
+    put(home.job(job) / "status.json", {**STATUS, "id": job})
+    put(home.drops / f"{drop}.json", {"name": drop, "job": job, "outcome": "accepted"})
+
+
 def test_who_waits_for_a_drop_that_is_not_taken_is_told_so_and_why(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
 ) -> None:
     """Seen red: both were waited for without end."""
-    health = here.home / "outbox" / "runner.json"
-    health.parent.mkdir(exist_ok=True)
-    fault = {"file": "inbox/odd.yaml", "message": "it has an odd name"}
-    health.write_text(json.dumps({"faults": [fault]}), encoding="utf-8")
 
-    def running(home: Home) -> dict[str, object]:
+    def acts(home: Home) -> None:
+        if (home.inbox / "odd.yaml").exists():
+            sets_aside(home, "2026-11-29T07:00:00.000Z")
         # Somebody tidies up while it is waited for.
         (home.inbox / "gone.yaml").unlink(missing_ok=True)
-        return {"state": "idle"}
 
-    monkeypatch.setattr(client, "runner_health", running)
+    runner_that(acts)
     for name, why in (
-        ("odd", "is set aside: it has an odd name"),
-        ("gone", "took inbox/gone.yaml"),
+        ("odd.yaml", "is set aside: it has an odd name"),
+        ("gone.yaml", "took inbox/gone.yaml"),
     ):
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(spec(), encoding="utf-8")
-        done = here("submit", "--wait", str(file))
+        done = here("submit", "--wait", written(tmp_path, name))
         assert done.code == 1 and why in done.err
+
+
+def test_a_fault_of_another_file_that_had_the_name_before_is_not_this_one_s(
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
+) -> None:
+    """Seen red: until the next health file, whose file is gone was told of the new one."""
+    sets_aside(Home(here.home), "2026-11-29T06:00:00.000Z")
+    looks = []
+
+    def acts(home: Home) -> None:
+        looks.append((home.inbox / "odd.yaml").exists())
+        if looks.count(True) == 3:
+            answers(home, "odd.yaml", "odd")
+            (home.inbox / "odd.yaml").unlink()
+
+    runner_that(acts)
+    done = here("submit", "--wait", written(tmp_path, "odd.yaml"))
+    assert done.code == 0 and done.out.startswith("odd ") and done.err == ""
+
+
+def test_a_drop_that_cannot_leave_the_inbox_is_waited_for_to_the_end_of_its_job(
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
+) -> None:
+    """Seen red: with a fault it was called late, and without one it was waited for for ever."""
+    answers(Home(here.home), "odd.yaml", "odd")
+
+    def acts(home: Home) -> None:
+        if (home.inbox / "odd.yaml").exists():
+            answers(home, "odd.yaml", "odd-2")
+            sets_aside(home, "2026-11-29T07:00:00.000Z")
+
+    runner_that(acts)
+    done = here("submit", "--wait", written(tmp_path, "odd.yaml"), "--json")
+    assert done.code == 0 and done.json == {"jobs": ["odd-2"]} and done.err == ""
+    assert (here.home / "inbox" / "odd.yaml").exists()
 
 
 @pytest.mark.parametrize("verb", ["status", "cancel", "retry"])

@@ -12,11 +12,14 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from runner.cli import build_parser, main
 from runner.cli.run import _next_time
+from runner.errors import PlaceAway
+from runner.settings import Home
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
@@ -63,6 +66,44 @@ def test_a_folder_that_is_no_home_is_refused_naming_init(tmp_path: Path) -> None
     assert there.code == 2 and f"fluxdrop init {tmp_path / 'nowhere'}" in there.err
     for_programs = fluxdrop("status", "--json", cwd=tmp_path)
     assert for_programs.code == 2 and "init" in for_programs.json["error"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"], ["status", "cat"], ["watch"], ["check", "-"], ["submit", "-"],
+        ["cancel", "cat"], ["pause"], ["resume"], ["clean", "--keep", "1GB"], ["gallery", "page"],
+        ["gallery", "search"], ["run", "--one-process"], ["drain", "--one-process"], ["mcp"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_home_whose_disk_is_not_mounted_is_refused_and_nothing_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:  # fmt: skip
+    """Seen red: `status` said that no job was known, and `gallery page` wrote below the mount."""
+
+    def refuse(home: Home) -> NoReturn:
+        raise PlaceAway("where none is mounted now")
+
+    monkeypatch.setattr(Home, "require_mounted", refuse)
+    before = sorted(home.rglob("*"))
+    assert main([*command, "--home", str(home)]) == 1
+    assert capsys.readouterr().err == "fluxdrop: where none is mounted now\n"
+    assert sorted(home.rglob("*")) == before
+
+
+def test_what_starts_a_runner_again_waits_for_the_disk_of_its_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the machine's start it may be mounted later than the service begins."""
+
+    def refuse(home: Home) -> NoReturn:
+        raise PlaceAway("where none is mounted now")
+
+    monkeypatch.setattr(Home, "require_mounted", refuse)
+    monkeypatch.setattr("runner.daemon.supervisor.keep_running", lambda *_, **__: 0)
+    assert main(["run", "--home", str(home)]) == 0
 
 
 def test_the_home_is_named_by_option_then_environment_then_folder(
@@ -231,10 +272,14 @@ def test_a_drain_that_is_started_again_after_its_hour_leaves_at_once(
     assert past.code == 0 and not (home / "outbox" / "later" / "later-0001.png").exists()
 
 
-@pytest.mark.parametrize("until", ["25:00", "soon", "7", "07:61", "9999-12-31T23:00"])
-def test_an_hour_that_is_none_is_wrong_usage(home: Path, until: str) -> None:
+@pytest.mark.parametrize("until", ["25:00", "24:00", "soon", "7", "", "07:61", "9999-12-31T23:00"])
+def test_an_hour_that_is_none_is_wrong_usage_and_what_to_write_is_told(
+    home: Path, until: str
+) -> None:
+    """Seen red: an empty one, as of an unset variable, was taken for none."""
     done = fluxdrop("drain", "--until", until, home=home)
-    assert done.code == 2 and "07:00" in done.err
+    assert done.code == 2 and repr(until) in done.err
+    assert "from 00:00 to 23:59, like 07:00" in done.err and "like 2026-11-30T07:00" in done.err
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="cannot give one process another zone here")
@@ -291,6 +336,41 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path) -> None:
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == b""
         process.stderr.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_runner_works_with_closed_streams(home: Path, closed: str) -> None:
+    """Seen red: it ended before the first job, and the ledger might have had number 1."""
+    (home / "inbox" / "cat.yaml").write_text(spec(), encoding="utf-8")
+    command = [sys.executable, "-m", "runner", "drain", "--one-process", "--home", str(home)]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        env=clean_environment(), timeout=PATIENCE, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (home / "outbox" / "cat" / "cat-0001.png").exists()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_runner_whose_output_nobody_reads_any_more_works_on(home: Path, stream: str) -> None:
+    """Seen red: a traceback, and an end without the exit code of what was done."""
+    (home / "inbox" / "cat.yaml").write_text(spec(stpes=1), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", "drain", "--one-process", "--home", str(home)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
+    )  # fmt: skip
+    gone, read = process.stdout, process.stderr
+    if stream == "stderr":
+        gone, read = read, gone
+    assert gone is not None and read is not None
+    gone.close()
+    with read:
+        said = read.read()
+    assert process.wait(PATIENCE) == 1, said
+    assert b"Traceback" not in said
+    assert (home / "outbox" / "cat" / "status.json").exists()
 
 
 def test_a_terminal_without_unicode_is_no_error(home: Path) -> None:

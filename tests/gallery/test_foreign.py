@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from runner.errors import InputBad, UsageProblem
+from runner.gallery.foreign import from_infotext
+from runner.gallery.infotext import Infotext
 from runner.gallery.metadata import read
 from tests.gallery.samples import picture
 from tests.gallery.test_infotext import FORGE
@@ -103,6 +106,48 @@ def test_nonsense_in_their_fields_is_left_out() -> None:
     spec = read(json.dumps(odd).encode())
     assert spec["x_steps"] == "-3" and spec["x_size"] == "1000x1024"
     assert not {"seed", "steps", "guidance", "width", "loras"} & set(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "loras"),
+    [
+        ("a fox <lora:ink:0.7>", "a fox", [("ink", 0.7)]),
+        ("a <lora:ink:0.7>, b", "a, b", [("ink", 0.7)]),
+        ("<lora:ink>", "", [("ink", 1.0)]),
+        ("<lora:ink:>", "", [("ink", 1.0)]),
+        ("<lora:ink:0.5:0.9>", "", [("ink", 0.5)]),
+        ("<lora:a:1><lora:b:-1>", "", [("a", 1.0), ("b", -1.0)]),
+        ("<lora:a<lora:b:1>", "", [("a<lora", 1.0)]),
+        ("x <lora::0.7> y", "x <lora::0.7> y", []),
+        ("x <lora:> y", "x <lora:> y", []),
+        ("<lora::<lora:ink:0.7>", "<lora::", [("ink", 0.7)]),
+        ("x <lora:ink:0.7", "x <lora:ink:0.7", []),
+        ("x <lora:", "x <lora:", []),
+    ],
+)
+def test_tags_of_loras_leave_the_prompt_and_what_is_none_stays(
+    text: str, prompt: str, loras: list[tuple[str, float]]
+) -> None:
+    spec = from_infotext(Infotext(text, "", {}))
+    assert spec["prompt"] == prompt
+    assert [(lora["name"], lora["weight"]) for lora in spec.get("loras", [])] == loras
+
+
+@pytest.mark.parametrize("piece", ["<lora::", "<lora:>", "<lora:a", "<lora:a:1>", "<", " ", ">"])
+def test_a_text_twice_as_long_takes_twice_the_time(piece: str) -> None:
+    """Seen red: four times, for `<lora::` again and again."""
+    count = 200_000 // len(piece)
+
+    def seconds(times: int) -> float:
+        text = Infotext(piece * times + ">", "", {})
+        took = []
+        for _ in range(3):
+            began = time.process_time()
+            from_infotext(text)
+            took.append(time.process_time() - began)
+        return min(took)
+
+    assert seconds(2 * count) <= 3 * seconds(count) + 0.01
 
 
 def _with_comment(comment: bytes, format: str) -> bytes:

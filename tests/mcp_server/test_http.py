@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import httpx2
 import pytest
 from mcp.client.streamable_http import streamable_http_client
 
+from runner.cli import main
 from runner.cli.mcp import PORT, TOKEN
 from runner.errors import UsageProblem
 from runner.mcp_server.http import MOST_BODY_BYTES, Access, checked_access, stored_token
@@ -106,10 +108,56 @@ def test_a_token_is_asked_for_unless_told_otherwise_and_kept_private(home: Path)
     assert fluxdrop("mcp", "--http", "--token", "a", "--no-token", home=home).code == 2
 
 
+def test_another_user_is_told_how_to_serve_without_the_token_of_the_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen red: that a folder, which is there, cannot be made."""
+    (home / "data").chmod(0o700)
+
+    def refused(path: Path, *more: object, **options: object) -> NoReturn:
+        # Permissions do not stop root.
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", refused)
+        patch.setattr(Path, "read_text", refused)
+        assert main(["mcp", "--http", "0", "--home", str(home)]) == 2
+    said = capsys.readouterr().err
+    assert "mcp-token: Permission denied" in said
+    assert all(way in said for way in ("--token", TOKEN, "--no-token", "as the home's user"))
+
+
+def test_who_sends_no_token_is_told_where_it_is_and_not_the_token(home: Path) -> None:
+    with http(home, "--token", "s3cret") as address:
+        for headers in ({}, {"Authorization": "Bearer s3cre"}):
+            answer = post(address, **headers)
+            assert answer.status_code == 401 and "data/mcp-token" in answer.text
+            assert "--token" in answer.text and TOKEN in answer.text
+            assert "s3cret" not in answer.text
+
+
+def test_servers_that_make_a_token_at_once_have_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: each had its own, and the file that of the last."""
+    tokens: list[str] = []
+    make = secrets.token_urlsafe
+
+    def meanwhile(size: int) -> str:
+        monkeypatch.setattr(secrets, "token_urlsafe", make)
+        tokens.append(stored_token(Home(home)))
+        return make(size)
+
+    monkeypatch.setattr(secrets, "token_urlsafe", meanwhile)
+    tokens.append(stored_token(Home(home)))
+    assert tokens[0] == tokens[1] == stored_token(Home(home))
+    assert [file.name for file in (home / "data").glob("*mcp-token*")] == ["mcp-token"]
+
+
 def test_a_token_that_cannot_be_kept_is_said_so(tmp_path: Path) -> None:
     home = Home(tmp_path)
     (home.data / "mcp-token").mkdir(parents=True)
-    with pytest.raises(UsageProblem, match="cannot keep a token in .*see --token"):
+    with pytest.raises(UsageProblem, match="cannot keep a token in .*--token"):
         stored_token(home)
     (home.data / "mcp-token").rmdir()
     (home.data / "mcp-token").write_bytes(b"")

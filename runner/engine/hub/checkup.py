@@ -11,7 +11,15 @@ from pathlib import Path
 
 from runner.engine.hub.explain import host
 from runner.engine.hub.library import has_token, is_begun, locate
-from runner.engine.hub.sources import INDEX, Source, damaged, estimator_source, lacking, sources
+from runner.engine.hub.sources import (
+    INDEX,
+    Source,
+    damaged,
+    estimator_source,
+    lacking,
+    pickles,
+    sources,
+)
 from runner.engine.models import Estimator, Model
 
 
@@ -40,6 +48,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
     needed = sources(wanted) if isinstance(wanted, Model) else (estimator_source(wanted),)
     missing: list[str] = []
     broken: list[str] = []
+    unsafe: list[str] = []
     here = not needed
     for source in needed:
         folder = locate(source, data)
@@ -47,12 +56,17 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
             missing.append(f"{source.repo}: {_all_of(source)}")
             continue
         here = True
-        missing += [f"{source.repo}: {file}" for file in lacking(source, folder)]
+        gone = lacking(source, folder)
+        unsafe += pickles(folder, gone)
+        missing += [f"{source.repo}: {file}" for file in gone]
         broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated
-    return replace(checkup, advice=tuple(_advice(checkup, needed, data, gated=gated)))
+    advice = [
+        f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe
+    ]
+    return replace(checkup, advice=(*advice, *_advice(checkup, needed, data, gated=gated)))
 
 
 def _all_of(source: Source) -> str:

@@ -18,6 +18,7 @@ from runner.engine.hub.sources import (
     estimator_source,
     lacking,
     main_source,
+    pickles,
     single_source,
     sources,
 )
@@ -66,6 +67,11 @@ class Disk:
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
             return folder
+        if folder and (unsafe := pickles(folder, gone)):
+            raise ModelMissing(
+                f"{name}: {unsafe[0]} is a pickle, which may run code, and is not loaded: convert"
+                " it to .safetensors, or use another repository"
+            )
         if source.is_local:
             raise ModelMissing(_incomplete(name))
         if folder is None:

@@ -22,8 +22,8 @@ HEAVY = "transformer"
 
 _STEM = r"(?:model|diffusion_pytorch_model|pytorch_model)"
 # A name with one more word (`model.fp16.safetensors`) is a variant, which is never loaded.
-_WEIGHTS = re.compile(rf"{_STEM}(?:-\d{{5,}}-of-\d{{5,}})?\.(?:safetensors|bin)")
-_SHARDS = re.compile(rf"{_STEM}\.(?:safetensors|bin)\.index\.json")
+_WEIGHTS = re.compile(rf"{_STEM}(?:-\d{{5,}}-of-\d{{5,}})?\.safetensors")
+_SHARDS = re.compile(rf"{_STEM}\.safetensors\.index\.json")
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTLESS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
@@ -102,7 +102,7 @@ def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> li
     """The files to fetch, by name, of all `names` in a repository; `index` is its pipeline's.
 
     Left out are copies of the weights in other forms: whole-model files beside the folders,
-    half-precision variants, ONNX, Flax, pickles where there are safetensors.
+    half-precision variants, ONNX, Flax, and pickles, which may run code.
     """
     names = sorted(filter(_is_plain_path, names))
     if source.layout is Layout.FILE:
@@ -129,12 +129,9 @@ def _needed(names: set[str], *, weights: bool = True) -> set[str]:
     small = {name for name in names if name.endswith(_SMALL_FILES) and ".index." not in name}
     if not weights:
         return small
-    plain = {name for name in names if _WEIGHTS.fullmatch(name)}
-    safe = {name for name in plain if name.endswith(".safetensors")}
-    ending = ".safetensors" if safe else ".bin"
-    chosen = safe or plain
+    chosen = {name for name in names if _WEIGHTS.fullmatch(name)}
     shards = {name for name in chosen if "-of-" in name}
-    lists = {name for name in names if _SHARDS.fullmatch(name) and f"{ending}." in name}
+    lists = {name for name in names if _SHARDS.fullmatch(name)}
     return small | (shards | lists if shards and lists else chosen)
 
 
@@ -209,6 +206,13 @@ def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]
     if not lists and not any(_WEIGHTS.fullmatch(name) for name in files):
         stem = "model" if library == "transformers" else "diffusion_pytorch_model"
         yield f"{stem}.safetensors"
+
+
+def pickles(folder: Path, gone: Iterable[str]) -> list[str]:
+    """The pickles of a folder that lie in the place of missing weights; they are never loaded."""
+    parts = {(folder / name).parent for name in gone if name.endswith(".safetensors")}
+    files = (file for part in parts for file in part.glob("*.bin"))
+    return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
 def damaged(source: Source, folder: Path) -> list[str]:

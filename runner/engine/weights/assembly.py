@@ -169,7 +169,11 @@ def _tile(vae: Any, tiling: bool) -> None:
 def _load(name: str, folder: Path, precision: str, passed: Mapping[str, Any]) -> Any:
     """A pipeline; `passed` are components to take as they are, None for those to leave out."""
     pipe = pipeline_class(name).from_pretrained(
-        folder, dtype=devices.dtype_of(precision), local_files_only=True, **passed
+        folder,
+        dtype=devices.dtype_of(precision),
+        local_files_only=True,
+        use_safetensors=True,
+        **passed,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -51,7 +51,9 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
     if single is not None:
         yield from from_single(cls, folder, single).state_dict().items()
     elif not files:
-        model = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        model = cls.from_pretrained(
+            folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+        )
         yield from model.state_dict().items()
     else:
         for file in files:

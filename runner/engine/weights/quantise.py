@@ -72,7 +72,9 @@ def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path) -> Any:
 
     is_stored = checkpoints.is_stored(folder)
     if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
-        model = cls.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        model = cls.from_pretrained(
+            folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+        )
         return _for_inference(model if is_stored else model.to(device))
     config = BitsAndBytesConfig(**_nf4())
     return _for_inference(
@@ -223,6 +225,7 @@ def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any
         dtype=torch.bfloat16,
         device_map={"": str(device)},
         local_files_only=True,
+        use_safetensors=True,
         **options,
     )
 

@@ -17,7 +17,7 @@ from math import ceil, sqrt
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from runner.gallery.formatting import mapping, number_text
+from runner.gallery.formatting import mapping, number_text, printable
 
 # Pictures with sides up to this many pixels are enlarged with hard edges, as pixel art.
 CRISP_UP_TO = 128
@@ -149,7 +149,7 @@ def label(shot: Shot, axis: str) -> str:
 
 def leaf(name: object) -> str:
     """The last part of a POSIX or Windows path: a page links only to files in its own folder."""
-    return PurePosixPath(PureWindowsPath(str(name or "")).name).name
+    return printable(PurePosixPath(PureWindowsPath(str(name or "")).name).name)
 
 
 def _axes(shots: Sequence[Shot]) -> list[str]:

@@ -11,6 +11,8 @@ from runner.gallery.formatting import mapping
 from runner.gallery.page.layout import Shot
 from runner.job import FINAL_STATES
 
+_LONGEST_SECONDS = 1e9
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -94,7 +96,7 @@ def _progress(
 
 
 def _mean(seconds: Sequence[object]) -> float | None:
-    known = [float(s) for s in seconds if isinstance(s, int | float)]
+    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s <= _LONGEST_SECONDS]
     return sum(known) / len(known) if known else None
 
 

@@ -54,7 +54,7 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
         if not is_safe_id(folder.name):
             continue
         status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
-        if status is not None and status.get("id") == folder.name:
+        if status is not None and status["id"] == folder.name:
             statuses[folder.name] = status
         elif status is None and (folder / "status.json").exists():
             unread.append(folder.name)
@@ -68,7 +68,7 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
                 spool.faults.raise_common(error)
                 log.exception("outbox/%s could not be entered again", job_id)
                 record = ledger.newest(job_id)
-                why = f"the ledger was lost and it could not be entered again ({error})"
+                why = "the ledger was lost, and what its folder says is not what a runner writes"
                 ledger.quarantine(job_id, why, record.seq if record else 0)
 
 

@@ -134,12 +134,12 @@ def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
 def _is_published(record: Record, outbox: Outbox) -> bool:
     """Whether this record's status is published; after a power loss it may be older, or gone."""
     status = outbox.read_status(record.id)
-    return status is not None and status.get("revision", 0) >= record.revision
+    return status is not None and status["revision"] >= record.revision
 
 
 def _lift_revision(record: Record, spool: Spool) -> None:
-    published = spool.outbox.read_status(record.id) or {}
-    revision = max(record.revision, int(published.get("revision", 0)))
+    published = spool.outbox.read_status(record.id)
+    revision = max(record.revision, published["revision"] if published else 0)
     spool.ledger.lift_revision(record.seq, revision + _REVISIONS_MAYBE_LOST)
 
 

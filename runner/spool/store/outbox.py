@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from runner import reading
 from runner.clock import now, timestamp
 from runner.files import read_file
 from runner.job import State
@@ -247,8 +248,8 @@ class Outbox:
         return found
 
     def read_status(self, job_id: str) -> dict[str, Any] | None:
-        """The status file of a job, or None where there is none that can be read."""
-        return read_json(self.folder(job_id) / _STATUS)
+        """The status file of a job, or None where there is none that a runner may have written."""
+        return reading.status(self.folder(job_id) / _STATUS)
 
 
 def receipt(name: str, sha256: str, job: str, outcome: str) -> Receipt:

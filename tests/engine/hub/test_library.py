@@ -10,6 +10,7 @@ import pytest
 
 from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
 from runner.engine.hub import library as hub
+from runner.engine.hub.checkup import check
 from runner.engine.models import Model, Serving, SingleFile
 from runner.engine.weights import fingerprint
 from runner.errors import ModelMissing
@@ -99,6 +100,17 @@ def test_a_local_folder_serves_as_a_repository(home: Path) -> None:
     with pytest.raises(ModelMissing, match="see `fluxdrop models check mine`") as told:
         hub.Disk(home, {"mine": mine}).main(mine, "text2img")
     assert str(folder) not in str(told.value)
+
+
+def test_weights_that_are_pickles_are_named_with_what_to_do(home: Path) -> None:
+    """Seen red: they were loaded."""
+    folder = put(home / "mine", pipeline())
+    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/pytorch_model.bin")
+    mine = Model("mine", str(folder), "mine", {"text2img": Serving("FluxPipeline", 2, 1.0)})
+    with pytest.raises(ModelMissing, match="text_encoder/pytorch_model.bin.*safetensors"):
+        hub.Disk(home, {"mine": mine}).main(mine, "text2img")
+    (advice, *_) = check(mine, home).advice
+    assert "text_encoder/pytorch_model.bin" in advice and "convert" in advice
 
 
 def test_a_single_file_is_found_and_its_pipeline_needs_no_weights_of_its_own(home: Path) -> None:

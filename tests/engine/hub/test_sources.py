@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.hub.sources import Layout, Source, damaged, lacking, sources, wanted
+from runner.engine.hub.sources import (
+    Layout,
+    Source,
+    damaged,
+    lacking,
+    pickles,
+    sources,
+    wanted,
+)
 from runner.engine.models import SingleFile
 from tests import random_twin
 from tests.fake_hub import WEIGHTS, pipeline, put, safetensors
@@ -49,6 +57,25 @@ def test_pieces_of_weights_are_missing_one_by_one(folder: Path) -> None:
     assert lacking(HERE, folder) == []
     put(folder, {f"{WEIGHTS}.index.json": listed[:-5]})
     assert lacking(HERE, folder) == [f"{WEIGHTS}.index.json"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("pytorch_model.bin",), ("pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")],
+)
+def test_pickles_are_neither_fetched_nor_taken_for_weights(
+    folder: Path, names: tuple[str, ...]
+) -> None:
+    """Seen red: they were both, where there were no safetensors."""
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    listed = b'{"weight_map": {"x": "pytorch_model-00001-of-00001.bin"}}'
+    put(folder, {f"text_encoder/{name}": listed for name in names})
+    gone = lacking(HERE, folder)
+    assert gone == ["text_encoder/model.safetensors"]
+    assert pickles(folder, gone) == [f"text_encoder/{min(names)}"]
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    index = json.loads(pipeline()["model_index.json"])
+    assert not any(".bin" in name for name in wanted(HERE, files, index))
 
 
 def test_a_real_pipelines_folder_lacks_nothing_and_is_fetched_wholly(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runner.engine.weights.assembly import _class
+from runner.engine.weights import checkpoints, quantise
+from runner.engine.weights.assembly import _class, _load
 from runner.errors import ModelMissing
+from tests import random_twin
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,33 @@ def test_an_index_names_classes_of_diffusers_and_transformers_only(
     with pytest.raises(ModelMissing, match="no part of diffusers or transformers"):
         _class(library, name)
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer"])
+def test_no_weights_are_read_from_a_pickle(tmp_path: Path, part: str) -> None:
+    """Seen red: all of these loaded it."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from safetensors.torch import load_file
+    from transformers import CLIPTextModel
+
+    whole = random_twin.folder("text2img", tmp_path)
+    folder = whole / part
+    (weights,) = folder.glob("*.safetensors")
+    name = "pytorch_model" if part == "text_encoder" else weights.stem
+    torch.save(load_file(weights), folder / f"{name}.bin")
+    weights.unlink()
+    cls = CLIPTextModel if part == "text_encoder" else FluxTransformer2DModel
+    ways: list[Callable[[], object]] = [
+        lambda: _load("FluxPipeline", whole, "fp32", {}),
+        lambda: quantise._from_folder(cls, folder, "cpu"),
+        lambda: list(checkpoints.tensors(cls, folder, None)),
+    ]
+    if part == "text_encoder":
+        ways.append(lambda: quantise.load_text_encoder(cls, folder, "cpu", tmp_path))
+    for load in ways:
+        with pytest.raises(OSError, match="safetensors"):
+            load()
 
 
 def test_a_class_of_theirs_is_found() -> None:

@@ -1,0 +1,97 @@
+"""Reads what a runner writes into the outbox, which others may write to as well.
+
+A file is believed only where each of its values has the type that `wire` gives it, so that no
+reader meets another one. What is missing, as in files of earlier versions, is empty. Never says
+whether what a file says is true.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+from runner.wire import Receipt, RunnerHealth, Status, read_json
+
+_LARGEST = 2**53
+_INTERVALS = (0.01, 10.0)
+
+
+class _Recent(TypedDict):
+    """What `RunnerHealth.recent` says of a job."""
+
+    id: str
+    state: str
+    kind: str | None
+    model: str | None
+    reason: str | None
+    message: str | None
+    total: int
+    done: int
+    failed: int
+    skipped: int
+
+
+def status(file: Path) -> dict[str, Any] | None:
+    """The status in a file; None where there is none."""
+    return _read(file, Status, "state")
+
+
+def receipt(file: Path) -> dict[str, Any] | None:
+    """The receipt in a file; None where there is none."""
+    return _read(file, Receipt, "job")
+
+
+def health(file: Path) -> dict[str, Any] | None:
+    """What a health file says, with an interval that can be waited for; None without one."""
+    found = _read(file, RunnerHealth, "state")
+    if found is not None:
+        lowest, highest = _INTERVALS
+        found["interval_seconds"] = min(max(found["interval_seconds"], lowest), highest)
+    return found
+
+
+def _read(file: Path, kind: type, needed: str) -> dict[str, Any] | None:
+    found = checked(read_json(file), kind)
+    return found if found is not None and found[needed] else None
+
+
+def checked(value: Any, kind: type) -> dict[str, Any] | None:
+    """The value as a type of `wire`; None where it is of another one."""
+    try:
+        found: dict[str, Any] = _typed(value, kind)
+        # NaN is no JSON, and half of a surrogate pair no text: neither can be passed on.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError):
+        return None
+    return found
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """The value, with what it lacks, if it is of a type. Raises TypeError."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None else _typed(value, parts[0])
+    if is_typeddict(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        if kind is RunnerHealth:
+            hints["recent"] = list[_Recent]
+        return value | {
+            name: _typed(value[name] if name in value else _empty(part), part)
+            for name, part in hints.items()
+        }
+    if origin is list and isinstance(value, list):
+        return [_typed(item, parts[0]) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {name: _typed(item, parts[1]) for name, item in value.items()}
+    if kind in (int, float) and type(value) in (int, kind) and abs(value) <= _LARGEST:
+        return kind(value)
+    if kind is Any or (kind in (str, bool) and type(value) is kind):
+        return value
+    raise TypeError(kind)
+
+
+def _empty(kind: Any) -> Any:
+    origin = get_origin(kind)
+    return None if origin is UnionType else (origin or kind)()
