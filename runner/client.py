@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from runner import reading
 from runner.errors import UsageProblem
+from runner.files import read_file
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
@@ -147,9 +148,9 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
                 image = spec_file.parent / found[0] if len(found) == 1 else image
             if not image.is_file() or (home.inbox / name).exists():
                 continue
-            picture = image.read_bytes()
+            picture = read_file(image, follow=True)
         except OSError as error:
-            raise UsageProblem(f"cannot read {image}: {error.strerror}") from error
+            raise UsageProblem(f"cannot read {image}: {error.strerror or error}") from error
         if put(home, picture, name):
             copied.append(name)
     return copied

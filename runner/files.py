@@ -33,8 +33,13 @@ def open_regular(path: Path) -> int:
     return handle
 
 
-def read_file(file: Path, most: int = _MOST_BYTES) -> bytes:
-    """The bytes of a regular file. Raises OSError, with EFBIG where it has more than `most`."""
+def read_file(file: Path, most: int = _MOST_BYTES, *, follow: bool = False) -> bytes:
+    """The bytes of a regular file. Raises OSError, with EFBIG where it has more than `most`.
+
+    `follow` is for a file that the user of this process names: it may be a link.
+    """
+    if follow:
+        file = Path(os.path.realpath(file))
     with os.fdopen(open_regular(file), "rb") as opened:
         if os.fstat(opened.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(file))

@@ -21,14 +21,18 @@ def escaped(text: str) -> str:
     return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def on_one_line(text: str) -> str:
+    """The text, escaped, without line ends: a name must not look like another line."""
+    return escaped(text).replace("\n", "\\n")
+
+
 def log_to_stderr() -> None:
     """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
     import logging
 
     class Harmless(logging.Formatter):
         def formatMessage(self, record: logging.LogRecord) -> str:
-            # A name with a line end must not look like another record.
-            return escaped(super().formatMessage(record)).replace("\n", "\\n")
+            return on_one_line(super().formatMessage(record))
 
         def format(self, record: logging.LogRecord) -> str:
             return escaped(super().format(record))  # the traceback, too

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.terminal import escaped, log_to_stderr
+from runner.terminal import escaped, log_to_stderr, on_one_line
 from tests.harness import ROOT, fluxdrop
 
 ACTING = "\x1b]0;owned\x07\x1b[2Jred\u202egnp\x9b31m\r\x7f\u2066\u2028"
@@ -26,6 +26,27 @@ def test_what_acts_on_a_terminal_is_escaped_and_all_else_is_left() -> None:
     assert harmless(escaped(ACTING))
     kept = "tab\tline\nünïcödé 日本 🦊 العربية עברית é \u200d"
     assert escaped(kept) == kept
+
+
+def test_a_line_end_in_a_name_makes_no_line(tmp_path: Path) -> None:
+    """Seen red: `status` showed a second line, that said what it liked."""
+    assert on_one_line("a\nb\tc\x1b") == "a\\nb\tc\\u001b"
+    if os.name == "nt":
+        return
+    home = tmp_path / "home"
+    assert fluxdrop("init", str(home)).code == 0
+    forged = "a\nrunner 1 is idle"
+    (home / "inbox" / f"{forged}.cancel").touch()
+    (home / "outbox" / "x").mkdir()
+    status = {"state": "failed", "message": forged, "id": "x"}
+    (home / "outbox" / "x" / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    for words in (["status"], ["status", "x"], ["doctor"]):
+        shown = fluxdrop(*words, "--home", str(home))
+        assert "runner 1 is idle" in shown.out
+        assert not any(line.startswith("runner 1") for line in shown.out.splitlines())
+    (home / "inbox" / f"{forged}.yaml").write_text("kind: [\n", encoding="utf-8")
+    shown = fluxdrop("check", str(home / "inbox" / f"{forged}.yaml"), "--home", str(home))
+    assert len((shown.out + shown.err).splitlines()) == 1
 
 
 def test_escaped_json_means_the_same() -> None:

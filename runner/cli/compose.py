@@ -135,7 +135,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     if options.json:
         print_json(composed)
         return 0 if ok else 1
-    show(composed["prompt"])
+    show(composed["prompt"], many_lines=True)
     show()
     for block in composed["blocks"]:
         show(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")

@@ -126,11 +126,13 @@ def _runner(home: Home) -> Finding:
 
 
 def _overlooked(home: Home) -> Iterator[Finding]:
-    from runner.cli.overlooked import overlooked
+    from runner.cli.overlooked import MOST_LISTED, overlooked
 
     why = tuple(f"{file}: {reason}" for file, reason in overlooked(home))
     if why:
-        yield Finding("not taken", False, f"{len(why)} in the inbox", "see each line", why)
+        or_more = " or more" if len(why) == MOST_LISTED else ""
+        found = f"{len(why)}{or_more} in the inbox"
+        yield Finding("not taken", False, found, "see each line", why)
 
 
 def _weights(home: Home) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from runner.terminal import escaped
+from runner.terminal import escaped, on_one_line
 
 
 def add_verb(
@@ -25,9 +25,12 @@ def add_verb(
     return parser
 
 
-def show(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
-    """Print a text: the one place that writes to standard output, whatever the text contains."""
-    print(escaped(text), end=end, flush=flush)
+def show(text: str = "", *, end: str = "\n", flush: bool = False, many_lines: bool = False) -> None:
+    """Print a text: the one place that writes to standard output, whatever the text contains.
+
+    It is one line, unless `many_lines` says that all of it may be more.
+    """
+    print(escaped(text) if many_lines else on_one_line(text), end=end, flush=flush)
 
 
 def print_answer(options: argparse.Namespace, value: Any, *lines: str) -> None:
@@ -41,7 +44,7 @@ def print_answer(options: argparse.Namespace, value: Any, *lines: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    show(json.dumps(value, ensure_ascii=False, indent=1))
+    show(json.dumps(value, ensure_ascii=False, indent=1), many_lines=True)
 
 
 def print_line(value: Any) -> None:
@@ -52,7 +55,7 @@ def print_line(value: Any) -> None:
 def print_message(text: str, *, end: str = "\n") -> None:
     """Print a message for people to standard error; standard output has results only."""
     try:
-        print(escaped(text), end=end, file=sys.stderr, flush=True)
+        print(on_one_line(text), end=end, file=sys.stderr, flush=True)
     except OSError:
         give_up(sys.stderr)
 

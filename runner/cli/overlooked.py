@@ -21,14 +21,15 @@ from runner.spool.store.names import (
     why_not_taken,
 )
 
-_MOST_LISTED = 20
+MOST_LISTED = 20
 _MOST_LOOKED_AT = 5000
+_DEEPEST = 8
 
 
 def overlooked(home: Home) -> list[tuple[str, str]]:
     """At most 20 files of the inbox that are not taken, each with the reason."""
     try:
-        return list(islice(_overlooked(home), _MOST_LISTED))
+        return list(islice(_overlooked(home), MOST_LISTED))
     except OSError:
         return []
 
@@ -38,7 +39,9 @@ def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
     for folder, folders, names in os.walk(home.inbox):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         above = os.path.relpath(folder, home.inbox)
-        left -= len(names)
+        left -= len(names) + len(folders)
+        if above.count(os.sep) >= _DEEPEST:
+            folders.clear()
         for name in sorted(names):
             if above != os.curdir:
                 why = "subfolders are not scanned: move it into the inbox itself"

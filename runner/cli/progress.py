@@ -15,7 +15,7 @@ from runner import reading
 from runner.cli.output import give_up, job_line, print_line, show
 from runner.job import FINAL_STATES
 from runner.settings import Home
-from runner.terminal import escaped
+from runner.terminal import on_one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -142,7 +142,7 @@ def _plain(text: str) -> str:
     """A text of a status as rich shows it: no colours, links or marks of its own."""
     from rich.markup import escape
 
-    return escape(escaped(text))
+    return escape(on_one_line(text))
 
 
 def _note(status: dict[str, Any]) -> str:

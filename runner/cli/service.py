@@ -79,7 +79,7 @@ def _show(options: argparse.Namespace, system: str, service: Service) -> int:
         options,
         {"name": service.name, "system": system, "file": str(service.file), "content": text} | ways,
         f"# {service.file}",
-        text.rstrip(),
+        *text.splitlines(),
         *(f"# {way}: {' '.join(words)}" for way, commands in ways.items() for words in commands),
         *([f"# {service.hint}"] if service.hint else []),
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runner import client
 from runner.cli.output import add_verb, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
+from runner.files import read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _BAD = ("failed", "rejected", "cancelled")
 _RECEIPT_SECONDS = 15.0
+# Of a spec too large to be one, enough to say how large it is.
+_MOST_BYTES = 16 << 20
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -189,7 +192,7 @@ def _name(file: str, data: bytes) -> str:
 def _spec_bytes(file: str) -> bytes:
     """The spec in a file, on standard input, or in a picture's metadata."""
     if file == "-":
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(_MOST_BYTES)
     if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
         raise UsageProblem(f"{file} is no plain file: to read a pipe or a device, name `-`")
     if file.lower().endswith(_PICTURES):
@@ -200,6 +203,6 @@ def _spec_bytes(file: str) -> bytes:
         # read as a spec.
         return to_yaml({key: value for key, value in read(Path(file)).items() if key != "result"})
     try:
-        return Path(file).read_bytes()
+        return read_file(Path(file), _MOST_BYTES, follow=True)
     except OSError as error:
-        raise UsageProblem(f"cannot read {file}: {error.strerror}") from error
+        raise UsageProblem(f"cannot read {file}: {error.strerror or error}") from error

@@ -20,6 +20,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
+from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -52,7 +53,7 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         if options.save:
             Path(options.save).write_bytes(again)
-        result = _comparison(sidecar, picture.read_bytes(), again, engine_facts)
+        result = _comparison(sidecar, read_file(picture, follow=True), again, engine_facts)
     lines = ["identical"]
     if not result["identical"]:
         most = result["max_difference"]
@@ -170,7 +171,7 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
         output = status["outputs"][0]
         made = read_json(home.job(job) / output["sidecar"]) or {}
         engine_facts = {**mapping(made.get("result")), "precision": made.get("precision")}
-        return (home.job(job) / output["file"]).read_bytes(), engine_facts
+        return read_file(home.job(job) / output["file"]), engine_facts
     finally:
         _remove(home, job)
 

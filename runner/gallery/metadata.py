@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import InputBad, UsageProblem
+from runner.files import read_file
 from runner.gallery import foreign, infotext, xmp
 from runner.gallery.formatting import made_with, mapping, printable
 from runner.pictures import FORMATS, MAX_PIXELS
@@ -80,9 +81,9 @@ def read(picture: bytes | Path) -> dict[str, Any]:
     """
     name = picture.name if isinstance(picture, Path) else "this picture"
     try:
-        data = picture.read_bytes() if isinstance(picture, Path) else picture
+        data = read_file(picture, follow=True) if isinstance(picture, Path) else picture
     except OSError as exc:
-        raise UsageProblem(f"{name} cannot be read: {exc.strerror}.") from exc
+        raise UsageProblem(f"{name} cannot be read: {exc.strerror or exc}.") from exc
     if data.lstrip()[:1] == b"{":
         spec = _from_json(data.decode("utf-8", "replace"))
     else:

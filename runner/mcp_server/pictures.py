@@ -91,7 +91,10 @@ def contents(
 
 
 def read(home: Home, job_id: str, file: str) -> bytes | None:
-    """The bytes of a file in a job's folder; None where there is none, or it lies outside."""
+    """The bytes of a file in a job's folder; None where there is none, or it lies outside.
+
+    None as well where it is larger than any host accepts: the link is enough then.
+    """
     if not is_safe_id(job_id):
         return None
     folder = Path(os.path.realpath(home.outbox)) / job_id
@@ -99,7 +102,7 @@ def read(home: Home, job_id: str, file: str) -> bytes | None:
     if not path.is_relative_to(folder):
         return None
     try:
-        return read_file(path)
+        return read_file(path, _MOST_BYTES)
     except OSError:
         return None
 
@@ -109,8 +112,7 @@ def _image(home: Home, job_id: str, row: Mapping[str, Any], form: str) -> ImageC
     data = read(home, job_id, file) if file else None
     if data is None and form == "thumbnail":
         data, file = read(home, job_id, row["file"]), row["file"]
-    # No host accepts a larger image; the link is enough then.
-    if data is None or file is None or len(data) > _MOST_BYTES:
+    if data is None or file is None:
         return None
     return ImageContent(data=base64.b64encode(data).decode(), mime_type=type_of(file))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,20 @@ def test_at_most_twenty_are_listed_however_many_there_are(here: Here, inbox: Pat
     for number in range(30):
         (inbox / f"{number}.yaml.txt").touch()
     assert len(here("status", "--json").json["not_taken"]) == 20
+
+
+@pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="no folder can be as deep here")
+def test_a_deep_folder_and_thousands_of_folders_are_not_walked_to_the_end(
+    here: Here, inbox: Path
+) -> None:
+    """Seen red: `status` and `doctor` ended with a RecursionError."""
+    at = os.open(inbox, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    (inbox / "z.yaml.txt").write_text(spec(), encoding="utf-8")
+    assert [file for file, _ in overlooked(find_home(str(here.home)))] == ["inbox/z.yaml.txt"]
+    subprocess.run(["rm", "-r", str(inbox / "d")], check=True)

@@ -24,15 +24,12 @@ def test_an_image_beside_the_spec_that_cannot_be_read_is_wrong_usage_and_drops_n
     (tmp_path / "cat.png").write_bytes(b"a picture")
     file = tmp_path / "edit.yaml"
     file.write_text(spec(kind="kontext", image=name), encoding="utf-8")
-    read_bytes = Path.read_bytes
 
-    def locked(path: Path) -> bytes:
+    def locked(path: Path, *, follow: bool) -> bytes:
         # Permissions do not stop root.
-        if path.suffix == ".png":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", locked)
+    monkeypatch.setattr("runner.client.read_file", locked)
     done = here("submit", str(file))
     assert done.code == 2 and f"cannot read {tmp_path / name}: " in done.err
     assert set(os.listdir(here.home / "inbox")) <= {"README.md", ".tmp"}
@@ -222,3 +219,14 @@ def test_a_name_that_no_file_can_have_is_answered(here: Here, verb: str) -> None
     """Seen red: a traceback."""
     done = here(verb, "x" * 300)
     assert done.code in (1, 2) and "unknown" in done.out + done.err or "too long" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file with holes has to be asked for on Windows")
+@pytest.mark.parametrize("name", ["huge.yaml", "huge.png"])
+def test_a_huge_file_is_not_read_to_its_end(here: Here, tmp_path: Path, name: str) -> None:
+    """Seen red: MemoryError, with a traceback."""
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 8 << 40)
+    for words in (["check"], ["submit"], ["verify"]):
+        answer = here(*words, str(tmp_path / name))
+        assert answer.code == 2 and "larger than" in answer.err
