@@ -9,6 +9,7 @@ rebuild that fails leaves the old one.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -24,8 +25,6 @@ from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
 from runner.wire import read_file
 
-# Seconds. Longer than any system delays writing to disk, and than clocks may differ.
-_LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 # These fields of `result` follow in this order, and then every other field of the spec.
@@ -70,18 +69,17 @@ def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None =
     """Add the rows that the index lacks, and return whether it had to be made again.
 
     For the start of a runner: it may have been killed after writing a sidecar and before adding
-    its row, and a power cut loses the rows of the last seconds. An intact index is compared only
-    with the folders of jobs that changed since its newest row, less ten minutes.
+    its row, and a power cut loses the rows of the last seconds. Rows are added in the order of the
+    images, so that an intact index lacks rows only of jobs whose last one it lacks. No date is
+    looked at: the clock may have been set.
     """
     if not Segments(folder).sound():
         rebuild(folder, outbox, write, progress)
         return True
     gallery = Gallery(folder, write)
-    newest = gallery.page(lambda index: -1, limit=1)[1]
-    since = moment(newest[0].get("created_at")) / 1000 - _LOOK_BACK if newest else 0
-    for job in _jobs(outbox):
-        if job.stat().st_mtime >= since:
-            gallery.add(*filter(None, map(_row, _sidecars(job))))
+    for sidecars in _sidecars(outbox):
+        if sidecars and gallery.get(sidecars[-1].stem) is None:
+            gallery.add(*filter(None, map(_row, sidecars)))
     return False
 
 
@@ -130,7 +128,7 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
     """All rows, oldest picture first; the rows wait in a temporary file, not in memory."""
     with TemporaryFile() as file:
         keys: list[tuple[int, str, int, int]] = []
-        paths = [path for job in _jobs(outbox) for path in _sidecars(job)]
+        paths = [path for sidecars in _sidecars(outbox) for path in sidecars]
         for done, path in enumerate(paths, start=1):
             if (row := _row(path)) is not None:
                 made, index = moment(row.get("created_at")), row.get("index")
@@ -154,11 +152,13 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
     return row if row["job"] == sidecar.parent.name else None
 
 
-def _jobs(outbox: Path) -> list[Path]:
-    if not outbox.is_dir():
-        return []
-    return sorted(job for job in outbox.iterdir() if (job / "status.json").is_file())
-
-
-def _sidecars(job: Path) -> list[Path]:
-    return sorted(path for path in job.glob("*.json") if path.name not in _NOT_SIDECARS)
+def _sidecars(outbox: Path) -> Iterator[list[Path]]:
+    """The sidecars of each job, in the order of its images."""
+    for folder in sorted(outbox.iterdir()) if outbox.is_dir() else ():
+        try:
+            names = set(os.listdir(folder))
+        except OSError:
+            continue
+        if "status.json" in names:
+            found = (name for name in names - _NOT_SIDECARS if name.endswith(".json"))
+            yield [folder / name for name in sorted(found, key=lambda name: (len(name), name))]
