@@ -16,13 +16,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypedDict
 
 from runner.errors import UsageProblem
 from runner.gallery.formatting import mapping
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
+from runner.reading import checked
 from runner.wire import read_file
 
 Progress = Callable[[int, int], None]
@@ -32,14 +33,35 @@ _RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "create
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
 
 
+class _Row(TypedDict):
+    """The types of a row's values, which readers rely on: others may have written the sidecar."""
+
+    id: str
+    job: str
+    index: int | None
+    file: str
+    prompt: str
+    model: str | None
+    kind: str | None
+    seed: int | None
+    tags: list[str]
+    pack: str | None
+    subject: str | None
+    variable: str | None
+    width: int | None
+    height: int | None
+    seconds: float | None
+    created_at: str | None
+
+
 def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The row of one sidecar; its paths begin with `outbox/`, as a spec would name them.
 
     Raises UsageProblem for a mapping whose `result` does not name a job and a file.
     """
     result = mapping(sidecar.get("result"))
-    job, file, tags = result.get("job"), result.get("file"), sidecar.get("tags") or []
-    if not (isinstance(job, str) and isinstance(file, str) and isinstance(tags, list)):
+    job, file = result.get("job"), result.get("file")
+    if not isinstance(job, str) or not isinstance(file, str):
         raise UsageProblem("this is no sidecar: its result names no job and file.")
     stem = PurePosixPath(file).stem
     row: dict[str, Any] = {
@@ -53,7 +75,7 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "model": sidecar.get("model"),
         "kind": sidecar.get("kind"),
         "seed": sidecar.get("seed"),
-        "tags": tags,
+        "tags": sidecar.get("tags") or [],
     }
     row |= {name: result.get(name) for name in _RESULTS}
     for side in ("width", "height"):
@@ -145,11 +167,11 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = row_of(json.loads(read_file(sidecar)))
+        row = checked(row_of(json.loads(read_file(sidecar))), _Row)
     except (OSError, ValueError, AttributeError, UsageProblem):
         return None
     # In a copied or renamed folder the row's paths would be wrong.
-    return row if row["job"] == sidecar.parent.name else None
+    return row if row is not None and row["job"] == sidecar.parent.name else None
 
 
 def _sidecars(outbox: Path) -> Iterator[list[Path]]:

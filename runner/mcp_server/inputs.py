@@ -231,8 +231,6 @@ def _is_needed(home: Home, job_id: str) -> bool:
     if status["state"] == "unknown":
         # Just being written, or left by a server that was ended before it wrote the spec. Its age
         # is how long this process has seen it: a clock that is set changes the age of a date.
-        now = monotonic()
-        return (
-            now - _unknown_since.setdefault(home.inbox / FOLDER / job_id, now) < _FORGOTTEN_SECONDS
-        )
+        since = _unknown_since.setdefault(home.inbox / FOLDER / job_id, monotonic())
+        return monotonic() - since < _FORGOTTEN_SECONDS
     return status["state"] == "submitted" or status.get("reason") == "WaitingForInput"
