@@ -58,7 +58,7 @@ def _read(file: Path, kind: type, needed: str) -> dict[str, Any] | None:
 
 
 def checked(value: Any, kind: type) -> dict[str, Any] | None:
-    """The value as a type of `wire`; None where it is of another one."""
+    """The value as a TypedDict has it, with what it lacks; None where a type is another one."""
     try:
         found: dict[str, Any] = _typed(value, kind)
         # NaN is no JSON, and half of a surrogate pair no text: neither can be passed on.

@@ -9,28 +9,49 @@ rebuild that fails leaves the old one.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypedDict
 
 from runner.errors import UsageProblem
-from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
+from runner.reading import checked
+from runner.wire import read_json
 
-# Seconds. Longer than any system delays writing to disk, and than clocks may differ.
-_LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 # These fields of `result` follow in this order, and then every other field of the spec.
 _RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
+
+
+class _Row(TypedDict):
+    """The types of a row's values, which readers rely on: others may have written the sidecar."""
+
+    id: str
+    job: str
+    index: int | None
+    file: str
+    prompt: str
+    model: str | None
+    kind: str | None
+    seed: int | None
+    tags: list[str]
+    pack: str | None
+    subject: str | None
+    variable: str | None
+    width: int | None
+    height: int | None
+    seconds: float | None
+    created_at: str | None
 
 
 def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,8 +60,8 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     Raises UsageProblem for a mapping whose `result` does not name a job and a file.
     """
     result = mapping(sidecar.get("result"))
-    job, file, tags = result.get("job"), result.get("file"), sidecar.get("tags") or []
-    if not (isinstance(job, str) and isinstance(file, str) and isinstance(tags, list)):
+    job, file = result.get("job"), result.get("file")
+    if not isinstance(job, str) or not isinstance(file, str):
         raise UsageProblem("this is no sidecar: its result names no job and file.")
     stem = PurePosixPath(file).stem
     row: dict[str, Any] = {
@@ -54,7 +75,7 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "model": sidecar.get("model"),
         "kind": sidecar.get("kind"),
         "seed": sidecar.get("seed"),
-        "tags": tags,
+        "tags": sidecar.get("tags") or [],
     }
     row |= {name: result.get(name) for name in _RESULTS}
     for side in ("width", "height"):
@@ -70,18 +91,17 @@ def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None =
     """Add the rows that the index lacks, and return whether it had to be made again.
 
     For the start of a runner: it may have been killed after writing a sidecar and before adding
-    its row, and a power cut loses the rows of the last seconds. An intact index is compared only
-    with the folders of jobs that changed since its newest row, less ten minutes.
+    its row, and a power cut loses the rows of the last seconds. Rows are added in the order of the
+    images, so that an intact index lacks rows only of jobs whose last one it lacks. No date is
+    looked at: the clock may have been set.
     """
     if not Segments(folder).sound():
         rebuild(folder, outbox, write, progress)
         return True
     gallery = Gallery(folder, write)
-    newest = gallery.page(lambda index: -1, limit=1)[1]
-    since = moment(newest[0].get("created_at")) / 1000 - _LOOK_BACK if newest else 0
-    for job in _jobs(outbox):
-        if job.stat().st_mtime >= since:
-            gallery.add(*filter(None, map(_row, _sidecars(job))))
+    for sidecars in _sidecars(outbox):
+        if sidecars and gallery.get(sidecars[-1].stem) is None:
+            gallery.add(*filter(None, map(_row, sidecars)))
     return False
 
 
@@ -130,7 +150,7 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
     """All rows, oldest picture first; the rows wait in a temporary file, not in memory."""
     with TemporaryFile() as file:
         keys: list[tuple[int, str, int, int]] = []
-        paths = [path for job in _jobs(outbox) for path in _sidecars(job)]
+        paths = [path for sidecars in _sidecars(outbox) for path in sidecars]
         for done, path in enumerate(paths, start=1):
             if (row := _row(path)) is not None:
                 made, index = moment(row.get("created_at")), row.get("index")
@@ -147,18 +167,20 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = row_of(json.loads(read_file(sidecar)))
-    except (OSError, ValueError, AttributeError, UsageProblem):
+        row = checked(row_of(read_json(sidecar) or {}), _Row)
+    except UsageProblem:
         return None
     # In a copied or renamed folder the row's paths would be wrong.
-    return row if row["job"] == sidecar.parent.name else None
+    return row if row is not None and row["job"] == sidecar.parent.name else None
 
 
-def _jobs(outbox: Path) -> list[Path]:
-    if not outbox.is_dir():
-        return []
-    return sorted(job for job in outbox.iterdir() if (job / "status.json").is_file())
-
-
-def _sidecars(job: Path) -> list[Path]:
-    return sorted(path for path in job.glob("*.json") if path.name not in _NOT_SIDECARS)
+def _sidecars(outbox: Path) -> Iterator[list[Path]]:
+    """The sidecars of each job, in the order of its images."""
+    for folder in sorted(outbox.iterdir()) if outbox.is_dir() else ():
+        try:
+            names = set(os.listdir(folder))
+        except OSError:
+            continue
+        if "status.json" in names:
+            found = (name for name in names - _NOT_SIDECARS if name.endswith(".json"))
+            yield [folder / name for name in sorted(found, key=lambda name: (len(name), name))]

@@ -14,13 +14,13 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runner import client
+from runner.clock import monotonic
 from runner.errors import InputBad, PathNotAllowed, UsageProblem
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
@@ -45,6 +45,8 @@ _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<rest>(?:;[\w=.+-]+)*),
 _PICTURE = re.compile(r"flux://jobs/([^/]+)/images/(\d{1,5})")
 _COPY = re.compile(r"[a-z-]+-[0-9a-f]{12}\.[a-z]+")
 _FORGOTTEN_SECONDS = 3600.0
+_unknown_since: dict[Path, float] = {}
+"""When this process first saw a folder of copies whose job nobody knows."""
 
 
 @dataclass
@@ -220,13 +222,15 @@ def sweep(home: Home, kept: str) -> None:
                     # The folder may have been replaced by a link since it was looked at.
                     beneath.remove(file, [str(home.inbox)])
             folder.rmdir()
+            _unknown_since.pop(folder, None)
 
 
 def _is_needed(home: Home, job_id: str) -> bool:
     """Whether the copies of a job in the inbox may still be read."""
     status = client.status(home, job_id)
     if status["state"] == "unknown":
-        # Just being written, or left by a server that was ended before it wrote the spec.
-        age = time.time() - (home.inbox / FOLDER / job_id).stat().st_mtime
-        return age < _FORGOTTEN_SECONDS
+        # Just being written, or left by a server that was ended before it wrote the spec. Its age
+        # is how long this process has seen it: a clock that is set changes the age of a date.
+        since = _unknown_since.setdefault(home.inbox / FOLDER / job_id, monotonic())
+        return monotonic() - since < _FORGOTTEN_SECONDS
     return status["state"] == "submitted" or status.get("reason") == "WaitingForInput"

@@ -98,12 +98,10 @@ def read(home: Home, job_id: str, file: str) -> bytes | None:
     if not is_safe_id(job_id):
         return None
     folder = Path(os.path.realpath(home.outbox)) / job_id
-    path = Path(os.path.realpath(folder / file))
-    if not path.is_relative_to(folder):
-        return None
     try:
-        return read_file(path, _MOST_BYTES)
-    except OSError:
+        path = Path(os.path.realpath(folder / file))
+        return read_file(path, _MOST_BYTES) if path.is_relative_to(folder) else None
+    except (OSError, ValueError):  # a name that no file can have, too
         return None
 
 
@@ -120,7 +118,7 @@ def _image(home: Home, job_id: str, row: Mapping[str, Any], form: str) -> ImageC
 def _size(home: Home, job_id: str, file: str) -> int | None:
     try:
         return os.stat(home.job(job_id) / file).st_size
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

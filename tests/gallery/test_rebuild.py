@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.gallery import rebuild as gallery_rebuild
 from runner.gallery.rebuild import ensure, rebuild, row_of
 from runner.gallery.search import search
 from runner.gallery.segments import SEGMENT
@@ -113,12 +114,28 @@ def test_a_sidecar_whose_row_was_never_added_is_found_at_the_next_start(
     assert ids(Gallery(folder)) == ["a-0006", *ORDER]
 
 
-def test_the_next_start_does_not_read_old_jobs_again(outbox: Path, folder: Path) -> None:
+def test_it_is_found_whatever_the_clock_showed_then(outbox: Path, folder: Path) -> None:
+    """Seen red: a job whose folder was dated before the newest row was passed over."""
+    put_json(outbox / "a" / "a-0005.json", sidecar(5, job="a", result_created_at="2099-01-01"))
     ensure(folder, outbox, write)
-    put_json(outbox / "b" / "b-0006.json", sidecar(6, job="b"))
+    put_json(outbox / "b" / "b-10000.json", sidecar(10_000, job="b"))
     os.utime(outbox / "b", (1, 1))
     ensure(folder, outbox, write)
-    assert ids(Gallery(folder)) == ORDER
+    assert ids(Gallery(folder))[0] == "b-10000"
+
+
+def test_the_next_start_opens_no_sidecar_of_a_job_whose_last_picture_is_known(
+    outbox: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure(folder, outbox, write)
+    put_json(outbox / "b" / "b-0006.json", sidecar(6, job="b"))
+    opened: list[str] = []
+    read = gallery_rebuild.read_json
+    monkeypatch.setattr(
+        gallery_rebuild, "read_json", lambda file: opened.append(file.name) or read(file)
+    )
+    ensure(folder, outbox, write)
+    assert opened == ["b-0002.json", "b-0004.json", "b-0006.json"]
 
 
 def test_what_is_no_sidecar_of_its_folder_is_passed_over(outbox: Path, folder: Path) -> None:

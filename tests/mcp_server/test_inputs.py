@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner.mcp_server import inputs
 from tests.mcp_server.support import (
     agent,
     data_uri,
@@ -191,7 +192,11 @@ def test_a_picture_that_a_finished_job_does_not_have_is_said_so(home: Path) -> N
     assert "is not there" in refused(home, "flux://jobs/hero/images/9")
 
 
-def test_copies_leave_the_inbox_once_their_job_has_its_own(home: Path) -> None:
+def test_copies_leave_the_inbox_once_their_job_has_its_own_or_nobody_asked_for_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: those that another server was just writing, when the clock was set forward."""
+
     async def scene() -> None:
         async with agent(home) as one:
             for job in ("one", "two"):
@@ -202,16 +207,20 @@ def test_copies_leave_the_inbox_once_their_job_has_its_own(home: Path) -> None:
             left = home / "inbox" / "mcp" / "left"
             left.mkdir()
             (left / "image-0123456789ab.png").write_bytes(picture())
+            # A clock that is set makes no folder old.
             os.utime(left, (0, 0))
             await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id="three")
+            assert left.is_dir()
+            monkeypatch.setattr(inputs, "monotonic", lambda: time.monotonic() + 3601)
+            await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id="four")
 
     play(scene)
-    assert sorted(os.listdir(home / "inbox" / "mcp")) == ["three", "two"]
+    assert sorted(os.listdir(home / "inbox" / "mcp")) == ["four", "three", "two"]
 
 
 @pytest.mark.parametrize("linked", ["mcp", "mcp/album"])
 def test_folders_that_a_link_in_the_inbox_leads_to_are_left_alone(
-    home: Path, tmp_path: Path, linked: str
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
 ) -> None:
     """Seen red: the folders below the link were emptied and removed."""
     foreign = tmp_path / "foreign"
@@ -222,8 +231,7 @@ def test_folders_that_a_link_in_the_inbox_leads_to_are_left_alone(
     link = home / "inbox" / linked
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(foreign if linked == "mcp" else foreign / "album")
-    for folder in (foreign, *foreign.iterdir()):
-        os.utime(folder, (0, 0))
+    monkeypatch.setattr(inputs, "_FORGOTTEN_SECONDS", -1.0)
     before = sorted(foreign.rglob("*"))
 
     async def scene() -> None:
@@ -236,11 +244,11 @@ def test_folders_that_a_link_in_the_inbox_leads_to_are_left_alone(
     assert sorted(foreign.rglob("*")) == before
 
 
-def test_a_foreign_file_among_the_copies_stays(home: Path) -> None:
+def test_a_foreign_file_among_the_copies_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = home / "inbox" / "mcp" / "album" / "holiday.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(picture())
-    os.utime(mine.parent, (0, 0))
+    monkeypatch.setattr(inputs, "_FORGOTTEN_SECONDS", -1.0)
 
     async def scene() -> None:
         async with agent(home) as one:
