@@ -111,6 +111,9 @@ class Home:
             _refuse_overlap(folders)
             if self.data.stat().st_mode & 0o077:
                 self.data.chmod(0o700)
+        except FileExistsError as error:
+            what = "is a file, or a link that leads nowhere: move it away"
+            raise UsageProblem(f"{error.filename} {what}") from error
         except OSError as error:
             raise UsageProblem(
                 f"cannot make the folder {error.filename}: {error.strerror}"

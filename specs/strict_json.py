@@ -49,6 +49,8 @@ def feed(builder: Builder, text: str) -> None:
     source = _Source(text)
     if not source.peek():
         return
+    if source.text[source.at].isalpha() and not _LITERAL.match(source.text, source.at):
+        source.bad("this is not JSON: name a file in YAML `.yaml`")
     _value(builder, source)
     while builder.stack:
         container = builder.stack[-1].value

@@ -65,7 +65,7 @@ def run_drain(options: argparse.Namespace) -> int:
         print_line({"counts": counts, "note": outcome.note})
     else:
         ended = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-        print_message(ended or "nothing to do")
+        print_message(ended or ("nothing to do" if outcome.note is None else "nothing was done"))
         if outcome.note:
             print_message(outcome.note)
     return 0 if outcome.all_well else 1

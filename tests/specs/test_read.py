@@ -335,3 +335,9 @@ def test_a_run_of_blanks_takes_no_time_to_read() -> None:
     began = time.process_time()
     read(b"prompt: a fox" + b" " * 200_000 + b"# x\n")
     assert time.process_time() - began < 10
+
+
+def test_yaml_in_a_file_that_is_called_json_is_told_so() -> None:
+    with pytest.raises(SpecInvalid, match="this is not JSON: name a file in YAML"):
+        read(b"kind: text2img\n", json=True)
+    assert read(b" true", json=True).value is True

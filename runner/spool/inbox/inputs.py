@@ -139,8 +139,10 @@ class Folders:
             if len(self._guesses) >= _MOST_GUESSES:
                 self._guesses.clear()
             others = (n for n in names.all if not is_spec(n) and not is_ignored(n))
-            near = nearest(place.name, itertools.islice(others, _MOST_COMPARED))
-            guess = [near] if near else []
+            # By their stems: most of a short name is its ending, which all of them have.
+            stems = {Path(n).stem: n for n in itertools.islice(others, _MOST_COMPARED)}
+            near = nearest(place.stem, stems)
+            guess = [stems[near]] if near else []
             self._guesses[place] = len(names.all), guess
         return guess
 

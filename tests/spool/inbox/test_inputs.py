@@ -14,7 +14,7 @@ from PIL import Image
 from runner.files import open_regular
 from runner.settings import Home
 from runner.spool.inbox import acknowledge, waiting
-from runner.spool.inbox.inputs import Snapshot, take
+from runner.spool.inbox.inputs import Folders, Snapshot, take
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.record import Record
 from tests.spool.conftest import Spool
@@ -473,3 +473,15 @@ def test_blank_steps_of_a_path_are_no_link(spool: Spool) -> None:
     (spool.home.inbox / "cat.png").write_bytes(png())
     spool.drop("edit.yaml", EDIT.format(image="inbox//cat.png"))
     assert spool.end("edit")["state"] == "succeeded"
+
+
+def test_a_picture_is_suggested_for_its_name_not_for_its_ending(tmp_path: Path) -> None:
+    """Seen red: 'svg.png' for 'missing.png', for both end alike."""
+    home = Home(tmp_path)
+    home.prepare()
+    for name in ("svg.png", "thin.png", "portrait.jpg"):
+        (home.inbox / name).touch()
+    folders = Folders(home)
+    assert folders.find(home.inbox / "missing.png") == (home.inbox / "missing.png", [])
+    assert folders.find(home.inbox / "portrait.png")[1] == ["portrait.jpg"]
+    assert folders.find(home.inbox / "portait.png")[1] == ["portrait.jpg"]
