@@ -142,10 +142,8 @@ class Faults:
         if culprit := self._culprit(error, file):
             message = f"{culprit}: {message}"
         since, pause = timestamp(), 1.0
-        if before is not None:
-            since = before.fault["since"]
-            if before.signature == signature:
-                pause = min(before.pause * 2, _LONGEST_PAUSE)
+        if before is not None and before.signature == signature:
+            since, pause = before.fault["since"], min(before.pause * 2, _LONGEST_PAUSE)
         if before is None or before.fault["message"] != message:
             log.error(
                 "%r is set aside, the others go on: %s", name, message,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -50,18 +51,24 @@ class RunnerLock:
                 raise RunnerBusy(f"{self._resource} is in use by another runner ({holder})")
             # A child that the dead holder was just starting still shares its handles.
             time.sleep(_TRY_AGAIN_SECONDS)
-        # Byte 0 is the locked one on Windows, where it could not be read by others.
-        os.ftruncate(handle, 0)
-        os.lseek(handle, 1, os.SEEK_SET)
-        os.write(handle, f"pid {os.getpid()}".encode())
+        with contextlib.suppress(OSError):  # another user's file is only read
+            # Byte 0 is the locked one on Windows, where it could not be read by others.
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 1, os.SEEK_SET)
+            os.write(handle, f"pid {os.getpid()}".encode())
         self._handle = handle
 
     def _open(self) -> int:
         # All users may write to the folder of temporary files, and the lock writes to its file.
+        no_link = getattr(os, "O_NOFOLLOW", 0)
         try:
-            handle = os.open(
-                self._file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
-            )
+            try:
+                handle = os.open(self._file, os.O_RDWR | os.O_CREAT | no_link, 0o644)
+            except PermissionError:
+                # Of another user, who had a runner before: it can be locked all the same.
+                handle = os.open(self._file, os.O_RDONLY | no_link)
+        except PermissionError as error:
+            raise RunnerBusy(f"{self._resource} is another user's, see {self._file}") from error
         except OSError as error:
             problem = f"cannot open the lock {self._file}: {error.strerror}; see whose it is"
             raise UsageProblem(problem) from error

@@ -71,7 +71,7 @@ def test_a_file_that_changed_is_tried_at_once_and_its_pauses_begin_anew(
     clock.now = 9.0
     faults.add(file, _DENIED)
     assert faults.seconds_left(file) == 1.0
-    assert faults.listed()[0]["since"] == "at 0.0"
+    assert faults.listed()[0]["since"] == "at 9.0", "it is another file"
     faults.forget(file)
     faults.forget(file)
     assert faults.listed() == [] and faults.seconds_left(file) == 0.0

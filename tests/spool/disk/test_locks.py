@@ -19,6 +19,7 @@ from runner.spool.disk.locks import RunnerLock, is_held, locks_of
 from tests.spool.conftest import Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
+from tests.spool.disk import mounts
 
 
 def test_a_second_runner_of_a_home_is_refused_and_told_who_holds_it(spool: Spool) -> None:
@@ -106,7 +107,7 @@ def test_a_lock_that_was_released_can_be_taken_and_its_file_stays(tmp_path: Path
         lock = RunnerLock(file, "the home")
         lock.acquire()
         lock.release()
-    assert os.name == "nt" or stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert os.name == "nt" or stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a lock ends with its process at once")
@@ -203,3 +204,20 @@ def test_a_lock_writes_to_no_file_that_another_planted_in_its_place(
     with pytest.raises(UsageProblem, match="lock"):
         RunnerLock(lock, "the GPU").acquire()
     assert target.read_bytes() == b"precious"
+
+
+def test_the_lock_of_a_gpu_is_shared_by_users_and_held_by_one_at_a_time() -> None:
+    """Seen red: for the second user it was wrong usage, for ever."""
+    with mounts.sticky_folder() as (folder, one, other):
+        first, second = (RunnerLock(folder / "gpu.lock", "the GPU 0") for _ in range(2))
+        with mounts.acting_as(one):
+            first.acquire()
+        with mounts.acting_as(other):
+            with pytest.raises(RunnerBusy, match="is in use by another runner"):
+                second.acquire()
+            first.release()
+            second.acquire()
+            second.release()
+        (folder / "gpu.lock").chmod(0o600)
+        with mounts.acting_as(other), pytest.raises(RunnerBusy, match="is another user's, see"):
+            second.acquire()
