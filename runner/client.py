@@ -8,7 +8,6 @@ by the command line and the MCP server, and usable from other programs.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import platform
 import sys
@@ -27,7 +26,7 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
-from runner.spool.store.names import receipt_names
+from runner.spool.store.names import numbered, receipt_names
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -101,8 +100,7 @@ def submit(home: Home, data: bytes, name: str) -> str:
     before: dict[str, _Before] = {}
 
     def names() -> Iterator[str]:
-        for number in itertools.count(1):
-            free = f"{stem}-{number}{suffix}" if number > 1 else f"{stem}{suffix}"
+        for free in numbered(f"{stem}{suffix}"):
             before[free] = _Before(_read_receipt(home, free), _read_fault(home, free))
             yield free
 

@@ -11,8 +11,8 @@ import os
 import stat
 from pathlib import Path
 
-# The largest that this program writes for others, a picture, takes less.
-_MOST_BYTES = 256 << 20
+MAX_FILE_BYTES = 256 << 20
+"""Of a picture that is read; those that this program writes take less."""
 
 
 def open_regular(path: Path) -> int:
@@ -33,7 +33,7 @@ def open_regular(path: Path) -> int:
     return handle
 
 
-def read_file(file: Path, most: int = _MOST_BYTES, *, follow: bool = False) -> bytes:
+def read_file(file: Path, most: int = MAX_FILE_BYTES, *, follow: bool = False) -> bytes:
     """The bytes of a regular file. Raises OSError, with EFBIG where it has more than `most`.
 
     `follow` is for a file that the user of this process names: it may be a link.

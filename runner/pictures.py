@@ -27,7 +27,7 @@ def decoded(data: bytes, name: str = "this") -> Image:
     """
     from PIL import Image as Pillow
 
-    # Of its own limit; the one here is lower.
+    # Pillow would print a warning for what is refused below.
     warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
     try:
         picture = Pillow.open(io.BytesIO(data), formats=FORMATS)

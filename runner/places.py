@@ -160,7 +160,9 @@ def refuse_unmounted(folders: Collection[Path], file: Path) -> None:
     mounts = read_mounts(file)
     for folder in folders:
         mount = mounts.get(str(folder))
+        if mount is None:
+            continue
         # An automounter mounts a disk when something in it is looked at.
         os.path.exists(f"{mount}/.")
-        if mount is not None and not os.path.ismount(mount):
+        if not os.path.ismount(mount):
             raise PlaceAway(_UNMOUNTED.format(folder, mount, file))

@@ -8,9 +8,10 @@ whether what a file says is true.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from runner.wire import Receipt, RunnerHealth, Status, read_json
 
@@ -18,24 +19,9 @@ _LARGEST = 2**53
 _INTERVALS = (0.01, 10.0)
 
 
-class _Recent(TypedDict):
-    """What `RunnerHealth.recent` says of a job."""
-
-    id: str
-    state: str
-    kind: str | None
-    model: str | None
-    reason: str | None
-    message: str | None
-    total: int
-    done: int
-    failed: int
-    skipped: int
-
-
 def status(file: Path) -> dict[str, Any] | None:
-    """The status in a file; None where there is none."""
-    return _read(file, Status, "state")
+    """The status in a file; None where there is none, or a link stands for the job's folder."""
+    return None if file.parent.is_symlink() else _read(file, Status, "state")
 
 
 def receipt(file: Path) -> dict[str, Any] | None:
@@ -74,9 +60,7 @@ def _typed(value: Any, kind: Any) -> Any:
     if origin is UnionType:
         return None if value is None else _typed(value, parts[0])
     if is_typeddict(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        if kind is RunnerHealth:
-            hints["recent"] = list[_Recent]
+        hints = _hints(kind)
         return value | {
             name: _typed(value[name] if name in value else _empty(part), part)
             for name, part in hints.items()
@@ -90,6 +74,9 @@ def _typed(value: Any, kind: Any) -> Any:
     if kind is Any or (kind in (str, bool) and type(value) is kind):
         return value
     raise TypeError(kind)
+
+
+_hints = cache(get_type_hints)
 
 
 def _empty(kind: Any) -> Any:

@@ -188,7 +188,7 @@ def load_settings(file: Path) -> Settings:
             raise SpecInvalid("SchemaInvalid", wrong)
     except SpecInvalid as error:
         lines = (f"{file}:{p.line}:{p.column}: {p.path}: {p.message}" for p in error.problems)
-        raise UsageProblem("\n".join(lines)) from error
+        raise UsageProblem(*lines) from error
     values.pop("$schema", None)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     own = {name: _found(entry, file.parent) for name, entry in values.get("registry", {}).items()}
@@ -220,10 +220,11 @@ def _impossible(values: Mapping[str, Any], root: Path, document: Document) -> It
         try:
             whole = os.fsencode(root.absolute() / Path(path).expanduser())
         except RuntimeError:
-            message = "there is no user of that name here"
+            message = "there is no user of that name here whose home is known: write the path"
         else:
-            names = whole.split(os.fsencode(os.sep))
-            if len(whole) <= _LONGEST_PATH and max(map(len, names)) <= _LONGEST_NAME:
+            # Windows counts characters, and all of them where another system counts bytes.
+            longest = max(map(len, whole.split(os.fsencode(os.sep))))
+            if os.name == "nt" or (len(whole) <= _LONGEST_PATH and longest <= _LONGEST_NAME):
                 continue
             message = f"too long: a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}"
         yield Problem(*document.locate(place), dotted(place), message)

@@ -7,6 +7,7 @@ Version 1: keys may be added, never removed or changed. The schemas beside the s
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, TypedDict
@@ -105,6 +106,21 @@ class Fault(TypedDict):
     since: str
 
 
+class RecentJob(TypedDict):
+    """What the health file says of a job that came lately."""
+
+    id: str
+    state: str
+    kind: str | None
+    model: str | None
+    reason: str | None
+    message: str | None
+    total: int
+    done: int
+    failed: int
+    skipped: int
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -121,7 +137,7 @@ class RunnerHealth(TypedDict):
     queued: int
     next: list[str]
     counts: dict[str, int]
-    recent: list[dict[str, Any]]
+    recent: list[RecentJob]
     watch: str
     gpu: dict[str, Any] | None
     started_at: str
@@ -138,6 +154,8 @@ def read_json(file: Path) -> dict[str, Any] | None:
         try:
             value = json.loads(read_file(file, _MOST_BYTES))
         except PermissionError:
+            if os.name != "nt":
+                return None
             time.sleep(_PAUSE_SECONDS)
         except (OSError, ValueError, RecursionError):
             return None

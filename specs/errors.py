@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 
 class FluxdropError(Exception):
-    """The base class; the text of an error is one sentence that says what to do."""
+    """The base class; the text of an error is one sentence that says what to do, or several."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 @dataclass(frozen=True, order=True)

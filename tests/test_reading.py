@@ -40,6 +40,10 @@ def test_no_value_that_is_read_has_another_type_than_a_runner_writes(tmp_path: P
             if found is not None:
                 assert found.keys() >= whole.keys()
                 _same_types(found, whole)
+                needed = [
+                    key for key in ("job", "state") if whole.get(key) and reader != reading.health
+                ]
+                assert all(isinstance(found[key], str) for key in needed)
                 json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
 
 

@@ -157,5 +157,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         if options.json:
             print_line({"error": str(error)})
         else:
-            print_message(f"fluxdrop: {error}")
+            first, *others = map(str, error.args or ("",))
+            for line in (f"fluxdrop: {first}", *others):
+                print_message(line)
         return next(code for error_type, code in _EXIT_CODES if isinstance(error, error_type))

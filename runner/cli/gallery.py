@@ -205,7 +205,7 @@ def write_outbox_page(home: Home) -> str:
 def statuses(home: Home) -> Iterable[dict[str, Any]]:
     """The status of every job whose folder is in the outbox."""
     for folder in sorted(home.outbox.iterdir()) if home.outbox.is_dir() else ():
-        status = None if folder.is_symlink() else reading.status(folder / "status.json")
+        status = reading.status(folder / "status.json")
         if status is not None and status["id"] == folder.name:
             yield status
 

@@ -23,11 +23,12 @@ from runner.spool.store.names import (
 
 MOST_LISTED = 20
 _MOST_LOOKED_AT = 5000
+# Nobody looks for specs further down, and a walk to the end of a deep folder fails.
 _DEEPEST = 8
 
 
 def overlooked(home: Home) -> list[tuple[str, str]]:
-    """At most 20 files of the inbox that are not taken, each with the reason."""
+    """At most MOST_LISTED files of the inbox that are not taken, each with the reason."""
     try:
         return list(islice(_overlooked(home), MOST_LISTED))
     except OSError:

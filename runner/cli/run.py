@@ -57,7 +57,7 @@ def run_drain(options: argparse.Namespace) -> int:
             options, "drain", *hour, final_codes=exit_codes.NOT_RESTARTED | {exit_codes.FAILED}
         )
     home = _prepared(options)
-    until = _next_time(options.until) if options.until else None
+    until = _next_time(options.until) if options.until is not None else None
     with _working(home, options) as daemon:
         outcome = daemon.drain(until=until, notify=print_message)
     counts = {str(state): n for state, n in outcome.counts.items()}

@@ -10,7 +10,6 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
 
 from runner.clock import now, timestamp
 from runner.daemon.worker import Worker
@@ -18,9 +17,8 @@ from runner.executor import Executor
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
-from runner.spool.store.record import counts_of
 from runner.spool.store.spool import Spool
-from runner.wire import SCHEMA, RunnerHealth
+from runner.wire import SCHEMA, RecentJob, RunnerHealth
 from specs.errors import FluxdropError
 
 HEALTH_SECONDS = 2.0
@@ -72,18 +70,21 @@ class Health:
             interval_seconds=HEALTH_SECONDS,
         )
 
-    def _recent(self) -> list[dict[str, Any]]:
+    def _recent(self) -> list[RecentJob]:
         wall = now()
         return [
-            {
-                "id": record.id,
-                "state": str(record.state),
-                "kind": record.kind,
-                "model": record.model,
-                "reason": why.reason,
-                "message": why.message or None,
-                **counts_of(record),
-            }
+            RecentJob(
+                id=record.id,
+                state=str(record.state),
+                kind=record.kind,
+                model=record.model,
+                reason=why.reason,
+                message=why.message or None,
+                total=record.total,
+                done=record.done,
+                failed=record.failed,
+                skipped=record.skipped,
+            )
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]
         ]

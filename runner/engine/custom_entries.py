@@ -34,7 +34,7 @@ def models_of(settings: Settings) -> Mapping[str, Model]:
         if len(mistakes) == before:
             models[name] = _model(name, entry, models[entry["like"]])
     if mistakes:
-        raise UsageProblem("\n".join(mistakes))
+        raise UsageProblem(*mistakes)
     return models
 
 

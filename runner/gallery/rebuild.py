@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -27,7 +28,6 @@ from runner.reading import checked
 from runner.wire import read_json
 
 Progress = Callable[[int, int], None]
-_NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 # These fields of `result` follow in this order, and then every other field of the spec.
 _RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
@@ -167,11 +167,12 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = checked(row_of(read_json(sidecar) or {}), _Row)
+        row = checked(row_of(found), _Row) if (found := read_json(sidecar)) else None
     except UsageProblem:
         return None
     # In a copied or renamed folder the row's paths would be wrong.
-    return row if row is not None and row["job"] == sidecar.parent.name else None
+    is_own = row is not None and (row["job"], row["id"]) == (sidecar.parent.name, sidecar.stem)
+    return row if is_own else None
 
 
 def _sidecars(outbox: Path) -> Iterator[list[Path]]:
@@ -181,6 +182,8 @@ def _sidecars(outbox: Path) -> Iterator[list[Path]]:
             names = set(os.listdir(folder))
         except OSError:
             continue
-        if "status.json" in names:
-            found = (name for name in names - _NOT_SIDECARS if name.endswith(".json"))
+        if "status.json" in names and not folder.is_symlink():
+            # A recovery renames what it keeps without counting it.
+            own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
+            found = filter(own.fullmatch, names)
             yield [folder / name for name in sorted(found, key=lambda name: (len(name), name))]

@@ -206,7 +206,7 @@ def stored_token(home: Home) -> str:
         with contextlib.suppress(FileNotFoundError):
             if token := file.read_text(encoding="ascii").strip():
                 return token
-            file.unlink()
+            raise ValueError("it is empty: remove it")
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
             new.write(f"{secrets.token_urlsafe(24)}\n")
         try:

@@ -233,4 +233,5 @@ def _is_needed(home: Home, job_id: str) -> bool:
         # is how long this process has seen it: a clock that is set changes the age of a date.
         since = _unknown_since.setdefault(home.inbox / FOLDER / job_id, monotonic())
         return monotonic() - since < _FORGOTTEN_SECONDS
+    _unknown_since.pop(home.inbox / FOLDER / job_id, None)
     return status["state"] == "submitted" or status.get("reason") == "WaitingForInput"

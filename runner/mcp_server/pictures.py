@@ -16,7 +16,7 @@ from typing import Any
 from mcp.types import ImageContent, ResourceLink
 
 from runner import reading
-from runner.files import read_file
+from runner.files import MAX_FILE_BYTES, read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
 from runner.wire import Output, read_json
@@ -90,26 +90,27 @@ def contents(
     return content
 
 
-def read(home: Home, job_id: str, file: str) -> bytes | None:
+def read(home: Home, job_id: str, file: str, most: int = MAX_FILE_BYTES) -> bytes | None:
     """The bytes of a file in a job's folder; None where there is none, or it lies outside.
 
-    None as well where it is larger than any host accepts: the link is enough then.
+    None as well where it has more than `most` bytes.
     """
     if not is_safe_id(job_id):
         return None
     folder = Path(os.path.realpath(home.outbox)) / job_id
     try:
         path = Path(os.path.realpath(folder / file))
-        return read_file(path, _MOST_BYTES) if path.is_relative_to(folder) else None
+        return read_file(path, most) if path.is_relative_to(folder) else None
     except (OSError, ValueError):  # a name that no file can have, too
         return None
 
 
 def _image(home: Home, job_id: str, row: Mapping[str, Any], form: str) -> ImageContent | None:
     file = {"full": row["file"], "thumbnail": row.get("thumbnail")}.get(form)
-    data = read(home, job_id, file) if file else None
+    # No host accepts a larger image; the link is enough then.
+    data = read(home, job_id, file, _MOST_BYTES) if file else None
     if data is None and form == "thumbnail":
-        data, file = read(home, job_id, row["file"]), row["file"]
+        data, file = read(home, job_id, row["file"], _MOST_BYTES), row["file"]
     if data is None or file is None:
         return None
     return ImageContent(data=base64.b64encode(data).decode(), mime_type=type_of(file))

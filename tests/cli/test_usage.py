@@ -93,7 +93,17 @@ def test_a_home_whose_disk_is_not_mounted_is_refused_and_nothing_is_written(
     assert sorted(home.rglob("*")) == before
 
 
-def test_what_starts_a_runner_again_waits_for_the_disk_of_its_home(
+def test_each_mistake_in_the_settings_is_a_line_of_its_own(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen red: all of them in one line, with a backslash and an n between them."""
+    (home / "fluxdrop.yaml").write_text("foo: 1\nbar: 2\n", encoding="utf-8")
+    assert main(["status", "--home", str(home)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("fluxdrop: ") and ":1:1: foo" in first and ":2:1: bar" in second
+
+
+def test_what_starts_a_runner_again_begins_before_the_disk_of_its_home_is_mounted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the machine's start it may be mounted later than the service begins."""

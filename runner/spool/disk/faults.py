@@ -141,6 +141,7 @@ class Faults:
         reason, message = _reason_and_message(error, is_utf8=name == path)
         if culprit := self._culprit(error, file):
             message = f"{culprit}: {message}"
+        message = message[:_LONGEST_MESSAGE]
         since, pause = timestamp(), 1.0
         if before is not None and before.signature == signature:
             since, pause = before.fault["since"], min(before.pause * 2, _LONGEST_PAUSE)
@@ -149,7 +150,10 @@ class Faults:
                 "%r is set aside, the others go on: %s", name, message,
                 exc_info=None if isinstance(error, (OSError, JobFailed)) else error,
             )  # fmt: skip
-        fault = Fault(file=name, reason=reason, message=message[:_LONGEST_MESSAGE], since=since)
+        fault = Fault(file=name, reason=reason, message=message, since=since)
+        if before is not None and before.fault["since"] != since:
+            # It is a new one, and the newest are listed.
+            del self._faulty[file]
         self._faulty[file] = _Faulty(fault, signature, pause, monotonic() + pause)
 
     def _signature(self, file: Path) -> tuple[int, ...]:
@@ -166,9 +170,10 @@ class Faults:
 
     def _culprit(self, error: Exception, file: Path) -> str | None:
         """The file or folder that an error is about, where that is not the one at fault."""
-        if not isinstance(error, OSError) or error.filename is None:
+        name = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        if not isinstance(name, str | bytes):  # that of an open file is its number
             return None
-        named = Path(os.fsdecode(error.filename2 or error.filename))
+        named = Path(os.fsdecode(name))
         if named.name.startswith("."):
             # A name of ours on the way to the one at fault, another one each time.
             named = named.parent

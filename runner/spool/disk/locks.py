@@ -45,13 +45,13 @@ class RunnerLock:
         tries = 0
         while not _lock(handle):
             tries += 1
-            holder = self._holder()
+            holder = _holder(handle)
             if tries >= (_MOST_TRIES if _is_dead(holder) else _TRIES_AT_LEAST):
                 os.close(handle)
                 raise RunnerBusy(f"{self._resource} is in use by another runner ({holder})")
             # A child that the dead holder was just starting still shares its handles.
             time.sleep(_TRY_AGAIN_SECONDS)
-        with contextlib.suppress(OSError):  # another user's file is only read
+        with contextlib.suppress(OSError):  # another user's file is only read, and names who had it
             # Byte 0 is the locked one on Windows, where it could not be read by others.
             os.ftruncate(handle, 0)
             os.lseek(handle, 1, os.SEEK_SET)
@@ -60,13 +60,13 @@ class RunnerLock:
 
     def _open(self) -> int:
         # All users may write to the folder of temporary files, and the lock writes to its file.
-        no_link = getattr(os, "O_NOFOLLOW", 0)
+        safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             try:
-                handle = os.open(self._file, os.O_RDWR | os.O_CREAT | no_link, 0o644)
+                handle = os.open(self._file, os.O_RDWR | os.O_CREAT | safely, 0o644)
             except PermissionError:
                 # Of another user, who had a runner before: it can be locked all the same.
-                handle = os.open(self._file, os.O_RDONLY | no_link)
+                handle = os.open(self._file, os.O_RDONLY | safely)
         except PermissionError as error:
             raise RunnerBusy(f"{self._resource} is another user's, see {self._file}") from error
         except OSError as error:
@@ -84,14 +84,14 @@ class RunnerLock:
             os.close(self._handle)
             self._handle = None
 
-    def _holder(self) -> str:
-        try:
-            # From byte 1 on, unbuffered: Windows refuses a read that touches the locked byte.
-            with self._file.open("rb", buffering=0) as file:
-                file.seek(1)
-                return file.read(100).decode(errors="replace").strip() or "unknown"
-        except OSError:
-            return "unknown"
+
+def _holder(handle: int) -> str:
+    try:
+        # From byte 1 on: Windows refuses a read that touches the locked byte.
+        os.lseek(handle, 1, os.SEEK_SET)
+        return os.read(handle, 100).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _lock(handle: int) -> bool:

@@ -20,7 +20,7 @@ from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
-from runner.spool.inbox.waiting import LONGEST_SECONDS, InputWait
+from runner.spool.inbox.waiting import GATHER_SECONDS, InputWait
 from runner.spool.store.names import is_control, numbered, stand_in
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
@@ -66,7 +66,7 @@ class Acknowledger:
 
     def acknowledge(self, acknowledgements: Sequence[Acknowledgement]) -> list[str]:
         """Acknowledge drops, whose records must be current; the names that have left the inbox."""
-        until = monotonic() + LONGEST_SECONDS
+        until = monotonic() + GATHER_SECONDS
         new = (ack.record for ack in acknowledgements if not ack.absorbed)
         jobs = [self._with_inputs(record, until) for record in new]
         receipts = [

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
-from runner.files import open_regular
+from runner.files import MAX_FILE_BYTES, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
@@ -25,7 +25,7 @@ from runner.spool.store.names import Names, is_ignored, is_spec
 from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
-_MOST_BYTES = 256 * 1024 * 1024
+PRIVATE = "another name of a file that is another user's or closed to others"
 _MOST_COMPARED = 500
 _MOST_GUESSES = 10_000
 
@@ -184,10 +184,7 @@ class Snapshot:
     def checked(self, name: str) -> Snapshot:
         """The same. Raises PathNotAllowed for a private file, InputBad for what is no picture."""
         if self.private:
-            raise PathNotAllowed(
-                f"{name} is another name of a file that is another user's or closed to others: "
-                "use a copy"
-            )
+            raise PathNotAllowed(f"{name} is {PRIVATE}: use a copy")
         decoded(self.data, name)
         return self
 
@@ -216,9 +213,9 @@ def take(place: Path, home: Home) -> Snapshot | None:
         writer = has_writer(file.fileno())
         if writer:
             return None
-        if before.st_size > _MOST_BYTES:
-            raise InputBad(f"{place.name} is larger than {_MOST_BYTES >> 20} MiB: scale it down")
-        data = file.read(_MOST_BYTES + 1)
+        if before.st_size > MAX_FILE_BYTES:
+            raise InputBad(f"{place.name} is larger than {MAX_FILE_BYTES >> 20} MiB: scale it down")
+        data = file.read(MAX_FILE_BYTES + 1)
         if signature_of(os.fstat(file.fileno())) != signature_of(before) or not data:
             return None
     private = may_be_private(before)

@@ -19,6 +19,7 @@ from pathlib import Path
 from runner.files import open_regular
 from runner.settings import Settings
 from runner.spool.disk.platform import has_writer, may_be_private, signature_of
+from runner.spool.inbox.inputs import PRIVATE
 from runner.spool.store.names import text_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
@@ -28,7 +29,6 @@ _UNREADABLE_SECONDS = 60.0
 _STRICT_SECONDS = 60.0
 # A careful writer links a file to its name, and then removes the first name.
 _LINKED_SECONDS = 2.0
-_PRIVATE = "another name of a file that is another user's or closed to others: drop a copy"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Drop:
 def drop_at(path: Path, name: str) -> Drop:
     """The file at `path` as a drop of that name, with its bytes if it can be a spec.
 
-    Raises FileNotFoundError.
+    Raises FileNotFoundError, and OSError where it cannot be read but for its permissions.
     """
     status, data = os.lstat(path), None
     if stat.S_ISREG(status.st_mode):
@@ -132,9 +132,8 @@ class Settler:
                     path, state, now, _EMPTY_SECONDS, "BadYaml", "the file is empty: write a spec"
                 )
             if may_be_private(status):
-                return self._wait_or_refuse(
-                    path, state, now, _LINKED_SECONDS, "NotARegularFile", f"this is {_PRIVATE}"
-                )
+                why = "NotARegularFile", f"this is {PRIVATE}: drop a copy"
+                return self._wait_or_refuse(path, state, now, _LINKED_SECONDS, *why)
             writer = has_writer(handle)
             with open(handle, "rb", closefd=False) as file:
                 data = file.read(MAX_BYTES)
@@ -173,9 +172,12 @@ class Settler:
             state = self._states[name] = _FileState(signature, now)
         return state
 
-    def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float:
+    def _unreadable(self, path: Path, now: float, error: OSError) -> Drop | float | None:
         # As `drop_at` has it, or a file that cannot be removed would be another one each time.
-        status = os.lstat(path)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
         state = self._state(path.name, signature_of(status), now)
         if not stat.S_ISREG(status.st_mode):
             message = "a spec must be a plain file, not a link or a device"

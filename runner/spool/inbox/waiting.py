@@ -35,8 +35,8 @@ from runner.spool.store.spool import Spool
 log = logging.getLogger(__name__)
 
 _CHECK_AGAIN_SECONDS = 0.5
-# Pictures are decoded to be copied: then the intake looks at control files and drops again.
-LONGEST_SECONDS = 1.0
+GATHER_SECONDS = 1.0
+"""Of decoding and copying pictures, before the intake looks at control files and drops again."""
 _MOST_REMEMBERED = 1000
 
 
@@ -68,7 +68,7 @@ class InputWait:
         waiting = self._ledger.waiting_for_input()
         self._folders.renew()
         changed = cut_short = False
-        until = monotonic() + LONGEST_SECONDS
+        until = monotonic() + GATHER_SECONDS
         for record in sorted(waiting, key=lambda record: record.seq < self._next_seq):
             self._since.setdefault(record.seq, moment)
             inputs = self._outbox.folder(record.id) / "inputs"
@@ -199,7 +199,8 @@ class InputWait:
             hint = instead if near else ""
             if waited < self._home.settings.input_wait_seconds:
                 return f"waiting for {missing}{hint}"
-            bring = "drop the job that makes it" if maker_of(missing) else "put it into the inbox"
+            made = maker_of(relative(missing, self._home)) is not None
+            bring = "drop the job that makes it" if made else "put it into the inbox"
             raise InputMissing(
                 f"{missing} did not arrive within {waited:.0f} seconds{hint}: {bring}, then retry "
                 "the job"

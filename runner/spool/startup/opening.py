@@ -55,6 +55,9 @@ def name_quarantined(spool: Spool) -> None:
 
     One whose id cannot be read has no folder that is known: it is named for a week.
     """
+    if spool.home.places.away():
+        # It is not known what lies in the outbox.
+        return
     week_ago = timestamp(now() - _NAMED_SECONDS)
     for job_id, why, at in spool.ledger.quarantined():
         is_known = is_safe_id(job_id)

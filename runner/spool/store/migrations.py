@@ -43,7 +43,7 @@ def migrate(connection: sqlite3.Connection, file: Path, disk: Disk) -> None:
     version = _version(connection, file)
     if version == LATEST:
         return
-    connection.create_function("key_of", 1, file_key, deterministic=True)
+    connection.create_function("file_key", 1, file_key, deterministic=True)
     if connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
         disk.copy_database(connection, file.with_name(f"{file.name}.v{version}"))
     for number in range(version + 1, LATEST + 1):

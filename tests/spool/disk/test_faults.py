@@ -223,3 +223,33 @@ def test_of_many_items_only_those_that_fail_alone_are_told(faults: Faults) -> No
 
 def _fail(error: Exception) -> None:
     raise error
+
+
+def test_a_fault_that_another_file_has_under_its_name_is_the_newest(
+    home: Home, faults: Faults, clock: FakeClock
+) -> None:
+    """Seen red: it stood among the oldest, and was not listed."""
+    file = home.inbox / "x.yaml"
+    faults.add(file, _DENIED)
+    for number in range(20):
+        faults.add(home.outbox / f"{number}", _DENIED)
+    file.write_bytes(b"another")
+    clock.now = 1.0
+    faults.add(file, _DENIED)
+    assert faults.listed()[-1]["file"] == "inbox/x.yaml"
+
+
+def test_a_long_message_is_cut_and_logged_once(
+    home: Home, faults: Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        faults.add(home.inbox / "x.yaml", OSError("x" * 5000))
+    assert len(faults.listed()[0]["message"]) == 1000 and len(caplog.records) == 1
+
+
+def test_an_error_that_names_an_open_file_by_its_number_is_a_fault_like_any(
+    home: Home, faults: Faults
+) -> None:
+    """Seen red: TypeError, out of what keeps faults apart."""
+    faults.add(home.inbox / "x.yaml", IsADirectoryError(errno.EISDIR, "Is a directory", 5))
+    assert faults.listed()[0]["reason"] == "NotARegularFile"

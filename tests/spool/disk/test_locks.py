@@ -97,7 +97,7 @@ def test_of_what_others_wrote_into_the_file_of_a_lock_a_little_is_told_if_it_can
     def deny(*given: object, **named: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(Path, "open", deny)
+    monkeypatch.setattr(os, "read", deny)
     assert refused(held).endswith("(unknown)")
 
 
@@ -221,3 +221,16 @@ def test_the_lock_of_a_gpu_is_shared_by_users_and_held_by_one_at_a_time() -> Non
         (folder / "gpu.lock").chmod(0o600)
         with mounts.acting_as(other), pytest.raises(RunnerBusy, match="is another user's, see"):
             second.acquire()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.timeout(60)
+def test_a_start_waits_for_no_pipe_in_the_place_of_a_lock() -> None:
+    """Seen red: with a pipe of another user, who may be read, it hung for ever."""
+    with mounts.sticky_folder() as (folder, one, other):
+        pipe = folder / "gpu.lock"
+        os.mkfifo(pipe)
+        os.chown(pipe, one, one)
+        pipe.chmod(0o644)
+        with mounts.acting_as(other), pytest.raises(UsageProblem, match="remove it"):
+            RunnerLock(pipe, "the GPU 0").acquire()

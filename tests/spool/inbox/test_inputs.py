@@ -423,8 +423,8 @@ def test_pictures_are_copied_for_a_second_at_a_time_and_every_job_has_its_turn(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen red: cancels and drops waited until the pictures of all waiting jobs were decoded."""
-    monkeypatch.setattr(waiting, "LONGEST_SECONDS", 0.0)
-    monkeypatch.setattr(acknowledge, "LONGEST_SECONDS", -1.0)
+    monkeypatch.setattr(waiting, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(acknowledge, "GATHER_SECONDS", -1.0)
     jobs = [f"edit{number}" for number in range(5)]
     for job in jobs:
         (spool.home.inbox / f"{job}.png").write_bytes(png())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -72,6 +73,24 @@ def test_a_home_of_the_second_schema_goes_on_where_it_was_killed(
     assert states == [("succeeded", 2), ("succeeded", 1)]
     assert spool.device.started == [("cut", 2), ("next", 1)]
     assert (spool.home.job("done") / "status.json").read_bytes() == before
+
+
+def test_a_home_of_the_third_schema_goes_on_and_finds_its_files_however_they_are_spelled(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("walls")
+    spool.start()
+    states = [(each["state"], each["images"]["done"]) for each in spool.over("Cut", "Next")]
+    assert states == [("succeeded", 2), ("succeeded", 1)]
+    assert spool.device.started == [("Cut", 1), ("Cut", 2), ("Next", 1)]
+    daemon = spool.daemon
+    assert daemon is not None
+    for name, job in (
+        ("DONE.yaml", "Done"), ("CAFE\u0301.yaml", "caf"), (os.fsdecode(b"\xff.yaml"), "job"),
+    ):  # fmt: skip
+        record = daemon.ledger.newest_of_file(name)
+        assert record is not None and record.id == job
+    assert [fault["file"] for fault in daemon.faults.listed()] == ["outbox/broken"]
 
 
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(

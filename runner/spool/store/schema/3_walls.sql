@@ -1,8 +1,3 @@
--- Names of files are compared as ids are: without case and Unicode form.
-ALTER TABLE job ADD COLUMN source_key TEXT;
-UPDATE job SET source_key = key_of(source_name);
-DROP INDEX job_source;
-CREATE INDEX job_source ON job (source_key, source_name, seq);
 -- What is at fault by itself is kept apart, so that the others go on.
 CREATE TABLE stuck (                            -- answered or obeyed, and cannot leave the inbox
   identity TEXT PRIMARY KEY, name TEXT NOT NULL
