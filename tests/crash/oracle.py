@@ -41,7 +41,7 @@ def faults_between(
             continue
         if later is None:
             found.append(f"lost: {job} had a status and has none")
-        elif status["state"] in FINAL_STATES and _facts(status) != _facts(later):
+        elif status["state"] in FINAL_STATES and facts(status) != facts(later):
             found.append(f"illegal: {job} was {status['state']} and changed afterwards")
         elif later["revision"] < status["revision"]:
             found.append(f"illegal: the revision of {job} fell")
@@ -56,13 +56,13 @@ def faults(scenario: Scenario, home: Home) -> list[str]:
     for job, expected in scenario.jobs.items():
         status = statuses.get(job)
         if status is not None:
-            found += _faults_of_job(home.job(job), status, expected)
-    found += _faults_of_drops(scenario, home, statuses)
+            found += faults_of_job(home.job(job), status, expected)
+    found += faults_of_drops(scenario, home, statuses)
     found += [f"torn: {path.name} was left" for path in home.root.rglob(".*.writing")]
     return found
 
 
-def _faults_of_job(folder: Path, status: dict[str, Any], expected: Expected) -> list[str]:
+def faults_of_job(folder: Path, status: dict[str, Any], expected: Expected) -> list[str]:
     job, found = folder.name, []
     if status["state"] not in expected.states:
         return [f"wrong: {job} is {status['state']} ({status['reason']}: {status['message']})"]
@@ -103,7 +103,7 @@ def _faults_of_image(folder: Path, output: dict[str, Any]) -> list[str]:
     return []
 
 
-def _faults_of_drops(
+def faults_of_drops(
     scenario: Scenario, home: Home, statuses: dict[str, dict[str, Any] | None]
 ) -> list[str]:
     found = []
@@ -126,5 +126,5 @@ def _faults_of_drops(
     return found
 
 
-def _facts(status: dict[str, Any]) -> dict[str, Any]:
+def facts(status: dict[str, Any]) -> dict[str, Any]:
     return {key: status[key] for key in ("state", "images", "outputs", "finished_at")}

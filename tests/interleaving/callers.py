@@ -1,0 +1,171 @@
+"""What callers do during a night, as a plan that is drawn first, and what they remember of it.
+
+A plan has two or three callers, each with a list of acts that it does one after another; how they
+fall between the runner's steps is the scheduler's. Each act is one to the runner: a careful caller
+renames. Never reads the ledger: callers cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.oracle import FINAL_STATES
+from tests.crash.scenario import EDIT, SPEC
+from tests.interleaving.turns import Turns
+
+# None, shorter than an image, a look at the health, longer than an unknown control file may lie.
+_PAUSES = (0.0, 0.0, 0.01, 0.05, 0.3, 2.5)
+_REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
+_DISTURBANCES = ("stop", "kill", "forget folder", "forget status")
+MOST_KILLS = 2
+"""Fewer than may cost an image its life."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job to drop: so many images, of which one may fail, made of another job's first one."""
+
+    stem: str
+    images: int = 1
+    fails: int = 0
+    made_of: str = ""
+    priority: int = 0
+
+    @property
+    def spec(self) -> bytes:
+        """Its spec."""
+        if self.made_of:
+            text = f"{EDIT}image: outbox/{self.made_of}/{self.made_of}-0001.png\n"
+        else:
+            text = f"{SPEC}seeds: {{start: {ord(self.stem)}, count: {self.images}}}\n"
+        return f"{text}priority: {self.priority}\n".encode()
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that a caller does after a while, mostly to one job."""
+
+    what: str
+    stem: str = ""
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a night and the acts of its callers."""
+
+    jobs: dict[str, Job]
+    callers: tuple[tuple[Act, ...], ...]
+
+
+def draw_plan(draw: random.Random) -> Plan:
+    """A plan of up to four jobs."""
+    jobs: dict[str, Job] = {}
+    for stem in "abcd"[: draw.randint(1, 4)]:
+        made_of = draw.choice(("", "", *jobs))
+        images = 1 if made_of else draw.randint(1, 3)
+        fails = draw.choice((0, 0, 0, images))
+        jobs[stem] = Job(stem, images, fails, made_of, draw.choice((0, 0, 0, 5)))
+    stems = list(jobs)
+    kills = 0
+    callers: list[list[Act]] = [[], []]
+    for stem in stems:
+        callers[draw.randint(0, 1)].append(Act("drop", stem, draw.choice(_PAUSES)))
+    for _ in range(draw.randint(1, 8)):
+        what = draw.choice(_REQUESTS if draw.random() < 0.7 else _DISTURBANCES)
+        kills += what == "kill"
+        if what == "kill" and kills > MOST_KILLS:
+            continue
+        acts = draw.choice(callers)
+        act = Act(what, draw.choice(stems), draw.choice(_PAUSES))
+        acts.insert(draw.randint(0, len(acts)), act)
+    return Plan(jobs, tuple(map(tuple, callers)))
+
+
+@dataclass
+class Memory:
+    """What callers remember: when each file was put, and which of a job's files they removed."""
+
+    dropped: dict[str, float] = field(default_factory=dict)
+    cancels: dict[str, list[float]] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    meddled: set[str] = field(default_factory=set)
+
+
+class Caller:
+    """One caller: does its acts, each in one turn."""
+
+    def __init__(
+        self, turns: Turns, home: Path, plan: Plan, memory: Memory, tell: Callable[[str], None],
+        orders: dict[str, Callable[[], None]],
+    ) -> None:  # fmt: skip
+        self._turns = turns
+        self._inbox, self._outbox = home / "inbox", home / "outbox"
+        self._plan = plan
+        self._memory = memory
+        self._tell = tell
+        self._orders = orders
+
+    def do(self, acts: tuple[Act, ...]) -> None:
+        """Do everything, one after another."""
+        for act in acts:
+            self._turns.sleep(act.after)
+            self.act(act)
+
+    def act(self, act: Act) -> None:
+        """Do one thing."""
+        stem, memory = act.stem, self._memory
+        match act.what:
+            case "drop":
+                memory.dropped[stem] = self._turns.now
+                self._put(f"{stem}.yaml", self._plan.jobs[stem].spec)
+            case "cancel":
+                if self._put(f"{stem}.cancel"):
+                    memory.cancels.setdefault(stem, []).append(self._turns.now)
+            case "retry":
+                # Of what is not there yet nothing can be asked again, but for a minute.
+                if stem in memory.dropped and self._put(f"{stem}.retry"):
+                    memory.retries[stem] = memory.retries.get(stem, 0) + 1
+            case "keep":
+                if stem in memory.dropped and self._put(f"{stem}.keep"):
+                    memory.kept.add(stem)
+            case "pause":
+                self._put("runner.pause")
+            case "resume":
+                (self._inbox / "runner.pause").unlink(missing_ok=True)
+                self._tell("")
+            case "forget folder":
+                if (self._outbox / stem).exists():
+                    memory.meddled.add(stem)
+                    shutil.rmtree(self._outbox / stem)
+            case "forget status":
+                self._forget_status(self._outbox / stem / "status.json")
+            case order:
+                self._orders[order]()
+
+    def _forget_status(self, file: Path) -> None:
+        if file.exists():
+            if json.loads(file.read_bytes())["state"] in FINAL_STATES:
+                # What is over is its callers': nobody writes it again.
+                self._memory.meddled.add(file.parent.name)
+            file.unlink()
+
+    def _put(self, name: str, data: bytes = b"") -> bool:
+        """Rename a file into the inbox; False where one of that name lies there: it is one word."""
+        if (self._inbox / name).exists():
+            return False
+        aside = self._inbox / ".tmp" / name
+        aside.parent.mkdir(exist_ok=True)
+        aside.write_bytes(data)
+        moment = int(self._turns.wall * 1e9)
+        os.utime(aside, ns=(moment, moment))
+        os.replace(aside, self._inbox / name)
+        self._tell(name)
+        return True
