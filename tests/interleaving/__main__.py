@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
@@ -26,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _nights(count: int, first: int) -> int:
-    began, bad, turns = time.monotonic(), 0, 0
+    began, bad = time.monotonic(), 0
     with tempfile.TemporaryDirectory(dir=night.memory()) as root:
         for seed in range(first, first + count):
             found = play_seed(Path(root) / "home", seed)

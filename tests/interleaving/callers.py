@@ -21,6 +21,8 @@ from tests.interleaving.turns import Turns
 
 # None, shorter than an image, a look at the health, longer than an unknown control file may lie.
 _PAUSES = (0.0, 0.0, 0.01, 0.05, 0.3, 2.5)
+# Longer than a control file waits for a job that nobody knows.
+_SLOW_SECONDS = 70.0
 _REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
 _DISTURBANCES = ("stop", "kill", "forget folder", "forget status")
 MOST_KILLS = 2
@@ -29,13 +31,24 @@ MOST_KILLS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One job to drop: so many images, of which one may fail, made of another job's first one."""
+    """One job to drop: so many images, of which one may fail, made of another job's first one.
+
+    Its id is `stem`. A `named` one has it in its spec, in a file of another name; the file of a
+    `slow` one is there for long before anything is in it.
+    """
 
     stem: str
     images: int = 1
     fails: int = 0
     made_of: str = ""
     priority: int = 0
+    named: bool = False
+    slow: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.stem}{'-named' if self.named else ''}.yaml"
 
     @property
     def spec(self) -> bytes:
@@ -44,7 +57,8 @@ class Job:
             text = f"{EDIT}image: outbox/{self.made_of}/{self.made_of}-0001.png\n"
         else:
             text = f"{SPEC}seeds: {{start: {ord(self.stem)}, count: {self.images}}}\n"
-        return f"{text}priority: {self.priority}\n".encode()
+        text += f"priority: {self.priority}\n"
+        return (f"{text}id: {self.stem}\n" if self.named else text).encode()
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,8 @@ def draw_plan(draw: random.Random) -> Plan:
         made_of = draw.choice(("", "", *jobs))
         images = 1 if made_of else draw.randint(1, 3)
         fails = draw.choice((0, 0, 0, images))
-        jobs[stem] = Job(stem, images, fails, made_of, draw.choice((0, 0, 0, 5)))
+        priority, named, slow = draw.choice((0, 0, 0, 5)), draw.random() < 0.2, draw.random() < 0.1
+        jobs[stem] = Job(stem, images, fails, made_of, priority, named, slow)
     stems = list(jobs)
     kills = 0
     callers: list[list[Act]] = [[], []]
@@ -90,13 +105,14 @@ def draw_plan(draw: random.Random) -> Plan:
 
 @dataclass
 class Memory:
-    """What callers remember: when each file was put, and which of a job's files they removed."""
+    """What callers remember: when each file was put, and what they removed of which job."""
 
     dropped: dict[str, float] = field(default_factory=dict)
     cancels: dict[str, list[float]] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     meddled: set[str] = field(default_factory=set)
+    without_status: set[str] = field(default_factory=set)
 
 
 class Caller:
@@ -124,8 +140,7 @@ class Caller:
         stem, memory = act.stem, self._memory
         match act.what:
             case "drop":
-                memory.dropped[stem] = self._turns.now
-                self._put(f"{stem}.yaml", self._plan.jobs[stem].spec)
+                self._drop(self._plan.jobs[stem])
             case "cancel":
                 if self._put(f"{stem}.cancel"):
                     memory.cancels.setdefault(stem, []).append(self._turns.now)
@@ -150,11 +165,21 @@ class Caller:
             case order:
                 self._orders[order]()
 
+    def _drop(self, job: Job) -> None:
+        self._memory.dropped[job.stem] = self._turns.now
+        if job.slow:
+            self._put(job.file)
+            self._turns.sleep(_SLOW_SECONDS)
+            (self._inbox / job.file).write_bytes(job.spec)
+            self._tell("")
+        else:
+            self._put(job.file, job.spec)
+
     def _forget_status(self, file: Path) -> None:
         if file.exists():
             if json.loads(file.read_bytes())["state"] in FINAL_STATES:
                 # What is over is its callers': nobody writes it again.
-                self._memory.meddled.add(file.parent.name)
+                self._memory.without_status.add(file.parent.name)
             file.unlink()
 
     def _put(self, name: str, data: bytes = b"") -> bool:

@@ -9,20 +9,18 @@ import json
 import logging
 import os
 import random
-import re
 import shutil
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from runner.daemon.daemon import Daemon
-from runner.executor import Executor, Failed, Progressed, Rendered, StoppedEarly
+from runner.executor import Executor, Failed, Progressed, StoppedEarly
 from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, Place
@@ -294,12 +292,7 @@ class Night:
         status = json.loads(Path(old).read_bytes())
         before = self._shown.get(job)
         if before is not None:
-            if status["revision"] <= before["revision"]:
-                self.found.append(f"illegal: the revision of {job} fell to {status['revision']}")
-            if before["state"] in oracle.FINAL_STATES and oracle.facts(before) != oracle.facts(
-                status
-            ):
-                self.found.append(f"illegal: {job} was {before['state']}, then {status['state']}")
+            self.found += _faults_of_step(before, status)
         self._shown[job] = status
 
     def removes(self, name: str) -> None:
@@ -325,16 +318,18 @@ class Night:
             connection.row_factory = sqlite3.Row
             rows = {row["seq"]: dict(row) for row in connection.execute("SELECT * FROM job")}
             told = [seq for (seq,) in connection.execute("SELECT seq FROM event")]
-            for table in ("unanswered", "in_flight", "stuck", "quarantine"):
-                if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
-                    found.append(f"wrong: {table} has rows in the morning")
+            found += [
+                f"wrong: {table} has rows in the morning"
+                for table in ("unanswered", "in_flight", "stuck", "quarantine")
+                if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            ]
         found += [f"twice: the end of job {n} is told" for n, c in Counter(told).items() if c > 1]
         found += [f"lost: {r['id']} is {r['state']}" for r in rows.values() if not r["finished_at"]]
         if found:
             return found
-        found += [f"lost: the end of {r['id']} is not told" for n, r in rows.items() if n not in told]
+        found += [f"lost: no end of {r['id']} is told" for n, r in rows.items() if n not in told]
         sources = Counter(self._accepted[seq][0] for seq in {*rows, *told})
-        wanted = Counter({f"{stem}.yaml": 1 for stem in self.memory.dropped})
+        wanted = Counter({self.plan.jobs[stem].file: 1 for stem in self.memory.dropped})
         wanted += Counter({f"{stem}.retry": n for stem, n in self.memory.retries.items()})
         for name in sources.keys() | wanted.keys():
             if sources[name] != wanted[name]:
@@ -370,6 +365,8 @@ class Night:
             folder, status = self.root / "outbox" / job_id, statuses.get(job_id)
             if not folder.exists() and job_id in self.memory.meddled:
                 continue
+            if job_id in self.memory.without_status:
+                continue
             if status is None:
                 found.append(f"lost: {job_id} has no status")
             elif (status["state"], status["revision"]) != (row["state"], row["revision"]):
@@ -377,8 +374,9 @@ class Night:
             elif job_id not in self.memory.meddled:
                 expected = self._expected(job_id, row["state"], jobs)
                 found += oracle.faults_of_job(folder, status, expected)
-        drops = {f"{stem}.yaml": self.plan.jobs[stem].spec for stem in self.memory.dropped}
-        untouched = {n: d for n, d in drops.items() if n[0] not in self.memory.meddled}
+        dropped = [self.plan.jobs[stem] for stem in self.memory.dropped]
+        touched = self.memory.meddled | self.memory.without_status
+        untouched = {job.file: job.spec for job in dropped if job.stem not in touched}
         return found + oracle.faults_of_drops(
             Scenario("night", untouched, {}), Home(self.root), statuses
         )
@@ -393,6 +391,19 @@ class Night:
         if head is not None and (head["state"] != "succeeded" or head["id"] in self.memory.meddled):
             return Expected(("failed", "succeeded"), (0, 1))
         return Expected(("succeeded",), (job.images, job.images))
+
+
+def _faults_of_step(before: dict[str, Any], status: dict[str, Any]) -> list[str]:
+    """What is wrong with a status after the one before it."""
+    job, rise = status["id"], status["revision"] - before["revision"]
+    found = []
+    # What was cut short is said again, word for word.
+    if rise < 0 or (rise == 0 and {**before, "updated_at": 0} != {**status, "updated_at": 0}):
+        found.append(f"illegal: the revision of {job} did not rise at {status['revision']}")
+    final = before["state"] in oracle.FINAL_STATES
+    if final and oracle.facts(before) != oracle.facts(status):
+        found.append(f"illegal: {job} was {before['state']}, then {status['state']}")
+    return found
 
 
 def play(root: Path, plan: Plan, draw: random.Random) -> list[str]:

@@ -1,8 +1,8 @@
 """A scheduler by which threads take turns: one runs at a time, and a draw says who is next.
 
-Before each lock, wait and file operation a thread gives its turn back. Time is virtual: a turn takes
-a millisecond, and where all threads wait it goes on to the next deadline. So one draw gives one
-order of events, again and again, and a night takes no longer than its work.
+Before each lock, wait and file operation a thread gives its turn back. Time is virtual: a turn
+takes a millisecond, and where all threads wait it goes on to the next deadline. So one draw gives
+one order of events, again and again, and a night takes no longer than its work.
 
 Stands in for `threading`, for the executor's queue and for the clock in the runner's modules while
 `installed`; it never touches those of anybody else.
