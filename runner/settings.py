@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.errors import UsageProblem
 from runner.places import Places, refuse_unmounted
+from runner.threads import Threads
 from specs.errors import SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
@@ -61,6 +62,7 @@ class Home:
     root: Path
     settings: Settings = field(default_factory=Settings)
     places: Places = field(default_factory=Places, repr=False, compare=False)
+    threads: Threads = field(default_factory=Threads, repr=False, compare=False)
 
     @property
     def inbox(self) -> Path:

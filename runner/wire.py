@@ -123,6 +123,7 @@ class RunnerHealth(TypedDict):
     counts: dict[str, int]
     recent: list[dict[str, Any]]
     watch: str
+    threads: dict[str, float]
     gpu: dict[str, Any] | None
     started_at: str
     updated_at: str

@@ -18,9 +18,9 @@ from tests.harness import ROOT
 ROWS: tuple[tuple[str, ...], ...] = (
     ("specs", "runner.launch"),
     ("composer", "runner.errors"),
-    ("runner.places",),
+    ("runner.places", "runner.clock"),
+    ("runner.threads",),
     (
-        "runner.clock",
         "runner.exit_codes",
         "runner.job",
         "runner.log_once",

@@ -19,7 +19,6 @@ from runner.spool.disk.disk import TEMPORARY_SUFFIX
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import Status
-from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,8 @@ _JOBS_SHOWN = 200
 _SIDECARS_KEPT = 100
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
-_FAULTS = (FluxdropError, OSError, ValueError, KeyError)
+# Whatever it is: sidecars and folders are their callers', and the writer's thread must live.
+_FAULTS = (Exception,)
 
 
 class Pages:

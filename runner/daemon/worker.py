@@ -72,7 +72,7 @@ class Worker:
         self.hold: Hold | None = None
         """Why no image may begin now, or None."""
         self.exit_code: int | None = None
-        """The code with which this process must end, once its device is lost or hangs."""
+        """The code with which this process must end: its device is lost or hangs, or a thread."""
 
     @property
     def idle(self) -> bool:

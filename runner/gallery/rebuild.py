@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
+from types import UnionType
 from typing import Any
 
 from runner.errors import UsageProblem
@@ -29,7 +30,10 @@ _LOOK_BACK = 600.0
 Progress = Callable[[int, int], None]
 _NOT_SIDECARS = frozenset({"status.json", "spec.json"})
 # These fields of `result` follow in this order, and then every other field of the spec.
-_RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
+_RESULTS: dict[str, type | UnionType] = {
+    "pack": str, "subject": str | int, "variable": str | int, "width": int, "height": int,
+    "seconds": int | float, "created_at": str,
+}  # fmt: skip
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
 
 
@@ -46,24 +50,29 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": stem,
         "job": job,
-        "index": result.get("index"),
+        "index": _typed(int, result.get("index")),
         "file": f"outbox/{job}/{file}",
         "sidecar": f"outbox/{job}/{stem}.json",
         "thumbnail": f"outbox/{job}/thumbs/{stem}.webp",
-        "prompt": sidecar.get("prompt") or "",
-        "model": sidecar.get("model"),
-        "kind": sidecar.get("kind"),
-        "seed": sidecar.get("seed"),
-        "tags": list(sidecar.get("tags") or ()),
+        "prompt": _typed(str, sidecar.get("prompt")) or "",
+        "model": _typed(str, sidecar.get("model")),
+        "kind": _typed(str, sidecar.get("kind")),
+        "seed": _typed(int, sidecar.get("seed")),
+        "tags": [t for t in _typed(list, sidecar.get("tags")) or () if isinstance(t, str)],
     }
-    row |= {name: result.get(name) for name in _RESULTS}
+    row |= {name: _typed(kind, result.get(name)) for name, kind in _RESULTS.items()}
     for side in ("width", "height"):
-        row[side] = row[side] or sidecar.get(side)
+        row[side] = row[side] or _typed(int, sidecar.get(side))
     return row | {
         name: value
         for name, value in sidecar.items()
         if name not in _LEFT_OUT and name not in row and value is not None
     }
+
+
+def _typed(kind: type | UnionType, value: Any) -> Any:
+    """A value of a sidecar, which anybody may have written, if it is what it should be."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:
@@ -148,7 +157,7 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
         row = row_of(json.loads(read_file(sidecar)))
-    except (OSError, ValueError, AttributeError, UsageProblem):
+    except (OSError, ValueError, AttributeError, RecursionError, UsageProblem):
         return None
     # In a copied or renamed folder the row's paths would be wrong.
     return row if row["job"] == sidecar.parent.name else None

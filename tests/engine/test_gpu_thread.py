@@ -451,7 +451,7 @@ def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thre
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor = executor_of()
-    threads = [thread for thread in threading.enumerate() if thread.name == "fluxdrop-gpu0"]
+    threads = [thread for thread in threading.enumerate() if thread.name == "gpu0"]
     assert threads and all(thread.daemon for thread in threads), "none keeps a process from ending"
     renderer.gate.clear()
     executor.start("gpu0", tasks[:1])

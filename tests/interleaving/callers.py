@@ -108,7 +108,7 @@ class Memory:
     """What callers remember: when each file was put, and what they removed of which job."""
 
     dropped: dict[str, float] = field(default_factory=dict)
-    cancels: dict[str, list[float]] = field(default_factory=dict)
+    cancels: dict[str, float] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     meddled: set[str] = field(default_factory=set)
@@ -143,7 +143,7 @@ class Caller:
                 self._drop(self._plan.jobs[stem])
             case "cancel":
                 if self._put(f"{stem}.cancel"):
-                    memory.cancels.setdefault(stem, []).append(self._turns.now)
+                    memory.cancels[stem] = self._turns.now
             case "retry":
                 # Of what is not there yet nothing can be asked again, but for a minute.
                 if stem in memory.dropped and self._put(f"{stem}.retry"):

@@ -349,7 +349,8 @@ class Night:
         found = []
         for stem in self.memory.cancels.keys() & jobs.keys():
             job, removed = jobs[stem], self._removed.get(f"{stem}.cancel")
-            if removed is None or self.memory.dropped[stem] > removed:
+            # A cancel waits a minute for its spec.
+            if removed is None or self.memory.dropped[stem] > self.memory.cancels[stem] + 60:
                 continue
             finished = datetime.fromisoformat(job["finished_at"]).timestamp()
             ended = finished - (self.turns.wall - self.turns.now)

@@ -34,7 +34,7 @@ _AUDITED = {
 _PATCHED = (
     "runner.daemon.daemon", "runner.daemon.recording", "runner.daemon.writer",
     "runner.spool.inbox.compose_pool", "runner.spool.inbox.intake", "runner.spool.store.database",
-    "runner.spool.store.outbox",
+    "runner.spool.store.outbox", "runner.threads",
 )  # fmt: skip
 
 

@@ -87,6 +87,7 @@ class Intake:
     def run(self, stop: threading.Event) -> None:
         """Scan, wait until woken or until a file may have settled, and scan again."""
         while not stop.is_set():
+            self._home.threads.moved("intake")
             self.wake.clear()
             try:
                 self._require_places()

@@ -12,12 +12,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from runner.clock import now, timestamp
+from runner.errors import LedgerUnusable
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, Place
@@ -92,7 +93,7 @@ class Outbox:
             records = [record for seq in progress if (record := self._ledger.find(seq))]
             if not records:
                 return
-            with self._blaming(*(self.folder(record.id) for record in records)):
+            with self._blaming(*(self.folder(record.id) for record in records), shown=records):
                 for record in records:
                     self.make_folder(record)
                 files: list[File] = [
@@ -110,7 +111,7 @@ class Outbox:
         """
         answers = [(receipt_names(r["name"]), to_json({**r, "name": text_of(r["name"])}))
                    for r in receipts]  # fmt: skip
-        with self._lock:
+        with self._lock, self._blaming(shown=records):
             files: list[File] = []
             in_place: set[Place] = set()
             for record in records:
@@ -216,7 +217,7 @@ class Outbox:
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            with self._blaming(*(self.folder(record.id) for record in records)):
+            with self._blaming(*(self.folder(record.id) for record in records), shown=records):
                 for record in records:
                     self.make_folder(record)
                 self._disk.replace_many(files)
@@ -233,11 +234,17 @@ class Outbox:
         self._disk.replace(self._health, to_json(health))
 
     @contextmanager
-    def _blaming(self, *places: Path) -> Iterator[None]:
-        """Add a job's folder or an image to the faults where it is the only one and fails."""
+    def _blaming(self, *places: Path, shown: Sequence[Record] = ()) -> Iterator[None]:
+        """Add a job's folder or an image to the faults where it is the only one and fails.
+
+        A status of `shown` may have been read all the same: the next one has a higher revision.
+        """
         try:
             yield
         except Exception as error:
+            with suppress(LedgerUnusable), self._ledger.transaction(durable=False):
+                for record in shown:
+                    self._ledger.lift_revision(record.seq, record.revision + 1)
             if len(places) == 1:
                 self._faults.add(places[0], error)
             raise
