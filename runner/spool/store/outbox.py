@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -147,6 +148,18 @@ class Outbox:
                     raise
             else:
                 return
+
+    def show_queued_again(self) -> None:
+        """Publish the queued jobs whose status callers have deleted; all of it is synced."""
+        with self._lock:
+            records = [
+                self._ledger.get(seq)
+                for seq, job_id in self._ledger.queued_ids().items()
+                if not os.path.lexists(f"{self._folder}/{job_id}/{_STATUS}")
+            ]
+            if records:
+                self.write_jobs(records, [])
+                self._ledger.published(records)
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""

@@ -151,6 +151,14 @@ class Queries(Database):
         """Every queued job."""
         return self._select("state = 'queued'")
 
+    def queued_ids(self) -> dict[int, str]:
+        """The ids of every queued job that is answered, by `seq`."""
+        return dict(
+            map(
+                tuple, self._rows(f"SELECT seq, id FROM job WHERE state = 'queued' AND {_ANSWERED}")
+            )
+        )
+
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
         return self._select("inputs_missing = 1", limit=limit, table=_WAITING)
