@@ -25,7 +25,7 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
-from runner.spool.store.names import receipt_names
+from runner.spool.store.names import receipt_names, unique
 from runner.wire import read_json
 from specs.errors import SpecInvalid
 
@@ -78,14 +78,16 @@ def runner_health(home: Home) -> dict[str, Any] | None:
 def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
-    The name is `name`, or `name` with a number where another file has it; a name without the
-    ending of a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
+    The name is `name`, or `name` with a number where another file has it; while a runner takes
+    files, one that is used once, so that its receipt is nobody else's. A name without the ending of
+    a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
     UsageProblem when the inbox cannot be written.
     """
     # A name that begins so is ignored, and would lie there for ever.
     stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
+    stem = _unshared(home, stem)
     numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
     drop = _put(home, data, itertools.chain([f"{stem}{suffix}"], numbered))
     assert drop is not None, "the names never end"
@@ -136,11 +138,17 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     return copied
 
 
-def receipt(home: Home, drop: str) -> dict[str, Any] | None:
-    """The receipt of a drop, or None while its file is in the inbox."""
+def receipt(home: Home, drop: str, data: bytes | None = None) -> dict[str, Any] | None:
+    """The receipt of a drop (of these bytes), or None while its file is in the inbox."""
     if os.path.exists(home.inbox / drop):
         return None
-    return _read_receipt(home, drop)
+    answer = _read_receipt(home, drop)
+    if answer and answer.get("sha256") and data is not None:
+        # Here, for most commands never need it.
+        import hashlib
+
+        return answer if answer["sha256"] == hashlib.sha256(data).hexdigest() else None
+    return answer
 
 
 def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
@@ -149,13 +157,14 @@ def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
 
 
 def wait_for_receipt(
-    home: Home, drop: str, seconds: float | None, check: Callable[[], None] | None = None
-) -> dict[str, Any] | None:
+    home: Home, drop: str, seconds: float | None, check: Callable[[], None] | None = None,
+    *, data: bytes | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Wait at most `seconds` (None: no limit) for the receipt of a drop; None if none has come.
 
     `check` is called meanwhile, and may raise to end the waiting.
     """
-    return _wait(lambda: receipt(home, drop), seconds, check)
+    return _wait(lambda: receipt(home, drop, data), seconds, check)
 
 
 def status(home: Home, job_id: str) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def cancel(home: Home, job_id: str) -> str:
 
 def retry(home: Home, job_id: str) -> str:
     """Ask for a finished job to be run again under a new id; returns the control file's name."""
-    return _control(home, f"{job_id}.retry")
+    return _control(home, f"{_unshared(home, job_id)}.retry")
 
 
 def pause(home: Home) -> None:
@@ -235,6 +244,11 @@ def _control(home: Home, name: str) -> str:
     with _writing(home), contextlib.suppress(FileExistsError):
         os.close(beneath.create(home.inbox / name, _shared(home)))
     return name
+
+
+def _unshared(home: Home, stem: str) -> str:
+    """A stem that is used once while a runner takes files: receipts are named like them."""
+    return unique(stem) if runner_health(home) else stem
 
 
 def _shared(home: Home) -> list[str]:

@@ -136,6 +136,7 @@ def test_who_waits_for_a_drop_that_is_not_taken_is_told_so_and_why(
         return {"state": "idle"}
 
     monkeypatch.setattr(client, "runner_health", running)
+    monkeypatch.setattr(client, "unique", lambda stem: stem)
     for name, why in (
         ("odd", "is set aside: it has an odd name"),
         ("gone", "took inbox/gone.yaml"),

@@ -30,6 +30,7 @@ from runner.spool.store.names import (
     is_control,
     is_spec,
     key_of,
+    not_unique,
     text_of,
 )
 from runner.spool.store.outbox import receipt
@@ -95,7 +96,7 @@ class Controls:
         return changed
 
     def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
-        target = name[: name.rindex(".")]
+        target = not_unique(name[: name.rindex(".")])
         drop = _drop_at(self._home.inbox / name)
         if not drop.signature:
             return False

@@ -153,11 +153,8 @@ class Queries(Database):
 
     def queued_ids(self) -> dict[int, str]:
         """The ids of every queued job that is answered, by `seq`."""
-        return dict(
-            map(
-                tuple, self._rows(f"SELECT seq, id FROM job WHERE state = 'queued' AND {_ANSWERED}")
-            )
-        )
+        query = f"SELECT seq, id FROM job WHERE state = 'queued' AND {_ANSWERED}"
+        return dict(map(tuple, self._rows(query)))
 
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""
