@@ -92,6 +92,7 @@ class Daemon:
         Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk refuses a read or write.
         """
         home = self.home
+        home.threads.fault = None
         try:
             for lock in self._locks:
                 lock.acquire()

@@ -512,6 +512,7 @@ def test_a_thread_works_as_its_homes_settings_say(
     home = Home(tmp_path, settings)
     of_home(home)
     pipelines = given.pop("pipelines")
-    assert given == {"data": home.data, "prompt_cache": 1_500_000_000}
+    wanted = {"data": home.data, "prompt_cache": 1_500_000_000, "threads": home.threads}
+    assert given == wanted
     assert (pipelines._wanted_device, pipelines._gpu_memory_gb) == ("cpu", 7.0)
     assert pipelines._speed.attention == "auto"

@@ -151,15 +151,14 @@ class Outbox:
 
     def show_queued_again(self) -> None:
         """Publish the queued jobs whose status callers have deleted; all of it is synced."""
-        with self._lock:
-            records = [
-                self._ledger.get(seq)
-                for seq, job_id in self._ledger.queued_ids().items()
-                if not os.path.lexists(f"{self._folder}/{job_id}/{_STATUS}")
-            ]
-            if records:
-                self.write_jobs(records, [])
-                self._ledger.published(records)
+        for seq, job_id in self._ledger.queued_ids().items():
+            folder = self.folder(job_id)
+            if os.path.lexists(folder / _STATUS) or self._faults.seconds_left(folder):
+                continue
+            with self._lock, self._faults.isolated(folder):
+                record = self._ledger.get(seq)
+                self.write_jobs([record], [])
+                self._ledger.published([record])
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
