@@ -20,7 +20,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
-from runner.spool.store.names import is_control, stand_in
+from runner.spool.store.names import is_control, stand_in, unique
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -223,5 +223,6 @@ def _restore(taken: Path, name: str, disk: Disk) -> None:
     number = 1
     while not disk.rename_to_free(taken, taken.with_name(name)):
         number += 1
-        name = f"{stem}-{number}{suffix}"
+        # A control file must not come to mean the job of another id.
+        name = f"{unique(stem) if is_control(name) else f'{stem}-{number}'}{suffix}"
     log.info("%s came while another file of that name was being taken", name)

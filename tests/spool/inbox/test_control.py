@@ -187,6 +187,25 @@ def test_what_was_asked_while_no_runner_was_there_is_obeyed_before_the_first_job
     assert spool.device.started == []
 
 
+def test_a_cancel_that_is_put_back_beside_another_means_the_same_job_still(spool: Spool) -> None:
+    """Seen red: it came back as `hero-2.cancel`, and cancelled the job of that id."""
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    (spool.home.inbox / "runner.pause").touch()
+    (spool.home.inbox / "hero.retry").touch()
+    spool.until(lambda: spool.status("hero-2"))
+    spool.gone("hero.retry")
+    spool.stop()
+    # A kill came between the two steps of its removal, and then somebody asked again.
+    for name in (".taken-hero.cancel", "hero.cancel"):
+        (spool.home.inbox / name).touch()
+    spool.start()
+    spool.until(lambda: not list(spool.home.inbox.glob("*hero*")))
+    assert spool.status("hero-2")["state"] == "queued"
+    (spool.home.inbox / "runner.pause").unlink()
+    assert spool.end("hero-2")["state"] == "succeeded"
+
+
 def test_a_cancel_survives_a_restart(spool: Spool) -> None:
     busy(spool)
     spool.drop("hero.yaml")
