@@ -20,6 +20,7 @@ from typing import Any
 
 from runner.errors import UsageProblem
 from runner.gallery.formatting import mapping
+from runner.gallery.lock import locked
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
@@ -99,6 +100,16 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
 
     `progress(done, total)` is called now and then, with numbers of sidecars.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The writers' own lock is held for moments only: they add rows meanwhile.
+    with locked(folder / "rebuilding"):
+        while (count := _rebuilt(folder, outbox, write, progress)) is None:
+            pass
+    return count
+
+
+def _rebuilt(folder: Path, outbox: Path, write: Write, progress: Progress | None) -> int | None:
+    """The number of rows of the new index; None where another took the place of the old one."""
     old = Segments(folder, write)
     with old.writing():
         old_name, old_length = old.generation, old.length
@@ -110,16 +121,21 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
         while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
             fresh.append(partial(list, batch))
         with old.writing():
-            if old.generation == old_name:
-                _replay(old, old_length, fresh)
+            if old.generation != old_name or not (folder / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+                return None
+            _replay(old, old_length, fresh)
             count = len(fresh)
             old.switch(name)
+    except FileNotFoundError:
+        if (folder / name).is_dir():
+            raise
+        return None
     except BaseException:
         shutil.rmtree(folder / name, ignore_errors=True)
         raise
     for number in generations(folder):
-        # A newer one belongs to another rebuild that is not done yet. An old one that a reader on
-        # Windows still has open is removed by the next rebuild.
+        # One that a reader on Windows still has open is removed by the next rebuild.
         if f"g{number:06}" < name:
             shutil.rmtree(folder / f"g{number:06}", ignore_errors=True)
     return count
