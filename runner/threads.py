@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from runner.clock import monotonic
+from runner.clock import AwakeClock, monotonic
 
 
 class Threads:
@@ -18,6 +18,8 @@ class Threads:
     def __init__(self) -> None:
         self.fault: str | None = None
         """Which thread ended by an exception, as a sentence; None while none has."""
+        self.awake = AwakeClock()
+        """What the limits of images go by."""
         self._moved: dict[str, float] = {}
 
     def start(self, name: str, act: Callable[[], object]) -> threading.Thread:

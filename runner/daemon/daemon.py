@@ -228,6 +228,7 @@ class Daemon:
         Waits at most `seconds` for an event.
         """
         self.home.threads.moved("main")
+        self.home.threads.awake.tick()
         if self.home.threads.fault is not None:
             # What is in flight is charged by the next runner: an image may have done it.
             self.worker.exit_code = exit_codes.BROKEN

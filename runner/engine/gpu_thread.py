@@ -93,7 +93,7 @@ class GpuThread:
             self._orders.put(_Order.IMPORT)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        signed = [(task, StopSign(task.timeout)) for task in tasks]
+        signed = [(task, StopSign(task.timeout, self._threads.awake)) for task in tasks]
         with self._lock:
             if slot != _SLOT or self._closed or self._in_flight:
                 why = "closed" if self._closed else "busy" if self._in_flight else "not mine"

@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
+import time
 from collections.abc import Mapping
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +268,30 @@ def test_an_image_that_is_silent_beyond_its_timeout_hangs(
     assert daemon_of(told).worker.exit_code == exit_codes.HUNG
     told.until(lambda: not daemon_of(told).writer.waiting)
     assert [number for number, _, _ in losses(told)] == [1]
+
+
+def test_a_process_that_stood_still_for_long_takes_no_image_for_hung(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a closed lid ended the runner with 87, and the image with Timeout."""
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", BULK + "timeout: 1\n")
+    told.until(lambda: told.device.task)
+    told.device.step()
+    daemon = daemon_of(told)
+    told.until(lambda: in_flight(told) == {1: "denoising"})
+    before = daemon.home.threads.awake()
+    asleep = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 35.0)
+    monkeypatch.setattr("runner.clock.time", asleep)
+    assert daemon.home.threads.awake() - before < 30.0, "what the limits of the GPU thread go by"
+    for _ in range(3):
+        daemon.step(0.0)
+    assert daemon.worker.exit_code is None
+    assert daemon.home.threads.awake() - before < 30.0
+    told.device.by_hand = False
+    told.device.finish()
+    assert told.end("hero")["state"] == "succeeded"
 
 
 def test_a_late_answer_for_an_image_that_is_over_changes_nothing(
