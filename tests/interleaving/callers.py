@@ -56,7 +56,8 @@ class Job:
         if self.made_of:
             text = f"{EDIT}image: outbox/{self.made_of}/{self.made_of}-0001.png\n"
         else:
-            text = f"{SPEC}seeds: {{start: {ord(self.stem)}, count: {self.images}}}\n"
+            start = sum(self.stem.encode()) % 200
+            text = f"{SPEC}seeds: {{start: {start}, count: {self.images}}}\n"
         text += f"priority: {self.priority}\n"
         return (f"{text}id: {self.stem}\n" if self.named else text).encode()
 
@@ -113,6 +114,7 @@ class Memory:
     kept: set[str] = field(default_factory=set)
     meddled: set[str] = field(default_factory=set)
     without_status: set[str] = field(default_factory=set)
+    kills: int = 0
 
 
 class Caller:
@@ -143,7 +145,7 @@ class Caller:
                 self._drop(self._plan.jobs[stem])
             case "cancel":
                 if self._put(f"{stem}.cancel"):
-                    memory.cancels[stem] = self._turns.now
+                    memory.cancels[stem] = self._turns.wall
             case "retry":
                 # Of what is not there yet nothing can be asked again, but for a minute.
                 if stem in memory.dropped and self._put(f"{stem}.retry"):
@@ -166,7 +168,7 @@ class Caller:
                 self._orders[order]()
 
     def _drop(self, job: Job) -> None:
-        self._memory.dropped[job.stem] = self._turns.now
+        self._memory.dropped[job.stem] = self._turns.wall
         if job.slow:
             self._put(job.file)
             self._turns.sleep(_SLOW_SECONDS)

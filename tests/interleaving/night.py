@@ -10,11 +10,8 @@ import logging
 import os
 import random
 import shutil
-import sqlite3
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from datetime import datetime
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,10 +23,9 @@ from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, Place
 from runner.spool.store.ledger import Ledger
 from runner.task import ImageTask
-from tests.crash import oracle
-from tests.crash.scenario import Expected, Scenario
 from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import Caller, Memory, Plan
+from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
@@ -194,7 +190,8 @@ class Night:
                 self.found.append(f"wrong: {error}")
                 self._clear_away()
         if not self.found:
-            self.found += self._judge()
+            made = {seq: name for seq, (name, _) in self._accepted.items()}
+            self.found += judge(self.root, self.plan.jobs, self.memory, self._removed, made)
         return self.found
 
     # -- the runner's lives ----------------------------------------------------------------------
@@ -281,8 +278,7 @@ class Night:
 
     def fails(self, task: ImageTask) -> bool:
         """Whether the plan has this image fail."""
-        job = self.plan.jobs[task.job[0]]
-        return job.fails == task.index
+        return self.plan.jobs[stem_of(task.job)].fails == task.index
 
     def renames(self, old: str, new: str) -> None:
         """A file gets its name; a status is compared with the last one."""
@@ -292,12 +288,12 @@ class Night:
         status = json.loads(Path(old).read_bytes())
         before = self._shown.get(job)
         if before is not None:
-            self.found += _faults_of_step(before, status)
+            self.found += faults_of_step(before, status)
         self._shown[job] = status
 
     def removes(self, name: str) -> None:
         """A file goes."""
-        self._removed[name.removeprefix(".taken-")] = self.turns.now
+        self._removed[name.removeprefix(".taken-")] = self.turns.wall
 
     def _accepting(self) -> Callable[..., Any]:
         true = Ledger.accept
@@ -308,103 +304,6 @@ class Night:
             return made
 
         return accept
-
-    # -- the morning -----------------------------------------------------------------------------
-
-    def _judge(self) -> list[str]:
-        """What is wrong once everything is over."""
-        found: list[str] = []
-        with closing(sqlite3.connect(self.root / "data" / "ledger.sqlite")) as connection:
-            connection.row_factory = sqlite3.Row
-            rows = {row["seq"]: dict(row) for row in connection.execute("SELECT * FROM job")}
-            told = [seq for (seq,) in connection.execute("SELECT seq FROM event")]
-            found += [
-                f"wrong: {table} has rows in the morning"
-                for table in ("unanswered", "in_flight", "stuck", "quarantine")
-                if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            ]
-        found += [f"twice: the end of job {n} is told" for n, c in Counter(told).items() if c > 1]
-        found += [f"lost: {r['id']} is {r['state']}" for r in rows.values() if not r["finished_at"]]
-        if found:
-            return found
-        found += [f"lost: no end of {r['id']} is told" for n, r in rows.items() if n not in told]
-        sources = Counter(self._accepted[seq][0] for seq in {*rows, *told})
-        wanted = Counter({self.plan.jobs[stem].file: 1 for stem in self.memory.dropped})
-        wanted += Counter({f"{stem}.retry": n for stem, n in self.memory.retries.items()})
-        for name in sources.keys() | wanted.keys():
-            if sources[name] != wanted[name]:
-                kind = "lost" if sources[name] < wanted[name] else "twice"
-                found.append(f"{kind}: {sources[name]} jobs of {name}, not {wanted[name]}")
-        by_id = {row["id"]: row for row in rows.values()}
-        found += self._swallowed(by_id)
-        for stem in self.memory.kept:
-            if not by_id[stem]["kept"]:
-                found.append(f"swallowed: the keep of {stem}")
-        for name in os.listdir(self.root / "inbox"):
-            if not name.startswith(".") and name.removesuffix(".cancel") in self.memory.dropped:
-                found.append(f"swallowed: {name} is still there")
-        return found + self._faults_of_files(by_id)
-
-    def _swallowed(self, jobs: dict[str, dict[str, Any]]) -> list[str]:
-        found = []
-        for stem in self.memory.cancels.keys() & jobs.keys():
-            job, removed = jobs[stem], self._removed.get(f"{stem}.cancel")
-            # A cancel waits a minute for its spec.
-            if removed is None or self.memory.dropped[stem] > self.memory.cancels[stem] + 60:
-                continue
-            finished = datetime.fromisoformat(job["finished_at"]).timestamp()
-            ended = finished - (self.turns.wall - self.turns.now)
-            if job["state"] != "cancelled" and ended > removed + 0.002:
-                found.append(f"swallowed: the cancel of {stem}, which ended {job['state']}")
-        return found
-
-    def _faults_of_files(self, jobs: dict[str, dict[str, Any]]) -> list[str]:
-        found = [f"torn: {path.name} was left" for path in self.root.rglob(".*.writing")
-                 if not path.name.startswith(".place-")]  # fmt: skip
-        statuses = oracle.published(Home(self.root))
-        for job_id, row in jobs.items():
-            folder, status = self.root / "outbox" / job_id, statuses.get(job_id)
-            if not folder.exists() and job_id in self.memory.meddled:
-                continue
-            if job_id in self.memory.without_status:
-                continue
-            if status is None:
-                found.append(f"lost: {job_id} has no status")
-            elif (status["state"], status["revision"]) != (row["state"], row["revision"]):
-                found.append(f"wrong: {job_id} shows {status['state']}, is {row['state']}")
-            elif job_id not in self.memory.meddled:
-                expected = self._expected(job_id, row["state"], jobs)
-                found += oracle.faults_of_job(folder, status, expected)
-        dropped = [self.plan.jobs[stem] for stem in self.memory.dropped]
-        touched = self.memory.meddled | self.memory.without_status
-        untouched = {job.file: job.spec for job in dropped if job.stem not in touched}
-        return found + oracle.faults_of_drops(
-            Scenario("night", untouched, {}), Home(self.root), statuses
-        )
-
-    def _expected(self, job_id: str, state: str, jobs: dict[str, dict[str, Any]]) -> Expected:
-        job = self.plan.jobs[job_id[0]]
-        if state == "cancelled" and (job_id in self.memory.cancels):
-            return Expected(("cancelled",), (0, job.images))
-        if job.fails:
-            return Expected(("failed",), (job.images - 1, job.images - 1))
-        head = jobs.get(job.made_of)
-        if head is not None and (head["state"] != "succeeded" or head["id"] in self.memory.meddled):
-            return Expected(("failed", "succeeded"), (0, 1))
-        return Expected(("succeeded",), (job.images, job.images))
-
-
-def _faults_of_step(before: dict[str, Any], status: dict[str, Any]) -> list[str]:
-    """What is wrong with a status after the one before it."""
-    job, rise = status["id"], status["revision"] - before["revision"]
-    found = []
-    # What was cut short is said again, word for word.
-    if rise < 0 or (rise == 0 and {**before, "updated_at": 0} != {**status, "updated_at": 0}):
-        found.append(f"illegal: the revision of {job} did not rise at {status['revision']}")
-    final = before["state"] in oracle.FINAL_STATES
-    if final and oracle.facts(before) != oracle.facts(status):
-        found.append(f"illegal: {job} was {before['state']}, then {status['state']}")
-    return found
 
 
 def play(root: Path, plan: Plan, draw: random.Random) -> list[str]:
