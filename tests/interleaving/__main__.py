@@ -1,4 +1,6 @@
-"""`python -m tests.interleaving nights [COUNT] [--seed N]`: the long form of the tests here."""
+"""The long forms: `python -m tests.interleaving nights [COUNT] [--seed N]`, and
+`python -m tests.interleaving chaos [--minutes M] [--seed N]`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.interleaving import night
+from tests.interleaving import chaos, night
 from tests.interleaving.callers import draw_plan
 
 
@@ -20,7 +22,13 @@ def main(arguments: list[str]) -> int:
     nights = parts.add_parser("nights", help="nights of the deterministic scheduler")
     nights.add_argument("count", type=int, nargs="?", default=10_000)
     nights.add_argument("--seed", type=int, default=0, help="of the first night")
+    rounds = parts.add_parser("chaos", help="real processes, disturbed at random")
+    rounds.add_argument("--minutes", type=float, default=30.0)
+    rounds.add_argument("--seed", type=int, default=1, help="of the first round")
     options = parser.parse_args(arguments)
+    if options.part == "chaos":
+        with tempfile.TemporaryDirectory() as root:
+            return chaos.play(options.minutes, options.seed, Path(root))
     return _nights(options.count, options.seed)
 
 

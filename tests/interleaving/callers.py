@@ -14,17 +14,21 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tests.crash.oracle import FINAL_STATES
 from tests.crash.scenario import EDIT, SPEC
-from tests.interleaving.turns import Turns
 
 # None, shorter than an image, a look at the health, longer than an unknown control file may lie.
 _PAUSES = (0.0, 0.0, 0.01, 0.05, 0.3, 2.5)
+# So many turns of a millisecond a request takes at most.
+_SOON = 80
 # Longer than a control file waits for a job that nobody knows.
 _SLOW_SECONDS = 70.0
 _REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
 _DISTURBANCES = ("stop", "kill", "forget folder", "forget status")
+FAILS_AT = "fails at "
+"""In a prompt, with the number of the image that the device fails."""
 MOST_KILLS = 2
 """Fewer than may cost an image its life."""
 
@@ -59,6 +63,8 @@ class Job:
             start = sum(self.stem.encode()) % 200
             text = f"{SPEC}seeds: {{start: {start}, count: {self.images}}}\n"
         text += f"priority: {self.priority}\n"
+        if self.fails:
+            text = text.replace("\nprompt: ", f"\nprompt: {FAILS_AT}{self.fails} ")
         return (f"{text}id: {self.stem}\n" if self.named else text).encode()
 
 
@@ -99,7 +105,9 @@ def draw_plan(draw: random.Random) -> Plan:
         if what == "kill" and kills > MOST_KILLS:
             continue
         acts = draw.choice(callers)
-        act = Act(what, draw.choice(stems), draw.choice(_PAUSES))
+        # Mostly while what came before it is being done.
+        after = draw.choice(_PAUSES) if draw.random() < 0.4 else draw.randint(1, _SOON) * 0.001
+        act = Act(what, draw.choice(stems), after)
         acts.insert(draw.randint(0, len(acts)), act)
     return Plan(jobs, tuple(map(tuple, callers)))
 
@@ -117,11 +125,22 @@ class Memory:
     kills: int = 0
 
 
+class Clock(Protocol):
+    """What callers need of a scheduler, or of the world."""
+
+    @property
+    def wall(self) -> float:
+        """The time of day, in seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
+
+
 class Caller:
     """One caller: does its acts, each in one turn."""
 
     def __init__(
-        self, turns: Turns, home: Path, plan: Plan, memory: Memory, tell: Callable[[str], None],
+        self, turns: Clock, home: Path, plan: Plan, memory: Memory, tell: Callable[[str], None],
         orders: dict[str, Callable[[], None]],
     ) -> None:  # fmt: skip
         self._turns = turns
@@ -161,10 +180,14 @@ class Caller:
             case "forget folder":
                 if (self._outbox / stem).exists():
                     memory.meddled.add(stem)
-                    shutil.rmtree(self._outbox / stem)
+                    # In one step, as a person does; the runner may be writing there.
+                    aside = self._inbox.parent / "taken-away"
+                    os.replace(self._outbox / stem, aside)
+                    shutil.rmtree(aside)
             case "forget status":
                 self._forget_status(self._outbox / stem / "status.json")
             case order:
+                memory.kills += order == "kill"
                 self._orders[order]()
 
     def _drop(self, job: Job) -> None:

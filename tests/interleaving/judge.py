@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ def stem_of(job_id: str) -> str:
 
 def judge(
     root: Path, plan: Mapping[str, Job], memory: Memory, removed: Mapping[str, float],
-    made: Mapping[int, str],
+    made: Mapping[int, str], *, colours: bool = True, soon: float = 3.0,
 ) -> list[str]:  # fmt: skip
     """What is wrong in a home whose runner has ended with nothing left to do.
 
     `removed` has the time at which control files were seen to be gone, by name; `made` the file of
-    each job that was ever made, also of those forgotten since, by `seq`.
+    each job that was ever made, also of those forgotten since, by `seq`. Without `colours` the
+    pictures were made by a model. `soon` is how many seconds after a cancel went its job may end.
     """
     found: list[str] = []
     with closing(sqlite3.connect(root / "data" / "ledger.sqlite")) as connection:
@@ -54,7 +56,7 @@ def judge(
     if found:
         return found
     found += [f"lost: no end of {r['id']} is told" for n, r in rows.items() if n not in told]
-    sources = Counter(made[seq] for seq in {*rows, *told})
+    sources = Counter(made[seq] for seq in {*rows, *told} if seq in made)
     wanted = Counter({plan[stem].file: 1 for stem in memory.dropped})
     wanted += Counter({f"{stem}.retry": n for stem, n in memory.retries.items()})
     for name in sources.keys() | wanted.keys():
@@ -67,13 +69,18 @@ def judge(
         for stem in memory.cancels.keys() & jobs.keys() & memory.dropped.keys()
         if _is_swallowed(stem, jobs[stem], memory, removed)
     ]
+    found += [
+        f"swallowed: the cancel of {stem}, which went on for {late:.0f} s"
+        for stem in memory.cancels.keys() & jobs.keys()
+        if (late := _ended(jobs[stem]) - removed.get(f"{stem}.cancel", inf)) > soon
+    ]
     for stem in memory.kept & jobs.keys():
         if not jobs[stem]["kept"]:
             found.append(f"swallowed: the keep of {stem}")
     for name in os.listdir(root / "inbox"):
         if not name.startswith(".") and stem_of(name.split(".")[0]) in memory.dropped:
             found.append(f"swallowed: {name} is still there")
-    return found + _faults_of_files(root, plan, memory, jobs)
+    return found + _faults_of_files(root, plan, memory, jobs, colours)
 
 
 def faults_of_step(before: dict[str, Any], status: dict[str, Any]) -> list[str]:
@@ -96,12 +103,19 @@ def _is_swallowed(
     gone, asked = removed.get(f"{stem}.cancel"), memory.cancels[stem]
     if gone is None or memory.dropped[stem] > asked + _UNKNOWN_SECONDS:
         return False
-    ended = datetime.fromisoformat(job["finished_at"]).timestamp()
-    return bool(job["state"] != "cancelled" and ended > gone + _ROUNDING_SECONDS)
+    return bool(job["state"] != "cancelled" and _ended(job) > gone + _ROUNDING_SECONDS)
+
+
+def _ended(job: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(job["finished_at"]).timestamp()
 
 
 def _faults_of_files(
-    root: Path, plan: Mapping[str, Job], memory: Memory, jobs: Mapping[str, Mapping[str, Any]]
+    root: Path,
+    plan: Mapping[str, Job],
+    memory: Memory,
+    jobs: Mapping[str, Mapping[str, Any]],
+    colours: bool,
 ) -> list[str]:
     found = [f"torn: {path.name} was left" for path in root.rglob(".*.writing")
              if not path.name.startswith(".place-")]  # fmt: skip
@@ -115,7 +129,8 @@ def _faults_of_files(
         elif (status["state"], status["revision"]) != (row["state"], row["revision"]):
             found.append(f"wrong: {job_id} shows {status['state']}, is {row['state']}")
         elif job_id not in memory.meddled:
-            found += oracle.faults_of_job(folder, status, _expected(plan, memory, jobs, row))
+            expected = _expected(plan, memory, jobs, row)
+            found += oracle.faults_of_job(folder, status, expected, colours=colours)
         else:
             found += _unsaid(folder, status)
     touched = memory.meddled | memory.without_status
@@ -147,6 +162,9 @@ def _expected(
         return Expected(("failed",), (job.images - 1, job.images - 1))
     head = jobs.get(job.made_of)
     untouched = head is not None and head["id"] not in memory.meddled | memory.without_status
+    if stem_of(row["id"]) in memory.meddled | memory.without_status:
+        # Of a copy that is gone nothing can be made again.
+        return Expected(("failed", "succeeded"), (0, job.images))
     if job.made_of and not (untouched and head and head["state"] == "succeeded"):
         return Expected(("failed", "succeeded"), (0, 1))
     return Expected(("succeeded",), (job.images, job.images))

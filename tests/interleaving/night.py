@@ -24,8 +24,8 @@ from runner.spool.disk.disk import Disk, Place
 from runner.spool.store.ledger import Ledger
 from runner.task import ImageTask
 from tests.interleaving import turns as taking_turns
-from tests.interleaving.callers import Caller, Memory, Plan
-from tests.interleaving.judge import faults_of_step, judge, stem_of
+from tests.interleaving.callers import FAILS_AT, Caller, Memory, Plan
+from tests.interleaving.judge import faults_of_step, judge
 from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
@@ -75,7 +75,7 @@ class _Device(FlatColours):
                 return
             self.events.put(Progressed("gpu0", task, Phase.DENOISING, step + 1, 2))
         self._turns.give()
-        if self._night.fails(task):
+        if task.prompt.startswith(f"{FAILS_AT}{task.index} "):
             self._answered()
             self.events.put(Failed("gpu0", task, "OutOfMemory", "too large"))
         else:
@@ -275,10 +275,6 @@ class Night:
         picture = self.root / "outbox" / task.job / f"{task.job}-{task.index:04d}.json"
         if picture.exists():
             self.found.append(f"twice: {task.job} makes image {task.index} again")
-
-    def fails(self, task: ImageTask) -> bool:
-        """Whether the plan has this image fail."""
-        return self.plan.jobs[stem_of(task.job)].fails == task.index
 
     def renames(self, old: str, new: str) -> None:
         """A file gets its name; a status is compared with the last one."""
