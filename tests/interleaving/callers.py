@@ -26,7 +26,7 @@ _SOON = 80
 # Longer than a control file waits for a job that nobody knows.
 _SLOW_SECONDS = 70.0
 _REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
-_DISTURBANCES = ("stop", "kill", "forget folder", "forget status")
+_DISTURBANCES = ("stop", "kill", "kill", "kill", "forget folder", "forget status")
 FAILS_AT = "fails at "
 """In a prompt, with the number of the image that the device fails."""
 MOST_KILLS = 2

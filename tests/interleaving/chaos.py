@@ -242,8 +242,10 @@ class Round:
         while not self._is_quiet():
             self._wait(0.2)
             if time.monotonic() > until:
-                health = self.home.health.read_text(encoding="utf-8", errors="replace")
-                self.found.append(f"lost: {self._names()} or jobs never end: {health[:2000]}")
+                health = json.loads(self.home.health.read_bytes())
+                left = {n: s["state"] for n, s in self._shown.items() if not s["finished_at"]}
+                why = {key: health[key] for key in ("state", "note", "faults", "threads", "queued")}
+                self.found.append(f"lost: {self._names()}, {left} never end: {why}; {self._log()}")
                 return
         self._wait(0.5)
         self._end(signal.SIGTERM, again=False)

@@ -6,6 +6,7 @@ of the crash suite.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections import Counter
@@ -71,8 +72,9 @@ def judge(
     ]
     found += [
         f"swallowed: the cancel of {stem}, which went on for {late:.0f} s"
-        for stem in memory.cancels.keys() & jobs.keys()
-        if (late := _ended(jobs[stem]) - removed.get(f"{stem}.cancel", inf)) > soon
+        for stem in memory.cancels.keys() & jobs.keys() & memory.dropped.keys()
+        if memory.dropped[stem] < memory.cancels[stem] + _UNKNOWN_SECONDS
+        and (late := _ended(jobs[stem]) - removed.get(f"{stem}.cancel", inf)) > soon
     ]
     for stem in memory.kept & jobs.keys():
         if not jobs[stem]["kept"]:
@@ -128,6 +130,8 @@ def _faults_of_files(
             found.append(f"lost: {job_id} has no status")
         elif (status["state"], status["revision"]) != (row["state"], row["revision"]):
             found.append(f"wrong: {job_id} shows {status['state']}, is {row['state']}")
+        elif (status["kept"], status["warnings"]) != (row["kept"], json.loads(row["warnings"])):
+            found.append(f"wrong: {job_id} shows {status['kept']} and {status['warnings']}")
         elif job_id not in memory.meddled:
             expected = _expected(plan, memory, jobs, row)
             found += oracle.faults_of_job(folder, status, expected, colours=colours)

@@ -23,6 +23,7 @@ from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, Place
 from runner.spool.store.ledger import Ledger
 from runner.task import ImageTask
+from tests.crash.oracle import FINAL_STATES
 from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import FAILS_AT, Caller, Memory, Plan
 from tests.interleaving.judge import faults_of_step, judge
@@ -30,6 +31,8 @@ from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
 _STEP_SECONDS = 0.02
+# A job of three images takes about a hundred.
+_MOST_OPERATIONS = 50
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
 
 
@@ -91,6 +94,7 @@ class _Disk(Disk):
 
     def before(self, operation: str, path: Place, **details: Any) -> None:
         self._night.turns.give()
+        self._night.operates()
         if operation == "rename":
             self._night.renames(os.fspath(details["old"]), os.fspath(path))
         elif operation == "remove":
@@ -151,10 +155,11 @@ class Night:
         self._main: taking_turns.Player | None = None
         self._lives = Queue(self.turns)
         # Of each job: the last status published, as its readers saw it.
-        self._shown: dict[str, dict[str, Any]] = {}
+        self._shown: dict[str, tuple[int, dict[str, Any]]] = {}
         self._removed: dict[str, float] = {}
         self._accepted: dict[int, tuple[str, str]] = {}
-        self._made: set[tuple[str, int]] = set()
+        self._operations = 0
+        self._life = 0
 
     def play(self) -> list[str]:
         """Play it to its end; what was wrong."""
@@ -202,6 +207,7 @@ class Night:
 
     def _live(self, *, drain: bool) -> None:
         while True:
+            self._life += 1
             home = Home(self.root, _SETTINGS)
             self._daemon = daemon = Daemon(home, self._device, disk=_Disk(self))
             if self._stopping:
@@ -230,6 +236,7 @@ class Night:
 
     def _stop(self) -> None:
         """Stop the runner as SIGTERM does, and start it again."""
+        self._wait_for_work()
         # One at a time: a runner that is gone cannot be stopped.
         self._lives.get()
         self._end_of_life()
@@ -244,11 +251,17 @@ class Night:
 
     def _kill(self) -> None:
         """End the runner in the middle of whatever it does, and start it again."""
+        self._wait_for_work()
         self._lives.get()
         self.turns.kill("runner")
         self._clear_away()
         self._begin()
         self._lives.put("again")
+
+    def _wait_for_work(self) -> None:
+        """Wait for some operations: most turns are spent in waiting, where a kill does no harm."""
+        until = self._operations + self._draw.randrange(_MOST_OPERATIONS)
+        self.turns.wait(lambda: self._operations >= until, 1.0)
 
     def _clear_away(self) -> None:
         """Let go of what the end of a process lets go."""
@@ -276,16 +289,24 @@ class Night:
         if picture.exists():
             self.found.append(f"twice: {task.job} makes image {task.index} again")
 
+    def operates(self) -> None:
+        """The runner does something to a file, or commits."""
+        self._operations += 1
+
     def renames(self, old: str, new: str) -> None:
         """A file gets its name; a status is compared with the last one."""
         if not new.endswith("/status.json"):
             return
         job = new.split("/")[-2]
         status = json.loads(Path(old).read_bytes())
-        before = self._shown.get(job)
+        life, before = self._shown.get(job, (0, None))
         if before is not None:
             self.found += faults_of_step(before, status)
-        self._shown[job] = status
+            said = {**status, "revision": before["revision"], "updated_at": before["updated_at"]}
+            again = before["state"] in FINAL_STATES and life == self._life and said == before
+            if again and job not in self.memory.meddled | self.memory.without_status:
+                self.found.append(f"twice: the end of {job} is published again")
+        self._shown[job] = (self._life, status)
 
     def removes(self, name: str) -> None:
         """A file goes."""

@@ -90,8 +90,9 @@ class Outbox:
     ) -> None:
         """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
         with self._lock:
-            # A job may have been forgotten meanwhile.
-            records = [record for seq in progress if (record := self._ledger.find(seq))]
+            # A job may have been forgotten meanwhile, or its end published by another thread.
+            found = [record for seq in progress if (record := self._ledger.find(seq))]
+            records = [record for record in found if not (record.is_final and record.is_shown)]
             if not records:
                 return
             with self._blaming(*(self.folder(record.id) for record in records), shown=records):
@@ -223,19 +224,23 @@ class Outbox:
         with self._lock:
             files: list[File] = []
             records = [self._ledger.get(seq) for seq in pages]
+            # Another thread may have published the end meanwhile.
+            due = [record for record in records if not record.is_shown]
             for record in records:
                 page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
-                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            with self._blaming(*(self.folder(record.id) for record in records), shown=records):
+                if record in due:
+                    files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
+            with self._blaming(*(self.folder(record.id) for record in records), shown=due):
                 for record in records:
                     self.make_folder(record)
-                self._disk.replace_many(files)
+                if files:
+                    self._disk.replace_many(files)
             for record in records:
                 self._faults.forget(self.folder(record.id), below=True)
-            self._ledger.published(records)
+            self._ledger.published(due)
 
     def publish_page(self, record: Record, html: str) -> None:
         """Write the job's contact sheet into its folder."""

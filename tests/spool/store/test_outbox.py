@@ -220,7 +220,8 @@ def test_after_a_status_that_was_seen_though_its_write_failed_the_revision_rises
     idle_spool.until(lambda: idle_spool.status("hero"))
     idle_spool.gone("hero.yaml")
     assert idle_spool.daemon is not None
-    outbox = idle_spool.daemon.spool.outbox
+    outbox, ledger = idle_spool.daemon.spool.outbox, idle_spool.daemon.ledger
+    idle_spool.until(lambda: ledger.is_answered(1))
     before = idle_spool.status("hero")
     disk.broken = True
     with pytest.raises(OSError):
