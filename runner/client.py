@@ -8,6 +8,7 @@ by the command line and the MCP server, and usable from other programs.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import platform
 import sys
@@ -26,7 +27,7 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
-from runner.spool.store.names import numbered, receipt_names
+from runner.spool.store.names import numbered, receipt_names, unique
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -48,17 +49,6 @@ class _Look:
 
 
 _looks: dict[Path, _Look] = {}
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What was said of a name before this process dropped a file under it."""
-
-    receipt: dict[str, Any] | None
-    fault: dict[str, Any] | None
-
-
-_before: dict[Path, _Before] = {}
 
 
 def runner_health(home: Home) -> dict[str, Any] | None:
@@ -89,24 +79,17 @@ def runner_health(home: Home) -> dict[str, Any] | None:
 def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
-    The name is `name`, or `name` with a number where another file has it; a name without the
-    ending of a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
+    The name is `name`, or `name` with a number where another file has it; while a runner takes
+    files, one that is used once, so that its receipt is nobody else's. A name without the ending of
+    a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
     UsageProblem when the inbox cannot be written.
     """
     # A name that begins so is ignored, and would lie there for ever.
     stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
-    before: dict[str, _Before] = {}
-
-    def names() -> Iterator[str]:
-        for free in numbered(f"{stem}{suffix}"):
-            before[free] = _Before(_read_receipt(home, free), _read_fault(home, free))
-            yield free
-
-    drop = _put(home, data, names())
+    drop = _put(home, data, numbered(f"{_unshared(home, stem)}{suffix}"))
     assert drop is not None, "the names never end"
-    _before[home.inbox / drop] = before[drop]
     return drop
 
 
@@ -154,20 +137,20 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     return copied
 
 
-def receipt(home: Home, drop: str) -> dict[str, Any] | None:
+def receipt(home: Home, drop: str, data: bytes | None = None) -> dict[str, Any] | None:
     """The receipt of a drop, or None while its file is in the inbox.
 
-    A file that cannot leave the inbox has one all the same: another than its name had before.
+    With the bytes of a drop only that of these bytes, also where its file cannot leave the inbox.
     """
-    is_there, before = os.path.exists(home.inbox / drop), _before.get(home.inbox / drop)
-    found = _read_receipt(home, drop)
-    return None if is_there and (before is None or found == before.receipt) else found
+    answer = _read_receipt(home, drop)
+    if data is None:
+        return None if os.path.exists(home.inbox / drop) else answer
+    # Here, for most commands never need it.
+    import hashlib
 
-
-def fault(home: Home, drop: str) -> dict[str, Any] | None:
-    """The fault for which a runner has set a drop aside, not one of a file that had its name."""
-    before, found = _before.get(home.inbox / drop), _read_fault(home, drop)
-    return None if before is not None and found == before.fault else found
+    # Of what cannot be a spec the bytes are not read.
+    hashes = ("", hashlib.sha256(data).hexdigest())
+    return answer if answer is not None and answer["sha256"] in hashes else None
 
 
 def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
@@ -176,19 +159,21 @@ def _read_receipt(home: Home, drop: str) -> dict[str, Any] | None:
     return found if found is not None and _is_name(found["job"]) else None
 
 
-def _read_fault(home: Home, drop: str) -> dict[str, Any] | None:
+def fault(home: Home, drop: str) -> dict[str, Any] | None:
+    """The fault for which a runner has set a drop aside."""
     faults = (reading.health(home.health) or {}).get("faults", ())
     return next((fault for fault in faults if fault["file"] == f"inbox/{drop}"), None)
 
 
 def wait_for_receipt(
-    home: Home, drop: str, seconds: float | None, check: Callable[[], None] | None = None
-) -> dict[str, Any] | None:
+    home: Home, drop: str, seconds: float | None, check: Callable[[], None] | None = None,
+    *, data: bytes | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Wait at most `seconds` (None: no limit) for the receipt of a drop; None if none has come.
 
     `check` is called meanwhile, and may raise to end the waiting.
     """
-    return _wait(lambda: receipt(home, drop), seconds, check)
+    return _wait(lambda: receipt(home, drop, data), seconds, check)
 
 
 def status(home: Home, job_id: str) -> dict[str, Any]:
@@ -218,7 +203,12 @@ def job_of(home: Home, name: str) -> str:
         answer = _read_receipt(home, form)
         if answer:
             return str(answer["job"])
-    return name
+    # A name that `submit` used once: the newest of those.
+    stem, suffix = map(glob.escape, os.path.splitext(name))
+    once = home.drops.glob(f"{stem}~{'[0-9a-f]' * 12}{suffix}.json")
+    answers = [answer for answer in map(reading.receipt, once) if answer]
+    newest = max(answers, key=lambda answer: str(answer["at"]), default={"job": name})
+    return str(newest["job"]) if _is_name(newest["job"]) else name
 
 
 def wait_until_over(
@@ -243,7 +233,7 @@ def cancel(home: Home, job_id: str) -> str:
 
 def retry(home: Home, job_id: str) -> str:
     """Ask for a finished job to be run again under a new id; returns the control file's name."""
-    return _control(home, f"{job_id}.retry")
+    return _control(home, f"{_unshared(home, job_id)}.retry")
 
 
 def pause(home: Home) -> None:
@@ -268,6 +258,11 @@ def _control(home: Home, name: str) -> str:
     with _writing(home), contextlib.suppress(FileExistsError):
         os.close(beneath.create(home.inbox / name, _shared(home)))
     return name
+
+
+def _unshared(home: Home, stem: str) -> str:
+    """A stem that is used once while a runner takes files: receipts are named like them."""
+    return unique(stem) if runner_health(home) else stem
 
 
 def _shared(home: Home) -> list[str]:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+# The worker ticks every two seconds.
+_LATE_SECONDS = 5.0
+
 
 def timestamp(seconds: float | None = None) -> str:
     """A moment as RFC 3339 in UTC with milliseconds, now unless given."""
@@ -25,6 +28,31 @@ def now() -> float:
 def monotonic() -> float:
     """The clock for every wait and every duration, in seconds."""
     return time.monotonic()
+
+
+class AwakeClock:
+    """The monotonic clock without the time in which this process stood still.
+
+    A laptop's lid and SIGSTOP are no reason to take an image for hung. Where somebody calls `tick`
+    every few seconds, what is longer between two calls does not count.
+    """
+
+    def __init__(self) -> None:
+        self._ticked: float | None = None
+        self._asleep = 0.0
+
+    def tick(self) -> None:
+        """Say that the process runs."""
+        moment = monotonic()
+        if self._ticked is not None:
+            self._asleep += max(0.0, moment - self._ticked - _LATE_SECONDS)
+        self._ticked = moment
+
+    def __call__(self) -> float:
+        moment = monotonic()
+        if self._ticked is not None:
+            moment = min(moment, self._ticked + _LATE_SECONDS)
+        return moment - self._asleep
 
 
 def ready_at(spec: Mapping[str, Any], wall: float) -> float:

@@ -1,6 +1,6 @@
-"""The exit codes of fluxdrop's processes; 86 and 87 are between a runner and its supervisor.
+"""The exit codes of fluxdrop's processes; 70, 86 and 87 are for its supervisor.
 
-69 and 75 are EX_UNAVAILABLE and EX_TEMPFAIL of sysexits.h.
+69, 70 and 75 are EX_UNAVAILABLE, EX_SOFTWARE and EX_TEMPFAIL of sysexits.h.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ FAILED = 1
 WRONG_USAGE = 2
 RUNNER_NEEDED = 69
 """The command needs a running runner."""
+BROKEN = 70
+"""A runner ends with this when one of its threads ended by a mistake: see its log."""
 RUNNER_BUSY = 75
 """Another runner holds this home or this GPU."""
 DEVICE_LOST = 86

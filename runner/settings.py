@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.errors import UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
+from runner.threads import Threads
 from specs.document import Document, dotted
 from specs.errors import Problem, SpecInvalid
 
@@ -63,6 +64,7 @@ class Home:
     root: Path
     settings: Settings = field(default_factory=Settings)
     places: Places = field(default_factory=Places, repr=False, compare=False)
+    threads: Threads = field(default_factory=Threads, repr=False, compare=False)
 
     @property
     def inbox(self) -> Path:

@@ -139,6 +139,7 @@ class RunnerHealth(TypedDict):
     counts: dict[str, int]
     recent: list[RecentJob]
     watch: str
+    threads: dict[str, float]
     gpu: dict[str, Any] | None
     started_at: str
     updated_at: str

@@ -19,6 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("specs", "runner.launch"),
     ("composer", "runner.errors"),
     ("runner.places", "runner.files", "runner.clock"),
+    ("runner.threads",),
     (
         "runner.exit_codes",
         "runner.job",

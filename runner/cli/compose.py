@@ -177,7 +177,7 @@ def _queue(options: argparse.Namespace, home: Home, data: bytes) -> int:
     for text in _assessed(options, home, data).absent:
         print_message(f"warning: {text}")
     home.prepare()
-    return report_drops(home, [client.submit(home, data, f"{options.pack}.yaml")], options)
+    return report_drops(home, {client.submit(home, data, f"{options.pack}.yaml"): data}, options)
 
 
 def _print_refusal(options: argparse.Namespace, error: SpecInvalid) -> int:

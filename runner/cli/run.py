@@ -130,10 +130,11 @@ def _step(daemon: Any) -> None:
 
 
 def _leave_if_lost(daemon: Any) -> None:
-    """End the process at once where its device is lost: a thread that hangs would keep it alive."""
+    """End the process at once where its device or a thread is lost: one that hangs would stay."""
     code = daemon.worker.exit_code
     if code is not None:
-        print_message("the device answers nothing any more; see `fluxdrop doctor`")
+        why = daemon.home.threads.fault or "the device answers nothing any more"
+        print_message(f"the runner ends: {why}; see its log and `fluxdrop doctor`")
         sys.stdout.flush()
         os._exit(code)
 

@@ -34,6 +34,9 @@ def run_status(options: argparse.Namespace) -> int:
         return _print_status(options, client.status(home, options.id))
     running = client.runner_health(home)
     summary = running or reading.health(home.health) or {}
+    if running is None:
+        # Jobs went on after a runner that was killed had written its last summary.
+        summary["recent"] = [_as_published(home, job) for job in summary.get("recent", ())]
     waiting = _specs_in_inbox(home)
     from runner.cli.overlooked import overlooked
 
@@ -52,7 +55,8 @@ def run_status(options: argparse.Namespace) -> int:
         for fault in running["faults"]:
             show(f"set aside: {fault['file']}: {fault['message']}")
     else:
-        show(f"no runner is running; {numbers or 'no jobs yet'}")
+        then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
+        show(f"no runner is running; {then}")
     if waiting:
         show(f"{waiting} in the inbox, not yet taken")
     for each in not_taken:
@@ -60,6 +64,18 @@ def run_status(options: argparse.Namespace) -> int:
     for job in reversed(summary.get("recent", [])):
         show(job_line(job))
     return 0
+
+
+def _as_published(home: Home, job: dict[str, Any]) -> dict[str, Any]:
+    """A row of the summary as the job's own status has it."""
+    status = client.status(home, job["id"])
+    if "images" not in status:
+        return job
+    return {
+        **job,
+        **{key: status[key] for key in ("state", "reason", "message")},
+        **status["images"],
+    }
 
 
 def _specs_in_inbox(home: Home) -> int:

@@ -54,29 +54,29 @@ def run_submit(options: argparse.Namespace) -> int:
     checked = _assessed(specs, home)
     for line in _problem_lines(checked):
         print_message(line)
-    drops = []
+    drops = {}
     for file, data in specs:
         if file != "-":
             for copied in client.bring_images(home, Path(file), data):
                 print_message(f"copied {copied} into the inbox")
-        drops.append(client.submit(home, data, _name(file, data)))
+        drops[client.submit(home, data, _name(file, data))] = data
     code = report_drops(home, drops, options)
     return 1 if any(assessment.reason for _, assessment in checked) else code
 
 
-def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> int:
+def report_drops(home: Home, drops: dict[str, bytes], options: argparse.Namespace) -> int:
     """Print the id of each drop's job, or the drop's name where no runner has taken it.
 
-    1 where a drop was rejected. With `options.wait` the jobs are waited for, and 1 also where one
-    failed or was cancelled.
+    `drops` has their bytes by name. 1 where a drop was rejected. With `options.wait` the jobs are
+    waited for, and 1 also where one failed or was cancelled.
     """
     if client.runner_health(home) is None:
-        print_answer(options, {"jobs": [], "drops": drops}, *drops)
+        print_answer(options, {"jobs": [], "drops": [*drops]}, *drops)
         if not options.json:
             print_message("no runner is running: `fluxdrop run` or `fluxdrop drain` will take them")
         return 0
     check = partial(_require_runner, home) if options.wait else None
-    receipts = [_receipt(home, drop, options) for drop in drops]
+    receipts = [_receipt(home, drop, data, options) for drop, data in drops.items()]
     jobs = [receipt["job"] for receipt in receipts if receipt]
     late = [drop for drop, receipt in zip(drops, receipts, strict=True) if not receipt]
     if options.wait:
@@ -92,7 +92,9 @@ def report_drops(home: Home, drops: list[str], options: argparse.Namespace) -> i
     return 1 if any(bad) or (options.wait and late) else 0
 
 
-def _receipt(home: Home, drop: str, options: argparse.Namespace) -> dict[str, Any] | None:
+def _receipt(
+    home: Home, drop: str, data: bytes, options: argparse.Namespace
+) -> dict[str, Any] | None:
     """The receipt of a drop; None where it has not come in time, or cannot come any more."""
 
     def check() -> None:
@@ -100,7 +102,7 @@ def _receipt(home: Home, drop: str, options: argparse.Namespace) -> dict[str, An
             _require_runner(home)
         fault = client.fault(home, drop)
         is_gone = not os.path.lexists(home.inbox / drop)
-        if (fault is None and not is_gone) or client.receipt(home, drop) is not None:
+        if (fault is None and not is_gone) or client.receipt(home, drop, data) is not None:
             return
         if fault is not None:
             raise UsageProblem(f"inbox/{drop} is set aside: {fault['message']}")
@@ -108,7 +110,7 @@ def _receipt(home: Home, drop: str, options: argparse.Namespace) -> dict[str, An
 
     try:
         return client.wait_for_receipt(
-            home, drop, None if options.wait else _RECEIPT_SECONDS, check
+            home, drop, None if options.wait else _RECEIPT_SECONDS, check, data=data
         )
     except UsageProblem as problem:
         print_message(str(problem))

@@ -22,7 +22,7 @@ class ActiveJob:
 
     `numbers` are the images to come, `in_flight` those that the slot has, by number; they count
     from 1. `rendered` images took `seconds`, from which the time left is estimated. `heard_at` is
-    the monotonic time of the last event of an image in flight, and `phase` its phase. A process
+    the awake clock's time of the last event of an image in flight, and `phase` its phase. A process
     ended during each of the `suspects`; `last` is the image that was started last.
     """
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
 from runner.daemon.health import HEALTH_SECONDS, Health
@@ -91,6 +92,7 @@ class Daemon:
         Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk refuses a read or write.
         """
         home = self.home
+        home.threads.fault = None
         try:
             for lock in self._locks:
                 lock.acquire()
@@ -123,10 +125,7 @@ class Daemon:
         with suppress(OSError, FluxdropError):
             # Before the first job begins: a pause or a cancel may have come since the last runner.
             self.intake.obey()
-        self._intake_thread = threading.Thread(
-            target=self.intake.run, args=(self._stop,), name="intake", daemon=True
-        )
-        self._intake_thread.start()
+        self._intake_thread = home.threads.start("intake", lambda: self.intake.run(self._stop))
 
     def close(self) -> None:
         """Requeue the jobs in flight, write what is rendered, and release the device and locks."""
@@ -136,7 +135,7 @@ class Daemon:
                 self.ledger.stopping()
         deadline = monotonic() + 10
         self.worker.wake()
-        while not self.worker.idle and monotonic() < deadline:
+        while not self.worker.idle and monotonic() < deadline and self.worker.exit_code is None:
             self.worker.step(0.5)
         self._stop.set()
         self.intake.wake.set()
@@ -229,6 +228,12 @@ class Daemon:
 
         Waits at most `seconds` for an event.
         """
+        self.home.threads.moved("main")
+        self.home.threads.awake.tick()
+        if self.home.threads.fault is not None:
+            # What is in flight is charged by the next runner: an image may have done it.
+            self.worker.exit_code = exit_codes.BROKEN
+            return
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS

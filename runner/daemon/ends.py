@@ -6,7 +6,9 @@ writer thread only; never touches a job that goes on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.daemon.pages import NO_PAGE, Pages
@@ -15,6 +17,8 @@ from runner.errors import JobFailed
 from runner.holds import FOUND_NO_ROOM, UNWRITABLE, Hold, disk_hold
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+
+GONE = "{} of {} pictures were no longer in the folder when the job ended"
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,20 @@ class JobEnds:
                 aside = self.spool.faults.below(self.spool.outbox.folder(record.id))
                 hold = UNWRITABLE if aside else FOUND_NO_ROOM
                 self.requeue(record, disk_hold(self.spool.home) or hold)
-        if over:
-            self._publish([record for record in records if record.seq in over])
+        ended = [record for record in records if record.seq in over]
+        for record in ended:
+            self._count_gone(record)
+        if ended:
+            self._publish(ended)
+
+    def _count_gone(self, record: Record) -> None:
+        """Say which of a job's pictures its callers have moved or deleted while it ran."""
+        made = self.spool.ledger.outputs(record.seq, record.total)
+        there: set[str] = set()
+        with suppress(OSError):
+            there.update(os.listdir(self.spool.outbox.folder(record.id)))
+        if gone := sum(output["file"] not in there for output in made):
+            self.recorder.warn(record, [GONE.format(gone, len(made))])
 
     def _record_ends(self, records: Sequence[Record]) -> list[int]:
         with self.spool.ledger.transaction():

@@ -64,6 +64,7 @@ class Health:
             counts=counts,
             recent=self._recent(),
             watch=self.intake.watcher.mode,
+            threads=self.spool.home.threads.still(),
             gpu=None,
             started_at=self.started_at,
             updated_at=timestamp(),

@@ -15,11 +15,10 @@ from runner.clock import monotonic
 from runner.gallery.page.sheet import job_page, outbox_page
 from runner.gallery.rebuild import ensure, row_of
 from runner.gallery.store import FOLDER, Gallery
-from runner.spool.disk.disk import TEMPORARY_SUFFIX
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import Status
-from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,8 @@ _JOBS_SHOWN = 200
 _SIDECARS_KEPT = 100
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
-_FAULTS = (FluxdropError, OSError, ValueError, KeyError)
+# Whatever it is: sidecars and folders are their callers', and the writer's thread must live.
+_FAULTS = (Exception,)
 
 
 class Pages:
@@ -55,7 +55,8 @@ class Pages:
         """Add what the gallery lacks of the sidecars: after a kill, or when its index is gone."""
         try:
             for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-                self._disk.remove(temporary)
+                if is_left(temporary):
+                    self._disk.remove(temporary)
             ensure(self._folder, self._index.parent, self._disk.replace)
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")

@@ -8,6 +8,7 @@ nothing of jobs and imports nothing heavy.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -99,7 +100,8 @@ def stop_when_orphaned(stop: Callable[[], None]) -> None:
     os.close(empty)
 
     def wait() -> None:
-        os.read(pipe, 1)
+        with contextlib.suppress(OSError):
+            os.read(pipe, 1)
         # Not a signal: a second one, after Ctrl-C, would end this process at once.
         stop()
         time.sleep(_LONGEST_STOP_SECONDS)
@@ -113,6 +115,8 @@ def _cause(code: int) -> str:
         return "the GPU was lost"
     if code == exit_codes.HUNG:
         return "an image hung"
+    if code == exit_codes.BROKEN:
+        return "a thread of it ended"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}"

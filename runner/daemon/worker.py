@@ -59,6 +59,7 @@ class Worker:
     ) -> None:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
+        self._awake = spool.home.threads.awake
         self._faults = spool.faults
         self._scheduler = scheduler
         self._executor = executor
@@ -72,7 +73,7 @@ class Worker:
         self.hold: Hold | None = None
         """Why no image may begin now, or None."""
         self.exit_code: int | None = None
-        """The code with which this process must end, once its device is lost or hangs."""
+        """The code with which this process must end: its device is lost or hangs, or a thread."""
 
     @property
     def idle(self) -> bool:
@@ -146,7 +147,7 @@ class Worker:
     def _give_up_hung(self) -> None:
         """Give up images that hang: the GPU thread cannot be ended, so the process must end."""
         for slot, job in list(self._jobs.items()):
-            if job.in_flight and job.is_hung(monotonic()):
+            if job.in_flight and job.is_hung(self._awake()):
                 log.error("%s hangs at images %s", job.record.id, sorted(job.in_flight))
                 self._give_up(slot, "the image hung", exit_codes.HUNG)
 
@@ -176,7 +177,7 @@ class Worker:
     def _report(self, event: Progressed) -> None:
         job = self._jobs.get(event.slot)
         if job is not None and job.in_flight:
-            job.heard_at = monotonic()
+            job.heard_at = self._awake()
             # Where nothing has gone wrong, the first sign of life and the loads are enough.
             telling = job.record.attempt > 1 or not self._warm
             self._warm = True
@@ -288,7 +289,7 @@ class Worker:
         if job.cancelled:
             return False
         job.in_flight, job.last = batch, max(batch)
-        job.heard_at, job.phase = monotonic(), None
+        job.heard_at, job.phase = self._awake(), None
         self._executor.start(slot.name, [image.task for image in batch.values()])
         return True
 

@@ -67,8 +67,8 @@ class Writer:
         self._written_at: dict[int, float] = {}
         self._busy = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-        self._thread.start()
+        self._threads = spool.home.threads
+        self._thread = self._threads.start("writer", self._run)
 
     @property
     def waiting(self) -> int:
@@ -163,6 +163,7 @@ class Writer:
     def _run(self) -> None:
         self._pages.open()
         while True:
+            self._threads.moved("writer")
             with self._changed:
                 self._busy = 0
                 self._changed.wait_for(lambda: self._group or self._unwritten or self._closing)

@@ -31,6 +31,7 @@ from runner.errors import JobFailed, Stopped
 from runner.executor import Event, Failed, Slot, StoppedEarly
 from runner.settings import Home
 from runner.task import ImageTask
+from runner.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class GpuThread:
         device: str = "auto",
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.lost: str | None = None
@@ -76,8 +78,8 @@ class GpuThread:
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
         self._orders: SimpleQueue[_Order | list[tuple[ImageTask, StopSign]]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"fluxdrop-{_SLOT}", daemon=True)
-        self._thread.start()
+        self._threads = threads or Threads()
+        self._thread = self._threads.start(_SLOT, self._run)
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
@@ -91,7 +93,7 @@ class GpuThread:
             self._orders.put(_Order.IMPORT)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        signed = [(task, StopSign(task.timeout)) for task in tasks]
+        signed = [(task, StopSign(task.timeout, self._threads.awake)) for task in tasks]
         with self._lock:
             if slot != _SLOT or self._closed or self._in_flight:
                 why = "closed" if self._closed else "busy" if self._in_flight else "not mine"
@@ -120,7 +122,9 @@ class GpuThread:
 
     def _run(self) -> None:
         while True:
+            self._threads.moved(_SLOT)
             order = self._orders.get()
+            self._threads.moved(_SLOT)
             if isinstance(order, list):
                 if not self._run_batch(order):
                     for task, sign in order:
@@ -200,7 +204,7 @@ def of_home(home: Home) -> GpuThread:
         library, device=settings.device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
     )
     cache = int(settings.prompt_cache_gb * 1e9)
-    return GpuThread(home.data, pipelines=pipelines, prompt_cache=cache)
+    return GpuThread(home.data, pipelines=pipelines, prompt_cache=cache, threads=home.threads)
 
 
 def _log_failure(housekeeping: Callable[[], object]) -> None:

@@ -17,41 +17,24 @@ from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import Any, TypedDict
+from types import UnionType
+from typing import Any
 
 from runner.errors import UsageProblem
 from runner.gallery.formatting import mapping
+from runner.gallery.lock import locked
 from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
 from runner.gallery.terms import moment
-from runner.reading import checked
 from runner.wire import read_json
 
 Progress = Callable[[int, int], None]
 # These fields of `result` follow in this order, and then every other field of the spec.
-_RESULTS = ("pack", "subject", "variable", "width", "height", "seconds", "created_at")
+_RESULTS: dict[str, type | UnionType] = {
+    "pack": str, "subject": str | int, "variable": str | int, "width": int, "height": int,
+    "seconds": int | float, "created_at": str,
+}  # fmt: skip
 _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", "model", "seed"})
-
-
-class _Row(TypedDict):
-    """The types of a row's values, which readers rely on: others may have written the sidecar."""
-
-    id: str
-    job: str
-    index: int | None
-    file: str
-    prompt: str
-    model: str | None
-    kind: str | None
-    seed: int | None
-    tags: list[str]
-    pack: str | None
-    subject: str | None
-    variable: str | None
-    width: int | None
-    height: int | None
-    seconds: float | None
-    created_at: str | None
 
 
 def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,24 +50,29 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": stem,
         "job": job,
-        "index": result.get("index"),
+        "index": _typed(int, result.get("index")),
         "file": f"outbox/{job}/{file}",
         "sidecar": f"outbox/{job}/{stem}.json",
         "thumbnail": f"outbox/{job}/thumbs/{stem}.webp",
-        "prompt": sidecar.get("prompt") or "",
-        "model": sidecar.get("model"),
-        "kind": sidecar.get("kind"),
-        "seed": sidecar.get("seed"),
-        "tags": sidecar.get("tags") or [],
+        "prompt": _typed(str, sidecar.get("prompt")) or "",
+        "model": _typed(str, sidecar.get("model")),
+        "kind": _typed(str, sidecar.get("kind")),
+        "seed": _typed(int, sidecar.get("seed")),
+        "tags": [t for t in _typed(list, sidecar.get("tags")) or () if isinstance(t, str)],
     }
-    row |= {name: result.get(name) for name in _RESULTS}
+    row |= {name: _typed(kind, result.get(name)) for name, kind in _RESULTS.items()}
     for side in ("width", "height"):
-        row[side] = row[side] or sidecar.get(side)
+        row[side] = row[side] or _typed(int, sidecar.get(side))
     return row | {
         name: value
         for name, value in sidecar.items()
         if name not in _LEFT_OUT and name not in row and value is not None
     }
+
+
+def _typed(kind: type | UnionType, value: Any) -> Any:
+    """A value of a sidecar, which anybody may have written, if it is what it should be."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:
@@ -110,6 +98,16 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
 
     `progress(done, total)` is called now and then, with numbers of sidecars.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The writers' own lock is held for moments only: they add rows meanwhile.
+    with locked(folder / "rebuilding"):
+        while (count := _rebuilt(folder, outbox, write, progress)) is None:
+            pass
+    return count
+
+
+def _rebuilt(folder: Path, outbox: Path, write: Write, progress: Progress | None) -> int | None:
+    """The number of rows of the new index; None where another took the place of the old one."""
     old = Segments(folder, write)
     with old.writing():
         old_name, old_length = old.generation, old.length
@@ -121,16 +119,21 @@ def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None 
         while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
             fresh.append(partial(list, batch))
         with old.writing():
-            if old.generation == old_name:
-                _replay(old, old_length, fresh)
+            if old.generation != old_name or not (folder / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+                return None
+            _replay(old, old_length, fresh)
             count = len(fresh)
             old.switch(name)
+    except FileNotFoundError:
+        if (folder / name).is_dir():
+            raise
+        return None
     except BaseException:
         shutil.rmtree(folder / name, ignore_errors=True)
         raise
     for number in generations(folder):
-        # A newer one belongs to another rebuild that is not done yet. An old one that a reader on
-        # Windows still has open is removed by the next rebuild.
+        # One that a reader on Windows still has open is removed by the next rebuild.
         if f"g{number:06}" < name:
             shutil.rmtree(folder / f"g{number:06}", ignore_errors=True)
     return count
@@ -167,7 +170,7 @@ def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str,
 def _row(sidecar: Path) -> dict[str, Any] | None:
     """The row of a sidecar, or None for a file that is none or lies in another job's folder."""
     try:
-        row = checked(row_of(found), _Row) if (found := read_json(sidecar)) else None
+        row = row_of(found) if (found := read_json(sidecar)) else None
     except UsageProblem:
         return None
     # In a copied or renamed folder the row's paths would be wrong.

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +44,8 @@ FOLDER = "mcp"
 
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<rest>(?:;[\w=.+-]+)*),", re.ASCII)
 _PICTURE = re.compile(r"flux://jobs/([^/]+)/images/(\d{1,5})")
-_COPY = re.compile(r"[a-z-]+-[0-9a-f]{12}\.[a-z]+")
+_COPY = re.compile(r"[a-z-]+(-[0-9a-f]{12}){1,2}\.[a-z]+")
+_OF_A_CALL = re.compile(rb"(mcp/[^/\s]+/[a-z-]+-[0-9a-f]{12})-[0-9a-f]{12}\.")
 _FORGOTTEN_SECONDS = 3600.0
 _unknown_since: dict[Path, float] = {}
 """When this process first saw a folder of copies whose job nobody knows."""
@@ -55,6 +57,7 @@ class Inputs:
 
     home: Home
     job_id: str
+    call: str = field(default_factory=lambda: secrets.token_hex(6))
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
@@ -92,7 +95,9 @@ class Inputs:
     def _copy(self, data: bytes, path: str) -> str:
         ending = str(decoded(data).format).lower()
         stem = re.sub(r"[^a-z]+", "-", path).strip("-") or "image"
-        name = f"{FOLDER}/{self.job_id}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
+        stem = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}"
+        # Of this call alone, which may have to take it away again.
+        name = f"{FOLDER}/{self.job_id}/{stem}-{self.call}.{ending}"
         self.files[name] = data
         return name
 
@@ -200,6 +205,11 @@ def _refuse_private(place: Path, home: Home) -> None:
         os.path.realpath(home.data)
     ):
         raise PathNotAllowed(f"{place.name!r} is private to fluxdrop: copy it into the inbox")
+
+
+def without_calls(spec: bytes) -> bytes:
+    """A spec without what distinguishes its copies of images from those of an equal call."""
+    return _OF_A_CALL.sub(rb"\1.", spec)
 
 
 def sweep(home: Home, kept: str) -> None:

@@ -19,7 +19,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from runner import client, reading
 from runner.files import read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
-from runner.mcp_server.inputs import Inputs, sweep
+from runner.mcp_server.inputs import Inputs, sweep, without_calls
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
@@ -110,12 +110,15 @@ def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
     """
     try:
         inputs.write()
-        is_free = client.put(home, data, f"{job_id}.yaml")
-        if not is_free and not _has_spec(home, job_id, data):
+        if client.put(home, data, f"{job_id}.yaml"):
+            return
+        if not _has_spec(home, job_id, data):
             raise _in_use(job_id)
     except BaseException:
         inputs.undo()
         raise
+    # An equal call was first: its spec names its own copies.
+    inputs.undo()
 
 
 def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:
@@ -129,11 +132,11 @@ def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:
 
 
 def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
-    """Whether the drop of this id, or the job that a runner has made of it, has these bytes."""
+    """Whether the drop of this id, or the job that a runner has made of it, is this spec."""
     folder = home.job(job_id)
     for file in (home.inbox / f"{job_id}.yaml", folder / "spec.yaml", folder / "spec.json"):
         try:
-            if read_file(file) == data:
+            if without_calls(read_file(file)) == without_calls(data):
                 return True
         except OSError:
             continue

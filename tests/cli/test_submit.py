@@ -160,8 +160,9 @@ def answers(home: Home, drop: str, job: str) -> None:
 
 
 def test_who_waits_for_a_drop_that_is_not_taken_is_told_so_and_why(
-    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
-) -> None:
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Seen red: both were waited for without end."""
 
     def acts(home: Home) -> None:
@@ -171,6 +172,7 @@ def test_who_waits_for_a_drop_that_is_not_taken_is_told_so_and_why(
         (home.inbox / "gone.yaml").unlink(missing_ok=True)
 
     runner_that(acts)
+    monkeypatch.setattr(client, "unique", lambda stem: stem)
     for name, why in (
         ("odd.yaml", "is set aside: it has an odd name"),
         ("gone.yaml", "took inbox/gone.yaml"),

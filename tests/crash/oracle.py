@@ -41,7 +41,7 @@ def faults_between(
             continue
         if later is None:
             found.append(f"lost: {job} had a status and has none")
-        elif status["state"] in FINAL_STATES and _facts(status) != _facts(later):
+        elif status["state"] in FINAL_STATES and facts(status) != facts(later):
             found.append(f"illegal: {job} was {status['state']} and changed afterwards")
         elif later["revision"] < status["revision"]:
             found.append(f"illegal: the revision of {job} fell")
@@ -56,13 +56,16 @@ def faults(scenario: Scenario, home: Home) -> list[str]:
     for job, expected in scenario.jobs.items():
         status = statuses.get(job)
         if status is not None:
-            found += _faults_of_job(home.job(job), status, expected)
-    found += _faults_of_drops(scenario, home, statuses)
+            found += faults_of_job(home.job(job), status, expected)
+    found += faults_of_drops(scenario, home, statuses)
     found += [f"torn: {path.name} was left" for path in home.root.rglob(".*.writing")]
     return found
 
 
-def _faults_of_job(folder: Path, status: dict[str, Any], expected: Expected) -> list[str]:
+def faults_of_job(
+    folder: Path, status: dict[str, Any], expected: Expected, *, colours: bool = True
+) -> list[str]:
+    """What is wrong with one job's folder; without `colours` its pictures are no flat colours."""
     job, found = folder.name, []
     if status["state"] not in expected.states:
         return [f"wrong: {job} is {status['state']} ({status['reason']}: {status['message']})"]
@@ -80,14 +83,14 @@ def _faults_of_job(folder: Path, status: dict[str, Any], expected: Expected) -> 
         if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
             found.append(f"wrong: {job} has seeds {seeds} that do not follow each other")
     for output in outputs:
-        found += _faults_of_image(folder, output)
+        found += _faults_of_image(folder, output, colours=colours)
     explained = any("contact sheet" in warning for warning in status["warnings"])
     if outputs and not (folder / "index.html").is_file() and not explained:
         found.append(f"lost: {job} has no page")
     return found
 
 
-def _faults_of_image(folder: Path, output: dict[str, Any]) -> list[str]:
+def _faults_of_image(folder: Path, output: dict[str, Any], *, colours: bool) -> list[str]:
     picture, number = folder / output["file"], int(Path(output["file"]).stem[-4:])
     try:
         if hashlib.sha256(picture.read_bytes()).hexdigest() != output["sha256"]:
@@ -98,12 +101,14 @@ def _faults_of_image(folder: Path, output: dict[str, Any]) -> list[str]:
         (folder / output["thumbnail"]).read_bytes()
     except (OSError, ValueError) as error:
         return [f"torn: {picture.name}: {error}"]
+    if not colours:
+        colour = (output["seed"] % 256, number % 256, 128)
     if colour != (output["seed"] % 256, number % 256, 128) or sidecar["seed"] != output["seed"]:
         return [f"wrong: {picture.name} is another image's picture"]
     return []
 
 
-def _faults_of_drops(
+def faults_of_drops(
     scenario: Scenario, home: Home, statuses: dict[str, dict[str, Any] | None]
 ) -> list[str]:
     found = []
@@ -126,5 +131,5 @@ def _faults_of_drops(
     return found
 
 
-def _facts(status: dict[str, Any]) -> dict[str, Any]:
+def facts(status: dict[str, Any]) -> dict[str, Any]:
     return {key: status[key] for key in ("state", "images", "outputs", "finished_at")}

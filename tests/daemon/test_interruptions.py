@@ -11,13 +11,16 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
+import time
 from collections.abc import Mapping
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from runner import exit_codes
+from runner.daemon.ends import GONE
 from runner.errors import LedgerUnusable
 from tests.daemon import columns
 from tests.daemon.columns import BULK, Column, Go, daemon_of, each, in_flight, losses
@@ -267,6 +270,30 @@ def test_an_image_that_is_silent_beyond_its_timeout_hangs(
     assert [number for number, _, _ in losses(told)] == [1]
 
 
+def test_a_process_that_stood_still_for_long_takes_no_image_for_hung(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a closed lid ended the runner with 87, and the image with Timeout."""
+    told.device.by_hand = True
+    told.start()
+    told.drop("hero.yaml", BULK + "timeout: 1\n")
+    told.until(lambda: told.device.task)
+    told.device.step()
+    daemon = daemon_of(told)
+    told.until(lambda: in_flight(told) == {1: "denoising"})
+    before = daemon.home.threads.awake()
+    asleep = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 35.0)
+    monkeypatch.setattr("runner.clock.time", asleep)
+    assert daemon.home.threads.awake() - before < 30.0, "what the limits of the GPU thread go by"
+    for _ in range(3):
+        daemon.step(0.0)
+    assert daemon.worker.exit_code is None
+    assert daemon.home.threads.awake() - before < 30.0
+    told.device.by_hand = False
+    told.device.finish()
+    assert told.end("hero")["state"] == "succeeded"
+
+
 def test_a_late_answer_for_an_image_that_is_over_changes_nothing(
     told: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +327,22 @@ def test_a_folder_deleted_before_the_answer_gets_its_status_again_with_the_answe
     assert told.end("hero")["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("what", ["status", "folder"])
+@each([columns.paused, columns.outside_hours, columns.without_input])
+def test_a_status_of_a_queued_job_that_is_deleted_is_written_again_at_the_next_look(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column, what: str
+) -> None:
+    """Seen red: it stayed away until the job began."""
+    column(told, monkeypatch)
+    before = told.until(lambda: told.status("hero"))
+    folder = told.home.job("hero")
+    (folder / "status.json").unlink() if what == "status" else shutil.rmtree(folder)
+    after = told.until(lambda: told.status("hero"))
+    assert after["revision"] > before["revision"]
+    assert {key for key in after if after[key] != before[key]} <= {"revision", "updated_at"}
+    assert (folder / "spec.yaml").exists()
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
 def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
     told: Spool, monkeypatch: pytest.MonkeyPatch, *, killed: bool
@@ -322,15 +365,27 @@ def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
 
 
 @each([columns.between_images, columns.in_mid_image])
-def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_while_it_goes_on(
+def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_and_said_while_it_goes_on(
     told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
 ) -> None:
+    """Seen red: three done, two pictures, and not a word."""
     go = column(told, monkeypatch)
     shutil.rmtree(told.home.job("hero"))
     go()
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
     assert told.pictures("hero") == ["hero-0002.png", "hero-0003.png"]
+    assert status["warnings"] == [GONE.format(1, 3)]
+
+
+def test_pictures_that_are_moved_once_the_job_has_ended_are_no_warning(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.over(told, monkeypatch)
+    (told.home.job("hero") / "hero-0001.png").unlink()
+    (told.home.inbox / "hero.keep").touch()
+    told.until(lambda: told.status("hero").get("kept"))
+    assert told.status("hero")["warnings"] == []
 
 
 @each([columns.between_images, columns.in_mid_image])

@@ -330,6 +330,17 @@ def test_a_keep_of_a_final_job_marks_it_as_kept(
     assert changed <= {"revision", "updated_at", "kept"}
 
 
+def test_a_second_keep_of_a_job_is_removed_and_changes_nothing(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the final status came again, with a new revision and nothing new in it."""
+    columns.over(told, monkeypatch)
+    ask(told, "hero.keep")
+    before = told.until(lambda: (s := told.status("hero"))["kept"] and s)
+    ask(told, "hero.keep")
+    assert told.status("hero") == before
+
+
 def test_a_keep_that_comes_while_the_end_is_published_is_in_the_status(
     told: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

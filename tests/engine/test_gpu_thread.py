@@ -451,7 +451,7 @@ def test_a_release_waits_for_its_turn_and_a_close_releases_too_and_ends_the_thre
     renderer: Scripted, executor_of: ExecutorOf, tasks: list[ImageTask]
 ) -> None:
     executor = executor_of()
-    threads = [thread for thread in threading.enumerate() if thread.name == "fluxdrop-gpu0"]
+    threads = [thread for thread in threading.enumerate() if thread.name == "gpu0"]
     assert threads and all(thread.daemon for thread in threads), "none keeps a process from ending"
     renderer.gate.clear()
     executor.start("gpu0", tasks[:1])
@@ -512,6 +512,7 @@ def test_a_thread_works_as_its_homes_settings_say(
     home = Home(tmp_path, settings)
     of_home(home)
     pipelines = given.pop("pipelines")
-    assert given == {"data": home.data, "prompt_cache": 1_500_000_000}
+    wanted = {"data": home.data, "prompt_cache": 1_500_000_000, "threads": home.threads}
+    assert given == wanted
     assert (pipelines._wanted_device, pipelines._gpu_memory_gb) == ("cpu", 7.0)
     assert pipelines._speed.attention == "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,47 @@ def test_rows_that_come_and_go_during_a_rebuild_are_brought_along(
     rebuild(folder, outbox, write, meanwhile)
     assert ids(Gallery(folder)) == ["b-0004", "a-0007", "a-0005", "a-0003", "a-0001"]
     assert search(gallery, "changed")["total"] == 1
+
+
+def test_rebuilds_at_once_take_turns_and_lose_no_row_that_came_meanwhile(
+    outbox: Path, folder: Path
+) -> None:
+    """Seen red: no such file, no rows, or an index without those that came meanwhile."""
+    ensure(folder, outbox, write)
+
+    def add(first: int) -> None:
+        gallery = Gallery(folder, write)
+        for number in range(first, first + 20):
+            told = sidecar(number, job="a")
+            put_json(outbox / "a" / f"a-{number:04}.json", told)
+            gallery.add(row_of(told))
+
+    with ThreadPoolExecutor(6) as pool:
+        rebuilds = [pool.submit(rebuild, folder, outbox, write) for _ in range(12)]
+        added = [pool.submit(add, first) for first in (100, 200)]
+        assert min(each.result() for each in rebuilds) >= 5
+        for each in added:
+            each.result()
+    assert len(Gallery(folder)) == 45
+    assert not Gallery(folder).missing
+    assert len(list(folder.glob("g*"))) == 1
+
+
+def test_a_rebuild_begins_again_where_another_index_took_the_place_of_the_one_it_replaces(
+    outbox: Path, folder: Path
+) -> None:
+    ensure(folder, outbox, write)
+    seen = []
+
+    def meanwhile(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 1:
+            shutil.rmtree(folder)
+            put_json(outbox / "a" / "a-0007.json", sidecar(7, job="a"))
+            Gallery(folder, write).add(row_of(sidecar(7, job="a")))
+
+    rebuild(folder, outbox, write, meanwhile)
+    assert ids(Gallery(folder)) == ["a-0007", *ORDER] and len(seen) > 1
 
 
 def test_a_rebuild_that_dies_leaves_the_old_index(outbox: Path, folder: Path) -> None:

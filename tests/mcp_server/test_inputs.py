@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.mcp_server import inputs
+from runner.mcp_server import inputs, submission
 from tests.mcp_server.support import (
     agent,
     data_uri,
@@ -261,3 +261,36 @@ def test_a_foreign_file_among_the_copies_stays(home: Path, monkeypatch: pytest.M
 def test_a_refused_id_takes_its_images_away_again(home: Path) -> None:
     finished(home, "hero", 1)
     assert "another job's" in refused(home, data_uri(picture()), id="hero")
+
+
+def test_of_two_calls_of_one_id_and_picture_the_refused_one_leaves_the_others_picture(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the refused call removed the picture of the accepted one."""
+    # Both looked before either wrote.
+    monkeypatch.setattr(submission, "_was_submitted", lambda *given: False)
+
+    async def scene() -> None:
+        async with agent(home) as one:
+            mine = {"image": data_uri(picture()), "id": "same", "model": "tiny"}
+            await one.answer("flux_edit", prompt="make it yellow", **mine)
+            said = await one.refused("flux_edit", prompt="make it blue", **mine)
+            assert "another job's" in said
+            named = home / "inbox" / spec_of(home, "same")["image"]
+            assert named.read_bytes() == picture()
+            await one.answer("flux_edit", prompt="make it yellow", **mine)
+            assert named.read_bytes() == picture()
+
+    play(scene)
+    assert len(list((home / "inbox" / "mcp" / "same").iterdir())) == 1
+
+
+def test_an_equal_call_finds_the_first_job_though_its_picture_has_another_name(home: Path) -> None:
+    async def scene() -> None:
+        async with agent(home) as one:
+            for _ in range(2):
+                told = await one.answer("flux_edit", **WORDS, image=data_uri(picture()), id="same")
+                assert told["job_id"] == "same"
+
+    play(scene)
+    assert len(list((home / "inbox" / "mcp" / "same").iterdir())) == 1

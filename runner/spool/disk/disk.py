@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -17,10 +18,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.clock import now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
 from runner.places import Places
 from runner.spool.disk import beneath
-from runner.spool.disk.platform import can_sync_file_system, sync_file_system
+from runner.spool.disk.platform import can_sync_file_system, is_dead, sync_file_system
 
 # A virus scanner or an indexer holds a new file for up to 0.8 s on Windows (measured tail on SMB);
 # 10, 20, 40 … 500 ms sums to about five seconds before giving up.
@@ -34,6 +36,9 @@ _NO_ANSWER = {
 }
 _COMMON = {errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_NO_ROOM, *_NO_ANSWER}
 TEMPORARY_SUFFIX = ".writing"
+_OF_A_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{12}\.")
+# Its number may be another process's by now.
+_OLD_SECONDS = 3600.0
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 Place = str | Path
 File = tuple[Place, bytes]
@@ -92,7 +97,7 @@ class Disk:
                         written.append(os.fspath(path))
                     else:
                         # As short as can be: a name that fits must not be refused for this one.
-                        aside = f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
+                        aside = f".{os.getpid()}-{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
                         written.append(f"{os.path.dirname(path)}/{aside}")
                     self._write(written[-1], data, target=path, sync=not one_sync)
                 if one_sync:
@@ -207,6 +212,17 @@ class Disk:
             with open(aside, "rb+") as copy:
                 os.fsync(copy.fileno())
             self.rename(aside, path)
+
+
+def is_left(file: Path) -> bool:
+    """Whether nobody writes a temporary file any more: its process has ended, or it is old.
+
+    This process's own number may have been an earlier one's: ask before anything is written.
+    """
+    found = _OF_A_PROCESS.match(file.name)
+    if found is None or int(found[1]) == os.getpid() or is_dead(int(found[1])):
+        return True
+    return now() - os.lstat(file).st_mtime > _OLD_SECONDS
 
 
 def concerns_all(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner.errors import RunnerBusy, UsageProblem
 from runner.settings import Home
+from runner.spool.disk.platform import is_dead
 
 if sys.platform == "win32":
     import msvcrt
@@ -109,14 +110,7 @@ def _lock(handle: int) -> bool:
 def _is_dead(holder: str) -> bool:
     """Whether the holder is known to have ended; Windows releases a lock with its process."""
     number = holder.removeprefix("pid ")
-    if sys.platform != "win32" and number.isdecimal():
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-    return False
+    return sys.platform != "win32" and number.isdecimal() and is_dead(int(number))
 
 
 def is_held(home: Home) -> bool | None:

@@ -32,6 +32,22 @@ _NOT_LOCAL = {
 }  # fmt: skip
 
 
+def is_dead(pid: int) -> bool:
+    """Whether no process of this machine has this number; on Windows nobody asks: True.
+
+    There an open file cannot be removed, and a lock is released with its process.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def allow_writer_probe() -> None:
     """Let this process probe for writers: call once, from the main thread.
 

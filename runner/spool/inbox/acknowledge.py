@@ -9,6 +9,7 @@ file that cannot be removed is over all the same: the ledger knows it until it i
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import GATHER_SECONDS, InputWait
-from runner.spool.store.names import is_control, numbered, stand_in
+from runner.spool.store.names import is_control, numbered, stand_in, unique
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -222,5 +223,9 @@ def _identities_at(file: Path, name: str) -> set[str]:
 
 def _restore(taken: Path, name: str, disk: Disk) -> None:
     """Rename a file that must stay in the inbox to its own name there, or to a free one."""
-    next(n for n in numbered(name) if disk.rename_to_free(taken, taken.with_name(n)))
+    stem, suffix = os.path.splitext(name)
+    # A control file must not come to mean the job of another id.
+    others = (f"{unique(stem)}{suffix}" for _ in itertools.count())
+    names = itertools.chain([name], others) if is_control(name) else numbered(name)
+    next(n for n in names if disk.rename_to_free(taken, taken.with_name(n)))
     log.info("%s came while another file of that name was being taken", name)

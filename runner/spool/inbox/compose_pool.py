@@ -80,7 +80,7 @@ class ComposePool:
                 return
             self._threads += 1
         try:
-            threading.Thread(target=self._work, name="composing", daemon=True).start()
+            self._home.threads.start(f"compose {self._threads}", self._work)
         except RuntimeError:
             # No thread can be started now: the drop is still in the inbox, and is tried again.
             with self._lock:

@@ -30,6 +30,7 @@ from runner.spool.store.names import (
     is_control,
     is_spec,
     key_of,
+    not_unique,
     text_of,
 )
 from runner.spool.store.outbox import receipt
@@ -95,7 +96,7 @@ class Controls:
         return changed
 
     def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
-        target = name[: name.rindex(".")]
+        target = not_unique(name[: name.rindex(".")])
         drop = _drop_at(self._home.inbox / name)
         if not drop.signature:
             return False
@@ -105,7 +106,7 @@ class Controls:
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
-            waits = composing or self._specs.alike(target)
+            waits = composing or self._specs.alike(target) or self._is_any_to_come()
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not name.lower().endswith(CANCEL_SUFFIX):
                     self._refuse(name, "", text_of(target))
@@ -122,6 +123,10 @@ class Controls:
             self._retry(name, record, drop.identity)
         self._remove(drop)
         return True
+
+    def _is_any_to_come(self) -> bool:
+        """Whether a spec lies there that is yet to be read: it may bring any id."""
+        return any(self._home.inbox / name not in self._faults for name in self._specs.all)
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""

@@ -74,6 +74,7 @@ class Intake:
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("scanning the inbox")
         self._interrupted = False
+        self._shown_until = 0.0
         self._suspects = spool.ledger.suspects()
         self.unsettled = 0
         self.waiting_files: dict[str, str] = {}
@@ -87,6 +88,7 @@ class Intake:
     def run(self, stop: threading.Event) -> None:
         """Scan, wait until woken or until a file may have settled, and scan again."""
         while not stop.is_set():
+            self._home.threads.moved("intake")
             self.wake.clear()
             try:
                 self._require_places()
@@ -153,6 +155,9 @@ class Intake:
         self.waiting_files = self._settler.waiting()
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
+        if moment >= self._shown_until:
+            self._shown_until = moment + rescan
+            self._spool.outbox.show_queued_again()
         waits.append(self.faults.seconds_to_next_try)
         waits.append(self._waiting.seconds_to_next_check)
         waits.append(self.controls.seconds_to_next_check)

@@ -17,6 +17,7 @@ from typing import Any
 from watchdog.events import (
     FileClosedEvent,
     FileCreatedEvent,
+    FileDeletedEvent,
     FileModifiedEvent,
     FileMovedEvent,
     FileSystemEvent,
@@ -26,10 +27,13 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from runner.spool.disk.platform import own_file
+from runner.spool.store.names import PAUSE_NAME
 
 _MOST_NAMES = 10_000
-# Not the intake's own opening, reading and removing, which would be five events a spec.
-_EVENTS = (FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent)
+# Not the intake's own opening and reading, which would be four events a spec.
+_EVENTS = (
+    FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent, FileDeletedEvent
+)  # fmt: skip
 _WATCHDOG_LOG = "watchdog.observers"
 _TRY_SECONDS = 60.0
 _TRY_AGAIN_SECONDS = 5.0
@@ -46,8 +50,10 @@ class _Waker(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         self.events += 1
         name = os.path.basename(os.fsdecode(event.dest_path or event.src_path))
-        if name.startswith("."):
-            # Mostly caused by the intake itself, which would wake itself for ever.
+        removed = isinstance(event, FileDeletedEvent) and name != PAUSE_NAME
+        if removed or name.startswith("."):
+            # Mostly caused by the intake itself, which would wake itself for ever. Of all that is
+            # removed only the end of a pause asks for something.
             return
         # Only a rename has one, and none if it led out of the folder.
         if event.dest_path and len(self.renamed_in) < _MOST_NAMES:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner.exit_codes import LAST_END
 from runner.holds import RUNNER_ENDED, UNWRITABLE
-from runner.spool.disk.disk import TEMPORARY_SUFFIX
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.names import numbered
 from runner.spool.store.outbox import Outbox, output_of
@@ -155,4 +155,5 @@ def _sweep(folder: Path, spool: Spool) -> None:
     if folder.is_dir():
         for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             with spool.faults.isolated(file):
-                spool.disk.remove(file)
+                if is_left(file):
+                    spool.disk.remove(file)

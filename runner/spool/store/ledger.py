@@ -136,7 +136,8 @@ class Ledger(Queries):
 
     def keep(self, seq: int) -> None:
         """Mark a job, which must be final, so that `clean` never removes it."""
-        self._change(seq, None, kept=1)
+        if not self.get(seq).kept:
+            self._change(seq, None, kept=1)
 
     def forget(self, seq: int) -> None:
         """Remove a job, which must be final, with its images and prompts; events of it stay."""

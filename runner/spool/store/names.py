@@ -57,6 +57,7 @@ _PERHAPS_CONFLICT_COPY = (
     # Google Drive (keepassxreboot/keepassxc#2066), but file managers and browsers as well.
     (re.compile(r"(.+) \(\d+\)"), True),
 )
+_UNIQUE = re.compile(r"~[0-9a-f]{12}$")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = {"drops", "runner.json", "index.html"}
 _WINDOWS_DEVICES = {
@@ -170,9 +171,25 @@ def receipt_names(name: str) -> tuple[str, ...]:
     return (*([f"{name}.json"] if plain else []), other, *device)
 
 
+def unique(stem: str) -> str:
+    """A stem that no other client's file has; the id made of it is the same."""
+    return f"{stem}~{os.urandom(6).hex()}" if len(os.fsencode(stem)) < 200 else stem
+
+
+def not_unique(stem: str) -> str:
+    """A stem without what `unique` put behind it."""
+    return _UNIQUE.sub("", stem)
+
+
+def plain_name(name: str) -> str:
+    """The name of a file as its user knows it, without what `unique` put behind its stem."""
+    stem, suffix = os.path.splitext(name)
+    return not_unique(stem) + suffix
+
+
 def id_from_file(name: str) -> str:
     """The id made of a file's stem: in NFC, other characters replaced by `-`, never empty."""
-    stem = PurePath(unicodedata.normalize("NFC", name)).stem
+    stem = not_unique(PurePath(unicodedata.normalize("NFC", name)).stem)
     job_id = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:96].rstrip("-._")
     if not is_safe_id(job_id):
         job_id = f"job-{job_id}".strip("-._") if job_id else "job"
@@ -194,7 +211,7 @@ def key_of(job_id: str) -> str:
 def file_key(name: str | bytes) -> str | bytes:
     """The form in which names of files are compared; bytes, as which those are stored that are not
     UTF-8, are compared as they are."""
-    return key_of(name) if isinstance(name, str) else name
+    return key_of(plain_name(name)) if isinstance(name, str) else name
 
 
 def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from runner import reading
 from runner.clock import now, timestamp
+from runner.errors import LedgerUnusable
 from runner.files import read_file
 from runner.job import State
 from runner.settings import Home
@@ -80,11 +82,12 @@ class Outbox:
     ) -> None:
         """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
         with self._lock:
-            # A job may have been forgotten meanwhile.
-            records = [record for seq in progress if (record := self._ledger.find(seq))]
+            # A job may have been forgotten meanwhile, or its end published by another thread.
+            found = [record for seq in progress if (record := self._ledger.find(seq))]
+            records = [record for record in found if not (record.is_final and record.is_shown)]
             if not records:
                 return
-            with self._blaming(*(self.folder(record.id) for record in records)):
+            with self._blaming(*(self.folder(record.id) for record in records), shown=records):
                 for record in records:
                     self.make_folder(record)
                 files: list[File] = [
@@ -102,7 +105,7 @@ class Outbox:
         """
         answers = [(receipt_names(r["name"]), to_json({**r, "name": text_of(r["name"])}))
                    for r in receipts]  # fmt: skip
-        with self._lock:
+        with self._lock, self._blaming(shown=records):
             files: list[File] = []
             in_place: set[Place] = set()
             for record in records:
@@ -138,6 +141,17 @@ class Outbox:
                     raise
             else:
                 return
+
+    def show_queued_again(self) -> None:
+        """Publish the queued jobs whose status callers have deleted; all of it is synced."""
+        for seq, job_id in self._ledger.queued_ids().items():
+            folder = self.folder(job_id)
+            if os.path.lexists(folder / _STATUS) or self._faults.seconds_left(folder):
+                continue
+            with self._lock, self._faults.isolated(folder):
+                record = self._ledger.get(seq)
+                self.write_jobs([record], [])
+                self._ledger.published([record])
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""
@@ -202,19 +216,23 @@ class Outbox:
         with self._lock:
             files: list[File] = []
             records = [self._ledger.get(seq) for seq in pages]
+            # Another thread may have published the end meanwhile.
+            due = [record for record in records if not record.is_shown]
             for record in records:
                 page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
-                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            with self._blaming(*(self.folder(record.id) for record in records)):
+                if record in due:
+                    files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
+            with self._blaming(*(self.folder(record.id) for record in records), shown=due):
                 for record in records:
                     self.make_folder(record)
-                self._disk.replace_many(files)
+                if files:
+                    self._disk.replace_many(files)
             for record in records:
                 self._faults.forget(self.folder(record.id), below=True)
-            self._ledger.published(records)
+            self._ledger.published(due)
 
     def publish_page(self, record: Record, html: str) -> None:
         """Write the job's contact sheet into its folder."""
@@ -225,11 +243,17 @@ class Outbox:
         self._disk.replace(self._health, to_json(health))
 
     @contextmanager
-    def _blaming(self, *places: Path) -> Iterator[None]:
-        """Add a job's folder or an image to the faults where it is the only one and fails."""
+    def _blaming(self, *places: Path, shown: Sequence[Record] = ()) -> Iterator[None]:
+        """Add a job's folder or an image to the faults where it is the only one and fails.
+
+        A status of `shown` may have been read all the same: the next one has a higher revision.
+        """
         try:
             yield
         except Exception as error:
+            with suppress(LedgerUnusable), self._ledger.transaction(durable=False):
+                for record in shown:
+                    self._ledger.lift_revision(record.seq, record.revision + 1)
             if len(places) == 1:
                 self._faults.add(places[0], error)
             raise

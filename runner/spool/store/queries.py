@@ -16,7 +16,7 @@ from typing import Any
 from runner.clock import timestamp
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, file_key, key_of, text_of
+from runner.spool.store.names import Names, file_key, key_of, plain_name, text_of
 from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
@@ -74,14 +74,13 @@ class Queries(Database):
 
         See `Names`.
         """
-        stored = storable(name)
-        key, where = file_key(stored), "source_key = ? AND source_name = ?"
-        exact = self._newest(where, key, stored)
-        if exact is not None or isinstance(stored, bytes):
-            return exact
-        rows = self._rows("SELECT DISTINCT source_name FROM job WHERE source_key = ?", key)
-        meant = Names(row["source_name"] for row in rows).alike(name)
-        return self._newest(where, key, meant[0]) if len(meant) == 1 else None
+        query = "SELECT source_name, max(seq) FROM job WHERE source_key = ? GROUP BY source_name"
+        newest: dict[str, int] = {}
+        for stored, seq in self._rows(query, file_key(storable(name))):
+            plain = plain_name(os.fsdecode(stored))
+            newest[plain] = max(seq, newest.get(plain, 0))
+        meant = Names(newest).alike(plain_name(name))
+        return self.find(newest[meant[0]]) if len(meant) == 1 else None
 
     def first_unused_number(self, stem: str) -> int:
         """The first number from 2 on that no job has behind this stem, but for rejected ones."""
@@ -142,6 +141,11 @@ class Queries(Database):
     def queued(self) -> list[Record]:
         """Every queued job."""
         return self._select("state = 'queued'")
+
+    def queued_ids(self) -> dict[int, str]:
+        """The ids of every queued job that is answered, by `seq`."""
+        query = f"SELECT seq, id FROM job WHERE state = 'queued' AND {_ANSWERED}"
+        return dict(map(tuple, self._rows(query)))
 
     def waiting_for_input(self, limit: int = -1) -> list[Record]:
         """The queued jobs whose input images are not all there."""

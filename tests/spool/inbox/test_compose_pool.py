@@ -101,7 +101,7 @@ def test_two_specs_are_planned_at_once_and_the_third_has_its_turn_after_them(
     for name in ("a.yaml", "b.yaml", "c.yaml"):
         start_planning(packed, name, SMALL)
     packed.until(lambda: sorted(held.asked) == ["a.yaml", "b.yaml"])
-    assert sum(thread.name == "composing" for thread in threading.enumerate()) == 2
+    assert sum(thread.name.startswith("compose ") for thread in threading.enumerate()) == 2
     held.free.set()
     assert [status["state"] for status in packed.over("a", "b", "c")] == ["succeeded"] * 3
     packed.until(lambda: not planners())
@@ -202,7 +202,7 @@ def test_a_spec_that_no_thread_can_plan_now_is_planned_when_one_can(
     start = threading.Thread.start
 
     def reluctant(thread: threading.Thread) -> None:
-        if thread.name == "composing" and not refused:
+        if thread.name.startswith("compose ") and not refused:
             refused.append(thread.name)
             raise RuntimeError("can't start new thread")
         start(thread)

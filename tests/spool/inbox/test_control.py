@@ -120,6 +120,32 @@ def test_what_is_asked_of_an_unknown_job_is_answered_when_it_goes(spool: Spool, 
     assert (receipt["outcome"], receipt["job"], receipt["sha256"]) == ("rejected", "nobody", "")
 
 
+@pytest.mark.parametrize("request_", ["cancel", "retry", "keep"])
+def test_what_is_asked_of_an_unknown_job_stays_while_a_spec_that_may_be_it_is_there(
+    spool: Spool, request_: str
+) -> None:
+    """Seen red: after a minute it went, and the job came under that id and ran."""
+    assert spool.daemon is not None
+    parts = spool.daemon.spool
+    waiting = InputWait(parts)
+    controls = Controls(
+        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
+    # It is empty still: whoever writes it is slow.
+    (spool.home.inbox / "night.yaml").touch()
+    asked = spool.home.inbox / f"hero.{request_}"
+    asked.touch()
+    for moment in (1000.0, 1061.0):
+        controls.obey([asked.name, "night.yaml"], moment)
+    assert asked.exists()
+    spool.drop("night.yaml", SPEC + "id: hero\n")
+    status = spool.end("hero")
+    spool.gone(asked.name)
+    assert status["state"] == ("cancelled" if request_ == "cancel" else "succeeded")
+    assert spool.home.job("hero-2").exists() == (request_ == "retry")
+    assert bool(spool.daemon.ledger.get(1).kept) == (request_ == "keep")
+
+
 @pytest.mark.parametrize("name", ["caf\u00e9.yaml", "Cafe\u0301.YAML"], ids=["composed", "case"])
 def test_a_cancel_finds_the_drop_in_another_unicode_form_and_case(spool: Spool, name: str) -> None:
     busy(spool)
@@ -159,6 +185,25 @@ def test_what_was_asked_while_no_runner_was_there_is_obeyed_before_the_first_job
     for _ in range(3):
         spool.daemon.step(0.01)
     assert spool.device.started == []
+
+
+def test_a_cancel_that_is_put_back_beside_another_means_the_same_job_still(spool: Spool) -> None:
+    """Seen red: it came back as `hero-2.cancel`, and cancelled the job of that id."""
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    (spool.home.inbox / "runner.pause").touch()
+    (spool.home.inbox / "hero.retry").touch()
+    spool.until(lambda: spool.status("hero-2"))
+    spool.gone("hero.retry")
+    spool.stop()
+    # A kill came between the two steps of its removal, and then somebody asked again.
+    for name in (".taken-hero.cancel", "hero.cancel"):
+        (spool.home.inbox / name).touch()
+    spool.start()
+    spool.until(lambda: not list(spool.home.inbox.glob("*hero*")))
+    assert spool.status("hero-2")["state"] == "queued"
+    (spool.home.inbox / "runner.pause").unlink()
+    assert spool.end("hero-2")["state"] == "succeeded"
 
 
 def test_a_cancel_survives_a_restart(spool: Spool) -> None:

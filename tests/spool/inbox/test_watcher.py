@@ -97,6 +97,21 @@ def test_hidden_files_folders_and_what_is_read_or_removed_do_not_wake(
     assert not wake.is_set() and watcher.take_renamed_in() == set()
 
 
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+def test_the_end_of_a_pause_wakes(tmp_path: Path, wake: threading.Event, how: str) -> None:
+    """Seen red: the runner went on at the next rescan, up to a minute later."""
+    inbox, aside = tmp_path / "inbox", tmp_path / "aside"
+    inbox.mkdir()
+    pause = inbox / "runner.pause"
+    pause.touch()
+    watcher = Watcher(inbox, wake)
+    watcher.tend(0.0)
+    wake.clear()
+    pause.unlink() if how == "removed" else pause.rename(aside)
+    assert wake.wait(_PATIENCE)
+    watcher.stop()
+
+
 def test_a_flood_of_renames_is_kept_in_bounds(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.settle import Drop
@@ -146,3 +151,26 @@ def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:
     start_again(idle_spool)
     idle_spool.over("a", "b", "c")
     assert [job for job, _ in idle_spool.device.started] == ["c", "a", "b"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+@pytest.mark.parametrize("folder", ["outbox", "inbox", "data/gallery"])
+def test_a_start_leaves_what_another_process_is_writing_until_that_has_ended(
+    idle_spool: Spool, folder: str
+) -> None:
+    """Seen red: a page that a command was just writing went away under it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        file = idle_spool.home.root / folder / f".{other.pid}-0123456789ab.writing"
+        forgotten = file.with_name(f".{other.pid}-ba9876543210.writing")
+        ours = file.with_name(f".{os.getpid()}-0123456789ab.writing")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for each in (file, forgotten, ours):
+            each.touch()
+        os.utime(forgotten, (0, 0))
+        idle_spool.start()
+        idle_spool.until(lambda: not forgotten.exists() and not ours.exists())
+        idle_spool.stop()
+        assert file.exists()
+        other.kill()
+    idle_spool.start()
+    idle_spool.until(lambda: not file.exists())

@@ -5,6 +5,7 @@ The readers are processes of their own that look as fast as they can.
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from runner.spool.store.ledger import Ledger
 from runner.spool.store.outbox import Outbox
 from tests.harness import FINAL_STATES, MOVES
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.faulty import FaultyDisk
 
 # Looks at every status in turn, and keeps what differs from the last look at it.
 _STATUSES = """
@@ -205,6 +207,30 @@ def test_a_reader_finds_the_status_before_the_receipt_and_both_before_the_file_i
     assert report.faults == []
     assert report.seen, "the reader saw no file before it was taken"
     assert len(list(spool.home.drops.iterdir())) == drops
+
+
+def test_after_a_status_that_was_seen_though_its_write_failed_the_revision_rises(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: two statuses of one revision, one of them queued and the other cancelled."""
+    disk = FaultyDisk("sync_folder", "outbox/hero$", errno.EIO, broken=False)
+    (idle_spool.home.inbox / "runner.pause").touch()
+    idle_spool.start(disk)
+    idle_spool.drop("hero.yaml")
+    idle_spool.until(lambda: idle_spool.status("hero"))
+    idle_spool.gone("hero.yaml")
+    assert idle_spool.daemon is not None
+    outbox, ledger = idle_spool.daemon.spool.outbox, idle_spool.daemon.ledger
+    idle_spool.until(lambda: ledger.is_answered(1))
+    before = idle_spool.status("hero")
+    disk.broken = True
+    with pytest.raises(OSError):
+        outbox.write_status(1, durable=True)
+    disk.broken = False
+    seen = idle_spool.status("hero")
+    outbox.write_status(1)
+    after = idle_spool.status("hero")
+    assert before["revision"] < seen["revision"] < after["revision"]
 
 
 def test_json_nested_too_deeply_to_be_read_is_left_out_like_any_damaged_file(

@@ -1,0 +1,49 @@
+"""`status` without a runner: what the jobs' own statuses say, not what a summary said last."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cli.here import Here
+
+
+@pytest.fixture
+def left(here: Here) -> Here:
+    """A home whose runner was killed between a job's end and its next summary."""
+    counts = {"total": 1, "done": 0, "failed": 0, "skipped": 0}
+    row = {"kind": "text2img", "model": "tiny", "reason": None, "message": None}
+    health: dict[str, Any] = {
+        "state": "working", "pid": 1, "host": "elsewhere", "system": "none",
+        "interval_seconds": 0.01, "job": "hero", "counts": {"running": 2},
+        "recent": [
+            {**row, "id": "hero", "state": "running", **counts},
+            {**row, "id": "gone", "state": "running", **counts},
+        ],
+    }  # fmt: skip
+    status = {**row, "id": "hero", "state": "succeeded", "images": {**counts, "done": 1}}
+    for name, value in (("runner.json", health), ("hero/status.json", status)):
+        file = here.home / "outbox" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(value), encoding="utf-8")
+    return here
+
+
+def test_without_a_runner_a_job_is_shown_as_its_own_status_says(left: Here) -> None:
+    """Seen red: `running 0/1` of a job that was over."""
+    said = left("status").out
+    first, gone, hero = said.splitlines()
+    assert first == "no runner is running; when it last wrote its summary: 2 running"
+    assert hero.split() == ["hero", "succeeded", "1/1"]
+    assert gone.split() == ["gone", "running", "0/1"]
+
+
+def test_without_a_runner_the_rows_in_json_are_those_of_the_statuses(left: Here) -> None:
+    told = left("status", "--json").json
+    assert told["running"] is False
+    assert [(row["id"], row["state"], row["done"]) for row in told["recent"]] == [
+        ("hero", "succeeded", 1),
+        ("gone", "running", 0),
+    ]

@@ -1,0 +1,221 @@
+"""What callers do during a night, as a plan that is drawn first, and what they remember of it.
+
+A plan has two or three callers, each with a list of acts that it does one after another; how they
+fall between the runner's steps is the scheduler's. Each act is one to the runner: a careful caller
+renames. Never reads the ledger: callers cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tests.crash.oracle import FINAL_STATES
+from tests.crash.scenario import EDIT, SPEC
+
+# None, shorter than an image, a look at the health, longer than an unknown control file may lie.
+_PAUSES = (0.0, 0.0, 0.01, 0.05, 0.3, 2.5)
+# So many turns of a millisecond a request takes at most.
+_SOON = 80
+# Longer than a control file waits for a job that nobody knows.
+_SLOW_SECONDS = 70.0
+_REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
+_DISTURBANCES = ("stop", "kill", "kill", "kill", "forget folder", "forget status")
+FAILS_AT = "fails at "
+"""In a prompt, with the number of the image that the device fails."""
+MOST_KILLS = 2
+"""Fewer than may cost an image its life."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job to drop: so many images, of which one may fail, made of another job's first one.
+
+    Its id is `stem`. A `named` one has it in its spec, in a file of another name; the file of a
+    `slow` one is there for long before anything is in it.
+    """
+
+    stem: str
+    images: int = 1
+    fails: int = 0
+    made_of: str = ""
+    priority: int = 0
+    named: bool = False
+    slow: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.stem}{'-named' if self.named else ''}.yaml"
+
+    @property
+    def spec(self) -> bytes:
+        """Its spec."""
+        if self.made_of:
+            text = f"{EDIT}image: outbox/{self.made_of}/{self.made_of}-0001.png\n"
+        else:
+            start = sum(self.stem.encode()) % 200
+            text = f"{SPEC}seeds: {{start: {start}, count: {self.images}}}\n"
+        text += f"priority: {self.priority}\n"
+        if self.fails:
+            text = text.replace("\nprompt: ", f"\nprompt: {FAILS_AT}{self.fails} ")
+        return (f"{text}id: {self.stem}\n" if self.named else text).encode()
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that a caller does after a while, mostly to one job."""
+
+    what: str
+    stem: str = ""
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a night and the acts of its callers."""
+
+    jobs: dict[str, Job]
+    callers: tuple[tuple[Act, ...], ...]
+
+
+def draw_plan(draw: random.Random) -> Plan:
+    """A plan of up to four jobs."""
+    jobs: dict[str, Job] = {}
+    for stem in "abcd"[: draw.randint(1, 4)]:
+        made_of = draw.choice(("", "", *jobs))
+        images = 1 if made_of else draw.randint(1, 3)
+        fails = draw.choice((0, 0, 0, images))
+        priority, named, slow = draw.choice((0, 0, 0, 5)), draw.random() < 0.2, draw.random() < 0.1
+        jobs[stem] = Job(stem, images, fails, made_of, priority, named, slow)
+    stems = list(jobs)
+    kills = 0
+    callers: list[list[Act]] = [[], []]
+    for stem in stems:
+        callers[draw.randint(0, 1)].append(Act("drop", stem, draw.choice(_PAUSES)))
+    for _ in range(draw.randint(1, 8)):
+        what = draw.choice(_REQUESTS if draw.random() < 0.7 else _DISTURBANCES)
+        kills += what == "kill"
+        if what == "kill" and kills > MOST_KILLS:
+            continue
+        acts = draw.choice(callers)
+        # Mostly while what came before it is being done.
+        after = draw.choice(_PAUSES) if draw.random() < 0.4 else draw.randint(1, _SOON) * 0.001
+        act = Act(what, draw.choice(stems), after)
+        acts.insert(draw.randint(0, len(acts)), act)
+    return Plan(jobs, tuple(map(tuple, callers)))
+
+
+@dataclass
+class Memory:
+    """What callers remember: when each file was put, and what they removed of which job."""
+
+    dropped: dict[str, float] = field(default_factory=dict)
+    cancels: dict[str, float] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    meddled: set[str] = field(default_factory=set)
+    without_status: set[str] = field(default_factory=set)
+    kills: int = 0
+
+
+class Clock(Protocol):
+    """What callers need of a scheduler, or of the world."""
+
+    @property
+    def wall(self) -> float:
+        """The time of day, in seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
+
+
+class Caller:
+    """One caller: does its acts, each in one turn."""
+
+    def __init__(
+        self, turns: Clock, home: Path, plan: Plan, memory: Memory, tell: Callable[[str], None],
+        orders: dict[str, Callable[[], None]],
+    ) -> None:  # fmt: skip
+        self._turns = turns
+        self._inbox, self._outbox = home / "inbox", home / "outbox"
+        self._plan = plan
+        self._memory = memory
+        self._tell = tell
+        self._orders = orders
+
+    def do(self, acts: tuple[Act, ...]) -> None:
+        """Do everything, one after another."""
+        for act in acts:
+            self._turns.sleep(act.after)
+            self.act(act)
+
+    def act(self, act: Act) -> None:
+        """Do one thing."""
+        stem, memory = act.stem, self._memory
+        match act.what:
+            case "drop":
+                self._drop(self._plan.jobs[stem])
+            case "cancel":
+                if self._put(f"{stem}.cancel"):
+                    memory.cancels[stem] = self._turns.wall
+            case "retry":
+                # Of what is not there yet nothing can be asked again, but for a minute.
+                if stem in memory.dropped and self._put(f"{stem}.retry"):
+                    memory.retries[stem] = memory.retries.get(stem, 0) + 1
+            case "keep":
+                if stem in memory.dropped and self._put(f"{stem}.keep"):
+                    memory.kept.add(stem)
+            case "pause":
+                self._put("runner.pause")
+            case "resume":
+                (self._inbox / "runner.pause").unlink(missing_ok=True)
+                self._tell("")
+            case "forget folder":
+                if (self._outbox / stem).exists():
+                    memory.meddled.add(stem)
+                    # In one step, as a person does; the runner may be writing there.
+                    aside = self._inbox.parent / "taken-away"
+                    os.replace(self._outbox / stem, aside)
+                    shutil.rmtree(aside)
+            case "forget status":
+                self._forget_status(self._outbox / stem / "status.json")
+            case order:
+                memory.kills += order == "kill"
+                self._orders[order]()
+
+    def _drop(self, job: Job) -> None:
+        self._memory.dropped[job.stem] = self._turns.wall
+        if job.slow:
+            self._put(job.file)
+            self._turns.sleep(_SLOW_SECONDS)
+            (self._inbox / job.file).write_bytes(job.spec)
+            self._tell("")
+        else:
+            self._put(job.file, job.spec)
+
+    def _forget_status(self, file: Path) -> None:
+        if file.exists():
+            if json.loads(file.read_bytes())["state"] in FINAL_STATES:
+                # What is over is its callers': nobody writes it again.
+                self._memory.without_status.add(file.parent.name)
+            file.unlink()
+
+    def _put(self, name: str, data: bytes = b"") -> bool:
+        """Rename a file into the inbox; False where one of that name lies there: it is one word."""
+        if (self._inbox / name).exists():
+            return False
+        aside = self._inbox / ".tmp" / name
+        aside.parent.mkdir(exist_ok=True)
+        aside.write_bytes(data)
+        moment = int(self._turns.wall * 1e9)
+        os.utime(aside, ns=(moment, moment))
+        os.replace(aside, self._inbox / name)
+        self._tell(name)
+        return True

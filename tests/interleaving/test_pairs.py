@@ -1,0 +1,36 @@
+"""Every pair of things that callers do to one job at once, in orders that are drawn."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.interleaving import night
+from tests.interleaving.callers import Act, Job, Plan
+
+_ORDERS = max(1, int(os.environ.get("FLUXDROP_NIGHTS", "150")) // 50)
+_THINGS = ("cancel", "retry", "keep", "pause", "stop", "kill", "forget folder", "forget status")
+# From before the job is known until after its end.
+_MOMENTS = (0.0, 0.02, 0.1, 0.15, 0.2, 0.3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), list(itertools.combinations_with_replacement(_THINGS, 2))
+)
+def test_of_two_things_at_once_neither_is_lost(one: str, other: str) -> None:
+    draw = random.Random(f"{one} {other}")
+    for _ in range(_ORDERS):
+        job = Job("a", images=2, fails=draw.choice((0, 0, 2)))
+        drop = Act("drop", "a")
+        callers = (
+            (drop, Act(one, "a", draw.choice(_MOMENTS))),
+            (Act(other, "a", draw.choice(_MOMENTS)),),
+        )
+        with tempfile.TemporaryDirectory(dir=night.memory()) as root:
+            found = night.play(Path(root) / "home", Plan({"a": job}, callers), draw)
+        assert found == [], callers
