@@ -8,6 +8,7 @@ whether what a file says is true.
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -21,7 +22,7 @@ _INTERVALS = (0.01, 10.0)
 
 def status(file: Path) -> dict[str, Any] | None:
     """The status in a file; None where there is none, or a link stands for the job's folder."""
-    return None if file.parent.is_symlink() else _read(file, Status, "state")
+    return None if os.path.islink(file.parent) else _read(file, Status, "state")
 
 
 def receipt(file: Path) -> dict[str, Any] | None:
