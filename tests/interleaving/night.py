@@ -26,7 +26,7 @@ from runner.task import ImageTask
 from tests.crash.oracle import FINAL_STATES
 from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import FAILS_AT, Caller, Memory, Plan
-from tests.interleaving.judge import faults_of_step, judge
+from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
@@ -304,9 +304,17 @@ class Night:
             self.found += faults_of_step(before, status)
             said = {**status, "revision": before["revision"], "updated_at": before["updated_at"]}
             again = before["state"] in FINAL_STATES and life == self._life and said == before
-            if again and job not in self.memory.meddled | self.memory.without_status:
+            if again and not self._may_be_said_again(job):
                 self.found.append(f"twice: the end of {job} is published again")
         self._shown[job] = (self._life, status)
+
+    def _may_be_said_again(self, job: str) -> bool:
+        """Whether an answer is made again after a kill, or callers removed what was said."""
+        if job in self.memory.meddled | self.memory.without_status:
+            return True
+        file = self.plan.jobs[job].file if job in self.plan.jobs else f"{stem_of(job)}.retry"
+        names = (file, f".taken-{file}")
+        return any((self.root / "inbox" / name).exists() for name in names)
 
     def removes(self, name: str) -> None:
         """A file goes."""
