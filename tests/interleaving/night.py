@@ -31,6 +31,7 @@ from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
 _STEP_SECONDS = 0.02
+_EVENING_SECONDS = 6.0
 # A job of three images takes about a hundred.
 _MOST_OPERATIONS = 50
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
@@ -276,6 +277,8 @@ class Night:
         """Once the callers are done, stop the runner and have another do what is left."""
         taking_turns.undisturbed()
         self.turns.wait(lambda: len(over) == len(self.plan.callers))
+        # Whatever waits for the end of a pause without reason is late by then.
+        self.turns.sleep(_EVENING_SECONDS)
         (self.root / "inbox" / "runner.pause").unlink(missing_ok=True)
         self._lives.get()
         self._end_of_life()
