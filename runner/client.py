@@ -8,6 +8,7 @@ by the command line and the MCP server, and usable from other programs.
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import os
 import platform
@@ -191,9 +192,14 @@ def job_of(home: Home, name: str) -> str:
         return name
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
-        answer = _read_receipt(home, form)
-        if answer and "job" in answer:
-            return str(answer["job"])
+        stem, suffix = os.path.splitext(form)
+        own = home.drops.glob(f"{glob.escape(stem)}~{'?' * 12}{glob.escape(suffix)}.json")
+        submitted = [answer for file in own if (answer := read_json(file))]
+        given = _read_receipt(home, form)
+        # What came last has this name now.
+        answers = sorted([*submitted, *([given] if given else [])], key=lambda a: str(a.get("at")))
+        if answers and "job" in answers[-1]:
+            return str(answers[-1]["job"])
     return name
 
 

@@ -173,6 +173,12 @@ def not_unique(stem: str) -> str:
     return _UNIQUE.sub("", stem)
 
 
+def plain(name: str) -> str:
+    """The name of a file as its owner gave it, without what `unique` put into it."""
+    stem, suffix = os.path.splitext(name)
+    return f"{not_unique(stem)}{suffix}"
+
+
 def id_from_file(name: str) -> str:
     """The id made of a file's stem: in NFC, other characters replaced by `-`, never empty."""
     stem = not_unique(PurePath(unicodedata.normalize("NFC", name)).stem)

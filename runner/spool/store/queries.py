@@ -18,7 +18,7 @@ from typing import Any
 from runner.clock import timestamp
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, key_of, text_of
+from runner.spool.store.names import Names, key_of, plain, text_of
 from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
@@ -80,8 +80,17 @@ class Queries(Database):
         See `Names`; SQLite's own rule for case knows ASCII only.
         """
         stored = storable(name)
+        if isinstance(stored, bytes):
+            return self._newest("source_name = ?", stored)
         exact = self._newest("source_name = ?", stored)
-        if exact is not None or isinstance(stored, bytes):
+        # What clients made of this name, see `unique`, lies between `~` and the next character.
+        stem = os.path.splitext(name)[0]
+        query = "SELECT seq, source_name FROM job WHERE source_name > ? AND source_name < ?"
+        rows = self._rows(query, f"{stem}~", f"{stem}\x7f")
+        seqs = [row["seq"] for row in rows if plain(row["source_name"]) == name]
+        if seqs:
+            return self.find(max(*seqs, exact.seq if exact else 0))
+        if exact is not None:
             return exact
         forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
         escaped = [re.sub(r"([\\%_])", r"\\\1", form) for form in forms]
