@@ -200,15 +200,14 @@ def job_of(home: Home, name: str) -> str:
         return name
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
-        answer = _read_receipt(home, form)
-        if answer:
-            return str(answer["job"])
-    # A name that `submit` used once: the newest of those.
-    stem, suffix = map(glob.escape, os.path.splitext(name))
-    once = home.drops.glob(f"{stem}~{'[0-9a-f]' * 12}{suffix}.json")
-    answers = [answer for answer in map(reading.receipt, once) if answer]
-    newest = max(answers, key=lambda answer: str(answer["at"]), default={"job": name})
-    return str(newest["job"]) if _is_name(newest["job"]) else name
+        stem, suffix = map(glob.escape, os.path.splitext(form))
+        once = map(reading.receipt, home.drops.glob(f"{stem}~{'[0-9a-f]' * 12}{suffix}.json"))
+        answers = [answer for answer in (_read_receipt(home, form), *once) if answer]
+        # What came last has this name now.
+        newest = max(answers, key=lambda answer: str(answer["at"]), default=None)
+        if newest is not None and _is_name(newest["job"]):
+            return str(newest["job"])
+    return name
 
 
 def wait_until_over(

@@ -45,7 +45,8 @@ HEALTH: dict[str, Any] = {
             "skipped": 0,
         }
     ],
-    "watch": "events", "threads": {"main": 0.1}, "gpu": None, "started_at": NOW, "updated_at": NOW, "interval_seconds": 0.05,
+    "watch": "events", "threads": {"main": 0.1}, "gpu": None, "started_at": NOW,
+    "updated_at": NOW, "interval_seconds": 0.05,
 }  # fmt: skip
 RECEIPT: dict[str, Any] = {
     "schema": 1, "name": "cat.yaml", "sha256": "0" * 64, "job": "cat", "outcome": "accepted",

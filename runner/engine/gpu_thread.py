@@ -143,7 +143,7 @@ class GpuThread:
         tasks, sign = [task for task, _ in signed], signed[0][1]
         answers: Sequence[Event] | None
         try:
-            answers = self._renderer.render_batch(tasks, sign, self.events.put)
+            answers = self._renderer.render_batch(tasks, sign, self._report)
         except Stopped:
             answers = [StoppedEarly(_SLOT, task) for task in tasks]
         except Exception:
@@ -158,9 +158,13 @@ class GpuThread:
             self.events.put(answer)
         return True
 
+    def _report(self, event: Event) -> None:
+        self._threads.moved(_SLOT)
+        self.events.put(event)
+
     def _report_slowly(self, event: Event) -> None:
         """Report progress and let it be recorded before what follows may end the process."""
-        self.events.put(event)
+        self._report(event)
         time.sleep(_RECORDING_SECONDS)
 
     def _run_task(self, task: ImageTask, sign: StopSign) -> None:
@@ -175,7 +179,7 @@ class GpuThread:
             if self.lost:
                 raise DeviceLost(self.lost)
             sign.restart_clock()
-            report = self._report_slowly if task.suspect else self.events.put
+            report = self._report_slowly if task.suspect else self._report
             return self._renderer.render(task, sign, report)
         except Stopped:
             return StoppedEarly(_SLOT, task)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from runner import client
 from runner.settings import Home
-from tests.harness import Runner, spec
+from tests.harness import Runner, fluxdrop, spec
 
 _CLIENTS = 20
 
@@ -58,3 +59,21 @@ def test_a_receipt_of_other_bytes_is_somebody_elses(runner: Runner) -> None:
     runner.over(runner.drop("mine"))
     assert client.receipt(home, "mine.yaml", spec().encode()) is not None
     assert client.receipt(home, "mine.yaml", spec(seed=8).encode()) is None
+
+
+def test_a_submitted_file_is_cancelled_by_its_own_name(runner: Runner, tmp_path: Path) -> None:
+    file = tmp_path / "by-name.yaml"
+    for seed, state in ((1, "succeeded"), (2, "cancelled")):
+        steps = 1 if state == "succeeded" else 500
+        file.write_text(spec(seed=seed, steps=steps), encoding="utf-8")
+        job = fluxdrop("submit", str(file), home=runner.home).out.strip()
+        if state == "succeeded":
+            runner.over(job)
+        else:
+            done = fluxdrop("cancel", "by-name.yaml", home=runner.home)
+            assert done.out.startswith("by-name.yaml: cancelled"), done
+        assert runner.over(job)["state"] == state
+    # Whoever has no command line writes the control file.
+    job = fluxdrop("submit", str(file), home=runner.home).out.strip()
+    runner.put("by-name.yaml.cancel")
+    assert runner.over(job)["state"] == "cancelled"

@@ -403,6 +403,32 @@ def test_images_of_a_running_job_whose_folder_is_deleted_are_made_again_after_a_
     assert len(told.pictures("hero")) == 3
 
 
+@each([columns.between_images, columns.in_mid_image])
+def test_a_status_of_a_running_job_that_is_deleted_is_written_with_the_next_change(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    go = column(told, monkeypatch)
+    before = told.status("hero")
+    (told.home.job("hero") / "status.json").unlink()
+    go()
+    after = told.until(lambda: told.status("hero"))
+    assert after["revision"] > before["revision"]
+    status = told.end("hero")
+    assert (status["state"], len(told.pictures("hero"))) == ("succeeded", 3)
+
+
+def test_a_status_of_a_final_job_that_is_deleted_stays_away(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.over(told, monkeypatch)
+    (told.home.job("hero") / "status.json").unlink()
+    told.drop("next.yaml")
+    told.end("next")
+    scans = daemon_of(told).intake.scans + 2
+    told.until(lambda: daemon_of(told).intake.scans > scans)
+    assert told.status("hero") == {}
+
+
 def test_a_final_job_whose_folder_is_deleted_is_forgotten_when_its_id_is_wanted(
     told: Spool,
 ) -> None:

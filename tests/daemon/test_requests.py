@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,6 +177,35 @@ HOLDS = pytest.mark.parametrize(
 )
 
 
+def test_a_pause_lets_an_answer_go_on_and_its_job_waits(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = columns.unanswered(told, monkeypatch)
+    resume = pause(told, monkeypatch)
+    go()
+    assert told.receipt("hero.yaml")["outcome"] == "accepted"
+    assert told.status("hero")["state"] == "queued" and told.device.started == []
+    resume()
+    assert told.end("hero")["state"] == "succeeded"
+
+
+@each([columns.ready, columns.outside_hours, columns.without_input])
+def test_a_pause_leaves_a_queued_job_where_it_is(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    go = column(told, monkeypatch)
+    pause(told, monkeypatch)
+    ledger = daemon_of(told).ledger
+    seq = ledger.newest("hero").seq  # type: ignore[union-attr]
+    go()
+    told.until(lambda: daemon_of(told).worker.idle and not daemon_of(told).writer.waiting)
+    told.until(lambda: column is not columns.without_input or not ledger.get(seq).inputs_missing)
+    for _ in range(3):
+        daemon_of(told).step(0.0)
+    assert ledger.get(seq).state == "queued"
+    assert "hero" not in {job for job, _ in told.device.started}
+
+
 @HOLDS
 def test_a_job_between_two_images_is_put_back_at_the_next_look(
     told: Spool,
@@ -245,6 +275,36 @@ def test_a_hold_changes_nothing_of_a_final_job(
     pause(told, monkeypatch)
     assert ledger.put_back(1, PAUSED) == "succeeded"
     assert (told.status("hero"), ledger.get(1)) == (before, record)
+
+
+# -- its end -----------------------------------------------------------------------------------
+
+
+@each([columns.between_images, columns.in_mid_image])
+def test_a_job_whose_last_image_is_over_ends_once(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, column: Column
+) -> None:
+    go = column(told, monkeypatch)
+    ledger = daemon_of(told).ledger
+    go()
+    status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    told.until(lambda: ledger.get(1).is_shown)
+    # Whoever asks for it again finds it over; one event is looked for by the fixture.
+    assert ledger.end(1) and ledger.put_back(1, PAUSED) == "succeeded"
+    daemon_of(told).writer.publish_end(ledger.get(1))
+    told.until(lambda: not daemon_of(told).writer.waiting)
+    assert told.status("hero") == status
+
+
+def test_an_input_that_never_comes_ends_a_queued_job(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.home = replace(told.home, settings=replace(told.home.settings, input_wait_seconds=0.1))
+    columns.without_input(told, monkeypatch)
+    status = told.end("hero")
+    assert (status["state"], status["reason"]) == ("failed", "InputMissing")
+    assert told.device.started == []
 
 
 # -- retry and keep ----------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from typing import Any
 
 from runner.launch import command
 from runner.settings import Home
-from tests.crash.oracle import FINAL_STATES
 from tests.harness import clean_environment
 from tests.interleaving.callers import Act, Caller, Job, Memory
 from tests.interleaving.judge import faults_of_step, judge
@@ -41,6 +40,8 @@ _ACTS = {
     "stop": 2, "kill": 2, "freeze": 2, "clean": 1, "rebuild": 1,
 }  # fmt: skip
 _ROUND_JOBS = 60
+_LEFT = "finished_at IS NULL OR shown < version"
+_TELLING = "id, state, inputs_missing, waits_for, put_back, cancel_at, shown, version"
 
 
 class _World:
@@ -85,7 +86,8 @@ class Round:
         """Play it to its end; what was wrong."""
         self.home.prepare()
         (self.root / "fluxdrop.yaml").write_text(
-            "settle_seconds: 0.05\nsettle_seconds_unknown: 0.05\nrescan_seconds: 2\n",
+            "settle_seconds: 0.05\nsettle_seconds_unknown: 0.05\nrescan_seconds: 2\n"
+            "input_wait_seconds: 5\n",
             encoding="utf-8",
         )
         try:
@@ -144,12 +146,9 @@ class Round:
             self._run.send_signal(signal.SIGCONT)
 
     def _clean(self) -> None:
-        over = [job for job, status in self._shown.items() if status["state"] in FINAL_STATES]
-        self._memory.meddled.update(over)
         self._command("clean", "--older-than", "0m", "--yes")
-        # Between the look and the command more may have ended.
-        folders = {path.name for path in self.home.outbox.iterdir()}
-        self._memory.meddled.update(self._shown.keys() - folders)
+        over = {job for (job,) in self._ask("SELECT id FROM job WHERE finished_at IS NOT NULL")}
+        self._memory.meddled.update(over - {path.name for path in self.home.outbox.iterdir()})
 
     def _command(self, *arguments: str) -> None:
         done = subprocess.run(
@@ -229,10 +228,15 @@ class Round:
         self._remember_jobs()
 
     def _remember_jobs(self) -> None:
+        self._made.update(self._ask("SELECT seq, source_name FROM job"))
+
+    def _ask(self, query: str) -> list[Any]:
+        """Rows of the ledger; none while it cannot be read."""
         with suppress(sqlite3.Error):
             file = f"file:{self.home.data / 'ledger.sqlite'}?mode=ro"
             with closing(sqlite3.connect(file, uri=True)) as ledger:
-                self._made.update(ledger.execute("SELECT seq, source_name FROM job").fetchall())
+                return ledger.execute(query).fetchall()
+        return []
 
     def _evening(self) -> None:
         """Wait until nothing is left to do, and stop the runner."""
@@ -242,10 +246,8 @@ class Round:
         while not self._is_quiet():
             self._wait(0.2)
             if time.monotonic() > until:
-                health = json.loads(self.home.health.read_bytes())
-                left = {n: s["state"] for n, s in self._shown.items() if not s["finished_at"]}
-                why = {key: health[key] for key in ("state", "note", "faults", "threads", "queued")}
-                self.found.append(f"lost: {self._names()}, {left} never end: {why}; {self._log()}")
+                left = self._ask(f"SELECT {_TELLING} FROM job WHERE {_LEFT}")
+                self.found.append(f"lost: {self._names()}, {left} never end: {self._log()}")
                 return
         self._wait(0.5)
         self._end(signal.SIGTERM, again=False)
@@ -256,15 +258,8 @@ class Round:
     def _is_quiet(self) -> bool:
         if any(not name.endswith((".png", ".md")) for name in self._names()):
             return False
-        with suppress(sqlite3.Error):
-            file = f"file:{self.home.data / 'ledger.sqlite'}?mode=ro"
-            with closing(sqlite3.connect(file, uri=True)) as ledger:
-                query = (
-                    "SELECT (SELECT count(*) FROM job WHERE finished_at IS NULL OR shown < version)"
-                    " + (SELECT count(*) FROM unanswered)"
-                )
-                return bool(ledger.execute(query).fetchone() == (0,))
-        return False
+        query = f"SELECT count(*) + (SELECT count(*) FROM unanswered) FROM job WHERE {_LEFT}"
+        return self._ask(query) == [(0,)]
 
 
 def play(minutes: float, first: int, root: Path, seconds: float = 40.0) -> int:

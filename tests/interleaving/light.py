@@ -22,7 +22,9 @@ from runner.terminal import log_to_stderr
 from tests.interleaving.callers import FAILS_AT
 from tests.spool.device import FlatColours
 
-SETTINGS = Settings(settle_seconds=0.05, settle_seconds_unknown=0.05, rescan_seconds=2.0)
+SETTINGS = Settings(
+    settle_seconds=0.05, settle_seconds_unknown=0.05, rescan_seconds=2.0, input_wait_seconds=5.0
+)
 _STEPS = 4
 _STEP_SECONDS = 0.03
 

@@ -26,11 +26,12 @@ from runner.task import ImageTask
 from tests.crash.oracle import FINAL_STATES
 from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import FAILS_AT, Caller, Memory, Plan
-from tests.interleaving.judge import faults_of_step, judge
+from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
 _STEP_SECONDS = 0.02
+_EVENING_SECONDS = 6.0
 # A job of three images takes about a hundred.
 _MOST_OPERATIONS = 50
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
@@ -269,13 +270,15 @@ class Night:
         if daemon is not None:
             if hasattr(daemon, "ledger"):
                 daemon.ledger._connection.close()
-            daemon.home.places.release()
+            daemon.home.places.unpin()
             daemon._release()
 
     def _evening(self, over: list[Caller]) -> None:
         """Once the callers are done, stop the runner and have another do what is left."""
         taking_turns.undisturbed()
         self.turns.wait(lambda: len(over) == len(self.plan.callers))
+        # Whatever waits for the end of a pause without reason is late by then.
+        self.turns.sleep(_EVENING_SECONDS)
         (self.root / "inbox" / "runner.pause").unlink(missing_ok=True)
         self._lives.get()
         self._end_of_life()
@@ -304,9 +307,17 @@ class Night:
             self.found += faults_of_step(before, status)
             said = {**status, "revision": before["revision"], "updated_at": before["updated_at"]}
             again = before["state"] in FINAL_STATES and life == self._life and said == before
-            if again and job not in self.memory.meddled | self.memory.without_status:
+            if again and not self._may_be_said_again(job):
                 self.found.append(f"twice: the end of {job} is published again")
         self._shown[job] = (self._life, status)
+
+    def _may_be_said_again(self, job: str) -> bool:
+        """Whether an answer is made again after a kill, or callers removed what was said."""
+        if job in self.memory.meddled | self.memory.without_status:
+            return True
+        file = self.plan.jobs[job].file if job in self.plan.jobs else f"{stem_of(job)}.retry"
+        names = (file, f".taken-{file}")
+        return any((self.root / "inbox" / name).exists() for name in names)
 
     def removes(self, name: str) -> None:
         """A file goes."""

@@ -15,8 +15,9 @@ from tests.interleaving.callers import Act, Job, Plan
 
 _ORDERS = max(1, int(os.environ.get("FLUXDROP_NIGHTS", "150")) // 50)
 _THINGS = ("cancel", "retry", "keep", "pause", "stop", "kill", "forget folder", "forget status")
-# From before the job is known until after its end.
-_MOMENTS = (0.0, 0.02, 0.1, 0.15, 0.2, 0.3, 0.5)
+# From before the job is known until after its end, and so close that one comes into the other.
+_UNTIL_SECONDS = 0.6
+_CLOSE_SECONDS = 0.02
 
 
 @pytest.mark.parametrize(
@@ -26,11 +27,8 @@ def test_of_two_things_at_once_neither_is_lost(one: str, other: str) -> None:
     draw = random.Random(f"{one} {other}")
     for _ in range(_ORDERS):
         job = Job("a", images=2, fails=draw.choice((0, 0, 2)))
-        drop = Act("drop", "a")
-        callers = (
-            (drop, Act(one, "a", draw.choice(_MOMENTS))),
-            (Act(other, "a", draw.choice(_MOMENTS)),),
-        )
+        moment, apart = draw.uniform(0.0, _UNTIL_SECONDS), draw.uniform(0.0, _CLOSE_SECONDS)
+        callers = ((Act("drop", "a"), Act(one, "a", moment)), (Act(other, "a", moment + apart),))
         with tempfile.TemporaryDirectory(dir=night.memory()) as root:
             found = night.play(Path(root) / "home", Plan({"a": job}, callers), draw)
         assert found == [], callers

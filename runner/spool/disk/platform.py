@@ -37,15 +37,14 @@ def is_dead(pid: int) -> bool:
 
     There an open file cannot be removed, and a lock is released with its process.
     """
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
+    if sys.platform != "win32":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+    return sys.platform == "win32"
 
 
 def allow_writer_probe() -> None:

@@ -31,6 +31,7 @@ from runner.spool.store.names import (
     is_spec,
     key_of,
     not_unique,
+    plain,
     text_of,
 )
 from runner.spool.store.outbox import receipt
@@ -142,7 +143,7 @@ class Controls:
         if record is not None and self._ledger.is_answered(record.seq):
             # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
             # which a rejected job does not keep.
-            same = key_of(record.source_name) == key_of(target)
+            same = key_of(plain(record.source_name)) == key_of(target)
             newer = same and self._specs.alike(target)
             if newer or (
                 record.state == State.REJECTED

@@ -181,10 +181,10 @@ def not_unique(stem: str) -> str:
     return _UNIQUE.sub("", stem)
 
 
-def plain_name(name: str) -> str:
-    """The name of a file as its user knows it, without what `unique` put behind its stem."""
+def plain(name: str) -> str:
+    """The name of a file as its owner gave it, without what `unique` put into it."""
     stem, suffix = os.path.splitext(name)
-    return not_unique(stem) + suffix
+    return f"{not_unique(stem)}{suffix}"
 
 
 def id_from_file(name: str) -> str:
@@ -211,7 +211,7 @@ def key_of(job_id: str) -> str:
 def file_key(name: str | bytes) -> str | bytes:
     """The form in which names of files are compared; bytes, as which those are stored that are not
     UTF-8, are compared as they are."""
-    return key_of(plain_name(name)) if isinstance(name, str) else name
+    return key_of(plain(name)) if isinstance(name, str) else name
 
 
 def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:

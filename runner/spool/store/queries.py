@@ -16,7 +16,7 @@ from typing import Any
 from runner.clock import timestamp
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, file_key, key_of, plain_name, text_of
+from runner.spool.store.names import Names, file_key, key_of, plain, text_of
 from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.
@@ -77,9 +77,10 @@ class Queries(Database):
         query = "SELECT source_name, max(seq) FROM job WHERE source_key = ? GROUP BY source_name"
         newest: dict[str, int] = {}
         for stored, seq in self._rows(query, file_key(storable(name))):
-            plain = plain_name(os.fsdecode(stored))
-            newest[plain] = max(seq, newest.get(plain, 0))
-        meant = Names(newest).alike(plain_name(name))
+            own = os.fsdecode(stored)
+            for each in (own, plain(own)):
+                newest[each] = max(seq, newest.get(each, 0))
+        meant = Names(newest).alike(name)
         return self.find(newest[meant[0]]) if len(meant) == 1 else None
 
     def first_unused_number(self, stem: str) -> int:

@@ -74,9 +74,9 @@ def test_an_older_job_of_another_model_is_found_only_within_its_priority(ledger:
     ("asked", "found"),
     [
         ("cafe\u0301.yaml", "2"), ("caf\u00e9.yaml", "2"), ("CAFE\u0301.yaml", "2"),
-        ("HERO.yaml", "3"), ("hero.yaml", "3"), ("once.yaml", "9"),
-        ("once~0123456789ab.yaml", "9"), ("shot_1.yaml", "4"), ("shotx1.yaml", None),
+        ("HERO.yaml", "3"), ("hero.yaml", "3"), ("shot_1.yaml", "4"), ("shotx1.yaml", None),
         ("100%.yaml", "6"), ("%.yaml", None), ("TWO.yaml", None),
+        ("sent.yaml", "9"), ("sent~0123456789ab.yaml", "8"), ("sent.json", None),
     ],
 )  # fmt: skip
 def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_one(
@@ -88,8 +88,9 @@ def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_
         "Two.yaml",
         "100%.yaml",
         "tWO.yaml",
-        "once~0123456789ab.yaml",
-        "once~ba9876543210.yaml",
+        "sent~0123456789ab.yaml",
+        "sent~ba9876543210.yaml",
+        "sent~ba9876543210x.yaml",
     ]
     for number, name in enumerate(names, 1):
         job(ledger, str(number), source_name=name)
