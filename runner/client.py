@@ -27,7 +27,7 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
-from runner.spool.store.names import numbered, receipt_names, unique
+from runner.spool.store.names import Names, numbered, receipt_names, unique
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -76,6 +76,16 @@ def runner_health(home: Home) -> dict[str, Any] | None:
     return None
 
 
+def unseen_runner(home: Home) -> str | None:
+    """What is wrong where a runner has a home and no health file tells of it; None where none has.
+
+    For who was told by `runner_health` that none is running.
+    """
+    if reading.health(home.health) is None and is_held(home):
+        return f"a runner works here, but not in {home.outbox}: mount it, or put it back"
+    return None
+
+
 def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
@@ -111,7 +121,6 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     Raises UsageProblem for an image that cannot be read, and when the inbox cannot be written.
     """
     from runner.spool.inbox.inputs import named_paths
-    from runner.spool.store.names import Names
     from specs.read import read
 
     try:
@@ -122,19 +131,31 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     for _, name in named_paths(spec) if isinstance(spec, dict) else ():
         if "/" in name or "\\" in name or name.startswith("."):
             continue
-        image = spec_file.parent / name
+        image = beside(spec_file, name)
         try:
-            if not image.exists():
-                found = Names(os.listdir(spec_file.parent)).alike(name)
-                image = spec_file.parent / found[0] if len(found) == 1 else image
-            if not image.is_file() or (home.inbox / name).exists():
+            if not image.is_file():
                 continue
-            picture = read_file(image, follow=True)
+            picture, there = read_file(image, follow=True), home.inbox / name
+            if there.exists():
+                if read_file(there) != picture:
+                    raise UsageProblem(
+                        f"the inbox has another {name} than {spec_file.parent}: give one of them "
+                        "another name"
+                    )
+                continue
         except OSError as error:
             raise UsageProblem(f"cannot read {image}: {error.strerror or error}") from error
         if put(home, picture, name):
             copied.append(name)
     return copied
+
+
+def beside(spec_file: Path, name: str) -> Path:
+    """The file beside a spec that a name in it means, which may be spelled otherwise; see Names."""
+    found = [name]
+    with contextlib.suppress(OSError):
+        found = Names(os.listdir(spec_file.parent)).alike(name)
+    return spec_file.parent / (found[0] if len(found) == 1 else name)
 
 
 def receipt(home: Home, drop: str, data: bytes | None = None) -> dict[str, Any] | None:

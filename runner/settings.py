@@ -19,6 +19,7 @@ from specs.document import Document, dotted
 from specs.errors import Problem, SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
+LOCK_FILE = "runner.lock"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
 _PARTS = ("inbox", "outbox", "prompts", "data")
 
@@ -144,8 +145,9 @@ def _refuse_overlap(folders: Sequence[Path]) -> None:
 
 
 def is_home(folder: Path) -> bool:
-    """Whether a folder is a home: it has a settings file, or all four parts."""
-    return (folder / SETTINGS_FILE).is_file() or all((folder / part).is_dir() for part in _PARTS)
+    """Whether a folder is a home: it has a settings file or all four parts, or a runner had it."""
+    known = (folder / SETTINGS_FILE, folder / "data" / LOCK_FILE)
+    return any(map(os.path.isfile, known)) or all((folder / part).is_dir() for part in _PARTS)
 
 
 def find_home(given: str | None = None, *, mounted: bool = True) -> Home:

@@ -62,6 +62,9 @@ def _findings(home: Home) -> Iterator[Finding]:
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Finding("packages", True, ", ".join(_versions()))
     try:
+        if unseen := client.unseen_runner(home):
+            # A new folder would be in the way of the one that is put back.
+            raise PlaceAway(unseen)
         home.prepare()
     except (PlaceAway, UsageProblem) as error:
         yield Finding("home", False, str(error))

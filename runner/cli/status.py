@@ -56,7 +56,7 @@ def run_status(options: argparse.Namespace) -> int:
             show(f"set aside: {fault['file']}: {fault['message']}")
     else:
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
-        show(f"no runner is running; {then}")
+        show(client.unseen_runner(home) or f"no runner is running; {then}")
     if waiting:
         show(f"{waiting} in the inbox, not yet taken")
     for each in not_taken:

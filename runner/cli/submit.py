@@ -152,9 +152,28 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
         for file, data in specs
     ]
     for file, assessment in checked:
-        for text in _warnings(assessment):
+        for text in [*_warnings(assessment), *_absent_pictures(Path(file), assessment, home)]:
             print_message(f"{file}: warning: {text}")
     return checked
+
+
+def _absent_pictures(file: Path, assessment: Assessment, home: Home) -> Iterator[str]:
+    """A sentence for each picture of a spec that is neither in the inbox nor beside the file."""
+    from runner.spool.inbox.inputs import (
+        Folders,
+        hint_of,
+        maker_of,
+        named_paths,
+        place_of,
+        relative,
+    )
+
+    folders = Folders(home)
+    for _, name in named_paths(assessment.realised or {}):
+        place, near = folders.find(place_of(name, home))
+        is_here = os.path.exists(place) or client.beside(file, name).exists()
+        if not is_here and maker_of(relative(name, home)) is None:
+            yield f"{name} is not there{hint_of(near)}: it is waited for"
 
 
 def _warnings(assessment: Assessment) -> list[str]:

@@ -35,6 +35,35 @@ def test_an_image_beside_the_spec_that_cannot_be_read_is_wrong_usage_and_drops_n
     assert set(os.listdir(here.home / "inbox")) <= {"README.md", ".tmp"}
 
 
+def test_another_picture_of_the_name_in_the_inbox_is_not_taken_for_the_one_beside_the_spec(
+    here: Here, tmp_path: Path
+) -> None:
+    """Seen red: it was painted, without a word."""
+    (here.home / "inbox" / "cat.png").write_bytes(b"another picture")
+    (tmp_path / "cat.png").write_bytes(b"a picture")
+    file = tmp_path / "edit.yaml"
+    file.write_text(spec(kind="kontext", image="cat.png"), encoding="utf-8")
+    done = here("submit", str(file))
+    assert done.code == 2 and "the inbox has another cat.png than" in done.err
+    (here.home / "inbox" / "cat.png").write_bytes(b"a picture")
+    assert here("submit", str(file)).code == 0
+
+
+def test_a_picture_that_is_nowhere_is_told_at_once_with_the_name_that_may_be_meant(
+    here: Here, tmp_path: Path
+) -> None:
+    """Seen red: "all well", and ten minutes later that it had not come."""
+    (here.home / "inbox" / "photo.png").write_bytes(b"a picture")
+    file = tmp_path / "edit.yaml"
+    file.write_text(spec(kind="kontext", image="phto.png"), encoding="utf-8")
+    told = "phto.png is not there (there is 'photo.png': name the one meant): it is waited for"
+    for verb in ("check", "submit"):
+        done = here(verb, str(file))
+        assert done.code == 0 and f"warning: {told}" in done.err
+    (tmp_path / "phto.png").write_bytes(b"beside it")
+    assert "warning" not in here("check", str(file)).err
+
+
 def test_submit_says_at_once_what_is_wrong_and_drops_it_to_be_answered(
     here: Here, tmp_path: Path
 ) -> None:

@@ -244,3 +244,19 @@ def test_places_that_cannot_be_pinned_leave_nothing_open(
             spool.start()
     spool.start()
     spool.stop()
+
+
+def test_while_the_outbox_is_moved_away_from_a_runner_status_and_doctor_say_so_and_make_none(
+    tmp_path: Path,
+) -> None:
+    """Seen red: "no fluxdrop home", and then "no runner is running; no jobs yet"."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    aside = spool.home.outbox.rename(tmp_path / "aside")
+    for word in ("status", "doctor"):
+        said = fluxdrop(word, "--home", str(spool.home.root))
+        assert "a runner works here, but not in" in said.out and not spool.home.outbox.exists()
+    aside.rename(spool.home.outbox)
+    spool.drop("x.yaml")
+    assert spool.end("x")["state"] == "succeeded"
+    spool.stop()

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from runner.errors import RunnerBusy, UsageProblem
-from runner.settings import Home
+from runner.settings import LOCK_FILE, Home
 from runner.spool.disk.platform import is_dead
 
 if sys.platform == "win32":
@@ -151,4 +151,4 @@ def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
 
 
 def _file_of(home: Home) -> Path:
-    return home.data / "runner.lock"
+    return home.data / LOCK_FILE

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from runner.files import MAX_FILE_BYTES, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
-from runner.spool.store.names import Names, is_ignored, is_spec
+from runner.spool.store.names import Names, is_ignored
 from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
 PRIVATE = "another name of a file that is another user's or closed to others"
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _MOST_COMPARED = 500
 _MOST_GUESSES = 10_000
 
@@ -138,13 +139,18 @@ class Folders:
         if known != len(names.all):
             if len(self._guesses) >= _MOST_GUESSES:
                 self._guesses.clear()
-            others = (n for n in names.all if not is_spec(n) and not is_ignored(n))
+            others = (n for n in names.all if n.lower().endswith(_ENDINGS) and not is_ignored(n))
             # By their stems: most of a short name is its ending, which all of them have.
             stems = {Path(n).stem: n for n in itertools.islice(others, _MOST_COMPARED)}
             near = nearest(place.stem, stems)
             guess = [stems[near]] if near else []
             self._guesses[place] = len(names.all), guess
         return guess
+
+
+def hint_of(near: Sequence[str]) -> str:
+    """What to say of names of files that a text may mean; empty without any."""
+    return f" (there is {' and '.join(map(repr, near))}: name the one meant)" if near else ""
 
 
 def _input_roots(home: Home) -> list[Path]:

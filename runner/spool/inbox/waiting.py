@@ -20,6 +20,7 @@ from runner.spool.inbox.inputs import (
     Folders,
     Snapshot,
     copy_name,
+    hint_of,
     is_from_outbox,
     maker_of,
     named_paths,
@@ -195,8 +196,7 @@ class InputWait:
         if maker is None:
             waited = monotonic() - self._since.setdefault(record.seq, monotonic())
             _, near = self._folders.find(place_of(missing, self._home))
-            instead = f" (there is {' and '.join(map(repr, near))}: name the one meant)"
-            hint = instead if near else ""
+            hint = hint_of(near)
             if waited < self._home.settings.input_wait_seconds:
                 return f"waiting for {missing}{hint}"
             made = maker_of(relative(missing, self._home)) is not None
