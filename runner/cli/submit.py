@@ -171,7 +171,7 @@ def _absent_pictures(file: Path, assessment: Assessment, home: Home) -> Iterator
     folders = Folders(home)
     for _, name in named_paths(assessment.realised or {}):
         place, near = folders.find(place_of(name, home))
-        is_here = os.path.exists(place) or client.beside(file, name).exists()
+        is_here = any(map(os.path.exists, (place, client.beside(file, name))))
         if not is_here and maker_of(relative(name, home)) is None:
             yield f"{name} is not there{hint_of(near)}: it is waited for"
 
