@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -326,7 +327,7 @@ class Daemon:
 
 @contextmanager
 def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the daemon at the next step; a second one ends it at once."""
+    """Let SIGINT, SIGTERM and SIGHUP end the daemon at the next step; a second one at once."""
     before: dict[int, Any] = {}
 
     def restore() -> None:
@@ -337,7 +338,11 @@ def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
         restore()
         daemon.ask_to_stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # `nohup` ignores it for what it starts; Windows has none.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         before[number] = signal.signal(number, handle)
     try:
         yield

@@ -153,6 +153,15 @@ def test_a_terminal_that_is_closed_stops_the_runner_as_any_other_signal(
     _assert_stopped_cleanly(child, caller, job)
 
 
+def test_a_runner_without_a_supervisor_stops_at_a_hangup_too(
+    home: Path, runner_of: Callable[..., Runner]
+) -> None:
+    """Seen red: it ended in the middle of whatever it did."""
+    runner = runner_of(home).start()
+    assert runner.stop(signal.SIGHUP) == 0
+    assert _health(home)["state"] == "stopping"
+
+
 def test_a_supervisor_that_is_suspended_keeps_its_runner(
     home: Path, supervised: Supervised
 ) -> None:
