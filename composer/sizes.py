@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST, SIZE_STEP, SMALLEST
 
-SMALLEST, LARGEST = 64, 4096
 ONE_MEGAPIXEL = 1024 * 1024
 
 

@@ -39,7 +39,7 @@ class Cue:
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.replace("\n", " ").split("|"))
+    return tuple(text.split("|"))
 
 
 _TABLE: dict[Effect, tuple[str, ...]] = {

@@ -41,18 +41,12 @@ def read_marks(tokens: Sequence[Token], mentioned: Collection[int]) -> list[Mark
             skip = found[1]
         else:
             plain.at_word(reading, index, token.text)
-        mark = _mark(reading.scope)
-        for place in range(index, skip):
-            marks[place] = mark
+        if (scope := reading.scope) is not None:
+            mark = Mark(scope.negated, scope.rule, scope.cue)
+            if scope.negated and scope.outside:
+                mark = Mark(False, "presupposed", scope.cue)
+            marks[index:skip] = [mark] * (skip - index)
     return marks
-
-
-def _mark(scope: Scope | None) -> Mark | None:
-    if scope is None:
-        return None
-    if scope.negated and scope.outside:
-        return Mark(False, "presupposed", scope.cue)
-    return Mark(scope.negated, scope.rule, scope.cue)
 
 
 def _find_cues(tokens: Sequence[Token], mentioned: Collection[int]) -> dict[int, tuple[Cue, int]]:

@@ -18,9 +18,6 @@ from composer.audit.normalise import Working, normalise
 from composer.audit.spelling import ReadWord, readable
 from composer.audit.tokens import Kind, Token, tokenise
 
-Match = Literal["word", "exact", "substring"]
-Severity = Literal["error", "warn"]
-
 
 @dataclass(frozen=True)
 class Term:
@@ -32,8 +29,8 @@ class Term:
 
     term: str
     aliases: tuple[str, ...] = ()
-    match: Match = "word"
-    severity: Severity = "error"
+    match: Literal["word", "exact", "substring"] = "word"
+    severity: Literal["error", "warn"] = "error"
     reason: str = ""
     allow: tuple[str, ...] = ()
 

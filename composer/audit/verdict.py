@@ -15,8 +15,8 @@ from composer.audit.after import affirmed_after, negated_after
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
 from composer.audit.scope import read_marks
-from composer.audit.terms import Mention, Term, find_mentions, parse_terms
-from composer.audit.tokens import Token, tokenise
+from composer.audit.terms import Term, find_mentions, parse_terms
+from composer.audit.tokens import tokenise
 
 _MOST_REPORTED = 20
 """At most this many mentions of one term are reported at each level; all of them count."""
@@ -109,7 +109,12 @@ def audit(
     for mention in mentions:
         key = (mention.first, mention.last)
         if key not in decided:
-            decided[key] = _decide(tokens, mention, marks[mention.last - 1])
+            read = marks[mention.last - 1]
+            if read is not None and read.negated:
+                decided[key] = affirmed_after(tokens, mention, read) or read
+            else:
+                after = negated_after(tokens, mention, read)
+                decided[key] = after or read or Mark(False, "affirmed", "")
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]
@@ -119,12 +124,6 @@ def audit(
                 finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
-
-
-def _decide(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark:
-    if mark is not None and mark.negated:
-        return affirmed_after(tokens, mention, mark) or mark
-    return negated_after(tokens, mention, mark) or mark or Mark(False, "affirmed", "")
 
 
 def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,21 +70,15 @@ class Batching:
 
 def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
     """All that decides the shapes of the tensors; None for an image that is always made alone."""
-    task = piece.task
+    task, tensors = piece.task, list(piece.encoded.embeddings.values())
     plain = resolved.plan.placement == "resident" and not resolved.kind.reads and not task.loras
-    shapes = _shapes(piece.encoded.embeddings)
-    if not plain or task.timeout is not None or shapes is None:
+    if not plain or task.timeout is not None:
         return None
+    if any(isinstance(tensor, list | tuple) or tensor.shape[0] != 1 for tensor in tensors):
+        return None  # these cannot be concatenated to a batch
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     size = (piece.prepared.width, piece.prepared.height)
     return (resolved.model.name, resolved.kind.name, resolved.plan, task.guidance, size, shapes)
-
-
-def _shapes(embeddings: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None:
-    """The shapes of the embeddings; None where they cannot be concatenated to a batch."""
-    values = list(embeddings.values())
-    if any(isinstance(value, list | tuple) or value.shape[0] != 1 for value in values):
-        return None
-    return tuple(tuple(value.shape) for value in values)
 
 
 def _passes(stages: Stages, piece: Piece) -> bool:

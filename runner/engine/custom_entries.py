@@ -16,8 +16,6 @@ from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
 
-_BYTES_A_PARAMETER = 2
-
 
 def models_of(settings: Settings) -> Mapping[str, Model]:
     """Every model of a home by its name: those that ship, then those of its settings.
@@ -95,7 +93,7 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
         return replace(
             made,
             single=SingleFile(file, repo, revision),
-            bytes=_BYTES_A_PARAMETER * others,
+            bytes=2 * others,  # two for each parameter
             precisions=("auto", "gguf") if file.lower().endswith(".gguf") else like.precisions,
         )
     if repo:

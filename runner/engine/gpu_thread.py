@@ -124,7 +124,10 @@ class GpuThread:
             if isinstance(order, list):
                 if not self._run_batch(order):
                     for task, sign in order:
-                        self._run_task(task, sign)
+                        answer = self._answer(task, sign)
+                        with self._lock:  # the slot is free before its answer can be read
+                            self._in_flight.pop(0)
+                        self.events.put(answer)
             elif order is _Order.IMPORT:
                 _log_failure(devices.frameworks)
             else:
@@ -158,13 +161,6 @@ class GpuThread:
         """Report progress and let it be recorded before what follows may end the process."""
         self.events.put(event)
         time.sleep(_RECORDING_SECONDS)
-
-    def _run_task(self, task: ImageTask, sign: StopSign) -> None:
-        """Render one task; the slot is free before its answer can be read."""
-        answer = self._answer(task, sign)
-        with self._lock:
-            self._in_flight.pop(0)
-        self.events.put(answer)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
         try:

@@ -10,23 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST, SIZE_STEP, SMALLEST
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes that a model can make, and the input images that it can read, in pixels.
 
-    A size is one of `only`, or else has sides from `smallest` to `largest` and at most `pixels`
-    pixels. `follow` is the most pixels of a size that follows an input image: above it the model's
-    pictures are no longer coherent. An input image has sides of at least `shortest`, and its longer
-    side is at most `longest` times the shorter.
+    A size is one of `only`, or else has at most `pixels` pixels. `follow` is the most pixels of a
+    size that follows an input image: above it the model's pictures are no longer coherent. An input
+    image has sides of at least `shortest`, and its longer side is at most `longest` times the
+    shorter.
     """
 
     default: tuple[int, int] = (1024, 1024)
     only: tuple[tuple[int, int], ...] = ()
-    smallest: int = 64
-    largest: int = 4096
     pixels: int = 4_194_304
     follow: int = 2_097_152
     shortest: int = 1
@@ -39,10 +37,8 @@ class Sizes:
                 return None
             return "makes only " + ", ".join(f"{w}×{h}" for w, h in self.only)
         for side in (width, height):
-            if side % SIZE_STEP or not self.smallest <= side <= self.largest:
-                return (
-                    f"makes sides of {self.smallest} to {self.largest}, in multiples of {SIZE_STEP}"
-                )
+            if side % SIZE_STEP or not SMALLEST <= side <= LARGEST:
+                return f"makes sides of {SMALLEST} to {LARGEST}, in multiples of {SIZE_STEP}"
         if width * height > self.pixels:
             return f"makes at most {self.pixels:,} pixels; {width}×{height} are {width * height:,}"
         return None
@@ -50,7 +46,7 @@ class Sizes:
     def side_problem(self, side: int) -> str | None:
         """Why no picture can have this side, whatever the other is; None where one can."""
         known = (size for size in self.only if side in size)
-        return self.problem(*next(known, (side, self.smallest)))
+        return self.problem(*next(known, (side, SMALLEST)))
 
     def reading_problem(self, width: int, height: int) -> str | None:
         """Why an input image of this size cannot be read; None where it can."""
@@ -75,7 +71,7 @@ class Sizes:
     def side(self, length: float) -> int:
         """A length in pixels as a side: floored to a multiple of 16, within the bounds."""
         # 1e-6 is added because a scaled length may fall short of its multiple by the last bit.
-        return max(self.smallest, min(self.largest, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
+        return max(SMALLEST, min(LARGEST, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runner.engine.families import FAMILIES, Family
+from runner.engine.families import FAMILIES
+from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
 from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind

@@ -6,6 +6,7 @@ of latents is (1, 32, height / 8, width / 8).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.families.base import Embeddings, Family, Reader, chat_tokens, decode_grid
@@ -28,10 +29,10 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
     return decode_grid(pipe, latents)
 
 
-def _tokens(pipe: Any, prompt: str) -> int:
-    return chat_tokens(pipe, prompt, thinking=False)
-
-
-_READERS = (Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", False),)),)
-
-FLUX2 = Family(name="flux2", encode=_encode, decode=_decode, tokens=_tokens, readers=_READERS)
+FLUX2 = Family(
+    name="flux2",
+    encode=_encode,
+    decode=_decode,
+    tokens=partial(chat_tokens, thinking=False),
+    readers=(Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", False),)),),
+)

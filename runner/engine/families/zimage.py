@@ -6,6 +6,7 @@ latents is (1, 16, height / 8, width / 8) in float32.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.families.base import Embeddings, Family, Reader, chat_tokens, decode_grid
@@ -31,10 +32,10 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
     return decode_grid(pipe, (grid / settings.scaling_factor) + settings.shift_factor)
 
 
-def _tokens(pipe: Any, prompt: str) -> int:
-    return chat_tokens(pipe, prompt, thinking=True)
-
-
-_READERS = (Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", True),)),)
-
-ZIMAGE = Family(name="zimage", encode=_encode, decode=_decode, tokens=_tokens, readers=_READERS)
+ZIMAGE = Family(
+    name="zimage",
+    encode=_encode,
+    decode=_decode,
+    tokens=partial(chat_tokens, thinking=True),
+    readers=(Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", True),)),),
+)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.families import Embeddings
+from runner.engine.families.base import Embeddings
 
 log = logging.getLogger(__name__)
 
