@@ -28,8 +28,6 @@ from specs.document import (
     short,
 )
 
-__all__ = ["LFS_POINTER", "Document", "ends_with_marker", "is_whole_json_object", "read"]
-
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the small file begins that Git LFS leaves in place of a large one."""
 _WORDS: dict[str, bool | None] = {
@@ -248,17 +246,14 @@ def _plain(builder: Builder, text: str, line: int, column: int) -> Any:
         return int(text)
     if text in _ENDLESS:
         builder.fault("BadYaml", line, column, f"{text} is not a number that can be used here")
-    # Beyond this length nobody meant a number; the text fails wherever one is needed.
-    elif len(text) <= 100 and _FLOAT.fullmatch(text) and not _is_long_integer(text):
+    # Beyond this length, and of so long an integer, nobody meant a number; the text fails wherever
+    # one is needed.
+    elif len(text) <= 100 and _FLOAT.fullmatch(text) and not text.lstrip("+-").isdecimal():
         number = float(text)
         if number - number == 0:
             return number
         builder.fault("BadYaml", line, column, f"{text} is too large a number")
     return text
-
-
-def _is_long_integer(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
 
 
 def _explain(exc: Any, text: str, line: int, column: int) -> tuple[int, int, str]:
