@@ -4,8 +4,6 @@ Blocks are joined unchanged: no template is applied and nothing is cut. A prompt
 is reported together with its longest block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from composer.audit import Span

@@ -5,8 +5,6 @@ order is that of the pack, whatever order the spec has them in, so that a part o
 the same items as the whole run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Text is UTF-8 with any line ending; anything else is an error that names the fil
 Nothing is replaced or guessed, and no link that leads out of the folder is followed.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from pathlib import Path

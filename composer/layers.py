@@ -1,7 +1,5 @@
 """Reads the folder of one pack, without the packs that it extends."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

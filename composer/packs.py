@@ -10,8 +10,6 @@ One file is one block, and blocks are data: braces, percent signs and dollars ha
 together, each with the name of its file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

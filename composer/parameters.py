@@ -6,8 +6,6 @@ An aspect ratio becomes a width and a height here. Seeds of a pack are moved int
 prompts have the same, so that seeds vary fastest as in every other job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ index. The same pack gives the same order and the same keys on every machine, an
 makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -3,8 +3,6 @@
 Pure arithmetic; the only default is one megapixel. All sizes are in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any

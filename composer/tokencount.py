@@ -4,8 +4,6 @@ Callers pass `Encoder`s that count with a model's own tokenizers. Where those ar
 number is estimated, and every result says that it is an estimate. Never loads a tokenizer.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ The count is a product, and each image is computed from its index alone: no list
 specs is ever built. The specs passed in must have been checked by `specs.validate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any

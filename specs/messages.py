@@ -5,8 +5,6 @@ slow, too lax or too vague, and has a sentence for each kind of failure. The sen
 quote at most 60 characters of a value.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice

@@ -6,8 +6,6 @@ also finds the reasons. The check may therefore be too narrow, but it must never
 jsonschema refuses: a schema with a keyword that is unknown here accepts nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from operator import ge, le
 from typing import Any

@@ -5,8 +5,6 @@ YAML goes through the event stream, never through a constructor: no tag, anchor 
 acted upon, and the scalars are those of the YAML 1.2 core schema (`no` is text, 010 is text).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

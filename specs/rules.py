@@ -4,8 +4,6 @@
 leaves wrong types to the schema. Reads no file and no clock.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

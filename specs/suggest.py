@@ -1,7 +1,5 @@
 """Suggests the known name that is most like an unknown one, for error messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 _LONGEST = 60

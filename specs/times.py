@@ -6,8 +6,6 @@ for the machine's own zone where it is None; tests pass one. Never sleeps and ne
 time: `now` is given.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 _DAY = timedelta(days=1)

@@ -4,8 +4,6 @@ Clients build their specs with `to_yaml`, never by formatting strings: a prompt 
 colons, line breaks and any other character.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

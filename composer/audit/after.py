@@ -4,8 +4,6 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from composer.audit import words as w

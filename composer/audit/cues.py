@@ -4,8 +4,6 @@ The longest cue wins, so that "not only" is found before "not". The core of the 
 NegEx and ConText (Apache-2.0); the rest is the English of image prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum

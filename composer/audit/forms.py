@@ -4,8 +4,6 @@ Used when terms are prepared, not while a prompt is read. Forms that are words w
 ("glass" for "glasses") must not be made.
 """
 
-from __future__ import annotations
-
 _IRREGULAR = {
     "person": ("people", "persons"),
     "man": ("men",),

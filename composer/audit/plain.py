@@ -4,8 +4,6 @@
 both readings are possible, the word counts as not negated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from composer.audit import words as w

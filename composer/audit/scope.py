@@ -4,8 +4,6 @@ The method is that of ConText (cues begin, invert and end a scope), with scopes 
 the noun phrase after a cue, then its list. A word counts as not covered where this is uncertain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from composer.audit import plain, turns

@@ -3,8 +3,6 @@
 One pass, without backtracking. The tokens do not depend on terms or negations.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

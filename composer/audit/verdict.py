@@ -5,8 +5,6 @@ including negated ones: FLUX does not understand negatives, so that "no text" ma
 the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -5,8 +5,6 @@ of those imports torch, numpy, rich or jsonschema, and only the module of the gi
 imported, so that `status` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib

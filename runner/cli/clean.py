@@ -4,8 +4,6 @@ Lists the jobs and deletes them only with `--yes` or after a question. Never tou
 queued, running or kept (by a file `<id>.keep`), nor what is not the folder of a job.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

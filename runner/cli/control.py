@@ -1,7 +1,5 @@
 """`cancel`, `retry`, `pause` and `resume`: write control files into the inbox."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """`doctor`: what this machine can run, and what to mend."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`init`: make a home with everything a newcomer needs in it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

@@ -3,8 +3,6 @@
 Over stdio, standard output belongs to the protocol: all messages go to standard error.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os

@@ -1,7 +1,5 @@
 """What the commands share: adding a verb, JSON, messages, the log, a job in one line, sizes."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

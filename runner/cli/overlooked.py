@@ -4,8 +4,6 @@ Reads names, sizes, receipts and statuses, and changes nothing. Input images and
 purpose are not listed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from itertools import islice

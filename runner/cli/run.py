@@ -1,7 +1,5 @@
 """`run`, `drain` and `demo`: the commands that make this process, or its child, the runner."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ A systemd user unit on Linux, a launchd agent on macOS, a scheduled task on Wind
 what `install` would write and do, and does nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """`status` and `watch`: the state of jobs and of the runner, read from the home's files only."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

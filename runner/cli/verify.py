@@ -4,8 +4,6 @@ Where no runner is running, this process renders the image and holds the runner'
 Else the runner renders it as a job of its own, which is removed again afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

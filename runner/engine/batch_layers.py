@@ -6,8 +6,6 @@ this in the last bits of a transformer's output. Computed row by row they give t
 one image alone, and cost next to nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

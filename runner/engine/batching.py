@@ -7,8 +7,6 @@ so it is tried once for each model and size, on real prompts: the latents of one
 bit by bit, with those of single calls, and so is the time of both.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ An entry of the user names the model that it is like and what differs from it. N
 the hub is asked: missing weights are reported by `models check`, and by the job that needs them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ computed from the published shapes of the tensors; `bytes` is the size of the do
 neither torch nor diffusers nor Pillow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights

@@ -5,8 +5,6 @@ pipelines. `_answer` turns whatever a task returns or raises into one Rendered, 
 StoppedEarly. Only the text of an error is kept: its traceback would keep tensors alive.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

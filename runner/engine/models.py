@@ -4,8 +4,6 @@ A kind says what a job needs. An entry says which repository and pipeline class 
 defaults, and what the model cannot do. Imports neither torch nor diffusers nor Pillow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ is a problem here, before any work: nothing that a spec asks for is ignored with
 have passed their schema, so types are not checked again.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

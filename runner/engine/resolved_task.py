@@ -4,8 +4,6 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial

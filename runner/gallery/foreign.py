@@ -4,8 +4,6 @@ A setting without a field in a spec is kept under an `x_` key. So is a size, a s
 steps out of range; the model's default then applies, as it does for a guidance out of range.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """How the gallery's writers read values from a sidecar and write them, so that all agree."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 from typing import Any

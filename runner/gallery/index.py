@@ -10,8 +10,6 @@ map of a file, searched without reading it into objects. Such a file is a head a
 An index is derived from its lines: one that is missing or does not fit them is made again.
 """
 
-from __future__ import annotations
-
 import mmap
 import zlib
 from abc import ABC, abstractmethod

@@ -8,8 +8,6 @@ The last line counts as settings only with three `Key: value` pairs or more. Key
 word characters, spaces, `-` or `/`; a value with a comma, a colon or a line end is a JSON string.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -10,8 +10,6 @@ is written: readers skip an incomplete last line, and the next writer cuts it of
 document is its segment times SEGMENT, plus the place of its line in the segment, plus 1.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress

@@ -4,8 +4,6 @@ The value of `Iptc4xmpExt:DigitalSourceType` begins with `http:`, as the vocabul
 readers compare the text. The IPTC 2025.1 fields name the model and the prompt.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from html import escape

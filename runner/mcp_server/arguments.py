@@ -6,8 +6,6 @@ may also be data URIs. Rules between fields stay in the spec's schema and are de
 many hosts refuse `allOf` at the top of a tool's schema.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

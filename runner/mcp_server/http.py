@@ -7,8 +7,6 @@ machine sends a foreign Host or Origin and is refused, and other users of this m
 token. Sessions are not kept, so a restart of the server breaks no client.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac

@@ -1,7 +1,5 @@
 """The prompt `night_from_a_pack`, and completions for its arguments and for flux:// addresses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Listed are the models, the packs, the schemas, and all jobs, newest first, with 
 pictures. Other pictures are read by their addresses.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

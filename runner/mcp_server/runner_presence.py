@@ -1,7 +1,5 @@
 """Is a runner there? Says so, says how to start one, and starts one where that was allowed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The model families: code that all pipelines of a family share, one file for each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from runner.engine.families.base import Family

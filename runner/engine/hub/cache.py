@@ -5,8 +5,6 @@ break and checks no hash; here a download is resumed, and a file gets its name o
 is right. A branch points to a new commit only when all files of that commit are here.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Reads files, the settings and the environment only: no torch and no network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The token is sent to the hub only, and is never shown or written. Requests have 
 are made twice at most. Errors are raised as they come; `explain` translates them.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ chain of causes is searched, by the rules in their order. Exceptions are compare
 their libraries need not be imported. Never shows a token, nor the text of a foreign error.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator

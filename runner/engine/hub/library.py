@@ -5,8 +5,6 @@ present only when every component of its index is complete: a download that brok
 index behind. Never fetches anything: `pull` does.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ downloads them. Every failure is raised within seconds, as an error with one sen
 have come are kept, and the next attempt resumes there.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Reads names and small files only. No network, and of weights only the header, wh
 their file must be.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ of all bytes has to be the one that the hub lists. Waits at most for a few of hu
 time limits, and stops between two blocks once it is asked to.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Mapping

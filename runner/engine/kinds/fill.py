@@ -5,8 +5,6 @@ them the mask is grown to whole cells of the latents, so that thin strokes are n
 original pixels outside the ungrown mask are restored afterwards.
 """
 
-from __future__ import annotations
-
 from runner.engine.kinds.base import (
     NOT_GIVEN,
     Arguments,

@@ -1,7 +1,5 @@
 """The torch device and dtype of a setting, threads, caches, and the import of the frameworks."""
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import logging

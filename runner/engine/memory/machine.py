@@ -5,8 +5,6 @@ GPU creates a context there (some hundred MB, until the process ends); nothing e
 device.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

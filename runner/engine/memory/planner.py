@@ -7,8 +7,6 @@ that a spec names is used, or it is an error. Pure: it queries no device, and gi
 for the same machine and model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

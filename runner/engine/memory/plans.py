@@ -3,8 +3,6 @@
 `planner` takes the first that fits. Pure values and generators; the peaks come from `footprint`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -6,8 +6,6 @@ Compared with OpenCV 5.0.0 on noise, smooth, drawn, ramp and grey pictures at th
 thresholds each: every pixel of all fifteen maps agrees. 1024×1024 takes 0.07 s, pure noise 0.3 s.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image as Pillow

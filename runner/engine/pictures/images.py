@@ -5,8 +5,6 @@ out. Where the size follows the picture, it is floored to multiples of 16 and th
 off on both sides, so that no pixel is resampled; beyond the model's bounds it is scaled down.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

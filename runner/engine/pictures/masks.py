@@ -3,8 +3,6 @@
 Masks are Pillow images of mode L, or uint8 arrays (height, width), with the values 0 and 255 only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from PIL import Image as Pillow

@@ -5,8 +5,6 @@ store is given, so that a second run over the same pack loads no text encoder. A
 names everything that changes the numbers (see `key_of`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -5,8 +5,6 @@ upcoming prompts are encoded while they are on the device, so that they are load
 decides what is loaded: it takes the text stage from the PipelineCache when a prompt is not kept.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any

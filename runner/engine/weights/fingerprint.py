@@ -6,8 +6,6 @@ hub's cache is the name of its blob, which is the hub's own hash of the content;
 hold the header with every tensor's name, shape and offsets, and the end of the weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 from pathlib import Path

@@ -5,8 +5,6 @@ A layer that the model lacks is left out, with a warning; a layer of another siz
 LoRA was made for another model, which diffusers notices halfway through loading, or not at all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ files are loaded once, whatever repository names them, except the scheduler, whi
 of a run. Everything is read from folders that the library names, and never from the network.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The cards of `outbox/index.html`: the latest jobs by day, each with its first few pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any

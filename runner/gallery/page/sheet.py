@@ -5,8 +5,6 @@ being copied. All text from specs is escaped here, and a Content-Security-Policy
 the page's own script and styles lets no others run.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

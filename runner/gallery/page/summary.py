@@ -1,7 +1,5 @@
 """The head of a job's page in words: its progress, how long it took and how long it will take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
