@@ -3,23 +3,19 @@
 Keys may be added, never removed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composer.assemble import assemble
 from composer.audit import Term, audit, parse_terms
 from composer.choose import choose
 from composer.packs import Pack
+from composer.plan import Plan
 from composer.terms import terms_for
 from composer.tokencount import Encoder, flux1_like, token_warnings, tokens_json
 from specs.errors import Problem, SpecInvalid
-
-if TYPE_CHECKING:
-    from composer.plan import Plan
 
 # For a photograph; measured PNG files have between one and two bytes a pixel.
 _BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
@@ -40,13 +36,11 @@ def compose_json(
     is left.
     """
     choice = choose(pack, compose)
-    for combination in choice.combinations(pack):
-        if isinstance(combination, tuple):
-            subject, variable = combination
-            break
-    else:
+    combination = next((c for c in choice.combinations(pack) if isinstance(c, tuple)), None)
+    if combination is None:
         why = "; ".join(f"{s.file} {s.reason}" for s in choice.skipped) or "no combination is left"
         raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
+    subject, variable = combination
     assembled = assemble(pack, subject, variable, str(compose.get("extra", "")))
     terms = terms_for(pack, subject, variable, parse_terms(forbidden))
     report = audit(assembled.prompt, terms, assembled.spans)

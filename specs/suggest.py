@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-_LONGEST = 60
-
 
 def nearest(unknown: object, known: Iterable[str]) -> str | None:
     """The known name that is most like an unknown one; None where none is similar enough."""
@@ -12,9 +10,9 @@ def nearest(unknown: object, known: Iterable[str]) -> str | None:
     # Imported here because only errors need it.
     from difflib import get_close_matches
 
-    # Case is ignored, and only the first characters are compared, to bound the time.
+    # Case is ignored, and only the first 60 characters are compared, to bound the time.
     by_folded = {name.casefold(): name for name in known}
-    matches = get_close_matches(unknown[:_LONGEST].casefold(), by_folded, n=1)
+    matches = get_close_matches(unknown[:60].casefold(), by_folded, n=1)
     return by_folded[matches[0]] if matches else None
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import add_verb, print_json, print_message, show, size_text
+from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.terminal import size_text
 from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")

@@ -11,7 +11,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from runner import client, reading
@@ -35,8 +34,6 @@ _FILTERS = {
     "size": "1024x768",
     "job": "the id of a job",
 }
-_NARROWEST_PROMPT = 20
-_JOBS_SHOWN = 500
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -106,19 +103,19 @@ def _rebuild(home: Home) -> int:
     from runner.gallery.store import FOLDER
     from runner.spool.disk.disk import Disk
 
+    def print_progress(done: int, total: int) -> None:
+        end = "\n" if done == total else "\r"
+        print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
+
     home.prepare()
     folder = home.data / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        progress = _print_progress if sys.stderr.isatty() else None
-        return rebuild(folder, home.outbox, Disk().replace, progress)
+        return rebuild(
+            folder, home.outbox, Disk().replace, print_progress if sys.stderr.isatty() else None
+        )
     except OSError as error:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
-
-
-def _print_progress(done: int, total: int) -> None:
-    end = "\n" if done == total else "\r"
-    print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
 
 
 def _print_table(page: Page, offset: int) -> None:
@@ -130,7 +127,7 @@ def _print_table(page: Page, offset: int) -> None:
             f"{'made':<16}  {'id':<{longest}}  {'kind':<8}  {'model':<{models}}  "
             f"{'seed':>10}  {'size':>9}  "
         )
-        columns = max(_NARROWEST_PROMPT, shutil.get_terminal_size((120, 24)).columns - len(head))
+        columns = max(20, shutil.get_terminal_size((120, 24)).columns - len(head))
         show(f"{head}prompt")
         for row in rows:
             size = f"{row['width']}x{row['height']}" if row.get("width") else ""
@@ -192,10 +189,11 @@ def _job_page(home: Home, job: str) -> str:
 
 def write_outbox_page(home: Home) -> str:
     """Write the page of the newest jobs, from the files of the outbox, and return its path."""
+    from runner.gallery.page.overview import latest
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
+    shown = latest(statuses(home))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
     Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())

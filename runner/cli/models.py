@@ -3,23 +3,21 @@
 Listing imports nothing heavy. Weights are fetched by `models pull` only: no job ever downloads.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
+from runner.engine.custom_entries import models_of
+from runner.engine.entries import ESTIMATORS
+from runner.engine.hub.sources import Layout, Source, estimator_source, sources
+from runner.engine.models import Model
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from runner.engine.hub.sources import Source
-    from runner.engine.models import Model
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
@@ -92,8 +90,6 @@ def run_pull(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print what is missing of the named models, or of all of them in short."""
-    from runner.engine.custom_entries import models_of
-    from runner.engine.entries import ESTIMATORS
     from runner.engine.hub import checkup
 
     home = find_home(options.home)
@@ -159,10 +155,6 @@ def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
     """The sources to fetch for each name. Raises UsageProblem for an unknown name."""
-    from runner.engine.custom_entries import models_of
-    from runner.engine.entries import ESTIMATORS
-    from runner.engine.hub.sources import Layout, Source, estimator_source, sources
-
     models = models_of(home.settings)
     targets: dict[str, tuple[Source, ...]] = {}
     for name in options.names:

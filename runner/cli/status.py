@@ -8,10 +8,8 @@ from typing import Any
 from runner import client, reading
 from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
-from runner.job import FINAL_STATES
+from runner.job import FINAL_STATES, State
 from runner.settings import Home, find_home
-
-_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -41,7 +39,7 @@ def run_status(options: argparse.Namespace) -> int:
         print_json({**summary, **more})
         return 0
     counts = summary.get("counts", {})
-    numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
+    numbers = ", ".join(f"{counts[state]} {state}" for state in State if counts.get(state))
     if running:
         at = f" at {running['job']}" if running["job"] else ""
         show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")

@@ -219,10 +219,7 @@ def _width(lines: int) -> int:
 
 
 def _bits(places: Iterable[int]) -> int:
-    bits = 0
-    for place in places:
-        bits |= 1 << place
-    return bits
+    return reduce(or_, (1 << place for place in places), 0)
 
 
 def _pack(posting: Sequence[int], width: int) -> bytes:

@@ -11,7 +11,6 @@ from typing import Any
 
 from runner.gallery.formatting import made_with, mapping, source_type
 
-NAMESPACE = "urn:fluxdrop:metadata:1:"
 # XML 1.0 cannot contain these characters, not even as references.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _HEAD = (
@@ -22,7 +21,7 @@ _HEAD = (
     '  xmlns:dc="http://purl.org/dc/elements/1.1/"\n'
     '  xmlns:xmp="http://ns.adobe.com/xap/1.0/"\n'
     '  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"\n'
-    f'  xmlns:fluxdrop="{NAMESPACE}">\n'
+    '  xmlns:fluxdrop="urn:fluxdrop:metadata:1:">\n'
 )
 _TAIL = '</rdf:Description>\n</rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
 

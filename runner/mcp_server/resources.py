@@ -28,6 +28,7 @@ from mcp.types import (
 from runner.mcp_server import pictures
 from runner.mcp_server.jobs import status_of
 from runner.settings import Home
+from specs import schemas
 from specs.errors import SpecInvalid
 
 _JSON = "application/json"
@@ -68,8 +69,6 @@ def listing(home: Home, params: PaginatedRequestParams | None) -> ListResourcesR
 
 
 def _fixed_resources() -> list[Resource]:
-    from specs import schemas
-
     spec_schemas = [
         Resource(
             uri=f"flux://schema/{kind}", name=f"schema-{kind}", mime_type=_JSON,
@@ -132,8 +131,6 @@ def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
                 packs = [pack(home, name) for name in list_packs(home.prompts)]
                 return _text(uri, {"packs": packs})
             case ["schema", name]:
-                from specs import schemas
-
                 if name in schemas.names():
                     return _text(uri, schemas.bundle(name))
             case ["jobs", job_id, "status"]:

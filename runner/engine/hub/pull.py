@@ -23,6 +23,7 @@ from runner.engine.hub.library import cache_folder, repo_folder
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
+from runner.terminal import size_text
 from specs.errors import FluxdropError
 
 _WORKERS = 4
@@ -146,18 +147,10 @@ def check_room(shares: Iterable[Share], data: Path, *, again: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_BYTES > free:
         raise DiskFull(
-            f"{in_words(needed)} have to come and {in_words(free)} are free: make room for"
-            f" {in_words(needed + _SPARE_BYTES - free)} more, or set HF_HOME to a folder on a"
+            f"{size_text(needed)} have to come and {size_text(free)} are free: make room for"
+            f" {size_text(needed + _SPARE_BYTES - free)} more, or set HF_HOME to a folder on a"
             f" larger disk, then run `{again}`"
         )
-
-
-def in_words(count: int) -> str:
-    """A number of bytes with a decimal unit, as in "1.5 GB"."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _with_file(source: Source, listed: Mapping[str, Remote]) -> Source:

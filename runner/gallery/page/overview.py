@@ -1,6 +1,7 @@
 """The cards of `outbox/index.html`: the latest jobs by day, each with its first few pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,7 @@ _COVERS = 4
 
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The latest jobs, newest first, without what has no id."""
-    named = [job for job in jobs if job.get("id")]
-    return sorted(named, key=_accepted, reverse=True)[:MOST_JOBS]
+    return nlargest(MOST_JOBS, (job for job in jobs if job.get("id")), key=_accepted)
 
 
 def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
