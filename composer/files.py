@@ -9,7 +9,6 @@ import unicodedata
 from pathlib import Path
 
 MAX_FILE_BYTES = 256 * 1024
-_LINE_END = re.compile("\r\n|\r|\n")
 # Characters that JSON, PNG text or XMP cannot carry. Tabs and line ends are allowed, as blanks.
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
@@ -68,7 +67,7 @@ def clean(text: str) -> str:
 
     A line is a comment when its first character that is not blank is `#`; any other `#` is text.
     """
-    lines = (line.strip() for line in _LINE_END.split(text))
+    lines = (line.strip() for line in re.split("\r\n|\r|\n", text))
     return " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
 
 

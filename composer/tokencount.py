@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 CLIP_LIMIT = 77
 """Tokens that CLIP's text encoder reads, special tokens included."""
 
-_T5_LIMIT = 512
-
 
 class Reading(NamedTuple):
     """How an encoder reads a text.
@@ -118,7 +116,7 @@ def _not_latin(text: str, most: int = 12) -> str:
 
 def flux1_like() -> tuple[Encoder, ...]:
     """The encoders of FLUX.1, assumed for a model whose encoders are not known."""
-    return estimating("CLIP", CLIP_LIMIT, pooled=True), estimating("T5", _T5_LIMIT)
+    return estimating("CLIP", CLIP_LIMIT, pooled=True), estimating("T5", 512)
 
 
 def tokens_json(text: str, encoders: Sequence[Encoder]) -> dict[str, Any]:

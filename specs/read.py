@@ -25,6 +25,7 @@ from specs.document import (
     refuse,
     short,
 )
+from specs.errors import SpecInvalid
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the small file begins that Git LFS leaves in place of a large one."""
@@ -75,8 +76,6 @@ def ends_with_marker(data: bytes) -> bool:
 
 def is_whole_json_object(data: bytes) -> bool:
     """Whether these bytes parse as one JSON object, which no part of a file being written does."""
-    from specs.errors import SpecInvalid
-
     # The common half-written file is turned away without being parsed.
     if not data.rstrip().endswith(b"}"):
         return False

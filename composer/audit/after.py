@@ -13,7 +13,6 @@ from composer.audit.reading import Mark
 from composer.audit.terms import Mention
 from composer.audit.tokens import Kind, Token, word_at
 
-_REACH = 14
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
 
@@ -138,7 +137,7 @@ def _predicate_at(tokens: Sequence[Token], at: int, mention: Mention) -> Mark | 
 def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
     """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
     places = [mention.last]
-    at, nouns, limit = mention.last, 0, min(mention.last + _REACH, len(tokens))
+    at, nouns, limit = mention.last, 0, min(mention.last + 14, len(tokens))
     while at < limit:
         text = word_at(tokens, at)
         if is_join(tokens, at):

@@ -16,11 +16,6 @@ from composer.audit.scope import read_marks
 from composer.audit.terms import Term, find_mentions, parse_terms
 from composer.audit.tokens import tokenise
 
-_MOST_REPORTED = 20
-"""At most this many mentions of one term are reported at each level; all of them count."""
-
-_NEGATED = "FLUX reads no negatives: describe what is wanted instead of naming this"
-
 
 @dataclass(frozen=True)
 class Span:
@@ -118,7 +113,8 @@ def audit(
             term = parsed[number]
             blocks = not mark.negated and term.severity == "error"
             reported[number][blocks] += 1
-            if reported[number][blocks] <= _MOST_REPORTED:
+            # At each level, at most 20 mentions of one term are reported; all of them count.
+            if reported[number][blocks] <= 20:
                 finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
@@ -127,7 +123,10 @@ def audit(
 def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
+    level: Literal["violation", "advice"] = "violation"
+    note = term.reason
     if mark.negated:
-        return Finding(term.term, start, end, block, mark.cue, mark.rule, "advice", _NEGATED)
-    level: Literal["violation", "advice"] = "advice" if term.severity == "warn" else "violation"
-    return Finding(term.term, start, end, block, mark.cue, mark.rule, level, term.reason)
+        note = "FLUX reads no negatives: describe what is wanted instead of naming this"
+    if mark.negated or term.severity == "warn":
+        level = "advice"
+    return Finding(term.term, start, end, block, mark.cue, mark.rule, level, note)

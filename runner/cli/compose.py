@@ -16,7 +16,11 @@ from runner.cli.output import add_verb, print_json, print_line, print_message, s
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from specs.document import Document
 from specs.errors import SpecInvalid
+from specs.read import read
+from specs.validate import validate
+from specs.write import to_yaml
 
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
@@ -51,8 +55,6 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_compose(options: argparse.Namespace) -> int:
     """Print one prompt and its audit, or plan or drop a bulk run."""
-    from specs.write import to_yaml
-
     home = find_home(options.home)
     spec = _spec(options, home)
     try:
@@ -93,8 +95,6 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
 
 def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
     """The fields of `--set`, their values read as in a spec. Raises UsageProblem."""
-    from specs.read import read
-
     for text in assignments:
         name, sign, value = text.partition("=")
         if not (sign and name.strip()) or name in ("compose", "prompt"):
@@ -115,8 +115,6 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
     from runner.cli.plan_report import tokens_text
-    from specs.document import Document
-    from specs.validate import validate
 
     try:
         validate(Document(spec))

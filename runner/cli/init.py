@@ -10,6 +10,7 @@ from typing import Any
 from runner.cli.output import add_verb, print_answer
 from runner.errors import UsageProblem
 from runner.settings import SETTINGS_FILE, Home, is_home
+from specs import schemas
 
 _SETTINGS = """\
 # yaml-language-server: $schema=specs/settings.schema.json
@@ -53,8 +54,6 @@ def _quoted(folder: Path) -> str:
 
 def make_home(folder: Path) -> None:
     """Fill a folder with inbox, outbox, prompts, data, schemas, examples and a settings file."""
-    from specs import schemas
-
     ours = schemas.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "specs").mkdir(exist_ok=True)

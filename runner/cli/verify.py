@@ -24,6 +24,9 @@ from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.errors import FluxdropError
+from specs.read import read as read_spec
+from specs.validate import validate
+from specs.write import to_yaml
 
 _CANCEL_SECONDS = 2.0
 # The packages whose versions change pixels, in the order in which they are reported.
@@ -93,11 +96,7 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
 
 def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The sidecar as a spec, validated like one from the inbox. Raises SpecInvalid."""
-    from specs.read import read
-    from specs.validate import validate
-    from specs.write import to_yaml
-
-    return dict(validate(read(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
+    return dict(validate(read_spec(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
 
 
 def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
@@ -153,8 +152,6 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
 
     Raises _NotMade; RunnerNeeded and UsageProblem where the runner does not work on it.
     """
-    from specs.write import to_yaml
-
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
     drop = client.submit(home, data, "verify.yaml")

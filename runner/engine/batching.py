@@ -25,10 +25,6 @@ MAX_BATCH = 4
 
 _TRIAL_STEP_SECONDS = 0.05
 """No trial where a step takes longer: the device is then busy computing."""
-_TRIAL_AFTER = 3
-"""A trial pays only after as many images alike in a row."""
-_MOST_TIME = 0.9
-"""The largest share of the time of single calls with which a batch passes."""
 
 Key = tuple[object, ...]
 
@@ -51,7 +47,8 @@ class Batching:
         key = _key(resolved, piece) if quick else None
         self._in_a_row = self._in_a_row + 1 if key == self._last else 1
         self._last = key
-        if key is not None and key not in self._proven and self._in_a_row >= _TRIAL_AFTER:
+        # A trial pays only after some images alike in a row.
+        if key is not None and key not in self._proven and self._in_a_row >= 3:
             self._proven[key] = MAX_BATCH if _passes(stages, piece) else 1
         self.size = self._proven.get(key, 1)
 
@@ -99,7 +96,7 @@ def _passes(stages: Stages, piece: Piece) -> bool:
     others = (_latents(stages, [piece]) for piece in pieces[1:])
     same = all(map(torch.equal, (alone, *others), batch.split(1)))
     log.info("%d at once: %s, %.2f of the time", MAX_BATCH, "equal" if same else "not equal", share)
-    return same and share < _MOST_TIME
+    return same and share < 0.9
 
 
 def _latents(stages: Stages, pieces: Sequence[Piece]) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
 APACHE = "Apache-2.0"
-NON_COMMERCIAL = "FLUX.1-dev-Non-Commercial"
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
@@ -23,7 +22,6 @@ _REDUX = Prior(
     "black-forest-labs/FLUX.1-Redux-dev",
     bytes=2 * (428_225_600 + 64_503_808),
 )
-_TINY_REDUX = Prior("FluxPriorReduxPipeline", "", part="redux-prior")
 
 DEPTH_ANYTHING = Estimator(
     "depth-anything",
@@ -39,7 +37,7 @@ def _flux1(
     transformer: int,
     serves: Mapping[str, Serving],
     *,
-    licence: str = NON_COMMERCIAL,
+    licence: str = "FLUX.1-dev-Non-Commercial",
     max_sequence_length: int = 512,
     sizes: Sizes | None = None,
 ) -> Model:
@@ -84,7 +82,7 @@ _TINY = Model(
             4,  # as accurate as 8, in half the time
             2.5,
             part="text2img",
-            prior=_TINY_REDUX,
+            prior=Prior("FluxPriorReduxPipeline", "", part="redux-prior"),
             references=4,
             weighted=True,
         ),

@@ -33,7 +33,6 @@ from runner.task import ImageTask
 log = logging.getLogger(__name__)
 
 _SLOT = "gpu0"
-_RECORDING_SECONDS = 0.02
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
@@ -158,7 +157,7 @@ class GpuThread:
     def _report_slowly(self, event: Event) -> None:
         """Report progress and let it be recorded before what follows may end the process."""
         self.events.put(event)
-        time.sleep(_RECORDING_SECONDS)
+        time.sleep(0.02)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
         try:

@@ -24,8 +24,6 @@ from runner.task import ImageTask
 
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
-_MOST_KEPT = 512
-
 
 @dataclass(frozen=True)
 class ResolvedTask:
@@ -91,7 +89,7 @@ class TaskResolver:
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= _MOST_KEPT:
+            if len(self._known) >= 512:
                 self._known.clear()
             known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
         return known

@@ -27,7 +27,6 @@ FEW_STEPS = 8
 
 _APPLIED = "_fluxdrop_speed"
 _COMPILERS = ("cc", "gcc", "clang", "cl")
-_RECOMPILATIONS = 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,6 @@ BACKENDS: Mapping[str, Backend] = {
     "xformers": Backend("xformers", "xformers", (0, 0, 29), (7, 0)),
 }
 """The values of the setting `attention`, which its schema lists too: diffusers' names."""
-
-_BEST_FIRST = ("_flash_3", "flash")
-"""What `auto` chooses from: kernels that compute the same as torch's, only faster. `sage` rounds to
-8 bits, so it must be set by name."""
 
 _CACHING = ("FluxTransformer2DModel",)
 """The transformers on which first-block caching works. FLUX.2's blocks return tensors of different
@@ -172,7 +167,8 @@ class Speed:
         half = {torch.bfloat16, torch.float16}
         if type(transformer).__name__ in _WITHOUT_MASKS:
             if any(parameter.dtype in half for parameter in transformer.parameters()):
-                for name in _BEST_FIRST:
+                # These compute the same as torch's, only faster. `sage` rounds to 8 bits.
+                for name in ("_flash_3", "flash"):
                     if not _attention_problem(name) and _capability() >= BACKENDS[name].capability:
                         return name
         return NATIVE
@@ -270,7 +266,7 @@ def _compile(transformer: Any, *, fullgraph: bool) -> None:
 
     # Another LoRA, size or prompt length compiles a block again, and with `fullgraph` torch raises
     # an error where the limit is reached.
-    torch._dynamo.config.recompile_limit = _RECOMPILATIONS
+    torch._dynamo.config.recompile_limit = 64
     transformer.compile_repeated_blocks(fullgraph=fullgraph)
 
 

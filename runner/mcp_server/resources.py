@@ -25,6 +25,7 @@ from mcp.types import (
     TextResourceContents,
 )
 
+from composer.packs import list_packs, read_pack
 from runner.mcp_server import pictures
 from runner.mcp_server.jobs import status_of
 from runner.settings import Home
@@ -126,8 +127,6 @@ def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
             case ["models"]:
                 return _text(uri, {"models": models(home)})
             case ["packs"]:
-                from composer.packs import list_packs
-
                 packs = [pack(home, name) for name in list_packs(home.prompts)]
                 return _text(uri, {"packs": packs})
             case ["schema", name]:
@@ -168,8 +167,6 @@ def models(home: Home) -> list[dict[str, Any]]:
 
 def pack(home: Home, name: str) -> dict[str, Any]:
     """A pack with its subjects and variables; `error` says why it cannot be read."""
-    from composer.packs import read_pack
-
     try:
         content = read_pack(home.prompts, name)
     except SpecInvalid as error:

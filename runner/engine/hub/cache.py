@@ -14,8 +14,6 @@ from threading import Event
 from runner.engine.hub.transfer import OnBytes, Remote, Transfer, hash_of, size_of
 from runner.errors import ModelMissing
 
-_LOCK_SECONDS = 3.0
-
 
 class CachedCommit:
     """One commit of a repository in the cache.
@@ -75,7 +73,7 @@ class CachedCommit:
         for path in (blob, lock):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with WeakFileLock(lock, timeout=_LOCK_SECONDS):
+            with WeakFileLock(lock, timeout=3.0):
                 if size_of(blob) == remote.size:
                     on_bytes(remote.size)
                 elif same := self._elsewhere(remote):

@@ -14,7 +14,6 @@ from typing import Any
 from runner.engine.models import Model
 from runner.errors import DiskFull, JobFailed, ModelMissing
 
-_HUB = "https://huggingface.co"
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NOT_PERMITTED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -185,7 +184,7 @@ def is_passing(error: BaseException) -> bool:
 
 def host() -> str:
     """The hub's address, from HF_ENDPOINT where it is set."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
 def _applies(rule: _Rule, link: BaseException, token: bool) -> bool:

@@ -26,8 +26,6 @@ from runner.errors import DiskFull, ModelMissing
 from runner.terminal import size_text
 from specs.errors import FluxdropError
 
-_WORKERS = 4
-_POLL_SECONDS = 0.2
 _SPARE_BYTES = 2**30
 """Bytes that a download leaves free on the disk, for the jobs that run meanwhile."""
 
@@ -184,13 +182,13 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
 
     failed: Exception | None = None
     left = len(items)
-    with ThreadPool(_WORKERS) as pool:
+    with ThreadPool(4) as pool:
         done = pool.imap_unordered(work_off, items)
         try:
             while left:
                 try:
                     # In short waits, because on Windows a long one does not end on Ctrl-C.
-                    done.next(_POLL_SECONDS)
+                    done.next(0.2)
                 except NotYet:
                     continue
                 except Exception as error:  # noqa: BLE001 raised below, when all threads have stopped

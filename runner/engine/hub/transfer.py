@@ -18,7 +18,6 @@ from runner.errors import ModelMissing
 
 OnBytes = Callable[[int], None]
 
-_BLOCK = 2**20
 _TRIES = 3
 
 
@@ -164,7 +163,7 @@ def hash_of(file: Path, remote: Remote, stop: Event | None = None) -> Any:
     """The hash object of a file's content. Raises Interrupted once `stop` is set."""
     digest = remote.digest()
     with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(2**20):
             if stop is not None and stop.is_set():
                 raise Interrupted
             digest.update(block)

@@ -11,8 +11,6 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-_SMALL = 100_000_000
-
 
 def frameworks() -> Any:
     """Import diffusers and transformers, without progress bars and notices; returns diffusers."""
@@ -105,7 +103,7 @@ def use_threads(device: Any, weights: int) -> None:
 
     default = _default_threads()
     if device.type == "cpu":
-        torch.set_num_threads(1 if weights < _SMALL else default)
+        torch.set_num_threads(1 if weights < 100_000_000 else default)
 
 
 @cache

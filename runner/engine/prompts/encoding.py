@@ -19,8 +19,6 @@ from runner.errors import JobFailed
 from runner.job import Phase
 from runner.task import ImageTask
 
-_MAX_UPCOMING = 4096
-
 
 class Prompts:
     """The prompts of one device: kept embeddings, and the tasks known to come."""
@@ -40,7 +38,7 @@ class Prompts:
             for task in upcoming:
                 key = (task.model, task.kind, task.precision, task.prompt, task.loras)
                 self._lookahead[key] = task
-            while len(self._lookahead) > _MAX_UPCOMING:
+            while len(self._lookahead) > 4096:
                 del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER = "tokenizer.json"
-_SETTINGS = "tokenizer_config.json"
 
 _CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -95,7 +94,7 @@ def t5(part: Path) -> Tokenizer:
 
 def settings(part: Path) -> dict[str, Any]:
     """The settings in the folder; empty where it has none."""
-    file = part / _SETTINGS
+    file = part / "tokenizer_config.json"
     return _json(file) if file.is_file() else {}
 
 
@@ -113,11 +112,10 @@ def template(part: Path, options: Iterable[tuple[str, Any]]) -> Callable[[str], 
     )
     environment.filters["tojson"] = _to_json
     compiled = environment.from_string(source)
-    arguments = dict(options)
 
     def wrap(text: str) -> str:
         messages = [{"role": "user", "content": text}]
-        return compiled.render(messages=messages, add_generation_prompt=True, **arguments)
+        return compiled.render(messages=messages, add_generation_prompt=True, **dict(options))
 
     return wrap
 
@@ -130,8 +128,8 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 def _template_in(config: Mapping[str, Any]) -> str:
     template = config.get("chat_template")
     if isinstance(template, list):
-        by_name = {each.get("name"): each.get("template") for each in template}
-        template = by_name.get("default")
+        named = (each.get("template") for each in template if each.get("name") == "default")
+        template = next(named, None)
     if not isinstance(template, str):
         raise Unreadable("it has no chat template")
     return template
