@@ -49,7 +49,7 @@ def compose_json(
     warnings += token_warnings(assembled.prompt, encoders)
     return {
         "prompt": assembled.prompt,
-        "length": assembled.length,
+        "length": len(assembled.prompt),
         "over_by": assembled.over_by,
         "blocks": [
             {"block": span.block, "file": span.file, "length": span.length}
@@ -99,7 +99,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 **item.entry.named(),
                 "seed": item.seed,
                 "prompt": item.entry.prompt,
-                "length": item.entry.assembled.length,
+                "length": len(item.entry.prompt),
                 "verdict": item.entry.report.verdict,
                 "key": item.key,
             }
@@ -123,7 +123,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "over_long": [
             {
                 **entry.named(),
-                "length": entry.assembled.length,
+                "length": len(entry.prompt),
                 "over_by": entry.assembled.over_by,
                 "longest": entry.assembled.longest.block,
                 "file": entry.assembled.longest.file,

@@ -44,7 +44,6 @@ class Job:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     clean = add_verb(verbs, shared, "clean", run_clean, "take old finished jobs away")
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
     keep_help = "the oldest go until the finished ones take no more than this: 50GB"

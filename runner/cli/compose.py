@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     compose = add_verb(verbs, shared, "compose", run_compose, "make prompts from a pack")
     compose.add_argument("pack", metavar="PACK", help="a folder in prompts/")
     compose.add_argument("--subject", action="append", metavar="S", help="may be given again")

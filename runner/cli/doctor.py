@@ -32,7 +32,6 @@ class Finding:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
 
 

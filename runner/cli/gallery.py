@@ -37,7 +37,6 @@ _FILTERS = {
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
     ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
     search = add_verb(ways, shared, "search", run_search, "newest first")

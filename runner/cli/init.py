@@ -23,7 +23,6 @@ _SETTINGS = """\
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     init = add_verb(verbs, shared, "init", run_init, "make a new home folder")
     init.add_argument("folder", metavar="DIR")
 

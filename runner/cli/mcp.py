@@ -17,7 +17,6 @@ TOKEN = "FLUXDROP_MCP_TOKEN"
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     mcp = add_verb(verbs, shared, "mcp", run_mcp, "serve agents: stdio, or HTTP")
     mcp.add_argument(
         "--http", nargs="?", const=PORT, type=int, metavar="PORT",

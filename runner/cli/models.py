@@ -23,7 +23,6 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     models_help = "the models there are; fetch one, or say what is missing"
     models = add_verb(verbs, shared, "models", run_models, models_help)
     ways = models.add_subparsers(dest="way", metavar="pull|check")
@@ -102,6 +101,13 @@ def run_check(options: argparse.Namespace) -> int:
         # A model of which nothing was fetched is no fault, unless it was named here or in the
         # settings.
         expected = options.names or result.here or name in home.settings.registry
+        plan: list[str] = []
+        if options.names and name in models:
+            from runner.engine.memory import machine, planner
+
+            # How the model would be held on this machine, and why. Imports torch.
+            measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
+            plan = planner.explain_plan(models[name], measured, models=models)
         rows.append({
             "name": name,
             "ok": result.ok or not expected,
@@ -110,7 +116,7 @@ def run_check(options: argparse.Namespace) -> int:
             "missing": list(result.missing),
             "damaged": list(result.damaged),
             "advice": list(result.advice),
-            "plan": _memory_plan(models, name, home) if options.names and name in models else [],
+            "plan": plan,
         })  # fmt: skip
     settings = [] if options.names else list(_wrong_defaults(home, models))
     ok = not settings and all(row["ok"] for row in rows)
@@ -143,14 +149,6 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
         show(f"  → {sentence}")
     for line in row["plan"]:
         show(f"  {line}")
-
-
-def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
-    """How the model would be held on this machine, and why. Imports torch."""
-    from runner.engine.memory import machine, planner
-
-    measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return planner.explain_plan(models[name], measured, models=models)
 
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:

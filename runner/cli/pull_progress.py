@@ -3,11 +3,9 @@
 Progress goes to standard error; standard output has results only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -55,7 +53,7 @@ class Pulling:
         )
         self._is_terminal = self._bars.console.is_terminal
 
-    def __enter__(self) -> Pulling:
+    def __enter__(self) -> Self:
         if self._is_terminal:
             self._bars.start()
         return self

@@ -24,7 +24,6 @@ _HELD = "{}; then run `fluxdrop demo` again"
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     add_verb(verbs, shared, "demo", run_demo, "run one job of each kind, here and now")
     run = add_verb(verbs, shared, "run", run_run, "watch the inbox until stopped")
     drain = add_verb(verbs, shared, "drain", run_drain, "run what is there, then leave")

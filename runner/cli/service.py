@@ -40,7 +40,6 @@ class Service:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     service = add_verb(verbs, shared, "service", run_service, "run with the machine, for this user")
     service.add_argument("way", choices=("install", "uninstall", "show"))
     service.add_argument("--for", choices=SYSTEMS, dest="system", help="default: this system")

@@ -13,7 +13,6 @@ from runner.settings import Home, find_home
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     status = add_verb(verbs, shared, "status", run_status, "what a job, or the runner, does")
     status.add_argument("id", nargs="?", metavar="ID")
     watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")

@@ -34,7 +34,6 @@ _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     verify = add_verb(verbs, shared, "verify", run_verify, "make an image again and compare")
     sidecar_help = "the sidecar of a picture, or the picture"
     verify.add_argument("sidecar", metavar="SIDECAR", help=sidecar_help)

@@ -78,7 +78,6 @@ class Prior:
 
     pipeline: str
     repo: str
-    revision: str = "main"
     part: str = ""
     bytes: int = 0
     max_sequence_length: int = 512
@@ -94,7 +93,6 @@ class Estimator:
     name: str
     repo: str
     licence: str
-    revision: str = "main"
     bytes: int = 0
 
 

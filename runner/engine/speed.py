@@ -5,8 +5,6 @@ They are applied to a pipeline when it is loaded. No kernel is ever fetched: a n
 not installed is refused when the runner starts, not in a job.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys
@@ -14,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata, util
-from typing import Any
+from typing import Any, Self
 
 from runner.errors import JobFailed, UsageProblem
 from runner.settings import Settings
@@ -77,7 +75,7 @@ class Speed:
     step_cache: float = 0.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Speed:
+    def of(cls, settings: Settings) -> Self:
         """The speed settings of a home."""
         return cls(settings.compile, settings.attention, settings.step_cache)
 

@@ -47,7 +47,7 @@ class Disk:
         assert prior is not None
         if model.builtin:
             return folders.folder(prior.part, self.data)
-        return self._complete(model.name, Source(prior.repo, prior.revision))
+        return self._complete(model.name, Source(prior.repo))
 
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
