@@ -99,8 +99,5 @@ def _seed(
         return int(seeds["start"]) + nth
     if seeds is not None:
         return int(seeds[nth])
-    if "seed" in spec:
-        return int(spec["seed"]) + nth
-    if "seed" in composed:
-        return int(composed["seed"]) + nth
-    return base_seed + index
+    first = spec.get("seed", composed.get("seed"))
+    return base_seed + index if first is None else int(first) + nth

@@ -34,19 +34,12 @@ class Explained(NamedTuple):
 
 # Names that other programs have for our fields.
 _ALIASES = {
-    "num_inference_steps": "steps",
-    "num_steps": "steps",
-    "guidance_scale": "guidance",
-    "cfg": "guidance",
-    "cfg_scale": "guidance",
-    "num_images": "count",
-    "n": "count",
-    "batch": "count",
+    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
+    **dict.fromkeys(("num_images", "n", "batch"), "count"),
+    **dict.fromkeys(("init_image", "images", "control_image"), "image"),
     "dtype": "precision",
     "lora": "loras",
-    "init_image": "image",
-    "images": "image",
-    "control_image": "image",
     "mask_image": "mask",
     "type": "kind",
     "output_format": "format",

@@ -154,14 +154,6 @@ def _still_open(scope: Scope) -> bool:
     return not (scope.verbal and scope.described)
 
 
-def _leaves_place(scope: Scope, item: Item) -> bool:
-    """Whether an item continues the list before a place: "no text on the mug, logos or stamps".
-
-    "No text on the mug, lid or cup" continues the places.
-    """
-    return item.joined == "comma" and bool(item.closed) and scope.shared and item.phrase.plural
-
-
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negation extends to the item that begins here."""
     phrase, closed = item.phrase, item.closed
@@ -169,7 +161,10 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return True
     if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
         return True
-    if scope.outside and not _leaves_place(scope, item):
+    # "No text on the mug, logos or stamps" continues the list before the place, "no text on the
+    # mug, lid or cup" the places.
+    leaves_place = item.joined == "comma" and closed and scope.shared and phrase.plural
+    if scope.outside and not leaves_place:
         return reading.word(item.start) == "any"
     if item.joined == "or":
         return not phrase.command or scope.verbal

@@ -241,9 +241,9 @@ def serve_http(
         address = f"[{host}]" if ":" in host else host
         own = () if host in ("", "0.0.0.0", "::") else (address,)
         access = Access((*access.hosts, *own), access.origins, access.token)
-        is_loopback = host == "localhost" or host == "::1" or host.startswith("127.")
         if access.token is None:
-            who = "who reaches this address" if not is_loopback else "on this machine"
+            is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+            who = "on this machine" if is_loopback else "who reaches this address"
             notify(f"anyone {who} may submit jobs: leave --no-token out to ask for a token")
         notify(f"serving http://{address}:{listener.getsockname()[1]}{PATH}")
         config = uvicorn.Config(

@@ -26,8 +26,7 @@ def decode_grid(pipe: Any, grid: Any) -> Image:
 
     with torch.no_grad():
         pixels = pipe.vae.decode(grid, return_dict=False)[0]
-    image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-    return image
+    return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
 def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
