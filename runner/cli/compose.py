@@ -3,8 +3,6 @@
 Nothing here renders; `--queue` drops a spec into the inbox like any other caller.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
@@ -143,7 +141,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     return 0 if ok else 1
 
 
-def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> Assessment:
+def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> "Assessment":
     """The assessment of the spec, with its plan. Raises SpecInvalid where there is none."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess

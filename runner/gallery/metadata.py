@@ -9,8 +9,6 @@ The level `minimal` writes the last row without the prompt, `none` writes nothin
 and sidecar give the same bytes. A file cannot contain its own hash, so that is left out.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping
@@ -37,7 +35,7 @@ _LONGEST_TEXT = 1 << 20
 
 
 def encode(
-    image: Image,
+    image: "Image",
     sidecar: Mapping[str, Any],
     *,
     format: Format = "png",

@@ -58,12 +58,7 @@ GET: dict[str, Any] = {
     "required": ["job_id"],
     "additionalProperties": False,
 }
-CANCEL: dict[str, Any] = {
-    "type": "object",
-    "properties": {"job_id": JOB_ID},
-    "required": ["job_id"],
-    "additionalProperties": False,
-}
+CANCEL: dict[str, Any] = {**GET, "properties": {"job_id": JOB_ID}}
 
 
 def status_of(home: Home, job_id: str) -> dict[str, Any]:

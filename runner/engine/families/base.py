@@ -20,6 +20,20 @@ Embeddings = Mapping[str, Any]
 """Keyword arguments of a pipeline's call: tensors of one row each, or lists of one tensor."""
 
 
+def encode_alone(pipe: Any, prompt: str, length: int, **options: Any) -> Embeddings:
+    """The embeddings of a family that has one text encoder; `options` are its pipelines' own."""
+    import torch
+
+    with torch.no_grad():
+        prompt_embeds, _ = pipe.encode_prompt(prompt=prompt, max_sequence_length=length, **options)
+    return {"prompt_embeds": prompt_embeds}
+
+
+def in_scale(pipe: Any, grid: Any) -> Any:
+    """Latents in the scale of the VAE."""
+    return grid / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+
 def decode_grid(pipe: Any, grid: Any) -> Image:
     """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE."""
     import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, Reader, decode_grid
+from runner.engine.families.base import Embeddings, Family, Reader, decode_grid, in_scale
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
-    settings = pipe.vae.config
     grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-    return decode_grid(pipe, (grid / settings.scaling_factor) + settings.shift_factor)
+    return decode_grid(pipe, in_scale(pipe, grid))
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

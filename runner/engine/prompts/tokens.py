@@ -6,8 +6,6 @@ Where a tokenizer is not on this machine, or cannot be read, its tokens are esti
 Encoder says so. Never asks the network and never raises.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ def _counting(reader: Reader, model: Model, part: Path) -> Encoder:
 class _Loaded:
     """A tokenizer, its own limit, and the function that puts a chat template around a prompt."""
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     limit: int
     wrap: Callable[[str], str]
 

@@ -1,7 +1,5 @@
 """Makes thumbnails: a small WebP file for each picture, never larger than the picture."""
 
-from __future__ import annotations
-
 import io
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ if TYPE_CHECKING:
 LONGEST = 256
 
 
-def thumbnail(image: Image) -> bytes:
+def thumbnail(image: "Image") -> bytes:
     """The picture as WebP, at most 256 pixels on its longer side; small ones keep their size."""
     from PIL.Image import Resampling
 
