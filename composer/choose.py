@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer.files import block_name
+from composer.layers import block_name
 from composer.packs import Block, Pack
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import did_you_mean

@@ -39,8 +39,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     """Look at everything that a night's work depends on."""
     home = find_home(options.home, mounted=False)
     findings = list(_findings(home))
+    ok = all(finding.ok for finding in findings)
     if options.json:
-        ok = all(finding.ok for finding in findings)
         print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
@@ -49,7 +49,7 @@ def run_doctor(options: argparse.Namespace) -> int:
                 show(f"     {'':<14}   {reason}")
             if finding.remedy:
                 show(f"     {'':<14} → {finding.remedy}")
-    return 0 if all(finding.ok for finding in findings) else 1
+    return 0 if ok else 1
 
 
 def _findings(home: Home) -> Iterator[Finding]:

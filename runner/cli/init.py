@@ -37,18 +37,16 @@ def run_init(options: argparse.Namespace) -> int:
         make_home(folder)
     except OSError as error:
         raise UsageProblem(f"cannot make {error.filename}: {error.strerror}") from error
+    # cmd and PowerShell know double quotes only.
+    windows = os.name == "nt" and " " in str(folder)
+    quoted = f'"{folder}"' if windows else shlex.quote(str(folder))
     print_answer(
         options,
         {"home": str(folder), "new": not was_home},
         f"{folder} is {'still' if was_home else 'now'} a fluxdrop home",
-        f"next: cd {_quoted(folder)} && fluxdrop demo",
+        f"next: cd {quoted} && fluxdrop demo",
     )
     return 0
-
-
-def _quoted(folder: Path) -> str:
-    """The folder as a shell takes it; cmd and PowerShell know double quotes only."""
-    return f'"{folder}"' if os.name == "nt" and " " in str(folder) else shlex.quote(str(folder))
 
 
 def make_home(folder: Path) -> None:

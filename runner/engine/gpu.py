@@ -6,8 +6,6 @@ by an exception from the callback, never by diffusers' interrupt flag, with whic
 picture would be decoded and returned as if it were finished.
 """
 
-from __future__ import annotations
-
 import inspect
 import threading
 import time
@@ -118,7 +116,7 @@ class Piece:
 
 def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
-) -> list[Image]:
+) -> "list[Image]":
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
 from runner.engine.families import FAMILIES
@@ -21,9 +21,6 @@ from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
 from runner.engine.prompts import token_files
 from runner.engine.tiny.folders import WEIGHTS
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +62,7 @@ def _counting(reader: Reader, model: Model, part: Path) -> Encoder:
 class _Loaded:
     """A tokenizer, its own limit, and the function that puts a chat template around a prompt."""
 
-    tokenizer: "Tokenizer"
+    tokenizer: Any
     limit: int
     wrap: Callable[[str], str]
 
