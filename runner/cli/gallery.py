@@ -4,8 +4,6 @@ A search reads the index that the runner writes, whether a runner is running or 
 is missing or damaged is first rebuilt from the sidecars.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys
@@ -67,7 +65,7 @@ def run_search(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
 
-    def matching(gallery: Gallery) -> Page:
+    def matching(gallery: "Gallery") -> "Page":
         text = " ".join(options.text)
         return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
 
@@ -83,7 +81,7 @@ def run_search(options: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(home: Home) -> Gallery:
+def _opened(home: Home) -> "Gallery":
     """The gallery for reading; its index is rebuilt first where there is none."""
     from runner.gallery.store import FOLDER, Gallery
 
@@ -117,7 +115,7 @@ def _rebuild(home: Home) -> int:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
 
 
-def _print_table(page: Page, offset: int) -> None:
+def _print_table(page: "Page", offset: int) -> None:
     rows = page["rows"]
     if rows:
         longest = max(len(str(row["id"])) for row in rows)

@@ -20,9 +20,6 @@ from runner.settings import Settings
 log = logging.getLogger(__name__)
 
 NATIVE, AUTO = "native", "auto"
-FEW_STEPS = 8
-"""With at most so many steps, no two are similar enough for the cache to skip one of them."""
-
 _APPLIED = "_fluxdrop_speed"
 _COMPILERS = ("cc", "gcc", "clang", "cl")
 
@@ -152,7 +149,7 @@ class Speed:
             return ()
         if not _caches(getattr(pipe, "transformer", None)):
             return ("this model has no step cache: `step_cache` does nothing for it",)
-        if steps <= FEW_STEPS:
+        if steps <= 8:  # no two of so few are similar enough to skip one of them
             return (f"`step_cache` gains nothing in {steps} steps: it is for models of 20 or more",)
         return ()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from runner.gallery.formatting import made_with, mapping, source_type
+from runner.gallery.formatting import COMPOSITE, COMPOSITE_KINDS, TRAINED, made_with, mapping
 
 # XML 1.0 cannot contain these characters, not even as references.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -32,8 +32,9 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
     `spec` is the sidecar as JSON, for the formats that have no text chunk for it.
     """
     result = mapping(sidecar.get("result"))
+    source = COMPOSITE if sidecar.get("kind") in COMPOSITE_KINDS else TRAINED
     fields = [
-        ("Iptc4xmpExt:DigitalSourceType", source_type(sidecar)),
+        ("Iptc4xmpExt:DigitalSourceType", source),
         ("xmp:CreatorTool", made_with(result)),
     ]
     if full:

@@ -5,8 +5,6 @@ Both give the same numbers as the pipeline itself, which tests compare byte by b
 `tokens` run on a pipeline that has only its text parts, `decode` on one that lacks them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ def in_scale(pipe: Any, grid: Any) -> Any:
     return grid / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
 
 
-def decode_grid(pipe: Any, grid: Any) -> Image:
+def decode_grid(pipe: Any, grid: Any) -> "Image":
     """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE."""
     import torch
 
@@ -65,7 +63,7 @@ class Reader:
 
     name: str
     folder: str
-    build: Callable[[Path], Tokenizer]
+    build: Callable[[Path], "Tokenizer"]
     pooled: bool = False
     chat: tuple[tuple[str, Any], ...] | None = None
 
@@ -85,7 +83,7 @@ class Family:
 
     name: str
     encode: Callable[[Any, str, int], Embeddings]
-    decode: Callable[[Any, Any, int, int], Image]
+    decode: Callable[[Any, Any, int, int], "Image"]
     tokens: Callable[[Any, str], int]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runner.engine.models import Model
 from runner.errors import DiskFull, JobFailed, ModelMissing
 
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -130,12 +129,6 @@ _RULES = (
         ("LocalEntryNotFoundError",),
     ),
 )
-
-
-def explain(error: BaseException, model: Model) -> JobFailed | None:
-    """Our error for one raised while loading a model; None if no rule applies to it."""
-    again = f"fluxdrop models pull {model.name}"
-    return translated(error, repo=model.repo or model.name, again=again)
 
 
 def translated(

@@ -147,9 +147,6 @@ class PromptCache:
         self._size = size
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def has(self, key: str) -> bool:
         """Whether a prompt is kept; a damaged file on the disk counts until it is read."""
         return key in self._kept or (self._store is not None and self._store.has(key))

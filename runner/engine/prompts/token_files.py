@@ -4,8 +4,6 @@ transformers takes the vocabulary from the files and everything else from its cl
 module, for the three classes that the families use. No torch and no network either.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +28,7 @@ class Unreadable(Exception):
     """No tokenizer can be built from the files."""
 
 
-def clip(part: Path) -> Tokenizer:
+def clip(part: Path) -> "Tokenizer":
     """CLIP's byte-level BPE, with a start and an end token around the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
@@ -53,7 +51,7 @@ def clip(part: Path) -> Tokenizer:
     return tokenizer
 
 
-def qwen2(part: Path) -> Tokenizer:
+def qwen2(part: Path) -> "Tokenizer":
     """Qwen's byte-level BPE, with no token added to the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
@@ -69,7 +67,7 @@ def qwen2(part: Path) -> Tokenizer:
     return tokenizer
 
 
-def t5(part: Path) -> Tokenizer:
+def t5(part: Path) -> "Tokenizer":
     """T5's unigram pieces, with an end token after the text."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
@@ -135,7 +133,7 @@ def _template_in(config: Mapping[str, Any]) -> str:
     return template
 
 
-def _bpe(part: Path, **options: Any) -> Tokenizer:
+def _bpe(part: Path, **options: Any) -> "Tokenizer":
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
@@ -187,7 +185,7 @@ def _sentencepiece(file: Path) -> tuple[list[tuple[str, float]], bytes | None]:
     return pieces, model.normalizer_spec.precompiled_charsmap or None
 
 
-def _number(tokenizer: Tokenizer, token: str) -> int:
+def _number(tokenizer: "Tokenizer", token: str) -> int:
     """The id of a token. Raises Unreadable where the tokenizer has none."""
     number = tokenizer.token_to_id(token)
     if number is None:

@@ -10,7 +10,6 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-_HASHED_WHOLE = 64 * 2**20
 _SAMPLE = 2**20
 
 
@@ -45,7 +44,7 @@ def _mark(path: Path, size: int, changed: int) -> str:
         return real.name
     content = hashlib.sha256()
     with path.open("rb") as stream:
-        if size <= _HASHED_WHOLE:
+        if size <= 64 * 2**20:
             content.update(stream.read())
         else:
             content.update(stream.read(_SAMPLE))

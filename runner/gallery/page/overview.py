@@ -10,13 +10,12 @@ from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping, number_of
 from runner.gallery.page.layout import CRISP_UP_TO, leaf
 
-MOST_JOBS = 500
 _COVERS = 4
 
 
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The latest jobs, newest first, without what has no id."""
-    return nlargest(MOST_JOBS, (job for job in jobs if job.get("id")), key=_accepted)
+    """The latest 500 jobs, newest first, without what has no id."""
+    return nlargest(500, (job for job in jobs if job.get("id")), key=_accepted)
 
 
 def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
