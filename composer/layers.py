@@ -173,17 +173,14 @@ def _add_block(layer: Layer, blocks: dict[str, _Text], stem: str, *parts: str) -
     """Add one block under its name; two names that differ only in case are refused."""
     name = block_name(stem)
     path = layer.name(*parts)
-    same = next((known for known in blocks if _folded(known) == _folded(name)), None)
+    folded = {block_name(known.casefold()): known for known in blocks}
+    same = folded.get(block_name(name.casefold()))
     if not name.strip():
         layer.problem(path, "has no name before .txt")
     elif same is not None:
         layer.problem(path, f"has the same name as {same!r} on systems that ignore case")
     elif text := layer.text(*parts):
         blocks[name] = text
-
-
-def _folded(name: str) -> str:
-    return block_name(name.casefold())
 
 
 def _read_manifest(layer: Layer) -> dict[str, Any]:

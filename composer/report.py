@@ -19,8 +19,6 @@ from specs.errors import Problem, SpecInvalid
 
 # For a photograph; measured PNG files have between one and two bytes a pixel.
 _BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
-# The sidecar, the thumbnail and the picture's own metadata, in whole blocks of a disk.
-_OTHER_BYTES = 16_384
 
 
 def compose_json(
@@ -104,6 +102,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "key": item.key,
             }
         )
+    # The sidecar, the thumbnail and the picture's own metadata, in whole blocks of a disk.
+    other_bytes = 16_384 * len(items)
     picture_bytes = round(pixels * _BYTES_A_PIXEL[plan.spec.get("format", "png")])
     return {
         "pack": plan.pack.id,
@@ -133,5 +133,5 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "tokens": [totals.to_json() for totals in plan.tokens],
         "rejected": plan.rejects and bool(plan.violations or plan.over_long),
-        "estimate": {"bytes": picture_bytes + len(items) * _OTHER_BYTES},
+        "estimate": {"bytes": picture_bytes + other_bytes},
     }

@@ -106,12 +106,9 @@ def _estimated(name: str, limit: int, text: str) -> Reading:
     tokens = estimate(name, text)
     read = len(text) if tokens <= limit else max(1, len(text) * limit // tokens)
     # T5 was trained on English, French, German and Romanian.
-    return Reading(tokens, read, _not_latin(text) if name == "T5" else "")
-
-
-def _not_latin(text: str, most: int = 12) -> str:
-    letters = (char for char in dict.fromkeys(text) if not char.isascii() and char.isalpha())
-    return "".join(c for c in letters if not unicodedata.name(c, "").startswith("LATIN"))[:most]
+    letters = filter(str.isalpha, dict.fromkeys(text)) if name == "T5" else ()
+    unknown = (char for char in letters if not unicodedata.name(char, "").startswith("LATIN"))
+    return Reading(tokens, read, "".join(unknown)[:12])
 
 
 def flux1_like() -> tuple[Encoder, ...]:

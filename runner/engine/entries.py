@@ -14,7 +14,6 @@ APACHE = "Apache-2.0"
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
-_FLUX1_TEXT = 4_762_310_656 + 123_060_480
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
 
@@ -44,7 +43,7 @@ def _flux1(
 ) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
     prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
-    weights = Weights(transformer, _FLUX1_TEXT, _FLUX1_VAE, prior)
+    weights = Weights(transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior)
     return Model(
         name=name,
         repo=f"black-forest-labs/{repo}",

@@ -121,9 +121,7 @@ def warnings(
     return [f"the built-in model does not know {listed}; it draws simple coloured shapes"]
 
 
-def _size(
-    spec: Mapping[str, Any], kind: Kind, model: Model
-) -> tuple[int, int] | tuple[int | None, int | None]:
+def _size(spec: Mapping[str, Any], kind: Kind, model: Model) -> tuple[int | None, int | None]:
     width, height = spec.get("width"), spec.get("height")
     if kind.reads:
         return width, height

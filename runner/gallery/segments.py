@@ -55,8 +55,6 @@ class Segments:
         self._guard = RLock()
         self._reset("")
 
-    # --- reading ---
-
     @property
     def missing(self) -> bool:
         """Whether there is no complete index: never built, or deleted."""
@@ -142,8 +140,6 @@ class Segments:
             self.damaged = True
         return not self.damaged
 
-    # --- writing ---
-
     def append(self, make: Callable[[], Iterable[Entry]]) -> None:
         """Add the entries that `make` returns.
 
@@ -202,8 +198,6 @@ class Segments:
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)
             self._live = None
-
-    # --- the files ---
 
     def _read_on(self) -> bool:
         """Read what the newest segment has gained, or the next segment; False at the end."""

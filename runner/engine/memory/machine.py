@@ -157,9 +157,7 @@ def nvidia_card() -> Card | None:
 
 def has_amd_card(drm: Path = Path("/sys/class/drm")) -> bool:
     """Whether Linux lists a graphics card of AMD."""
-    return any(
-        _read(vendor).strip() == "0x1002" for vendor in sorted(drm.glob("card*/device/vendor"))
-    )
+    return any(_read(file).strip() == "0x1002" for file in drm.glob("card*/device/vendor"))
 
 
 def gpu_in_use(wanted: str) -> str | None:

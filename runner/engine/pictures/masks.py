@@ -15,6 +15,8 @@ from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
+_BLACK_OR_WHITE = [0] * 128 + [255] * 128
+
 
 def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
     """A mask in the `size` (width, height) of its picture; grey is cut at 128.
@@ -30,7 +32,7 @@ def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
         )
     if mask.size != size:
         mask = mask.resize(size, Resampling.NEAREST)
-    return mask.point(_threshold)
+    return mask.point(_BLACK_OR_WHITE)
 
 
 def refuse_empty(mask: Image) -> None:
@@ -106,10 +108,6 @@ def _edge(mask: Image) -> int:
     return max(2, min(mask.size) // 96)
 
 
-def _threshold(value: int) -> int:
-    return 255 if value >= 128 else 0
-
-
 def _luminance(picture: Image) -> Image:
     """A mask file of any mode as L.
 
@@ -121,7 +119,7 @@ def _luminance(picture: Image) -> Image:
         return picture.convert("L")
     layered = picture.convert("RGBA")
     alpha = layered.getchannel("A")
-    opaque_greys = layered.convert("L").histogram(alpha.point(_threshold))
+    opaque_greys = layered.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
     if any(alpha.histogram()[:128]) and sum(1 for count in opaque_greys if count) == 1:
         return alpha
     ground = Pillow.new("RGBA", layered.size, "black")
