@@ -16,7 +16,7 @@ from specs.times import parse_moment, parse_window
 
 SIZE_STEP = 16
 """Widths and heights are multiples of this: 8 pixels a latent of the VAE, 2 latents a patch."""
-SMALLEST, LARGEST = 64, 4096
+SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
 """The bounds of a width and of a height in pixels."""
 
 # Names that Windows reserves for devices, whatever the extension.

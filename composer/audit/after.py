@@ -5,6 +5,7 @@ Each search forward or back is bounded, so that the cost stays linear.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from composer.audit import words as w
 from composer.audit.cues import ALMOST
@@ -25,7 +26,7 @@ def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) 
     places = _predicates(tokens, mention)
     answers = (_answer_at(tokens, at) for at in places)
     predicates = (_predicate_at(tokens, at, mention) for at in places)
-    return next(filter(None, (*answers, *predicates)), None)
+    return next(filter(None, chain(answers, predicates)), None)
 
 
 def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark) -> Mark | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specs.rules import LARGEST, SIZE_STEP, SMALLEST
+from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Sizes:
                 return None
             return "makes only " + ", ".join(f"{w}×{h}" for w, h in self.only)
         for side in (width, height):
-            if side % SIZE_STEP or not SMALLEST <= side <= LARGEST:
-                return f"makes sides of {SMALLEST} to {LARGEST}, in multiples of {SIZE_STEP}"
+            if side % SIZE_STEP or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                return (
+                    f"makes sides of {SMALLEST_SIDE} to {LARGEST_SIDE}, in multiples of {SIZE_STEP}"
+                )
         if width * height > self.pixels:
             return f"makes at most {self.pixels:,} pixels; {width}×{height} are {width * height:,}"
         return None
@@ -44,7 +46,7 @@ class Sizes:
     def side_problem(self, side: int) -> str | None:
         """Why no picture can have this side, whatever the other is; None where one can."""
         known = (size for size in self.only if side in size)
-        return self.problem(*next(known, (side, SMALLEST)))
+        return self.problem(*next(known, (side, SMALLEST_SIDE)))
 
     def reading_problem(self, width: int, height: int) -> str | None:
         """Why an input image of this size cannot be read; None where it can."""
@@ -69,7 +71,7 @@ class Sizes:
     def side(self, length: float) -> int:
         """A length in pixels as a side: floored to a multiple of 16, within the bounds."""
         # 1e-6 is added because a scaled length may fall short of its multiple by the last bit.
-        return max(SMALLEST, min(LARGEST, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
+        return max(SMALLEST_SIDE, min(LARGEST_SIDE, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
 
 
 @dataclass(frozen=True)

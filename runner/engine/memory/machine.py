@@ -55,7 +55,7 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
     import torch
 
     device = devices.choose(wanted)
-    ram = int(free_ram() * 0.9)
+    ram = int(free_ram() * 0.9)  # the rest stays free
     most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else sys.maxsize
     if device.type not in ("cpu", devices.choose("auto").type):
         return Machine(device.type, 0, ram if device.type == "cuda" else 0)  # named, but not here
