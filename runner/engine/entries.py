@@ -6,7 +6,6 @@ neither torch nor diffusers nor Pillow.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
@@ -90,7 +89,6 @@ _TINY = Model(
 )
 
 _KLEIN_WEIGHTS = Weights(3_875_544_576, _QWEN3_4B, 84_046_115)
-_KLEIN_SERVING = Serving("Flux2KleinPipeline", 4, 1.0, guided=False)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -103,16 +101,21 @@ _KLEIN = Model(
     precisions=PRECISIONS,
     loras=True,
     serves={
-        "text2img": _KLEIN_SERVING,
-        "kontext": replace(_KLEIN_SERVING, references=4),
-        "redux": replace(
-            _KLEIN_SERVING,
+        "text2img": Serving("Flux2KleinPipeline", 4, 1.0, guided=False),
+        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),
+        "redux": Serving(
+            "Flux2KleinPipeline",
+            4,
+            1.0,
+            guided=False,
             references=4,
             words="a new picture with the subjects and in the style of the reference",
         ),
-        "fill": replace(
-            _KLEIN_SERVING,
-            pipeline="Flux2KleinInpaintPipeline",
+        "fill": Serving(
+            "Flux2KleinInpaintPipeline",
+            4,
+            1.0,
+            guided=False,
             # The inpaint pipeline shrinks anything larger, whatever size it is called with.
             sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
             # With less, the original would show through where the mask repaints it.
