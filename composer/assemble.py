@@ -4,8 +4,6 @@ Blocks are joined unchanged: no template is applied and nothing is cut. A prompt
 is reported together with its longest block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from composer.audit import Span
@@ -21,14 +19,9 @@ class Assembled:
     limit: int
 
     @property
-    def length(self) -> int:
-        """The number of characters of the prompt, separators included."""
-        return len(self.prompt)
-
-    @property
     def over_by(self) -> int:
         """The number of characters beyond the limit; 0 when the prompt fits."""
-        return max(0, self.length - self.limit)
+        return max(0, len(self.prompt) - self.limit)
 
     @property
     def longest(self) -> Span:
@@ -41,7 +34,7 @@ class Assembled:
             return ""
         longest = self.longest
         return (
-            f"{self.length:,} characters, {self.over_by:,} over the limit of {self.limit:,}: "
+            f"{len(self.prompt):,} characters, {self.over_by:,} over the limit of {self.limit:,}: "
             f"shorten the longest block, {longest.block} ({longest.file}, "
             f"{longest.length:,} characters)"
         )

@@ -5,13 +5,11 @@ order is that of the pack, whatever order the spec has them in, so that a part o
 the same items as the whole run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer.files import block_name
+from composer.layers import block_name
 from composer.packs import Block, Pack
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import did_you_mean

@@ -3,8 +3,6 @@
 Both are frozen values. The key of an item depends on its content, never on its place in the run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata
@@ -27,7 +25,7 @@ class Entry:
     assembled: Assembled
     report: Report
     fields: Mapping[str, Any]
-    same_as: Entry | None = None
+    same_as: "Entry | None" = None
 
     @property
     def prompt(self) -> str:

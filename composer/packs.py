@@ -10,8 +10,6 @@ One file is one block, and blocks are data: braces, percent signs and dollars ha
 together, each with the name of its file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from composer.audit import Term, parse_terms
-from composer.files import block_name, is_ignored, natural_key
-from composer.layers import Layer, hash_files, read_layer
+from composer.layers import Layer, block_name, hash_files, is_ignored, natural_key, read_layer
 from specs.errors import Problem, SpecInvalid
 
 MAX_DEPTH = 4

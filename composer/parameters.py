@@ -6,8 +6,6 @@ An aspect ratio becomes a width and a height here. Seeds of a pack are moved int
 prompts have the same, so that seeds vary fastest as in every other job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +24,6 @@ NOT_FIELDS = ("only_sizes", "encoders")
 """The keys of model defaults that are not spec fields."""
 
 _SEEDS = ("seed", "seeds", "count")
-_COPIED = ("model", "steps", "guidance")
 
 
 def no_defaults(model: str | None) -> Mapping[str, Any]:
@@ -53,7 +50,7 @@ def entry_fields(
     levels = [of_variable, pack.override("subject", subject.name).defaults, pack.defaults]
     fields: dict[str, Any] = {}
     for level in levels:
-        for key in _COPIED:
+        for key in ("model", "steps", "guidance"):
             if key in level and key not in spec:
                 fields.setdefault(key, level[key])
     model = spec.get("model", fields.get("model", settings.get("model")))

@@ -7,8 +7,6 @@ index. The same pack gives the same order and the same keys on every machine, an
 makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,10 +31,6 @@ from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows, terms_for
 from specs import expand
 from specs.errors import Problem, SpecInvalid
-
-_MOST_WARNINGS = 100
-# Up to this many combinations are tested one by one for being ruled out; above it, all are counted.
-_MOST_TESTED = 50_000
 
 
 @dataclass(frozen=True)
@@ -171,7 +165,8 @@ def make_plan(
     pack = read_pack(prompts, str(compose["pack"]))
     choice = choose(pack, compose)
     if choice.most:  # refused before the first prompt is made
-        expand.count(spec, choice.most if choice.most > _MOST_TESTED else choice.fitting(pack))
+        # Too many to test one by one for being ruled out are all counted.
+        expand.count(spec, choice.most if choice.most > 50_000 else choice.fitting(pack))
     builder = _Builder(pack, spec, parse_terms(forbidden), dict(settings or {}), model_defaults)
     skipped = list(choice.skipped)
     for combination in choice.combinations(pack):
@@ -202,7 +197,7 @@ def make_plan(
         over_long=over_long,
         violations=violations,
         rejects=rejects,
-        warnings=tuple(warnings[:_MOST_WARNINGS]),
+        warnings=tuple(warnings[:100]),
         tokens=tokens,
         settings=builder.settings,
         model_defaults=model_defaults,

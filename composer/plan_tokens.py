@@ -1,7 +1,5 @@
 """Counts the tokens of a plan's prompts for every text encoder of every model of the plan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

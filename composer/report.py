@@ -3,28 +3,22 @@
 Keys may be added, never removed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composer.assemble import assemble
 from composer.audit import Term, audit, parse_terms
 from composer.choose import choose
 from composer.packs import Pack
+from composer.plan import Plan
 from composer.terms import terms_for
 from composer.tokencount import Encoder, flux1_like, token_warnings, tokens_json
 from specs.errors import Problem, SpecInvalid
 
-if TYPE_CHECKING:
-    from composer.plan import Plan
-
 # For a photograph; measured PNG files have between one and two bytes a pixel.
 _BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
-# The sidecar, the thumbnail and the picture's own metadata, in whole blocks of a disk.
-_OTHER_BYTES = 16_384
 
 
 def compose_json(
@@ -40,13 +34,11 @@ def compose_json(
     is left.
     """
     choice = choose(pack, compose)
-    for combination in choice.combinations(pack):
-        if isinstance(combination, tuple):
-            subject, variable = combination
-            break
-    else:
+    combination = next((c for c in choice.combinations(pack) if isinstance(c, tuple)), None)
+    if combination is None:
         why = "; ".join(f"{s.file} {s.reason}" for s in choice.skipped) or "no combination is left"
         raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
+    subject, variable = combination
     assembled = assemble(pack, subject, variable, str(compose.get("extra", "")))
     terms = terms_for(pack, subject, variable, parse_terms(forbidden))
     report = audit(assembled.prompt, terms, assembled.spans)
@@ -55,7 +47,7 @@ def compose_json(
     warnings += token_warnings(assembled.prompt, encoders)
     return {
         "prompt": assembled.prompt,
-        "length": assembled.length,
+        "length": len(assembled.prompt),
         "over_by": assembled.over_by,
         "blocks": [
             {"block": span.block, "file": span.file, "length": span.length}
@@ -105,11 +97,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 **item.entry.named(),
                 "seed": item.seed,
                 "prompt": item.entry.prompt,
-                "length": item.entry.assembled.length,
+                "length": len(item.entry.prompt),
                 "verdict": item.entry.report.verdict,
                 "key": item.key,
             }
         )
+    # The sidecar, the thumbnail and the picture's own metadata, in whole blocks of a disk.
+    other_bytes = 16_384 * len(items)
     picture_bytes = round(pixels * _BYTES_A_PIXEL[plan.spec.get("format", "png")])
     return {
         "pack": plan.pack.id,
@@ -129,7 +123,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "over_long": [
             {
                 **entry.named(),
-                "length": entry.assembled.length,
+                "length": len(entry.prompt),
                 "over_by": entry.assembled.over_by,
                 "longest": entry.assembled.longest.block,
                 "file": entry.assembled.longest.file,
@@ -139,5 +133,5 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "tokens": [totals.to_json() for totals in plan.tokens],
         "rejected": plan.rejects and bool(plan.violations or plan.over_long),
-        "estimate": {"bytes": picture_bytes + len(items) * _OTHER_BYTES},
+        "estimate": {"bytes": picture_bytes + other_bytes},
     }

@@ -3,15 +3,12 @@
 Pure arithmetic; the only default is one megapixel. All sizes are in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
-SMALLEST, LARGEST = 64, 4096
 ONE_MEGAPIXEL = 1024 * 1024
 
 
@@ -27,7 +24,7 @@ def _parse_ratio(ratio: str) -> tuple[int, int]:
 
 
 def _fit(length: float) -> int:
-    return min(LARGEST, max(SMALLEST, round(length / SIZE_STEP) * SIZE_STEP))
+    return min(LARGEST_SIDE, max(SMALLEST_SIDE, round(length / SIZE_STEP) * SIZE_STEP))
 
 
 def size_problem(defaults: Mapping[str, Any]) -> str:
@@ -35,7 +32,7 @@ def size_problem(defaults: Mapping[str, Any]) -> str:
     if "aspect_ratio" not in defaults:
         return ""
     wide, high = _parse_ratio(str(defaults["aspect_ratio"]))
-    if max(wide / high, high / wide) > LARGEST / SMALLEST:
+    if max(wide / high, high / wide) > LARGEST_SIDE / SMALLEST_SIDE:
         return f"{wide}:{high} is narrower than any picture can be"
     if "width" not in defaults or "height" not in defaults:
         return ""

@@ -4,8 +4,6 @@ Overrides can only add terms; `allow` excepts phrases. An `allow` of exactly a f
 it only if its severity is `warn`, unless the pack sets `x_allow_lifts_errors`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ Callers pass `Encoder`s that count with a model's own tokenizers. Where those ar
 number is estimated, and every result says that it is an estimate. Never loads a tokenizer.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +13,6 @@ from typing import Any, NamedTuple
 
 CLIP_LIMIT = 77
 """Tokens that CLIP's text encoder reads, special tokens included."""
-
-_T5_LIMIT = 512
 
 
 class Reading(NamedTuple):
@@ -110,17 +106,14 @@ def _estimated(name: str, limit: int, text: str) -> Reading:
     tokens = estimate(name, text)
     read = len(text) if tokens <= limit else max(1, len(text) * limit // tokens)
     # T5 was trained on English, French, German and Romanian.
-    return Reading(tokens, read, _not_latin(text) if name == "T5" else "")
-
-
-def _not_latin(text: str, most: int = 12) -> str:
-    letters = (char for char in dict.fromkeys(text) if not char.isascii() and char.isalpha())
-    return "".join(c for c in letters if not unicodedata.name(c, "").startswith("LATIN"))[:most]
+    letters = filter(str.isalpha, dict.fromkeys(text)) if name == "T5" else ()
+    unknown = (char for char in letters if not unicodedata.name(char, "").startswith("LATIN"))
+    return Reading(tokens, read, "".join(unknown)[:12])
 
 
 def flux1_like() -> tuple[Encoder, ...]:
     """The encoders of FLUX.1, assumed for a model whose encoders are not known."""
-    return estimating("CLIP", CLIP_LIMIT, pooled=True), estimating("T5", _T5_LIMIT)
+    return estimating("CLIP", CLIP_LIMIT, pooled=True), estimating("T5", 512)
 
 
 def tokens_json(text: str, encoders: Sequence[Encoder]) -> dict[str, Any]:

@@ -26,6 +26,15 @@ def on_one_line(text: str) -> str:
     return escaped(text).replace("\n", "\\n")
 
 
+def size_text(count: float) -> str:
+    """A number of bytes in decimal units: "512 bytes", "1.5 kB", "2.0 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def log_to_stderr() -> None:
     """Send log records to standard error: errors only, from INFO on with FLUXDROP_DEBUG set."""
     import logging

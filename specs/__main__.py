@@ -1,7 +1,5 @@
 """`python -m specs` writes job.schema.json again from the kinds in the folder, and nothing else."""
 
-from __future__ import annotations
-
 from specs.schemas import kinds, write_job_schema
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ length of text, duplicate keys, text that JSON or an image's metadata could not 
 once. It uses its own stack: no input can exhaust Python's.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -65,7 +63,7 @@ class Document:
             line, column, children = mark
         return line, column
 
-    def renamed(self, paths: Mapping[tuple[str | int, ...], str]) -> Document:
+    def renamed(self, paths: Mapping[tuple[str | int, ...], str]) -> "Document":
         """The same document with free keys in place of the last ones of these paths.
 
         The old ones are still located.

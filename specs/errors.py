@@ -1,7 +1,5 @@
 """`FluxdropError`, the base class of all errors of the project, and the problems of a spec."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ The count is a product, and each image is computed from its index alone: no list
 specs is ever built. The specs passed in must have been checked by `specs.validate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -101,8 +99,5 @@ def _seed(
         return int(seeds["start"]) + nth
     if seeds is not None:
         return int(seeds[nth])
-    if "seed" in spec:
-        return int(spec["seed"]) + nth
-    if "seed" in composed:
-        return int(composed["seed"]) + nth
-    return base_seed + index
+    first = spec.get("seed", composed.get("seed"))
+    return base_seed + index if first is None else int(first) + nth

@@ -5,8 +5,6 @@ slow, too lax or too vague, and has a sentence for each kind of failure. The sen
 quote at most 60 characters of a value.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -36,19 +34,12 @@ class Explained(NamedTuple):
 
 # Names that other programs have for our fields.
 _ALIASES = {
-    "num_inference_steps": "steps",
-    "num_steps": "steps",
-    "guidance_scale": "guidance",
-    "cfg": "guidance",
-    "cfg_scale": "guidance",
-    "num_images": "count",
-    "n": "count",
-    "batch": "count",
+    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
+    **dict.fromkeys(("num_images", "n", "batch"), "count"),
+    **dict.fromkeys(("init_image", "images", "control_image"), "image"),
     "dtype": "precision",
     "lora": "loras",
-    "init_image": "image",
-    "images": "image",
-    "control_image": "image",
     "mask_image": "mask",
     "type": "kind",
     "output_format": "format",
@@ -160,7 +151,8 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
         for inner in _errors_of_branch(error):
             yield from explain(inner, name)
         if not error.context or _all_of_wrong_type(error):
-            yield Explained(path, lambda: _type_sentence(error.instance, _branch_types(error)))
+            types = [branch.get("type", "object") for branch in error.validator_value]
+            yield Explained(path, lambda: _type_sentence(error.instance, types))
     elif keyword == "required":
         missing = str(error.message)
         yield Explained((*path, missing), lambda: f"{missing!r} is required{_parent(path, name)}")
@@ -185,10 +177,6 @@ def _wrong_type(inner: Any) -> bool:
 
 def _all_of_wrong_type(error: Any) -> bool:
     return all(_wrong_type(inner) for inner in error.context)
-
-
-def _branch_types(error: Any) -> list[str]:
-    return [branch.get("type", "object") for branch in error.validator_value]
 
 
 def _errors_of_branch(error: Any) -> list[Any]:
@@ -226,7 +214,9 @@ def _sentence(error: Any) -> str:
         case "maximum":
             return f"{shown} is greater than the maximum of {limit}"
         case "multipleOf":
-            return _not_multiple(value, limit, shown)
+            below = int(value) // limit * limit
+            near = f" ({below} and {below + limit} are)" if 0 < below < 100_000 else ""
+            return f"{shown} is not a multiple of {limit}{near}"
         case "minLength":
             return "this is empty" if not value else f"{shown} is shorter than {limit} characters"
         case "maxLength":
@@ -261,12 +251,6 @@ def _not_allowed(value: Any, allowed: list[Any]) -> str:
         return f"{short(value)} is not {offered}"
     hint = _in_brackets(did_you_mean(value, (item for item in allowed if isinstance(item, str))))
     return f"{short(value)} is not one of {offered}{hint}"
-
-
-def _not_multiple(value: Any, unit: int, shown: str) -> str:
-    below = int(value) // unit * unit
-    near = f" ({below} and {below + unit} are)" if 0 < below < 100_000 else ""
-    return f"{shown} is not a multiple of {unit}{near}"
 
 
 def _unknown_key(

@@ -6,8 +6,6 @@ also finds the reasons. The check may therefore be too narrow, but it must never
 jsonschema refuses: a schema with a keyword that is unknown here accepts nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from operator import ge, le
 from typing import Any
@@ -26,8 +24,6 @@ _ANNOTATIONS = frozenset(
 )
 # Keywords that depend on each other and are compiled into one check.
 _OBJECT_KEYWORDS = frozenset({"properties", "patternProperties", "additionalProperties"})
-# Types whose values Python compares as JSON does.
-_COMPARED = frozenset({str, int, float})
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -123,7 +119,8 @@ def _unique(unique: bool, schema: Mapping[str, Any]) -> Check:
     def check(value: Any) -> bool:
         if type(value) is not list or not unique:
             return True
-        return set(map(type, value)) <= _COMPARED and len(set(value)) == len(value)
+        # Python compares the values of these types as JSON does.
+        return set(map(type, value)) <= {str, int, float} and len(set(value)) == len(value)
 
     return check
 
@@ -157,10 +154,6 @@ def _object(schema: Mapping[str, Any]) -> Check:
         return True
 
     return check
-
-
-def _all_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
-    return _all([compile_check(part) for part in schemas])
 
 
 def _any_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
@@ -212,7 +205,7 @@ _COMPILERS: dict[str, Compiler] = {
     "uniqueItems": _unique,
     "required": _required,
     "minProperties": _sized(dict, ge),
-    "allOf": _all_of,
+    "allOf": lambda schemas, schema: _all([compile_check(part) for part in schemas]),
     "anyOf": _any_of,
     "oneOf": _one_of,
     "not": lambda negated, schema: _surely_fails(negated),

@@ -5,8 +5,6 @@ YAML goes through the event stream, never through a constructor: no tag, anchor 
 acted upon, and the scalars are those of the YAML 1.2 core schema (`no` is text, 010 is text).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,8 +25,7 @@ from specs.document import (
     refuse,
     short,
 )
-
-__all__ = ["LFS_POINTER", "Document", "ends_with_marker", "is_whole_json_object", "read"]
+from specs.errors import SpecInvalid
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the small file begins that Git LFS leaves in place of a large one."""
@@ -79,8 +76,6 @@ def ends_with_marker(data: bytes) -> bool:
 
 def is_whole_json_object(data: bytes) -> bool:
     """Whether these bytes parse as one JSON object, which no part of a file being written does."""
-    from specs.errors import SpecInvalid
-
     # The common half-written file is turned away without being parsed.
     if not data.rstrip().endswith(b"}"):
         return False
@@ -248,17 +243,14 @@ def _plain(builder: Builder, text: str, line: int, column: int) -> Any:
         return int(text)
     if text in _ENDLESS:
         builder.fault("BadYaml", line, column, f"{text} is not a number that can be used here")
-    # Beyond this length nobody meant a number; the text fails wherever one is needed.
-    elif len(text) <= 100 and _FLOAT.fullmatch(text) and not _is_long_integer(text):
+    # Beyond this length, and of so long an integer, nobody meant a number; the text fails wherever
+    # one is needed.
+    elif len(text) <= 100 and _FLOAT.fullmatch(text) and not text.lstrip("+-").isdecimal():
         number = float(text)
         if number - number == 0:
             return number
         builder.fault("BadYaml", line, column, f"{text} is too large a number")
     return text
-
-
-def _is_long_integer(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
 
 
 def _explain(exc: Any, text: str, line: int, column: int) -> tuple[int, int, str]:

@@ -4,8 +4,6 @@
 leaves wrong types to the schema. Reads no file and no clock.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +16,8 @@ from specs.times import parse_moment, parse_window
 
 SIZE_STEP = 16
 """Widths and heights are multiples of this: 8 pixels a latent of the VAE, 2 latents a patch."""
+SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
+"""The bounds of a width and of a height in pixels."""
 
 # Names that Windows reserves for devices, whatever the extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -30,7 +30,10 @@ Violation = tuple[list[str | int], str]
 def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
     """Every rule that a value breaks; `name` is the schema it is checked by."""
     if name == "settings":
-        yield from _kinds_of_models(value)
+        models = value.get("models")
+        for kind in models if isinstance(models, dict) else ():
+            if kind not in schemas.kinds():
+                yield ["models", kind], unknown_kind(kind)
     elif name not in schemas.kinds():
         return
     else:
@@ -87,13 +90,6 @@ def _times(value: dict[str, Any]) -> Iterator[Violation]:
             parse(text)
         except ValueError as exc:
             yield [field], f"{short(text)}: {exc}"
-
-
-def _kinds_of_models(value: dict[str, Any]) -> Iterator[Violation]:
-    models = value.get("models")
-    for kind in models if isinstance(models, dict) else ():
-        if kind not in schemas.kinds():
-            yield ["models", kind], unknown_kind(kind)
 
 
 def _whole_number(value: Any) -> int | None:

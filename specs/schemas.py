@@ -5,8 +5,6 @@ a file adds the kind to this package. The module imports neither yaml nor jsonsc
 network: `bundle` follows references into the files of this folder only.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from functools import lru_cache

@@ -4,8 +4,6 @@ The standard decoder keeps no positions, accepts duplicate keys and NaN, and rec
 string scanner is used here. Whatever `json.loads` refuses is refused here too.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from json import JSONDecodeError

@@ -1,10 +1,6 @@
 """Suggests the known name that is most like an unknown one, for error messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-
-_LONGEST = 60
 
 
 def nearest(unknown: object, known: Iterable[str]) -> str | None:
@@ -14,9 +10,9 @@ def nearest(unknown: object, known: Iterable[str]) -> str | None:
     # Imported here because only errors need it.
     from difflib import get_close_matches
 
-    # Case is ignored, and only the first characters are compared, to bound the time.
+    # Case is ignored, and only the first 60 characters are compared, to bound the time.
     by_folded = {name.casefold(): name for name in known}
-    matches = get_close_matches(unknown[:_LONGEST].casefold(), by_folded, n=1)
+    matches = get_close_matches(unknown[:60].casefold(), by_folded, n=1)
     return by_folded[matches[0]] if matches else None
 
 

@@ -6,12 +6,9 @@ for the machine's own zone where it is None; tests pass one. Never sleeps and ne
 time: `now` is given.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 _DAY = timedelta(days=1)
-_SECOND = timedelta(seconds=1)
 # Windows knows its own zone's offset between these alone; no rule of today reaches further anyway.
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 
@@ -84,7 +81,7 @@ def _later(moment: datetime, wait: timedelta, zone: tzinfo | None) -> datetime:
     end, offset = moment + wait, _offset(moment, zone)
     if _offset(end, zone) == offset:
         return end
-    while end - moment > _SECOND:
+    while end - moment > timedelta(seconds=1):
         middle = moment + (end - moment) / 2
         if _offset(middle, zone) == offset:
             moment = middle

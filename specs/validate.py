@@ -14,15 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from specs import quick, rules, schemas
-from specs.document import (
-    MAX_COLLECTED,
-    MAX_REPORTED,
-    ODD_SIGN,
-    Document,
-    dotted,
-    odd_sign,
-    short,
-)
+from specs.document import MAX_COLLECTED, MAX_REPORTED, ODD_SIGN, Document, dotted, odd_sign, short
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import nearest
 

@@ -4,8 +4,6 @@ Clients build their specs with `to_yaml`, never by formatting strings: a prompt 
 colons, line breaks and any other character.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,6 @@ _PLAIN = re.compile(r"[A-Za-z](?:[A-Za-z0-9_ ,./()-]{0,2000}[A-Za-z0-9_./()])?")
 _NOT_PLAIN = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 # Some readers take these for line breaks or a byte order mark, so they are written as escapes.
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029\ufeff"}
-_LONG_KEY = 100
 
 
 def to_yaml(value: Any) -> bytes:
@@ -45,7 +42,7 @@ def _lines(value: Any, depth: int) -> Iterator[str]:
             if not isinstance(key, str):
                 raise TypeError(f"a key must be text, not {type(key).__name__}")
             name = _text(key)
-            if len(name) > _LONG_KEY:
+            if len(name) > 100:
                 yield f"? {name}"
                 name = ""
             yield from _entry(f"{name}:", part, depth)

@@ -10,8 +10,6 @@
 Every pass is linear in the length of the prompt. The prompt itself is never changed.
 """
 
-from __future__ import annotations
-
 from composer.audit.terms import Term, parse_terms
 from composer.audit.verdict import Finding, Report, Span, audit
 

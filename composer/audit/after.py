@@ -4,9 +4,8 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from itertools import chain
 
 from composer.audit import words as w
 from composer.audit.cues import ALMOST
@@ -15,14 +14,19 @@ from composer.audit.reading import Mark
 from composer.audit.terms import Mention
 from composer.audit.tokens import Kind, Token, word_at
 
-_REACH = 14
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
 
 
 def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
-    return _affix(tokens, mention, mark) or _answer(tokens, mention) or _predicate(tokens, mention)
+    affix = _affix(tokens, mention, mark)
+    if affix:
+        return affix
+    places = _predicates(tokens, mention)
+    answers = (_answer_at(tokens, at) for at in places)
+    predicates = (_predicate_at(tokens, at, mention) for at in places)
+    return next(filter(None, chain(answers, predicates)), None)
 
 
 def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark) -> Mark | None:
@@ -105,13 +109,8 @@ def _ends(tokens: Sequence[Token], index: int) -> bool:
     return _kind(tokens, index) not in (Kind.WORD, Kind.HYPHEN, Kind.SLASH)
 
 
-def _answer(tokens: Sequence[Token], mention: Mention) -> Mark | None:
-    """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
-    answers = (_answer_at(tokens, at) for at in _predicates(tokens, mention))
-    return next(filter(None, answers), None)
-
-
 def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
+    """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
     mark = tokens[at].text if at < len(tokens) else ""
     if mark == "," and word_at(tokens, at + 1) == "none":
         at += 1
@@ -129,25 +128,22 @@ def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
     return None
 
 
-def _predicate(tokens: Sequence[Token], mention: Mention) -> Mark | None:
+def _predicate_at(tokens: Sequence[Token], at: int, mention: Mention) -> Mark | None:
     """A negating predicate: "labels are not shown", "labels removed", "keep labels out"."""
-    for at in _predicates(tokens, mention):
-        finite, rule = _says_absent(tokens, at, mention)
-        if rule and _is_subject(tokens, mention, finite):
-            return Mark(True, "after", rule)
-    return None
+    finite, words = _says_absent(tokens, at, mention)
+    is_negated = words and _is_subject(tokens, mention, finite)
+    return Mark(True, "after", words) if is_negated else None
 
 
 def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
     """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
     places = [mention.last]
-    at, nouns, limit = mention.last, 0, min(mention.last + _REACH, len(tokens))
+    at, nouns, limit = mention.last, 0, min(mention.last + 14, len(tokens))
     while at < limit:
         text = word_at(tokens, at)
         if is_join(tokens, at):
-            if nouns:
-                break  # the word after the mention may be its verb
-            if not _joined_subject(tokens, at, limit):
+            # After a noun: the word after the mention may be its verb.
+            if nouns or not _joined_subject(tokens, at, limit):
                 break
             while at < limit and (is_join(tokens, at) or word_at(tokens, at) in ("the", "any")):
                 at += 1
@@ -196,7 +192,6 @@ def _joined_subject(tokens: Sequence[Token], at: int, limit: int) -> bool:
 def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bool, str]:
     """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
     index, negator, longer, finite = at, "", False, False
-    start = at
     while index < min(at + 7, len(tokens)):
         text = word_at(tokens, index)
         if text in w.NOT or (text == "no" and word_at(tokens, index + 1) == "longer"):
@@ -215,7 +210,7 @@ def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bo
     text = word_at(tokens, index)
     second = index + 2 if _kind(tokens, index + 1) is Kind.HYPHEN else index + 1
     pair = f"{text} {word_at(tokens, second)}"
-    words = " ".join(word_at(tokens, i) for i in range(start, min(index + 1, len(tokens)))).strip()
+    words = " ".join(word_at(tokens, i) for i in range(at, min(index + 1, len(tokens)))).strip()
     if negator:
         present = text in w.PRESENT or (
             text in ("in", "within") and set(_words_after(tokens, index)) & w.VISIBILITY

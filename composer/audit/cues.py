@@ -4,8 +4,6 @@ The longest cue wins, so that "not only" is found before "not". The core of the 
 NegEx and ConText (Apache-2.0); the rest is the English of image prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -39,7 +37,7 @@ class Cue:
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.replace("\n", " ").split("|"))
+    return tuple(text.split("|"))
 
 
 _TABLE: dict[Effect, tuple[str, ...]] = {

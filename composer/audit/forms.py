@@ -4,8 +4,6 @@ Used when terms are prepared, not while a prompt is read. Forms that are words w
 ("glass" for "glasses") must not be made.
 """
 
-from __future__ import annotations
-
 _IRREGULAR = {
     "person": ("people", "persons"),
     "man": ("men",),
@@ -39,13 +37,9 @@ _NO_SINGULAR = frozenset(
 
 def word_forms(word: str) -> tuple[str, ...]:
     """All forms by which a word of a term is found, the word itself first."""
-    forms = dict.fromkeys([word])
-    one = _singular(word)
-    for base in dict.fromkeys((word, one)):
-        forms.update(dict.fromkeys(_plurals(base)))
-        forms.update(dict.fromkeys(_past(base)))
-        forms[base] = None
-    return tuple(forms)
+    bases = dict.fromkeys((word, _singular(word)))
+    forms = (form for base in bases for form in (*_plurals(base), *_past(base), base))
+    return tuple(dict.fromkeys((word, *forms)))
 
 
 def _singular(word: str) -> str:
@@ -71,7 +65,7 @@ def _plurals(word: str) -> tuple[str, ...]:
         return (word + "s",)
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return (word[:-1] + "ies", word + "s")
-    if word.endswith("fe") or word.endswith("f"):
+    if word.endswith(("fe", "f")):
         stem = word.removesuffix("e").removesuffix("f")
         return (word + "s", stem + "ves") if stem in _VES else (word + "s",)
     if word.endswith(("s", "x", "z", "ch", "sh")):

@@ -5,8 +5,6 @@ list; an article, an adjective or a verb begins a new phrase. One pass forward a
 both linear.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ for matching only; the prompt itself is never changed. The offset of every chara
 recorded.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache

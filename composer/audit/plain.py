@@ -4,8 +4,6 @@
 both readings are possible, the word counts as not negated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from composer.audit import words as w
@@ -99,9 +97,7 @@ def _unknown_verb(text: str, after: str, scope: Scope) -> bool:
     """Whether a word is a verb whose object may exist: "without dominating the label"."""
     if after not in w.DEFINITE or text in _NEUTRAL or text in w.SHOW_VERBS:
         return False
-    if scope.has_noun:
-        return w.is_ing(text)
-    return w.is_ing(text) or scope.verbal
+    return w.is_ing(text) or (scope.verbal and not scope.has_noun)
 
 
 def _new_phrase(text: str, scope: Scope, before: str) -> bool:

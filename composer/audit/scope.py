@@ -4,8 +4,6 @@ The method is that of ConText (cues begin, invert and end a scope), with scopes 
 the noun phrase after a cue, then its list. A word counts as not covered where this is uncertain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from composer.audit import plain, turns
@@ -41,18 +39,12 @@ def read_marks(tokens: Sequence[Token], mentioned: Collection[int]) -> list[Mark
             skip = found[1]
         else:
             plain.at_word(reading, index, token.text)
-        mark = _mark(reading.scope)
-        for place in range(index, skip):
-            marks[place] = mark
+        if (scope := reading.scope) is not None:
+            mark = Mark(scope.negated, scope.rule, scope.cue)
+            if scope.negated and scope.outside:
+                mark = Mark(False, "presupposed", scope.cue)
+            marks[index:skip] = [mark] * (skip - index)
     return marks
-
-
-def _mark(scope: Scope | None) -> Mark | None:
-    if scope is None:
-        return None
-    if scope.negated and scope.outside:
-        return Mark(False, "presupposed", scope.cue)
-    return Mark(scope.negated, scope.rule, scope.cue)
 
 
 def _find_cues(tokens: Sequence[Token], mentioned: Collection[int]) -> dict[int, tuple[Cue, int]]:
@@ -162,14 +154,6 @@ def _still_open(scope: Scope) -> bool:
     return not (scope.verbal and scope.described)
 
 
-def _leaves_place(scope: Scope, item: Item) -> bool:
-    """Whether an item continues the list before a place: "no text on the mug, logos or stamps".
-
-    "No text on the mug, lid or cup" continues the places.
-    """
-    return item.joined == "comma" and bool(item.closed) and scope.shared and item.phrase.plural
-
-
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negation extends to the item that begins here."""
     phrase, closed = item.phrase, item.closed
@@ -177,7 +161,10 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
         return True
     if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
         return True
-    if scope.outside and not _leaves_place(scope, item):
+    # "No text on the mug, logos or stamps" continues the list before the place, "no text on the
+    # mug, lid or cup" the places.
+    leaves_place = item.joined == "comma" and closed and scope.shared and phrase.plural
+    if scope.outside and not leaves_place:
         return reading.word(item.start) == "any"
     if item.joined == "or":
         return not phrase.command or scope.verbal

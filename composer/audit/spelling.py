@@ -4,8 +4,6 @@ Disguised single letters have been replaced before, by `composer.audit.normalise
 prompt: a word spelt letter by letter is searched for at its first letter only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

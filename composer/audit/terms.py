@@ -4,8 +4,6 @@ A term is a word with its plurals and inflections, a phrase, or a symbol. It is 
 regular expression, so that no term can make the search slow or match other text.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +16,6 @@ from composer.audit.normalise import Working, normalise
 from composer.audit.spelling import ReadWord, readable
 from composer.audit.tokens import Kind, Token, tokenise
 
-Match = Literal["word", "exact", "substring"]
-Severity = Literal["error", "warn"]
-
 
 @dataclass(frozen=True)
 class Term:
@@ -32,8 +27,8 @@ class Term:
 
     term: str
     aliases: tuple[str, ...] = ()
-    match: Match = "word"
-    severity: Severity = "error"
+    match: Literal["word", "exact", "substring"] = "word"
+    severity: Literal["error", "warn"] = "error"
     reason: str = ""
     allow: tuple[str, ...] = ()
 
@@ -93,7 +88,7 @@ def _is_visible(form: str) -> bool:
 class _Node:
     """A node of a prefix tree of words, which keeps the search linear."""
 
-    after: dict[str, _Node] = field(default_factory=dict)
+    after: "dict[str, _Node]" = field(default_factory=dict)
     terms: list[int] = field(default_factory=list)
 
 

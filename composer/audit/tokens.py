@@ -3,8 +3,6 @@
 One pass, without backtracking. The tokens do not depend on terms or negations.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,16 +39,15 @@ class Token:
     end: int
 
 
-_WORD = r"[^\W_]+(?:'[^\W_]+)*"
 _PATTERN = re.compile(
-    rf"""
-    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{{0,200}}>)
-  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}}]))
+    r"""
+    (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{0,200}>)
+  | (?P<weight>::?-?\d+(?:\.\d+)?(?=\s*[)\]}]))
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
   | (?P<number>\d+[.,/:]\d+\w*)
   | (?P<abbreviation>\b(?:e\.g|i\.e|n/a)\b\.?)
-  | (?P<word>{_WORD})
+  | (?P<word>[^\W_]+(?:'[^\W_]+)*)
   | (?P<line>\n)
   | (?P<blank>[^\S\n]+)
   | (?P<mark>.)
@@ -82,33 +79,27 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
     tokens: list[Token] = []
     text = work.text
     for match in _PATTERN.finditer(text):
-        name = match.lastgroup
+        name, part = match.lastgroup, match.group()
         start, end = match.span()
         while pending and work.offsets[start] >= pending[-1]:
             pending.pop()
             tokens.append(Token(Kind.END, "", start, start))
         if name == "blank" or name == "weight":
             continue
-        if name == "word":
-            tokens.append(_word(work, match.group(), start, end))
-        elif name == "mark":
-            tokens.append(Token(_mark(text, start, end, tokens), match.group(), start, end))
-        elif name == "line":
-            tokens.append(Token(Kind.LINE, "\n", start, end))
-        elif name == "flag":
-            tokens.append(Token(Kind.FLAG, match.group(), start, end))
+        kind = {"line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER}.get(name or "", Kind.WORD)
+        if name == "mark":
+            kind = _mark(text, start, end, tokens)
         elif name == "lora":
-            tokens.append(Token(Kind.OTHER, "", start, end))
-        else:
-            plain = {"without": "without", "abbreviation": match.group().rstrip(".")}
-            tokens.append(Token(Kind.WORD, plain.get(name or "", match.group()), start, end))
+            part = ""
+        elif name == "without":
+            part = "without"
+        elif name == "abbreviation":
+            part = part.rstrip(".")
+        elif part == "break" and work.original[slice(*work.span(start, end))] == "BREAK":
+            # In capitals it divides a prompt in several front ends.
+            kind = Kind.END
+        tokens.append(Token(kind, part, start, end))
     return tokens
-
-
-def _word(work: Working, text: str, start: int, end: int) -> Token:
-    # BREAK in capitals divides a prompt in several front ends; "break" is an ordinary word.
-    border = text == "break" and work.original[slice(*work.span(start, end))] == "BREAK"
-    return Token(Kind.END if border else Kind.WORD, text, start, end)
 
 
 def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
@@ -119,13 +110,10 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
         if left and right:
             return Kind.HYPHEN
         if left:
-            return Kind.HYPHEN if _suspended(text, end) else Kind.END
+            # Before a comma or a conjunction it is suspended: "logo- and text-free".
+            suspended = text.startswith((",", " and ", " or "), end)
+            return Kind.HYPHEN if suspended else Kind.END
         return Kind.OTHER if right else Kind.END
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):
         return Kind.END  # `::` separates two prompts
     return _MARKS.get(mark, Kind.OTHER)
-
-
-def _suspended(text: str, end: int) -> bool:
-    """Whether a hyphen is followed by a comma or a conjunction: "logo- and text-free"."""
-    return text.startswith((",", " and ", " or "), end)

@@ -4,8 +4,6 @@ Two negations affirm ("do not hide X"), and one that is repeated is emphasis ("n
 cases affirm, because an undetected double negation would be a missed violation.
 """
 
-from __future__ import annotations
-
 from composer.audit.cues import ALMOST, COMMANDS_WITH_ARTICLE, Cue, Effect
 from composer.audit.reading import Reading, Scope
 from composer.audit.tokens import DASHES, Kind

@@ -5,8 +5,6 @@ including negated ones: FLUX does not understand negatives, so that "no text" ma
 the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,13 +13,8 @@ from composer.audit.after import affirmed_after, negated_after
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
 from composer.audit.scope import read_marks
-from composer.audit.terms import Mention, Term, find_mentions, parse_terms
-from composer.audit.tokens import Token, tokenise
-
-_MOST_REPORTED = 20
-"""At most this many mentions of one term are reported at each level; all of them count."""
-
-_NEGATED = "FLUX reads no negatives: describe what is wanted instead of naming this"
+from composer.audit.terms import Term, find_mentions, parse_terms
+from composer.audit.tokens import tokenise
 
 
 @dataclass(frozen=True)
@@ -109,28 +102,31 @@ def audit(
     for mention in mentions:
         key = (mention.first, mention.last)
         if key not in decided:
-            decided[key] = _decide(tokens, mention, marks[mention.last - 1])
+            read = marks[mention.last - 1]
+            if read is not None and read.negated:
+                decided[key] = affirmed_after(tokens, mention, read) or read
+            else:
+                after = negated_after(tokens, mention, read)
+                decided[key] = after or read or Mark(False, "affirmed", "")
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]
             blocks = not mark.negated and term.severity == "error"
             reported[number][blocks] += 1
-            if reported[number][blocks] <= _MOST_REPORTED:
+            # At each level, at most 20 mentions of one term are reported; all of them count.
+            if reported[number][blocks] <= 20:
                 finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
 
 
-def _decide(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark:
-    if mark is not None and mark.negated:
-        return affirmed_after(tokens, mention, mark) or mark
-    return negated_after(tokens, mention, mark) or mark or Mark(False, "affirmed", "")
-
-
 def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
+    level: Literal["violation", "advice"] = "violation"
+    note = term.reason
     if mark.negated:
-        return Finding(term.term, start, end, block, mark.cue, mark.rule, "advice", _NEGATED)
-    level: Literal["violation", "advice"] = "advice" if term.severity == "warn" else "violation"
-    return Finding(term.term, start, end, block, mark.cue, mark.rule, level, term.reason)
+        note = "FLUX reads no negatives: describe what is wanted instead of naming this"
+    if mark.negated or term.severity == "warn":
+        level = "advice"
+    return Finding(term.term, start, end, block, mark.cue, mark.rule, level, note)

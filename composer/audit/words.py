@@ -4,8 +4,6 @@ They contain common English of image prompts, not the words of any test. A word 
 counts as a noun; where that is uncertain, the rules decide for a violation.
 """
 
-from __future__ import annotations
-
 ARTICLES = frozenset({"a", "an"})
 DEFINITE = frozenset(
     "the this that these those his her hers its their my our your whose every each all both "

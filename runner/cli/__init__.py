@@ -1,11 +1,9 @@
 """The command line: parses arguments, runs one command, and turns errors into exit codes.
 
-Each module named in `VERBS` has the commands of one group. Neither this module nor the top of one
-of those imports torch, numpy, rich or jsonschema, and only the module of the given command is
-imported, so that `status` answers at once.
+Each module named in `VERBS` adds the verbs of one group by its `add`. Neither this module nor the
+top of one of those imports torch, numpy, rich or jsonschema, and only the module of the given
+command is imported, so that `status` answers at once.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib

@@ -4,8 +4,6 @@ Lists the jobs and deletes them only with `--yes` or after a question. Never tou
 queued, running or kept (by a file `<id>.keep`), nor what is not the folder of a job.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -21,10 +19,11 @@ from typing import Any
 
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
-from runner.cli.output import add_verb, print_json, print_message, show, size_text
+from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.terminal import size_text
 from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
@@ -45,7 +44,6 @@ class Job:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     clean = add_verb(verbs, shared, "clean", run_clean, "take old finished jobs away")
     clean.add_argument("--older-than", metavar="AGE", help="finished before: 12h, 30d, 8w")
     keep_help = "the oldest go until the finished ones take no more than this: 50GB"

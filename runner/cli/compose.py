@@ -3,8 +3,6 @@
 Nothing here renders; `--queue` drops a spec into the inbox like any other caller.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,14 +14,17 @@ from runner.cli.output import add_verb, print_json, print_line, print_message, s
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
+from specs.document import Document
 from specs.errors import SpecInvalid
+from specs.read import read
+from specs.validate import validate
+from specs.write import to_yaml
 
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     compose = add_verb(verbs, shared, "compose", run_compose, "make prompts from a pack")
     compose.add_argument("pack", metavar="PACK", help="a folder in prompts/")
     compose.add_argument("--subject", action="append", metavar="S", help="may be given again")
@@ -51,8 +52,6 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def run_compose(options: argparse.Namespace) -> int:
     """Print one prompt and its audit, or plan or drop a bulk run."""
-    from specs.write import to_yaml
-
     home = find_home(options.home)
     spec = _spec(options, home)
     try:
@@ -93,8 +92,6 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
 
 def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
     """The fields of `--set`, their values read as in a spec. Raises UsageProblem."""
-    from specs.read import read
-
     for text in assignments:
         name, sign, value = text.partition("=")
         if not (sign and name.strip()) or name in ("compose", "prompt"):
@@ -115,8 +112,6 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
     from runner.cli.plan_report import tokens_text
-    from specs.document import Document
-    from specs.validate import validate
 
     try:
         validate(Document(spec))
@@ -146,7 +141,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     return 0 if ok else 1
 
 
-def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> Assessment:
+def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> "Assessment":
     """The assessment of the spec, with its plan. Raises SpecInvalid where there is none."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess

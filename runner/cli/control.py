@@ -1,7 +1,5 @@
 """`cancel`, `retry`, `pause` and `resume`: write control files into the inbox."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +14,6 @@ _OBEYED_SECONDS = 5.0
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     cancel = add_verb(verbs, shared, "cancel", run_cancel, "stop jobs at the next step")
     cancel.add_argument("ids", nargs="+", metavar="ID")
     retry = add_verb(verbs, shared, "retry", run_retry, "run a finished job again")

@@ -1,7 +1,5 @@
 """`doctor`: what this machine can run, and what to mend."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil
@@ -34,7 +32,6 @@ class Finding:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
 
 
@@ -42,8 +39,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     """Look at everything that a night's work depends on."""
     home = find_home(options.home, mounted=False)
     findings = list(_findings(home))
+    ok = all(finding.ok for finding in findings)
     if options.json:
-        ok = all(finding.ok for finding in findings)
         print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
@@ -52,7 +49,7 @@ def run_doctor(options: argparse.Namespace) -> int:
                 show(f"     {'':<14}   {reason}")
             if finding.remedy:
                 show(f"     {'':<14} → {finding.remedy}")
-    return 0 if all(finding.ok for finding in findings) else 1
+    return 0 if ok else 1
 
 
 def _findings(home: Home) -> Iterator[Finding]:

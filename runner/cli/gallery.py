@@ -4,14 +4,11 @@ A search reads the index that the runner writes, whether a runner is running or 
 is missing or damaged is first rebuilt from the sidecars.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from runner import client, reading
@@ -35,12 +32,9 @@ _FILTERS = {
     "size": "1024x768",
     "job": "the id of a job",
 }
-_NARROWEST_PROMPT = 20
-_JOBS_SHOWN = 500
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     gallery = verbs.add_parser("gallery", help="find pictures, make pages, rebuild the index")
     ways = gallery.add_subparsers(dest="way", metavar="search|page|rebuild", required=True)
     search = add_verb(ways, shared, "search", run_search, "newest first")
@@ -71,7 +65,7 @@ def run_search(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
 
-    def matching(gallery: Gallery) -> Page:
+    def matching(gallery: "Gallery") -> "Page":
         text = " ".join(options.text)
         return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
 
@@ -87,7 +81,7 @@ def run_search(options: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(home: Home) -> Gallery:
+def _opened(home: Home) -> "Gallery":
     """The gallery for reading; its index is rebuilt first where there is none."""
     from runner.gallery.store import FOLDER, Gallery
 
@@ -106,22 +100,22 @@ def _rebuild(home: Home) -> int:
     from runner.gallery.store import FOLDER
     from runner.spool.disk.disk import Disk
 
+    def print_progress(done: int, total: int) -> None:
+        end = "\n" if done == total else "\r"
+        print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
+
     home.prepare()
     folder = home.data / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        progress = _print_progress if sys.stderr.isatty() else None
-        return rebuild(folder, home.outbox, Disk().replace, progress)
+        return rebuild(
+            folder, home.outbox, Disk().replace, print_progress if sys.stderr.isatty() else None
+        )
     except OSError as error:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
 
 
-def _print_progress(done: int, total: int) -> None:
-    end = "\n" if done == total else "\r"
-    print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
-
-
-def _print_table(page: Page, offset: int) -> None:
+def _print_table(page: "Page", offset: int) -> None:
     rows = page["rows"]
     if rows:
         longest = max(len(str(row["id"])) for row in rows)
@@ -130,7 +124,7 @@ def _print_table(page: Page, offset: int) -> None:
             f"{'made':<16}  {'id':<{longest}}  {'kind':<8}  {'model':<{models}}  "
             f"{'seed':>10}  {'size':>9}  "
         )
-        columns = max(_NARROWEST_PROMPT, shutil.get_terminal_size((120, 24)).columns - len(head))
+        columns = max(20, shutil.get_terminal_size((120, 24)).columns - len(head))
         show(f"{head}prompt")
         for row in rows:
             size = f"{row['width']}x{row['height']}" if row.get("width") else ""
@@ -192,10 +186,11 @@ def _job_page(home: Home, job: str) -> str:
 
 def write_outbox_page(home: Home) -> str:
     """Write the page of the newest jobs, from the files of the outbox, and return its path."""
+    from runner.gallery.page.overview import latest
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    shown = nlargest(_JOBS_SHOWN, statuses(home), key=lambda job: str(job.get("accepted_at")))
+    shown = latest(statuses(home))
     packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
     page = home.outbox / "index.html"
     Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())

@@ -1,7 +1,5 @@
 """`init`: make a home with everything a newcomer needs in it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
@@ -12,6 +10,7 @@ from typing import Any
 from runner.cli.output import add_verb, print_answer
 from runner.errors import UsageProblem
 from runner.settings import SETTINGS_FILE, Home, is_home
+from specs import schemas
 
 _SETTINGS = """\
 # yaml-language-server: $schema=specs/settings.schema.json
@@ -24,7 +23,6 @@ _SETTINGS = """\
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     init = add_verb(verbs, shared, "init", run_init, "make a new home folder")
     init.add_argument("folder", metavar="DIR")
 
@@ -39,24 +37,20 @@ def run_init(options: argparse.Namespace) -> int:
         make_home(folder)
     except OSError as error:
         raise UsageProblem(f"cannot make {error.filename}: {error.strerror}") from error
+    # cmd and PowerShell know double quotes only.
+    windows = os.name == "nt" and " " in str(folder)
+    quoted = f'"{folder}"' if windows else shlex.quote(str(folder))
     print_answer(
         options,
         {"home": str(folder), "new": not was_home},
         f"{folder} is {'still' if was_home else 'now'} a fluxdrop home",
-        f"next: cd {_quoted(folder)} && fluxdrop demo",
+        f"next: cd {quoted} && fluxdrop demo",
     )
     return 0
 
 
-def _quoted(folder: Path) -> str:
-    """The folder as a shell takes it; cmd and PowerShell know double quotes only."""
-    return f'"{folder}"' if os.name == "nt" and " " in str(folder) else shlex.quote(str(folder))
-
-
 def make_home(folder: Path) -> None:
     """Fill a folder with inbox, outbox, prompts, data, schemas, examples and a settings file."""
-    from specs import schemas
-
     ours = schemas.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "specs").mkdir(exist_ok=True)

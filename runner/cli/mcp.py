@@ -3,8 +3,6 @@
 Over stdio, standard output belongs to the protocol: all messages go to standard error.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os
@@ -19,7 +17,6 @@ TOKEN = "FLUXDROP_MCP_TOKEN"
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     mcp = add_verb(verbs, shared, "mcp", run_mcp, "serve agents: stdio, or HTTP")
     mcp.add_argument(
         "--http", nargs="?", const=PORT, type=int, metavar="PORT",

@@ -3,29 +3,26 @@
 Listing imports nothing heavy. Weights are fetched by `models pull` only: no job ever downloads.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
+from runner.engine.custom_entries import models_of
+from runner.engine.entries import ESTIMATORS
+from runner.engine.hub.sources import Layout, Source, estimator_source, sources
+from runner.engine.models import Model
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
 from specs.errors import FluxdropError
 from specs.suggest import did_you_mean
 
-if TYPE_CHECKING:
-    from runner.engine.hub.sources import Source
-    from runner.engine.models import Model
-
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     models_help = "the models there are; fetch one, or say what is missing"
     models = add_verb(verbs, shared, "models", run_models, models_help)
     ways = models.add_subparsers(dest="way", metavar="pull|check")
@@ -92,8 +89,6 @@ def run_pull(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print what is missing of the named models, or of all of them in short."""
-    from runner.engine.custom_entries import models_of
-    from runner.engine.entries import ESTIMATORS
     from runner.engine.hub import checkup
 
     home = find_home(options.home)
@@ -106,6 +101,13 @@ def run_check(options: argparse.Namespace) -> int:
         # A model of which nothing was fetched is no fault, unless it was named here or in the
         # settings.
         expected = options.names or result.here or name in home.settings.registry
+        plan: list[str] = []
+        if options.names and name in models:
+            from runner.engine.memory import machine, planner
+
+            # How the model would be held on this machine, and why. Imports torch.
+            measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
+            plan = planner.explain_plan(models[name], measured, models=models)
         rows.append({
             "name": name,
             "ok": result.ok or not expected,
@@ -114,7 +116,7 @@ def run_check(options: argparse.Namespace) -> int:
             "missing": list(result.missing),
             "damaged": list(result.damaged),
             "advice": list(result.advice),
-            "plan": _memory_plan(models, name, home) if options.names and name in models else [],
+            "plan": plan,
         })  # fmt: skip
     settings = [] if options.names else list(_wrong_defaults(home, models))
     ok = not settings and all(row["ok"] for row in rows)
@@ -149,20 +151,8 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
         show(f"  {line}")
 
 
-def _memory_plan(models: Mapping[str, Model], name: str, home: Home) -> list[str]:
-    """How the model would be held on this machine, and why. Imports torch."""
-    from runner.engine.memory import machine, planner
-
-    measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-    return planner.explain_plan(models[name], measured, models=models)
-
-
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
     """The sources to fetch for each name. Raises UsageProblem for an unknown name."""
-    from runner.engine.custom_entries import models_of
-    from runner.engine.entries import ESTIMATORS
-    from runner.engine.hub.sources import Layout, Source, estimator_source, sources
-
     models = models_of(home.settings)
     targets: dict[str, tuple[Source, ...]] = {}
     for name in options.names:

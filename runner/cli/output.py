@@ -1,6 +1,4 @@
-"""What the commands share: adding a verb, JSON, messages, the log, a job in one line, sizes."""
-
-from __future__ import annotations
+"""What the commands share: adding a verb, JSON, messages, a job in one line."""
 
 import argparse
 import json
@@ -82,12 +80,3 @@ def job_line(job: Mapping[str, Any]) -> str:
     if why and job["state"] not in ("running", "succeeded"):
         parts.append(f"{job.get('reason') or ''}: {why}".lstrip(": "))
     return "  ".join(parts)
-
-
-def size_text(count: float) -> str:
-    """A number of bytes in decimal units: "512 bytes", "1.5 kB", "2.0 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -4,8 +4,6 @@ Reads names, sizes, receipts and statuses, and changes nothing. Input images and
 purpose are not listed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -22,7 +20,6 @@ from runner.spool.store.names import (
 )
 
 MOST_LISTED = 20
-_MOST_LOOKED_AT = 5000
 # Nobody looks for specs further down, and a walk to the end of a deep folder fails.
 _DEEPEST = 8
 
@@ -36,12 +33,12 @@ def overlooked(home: Home) -> list[tuple[str, str]]:
 
 
 def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
-    left = _MOST_LOOKED_AT
+    left = 5000  # to look at, so that a strange inbox does not hold up the command
     for folder, folders, names in os.walk(home.inbox):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         above = os.path.relpath(folder, home.inbox)
         left -= len(names) + len(folders)
-        if above.count(os.sep) >= _DEEPEST:
+        if above.count(os.sep) >= 8:
             folders.clear()
         for name in sorted(names):
             if above != os.curdir:

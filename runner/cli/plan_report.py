@@ -3,21 +3,21 @@
 Reads the gallery's index and the free space of the disk; needs no GPU and starts nothing.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from runner.cli.output import show, size_text
+from composer.plan import Plan
+from composer.report import plan_json
+from runner.cli.output import show
 from runner.gallery.formatting import number_of
+from runner.gallery.store import FOLDER, Gallery
+from runner.gallery.timing import Like, measured
 from runner.settings import Home
-
-if TYPE_CHECKING:
-    from composer.plan import Plan
-    from runner.spool.inbox.assess import Assessment
+from runner.spool.inbox.assess import Assessment
+from runner.terminal import size_text
 
 _LISTED = 12
 _WIDTH = 100
@@ -29,8 +29,6 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     To `composer.report.plan_json` it adds what the models refuse, the time that the gallery
     suggests, and the free space of the outbox's disk (`free_bytes`, None where unknown).
     """
-    from composer.report import plan_json
-
     plan = assessment.plan
     assert plan is not None
     report = plan_json(plan)
@@ -54,9 +52,6 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     the mean over those that are, `unmeasured` the number of the others. `measured_on` is how many
     made images were used, `exact` whether they have the size and steps of all planned ones.
     """
-    from runner.gallery.store import FOLDER, Gallery
-    from runner.gallery.timing import Like, measured
-
     kind = str(plan.spec["kind"])
     groups: Counter[Like] = Counter()
     for item in plan.items():

@@ -3,13 +3,11 @@
 Reads status files only, so it shows the same whether the runner is this process or another.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
 from runner.cli.output import give_up, job_line, print_line, show
@@ -47,7 +45,7 @@ class Board:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
         return self
@@ -100,7 +98,7 @@ class Board:
                 self._over.add(job_id)
                 del self._shown[job_id]
 
-    def _draw(self, bars: Progress, status: dict[str, Any]) -> None:
+    def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
         if job_id not in self._tasks:
             self._tasks[job_id] = bars.add_task(_plain(job_id), total=1.0, mark=" ", note="")
@@ -118,7 +116,7 @@ class Board:
             bars.stop_task(task)
 
 
-def _bars() -> Progress | None:
+def _bars() -> "Progress | None":
     """The bars; None where there is no terminal to show them, without loading rich."""
     if not (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
         return None

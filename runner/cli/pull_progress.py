@@ -3,11 +3,9 @@
 Progress goes to standard error; standard output has results only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -21,11 +19,11 @@ from rich.progress import (
 
 from runner.cli.output import print_message
 from runner.engine.hub import library as hub
-from runner.engine.hub.pull import Puller, Share, check_room, in_words
+from runner.engine.hub.pull import Puller, Share, check_room
 from runner.engine.hub.sources import Source, lacking
 from runner.errors import ModelMissing
 from runner.settings import Home
-from runner.terminal import escaped
+from runner.terminal import escaped, size_text
 from specs.errors import FluxdropError
 
 _TENTHS = 10
@@ -55,7 +53,7 @@ class Pulling:
         )
         self._is_terminal = self._bars.console.is_terminal
 
-    def __enter__(self) -> Pulling:
+    def __enter__(self) -> Self:
         if self._is_terminal:
             self._bars.start()
         return self
@@ -117,7 +115,7 @@ class Pulling:
         to_come = sum(share.to_come for share in shares)
         total = sum(file.size for share in shares for file in share.gone)
         if to_come:
-            self._print_progress(f"{name}: {in_words(to_come)} to come")
+            self._print_progress(f"{name}: {size_text(to_come)} to come")
         count = self._counter(name, total)
         try:
             for share in shares:
@@ -142,7 +140,7 @@ class Pulling:
                 self._bars.update(bar, completed=done)
                 tenths = _TENTHS * done // max(total, 1)
                 if shown < tenths < _TENTHS:
-                    self._print_progress(f"{name}: {in_words(done)} of {in_words(total)}")
+                    self._print_progress(f"{name}: {size_text(done)} of {size_text(total)}")
                 shown = max(tenths, shown)
 
         return add

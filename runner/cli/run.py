@@ -1,14 +1,13 @@
 """`run`, `drain` and `demo`: the commands that make this process, or its child, the runner."""
 
-from __future__ import annotations
-
 import argparse
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 from runner import client, exit_codes
@@ -18,12 +17,13 @@ from runner.errors import RunnerNeeded, UsageProblem
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.terminal import log_to_stderr
+from specs import schemas
+from specs.times import parse_moment
 
 _HELD = "{}; then run `fluxdrop demo` again"
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     add_verb(verbs, shared, "demo", run_demo, "run one job of each kind, here and now")
     run = add_verb(verbs, shared, "run", run_run, "watch the inbox until stopped")
     drain = add_verb(verbs, shared, "drain", run_drain, "run what is there, then leave")
@@ -153,10 +153,9 @@ def _run_examples(home: Home, step: Callable[[], object], options: argparse.Name
 
     `step` is called again and again meanwhile. The later examples read the first one's picture.
     """
-    import specs
     from runner.cli.progress import Board
 
-    files = (Path(specs.__file__).parent / "examples").glob("*.yaml")
+    files = (schemas.FOLDER / "examples").glob("*.yaml")
     jobs: list[str] = []
     with Board(home, lambda: [] if options.json else jobs) as board:
         board.follow_in_thread()
@@ -187,8 +186,6 @@ def _print_pictures(home: Home, statuses: list[dict[str, Any]]) -> None:
 
 def _prepared(options: argparse.Namespace) -> Home:
     """The home, its folders made, with the log on standard error."""
-    import logging
-
     log_to_stderr()
     # The end of a fault is logged at INFO; a person who read of the fault waits for it.
     logging.getLogger("runner.log_once").setLevel(logging.INFO)
@@ -211,10 +208,6 @@ def _next_time(text: str) -> float:
 
     Raises UsageProblem.
     """
-    from datetime import datetime, timedelta
-
-    from specs.times import parse_moment
-
     wall = now()
     try:
         if "T" in text:

@@ -4,10 +4,12 @@ A systemd user unit on Linux, a launchd agent on macOS, a scheduled task on Wind
 what `install` would write and do, and does nothing.
 """
 
-from __future__ import annotations
-
 import argparse
+import hashlib
 import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +40,6 @@ class Service:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this file."""
     service = add_verb(verbs, shared, "service", run_service, "run with the machine, for this user")
     service.add_argument("way", choices=("install", "uninstall", "show"))
     service.add_argument("--for", choices=SYSTEMS, dest="system", help="default: this system")
@@ -95,9 +96,6 @@ def service_for(
     system: str, home: Home, command: Sequence[str], environment: Mapping[str, str]
 ) -> Service:
     """The service of a home on one of SYSTEMS; pure, but for where this user keeps services."""
-    import hashlib
-    import re
-
     # Two homes are two services; the name says which, the hash tells namesakes apart.
     plain = re.sub(r"[^A-Za-z0-9]+", "-", home.root.name).strip("-").lower() or "home"
     name = f"fluxdrop-{plain}-{hashlib.sha256(str(home.root).encode()).hexdigest()[:6]}"
@@ -195,7 +193,6 @@ def _launchd(
 def _windows(
     name: str, home: Home, command: Sequence[str], environment: Mapping[str, str]
 ) -> Service:
-    import subprocess
     from xml.sax.saxutils import escape
 
     program, *arguments = command
@@ -245,9 +242,6 @@ def _windows(
 
 def _run(commands: Commands, *, strict: bool = True) -> None:
     """Run the commands; a failing one is told in its own words."""
-    import shutil
-    import subprocess
-
     for command in commands:
         if shutil.which(command[0]) is None:
             raise UsageProblem(

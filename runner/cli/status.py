@@ -1,7 +1,5 @@
 """`status` and `watch`: the state of jobs and of the runner, read from the home's files only."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -10,14 +8,11 @@ from typing import Any
 from runner import client, reading
 from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
-from runner.job import FINAL_STATES
+from runner.job import FINAL_STATES, State
 from runner.settings import Home, find_home
-
-_STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     status = add_verb(verbs, shared, "status", run_status, "what a job, or the runner, does")
     status.add_argument("id", nargs="?", metavar="ID")
     watch = add_verb(verbs, shared, "watch", run_watch, "follow the runner until Ctrl-C")
@@ -46,7 +41,7 @@ def run_status(options: argparse.Namespace) -> int:
         print_json({**summary, **more})
         return 0
     counts = summary.get("counts", {})
-    numbers = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts.get(state))
+    numbers = ", ".join(f"{counts[state]} {state}" for state in State if counts.get(state))
     if running:
         at = f" at {running['job']}" if running["job"] else ""
         show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")

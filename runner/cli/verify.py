@@ -4,8 +4,6 @@ Where no runner is running, this process renders the image and holds the runner'
 Else the runner renders it as a job of its own, which is removed again afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io
@@ -26,6 +24,9 @@ from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.wire import read_json
 from specs.errors import FluxdropError
+from specs.read import read as read_spec
+from specs.validate import validate
+from specs.write import to_yaml
 
 _CANCEL_SECONDS = 2.0
 # The packages whose versions change pixels, in the order in which they are reported.
@@ -33,7 +34,6 @@ _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verbs of this module."""
     verify = add_verb(verbs, shared, "verify", run_verify, "make an image again and compare")
     sidecar_help = "the sidecar of a picture, or the picture"
     verify.add_argument("sidecar", metavar="SIDECAR", help=sidecar_help)
@@ -95,11 +95,7 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
 
 def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The sidecar as a spec, validated like one from the inbox. Raises SpecInvalid."""
-    from specs.read import read
-    from specs.validate import validate
-    from specs.write import to_yaml
-
-    return dict(validate(read(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
+    return dict(validate(read_spec(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
 
 
 def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:
@@ -155,8 +151,6 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
 
     Raises _NotMade; RunnerNeeded and UsageProblem where the runner does not work on it.
     """
-    from specs.write import to_yaml
-
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
     drop = client.submit(home, data, "verify.yaml")

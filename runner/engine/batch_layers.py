@@ -6,10 +6,9 @@ this in the last bits of a transformer's output. Computed row by row they give t
 one image alone, and cost next to nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 
@@ -25,19 +24,16 @@ def row_by_row(model: Any) -> Iterator[None]:
     layers = [m for m in model.modules() if type(m) is Linear and "forward" not in vars(m)]
     try:
         for layer in layers:
-            layer.forward = _by_row(layer.forward)
+            layer.forward = partial(_by_row, layer.forward)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
 
 
-def _by_row(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _by_row(forward: Callable[[Any], Any], tensor: Any) -> Any:
     import torch
 
-    def forward_by_row(tensor: Any) -> Any:
-        if tensor.dim() != 2 or tensor.shape[0] == 1:
-            return forward(tensor)
-        return torch.cat([forward(row) for row in tensor.split(1)])
-
-    return forward_by_row
+    if tensor.dim() != 2 or tensor.shape[0] == 1:
+        return forward(tensor)
+    return torch.cat([forward(row) for row in tensor.split(1)])

@@ -7,11 +7,9 @@ so it is tried once for each model and size, on real prompts: the latents of one
 bit by bit, with those of single calls, and so is the time of both.
 """
 
-from __future__ import annotations
-
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +25,6 @@ MAX_BATCH = 4
 
 _TRIAL_STEP_SECONDS = 0.05
 """No trial where a step takes longer: the device is then busy computing."""
-_TRIAL_AFTER = 3
-"""A trial pays only after as many images alike in a row."""
-_MOST_TIME = 0.9
-"""The largest share of the time of single calls with which a batch passes."""
 
 Key = tuple[object, ...]
 
@@ -53,7 +47,8 @@ class Batching:
         key = _key(resolved, piece) if quick else None
         self._in_a_row = self._in_a_row + 1 if key == self._last else 1
         self._last = key
-        if key is not None and key not in self._proven and self._in_a_row >= _TRIAL_AFTER:
+        # A trial pays only after some images alike in a row.
+        if key is not None and key not in self._proven and self._in_a_row >= 3:
             self._proven[key] = MAX_BATCH if _passes(stages, piece) else 1
         self.size = self._proven.get(key, 1)
 
@@ -70,21 +65,15 @@ class Batching:
 
 def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
     """All that decides the shapes of the tensors; None for an image that is always made alone."""
-    task = piece.task
+    task, tensors = piece.task, list(piece.encoded.embeddings.values())
     plain = resolved.plan.placement == "resident" and not resolved.kind.reads and not task.loras
-    shapes = _shapes(piece.encoded.embeddings)
-    if not plain or task.timeout is not None or shapes is None:
+    if not plain or task.timeout is not None:
         return None
+    if any(isinstance(tensor, list | tuple) or tensor.shape[0] != 1 for tensor in tensors):
+        return None  # these cannot be concatenated to a batch
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     size = (piece.prepared.width, piece.prepared.height)
     return (resolved.model.name, resolved.kind.name, resolved.plan, task.guidance, size, shapes)
-
-
-def _shapes(embeddings: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None:
-    """The shapes of the embeddings; None where they cannot be concatenated to a batch."""
-    values = list(embeddings.values())
-    if any(isinstance(value, list | tuple) or value.shape[0] != 1 for value in values):
-        return None
-    return tuple(tuple(value.shape) for value in values)
 
 
 def _passes(stages: Stages, piece: Piece) -> bool:
@@ -107,7 +96,8 @@ def _passes(stages: Stages, piece: Piece) -> bool:
     others = (_latents(stages, [piece]) for piece in pieces[1:])
     same = all(map(torch.equal, (alone, *others), batch.split(1)))
     log.info("%d at once: %s, %.2f of the time", MAX_BATCH, "equal" if same else "not equal", share)
-    return same and share < _MOST_TIME
+    # A batch has to be worth it: with less than a tenth of the time saved it is not.
+    return same and share < 0.9
 
 
 def _latents(stages: Stages, pieces: Sequence[Piece]) -> Any:

@@ -4,8 +4,6 @@ An entry of the user names the model that it is like and what differs from it. N
 the hub is asked: missing weights are reported by `models check`, and by the job that needs them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +13,6 @@ from runner.engine.models import Model, SingleFile
 from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
-
-_BYTES_A_PARAMETER = 2
 
 
 def models_of(settings: Settings) -> Mapping[str, Model]:
@@ -95,7 +91,7 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
         return replace(
             made,
             single=SingleFile(file, repo, revision),
-            bytes=_BYTES_A_PARAMETER * others,
+            bytes=2 * others,  # two for each parameter
             precisions=("auto", "gguf") if file.lower().endswith(".gguf") else like.precisions,
         )
     if repo:

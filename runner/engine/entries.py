@@ -5,18 +5,14 @@ computed from the published shapes of the tensors; `bytes` is the size of the do
 neither torch nor diffusers nor Pillow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
 APACHE = "Apache-2.0"
-NON_COMMERCIAL = "FLUX.1-dev-Non-Commercial"
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
-_FLUX1_TEXT = 4_762_310_656 + 123_060_480
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
 
@@ -25,7 +21,6 @@ _REDUX = Prior(
     "black-forest-labs/FLUX.1-Redux-dev",
     bytes=2 * (428_225_600 + 64_503_808),
 )
-_TINY_REDUX = Prior("FluxPriorReduxPipeline", "", part="redux-prior")
 
 DEPTH_ANYTHING = Estimator(
     "depth-anything",
@@ -41,13 +36,13 @@ def _flux1(
     transformer: int,
     serves: Mapping[str, Serving],
     *,
-    licence: str = NON_COMMERCIAL,
+    licence: str = "FLUX.1-dev-Non-Commercial",
     max_sequence_length: int = 512,
     sizes: Sizes | None = None,
 ) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
     prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
-    weights = Weights(transformer, _FLUX1_TEXT, _FLUX1_VAE, prior)
+    weights = Weights(transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior)
     return Model(
         name=name,
         repo=f"black-forest-labs/{repo}",
@@ -86,7 +81,7 @@ _TINY = Model(
             4,  # as accurate as 8, in half the time
             2.5,
             part="text2img",
-            prior=_TINY_REDUX,
+            prior=Prior("FluxPriorReduxPipeline", "", part="redux-prior"),
             references=4,
             weighted=True,
         ),

@@ -1,7 +1,5 @@
 """Errors of the engine, and the translation of the errors that torch raises about the device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -8,8 +8,6 @@ the job and used for later images like it. A precision that the spec or the sett
 changed.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import TypeVar

@@ -6,8 +6,6 @@ by an exception from the callback, never by diffusers' interrupt flag, with whic
 picture would be decoded and returned as if it were finished.
 """
 
-from __future__ import annotations
-
 import inspect
 import threading
 import time
@@ -18,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, translation
-from runner.engine.families import Embeddings, Family
-from runner.engine.kinds.base import Build, Paste, Prepared
+from runner.engine.families.base import Embeddings, Family
+from runner.engine.kinds.base import Build, Prepared
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
 from runner.errors import Stopped, TimedOut
@@ -118,13 +116,15 @@ class Piece:
 
 def run_batch(
     stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
-) -> list[Image]:
+) -> "list[Image]":
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
     of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
     OutOfMemory, DeviceLost and NotFinite.
     """
+    from PIL import Image as Pillow
+
     images = []
     try:
         with translation():
@@ -134,7 +134,9 @@ def run_batch(
             for number, piece in enumerate(pieces):
                 row, prepared = latents[number : number + 1], piece.prepared
                 image = stages.family.decode(stages.main, row, prepared.width, prepared.height)
-                images.append(_pasted(image, prepared.paste))
+                if prepared.paste is not None:
+                    image = Pillow.composite(image, prepared.paste.original, prepared.paste.share)
+                images.append(image)
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.
@@ -211,11 +213,3 @@ def _call(pipe: Any, arguments: Mapping[str, Any], watch: Mapping[str, Any]) -> 
     `watch` are the engine's own keywords; one that is in `arguments` too is Python's TypeError.
     """
     return pipe(**arguments, **watch)
-
-
-def _pasted(image: Image, paste: Paste | None) -> Image:
-    if paste is None:
-        return image
-    from PIL import Image as Pillow
-
-    return Pillow.composite(image, paste.original, paste.share)

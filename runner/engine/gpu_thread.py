@@ -5,8 +5,6 @@ pipelines. `_answer` turns whatever a task returns or raises into one Rendered, 
 StoppedEarly. Only the text of an error is kept: its traceback would keep tensors alive.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading
@@ -36,7 +34,6 @@ from runner.threads import Threads
 log = logging.getLogger(__name__)
 
 _SLOT = "gpu0"
-_RECORDING_SECONDS = 0.02
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
@@ -128,7 +125,10 @@ class GpuThread:
             if isinstance(order, list):
                 if not self._run_batch(order):
                     for task, sign in order:
-                        self._run_task(task, sign)
+                        answer = self._answer(task, sign)
+                        with self._lock:  # the slot is free before its answer can be read
+                            self._in_flight.pop(0)
+                        self.events.put(answer)
             elif order is _Order.IMPORT:
                 _log_failure(devices.frameworks)
             else:
@@ -165,14 +165,7 @@ class GpuThread:
     def _report_slowly(self, event: Event) -> None:
         """Report progress and let it be recorded before what follows may end the process."""
         self._report(event)
-        time.sleep(_RECORDING_SECONDS)
-
-    def _run_task(self, task: ImageTask, sign: StopSign) -> None:
-        """Render one task; the slot is free before its answer can be read."""
-        answer = self._answer(task, sign)
-        with self._lock:
-            self._in_flight.pop(0)
-        self.events.put(answer)
+        time.sleep(0.02)
 
     def _answer(self, task: ImageTask, sign: StopSign) -> Event:
         try:

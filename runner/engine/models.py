@@ -4,29 +4,25 @@ A kind says what a job needs. An entry says which repository and pipeline class 
 defaults, and what the model cannot do. Imports neither torch nor diffusers nor Pillow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes that a model can make, and the input images that it can read, in pixels.
 
-    A size is one of `only`, or else has sides from `smallest` to `largest` and at most `pixels`
-    pixels. `follow` is the most pixels of a size that follows an input image: above it the model's
-    pictures are no longer coherent. An input image has sides of at least `shortest`, and its longer
-    side is at most `longest` times the shorter.
+    A size is one of `only`, or else has at most `pixels` pixels. `follow` is the most pixels of a
+    size that follows an input image: above it the model's pictures are no longer coherent. An input
+    image has sides of at least `shortest`, and its longer side is at most `longest` times the
+    shorter.
     """
 
     default: tuple[int, int] = (1024, 1024)
     only: tuple[tuple[int, int], ...] = ()
-    smallest: int = 64
-    largest: int = 4096
     pixels: int = 4_194_304
     follow: int = 2_097_152
     shortest: int = 1
@@ -39,9 +35,9 @@ class Sizes:
                 return None
             return "makes only " + ", ".join(f"{w}×{h}" for w, h in self.only)
         for side in (width, height):
-            if side % SIZE_STEP or not self.smallest <= side <= self.largest:
+            if side % SIZE_STEP or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
                 return (
-                    f"makes sides of {self.smallest} to {self.largest}, in multiples of {SIZE_STEP}"
+                    f"makes sides of {SMALLEST_SIDE} to {LARGEST_SIDE}, in multiples of {SIZE_STEP}"
                 )
         if width * height > self.pixels:
             return f"makes at most {self.pixels:,} pixels; {width}×{height} are {width * height:,}"
@@ -50,7 +46,7 @@ class Sizes:
     def side_problem(self, side: int) -> str | None:
         """Why no picture can have this side, whatever the other is; None where one can."""
         known = (size for size in self.only if side in size)
-        return self.problem(*next(known, (side, self.smallest)))
+        return self.problem(*next(known, (side, SMALLEST_SIDE)))
 
     def reading_problem(self, width: int, height: int) -> str | None:
         """Why an input image of this size cannot be read; None where it can."""
@@ -75,7 +71,7 @@ class Sizes:
     def side(self, length: float) -> int:
         """A length in pixels as a side: floored to a multiple of 16, within the bounds."""
         # 1e-6 is added because a scaled length may fall short of its multiple by the last bit.
-        return max(self.smallest, min(self.largest, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
+        return max(SMALLEST_SIDE, min(LARGEST_SIDE, int(length + 1e-6) // SIZE_STEP * SIZE_STEP))
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,6 @@ class Prior:
 
     pipeline: str
     repo: str
-    revision: str = "main"
     part: str = ""
     bytes: int = 0
     max_sequence_length: int = 512
@@ -100,7 +95,6 @@ class Estimator:
     name: str
     repo: str
     licence: str
-    revision: str = "main"
     bytes: int = 0
 
 

@@ -5,8 +5,6 @@ is a problem here, before any work: nothing that a spec asks for is ignored with
 have passed their schema, so types are not checked again.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,10 +13,10 @@ from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
 from runner.engine.models import Model, Serving
+from runner.engine.tiny.vocabulary import unknown_words
 from runner.task import ImageTask, InputImage, Lora
+from specs.expand import MAX_IMAGES
 from specs.suggest import did_you_mean
-
-__all__ = ["KINDS", "MODEL_REGISTRY", "default_model", "problems", "realise", "warnings"]
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind for kind in (text2img.KIND, kontext.KIND, fill.KIND, control.KIND, redux.KIND)
@@ -27,12 +25,6 @@ KINDS: Mapping[str, Kind] = {
 Finding = tuple[str, str]
 """The path of a field and one sentence about it."""
 Models = Mapping[str, Model]
-
-_ANY_VALUE = ("prompt", "steps")
-"""The fields of a matrix of which every model takes every value."""
-
-_MOST = 10_000
-"""The most combinations that are checked: no job has more images."""
 
 
 def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = None) -> str:
@@ -59,10 +51,11 @@ def problems(
     varied = {
         name: list(enumerate(values))
         for name, values in (matrix.items() if isinstance(matrix, Mapping) else ())
-        if name not in _ANY_VALUE and isinstance(values, Sequence) and not isinstance(values, str)
+        # Of these every model takes every value.
+        if name not in ("prompt", "steps") and isinstance(values, list | tuple)
     }
     findings: dict[Finding, None] = {}
-    for chosen in itertools.islice(itertools.product(*varied.values()), _MOST):
+    for chosen in itertools.islice(itertools.product(*varied.values()), MAX_IMAGES):
         values = dict(zip(varied, chosen, strict=True))
         single = {**spec, **{name: value for name, (_, value) in values.items()}}
         for path, message in _spec_problems(single, models, defaults):
@@ -121,8 +114,6 @@ def warnings(
     prompt = spec.get("prompt")
     if model is None or not model.builtin or not isinstance(prompt, str):
         return []
-    from runner.engine.tiny.vocabulary import unknown_words
-
     unknown = unknown_words(prompt)
     if not unknown:
         return []
@@ -130,9 +121,7 @@ def warnings(
     return [f"the built-in model does not know {listed}; it draws simple coloured shapes"]
 
 
-def _size(
-    spec: Mapping[str, Any], kind: Kind, model: Model
-) -> tuple[int, int] | tuple[int | None, int | None]:
+def _size(spec: Mapping[str, Any], kind: Kind, model: Model) -> tuple[int | None, int | None]:
     width, height = spec.get("width"), spec.get("height")
     if kind.reads:
         return width, height

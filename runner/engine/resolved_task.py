@@ -4,14 +4,13 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runner.engine.families import FAMILIES, Family
+from runner.engine.families import FAMILIES
+from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
 from runner.engine.hub.sources import read_index
 from runner.engine.kinds.base import Kind
@@ -24,8 +23,6 @@ from runner.errors import JobFailed
 from runner.task import ImageTask
 
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
-
-_MOST_KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class TaskResolver:
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= _MOST_KEPT:
+            if len(self._known) >= 512:
                 self._known.clear()
             known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
         return known

@@ -5,8 +5,6 @@ They are applied to a pipeline when it is loaded. No kernel is ever fetched: a n
 not installed is refused when the runner starts, not in a job.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys
@@ -14,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata, util
-from typing import Any
+from typing import Any, Self
 
 from runner.errors import JobFailed, UsageProblem
 from runner.settings import Settings
@@ -22,12 +20,8 @@ from runner.settings import Settings
 log = logging.getLogger(__name__)
 
 NATIVE, AUTO = "native", "auto"
-FEW_STEPS = 8
-"""With at most so many steps, no two are similar enough for the cache to skip one of them."""
-
 _APPLIED = "_fluxdrop_speed"
 _COMPILERS = ("cc", "gcc", "clang", "cl")
-_RECOMPILATIONS = 64
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,6 @@ BACKENDS: Mapping[str, Backend] = {
 }
 """The values of the setting `attention`, which its schema lists too: diffusers' names."""
 
-_BEST_FIRST = ("_flash_3", "flash")
-"""What `auto` chooses from: kernels that compute the same as torch's, only faster. `sage` rounds to
-8 bits, so it must be set by name."""
-
 _CACHING = ("FluxTransformer2DModel",)
 """The transformers on which first-block caching works. FLUX.2's blocks return tensors of different
 shapes, which diffusers 0.42 cannot subtract; Z-Image's transformer has no cache. Both need few
@@ -82,7 +72,7 @@ class Speed:
     step_cache: float = 0.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Speed:
+    def of(cls, settings: Settings) -> Self:
         """The speed settings of a home."""
         return cls(settings.compile, settings.attention, settings.step_cache)
 
@@ -159,7 +149,7 @@ class Speed:
             return ()
         if not _caches(getattr(pipe, "transformer", None)):
             return ("this model has no step cache: `step_cache` does nothing for it",)
-        if steps <= FEW_STEPS:
+        if steps <= 8:  # no two of so few are similar enough to skip one of them
             return (f"`step_cache` gains nothing in {steps} steps: it is for models of 20 or more",)
         return ()
 
@@ -172,7 +162,8 @@ class Speed:
         half = {torch.bfloat16, torch.float16}
         if type(transformer).__name__ in _WITHOUT_MASKS:
             if any(parameter.dtype in half for parameter in transformer.parameters()):
-                for name in _BEST_FIRST:
+                # These compute the same as torch's, only faster. `sage` rounds to 8 bits.
+                for name in ("_flash_3", "flash"):
                     if not _attention_problem(name) and _capability() >= BACKENDS[name].capability:
                         return name
         return NATIVE
@@ -270,7 +261,7 @@ def _compile(transformer: Any, *, fullgraph: bool) -> None:
 
     # Another LoRA, size or prompt length compiles a block again, and with `fullgraph` torch raises
     # an error where the limit is reached.
-    torch._dynamo.config.recompile_limit = _RECOMPILATIONS
+    torch._dynamo.config.recompile_limit = 64
     transformer.compile_repeated_blocks(fullgraph=fullgraph)
 
 

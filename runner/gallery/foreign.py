@@ -4,15 +4,13 @@ A setting without a field in a spec is kept under an `x_` key. So is a size, a s
 steps out of range; the model's default then applies, as it does for a guidance out of range.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from runner.gallery.infotext import Infotext
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
 # The beginning of a tag with a name: those without are many where a text is to take long.
 _TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
@@ -125,7 +123,7 @@ def _size(width: object, height: object) -> dict[str, Any]:
         sides = (int(str(width)), int(str(height)))
     except ValueError:
         return {}
-    if all(64 <= side <= 4096 and side % SIZE_STEP == 0 for side in sides):
+    if all(SMALLEST_SIDE <= side <= LARGEST_SIDE and side % SIZE_STEP == 0 for side in sides):
         return {"width": sides[0], "height": sides[1]}
     return {"x_size": f"{sides[0]}x{sides[1]}"}
 

@@ -1,11 +1,10 @@
 """How the gallery's writers read values from a sidecar and write them, so that all agree."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+# IPTC's terms for how a picture came about.
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 # The kinds that keep part of the caller's picture.
@@ -15,11 +14,6 @@ COMPOSITE_KINDS = frozenset({"fill", "kontext"})
 def mapping(value: object) -> Mapping[str, Any]:
     """The value if it is a mapping, else an empty one: sidecars may come from anywhere."""
     return value if isinstance(value, Mapping) else {}
-
-
-def source_type(sidecar: Mapping[str, Any]) -> str:
-    """The IPTC term for how the picture came about."""
-    return COMPOSITE if sidecar.get("kind") in COMPOSITE_KINDS else TRAINED
 
 
 def made_with(result: Mapping[str, Any]) -> str:

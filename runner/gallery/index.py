@@ -10,8 +10,6 @@ map of a file, searched without reading it into objects. Such a file is a head a
 An index is derived from its lines: one that is missing or does not fit them is made again.
 """
 
-from __future__ import annotations
-
 import mmap
 import zlib
 from abc import ABC, abstractmethod
@@ -221,10 +219,7 @@ def _width(lines: int) -> int:
 
 
 def _bits(places: Iterable[int]) -> int:
-    bits = 0
-    for place in places:
-        bits |= 1 << place
-    return bits
+    return reduce(or_, (1 << place for place in places), 0)
 
 
 def _pack(posting: Sequence[int], width: int) -> bytes:

@@ -8,8 +8,6 @@ The last line counts as settings only with three `Key: value` pairs or more. Key
 word characters, spaces, `-` or `/`; a value with a comma, a colon or a line end is a JSON string.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,9 +19,8 @@ from runner.gallery.formatting import made_with, mapping, number_text
 
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"')
 _BLANKS = re.compile(r"\s*")
-_KEY_SIGNS = frozenset(" -/")
+_KEY_SIGN = re.compile(r"[\w /-]")
 _NEGATIVE = "Negative prompt:"
-_FEWEST_PAIRS = 3
 _DISTILLED = ("schnell", "klein", "turbo")
 
 
@@ -50,7 +47,7 @@ def parse(text: str) -> Infotext | None:
     """Read a `parameters` text by the rules of A1111; None for a text without settings."""
     *lines, last = text.strip().split("\n")
     matches = list(_pairs_in(last))
-    if len(matches) < _FEWEST_PAIRS:
+    if len(matches) < 3:
         return None
     prompt: list[str] = []
     negative: list[str] = []
@@ -73,7 +70,7 @@ def _pairs_in(line: str) -> Iterator[tuple[str, str]]:
     may_close = True  # where one quote is never closed, no later one is
     while (colon := line.find(":", at)) >= 0:
         first = colon
-        while first > begin and (line[first - 1] in _KEY_SIGNS or _is_word(line[first - 1])):
+        while first > begin and _KEY_SIGN.match(line, first - 1):
             first -= 1
         key = line[first:colon].lstrip(" -/")
         at = begin = colon + 1
@@ -90,10 +87,6 @@ def _pairs_in(line: str) -> Iterator[tuple[str, str]]:
             end = len(line) if end < 0 else end
         yield key, line[value:end]
         at = begin = end + 1
-
-
-def _is_word(sign: str) -> bool:
-    return sign == "_" or sign.isalnum()
 
 
 def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,6 @@
 The checksum tells a complete line from one that a kill or a full disk cut short.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The gallery's lock file: held during one write, released by the system if the process ends."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,20 +5,16 @@ quotes must be a complete word. All filters must match. Only the rows of one pag
 the disk.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from runner.errors import UsageProblem
+from runner.gallery.index import Index
+from runner.gallery.store import Gallery
 from runner.gallery.terms import EVERY_ROW, facet, word_term, words
 from specs.times import parse_moment
-
-if TYPE_CHECKING:
-    from runner.gallery.index import Index
-    from runner.gallery.store import Gallery, Plan
 
 _PART = re.compile(r'"([^"]*)"|([^"]+)')
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -66,30 +62,23 @@ def search(
         exact += [word_term(word) for word in words(quoted)]
         beginnings += [word_term(word) for word in words(unquoted)]
     start, end = _when(since, last=False), _when(until, last=True)
-    plan = _plan(exact or [EVERY_ROW], beginnings, start, end)
-    total, rows = gallery.page(plan, max(0, limit), max(0, offset))
-    return {"total": total, "rows": rows}
-
-
-def _plan(
-    exact: list[bytes], beginnings: list[bytes], since: int | None, until: int | None
-) -> Plan:
     # Rare terms come first, so that an empty result is known early: exact terms and long
     # beginnings are usually the rarer ones.
-    ordered = sorted(set(beginnings), key=len, reverse=True)
+    beginnings = sorted(set(beginnings), key=len, reverse=True)
 
     def select(index: Index) -> int:
         bits = -1
-        for lines_with, terms in ((index.bits, exact), (index.prefix, ordered)):
+        for lines_with, terms in ((index.bits, exact or [EVERY_ROW]), (index.prefix, beginnings)):
             for term in terms:
                 bits &= lines_with(term)
                 if not bits:
                     return 0
-        if since is not None or until is not None:
-            bits &= index.between(since, until)
+        if start is not None or end is not None:
+            bits &= index.between(start, end)
         return bits
 
-    return select
+    total, rows = gallery.page(select, max(0, limit), max(0, offset))
+    return {"total": total, "rows": rows}
 
 
 def _size(text: str) -> str:

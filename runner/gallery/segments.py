@@ -10,8 +10,6 @@ is written: readers skip an incomplete last line, and the next writer cuts it of
 document is its segment times SEGMENT, plus the place of its line in the segment, plus 1.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,8 +54,6 @@ class Segments:
         self._lock = folder / generation / "lock"
         self._guard = RLock()
         self._reset("")
-
-    # --- reading ---
 
     @property
     def missing(self) -> bool:
@@ -144,8 +140,6 @@ class Segments:
             self.damaged = True
         return not self.damaged
 
-    # --- writing ---
-
     def append(self, make: Callable[[], Iterable[Entry]]) -> None:
         """Add the entries that `make` returns.
 
@@ -204,8 +198,6 @@ class Segments:
                 self._write(path, live.encode())
             self._indexes[number] = SealedIndex(path, live.size)
             self._live = None
-
-    # --- the files ---
 
     def _read_on(self) -> bool:
         """Read what the newest segment has gained, or the next segment; False at the end."""

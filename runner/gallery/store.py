@@ -6,8 +6,6 @@ reads only the rows that can match according to the segments' indexes. Any numbe
 read while one writes; a lock orders the writers. Everything can be made again from the sidecars.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from itertools import islice
@@ -39,7 +37,7 @@ class Gallery(Segments):
     """
 
     @property
-    def table(self) -> RowTable:
+    def table(self) -> "RowTable":
         """The rows as a TinyDB table, newest first, for any TinyDB query."""
         return RowTable(self)
 

@@ -4,8 +4,6 @@ A term is bytes, so that a sorted list of terms can be searched inside a file. C
 words and facets; in scripts without spaces between words each letter is a word.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping

@@ -3,16 +3,12 @@
 Does not import Pillow, and reads at most 200 rows each of that size and of any size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.gallery.search import search
-
-if TYPE_CHECKING:
-    from runner.gallery.store import Gallery
+from runner.gallery.store import Gallery
 
 _MOST_ROWS = 200
 _COUNTED = 20

@@ -4,16 +4,13 @@ The value of `Iptc4xmpExt:DigitalSourceType` begins with `http:`, as the vocabul
 readers compare the text. The IPTC 2025.1 fields name the model and the prompt.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from runner.gallery.formatting import made_with, mapping, source_type
+from runner.gallery.formatting import COMPOSITE, COMPOSITE_KINDS, TRAINED, made_with, mapping
 
-NAMESPACE = "urn:fluxdrop:metadata:1:"
 # XML 1.0 cannot contain these characters, not even as references.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _HEAD = (
@@ -24,7 +21,7 @@ _HEAD = (
     '  xmlns:dc="http://purl.org/dc/elements/1.1/"\n'
     '  xmlns:xmp="http://ns.adobe.com/xap/1.0/"\n'
     '  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"\n'
-    f'  xmlns:fluxdrop="{NAMESPACE}">\n'
+    '  xmlns:fluxdrop="urn:fluxdrop:metadata:1:">\n'
 )
 _TAIL = '</rdf:Description>\n</rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
 
@@ -35,8 +32,9 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
     `spec` is the sidecar as JSON, for the formats that have no text chunk for it.
     """
     result = mapping(sidecar.get("result"))
+    source = COMPOSITE if sidecar.get("kind") in COMPOSITE_KINDS else TRAINED
     fields = [
-        ("Iptc4xmpExt:DigitalSourceType", source_type(sidecar)),
+        ("Iptc4xmpExt:DigitalSourceType", source),
         ("xmp:CreatorTool", made_with(result)),
     ]
     if full:

@@ -6,8 +6,6 @@ may also be data URIs. Rules between fields stay in the spec's schema and are de
 many hosts refuse `allOf` at the top of a tool's schema.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +70,8 @@ def _for_models(part: Any, depth: int) -> Any:
         return [_for_models(item, depth) for item in part]
     if not isinstance(part, dict):
         return part
-    if _is_path(part):
+    path = schemas.load("common")["$defs"]["path"]
+    if all(part.get(key) == path[key] for key in ("type", "maxLength", "pattern")):
         return {"type": "string", "minLength": 1, "maxLength": _LONGEST_DATA_URI}
     kept: dict[str, Any] = {}
     for key, value in part.items():
@@ -83,11 +82,6 @@ def _for_models(part: Any, depth: int) -> Any:
         elif key not in _NOT_FOR_MODELS and (key != "description" or depth <= _DESCRIBED_DEPTH):
             kept[key] = value
     return kept
-
-
-def _is_path(part: Mapping[str, Any]) -> bool:
-    path = schemas.load("common")["$defs"]["path"]
-    return all(part.get(key) == path[key] for key in ("type", "maxLength", "pattern"))
 
 
 def without_nulls(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ machine sends a foreign Host or Origin and is refused, and other users of this m
 token. Sessions are not kept, so a restart of the server breaks no client.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac
@@ -38,9 +36,7 @@ MOST_BODY_BYTES = 2 * (MOST_DATA_BYTES * 4 // 3) + 1024 * 1024
 """An image and a mask as data URIs, and room for the rest of the call."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_ANY_ADDRESS = ("", "0.0.0.0", "::")
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
-_GRACE_SECONDS = 2
 _TOKEN_FILE = "mcp-token"
 MOST_CONNECTIONS = 256
 # The head of a request is some hundred bytes; a body of 9 MB takes a minute over a slow line.
@@ -243,11 +239,11 @@ def serve_http(
     """
     with _listening(host, port) as listener:
         address = f"[{host}]" if ":" in host else host
-        own = () if host in _ANY_ADDRESS else (address,)
+        own = () if host in ("", "0.0.0.0", "::") else (address,)
         access = Access((*access.hosts, *own), access.origins, access.token)
-        is_loopback = host == "localhost" or host == "::1" or host.startswith("127.")
         if access.token is None:
-            who = "who reaches this address" if not is_loopback else "on this machine"
+            is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+            who = "on this machine" if is_loopback else "who reaches this address"
             notify(f"anyone {who} may submit jobs: leave --no-token out to ask for a token")
         notify(f"serving http://{address}:{listener.getsockname()[1]}{PATH}")
         config = uvicorn.Config(
@@ -257,7 +253,7 @@ def serve_http(
             server_header=False,
             ws="none",
             http=_Protocol,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_graceful_shutdown=2,
         )
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -4,8 +4,6 @@ A job without a status is `submitted` while its file waits in the inbox, else `u
 never means done. Waiting polls the status file, for 50 seconds at most: hosts give a call a minute.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -60,12 +58,7 @@ GET: dict[str, Any] = {
     "required": ["job_id"],
     "additionalProperties": False,
 }
-CANCEL: dict[str, Any] = {
-    "type": "object",
-    "properties": {"job_id": JOB_ID},
-    "required": ["job_id"],
-    "additionalProperties": False,
-}
+CANCEL: dict[str, Any] = {**GET, "properties": {"job_id": JOB_ID}}
 
 
 def status_of(home: Home, job_id: str) -> dict[str, Any]:

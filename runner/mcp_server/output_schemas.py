@@ -1,7 +1,5 @@
 """The schemas of the tools' results; that of a job's status is derived from the outbox's own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from specs import schemas

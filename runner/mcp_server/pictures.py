@@ -4,8 +4,6 @@ A picture counts from the moment its sidecar exists. File names come from the ou
 outside the job's folder is ever read; an id that is not a plain name has no pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import re

@@ -1,7 +1,5 @@
 """The prompt `night_from_a_pack`, and completions for its arguments and for flux:// addresses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -21,12 +19,12 @@ from mcp.types import (
     TextContent,
 )
 
+from composer.packs import list_packs
 from runner.mcp_server import resources
 from runner.settings import Home
 from specs import schemas
 
 NIGHT = "night_from_a_pack"
-_MOST_COMPLETED = 100
 _ARGUMENTS = {
     "pack": ("The pack's id (flux://packs)", True),
     "subjects": ("Names with commas between them, or `all` (the default)", False),
@@ -118,13 +116,11 @@ def complete(home: Home, params: CompleteRequestParams) -> CompleteResult:
     else:
         values = []
     matching = [value for value in values if value.casefold().startswith(prefix)]
-    shown = matching[:_MOST_COMPLETED]
+    shown = matching[:100]
     more = len(matching) > len(shown)
     completion = Completion(values=shown, total=len(matching), has_more=more)
     return CompleteResult(completion=completion)
 
 
 def _packs(home: Home) -> list[str]:
-    from composer.packs import list_packs
-
     return list(list_packs(home.prompts))

@@ -4,8 +4,6 @@ Listed are the models, the packs, the schemas, and all jobs, newest first, with 
 pictures. Other pictures are read by their addresses.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -27,9 +25,11 @@ from mcp.types import (
     TextResourceContents,
 )
 
+from composer.packs import list_packs, read_pack
 from runner.mcp_server import pictures
 from runner.mcp_server.jobs import status_of
 from runner.settings import Home
+from specs import schemas
 from specs.errors import SpecInvalid
 
 _JSON = "application/json"
@@ -70,8 +70,6 @@ def listing(home: Home, params: PaginatedRequestParams | None) -> ListResourcesR
 
 
 def _fixed_resources() -> list[Resource]:
-    from specs import schemas
-
     spec_schemas = [
         Resource(
             uri=f"flux://schema/{kind}", name=f"schema-{kind}", mime_type=_JSON,
@@ -129,13 +127,9 @@ def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
             case ["models"]:
                 return _text(uri, {"models": models(home)})
             case ["packs"]:
-                from composer.packs import list_packs
-
                 packs = [pack(home, name) for name in list_packs(home.prompts)]
                 return _text(uri, {"packs": packs})
             case ["schema", name]:
-                from specs import schemas
-
                 if name in schemas.names():
                     return _text(uri, schemas.bundle(name))
             case ["jobs", job_id, "status"]:
@@ -173,8 +167,6 @@ def models(home: Home) -> list[dict[str, Any]]:
 
 def pack(home: Home, name: str) -> dict[str, Any]:
     """A pack with its subjects and variables; `error` says why it cannot be read."""
-    from composer.packs import read_pack
-
     try:
         content = read_pack(home.prompts, name)
     except SpecInvalid as error:

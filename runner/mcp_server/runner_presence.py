@@ -1,7 +1,5 @@
 """Is a runner there? Says so, says how to start one, and starts one where that was allowed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
@@ -68,9 +66,8 @@ class Attendance:
         self._home.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         own: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
-            own = {
-                "creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-            }
+            flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+            own = {"creationflags": flags}
         with (self._home.data / "runner.log").open("ab") as log:
             return subprocess.Popen(
                 [*command(), "run", "--home", str(self._home.root)],

@@ -1,7 +1,5 @@
 """flux_search_gallery: searches the gallery's index, which a runner may write at the same time."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -58,7 +56,7 @@ class GallerySearch:
         self._lock = threading.Lock()
 
     @cached_property
-    def _gallery(self) -> Gallery:
+    def _gallery(self) -> "Gallery":
         from runner.gallery.store import FOLDER, Gallery
 
         return Gallery(self._home.data / FOLDER)

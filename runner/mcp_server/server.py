@@ -6,8 +6,6 @@ The SDK's low-level server is used because the schemas of the arguments are deri
 the specs.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """The tools: their names, the descriptions by which a model chooses, and their schemas."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from mcp.types import Tool, ToolAnnotations

@@ -25,8 +25,8 @@ from runner import client
 from runner.cli.init import make_home
 from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.hub.library import builtin_folder
 from runner.engine.memory import devices
+from runner.engine.tiny.folders import folder as builtin_folder
 from runner.executor import Event, Rendered
 from runner.job import FINAL_STATES
 from runner.settings import Home

@@ -24,7 +24,7 @@ from typing import Any
 
 from composer.plan import make_plan
 from runner.cli.init import make_home
-from runner.engine.hub.library import builtin_folder
+from runner.engine.tiny.folders import folder as builtin_folder
 from runner.settings import Home
 from specs.expand import image
 from specs.write import to_yaml

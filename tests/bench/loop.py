@@ -231,7 +231,7 @@ def measure(cases: Sequence[Case], count: int, folder: Path | None) -> list[dict
 
 def _weights(case: Case, root: Path) -> Path:
     if case.model == "tiny":
-        from runner.engine.hub.library import builtin_folder
+        from runner.engine.tiny.folders import folder as builtin_folder
 
         return builtin_folder("text2img", root)
     from tests.bench.stand_in import Foundry, Size

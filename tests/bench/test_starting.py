@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from runner.engine.hub.library import builtin_folder
+from runner.engine.tiny.folders import folder as builtin_folder
 from runner.executor import Rendered
 from tests.bench import cold, startup
 from tests.harness import ROOT

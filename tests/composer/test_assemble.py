@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.assemble import assemble
-from composer.files import clean
+from composer.layers import clean
 from composer.packs import Block, Pack, read_pack
 from composer.sizes import resolve_size, size_for
 from composer.tokencount import Encoder, Reading, estimate, flux1_like, token_warnings, tokens_json

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.files import clean, natural_key
+from composer.layers import clean, natural_key
 from composer.packs import list_packs, read_pack
 from specs.errors import SpecInvalid
 from tests.composer.helpers import write_pack

@@ -1,14 +1,10 @@
 """The model families: code that all pipelines of a family share, one file for each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
-from runner.engine.families.base import Embeddings, Family
+from runner.engine.families.base import Family
 from runner.engine.families.flux1 import FLUX1
 from runner.engine.families.flux2 import FLUX2
 from runner.engine.families.zimage import ZIMAGE
-
-__all__ = ["FAMILIES", "FLUX1", "FLUX2", "ZIMAGE", "Embeddings", "Family"]
 
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (FLUX1, FLUX2, ZIMAGE)}

@@ -5,8 +5,6 @@ Both give the same numbers as the pipeline itself, which tests compare byte by b
 `tokens` run on a pipeline that has only its text parts, `decode` on one that lacks them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +18,27 @@ Embeddings = Mapping[str, Any]
 """Keyword arguments of a pipeline's call: tensors of one row each, or lists of one tensor."""
 
 
-def decode_grid(pipe: Any, grid: Any) -> Image:
+def encode_alone(pipe: Any, prompt: str, length: int, **options: Any) -> Embeddings:
+    """The embeddings of a family that has one text encoder; `options` are its pipelines' own."""
+    import torch
+
+    with torch.no_grad():
+        prompt_embeds, _ = pipe.encode_prompt(prompt=prompt, max_sequence_length=length, **options)
+    return {"prompt_embeds": prompt_embeds}
+
+
+def in_scale(pipe: Any, grid: Any) -> Any:
+    """Latents in the scale of the VAE."""
+    return grid / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+
+def decode_grid(pipe: Any, grid: Any) -> "Image":
     """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE."""
     import torch
 
     with torch.no_grad():
         pixels = pipe.vae.decode(grid, return_dict=False)[0]
-    image: Image = pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-    return image
+    return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
 def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
@@ -52,7 +63,7 @@ class Reader:
 
     name: str
     folder: str
-    build: Callable[[Path], Tokenizer]
+    build: Callable[[Path], "Tokenizer"]
     pooled: bool = False
     chat: tuple[tuple[str, Any], ...] | None = None
 
@@ -72,7 +83,7 @@ class Family:
 
     name: str
     encode: Callable[[Any, str, int], Embeddings]
-    decode: Callable[[Any, Any, int, int], Image]
+    decode: Callable[[Any, Any, int, int], "Image"]
     tokens: Callable[[Any, str], int]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")

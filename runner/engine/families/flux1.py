@@ -4,11 +4,9 @@ Embeddings are `prompt_embeds` (1, length, 4096) of T5 and `pooled_prompt_embeds
 A row of latents is (1, height · width / 256, 64). The built-in model has narrower embeddings.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Embeddings, Family, Reader, decode_grid
+from runner.engine.families.base import Embeddings, Family, Reader, decode_grid, in_scale
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -25,10 +23,9 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
 
-def _decode(pipe: Any, latents: Any, width: int, height: int) -> Image:
-    settings = pipe.vae.config
+def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
     grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-    return decode_grid(pipe, (grid / settings.scaling_factor) + settings.shift_factor)
+    return decode_grid(pipe, in_scale(pipe, grid))
 
 
 def _tokens(pipe: Any, prompt: str) -> int:

@@ -5,8 +5,6 @@ break and checks no hash; here a download is resumed, and a file gets its name o
 is right. A branch points to a new commit only when all files of that commit are here.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,8 +13,6 @@ from threading import Event
 
 from runner.engine.hub.transfer import OnBytes, Remote, Transfer, hash_of, size_of
 from runner.errors import ModelMissing
-
-_LOCK_SECONDS = 3.0
 
 
 class CachedCommit:
@@ -77,7 +73,7 @@ class CachedCommit:
         for path in (blob, lock):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with WeakFileLock(lock, timeout=_LOCK_SECONDS):
+            with WeakFileLock(lock, timeout=3.0):
                 if size_of(blob) == remote.size:
                     on_bytes(remote.size)
                 elif same := self._elsewhere(remote):

@@ -3,8 +3,6 @@
 Reads files, the settings and the environment only: no torch and no network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +51,10 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
     for source in needed:
         folder = locate(source, data)
         if folder is None:
-            missing.append(f"{source.repo}: {_all_of(source)}")
+            what = source.file or ("the folder" if source.is_local else "all of it")
+            if source.is_local and source.needs_index and Path(source.repo).is_dir():
+                what = INDEX
+            missing.append(f"{source.repo}: {what}")
             continue
         here = True
         gone = lacking(source, folder)
@@ -67,13 +68,6 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe
     ]
     return replace(checkup, advice=(*advice, *_advice(checkup, needed, data, gated=gated)))
-
-
-def _all_of(source: Source) -> str:
-    if source.is_local:
-        folder = Path(source.repo)
-        return INDEX if folder.is_dir() and source.needs_index else source.file or "the folder"
-    return source.file or "all of it"
 
 
 def _advice(

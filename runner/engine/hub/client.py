@@ -4,11 +4,10 @@ The token is sent to the hub only, and is never shown or written. Requests have 
 are made twice at most. Errors are raised as they come; `explain` translates them.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,10 +94,8 @@ def _token(data: Path) -> str | None:
 
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return None
-    token: str | None = get_token()
-    for file in token_files(data) if not token else ():
-        try:
+    token = get_token()
+    for file in token_files(data):
+        with suppress(OSError):
             token = token or file.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
     return token or None

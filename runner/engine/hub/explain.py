@@ -5,18 +5,14 @@ chain of causes is searched, by the rules in their order. Exceptions are compare
 their libraries need not be imported. Never shows a token, nor the text of a foreign error.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runner.engine.models import Model
 from runner.errors import DiskFull, JobFailed, ModelMissing
 
-_HUB = "https://huggingface.co"
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NOT_PERMITTED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -135,12 +131,6 @@ _RULES = (
 )
 
 
-def explain(error: BaseException, model: Model) -> JobFailed | None:
-    """Our error for one raised while loading a model; None if no rule applies to it."""
-    again = f"fluxdrop models pull {model.name}"
-    return translated(error, repo=model.repo or model.name, again=again)
-
-
 def translated(
     error: BaseException,
     *,
@@ -187,7 +177,7 @@ def is_passing(error: BaseException) -> bool:
 
 def host() -> str:
     """The hub's address, from HF_ENDPOINT where it is set."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
 def _applies(rule: _Rule, link: BaseException, token: bool) -> bool:

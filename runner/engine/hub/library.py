@@ -5,8 +5,6 @@ present only when every component of its index is complete: a download that brok
 index behind. Never fetches anything: `pull` does.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +21,8 @@ from runner.engine.hub.sources import (
     sources,
 )
 from runner.engine.models import Estimator, Model
+from runner.engine.tiny import folders
 from runner.errors import ModelMissing
-
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Disk:
@@ -42,15 +39,15 @@ class Disk:
 
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
-            return builtin_folder(model.serves[kind].part, self.data)
+            return folders.folder(model.serves[kind].part, self.data)
         return self._complete(model.name, main_source(model))
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
         assert prior is not None
         if model.builtin:
-            return builtin_folder(prior.part, self.data)
-        return self._complete(model.name, Source(prior.repo, prior.revision))
+            return folders.folder(prior.part, self.data)
+        return self._complete(model.name, Source(prior.repo))
 
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
@@ -103,13 +100,8 @@ def present(
 
 def bytes_to_pull(model: Model) -> int:
     """The bytes of all that a model needs, priors and estimators included, by the registry."""
-    parts = {
-        part
-        for serving in model.serves.values()
-        for part in (serving.prior, serving.estimator)
-        if part is not None
-    }
-    return model.bytes + sum(part.bytes for part in parts)
+    parts = {part for each in model.serves.values() for part in (each.prior, each.estimator)}
+    return model.bytes + sum(part.bytes for part in parts if part)
 
 
 def absence(model: Model, data: Path) -> str:
@@ -152,13 +144,6 @@ def is_begun(source: Source, data: Path) -> bool:
     """Whether a download of a source has left any file here."""
     blobs = repo_folder(source.repo, data) / "blobs"
     return not source.is_local and blobs.is_dir() and any(blobs.iterdir())
-
-
-def builtin_folder(part: str, data: Path) -> Path:
-    """The folder of one part of the built-in model, created in `data` on first use."""
-    from runner.engine.tiny import folders
-
-    return folders.folder(part, data)
 
 
 def cache_folder(data: Path) -> Path:
@@ -219,6 +204,7 @@ def token_files(data: Path) -> list[Path]:
 
 def has_token(data: Path) -> bool:
     """Whether there is a token to send to the hub; never reads a file."""
-    if any(os.environ.get(name, "").strip() for name in _TOKENS):
-        return True
-    return any(file.is_file() for file in token_files(data))
+    named = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    return any(os.environ.get(name, "").strip() for name in named) or any(
+        file.is_file() for file in token_files(data)
+    )

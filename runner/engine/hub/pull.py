@@ -5,8 +5,6 @@ downloads them. Every failure is raised within seconds, as an error with one sen
 have come are kept, and the next attempt resumes there.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,10 +23,9 @@ from runner.engine.hub.library import cache_folder, repo_folder
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
+from runner.terminal import size_text
 from specs.errors import FluxdropError
 
-_WORKERS = 4
-_POLL_SECONDS = 0.2
 _SPARE_BYTES = 2**30
 """Bytes that a download leaves free on the disk, for the jobs that run meanwhile."""
 
@@ -148,18 +145,10 @@ def check_room(shares: Iterable[Share], data: Path, *, again: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed and needed + _SPARE_BYTES > free:
         raise DiskFull(
-            f"{in_words(needed)} have to come and {in_words(free)} are free: make room for"
-            f" {in_words(needed + _SPARE_BYTES - free)} more, or set HF_HOME to a folder on a"
+            f"{size_text(needed)} have to come and {size_text(free)} are free: make room for"
+            f" {size_text(needed + _SPARE_BYTES - free)} more, or set HF_HOME to a folder on a"
             f" larger disk, then run `{again}`"
         )
-
-
-def in_words(count: int) -> str:
-    """A number of bytes with a decimal unit, as in "1.5 GB"."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _with_file(source: Source, listed: Mapping[str, Remote]) -> Source:
@@ -193,13 +182,13 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
 
     failed: Exception | None = None
     left = len(items)
-    with ThreadPool(_WORKERS) as pool:
+    with ThreadPool(4) as pool:
         done = pool.imap_unordered(work_off, items)
         try:
             while left:
                 try:
                     # In short waits, because on Windows a long one does not end on Ctrl-C.
-                    done.next(_POLL_SECONDS)
+                    done.next(0.2)
                 except NotYet:
                     continue
                 except Exception as error:  # noqa: BLE001 raised below, when all threads have stopped

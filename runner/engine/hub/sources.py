@@ -4,8 +4,6 @@ Reads names and small files only. No network, and of weights only the header, wh
 their file must be.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,7 +70,7 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
     for name, serving in model.serves.items():
         if kind in (None, name):
             if serving.prior:
-                needed.append(Source(serving.prior.repo, serving.prior.revision))
+                needed.append(Source(serving.prior.repo))
             if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
@@ -95,7 +93,7 @@ def single_source(model: Model) -> Source:
 
 def estimator_source(estimator: Estimator) -> Source:
     """An estimator: one component, without a pipeline around it."""
-    return Source(estimator.repo, estimator.revision, Layout.COMPONENT)
+    return Source(estimator.repo, layout=Layout.COMPONENT)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:

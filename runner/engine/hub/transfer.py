@@ -5,8 +5,6 @@ of all bytes has to be the one that the hub lists. Waits at most for a few of hu
 time limits, and stops between two blocks once it is asked to.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +18,6 @@ from runner.errors import ModelMissing
 
 OnBytes = Callable[[int], None]
 
-_BLOCK = 2**20
 _TRIES = 3
 
 
@@ -166,7 +163,7 @@ def hash_of(file: Path, remote: Remote, stop: Event | None = None) -> Any:
     """The hash object of a file's content. Raises Interrupted once `stop` is set."""
     digest = remote.digest()
     with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(2**20):
             if stop is not None and stop.is_set():
                 raise Interrupted
             digest.update(block)

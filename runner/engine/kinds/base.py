@@ -8,11 +8,9 @@ not cancellable. There is a function for each family, because the pipelines of o
 their keywords.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from runner.engine.models import Sizes
 from runner.task import ImageTask
@@ -28,8 +26,8 @@ NOT_GIVEN = object()
 class Paste:
     """The original (RGB) and the share of the new picture in each pixel (mode L, 255 is all)."""
 
-    original: Image
-    share: Image
+    original: "Image"
+    share: "Image"
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class Prepared:
 
     width: int
     height: int
-    images: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
+    images: Mapping[str, tuple["Image", ...]] = field(default_factory=dict)
     paste: Paste | None = None
-    depth_of: Image | None = None
+    depth_of: "Image | None" = None
 
-    def with_depth(self, depth_map: Image) -> Prepared:
+    def with_depth(self, depth_map: "Image") -> Self:
         """The same with the depth map (RGB) of `depth_of` as its input image."""
         return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)
 

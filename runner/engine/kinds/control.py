@@ -1,7 +1,5 @@
 """control: a picture that follows the edges (canny) or the depth of another."""
 
-from __future__ import annotations
-
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask

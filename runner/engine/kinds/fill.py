@@ -5,17 +5,7 @@ them the mask is grown to whole cells of the latents, so that thin strokes are n
 original pixels outside the ungrown mask are restored afterwards.
 """
 
-from __future__ import annotations
-
-from runner.engine.kinds.base import (
-    NOT_GIVEN,
-    Arguments,
-    Build,
-    Kind,
-    Paste,
-    Prepared,
-    sampling,
-)
+from runner.engine.kinds.base import NOT_GIVEN, Arguments, Build, Kind, Paste, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 

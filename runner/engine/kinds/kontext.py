@@ -4,8 +4,6 @@ Some models read several images. The first is edited and sets the size; the prom
 others ("the jacket of image 2").
 """
 
-from __future__ import annotations
-
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask

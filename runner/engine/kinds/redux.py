@@ -7,8 +7,6 @@ outside of what the main stage was trained on. FLUX.2 has no prior: the images a
 without weights.
 """
 
-from __future__ import annotations
-
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask

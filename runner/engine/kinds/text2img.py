@@ -1,7 +1,5 @@
 """text2img: a picture from a prompt alone."""
 
-from __future__ import annotations
-
 from runner.engine.kinds.base import Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask

@@ -1,7 +1,5 @@
 """The torch device and dtype of a setting, threads, caches, and the import of the frameworks."""
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import logging
@@ -12,8 +10,6 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
-
-_SMALL = 100_000_000
 
 
 def frameworks() -> Any:
@@ -107,7 +103,7 @@ def use_threads(device: Any, weights: int) -> None:
 
     default = _default_threads()
     if device.type == "cpu":
-        torch.set_num_threads(1 if weights < _SMALL else default)
+        torch.set_num_threads(1 if weights < 100_000_000 else default)
 
 
 @cache

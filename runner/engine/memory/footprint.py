@@ -5,8 +5,6 @@ formulas that grow with the picture. Pure arithmetic on a registry entry; never 
 Sizes of pictures are in pixels of their area, precisions and placements as in `MemoryPlan`.
 """
 
-from __future__ import annotations
-
 import re
 
 from runner.engine.models import Model

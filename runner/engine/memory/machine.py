@@ -5,8 +5,6 @@ GPU creates a context there (some hundred MB, until the process ends); nothing e
 device.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -18,14 +16,12 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from runner.engine.memory import devices
 from runner.engine.memory.plans import Machine
 
 _GIB = 2**30
 _KEPT_FREE = int(0.7 * _GIB)
 """GPU memory left for the desktop, and for the gaps between allocated blocks."""
-_RAM_KEPT_FREE = 0.1
-_FP8 = (8, 9)
-_BITSANDBYTES = (6, 0)
 _OLDEST_OF_CUDA_13 = (7, 5)
 _DRIVER_OF_CUDA_13 = 580
 
@@ -58,10 +54,8 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
     """
     import torch
 
-    from runner.engine.memory import devices
-
     device = devices.choose(wanted)
-    ram = int(free_ram() * (1 - _RAM_KEPT_FREE))
+    ram = int(free_ram() * 0.9)  # the rest stays free
     most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else sys.maxsize
     if device.type not in ("cpu", devices.choose("auto").type):
         return Machine(device.type, 0, ram if device.type == "cuda" else 0)  # named, but not here
@@ -74,8 +68,8 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine
             min(usable, most),
             ram,
             # AMD numbers its capabilities in another way, and fp8 is untested there.
-            fp8=torch.version.hip is None and capability >= _FP8,
-            bitsandbytes=capability >= _BITSANDBYTES and _has_bitsandbytes(),
+            fp8=torch.version.hip is None and capability >= (8, 9),
+            bitsandbytes=capability >= (6, 0) and _has_bitsandbytes(),
         )
     if device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
@@ -163,9 +157,7 @@ def nvidia_card() -> Card | None:
 
 def has_amd_card(drm: Path = Path("/sys/class/drm")) -> bool:
     """Whether Linux lists a graphics card of AMD."""
-    return any(
-        _read(vendor).strip() == "0x1002" for vendor in sorted(drm.glob("card*/device/vendor"))
-    )
+    return any(_read(file).strip() == "0x1002" for file in drm.glob("card*/device/vendor"))
 
 
 def gpu_in_use(wanted: str) -> str | None:

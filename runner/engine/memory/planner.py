@@ -7,11 +7,10 @@ that a spec names is used, or it is an error. Pure: it queries no device, and gi
 for the same machine and model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
 from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
 from runner.engine.models import Model
@@ -25,7 +24,7 @@ def plan(
     wanted: str = "auto",
     kind: str = "",
     *,
-    models: Mapping[str, Model] | None = None,
+    models: Mapping[str, Model] = MODEL_REGISTRY,
 ) -> MemoryPlan:
     """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.
 
@@ -56,7 +55,7 @@ def after_out_of_memory(
 
 
 def explain_plan(
-    model: Model, machine: Machine, *, models: Mapping[str, Model] | None = None
+    model: Model, machine: Machine, *, models: Mapping[str, Model] = MODEL_REGISTRY
 ) -> list[str]:
     """The plan for a model's default size and its reasons, or why there is none, to print."""
     width, height = model.sizes.default
@@ -118,9 +117,7 @@ def _resident(space: PlanSpace, precision: str) -> int:
     )
 
 
-def _nothing_fits(space: PlanSpace, models: Mapping[str, Model] | None) -> str:
-    from runner.engine.entries import MODEL_REGISTRY
-
+def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
     model, machine = space.model, space.machine
     what = "memory" if machine.device == "cpu" else "GPU memory"
     smallest = min(candidate.bytes for candidate in space.candidates())
@@ -129,7 +126,7 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model] | None) -> str:
         fitting = (plan for plan in space.candidates() if plan.bytes <= machine.room)
         short = f"{_size(min(map(space.ram, fitting)))} of RAM, and {_size(machine.ram)} are free"
     precision = "" if space.wanted == "auto" else f" in {space.wanted}"
-    return f"{model.name}{precision} needs {short}: {_advice(space, models or MODEL_REGISTRY)}"
+    return f"{model.name}{precision} needs {short}: {_advice(space, models)}"
 
 
 def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:

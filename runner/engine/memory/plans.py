@@ -3,8 +3,6 @@
 `planner` takes the first that fits. Pure values and generators; the peaks come from `footprint`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,7 +57,8 @@ class MemoryPlan:
         return ", ".join([
             f"in {self.precision}",
             _TEXT_WORDS[self.text].format(self.text_precision),
-            *([_PLACEMENT_WORDS[self.placement]] if self.placement != "resident" else []),
+            *(["moved between GPU and RAM"] if self.placement == "offload" else []),
+            *(["streamed from RAM"] if self.placement == "stream" else []),
             *(["decoded in tiles"] if self.tiling else []),
         ])  # fmt: skip
 
@@ -69,11 +68,6 @@ _TEXT_WORDS = {
     "in turn": "in turn with the text encoders ({})",
     "cpu": "with the text encoders ({}) on the CPU",
 }
-_PLACEMENT_WORDS = {
-    "offload": "moved between GPU and RAM",
-    "stream": "streamed from RAM",
-}
-
 STREAMED = ("bf16", "fp8", "fp32")
 """The precisions that can be streamed: 4-bit weights have parts that streaming does not move, and
 "gguf" and "stored" may."""

@@ -6,12 +6,11 @@ Compared with OpenCV 5.0.0 on noise, smooth, drawn, ramp and grey pictures at th
 thresholds each: every pixel of all fifteen maps agrees. 1024×1024 takes 0.07 s, pure noise 0.3 s.
 """
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image as Pillow
+from PIL import ImageFilter
+from PIL.Image import Image
 
 _TAN_22 = 13573
 """tan 22.5° in fixed point with 15 bits, as in OpenCV."""
@@ -25,8 +24,6 @@ def canny(image: Image, low: float = 50.0, high: float = 200.0, *, sigma: float 
     Gaussian blur before that.
     """
     import numpy as np
-    from PIL import Image as Pillow
-    from PIL import ImageFilter
 
     picture = image.convert("RGB")
     if sigma > 0:

@@ -5,8 +5,6 @@ local files only. The picture is prepared by Pillow and the map is finished on t
 else is installed, so that the map does not depend on it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ class DepthMaps:
         self._processor: Any = None
         self._model: Any = None
 
-    def of(self, picture: Image, folder: Path, device: Any) -> Image:
+    def of(self, picture: "Image", folder: Path, device: Any) -> "Image":
         """The depth map of a picture, as RGB of the same size.
 
         Raises ModelMissing where the folder is not a complete estimator, OutOfMemory or DeviceLost
@@ -64,7 +62,7 @@ class DepthMaps:
         self._folder = folder
 
 
-def depth_map(picture: Image, processor: Any, model: Any, device: Any) -> Image:
+def depth_map(picture: "Image", processor: Any, model: Any, device: Any) -> "Image":
     """The inverse depth of a picture, from 0 (farthest) to 255 (nearest), by one forward pass.
 
     The estimator takes float32 pixels of shape (1, 3, height, width) in a size of its processor's,

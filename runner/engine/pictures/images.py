@@ -5,24 +5,21 @@ out. Where the size follows the picture, it is floored to multiples of 16 and th
 off on both sides, so that no pixel is resampled; beyond the model's bounds it is scaled down.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from PIL import Image as Pillow
+from PIL import ImageCms, ImageOps
+from PIL.Image import Image, Resampling
 
 from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
 from runner.pictures import decoded
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL.Image import Image
 
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, MemoryError,
@@ -68,8 +65,6 @@ def load(path: Path) -> Image:
 
 def upright(picture: Image) -> Image:
     """A copy of the picture, rotated as its EXIF says; a damaged EXIF block rotates nothing."""
-    from PIL import ImageOps
-
     try:
         # Without `in_place` this is always a copy.
         return ImageOps.exif_transpose(picture)
@@ -79,8 +74,6 @@ def upright(picture: Image) -> Image:
 
 def to_rgb(picture: Image) -> Image:
     """A picture of any mode as RGB, over white where it is transparent."""
-    from PIL import Image as Pillow
-
     picture = standard_colours(eight_bit(picture))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
@@ -98,8 +91,6 @@ def standard_colours(picture: Image) -> Image:
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in {"RGB", "CMYK"}:
         return picture
-    from PIL import ImageCms
-
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(own).lower():
@@ -113,7 +104,6 @@ def standard_colours(picture: Image) -> Image:
 def eight_bit(picture: Image) -> Image:
     """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
     import numpy as np
-    from PIL import Image as Pillow
 
     mode = picture.mode
     if not (mode.startswith("I") or mode == "F"):
@@ -144,11 +134,8 @@ def target_size(
         return width, height
     if sizes.only or not (width or height):
         return sizes.following(wide, high)
-    size = (
-        (width, sizes.side(width * high / wide))
-        if width
-        else (sizes.side((height or 0) * wide / high), height or 0)
-    )
+    height = height or sizes.side((width or 0) * high / wide)
+    size = (width or sizes.side(height * wide / high), height)
     problem = sizes.problem(*size)
     if problem:
         raise InputBad(
@@ -163,8 +150,6 @@ def fit(picture: Image, width: int, height: int) -> Image:
 
     One that is at most 15 pixels wider and higher is only cropped, and so never resampled.
     """
-    from PIL.Image import Resampling
-
     wide, high = picture.size
     if (wide, high) == (width, height):
         return picture

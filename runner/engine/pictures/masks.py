@@ -3,10 +3,11 @@
 Masks are Pillow images of mode L, or uint8 arrays (height, width), with the values 0 and 255 only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+
+from PIL import Image as Pillow
+from PIL import ImageFilter
+from PIL.Image import Image, Resampling
 
 from runner.engine.pictures.images import eight_bit, load
 from runner.errors import InputBad
@@ -14,8 +15,7 @@ from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
 from specs.rules import SIZE_STEP
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_BLACK_OR_WHITE = [0] * 128 + [255] * 128
 
 
 def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
@@ -23,8 +23,6 @@ def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
 
     Raises InputBad where its proportions are not the picture's, or as `images.load` does.
     """
-    from PIL.Image import Resampling
-
     mask = _luminance(load(item.path))
     wide, high = size
     if abs(mask.width * high - mask.height * wide) > 0.02 * mask.height * wide:
@@ -34,7 +32,7 @@ def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
         )
     if mask.size != size:
         mask = mask.resize(size, Resampling.NEAREST)
-    return mask.point(_threshold)
+    return mask.point(_BLACK_OR_WHITE)
 
 
 def refuse_empty(mask: Image) -> None:
@@ -49,8 +47,6 @@ def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
     `margins` are pixels by side. They are widened until the width or height that they extend is a
     multiple of 16, so that nothing has to be cut off. Raises InputBad beyond MAX_PIXELS.
     """
-    from PIL import Image as Pillow
-
     grow = {side: int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")}
     for first, second, length in (("right", "left", 0), ("bottom", "top", 1)):
         rest = -(picture.size[length] + grow[first] + grow[second]) % SIZE_STEP
@@ -73,13 +69,9 @@ def grown(mask: Image) -> Image:
 
     The edge then lies on pixels of the picture and not on the empty canvas beside them.
     """
-    import numpy as np
-    from PIL import Image as Pillow
-
-    keep = 255 - np.asarray(mask)
     for _ in range(_edge(mask)):
-        keep = _shrunk(keep)
-    return Pillow.fromarray(255 - keep)
+        mask = mask.filter(ImageFilter.MaxFilter(3))
+    return mask
 
 
 def whole_cells(mask: Image, cell: int) -> Image:
@@ -88,7 +80,6 @@ def whole_cells(mask: Image, cell: int) -> Image:
     Width and height must be multiples of `cell`, as all sizes of models are.
     """
     import numpy as np
-    from PIL import Image as Pillow
 
     values = np.asarray(mask)
     high, wide = (side // cell for side in values.shape)
@@ -103,14 +94,11 @@ def soft_share(mask: Image) -> Image:
     the whole ramp gets a shorter one, which reaches 255 in its middle.
     """
     import numpy as np
-    from PIL import Image as Pillow
 
-    layer = np.asarray(mask)
-    total = np.zeros(layer.shape, dtype=np.uint32)
-    rounds = 0
-    while rounds < _edge(mask) and layer.any():
-        total += layer
-        layer = _shrunk(layer)
+    layer, total, rounds = mask, np.zeros((mask.height, mask.width), dtype=np.uint32), 0
+    while rounds < _edge(mask) and layer.getbbox():
+        total += np.asarray(layer)
+        layer = layer.filter(ImageFilter.MinFilter(3))  # one pixel less at its edges
         rounds += 1
     return Pillow.fromarray((total // max(1, rounds)).astype(np.uint8))
 
@@ -120,33 +108,18 @@ def _edge(mask: Image) -> int:
     return max(2, min(mask.size) // 96)
 
 
-def _shrunk(layer: Any) -> Any:
-    """A mask (height, width) less one pixel at its edges; the border of the picture is no edge."""
-    import numpy as np
-
-    padded = np.pad(layer, 1, mode="edge")
-    high = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
-    return np.minimum(np.minimum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
-
-
-def _threshold(value: int) -> int:
-    return 255 if value >= 128 else 0
-
-
 def _luminance(picture: Image) -> Image:
     """A mask file of any mode as L.
 
     Masks with transparency are of two sorts: a black and white drawing on a transparent ground,
     which counts as black, and strokes of one colour, whatever the colour, whose alpha is the mask.
     """
-    from PIL import Image as Pillow
-
     picture = eight_bit(picture)
     if not picture.has_transparency_data:
         return picture.convert("L")
     layered = picture.convert("RGBA")
     alpha = layered.getchannel("A")
-    opaque_greys = layered.convert("L").histogram(alpha.point(_threshold))
+    opaque_greys = layered.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
     if any(alpha.histogram()[:128]) and sum(1 for count in opaque_greys if count) == 1:
         return alpha
     ground = Pillow.new("RGBA", layered.size, "black")

@@ -5,8 +5,6 @@ store is given, so that a second run over the same pack loads no text encoder. A
 names everything that changes the numbers (see `key_of`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.families import Embeddings
+from runner.engine.families.base import Embeddings
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +146,6 @@ class PromptCache:
         self._store = store
         self._size = size
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def has(self, key: str) -> bool:
         """Whether a prompt is kept; a damaged file on the disk counts until it is read."""

@@ -5,8 +5,6 @@ upcoming prompts are encoded while they are on the device, so that they are load
 decides what is loaded: it takes the text stage from the PipelineCache when a prompt is not kept.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +18,6 @@ from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed
 from runner.job import Phase
 from runner.task import ImageTask
-
-_MAX_UPCOMING = 4096
 
 
 class Prompts:
@@ -42,7 +38,7 @@ class Prompts:
             for task in upcoming:
                 key = (task.model, task.kind, task.precision, task.prompt, task.loras)
                 self._lookahead[key] = task
-            while len(self._lookahead) > _MAX_UPCOMING:
+            while len(self._lookahead) > 4096:
                 del self._lookahead[next(iter(self._lookahead))]
 
     def encoded(

@@ -4,8 +4,6 @@ transformers takes the vocabulary from the files and everything else from its cl
 module, for the three classes that the families use. No torch and no network either.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER = "tokenizer.json"
-_SETTINGS = "tokenizer_config.json"
 
 _CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -31,7 +28,7 @@ class Unreadable(Exception):
     """No tokenizer can be built from the files."""
 
 
-def clip(part: Path) -> Tokenizer:
+def clip(part: Path) -> "Tokenizer":
     """CLIP's byte-level BPE, with a start and an end token around the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
@@ -54,7 +51,7 @@ def clip(part: Path) -> Tokenizer:
     return tokenizer
 
 
-def qwen2(part: Path) -> Tokenizer:
+def qwen2(part: Path) -> "Tokenizer":
     """Qwen's byte-level BPE, with no token added to the text."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
@@ -70,7 +67,7 @@ def qwen2(part: Path) -> Tokenizer:
     return tokenizer
 
 
-def t5(part: Path) -> Tokenizer:
+def t5(part: Path) -> "Tokenizer":
     """T5's unigram pieces, with an end token after the text."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
@@ -95,7 +92,7 @@ def t5(part: Path) -> Tokenizer:
 
 def settings(part: Path) -> dict[str, Any]:
     """The settings in the folder; empty where it has none."""
-    file = part / _SETTINGS
+    file = part / "tokenizer_config.json"
     return _json(file) if file.is_file() else {}
 
 
@@ -113,11 +110,10 @@ def template(part: Path, options: Iterable[tuple[str, Any]]) -> Callable[[str], 
     )
     environment.filters["tojson"] = _to_json
     compiled = environment.from_string(source)
-    arguments = dict(options)
 
     def wrap(text: str) -> str:
         messages = [{"role": "user", "content": text}]
-        return compiled.render(messages=messages, add_generation_prompt=True, **arguments)
+        return compiled.render(messages=messages, add_generation_prompt=True, **dict(options))
 
     return wrap
 
@@ -130,14 +126,14 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 def _template_in(config: Mapping[str, Any]) -> str:
     template = config.get("chat_template")
     if isinstance(template, list):
-        by_name = {each.get("name"): each.get("template") for each in template}
-        template = by_name.get("default")
+        named = (each.get("template") for each in template if each.get("name") == "default")
+        template = next(named, None)
     if not isinstance(template, str):
         raise Unreadable("it has no chat template")
     return template
 
 
-def _bpe(part: Path, **options: Any) -> Tokenizer:
+def _bpe(part: Path, **options: Any) -> "Tokenizer":
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
@@ -189,7 +185,7 @@ def _sentencepiece(file: Path) -> tuple[list[tuple[str, float]], bytes | None]:
     return pieces, model.normalizer_spec.precompiled_charsmap or None
 
 
-def _number(tokenizer: Tokenizer, token: str) -> int:
+def _number(tokenizer: "Tokenizer", token: str) -> int:
     """The id of a token. Raises Unreadable where the tokenizer has none."""
     number = tokenizer.token_to_id(token)
     if number is None:

@@ -6,14 +6,12 @@ Where a tokenizer is not on this machine, or cannot be read, its tokens are esti
 Encoder says so. Never asks the network and never raises.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from composer.tokencount import CLIP_LIMIT, Encoder, Reading, estimating
 from runner.engine.families import FAMILIES
@@ -22,17 +20,9 @@ from runner.engine.hub.library import locate
 from runner.engine.hub.sources import main_source
 from runner.engine.models import Model
 from runner.engine.prompts import token_files
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from runner.engine.tiny.folders import WEIGHTS
 
 log = logging.getLogger(__name__)
-
-_LARGEST_LIMIT = 100_000
-"""transformers writes a number far beyond this where a tokenizer has no limit."""
-
-_MAX_UNKNOWN = 40
-"""How many characters of unknown text a Reading holds."""
 
 
 def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
@@ -41,13 +31,7 @@ def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
     Each counts where its tokenizer is on this machine and estimates elsewhere; without `data` only
     those of the built-in model count.
     """
-    folder: Path | None = None
-    if model.builtin:
-        from runner.engine.tiny.folders import WEIGHTS
-
-        folder = WEIGHTS
-    elif data is not None:
-        folder = locate(main_source(model), data)
+    folder = WEIGHTS if model.builtin else data and locate(main_source(model), data)
     return tuple(_encoder(reader, model, folder) for reader in FAMILIES[model.family].readers)
 
 
@@ -78,7 +62,7 @@ def _counting(reader: Reader, model: Model, part: Path) -> Encoder:
 class _Loaded:
     """A tokenizer, its own limit, and the function that puts a chat template around a prompt."""
 
-    tokenizer: Tokenizer
+    tokenizer: Any
     limit: int
     wrap: Callable[[str], str]
 
@@ -86,11 +70,12 @@ class _Loaded:
 @lru_cache(maxsize=8)
 def _loaded(reader: Reader, part: Path, mark: object) -> _Loaded:
     try:
+        # Where a tokenizer has no limit, transformers writes a number far beyond 100,000.
         limit = token_files.settings(part).get("model_max_length")
         wrap = str if reader.chat is None else token_files.template(part, reader.chat)
         loaded = _Loaded(
             reader.build(part),
-            limit if isinstance(limit, int) and limit < _LARGEST_LIMIT else CLIP_LIMIT,
+            limit if isinstance(limit, int) and limit < 100_000 else CLIP_LIMIT,
             wrap,
         )
         _measure(loaded, loaded.limit, None, "a prompt")
@@ -109,7 +94,7 @@ def _measure(loaded: _Loaded, limit: int, unknown_id: int | None, text: str) -> 
     parts = (
         wrapped[slice(*spans[n])] for n, token in enumerate(encoding.ids) if token == unknown_id
     )
-    unknown = " ".join(dict.fromkeys(part.strip() for part in parts))[:_MAX_UNKNOWN]
+    unknown = " ".join(dict.fromkeys(part.strip() for part in parts))[:40]
     if tokens <= limit:
         return Reading(tokens, len(text), unknown)
     # The model cuts the prompt and keeps the special tokens that end it.

@@ -4,26 +4,20 @@ A text stage has only the text encoders and their tokenizers, a paint stage ever
 local files are read. Never decides what is loaded or for how long: PipelineCache does.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.engine.errors import Bug
 from runner.engine.hub.sources import INDEX, components, read_index
 from runner.engine.memory import devices, footprint
+from runner.engine.memory.plans import Machine
+from runner.engine.resolved_task import ResolvedTask
+from runner.engine.speed import Speed
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
-
-_LIBRARIES = ("diffusers", "transformers")
-
-if TYPE_CHECKING:
-    from runner.engine.memory.plans import Machine
-    from runner.engine.resolved_task import ResolvedTask
-    from runner.engine.speed import Speed
 
 
 def pipeline_class(name: str) -> Any:
@@ -195,7 +189,7 @@ def _class(library: str, name: str) -> Any:
     Raises ModelMissing for one of another library: importing it would run code.
     """
     cls = None
-    if library in _LIBRARIES:
+    if library in ("diffusers", "transformers"):
         cls = getattr(importlib.import_module(library), name, None)
     if not isinstance(cls, type):
         raise ModelMissing(

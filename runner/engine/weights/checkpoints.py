@@ -3,8 +3,6 @@
 Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

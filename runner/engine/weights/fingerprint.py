@@ -6,13 +6,10 @@ hub's cache is the name of its blob, which is the hub's own hash of the content;
 hold the header with every tensor's name, shape and offsets, and the end of the weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-_HASHED_WHOLE = 64 * 2**20
 _SAMPLE = 2**20
 
 
@@ -47,7 +44,7 @@ def _mark(path: Path, size: int, changed: int) -> str:
         return real.name
     content = hashlib.sha256()
     with path.open("rb") as stream:
-        if size <= _HASHED_WHOLE:
+        if size <= 64 * 2**20:
             content.update(stream.read())
         else:
             content.update(stream.read(_SAMPLE))

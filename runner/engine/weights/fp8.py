@@ -6,8 +6,6 @@ quarter of all weights, in bf16, and casts the biases. So its hook is subclassed
 registered under its name, because other parts of diffusers search for it by that name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache

@@ -7,8 +7,6 @@ process leaves half of one. A folder that is not as it was written is deleted an
 may delete one at any time. Never reads what the files mean.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -5,8 +5,6 @@ A layer that the model lacks is left out, with a warning; a layer of another siz
 LoRA was made for another model, which diffusers notices halfway through loading, or not at all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +57,7 @@ def fitted(
     shapes nor dtypes are changed. `may_widen` is for control pipelines, whose input layer takes a
     second picture. Raises InputBad where the LoRA was made for another model or is incomplete.
     """
-    layers = dict(module.named_modules())
+    layers, parameters = dict(module.named_modules()), dict(module.named_parameters())
     own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}
     fitting: dict[str, Any] = {}
     norms: list[str] = []
@@ -69,7 +67,7 @@ def fitted(
     for key, tensor in own.items():
         parameter = key.removeprefix(f"{prefix}.")
         if any(part in parameter for part in _NORMS) and "lora" not in parameter:
-            if _same_shape(module, parameter, tensor):
+            if parameter in parameters and parameters[parameter].shape == tensor.shape:
                 norms.append(parameter)
                 fitting[key] = tensor
             else:
@@ -84,7 +82,9 @@ def fitted(
         if key.endswith(_DOWN):
             widens |= _check_inputs(layers[layer], layer, tensor, name, may_widen)
         elif key.endswith(_UP):
-            _check_outputs(layers[layer], layer, tensor, name)
+            has, wants = getattr(layers[layer], "out_features", None), tensor.shape[0]
+            if has not in (None, wants):
+                raise _other_model(name, layer, wants, has)
     _check_halves(fitting, name)
     if own and not fitting:
         raise InputBad(f"{name} fits no layer of this model: it was made for another one")
@@ -93,13 +93,6 @@ def fitted(
         " exist in this model and were left out"
     )
     return Fitting(fitting, tuple(norms), widens, (left_out,) if unknown else ())
-
-
-def _same_shape(module: Any, name: str, tensor: Any) -> bool:
-    try:
-        return bool(module.get_parameter(name).shape == tensor.shape)
-    except AttributeError:
-        return False
 
 
 def _check_inputs(module: Any, layer: str, down: Any, name: str, may_widen: bool) -> bool:
@@ -114,12 +107,6 @@ def _check_inputs(module: Any, layer: str, down: Any, name: str, may_widen: bool
             f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )
     return True
-
-
-def _check_outputs(module: Any, layer: str, up: Any, name: str) -> None:
-    has, wants = getattr(module, "out_features", None), up.shape[0]
-    if has is not None and has != wants:
-        raise _other_model(name, layer, wants, has)
 
 
 def _other_model(name: str, layer: str, wants: int, has: int) -> InputBad:

@@ -8,8 +8,6 @@ there had never been one. Everything is checked before anything is changed, and 
 not fit fails the job with a sentence. Reads safetensors only, from this machine only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import warnings

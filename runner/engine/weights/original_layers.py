@@ -5,11 +5,9 @@ original layers are kept as objects, so restoring them computes nothing and leav
 Offloading hooks change only where they have to follow the layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 _SET_BY_LOADING = (
     "peft_config",
@@ -31,7 +29,7 @@ class OriginalLayers:
     values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: Any) -> OriginalLayers:
+    def of(cls, module: Any) -> Self:
         """The layers of a module as they are now, before any LoRA."""
         # Without the module itself: it holds this object, and the cycle would delay its release.
         modules = {name: layer for name, layer in module.named_modules() if name}

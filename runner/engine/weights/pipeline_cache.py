@@ -7,8 +7,6 @@ files are loaded once, whatever repository names them, except the scheduler, whi
 of a run. Everything is read from folders that the library names, and never from the network.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +169,9 @@ class PipelineCache:
             try:
                 pipe = build(resolved)
             except Exception as error:
-                ours = explain.explain(error, resolved.model) or faults.translated(error)
+                name, repo = resolved.model.name, resolved.model.repo or resolved.model.name
+                again = f"fluxdrop models pull {name}"
+                ours = explain.translated(error, repo=repo, again=again) or faults.translated(error)
                 if ours is None:
                     raise
                 raise ours from error

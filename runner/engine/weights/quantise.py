@@ -9,8 +9,6 @@ Kept weights give the same numbers as fresh ones. Never fetches anything and nev
 precision.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path

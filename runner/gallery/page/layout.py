@@ -9,8 +9,6 @@
 A picture that was not made (failed, skipped, cancelled) keeps its place, with the reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt

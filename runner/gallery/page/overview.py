@@ -1,8 +1,7 @@
 """The cards of `outbox/index.html`: the latest jobs by day, each with its first few pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote
@@ -11,14 +10,12 @@ from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping, number_of
 from runner.gallery.page.layout import CRISP_UP_TO, leaf
 
-MOST_JOBS = 500
 _COVERS = 4
 
 
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The latest jobs, newest first, without what has no id."""
-    named = [job for job in jobs if job.get("id")]
-    return sorted(named, key=_accepted, reverse=True)[:MOST_JOBS]
+    """The latest 500 jobs, newest first, without what has no id."""
+    return nlargest(500, (job for job in jobs if job.get("id")), key=_accepted)
 
 
 def counted(jobs: Sequence[Mapping[str, Any]]) -> str:

@@ -5,8 +5,6 @@ being copied. All text from specs is escaped here, and a Content-Security-Policy
 the page's own script and styles lets no others run.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -43,6 +41,7 @@ def job_page(
     board = arrange(shots)
     summary = summarise(status, shots)
     final = status.get("state") in FINAL_STATES
+    warnings = "".join(f"<li><bdi>{text(w)}</bdi></li>" for w in status.get("warnings") or ())
     return _document(
         "job",
         layout=f":root{{--columns:{len(board.columns)};--abreast:{board.abreast}}}",
@@ -58,7 +57,7 @@ def job_page(
         ),
         progress=_progress(summary),
         notice=_notice(status),
-        notes=_notes(status),
+        notes=f'<ul class="notes">{warnings}</ul>' if warnings else "",
         board=_board(board, summary),
         empty="" if shots else f'<p class="empty">No pictures{"" if final else " yet"}.</p>',
     )
@@ -180,11 +179,6 @@ def _where(error: Mapping[str, Any]) -> str:
     return "".join(f"<code>{text(part)}</code>: " for part in parts)
 
 
-def _notes(status: Mapping[str, Any]) -> str:
-    warnings = "".join(f"<li><bdi>{text(w)}</bdi></li>" for w in status.get("warnings") or ())
-    return f'<ul class="notes">{warnings}</ul>' if warnings else ""
-
-
 def _board(board: Board, summary: Summary) -> str:
     if not board.down:
         shots = "".join(_shot(shot) for row in board.rows for cell in row.cells for shot in cell)
@@ -213,8 +207,10 @@ def _row(row: Row, board: Board) -> str:
 def _shot(shot: Shot) -> str:
     if shot.missing:
         seed = f"<span>seed {text(shot.spec['seed'])}</span>" if "seed" in shot.spec else ""
+        # A CamelCase word may be broken between its parts.
+        reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", text(shot.missing))
         return (
-            f'<div class="missing" title="{text(shot.message)}"><strong>{_breakable(shot.missing)}'
+            f'<div class="missing" title="{text(shot.message)}"><strong>{reason}'
             f"</strong><span><bdi>{text(shot.message)}</bdi></span>{seed}</div>"
         )
     width, height = shot.size
@@ -226,11 +222,6 @@ def _shot(shot: Shot) -> str:
         f'loading="lazy" decoding="async" alt="{text(alt)}">'
         f"<span>{text(shot.spec.get('seed', ''))}</span></a>"
     )
-
-
-def _breakable(word: str) -> str:
-    """A CamelCase word as HTML that may be broken between its parts."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", text(word))
 
 
 def _to_come(summary: Summary) -> str:

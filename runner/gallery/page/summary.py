@@ -1,7 +1,5 @@
 """The head of a job's page in words: its progress, how long it took and how long it will take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +8,6 @@ from typing import Any
 from runner.gallery.formatting import mapping
 from runner.gallery.page.layout import Shot
 from runner.job import FINAL_STATES
-
-_LONGEST_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,9 @@ def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
     made = sum(not shot.missing for shot in shots)
     failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)
     left = max(0, total - made - failed - skipped)
-    mean_seconds = _mean([shot.result.get("seconds") for shot in shots])
-
+    times = [shot.result.get("seconds") for shot in shots]
+    known = [float(time) for time in times if isinstance(time, int | float) and 0 <= time <= 1e9]
+    mean_seconds = sum(known) / len(known) if known else None
     figures = [("pictures", f"{made:,} of {total:,}" if made != total else f"{made:,}")]
     figures += [(name, f"{n:,}") for name, n in (("failed", failed), ("skipped", skipped)) if n]
     if final and left:
@@ -93,11 +90,6 @@ def _progress(
     if isinstance(eta, int | float):
         parts.append(f"about {duration(float(eta))} to go")
     return fraction, " · ".join(parts) or str(status.get("state") or "")
-
-
-def _mean(seconds: Sequence[object]) -> float | None:
-    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s <= _LONGEST_SECONDS]
-    return sum(known) / len(known) if known else None
 
 
 def _seconds_between(start: object, end: object) -> float | None:

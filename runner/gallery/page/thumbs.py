@@ -1,7 +1,5 @@
 """Makes thumbnails: a small WebP file for each picture, never larger than the picture."""
 
-from __future__ import annotations
-
 import io
 from typing import TYPE_CHECKING
 
@@ -9,12 +7,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST = 256
-# Pictures with sides up to this many pixels count as pixel art: the page enlarges them with hard
-# edges, which would show lossy colour blocks. Lossless files of that size have a few kilobytes.
-LOSSLESS_UP_TO = 96
 
 
-def thumbnail(image: Image) -> bytes:
+def thumbnail(image: "Image") -> bytes:
     """The picture as WebP, at most 256 pixels on its longer side; small ones keep their size."""
     from PIL.Image import Resampling
 
@@ -25,7 +20,9 @@ def thumbnail(image: Image) -> bytes:
     small.info = {}
     buffer = io.BytesIO()
     # A higher method saves 3 % for three times the processor time, which rendering also needs.
-    if max(small.size) <= LOSSLESS_UP_TO:
+    if max(small.size) <= 96:
+        # The page enlarges so small a picture with hard edges, as pixel art, which would show lossy
+        # colour blocks. Lossless files of that size have a few kilobytes.
         small.save(buffer, "WEBP", lossless=True, quality=0, method=1)
     else:
         small.save(buffer, "WEBP", quality=82, method=2)

@@ -7,10 +7,10 @@ import errno
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.hub.explain import explain, is_passing
+from runner.engine.hub.explain import is_passing, translated
 from runner.errors import DiskFull, ModelMissing
 
-DEV = MODEL_REGISTRY["dev"]
+FOR_DEV = {"repo": MODEL_REGISTRY["dev"].repo, "again": "fluxdrop models pull dev"}
 
 
 def named(name: str, text: str = "misleading", *, cause: BaseException | None = None) -> Exception:
@@ -36,24 +36,24 @@ def named(name: str, text: str = "misleading", *, cause: BaseException | None = 
     ],
 )
 def test_an_error_is_explained_by_its_causes(error: BaseException, says: str) -> None:
-    ours = explain(error, DEV)
+    ours = translated(error, **FOR_DEV)
     assert isinstance(ours, ModelMissing) and says in str(ours)
     assert "misleading" not in str(ours)
 
 
 def test_an_error_of_something_else_is_left_as_it_is() -> None:
-    assert explain(OSError("no file named config.json"), DEV) is None
-    assert explain(ValueError("x"), DEV) is None
+    assert translated(OSError("no file named config.json"), **FOR_DEV) is None
+    assert translated(ValueError("x"), **FOR_DEV) is None
 
 
 def test_a_full_disk_is_told_as_one() -> None:
-    assert isinstance(explain(OSError(errno.ENOSPC, "no space"), DEV), DiskFull)
+    assert isinstance(translated(OSError(errno.ENOSPC, "no space"), **FOR_DEV), DiskFull)
 
 
 def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     error = ValueError("x")
     error.__context__ = error
-    assert explain(error, DEV) is None
+    assert translated(error, **FOR_DEV) is None
 
 
 def test_only_what_may_mend_itself_is_tried_again() -> None:

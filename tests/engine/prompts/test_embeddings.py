@@ -108,10 +108,10 @@ def test_the_memory_holds_the_newest_and_the_disk_the_rest(tmp_path: Path) -> No
     cache = PromptCache(EmbeddingStore(tmp_path, BIG), size=2)
     for number, name in enumerate("abc"):
         cache.put(name, encoded(number / 10))
-    assert len(cache) == 2
+    assert len(cache._kept) == 2
     assert same(cache.get("a", "cpu"), encoded(0.0))
     cache.clear()
-    assert len(cache) == 0 and cache.has("b")
+    assert len(cache._kept) == 0 and cache.has("b")
 
 
 def test_without_a_disk_the_oldest_is_forgotten() -> None:

@@ -118,10 +118,10 @@ def test_a_stop_while_others_are_encoded_is_seen_and_the_rest_still_waits(
     resolved = pipelines.resolve(task)
     with pytest.raises(Stopped):
         prompts.encoded(resolved, task, stop, stop_at_the_second)
-    assert len(cache) == 3
+    assert len(cache._kept) == 3
     pipelines.clear()
     prompts.encoded(resolved, task_of("text2img", prompt="next"), StopSign(), quiet)
-    assert len(cache) == 7
+    assert len(cache._kept) == 7
 
 
 def test_encoding_others_does_not_count_against_the_time_limit(data: Path, task_of: TaskOf) -> None:
