@@ -54,7 +54,7 @@ class Settings:
     step_cache: float = 0.0
     forbidden: tuple[Any, ...] = ()
     window: str | None = None
-    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where in which file each part of `registry` stands, for mistakes that are found later."""
 
 
@@ -196,13 +196,13 @@ def load_settings(file: Path) -> Settings:
     values.pop("$schema", None)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     own = {name: _found(entry, file.parent) for name, entry in values.get("registry", {}).items()}
-    places = {
+    positions = {
         ".".join(path): f"{file}:{line}:{column}"
         for name, entry in own.items()
         for path in (("registry", name), *(("registry", name, key) for key in entry))
         for line, column in [document.locate(path, key=len(path) == 2)]
     }
-    return Settings(**{**values, **lists, "registry": own, "places": places})
+    return Settings(**{**values, **lists, "registry": own, "positions": positions})
 
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

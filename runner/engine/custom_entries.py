@@ -26,7 +26,7 @@ def models_of(settings: Settings) -> Mapping[str, Model]:
         before = len(mistakes)
         for field, message in _mistakes(name, entry, models):
             path = ".".join(filter(None, ("registry", name, field)))
-            mistakes.append(f"{settings.places.get(path, 'fluxdrop.yaml')}: {path}: {message}")
+            mistakes.append(f"{settings.positions.get(path, 'fluxdrop.yaml')}: {path}: {message}")
         if len(mistakes) == before:
             models[name] = _model(name, entry, models[entry["like"]])
     if mistakes:

@@ -30,7 +30,7 @@ from runner.catalogue import RegistryCatalogue
 from runner.clock import timestamp
 from runner.daemon.daemon import Daemon
 from runner.settings import Home, Settings
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.acknowledge import TAKEN_PREFIX
 from runner.spool.inbox.assess import assess
@@ -76,7 +76,7 @@ class ClockedDisk(Disk):
         super().__init__()
         self._clock = clock
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         if operation == "remove" and os.path.basename(path).startswith(TAKEN_PREFIX):
             self._clock.tick()
 

@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from runner.settings import Home
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from tests.crash import oracle
 from tests.crash.scenario import (
     EDIT,
@@ -73,7 +73,7 @@ class OneBadFile(Disk):
         self._refused = refused
         self._number = number
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         # A file is written under a random name.
         self.ask(operation, details.get("target", path))
 

@@ -20,7 +20,7 @@ from unittest import mock
 
 from runner.errors import DiskFull, LedgerUnusable
 from runner.settings import Home
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Expected, Point, Scenario, play, prepare
 from tests.spool.faulty import sqlite_full
@@ -42,7 +42,7 @@ class FullDisk(Disk):
         self._refusals = refusals
         self._lock = threading.Lock()
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         if operation not in _NEED_ROOM:
             return
         with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from tests.crash import oracle
 from tests.crash.scenario import SCENARIOS, Point, Scenario, home_of, play, prepare
 
@@ -26,7 +26,7 @@ class DyingDisk(Disk):
         self._fatal = fatal
         self._lock = threading.Lock()
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         with self._lock:
             self.count += 1
             if self.count != self._fatal:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.settings import Home
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk, Place
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, Disk, StrPath
 from runner.spool.inbox.acknowledge import TAKEN_PREFIX
 from runner.spool.store.migrations import LATEST
 from tests.crash import oracle
@@ -55,7 +55,7 @@ class RecordingDisk(Disk):
         self.operations: list[Operation] = []
         self.written: dict[str, int] = {}
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         if operation == "commit":
             return
         old = details.get("old")
@@ -78,7 +78,7 @@ class RecordingDisk(Disk):
         with self._lock:
             self.operations.append(operation)
 
-    def _short(self, path: Place) -> str:
+    def _short(self, path: StrPath) -> str:
         return Path(path).relative_to(self._root).as_posix()
 
 

@@ -18,7 +18,7 @@ from runner.daemon.daemon import Daemon
 from runner.executor import Progressed
 from runner.exit_codes import LAST_END
 from runner.job import Phase
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from runner.spool.store.ledger import MOST_LOSSES
 from tests.daemon import columns
 from tests.daemon.columns import Column, daemon_of, each, in_flight, losses
@@ -88,7 +88,7 @@ class Waiting(Disk):
         self.names = names
         self.reached, self.go = threading.Event(), threading.Semaphore(0)
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         if operation == "write" and any(name in str(details["target"]) for name in self.names):
             self.reached.set()
             self.go.acquire(timeout=60)

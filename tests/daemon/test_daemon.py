@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from tests.harness import MOVES
 from tests.spool.conftest import SPEC, Spool
 
@@ -48,7 +48,7 @@ class StatusesSeen(Disk):
         super().__init__()
         self.seen: dict[str, list[dict[str, Any]]] = {}
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         target = Path(details.get("target", path))
         if operation == "write" and target.name == "status.json":
             self.seen.setdefault(target.parent.name, []).append(json.loads(details["data"]))

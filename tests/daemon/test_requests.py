@@ -22,7 +22,7 @@ from runner import holds
 from runner.clock import now
 from runner.daemon.pages import Pages
 from runner.holds import PAUSED
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from runner.spool.store.record import Record
 from runner.wire import Status
 from tests.daemon import columns
@@ -432,7 +432,7 @@ class Interfering(Disk):
         super().__init__()
         self.act: Callable[[], object] = lambda: None
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         if operation == "make_folder" and str(path).endswith("hero-2"):
             self.act()
 

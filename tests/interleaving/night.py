@@ -20,7 +20,7 @@ from runner.daemon.daemon import Daemon
 from runner.executor import Executor, Failed, Progressed, StoppedEarly
 from runner.job import Phase
 from runner.settings import Home, Settings
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 from runner.spool.store.ledger import Ledger
 from runner.task import ImageTask
 from tests.crash.oracle import FINAL_STATES
@@ -93,7 +93,7 @@ class _Disk(Disk):
         super().__init__()
         self._night = night
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         self._night.turns.give()
         self._night.operates()
         if operation == "rename":

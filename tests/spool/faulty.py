@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from runner.spool.disk.disk import Disk, Place
+from runner.spool.disk.disk import Disk, StrPath
 
 
 def sqlite_full() -> sqlite3.OperationalError:
@@ -28,7 +28,7 @@ class FaultyDisk(Disk):
         self.failed = 0
         self.on_failure: Callable[[], None] = lambda: None
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         # A file is written under a random name first.
         path = details.get("target", path)
         if self.broken and operation == self.operation and self.pattern.search(str(path)):

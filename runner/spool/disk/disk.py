@@ -40,8 +40,8 @@ _OF_A_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{12}\.")
 # Its number may be another process's by now.
 _OLD_SECONDS = 3600.0
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
-Place = str | Path
-File = tuple[Place, bytes]
+StrPath = str | Path
+File = tuple[StrPath, bytes]
 # Below this many files a sync of the whole file system costs more than one for each of them.
 _MANY = 12
 
@@ -52,17 +52,17 @@ class Disk:
     Below the `shared` folders, to which others may write too, no link is followed.
     """
 
-    def __init__(self, *shared: Place) -> None:
+    def __init__(self, *shared: StrPath) -> None:
         self.shared = tuple(str(folder) for folder in shared)
         self.places: Places | None = None
         """Where they are given, no operation reaches a folder that is away: PlaceAway."""
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         """Look that the place is there; tests override this to count, record or refuse."""
         if self.places is not None:
             self.places.check(path)
 
-    def replace(self, path: Place, data: bytes, *, durable: bool = False) -> None:
+    def replace(self, path: StrPath, data: bytes, *, durable: bool = False) -> None:
         """Write a whole file so that readers see the old bytes or the new ones, never a mixture.
 
         The bytes are on the disk before the name points at them; with `durable` the name is, too.
@@ -75,8 +75,8 @@ class Disk:
         files: Sequence[File],
         *,
         then: Sequence[File] = (),
-        also: Place | None = None,
-        in_place: Collection[Place] = (),
+        also: StrPath | None = None,
+        in_place: Collection[StrPath] = (),
         durable: bool = True,
     ) -> None:
         """Replace files in the order given and leave all of them, names included, on the disk.
@@ -117,7 +117,7 @@ class Disk:
                 self._sync_names(then or files, one_sync=one_sync, also=also)
 
     def _sync_names(
-        self, files: Sequence[File], *, one_sync: bool, also: Place | None = None
+        self, files: Sequence[File], *, one_sync: bool, also: StrPath | None = None
     ) -> None:
         folders = [os.path.dirname(path) for path, _ in files]
         if also is not None:
@@ -128,7 +128,7 @@ class Disk:
         for folder in dict.fromkeys(folders):
             self.sync_folder(folder)
 
-    def _write(self, file: str, data: bytes, *, target: Place, sync: bool) -> None:
+    def _write(self, file: str, data: bytes, *, target: StrPath, sync: bool) -> None:
         self.before("write", file, data=data, target=target)
         handle = beneath.create(file, self.shared)
         try:
@@ -141,12 +141,12 @@ class Disk:
         finally:
             os.close(handle)
 
-    def sync_file_system(self, folder: Place) -> None:
+    def sync_file_system(self, folder: StrPath) -> None:
         """Put everything written so far to the file system of a folder on the disk."""
         self.before("sync_file_system", folder)
         sync_file_system(folder)
 
-    def rename(self, old: Place, new: Place) -> None:
+    def rename(self, old: StrPath, new: StrPath) -> None:
         """Rename, replacing an existing file; waits out sharing violations on Windows."""
         self.before("rename", new, old=old)
         _retry_if_locked(lambda: beneath.rename(old, new, self.shared))
@@ -156,7 +156,7 @@ class Disk:
         self.before("rename_to_free", new, old=old)
         return beneath.rename_to_free(old, new, self.shared)
 
-    def remove(self, path: Place) -> None:
+    def remove(self, path: StrPath) -> None:
         """Remove one file if it exists."""
         self.before("remove", path)
         with contextlib.suppress(FileNotFoundError):
@@ -168,7 +168,7 @@ class Disk:
         if folder.is_dir() and not folder.is_symlink():
             _retry_if_locked(lambda: shutil.rmtree(folder))
 
-    def make_folder(self, folder: Place) -> bool:
+    def make_folder(self, folder: StrPath) -> bool:
         """Make a folder and its parents unless it exists. Returns whether it is new.
 
         Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
@@ -179,7 +179,7 @@ class Disk:
             self.before("make_folder", folder)
             return beneath.make_folder(folder, self.shared)
 
-    def sync_folder(self, folder: Place) -> None:
+    def sync_folder(self, folder: StrPath) -> None:
         """Put the names in a folder on the disk, which Windows does by itself.
 
         Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
@@ -232,7 +232,7 @@ def concerns_all(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(folder: Place) -> Iterator[None]:
+def _explained(folder: StrPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:

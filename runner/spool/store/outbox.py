@@ -24,7 +24,7 @@ from runner.errors import LedgerUnusable
 from runner.files import read_file
 from runner.job import State
 from runner.settings import Home
-from runner.spool.disk.disk import Disk, File, Place
+from runner.spool.disk.disk import Disk, File, StrPath
 from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import receipt_names, text_of
@@ -107,7 +107,7 @@ class Outbox:
                    for r in receipts]  # fmt: skip
         with self._lock, self._blaming(shown=records):
             files: list[File] = []
-            in_place: set[Place] = set()
+            in_place: set[StrPath] = set()
             for record in records:
                 folder = f"{self._folder}/{record.id}"
                 is_new = self._disk.make_folder(folder)
@@ -243,7 +243,7 @@ class Outbox:
         self._disk.replace(self._health, to_json(health))
 
     @contextmanager
-    def _blaming(self, *places: Path, shown: Sequence[Record] = ()) -> Iterator[None]:
+    def _blaming(self, *files: Path, shown: Sequence[Record] = ()) -> Iterator[None]:
         """Add a job's folder or an image to the faults where it is the only one and fails.
 
         A status of `shown` may have been read all the same: the next one has a higher revision.
@@ -254,11 +254,11 @@ class Outbox:
             with suppress(LedgerUnusable), self._ledger.transaction(durable=False):
                 for record in shown:
                     self._ledger.lift_revision(record.seq, record.revision + 1)
-            if len(places) == 1:
-                self._faults.add(places[0], error)
+            if len(files) == 1:
+                self._faults.add(files[0], error)
             raise
-        for place in places:
-            self._faults.forget(place)
+        for file in files:
+            self._faults.forget(file)
 
     def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
         """The sidecars in a job's folder by image number; damaged ones are left out."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
-from runner.spool.disk.disk import Disk, Place, concerns_all
+from runner.spool.disk.disk import Disk, StrPath, concerns_all
 from runner.spool.disk.platform import can_sync_file_system
 from tests.spool.faulty import FaultyDisk
 
@@ -28,7 +28,7 @@ class Recorder(Disk):
         self.done: list[str] = []
         self.on_operation: Callable[[str], object] = lambda operation: None
 
-    def before(self, operation: str, path: Place, **details: Any) -> None:
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
         self.on_operation(operation)
         name = os.path.basename(path)
         self.done.append(f"{operation} {'aside' if name.endswith('.writing') else name}")
@@ -173,7 +173,7 @@ def test_a_folder_is_made_with_its_parents_and_is_new_once(
     assert not disk.make_folder(tmp_path / "c")
     mkdir = os.mkdir
 
-    def late(path: Place, *mode: int, dir_fd: int | None = None) -> None:
+    def late(path: StrPath, *mode: int, dir_fd: int | None = None) -> None:
         if not (tmp_path / "e" / "f").is_dir():
             for folder in (tmp_path / "e", tmp_path / "e" / "f"):
                 mkdir(folder)
