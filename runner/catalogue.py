@@ -3,8 +3,6 @@
 Nothing here loads a pipeline, imports torch or uses the network.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial

@@ -5,8 +5,6 @@ health file and what waits in the inbox. Works the same whether a runner is runn
 by the command line and the MCP server, and usable from other programs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

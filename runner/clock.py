@@ -3,8 +3,6 @@
 Waiting is measured with the monotonic clock only: the wall clock jumps.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime

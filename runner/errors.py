@@ -18,8 +18,6 @@ Exceptions of other packages are translated where they enter (the engine for dif
 specs for yaml and jsonschema); nothing above those modules catches the originals.
 """
 
-from __future__ import annotations
-
 from specs.errors import FluxdropError
 
 

@@ -3,8 +3,6 @@
 69, 70 and 75 are EX_UNAVAILABLE, EX_SOFTWARE and EX_TEMPFAIL of sysexits.h.
 """
 
-from __future__ import annotations
-
 DONE = 0
 FAILED = 1
 """A job failed or was rejected, or a check found something."""

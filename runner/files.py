@@ -4,8 +4,6 @@ A link in the place of a file must not lead to what only this user may read, a n
 this process for ever, nor a huge file fill its memory. Never writes.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

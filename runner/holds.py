@@ -5,8 +5,6 @@ a little before it is full, for rendered images, the ledger and the statuses sti
 night's queue must not fail job by job because a share was away. Never changes anything.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass

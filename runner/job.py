@@ -8,8 +8,6 @@
 Only enums: every command that reads a status imports this.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

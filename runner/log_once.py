@@ -1,7 +1,5 @@
 """Logs a fault that recurs at every try only once: a full disk must not fill its own log."""
 
-from __future__ import annotations
-
 import logging
 
 from runner.clock import monotonic

@@ -6,8 +6,6 @@ device and inode; where a disk comes back under other numbers, by a hidden file 
 Never mends anything: the caller has to wait.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -5,8 +5,6 @@ reader meets another one. What is missing, as in files of earlier versions, is e
 whether what a file says is true.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from functools import cache

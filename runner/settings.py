@@ -4,8 +4,6 @@ Settings come from `fluxdrop.yaml` (described by `specs/settings.schema.json`). 
 before anything imports huggingface_hub, which reads HF_HOME once, at import.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ File names, keys and prompts come from all who may write to the inbox, and statu
 who may write to the outbox. All that is printed or logged passes through `escaped`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -4,8 +4,6 @@ Version 1: keys may be added, never removed or changed. The schemas beside the s
 (`status`, `receipt`, `runner`) say the same; a test holds the two together. Never writes one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

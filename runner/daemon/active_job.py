@@ -1,7 +1,5 @@
 """A job while it has a slot: its images in flight and to come, and its progress."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass, field
 

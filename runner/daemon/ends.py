@@ -4,8 +4,6 @@ The ledger decides how a job ends; its status is published here, after the job's
 writer thread only; never touches a job that goes on.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from contextlib import suppress

@@ -3,8 +3,6 @@
 Also the summary that `fluxdrop status` reads instead of every job's file.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

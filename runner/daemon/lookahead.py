@@ -3,8 +3,6 @@
 Reads the queue and never changes it; a job is announced once while it is among the next.
 """
 
-from __future__ import annotations
-
 import logging
 
 from runner.clock import now

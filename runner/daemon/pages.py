@@ -4,8 +4,6 @@ All of them can be made again from the sidecars, so a failure here is a warning 
 picture. Called by the writer thread only, but for `changed`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping

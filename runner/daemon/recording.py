@@ -4,8 +4,6 @@ Nothing can be promised without the ledger, so its changes are retried until it 
 by the writer thread only.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -5,8 +5,6 @@ moment its sidecar exists. An image that a full or read-only disk refuses, or th
 is not counted, and is rendered again once it can be written. Called by the writer thread only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence

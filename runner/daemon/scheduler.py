@@ -6,8 +6,6 @@ The queue itself is the ledger. It keeps when closed hours open, by the wall clo
 and whenever that clock was set, this is computed again.
 """
 
-from __future__ import annotations
-
 import logging
 
 from runner.clock import ready_at

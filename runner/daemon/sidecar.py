@@ -1,7 +1,5 @@
 """The sidecar of an image: the realised spec that makes it again, and the engine facts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

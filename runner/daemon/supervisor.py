@@ -6,8 +6,6 @@ GPU back within a minute: its standard input is a pipe that only the supervisor 
 nothing of jobs and imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -3,8 +3,6 @@
 Reads the LoRA files that a spec names, and changes nothing.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

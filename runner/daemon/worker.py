@@ -10,8 +10,6 @@ One step waits for one event and then fills every idle slot; it runs in the daem
 The worker never touches a pipeline, and only it starts and stops slots.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable

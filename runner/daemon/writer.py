@@ -6,8 +6,6 @@ back into the queue, ends of jobs. A status never delays the next image; the fir
 written before any end. Decides nothing about a job.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ and one small file is replaced to name it. A reader sees either the old index or
 rebuild that fails leaves the old one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

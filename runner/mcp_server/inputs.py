@@ -6,8 +6,6 @@ copied to `inbox/mcp/<job>/` first. Everything is looked at before anything is w
 inside the roots, a regular file, and a picture.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import contextlib

@@ -7,8 +7,6 @@ are looked at first, and links and junctions refused. The shared folder itself m
 the owner of the home chose it. Never removes or replaces anything but the name that is given.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

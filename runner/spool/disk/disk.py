@@ -5,8 +5,6 @@ lock files and probe files do not. Tests pass a Disk of their own, which ends th
 n-th operation, refuses it, or records all of them to replay a power loss.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

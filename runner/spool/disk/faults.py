@@ -6,8 +6,6 @@ because some faults are temporary. Errors that concern the whole home, such as a
 locked ledger, are raised: callers wait until they are over.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

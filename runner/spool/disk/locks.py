@@ -1,7 +1,5 @@
 """Operating-system locks, which end with their process: one runner a home and one a GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -3,8 +3,6 @@
 Each function has a value for "cannot tell here", so that its callers are the same everywhere.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -6,8 +6,6 @@ fault, is repeated while the file is there and finished when it is not, with the
 file that cannot be removed is over all the same: the ledger knows it until it is gone or changes.
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import logging

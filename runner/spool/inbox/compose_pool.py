@@ -6,8 +6,6 @@ process once is assessed there too. Nothing is recorded here: the file of a pend
 the inbox. So only the work is lost if the runner ends, or if the file is removed or replaced.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -4,8 +4,6 @@ It reads and writes pickles through its pipes, writes no file, ignores Ctrl-C, a
 the process that started it dies or closes the pipe.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -5,8 +5,6 @@ removed only once it is recorded, so a restart in between obeys it again, which 
 that cannot be removed is obeyed once.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path

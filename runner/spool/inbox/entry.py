@@ -1,7 +1,5 @@
 """Makes the record of a drop, as the ledger keeps it, from its assessment."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from runner.clock import now, ready_at, timestamp

@@ -3,8 +3,6 @@
 The record and the folder of a job that no longer holds its id are removed here, and nothing else.
 """
 
-from __future__ import annotations
-
 from runner.job import State
 from runner.spool.store.names import key_of
 from runner.spool.store.record import Record

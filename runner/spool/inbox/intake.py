@@ -5,8 +5,6 @@ jobs by one commit of the ledger; only then are the folders, statuses and receip
 file leaves the inbox last, if it is still the file that was read. All of it is safe to repeat.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -6,8 +6,6 @@ the same picture again or fails because the file has changed. Files of gigabytes
 Only safetensors files below the roots and the hub's cache are opened: they contain no programs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -5,8 +5,6 @@ by its modification time, which copies and sync tools set to any value. A file i
 when it arrived by rename, ends with YAML's end marker, or is one complete JSON object.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -5,8 +5,6 @@ setting `input_wait_seconds`. A job waits no longer once it has private copies o
 has failed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ A handler that raised would end watchdog's thread, so the one here only sets a f
 is called on a timer, starts a new watch where one has died or its folder was replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

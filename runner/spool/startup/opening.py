@@ -3,8 +3,6 @@
 Either everything is up to date afterwards or nothing is open; safe to repeat.
 """
 
-from __future__ import annotations
-
 from runner.clock import now, timestamp
 from runner.errors import JobFailed
 from runner.settings import Home

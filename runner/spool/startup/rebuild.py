@@ -5,8 +5,6 @@ specs in their folders and go on at the first missing image. What only the ledge
 attempts, and cancels that were not published.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

@@ -5,8 +5,6 @@ incomplete images. Ends of jobs that were not published yet are left to the writ
 then is tried again by the daemon, `recover_running` where it has no other way.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

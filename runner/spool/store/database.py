@@ -4,8 +4,6 @@ Errors are told apart by SQLite's code: what may pass (a full disk, a file that 
 open) is raised as LedgerUnusable and waited out; a wrong statement is a bug and raised as it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 import threading

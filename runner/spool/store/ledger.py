@@ -9,8 +9,6 @@ Why SQLite: many jobs are accepted by one synced commit, a full disk or a kill l
 commit intact, and the queue is ordered on disk, so memory does not grow with it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sqlite3

@@ -5,8 +5,6 @@ file's number, so a kill or a full disk leaves the schema before or after it. A 
 version made is refused and never changed.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing

@@ -3,8 +3,6 @@
 Pure functions on strings; nothing here reads the disk.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -6,8 +6,6 @@ come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py, `g
 `clean`; recovery and `clean` remove files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

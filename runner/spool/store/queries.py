@@ -3,8 +3,6 @@
 Every SELECT of whole jobs is in this file, so that it shows which columns and indexes are used.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

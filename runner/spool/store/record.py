@@ -1,7 +1,5 @@
 """The record of one job, a frozen value, and its conversion to and from a row of the ledger."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """The parts of one open home that most of the spool and the daemon need, as one value."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from runner.settings import Home
