@@ -62,8 +62,8 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def _as_published(home: Home, job: dict[str, Any]) -> dict[str, Any]:
-    """A row of the summary as the job's own status has it."""
-    status = client.status(home, job["id"])
+    """A row of the summary as the job's own status has it, if that may have changed."""
+    status = {} if job["state"] in FINAL_STATES else client.status(home, job["id"])
     if "images" not in status:
         return job
     return {

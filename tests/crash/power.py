@@ -263,6 +263,9 @@ def _at(
         path = home.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        if _is_aside(name):
+            # From before the machine was started again.
+            os.utime(path, (0, 0))
         modified = written.get(path.name.removeprefix(TAKEN_PREFIX))
         if modified is not None and name.startswith("inbox/"):
             os.utime(path, ns=(modified, modified))

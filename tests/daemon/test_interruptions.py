@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from runner import exit_codes
+from runner.daemon.daemon import Daemon
 from runner.daemon.ends import GONE
 from runner.errors import LedgerUnusable
 from tests.daemon import columns
@@ -210,6 +211,28 @@ def test_a_final_status_that_a_kill_kept_back_is_shown_by_the_next_runner(told: 
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 1)
     assert told.device.started == []
+
+
+def test_an_end_that_a_kill_kept_back_gets_its_page_though_a_keep_comes_first(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the keep published the end, and nobody wrote the page."""
+    disk = FaultyDisk("write", r"hero/(status|index)", errno.EIO, broken=False)
+    told.device.on_start = lambda task: setattr(disk, "broken", True)
+    told.start(disk)
+    told.drop("hero.yaml")
+    ledger = daemon_of(told).ledger
+    told.until(lambda: [record for record in ledger.behind() if record.is_final])
+    die(told)
+    (told.home.job("hero") / "index.html").unlink(missing_ok=True)
+    (told.home.inbox / "hero.keep").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Daemon, "_publish_unpublished", lambda daemon: None)
+        start_again(told)
+        told.gone("hero.keep")
+    told.until(lambda: told.status("hero").get("kept"))
+    told.until(lambda: not daemon_of(told).writer.waiting)
+    assert (told.home.job("hero") / "index.html").is_file()
 
 
 # -- a slot that is lost or hangs --------------------------------------------------------------

@@ -59,7 +59,10 @@ def judge(
     found += [f"lost: no end of {r['id']} is told" for n, r in rows.items() if n not in told]
     sources = Counter(made[seq] for seq in {*rows, *told} if seq in made)
     wanted = Counter({plan[stem].file: 1 for stem in memory.dropped})
-    wanted += Counter({f"{stem}.retry": n for stem, n in memory.retries.items()})
+    # Of what was cancelled before it was planned, nothing can be run again.
+    planned = {row["id"] for row in rows.values() if row["total"]}
+    retries = {stem: n for stem, n in memory.retries.items() if stem in planned}
+    wanted += Counter({f"{stem}.retry": n for stem, n in retries.items()})
     for name in sources.keys() | wanted.keys():
         if sources[name] != wanted[name]:
             kind = "lost" if sources[name] < wanted[name] else "twice"

@@ -165,7 +165,8 @@ def test_every_mistake_of_a_spec_is_named_with_its_place(runner: Runner, tmp_pat
     assert done.code == 1 and "SchemaInvalid" in done.out
     status = runner.status("typo")
     assert (status["state"], status["reason"]) == ("rejected", "SchemaInvalid")
-    assert runner.read("drops/typo.yaml.json")["outcome"] == "rejected"
+    (receipt,) = runner.folder("drops").glob("typo~*.yaml.json")
+    assert runner.read(f"drops/{receipt.name}")["outcome"] == "rejected"
     found = {error["path"]: error for error in status["errors"]}
     assert found.keys() == {"stpes", "guidance"}
     assert "did you mean 'steps'" in found["stpes"]["message"]
@@ -201,7 +202,8 @@ def test_a_finished_job_runs_again_under_a_new_id(runner: Runner) -> None:
     assert again["seed"] == made["seed"], "a drawn seed is kept"
     here, there = runner.folder("solo"), runner.folder("solo-2")
     assert (here / "spec.yaml").read_bytes() == (there / "spec.yaml").read_bytes()
-    assert runner.read("drops/solo.retry.json")["job"] == "solo-2"
+    (receipt,) = runner.folder("drops").glob("solo~*.retry.json")
+    assert runner.read(f"drops/{receipt.name}")["job"] == "solo-2"
 
 
 def test_a_retry_of_a_job_whose_folder_was_moved_away_disturbs_nobody(runner: Runner) -> None:

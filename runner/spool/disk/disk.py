@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.clock import now
+from runner.clock import monotonic, now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
 from runner.places import Places
 from runner.spool.disk import beneath
@@ -220,7 +220,8 @@ def is_left(file: Path) -> bool:
     found = _OF_A_PROCESS.match(file.name)
     if found is None or int(found[1]) == os.getpid() or is_dead(int(found[1])):
         return True
-    return now() - os.lstat(file).st_mtime > _OLD_SECONDS
+    # Older than the last start of this machine, where that is what its clock counts from.
+    return now() - os.lstat(file).st_mtime > min(_OLD_SECONDS, monotonic())
 
 
 def concerns_all(error: Exception) -> bool:
