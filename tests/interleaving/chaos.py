@@ -27,7 +27,7 @@ from tests.interleaving.callers import Act, Caller, Job, Memory
 from tests.interleaving.judge import faults_of_step, judge
 from tests.interleaving.light import SETTINGS
 
-KEPT: tuple[int, ...] = ()
+KEPT: tuple[int, ...] = (50,)
 """Seeds that once found something: each is played first."""
 
 # The built-in model in so many rounds; its process takes seconds to start.
