@@ -13,7 +13,6 @@ from typing import Any
 from runner.errors import UsageProblem
 from runner.places import Places, identity_of, refuse_unmounted
 from runner.threads import Threads
-from specs.document import Document, dotted
 from specs.errors import Problem, SpecInvalid
 
 SETTINGS_FILE = "fluxdrop.yaml"
@@ -216,8 +215,11 @@ def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], s
             yield ("registry", name, key), entry[key]
 
 
-def _impossible(values: Mapping[str, Any], root: Path, document: Document) -> Iterator[Problem]:
-    """A problem for each path that no file of this machine can have."""
+def _impossible(values: Mapping[str, Any], root: Path, document: Any) -> Iterator[Problem]:
+    """A problem for each path in a Document that no file of this machine can have."""
+    # Here, for most commands of a home without mistakes never need it.
+    from specs.document import dotted
+
     for place, path in _paths(values):
         try:
             whole = os.fsencode(root.absolute() / Path(path).expanduser())
@@ -229,7 +231,8 @@ def _impossible(values: Mapping[str, Any], root: Path, document: Document) -> It
             if os.name == "nt" or (len(whole) <= _LONGEST_PATH and longest <= _LONGEST_NAME):
                 continue
             message = f"too long: a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}"
-        yield Problem(*document.locate(place), dotted(place), message)
+        line, column = document.locate(place)
+        yield Problem(line, column, dotted(place), message)
 
 
 def _path_key(entry: Mapping[str, Any]) -> str:

@@ -38,7 +38,8 @@ _LEFT_OUT = frozenset({"schema", "$schema", "result", "tags", "prompt", "kind", 
 def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The row of one sidecar; its paths begin with `outbox/`, as a spec would name them.
 
-    Raises UsageProblem for a mapping whose `result` does not name a job and a file.
+    Raises UsageProblem for a mapping whose `result` does not name a job and a file, or that holds
+    what JSON cannot.
     """
     result = mapping(sidecar.get("result"))
     job, file = result.get("job"), result.get("file")
@@ -61,11 +62,16 @@ def row_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     row |= {name: _typed(kind, result.get(name)) for name, kind in _RESULTS.items()}
     for side in ("width", "height"):
         row[side] = row[side] or _typed(int, sidecar.get(side))
-    return row | {
+    row |= {
         name: value
         for name, value in sidecar.items()
         if name not in _LEFT_OUT and name not in row and value is not None
     }
+    try:
+        json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        raise UsageProblem("this is no sidecar: it holds NaN, or text that is none.") from None
+    return row
 
 
 def _typed(kind: type | UnionType, value: Any) -> Any:

@@ -161,6 +161,9 @@ def test_a_token_that_cannot_be_kept_is_said_so(tmp_path: Path) -> None:
         stored_token(home)
     (home.data / "mcp-token").rmdir()
     (home.data / "mcp-token").write_bytes(b"")
+    with pytest.raises(UsageProblem, match="it is empty: remove it"):
+        stored_token(home)
+    (home.data / "mcp-token").unlink()
     assert len(stored_token(home)) >= 32 and stored_token(home) == stored_token(home)
 
 

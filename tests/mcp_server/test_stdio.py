@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from tests.mcp_server.wire import over_stdio, stdio
 
 pytestmark = pytest.mark.timeout(180)
 
-HANDSHAKE_CPU_SECONDS = 1.0
+# Of the CPU time that the protocol's own package takes: how quick the machine is says nothing.
+MOST = 1.6
+PROTOCOL = "import mcp.server.lowlevel, mcp.server.stdio, time; print(time.process_time())"
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "accelerate", "huggingface_hub"}
 REPORTER = """
 import sys
@@ -33,15 +36,19 @@ print(json.dumps({"modules": sorted(sys.modules), "opened": opened}), file=sys.s
 """
 
 
-def test_the_handshake_takes_less_than_a_second_of_cpu_time(home: Path) -> None:
+def test_the_handshake_takes_little_more_than_the_import_of_the_protocol(home: Path) -> None:
     def once() -> float:
         with stdio(home) as server:
             answer = server.handshake()["result"]
             assert answer["serverInfo"]["name"] == "fluxdrop" and "flux_get_job" in str(answer)
             return server.cpu
 
-    best = min(once() for _ in range(3))
-    assert best < HANDSHAKE_CPU_SECONDS, f"{best:.2f} s"
+    def imported() -> float:
+        return float(subprocess.check_output([sys.executable, "-c", PROTOCOL], timeout=60))
+
+    pairs = [(once(), imported()) for _ in range(3)]
+    least = min(floor for _, floor in pairs)
+    assert min(taken for taken, _ in pairs) < MOST * least, pairs
 
 
 def test_nothing_heavy_is_loaded_and_no_gallery_before_the_first_search(home: Path) -> None:

@@ -185,7 +185,7 @@ def test_what_is_no_file_or_is_too_large_is_refused(
         file.truncate(256 * 2**20 + 1)
     with pytest.raises(InputBad, match="larger than 256 MiB"):
         take(home.inbox / "x.png", home)
-    monkeypatch.setattr("runner.spool.inbox.inputs._MOST_BYTES", 5)
+    monkeypatch.setattr("runner.spool.inbox.inputs.MAX_FILE_BYTES", 5)
     (home.inbox / "x.png").write_bytes(b"12345")
     found = take(home.inbox / "x.png", home)
     assert found is not None and found.data == b"12345"
