@@ -1,7 +1,8 @@
-"""Opens files in folders that others may write to: plain files only, and never waits.
+"""Opens files in folders that others may write to, and says what they are called.
 
-A link in the place of a file must not lead to what only this user may read, a named pipe not hold
-this process for ever, nor a huge file fill its memory. Never writes.
+Plain files only, and never waits. A link in the place of a file must not lead to what only this
+user may read, a named pipe not hold this process for ever, nor a huge file fill its memory. Never
+writes.
 """
 
 import errno
@@ -42,3 +43,8 @@ def read_file(file: Path, most: int = MAX_FILE_BYTES, *, follow: bool = False) -
         if os.fstat(opened.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(file))
         return opened.read(most)
+
+
+def text_of(name: str) -> str:
+    """A file's name as JSON can hold it: bytes that are not UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")

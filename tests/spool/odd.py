@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.files import text_of
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.store.names import is_control, is_ignored, is_spec, receipt_names, text_of
+from runner.spool.store.names import is_control, is_ignored, is_spec, receipt_names
 
 _SPEC = (
     b"kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\nsteps: 2\nseed: 7\n"

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from runner.clock import monotonic, timestamp
 from runner.errors import JobFailed
+from runner.files import text_of
 from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
 from runner.spool.disk.platform import signature_of
@@ -135,7 +136,7 @@ class Faults:
         in_inbox = self._home.inbox in file.parents
         root = self._home.inbox if in_inbox else self._home.outbox
         path = f"{'inbox' if in_inbox else 'outbox'}/{file.relative_to(root).as_posix()}"
-        name = _text(path)
+        name = text_of(path)
         reason, message = _reason_and_message(error, is_utf8=name == path)
         if culprit := self._culprit(error, file):
             message = f"{culprit}: {message}"
@@ -179,7 +180,7 @@ class Faults:
             return None
         for word, root in (("inbox", self._home.inbox), ("outbox", self._home.outbox)):
             if named.is_relative_to(root):
-                return _text(f"{word}/{named.relative_to(root).as_posix()}")
+                return text_of(f"{word}/{named.relative_to(root).as_posix()}")
         return None
 
     def raise_common(self, error: Exception) -> None:
@@ -190,11 +191,6 @@ class Faults:
             common = not all(os.access(folder, os.W_OK) for folder in folders)
         if common:
             raise error
-
-
-def _text(path: str) -> str:
-    """A path as JSON can hold it: a name may have bytes that are not UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _reason_and_message(error: Exception, *, is_utf8: bool) -> tuple[str, str]:

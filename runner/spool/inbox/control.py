@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
+from runner.files import text_of
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
@@ -30,7 +31,6 @@ from runner.spool.store.names import (
     key_of,
     not_unique,
     plain,
-    text_of,
 )
 from runner.spool.store.outbox import receipt
 from runner.spool.store.record import Record

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from runner.files import open_regular
+from runner.files import open_regular, text_of
 from runner.settings import Settings
 from runner.spool.disk.platform import has_writer, may_be_private, signature_of
 from runner.spool.inbox.inputs import PRIVATE
-from runner.spool.store.names import text_of
 from specs.document import MAX_BYTES
 from specs.read import ends_with_marker, is_whole_json_object
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import PurePath
 
+from runner.files import text_of
+
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 CANCEL_SUFFIX = ".cancel"
 RETRY_SUFFIX = ".retry"
@@ -143,11 +145,6 @@ def is_safe_id(name: str) -> bool:
 
 def _is_device(name: str) -> bool:
     return name.split(".")[0].lower() in _WINDOWS_DEVICES
-
-
-def text_of(name: str) -> str:
-    """A file's name as JSON can hold it: bytes that are not UTF-8 are written as \\xNN."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def stand_in(name: str) -> str:

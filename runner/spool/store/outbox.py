@@ -19,13 +19,13 @@ from typing import Any, cast
 from runner import reading
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable
-from runner.files import read_file
+from runner.files import read_file, text_of
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, StrPath
 from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
-from runner.spool.store.names import receipt_names, text_of
+from runner.spool.store.names import receipt_names
 from runner.spool.store.record import Record, counts_of
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status, read_json
 

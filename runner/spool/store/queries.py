@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.clock import timestamp
+from runner.files import text_of
 from runner.job import State
 from runner.spool.store.database import Database
-from runner.spool.store.names import Names, file_key, key_of, plain, text_of
+from runner.spool.store.names import Names, file_key, key_of, plain
 from runner.spool.store.record import Record, record_of_row, storable
 
 # Without INDEXED BY, SQLite takes the index of states and reads the whole queue, or every job.

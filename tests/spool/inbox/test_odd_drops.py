@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.spool.store.names import text_of
+from runner.files import text_of
 from tests.spool import odd
 from tests.spool.conftest import Spool
 
