@@ -62,7 +62,7 @@ def test_a_receipt_of_other_bytes_is_somebody_elses(runner: Runner) -> None:
 
 
 def test_a_submitted_file_is_cancelled_by_its_own_name(runner: Runner, tmp_path: Path) -> None:
-    file = tmp_path / "by-name.yaml"
+    file = tmp_path / "at-once-by-name.yaml"
     for seed, state in ((1, "succeeded"), (2, "cancelled")):
         steps = 1 if state == "succeeded" else 500
         file.write_text(spec(seed=seed, steps=steps), encoding="utf-8")
@@ -70,10 +70,10 @@ def test_a_submitted_file_is_cancelled_by_its_own_name(runner: Runner, tmp_path:
         if state == "succeeded":
             runner.over(job)
         else:
-            done = fluxdrop("cancel", "by-name.yaml", home=runner.home)
-            assert done.out.startswith("by-name.yaml: cancelled"), done
+            done = fluxdrop("cancel", "at-once-by-name.yaml", home=runner.home)
+            assert done.out.startswith("at-once-by-name.yaml: cancelled"), done
         assert runner.over(job)["state"] == state
     # Whoever has no command line writes the control file.
     job = fluxdrop("submit", str(file), home=runner.home).out.strip()
-    runner.put("by-name.yaml.cancel")
+    runner.put("at-once-by-name.yaml.cancel")
     assert runner.over(job)["state"] == "cancelled"

@@ -76,14 +76,17 @@ def test_on_a_disk_without_case_names_mean_what_they_mean_elsewhere(tmp_path: Pa
 def test_in_a_sticky_inbox_the_file_of_another_user_is_made_once_and_the_others_are_made(
     spool: Spool,
 ) -> None:
-    # The other user may not be able to read Python's own files: all that is needed is imported.
+    # The other user may not be able to read the files of Python or of this checkout: all that is
+    # needed is imported before, and the home is made, with its ledger.
     spool.drop("first.yaml")
     spool.end("first")
     spool.stop()
     with mounts.sticky_folder() as (inbox, one, other):
         root = inbox.parent / "home"
-        root.mkdir()
-        os.chown(root, other, other)
+        with running(Spool(root, inbox=str(inbox), **_QUICK)):
+            pass
+        for file in (root, *root.rglob("*"), *inbox.iterdir()):
+            os.chown(file, other, other)
         _dropped_by(one, inbox / "stuck.yaml")
         with mounts.acting_as(other):
             spool = Spool(root, inbox=str(inbox), **_QUICK)
