@@ -5,6 +5,7 @@ the process that started it dies or closes the pipe.
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -112,9 +113,11 @@ def program() -> None:
 
 
 def _listen(orders: SimpleQueue[Any]) -> None:
-    while True:
-        try:
-            orders.put(pickle.load(sys.stdin.buffer))
-        except EOFError:
-            # In the middle of an assessment too: its result is of no use any more.
-            os._exit(0)
+    try:
+        with contextlib.suppress(EOFError):
+            while True:
+                orders.put(pickle.load(sys.stdin.buffer))
+    except BaseException:
+        logging.getLogger(__name__).exception("an order could not be read")
+    # In the middle of an assessment too: its result is of no use any more.
+    os._exit(0)
