@@ -16,7 +16,7 @@ RUNNER_BUSY = 75
 DEVICE_LOST = 86
 """A runner ends with this when its GPU is lost."""
 HUNG = 87
-"""A runner ends with this when an image hangs, or when it cannot stop."""
+"""A runner ends with this when an image hangs, or when it cannot stop without its supervisor."""
 INTERRUPTED = 130
 """Ctrl-C."""
 

@@ -1,7 +1,7 @@
 """The threads of one runner, watched: when each last moved, and whether one of them ended.
 
 A runner that lost a thread looks alive and does half of its work. So the daemon looks here at each
-step, and ends the process. Starts threads, and never ends one.
+step and as it closes, and ends the process. Starts threads, and never ends one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Threads:
     """Starts threads by name; safe to use from any thread."""
 
     def __init__(self) -> None:
-        self.fault: str | None = None
+        self.broken: str | None = None
         """Which thread ended by an exception, as a sentence; None while none has."""
         self.awake = AwakeClock()
         """What the limits of images go by."""
@@ -38,7 +38,7 @@ class Threads:
                 import logging
 
                 logging.getLogger(__name__).critical("%s ended", name, exc_info=error)
-                self.fault = f"its thread {name} ended by a mistake ({type(error).__name__})"
+                self.broken = f"its thread {name} ended by a mistake ({type(error).__name__})"
             self._moved.pop(name, None)
 
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -133,7 +133,7 @@ def _leave_if_lost(daemon: Any) -> None:
     """End the process at once where its device or a thread is lost: one that hangs would stay."""
     code = daemon.worker.exit_code
     if code is not None:
-        why = daemon.home.threads.fault or "the device answers nothing any more"
+        why = daemon.home.threads.broken or "the device answers nothing any more"
         print_message(f"the runner ends: {why}; see its log and `fluxdrop doctor`")
         sys.stdout.flush()
         os._exit(code)

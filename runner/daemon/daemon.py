@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _NEWEST = 20
 # Outside the hours models are released soon, but not between two drops of a person at work.
 _BETWEEN_DROPS_SECONDS = 60.0
+_LET_GO_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Daemon:
         Raises RunnerBusy; LedgerUnusable, DiskFull or OSError where a disk refuses a read or write.
         """
         home = self.home
-        home.threads.fault = None
+        home.threads.broken = None
         try:
             for lock in self._locks:
                 lock.acquire()
@@ -134,21 +135,36 @@ class Daemon:
         if self.worker.exit_code is None:
             with suppress(LedgerUnusable):
                 self.ledger.stopping()
-        deadline = monotonic() + 10
         self.worker.wake()
-        while not self.worker.idle and monotonic() < deadline and self.worker.exit_code is None:
-            self.worker.step(0.5)
+        self._let_jobs_go()
         self._stop.set()
         self.intake.wake.set()
         self._intake_thread.join()
         if self.worker.exit_code is None:
             # A thread that hangs, or waits for a lost GPU, would never end.
             self.executor.close()
+            # A load cannot be cut short: its image has been answered only now.
+            self._let_jobs_go()
         self.writer.close()
         self._health.write("stopping")
-        self.ledger.close()
+        # The next runner has to know of a thread that ended: an image in flight may have done it.
+        self.ledger.close(clean=not self._is_broken())
         self.home.places.unpin()
         self._release()
+
+    def _let_jobs_go(self) -> None:
+        """Have every job leave its slot, as far as the device answers within seconds."""
+        deadline = monotonic() + _LET_GO_SECONDS
+        while not self.worker.idle and monotonic() < deadline and not self._is_broken():
+            if self.worker.exit_code is not None:
+                return
+            self.worker.step(0.5)
+
+    def _is_broken(self) -> bool:
+        """Whether a thread ended by a mistake; the process ends with a code that says so."""
+        if self.home.threads.broken is not None and self.worker.exit_code is None:
+            self.worker.exit_code = exit_codes.BROKEN
+        return self.worker.exit_code == exit_codes.BROKEN
 
     def _pin_places(self) -> None:
         """Know the folders of the home again, and on which disks they lie, from now on."""
@@ -231,9 +247,7 @@ class Daemon:
         """
         self.home.threads.moved("main")
         self.home.threads.awake.tick()
-        if self.home.threads.fault is not None:
-            # What is in flight is charged by the next runner: an image may have done it.
-            self.worker.exit_code = exit_codes.BROKEN
+        if self._is_broken():
             return
         self.worker.step(min(seconds, max(self._health_due - monotonic(), 0.0)), self._hold)
         if monotonic() >= self._health_due:
@@ -327,15 +341,15 @@ class Daemon:
 
 @contextmanager
 def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP end the daemon at the next step; a second one at once."""
+    """Let SIGINT, SIGTERM and SIGHUP end the daemon at the next step; a second SIGINT at once.
+
+    A terminal that is closed sends more than one SIGHUP: by its shell, and by the system.
+    """
     before: dict[int, Any] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def handle(number: int, frame: object) -> None:
-        restore()
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
         daemon.ask_to_stop()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -347,4 +361,5 @@ def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
     try:
         yield
     finally:
-        restore()
+        for each, handler in before.items():
+            signal.signal(each, handler)

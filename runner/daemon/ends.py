@@ -30,19 +30,18 @@ class JobEnds:
     def requeue(self, record: Record, hold: Hold) -> None:
         """Put a job back into the queue at an image's end, or end it if it was cancelled."""
         self.recorder.persist(lambda: self.spool.ledger.put_back(record.seq, hold))
-        if self.spool.ledger.get(record.seq).is_final:
-            self._publish([record])
-        else:
-            self.spool.outbox.write_status(record.seq)
+        self.spool.outbox.write_status(record.seq)
+        # It was cancelled, before or after.
+        self.publish([record])
 
     def end(self, records: Sequence[Record]) -> None:
         """End jobs whose images are all over, or which were cancelled; requeue the others."""
         self.recorder.all_or_each(self._end, records)
 
     def publish(self, records: Sequence[Record]) -> None:
-        """Publish the ends of jobs that are not shown yet: the page, then the status."""
+        """Publish those of these jobs that are over and not shown: the page, then the status."""
         found = [self.spool.ledger.find(record.seq) for record in records]
-        due = [record for record in found if record is not None and not record.is_shown]
+        due = [each for each in found if each is not None and each.is_final and not each.is_shown]
         self.recorder.all_or_each(self._publish, due)
 
     def _end(self, records: Sequence[Record]) -> None:
@@ -53,15 +52,14 @@ class JobEnds:
                 aside = self.spool.faults.below(self.spool.outbox.folder(record.id))
                 hold = UNWRITABLE if aside else FOUND_NO_ROOM
                 self.requeue(record, disk_hold(self.spool.home) or hold)
-        ended = [record for record in records if record.seq in over]
-        for record in ended:
-            self._count_gone(record)
-        if ended:
+        if ended := [record for record in records if record.seq in over]:
             self._publish(ended)
 
     def _count_gone(self, record: Record) -> None:
-        """Say which of a job's pictures its callers have moved or deleted while it ran."""
+        """Say how many of a job's pictures were moved or deleted before its end was shown."""
         made = self.spool.ledger.outputs(record.seq, record.total)
+        if not made or self.spool.ledger.end_is_shown(record.seq):
+            return
         there: set[str] = set()
         with suppress(OSError):
             there.update(os.listdir(self.spool.outbox.folder(record.id)))
@@ -75,6 +73,7 @@ class JobEnds:
     def _publish(self, records: Sequence[Record]) -> None:
         pages: dict[int, str | None] = {}
         for record in records:
+            self._count_gone(record)
             current = self.spool.ledger.get(record.seq)
             status = self.spool.outbox.status(current)
             pages[record.seq], warning = self.pages.of_job(current, status)

@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import lru_cache
+from importlib import metadata
 
 from runner.clock import now, timestamp
 from runner.daemon.worker import Worker
@@ -51,7 +52,7 @@ class Health:
             pid=os.getpid(),
             host=platform.node(),
             system=sys.platform,
-            version=version("fluxdrop"),
+            version=_version(),
             state=state,
             note=self.worker.hold.message if self.worker.hold else None,
             faults=self.spool.faults.listed(),
@@ -87,3 +88,9 @@ class Health:
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]
         ]
+
+
+@lru_cache
+def _version() -> str:
+    """Once: it is looked for in a folder and in a file."""
+    return metadata.version("fluxdrop")

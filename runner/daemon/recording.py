@@ -51,7 +51,7 @@ class Recorder:
             act(items)
         except Exception as error:  # noqa: BLE001 the writer's thread must live
             if len(items) == 1:
-                # The record stays behind its status; the daemon publishes it again later.
+                # The status stays behind its record; the daemon publishes it again later.
                 self._publishing.failed(error)
                 return
             for item in items:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from runner import exit_codes
@@ -23,6 +24,12 @@ _SOON_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # The services of systemd and launchd give a stop as long (runner/cli/service.py).
 _LONGEST_STOP_SECONDS = 60.0
+
+_ENDS = {
+    exit_codes.DEVICE_LOST: "the GPU was lost",
+    exit_codes.HUNG: "an image hung",
+    exit_codes.BROKEN: "a thread of it ended",
+}
 
 if sys.platform == "win32":
     # The console sends Ctrl-C to the child itself.
@@ -43,14 +50,15 @@ def keep_running(
     forwarded. A runner that ends soon after its start is started again after a pause that doubles,
     up to a minute.
     """
-    stopping = threading.Event()
+    # An event may hang in a signal handler that interrupts its own wait.
+    stops: SimpleQueue[int] = SimpleQueue()
     environment = dict(os.environ)
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, frame: FrameType | None) -> None:
-        stopping.set()
+        stops.put(number)
         if child is not None and child.poll() is None:
-            # A runner stops at these two; a hang-up would end it in the middle of an image.
+            # Windows has no SIGHUP, and a second SIGINT is to end the runner at once.
             child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     # `nohup` ignores SIGHUP for what it starts, and so does the runner then.
@@ -59,25 +67,26 @@ def keep_running(
     before = {number: signal.signal(number, forward) for number in forwarded}
     seconds = 1.0
     try:
-        while not stopping.is_set():
+        while stops.empty():
             began = time.monotonic()
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
             with subprocess.Popen(
                 [*command(), *arguments],
                 env=environment, stdin=subprocess.PIPE, start_new_session=os.name != "nt",
             ) as child:  # fmt: skip
-                if stopping.is_set():
+                if not stops.empty():
                     # It came while the child was being started.
                     child.terminate()
                 code = child.wait()
-            if stopping.is_set() or code in final_codes:
+            if not stops.empty() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
-            if code < 0 or exit_codes.LAST_END not in environment:
+            if code < 0 or code in _ENDS or exit_codes.LAST_END not in environment:
                 # One that fails to start says nothing of what ended the one before.
                 environment[exit_codes.LAST_END] = _cause(code)
             notify(f"the runner ended ({_cause(code)}); starting it again")
-            stopping.wait(seconds)
+            with contextlib.suppress(Empty):
+                stops.put(stops.get(timeout=seconds))
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
         return exit_codes.DONE
     finally:
@@ -109,12 +118,6 @@ def stop_when_orphaned(stop: Callable[[], None]) -> None:
 
 
 def _cause(code: int) -> str:
-    if code == exit_codes.DEVICE_LOST:
-        return "the GPU was lost"
-    if code == exit_codes.HUNG:
-        return "an image hung"
-    if code == exit_codes.BROKEN:
-        return "a thread of it ended"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
+    return _ENDS.get(code, f"exit code {code}")

@@ -204,7 +204,7 @@ class Worker:
                 record = self._scheduler.next(monotonic(), now())
                 if record is None:
                     return
-                if not self._is_set_aside(record):
+                if not self._put_off_if_at_fault(record):
                     self._begin(name, record)
                 continue
             if job.in_flight:
@@ -224,8 +224,8 @@ class Worker:
             elif self._start(slot, job):
                 return
 
-    def _is_set_aside(self, record: Record) -> bool:
-        """Whether a job's folder, or an image of it, is at fault for now: the job is put off."""
+    def _put_off_if_at_fault(self, record: Record) -> bool:
+        """Put a job off whose folder, or an image of it, is at fault for now; whether it was."""
         folder = self._outbox.folder(record.id)
         if folder in self._faults and not self._faults.seconds_left(folder):
             with self._faults.isolated(folder):

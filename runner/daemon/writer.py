@@ -207,7 +207,7 @@ class Writer:
             try:
                 step()
             except Exception as error:  # noqa: BLE001 the thread must live
-                # The record stays behind its status; the daemon publishes it again later.
+                # The status stays behind its record; the daemon publishes it again later.
                 self._log_once.failed(error)
                 failed = True
         if not failed:

@@ -1,8 +1,8 @@
 """What comes of each request and event in each state of a job: one table, one owner.
 
-Each cell has its outcome in a few words and the test whose name is that sentence. The moves that
-make it so are those of `runner/spool/store/ledger.py`. `python -m tests.daemon.table` writes the
-table into ARCHITECTURE.md.
+Each cell has its outcome in a few words and the tests whose names are those sentences. The moves
+that make it so are those of `runner/spool/store/ledger.py`. `python -m tests.daemon.table` writes
+the table into ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ STATES = (
     "queued, not answered", "queued, held or ready", "running, between images",
     "running, in mid image", "final",
 )  # fmt: skip
-Cell = tuple[str, str] | None
+Cell = tuple[str, ...] | None
 
 _RETRY = ("waits for its end", "test_a_retry_of_an_unfinished_job_waits_for_its_end")
 _KEEP = ("waits for its end", "test_a_keep_of_an_unfinished_job_waits_for_its_end")
@@ -54,6 +54,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
         None,
         None,
         ("back into the queue, or cancelled if that was asked",
+         "test_a_job_between_two_images_is_put_back_at_the_next_look",
          "test_a_job_that_is_put_back_after_a_cancel_was_recorded_ends_cancelled"),
         ("back at the end of that image",
          "test_a_job_in_mid_image_is_put_back_at_the_end_of_that_image"),
@@ -85,7 +86,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
          "test_a_stop_in_mid_image_sets_the_stop_sign_and_takes_the_image_back_uncharged"),
         ("stays", "test_a_stop_leaves_a_final_job_as_it_is"),
     ),
-    "a kill, a power loss": (
+    "a kill": (
         ("answered again, made once",
          "test_a_job_that_was_not_answered_before_a_kill_is_answered_again_and_not_made_twice"),
         ("stays", "test_a_kill_leaves_a_queued_job_as_it_is"),
@@ -107,7 +108,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     ),
     "its folder deleted": (
         ("status again, with the answer",
-         "test_a_folder_deleted_before_the_answer_gets_its_status_again_with_the_answer"),
+         "test_a_status_deleted_before_the_answer_is_written_again_with_the_answer"),
         ("spec and status again, at the next look",
          "test_a_status_of_a_queued_job_that_is_deleted_is_written_again_at_the_next_look"),
         _GONE,
@@ -117,7 +118,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     ),
     "its status deleted": (
         ("again, with the answer",
-         "test_a_folder_deleted_before_the_answer_gets_its_status_again_with_the_answer"),
+         "test_a_status_deleted_before_the_answer_is_written_again_with_the_answer"),
         ("again, at the next look",
          "test_a_status_of_a_queued_job_that_is_deleted_is_written_again_at_the_next_look"),
         _STATUS,

@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import shutil
 import sqlite3
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +23,14 @@ import pytest
 
 from runner import exit_codes
 from runner.daemon.daemon import Daemon
-from runner.daemon.ends import GONE
+from runner.daemon.ends import GONE, JobEnds
 from runner.errors import LedgerUnusable
 from tests.daemon import columns
 from tests.daemon.columns import BULK, Column, Go, daemon_of, each, in_flight, losses
+from tests.harness import eventually
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
+from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk
 
 
@@ -112,6 +116,55 @@ def test_an_image_that_never_answers_a_stop_is_taken_back_by_the_next_runner_unc
     assert (told.status("hero")["state"], told.status("hero")["attempt"]) == ("succeeded", 1)
 
 
+def test_an_image_that_ends_with_its_load_long_after_a_stop_is_kept_and_its_job_put_back(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the job stayed running, its picture was thrown away and made again."""
+    columns.in_mid_image(told, monkeypatch)
+    monkeypatch.setattr("runner.daemon.daemon._LET_GO_SECONDS", 0.2)
+    monkeypatch.setattr(told.device, "stop", lambda slot: None)
+    monkeypatch.setattr(told.device, "close", told.device.finish)
+    told.stop()
+    status, left = told.status("hero"), facts(told)
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("queued", 0, 2)
+    assert (left["in_flight"], left["loss"]) == (0, 0)
+    assert told.pictures("hero") == ["hero-0001.png", "hero-0002.png"]
+    _goes_on_at(told, 3, attempt=1)
+
+
+def test_an_image_in_flight_as_a_thread_ends_is_charged_by_the_next_runner(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: nobody was, and the runner was started again for ever."""
+    for life in range(3):
+        told.device = FlatColours(by_hand=True)
+        told.start()
+        if not life:
+            told.drop("hero.yaml", BULK)
+        told.until(lambda: told.device.task)
+        told.device.step()
+        told.until(lambda: in_flight(told) == {1: "denoising"})
+        assert len(losses(told)) == life
+        told.home.threads.start("gpu0", sys.exit).join()
+        told.until(lambda: daemon_of(told).worker.exit_code)
+        told.stop()
+        (told.home.job("hero") / ".hero-0001.png.1-a.writing").touch()
+    start_again(told)
+    status = told.end("hero")
+    assert (status["reason"], status["images"]["done"]) == ("CrashLoop", 2)
+    assert not [*told.home.job("hero").glob(".*.writing")], "what the ended threads left"
+
+
+def test_a_thread_that_ends_while_the_runner_closes_ends_it_with_its_code_too(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    daemon = daemon_of(told)
+    told.home.threads.start("writer", sys.exit).join()
+    told.stop()
+    assert daemon.worker.exit_code == exit_codes.BROKEN
+
+
 def test_a_stop_leaves_a_final_job_as_it_is(told: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     columns.over(told, monkeypatch)
     before = told.status("hero")
@@ -157,6 +210,19 @@ def test_a_job_that_was_not_answered_before_a_kill_is_answered_again_and_not_mad
     status = told.end("hero")
     assert (status["state"], status["attempt"]) == ("succeeded", 1)
     assert not told.home.job("hero-2").exists()
+
+
+@pytest.mark.parametrize("end", [Spool.stop, die], ids=["a stop", "a kill"])
+def test_an_end_of_the_runner_leaves_a_job_that_is_ready_where_it_is_and_it_follows(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, end: Callable[[Spool], None]
+) -> None:
+    columns.ready(told, monkeypatch)
+    before = told.until(lambda: told.status("hero"))
+    end(told)
+    assert told.status("hero") == before
+    start_again(told)
+    told.over("busy", "hero")
+    assert told.device.started[:2] == [("busy", 1), ("hero", 1)]
 
 
 @each([columns.paused, columns.outside_hours, columns.without_input])
@@ -211,6 +277,30 @@ def test_a_final_status_that_a_kill_kept_back_is_shown_by_the_next_runner(told: 
     status = told.end("hero")
     assert (status["state"], status["images"]["done"]) == ("succeeded", 1)
     assert told.device.started == []
+
+
+def test_a_cancel_just_as_a_job_is_put_back_leaves_a_page_that_says_so(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the end was published without its page, which went on saying "running"."""
+    columns.in_mid_image(told, monkeypatch)
+    daemon = daemon_of(told)
+    true = daemon.spool.outbox.write_status
+
+    def late(seq: int, *, durable: bool = False) -> None:
+        if threading.current_thread().name == "writer":
+            (told.home.inbox / "hero.cancel").touch()
+            ledger = daemon.ledger
+            eventually(lambda: ledger.get(seq).is_final, "the cancel")
+        true(seq, durable=durable)
+
+    monkeypatch.setattr(daemon.spool.outbox, "write_status", late)
+    (told.home.inbox / "runner.pause").touch()
+    told.until(lambda: daemon.worker.hold)
+    told.device.finish()
+    assert told.end("hero")["state"] == "cancelled"
+    page = (told.home.job("hero") / "index.html").read_text(encoding="utf-8")
+    assert '<i class="pill" data-state="cancelled">' in page
 
 
 def test_an_end_that_a_kill_kept_back_gets_its_page_though_a_keep_comes_first(
@@ -335,13 +425,15 @@ def test_a_late_answer_for_an_image_that_is_over_changes_nothing(
 # -- a folder that is deleted ------------------------------------------------------------------
 
 
-def test_a_folder_deleted_before_the_answer_gets_its_status_again_with_the_answer(
-    told: Spool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["status", "folder"])
+def test_a_status_deleted_before_the_answer_is_written_again_with_the_answer(
+    told: Spool, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     go = columns.unanswered(told, monkeypatch)
     pause = told.home.inbox / "runner.pause"
     pause.touch()
-    shutil.rmtree(told.home.job("hero"))
+    folder = told.home.job("hero")
+    (folder / "status.json").unlink() if what == "status" else shutil.rmtree(folder)
     go()
     assert told.receipt("hero.yaml")["job"] == "hero"
     assert told.status("hero")["state"] == "queued"
@@ -399,6 +491,36 @@ def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_and_said_wh
     assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
     assert told.pictures("hero") == ["hero-0002.png", "hero-0003.png"]
     assert status["warnings"] == [GONE.format(1, 3)]
+
+
+def test_pictures_that_are_gone_are_counted_and_said_by_the_next_runner_too(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a kill between the end and those words lost them."""
+    go = columns.in_mid_image(told, monkeypatch)
+    shutil.rmtree(told.home.job("hero"))
+    with monkeypatch.context() as patch:
+        patch.setattr(JobEnds, "_publish", lambda *given: None)
+        patch.setattr(JobEnds, "publish", lambda *given: None)
+        go()
+        told.until(lambda: daemon_of(told).ledger.get(1).is_final)
+        die(told)
+    start_again(told)
+    assert told.end("hero")["warnings"] == [GONE.format(1, 3)]
+
+
+def test_pictures_that_are_gone_of_a_job_that_is_put_back_and_cancelled_are_counted_and_said(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns.in_mid_image(told, monkeypatch)
+    shutil.rmtree(told.home.job("hero"))
+    (told.home.inbox / "runner.pause").touch()
+    told.until(lambda: daemon_of(told).worker.hold)
+    told.device.finish()
+    told.until(lambda: told.status("hero").get("state") == "queued")
+    (told.home.inbox / "hero.cancel").touch()
+    status = told.end("hero")
+    assert (status["state"], status["warnings"]) == ("cancelled", [GONE.format(1, 2)])
 
 
 def test_pictures_that_are_moved_once_the_job_has_ended_are_no_warning(

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from runner import exit_codes
+from runner.daemon.supervisor import keep_running
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop
 
 LONG = 300
@@ -76,6 +77,23 @@ def test_a_stop_between_two_runners_starts_no_other(home: Path, supervised: Supe
     eventually(lambda: not psutil.Process(supervisor.pid).children(), "the runner's end")
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(timeout=30) == 0
+
+
+def test_a_stop_while_a_runner_is_being_started_ends_that_runner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            # Before the supervisor has a name for it.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    idle = [sys.executable, "-c", f"import time; time.sleep({PATIENCE})"]
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    monkeypatch.setattr("runner.daemon.supervisor.command", lambda: idle)
+    told: list[str] = []
+    code = keep_running([], final_codes=(), notify=told.append)
+    assert (code, told) == (128 + signal.SIGTERM, [])
 
 
 def test_a_runner_that_was_started_with_nohup_outlives_a_hangup(
@@ -145,9 +163,11 @@ def test_a_runner_that_was_started_again_stops_with_its_supervisor_too(
 def test_a_terminal_that_is_closed_stops_the_runner_as_any_other_signal(
     home: Path, supervised: Supervised
 ) -> None:
+    """Seen red: the second hangup, of the system after the shell's, ended it at once."""
     supervisor = supervised("signal.signal(signal.SIGHUP, signal.SIG_DFL); ")
     child = _runner(home, supervisor)
     caller, job = _in_flight(home)
+    supervisor.send_signal(signal.SIGHUP)
     supervisor.send_signal(signal.SIGHUP)
     assert supervisor.wait(PATIENCE) == 0
     _assert_stopped_cleanly(child, caller, job)
@@ -156,8 +176,9 @@ def test_a_terminal_that_is_closed_stops_the_runner_as_any_other_signal(
 def test_a_runner_without_a_supervisor_stops_at_a_hangup_too(
     home: Path, runner_of: Callable[..., Runner]
 ) -> None:
-    """Seen red: it ended in the middle of whatever it did."""
+    """Seen red: it ended in the middle of whatever it did, also at the second of two."""
     runner = runner_of(home).start()
+    os.kill(runner.pid, signal.SIGHUP)
     assert runner.stop(signal.SIGHUP) == 0
     assert _health(home)["state"] == "stopping"
 

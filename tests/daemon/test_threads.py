@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from runner import exit_codes
+from runner.clock import monotonic
 from runner.daemon.writer import Writer
 from runner.engine.gpu_thread import GpuThread
 from runner.spool.inbox.compose_pool import ComposePool
@@ -45,7 +47,7 @@ def test_a_thread_that_ends_by_a_mistake_ends_the_runner_with_a_code_and_a_sente
     daemon = daemon_of(packed)
     packed.until(lambda: daemon.worker.exit_code)
     assert daemon.worker.exit_code == exit_codes.BROKEN
-    fault = daemon.home.threads.fault
+    fault = daemon.home.threads.broken
     assert fault == f"its thread {name} ended by a mistake (SystemExit)"
     assert name not in daemon.home.threads.still()
 
@@ -56,8 +58,8 @@ def test_the_gpu_thread_is_watched_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert "gpu0" in threads.still()
     monkeypatch.setattr("runner.engine.gpu_thread._log_failure", end)
     executor.release()
-    eventually(lambda: threads.fault, "the end of the thread")
-    assert threads.fault == "its thread gpu0 ended by a mistake (SystemExit)"
+    eventually(lambda: threads.broken, "the end of the thread")
+    assert threads.broken == "its thread gpu0 ended by a mistake (SystemExit)"
 
 
 def test_a_runner_whose_thread_ended_ends_with_70_and_says_which(home: Path) -> None:
@@ -77,17 +79,25 @@ def test_a_runner_whose_thread_ended_ends_with_70_and_says_which(home: Path) -> 
     assert "its thread writer ended by a mistake (SystemExit)" in done.stderr
 
 
-def test_health_says_for_how_long_each_thread_has_not_moved(spool: Spool) -> None:
+def test_health_says_for_how_long_each_thread_has_not_moved(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = 3600.0
+
+    def told(stands: set[str]) -> bool:
+        file = spool.home.health
+        still = json.loads(file.read_bytes()).get("threads", {}) if file.exists() else {}
+        return {name for name, seconds in still.items() if seconds > hour / 2} == stands
+
+    over = threading.Event()
+    spool.home.threads.start("stands", over.wait)
     spool.drop("hero.yaml")
     spool.end("hero")
-
-    def told() -> Any:
-        file = spool.home.health
-        health = json.loads(file.read_bytes()) if file.exists() else {}
-        return health.get("threads", {}).keys() >= {"main", "intake", "writer"} and health
-
-    still = spool.until(told)["threads"]
-    assert all(0 <= seconds < PATIENCE for seconds in still.values())
+    monkeypatch.setattr("runner.threads.monotonic", lambda: monotonic() + hour)
+    spool.drop("next.yaml")
+    spool.end("next")
+    spool.until(lambda: told({"stands"}))
+    over.set()
 
 
 @pytest.mark.parametrize(
@@ -116,4 +126,4 @@ def test_a_strange_json_file_in_a_jobs_folder_costs_no_later_job_its_pictures(
     spool.drop("next.yaml")
     assert spool.end("next")["images"]["done"] == 1
     spool.until(lambda: daemon_of(spool).writer.is_idle)
-    assert daemon_of(spool).home.threads.fault is None
+    assert daemon_of(spool).home.threads.broken is None

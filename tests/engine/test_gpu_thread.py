@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,29 @@ def test_a_task_of_an_unknown_model_or_kind_is_answered(
 def test_the_time_limit_ends_a_task_as_timeout(executor_of: ExecutorOf, task_of: TaskOf) -> None:
     answer = outcome(executor_of(), replace(task_of("text2img"), timeout=1e-9))
     assert answer.reason == "Timeout"
+
+
+def test_time_in_which_the_process_stood_still_counts_towards_no_time_limit(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = executor_of()
+    executor._threads.awake.tick()
+    limit = 60.0
+    executor.start("gpu0", [replace(task_of("text2img"), timeout=limit)])
+    later = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 2 * limit)
+    monkeypatch.setattr("runner.clock.time", later)
+    assert isinstance(life(executor)[-1], Rendered)
+
+
+def test_the_gpu_thread_is_seen_to_move_with_each_of_its_events(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, hour = executor_of(), 3600.0
+    outcome(executor, task_of("text2img"))
+    monkeypatch.setattr("runner.threads.monotonic", lambda: time.monotonic() + hour)
+    assert executor._threads.still()["gpu0"] > hour / 2
+    outcome(executor, task_of("text2img"))
+    assert executor._threads.still()["gpu0"] < hour / 2
 
 
 def test_several_tasks_are_answered_in_order_and_the_slot_is_busy_till_the_last(

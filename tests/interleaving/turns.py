@@ -39,7 +39,10 @@ _PATCHED = (
 
 
 class Killed(BaseException):
-    """Ends a thread as the end of its process would; nothing of the runner's catches it."""
+    """Ends a thread as the end of its process would.
+
+    Of the runner's own code only the watch of its threads catches it.
+    """
 
 
 class Stuck(AssertionError):

@@ -160,9 +160,7 @@ class Controls:
 
     def _keep(self, record: Record) -> None:
         self._ledger.keep(record.seq)
-        if record.is_shown:
-            # Else the writer publishes the end, after the job's page, and this with it.
-            self._outbox.write_status(record.seq, durable=True)
+        self._outbox.write_status(record.seq, durable=True)
 
     def _retry(self, name: str, record: Record, identity: str) -> None:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""

@@ -78,11 +78,14 @@ class Outbox:
     def write_statuses(
         self, progress: Mapping[int, Progress | None], *, durable: bool = False
     ) -> None:
-        """Publish the statuses of many jobs, by `seq`, as the ledger has them now."""
+        """Publish the statuses of many jobs, by `seq`, as the ledger has them now.
+
+        The end of a job that has begun is left to `publish_ends`: its page comes first.
+        """
         with self._lock:
             # A job may have been forgotten meanwhile, or its end published by another thread.
             found = [record for seq in progress if (record := self._ledger.find(seq))]
-            records = [record for record in found if not (record.is_final and record.is_shown)]
+            records = [record for record in found if not record.is_final or self._may_show(record)]
             if not records:
                 return
             with self._blaming(*(self.folder(record.id) for record in records), shown=records):
@@ -95,6 +98,11 @@ class Outbox:
                 self._disk.replace_many(files, durable=durable)
             shown = {seq: (p["image"], p["phase"]) for seq, p in progress.items() if p}
             self._ledger.published(records, shown)
+
+    def _may_show(self, final: Record) -> bool:
+        """Whether a status of a final job is due that needs no new page."""
+        began = final.started_at is not None
+        return not (final.is_shown or (began and not self._ledger.end_is_shown(final.seq)))
 
     def write_jobs(self, records: Sequence[Record], receipts: Sequence[Receipt]) -> None:
         """Publish specs and statuses of many jobs, then receipts; all of it is synced.
@@ -148,8 +156,9 @@ class Outbox:
                 continue
             with self._lock, self._faults.isolated(folder):
                 record = self._ledger.get(seq)
-                self.write_jobs([record], [])
-                self._ledger.published([record])
+                if record.state == State.QUEUED:
+                    self.write_jobs([record], [])
+                    self._ledger.published([record])
 
     def status(self, record: Record, progress: Progress | None = None) -> Status:
         """The status of a record as it would be published now."""

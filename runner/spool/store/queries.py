@@ -255,6 +255,15 @@ class Queries(Database):
         rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
         return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
 
+    def end_is_shown(self, seq: int) -> bool:
+        """Whether the status of a job that is over has said so."""
+        # Nobody hears of an end before that; those that everybody has heard may be many.
+        query = (
+            "SELECT 1 FROM event JOIN job USING (seq) WHERE seq = ? AND shown < event.version"
+            " AND n > coalesce((SELECT min(n) FROM cursor), 0)"
+        )
+        return self._row(query, seq) is None
+
     def quarantined(self) -> list[sqlite3.Row]:
         """The jobs whose records cannot be read or were not made again: `id`, `why`, since `at`."""
         return self._rows("SELECT id, why, at FROM quarantine ORDER BY at")

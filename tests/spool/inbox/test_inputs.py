@@ -385,6 +385,27 @@ def test_a_job_that_missed_an_input_can_be_run_again_once_the_file_is_there(
         spool.stop()
 
 
+def test_a_job_that_was_cancelled_while_it_waited_can_be_run_again(spool: Spool) -> None:
+    spool.drop("edit.yaml", EDIT.format(image="late.png"))
+    spool.until(lambda: spool.status("edit").get("reason") == "WaitingForInput")
+    spool.drop("edit.cancel", "")
+    assert spool.end("edit")["state"] == "cancelled"
+    (spool.home.inbox / "late.png").write_bytes(png())
+    spool.drop("edit.retry", "")
+    assert spool.end("edit-2")["state"] == "succeeded"
+
+
+def test_a_job_of_which_one_of_two_inputs_was_copied_can_be_run_again(spool: Spool) -> None:
+    (spool.home.inbox / "here.png").write_bytes(png())
+    spool.drop("vary.yaml", "kind: redux\nmodel: tiny\nimage: [here.png, late.png]\n")
+    spool.until(lambda: spool.status("vary").get("reason") == "WaitingForInput")
+    spool.drop("vary.cancel", "")
+    assert spool.end("vary")["state"] == "cancelled"
+    (spool.home.inbox / "late.png").write_bytes(png())
+    spool.drop("vary.retry", "")
+    assert spool.end("vary-2")["state"] == "succeeded"
+
+
 def test_spec_with_an_input_never_starts_before_the_copy_is_made(spool: Spool) -> None:
     def copied(task: object) -> None:
         assert (spool.home.job("edit") / "inputs" / "cat.png").is_file()
