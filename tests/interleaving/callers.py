@@ -111,20 +111,23 @@ def draw_plan(draw: random.Random) -> Plan:
         jobs[stem] = Job(stem, images, fails, made_of, priority, named, slow, **flags)
     stems = list(jobs)
     callers: list[list[Act]] = [[], []]
-    for stem in stems:
-        callers[draw.randint(0, 1)].append(Act("drop", stem, draw.choice(_PAUSES)))
+    dropper = {stem: draw.choice(callers) for stem in stems}
+    for stem, acts in dropper.items():
+        acts.append(Act("drop", stem, draw.choice(_PAUSES)))
     for _ in range(draw.randint(1, 8)):
         what = draw.choice(_REQUESTS if draw.random() < 0.7 else _DISTURBANCES)
-        acts = draw.choice(callers)
+        stem = draw.choice(stems)
         # Mostly while what came before it is being done.
         after = draw.choice(_PAUSES) if draw.random() < 0.4 else draw.randint(1, _SOON) * 0.001
-        act = Act(what, draw.choice(stems), after)
-        acts.insert(draw.randint(0, len(acts)), act)
-    for _ in range(draw.randint(0, MOST_KILLS)):
-        # Right behind an act, which may be a kill: then the runner recovers.
-        acts = draw.choice([acts for acts in callers if acts])
-        what = draw.choice(("kill", *KILLS))
-        acts.insert(draw.randint(1, len(acts)), Act(what, after=draw.choice((0.0, 0.0, 0.1))))
+        # Of what is not there yet little can be asked.
+        acts = draw.choice((*callers, dropper[stem], dropper[stem]))
+        acts.insert(draw.randint(acts is dropper[stem], len(acts)), Act(what, stem, after))
+    for _ in range(draw.choice((0, 1, 1, 2, MOST_KILLS))):
+        # Right behind a word to the runner, and a kill maybe: then the runner recovers.
+        acts = draw.choice([a for a in callers if any(b.what not in _DISTURBANCES for b in a)])
+        place = draw.choice([n for n, act in enumerate(acts, 1) if act.what not in _DISTURBANCES])
+        what, after = draw.choice(("kill", *KILLS)), draw.choice((0.0, 0.0, 0.0, 0.1))
+        acts.insert(place, Act(what, after=after))
     return Plan(jobs, tuple(map(tuple, callers)))
 
 
@@ -140,6 +143,8 @@ class Memory:
     without_status: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The final statuses that callers removed, by id."""
     kills: list[float] = field(default_factory=list)
+    last: str = ""
+    """The name of the file that was put last."""
 
 
 class Clock(Protocol):
@@ -237,5 +242,6 @@ class Caller:
         moment = int(self._turns.wall * 1e9)
         os.utime(aside, ns=(moment, moment))
         os.replace(aside, self._inbox / name)
+        self._memory.last = name
         self._tell(name)
         return True

@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -44,12 +44,12 @@ _LONG_STEPS = 20
 _EVENING_SECONDS = 6.0
 # What obeys a request has about ten, a job of three images about a hundred.
 _MOST_OPERATIONS = (15, 15, 50)
-_THREADS = ("", "main", "intake", "intake", "intake", "writer")
+_THREADS = ("", "main", "intake", "writer", "writer", "writer")
 # A file leaves the inbox by a rename, a removal, a sync and a commit.
 _LEAVING_OPERATIONS = 5
 _COMPOSE_SECONDS = 0.05
 # Then statuses that stayed behind are published: by turns often.
-_HEALTH_SECONDS = (2.0, 0.2)
+_HEALTH_SECONDS = (2.0, 2.0, 0.2)
 _PACK = next(scenario for scenario in SCENARIOS if scenario.pack)
 # A retry waits for the end of its job.
 _WORK_SECONDS = 5.0
@@ -206,11 +206,10 @@ class Night:
         self._lives = Queue(self.turns)
         # Of each job: the last status published, as its readers saw it.
         self._shown: dict[str, tuple[int, dict[str, Any]]] = {}
-        self._removed: dict[str, list[float]] = {}
+        self._removed: defaultdict[str, list[float]] = defaultdict(list)
         self._made: dict[int, str] = {}
         self._before: set[tuple[str, int]] = set()
         self._operations: Counter[str] = Counter()
-        self._left = 0
         self._life = 0
         self._life_began = 0.0
         self._told_all = True
@@ -353,10 +352,11 @@ class Night:
         Most turns are spent in waiting, where a kill does no harm; what it may break lies between
         two operations, often those that follow what a caller has just done.
         """
-        if self._draw.random() < 0.4:
-            # What was promised by then must hold, and what was to be done must not be done again.
-            before = self._left
-            self.turns.wait(lambda: self._left > before, _WORK_SECONDS, urgent=True)
+        name = self.memory.last
+        if (self.root / "inbox" / name).is_file() and self._draw.random() < 0.7:
+            # What it asks for must hold by the time it leaves, and not be done again.
+            before = len(self._removed[name])
+            self.turns.wait(lambda: len(self._removed[name]) > before, _WORK_SECONDS, urgent=True)
             until = self._operations["intake"] + self._draw.randrange(_LEAVING_OPERATIONS)
             self.turns.wait(lambda: self._operations["intake"] >= until, 1.0, urgent=True)
             return
@@ -451,8 +451,7 @@ class Night:
     def leaves(self, path: str) -> None:
         """A file goes: one of the inbox has its answer by then."""
         name = os.path.basename(path).removeprefix(".taken-")
-        self._left += 1
-        self._removed.setdefault(name, []).append(self.turns.wall)
+        self._removed[name].append(self.turns.wall)
         if "/inbox/" in path and name.endswith((".yaml", ".retry")):
             receipt = self.root / "outbox" / "drops" / f"{name}.json"
             if not receipt.exists():
