@@ -444,9 +444,13 @@ class Night:
         self._shown[job] = (self._life, status)
 
     def _is_answered_again(self, job: str) -> bool:
-        """Whether the job's file lies there since an earlier life, which did not remove it."""
+        """Whether the job's file is there yet: an earlier life, or a caller, cut the answer short.
+
+        Who removes the folder of one job of a batch has all of them answered again.
+        """
         file = self.plan.jobs[job].file if job in self.plan.jobs else f"{stem_of(job)}.retry"
-        return any(self._lies_since(name) < self._life_began for name in (file, f".taken-{file}"))
+        since = min(map(self._lies_since, (file, f".taken-{file}")))
+        return since < self._life_began or (since < inf and bool(self.memory.meddled))
 
     def leaves(self, path: str) -> None:
         """A file goes: one of the inbox has its answer by then."""
