@@ -170,7 +170,9 @@ def _faults_of_files(
             found += oracle.faults_of_job(folder, status, expected, colours=colours)
         else:
             found += _unsaid(folder, status)
-        found += _lacking_in_gallery(root, folder)
+        if job_id in statuses:
+            # A rebuild takes a folder without a status for no job.
+            found += _lacking_in_gallery(root, folder)
     # Receipts stay where callers have removed what they name.
     sources = {job_id: {"source": {"sha256": r["source_sha256"]}} for job_id, r in jobs.items()}
     statuses = {**statuses, **sources}
