@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.crash.oracle import FINAL_STATES
 from tests.crash.scenario import EDIT, SPEC
@@ -26,11 +27,15 @@ _SOON = 80
 # Longer than a control file waits for a job that nobody knows.
 _SLOW_SECONDS = 70.0
 _REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
-_DISTURBANCES = ("stop", "kill", "kill", "kill", "forget folder", "forget status")
+_DISTURBANCES = ("stop", "forget folder", "forget status")
+KILLS = ("kill", "kill stopping")
+"""At work, and after it was asked to stop."""
 FAILS_AT = "fails at "
 """In a prompt, with the number of the image that the device fails."""
-MOST_KILLS = 2
-"""Fewer than may cost an image its life."""
+LONG = "takes long "
+"""In a prompt: an image takes seconds."""
+MOST_KILLS = 3
+"""So many may cost an image its life."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Job:
     """One job to drop: so many images, of which one may fail, made of another job's first one.
 
     Its id is `stem`. A `named` one has it in its spec, in a file of another name; the file of a
-    `slow` one is there for long before anything is in it.
+    `slow` one is there for long before anything is in it. A `long` one takes seconds for an image;
+    the prompts of a `composed` one come from a pack.
     """
 
     stem: str
@@ -48,6 +54,8 @@ class Job:
     priority: int = 0
     named: bool = False
     slow: bool = False
+    long: bool = False
+    composed: bool = False
 
     @property
     def file(self) -> str:
@@ -65,6 +73,10 @@ class Job:
         text += f"priority: {self.priority}\n"
         if self.fails:
             text = text.replace("\nprompt: ", f"\nprompt: {FAILS_AT}{self.fails} ")
+        if self.long:
+            text = text.replace("\nprompt: ", f"\nprompt: {LONG}")
+        if self.composed:
+            text = re.sub("\nprompt: .*", "\ncompose: {pack: small, subjects: a}", text)
         return (f"{text}id: {self.stem}\n" if self.named else text).encode()
 
 
@@ -88,27 +100,34 @@ class Plan:
 def draw_plan(draw: random.Random) -> Plan:
     """A plan of up to four jobs."""
     jobs: dict[str, Job] = {}
-    for stem in "abcd"[: draw.randint(1, 4)]:
+    # Of few jobs more comes together, and the night is short.
+    for stem in "abcd"[: draw.choice((1, 1, 1, 2, 3, 4))]:
         made_of = draw.choice(("", "", *jobs))
         images = 1 if made_of else draw.randint(1, 3)
         fails = draw.choice((0, 0, 0, images))
         priority, named, slow = draw.choice((0, 0, 0, 5)), draw.random() < 0.2, draw.random() < 0.1
-        jobs[stem] = Job(stem, images, fails, made_of, priority, named, slow)
+        kind = "" if fails else draw.choice(("", "", "", "", "long", "" if made_of else "composed"))
+        flags = {kind: True} if kind else {}
+        jobs[stem] = Job(stem, images, fails, made_of, priority, named, slow, **flags)
     stems = list(jobs)
-    kills = 0
     callers: list[list[Act]] = [[], []]
-    for stem in stems:
-        callers[draw.randint(0, 1)].append(Act("drop", stem, draw.choice(_PAUSES)))
+    dropper = {stem: draw.choice(callers) for stem in stems}
+    for stem, acts in dropper.items():
+        acts.append(Act("drop", stem, draw.choice(_PAUSES)))
     for _ in range(draw.randint(1, 8)):
         what = draw.choice(_REQUESTS if draw.random() < 0.7 else _DISTURBANCES)
-        kills += what == "kill"
-        if what == "kill" and kills > MOST_KILLS:
-            continue
-        acts = draw.choice(callers)
+        stem = draw.choice(stems)
         # Mostly while what came before it is being done.
         after = draw.choice(_PAUSES) if draw.random() < 0.4 else draw.randint(1, _SOON) * 0.001
-        act = Act(what, draw.choice(stems), after)
-        acts.insert(draw.randint(0, len(acts)), act)
+        # Of what is not there yet little can be asked.
+        acts = draw.choice((*callers, dropper[stem], dropper[stem]))
+        acts.insert(draw.randint(acts is dropper[stem], len(acts)), Act(what, stem, after))
+    for _ in range(draw.choice((0, 1, 1, 2, MOST_KILLS))):
+        # Right behind a word to the runner, and a kill maybe: then the runner recovers.
+        acts = draw.choice([a for a in callers if any(b.what not in _DISTURBANCES for b in a)])
+        place = draw.choice([n for n, act in enumerate(acts, 1) if act.what not in _DISTURBANCES])
+        what, after = draw.choice(("kill", *KILLS)), draw.choice((0.0, 0.0, 0.0, 0.1))
+        acts.insert(place, Act(what, after=after))
     return Plan(jobs, tuple(map(tuple, callers)))
 
 
@@ -117,12 +136,15 @@ class Memory:
     """What callers remember: when each file was put, and what they removed of which job."""
 
     dropped: dict[str, float] = field(default_factory=dict)
-    cancels: dict[str, float] = field(default_factory=dict)
+    cancels: dict[str, list[float]] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     meddled: set[str] = field(default_factory=set)
-    without_status: set[str] = field(default_factory=set)
-    kills: int = 0
+    without_status: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The final statuses that callers removed, by id."""
+    kills: list[float] = field(default_factory=list)
+    last: str = ""
+    """The name of the file that was put last."""
 
 
 class Clock(Protocol):
@@ -163,8 +185,9 @@ class Caller:
             case "drop":
                 self._drop(self._plan.jobs[stem])
             case "cancel":
+                asked = self._turns.wall
                 if self._put(f"{stem}.cancel"):
-                    memory.cancels[stem] = self._turns.wall
+                    memory.cancels.setdefault(stem, []).append(asked)
             case "retry":
                 # Of what is not there yet nothing can be asked again, but for a minute.
                 if stem in memory.dropped and self._put(f"{stem}.retry"):
@@ -187,8 +210,9 @@ class Caller:
             case "forget status":
                 self._forget_status(self._outbox / stem / "status.json")
             case order:
-                memory.kills += order == "kill"
                 self._orders[order]()
+                if order == "kill":
+                    memory.kills.append(self._turns.wall)
 
     def _drop(self, job: Job) -> None:
         self._memory.dropped[job.stem] = self._turns.wall
@@ -202,9 +226,10 @@ class Caller:
 
     def _forget_status(self, file: Path) -> None:
         if file.exists():
-            if json.loads(file.read_bytes())["state"] in FINAL_STATES:
+            status = json.loads(file.read_bytes())
+            if status["state"] in FINAL_STATES:
                 # What is over is its callers': nobody writes it again.
-                self._memory.without_status.add(file.parent.name)
+                self._memory.without_status[file.parent.name] = status
             file.unlink()
 
     def _put(self, name: str, data: bytes = b"") -> bool:
@@ -217,5 +242,6 @@ class Caller:
         moment = int(self._turns.wall * 1e9)
         os.utime(aside, ns=(moment, moment))
         os.replace(aside, self._inbox / name)
+        self._memory.last = name
         self._tell(name)
         return True

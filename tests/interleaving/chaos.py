@@ -68,7 +68,7 @@ class Round:
         self._seconds = seconds
         self._memory = Memory()
         self._plan: dict[str, Job] = {}
-        self._removed: dict[str, float] = {}
+        self._removed: dict[str, list[float]] = {}
         self._there: set[str] = set()
         self._shown: dict[str, dict[str, Any]] = {}
         self._made: dict[int, str] = {}
@@ -212,7 +212,7 @@ class Round:
             self._start()
         names = set(self._names())
         for name in self._there - names:
-            self._removed[name] = time.time()
+            self._removed.setdefault(name, []).append(time.time())
         self._there &= names
         for file in self.home.outbox.glob("*/status.json"):
             with suppress(FileNotFoundError):

@@ -10,14 +10,16 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home
+from runner.spool.store.ledger import MOST_LOSSES
 from tests.crash import oracle
 from tests.crash.scenario import Expected, Scenario
 from tests.interleaving.callers import Job, Memory
@@ -25,6 +27,8 @@ from tests.interleaving.callers import Job, Memory
 _ROUNDING_SECONDS = 0.002
 # A control file waits so long for its job.
 _UNKNOWN_SECONDS = 60.0
+# By so much a start after a kill lifts a revision.
+_LIFT = 1000
 
 
 def stem_of(job_id: str) -> str:
@@ -33,12 +37,12 @@ def stem_of(job_id: str) -> str:
 
 
 def judge(
-    root: Path, plan: Mapping[str, Job], memory: Memory, removed: Mapping[str, float],
+    root: Path, plan: Mapping[str, Job], memory: Memory, removed: Mapping[str, Sequence[float]],
     made: Mapping[int, str], *, colours: bool = True, soon: float = 3.0,
 ) -> list[str]:  # fmt: skip
     """What is wrong in a home whose runner has ended with nothing left to do.
 
-    `removed` has the time at which control files were seen to be gone, by name; `made` the file of
+    `removed` has the times at which control files were seen to be gone, by name; `made` the file of
     each job that was ever made, also of those forgotten since, by `seq`. Without `colours` the
     pictures were made by a model. `soon` is how many seconds after a cancel went its job may end.
     """
@@ -58,27 +62,17 @@ def judge(
         return found
     found += [f"lost: no end of {r['id']} is told" for n, r in rows.items() if n not in told]
     sources = Counter(made[seq] for seq in {*rows, *told} if seq in made)
+    jobs = {row["id"]: row for row in rows.values()}
     wanted = Counter({plan[stem].file: 1 for stem in memory.dropped})
-    # Of what was cancelled before it was planned, nothing can be run again.
-    planned = {row["id"] for row in rows.values() if row["total"]}
-    retries = {stem: n for stem, n in memory.retries.items() if stem in planned}
-    wanted += Counter({f"{stem}.retry": n for stem, n in retries.items()})
+    wanted += Counter({f"{stem}.retry": n for stem, n in memory.retries.items()})
     for name in sources.keys() | wanted.keys():
-        if sources[name] != wanted[name]:
+        refused = name.endswith(".retry") and _is_refused(root, name, jobs)
+        if sources[name] > wanted[name] or (sources[name] < wanted[name] and not refused):
             kind = "lost" if sources[name] < wanted[name] else "twice"
             found.append(f"{kind}: {sources[name]} jobs of {name}, not {wanted[name]}")
-    jobs = {row["id"]: row for row in rows.values()}
-    found += [
-        f"swallowed: the cancel of {stem}, which ended {jobs[stem]['state']}"
-        for stem in memory.cancels.keys() & jobs.keys() & memory.dropped.keys()
-        if _is_swallowed(stem, jobs[stem], memory, removed)
-    ]
-    found += [
-        f"swallowed: the cancel of {stem}, which went on for {late:.0f} s"
-        for stem in memory.cancels.keys() & jobs.keys() & memory.dropped.keys()
-        if memory.dropped[stem] < memory.cancels[stem] + _UNKNOWN_SECONDS
-        and (late := _ended(jobs[stem]) - removed.get(f"{stem}.cancel", inf)) > soon
-    ]
+    for stem in memory.cancels.keys() & jobs.keys():
+        for asked, gone in _cancels(stem, memory, removed):
+            found += _faults_of_cancel(jobs[stem], memory.dropped[stem], asked, gone, soon)
     for stem in memory.kept & jobs.keys():
         if not jobs[stem]["kept"]:
             found.append(f"swallowed: the keep of {stem}")
@@ -101,18 +95,49 @@ def faults_of_step(before: dict[str, Any], status: dict[str, Any]) -> list[str]:
     return found
 
 
-def _is_swallowed(
-    stem: str, job: Mapping[str, Any], memory: Memory, removed: Mapping[str, float]
-) -> bool:
-    """Whether a cancel went, its job went on, and ended as if nothing had been asked."""
-    gone, asked = removed.get(f"{stem}.cancel"), memory.cancels[stem]
-    if gone is None or memory.dropped[stem] > asked + _UNKNOWN_SECONDS:
-        return False
-    return bool(job["state"] != "cancelled" and _ended(job) > gone + _ROUNDING_SECONDS)
+def _is_refused(root: Path, name: str, jobs: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a retry was answered with no: its job was never planned, or `clean` forgot it.
+
+    A plan is there from the acceptance on, but where a cancel came before the spec was composed.
+    """
+    job = jobs.get(stem_of(name.split(".")[0]), {"state": "cancelled", "total": 0})
+    receipt = root / "outbox" / "drops" / f"{name}.json"
+    answer = json.loads(receipt.read_bytes())["outcome"] if receipt.exists() else None
+    return answer == "rejected" and (job["state"], job["total"]) == ("cancelled", 0)
+
+
+def _cancels(
+    stem: str, memory: Memory, removed: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[float, float]]:
+    """When each cancel of a job came, and when it had gone; those that stay are found otherwise."""
+    asked = memory.cancels[stem]
+    for at, following in zip(asked, (*asked[1:], inf), strict=True):
+        # A removal that a kill cut short is done again.
+        gone = [time for time in removed.get(f"{stem}.cancel", ()) if at <= time < following]
+        if gone:
+            yield at, max(gone)
+
+
+def _faults_of_cancel(
+    job: Mapping[str, Any], dropped: float, asked: float, gone: float, soon: float
+) -> list[str]:
+    name = f"swallowed: the cancel of {job['id']}"
+    if gone < dropped:
+        # Nobody knew the job yet: it was kept for a minute, and need not be for longer.
+        early = gone < asked + _UNKNOWN_SECONDS
+        return [f"{name}, gone after {gone - asked:.0f} s, before its job came"] if early else []
+    late = _ended(job) - gone
+    if job["state"] != "cancelled" and late > _ROUNDING_SECONDS:
+        return [f"{name}, which ended {job['state']}"]
+    return [f"{name}, which went on for {late:.0f} s"] if late > soon else []
 
 
 def _ended(job: Mapping[str, Any]) -> float:
-    return datetime.fromisoformat(job["finished_at"]).timestamp()
+    return _moment(job["finished_at"])
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _faults_of_files(
@@ -126,24 +151,48 @@ def _faults_of_files(
              if not path.name.startswith(".place-")]  # fmt: skip
     statuses = oracle.published(Home(root))
     for job_id, row in jobs.items():
-        folder, status = root / "outbox" / job_id, statuses.get(job_id)
-        if job_id in memory.without_status or (job_id in memory.meddled and not folder.exists()):
+        folder, expected = root / "outbox" / job_id, _expected(plan, memory, jobs, row)
+        # Only the first attempt, and those after the death of a process, are counted.
+        if row["attempt"] > 1 + _deaths(row, memory):
+            found.append(f"illegal: {job_id} took {row['attempt']} attempts")
+        if row["state"] not in expected.states:
+            found.append(f"wrong: {job_id} is {row['state']} ({row['end_message']})")
+        if job_id in memory.meddled and not folder.exists():
             continue
+        status = statuses.get(job_id) or memory.without_status.get(job_id)
         if status is None:
             found.append(f"lost: {job_id} has no status")
-        elif (status["state"], status["revision"]) != (row["state"], row["revision"]):
+        elif status["state"] != row["state"] or not _is_revision(status["revision"], row):
             found.append(f"wrong: {job_id} shows {status['state']}, is {row['state']}")
         elif (status["kept"], status["warnings"]) != (row["kept"], json.loads(row["warnings"])):
             found.append(f"wrong: {job_id} shows {status['kept']} and {status['warnings']}")
         elif job_id not in memory.meddled:
-            expected = _expected(plan, memory, jobs, row)
             found += oracle.faults_of_job(folder, status, expected, colours=colours)
         else:
             found += _unsaid(folder, status)
-    touched = memory.meddled | memory.without_status
-    dropped = [plan[stem] for stem in memory.dropped if stem not in touched]
-    drops = {job.file: job.spec for job in dropped}
+        if job_id in statuses:
+            # A rebuild takes a folder without a status for no job.
+            found += _lacking_in_gallery(root, folder)
+    # Receipts stay where callers have removed what they name.
+    sources = {job_id: {"source": {"sha256": r["source_sha256"]}} for job_id, r in jobs.items()}
+    statuses = {**statuses, **sources}
+    drops = {plan[stem].file: plan[stem].spec for stem in memory.dropped if stem in jobs}
     return found + oracle.faults_of_drops(Scenario("", drops, {}), Home(root), statuses)
+
+
+def _is_revision(revision: int, row: Mapping[str, Any]) -> bool:
+    """Whether a status has its row's revision.
+
+    A start after a kill lifts that of the row alone, where the status shows the row already.
+    """
+    lifted = row["revision"] - revision
+    return lifted == 0 or (lifted >= _LIFT and bool(row["shown"] >= row["version"]))
+
+
+def _lacking_in_gallery(root: Path, folder: Path) -> list[str]:
+    gallery = Gallery(root / "data" / FOLDER)
+    names = sorted(file.stem for file in folder.glob(f"{folder.name}-[0-9]*.json"))
+    return [f"lost: the gallery lacks {name}" for name in names if gallery.get(name) is None]
 
 
 def _unsaid(folder: Path, status: Mapping[str, Any]) -> list[str]:
@@ -155,21 +204,29 @@ def _unsaid(folder: Path, status: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _deaths(job: Mapping[str, Any], memory: Memory) -> int:
+    """How often the runner was killed, unless it was stopping, from a job's start to its end."""
+    if not job["started_at"]:
+        return 0
+    began = _moment(job["started_at"])
+    return sum(began - _ROUNDING_SECONDS <= at <= _ended(job) for at in memory.kills)
+
+
 def _expected(
     plan: Mapping[str, Job], memory: Memory, jobs: Mapping[str, Mapping[str, Any]],
     row: Mapping[str, Any],
 ) -> Expected:  # fmt: skip
     """How a job may have ended."""
     job, state = plan[stem_of(row["id"])], row["state"]
-    if state == "cancelled" and row["id"] in memory.cancels:
+    if state == "cancelled" and min(memory.cancels.get(row["id"], [inf])) <= _ended(row):
         return Expected(("cancelled",), (0, job.images))
-    if memory.kills > 2 and row["end_reason"] == "CrashLoop":
+    if _deaths(row, memory) >= MOST_LOSSES and row["end_reason"] == "CrashLoop":
         return Expected(("failed",), (0, job.images))
     if job.fails:
         return Expected(("failed",), (job.images - 1, job.images - 1))
     head = jobs.get(job.made_of)
-    untouched = head is not None and head["id"] not in memory.meddled | memory.without_status
-    if stem_of(row["id"]) in memory.meddled | memory.without_status:
+    untouched = head is not None and head["id"] not in memory.meddled
+    if job.made_of and stem_of(row["id"]) in memory.meddled:
         # Of a copy that is gone nothing can be made again.
         return Expected(("failed", "succeeded"), (0, job.images))
     if job.made_of and not (untouched and head and head["state"] == "succeeded"):

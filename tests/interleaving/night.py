@@ -10,8 +10,12 @@ import logging
 import os
 import random
 import shutil
+import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,19 +25,41 @@ from runner.executor import Executor, Failed, Progressed, StoppedEarly
 from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, StrPath
+from runner.spool.inbox.assess import Assessment, Catalogue, assess
+from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied
+from runner.spool.inbox.settle import Drop
 from runner.spool.store.ledger import Ledger
 from runner.task import ImageTask
 from tests.crash.oracle import FINAL_STATES
+from tests.crash.scenario import SCENARIOS, furnish
 from tests.interleaving import turns as taking_turns
-from tests.interleaving.callers import FAILS_AT, Caller, Memory, Plan
+from tests.interleaving.callers import FAILS_AT, LONG, Caller, Memory, Plan
 from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
 from tests.spool.device import FlatColours
 
 _STEP_SECONDS = 0.02
+_LONG_STEP_SECONDS = 0.5
+_LONG_STEPS = 20
 _EVENING_SECONDS = 6.0
-# A job of three images takes about a hundred.
-_MOST_OPERATIONS = 50
+# What obeys a request has about ten, a job of three images about a hundred.
+_MOST_OPERATIONS = (15, 15, 50)
+_THREADS = ("", "main", "intake", "writer", "writer", "writer")
+# A file leaves the inbox by a rename, a removal, a sync and a commit.
+_LEAVING_OPERATIONS = 5
+_COMPOSE_SECONDS = 0.05
+# Then statuses that stayed behind are published: by turns often.
+_HEALTH_SECONDS = (2.0, 2.0, 0.2)
+_PACK = next(scenario for scenario in SCENARIOS if scenario.pack)
+# A retry waits for the end of its job.
+_WORK_SECONDS = 5.0
+# A request that was told is obeyed so soon, any other when the inbox is looked at anyway.
+_SOON_SECONDS = 3.0
+_SCANNED_SECONDS = 9.0
+_READY = (
+    "SELECT id, priority FROM job WHERE state = 'queued' AND NOT inputs_missing AND ready_at <= ?"
+    " AND NOT EXISTS (SELECT 1 FROM unanswered WHERE unanswered.seq = job.seq)"
+)
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
 
 
@@ -71,13 +97,15 @@ class _Device(FlatColours):
             self._make(self.task)
 
     def _make(self, task: ImageTask) -> None:
-        for step in range(2):
-            self._turns.sleep(_STEP_SECONDS)
+        long = LONG in task.prompt
+        steps = _LONG_STEPS if long else 2
+        for step in range(steps):
+            self._turns.sleep(_LONG_STEP_SECONDS if long else _STEP_SECONDS)
             if self._stop:
                 self._answered()
                 self.events.put(StoppedEarly("gpu0", task))
                 return
-            self.events.put(Progressed("gpu0", task, Phase.DENOISING, step + 1, 2))
+            self.events.put(Progressed("gpu0", task, Phase.DENOISING, step + 1, steps))
         self._turns.give()
         if task.prompt.startswith(f"{FAILS_AT}{task.index} "):
             self._answered()
@@ -99,7 +127,28 @@ class _Disk(Disk):
         if operation == "rename":
             self._night.renames(os.fspath(details["old"]), os.fspath(path))
         elif operation == "remove":
-            self._night.removes(os.path.basename(path))
+            self._night.leaves(os.fspath(path))
+
+
+class _Composer(ComposeProcess):
+    """Composes in a thread of the runner's, and is killed like the process it stands for."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self._turns = turns
+        self._killed = False
+
+    def start(self) -> None:
+        self._killed = False
+
+    def assess(self, drop: Drop, home: Home, catalogue: Catalogue) -> Assessment:
+        self._turns.sleep(_COMPOSE_SECONDS)
+        if self._killed:
+            raise ComposeProcessDied
+        return assess(drop.data, drop.name, home, catalogue)
+
+    def kill(self) -> None:
+        self._killed = True
 
 
 class _Watcher:
@@ -157,28 +206,36 @@ class Night:
         self._lives = Queue(self.turns)
         # Of each job: the last status published, as its readers saw it.
         self._shown: dict[str, tuple[int, dict[str, Any]]] = {}
-        self._removed: dict[str, float] = {}
-        self._accepted: dict[int, tuple[str, str]] = {}
-        self._operations = 0
+        self._removed: defaultdict[str, list[float]] = defaultdict(list)
+        self._made: dict[int, str] = {}
+        self._before: set[tuple[str, int]] = set()
+        self._operations: Counter[str] = Counter()
         self._life = 0
+        self._life_began = 0.0
+        self._told_all = True
 
     def play(self) -> list[str]:
         """Play it to its end; what was wrong."""
         taking_turns.watch_files()
         Home(self.root, _SETTINGS).prepare()
+        furnish(_PACK, Home(self.root))
         findings = _Findings(self.found)
         logging.getLogger("runner").addHandler(findings)
         with ExitStack() as stack:
             stack.callback(logging.getLogger("runner").removeHandler, findings)
             stack.enter_context(self.turns.installed())
-            intake = "runner.spool.inbox.intake"
-            stack.enter_context(mock.patch(f"{intake}.Watcher", self._watch))
+            inbox = "runner.spool.inbox"
+            stack.enter_context(mock.patch(f"{inbox}.intake.Watcher", self._watch))
+            composer = partial(_Composer, self.turns)
+            stack.enter_context(mock.patch(f"{inbox}.compose_pool.ComposeProcess", composer))
             stack.enter_context(mock.patch.object(Ledger, "accept", self._accepting()))
+            seconds = self._draw.choice(_HEALTH_SECONDS)
+            stack.enter_context(mock.patch("runner.daemon.daemon.HEALTH_SECONDS", seconds))
             over = []
             for number, acts in enumerate(self.plan.callers):
                 caller = Caller(
                     self.turns, self.root, self.plan, self.memory, self._tell,
-                    {"stop": self._stop, "kill": self._kill},
+                    {"stop": self._stop, "kill": self._kill, "kill stopping": self._kill_stopping},
                 )  # fmt: skip
 
                 def do(caller: Caller = caller, acts: Any = acts) -> None:
@@ -196,8 +253,7 @@ class Night:
                 self.found.append(f"wrong: {error}")
                 self._clear_away()
         if not self.found:
-            made = {seq: name for seq, (name, _) in self._accepted.items()}
-            self.found += judge(self.root, self.plan.jobs, self.memory, self._removed, made)
+            self.found += judge(self.root, self.plan.jobs, self.memory, self._removed, self._made)
         return self.found
 
     # -- the runner's lives ----------------------------------------------------------------------
@@ -209,6 +265,7 @@ class Night:
     def _live(self, *, drain: bool) -> None:
         while True:
             self._life += 1
+            self._life_began = self.turns.wall
             home = Home(self.root, _SETTINGS)
             self._daemon = daemon = Daemon(home, self._device, disk=_Disk(self))
             if self._stopping:
@@ -234,6 +291,8 @@ class Night:
     def _tell(self, name: str) -> None:
         if self._watcher is not None and self._draw.random() < 0.95:
             self._watcher.told(name)
+        else:
+            self._told_all = False
 
     def _stop(self) -> None:
         """Stop the runner as SIGTERM does, and start it again."""
@@ -248,21 +307,62 @@ class Night:
         self._stopping = True
         if self._daemon is not None:
             self._daemon.ask_to_stop()
-        self.turns.wait(lambda: self._main is None or self._main.over)
+        self.turns.wait(self._main_is_over)
+        for file in self.root.glob("outbox/*/status.json"):
+            if json.loads(file.read_bytes())["state"] == "running":
+                self.found.append(f"illegal: {file.parent.name} runs, and the runner has stopped")
 
     def _kill(self) -> None:
         """End the runner in the middle of whatever it does, and start it again."""
         self._wait_for_work()
         self._lives.get()
+        self._start_after_kill()
+
+    def _kill_stopping(self) -> None:
+        """End the runner after it recorded that it stops: nobody may be charged with that."""
+        self._wait_for_work()
+        self._lives.get()
+        self._stopping = True
+        if self._daemon is not None:
+            self._daemon.ask_to_stop()
+        # The first operation after that records it.
+        self.turns.wait(lambda: self._main_is_over() or self._is_closing(), urgent=True)
+        until = self._operations["main"] + self._draw.randint(1, _LEAVING_OPERATIONS)
+        self.turns.wait(
+            lambda: self._main_is_over() or self._operations["main"] >= until, urgent=True
+        )
+        self._start_after_kill()
+
+    def _main_is_over(self) -> bool:
+        return self._main is None or self._main.over
+
+    def _is_closing(self) -> bool:
+        worker = getattr(self._daemon, "worker", None)
+        return worker is not None and worker.stopping
+
+    def _start_after_kill(self) -> None:
         self.turns.kill("runner")
         self._clear_away()
         self._begin()
         self._lives.put("again")
 
     def _wait_for_work(self) -> None:
-        """Wait for some operations: most turns are spent in waiting, where a kill does no harm."""
-        until = self._operations + self._draw.randrange(_MOST_OPERATIONS)
-        self.turns.wait(lambda: self._operations >= until, 1.0)
+        """Wait for some operations, of one thread or all, and come before the next one.
+
+        Most turns are spent in waiting, where a kill does no harm; what it may break lies between
+        two operations, often those that follow what a caller has just done.
+        """
+        name = self.memory.last
+        if (self.root / "inbox" / name).is_file() and self._draw.random() < 0.7:
+            # What it asks for must hold by the time it leaves, and not be done again.
+            before = len(self._removed[name])
+            self.turns.wait(lambda: len(self._removed[name]) > before, _WORK_SECONDS, urgent=True)
+            until = self._operations["intake"] + self._draw.randrange(_LEAVING_OPERATIONS)
+            self.turns.wait(lambda: self._operations["intake"] >= until, 1.0, urgent=True)
+            return
+        thread = self._draw.choice(_THREADS)
+        until = self._operations[thread] + self._draw.randrange(self._draw.choice(_MOST_OPERATIONS))
+        self.turns.wait(lambda: self._operations[thread] >= until, _WORK_SECONDS, urgent=True)
 
     def _clear_away(self) -> None:
         """Let go of what the end of a process lets go."""
@@ -287,17 +387,48 @@ class Night:
     # -- what is seen on the way -----------------------------------------------------------------
 
     def begins(self, task: ImageTask) -> None:
-        """The device begins an image: one that is there already is made twice."""
-        picture = self.root / "outbox" / task.job / f"{task.job}-{task.index:04d}.json"
-        if picture.exists():
-            self.found.append(f"twice: {task.job} makes image {task.index} again")
+        """The device begins an image: none that is there, paused, cancelled or outranked."""
+        job = task.job
+        if (self.root / "outbox" / job / f"{job}-{task.index:04d}.json").exists():
+            self.found.append(f"twice: {job} makes image {task.index} again")
+        if job not in self._shown:
+            self.found.append(f"illegal: {job} begins before it has a status")
+        # A runner looks at these before its first image, a scan before it takes the specs.
+        pause, cancel = (self._lies_since(name) for name in ("runner.pause", f"{job}.cancel"))
+        late = self.turns.wall - (_SOON_SECONDS if self._told_all else _SCANNED_SECONDS)
+        if pause < max(self._life_began, late):
+            self.found.append(f"swallowed: the pause, in which {job} begins")
+        if cancel < max(self._life_began, self.memory.dropped.get(job, 0.0)):
+            self.found.append(f"swallowed: the cancel of {job}, which begins all the same")
+        ready = self._ready()
+        for other, priority in ready & self._before:
+            if priority > self._ready_priority(job):
+                self.found.append(f"illegal: {job} begins another image before {other}")
+        self._before = ready
+
+    def _lies_since(self, name: str) -> float:
+        with suppress(FileNotFoundError):
+            return (self.root / "inbox" / name).stat().st_mtime
+        return inf
+
+    def _ready_priority(self, job: str) -> int:
+        return self.plan.jobs[stem_of(job)].priority
+
+    def _ready(self) -> set[tuple[str, int]]:
+        """The jobs that could run now, with their priorities."""
+        file = self.root / "data" / "ledger.sqlite"
+        with closing(sqlite3.connect(file)) as ledger:
+            return set(ledger.execute(_READY, (self.turns.wall,)))
 
     def operates(self) -> None:
         """The runner does something to a file, or commits."""
-        self._operations += 1
+        self._operations[""] += 1
+        self._operations[taking_turns.own_name()] += 1
 
     def renames(self, old: str, new: str) -> None:
         """A file gets its name; a status is compared with the last one."""
+        if "/.taken-" in new:
+            self.leaves(new)
         if not new.endswith("/status.json"):
             return
         job = new.split("/")[-2]
@@ -307,28 +438,35 @@ class Night:
             self.found += faults_of_step(before, status)
             said = {**status, "revision": before["revision"], "updated_at": before["updated_at"]}
             again = before["state"] in FINAL_STATES and life == self._life and said == before
-            if again and not self._may_be_said_again(job):
+            # What callers have taken away is not there twice.
+            if again and Path(new).exists() and not self._is_answered_again(job):
                 self.found.append(f"twice: the end of {job} is published again")
         self._shown[job] = (self._life, status)
 
-    def _may_be_said_again(self, job: str) -> bool:
-        """Whether an answer is made again after a kill, or callers removed what was said."""
-        if job in self.memory.meddled | self.memory.without_status:
-            return True
-        file = self.plan.jobs[job].file if job in self.plan.jobs else f"{stem_of(job)}.retry"
-        names = (file, f".taken-{file}")
-        return any((self.root / "inbox" / name).exists() for name in names)
+    def _is_answered_again(self, job: str) -> bool:
+        """Whether the job's file is there yet: an earlier life, or a caller, cut the answer short.
 
-    def removes(self, name: str) -> None:
-        """A file goes."""
-        self._removed[name.removeprefix(".taken-")] = self.turns.wall
+        Who removes the folder of one job of a batch has all of them answered again.
+        """
+        file = self.plan.jobs[job].file if job in self.plan.jobs else f"{stem_of(job)}.retry"
+        since = min(map(self._lies_since, (file, f".taken-{file}")))
+        return since < self._life_began or (since < inf and bool(self.memory.meddled))
+
+    def leaves(self, path: str) -> None:
+        """A file goes: one of the inbox has its answer by then."""
+        name = os.path.basename(path).removeprefix(".taken-")
+        self._removed[name].append(self.turns.wall)
+        if "/inbox/" in path and name.endswith((".yaml", ".retry")):
+            receipt = self.root / "outbox" / "drops" / f"{name}.json"
+            if not receipt.exists():
+                self.found.append(f"illegal: {name} leaves before its receipt")
 
     def _accepting(self) -> Callable[..., Any]:
         true = Ledger.accept
 
-        def accept(ledger: Ledger, record: Any, identity: str, *given: Any) -> Any:
-            made = true(ledger, record, identity, *given)
-            self._accepted[made.seq] = (made.source_name, identity)
+        def accept(ledger: Ledger, record: Any, *given: Any) -> Any:
+            made = true(ledger, record, *given)
+            self._made[made.seq] = made.source_name
             return made
 
         return accept

@@ -57,6 +57,8 @@ class Player:
         self.gate = threading.Semaphore(0)
         self.ready: Callable[[], bool] | None = None
         self.until: float | None = None
+        # Whether it is next as soon as what it waits for holds.
+        self.urgent = False
         self.doomed = False
         self.over = False
         # Its file operations are one: a caller's, which no thread of ours may come between.
@@ -148,16 +150,22 @@ class Turns:
         if player.doomed:
             raise Killed
 
-    def wait(self, ready: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Wait until something holds, or for so many virtual seconds at most; whether it holds."""
+    def wait(
+        self, ready: Callable[[], bool], seconds: float | None = None, *, urgent: bool = False
+    ) -> bool:
+        """Wait until something holds, or for so many virtual seconds at most; whether it holds.
+
+        One that is `urgent` is next then, before any other.
+        """
         player = _mine.player
+        player.urgent = urgent
         player.ready = ready
         player.until = None if seconds is None else self.now + seconds
         try:
             self.give()
             return ready()
         finally:
-            player.ready = player.until = None
+            player.ready, player.until, player.urgent = None, None, False
 
     def sleep(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -191,6 +199,8 @@ class Turns:
             elif not can or first - self.now <= _LATE_SECONDS:
                 self.now = max(self.now, first)
                 can += [p for p in self.players if p.until == first]
+        if urgent := [p for p in can if p.urgent]:
+            return urgent[0]
         current = getattr(_mine, "player", None)
         if current in can and self._draw.random() < self._staying:
             return current
@@ -335,6 +345,11 @@ class _Thread:
 
 def _player() -> Player:
     return _mine.player  # type: ignore[no-any-return]
+
+
+def own_name() -> str:
+    """The name of this thread."""
+    return _player().name
 
 
 def _hook(event: str, given: tuple[Any, ...]) -> None:
