@@ -32,3 +32,19 @@ def test_of_two_things_at_once_neither_is_lost(one: str, other: str) -> None:
         with tempfile.TemporaryDirectory(dir=night.memory()) as root:
             found = night.play(Path(root) / "home", Plan({"a": job}, callers), draw)
         assert found == [], callers
+
+
+@pytest.mark.parametrize("kill", ["kill", "kill stopping"])
+@pytest.mark.parametrize("word", ["drop", "cancel", "retry", "keep"])
+def test_of_a_kill_right_behind_a_word_to_the_runner_and_that_word_neither_is_lost(
+    word: str, kill: str
+) -> None:
+    """Most of these kills fall between the operations by which the word's file leaves the inbox."""
+    draw = random.Random(f"{word} {kill}")
+    for _ in range(4 * _ORDERS):
+        job = Job("a", images=draw.randint(1, 3), fails=0)
+        request = [] if word == "drop" else [Act(word, "a", draw.uniform(0.0, _UNTIL_SECONDS))]
+        callers = ((Act("drop", "a"), *request, Act(kill)),)
+        with tempfile.TemporaryDirectory(dir=night.memory()) as root:
+            found = night.play(Path(root) / "home", Plan({"a": job}, callers), draw)
+        assert found == [], callers
