@@ -6,7 +6,7 @@ that cannot be removed is obeyed once.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from runner.clock import timestamp
@@ -73,8 +73,8 @@ class Controls:
         self.paused = paused
         controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
         # One that cannot leave is a job long since.
-        stuck = set(self._ledger.stuck().values()) if controls else set()
-        self._specs = Names(filter(is_spec, present - stuck) if controls else ())
+        stuck = self._ledger.stuck() if controls else {}
+        self._specs = Names(filter(is_spec, present.difference(stuck.values())) if controls else ())
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False
@@ -84,7 +84,7 @@ class Controls:
                 continue
             try:
                 with self._faults.isolated(file):
-                    obeyed = self._obey_one(name, moment, composing)
+                    obeyed = self._obey_one(name, moment, composing, stuck)
                 self._log_once.recovered()
             except (OSError, DiskFull) as error:
                 # One file must not hold up the others, or the specs.
@@ -94,12 +94,14 @@ class Controls:
         self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
-    def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
+    def _obey_one(
+        self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]
+    ) -> bool:
         target = not_unique(name[: name.rindex(".")])
         drop = _drop_at(self._home.inbox / name)
         if not drop.signature:
             return False
-        if drop.identity in self._ledger.stuck():
+        if drop.identity in stuck:
             self._remove(drop)
             return False
         record = self._find(target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import get_ident
+
 import pytest
 
 from runner.clock import now
@@ -10,6 +12,7 @@ from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
 from runner.spool.inbox.waiting import InputWait
+from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")
@@ -217,3 +220,22 @@ def test_a_cancel_survives_a_restart(spool: Spool) -> None:
     spool.over("hero", "busy")
     assert spool.status("hero")["state"] == "cancelled"
     assert spool.device.started == [("busy", 1)]
+
+
+def test_the_ledger_is_asked_once_for_all_control_files_which_of_them_cannot_leave(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: once for all of them and once for each."""
+    parts = daemon_of(spool).spool
+    asked = []
+    stuck = parts.ledger.stuck
+    monkeypatch.setattr(parts.ledger, "stuck", lambda: asked.append(get_ident()) or stuck())
+    waiting = InputWait(parts)
+    controls = Controls(
+        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
+    names = [f"nobody{number}.cancel" for number in range(9)]
+    for name in names:
+        (spool.home.inbox / name).touch()
+    controls.obey(names, moment=1000.0)
+    assert asked.count(get_ident()) == 1, "the intake asks too, in its own thread"
