@@ -159,11 +159,11 @@ def stand_in(name: str) -> str:
 
 def receipt_names(name: str) -> tuple[str, ...]:
     """The names that the receipt of a file may have; each where the outbox cannot hold the last."""
-    plain = len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
+    fits = len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
     other = f"{stand_in(name)}.json"
     # On Windows a device has all names that begin with its own and a dot.
     device = [f"_{other}"] if _is_device(other) else []
-    return (*([f"{name}.json"] if plain else []), other, *device)
+    return (*([f"{name}.json"] if fits else []), other, *device)
 
 
 def unique(stem: str) -> str:
