@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import get_ident
 
 import pytest
 
+from runner import client
 from runner.clock import now
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
 from runner.spool.inbox.waiting import InputWait
+from runner.spool.store.names import unique
 from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 
@@ -239,3 +242,25 @@ def test_the_ledger_is_asked_once_for_all_control_files_which_of_them_cannot_lea
         (spool.home.inbox / name).touch()
     controls.obey(names, moment=1000.0)
     assert asked.count(get_ident()) == 1, "the intake asks too, in its own thread"
+
+
+def test_a_cancel_by_a_submitted_files_own_name_means_the_one_that_is_still_being_written(
+    tmp_path: Path,
+) -> None:
+    """Seen red: the older job of that name was asked, and the control file went."""
+    spool = Spool(tmp_path / "home", rescan_seconds=0.1)
+    spool.start()
+    spool.until(lambda: client.runner_health(spool.home))
+    assert "~" in client.submit(spool.home, SPEC.encode(), "cat.yaml")
+    spool.end("cat")
+    # As slowly as a sync tool writes one that was submitted elsewhere.
+    with (spool.home.inbox / f"{unique('cat')}.yaml").open("w") as file:
+        file.write(SPEC)
+        file.flush()
+        (spool.home.inbox / "cat.yaml.cancel").touch()
+        scans = daemon_of(spool).intake.scans
+        spool.until(lambda: daemon_of(spool).intake.scans > scans + 2)
+        file.write("steps: 2\n")
+    assert spool.end("cat-2")["state"] == "cancelled"
+    spool.gone("cat.yaml.cancel")
+    spool.stop()

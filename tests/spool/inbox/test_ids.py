@@ -16,7 +16,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every id that is looked up."""
     asked: list[str] = []
     take = Ids._take
-    monkeypatch.setattr(Ids, "_take", lambda ids, job, new: asked.append(job) or take(ids, job, new))
+    monkeypatch.setattr(Ids, "_take", lambda ids, *job: asked.append(job[0]) or take(ids, *job))
     return asked
 
 
