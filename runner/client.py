@@ -88,9 +88,9 @@ def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
     The name is `name`, or `name` with a number where another file has it; while a runner takes
-    files, one that is used once, so that its receipt is nobody else's. A name without the ending of
-    a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
-    UsageProblem when the inbox cannot be written.
+    files, one that is used once, so that its receipt is nobody else's (but see `unique`). A name
+    without the ending of a spec gets `.yaml`, one that would be ignored loses the signs it begins
+    with. Raises UsageProblem when the inbox cannot be written.
     """
     # A name that begins so is ignored, and would lie there for ever.
     stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")

@@ -9,6 +9,8 @@ import pytest
 
 from runner import client
 from runner.clock import now
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox import acknowledge
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
@@ -264,3 +266,15 @@ def test_a_cancel_by_a_submitted_files_own_name_means_the_one_that_is_still_bein
     assert spool.end("cat-2")["state"] == "cancelled"
     spool.gone("cat.yaml.cancel")
     spool.stop()
+
+
+@pytest.mark.parametrize("stem", ["hero", "a" * 200])
+def test_a_control_file_that_is_put_back_beside_others_gets_a_name_however_long_it_is(
+    tmp_path: Path, stem: str
+) -> None:
+    """Seen red: a long one was tried without end, and with it stood the intake."""
+    for number in range(2):
+        (tmp_path / f"{stem}.yaml.retry").touch()
+        (tmp_path / ".taken-x").touch()
+        acknowledge._restore(tmp_path / ".taken-x", f"{stem}.yaml.retry", Disk())
+        assert len(list(tmp_path.iterdir())) == number + 2
