@@ -122,7 +122,7 @@ class Controls:
             # It came early, and is obeyed when the job has ended.
             return False
         elif name.lower().endswith(KEEP_SUFFIX):
-            self._keep(record)
+            self._keep(name, record)
         else:
             self._retry(name, record, drop.identity)
         self._remove(drop)
@@ -164,7 +164,11 @@ class Controls:
             # It may have pictures: the writer ends it, with its contact sheet.
             self._on_cancel(record.seq)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, name: str, record: Record) -> None:
+        if not self._outbox.folder(record.id).is_dir():
+            # Nothing is left of it, and a status would make its folder again.
+            self._refuse(name, record.source_sha256, record.id)
+            return
         self._ledger.keep(record.seq)
         if record.is_shown:
             # Else the writer publishes the end, after the job's page, and this with it.

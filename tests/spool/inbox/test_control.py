@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from threading import get_ident
 
@@ -278,3 +279,15 @@ def test_a_control_file_that_is_put_back_beside_others_gets_a_name_however_long_
         (tmp_path / ".taken-x").touch()
         acknowledge._restore(tmp_path / ".taken-x", f"{stem}.yaml.retry", Disk())
         assert len(list(tmp_path.iterdir())) == number + 2
+
+
+def test_a_job_whose_folder_is_gone_is_not_kept_and_the_receipt_says_so(spool: Spool) -> None:
+    """Seen red: its folder came again, with a status that named pictures that were gone."""
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    shutil.rmtree(spool.home.job("hero"))
+    (spool.home.inbox / "hero.keep").touch()
+    spool.gone("hero.keep")
+    assert not spool.home.job("hero").exists()
+    receipt = spool.receipt("hero.keep")
+    assert (receipt["outcome"], receipt["job"]) == ("rejected", "hero")
