@@ -101,14 +101,15 @@ def submit(home: Home, data: bytes, name: str) -> str:
     return drop
 
 
-def put(home: Home, data: bytes, name: str) -> bool:
+def put(home: Home, data: bytes, name: str, still: Callable[[], bool] = lambda: True) -> bool:
     """Put a file into the inbox atomically, under exactly this name; returns whether it was free.
 
-    The name may contain folders. Raises UsageProblem when the inbox cannot be written.
+    The name may contain folders. `still` is asked at the last moment; nothing is put where it says
+    no. Raises UsageProblem when the inbox cannot be written.
     """
     with _writing(home):
         beneath.make_folder((home.inbox / name).parent, _unlinked(home))
-    return _put(home, data, [name]) is not None
+    return _put(home, data, (each for each in [name] if still())) is not None
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
