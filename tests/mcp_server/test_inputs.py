@@ -342,3 +342,32 @@ def test_of_two_equal_calls_at_once_the_later_finds_the_job_that_a_runner_made_m
     assert [path.parent.name for path in spool.home.outbox.glob("*/status.json")] == ["hero"]
     assert len(list((spool.home.inbox / "mcp" / "hero").iterdir())) == 1
     spool.stop()
+
+
+def test_a_call_leaves_the_pictures_of_another_one_that_mends_a_rejected_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: they went before their spec came, and the job had no picture."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    put = client.put
+    spool.drop("hero.yaml", "kind: nonsense\n")
+    assert spool.end("hero")["state"] == "rejected"
+    left = spool.home.inbox / "mcp" / "hero" / "image-0123456789ab.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(picture())
+    call(spool, "first")
+    assert left.exists()
+    monkeypatch.setattr(inputs, "monotonic", lambda: time.monotonic() + 3601.0)
+
+    def slow(home: Home, data: bytes, name: str, **more: Any) -> bool:
+        if name == "hero.yaml":
+            call(spool, "other")
+            assert not left.exists(), "it was seen for an hour"
+        return put(home, data, name, **more)
+
+    monkeypatch.setattr(client, "put", slow)
+    call(spool, "hero")
+    spool.gone("hero.yaml")
+    spool.until(lambda: spool.status("hero")["state"] == "succeeded")
+    spool.stop()
