@@ -4,6 +4,7 @@ All of them can be made again from the sidecars, so a failure here is a warning 
 picture. Called by the writer thread only, but for `changed`.
 """
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -55,9 +56,11 @@ class Pages:
     def open(self) -> None:
         """Add what the gallery lacks of the sidecars: after a kill, or when its index is gone."""
         try:
-            for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-                if is_left(temporary):
-                    self._disk.remove(temporary)
+            # Another process may just be removing a folder that is looked into.
+            with contextlib.suppress(FileNotFoundError):
+                for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+                    if is_left(temporary):
+                        self._disk.remove(temporary)
             self._ensure()
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
