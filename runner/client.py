@@ -88,27 +88,28 @@ def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
     The name is `name`, or `name` with a number where another file has it; while a runner takes
-    files, one that is used once, so that its receipt is nobody else's. A name without the ending of
-    a spec gets `.yaml`, one that would be ignored loses the signs it begins with. Raises
-    UsageProblem when the inbox cannot be written.
+    files, one that is used once, so that its receipt is nobody else's (but see `unique`). A name
+    without the ending of a spec gets `.yaml`, one that would be ignored loses the signs it begins
+    with. Raises UsageProblem when the inbox cannot be written.
     """
     # A name that begins so is ignored, and would lie there for ever.
     stem, suffix = os.path.splitext(os.path.basename(name).lstrip(".~") or "spec")
     if suffix.lower() not in (".yaml", ".yml", ".json"):
         stem, suffix = f"{stem}{suffix}", ".yaml"
-    drop = _put(home, data, numbered(f"{_unshared(home, stem)}{suffix}"))
+    drop = _put(home, data, numbered(f"{_used_once(home, stem)}{suffix}"))
     assert drop is not None, "the names never end"
     return drop
 
 
-def put(home: Home, data: bytes, name: str) -> bool:
+def put(home: Home, data: bytes, name: str, still: Callable[[], bool] = lambda: True) -> bool:
     """Put a file into the inbox atomically, under exactly this name; returns whether it was free.
 
-    The name may contain folders. Raises UsageProblem when the inbox cannot be written.
+    The name may contain folders. `still` is asked at the last moment; nothing is put where it says
+    no. Raises UsageProblem when the inbox cannot be written.
     """
     with _writing(home):
-        beneath.make_folder((home.inbox / name).parent, _shared(home))
-    return _put(home, data, [name]) is not None
+        beneath.make_folder((home.inbox / name).parent, _unlinked(home))
+    return _put(home, data, (each for each in [name] if still())) is not None
 
 
 def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
@@ -251,7 +252,7 @@ def cancel(home: Home, job_id: str) -> str:
 
 def retry(home: Home, job_id: str) -> str:
     """Ask for a finished job to be run again under a new id; returns the control file's name."""
-    return _control(home, f"{_unshared(home, job_id)}.retry")
+    return _control(home, f"{_used_once(home, job_id)}.retry")
 
 
 def pause(home: Home) -> None:
@@ -274,16 +275,17 @@ def _control(home: Home, name: str) -> str:
         raise UsageProblem(f"{name.rsplit('.', 1)[0]!r} is not a job's id")
     # One that lies there already asks the same, whatever it is: only its name counts.
     with _writing(home), contextlib.suppress(FileExistsError):
-        os.close(beneath.create(home.inbox / name, _shared(home)))
+        os.close(beneath.create(home.inbox / name, _unlinked(home)))
     return name
 
 
-def _unshared(home: Home, stem: str) -> str:
+def _used_once(home: Home, stem: str) -> str:
     """A stem that is used once while a runner takes files: receipts are named like them."""
     return unique(stem) if runner_health(home) else stem
 
 
-def _shared(home: Home) -> list[str]:
+def _unlinked(home: Home) -> list[str]:
+    """The folders below which no link is followed."""
     return [str(home.inbox)]
 
 
@@ -303,33 +305,33 @@ def _put(home: Home, data: bytes, names: Iterable[str]) -> str | None:
     Returns that name, or None where every name is taken.
     """
     aside = home.inbox / ".tmp" / os.urandom(8).hex()
-    shared = _shared(home)
+    unlinked = _unlinked(home)
     try:
         with _writing(home):
-            beneath.make_folder(aside.parent, shared)
-            with os.fdopen(beneath.create(aside, shared), "wb") as file:
+            beneath.make_folder(aside.parent, unlinked)
+            with os.fdopen(beneath.create(aside, unlinked), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             for name in names:
-                if _rename_to_free(aside, home.inbox / name, shared):
+                if _rename_to_free(aside, home.inbox / name, unlinked):
                     return name
     finally:
         with contextlib.suppress(OSError):
-            beneath.remove(aside, shared)
+            beneath.remove(aside, unlinked)
     return None
 
 
-def _rename_to_free(aside: Path, target: Path, shared: list[str]) -> bool:
+def _rename_to_free(aside: Path, target: Path, unlinked: list[str]) -> bool:
     try:
-        return beneath.rename_to_free(aside, target, shared)
+        return beneath.rename_to_free(aside, target, unlinked)
     except OSError:
         # No hard links on this file system. Another file may take the name between the test and
         # the rename, and would then be overwritten.
         if os.path.lexists(target):
             # A drop box may take a file and refuse to let go of its first name.
             return os.path.samestat(os.lstat(aside), os.lstat(target))
-        beneath.rename(aside, target, shared)
+        beneath.rename(aside, target, unlinked)
         return True
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from runner import client
+from runner.files import text_of
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import locks_of
+from tests.spool.conftest import SPEC, Spool
 
 INTERVAL = 0.1
 NOW = datetime.now(UTC)
@@ -187,3 +189,18 @@ def test_a_runner_that_died_counts_for_five_intervals_for_who_has_seen_it(
     while client.runner_health(place) is not None:
         assert time.monotonic() < began + 60
     assert time.monotonic() >= began + 4 * INTERVAL
+
+
+@pytest.mark.parametrize("stem", ["a" * 150, "a" * 181, "a" * 190, "猫" * 66, "a" * 230])
+def test_a_submitted_file_is_found_by_its_name_however_long_that_is(
+    tmp_path: Path, stem: str
+) -> None:
+    """Seen red: from 183 to 199 bytes the receipt had a name that nobody looked for."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    spool.until(lambda: client.runner_health(spool.home))
+    drop = client.submit(spool.home, SPEC.encode(), f"{stem}.yaml")
+    spool.gone(drop)
+    job = client.job_of(spool.home, f"{stem}.yaml")
+    assert spool.until(lambda: spool.status(job))["source"]["name"] == text_of(drop)
+    spool.stop()

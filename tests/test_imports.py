@@ -56,7 +56,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("runner/engine/",),
     "filelock": ("runner/engine/",),
     "watchdog": ("runner/spool/inbox/watcher.py",),
-    "psutil": ("runner/engine/memory/machine.py",),
+    "psutil": ("runner/engine/memory/machine.py", "runner/spool/disk/platform.py"),
     "bitsandbytes": ("runner/engine/",),
     "gguf": ("runner/engine/",),
     "sqlite3": ("runner/spool/store/", "runner/spool/disk/disk.py"),

@@ -1,7 +1,8 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
 Lists the jobs and deletes them only with `--yes` or after a question. Never touches jobs that are
-queued, running or kept (by a file `<id>.keep`), nor what is not the folder of a job.
+queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor what is
+not the folder of a job.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import UsageProblem
+from runner.files import text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.spool.store.names import KEEP_SUFFIX, key_of, not_unique, plain
 from runner.terminal import size_text
 from specs.times import parse_moment
 
@@ -103,8 +106,9 @@ def _amount(
 def finished(home: Home) -> list[Job]:
     """The finished jobs whose folders are in the outbox, without those that are kept."""
     jobs = []
+    to_keep = _to_keep(home)
     for status in statuses(home):
-        if status.get("state") not in FINAL_STATES or status.get("kept"):
+        if not _may_go(status, to_keep):
             continue
         try:
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
@@ -113,6 +117,26 @@ def finished(home: Home) -> list[Job]:
         folder = home.job(status["id"])
         jobs.append(Job(status["id"], status["state"], ended.timestamp(), _bytes_in(folder)))
     return jobs
+
+
+def _to_keep(home: Home) -> set[str]:
+    """What the `.keep` files name that lie in the inbox: ids, and names of files.
+
+    Raises UsageProblem where the inbox cannot be read.
+    """
+    try:
+        names = os.listdir(home.inbox)
+    except OSError as error:
+        raise UsageProblem(f"cannot read {home.inbox}: {error.strerror}") from error
+    stems = [n[: -len(KEEP_SUFFIX)] for n in names if n.lower().endswith(KEEP_SUFFIX)]
+    return {key_of(plain(not_unique(text_of(stem)))) for stem in stems}
+
+
+def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:
+    """Whether a job is over and nobody keeps it or has asked for that."""
+    if status["state"] not in FINAL_STATES or status["kept"]:
+        return False
+    return not to_keep & {key_of(status["id"]), key_of(plain(status["source"]["name"]))}
 
 
 def _bytes_in(folder: Path) -> int:
@@ -153,7 +177,7 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
     for job in jobs:
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
         # Since the list was made, another job may have taken the id of a rejected one.
-        if client.status(home, job.id)["state"] not in FINAL_STATES:
+        if not _may_go(client.status(home, job.id), _to_keep(home)):
             continue
         pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
         try:

@@ -72,7 +72,7 @@ def run_search(options: argparse.Namespace) -> int:
     gallery = _opened(home)
     page = matching(gallery)
     if gallery.damaged:
-        _rebuild(home)
+        _rebuild(home, if_unsound=True)
         page = matching(_opened(home))
     if options.json:
         print_json(page)
@@ -87,12 +87,12 @@ def _opened(home: Home) -> "Gallery":
 
     gallery = Gallery(home.data / FOLDER)
     if gallery.missing:
-        _rebuild(home)
+        _rebuild(home, if_unsound=True)
     return gallery
 
 
-def _rebuild(home: Home) -> int:
-    """Rebuild the index from the sidecars and return the number of rows.
+def _rebuild(home: Home, *, if_unsound: bool = False) -> int:
+    """Rebuild the index from the sidecars, if need be, and return the number of rows.
 
     Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
     """
@@ -108,9 +108,8 @@ def _rebuild(home: Home) -> int:
     folder = home.data / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        return rebuild(
-            folder, home.outbox, Disk().replace, print_progress if sys.stderr.isatty() else None
-        )
+        progress = print_progress if sys.stderr.isatty() else None
+        return rebuild(folder, home.outbox, Disk().replace, progress, if_unsound=if_unsound)
     except OSError as error:
         raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
 

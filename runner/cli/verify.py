@@ -10,9 +10,10 @@ import io
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from runner import client
@@ -29,6 +30,7 @@ from specs.validate import validate
 from specs.write import to_yaml
 
 _CANCEL_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 # The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
@@ -107,7 +109,7 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     from runner.daemon.tasks import inputs_of
     from runner.engine.gpu_thread import of_home
     from runner.engine.memory.machine import gpu_in_use
-    from runner.executor import Failed, Progressed, Rendered, StoppedEarly
+    from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
     from runner.gallery.metadata import encode
     from runner.spool.disk.locks import locks_of
     from runner.spool.inbox import loras
@@ -132,8 +134,12 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
         executor = of_home(home)
         try:
             executor.start(executor.slots()[0].name, [task])
-            while isinstance(event := executor.events.get(), Progressed):
-                pass
+            event: Event | None = None
+            while event is None or isinstance(event, Progressed):
+                if home.threads.fault is not None:
+                    raise _NotMade(f"it could not be made again: {home.threads.fault}")
+                with suppress(Empty):
+                    event = executor.events.get(timeout=_LOOK_SECONDS)
         finally:
             executor.close()
     if isinstance(event, Rendered):

@@ -4,6 +4,7 @@ All of them can be made again from the sidecars, so a failure here is a warning 
 picture. Called by the writer thread only, but for `changed`.
 """
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ _REFRESH_SECONDS = 5.0
 # A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
 _JOBS_SHOWN = 200
+# Another process that rebuilds the gallery may be slow, or stopped.
+_PATIENCE = 0.5
 _SIDECARS_KEPT = 100
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
@@ -41,7 +44,8 @@ class Pages:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._disk = spool.disk
-        self._gallery = Gallery(self._folder, spool.disk.replace)
+        self._gallery = Gallery(self._folder, spool.disk.replace, patience=_PATIENCE)
+        self._is_made_elsewhere = False
         self._due: dict[int, float] = {}
         # Of small jobs, so that their pages need not read files that have just been written.
         self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
@@ -52,12 +56,23 @@ class Pages:
     def open(self) -> None:
         """Add what the gallery lacks of the sidecars: after a kill, or when its index is gone."""
         try:
-            for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-                if is_left(temporary):
-                    self._disk.remove(temporary)
-            ensure(self._folder, self._index.parent, self._disk.replace)
+            # Another process may just be removing a folder that is looked into.
+            with contextlib.suppress(FileNotFoundError):
+                for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+                    if is_left(temporary):
+                        self._disk.remove(temporary)
+            self._ensure()
         except _FAULTS:
             log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
+
+    def _ensure(self) -> None:
+        """Add what the gallery lacks, or try again later where another process makes its index."""
+        try:
+            ensure(self._folder, self._index.parent, self._disk.replace, patience=_PATIENCE)
+            self._is_made_elsewhere = False
+        except TimeoutError:
+            # It brings along what is added here, and may be killed before it does.
+            self._is_made_elsewhere = self.changed = True
 
     def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> None:
         """Add the rows of saved images, from their sidecars; or else when the job ends."""
@@ -115,6 +130,8 @@ class Pages:
             return
         self.changed = False
         try:
+            if self._is_made_elsewhere:
+                self._ensure()
             self._complete_gallery()
         except _FAULTS as error:
             # The events stay unheard, and their jobs are tried again.

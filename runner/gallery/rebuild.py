@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from types import UnionType
@@ -79,40 +80,52 @@ def _typed(kind: type | UnionType, value: Any) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def ensure(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> bool:
+def ensure(
+    folder: Path, outbox: Path, write: Write, progress: Progress | None = None,
+    *, patience: float = inf,
+) -> bool:  # fmt: skip
     """Add the rows that the index lacks, and return whether it had to be made again.
 
     For the start of a runner: it may have been killed after writing a sidecar and before adding
     its row, and a power cut loses the rows of the last seconds. Rows are added in the order of the
     images, so that an intact index lacks rows only of jobs whose last one it lacks. No date is
-    looked at: the clock may have been set.
+    looked at: the clock may have been set. Raises TimeoutError where another process makes the
+    index, or writes it, for longer than `patience` seconds.
     """
     if not Segments(folder).sound():
-        rebuild(folder, outbox, write, progress)
+        rebuild(folder, outbox, write, progress, if_unsound=True, patience=patience)
         return True
-    gallery = Gallery(folder, write)
+    gallery = Gallery(folder, write, patience=patience)
     for sidecars in _sidecars(outbox):
         if sidecars and gallery.get(sidecars[-1].stem) is None:
             gallery.add(*filter(None, map(_row, sidecars)))
     return False
 
 
-def rebuild(folder: Path, outbox: Path, write: Write, progress: Progress | None = None) -> int:
-    """Make the index again and return its number of rows.
+def rebuild(
+    folder: Path, outbox: Path, write: Write, progress: Progress | None = None,
+    *, if_unsound: bool = False, patience: float = inf,
+) -> int:  # fmt: skip
+    """Make the index again and return its number of rows; with `if_unsound` only where it must be.
 
-    `progress(done, total)` is called now and then, with numbers of sidecars.
+    `progress(done, total)` is called now and then, with numbers of sidecars. Raises TimeoutError as
+    `ensure` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # The writers' own lock is held for moments only: they add rows meanwhile.
-    with locked(folder / "rebuilding"):
-        while (count := _rebuilt(folder, outbox, write, progress)) is None:
-            pass
+    with locked(folder / "rebuilding", patience):
+        # Another process may have made it while this one waited.
+        if if_unsound and (made := Gallery(folder)).sound():
+            return len(made)
+        count = None
+        while count is None:
+            count = _rebuilt(Segments(folder, write, patience=patience), outbox, write, progress)
     return count
 
 
-def _rebuilt(folder: Path, outbox: Path, write: Write, progress: Progress | None) -> int | None:
+def _rebuilt(old: Segments, outbox: Path, write: Write, progress: Progress | None) -> int | None:
     """The number of rows of the new index; None where another took the place of the old one."""
-    old = Segments(folder, write)
+    folder = old.folder
     with old.writing():
         old_name, old_length = old.generation, old.length
         name = f"g{max(generations(folder), default=0) + 1:06}"

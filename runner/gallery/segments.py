@@ -13,6 +13,7 @@ document is its segment times SEGMENT, plus the place of its line in the segment
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from threading import RLock
 from typing import Any, cast
@@ -38,7 +39,8 @@ class Segments:
     """One folder of segments, for reading and, with a function that replaces files, for writing.
 
     With `generation` only that one is used, whether it is current or not: a rebuild fills its new
-    generation so. Readers call `refresh` to read what has been added since.
+    generation so. Readers call `refresh` to read what has been added since. Writing raises
+    TimeoutError where another process has the lock for longer than `patience` seconds.
     """
 
     _indexes: list[Index]
@@ -46,12 +48,15 @@ class Segments:
     # By segment: the bits of the lines whose documents a later entry removed.
     _dead: dict[int, int]
 
-    def __init__(self, folder: Path, write: Write | None = None, generation: str = "") -> None:
+    def __init__(
+        self, folder: Path, write: Write | None = None, generation: str = "", patience: float = inf
+    ) -> None:
         self.folder = folder
         self._write = write
         # A new generation has a lock of its own: its only writer is the rebuild that makes it.
         self._pinned = generation
         self._lock = folder / generation / "lock"
+        self._patience = patience
         self._guard = RLock()
         self._reset("")
 
@@ -170,7 +175,7 @@ class Segments:
         if self._write is None:
             raise PermissionError(f"{self.folder} was opened for reading")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._guard, locked(self._lock):
+        with self._guard, locked(self._lock, self._patience):
             name = self._current().removesuffix(_PARTIAL)
             if not name or not (self.folder / name).is_dir():
                 self.switch(name or "g000001", partial=True)

@@ -46,7 +46,7 @@ _COPY = re.compile(r"[a-z-]+(-[0-9a-f]{12}){1,2}\.[a-z]+")
 _OF_A_CALL = re.compile(rb"(mcp/[^/\s]+/[a-z-]+-[0-9a-f]{12})-[0-9a-f]{12}\.")
 _FORGOTTEN_SECONDS = 3600.0
 _unknown_since: dict[Path, float] = {}
-"""When this process first saw a folder of copies whose job nobody knows."""
+"""When this process first saw a copy, or a folder of them, that no job is known to need."""
 
 
 @dataclass
@@ -223,23 +223,25 @@ def sweep(home: Home, kept: str) -> None:
         return
     for folder in folders:
         with contextlib.suppress(OSError):
-            if folder.name == kept or _is_needed(home, folder.name) or beneath.is_link(folder):
+            if folder.name == kept or beneath.is_link(folder):
                 continue
             for file in folder.iterdir():
-                if _COPY.fullmatch(file.name):
+                if _COPY.fullmatch(file.name) and not _is_needed(home, folder.name, file):
                     # The folder may have been replaced by a link since it was looked at.
                     beneath.remove(file, [str(home.inbox)])
-            folder.rmdir()
-            _unknown_since.pop(folder, None)
+                    _unknown_since.pop(file, None)
+            if not _is_needed(home, folder.name, folder):
+                folder.rmdir()
+                _unknown_since.pop(folder, None)
 
 
-def _is_needed(home: Home, job_id: str) -> bool:
-    """Whether the copies of a job in the inbox may still be read."""
+def _is_needed(home: Home, job_id: str, path: Path) -> bool:
+    """Whether a copy for a job, or the folder of its copies, may still be read."""
     status = client.status(home, job_id)
-    if status["state"] == "unknown":
-        # Just being written, or left by a server that was ended before it wrote the spec. Its age
-        # is how long this process has seen it: a clock that is set changes the age of a date.
-        since = _unknown_since.setdefault(home.inbox / FOLDER / job_id, monotonic())
+    if status["state"] in ("unknown", "rejected"):
+        # Just being written, as a rejected job is mended under its id; or left, as by a server that
+        # was ended before it wrote the spec. Its age is how long this process has seen it: a clock
+        # that is set changes the age of a date.
+        since = _unknown_since.setdefault(path, monotonic())
         return monotonic() - since < _FORGOTTEN_SECONDS
-    _unknown_since.pop(home.inbox / FOLDER / job_id, None)
     return status["state"] == "submitted" or status.get("reason") == "WaitingForInput"

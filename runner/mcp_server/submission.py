@@ -106,11 +106,14 @@ def submit(
 def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
     """Write the images, then the spec: a runner that takes the spec finds its images.
 
-    Raises ToolError, and removes the images, where the inbox has another spec of that id.
+    Raises ToolError, and removes the images, where another spec has that id.
     """
     try:
         inputs.write()
-        if client.put(home, data, f"{job_id}.yaml"):
+        # A runner may have made a job of an equal call's spec since it was looked for.
+        if client.put(
+            home, data, f"{job_id}.yaml", still=lambda: not _was_submitted(home, job_id, data)
+        ):
             return
         if not _has_spec(home, job_id, data):
             raise _in_use(job_id)
@@ -123,12 +126,12 @@ def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
 
 def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:
     """Whether this spec was submitted before. Raises ToolError where the id is another spec's."""
-    holder = _holder(home, job_id)
-    if holder is None:
-        return False
-    if _has_spec(home, holder, data):
+    holders = _holders(home, job_id)
+    if any(_has_spec(home, holder, data) for holder in holders):
         return True
-    raise _in_use(holder)
+    if holders:
+        raise _in_use(holders[0])
+    return False
 
 
 def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
@@ -148,19 +151,24 @@ def _in_use(job_id: str) -> ToolError:
     return refusal([problem], "Nothing was submitted")
 
 
-def _holder(home: Home, job_id: str) -> str | None:
-    """The id, in its own spelling, of the job or drop that holds it already; None without one."""
+def _holders(home: Home, job_id: str) -> list[str]:
+    """The ids, in their own spelling, of the drops and jobs that hold an id already.
+
+    A drop leaves the inbox once its job is in the outbox: in this order none is missed.
+    """
     key = key_of(job_id)
+    holders = [
+        drop.stem
+        for drop in (home.inbox.iterdir() if home.inbox.is_dir() else ())
+        if drop.suffix.lower() in (".yaml", ".yml", ".json") and key_of(drop.stem) == key
+    ]
     for folder in home.outbox.iterdir() if home.outbox.is_dir() else ():
         if key_of(folder.name) == key:
             status = reading.status(folder / "status.json")
             # A rejected job does not hold its id: the next drop of that id replaces its folder.
             if status is None or status["state"] != "rejected":
-                return folder.name
-    for drop in home.inbox.iterdir() if home.inbox.is_dir() else ():
-        if drop.suffix.lower() in (".yaml", ".yml", ".json") and key_of(drop.stem) == key:
-            return drop.stem
-    return None
+                holders.append(folder.name)
+    return holders
 
 
 def _readable_id(kind: str, values: Mapping[str, Any]) -> str:

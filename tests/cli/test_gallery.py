@@ -261,3 +261,37 @@ def test_json_is_what_programs_read_also_of_odd_prompts(full: Here) -> None:
     (row,) = full("gallery", "search", "--pack", "pets", "--json").json["rows"]
     assert row["prompt"] == HOSTILE
     assert json.loads(json.dumps(row)) == row
+
+
+@pytest.mark.parametrize(
+    "name", ["fox.keep", "FOX.KEEP", "night.yaml.keep", "Night~0123456789ab.yaml.keep"]
+)
+def test_clean_leaves_jobs_that_a_file_in_the_inbox_asks_to_keep(full: Here, name: str) -> None:
+    """Seen red: they were removed before a runner came that could obey it."""
+    outbox = full.home / "outbox"
+    ended = {"finished_at": ago(days=40), "source": {"name": "night~ba9876543210.yaml"}}
+    put_json(outbox / "fox" / "status.json", status(1, job="fox", **ended))
+    (full.home / "inbox" / name).touch()
+    shape = full("clean", "--older-than", "0m", "--keep", "0", "--yes", "--json").json
+    assert {job["id"] for job in shape["jobs"]} == {"cat", "lamp"} and (outbox / "fox").is_dir()
+
+
+@pytest.mark.parametrize("how", ["a file in the inbox", "a runner that obeyed it"])
+def test_clean_leaves_a_job_that_is_kept_while_it_removes_others(
+    full: Here, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Seen red: it went by the list that it had made."""
+    outbox, replace = full.home / "outbox", os.replace
+
+    def keep(source: Any, target: Any, **folders: Any) -> None:
+        replace(source, target, **folders)
+        if Path(source) != outbox / "fox":
+            return
+        if how == "a file in the inbox":
+            (full.home / "inbox" / "cat.keep").touch()
+        else:
+            put_json(outbox / "cat" / "status.json", {**status(1, job="cat"), "kept": True})
+
+    monkeypatch.setattr(os, "replace", keep)
+    full("clean", "--older-than", "0m", "--yes")
+    assert (outbox / "cat").is_dir() and not (outbox / "fox").exists()

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from runner.cli.init import make_home
+from runner.engine.gpu_thread import GpuThread
 from tests.cli.here import Here
+from tests.daemon.test_threads import end
 from tests.harness import Runner, fluxdrop, spec
 
 pytestmark = pytest.mark.timeout(300)
@@ -141,3 +143,14 @@ def test_while_a_runner_runs_it_renders_and_nothing_is_left_behind(runner: Runne
     assert {name for name in left if not name.startswith(".")} <= {"index.html"}
     found = fluxdrop("gallery", "search", "--tag", "verify", "--json", home=runner.home)
     assert found.json["total"] == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_gpu_thread_that_ends_by_a_mistake_is_not_waited_for(
+    verify: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: `verify` waited without end."""
+    monkeypatch.setattr(GpuThread, "_answer", end)
+    done = verify("verify", str(file_of(verify.home, "plain-0001.json")), "--json")
+    assert done.code == 1
+    assert "its thread gpu0 ended by a mistake" in done.json["reason"]

@@ -7,6 +7,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -210,3 +211,19 @@ def test_more_rows_than_a_segment_come_back(tmp_path: Path, folder: Path) -> Non
     assert rebuild(folder, tmp_path / "outbox", write) == SEGMENT + 100
     assert Gallery(folder).sound()
     assert ids(Gallery(folder))[0] == f"hero-{SEGMENT + 100:04}"
+
+
+def test_of_many_who_find_no_index_at_once_one_makes_it(outbox: Path, folder: Path) -> None:
+    """Seen red: each made it anew, one after another."""
+    told: list[int] = []
+    all_there = Barrier(6)
+
+    def search_it() -> int:
+        assert Gallery(folder).missing
+        all_there.wait()
+        return rebuild(folder, outbox, write, lambda done, _: told.append(done), if_unsound=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        counts = [pool.submit(search_it) for _ in range(6)]
+        assert [count.result() for count in counts] == [5] * 6
+    assert told == [5]

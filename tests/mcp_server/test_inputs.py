@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from runner import client
 from runner.mcp_server import inputs, submission
+from runner.settings import Home
+from tests.daemon.columns import daemon_of
 from tests.mcp_server.support import (
     agent,
     data_uri,
@@ -21,6 +24,7 @@ from tests.mcp_server.support import (
     write_status,
 )
 from tests.mcp_server.test_submit import spec_of
+from tests.spool.conftest import Spool
 
 WORDS = {"prompt": "make it yellow", "model": "tiny"}
 
@@ -294,3 +298,76 @@ def test_an_equal_call_finds_the_first_job_though_its_picture_has_another_name(h
 
     play(scene)
     assert len(list((home / "inbox" / "mcp" / "same").iterdir())) == 1
+
+
+class Present:
+    """An attendance that says that a runner is there."""
+
+    def peek(self) -> dict[str, Any]:
+        return {"running": True}
+
+    look = peek
+
+
+def call(spool: Spool, job_id: str) -> str:
+    """The id that a call with a picture is told."""
+    arguments = {**WORDS, "image": data_uri(picture()), "id": job_id}
+    told = submission.submit(spool.home, Present(), "kontext", arguments)  # type: ignore[arg-type]
+    return str(told["job_id"])
+
+
+def test_of_two_equal_calls_at_once_the_later_finds_the_job_that_a_runner_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it became a job of its own, rejected with IdConflict."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    put, firsts = client.put, ["hero.yaml"]
+
+    def late(home: Home, data: bytes, name: str, **more: Any) -> bool:
+        if name in firsts:
+            # The other call looked as early as this one, and was quicker.
+            firsts.clear()
+            call(spool, "hero")
+            spool.gone("hero.yaml")
+        return put(home, data, name, **more)
+
+    monkeypatch.setattr(client, "put", late)
+    assert call(spool, "hero") == "hero"
+    assert spool.end("hero")["state"] == "succeeded"
+    scans = daemon_of(spool).intake.scans
+    daemon_of(spool).intake.wake.set()
+    spool.until(lambda: daemon_of(spool).intake.scans > scans + 1)
+    assert not list(spool.home.inbox.glob("*.yaml"))
+    assert [path.parent.name for path in spool.home.outbox.glob("*/status.json")] == ["hero"]
+    assert len(list((spool.home.inbox / "mcp" / "hero").iterdir())) == 1
+    spool.stop()
+
+
+def test_a_call_leaves_the_pictures_of_another_one_that_mends_a_rejected_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: they went before their spec came, and the job had no picture."""
+    spool = Spool(tmp_path / "home")
+    spool.start()
+    put = client.put
+    spool.drop("hero.yaml", "kind: nonsense\n")
+    assert spool.end("hero")["state"] == "rejected"
+    left = spool.home.inbox / "mcp" / "hero" / "image-0123456789ab.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(picture())
+    call(spool, "first")
+    assert left.exists()
+    monkeypatch.setattr(inputs, "monotonic", lambda: time.monotonic() + 3601.0)
+
+    def slow(home: Home, data: bytes, name: str, **more: Any) -> bool:
+        if name == "hero.yaml":
+            call(spool, "other")
+            assert not left.exists(), "it was seen for an hour"
+        return put(home, data, name, **more)
+
+    monkeypatch.setattr(client, "put", slow)
+    call(spool, "hero")
+    spool.gone("hero.yaml")
+    spool.until(lambda: spool.status("hero")["state"] == "succeeded")
+    spool.stop()

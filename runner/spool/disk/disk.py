@@ -16,11 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.clock import monotonic, now
+from runner.clock import now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
 from runner.places import Places
 from runner.spool.disk import beneath
-from runner.spool.disk.platform import can_sync_file_system, is_dead, sync_file_system
+from runner.spool.disk.platform import (
+    can_sync_file_system,
+    is_dead,
+    pid_space,
+    sync_file_system,
+)
 
 # A virus scanner or an indexer holds a new file for up to 0.8 s on Windows (measured tail on SMB);
 # 10, 20, 40 … 500 ms sums to about five seconds before giving up.
@@ -34,8 +39,7 @@ _NO_ANSWER = {
 }
 _COMMON = {errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_NO_ROOM, *_NO_ANSWER}
 TEMPORARY_SUFFIX = ".writing"
-_OF_A_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{12}\.")
-# Its number may be another process's by now.
+_OF_A_PROCESS = re.compile(r"\.(\d{1,9})-([0-9a-f]{6})[0-9a-f]{8}\.")
 _OLD_SECONDS = 3600.0
 # Plain text where there are thousands of them: making a Path takes longer than a small write.
 StrPath = str | Path
@@ -95,8 +99,8 @@ class Disk:
                         written.append(os.fspath(path))
                     else:
                         # As short as can be: a name that fits must not be refused for this one.
-                        aside = f".{os.getpid()}-{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
-                        written.append(f"{os.path.dirname(path)}/{aside}")
+                        aside = f".{os.getpid()}-{pid_space()}{os.urandom(4).hex()}"
+                        written.append(f"{os.path.dirname(path)}/{aside}{TEMPORARY_SUFFIX}")
                     self._write(written[-1], data, target=path, sync=not one_sync)
                 if one_sync:
                     self.sync_file_system(os.path.dirname(written[0]))
@@ -213,15 +217,21 @@ class Disk:
 
 
 def is_left(file: Path) -> bool:
-    """Whether nobody writes a temporary file any more: its process has ended, or it is old.
+    """Whether nobody writes a temporary file any more: its process has ended.
 
-    This process's own number may have been an earlier one's: ask before anything is written.
+    Of a process on another machine, or in another container, nothing is known: its file must be
+    old. This process's own number may have been an earlier one's: ask before anything is written.
     """
     found = _OF_A_PROCESS.match(file.name)
-    if found is None or int(found[1]) == os.getpid() or is_dead(int(found[1])):
+    if found is None:
         return True
-    # Older than the last start of this machine, where that is what its clock counts from.
-    return now() - os.lstat(file).st_mtime > min(_OLD_SECONDS, monotonic())
+    if found[2] == pid_space():
+        return int(found[1]) == os.getpid() or is_dead(int(found[1]))
+    try:
+        return now() - os.lstat(file).st_mtime > _OLD_SECONDS
+    except FileNotFoundError:
+        # It has just got its name.
+        return False
 
 
 def concerns_all(error: Exception) -> bool:

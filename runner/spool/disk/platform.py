@@ -6,6 +6,7 @@ Each function has a value for "cannot tell here", so that its callers are the sa
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 import stat
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from runner.files import open_regular
 
@@ -31,18 +33,32 @@ _NOT_LOCAL = {
 
 
 def is_dead(pid: int) -> bool:
-    """Whether no process of this machine has this number; on Windows nobody asks: True.
+    """Whether no process in this one's `pid_space` has this number."""
+    if sys.platform == "win32":
+        # Here, for it takes long. What follows would end that process there.
+        import psutil
 
-    There an open file cannot be removed, and a lock is released with its process.
-    """
-    if sys.platform != "win32":
+        return not psutil.pid_exists(pid)
+    else:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
         except OSError:
-            return False
-    return sys.platform == "win32"
+            pass
+        return False
+
+
+@cache
+def pid_space() -> str:
+    """Six hex digits for where this process has its number: this machine, on Linux the container.
+
+    Of a number from elsewhere nothing can be asked: it means another process here, or none.
+    """
+    where = platform.node()
+    with contextlib.suppress(OSError):
+        where += os.readlink("/proc/self/ns/pid")
+    return f"{crc32(where.encode(errors='replace')) & 0xFFFFFF:06x}"
 
 
 def allow_writer_probe() -> None:

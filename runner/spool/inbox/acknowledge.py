@@ -222,8 +222,9 @@ def _identities_at(file: Path, name: str) -> set[str]:
 def _restore(taken: Path, name: str, disk: Disk) -> None:
     """Rename a file that must stay in the inbox to its own name there, or to a free one."""
     stem, suffix = os.path.splitext(name)
-    # A control file must not come to mean the job of another id.
-    others = (f"{unique(stem)}{suffix}" for _ in itertools.count())
-    names = itertools.chain([name], others) if is_control(name) else numbered(name)
+    # A control file must not come to mean the job of another id; so long that it cannot get the
+    # second name, it means none.
+    own = [name, f"{unique(stem)}{suffix}"] if is_control(name) else []
+    names = itertools.chain(own, numbered(name))
     next(n for n in names if disk.rename_to_free(taken, taken.with_name(n)))
     log.info("%s came while another file of that name was being taken", name)

@@ -61,6 +61,7 @@ class ComposePool:
         self._lock = threading.Lock()
         self._waiting: deque[PendingDrop] = deque()
         self._threads = 0
+        self._started = 0
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -77,8 +78,11 @@ class ComposePool:
             if self._threads == _MOST_PROCESSES:
                 return
             self._threads += 1
+            # One that finds nothing more to do still ends its process: no other may have its name.
+            self._started += 1
+            name = f"compose {self._started}"
         try:
-            self._home.threads.start(f"compose {self._threads}", self._work)
+            self._home.threads.start(name, self._work)
         except RuntimeError:
             # No thread can be started now: the drop is still in the inbox, and is tried again.
             with self._lock:

@@ -6,7 +6,7 @@ that cannot be removed is obeyed once.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from runner.clock import timestamp
@@ -58,7 +58,9 @@ class Controls:
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
         self._unknown_since: dict[str, float] = {}
-        self._specs = Names(())
+        self._specs: list[str] = []
+        # Those of their files, and as their owners gave them.
+        self._spec_names = Names(())
         self.paused = False
         self.seconds_to_next_check = _UNKNOWN_SECONDS
 
@@ -73,8 +75,9 @@ class Controls:
         self.paused = paused
         controls = sorted(n for n in present if is_control(n) and n != PAUSE_NAME)
         # One that cannot leave is a job long since.
-        stuck = set(self._ledger.stuck().values()) if controls else set()
-        self._specs = Names(filter(is_spec, present - stuck) if controls else ())
+        stuck = self._ledger.stuck() if controls else {}
+        self._specs = list(filter(is_spec, present.difference(stuck.values())) if controls else ())
+        self._spec_names = Names({*self._specs, *map(plain, self._specs)})
         for name in self._unknown_since.keys() - set(controls):
             del self._unknown_since[name]
         unobeyed = False
@@ -84,7 +87,7 @@ class Controls:
                 continue
             try:
                 with self._faults.isolated(file):
-                    obeyed = self._obey_one(name, moment, composing)
+                    obeyed = self._obey_one(name, moment, composing, stuck)
                 self._log_once.recovered()
             except (OSError, DiskFull) as error:
                 # One file must not hold up the others, or the specs.
@@ -94,18 +97,20 @@ class Controls:
         self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
-    def _obey_one(self, name: str, moment: float, composing: bool) -> bool:
+    def _obey_one(
+        self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]
+    ) -> bool:
         target = not_unique(name[: name.rindex(".")])
         drop = _drop_at(self._home.inbox / name)
         if not drop.signature:
             return False
-        if drop.identity in self._ledger.stuck():
+        if drop.identity in stuck:
             self._remove(drop)
             return False
         record = self._find(target)
         if record is None:
             since = self._unknown_since.setdefault(name, moment)
-            waits = composing or self._specs.alike(target) or self._is_any_to_come()
+            waits = composing or self._spec_names.alike(target) or self._is_any_to_come()
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not name.lower().endswith(CANCEL_SUFFIX):
                     self._refuse(name, "", text_of(target))
@@ -117,7 +122,7 @@ class Controls:
             # It came early, and is obeyed when the job has ended.
             return False
         elif name.lower().endswith(KEEP_SUFFIX):
-            self._keep(record)
+            self._keep(name, record)
         else:
             self._retry(name, record, drop.identity)
         self._remove(drop)
@@ -125,14 +130,15 @@ class Controls:
 
     def _is_any_to_come(self) -> bool:
         """Whether a spec lies there that is yet to be read: it may bring any id."""
-        return any(self._home.inbox / name not in self._faults for name in self._specs.all)
+        return any(self._home.inbox / name not in self._faults for name in self._specs)
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""
         if not self._unknown_since:
             return False
         waiting = {key_of(name) for name in self._unknown_since}
-        return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in names)
+        every = (*names, *map(plain, names))
+        return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in every)
 
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)
@@ -142,10 +148,10 @@ class Controls:
             # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
             # which a rejected job does not keep.
             same = key_of(plain(record.source_name)) == key_of(target)
-            newer = same and self._specs.alike(target)
+            newer = same and self._spec_names.alike(target)
             if newer or (
                 record.state == State.REJECTED
-                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs.all)
+                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs)
             ):
                 return None
         return record
@@ -158,7 +164,11 @@ class Controls:
             # It may have pictures: the writer ends it, with its contact sheet.
             self._on_cancel(record.seq)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, name: str, record: Record) -> None:
+        if not self._outbox.folder(record.id).is_dir():
+            # Nothing is left of it, and a status would make its folder again.
+            self._refuse(name, record.source_sha256, record.id)
+            return
         self._ledger.keep(record.seq)
         self._outbox.write_status(record.seq, durable=True)
 

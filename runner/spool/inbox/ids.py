@@ -27,27 +27,30 @@ class Ids:
 
         In a new process the search begins at the first number that the ledger does not have.
         """
-        if first == 1 and self._is_free(wanted):
+        if first == 1 and self._take_unnamed(wanted):
             return wanted
         stem = wanted[:_LONGEST_STEM]
         key = key_of(stem)
         number = self._given.get(key) or self._ledger.first_unused_number(stem)
-        while not self._is_free(f"{stem}-{number}"):
+        while not self._take_unnamed(f"{stem}-{number}"):
             number += 1
         self._given[key] = number
         return f"{stem}-{number}"
 
-    def _is_free(self, job_id: str) -> bool:
-        """Whether a drop without an id may get this one."""
+    def _take_unnamed(self, job_id: str) -> bool:
+        """Make an id free for a drop without one; whether that drop may get it."""
         record = self._ledger.newest(job_id)
         # A rejected job of the same batch, that is not answered yet, would lose its answer.
         if record is not None and record.state == State.REJECTED and not record.is_shown:
             return False
-        return not self._is_taken(job_id, record)
+        return self._take(job_id, record)
 
-    def is_taken(self, job_id: str) -> bool:
-        """Whether a job holds this id, or the outbox has another folder of that name."""
-        return self._is_taken(job_id, self._ledger.newest(job_id))
+    def take(self, job_id: str) -> bool:
+        """Make an id free, unless a job holds it or the outbox has another folder of that name.
+
+        A job that no longer holds it is removed, as by `holder`. Returns whether the id is free.
+        """
+        return self._take(job_id, self._ledger.newest(job_id))
 
     def folder_of(self, job_id: str) -> str:
         """The folder of the job of this id, which may be written in another case."""
@@ -60,13 +63,13 @@ class Ids:
         Rejected jobs hold no id, nor do those cancelled before they were composed, nor finished
         ones whose folder was moved away.
         """
-        return self._if_holding(self._ledger.newest(job_id))
+        return self._unless_over(self._ledger.newest(job_id))
 
-    def _is_taken(self, job_id: str, newest: Record | None) -> bool:
-        holds = self._if_holding(newest) is not None
-        return holds or self._outbox.folder(job_id).exists()
+    def _take(self, job_id: str, newest: Record | None) -> bool:
+        holder = self._unless_over(newest)
+        return holder is None and not self._outbox.folder(job_id).exists()
 
-    def _if_holding(self, record: Record | None) -> Record | None:
+    def _unless_over(self, record: Record | None) -> Record | None:
         if record is None:
             return None
         uncomposed = record.state == State.CANCELLED and not record.total

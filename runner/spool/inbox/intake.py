@@ -263,7 +263,7 @@ class Intake:
         if existing is not None:
             return Acknowledgement(drop, existing, absorbed=True)
         job_id = assessment.explicit_id or self._ids.free(id_from_file(drop.name))
-        if assessment.explicit_id and self._ids.is_taken(job_id):
+        if assessment.explicit_id and not self._ids.take(job_id):
             assessment = Assessment(
                 reason="IdConflict",
                 message=f"the id {job_id!r} belongs to another spec: choose another id, or move "

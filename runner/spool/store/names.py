@@ -159,16 +159,25 @@ def stand_in(name: str) -> str:
 
 def receipt_names(name: str) -> tuple[str, ...]:
     """The names that the receipt of a file may have; each where the outbox cannot hold the last."""
-    plain = len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
     other = f"{stand_in(name)}.json"
     # On Windows a device has all names that begin with its own and a dot.
     device = [f"_{other}"] if _is_device(other) else []
-    return (*([f"{name}.json"] if plain else []), other, *device)
+    return (*([f"{name}.json"] if _is_plain(name) else []), other, *device)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether the receipt of a file may have its name."""
+    return len(os.fsencode(name)) <= _LONGEST_PLAIN_RECEIPT and text_of(name) == name
 
 
 def unique(stem: str) -> str:
-    """A stem that no other client's file has; the id made of it is the same."""
-    return f"{stem}~{os.urandom(6).hex()}" if len(os.fsencode(stem)) < 200 else stem
+    """A stem that no other client's file has; the id made of it is the same.
+
+    A receipt is found by it only if it has the file's name. So a stem that is too long for that (by
+    bytes, above 181), or is no UTF-8, stays as it is, and may be another client's too.
+    """
+    made = f"{stem}~{os.urandom(6).hex()}"
+    return made if _is_plain(f"{made}{RETRY_SUFFIX}") else stem
 
 
 def not_unique(stem: str) -> str:

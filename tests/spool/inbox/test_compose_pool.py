@@ -14,6 +14,7 @@ from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compose
 from runner.spool.inbox.compose_process import ComposeProcess
 from runner.spool.inbox.settle import Drop, drop_at
+from tests.daemon.columns import daemon_of
 from tests.spool.composing import LARGE, SMALL, write_many
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
@@ -107,6 +108,37 @@ def test_two_specs_are_planned_at_once_and_the_third_has_its_turn_after_them(
     packed.until(lambda: not planners())
     packed.drop("d.yaml", SMALL)
     assert packed.end("d")["state"] == "succeeded"
+
+
+def test_a_thread_that_ends_its_process_shares_its_name_with_no_other(
+    packed: Spool, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: two were `compose 2`, and of the one that went on nobody knew."""
+    slow, close = threading.Event(), ComposeProcess.__exit__
+
+    def closing(process: ComposeProcess, *error: Any) -> None:
+        assert slow.wait(60)
+        close(process, *error)
+
+    monkeypatch.setattr(ComposeProcess, "__exit__", closing)
+    still = daemon_of(packed).home.threads.still
+    for name in ("a.yaml", "b.yaml"):
+        start_planning(packed, name, SMALL)
+    packed.until(lambda: len(held.asked) == 2)
+    held.free.set()
+    # Both threads have nothing more to do, and end slowly.
+    packed.over("a", "b")
+    packed.until(lambda: daemon_of(packed).intake._compose_pool._threads == 0)
+    held.free.clear()
+    for name in ("c.yaml", "d.yaml"):
+        start_planning(packed, name, SMALL)
+    packed.until(lambda: len(held.asked) == 4)
+    names = [thread.name for thread in threading.enumerate() if "compose" in thread.name]
+    assert len(names) == len(set(names)) == 4
+    slow.set()
+    packed.until(lambda: len([name for name in still() if "compose" in name]) == 2)
+    held.free.set()
+    assert [status["state"] for status in packed.over("c", "d")] == ["succeeded"] * 2
 
 
 @pytest.mark.parametrize("name", ["big.yaml", "big"])

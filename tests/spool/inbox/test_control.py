@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from threading import get_ident
+
 import pytest
 
+from runner import client
 from runner.clock import now
+from runner.spool.disk.disk import Disk
+from runner.spool.inbox import acknowledge
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
 from runner.spool.inbox.waiting import InputWait
+from runner.spool.store.names import unique
+from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")
@@ -217,3 +226,68 @@ def test_a_cancel_survives_a_restart(spool: Spool) -> None:
     spool.over("hero", "busy")
     assert spool.status("hero")["state"] == "cancelled"
     assert spool.device.started == [("busy", 1)]
+
+
+def test_the_ledger_is_asked_once_for_all_control_files_which_of_them_cannot_leave(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: once for all of them and once for each."""
+    parts = daemon_of(spool).spool
+    asked = []
+    stuck = parts.ledger.stuck
+    monkeypatch.setattr(parts.ledger, "stuck", lambda: asked.append(get_ident()) or stuck())
+    waiting = InputWait(parts)
+    controls = Controls(
+        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
+    names = [f"nobody{number}.cancel" for number in range(9)]
+    for name in names:
+        (spool.home.inbox / name).touch()
+    controls.obey(names, moment=1000.0)
+    assert asked.count(get_ident()) == 1, "the intake asks too, in its own thread"
+
+
+def test_a_cancel_by_a_submitted_files_own_name_means_the_one_that_is_still_being_written(
+    tmp_path: Path,
+) -> None:
+    """Seen red: the older job of that name was asked, and the control file went."""
+    spool = Spool(tmp_path / "home", rescan_seconds=0.1)
+    spool.start()
+    spool.until(lambda: client.runner_health(spool.home))
+    assert "~" in client.submit(spool.home, SPEC.encode(), "cat.yaml")
+    spool.end("cat")
+    # As slowly as a sync tool writes one that was submitted elsewhere.
+    with (spool.home.inbox / f"{unique('cat')}.yaml").open("w") as file:
+        file.write(SPEC)
+        file.flush()
+        (spool.home.inbox / "cat.yaml.cancel").touch()
+        scans = daemon_of(spool).intake.scans
+        spool.until(lambda: daemon_of(spool).intake.scans > scans + 2)
+        file.write("steps: 2\n")
+    assert spool.end("cat-2")["state"] == "cancelled"
+    spool.gone("cat.yaml.cancel")
+    spool.stop()
+
+
+@pytest.mark.parametrize("stem", ["hero", "a" * 200])
+def test_a_control_file_that_is_put_back_beside_others_gets_a_name_however_long_it_is(
+    tmp_path: Path, stem: str
+) -> None:
+    """Seen red: a long one was tried without end, and with it stood the intake."""
+    for number in range(2):
+        (tmp_path / f"{stem}.yaml.retry").touch()
+        (tmp_path / ".taken-x").touch()
+        acknowledge._restore(tmp_path / ".taken-x", f"{stem}.yaml.retry", Disk())
+        assert len(list(tmp_path.iterdir())) == number + 2
+
+
+def test_a_job_whose_folder_is_gone_is_not_kept_and_the_receipt_says_so(spool: Spool) -> None:
+    """Seen red: its folder came again, with a status that named pictures that were gone."""
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    shutil.rmtree(spool.home.job("hero"))
+    (spool.home.inbox / "hero.keep").touch()
+    spool.gone("hero.keep")
+    assert not spool.home.job("hero").exists()
+    receipt = spool.receipt("hero.keep")
+    assert (receipt["outcome"], receipt["job"]) == ("rejected", "hero")

@@ -15,8 +15,8 @@ from tests.spool.store.test_queries import job
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every id that is looked up."""
     asked: list[str] = []
-    is_taken = Ids.is_taken
-    monkeypatch.setattr(Ids, "is_taken", lambda ids, job: asked.append(job) or is_taken(ids, job))
+    take = Ids._take
+    monkeypatch.setattr(Ids, "_take", lambda ids, *job: asked.append(job[0]) or take(ids, *job))
     return asked
 
 

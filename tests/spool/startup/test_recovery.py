@@ -9,11 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runner.spool.disk.platform import signature_of
+from runner.clock import now
+from runner.spool.disk.platform import pid_space, signature_of
 from runner.spool.inbox.settle import Drop
+from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 
@@ -153,24 +156,56 @@ def test_the_order_of_acceptance_survives_a_restart(idle_spool: Spool) -> None:
     assert [job for job, _ in idle_spool.device.started] == ["c", "a", "b"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
 @pytest.mark.parametrize("folder", ["outbox", "inbox", "data/gallery"])
 def test_a_start_leaves_what_another_process_is_writing_until_that_has_ended(
     idle_spool: Spool, folder: str
 ) -> None:
     """Seen red: a page that a command was just writing went away under it."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        file = idle_spool.home.root / folder / f".{other.pid}-0123456789ab.writing"
-        forgotten = file.with_name(f".{other.pid}-ba9876543210.writing")
-        ours = file.with_name(f".{os.getpid()}-0123456789ab.writing")
+        file = idle_spool.home.root / folder / f".{other.pid}-{pid_space()}01234567.writing"
+        ours = file.with_name(f".{os.getpid()}-{pid_space()}01234567.writing")
         file.parent.mkdir(parents=True, exist_ok=True)
-        for each in (file, forgotten, ours):
+        for each in (file, ours):
             each.touch()
-        os.utime(forgotten, (0, 0))
+        # A machine that slept, or a command that was stopped by Ctrl-Z.
+        os.utime(file, (0, 0))
         idle_spool.start()
-        idle_spool.until(lambda: not forgotten.exists() and not ours.exists())
+        idle_spool.until(lambda: not ours.exists())
         idle_spool.stop()
         assert file.exists()
         other.kill()
     idle_spool.start()
     idle_spool.until(lambda: not file.exists())
+
+
+def test_a_start_leaves_what_a_process_elsewhere_may_be_writing_for_an_hour(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: its number meant another process here, or none, and its file went."""
+    elsewhere = f"{int(pid_space(), 16) ^ 1:06x}"
+    new = idle_spool.home.outbox / f".{os.getpid()}-{elsewhere}01234567.writing"
+    old = idle_spool.home.outbox / f".{os.getpid()}-{elsewhere}76543210.writing"
+    for each in (new, old):
+        each.touch()
+    os.utime(old, (now() - 3601, now() - 3601))
+    idle_spool.start()
+    assert new.exists() and not old.exists()
+
+
+def test_a_temporary_file_that_gets_its_name_while_a_start_looks_at_it_costs_nothing(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a file that did not exist was set aside for as long as the runner ran."""
+    file = idle_spool.home.outbox / f".1-{int(pid_space(), 16) ^ 1:06x}01234567.writing"
+    page = idle_spool.home.outbox / "page.html"
+    file.touch()
+    lstat = os.lstat
+
+    def late(path: Any, **given: Any) -> os.stat_result:
+        if str(path) == str(file) and file.exists():
+            file.rename(page)
+        return lstat(path, **given)
+
+    monkeypatch.setattr(os, "lstat", late)
+    idle_spool.start()
+    assert page.exists() and not daemon_of(idle_spool).faults.listed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.spool.store.names import (
+    SPEC_SUFFIXES,
     Names,
     id_from_file,
     is_conflict_copy,
@@ -13,6 +14,7 @@ from runner.spool.store.names import (
     key_of,
     natural_order,
     receipt_names,
+    unique,
     why_not_taken,
 )
 
@@ -174,3 +176,16 @@ def test_the_receipt_of_a_name_that_means_a_device_has_one_more_name(name: str) 
     """Seen red: on a disk with the rules of Windows it could not be written at all."""
     plain, other, last = receipt_names(name)
     assert plain == f"{name}.json" and other.startswith(f"{name}~") and last == f"_{other}"
+
+
+@pytest.mark.parametrize(
+    ("stem", "may_be"),
+    [("cat", True), ("a" * 181, True), ("a" * 182, False), ("猫" * 61, False), ("\udcff", False)],
+)
+def test_a_name_that_is_used_once_is_also_its_receipts(stem: str, may_be: bool) -> None:
+    """Seen red: the receipts of long ones had another name, and were not found."""
+    once = unique(stem)
+    for suffix in (*SPEC_SUFFIXES, ".retry"):
+        name = f"{once}{suffix}"
+        assert once == stem or receipt_names(name)[0] == f"{name}.json"
+    assert (once != stem) == may_be
