@@ -136,8 +136,8 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
             executor.start(executor.slots()[0].name, [task])
             event: Event | None = None
             while event is None or isinstance(event, Progressed):
-                if home.threads.fault is not None:
-                    raise _NotMade(f"it could not be made again: {home.threads.fault}")
+                if home.threads.broken is not None:
+                    raise _NotMade(f"it could not be made again: {home.threads.broken}")
                 with suppress(Empty):
                     event = executor.events.get(timeout=_LOOK_SECONDS)
         finally:
