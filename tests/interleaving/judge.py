@@ -74,7 +74,9 @@ def judge(
         for asked, gone in _cancels(stem, memory, removed):
             found += _faults_of_cancel(jobs[stem], memory.dropped[stem], asked, gone, soon)
     for stem in memory.kept & jobs.keys():
-        if not jobs[stem]["kept"]:
+        # Nothing is left to keep of a job whose folder callers removed: that is answered.
+        refused = stem in memory.meddled and _answer(root, f"{stem}.keep") == "rejected"
+        if not (jobs[stem]["kept"] or refused):
             found.append(f"swallowed: the keep of {stem}")
     for name in os.listdir(root / "inbox"):
         if not name.startswith(".") and stem_of(name.split(".")[0]) in memory.dropped:
@@ -101,9 +103,13 @@ def _is_refused(root: Path, name: str, jobs: Mapping[str, Mapping[str, Any]]) ->
     A plan is there from the acceptance on, but where a cancel came before the spec was composed.
     """
     job = jobs.get(stem_of(name.split(".")[0]), {"state": "cancelled", "total": 0})
+    return _answer(root, name) == "rejected" and (job["state"], job["total"]) == ("cancelled", 0)
+
+
+def _answer(root: Path, name: str) -> str | None:
+    """The outcome in the receipt of a file; None where there is none."""
     receipt = root / "outbox" / "drops" / f"{name}.json"
-    answer = json.loads(receipt.read_bytes())["outcome"] if receipt.exists() else None
-    return answer == "rejected" and (job["state"], job["total"]) == ("cancelled", 0)
+    return json.loads(receipt.read_bytes())["outcome"] if receipt.exists() else None
 
 
 def _cancels(
