@@ -458,6 +458,24 @@ def test_a_status_of_a_queued_job_that_is_deleted_is_written_again_at_the_next_l
     assert (folder / "spec.yaml").exists()
 
 
+def test_a_status_that_was_written_again_just_before_a_kill_is_followed_by_a_higher_revision(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the next one had the same revision and said something else."""
+    go = columns.paused(told, monkeypatch)
+    before = told.until(lambda: told.status("hero"))
+    with monkeypatch.context() as patch:
+        patch.setattr(daemon_of(told).ledger, "published", lambda *given: None)
+        (told.home.job("hero") / "status.json").unlink()
+        again = told.until(lambda: told.status("hero"))
+        die(told)
+    assert again["revision"] == before["revision"] + 1
+    start_again(told)
+    go()
+    assert told.until(lambda: told.status("hero"))["revision"] > again["revision"]
+    assert told.end("hero")["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
 def test_a_folder_of_a_queued_job_that_is_deleted_gets_its_status_again(
     told: Spool, monkeypatch: pytest.MonkeyPatch, *, killed: bool

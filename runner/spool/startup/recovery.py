@@ -130,9 +130,9 @@ def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:
-    """Whether this record's status is published; after a power loss it may be older, or gone."""
+    """Whether its status is the one recorded: a power loss leaves an older one, a kill a newer."""
     status = outbox.read_status(record.id)
-    return status is not None and status["revision"] >= record.revision
+    return status is not None and status["revision"] == record.revision
 
 
 def _lift_revision(record: Record, spool: Spool) -> None:
