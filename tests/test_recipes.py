@@ -199,9 +199,7 @@ def kind_models(copy: Checkout) -> None:
         entries,
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n',
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n'
-        '        "retouch": Serving(\n'
-        '            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}\n'
-        "        ),\n",
+        '        "retouch": Serving("FluxKontextPipeline", 8, 2.5, part="kontext"),\n',
     )
     copy.add(
         entries,

@@ -71,9 +71,7 @@ _TINY = Model(
     loras=True,
     serves={
         "text2img": Serving("FluxPipeline", 8, 3.5, part="text2img"),
-        "kontext": Serving(
-            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}
-        ),
+        "kontext": Serving("FluxKontextPipeline", 8, 2.5, part="kontext"),
         "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
         "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
         "redux": Serving(
@@ -172,8 +170,9 @@ _ENTRIES = (
         "kontext-dev",
         "FLUX.1-Kontext-dev",
         11_901_408_320,
-        {"kontext": Serving("FluxKontextPipeline", 28, 2.5)},
-        sizes=Sizes(follow=ONE_MEGAPIXEL),  # the area it was trained at
+        {"kontext": Serving("FluxKontextPipeline", 28, 2.5, references=4)},
+        # The area it was trained at; the longest of its sizes is 2.3 times as long as wide.
+        sizes=Sizes(follow=ONE_MEGAPIXEL, longest=4),
     ),
     _flux1(
         "fill-dev",

@@ -195,8 +195,11 @@ def _reference_problems(
         able = _able(kind, models, lambda _, other: other.references >= len(images))
         yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given{able}"
     for number, entry in enumerate(images):
-        if isinstance(entry, Mapping) and "weight" in entry and not serving.weighted:
-            path = f"image[{number}].weight" if several else "image.weight"
+        weight = entry.get("weight") if isinstance(entry, Mapping) else None
+        path = f"image[{number}].weight" if several else "image.weight"
+        if weight is not None and weight < 0 and len(images) == 1:
+            yield path, "a picture's weight begins at 0, where only the prompt counts"
+        if weight is not None and not serving.weighted:
             able = _able(kind, models, lambda _, other: other.weighted)
             yield path, f"{model.name} cannot weigh a picture; leave `weight` out{able}"
 

@@ -120,10 +120,14 @@ class Renderer:
             "versions": dict(versions()),
             "steps": task.steps,
             "guidance": task.guidance,
-            "width": image.width,
-            "height": image.height,
+            "width": piece.prepared.width,
+            "height": piece.prepared.height,
+            "recipe": KINDS[task.kind].recipe,
         }
-        warnings = (*warnings, *stages.speed.warnings(stages.main, task.steps))
+        warnings = (*piece.prepared.warnings, *warnings)
+        warnings += stages.speed.warnings(stages.main, task.steps)
+        if image.getcolors(1):
+            warnings += ("the picture is of one colour: look at it, and try another seed",)
         return Rendered(self._slot, task, image, seconds, facts, warnings)
 
     def _progress(

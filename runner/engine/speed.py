@@ -106,15 +106,19 @@ class Speed:
         setattr(transformer, _APPLIED, self)
 
     @contextmanager
-    def around(self, pipe: Any) -> Iterator[None]:
+    def around(self, pipe: Any, *, masked: bool = False) -> Iterator[None]:
         """The context of one call of a pipeline: the step cache is empty before it and after it.
 
         Only some pipelines enter a cache context for their steps themselves; entering one here
-        makes the cache work in all of them. Raises JobFailed for an error of torch.compile.
+        makes the cache work in all of them. A call that is `masked` gets torch's own attention, for
+        most other kernels take no mask. Raises JobFailed for an error of torch.compile.
         """
         transformer: Any = getattr(pipe, "transformer", None)
         caching = getattr(transformer, "is_cache_enabled", False)
+        swapped = masked and self.attention != NATIVE
         try:
+            if swapped:
+                _set_attention(transformer, NATIVE)
             with transformer.cache_context("cond") if caching else nullcontext():
                 yield
         except Exception as error:
@@ -126,6 +130,8 @@ class Speed:
                 " set `compile: false` in fluxdrop.yaml"
             ) from error
         finally:
+            if swapped:
+                _set_attention(transformer, self._kernel(transformer))
             if caching:
                 transformer._reset_stateful_cache()
 

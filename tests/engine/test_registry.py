@@ -201,7 +201,9 @@ def test_a_task_with_a_picture_follows_its_size_and_keeps_the_kinds_options() ->
     image = InputImage(Path("a.png"))
     task = realise(spec, job="j", index=1, inputs={"image": [image]})
     assert (task.width, task.height, task.steps, task.guidance) == (None, None, 9, 30.0)
-    assert task.options == {"outpaint": {"left": 16}, "composite": True}
+    assert task.options == {
+        "outpaint": {"left": 16}, "composite": True, "whole": False, "invert_mask": False
+    }  # fmt: skip
     assert task.inputs == {"image": (image,)}
     assert json.dumps(dict(task.options))
 

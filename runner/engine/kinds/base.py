@@ -24,10 +24,21 @@ NOT_GIVEN = object()
 
 @dataclass(frozen=True)
 class Paste:
-    """The original (RGB) and the share of the new picture in each pixel (mode L, 255 is all)."""
+    """Where a new picture goes in the original (RGB), whose other pixels stay as they are.
+
+    `share` is the share of the new picture in each pixel (mode L, 255 is all) of the region that
+    it shows, and `corner` the left and upper side of that region.
+    """
 
     original: "Image"
     share: "Image"
+    corner: tuple[int, int] = (0, 0)
+
+    def onto(self, picture: "Image") -> "Image":
+        """The original with the picture, scaled to its region, pasted into it."""
+        whole = self.original.copy()
+        whole.paste(picture.resize(self.share.size), self.corner, self.share)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ class Prepared:
 
     `images` maps the spec's image fields to images of mode RGB (`mask`: L). `paste` is set where
     the picture is composited over its original. `depth_of` is an RGB image whose depth map the
-    engine has yet to compute with a model, and adds by `with_depth`.
+    engine has yet to compute with a model, and adds by `with_depth`. `warnings` are sentences for
+    the caller about the input images.
     """
 
     width: int
@@ -44,6 +56,7 @@ class Prepared:
     images: Mapping[str, tuple["Image", ...]] = field(default_factory=dict)
     paste: Paste | None = None
     depth_of: "Image | None" = None
+    warnings: tuple[str, ...] = ()
 
     def with_depth(self, depth_map: "Image") -> Self:
         """The same with the depth map (RGB) of `depth_of` as its input image."""
@@ -62,6 +75,7 @@ class Kind:
     `prepare` raises InputMissing or InputBad for images that cannot be used. `reads` names the
     spec's image fields, `options` its other fields with their defaults. `arguments` and `prior` are
     keyed by family; `prior` is for kinds whose embeddings are computed by another pipeline.
+    `recipe` is raised whenever the same task gives other pixels than before; sidecars record it.
     """
 
     name: str
@@ -71,6 +85,7 @@ class Kind:
     reads: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Build] = field(default_factory=dict)
+    recipe: int = 1
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
