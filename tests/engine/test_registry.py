@@ -102,6 +102,13 @@ def test_several_pictures_and_weights_are_refused_where_one_plain_one_is_read() 
     ]
 
 
+def test_a_single_picture_cannot_count_less_than_nothing() -> None:
+    below, nothing = ({"path": "a.png", "weight": weight} for weight in (-0.5, 0))
+    assert paths(kind="redux", model="tiny", image=[below]) == ["image[0].weight"]
+    assert paths(kind="redux", model="tiny", image=[nothing]) == []
+    assert paths(kind="redux", model="tiny", image=[below, "b.png"]) == []
+
+
 def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
     text = message(kind="control", model="tiny", control="depth", image="a.png")
     assert text == "tiny follows canny, not depth; depth can"

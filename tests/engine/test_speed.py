@@ -141,6 +141,19 @@ def test_another_kernel_paints_nearly_the_same_and_only_where_it_was_set() -> No
     assert painted(pipe) == plain
 
 
+def test_a_call_with_a_mask_gets_torchs_own_attention_and_only_that_call() -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    pipe, speed = pipe_of("FluxPipeline"), Speed(attention="_native_math")
+    speed.apply(pipe)
+    for masked, kernel in ((True, "NATIVE"), (False, "_NATIVE_MATH")):
+        with speed.around(pipe, masked=masked):
+            kernels = {processor._attention_backend for processor in _processors(pipe)}
+            assert kernels == {AttentionBackendName[kernel]}
+        kernels = {processor._attention_backend for processor in _processors(pipe)}
+        assert kernels == {AttentionBackendName._NATIVE_MATH}
+
+
 def test_auto_takes_what_torch_has_where_there_is_nothing_better() -> None:
     pipe, speed = pipe_of("FluxPipeline"), Speed(attention="auto")
     plain = painted(pipe)

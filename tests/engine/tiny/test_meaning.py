@@ -7,11 +7,16 @@ the very same check must fail. Colours contrast, so that a failure means disobed
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageOps
 
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.registry import realise
+from runner.executor import Rendered
+from runner.task import InputImage
 from tests.engine.tiny.classifier import judge, read, silhouette
 from tests.engine.tiny.edges import canny_of, drawn, outlines
 from tests.engine.tiny.edits import Edit
@@ -19,6 +24,7 @@ from tests.engine.tiny.evaluate import Pipelines, judge_edit
 from tests.engine.tiny.evaluate_hints import edge_overlap, hole_of
 from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
 from tests.engine.tiny.world import Scene, Thing
+from tests.fakes import life
 
 Picture = Image.Image
 ENOUGH = 0.75
@@ -226,3 +232,29 @@ def test_redux_mixes_two_references_by_weight(pipelines: Pipelines, heavier: int
 def test_capitals_change_nothing(pipelines: Pipelines, prompt: str) -> None:
     made = as_levels(pipelines.text2img(prompt, 1))
     assert judge(read(made), scene("blue", "single", "red circle")).all
+
+
+def test_the_weight_of_a_picture_leads_redux_steadily_from_the_picture_to_the_words(
+    tmp_path: Path,
+) -> None:
+    words, look = "a red circle on a blue background", scene("white", "single", "green star")
+    as_image(true_picture(look)).save(tmp_path / "look.png")
+    executor = GpuThread(tmp_path, device="cpu")
+
+    def painted(weight: float) -> torch.Tensor:
+        spec = {"kind": "redux", "model": "tiny", "prompt": words, "seed": 7}
+        given = {"image": (InputImage(tmp_path / "look.png", weight),)}
+        executor.start("gpu0", [realise(spec, job="job", index=1, inputs=given)])
+        answer = life(executor)[-1]
+        assert isinstance(answer, Rendered), answer
+        return as_levels(answer.image).float()
+
+    try:
+        alone, *others = (painted(weight) for weight in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0))
+    finally:
+        executor.close()
+    assert judge(read(alone), ASKED[words]).all
+    verdict = judge(read(others[-1]), look)
+    assert verdict.background and verdict.colour and verdict.shape
+    away = [float((each - alone).abs().mean()) for each in others]
+    assert away[0] < 3 and away == sorted(away) and away[-1] > 5 * away[2], away
