@@ -10,11 +10,9 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures.canny import canny
 
     item, depth = task.inputs["image"][0], task.options.get("control") == "depth"
-    ready, warnings = task.options.get("preprocessed", False), tuple[str, ...]()
-    if depth and ready:
-        source, warnings = images.open_depth_map(item)
-    else:
-        source = images.open_image(item)
+    ready = task.options.get("preprocessed", False)
+    is_map = depth and ready
+    source, warnings = images.open_depth_map(item) if is_map else (images.open_image(item), ())
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     source = images.fit(source, width, height)
     if not ready:

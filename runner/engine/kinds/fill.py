@@ -17,14 +17,12 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images, masks
 
     source = images.open_image(task.inputs["image"][0])
-    margins = task.options.get("outpaint")
-    warnings = tuple[str, ...]()
+    margins, warnings = task.options.get("outpaint"), tuple[str, ...]()
     if margins:
         canvas, mask = masks.outpaint(source, margins)
     else:
-        invert = task.options.get("invert_mask", False)
+        canvas, invert = source, task.options.get("invert_mask", False)
         mask, warnings = masks.open_mask(task.inputs["mask"][0], source.size, invert=invert)
-        canvas = source
     composite = task.options.get("composite", True)
     whole = task.options.get("whole", False) or not composite
     if whole or task.width or task.height:

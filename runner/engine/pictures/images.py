@@ -102,25 +102,16 @@ def standard_colours(picture: Image) -> Image:
 
 
 def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
-    """A ready depth map as RGB, and a warning where its values had to be spread over the range.
-
-    Maps of more than 8 bits come in metres, millimetres or any other unit.
-    """
+    """A ready depth map, of any unit and range, as RGB; a warning where it had to be spread."""
     picture = load(item.path)
-    if not _is_deep(picture):
-        return to_rgb(picture), ()
-    spread = eight_bit(picture, spread=True).convert("RGB")
+    spread = eight_bit(picture, spread=True)
+    if spread is picture or picture.getextrema() in ((0, 1), (0, 255), (0, 65535)):
+        return to_rgb(spread), ()
     low, high = picture.getextrema()
-    if (low, high) in ((0, 1), (0, 255), (0, 65535)):
-        return spread, ()
-    return spread, (
+    return to_rgb(spread), (
         f"{item.path.name} has depths from {low:g} to {high:g}, which were spread from black to"
         " white: if its small values are the near ones, invert it, for near is white",
     )
-
-
-def _is_deep(picture: Image) -> bool:
-    return picture.mode.startswith("I") or picture.mode == "F"
 
 
 def eight_bit(picture: Image, *, spread: bool = False) -> Image:
@@ -130,7 +121,7 @@ def eight_bit(picture: Image, *, spread: bool = False) -> Image:
     """
     import numpy as np
 
-    if not _is_deep(picture):
+    if not (picture.mode.startswith("I") or picture.mode == "F"):
         return picture
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all():

@@ -17,7 +17,6 @@ from runner.engine.pictures.images import eight_bit, load
 from runner.errors import InputBad
 from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
-from specs.rules import SIZE_STEP
 
 _BLACK_OR_WHITE = [0] * 128 + [255] * 128
 _ANY_WHITE = [0] + [255] * 255
@@ -53,24 +52,18 @@ def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
     """An RGB picture on a larger canvas, and the mask of the new pixels.
 
     The mask reaches into the picture by the width of the soft edge, which then lies on pixels of
-    the picture and not on the empty canvas beside them. `margins` are pixels by side. They are
-    widened until the width or height that they extend is a multiple of 16, so that nothing has to
-    be cut off. Raises InputBad beyond MAX_PIXELS.
+    the picture and not on the empty canvas beside them. `margins` are pixels by side. Raises
+    InputBad beyond MAX_PIXELS.
     """
-    grow = {side: int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")}
-    for first, second, length in (("right", "left", 0), ("bottom", "top", 1)):
-        rest = -(picture.size[length] + grow[first] + grow[second]) % SIZE_STEP
-        side = first if grow[first] else second
-        if grow[side]:
-            grow[side] += rest
-    wide = picture.width + grow["left"] + grow["right"]
-    high = picture.height + grow["top"] + grow["bottom"]
+    grow = [int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")]
+    wide = picture.width + grow[0] + grow[2]
+    high = picture.height + grow[1] + grow[3]
     if wide * high > MAX_PIXELS:
         raise InputBad(f"outpainted to {wide}×{high} the picture has too many pixels")
     canvas = Pillow.new("RGB", (wide, high), (128, 128, 128))
-    canvas.paste(picture, (grow["left"], grow["top"]))
+    canvas.paste(picture, (grow[0], grow[1]))
     mask = Pillow.new("L", (wide, high), 255)
-    left, top, right, bottom = (new and new + _edge(mask) for new in grow.values())
+    left, top, right, bottom = (new and new + _edge(mask) for new in grow)
     mask.paste(0, (left, top, max(left, wide - right), max(top, high - bottom)))
     return canvas, mask
 
@@ -87,12 +80,11 @@ def region(mask: Image, sizes: Sizes) -> tuple[tuple[int, int, int, int], tuple[
         min(whole, max(2 * part, default))
         for whole, part, default in zip(mask.size, least, sizes.default, strict=True)
     ]
-    size = replace(sizes, follow=sizes.default[0] * sizes.default[1]).following(*box)
+    area = sizes.default[0] * sizes.default[1]
+    size = replace(sizes, follow=area).following(*box)
     # In the shape of that size, so that nothing is stretched; where it then still holds everything.
-    scale = min(box[0] / size[0], box[1] / size[1])
-    if 0 <= box[0] - size[0] < SIZE_STEP and 0 <= box[1] - size[1] < SIZE_STEP:
-        scale = 1.0  # without resampling
-    shaped = [round(side * scale) for side in size]
+    scale = max(1.0, box[0] * box[1] / area) ** 0.5
+    shaped = [min(most, round(side * scale)) for most, side in zip(box, size, strict=True)]
     if shaped[0] >= least[0] and shaped[1] >= least[1]:
         box = shaped
     x, y = (

@@ -151,13 +151,13 @@ def test_an_edge_that_is_computed_in_a_smaller_size_stays_inside_of_the_mask() -
     assert 0 < share[400, 301] < 255 and share[400, 10] > 100
 
 
-def test_outpainting_widens_the_margins_asked_for_to_multiples_of_sixteen() -> None:
+def test_outpainting_adds_the_margins_that_are_asked_for() -> None:
     picture = Image.new("RGB", (100, 64), "red")
     canvas, mask = masks.outpaint(picture, {"left": 10, "bottom": 16})
-    assert canvas.size == mask.size == (112, 80)
-    assert canvas.getpixel((12, 0)) == (255, 0, 0)
-    assert canvas.getpixel((11, 0)) == (128, 128, 128)
-    assert mask.point(lambda value: 255 - value).getbbox() == (14, 0, 112, 62)
+    assert canvas.size == mask.size == (110, 80)
+    assert canvas.getpixel((10, 0)) == (255, 0, 0)
+    assert canvas.getpixel((9, 0)) == (128, 128, 128)
+    assert mask.point(lambda value: 255 - value).getbbox() == (12, 0, 110, 62)
 
 
 def test_an_outpaint_mask_reaches_into_the_picture_by_its_soft_edge() -> None:
