@@ -29,9 +29,9 @@ _MAKERS = {
     "flux_fill": (
         "fill",
         "Repaint or extend a picture",
-        "Repaints the white or clear part of a `mask` (inpainting), or adds pixels at the borders with"
-        " `outpaint`; exactly one of the two. Use it when only a certain area may change, or when"
-        " the canvas must grow. The prompt says what the new area shows. Needs `image`."
+        "Repaints the white or clear part of a `mask` (inpainting), or adds pixels at the borders"
+        " with `outpaint`; exactly one of the two. Use it when only a certain area may change, or"
+        " when the canvas must grow. The prompt says what the new area shows. Needs `image`."
         + _PROMPT
         + _BULK,
     ),
