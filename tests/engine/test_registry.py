@@ -133,11 +133,12 @@ def test_precision_guidance_and_loras_that_a_model_lacks_are_refused_together() 
 
 @pytest.mark.parametrize("kind", MODEL_REGISTRY["klein"].serves)
 def test_klein_has_no_guidance_and_takes_its_own_sidecars_back(kind: str) -> None:
-    assert paths(kind=kind, model="klein", guidance=3.5, image="a.png") == ["guidance"]
+    spec = {"kind": kind, "model": "klein", **({} if kind == "text2img" else {"image": "a.png"})}
+    assert paths(**spec, guidance=3.5) == ["guidance"]
     own = realise({"kind": kind, "prompt": "x", "seed": 4}, job="j", index=1, inputs={})
     assert (own.model, own.steps, own.guidance) == ("klein", 4, 1.0)
-    assert paths(kind=kind, model="klein", guidance=own.guidance, image="a.png") == []
-    assert paths(kind=kind, model="klein", guidance=0, image="a.png") == []
+    assert paths(**spec, guidance=own.guidance) == []
+    assert paths(**spec, guidance=0) == []
 
 
 def test_klein_reads_four_references_and_weighs_none() -> None:
