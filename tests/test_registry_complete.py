@@ -128,7 +128,8 @@ def test_a_model_says_all_that_the_house_plans_with(model: Model) -> None:
 def test_a_model_loads_loras_where_all_of_its_pipelines_can(model: Model) -> None:
     import diffusers
 
-    pipelines = [getattr(diffusers, each.pipeline) for each in model.serves.values()]
+    names = [name for each in model.serves.values() for name in (each.pipeline, each.img2img)]
+    pipelines = [getattr(diffusers, name) for name in names if name]
     assert model.loras == all(hasattr(each, "load_lora_weights") for each in pipelines)
 
 
