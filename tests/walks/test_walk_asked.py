@@ -1,4 +1,4 @@
-"""The whole way of what is asked for beside the prompt: a negative prompt, a start from a picture."""
+"""The whole way of what is asked for beside the prompt: negative prompts, a picture to start from."""
 
 from __future__ import annotations
 
