@@ -83,7 +83,7 @@ def test_true_cfg_alone_leads_away_from_the_empty_prompt_and_the_default_is_the_
     alone = task_of("text2img", true_cfg=4)
     assert alone.options["negative_prompt"] == ""
     given = task_of("text2img", negative_prompt="a green square")
-    assert given.options["true_cfg"] == MODEL_REGISTRY["tiny"].serves["text2img"].true_cfg == 4.0
+    assert given.options["true_cfg"] == MODEL_REGISTRY["tiny"].serves["text2img"].true_cfg == 2.0
     assert "negative_prompt" not in task_of("text2img").options
     made = {made_by(executor, task)[1].image.tobytes() for task in (alone, given)}
     assert len(made) == 2
