@@ -1,4 +1,4 @@
-"""The whole way of what is asked for beside the prompt: negative prompts, a picture to start from."""
+"""The whole way of negative prompts, and of text2img from a picture."""
 
 from __future__ import annotations
 

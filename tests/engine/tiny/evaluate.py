@@ -211,7 +211,7 @@ def measure_negative(pipelines: Pipelines, many: int, seed: int) -> dict[str, di
 
 
 def measure_strength(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:
-    """Pictures of one thing, made from those of another: what is left of one, and how much moved."""
+    """Pictures of one thing that start from those of another: what is left of it, what is new."""
     table: dict[str, dict[str, float]] = {}
     for strength in STRENGTHS:
         rng = random.Random(f"strength {seed}")
