@@ -85,6 +85,7 @@ def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:
         negative_prompt=settings.get("negative_prompt"),
         made_with=f"mflux {settings['mflux_version']}",
         image_path=settings.get("image_path"),
+        image_strength=settings.get("image_strength"),
         controlnet_image_path=settings.get("controlnet_image_path"),
         masked_image_path=settings.get("masked_image_path"),
     )
