@@ -17,10 +17,7 @@ _COUNTED = 20
 
 @dataclass(frozen=True)
 class Like:
-    """What an image's time mostly depends on; a size that follows the input is None.
-
-    `steps` are those that are computed (see `steps_made`).
-    """
+    """What an image's time mostly depends on; a size that follows the input is None."""
 
     kind: str
     model: str
