@@ -33,6 +33,8 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
         "steps": task.steps,
         "guidance": task.guidance,
     }
+    realising = ("true_cfg", *(("strength",) if "image" in task.inputs else ()))
+    spec |= {name: task.options[name] for name in realising if name in task.options}
     width, height = rendered.image.size
     if (facts.pop("width", width), facts.pop("height", height)) == (width, height):
         # The size of a picture pasted back into its input may be none that a model can make;

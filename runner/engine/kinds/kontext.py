@@ -5,7 +5,7 @@ others ("the jacket of image 2"). FLUX.1 Kontext reads one: several are put side
 their order ("the jacket of the right one"), as its makers' demonstration of several images does.
 """
 
-from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
+from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
@@ -51,6 +51,7 @@ KIND = Kind(
     name="kontext",
     summary="an edit of a picture, described by a prompt",
     reads=("image",),
+    options=NEGATIVE,
     prepare=_prepare,
     arguments={"flux1": _flux1, "flux2": _flux2},
     recipe=2,
