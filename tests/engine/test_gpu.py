@@ -134,6 +134,20 @@ def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_
         assert image.tobytes() == expected
 
 
+def test_several_references_of_kontext_dev_are_painted_from_as_a_plain_script_would(
+    pipelines: PipelineCache, task_of: TaskOf, pictures: Any
+) -> None:
+    given = (pictures["image"], pictures["mask"])
+    made = []
+    for inputs in (given, given[::-1], given[:1]):
+        task = task_of("kontext", model="kontext-dev", inputs={"image": inputs})
+        stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+        prepared = KINDS["kontext"].prepare(task, MODEL_REGISTRY["kontext-dev"].sizes)
+        made.append(_run(stages, task, prepared, prompt, StopSign(), quiet).tobytes())
+        assert made[-1] == bare(pipelines, task, prepared).tobytes()
+    assert len(set(made)) == 3
+
+
 def test_with_a_weight_of_nought_the_words_alone_are_painted(
     pipelines: PipelineCache, task_of: TaskOf, pictures: Any
 ) -> None:

@@ -27,7 +27,20 @@ def test_a_kind_whose_picture_makes_each_step_longer_is_planned_longer(
     with attention() as calls:
         painted(pipe_of(model.serves[kind].pipeline), size=128, serving=(model, kind))
     longer = max(tokens for tokens, _ in calls) > 128 * 128 // 256 + 32
-    assert longer == (footprint._other_tokens(model, kind) > model.max_sequence_length)
+    others = footprint._other_tokens(model, kind, 128 * 128)
+    assert longer == (others > model.max_sequence_length)
+
+
+def test_a_reference_on_the_grid_of_the_picture_is_planned_as_large_as_it() -> None:
+    def more(model: str) -> int:
+        small, large = (
+            footprint._other_tokens(MODEL_REGISTRY[model], "kontext", side * side)
+            for side in (512, 2048)
+        )
+        return large - small
+
+    assert more("kontext-dev") == 128 * 128 - 32 * 32
+    assert more("klein") == 0
 
 
 def test_a_model_that_computes_both_prompts_as_one_batch_is_planned_for_twice_the_tokens() -> None:
