@@ -6,6 +6,7 @@ some of them start other programs. Never writes one.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 64 * 1024 * 1024
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+"""The brands of HEIC, the pictures of phones, which only the package pillow-heif reads."""
 
 
 def decoded(data: bytes, name: str = "this") -> Image:
@@ -30,17 +33,41 @@ def decoded(data: bytes, name: str = "this") -> Image:
     # Pillow would print a warning for what is refused below.
     warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
     try:
-        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        is_heic = _phone_format(data) == "HEIC"
+        if is_heic:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        picture = Pillow.open(io.BytesIO(data), formats=("HEIF",) if is_heic else FORMATS)
         if picture.width * picture.height <= MAX_PIXELS:
             picture.load()
             return picture
     except Pillow.DecompressionBombError:
         pass
     except Exception as error:  # Pillow's readers raise whatever their formats do
-        if data.startswith(LFS_POINTER):
-            raise InputBad(f"{name} is a pointer of Git LFS: run `git lfs pull`") from None
-        raise InputBad(
-            f"{name} cannot be read as a picture ({', '.join(FORMATS)}):"
-            " it is damaged, incomplete or of another format"
-        ) from error
+        raise InputBad(f"{name} {_instead(data)}") from error
     raise InputBad(f"{name} has more than {MAX_PIXELS:,} pixels: shrink it")
+
+
+def _phone_format(data: bytes) -> str:
+    """AVIF or HEIC by the brands that a file of ISO media begins with; empty for others."""
+    if data[4:8] != b"ftyp":
+        return ""
+    return "AVIF" if b"avif" in data[8:64] else "HEIC" if data[8:12] in _HEIF else ""
+
+
+def _instead(data: bytes) -> str:
+    """What a file that cannot be read as a picture is instead, and what to do."""
+    from PIL import features
+
+    if data.startswith(LFS_POINTER):
+        return "is a pointer of Git LFS: run `git lfs pull`"
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page and no picture: save the picture that it shows"
+    phone = _phone_format(data)
+    if phone == "AVIF" and not features.check("avif"):
+        return "is an AVIF picture, which this Pillow cannot read: save it as JPEG or PNG"
+    if phone == "HEIC" and not importlib.util.find_spec("pillow_heif"):
+        return "is a HEIC picture: install pillow-heif beside fluxdrop, or save it as JPEG or PNG"
+    return (
+        f"cannot be read as a picture ({', '.join(FORMATS)}):"
+        " it is damaged, incomplete or of another format"
+    )

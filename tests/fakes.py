@@ -30,7 +30,7 @@ class TwinLibrary:
     """Every registry entry, real ones too, served by the random twin of the same class.
 
     What follows from the true size of the weights is left out: threads, room on the shelf, long
-    prompts, and Kontext's habit of enlarging its reference to a million pixels.
+    prompts.
     """
 
     def __init__(self, data: Path) -> None:
@@ -41,12 +41,6 @@ class TwinLibrary:
                 bytes=1,
                 weights=Weights(1, 1, 1, 1),
                 max_sequence_length=min(model.max_sequence_length, 64),
-                serves={
-                    kind: replace(serving, fixed={"_auto_resize": False})
-                    if serving.pipeline == "FluxKontextPipeline"
-                    else serving
-                    for kind, serving in model.serves.items()
-                },
             )
             for name, model in MODEL_REGISTRY.items()
         }

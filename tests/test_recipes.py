@@ -150,7 +150,8 @@ def field_effect(copy: Checkout) -> None:
     copy.add(file, '"preprocessed": False', ', "mirror": False')
     copy.add(
         file,
-        '    source = images.open_image(task.inputs["image"][0])\n',
+        "    source, warnings = images.open_depth_map(item) if is_map"
+        " else (images.open_image(item), ())\n",
         '    if task.options.get("mirror"):\n'
         "        from PIL import ImageOps\n\n"
         "        source = ImageOps.mirror(source)\n",
@@ -199,9 +200,7 @@ def kind_models(copy: Checkout) -> None:
         entries,
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n',
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n'
-        '        "retouch": Serving(\n'
-        '            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}\n'
-        "        ),\n",
+        '        "retouch": Serving("FluxKontextPipeline", 8, 2.5, part="kontext"),\n',
     )
     copy.add(
         entries,

@@ -241,6 +241,8 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
     result = mapping(sidecar.get("result"))
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
     pairs = [
+        # Sidecars older than these numbers are of recipe 1.
+        ("it was made by recipe", result.get("recipe", 1), engine_facts.get("recipe", 1)),
         *((f"{name} was", before.get(name), now.get(name)) for name in _VERSIONS),
         ("the device was", result.get("device"), engine_facts.get("device")),
         ("the precision was", sidecar.get("precision"), engine_facts.get("precision")),

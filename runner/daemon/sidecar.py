@@ -9,7 +9,6 @@ from runner.executor import Rendered
 from runner.spool.inbox.inputs import reading_copies
 from runner.spool.store.record import Record
 from specs.expand import for_sidecar
-from specs.rules import SIZE_STEP
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,12 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
         "steps": task.steps,
         "guidance": task.guidance,
     }
+    realising = ("true_cfg", *(("strength",) if "image" in task.inputs else ()))
+    spec |= {name: task.options[name] for name in realising if name in task.options}
     width, height = rendered.image.size
-    if width % SIZE_STEP == 0 and height % SIZE_STEP == 0:
-        # The size of a picture pasted back into its input may be none that a spec can have; without
-        # one it follows the input again.
+    if (facts.pop("width", width), facts.pop("height", height)) == (width, height):
+        # The size of a picture pasted back into its input may be none that a model can make;
+        # without one it follows the input again.
         spec |= {"width": width, "height": height}
     if task.prompt:
         spec["prompt"] = task.prompt

@@ -6,6 +6,7 @@ neither torch nor diffusers nor Pillow.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
@@ -15,6 +16,10 @@ ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
+
+_FLUX1_TEXT2IMG = Serving(
+    "FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline"
+)
 
 _REDUX = Prior(
     "FluxPriorReduxPipeline",
@@ -70,10 +75,8 @@ _TINY = Model(
     native="fp32",
     loras=True,
     serves={
-        "text2img": Serving("FluxPipeline", 8, 3.5, part="text2img"),
-        "kontext": Serving(
-            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}
-        ),
+        "text2img": replace(_FLUX1_TEXT2IMG, steps=8, part="text2img"),
+        "kontext": Serving("FluxKontextPipeline", 8, 2.5, part="kontext", negative="true_cfg"),
         "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
         "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
         "redux": Serving(
@@ -136,7 +139,9 @@ _ZIMAGE = Model(
     precisions=PRECISIONS,
     loras=True,
     serves={
-        "text2img": Serving("ZImagePipeline", 8, 0.0, guided=False),
+        "text2img": Serving(
+            "ZImagePipeline", 8, 0.0, guided=False, img2img="ZImageImg2ImgPipeline"
+        ),
         "fill": Serving("ZImageInpaintPipeline", 8, 0.0, guided=False, fixed={"strength": 1.0}),
     },
 )
@@ -149,7 +154,7 @@ _ENTRIES = (
         "schnell",
         "FLUX.1-schnell",
         11_891_178_560,
-        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False)},
+        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False, img2img="FluxImg2ImgPipeline")},
         licence=APACHE,
         max_sequence_length=256,
     ),
@@ -158,7 +163,7 @@ _ENTRIES = (
         "FLUX.1-dev",
         11_901_408_320,
         {
-            "text2img": Serving("FluxPipeline", 28, 3.5),
+            "text2img": _FLUX1_TEXT2IMG,
             "redux": Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
         },
     ),
@@ -166,14 +171,15 @@ _ENTRIES = (
         "krea",
         "FLUX.1-Krea-dev",
         11_901_408_320,
-        {"text2img": Serving("FluxPipeline", 28, 4.5)},
+        {"text2img": replace(_FLUX1_TEXT2IMG, guidance=4.5)},
     ),
     _flux1(
         "kontext-dev",
         "FLUX.1-Kontext-dev",
         11_901_408_320,
-        {"kontext": Serving("FluxKontextPipeline", 28, 2.5)},
-        sizes=Sizes(follow=ONE_MEGAPIXEL),  # the area it was trained at
+        {"kontext": Serving("FluxKontextPipeline", 28, 2.5, references=4, negative="true_cfg")},
+        # The area it was trained at; the longest of its sizes is 2.3 times as long as wide.
+        sizes=Sizes(follow=ONE_MEGAPIXEL, longest=4),
     ),
     _flux1(
         "fill-dev",
@@ -212,6 +218,9 @@ DEFAULTS: Mapping[str, str] = {
 The first entry after tiny that serves it. That is klein wherever it can be: its licence is free,
 its repository asks for no account, and it fits on a card of 16 GB.
 """
+
+IMG2IMG_DEFAULT = _ZIMAGE.name
+"""The default model of text2img with an image: the first after tiny that can start from one."""
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}
 """The default model of the kind `control` for each value of its field `control`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from runner.errors import JobFailed, OutOfMemory
 
@@ -17,9 +18,18 @@ class DeviceLost(JobFailed):
 
 
 class NotFinite(JobFailed):
-    """The latents contain NaN or infinite values, so they cannot be decoded."""
+    """The latents or the decoded pixels contain NaN or infinite values."""
 
     reason = "NotFinite"
+
+
+def require_finite(tensor: Any) -> None:
+    """Raise NotFinite for a tensor with NaN or infinite values."""
+    if not tensor.isfinite().all():
+        raise NotFinite(
+            "the model computed numbers that are none (NaN or infinite):"
+            " try another precision, seed or size"
+        )
 
 
 _FULL = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")

@@ -7,6 +7,7 @@ picture would be decoded and returned as if it were finished.
 """
 
 import inspect
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
-from runner.engine.errors import Bug, NotFinite, translation
+from runner.engine.errors import Bug, require_finite, translation
 from runner.engine.families.base import Embeddings, Family
 from runner.engine.kinds.base import Build, Prepared
 from runner.engine.prompts.embeddings import Encoded
@@ -31,6 +32,7 @@ OnProgress = Callable[[Phase, int, int], None]
 """Called with a phase, the step that was done, and the number of steps."""
 
 CALLBACK = "callback_on_step_end"
+_ATTENTION = "joint_attention_kwargs"
 
 
 class StopSign:
@@ -120,11 +122,9 @@ def run_batch(
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
-    of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
-    OutOfMemory, DeviceLost and NotFinite.
+    of the size in their `prepared` or of the original that they are pasted into. Raises Stopped and
+    TimedOut at a cancellation point, OutOfMemory, DeviceLost and NotFinite.
     """
-    from PIL import Image as Pillow
-
     images = []
     try:
         with translation():
@@ -134,9 +134,7 @@ def run_batch(
             for number, piece in enumerate(pieces):
                 row, prepared = latents[number : number + 1], piece.prepared
                 image = stages.family.decode(stages.main, row, prepared.width, prepared.height)
-                if prepared.paste is not None:
-                    image = Pillow.composite(image, prepared.paste.original, prepared.paste.share)
-                images.append(image)
+                images.append(prepared.paste.onto(image) if prepared.paste else image)
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.
@@ -161,7 +159,7 @@ def denoised(
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_progress(Phase.DENOISING, step + 1, task.steps)
+        on_progress(Phase.DENOISING, step + 1, task.steps_made)
         stop.check()
         return tensors  # diffusers pops its tensors from the result, so None would raise
 
@@ -175,15 +173,12 @@ def denoised(
         "output_type": "latent",
         **conditioning,
     }
-    on_progress(Phase.DENOISING, 0, task.steps)
+    on_progress(Phase.DENOISING, 0, task.steps_made)
     batched = row_by_row(stages.main.transformer) if len(pieces) > 1 else nullcontext()
-    with stages.speed.around(stages.main), batched:
+    twice, masked = "true_cfg" in task.options, _ATTENTION in conditioning
+    with stages.speed.around(stages.main, twice=twice, masked=masked), batched:
         latents = _call(stages.main, arguments, watch).images
-    if not torch.isfinite(latents).all():
-        raise NotFinite(
-            "the model computed numbers that are none (NaN or infinite):"
-            " try another precision, seed or size"
-        )
+    require_finite(latents)
     return latents
 
 
@@ -204,7 +199,26 @@ def _conditioning(stages: Stages, pieces: Sequence[Piece]) -> Embeddings:
         for name, tensor in piece.encoded.embeddings.items()
     }
     arguments = stages.prior_arguments(piece.task, piece.prepared)
-    return dict(_call(stages.prior, {**arguments, **rows}, {}))
+    found = dict(_call(stages.prior, {**arguments, **rows}, {}))
+    weight = piece.task.inputs["image"][0].weight
+    if pictures == 1 and weight != 1:
+        words = piece.encoded.embeddings["prompt_embeds"].shape[1]
+        found[_ATTENTION] = {
+            "attention_mask": _weighing(found["prompt_embeds"], words, weight, piece.prepared)
+        }
+    return found
+
+
+def _weighing(tokens: Any, words: int, weight: float, prepared: Prepared) -> Any:
+    """The attention mask (1, 1, 1, keys) with which a picture counts by `weight` against its words.
+
+    Keys are the tokens of the words, of the picture, then of the latents. The logarithm is added to
+    the scores before the softmax, so a weight of 0 leaves the words alone. Scaling the tokens does
+    next to nothing, for each block normalises them (Comfy-Org/ComfyUI: StyleModelApply, attn_bias).
+    """
+    mask = tokens.new_zeros(1, 1, 1, tokens.shape[1] + prepared.width * prepared.height // 256)
+    mask[..., words : tokens.shape[1]] = math.log(weight) if weight else -math.inf
+    return mask
 
 
 def _call(pipe: Any, arguments: Mapping[str, Any], watch: Mapping[str, Any]) -> Any:

@@ -120,10 +120,14 @@ class Renderer:
             "versions": dict(versions()),
             "steps": task.steps,
             "guidance": task.guidance,
-            "width": image.width,
-            "height": image.height,
+            "width": piece.prepared.width,
+            "height": piece.prepared.height,
+            "recipe": KINDS[task.kind].recipe,
         }
-        warnings = (*warnings, *stages.speed.warnings(stages.main, task.steps))
+        warnings = (*piece.prepared.warnings, *warnings)
+        warnings += stages.speed.warnings(stages.main, task.steps_made)
+        if image.getcolors(1):
+            warnings += ("the picture is of one colour: look at it, and try another seed",)
         return Rendered(self._slot, task, image, seconds, facts, warnings)
 
     def _progress(
@@ -136,7 +140,7 @@ class Renderer:
         kind, model = KINDS.get(task.kind), self._pipelines.library.models.get(task.model)
         if kind is None or model is None or task.kind not in model.serves:
             raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
-        if kind.reads:
+        if task.inputs:
             on_progress(Phase.PREPROCESSING, 0, 0)
         prepared = kind.prepare(task, model.sizes_for(task.kind))
         estimator = model.serves[task.kind].estimator

@@ -220,7 +220,7 @@ def _script(order: Order, device: torch.device) -> dict[str, Any]:
         began = time.perf_counter()
         scripts.draw(
             order.kind, pipes, words, pictures, side=order.side, steps=order.steps, seed=seed,
-            resize=not order.tiny, callback_on_step_end=on_step,
+            callback_on_step_end=on_step,
         )  # fmt: skip
         _settle(device)
         return time.perf_counter() - began

@@ -63,8 +63,6 @@ class StandIns:
         if "redux" in serves and serves["redux"].prior:
             prior = replace(serves["redux"].prior, max_sequence_length=length)
             serves["redux"] = replace(serves["redux"], prior=prior)
-        if "kontext" in serves and dtype == "fp32":
-            serves["kontext"] = replace(serves["kontext"], fixed={"_auto_resize": False})
         part = PARTS[next(iter(serves))]
         return replace(
             model,

@@ -72,18 +72,14 @@ def draw(
     side: int,
     steps: int,
     seed: int,
-    resize: bool = False,
     **more: Any,
 ) -> Any:
-    """One picture. `words` is a prompt or its embeddings, as the pipeline takes them.
-
-    `resize` lets Kontext bring its reference to the size it was trained at.
-    """
+    """One picture. `words` is a prompt or its embeddings, as the pipeline takes them."""
     import torch
 
     image = pictures["image"]
     own: Mapping[str, Mapping[str, Any]] = {
-        "kontext": {"image": image, "max_area": side * side, "_auto_resize": resize},
+        "kontext": {"image": image, "max_area": side * side, "_auto_resize": False},
         "fill": {"image": image, "mask_image": pictures["mask"]},
         "control": {"control_image": image},
     }

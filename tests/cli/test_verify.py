@@ -28,11 +28,16 @@ def drained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         home = tmp_path_factory.mktemp("verify") / "home"
         patch.setenv("HF_HOME", str(home / "hf"))
         make_home(home)
+        Image.linear_gradient("L").resize((133, 90)).convert("RGB").save(home / "inbox/photo.png")
+        hole = Image.new("RGBA", (133, 90), "black")
+        hole.paste((0, 0, 0, 0), (50, 30, 80, 60))
+        hole.save(home / "inbox/hole.png")
         jobs = {
             "plain": spec(count=2),
             "lossy": spec(format="jpeg", quality=60),
             "bare": spec(metadata="none", format="webp"),
             "edited": spec(kind="kontext", image="outbox/plain/plain-0001.png"),
+            "filled": spec(kind="fill", image="photo.png", mask="hole.png"),
         }
         for stem, text in jobs.items():
             (home / "inbox" / f"{stem}.yaml").write_text(text, encoding="utf-8")
@@ -51,8 +56,11 @@ def file_of(home: Path, name: str) -> Path:
     return home / "outbox" / name.rpartition("-")[0] / name
 
 
-@pytest.mark.parametrize("name", ["plain-0002.json", "lossy-0001.json", "bare-0001.json",
-                                  "edited-0001.json", "plain-0001.png"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["plain-0002.json", "lossy-0001.json", "bare-0001.json", "edited-0001.json",
+     "filled-0001.json", "plain-0001.png"],
+)  # fmt: skip
 def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: str) -> None:
     done = verify("verify", str(file_of(verify.home, name)), "--json")
     assert done.code == 0, done
@@ -61,6 +69,33 @@ def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: s
     assert sorted(os.listdir(verify.home / "outbox" / "plain" / "thumbs")) == [
         "plain-0001.webp", "plain-0002.webp"
     ]  # fmt: skip
+
+
+def test_a_photo_comes_back_from_fill_in_a_size_that_no_model_makes_and_no_spec_names(
+    verify: Here,
+) -> None:
+    sidecar = json.loads(file_of(verify.home, "filled-0001.json").read_bytes())
+    assert {"width", "height"}.isdisjoint(sidecar)
+    assert (sidecar["result"]["width"], sidecar["result"]["height"]) == (133, 90)
+    with (
+        Image.open(verify.home / "inbox/photo.png") as photo,
+        Image.open(file_of(verify.home, "filled-0001.png")) as made,
+    ):
+        made.paste(0, (50, 30, 80, 60))
+        photo.paste(0, (50, 30, 80, 60))
+        assert made.size == (133, 90) and made.tobytes() == photo.tobytes()
+
+
+def test_a_picture_of_an_older_recipe_is_said_to_be_one(verify: Here, tmp_path: Path) -> None:
+    for name in ("filled-0001.json", "filled-0001.png"):
+        shutil.copy(file_of(verify.home, name), tmp_path)
+    file = tmp_path / "filled-0001.json"
+    sidecar = json.loads(file.read_bytes())
+    assert sidecar["result"].pop("recipe") == 2
+    file.write_text(json.dumps(sidecar), encoding="utf-8")
+    assert verify("verify", str(file), "--json").json["identical"] is True
+    file.write_text(json.dumps({**sidecar, "seed": 99}), encoding="utf-8")
+    assert verify("verify", str(file), "--json").json["reason"] == "it was made by recipe 1, is 2"
 
 
 def test_a_picture_alone_is_enough(verify: Here, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import Phase
 from runner.task import ImageTask, InputImage
+from tests.engine.painting import furthest
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
@@ -75,6 +76,11 @@ def encoded(pipelines: PipelineCache, task: ImageTask) -> Encoded:
     )
 
 
+def task_tokens(prepared: Prepared) -> int:
+    """The tokens of the picture that is made."""
+    return prepared.width * prepared.height // 16**2
+
+
 def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image.Image:
     """The picture as a plain script makes it: whole pipelines, prompt in, picture out."""
     import diffusers
@@ -88,7 +94,13 @@ def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image
     if resolved.serving.prior is not None:
         text = {part: getattr(main, part) for part in resolved.family.text_parts}
         prior = diffusers.FluxPriorReduxPipeline.from_pretrained(resolved.prior_folder, **text)
-        given = prior(**resolved.kind.prior["flux1"](task, prepared), prompt=task.prompt)
+        given = dict(prior(**resolved.kind.prior["flux1"](task, prepared), prompt=task.prompt))
+        strength, *more = (image.weight for image in task.inputs["image"])
+        if not more:
+            tokens = given["prompt_embeds"].shape[1]
+            share = torch.ones(tokens + task_tokens(prepared))
+            share[512:tokens] = strength
+            given["joint_attention_kwargs"] = {"attention_mask": share.log()[None, None, None]}
     seeded = torch.Generator("cpu").manual_seed(task.seed)
     image: Image.Image = main(**arguments, **given, generator=seeded).images[0]
     return image
@@ -120,6 +132,37 @@ def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_
     for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
         image = _run(stages, task, prepared, prompt, StopSign(), quiet)
         assert image.tobytes() == expected
+
+
+def test_several_references_of_kontext_dev_are_painted_from_as_a_plain_script_would(
+    pipelines: PipelineCache, task_of: TaskOf, pictures: Any
+) -> None:
+    given = (pictures["image"], pictures["mask"])
+    made = []
+    for inputs in (given, given[::-1], given[:1]):
+        task = task_of("kontext", model="kontext-dev", inputs={"image": inputs})
+        stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+        prepared = KINDS["kontext"].prepare(task, MODEL_REGISTRY["kontext-dev"].sizes)
+        made.append(_run(stages, task, prepared, prompt, StopSign(), quiet).tobytes())
+        assert made[-1] == bare(pipelines, task, prepared).tobytes()
+    assert len(set(made)) == 3
+
+
+def test_with_a_weight_of_nought_the_words_alone_are_painted(
+    pipelines: PipelineCache, task_of: TaskOf, pictures: Any
+) -> None:
+    """As FluxPipeline paints the words of the same length without any prior."""
+    import torch
+
+    task = task_of("redux", inputs={"image": (InputImage(pictures["image"].path, 0.0),)})
+    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
+    image = _run(stages, task, prepared, prompt, StopSign(), quiet)
+    seeded = torch.Generator("cpu").manual_seed(task.seed)
+    arguments = KINDS["redux"].arguments["flux1"](task, prepared)
+    words = {name: tensor.clone() for name, tensor in prompt.embeddings.items()}
+    alone = stages.main(**arguments, **words, generator=seeded).images[0]
+    assert furthest(image.tobytes(), alone.tobytes()) <= 1
 
 
 def test_pictures_of_one_call_are_decoded_one_at_a_time_and_come_in_their_order(
@@ -258,6 +301,20 @@ def test_latents_that_are_no_numbers_are_never_decoded(value: float, task_of: Ta
             fake_stages(pipe), task_of("text2img"), Prepared(64, 64), words(pipe), StopSign(), quiet
         )
     assert pipe.decodes == 0
+
+
+@pytest.mark.parametrize("model", ["tiny", "klein", "z-image-turbo"])
+def test_pixels_that_are_no_numbers_are_no_picture(
+    model: str, pipelines: PipelineCache, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VAE in half precision overflows where the transformer did not (a black picture)."""
+    task = task_of("text2img", model=model)
+    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    last = stages.main.vae.decoder.conv_out
+    monkeypatch.setattr(last, "forward", lambda hidden: hidden[:, :3] * float("nan"))
+    prepared = KINDS["text2img"].prepare(task, MODEL_REGISTRY[model].sizes)
+    with pytest.raises(NotFinite, match="try another precision, seed or size"):
+        _run(stages, task, prepared, prompt, StopSign(), quiet)
 
 
 def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:

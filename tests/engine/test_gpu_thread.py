@@ -85,6 +85,29 @@ def test_facts_are_what_a_sidecar_needs(executor_of: ExecutorOf, task_of: TaskOf
     assert (facts["dtype"], facts["precision"], facts["device"]) == ("float32", "fp32", "cpu")
     assert (facts["steps"], facts["guidance"]) == (3, 3.5)
     assert (facts["width"], facts["height"]) == (64, 64)
+    assert facts["recipe"] == KINDS["text2img"].recipe
+
+
+def test_a_picture_of_one_colour_is_kept_and_a_warning(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = executor_of()
+    assert outcome(executor, task_of("text2img")).warnings == ()
+
+    def grey(*given: Any) -> Any:
+        return [Image.new("RGB", (64, 64), (7, 8, 9))]
+
+    monkeypatch.setattr(gpu, "run_batch", grey)
+    answer = outcome(executor, task_of("text2img"))
+    assert isinstance(answer, Rendered) and "of one colour" in answer.warnings[0]
+
+
+def test_warnings_about_an_input_picture_are_those_of_the_image(
+    executor_of: ExecutorOf, task_of: TaskOf, pictures: Mapping[str, Any]
+) -> None:
+    task = task_of("fill", inputs={"mask": (pictures["image"],)})
+    (warning,) = outcome(executor_of(), task).warnings
+    assert "many shades between black and white" in warning
 
 
 def test_tasks_and_answers_can_be_pickled(executor_of: ExecutorOf, task_of: TaskOf) -> None:

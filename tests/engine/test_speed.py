@@ -113,6 +113,28 @@ def test_an_image_that_breaks_off_leaves_nothing_in_the_step_cache(name: str) ->
     assert fast(pipe, speed, steps=6, seed=2) == whole
 
 
+@pytest.mark.parametrize("name", ["FluxPipeline", "FluxKontextPipeline", "FluxImg2ImgPipeline"])
+def test_a_prompt_and_its_negative_prompt_each_have_a_step_cache_of_their_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red with one context for both: each would be compared with, and reuse, the other's."""
+    from diffusers.hooks import hooks
+
+    seen: list[str] = []
+    entered = hooks._set_cache_context
+
+    def note(module: Any, context: Any) -> None:
+        seen.extend([context.name] if context and (not seen or seen[-1] != context.name) else [])
+        entered(module, context)
+
+    monkeypatch.setattr(hooks, "_set_cache_context", note)
+    pipe, speed = pipe_of(name, layers=3), Speed(step_cache=0.9)
+    speed.apply(pipe)
+    with speed.around(pipe, twice=True):
+        painted(pipe, steps=4, negative="a star")
+    assert seen == ["cond", "uncond"] * (3 if name == "FluxImg2ImgPipeline" else 4)
+
+
 def test_few_steps_gain_nothing_from_the_step_cache_and_a_warning_says_so() -> None:
     pipe, speed = pipe_of("FluxPipeline"), Speed(step_cache=0.1)
     assert "gains nothing in 4 steps" in speed.warnings(pipe, 4)[0]
@@ -139,6 +161,19 @@ def test_another_kernel_paints_nearly_the_same_and_only_where_it_was_set() -> No
     assert speed.facts(pipe) == {"speed": {"attention": "_native_math"}}
     Speed().apply(pipe)
     assert painted(pipe) == plain
+
+
+def test_a_call_with_a_mask_gets_torchs_own_attention_and_only_that_call() -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    pipe, speed = pipe_of("FluxPipeline"), Speed(attention="_native_math")
+    speed.apply(pipe)
+    for masked, kernel in ((True, "NATIVE"), (False, "_NATIVE_MATH")):
+        with speed.around(pipe, masked=masked):
+            kernels = {processor._attention_backend for processor in _processors(pipe)}
+            assert kernels == {AttentionBackendName[kernel]}
+        kernels = {processor._attention_backend for processor in _processors(pipe)}
+        assert kernels == {AttentionBackendName._NATIVE_MATH}
 
 
 def test_auto_takes_what_torch_has_where_there_is_nothing_better() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.engine.errors import require_finite
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Tokenizer
@@ -33,11 +35,15 @@ def in_scale(pipe: Any, grid: Any) -> Any:
 
 
 def decode_grid(pipe: Any, grid: Any) -> "Image":
-    """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE."""
+    """The RGB image of latents (1, channels, height / 8, width / 8) in the scale of the VAE.
+
+    Raises NotFinite: the conversion to 8 bits would make NaN black without a word.
+    """
     import torch
 
     with torch.no_grad():
         pixels = pipe.vae.decode(grid, return_dict=False)[0]
+    require_finite(pixels)
     return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 

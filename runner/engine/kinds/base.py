@@ -21,13 +21,27 @@ if TYPE_CHECKING:
 NOT_GIVEN = object()
 """The default of an option that is in a task only where the spec sets it."""
 
+NEGATIVE: Mapping[str, Any] = {"negative_prompt": NOT_GIVEN, "true_cfg": NOT_GIVEN}
+"""The options of the kinds whose models may take a negative prompt."""
+
 
 @dataclass(frozen=True)
 class Paste:
-    """The original (RGB) and the share of the new picture in each pixel (mode L, 255 is all)."""
+    """Where a new picture goes in the original (RGB), whose other pixels stay as they are.
+
+    `share` is the share of the new picture in each pixel (mode L, 255 is all) of the region that
+    it shows, and `corner` the left and upper side of that region.
+    """
 
     original: "Image"
     share: "Image"
+    corner: tuple[int, int] = (0, 0)
+
+    def onto(self, picture: "Image") -> "Image":
+        """The original with the picture, scaled to its region, pasted into it."""
+        whole = self.original.copy()
+        whole.paste(picture.resize(self.share.size), self.corner, self.share)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,8 @@ class Prepared:
 
     `images` maps the spec's image fields to images of mode RGB (`mask`: L). `paste` is set where
     the picture is composited over its original. `depth_of` is an RGB image whose depth map the
-    engine has yet to compute with a model, and adds by `with_depth`.
+    engine has yet to compute with a model, and adds by `with_depth`. `warnings` are sentences for
+    the caller about the input images.
     """
 
     width: int
@@ -44,6 +59,7 @@ class Prepared:
     images: Mapping[str, tuple["Image", ...]] = field(default_factory=dict)
     paste: Paste | None = None
     depth_of: "Image | None" = None
+    warnings: tuple[str, ...] = ()
 
     def with_depth(self, depth_map: "Image") -> Self:
         """The same with the depth map (RGB) of `depth_of` as its input image."""
@@ -60,8 +76,10 @@ class Kind:
     """One kind of job.
 
     `prepare` raises InputMissing or InputBad for images that cannot be used. `reads` names the
-    spec's image fields, `options` its other fields with their defaults. `arguments` and `prior` are
-    keyed by family; `prior` is for kinds whose embeddings are computed by another pipeline.
+    spec's image fields, `may_read` those that it can do without, `options` its other fields with
+    their defaults. `arguments` and `prior` are keyed by family; `prior` is for kinds whose
+    embeddings are computed by another pipeline. `recipe` is raised whenever the same task gives
+    other pixels than before; sidecars record it.
     """
 
     name: str
@@ -69,15 +87,19 @@ class Kind:
     prepare: Prepare
     arguments: Mapping[str, Build]
     reads: tuple[str, ...] = ()
+    may_read: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Build] = field(default_factory=dict)
+    recipe: int = 1
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
-    """The keyword arguments that the pipelines of all families take."""
-    return {
+    """The keyword arguments that the pipelines of all families take, and a true CFG's scale."""
+    arguments = {
         "width": prepared.width,
         "height": prepared.height,
         "num_inference_steps": task.steps,
         "guidance_scale": task.guidance,
     }
+    true_cfg = task.options.get("true_cfg")
+    return {**arguments, "true_cfg_scale": true_cfg} if true_cfg else arguments

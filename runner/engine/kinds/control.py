@@ -9,14 +9,17 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images
     from runner.engine.pictures.canny import canny
 
-    source = images.open_image(task.inputs["image"][0])
+    item, depth = task.inputs["image"][0], task.options.get("control") == "depth"
+    ready = task.options.get("preprocessed", False)
+    is_map = depth and ready
+    source, warnings = images.open_depth_map(item) if is_map else (images.open_image(item), ())
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     source = images.fit(source, width, height)
-    if not task.options.get("preprocessed", False):
-        if task.options.get("control") == "depth":
+    if not ready:
+        if depth:
             return Prepared(width=width, height=height, depth_of=source)
         source = canny(source)
-    return Prepared(width=width, height=height, images={"image": (source,)})
+    return Prepared(width, height, {"image": (source,)}, warnings=warnings)
 
 
 def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
@@ -30,4 +33,5 @@ KIND = Kind(
     options={"control": "canny", "preprocessed": False},
     prepare=_prepare,
     arguments={"flux1": _flux1},
+    recipe=2,
 )

@@ -1,8 +1,11 @@
 """fill: repaints the area of a mask, or extends a picture beyond its sides (outpaint).
 
+A model works on the region around what is painted, near its own size, and the result is pasted into
+the picture as it was given: its size stays, and every pixel outside the mask. With `whole`, or
+without `composite`, it works on the whole picture, scaled to a size that it can make.
+
 FLUX.1 Fill reads every pixel of the mask. Other families blend latents, which are coarser: for
-them the mask is grown to whole cells of the latents, so that thin strokes are not lost. The
-original pixels outside the ungrown mask are restored afterwards.
+them the mask is grown to whole cells of the latents, so that thin strokes are not lost.
 """
 
 from runner.engine.kinds.base import NOT_GIVEN, Arguments, Build, Kind, Paste, Prepared, sampling
@@ -14,20 +17,24 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images, masks
 
     source = images.open_image(task.inputs["image"][0])
-    margins = task.options.get("outpaint")
+    margins, warnings = task.options.get("outpaint"), tuple[str, ...]()
     if margins:
         canvas, mask = masks.outpaint(source, margins)
     else:
-        canvas, mask = source, masks.open_mask(task.inputs["mask"][0], source.size)
-    width, height = images.target_size(canvas.size, task.width, task.height, sizes)
-    canvas = images.fit(canvas, width, height)
-    mask = images.fit(mask, width, height)
-    if margins:
-        mask = masks.grown(mask)
+        canvas, invert = source, task.options.get("invert_mask", False)
+        mask, warnings = masks.open_mask(task.inputs["mask"][0], source.size, invert=invert)
+    composite = task.options.get("composite", True)
+    whole = task.options.get("whole", False) or not composite
+    if whole or task.width or task.height:
+        size = images.target_size(canvas.size, task.width, task.height, sizes)
+        canvas, mask = images.fit(canvas, *size), images.fit(mask, *size)
     masks.refuse_empty(mask)
-    paste = Paste(canvas, masks.soft_share(mask)) if task.options.get("composite", True) else None
-    pictures = {"image": (canvas,), "mask": (mask,)}
-    return Prepared(width=width, height=height, images=pictures, paste=paste)
+    box, size = ((0, 0, *mask.size), mask.size) if whole else masks.region(mask, sizes)
+    mask = mask.crop(box)
+    worked = masks.scaled(mask, size)
+    paste = Paste(canvas, masks.soft_share(mask, worked), box[:2]) if composite else None
+    pictures = {"image": (canvas.crop(box).resize(size),), "mask": (worked,)}
+    return Prepared(*size, images=pictures, paste=paste, warnings=warnings)
 
 
 def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
@@ -54,7 +61,8 @@ KIND = Kind(
     name="fill",
     summary="a part of a picture painted anew, or its surroundings",
     reads=("image", "mask"),
-    options={"outpaint": NOT_GIVEN, "composite": True},
+    options={"invert_mask": False, "outpaint": NOT_GIVEN, "composite": True, "whole": False},
     prepare=_prepare,
     arguments={"flux1": _flux1, "flux2": _in_cells(16), "zimage": _in_cells(8)},
+    recipe=2,
 )

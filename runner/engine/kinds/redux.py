@@ -1,10 +1,10 @@
 """redux: variations of a picture, or a mix of several, with or without a prompt.
 
 In FLUX.1 a prior turns the images into an embedding, from which the main stage paints as from a
-prompt. The weight of a single image is its strength. The weights of several are scaled to a sum of
-1, because the prior adds the embeddings up, and the sum of several of full strength lies far
-outside of what the main stage was trained on. FLUX.2 has no prior: the images are references
-without weights.
+prompt. The weight of a single image is its strength against the prompt, which `gpu` gives to the
+attention. The weights of several are scaled to a sum of 1, because the prior adds the embeddings
+up, and the sum of several of full strength lies far outside of what the main stage was trained on.
+FLUX.2 has no prior: the images are references without weights.
 """
 
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
@@ -22,9 +22,8 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
 
 def _prior_flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     weights = [float(image.weight) for image in task.inputs["image"]]
-    if len(weights) > 1:
-        total = sum(weights) or 1.0
-        weights = [weight / total for weight in weights]
+    total = sum(weights) or 1.0
+    weights = [weight / total for weight in weights] if len(weights) > 1 else [1.0]
     return {
         "image": list(prepared.images["image"]),
         "prompt_embeds_scale": weights,
@@ -43,4 +42,5 @@ KIND = Kind(
     prepare=_prepare,
     arguments={"flux1": sampling, "flux2": _flux2},
     prior={"flux1": _prior_flux1},
+    recipe=2,
 )

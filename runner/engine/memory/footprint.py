@@ -96,7 +96,9 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
     layer = 0 if precision in ("fp32", "bf16") else _LAYER
-    tokens = pixels / 256 + _other_tokens(model, kind)
+    tokens = pixels / 256 + _other_tokens(model, kind, pixels)
+    if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
+        tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
     return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
 
 
@@ -111,20 +113,21 @@ def _narrow(count: int) -> float:
     return min(1.0, (count / 1e9) ** 0.5)
 
 
-def _other_tokens(model: Model, kind: str) -> int:
+def _other_tokens(model: Model, kind: str, pixels: int) -> int:
     """The tokens of a step besides the picture's: the prompt's and one reference's.
 
+    FLUX.1 reads the reference as large as the picture, other pipelines bring it to a megapixel.
     Without a kind, those of the kind with the most. More than one reference is rare, and left to
     the fallbacks.
     """
-    most = 0
+    most, reference = 0, pixels // 256 if model.family == "flux1" else _REFERENCE_TOKENS
     for name in [kind] if kind in model.serves else model.serves:
         serving = model.serves[name]
         tokens = model.max_sequence_length
         if serving.prior:
             tokens = serving.prior.max_sequence_length + _PRIOR_TOKENS
         elif name in _BESIDE.get(model.family, ()):
-            tokens += _REFERENCE_TOKENS
+            tokens += reference
         most = max(most, tokens)
     return most
 

@@ -101,23 +101,36 @@ def standard_colours(picture: Image) -> Image:
         return picture
 
 
-def eight_bit(picture: Image) -> Image:
-    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
+def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
+    """A ready depth map, of any unit and range, as RGB; a warning where it had to be spread."""
+    picture = load(item.path)
+    spread = eight_bit(picture, spread=True)
+    if spread is picture or picture.getextrema() in ((0, 1), (0, 255), (0, 65535)):
+        return to_rgb(spread), ()
+    low, high = picture.getextrema()
+    return to_rgb(spread), (
+        f"{item.path.name} has depths from {low:g} to {high:g}, which were spread from black to"
+        " white: if its small values are the near ones, invert it, for near is white",
+    )
+
+
+def eight_bit(picture: Image, *, spread: bool = False) -> Image:
+    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255.
+
+    With `spread` the least value becomes 0 and the greatest 255.
+    """
     import numpy as np
 
-    mode = picture.mode
-    if not (mode.startswith("I") or mode == "F"):
+    if not (picture.mode.startswith("I") or picture.mode == "F"):
         return picture
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all():
         raise InputBad("a picture has values that are no numbers (NaN or infinite)")
-    if mode.startswith("I;16"):
-        top = 65535.0
-    elif mode == "F":
-        top = 1.0 if values.max() <= 1.0 else 255.0 if values.max() <= 255.0 else 65535.0
-    else:
-        top = 65535.0 if values.max() <= 65535.0 else 2.0**31 - 1
-    scaled = np.clip(values / top, 0.0, 1.0) * 255.0
+    low, high = values.min(), values.max()
+    if not spread:
+        tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
+        low, high = 0.0, next((top for top in tops if high <= top), 65535.0)
+    scaled = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0) * 255.0
     return Pillow.fromarray(np.rint(scaled).astype(np.uint8))
 
 
@@ -143,6 +156,31 @@ def target_size(
             f" {problem}: give both sides, or a smaller one"
         )
     return size
+
+
+def on_grid(picture: Image, width: int, height: int) -> Image:
+    """The picture fitted to this size where that cuts off less than 16 pixels, else unchanged.
+
+    A model compares a reference and its edit by their places, so both need pixels of one size.
+    """
+    scale = max(width / picture.width, height / picture.height)
+    cut = max(picture.width * scale - width, picture.height * scale - height)
+    return fit(picture, width, height) if cut < SIZE_STEP else picture
+
+
+def side_by_side(pictures: Sequence[Image], area: int) -> Image:
+    """The pictures in a row of about `area` pixels, all of one height."""
+    high = (area / sum(each.width / each.height for each in pictures)) ** 0.5
+    row = [
+        each.resize((round(high * each.width / each.height), round(high)), Resampling.LANCZOS)
+        for each in pictures
+    ]
+    joined = Pillow.new("RGB", (sum(each.width for each in row), round(high)))
+    left = 0
+    for each in row:
+        joined.paste(each, (left, 0))
+        left += each.width
+    return fit(joined, Sizes().side(joined.width), Sizes().side(joined.height))
 
 
 def fit(picture: Image, width: int, height: int) -> Image:

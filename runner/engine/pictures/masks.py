@@ -1,29 +1,35 @@
-"""Masks for fill, where white is painted anew and black stays, and the soft edge between both.
+"""Masks for fill: what is painted, the region that a model works on, the soft edge around it.
 
-Masks are Pillow images of mode L, or uint8 arrays (height, width), with the values 0 and 255 only.
+Of a mask file with transparency that varies, what is clear is painted, whatever its colours, as
+editors export a picture with a hole; of every other one, what is white. Masks are Pillow images of
+mode L, or uint8 arrays (height, width), with the values 0 (stays) and 255 (painted) only.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from PIL import Image as Pillow
-from PIL import ImageFilter
+from PIL import ImageChops, ImageFilter
 from PIL.Image import Image, Resampling
 
+from runner.engine.models import Sizes
 from runner.engine.pictures.images import eight_bit, load
 from runner.errors import InputBad
 from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
-from specs.rules import SIZE_STEP
 
 _BLACK_OR_WHITE = [0] * 128 + [255] * 128
+_ANY_WHITE = [0] + [255] * 255
 
 
-def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
-    """A mask in the `size` (width, height) of its picture; grey is cut at 128.
+def open_mask(
+    item: InputImage, size: tuple[int, int], *, invert: bool = False
+) -> tuple[Image, tuple[str, ...]]:
+    """A mask in the `size` (width, height) of its picture, and warnings; grey is cut at 128.
 
     Raises InputBad where its proportions are not the picture's, or as `images.load` does.
     """
-    mask = _luminance(load(item.path))
+    mask, warnings = _painted(load(item.path), item.path.name)
     wide, high = size
     if abs(mask.width * high - mask.height * wide) > 0.02 * mask.height * wide:
         raise InputBad(
@@ -32,46 +38,65 @@ def open_mask(item: InputImage, size: tuple[int, int]) -> Image:
         )
     if mask.size != size:
         mask = mask.resize(size, Resampling.NEAREST)
-    return mask.point(_BLACK_OR_WHITE)
+    mask = mask.point(_BLACK_OR_WHITE)
+    return ImageChops.invert(mask) if invert else mask, warnings
 
 
 def refuse_empty(mask: Image) -> None:
-    """Raises InputBad for a mask without white: the result would be the original picture."""
+    """Raises InputBad for a mask that paints nothing: the result would be the original picture."""
     if mask.getbbox() is None:
-        raise InputBad("the mask has no white in it, so nothing would be painted")
+        raise InputBad("the mask has no white and no clear part, so nothing would be painted")
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
     """An RGB picture on a larger canvas, and the mask of the new pixels.
 
-    `margins` are pixels by side. They are widened until the width or height that they extend is a
-    multiple of 16, so that nothing has to be cut off. Raises InputBad beyond MAX_PIXELS.
+    The mask reaches into the picture by the width of the soft edge, which then lies on pixels of
+    the picture and not on the empty canvas beside them. `margins` are pixels by side. Raises
+    InputBad beyond MAX_PIXELS.
     """
-    grow = {side: int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")}
-    for first, second, length in (("right", "left", 0), ("bottom", "top", 1)):
-        rest = -(picture.size[length] + grow[first] + grow[second]) % SIZE_STEP
-        side = first if grow[first] else second
-        if grow[side]:
-            grow[side] += rest
-    wide = picture.width + grow["left"] + grow["right"]
-    high = picture.height + grow["top"] + grow["bottom"]
+    grow = [int(margins.get(side, 0)) for side in ("left", "top", "right", "bottom")]
+    wide = picture.width + grow[0] + grow[2]
+    high = picture.height + grow[1] + grow[3]
     if wide * high > MAX_PIXELS:
         raise InputBad(f"outpainted to {wide}×{high} the picture has too many pixels")
     canvas = Pillow.new("RGB", (wide, high), (128, 128, 128))
-    canvas.paste(picture, (grow["left"], grow["top"]))
+    canvas.paste(picture, (grow[0], grow[1]))
     mask = Pillow.new("L", (wide, high), 255)
-    mask.paste(0, (grow["left"], grow["top"], wide - grow["right"], high - grow["bottom"]))
+    left, top, right, bottom = (new and new + _edge(mask) for new in grow)
+    mask.paste(0, (left, top, max(left, wide - right), max(top, high - bottom)))
     return canvas, mask
 
 
-def grown(mask: Image) -> Image:
-    """An outpaint mask, grown into the picture by the width of the soft edge.
+def region(mask: Image, sizes: Sizes) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """The box around what a mask paints, and the width and height in which a model works on it.
 
-    The edge then lies on pixels of the picture and not on the empty canvas beside them.
+    The box is twice as wide and high as what is painted, and no smaller than the model's default
+    size, as far as the picture reaches. It is scaled down to the area of that size, and never up.
     """
-    for _ in range(_edge(mask)):
-        mask = mask.filter(ImageFilter.MaxFilter(3))
-    return mask
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    least = (right - left, bottom - top)
+    box = [
+        min(whole, max(2 * part, default))
+        for whole, part, default in zip(mask.size, least, sizes.default, strict=True)
+    ]
+    area = sizes.default[0] * sizes.default[1]
+    size = replace(sizes, follow=area).following(*box)
+    # In the shape of that size, so that nothing is stretched; where it then still holds everything.
+    scale = max(1.0, box[0] * box[1] / area) ** 0.5
+    shaped = [min(most, round(side * scale)) for most, side in zip(box, size, strict=True)]
+    if shaped[0] >= least[0] and shaped[1] >= least[1]:
+        box = shaped
+    x, y = (
+        max(0, min((low + high - side) // 2, whole - side))
+        for low, high, side, whole in zip((left, top), (right, bottom), box, mask.size, strict=True)
+    )
+    return (x, y, x + box[0], y + box[1]), size
+
+
+def scaled(mask: Image, size: tuple[int, int]) -> Image:
+    """A mask in another size, where each pixel that is painted in part is painted."""
+    return mask.resize(size, Resampling.BOX).point(_ANY_WHITE)
 
 
 def whole_cells(mask: Image, cell: int) -> Image:
@@ -87,20 +112,22 @@ def whole_cells(mask: Image, cell: int) -> Image:
     return Pillow.fromarray(np.repeat(np.repeat(touched, cell, axis=0), cell, axis=1))
 
 
-def soft_share(mask: Image) -> Image:
+def soft_share(mask: Image, worked: Image) -> Image:
     """The opacity of the new picture, mode L: 0 outside the mask, rising to 255 inside its edge.
 
-    The ramp lies inside, so that every pixel outside keeps its original value. A mask too thin for
-    the whole ramp gets a shorter one, which reaches 255 in its middle.
+    `worked` is the mask in the size that the model works in, where the edge is computed. The ramp
+    lies inside, so that every pixel outside keeps its original value. A mask too thin for the whole
+    ramp gets a shorter one, which reaches 255 in its middle.
     """
     import numpy as np
 
-    layer, total, rounds = mask, np.zeros((mask.height, mask.width), dtype=np.uint32), 0
-    while rounds < _edge(mask) and layer.getbbox():
+    layer, total, rounds = worked, np.zeros(worked.size[::-1], dtype=np.uint32), 0
+    while rounds < _edge(worked) and layer.getbbox():
         total += np.asarray(layer)
         layer = layer.filter(ImageFilter.MinFilter(3))  # one pixel less at its edges
         rounds += 1
-    return Pillow.fromarray((total // max(1, rounds)).astype(np.uint8))
+    share = Pillow.fromarray((total // max(1, rounds)).astype(np.uint8))
+    return ImageChops.darker(share.resize(mask.size, Resampling.NEAREST), mask)
 
 
 def _edge(mask: Image) -> int:
@@ -108,19 +135,26 @@ def _edge(mask: Image) -> int:
     return max(2, min(mask.size) // 96)
 
 
-def _luminance(picture: Image) -> Image:
-    """A mask file of any mode as L.
-
-    Masks with transparency are of two sorts: a black and white drawing on a transparent ground,
-    which counts as black, and strokes of one colour, whatever the colour, whose alpha is the mask.
-    """
-    picture = eight_bit(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("L")
-    layered = picture.convert("RGBA")
-    alpha = layered.getchannel("A")
-    opaque_greys = layered.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
-    if any(alpha.histogram()[:128]) and sum(1 for count in opaque_greys if count) == 1:
-        return alpha
-    ground = Pillow.new("RGBA", layered.size, "black")
-    return Pillow.alpha_composite(ground, layered).convert("L")
+def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
+    mask, warnings = eight_bit(picture), []
+    if mask.has_transparency_data:
+        mask = mask.convert("RGBA")
+        alpha = mask.getchannel("A").point(_BLACK_OR_WHITE)
+        if alpha.getextrema() == (0, 255):
+            opaque = mask.convert("L").histogram(alpha)
+            if any(opaque[240:]) and not any(opaque[16:240]):
+                warnings.append(
+                    f"the mask {name} is white on a clear ground: the clear part is repainted;"
+                    " set `invert_mask: true` if the white is meant"
+                )
+            mask = ImageChops.invert(mask.getchannel("A"))
+    mask = mask.convert("L")
+    greys = mask.histogram()[16:240]
+    # Smooth outlines have grey too, but little of it.
+    if sum(map(bool, greys)) > 8 and sum(greys) > 0.02 * mask.width * mask.height:
+        warnings.append(
+            f"the mask {name} has many shades between black and white: what is lighter than"
+            " the middle (or more than half clear) is repainted, the rest is kept"
+        )
+    return mask, tuple(warnings)

@@ -7,6 +7,7 @@ decides what is loaded: it takes the text stage from the PipelineCache when a pr
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from runner.engine.errors import translation
@@ -35,7 +36,7 @@ class Prompts:
     def expect(self, upcoming: Sequence[ImageTask]) -> None:
         """Remember the tasks that come next, one for each prompt; callable from any thread."""
         with self._lock:
-            for task in upcoming:
+            for task in (each for both in upcoming for each in _prompts_of(both)):
                 key = (task.model, task.kind, task.precision, task.prompt, task.loras)
                 self._lookahead[key] = task
             while len(self._lookahead) > 4096:
@@ -44,11 +45,19 @@ class Prompts:
     def encoded(
         self, resolved: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
     ) -> Encoded:
-        """The embeddings of a task's prompt, on the device; upcoming prompts are encoded with it.
+        """The embeddings of a task's prompts, on the device; upcoming ones are encoded with them.
 
-        Raises JobFailed where the text stage cannot be loaded or run, or a LoRA does not fit;
-        Stopped or TimedOut at the cancellation points after loading and after each prompt.
+        Those of the negative prompt have the names of the prompt's behind `negative_`. Raises
+        JobFailed where the text stage cannot be loaded or run, or a LoRA does not fit; Stopped or
+        TimedOut at the cancellation points after loading and after each prompt.
         """
+        prompts = [self._encoded(resolved, each, stop, on_progress) for each in _prompts_of(task)]
+        return prompts[0] if len(prompts) == 1 else prompts[0].against(prompts[1])
+
+    def _encoded(
+        self, resolved: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
+    ) -> Encoded:
+        """The embeddings of a task's own prompt."""
         kept = self._cache.get(self._key(resolved, task), self._pipelines.device)
         if kept is not None:
             return kept
@@ -132,3 +141,9 @@ class Prompts:
     def _key(self, resolved: ResolvedTask, task: ImageTask) -> str:
         encoders = " ".join(filter(None, [resolved.encoders, loras.text_mark(task.loras)]))
         return key_of(encoders, task.prompt, resolved.length, self._versions)
+
+
+def _prompts_of(task: ImageTask) -> list[ImageTask]:
+    """The task, and the same with its negative prompt as the prompt, where the model gets one."""
+    negative = task.options.get("negative_prompt")
+    return [task] if negative is None else [task, replace(task, prompt=negative)]

@@ -26,7 +26,7 @@ from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
 PRIVATE = "another name of a file that is another user's or closed to others"
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic")
 _MOST_COMPARED = 500
 _MOST_GUESSES = 10_000
 

@@ -60,13 +60,17 @@ def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does
     assert not set(arguments) & set(serving.fixed)
 
 
+def _pictured(kind: str) -> tuple[str, ...]:
+    return (*KINDS[kind].reads, *KINDS[kind].may_read)
+
+
 @cache
 def own_fields(kind: str) -> dict[str, tuple[Any, ...]]:
     """The fields of a kind that not every kind has, each with values that its schema shows."""
     shared = set.intersection(*(set(schemas.load(name)["properties"]) for name in KINDS))
     fields: dict[str, tuple[Any, ...]] = {}
     for name, part in schemas.bundle(kind)["properties"].items():
-        if name in KINDS[kind].reads:
+        if name in _pictured(kind):
             fields[name] = (f"{name}.png",)
         elif name not in shared:
             shown = (True, False) if part.get("type") == "boolean" else part.get("enum")
@@ -98,7 +102,7 @@ def accepted(pictures: dict[str, InputImage]) -> Callable[[str], list[tuple[Any,
 
     def made(model: Model, spec: dict[str, Any]) -> tuple[Any, ...]:
         kind = KINDS[spec["kind"]]
-        inputs = {name: (pictures[name],) for name in kind.reads if name in spec}
+        inputs = {name: (pictures[name],) for name in _pictured(kind.name) if name in spec}
         task = realise({**spec, "model": model.name}, job="job", index=1, inputs=inputs)
         ready = prepared(task)
         if ready.depth_of is not None:
@@ -117,7 +121,8 @@ def test_what_is_not_refused_is_prepared_and_called_for(
 
     assert accepted(kind)
     for model, spec, _, arguments in accepted(kind):
-        pipeline = getattr(diffusers, model.serves[kind].pipeline)
+        serving = model.serves[kind].starting_from(spec)
+        pipeline = getattr(diffusers, serving.pipeline)
         assert set(arguments) <= set(inspect.signature(pipeline.__call__).parameters), spec
 
 
@@ -126,7 +131,7 @@ def test_no_field_of_a_kind_is_ignored(
     kind: str, accepted: Callable[[str], list[tuple[Any, ...]]]
 ) -> None:
     """Where all values of a field make the same calls of the same pictures, nothing reads it."""
-    for field in own_fields(kind).keys() - {*KINDS[kind].reads}:
+    for field in own_fields(kind).keys() - {*_pictured(kind)}:
         calls: dict[str, set[bytes]] = {}
         for model, spec, ready, arguments in accepted(kind):
             call = pickle.dumps((model.name, ready, dict(arguments)))
@@ -138,11 +143,68 @@ def test_text2img_reads_no_picture(task_of: TaskOf) -> None:
     assert prepared(task_of("text2img")).images == {}
 
 
-def test_kontext_asks_for_exactly_its_area(task_of: TaskOf) -> None:
-    task = task_of("kontext")
+@pytest.mark.parametrize(
+    ("size", "asked", "made", "seen"),
+    [
+        ((64, 64), {}, (64, 64), (64, 64)),
+        ((512, 512), {}, (512, 512), (512, 512)),
+        ((1024, 1024), {"width": 512, "height": 512}, (512, 512), (512, 512)),
+        ((1920, 1080), {}, (1360, 768), (1360, 768)),
+        ((1000, 750), {"width": 512}, (512, 384), (512, 384)),
+        ((300, 200), {}, (288, 192), (288, 192)),
+        # Another shape is seen whole, and neither cut nor squashed, in pixels of the same size.
+        ((1600, 800), {"width": 1024, "height": 1024}, (1024, 1024), (1440, 720)),
+    ],
+)
+def test_kontext_sees_its_reference_on_the_grid_of_what_it_makes(
+    size: tuple[int, int],
+    asked: dict[str, int],
+    made: tuple[int, int],
+    seen: tuple[int, int],
+    task_of: TaskOf,
+    tmp_path: Path,
+) -> None:
+    model = "tiny" if size == (64, 64) else "kontext-dev"
+    given = pictures_of(tmp_path, size)
+    task = task_of("kontext", model=model, inputs={"image": given}, **asked)
     arguments = KINDS["kontext"].arguments["flux1"](task, prepared(task))
-    assert arguments["max_area"] == 64 * 64
-    assert arguments["image"].size == (64, 64)
+    assert (arguments["width"], arguments["height"]) == made
+    assert arguments["max_area"] == made[0] * made[1]
+    assert arguments["image"].size == seen
+    assert arguments["_auto_resize"] is False
+
+
+def test_kontext_dev_sees_several_references_side_by_side_in_their_order(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    colours = {"red": (800, 600), "lime": (300, 900), "blue": (2000, 1000)}
+    for name, size in colours.items():
+        Image.new("RGB", size, name).save(tmp_path / f"{name}.png")
+    given = tuple(InputImage(tmp_path / f"{name}.png") for name in colours)
+    spec = {"kind": "kontext", "model": "kontext-dev", "prompt": "a", "image": ["a.png"] * 4}
+    assert problems(spec) == []
+    assert "reads at most 4 pictures" in problems({**spec, "image": ["a.png"] * 5})[0][1]
+    task = task_of("kontext", model="kontext-dev", inputs={"image": given})
+    ready = prepared(task)
+    assert (ready.width, ready.height) == (800, 592)
+    row = KINDS["kontext"].arguments["flux1"](task, ready)["image"]
+    assert row.width % 16 == row.height % 16 == 0
+    assert row.width * row.height == pytest.approx(800 * 592, rel=0.05)
+    line = np.asarray(row)[row.height // 2]
+    starts = [int(np.argmax((line == Image.new("RGB", (1, 1), name).getpixel((0, 0))).all(axis=1)))
+              for name in colours]  # fmt: skip
+    ends = [*starts[1:], row.width]
+    for begin, end, (wide, high) in zip(starts, ends, colours.values(), strict=True):
+        assert (end - begin) / row.height == pytest.approx(wide / high, abs=0.05)
+
+
+def test_a_picture_that_is_much_longer_than_any_that_kontext_learned_is_refused(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    given = pictures_of(tmp_path, (3000, 600))
+    task = task_of("kontext", model="kontext-dev", inputs={"image": given})
+    with pytest.raises(InputBad, match="more than 4 times as long as wide, and 0.png is 3000×600"):
+        prepared(task)
 
 
 def test_fill_hands_over_picture_and_mask_and_keeps_the_original(task_of: TaskOf) -> None:
@@ -151,8 +213,84 @@ def test_fill_hands_over_picture_and_mask_and_keeps_the_original(task_of: TaskOf
     arguments = KINDS["fill"].arguments["flux1"](task, ready)
     assert arguments["mask_image"].getbbox() == (16, 16, 48, 48)
     assert ready.paste is not None
-    assert ready.paste.original is arguments["image"]
+    assert ready.paste.original.tobytes() == arguments["image"].tobytes()
     assert prepared(task_of("fill", composite=False)).paste is None
+
+
+def fill_of(folder: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> dict[str, Any]:
+    """The inputs of a fill: noise of this size, and the box of it to be painted."""
+    noise = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photo.bmp")  # quicker than a PNG
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    mask.save(folder / "mask.bmp")
+    return {name: (InputImage(folder / f"{file}.bmp"),)
+            for name, file in (("image", "photo"), ("mask", "mask"))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("fill-dev", (4032, 3024)), ("fill-dev", (1000, 1000)), ("klein", (1333, 777)),
+     ("tiny", (333, 777))],
+)  # fmt: skip
+def test_fill_gives_the_photo_back_in_its_own_size_with_every_pixel_outside_the_mask(
+    size: tuple[int, int], model: str, task_of: TaskOf, tmp_path: Path
+) -> None:
+    box = (size[0] // 2, size[1] // 3, size[0] // 2 + 90, size[1] // 3 + 120)
+    inputs = fill_of(tmp_path, size, box)
+    ready = prepared(task_of("fill", model=model, inputs=inputs))
+    assert MODEL_REGISTRY[model].sizes_for("fill").problem(ready.width, ready.height) is None
+    assert ready.width * ready.height <= 1_048_576
+    assert {each[0].size for each in ready.images.values()} == {(ready.width, ready.height)}
+    assert ready.paste is not None
+    with Image.open(inputs["image"][0].path) as opened:
+        original = np.asarray(opened)
+    result = ready.paste.onto(Image.new("RGB", (ready.width, ready.height), (1, 2, 3)))
+    assert result.size == size
+    left, top, right, bottom = box
+    changed = (np.asarray(result) != original).any(axis=2)
+    assert changed[top + 20 : bottom - 20, left + 20 : right - 20].mean() > 0.99
+    changed[top:bottom, left:right] = False
+    assert not changed.any()
+
+
+def test_fill_shows_the_model_the_pixels_of_a_photo_as_they_are(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    inputs = fill_of(tmp_path, (1600, 1200), (1500, 100, 1600, 200))
+    shown = prepared(task_of("fill", model="fill-dev", inputs=inputs)).images["image"][0]
+    with Image.open(inputs["image"][0].path) as opened:
+        assert shown.tobytes() == opened.crop((576, 0, 1600, 1024)).tobytes()
+
+
+@pytest.mark.parametrize("options", [{"whole": True}, {"composite": False}])
+def test_fill_of_the_whole_picture_is_of_a_size_that_the_model_makes(
+    options: dict[str, Any], task_of: TaskOf, tmp_path: Path
+) -> None:
+    inputs = fill_of(tmp_path, (2688, 2016), (100, 100, 2000, 2000))
+    ready = prepared(task_of("fill", model="fill-dev", inputs=inputs, **options))
+    assert (ready.width, ready.height) == (1664, 1248)
+    assert bool(ready.paste) == ("whole" in options)
+    if ready.paste:
+        assert ready.paste.original.size == ready.paste.share.size == (1664, 1248)
+
+
+def test_fill_in_a_size_that_is_asked_for_is_of_that_size(task_of: TaskOf, tmp_path: Path) -> None:
+    inputs = fill_of(tmp_path, (1000, 800), (100, 100, 300, 300))
+    ready = prepared(task_of("fill", model="fill-dev", inputs=inputs, width=2048, height=1600))
+    assert ready.paste is not None and ready.paste.original.size == (2048, 1600)
+    assert (ready.width, ready.height) == (1024, 1024)
+
+
+def test_an_inverted_mask_and_warnings_about_it_reach_the_picture(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    inputs = fill_of(tmp_path, (64, 64), (16, 16, 48, 48))
+    ready = prepared(task_of("fill", inputs=inputs, invert_mask=True))
+    mask = np.asarray(ready.images["mask"][0])
+    assert mask[0, 0] == 255 and mask[32, 32] == 0 and ready.warnings == ()
+    inputs["mask"] = inputs["image"]
+    assert "many shades" in prepared(task_of("fill", inputs=inputs)).warnings[0]
 
 
 def test_fill_outpaints_on_a_larger_canvas(task_of: TaskOf) -> None:
@@ -160,6 +298,21 @@ def test_fill_outpaints_on_a_larger_canvas(task_of: TaskOf) -> None:
     ready = prepared(task)
     assert (ready.width, ready.height) == (96, 80)
     assert np.asarray(ready.images["mask"][0])[40, 8] == 255
+
+
+def test_outpainting_a_photo_keeps_it_and_paints_only_its_new_border_and_the_soft_edge(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    (picture,) = fill_of(tmp_path, (1200, 900), (0, 0, 1, 1))["image"]
+    task = task_of("fill", model="klein", inputs={"image": (picture,)}, outpaint={"right": 400})
+    ready = prepared(task)
+    assert ready.paste is not None
+    result = ready.paste.onto(Image.new("RGB", (ready.width, ready.height), (1, 2, 3)))
+    assert result.size == (1600, 900)
+    with Image.open(picture.path) as opened:
+        same = (np.asarray(result)[:, :1200] == np.asarray(opened)).all(axis=2)
+    assert same[:, :1190].all() and not same[:, -1].all()
+    assert set(np.unique(np.asarray(result)[:, 1200:])) == {1, 2, 3}
 
 
 def test_fill_on_a_model_of_one_size_sees_canvas_and_mask_together(task_of: TaskOf) -> None:
@@ -175,6 +328,34 @@ def test_control_draws_the_edges_unless_the_map_is_ready(task_of: TaskOf) -> Non
     assert set(np.unique(np.asarray(made))) == {0, 255}
     given = prepared(task_of("control", preprocessed=True)).images["image"][0]
     assert len(np.unique(np.asarray(given))) > 2
+
+
+def test_a_ready_depth_map_of_any_range_is_spread_over_the_range_and_says_so(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    shades = np.rint(ramp * 255).astype(np.uint8)
+    maps = {
+        "32 bits.tiff": (ramp * 255).astype(np.int32),
+        "float metres.tiff": (0.4 + ramp * 79.6).astype(np.float32),
+        "12 bits in 16.png": (ramp * 4095).astype(np.uint16),
+        "16 bits.png": (ramp * 65535).astype(np.uint16),
+        "float.tiff": ramp.astype(np.float32),
+        "8 bits.png": shades,
+    }
+    said = {}
+    for name, values in maps.items():
+        Image.fromarray(values).save(tmp_path / name)
+        given = {"image": (InputImage(tmp_path / name),)}
+        ready = prepared(task_of("control", model="depth", inputs=given))
+        seen = np.asarray(ready.images["image"][0]).astype(int)
+        assert np.abs(seen - shades[..., None]).max() <= 1, name
+        said[name] = ready.warnings
+    assert "float metres.tiff has depths from 0.4 to 80, which were" in said["float metres.tiff"][0]
+    assert "from 0 to 4095" in said["12 bits in 16.png"][0]
+    assert [name for name, warnings in said.items() if warnings] == [
+        "float metres.tiff", "12 bits in 16.png"
+    ]  # fmt: skip
 
 
 def test_control_leaves_a_depth_map_to_the_engine_and_takes_it_as_the_control_image(
@@ -257,13 +438,13 @@ def test_a_line_thinner_than_a_cell_of_the_latents_is_painted_and_the_rest_comes
     assert shown[:, :33].max() == shown[:, 34:].max() == 0 < shown[:, 33].max()
 
 
-def test_redux_weighs_one_picture_as_given_and_several_by_share(
+def test_redux_leaves_the_words_as_they_are_and_weighs_several_pictures_by_share(
     task_of: TaskOf, pictures: dict[str, InputImage]
 ) -> None:
     path = pictures["image"].path
     prior = KINDS["redux"].prior["flux1"]
     one = task_of("redux", inputs={"image": (InputImage(path, 0.7),)})
-    assert prior(one, prepared(one))["prompt_embeds_scale"] == [0.7]
+    assert prior(one, prepared(one))["prompt_embeds_scale"] == [1.0]
     two = task_of("redux", inputs={"image": (InputImage(path, 3.0), InputImage(path, 1.0))})
     arguments = prior(two, prepared(two))
     assert arguments["prompt_embeds_scale"] == [0.75, 0.25]

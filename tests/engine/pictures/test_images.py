@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -150,6 +151,75 @@ def test_what_is_no_picture_is_bad_input(tmp_path: Path, content: bytes) -> None
     (tmp_path / "p.png").write_bytes(content)
     with pytest.raises(InputBad):
         opened(tmp_path / "p.png")
+
+
+def test_an_avif_picture_is_read_like_any_other(tmp_path: Path) -> None:
+    red, green, blue = opened(
+        stored(tmp_path, Image.new("RGB", (32, 16), (200, 30, 40)), "p.avif", quality=100)
+    ).getpixel((8, 8))
+    assert (red, green, blue) == pytest.approx((200, 30, 40), abs=4)
+
+
+def test_an_avif_picture_that_this_pillow_cannot_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path, Image.new("RGB", (32, 16)), "p.avif")
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputBad, match="p.avif is an AVIF picture, which this Pillow cannot read"):
+        opened(path)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_a_heic_picture_is_read_where_pillow_heif_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its place stands a reader that finds a bitmap behind the first bytes."""
+    import sys
+    from types import SimpleNamespace
+
+    from PIL import BmpImagePlugin
+
+    def register_heif_opener() -> None:
+        Image.register_open("HEIF", reader)
+
+    def reader(file: object, name: str) -> Image.Image:
+        file.seek(len(HEIC))  # type: ignore[attr-defined]
+        return BmpImagePlugin.BmpImageFile(io.BytesIO(file.read()))  # type: ignore[attr-defined]
+
+    stand_in = SimpleNamespace(register_heif_opener=register_heif_opener)
+    monkeypatch.setitem(sys.modules, "pillow_heif", stand_in)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (reader, None))
+    behind = io.BytesIO()
+    Image.new("RGB", (8, 4), (1, 2, 3)).save(behind, "BMP")
+    (tmp_path / "p.heic").write_bytes(HEIC + behind.getvalue())
+    result = opened(tmp_path / "p.heic")
+    assert result.size == (8, 4) and result.getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (HEIC, "p.png is a HEIC picture: install pillow-heif beside fluxdrop, or save it as"),
+        (b"  <!DOCTYPE HTML>\n<html>", "p.png is a web page and no picture"),
+        (b"<html lang=en>", "p.png is a web page and no picture"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "p.png is a pointer of Git LFS: run"),
+    ],
+)
+def test_what_is_no_picture_is_named_as_what_it_is(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "p.png").write_bytes(content)
+    with pytest.raises(InputBad, match=says):
+        opened(tmp_path / "p.png")
+
+
+def test_32_bits_of_8_are_not_black(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
+    result = opened(stored(tmp_path, picture, "p.tiff"))
+    assert np.array_equal(np.asarray(result)[..., 0].ravel(), np.arange(256))
 
 
 def test_a_missing_picture_is_missing_input(tmp_path: Path) -> None:

@@ -7,18 +7,24 @@ the very same check must fail. Colours contrast, so that a failure means disobed
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageOps
 
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.registry import realise
+from runner.executor import Rendered
+from runner.task import InputImage
 from tests.engine.tiny.classifier import judge, read, silhouette
 from tests.engine.tiny.edges import canny_of, drawn, outlines
 from tests.engine.tiny.edits import Edit
-from tests.engine.tiny.evaluate import Pipelines, judge_edit
+from tests.engine.tiny.evaluate import STRENGTHS, Pipelines, apart, judge_edit
 from tests.engine.tiny.evaluate_hints import edge_overlap, hole_of
 from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
 from tests.engine.tiny.world import Scene, Thing
+from tests.fakes import life
 
 Picture = Image.Image
 ENOUGH = 0.75
@@ -76,6 +82,35 @@ def test_text2img_with_a_zeroed_prompt_is_caught(pipelines: Pipelines) -> None:
         return judge(read(made), ASKED[prompt]).all
 
     assert share(obeys(*each) for each in product(ASKED, SEEDS)) < ENOUGH / 2
+
+
+def test_a_negative_prompt_is_avoided_and_the_prompt_is_still_obeyed(pipelines: Pipelines) -> None:
+    prompt, asked = "a purple circle on white", scene("white", "single", "purple circle")
+    unwanted = as_levels(as_image(true_picture(scene("white", "single", "red circle"))))
+
+    def obeys(seed: int) -> bool:
+        plain = as_levels(pipelines.text2img(prompt, seed))
+        made = as_levels(pipelines.text2img(prompt, seed, "a red circle on white"))
+        farther = apart(made, unwanted) > apart(plain, unwanted)
+        return farther and judge(read(made), asked).all
+
+    assert share(obeys(seed) for seed in SEEDS) >= ENOUGH
+
+
+def test_as_the_strength_rises_a_picture_goes_from_where_it_started_to_its_prompt(
+    pipelines: Pipelines,
+) -> None:
+    prompt, asked = next(iter(ASKED.items()))
+    source = as_image(true_picture(scene("yellow", "single", "black square")))
+    for seed in SEEDS:
+        made = [
+            as_levels(pipelines.img2img(prompt, seed, source, strength)) for strength in STRENGTHS
+        ]
+        moved = [apart(each, as_levels(source)) for each in made]
+        assert moved == sorted(moved), moved
+        left = [apart(each, as_levels(as_image(true_picture(asked)))) for each in made]
+        assert left[0] == max(left) > 5 * left[-1], left
+        assert judge(read(made[-1]), asked).all
 
 
 def test_seeds_differ_and_the_same_seed_repeats(pipelines: Pipelines) -> None:
@@ -226,3 +261,29 @@ def test_redux_mixes_two_references_by_weight(pipelines: Pipelines, heavier: int
 def test_capitals_change_nothing(pipelines: Pipelines, prompt: str) -> None:
     made = as_levels(pipelines.text2img(prompt, 1))
     assert judge(read(made), scene("blue", "single", "red circle")).all
+
+
+def test_the_weight_of_a_picture_leads_redux_steadily_from_the_picture_to_the_words(
+    tmp_path: Path,
+) -> None:
+    words, look = "a red circle on a blue background", scene("white", "single", "green star")
+    as_image(true_picture(look)).save(tmp_path / "look.png")
+    executor = GpuThread(tmp_path, device="cpu")
+
+    def painted(weight: float) -> torch.Tensor:
+        spec = {"kind": "redux", "model": "tiny", "prompt": words, "seed": 7}
+        given = {"image": (InputImage(tmp_path / "look.png", weight),)}
+        executor.start("gpu0", [realise(spec, job="job", index=1, inputs=given)])
+        answer = life(executor)[-1]
+        assert isinstance(answer, Rendered), answer
+        return as_levels(answer.image).float()
+
+    try:
+        alone, *others = (painted(weight) for weight in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0))
+    finally:
+        executor.close()
+    assert judge(read(alone), ASKED[words]).all
+    verdict = judge(read(others[-1]), look)
+    assert verdict.background and verdict.colour and verdict.shape
+    away = [float((each - alone).abs().mean()) for each in others]
+    assert away[0] < 3 and away == sorted(away) and away[-1] > 5 * away[2], away

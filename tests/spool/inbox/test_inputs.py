@@ -253,6 +253,8 @@ def test_one_content_is_copied_once_however_it_is_spelt(spool: Spool) -> None:
         (bytes(1 << 20), "evil.html cannot be read as a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "evil.html cannot be read"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>script", "evil.html is a web page and no picture: save the"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture: install pillow-heif beside"),
     ],
 )
 def test_what_is_no_picture_never_reaches_the_outbox(spool: Spool, data: bytes, says: str) -> None:
