@@ -57,8 +57,10 @@ def _mistakes(
     unserved = [kind for kind in entry.get("kinds", ()) if kind not in like.serves]
     if unserved:
         yield "kinds", f"{like.name} serves {', '.join(like.serves)}, not {', '.join(unserved)}"
-    if entry.get("guidance") and not all(serving.guided for serving in like.serves.values()):
-        yield "guidance", f"{like.name} has no guidance: leave it out"
+    if not entry.get("guided", all(serving.guided for serving in like.serves.values())):
+        for field in ("guidance", "negative"):
+            if entry.get(field):
+                yield field, "without guidance it does nothing: leave it out, or set `guided: true`"
     width, height = _default_size(entry, like)
     problem = like.sizes.problem(width, height)
     if problem:
@@ -71,6 +73,8 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
             serving,
             steps=int(entry.get("steps", serving.steps)),
             guidance=float(entry.get("guidance", serving.guidance)),
+            guided=bool(entry.get("guided", serving.guided)),
+            negative=bool(entry.get("negative", serving.negative)),
         )
         for kind, serving in like.serves.items()
         if kind in entry.get("kinds", like.serves)

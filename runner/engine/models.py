@@ -102,18 +102,20 @@ class Estimator:
 class Serving:
     """How a model serves one kind.
 
-    `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed. `part` is
-    the folder of the built-in model, `fixed` are keyword arguments that belong to the model rather
-    than to the kind, and `references` is the most input images. `weighted` says that they may have
-    weights, `controls` lists the maps that are followed. `sizes` are set where they differ from the
-    model's, `words` is the prompt of a job without one where the model needs one, and `estimator`
-    computes the map from an image.
+    `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed; with
+    `negative` a spec may say what the picture shall not show. `part` is the folder of the built-in
+    model, `fixed` are keyword arguments that belong to the model rather than to the kind, and
+    `references` is the most input images. `weighted` says that they may have weights, `controls`
+    lists the maps that are followed. `sizes` are set where they differ from the model's, `words` is
+    the prompt of a job without one where the model needs one, and `estimator` computes the map from
+    an image.
     """
 
     pipeline: str
     steps: int
     guidance: float
     guided: bool = True
+    negative: bool = False
     prior: Prior | None = None
     part: str = ""
     references: int = 1
