@@ -4,7 +4,7 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from pathlib import Path
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
-from runner.engine.hub.sources import read_index
+from runner.engine.hub.sources import loaded
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
-from runner.engine.weights import checkpoints, fingerprint
+from runner.engine.weights import checkpoints
+from runner.engine.weights.fingerprint import KIND, Hashes, combined, stamps
 from runner.errors import JobFailed
 from runner.task import ImageTask
 
@@ -30,9 +31,9 @@ class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
 
     `single` is the file of the transformer's weights, where they are in one file. `marks` are the
-    hashes of the components by name; pipelines may share those of equal hash. `encoders` names the
-    text stage: it is equal for two tasks whose prompts are encoded to the same numbers. `wanted` is
-    the precision of the task, "auto" where none is named.
+    hashes of the components by name, `prior_marks` those of the prior; pipelines may share those of
+    equal hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded
+    to the same numbers. `wanted` is the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -43,9 +44,18 @@ class ResolvedTask:
     prior_folder: Path | None
     single: Path | None
     marks: Mapping[str, str]
+    prior_marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
     wanted: str
+    stamps: Sequence[Sequence[int]] = ()
+    """Of the weights' files: others mean that the model was replaced under its own name."""
+
+    @property
+    def hash(self) -> str:
+        """The hash of all that is loaded, as a sidecar records it."""
+        all_marks = filter(None, (self.marks, self.prior_marks))
+        return "+".join(f"{KIND}{combined(marks)}" for marks in all_marks)
 
     @property
     def length(self) -> int:
@@ -73,12 +83,18 @@ class TaskResolver:
         self._device = device
         self._plan = planner or partial(memory.plan, models=library.models)
         self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
-        self._marks: dict[Path, Mapping[str, str]] = {}
+        self._hashes = Hashes(library.data / "cache" / "hashes.json")
 
-    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+    def resolve(
+        self,
+        task: ImageTask,
+        pixels: int | None = None,
+        on_reading: Callable[[], object] = lambda: None,
+    ) -> ResolvedTask:
         """What a task runs on; `pixels` is the area of its picture, where it is known already.
 
-        Raises JobFailed where the model is missing, does not serve the kind or cannot be held.
+        Calls `on_reading` before large files are read to hash them. Raises JobFailed where the
+        model is missing, does not serve the kind or cannot be held.
         """
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
@@ -88,10 +104,12 @@ class TaskResolver:
             pixels = (task.width or width) * (task.height or height)
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
-        if known is None:
+        if known is None or (not model.builtin and known.stamps != _stamps(known)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
+            known = self._known[key] = self._resolve_task(
+                model, task.kind, task.precision, pixels, on_reading
+            )
         return known
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
@@ -112,7 +130,14 @@ class TaskResolver:
         self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
 
-    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
+    def _resolve_task(
+        self,
+        model: Model,
+        kind: str,
+        wanted: str,
+        pixels: int,
+        on_reading: Callable[[], object],
+    ) -> ResolvedTask:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
@@ -120,8 +145,10 @@ class TaskResolver:
         precision = "stored" if wanted == "auto" and is_stored else wanted
         plan = self._plan(model, self.machine, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
-        marks = self._marks_of(folder, family, single)
-        return ResolvedTask(
+        marks = self._hashes.parts(folder, family.heavy if single else "", on_reading)
+        if single:
+            marks[family.heavy] = self._hashes.file(single, on_reading)
+        resolved = ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
@@ -130,24 +157,22 @@ class TaskResolver:
             prior_folder=prior_folder,
             single=single,
             marks=marks,
+            prior_marks=self._hashes.parts(prior_folder) if prior_folder else {},
             plan=plan,
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
         )
-
-    def _marks_of(self, folder: Path, family: Family, single: Path | None) -> Mapping[str, str]:
-        """The hashes of the components of a pipeline folder, the scheduler left out."""
-        if folder not in self._marks:
-            self._marks[folder] = {
-                part: fingerprint.of(folder / part)
-                for part in read_index(folder)
-                if part != "scheduler" and (folder / part).is_dir()
-            }
-        marks = self._marks[folder]
-        return marks if single is None else {**marks, family.heavy: fingerprint.of(single)}
+        return replace(resolved, stamps=_stamps(resolved))
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""
         parts = [f"{part}={marks[part]}" for part in sorted(family.text_parts) if part in marks]
         device = "cpu" if plan.text == "cpu" else self._device
         return " ".join([family.name, *parts, plan.text_precision, device])
+
+
+def _stamps(resolved: ResolvedTask) -> Sequence[Sequence[int]]:
+    single = [resolved.single] if resolved.single else []
+    parts = set(resolved.marks) - ({resolved.family.heavy} if single else set())
+    files = [file for part in sorted(parts) for file in loaded(resolved.folder / part)]
+    return stamps([*files, *single])

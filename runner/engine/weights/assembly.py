@@ -45,7 +45,7 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
             # Only what has weights has a plain config.json; tokenizers have none.
             if part in parts and part not in passed and (folder / "config.json").is_file():
                 passed[part] = quantise.load_text_encoder(
-                    _class(library, name), folder, device, store
+                    _class(library, name), folder, device, store, resolved.marks[part]
                 )
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed)
     _place(pipe, "cpu" if plan.text == "cpu" else device)
@@ -95,7 +95,13 @@ def _heavy(resolved: ResolvedTask, component: tuple[str, str], device: Any, stor
         if resolved.plan.placement == "stream":
             device = "cpu"  # all of it at once does not fit the device
         return quantise.load_transformer(
-            _class(*component), folder, precision, device, store, resolved.single
+            _class(*component),
+            folder,
+            precision,
+            device,
+            store,
+            resolved.marks[resolved.family.heavy],
+            resolved.single,
         )
     if resolved.single is None:
         return None

@@ -8,10 +8,9 @@ of a run. Everything is read from folders that the library names, and never from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,7 +21,7 @@ from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
-from runner.engine.weights import assembly, fingerprint
+from runner.engine.weights import assembly
 from runner.task import ImageTask
 
 OnLoading = Callable[[], None]
@@ -38,12 +37,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One loaded pipeline of a model, its expected bytes on the device, its files' hash."""
+    """One loaded pipeline of a model, and its expected bytes on the device."""
 
     pipe: Any
     model: str
     bytes: int
-    hash: str
 
 
 class PipelineCache:
@@ -78,12 +76,15 @@ class PipelineCache:
     def device(self) -> Any:
         return devices.choose(self._wanted_device)
 
-    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+    def resolve(
+        self, task: ImageTask, pixels: int | None = None, on_loading: OnLoading = lambda: None
+    ) -> ResolvedTask:
         """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
 
-        Raises JobFailed where the model is missing or cannot do the task.
+        Calls `on_loading` where it has to read weights to hash them. Raises JobFailed where the
+        model is missing or cannot do the task.
         """
-        return self._resolver.resolve(task, pixels)
+        return self._resolver.resolve(task, pixels, on_loading)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
@@ -99,24 +100,22 @@ class PipelineCache:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
-        plan_key = (plan.precision, plan.placement, str(plan.tiling))
+        plan_key = (plan.precision, plan.placement, str(plan.tiling), str(resolved.folder))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *plan_key),
+            ("paint", resolved.serving.pipeline, *plan_key, *resolved.marks.values()),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
             self._main_pipeline,
-            files=[resolved.folder, *([resolved.single] if resolved.single else [])],
         )
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", *plan_key),
+                ("prior", *plan_key, *resolved.prior_marks.values()),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
                 lambda task: assembly.prior_stage(task, self.device),
-                files=[resolved.prior_folder],
                 beside=main,
             )
         stages = gpu.Stages(
@@ -128,7 +127,7 @@ class PipelineCache:
             fixed=resolved.serving.fixed,
             speed=self._speed,
         )
-        return Loaded(stages, self._engine_facts(resolved, main, prior))
+        return Loaded(stages, self._engine_facts(resolved, main))
 
     def clear(self) -> None:
         """Release every stage; where none is loaded, the device is not initialised."""
@@ -158,10 +157,8 @@ class PipelineCache:
         size: int,
         on_loading: OnLoading,
         build: Callable[[ResolvedTask], Any],
-        files: Sequence[Path] = (),
         beside: _Stage | None = None,
     ) -> _Stage:
-        key = (*key, *map(str, files))
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
@@ -175,8 +172,7 @@ class PipelineCache:
                 if ours is None:
                     raise
                 raise ours from error
-            mark = "+".join(map(fingerprint.of, files))
-            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size, mark)
+            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size)
             painting = (each.model for key, each in self._stages.items() if key[0] == "paint")
             self.loaded = tuple(dict.fromkeys(painting))
         self._stages.move_to_end(key)
@@ -193,7 +189,8 @@ class PipelineCache:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        parts = tuple(part for part in resolved.marks if part not in resolved.family.text_parts)
+        others = (*resolved.family.text_parts, "scheduler")
+        parts = tuple(part for part in resolved.marks if part not in others)
         shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
@@ -233,16 +230,14 @@ class PipelineCache:
         if released:
             devices.free_caches()
 
-    def _engine_facts(
-        self, resolved: ResolvedTask, main: _Stage, prior: _Stage | None
-    ) -> dict[str, Any]:
+    def _engine_facts(self, resolved: ResolvedTask, main: _Stage) -> dict[str, Any]:
         plan = resolved.plan
         return {
             "model": {
                 "name": resolved.model.name,
                 "repo": resolved.model.repo or None,
                 "revision": hub.revision_of(resolved.folder, resolved.model),
-                "hash": main.hash if prior is None else f"{main.hash}+{prior.hash}",
+                "hash": resolved.hash,
             },
             "dtype": devices.dtype_name(plan.precision),
             "precision": "auto" if plan.precision == "stored" else plan.precision,

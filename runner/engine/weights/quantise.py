@@ -33,13 +33,20 @@ _SHARE_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
 
 
 def load_transformer(
-    cls: Any, folder: Path, precision: str, device: Any, store: Path, single: Path | None = None
+    cls: Any,
+    folder: Path,
+    precision: str,
+    device: Any,
+    store: Path,
+    mark: str,
+    single: Path | None = None,
 ) -> Any:
     """The transformer of a component's folder in this precision, on the device, for inference.
 
-    It computes in bfloat16. `store` is the folder of quantised weights, `single` a file (GGUF or
-    safetensors) to take the weights from: `folder` then only gives the configuration. Raises
-    JobFailed where the weights were published quantised and the precision is another one.
+    It computes in bfloat16. `store` is the folder of quantised weights, `mark` the hash of the
+    weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
+    configuration. Raises JobFailed where the weights were published quantised and the precision is
+    another one.
     """
     if precision == "gguf":
         import torch
@@ -56,14 +63,15 @@ def load_transformer(
         model = _from_folder(cls, folder, device)
     else:
         make = {"fp8": _fp8, "nf4": _transformer_nf4}[precision]
-        model = make(cls, folder, device, store, single)
+        model = make(cls, folder, device, store, mark, single)
     return _for_inference(model)
 
 
-def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path) -> Any:
+def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path, mark: str) -> Any:
     """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
 
-    One that was published quantised is loaded as it is. `store` is the folder of quantised weights.
+    One that was published quantised is loaded as it is. `store` is the folder of quantised weights,
+    `mark` the hash of the weights.
     """
     import torch
     from transformers import BitsAndBytesConfig
@@ -75,12 +83,13 @@ def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path) -> Any:
         )
         return _for_inference(model if is_stored else model.to(device))
     config = BitsAndBytesConfig(**_nf4())
+    kept = KeptFolder(store, folder, mark, "nf4", _RECIPES["nf4"])
     return _for_inference(
-        _nf4_kept(cls, folder, device, store, lambda: _from_folder(cls, folder, device, config))
+        _nf4_kept(cls, kept, folder, device, lambda: _from_folder(cls, folder, device, config))
     )
 
 
-def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
+def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None) -> Any:
     """A model in fp8: converted tensor by tensor into the store, where the disk has room for it.
 
     Read from there the first time too, so that a first start and a later one do the same.
@@ -111,7 +120,7 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
             state |= load_file(file, device=str(device))
         return fill(state)
 
-    kept = KeptFolder(store, source, "fp8", _RECIPES["fp8"])
+    kept = KeptFolder(store, source, mark, "fp8", _RECIPES["fp8"])
     if (filled := _read_back(kept, read)) is not None:
         return filled
     if _make(kept, source, "fp8", write):
@@ -119,7 +128,9 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
     return fill({name: tensor.to(device) for name, tensor in converted()})
 
 
-def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
+def _transformer_nf4(
+    cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None
+) -> Any:
     import accelerate
     from diffusers import BitsAndBytesConfig
 
@@ -132,7 +143,9 @@ def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: P
             return _from_folder(cls, folder, device, config)
         return _four_bits(checkpoints.from_single(cls, folder, single), config, device)
 
-    return _nf4_kept(cls, single or folder, device, store, fresh)
+    source = single or folder
+    kept = KeptFolder(store, source, mark, "nf4", _RECIPES["nf4"])
+    return _nf4_kept(cls, kept, source, device, fresh)
 
 
 def _four_bits(model: Any, config: Any, device: Any) -> Any:
@@ -154,9 +167,10 @@ def _four_bits(model: Any, config: Any, device: Any) -> Any:
     return model.to(device)
 
 
-def _nf4_kept(cls: Any, source: Path, device: Any, store: Path, fresh: Callable[[], Any]) -> Any:
-    """A model in nf4: read from the store, or made by `fresh` and kept there."""
-    kept = KeptFolder(store, source, "nf4", _RECIPES["nf4"])
+def _nf4_kept(
+    cls: Any, kept: KeptFolder, source: Path, device: Any, fresh: Callable[[], Any]
+) -> Any:
+    """A model in nf4: read from its kept folder, or made by `fresh` and kept there."""
     model = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
     if model is None:
         model = fresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,31 @@ def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: Tas
     assert loads == ["fill"]
     small.clear()
     assert small.loaded == ()
+
+
+def test_weights_that_are_replaced_under_their_own_name_are_loaded_at_the_next_task(
+    data: Path, task_of: TaskOf, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    library = TwinLibrary(data)
+    task = task_of("text2img", "klein")
+    folder = shutil.copytree(library.main(library.models["klein"], "text2img"), tmp_path / "own")
+    library.main = lambda model, kind: folder  # type: ignore[method-assign]
+    pipelines = PipelineCache(library, device="cpu")
+    first, again = loaded(pipelines, task), loaded(pipelines, task)
+    assert again.stages.main is first.stages.main
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["proj_out.weight"] = torch.zeros_like(state["proj_out.weight"])
+    save_file(state, file.with_suffix(".new"))
+    file.with_suffix(".new").replace(file)
+    merged = loaded(pipelines, task)
+    assert not merged.stages.main.transformer.proj_out.weight.any()
+    assert merged.stages.main.vae is first.stages.main.vae, "nobody has touched it"
+    hashes = [each.facts["model"]["hash"] for each in (first, again, merged)]
+    assert hashes[0] == hashes[1] != hashes[2] and hashes[0].startswith("sha256:")
 
 
 def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> None:
