@@ -49,14 +49,8 @@ def load_transformer(
     another one.
     """
     if precision == "gguf":
-        import torch
-        from diffusers import GGUFQuantizationConfig
-
         assert single is not None
-        config = GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
-        model = checkpoints.from_single(
-            cls, folder, single, quantization_config=config, device=str(device)
-        )
+        model = checkpoints.from_gguf(cls, folder, single, device)
     elif single is None and checkpoints.is_stored(folder):
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
@@ -78,9 +72,7 @@ def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path, mark: st
 
     is_stored = checkpoints.is_stored(folder)
     if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
-        model = cls.from_pretrained(
-            folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-        )
+        model = checkpoints.from_folder(cls, folder, dtype=torch.bfloat16)
         return _for_inference(model if is_stored else model.to(device))
     config = BitsAndBytesConfig(**_nf4())
     kept = KeptFolder(store, folder, mark, "nf4", _RECIPES["nf4"])
@@ -94,12 +86,10 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
 
     Read from there the first time too, so that a first start and a later one do the same.
     """
-    import accelerate
     from safetensors.torch import load_file, save_file
 
     source = single or folder
-    with accelerate.init_empty_weights():
-        model = cls.from_config(cls.load_config(folder, local_files_only=True))
+    model = checkpoints.empty(cls, folder)
     layers = list(fp8.matrices(model))
 
     def converted() -> Iterator[tuple[str, Any]]:
@@ -131,17 +121,17 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
 def _transformer_nf4(
     cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None
 ) -> Any:
-    import accelerate
+    import torch
     from diffusers import BitsAndBytesConfig
 
-    with accelerate.init_empty_weights():
-        empty = cls.from_config(cls.load_config(folder, local_files_only=True))
-    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=_outside_blocks(empty))
+    outside = _outside_blocks(checkpoints.empty(cls, folder))
+    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=outside)
 
     def fresh() -> Any:
         if single is None:
             return _from_folder(cls, folder, device, config)
-        return _four_bits(checkpoints.from_single(cls, folder, single), config, device)
+        model = checkpoints.from_single(cls, folder, single, torch.bfloat16)
+        return _four_bits(model, config, device)
 
     source = single or folder
     kept = KeptFolder(store, source, mark, "nf4", _RECIPES["nf4"])
@@ -232,13 +222,8 @@ def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any
     import torch
 
     options = {} if config is None else {"quantization_config": config}
-    return cls.from_pretrained(
-        folder,
-        dtype=torch.bfloat16,
-        device_map={"": str(device)},
-        local_files_only=True,
-        use_safetensors=True,
-        **options,
+    return checkpoints.from_folder(
+        cls, folder, dtype=torch.bfloat16, device_map={"": str(device)}, **options
     )
 
 

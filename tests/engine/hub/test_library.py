@@ -13,6 +13,7 @@ from runner.engine.hub import library as hub
 from runner.engine.hub.checkup import check
 from runner.engine.models import Model, Serving, SingleFile
 from runner.errors import ModelMissing
+from tests.engine.weight_files import flux1, gguf
 from tests.fake_hub import WEIGHTS, pipeline, put
 
 DEV = MODEL_REGISTRY["dev"]
@@ -115,7 +116,7 @@ def test_weights_that_are_pickles_are_named_with_what_to_do(home: Path) -> None:
 def test_a_single_file_is_found_and_its_pipeline_needs_no_weights_of_its_own(home: Path) -> None:
     folder = cached(home, DEV.repo)
     (folder / WEIGHTS).unlink()
-    file = put(home / "files", {"q4.gguf": b"GGUF"}) / "q4.gguf"
+    file = gguf(home / "q4.gguf", flux1())
     q4 = replace(DEV, name="q4", single=SingleFile(str(file)))
     disk = hub.Disk(home, {"q4": q4})
     assert disk.main(q4, "text2img") == folder
