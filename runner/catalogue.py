@@ -72,15 +72,16 @@ class RegistryCatalogue:
 
         fields = ("kind", "model", "control", "preprocessed")
         needed = {
-            values
+            (*values, "image" in spec)
             for spec in specs
             for values in itertools.product(
                 *(spec.get("matrix", {}).get(field) or [spec.get(field)] for field in fields)
             )
         }
         absent = set()
-        for values in needed:
+        for *values, starts in needed:
             asked = {field: value for field, value in zip(fields, values, strict=True) if value}
+            asked |= {"image": starts}
             model = self._models.get(self.default_model(asked))
             # What makes depth maps is not needed for a ready one.
             estimates = "preprocessed" not in asked

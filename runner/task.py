@@ -37,6 +37,7 @@ class ImageTask:
     `width` and `height` are in pixels, and None where the size follows the input image. `timeout`
     is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
     holds the other fields of the kind. `suspect` says that a process ended during this image.
+    In these, a `negative_prompt` is what the model gets, and `true_cfg` how strongly it acts.
     """
 
     job: str
@@ -55,6 +56,16 @@ class ImageTask:
     loras: tuple[Lora, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     suspect: bool = False
+
+    @property
+    def steps_made(self) -> int:
+        """How many of the steps are made: only the last ones where one starts from an image.
+
+        As `FluxImg2ImgPipeline.get_timesteps` computes it.
+        """
+        starts = self.kind == "text2img" and "image" in self.inputs
+        strength = self.options.get("strength", 1.0) if starts else 1.0
+        return self.steps - int(self.steps - self.steps * strength)
 
     def is_like(self, other: ImageTask) -> bool:
         """Whether the two differ at most in index, prompt and seed."""

@@ -38,9 +38,12 @@ _ALIASES = {
     **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
     **dict.fromkeys(("num_images", "n", "batch"), "count"),
     **dict.fromkeys(("init_image", "images", "control_image"), "image"),
+    **dict.fromkeys(("denoise", "denoising_strength"), "strength"),
     "dtype": "precision",
     "lora": "loras",
     "mask_image": "mask",
+    "negative": "negative_prompt",
+    "true_cfg_scale": "true_cfg",
     "type": "kind",
     "output_format": "format",
 }
@@ -165,7 +168,7 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
             pair = error.validator_value.get("required", ())
             second = [key for key in error.instance if key in pair][-1:]
             yield Explained((*path, *second), lambda: str(custom), at_key=True)
-    elif keyword in ("pattern", "anyOf") and custom is not None:
+    elif keyword in ("pattern", "anyOf", "minimum") and custom is not None:
         yield Explained(path, lambda: str(custom).replace("{value}", short(error.instance)))
     else:
         yield Explained(path, lambda: _sentence(error))

@@ -41,6 +41,13 @@ def test_an_absent_model_is_named_with_its_command_and_its_size(data: Path) -> N
     assert f"({KLEIN.bytes / 1e9:.1f} GB to download)" in said
 
 
+def test_of_a_spec_that_starts_from_a_picture_its_own_default_model_is_looked_for(
+    data: Path,
+) -> None:
+    (said,) = absent(data, {"image": "a.png", "matrix": {"strength": [0.5, 1]}})
+    assert "`fluxdrop models pull z-image-turbo`" in said
+
+
 def test_of_a_model_that_is_partly_here_the_rest_is_to_be_downloaded(data: Path) -> None:
     folder = cached(data, KLEIN.repo)
     (folder / "transformer/config.json").unlink()

@@ -37,7 +37,8 @@ SCHEMAS = {
 
 
 SHARED = set.intersection(*(set(SCHEMAS[name]["properties"]) for name in KINDS if name in SCHEMAS))
-"""The fields that every kind has."""
+SHARED -= {name for kind in KINDS.values() for name in (*kind.reads, *kind.may_read)}
+"""The fields that every kind has, pictures aside."""
 
 OF_THE_JOB = {
     "$schema", "schema", "id", "compose", "count", "seeds", "matrix", "format", "quality",
@@ -71,7 +72,7 @@ def test_every_schema_that_says_its_kind_belongs_to_a_kind() -> None:
 def test_the_schema_of_a_kind_has_its_fields_and_examples(name: str) -> None:
     schema = SCHEMAS[name]
     assert _kind_of(schema)["const"] == name
-    assert {*KINDS[name].reads, *KINDS[name].options} <= set(schema["properties"])
+    assert {*_own_fields(name)} <= set(schema["properties"])
     assert schema["examples"] and all(each["kind"] == name for each in schema["examples"])
 
 
@@ -80,7 +81,7 @@ def test_every_field_of_a_kind_is_read_by_it_and_a_plain_value_may_vary_in_a_mat
     name: str,
 ) -> None:
     own = {key: part for key, part in SCHEMAS[name]["properties"].items() if key not in SHARED}
-    assert set(own) == {*KINDS[name].reads, *KINDS[name].options}
+    assert set(own) == {*_own_fields(name)}
     plain = {
         key
         for key, part in own.items()
@@ -127,7 +128,8 @@ def test_a_model_says_all_that_the_house_plans_with(model: Model) -> None:
 def test_a_model_loads_loras_where_all_of_its_pipelines_can(model: Model) -> None:
     import diffusers
 
-    pipelines = [getattr(diffusers, each.pipeline) for each in model.serves.values()]
+    names = [name for each in model.serves.values() for name in (each.pipeline, each.img2img)]
+    pipelines = [getattr(diffusers, name) for name in names if name]
     assert model.loras == all(hasattr(each, "load_lora_weights") for each in pipelines)
 
 
@@ -157,14 +159,15 @@ def test_the_pages_name_every_kind_and_every_field() -> None:
         row.split(" | ") for row in _rows("specs/README.md", "| kind | field | values | meaning |")
     ]
     assert [(row[0].strip("| `"), row[1].strip("`")) for row in rows] == [
-        (name, field) for name, kind in KINDS.items() for field in (*kind.reads, *kind.options)
+        (name, field) for name in KINDS for field in _own_fields(name)
     ]
 
 
 def test_a_kind_that_reads_a_picture_keeps_a_part_of_it_or_is_named_here() -> None:
     """Those that keep some say in the metadata that a picture is a composite."""
     new = {"control", "redux"}
-    assert {name for name, kind in KINDS.items() if kind.reads} - new == formatting.COMPOSITE_KINDS
+    reading = {name for name, kind in KINDS.items() if kind.reads or kind.may_read}
+    assert reading - new == formatting.COMPOSITE_KINDS
 
 
 @pytest.mark.parametrize("model", MODEL_REGISTRY.values(), ids=lambda model: model.name)
@@ -179,6 +182,12 @@ def test_a_model_is_known_by_the_name_that_other_programs_give_it(model: Model) 
 def test_a_kind_has_an_example_to_drop(name: str) -> None:
     texts = [path.read_text("utf-8") for path in (ROOT / "specs" / "examples").glob("*.y*ml")]
     assert any(f"kind: {name}" in text.splitlines() for text in texts)
+
+
+def _own_fields(name: str) -> tuple[str, ...]:
+    """The fields of a kind that not every kind has, in the order of its README rows."""
+    kind = KINDS[name]
+    return (*kind.reads, *kind.may_read, *kind.options)
 
 
 def _kind_of(schema: dict[str, object]) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Audits one prompt: decides for every mention whether it is negated, and gives one verdict.
 
 An affirmed mention of a term of severity `error` is a violation. Other mentions are only advice,
-including negated ones: FLUX does not understand negatives, so that "no text" may bring text into
-the picture.
+including negated ones: a prompt understands no negatives, so that "no text" may bring text into the
+picture. A spec's negative prompt never comes here: what it names is not wanted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,7 +126,7 @@ def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Spa
     level: Literal["violation", "advice"] = "violation"
     note = term.reason
     if mark.negated:
-        note = "FLUX reads no negatives: describe what is wanted instead of naming this"
+        note = "a prompt reads no negatives: describe what is wanted instead of naming this"
     if mark.negated or term.severity == "warn":
         level = "advice"
     return Finding(term.term, start, end, block, mark.cue, mark.rule, level, note)

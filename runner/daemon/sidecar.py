@@ -34,6 +34,8 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
         "steps": task.steps,
         "guidance": task.guidance,
     }
+    realising = ("true_cfg", *(("strength",) if "image" in task.inputs else ()))
+    spec |= {name: task.options[name] for name in realising if name in task.options}
     width, height = rendered.image.size
     if width % SIZE_STEP == 0 and height % SIZE_STEP == 0:
         # The size of a picture pasted back into its input may be none that a spec can have; without

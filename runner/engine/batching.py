@@ -66,14 +66,15 @@ class Batching:
 def _key(resolved: ResolvedTask, piece: Piece) -> Key | None:
     """All that decides the shapes of the tensors; None for an image that is always made alone."""
     task, tensors = piece.task, list(piece.encoded.embeddings.values())
-    plain = resolved.plan.placement == "resident" and not resolved.kind.reads and not task.loras
+    plain = resolved.plan.placement == "resident" and not task.inputs and not task.loras
     if not plain or task.timeout is not None:
         return None
     if any(isinstance(tensor, list | tuple) or tensor.shape[0] != 1 for tensor in tensors):
         return None  # these cannot be concatenated to a batch
     shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     size = (piece.prepared.width, piece.prepared.height)
-    return (resolved.model.name, resolved.kind.name, resolved.plan, task.guidance, size, shapes)
+    scales = (task.guidance, task.options.get("true_cfg"))
+    return (resolved.model.name, resolved.kind.name, resolved.plan, scales, size, shapes)
 
 
 def _passes(stages: Stages, piece: Piece) -> bool:

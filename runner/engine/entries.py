@@ -6,6 +6,7 @@ neither torch nor diffusers nor Pillow.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
@@ -15,6 +16,10 @@ ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
+
+_FLUX1_TEXT2IMG = Serving(
+    "FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline"
+)
 
 _REDUX = Prior(
     "FluxPriorReduxPipeline",
@@ -70,9 +75,14 @@ _TINY = Model(
     native="fp32",
     loras=True,
     serves={
-        "text2img": Serving("FluxPipeline", 8, 3.5, part="text2img"),
+        "text2img": replace(_FLUX1_TEXT2IMG, steps=8, part="text2img"),
         "kontext": Serving(
-            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}
+            "FluxKontextPipeline",
+            8,
+            2.5,
+            part="kontext",
+            negative="true_cfg",
+            fixed={"_auto_resize": False},
         ),
         "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),
         "control": Serving("FluxControlPipeline", 8, 10.0, part="control", controls=("canny",)),
@@ -136,7 +146,9 @@ _ZIMAGE = Model(
     precisions=PRECISIONS,
     loras=True,
     serves={
-        "text2img": Serving("ZImagePipeline", 8, 0.0, guided=False),
+        "text2img": Serving(
+            "ZImagePipeline", 8, 0.0, guided=False, img2img="ZImageImg2ImgPipeline"
+        ),
         "fill": Serving("ZImageInpaintPipeline", 8, 0.0, guided=False, fixed={"strength": 1.0}),
     },
 )
@@ -149,7 +161,7 @@ _ENTRIES = (
         "schnell",
         "FLUX.1-schnell",
         11_891_178_560,
-        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False)},
+        {"text2img": Serving("FluxPipeline", 4, 0.0, guided=False, img2img="FluxImg2ImgPipeline")},
         licence=APACHE,
         max_sequence_length=256,
     ),
@@ -158,7 +170,7 @@ _ENTRIES = (
         "FLUX.1-dev",
         11_901_408_320,
         {
-            "text2img": Serving("FluxPipeline", 28, 3.5),
+            "text2img": _FLUX1_TEXT2IMG,
             "redux": Serving("FluxPipeline", 50, 2.5, prior=_REDUX, references=8, weighted=True),
         },
     ),
@@ -166,13 +178,13 @@ _ENTRIES = (
         "krea",
         "FLUX.1-Krea-dev",
         11_901_408_320,
-        {"text2img": Serving("FluxPipeline", 28, 4.5)},
+        {"text2img": replace(_FLUX1_TEXT2IMG, guidance=4.5)},
     ),
     _flux1(
         "kontext-dev",
         "FLUX.1-Kontext-dev",
         11_901_408_320,
-        {"kontext": Serving("FluxKontextPipeline", 28, 2.5)},
+        {"kontext": Serving("FluxKontextPipeline", 28, 2.5, negative="true_cfg")},
         sizes=Sizes(follow=ONE_MEGAPIXEL),  # the area it was trained at
     ),
     _flux1(
@@ -212,6 +224,13 @@ DEFAULTS: Mapping[str, str] = {
 The first entry after tiny that serves it. That is klein wherever it can be: its licence is free,
 its repository asks for no account, and it fits on a card of 16 GB.
 """
+
+IMG2IMG_DEFAULT = next(
+    model.name
+    for model in _ENTRIES[1:]
+    if "text2img" in model.serves and model.serves["text2img"].img2img
+)
+"""The default model of text2img with an image: the first after tiny that can start from one."""
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}
 """The default model of the kind `control` for each value of its field `control`."""

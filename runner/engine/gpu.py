@@ -161,7 +161,7 @@ def denoised(
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_progress(Phase.DENOISING, step + 1, task.steps)
+        on_progress(Phase.DENOISING, step + 1, task.steps_made)
         stop.check()
         return tensors  # diffusers pops its tensors from the result, so None would raise
 
@@ -175,9 +175,10 @@ def denoised(
         "output_type": "latent",
         **conditioning,
     }
-    on_progress(Phase.DENOISING, 0, task.steps)
+    on_progress(Phase.DENOISING, 0, task.steps_made)
     batched = row_by_row(stages.main.transformer) if len(pieces) > 1 else nullcontext()
-    with stages.speed.around(stages.main), batched:
+    twice = "true_cfg" in task.options
+    with stages.speed.around(stages.main, twice=twice), batched:
         latents = _call(stages.main, arguments, watch).images
     if not torch.isfinite(latents).all():
         raise NotFinite(

@@ -5,8 +5,8 @@ defaults, and what the model cannot do. Imports neither torch nor diffusers nor 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
@@ -102,20 +102,20 @@ class Estimator:
 class Serving:
     """How a model serves one kind.
 
-    `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed; with
-    `negative` a spec may say what the picture shall not show. `part` is the folder of the built-in
-    model, `fixed` are keyword arguments that belong to the model rather than to the kind, and
-    `references` is the most input images. `weighted` says that they may have weights, `controls`
-    lists the maps that are followed. `sizes` are set where they differ from the model's, `words` is
-    the prompt of a job without one where the model needs one, and `estimator` computes the map from
-    an image.
+    `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed. `part` is
+    the folder of the built-in model, `fixed` are keyword arguments that belong to the model rather
+    than to the kind, and `references` is the most input images. `weighted` says that they may have
+    weights, `controls` lists the maps that are followed. `sizes` are set where they differ from the
+    model's, `words` is the prompt of a job without one where the model needs one, and `estimator`
+    computes the map from an image. `negative` says what weighs a negative prompt: "true_cfg", by
+    default as strong as the field here, or "guidance"; empty, the model takes none. `img2img` is
+    the pipeline class that starts from an image, where the kind can do without one.
     """
 
     pipeline: str
     steps: int
     guidance: float
     guided: bool = True
-    negative: bool = False
     prior: Prior | None = None
     part: str = ""
     references: int = 1
@@ -124,7 +124,15 @@ class Serving:
     estimator: Estimator | None = None
     sizes: Sizes | None = None
     words: str = ""
+    negative: str = ""
+    true_cfg: float = 4.0
+    img2img: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def starting_from(self, inputs: Mapping[str, Any]) -> Self:
+        """The serving of a task with these input images."""
+        starts = self.img2img and "image" in inputs
+        return replace(self, pipeline=self.img2img) if starts else self
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
+from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, IMG2IMG_DEFAULT, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
 from runner.engine.models import Model, Serving
@@ -37,6 +37,8 @@ def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = 
         return defaults[kind]
     if kind == "control":
         return CONTROL_DEFAULTS.get(str(spec.get("control", "canny")), DEFAULTS[kind])
+    if kind == "text2img" and spec.get("image"):
+        return IMG2IMG_DEFAULT
     return DEFAULTS.get(kind, "")
 
 
@@ -78,7 +80,7 @@ def realise(
     kind = KINDS[spec["kind"]]
     model = models[default_model(spec, defaults)]
     serving = model.serves[kind.name]
-    width, height = _size(spec, kind, model)
+    width, height = _size({**spec, **inputs}, kind, model)
     timeout = spec.get("timeout")
     return ImageTask(
         job=job,
@@ -97,7 +99,7 @@ def realise(
         loras=tuple(loras),
         options={
             name: spec.get(name, default)
-            for name, default in kind.options.items()
+            for name, default in {**kind.options, **_negative(spec, serving)}.items()
             if name in spec or default is not NOT_GIVEN
         },
     )
@@ -121,9 +123,19 @@ def warnings(
     return [f"the built-in model does not know {listed}; it draws simple coloured shapes"]
 
 
+def _negative(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
+    """The default options of a task with a negative prompt; without one it is the empty one.
+
+    The guidance of a model that is not distilled always takes one.
+    """
+    if serving.negative == "true_cfg" and ("negative_prompt" in spec or "true_cfg" in spec):
+        return {"negative_prompt": "", "true_cfg": serving.true_cfg}
+    return {"negative_prompt": ""} if serving.negative == "guidance" else {}
+
+
 def _size(spec: Mapping[str, Any], kind: Kind, model: Model) -> tuple[int | None, int | None]:
     width, height = spec.get("width"), spec.get("height")
-    if kind.reads:
+    if kind.reads or any(name in spec for name in kind.may_read):
         return width, height
     default = model.sizes_for(kind.name).default
     return width or default[0], height or default[1]
@@ -149,7 +161,7 @@ def _spec_problems(
         return
     yield from _size_problems(spec, kind, model)
     yield from _sampling_problems(spec, model, serving, models)
-    if "image" in kind.reads:
+    if "image" in spec:
         yield from _reference_problems(spec, model, serving, models)
     if kind.name == "control":
         yield from _control_problems(spec, model, serving, models)
@@ -179,15 +191,34 @@ def _sampling_problems(
     if not serving.guided and spec.get("guidance", 0) not in (0, serving.guidance):
         able = _able(kind, models, lambda _, other: other.guided)
         yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0{able}"
+    yield from _negative_problems(spec, model, serving, models)
     if spec.get("loras") and not model.loras:
         able = _able(kind, models, lambda other, _: other.loras)
         yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"
 
 
+def _negative_problems(
+    spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
+) -> Iterator[Finding]:
+    kind = str(spec["kind"])
+    for field in ("negative_prompt", "true_cfg"):
+        if field in spec and not serving.negative:
+            able = _able(kind, models, lambda _, other: bool(other.negative))
+            yield field, f"{model.name} takes no `{field}`; leave it out{able}"
+    if serving.negative == "guidance":
+        if "true_cfg" in spec:
+            yield "true_cfg", f"of {model.name} `guidance` is the true CFG: leave `true_cfg` out"
+        if "negative_prompt" in spec and spec.get("guidance", serving.guidance) <= 1:
+            yield "negative_prompt", f"{model.name} reads it with a `guidance` above 1 only"
+
+
 def _reference_problems(
     spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
 ) -> Iterator[Finding]:
-    kind, image = str(spec["kind"]), spec.get("image")
+    kind, image = str(spec["kind"]), spec["image"]
+    if kind == "text2img" and not serving.img2img:
+        able = _able(kind, models, lambda _, other: bool(other.img2img))
+        yield "image", f"{model.name} cannot start from a picture; leave `image` out{able}"
     several = isinstance(image, list)
     images = image if isinstance(image, list) else [image]
     if len(images) > serving.references:

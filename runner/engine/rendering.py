@@ -138,7 +138,7 @@ class Renderer:
         kind, model = KINDS.get(task.kind), self._pipelines.library.models.get(task.model)
         if kind is None or model is None or task.kind not in model.serves:
             raise JobFailed(f"there is no {task.kind} with {task.model}: see `fluxdrop models`")
-        if kind.reads:
+        if task.inputs:
             on_progress(Phase.PREPROCESSING, 0, 0)
         prepared = kind.prepare(task, model.sizes_for(task.kind))
         estimator = model.serves[task.kind].estimator

@@ -5,11 +5,12 @@ They are applied to a pipeline when it is loaded. No kernel is ever fetched: a n
 not installed is refused when the runner starts, not in a job.
 """
 
+import itertools
 import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata, util
 from typing import Any, Self
@@ -106,16 +107,23 @@ class Speed:
         setattr(transformer, _APPLIED, self)
 
     @contextmanager
-    def around(self, pipe: Any) -> Iterator[None]:
+    def around(self, pipe: Any, *, twice: bool = False) -> Iterator[None]:
         """The context of one call of a pipeline: the step cache is empty before it and after it.
 
-        Only some pipelines enter a cache context for their steps themselves; entering one here
+        `twice` says that each step computes the prompt, then the negative prompt: these must not
+        reuse each other's work. Only some pipelines enter cache contexts themselves; doing it here
         makes the cache work in all of them. Raises JobFailed for an error of torch.compile.
         """
+        names = itertools.cycle(("cond", "uncond") if twice else ("cond",))
         transformer: Any = getattr(pipe, "transformer", None)
         caching = getattr(transformer, "is_cache_enabled", False)
         try:
-            with transformer.cache_context("cond") if caching else nullcontext():
+            with ExitStack() as contexts:
+                if caching:
+                    hook = transformer.register_forward_pre_hook(
+                        lambda *_: contexts.enter_context(transformer.cache_context(next(names)))
+                    )
+                    contexts.callback(hook.remove)
                 yield
         except Exception as error:
             if not _from_compiler(error):

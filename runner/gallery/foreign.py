@@ -1,7 +1,9 @@
 """Converts the settings that other programs write into a fluxdrop spec.
 
 A setting without a field in a spec is kept under an `x_` key. So is a size, a seed or a number of
-steps out of range; the model's default then applies, as it does for a guidance out of range.
+steps out of range; the model's default then applies, as it does for a guidance out of range. So is
+a strength, whose image is not at hand, and a negative prompt that acted on nothing (a CFG scale of
+1) or that the model does not take.
 """
 
 import re
@@ -15,6 +17,8 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 # The beginning of a tag with a name: those without are many where a text is to take long.
 _TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
 _LONGEST_NAME = 200
+# The models with a negative prompt and true CFG.
+_NEGATIVE = frozenset({"dev", "krea", "kontext-dev", "tiny"})
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
     (r"klein.?4b|^klein$", "klein"),
@@ -51,7 +55,13 @@ def from_infotext(infotext: Infotext) -> dict[str, Any]:
         spec["loras"] = loras
     if pairs.get("Control type") in ("canny", "depth"):
         spec["control"] = pairs["Control type"]
-    return spec | _extra(negative_prompt=infotext.negative, made_with=pairs.get("Version"))
+    cfg = _number(pairs.get("CFG scale"), 1.0)
+    negative = infotext.negative.strip()
+    if spec.get("model") in _NEGATIVE and 1.01 <= cfg <= 100 and len(negative) <= 2000:
+        spec |= {"negative_prompt": negative} if negative else {}
+        spec, negative = {**spec, "true_cfg": cfg}, ""
+    made_with, strength = pairs.get("Version"), pairs.get("Denoising strength")
+    return spec | _extra(negative_prompt=negative, strength=strength, made_with=made_with)
 
 
 def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ from typing import Any
 # IPTC's terms for how a picture came about.
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-# The kinds that keep part of the caller's picture.
-COMPOSITE_KINDS = frozenset({"fill", "kontext"})
+# The kinds that keep part of the caller's picture, where they get one.
+COMPOSITE_KINDS = frozenset({"fill", "kontext", "text2img"})
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Writes the `parameters` text of A1111 and Forge for FLUX, and reads that of any program.
 
     a fox in the snow <lora:ink:0.8>
-    Negative prompt: blurry                      (only where there is one; FLUX has none)
+    Negative prompt: blurry                      (only where there is one)
     Steps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, …
 
 The last line counts as settings only with three `Key: value` pairs or more. Keys are two or more
@@ -39,6 +39,8 @@ def write(sidecar: Mapping[str, Any]) -> str:
     tags = [f"<lora:{name}:{number_text(weight)}>" for name, weight, _ in _loras(sidecar)]
     # Forge keeps a LoRA where the user typed it; in a spec LoRAs are a field, so they go last.
     prompt = " ".join([prompt, *tags]).strip() if tags else prompt
+    if sidecar.get("negative_prompt"):
+        prompt += f"\n{_NEGATIVE} {sidecar['negative_prompt']}"
     settings = ", ".join(f"{key}: {_quoted(value)}" for key, value in _pairs(sidecar))
     return f"{prompt}\n{settings}".strip()
 
@@ -96,9 +98,12 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Steps", str(sidecar.get("steps", 0))
     yield "Sampler", "Euler"
     yield "Schedule type", "Simple"
-    yield "CFG scale", "1"
+    # Of a model that is not distilled, the guidance is what a negative prompt is weighed by.
+    guidance, true_cfg = sidecar.get("guidance"), sidecar.get("true_cfg")
+    if sidecar.get("negative_prompt") and not true_cfg:
+        guidance, true_cfg = None, guidance
+    yield "CFG scale", number_text(true_cfg or 1)
     # A distilled model takes no guidance, and Forge writes no such key for it.
-    guidance = sidecar.get("guidance")
     names = f"{name} {sidecar.get('model')}".lower()
     if guidance and not any(word in names for word in _DISTILLED):
         yield "Distilled CFG Scale", number_text(guidance)
@@ -111,6 +116,8 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if re.fullmatch(r"[0-9a-fA-F]{10,}", digest):
         yield "Model hash", digest[:10].lower()
     yield "Model", name.rsplit("/", 1)[-1]
+    if sidecar.get("strength"):
+        yield "Denoising strength", number_text(sidecar["strength"])
     hashes = ", ".join(f"{name}: {digest[:12]}" for name, _, digest in _loras(sidecar) if digest)
     if hashes:
         yield "Lora hashes", hashes

@@ -32,7 +32,8 @@ def packet(sidecar: Mapping[str, Any], *, full: bool, spec: str = "") -> bytes:
     `spec` is the sidecar as JSON, for the formats that have no text chunk for it.
     """
     result = mapping(sidecar.get("result"))
-    source = COMPOSITE if sidecar.get("kind") in COMPOSITE_KINDS else TRAINED
+    keeps = sidecar.get("kind") in COMPOSITE_KINDS and "image" in sidecar
+    source = COMPOSITE if keeps else TRAINED
     fields = [
         ("Iptc4xmpExt:DigitalSourceType", source),
         ("xmp:CreatorTool", made_with(result)),

@@ -16,8 +16,9 @@ _MAKERS = {
     "flux_generate": (
         "text2img",
         "Make pictures from words",
-        "Makes new pictures from a text prompt (text to image). Use it when there is no picture to"
-        " start from." + _PROMPT + " Never both `seed` and `seeds`." + _BULK,
+        "Makes new pictures from a text prompt (text to image), or from a prompt and an `image` to"
+        " start from, as far from it as `strength` says (image to image). Use it for new pictures;"
+        " flux_edit keeps more of one." + _PROMPT + " Never both `seed` and `seeds`." + _BULK,
     ),
     "flux_edit": (
         "kontext",
@@ -59,8 +60,9 @@ fluxdrop makes pictures with FLUX on this machine, one job after another; jobs o
  rejected. It shows the pictures.
 3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
 
-Leave out what you do not need: every default fits its model. dry_run says what would run. FLUX\
- has no negative prompt. Models are in flux://models, prompt packs in flux://packs.
+Leave out what you do not need: every default fits its model. dry_run says what would run. Say what\
+ should be there: only tiny, dev, krea and kontext-dev take a negative_prompt. Models are in\
+ flux://models, prompt packs in flux://packs.
 """
 
 KIND_OF = {name: kind for name, (kind, *_) in _MAKERS.items()}

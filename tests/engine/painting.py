@@ -18,9 +18,10 @@ from tests import random_twin
 from tests.twins.pieces import seeded
 
 SERVED: dict[str, tuple[Model, str]] = {
-    serving.pipeline: (model, kind)
+    pipeline: (model, kind)
     for model in reversed(MODEL_REGISTRY.values())
     for kind, serving in reversed(model.serves.items())
+    for pipeline in filter(None, (serving.pipeline, serving.img2img))
 }
 """The pipeline classes of the registry, each with the first model and kind that it serves."""
 
@@ -60,6 +61,7 @@ def painted(
     length: int = 32,
     serving: tuple[Model, str] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
+    negative: str | None = None,
 ) -> bytes:
     """The pixels of a picture, the first where there are several prompts.
 
@@ -79,12 +81,16 @@ def painted(
     mask.paste(255, (16, 16, 48, 48))
     model, kind = serving or SERVED[type(pipe).__name__]
     spec = {"kind": kind, "model": model.name, "width": size, "height": size, "seed": seed}
-    task = realise({**spec, "steps": steps}, job="job", index=1, inputs={})
-    prepared = Prepared(size, size, {"image": (picture,), "mask": (mask,)})
+    asked = {} if negative is None else {"negative_prompt": negative}
+    task = realise({**spec, **asked, "steps": steps}, job="job", index=1, inputs={})
+    starts = type(pipe).__name__ == model.serves[kind].img2img
+    pictures = {"image": (picture,), "mask": (mask,)} if starts or KINDS[kind].reads else {}
+    prepared = Prepared(size, size, pictures)
     image = pipe(
         prompt=prompt,
         **KINDS[kind].arguments[model.family](task, prepared),
         **model.serves[kind].fixed,
+        **asked,
         max_sequence_length=length,
         generator=torch.Generator().manual_seed(seed),
         callback_on_step_end=on_step_end,

@@ -53,19 +53,23 @@ def test_an_undistilled_sibling_of_a_distilled_model_has_guidance_and_a_negative
 ) -> None:
     text = """
 registry:
-  base: {like: klein, repo: x/base, guided: true, negative: true, steps: 50, guidance: 4}
+  base: {like: klein, repo: x/base, guided: true, steps: 50, guidance: 4}
   z: {like: z-image-turbo, repo: x/z, guided: true, steps: 28, guidance: 4}
+  same: {like: base, steps: 20}
+  flux: {like: schnell, repo: x/f, guided: true, steps: 28, guidance: 3}
   distilled: {like: dev, repo: x/d, guided: false, guidance: 0}
 """
     found = models_of(settings(tmp_path, text))
     for serving in found["base"].serves.values():
-        assert (serving.guided, serving.negative) == (True, True)
+        assert (serving.guided, serving.negative) == (True, "guidance")
         assert (serving.steps, serving.guidance) == (50, 4.0)
-    assert not any(serving.negative for serving in found["z"].serves.values())
+    ways = {name: found[name].serves["text2img"].negative for name in ("z", "same", "flux")}
+    assert ways == {"z": "guidance", "same": "guidance", "flux": "true_cfg"}
+    assert found["distilled"].serves["text2img"].negative == ""
     catalogue = RegistryCatalogue(settings(tmp_path, text))
     spec = {"kind": "text2img", "prompt": "a red circle", "guidance": 5}
-    assert catalogue.problems({**spec, "model": "base"}) == []
-    assert catalogue.problems({**spec, "model": "z"}) == []
+    for name in ("base", "z"):
+        assert catalogue.problems({**spec, "model": name, "negative_prompt": "blue"}) == []
     ((path, why),) = catalogue.problems({**spec, "model": "distilled"})
     assert path == "guidance" and "has no guidance" in why
 
@@ -114,7 +118,6 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
         ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
-        ("a: {like: klein, negative: true}", "2:30: registry.a.negative", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],
 )

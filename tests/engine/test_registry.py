@@ -133,11 +133,62 @@ def test_precision_guidance_and_loras_that_a_model_lacks_are_refused_together() 
 
 @pytest.mark.parametrize("kind", MODEL_REGISTRY["klein"].serves)
 def test_klein_has_no_guidance_and_takes_its_own_sidecars_back(kind: str) -> None:
-    assert paths(kind=kind, model="klein", guidance=3.5, image="a.png") == ["guidance"]
+    spec = {"kind": kind, "model": "klein", **({} if kind == "text2img" else {"image": "a.png"})}
+    assert paths(**spec, guidance=3.5) == ["guidance"]
     own = realise({"kind": kind, "prompt": "x", "seed": 4}, job="j", index=1, inputs={})
     assert (own.model, own.steps, own.guidance) == ("klein", 4, 1.0)
-    assert paths(kind=kind, model="klein", guidance=own.guidance, image="a.png") == []
-    assert paths(kind=kind, model="klein", guidance=0, image="a.png") == []
+    assert paths(**spec, guidance=own.guidance) == []
+    assert paths(**spec, guidance=0) == []
+
+
+def test_a_negative_prompt_is_refused_where_a_model_takes_none_and_those_that_do_are_named() -> (
+    None
+):
+    asked = {"kind": "text2img", "negative_prompt": "text"}
+    text = message(**asked)
+    assert text == "klein takes no `negative_prompt`; leave it out; tiny, dev and krea can"
+    assert paths(**asked, model="z-image-turbo", true_cfg=2) == ["negative_prompt", "true_cfg"]
+    assert paths(**asked, model="dev", true_cfg=2) == paths(**asked, model="tiny") == []
+    assert paths(kind="kontext", model="tiny", image="a.png", negative_prompt="text") == []
+    varied = {"negative_prompt": ["text"], "model": ["dev", "schnell"]}
+    assert [path for path, _ in problems({"kind": "text2img", "matrix": varied}, models=FEW)] == [
+        "matrix.negative_prompt.0"
+    ]
+
+
+def test_where_guidance_weighs_the_negative_prompt_true_cfg_is_refused_and_so_is_no_guidance() -> (
+    None
+):
+    klein = FEW["klein"]
+    base = replace(klein.serves["text2img"], guided=True, guidance=4.0, negative="guidance")
+    models = {"base": replace(klein, name="base", serves={"text2img": base})}
+
+    def said(**asked: Any) -> list[tuple[str, str]]:
+        return problems({"kind": "text2img", "model": "base", **asked}, models=models)
+
+    assert said(negative_prompt="text") == said(negative_prompt="text", guidance=2) == []
+    assert said(true_cfg=2) == [
+        ("true_cfg", "of base `guidance` is the true CFG: leave `true_cfg` out")
+    ]
+    assert said(negative_prompt="text", guidance=1) == [
+        ("negative_prompt", "base reads it with a `guidance` above 1 only")
+    ]
+
+
+def test_text2img_with_a_picture_is_refused_where_no_pipeline_starts_from_one() -> None:
+    text = message(kind="text2img", model="klein", image="a.png")
+    assert text == (
+        "klein cannot start from a picture; leave `image` out;"
+        " tiny, z-image-turbo, schnell, dev and krea can"
+    )
+    assert paths(kind="text2img", model="schnell", image="a.png", strength=0.5) == []
+
+
+def test_text2img_with_a_picture_has_a_default_model_that_can_start_from_it() -> None:
+    spec = {"kind": "text2img", "image": "a.png"}
+    assert default_model(spec) == "z-image-turbo"
+    assert problems(spec) == []
+    assert default_model(spec, {"text2img": "dev"}) == "dev"
 
 
 def test_klein_reads_four_references_and_weighs_none() -> None:

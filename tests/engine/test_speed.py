@@ -113,6 +113,28 @@ def test_an_image_that_breaks_off_leaves_nothing_in_the_step_cache(name: str) ->
     assert fast(pipe, speed, steps=6, seed=2) == whole
 
 
+@pytest.mark.parametrize("name", ["FluxPipeline", "FluxKontextPipeline", "FluxImg2ImgPipeline"])
+def test_a_prompt_and_its_negative_prompt_each_have_a_step_cache_of_their_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red with one context for both: each would be compared with, and reuse, the other's."""
+    from diffusers.hooks import hooks
+
+    seen: list[str] = []
+    entered = hooks._set_cache_context
+
+    def note(module: Any, context: Any) -> None:
+        seen.extend([context.name] if context and (not seen or seen[-1] != context.name) else [])
+        entered(module, context)
+
+    monkeypatch.setattr(hooks, "_set_cache_context", note)
+    pipe, speed = pipe_of(name, layers=3), Speed(step_cache=0.9)
+    speed.apply(pipe)
+    with speed.around(pipe, twice=True):
+        painted(pipe, steps=4, negative="a star")
+    assert seen == ["cond", "uncond"] * (3 if name == "FluxImg2ImgPipeline" else 4)
+
+
 def test_few_steps_gain_nothing_from_the_step_cache_and_a_warning_says_so() -> None:
     pipe, speed = pipe_of("FluxPipeline"), Speed(step_cache=0.1)
     assert "gains nothing in 4 steps" in speed.warnings(pipe, 4)[0]

@@ -51,6 +51,48 @@ def test_a_distilled_model_has_no_guidance_and_a_whole_number_has_no_point() -> 
     assert "Distilled CFG Scale: 4," in write(sidecar(guidance=4.0))
 
 
+def test_a_negative_prompt_its_scale_and_a_strength_are_written_where_forge_writes_them() -> None:
+    told = sidecar(negative_prompt="blurry,\nugly", true_cfg=2.5, strength=0.6, image="a.png")
+    assert write(told) == (
+        "a red fox in the snow\nNegative prompt: blurry,\nugly\n"
+        "Steps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 2.5, "
+        "Distilled CFG Scale: 3.5, Seed: 7, Size: 64x64, Model hash: 58725940e3, "
+        "Model: FLUX.1-dev, Denoising strength: 0.6, Job: hero, Version: fluxdrop 0.1.0"
+    )
+    said = parse(write(told))
+    assert said is not None and (said.prompt, said.negative) == (told["prompt"], "blurry,\nugly")
+
+
+def test_the_guidance_that_weighs_a_negative_prompt_is_the_cfg_scale() -> None:
+    text = write(sidecar(negative_prompt="blurry", guidance=4.0))
+    assert "CFG scale: 4, Seed" in text and "Distilled" not in text
+
+
+@pytest.mark.parametrize(
+    ("model", "cfg", "given"),
+    [
+        ("flux1-dev-fp8", "2.5", {"negative_prompt": "blurry", "true_cfg": 2.5}),
+        ("flux1-dev-fp8", "1", {"x_negative_prompt": "blurry"}),
+        ("flux1-dev-fp8", "", {"x_negative_prompt": "blurry"}),
+        ("flux1-schnell", "2.5", {"x_negative_prompt": "blurry"}),
+        ("dreamshaper_8", "7", {"x_negative_prompt": "blurry"}),
+    ],
+)
+def test_a_negative_prompt_that_acted_is_one_of_the_spec_where_the_model_takes_one(
+    model: str, cfg: str, given: dict[str, Any]
+) -> None:
+    scale = f"CFG scale: {cfg}, " if cfg else ""
+    said = parse(f"cat\nNegative prompt: blurry\nSteps: 30, {scale}Seed: 5, Model: {model}")
+    assert said is not None
+    spec = from_infotext(said)
+    assert {key: part for key, part in spec.items() if "negative" in key or "cfg" in key} == given
+
+
+def test_what_another_program_started_from_a_picture_keeps_its_strength_aside() -> None:
+    said = parse("cat\nSteps: 30, Seed: 5, Denoising strength: 0.75, Model: flux1-dev")
+    assert said is not None and from_infotext(said)["x_strength"] == "0.75"
+
+
 def test_other_kinds_say_what_they_are_in_legal_keys() -> None:
     text = write(
         sidecar(kind="control", control="depth", result_pack="lamps", result_pack_version="2")

@@ -88,10 +88,10 @@ def test_none_leaves_nothing_at_all(format: Format) -> None:
     assert data == bare.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["fill", "kontext"])
+@pytest.mark.parametrize("kind", ["fill", "kontext", "text2img"])
 def test_what_keeps_part_of_a_photo_is_called_a_composite(kind: str) -> None:
     assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in encode(
-        picture(), sidecar(kind=kind)
+        picture(), sidecar(kind=kind, image="photo.png")
     )
 
 

@@ -68,6 +68,14 @@ def test_a_data_uri_is_in_the_inbox_before_its_spec(home: Path, form: str) -> No
     assert spec["image"].endswith(f".{form.lower()}")
 
 
+def test_a_picture_to_start_from_is_brought_too_and_its_strength_is_said(home: Path) -> None:
+    said = refused(home, data_uri(picture()), "flux_generate", strength=0)
+    assert "0 would give the picture back as it is" in said
+    spec = edit(home, data_uri(picture()), "flux_generate", strength=0.4, negative_prompt="a star")
+    assert (home / "inbox" / spec["image"]).is_file()
+    assert (spec["strength"], spec["negative_prompt"]) == (0.4, "a star")
+
+
 def test_several_images_and_a_mask_each_find_their_place(home: Path) -> None:
     (home / "inbox" / "cat.png").write_bytes(picture())
     images = ["cat.png", {"path": data_uri(picture(colour="blue")), "weight": 0.5}]

@@ -81,7 +81,7 @@ def test_there_is_one_example_for_each_kind_and_those_that_read_a_picture_read_t
     assert sorted(spec["kind"] for spec in found.values()) == list(kinds())
     assert found["draw"]["kind"] == "text2img"
     for name, spec in found.items():
-        if "image" in schemas.load(spec["kind"])["properties"]:
+        if "image" in schemas.load(spec["kind"])["required"]:
             assert spec["image"] == "outbox/draw/draw-0001.png", name
     assert (FOLDER / "examples" / found["repaint"]["mask"]).is_file()
 

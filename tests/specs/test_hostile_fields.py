@@ -176,7 +176,13 @@ SCHEMA: list[bytes] = [
     plus("loras: [{path: a, weight: 11}]"),
     plus("loras: [{path: a, name: 'a b'}]"),
     plus("loras: [{path: a, wieght: 1}]"),
-    plus("image: a.png"),
+    plus("image: [a.png]"),
+    plus("strength: 0.5"),
+    plus("image: a.png\nstrength: 0"),
+    plus("image: a.png\nstrength: 1.5"),
+    plus("matrix: {strength: [0.5]}"),
+    plus("negative_prompt: ' '"),
+    plus("true_cfg: 1"),
     plus("mask: a.png"),
     b"kind: kontext\nprompt: a\n",
     b"kind: kontext\nprompt: a\nimage: []\n",
@@ -220,8 +226,9 @@ SOUND: dict[str, dict[str, Any]] = {
 MIRRORED = "\u202e" * 99
 STRANGE: list[Any] = [None, True, -1, 2**70, 1e300, "", MIRRORED, [], [[]], {}, {"": None}]
 FINE: dict[str, list[Any]] = {
-    "$schema": ["", MIRRORED], "notes": ["", MIRRORED], "prompt": [MIRRORED], "image": [MIRRORED],
-    "mask": [MIRRORED], "loras": [[]], "tags": [[]], "priority": [-1], "result": [{}, {"": None}],
+    "$schema": ["", MIRRORED], "notes": ["", MIRRORED], "prompt": [MIRRORED],
+    "image": [MIRRORED], "mask": [MIRRORED], "loras": [[]], "tags": [[]],
+    "priority": [-1], "result": [{}, {"": None}],
 }  # fmt: skip
 """Which of these values are good ones for a field; everywhere else none but a truth value is."""
 

@@ -13,11 +13,9 @@ import pytest
 from specs.document import Document
 from specs.errors import SpecInvalid
 from specs.read import read
-from specs.schemas import load
 from specs.validate import kinds, validate
 
 Told = tuple[int, int, str, str]
-READING = ", ".join(kind for kind in kinds() if "image" in load(kind)["properties"])
 
 
 def told(text: str, schema: str | None = None) -> list[Told]:
@@ -77,8 +75,13 @@ format: jpg
                            "unknown key 'not-before' (did you mean 'not_before'?)")),
         ("zzz: 4", (3, 1, "zzz", "unknown key 'zzz'")),
         ("mask: a.png", (3, 1, "mask", "'mask' is not a field of text2img (it belongs to fill)")),
-        ("image: a.png", (3, 1, "image",
-                          f"'image' is not a field of text2img (it belongs to {READING})")),
+        ("strength: 0.5", (3, 11, "strength",
+                           "'strength' says how far to go from an `image`: give one as well")),
+        ("strength: 0", (3, 11, "strength",
+                         "0 is not from 0.01 to 1: 0 would give the picture back as it is, 1 keeps"
+                         " nothing of it")),
+        ("true_cfg_scale: 4", (3, 1, "true_cfg_scale",
+                               "unknown key 'true_cfg_scale' (did you mean 'true_cfg'?)")),
         ("loras: [{wieght: 1, path: a}]", (3, 10, "loras[0].wieght",
                                            "unknown key 'wieght' (did you mean 'weight'?)")),
         ("loras: [{weight: 1}]", (3, 9, "loras[0]", "a LoRA needs 'path' or 'repo'")),

@@ -7,7 +7,7 @@ from typing import Any
 from tests.twins.pieces import HIDDEN, byte_symbols, flux1_vae, scheduler, seeded
 
 CLASSES = {
-    "text2img": ("FluxPipeline",),
+    "text2img": ("FluxPipeline", "FluxImg2ImgPipeline"),
     "schnell": ("FluxPipeline",),
     "kontext": ("FluxKontextPipeline",),
     "fill": ("FluxFillPipeline",),

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.twins.pieces import flux1_vae, qwen_settings, qwen_tokenizer, scheduler, seeded
 
-CLASSES = {"zimage": ("ZImagePipeline", "ZImageInpaintPipeline")}
+CLASSES = {"zimage": ("ZImagePipeline", "ZImageInpaintPipeline", "ZImageImg2ImgPipeline")}
 _WIDTH = 16
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NOT_GIVEN = object()
 """The default of an option that is in a task only where the spec sets it."""
 
+NEGATIVE: Mapping[str, Any] = {"negative_prompt": NOT_GIVEN, "true_cfg": NOT_GIVEN}
+"""The options of the kinds whose models may take a negative prompt."""
+
 
 @dataclass(frozen=True)
 class Paste:
@@ -60,8 +63,9 @@ class Kind:
     """One kind of job.
 
     `prepare` raises InputMissing or InputBad for images that cannot be used. `reads` names the
-    spec's image fields, `options` its other fields with their defaults. `arguments` and `prior` are
-    keyed by family; `prior` is for kinds whose embeddings are computed by another pipeline.
+    spec's image fields, `may_read` those that it can do without, `options` its other fields with
+    their defaults. `arguments` and `prior` are keyed by family; `prior` is for kinds whose
+    embeddings are computed by another pipeline.
     """
 
     name: str
@@ -69,15 +73,18 @@ class Kind:
     prepare: Prepare
     arguments: Mapping[str, Build]
     reads: tuple[str, ...] = ()
+    may_read: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Build] = field(default_factory=dict)
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:
-    """The keyword arguments that the pipelines of all families take."""
-    return {
+    """The keyword arguments that the pipelines of all families take, and a true CFG's scale."""
+    arguments = {
         "width": prepared.width,
         "height": prepared.height,
         "num_inference_steps": task.steps,
         "guidance_scale": task.guidance,
     }
+    true_cfg = task.options.get("true_cfg")
+    return {**arguments, "true_cfg_scale": true_cfg} if true_cfg else arguments

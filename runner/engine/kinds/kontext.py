@@ -4,7 +4,7 @@ Some models read several images. The first is edited and sets the size; the prom
 others ("the jacket of image 2").
 """
 
-from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
+from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
@@ -44,6 +44,7 @@ KIND = Kind(
     name="kontext",
     summary="an edit of a picture, described by a prompt",
     reads=("image",),
+    options=NEGATIVE,
     prepare=_prepare,
     arguments={"flux1": _flux1, "flux2": _flux2},
 )

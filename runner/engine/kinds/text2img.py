@@ -1,18 +1,35 @@
-"""text2img: a picture from a prompt alone."""
+"""text2img: a picture from a prompt, or from a prompt and a picture to start from (img2img)."""
 
-from runner.engine.kinds.base import Kind, Prepared, sampling
+from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
 
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
-    width, height = sizes.default
-    return Prepared(width=task.width or width, height=task.height or height)
+    if "image" not in task.inputs:
+        width, height = sizes.default
+        return Prepared(width=task.width or width, height=task.height or height)
+    from runner.engine.pictures import images
+
+    source = images.open_image(task.inputs["image"][0])
+    width, height = images.target_size(source.size, task.width, task.height, sizes)
+    # The pipelines would stretch another size, and round it in another way.
+    start = images.fit(source, width, height)
+    return Prepared(width=width, height=height, images={"image": (start,)})
+
+
+def _arguments(task: ImageTask, prepared: Prepared) -> Arguments:
+    if not prepared.images:
+        return sampling(task, prepared)
+    (start,) = prepared.images["image"]
+    return {**sampling(task, prepared), "image": start, "strength": task.options["strength"]}
 
 
 KIND = Kind(
     name="text2img",
-    summary="a picture from a prompt",
+    summary="a picture from a prompt, and from another picture if one is given",
+    may_read=("image",),
+    options={"strength": 0.6, **NEGATIVE},
     prepare=_prepare,
-    arguments={"flux1": sampling, "flux2": sampling, "zimage": sampling},
+    arguments={"flux1": _arguments, "flux2": _arguments, "zimage": _arguments},
 )

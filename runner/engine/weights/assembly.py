@@ -68,6 +68,8 @@ def paint_stage(
         heavy = _heavy(resolved, index[family.heavy], device, store)
         if heavy is not None:
             passed[family.heavy] = heavy
+    if "is_distilled" in read_index(resolved.folder):  # a single file may be another than its base
+        passed["is_distilled"] = not resolved.serving.guided
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed)
     _tile(pipe.vae, plan.tiling)
     if plan.placement == "offload":

@@ -24,7 +24,12 @@ SERVED = [
 ]
 MODELS = [pytest.param(name, id=name) for name in MODEL_REGISTRY]
 PIPELINES = sorted(
-    {each.pipeline for model in MODEL_REGISTRY.values() for each in model.serves.values()}
+    {
+        pipeline
+        for model in MODEL_REGISTRY.values()
+        for each in model.serves.values()
+        for pipeline in filter(None, (each.pipeline, each.img2img))
+    }
 )
 
 
@@ -141,7 +146,7 @@ def test_the_text_parts_of_a_family_are_components_of_its_pipelines(pipeline: st
     family = next(
         FAMILIES[model.family]
         for model in MODEL_REGISTRY.values()
-        if pipeline in {each.pipeline for each in model.serves.values()}
+        if pipeline in {p for each in model.serves.values() for p in (each.pipeline, each.img2img)}
     )
     components = set(inspect.signature(getattr(devices.frameworks(), pipeline).__init__).parameters)
     assert {*family.text_parts, family.heavy} <= components

@@ -60,13 +60,17 @@ def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does
     assert not set(arguments) & set(serving.fixed)
 
 
+def _pictured(kind: str) -> tuple[str, ...]:
+    return (*KINDS[kind].reads, *KINDS[kind].may_read)
+
+
 @cache
 def own_fields(kind: str) -> dict[str, tuple[Any, ...]]:
     """The fields of a kind that not every kind has, each with values that its schema shows."""
     shared = set.intersection(*(set(schemas.load(name)["properties"]) for name in KINDS))
     fields: dict[str, tuple[Any, ...]] = {}
     for name, part in schemas.bundle(kind)["properties"].items():
-        if name in KINDS[kind].reads:
+        if name in _pictured(kind):
             fields[name] = (f"{name}.png",)
         elif name not in shared:
             shown = (True, False) if part.get("type") == "boolean" else part.get("enum")
@@ -98,7 +102,7 @@ def accepted(pictures: dict[str, InputImage]) -> Callable[[str], list[tuple[Any,
 
     def made(model: Model, spec: dict[str, Any]) -> tuple[Any, ...]:
         kind = KINDS[spec["kind"]]
-        inputs = {name: (pictures[name],) for name in kind.reads if name in spec}
+        inputs = {name: (pictures[name],) for name in _pictured(kind.name) if name in spec}
         task = realise({**spec, "model": model.name}, job="job", index=1, inputs=inputs)
         ready = prepared(task)
         if ready.depth_of is not None:
@@ -117,7 +121,8 @@ def test_what_is_not_refused_is_prepared_and_called_for(
 
     assert accepted(kind)
     for model, spec, _, arguments in accepted(kind):
-        pipeline = getattr(diffusers, model.serves[kind].pipeline)
+        serving = model.serves[kind].starting_from(spec)
+        pipeline = getattr(diffusers, serving.pipeline)
         assert set(arguments) <= set(inspect.signature(pipeline.__call__).parameters), spec
 
 
@@ -126,7 +131,7 @@ def test_no_field_of_a_kind_is_ignored(
     kind: str, accepted: Callable[[str], list[tuple[Any, ...]]]
 ) -> None:
     """Where all values of a field make the same calls of the same pictures, nothing reads it."""
-    for field in own_fields(kind).keys() - {*KINDS[kind].reads}:
+    for field in own_fields(kind).keys() - {*_pictured(kind)}:
         calls: dict[str, set[bytes]] = {}
         for model, spec, ready, arguments in accepted(kind):
             call = pickle.dumps((model.name, ready, dict(arguments)))

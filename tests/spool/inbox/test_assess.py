@@ -42,6 +42,11 @@ BASES: dict[str, Spec] = {
         "kind": "text2img", "model": "tiny", "seeds": [1, 2],
         "matrix": {"prompt": ["a red circle", "a blue star"], "steps": [4, 8]},
     },
+    # What a negative prompt names is not wanted, so its forbidden word is no mistake.
+    "start": {
+        "kind": "text2img", "model": "tiny", "prompt": "a red circle", "image": "a.png",
+        "strength": 0.5, "negative_prompt": "blood",
+    },
     "fill": {
         "kind": "fill", "model": "tiny", "prompt": "a star", "image": "a.png", "mask": "b.png",
     },
