@@ -89,11 +89,11 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
     repo = str(entry.get("repo") or entry.get("folder") or "")
     revision = str(entry.get("revision", "main"))
     if "file" in entry:  # of which the size is not known here
-        file, others = str(entry["file"]), like.weights.text + like.weights.vae
+        file = str(entry["file"])
         return replace(
             made,
             single=SingleFile(file, repo, revision),
-            bytes=2 * others,  # two for each parameter
+            bytes=2 * like.weights.others,  # two for each parameter
             precisions=("auto", "gguf") if file.lower().endswith(".gguf") else like.precisions,
         )
     if repo:

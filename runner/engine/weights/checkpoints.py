@@ -4,7 +4,7 @@ Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothin
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,42 @@ def size(source: Path) -> int:
     if source.is_file():
         return source.stat().st_size
     return sum(file.stat().st_size for file in source.iterdir() if file.is_file())
+
+
+def text_encoder(cls: Any, folder: Path, layers: int, load: Callable[..., Any]) -> Any:
+    """A text encoder, with its first `layers` layers where that is less than it has and not 0.
+
+    Gives the states after each of these layers, bit by bit as the whole one does. `load` is called
+    with the options that `from_folder` gets for it.
+    """
+    if not layers:
+        return load()
+    config = cls.config_class.from_pretrained(folder, local_files_only=True)
+    if config.num_hidden_layers <= layers:
+        return load()
+    config.num_hidden_layers = layers
+    config.layer_types = config.layer_types[:layers]
+    model = load(config=config)
+    inner = model.base_model
+    config = inner.config
+    last = type(inner.layers[-1])
+
+    class Through(last):  # type: ignore[misc, valid-type]
+        """The layer behind them: what comes out of the last is normalised, and not to be read.
+
+        transformers records the states of its own class of layers.
+        """
+
+        def __init__(self) -> None:
+            super(last, self).__init__()
+
+        def forward(self, hidden_states: Any, **others: Any) -> Any:
+            return hidden_states
+
+    inner.layers.append(Through())
+    config.num_hidden_layers += 1
+    config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    return model
 
 
 def from_folder(cls: Any, folder: Path, **options: Any) -> Any:

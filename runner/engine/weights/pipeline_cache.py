@@ -179,7 +179,8 @@ class PipelineCache:
         return stage
 
     def _text_pipeline(self, resolved: ResolvedTask) -> Any:
-        parts, precision = resolved.family.text_parts, resolved.plan.text_precision
+        parts = resolved.family.text_parts
+        precision = f"{resolved.plan.text_precision} {resolved.model.text_layers}"
         shared = self._shared(resolved, parts, precision)
         pipe = assembly.text_stage(resolved, self.device, self._store, shared)
         self._share(resolved, pipe, parts, precision)

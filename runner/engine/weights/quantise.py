@@ -11,6 +11,7 @@ precision.
 
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,30 @@ def load_transformer(
     return _for_inference(model)
 
 
-def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path, mark: str) -> Any:
+def load_text_encoder(
+    cls: Any, folder: Path, device: Any, store: Path, mark: str, layers: int = 0
+) -> Any:
     """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
 
     One that was published quantised is loaded as it is. `store` is the folder of quantised weights,
-    `mark` the hash of the weights.
+    `mark` the hash of the weights, `layers` as of `checkpoints.text_encoder`.
     """
     import torch
     from transformers import BitsAndBytesConfig
 
     is_stored = checkpoints.is_stored(folder)
     if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
-        model = checkpoints.from_folder(cls, folder, dtype=torch.bfloat16)
+        plain = partial(checkpoints.from_folder, cls, folder, dtype=torch.bfloat16)
+        model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
-    config = BitsAndBytesConfig(**_nf4())
-    kept = KeptFolder(store, folder, mark, "nf4", _RECIPES["nf4"])
-    return _for_inference(
-        _nf4_kept(cls, kept, folder, device, lambda: _from_folder(cls, folder, device, config))
-    )
+    kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])
+
+    def load(**options: Any) -> Any:
+        config = BitsAndBytesConfig(**_nf4())
+        fresh = partial(_from_folder, cls, folder, device, config, **options)
+        return _nf4_kept(cls, kept, folder, device, fresh)
+
+    return _for_inference(checkpoints.text_encoder(cls, folder, layers, load))
 
 
 def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None) -> Any:
@@ -218,10 +225,11 @@ def _outside_blocks(model: Any) -> list[str]:
     return [name for name, _ in model.named_children() if name not in inside]
 
 
-def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any:
+def _from_folder(cls: Any, folder: Path, device: Any, quantised: Any = None, **options: Any) -> Any:
     import torch
 
-    options = {} if config is None else {"quantization_config": config}
+    if quantised is not None:
+        options["quantization_config"] = quantised
     return checkpoints.from_folder(
         cls, folder, dtype=torch.bfloat16, device_map={"": str(device)}, **options
     )
