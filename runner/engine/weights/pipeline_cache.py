@@ -162,7 +162,7 @@ class PipelineCache:
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
-            self._make_room(size, resolved, beside)
+            self._make_room(key[0], size, resolved, beside)
             try:
                 pipe = build(resolved)
             except Exception as error:
@@ -215,16 +215,22 @@ class PipelineCache:
             if part in resolved.marks and component is not None:
                 self._components[part, resolved.marks[part], precision] = component
 
-    def _make_room(self, size: int, resolved: ResolvedTask, beside: _Stage | None) -> None:
-        """Release the stages used longest ago until `size` more bytes fit."""
+    def _make_room(
+        self, part: str, size: int, resolved: ResolvedTask, beside: _Stage | None
+    ) -> None:
+        """Release the stages used longest ago until `size` more bytes fit.
+
+        Where the plan has text encoders in turn with the rest, the others go in any case: also
+        what fits by its figures may have been too much for the device.
+        """
         room = self._room
         if room is None:
             room = assembly.room(resolved, self._resolver.machine)
         released = False
         for key, stage in list(self._stages.items()):
-            if size + sum(each.bytes for each in self._stages.values()) <= room:
-                break
-            if stage is not beside:
+            in_turn = resolved.plan.text == "in turn" and (key[0] == "text") != (part == "text")
+            too_much = size + sum(each.bytes for each in self._stages.values()) > room
+            if stage is not beside and (in_turn or too_much):
                 del self._stages[key]
                 released = True
             del stage  # or the last one's weights would still be held when the caches are freed
