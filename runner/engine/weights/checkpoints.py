@@ -4,11 +4,11 @@ Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothin
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from runner.engine.hub.single_files import Header, header
+from runner.engine.hub.single_files import header
 from runner.engine.hub.sources import read_json
 from runner.errors import ModelMissing
 
@@ -29,28 +29,21 @@ def size(source: Path) -> int:
 
 
 def text_encoder(cls: Any, folder: Path, layers: int, load: Callable[..., Any]) -> Any:
-    """A text encoder, with its first `layers` layers where that is less than it has and not 0.
+    """A text encoder with its first `layers` layers, where it has more; 0 means all.
 
-    Gives the states after each of these layers, bit by bit as the whole one does. `load` is called
-    with the options that `from_folder` gets for it.
+    The states after each of them are those of the whole one, bit by bit. `load` is called with the
+    options for `from_folder`.
     """
-    if not layers:
+    config = cls.config_class.from_pretrained(folder, local_files_only=True) if layers else None
+    if config is None or config.num_hidden_layers <= layers:
         return load()
-    config = cls.config_class.from_pretrained(folder, local_files_only=True)
-    if config.num_hidden_layers <= layers:
-        return load()
-    config.num_hidden_layers = layers
-    config.layer_types = config.layer_types[:layers]
+    config.num_hidden_layers, config.layer_types = layers, config.layer_types[:layers]
     model = load(config=config)
-    inner = model.base_model
-    config = inner.config
-    last = type(inner.layers[-1])
+    inner, config = model.base_model, model.config
+    last = type(inner.layers[-1])  # the class whose states transformers records
 
     class Through(last):  # type: ignore[misc, valid-type]
-        """The layer behind them: what comes out of the last is normalised, and not to be read.
-
-        transformers records the states of its own class of layers.
-        """
+        """Follows the last layer, because what comes last is normalised and not to be read."""
 
         def __init__(self) -> None:
             super(last, self).__init__()
@@ -72,26 +65,25 @@ def from_folder(cls: Any, folder: Path, **options: Any) -> Any:
     options = {"local_files_only": True, "use_safetensors": True, **options}
     if is_stored(folder):
         return cls.from_pretrained(folder, **options)
-    is_ours = cls.__module__.startswith("diffusers.")
-    options |= {"output_loading_info": True} | (
-        {} if is_ours else {"ignore_mismatched_sizes": True}
-    )
+    from_diffusers = cls.__module__.startswith("diffusers.")
+    if not from_diffusers:
+        options["ignore_mismatched_sizes"] = True  # they are told below
     try:
-        model, found = cls.from_pretrained(folder, **options)
-    except ValueError:
-        if is_ours:  # which names one tensor of another shape, if that is it
-            _compare_files(cls, folder, _files(folder))
+        model, found = cls.from_pretrained(folder, output_loading_info=True, **options)
+    except ValueError:  # as diffusers says it of a tensor of another shape
+        if from_diffusers:
+            _compare_files(cls, folder)
         raise
     modules = {name for name, _ in model.named_modules() if name}
 
-    def would_be_left_out(name: str) -> bool:
+    def is_of_use(name: str) -> bool:
         """False for parts that a class of transformers does without, such as a decoder."""
         module = name.rpartition(".")[0]
-        return is_ours or module in modules or module.partition(".")[2] in modules
+        return from_diffusers or module in modules or module.partition(".")[2] in modules
 
-    reshaped = [name for name, *_ in found["mismatched_keys"]]
-    unused = filter(would_be_left_out, found["unexpected_keys"])
-    _account(folder.name, set(found["missing_keys"]).difference(reshaped), unused, reshaped)
+    reshaped = {name for name, *_ in found["mismatched_keys"]}
+    unused = set(filter(is_of_use, found["unexpected_keys"]))
+    _account(folder.name, set(found["missing_keys"]) - reshaped, unused, reshaped)
     return model
 
 
@@ -106,18 +98,17 @@ def empty(cls: Any, folder: Path) -> Any:
 def from_single(cls: Any, folder: Path, single: Path, dtype: Any) -> Any:
     """The model of a safetensors file, on the CPU; `folder` holds its configuration.
 
-    Weights in 8 bits are multiplied with their scales. Raises ModelMissing where a weight is
-    missing, has another shape, or would be left out.
+    Weights in 8 bits are multiplied with their scales. Raises as `from_folder`.
     """
     import torch
     from safetensors import safe_open
 
     model, found = empty(cls, folder), header(single)
-    _compare(single.name, _blank(found, _weights(found)), model)
-    scales = found.scales()
+    names, scales = found.transformer(), found.scales()
+    _compare(single.name, {name: found.shapes[stored] for name, stored in names.items()}, model)
     tensors = {}
     with safe_open(single, framework="pt") as opened:
-        for name, stored in _weights(found).items():
+        for name, stored in names.items():
             tensor = opened.get_tensor(stored)
             if stored in scales:
                 scale = opened.get_tensor(scales[stored]).to(torch.float32)
@@ -128,14 +119,17 @@ def from_single(cls: Any, folder: Path, single: Path, dtype: Any) -> Any:
 
 
 def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
-    """The model of a GGUF file, on the device, as it was quantised; raises as `from_single`."""
+    """The model of a GGUF file, on the device, as it was quantised. Raises as `from_folder`."""
     import torch
     from diffusers import GGUFQuantizationConfig
+    from diffusers.models.model_loading_utils import load_gguf_checkpoint
 
-    found = header(single)
-    _compare(single.name, _blank(found, _weights(found)), empty(cls, folder))
+    found, stored = header(single), load_gguf_checkpoint(str(single))
+    names = found.transformer()
+    shapes = {name: found.shapes[each] for name, each in names.items()}
+    _compare(single.name, shapes, empty(cls, folder))
     return cls.from_single_file(
-        str(single),
+        {name: stored[each] for name, each in names.items()},
         config=str(folder),
         local_files_only=True,
         dtype=torch.bfloat16,
@@ -158,37 +152,26 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
     elif not files:
         yield from from_folder(cls, folder, dtype=torch.bfloat16).state_dict().items()
     else:
-        _compare_files(cls, folder, files)
+        _compare_files(cls, folder)
         for file in files:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
                     yield name, opened.get_tensor(name)
 
 
-def _weights(found: Header) -> dict[str, str]:
-    """The weights of a transformer in a file: their names as they are known, and in the file."""
-    return {name: each for name, each in found.transformer().items() if found.needed(each)}
+def _compare_files(cls: Any, folder: Path) -> None:
+    """Raise ModelMissing where the tensors of a folder are not those of its configuration."""
+    shapes = {n: shape for file in _files(folder) for n, shape in header(file).shapes.items()}
+    _compare(folder.name, shapes, empty(cls, folder))
 
 
-def _blank(found: Header, names: Mapping[str, str]) -> dict[str, Any]:
-    """Tensors without content, of the shapes in a file; `names` are as of `Header.transformer`."""
+def _compare(what: str, shapes: Mapping[str, tuple[int, ...]], model: Any) -> None:
+    """Raise ModelMissing where tensors are not those of the model."""
     import torch
 
-    return {name: torch.empty(found.shapes[each], device="meta") for name, each in names.items()}
-
-
-def _compare_files(cls: Any, folder: Path, files: Iterable[Path]) -> None:
-    """Raise ModelMissing where the tensors of a folder are not those of its configuration."""
-    has: dict[str, Any] = {}
-    for found in map(header, files):
-        has |= _blank(found, {name: name for name in found.shapes})
-    _compare(folder.name, has, empty(cls, folder))
-
-
-def _compare(what: str, tensors: dict[str, Any], model: Any) -> None:
-    """Raise ModelMissing where tensors are not those of the model."""
-    has, wants = _converted(model, tensors), model.state_dict()
-    reshaped = [name for name in has.keys() & wants if has[name].shape != wants[name].shape]
+    blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    has, wants = _converted(model, blank), model.state_dict()
+    reshaped = {name for name in has.keys() & wants if has[name].shape != wants[name].shape}
     _account(what, wants.keys() - has, has.keys() - wants, reshaped)
 
 
@@ -196,32 +179,25 @@ def _converted(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     """Tensors in the names and shapes of diffusers, with all that its converter has no use for."""
     from diffusers.loaders import single_file_model as files
 
-    wanted = model.state_dict().keys()
+    wanted, left = model.state_dict().keys(), dict(tensors)
     if wanted <= tensors.keys():
         return tensors
-    name = files._get_single_file_loadable_mapping_class(type(model))
-    left = dict(tensors)
     try:
-        made = files.SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"](
-            checkpoint=left, config=model.config
-        )
+        name = files._get_single_file_loadable_mapping_class(type(model))
+        convert = files.SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
+        made = convert(checkpoint=left, config=model.config)
     except (LookupError, ValueError, RuntimeError):  # of names or shapes that it does not know
         return tensors
     # It garbles names that are diffusers' already.
     return min(tensors, {**left, **made}, key=lambda each: len(wanted ^ each.keys()))
 
 
-def _account(
-    what: str, missing: Iterable[str], unused: Iterable[str], reshaped: Iterable[str]
-) -> None:
+def _account(what: str, missing: Set[str], unused: Set[str], reshaped: Set[str]) -> None:
     """Raise ModelMissing, with counts and examples, where weights would be made up or left out."""
+    faults = {"are missing": missing, "would be left out": unused, "have another shape": reshaped}
     said = [
-        f"{len(names)} of its tensors {why}, like {names[0]}"
-        for names, why in (
-            (sorted(missing), "are missing"),
-            (sorted(unused), "would be left out"),
-            (sorted(reshaped), "have another shape"),
-        )
+        f"{len(names)} of its tensors {why}, like {min(names)}"
+        for why, names in faults.items()
         if names
     ]
     if said:
