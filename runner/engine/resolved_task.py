@@ -23,6 +23,7 @@ from runner.engine.weights.fingerprint import KIND, Hashes, combined, stamps
 from runner.errors import JobFailed
 from runner.task import ImageTask
 
+PRIOR = "prior "
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
 
@@ -31,9 +32,9 @@ class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
 
     `single` is the file of the transformer's weights, where they are in one file. `marks` are the
-    hashes of the components by name, `prior_marks` those of the prior; pipelines may share those of
-    equal hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded
-    to the same numbers. `wanted` is the precision of the task, "auto" where none is named.
+    hashes of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal
+    hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to
+    the same numbers. `wanted` is the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -44,7 +45,6 @@ class ResolvedTask:
     prior_folder: Path | None
     single: Path | None
     marks: Mapping[str, str]
-    prior_marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
     wanted: str
@@ -54,8 +54,7 @@ class ResolvedTask:
     @property
     def hash(self) -> str:
         """The hash of all that is loaded, as a sidecar records it."""
-        all_marks = filter(None, (self.marks, self.prior_marks))
-        return "+".join(f"{KIND}{combined(marks)}" for marks in all_marks)
+        return f"{KIND}{combined(self.marks)}"
 
     @property
     def length(self) -> int:
@@ -83,18 +82,12 @@ class TaskResolver:
         self._device = device
         self._plan = planner or partial(memory.plan, models=library.models)
         self._known: dict[tuple[str, str, str, str, int], ResolvedTask] = {}
-        self._hashes = Hashes(library.data / "cache" / "hashes.json")
+        self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
-    def resolve(
-        self,
-        task: ImageTask,
-        pixels: int | None = None,
-        on_reading: Callable[[], object] = lambda: None,
-    ) -> ResolvedTask:
+    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """What a task runs on; `pixels` is the area of its picture, where it is known already.
 
-        Calls `on_reading` before large files are read to hash them. Raises JobFailed where the
-        model is missing, does not serve the kind or cannot be held.
+        Raises JobFailed where the model is missing, does not serve the kind or cannot be held.
         """
         model = self._library.models.get(task.model)
         if model is None or task.kind not in model.serves:
@@ -108,9 +101,7 @@ class TaskResolver:
         if known is None or (not model.builtin and known.stamps != _stamps(known)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._resolve_task(
-                model, task.kind, serving, task.precision, pixels, on_reading
-            )
+            known = self._resolve_task(model, task.kind, serving, task.precision, pixels)
             self._known[key] = known
         return known
 
@@ -134,13 +125,7 @@ class TaskResolver:
         return lowered
 
     def _resolve_task(
-        self,
-        model: Model,
-        kind: str,
-        serving: Serving,
-        wanted: str,
-        pixels: int,
-        on_reading: Callable[[], object],
+        self, model: Model, kind: str, serving: Serving, wanted: str, pixels: int
     ) -> ResolvedTask:
         family = FAMILIES[model.family]
         folder = self._library.main(model, kind)
@@ -149,9 +134,12 @@ class TaskResolver:
         precision = "stored" if wanted == "auto" and is_stored else wanted
         plan = self._plan(model, self.machine, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
-        marks = self._hashes.parts(folder, family.heavy if single else "", on_reading)
+        marks = self.hashes.parts(folder, family.heavy if single else "")
         if single:
-            marks[family.heavy] = self._hashes.file(single, on_reading)
+            marks[family.heavy] = self.hashes.file(single)
+        if prior_folder:
+            of_prior = self.hashes.parts(prior_folder)
+            marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
         resolved = ResolvedTask(
             model=model,
             serving=serving,
@@ -161,7 +149,6 @@ class TaskResolver:
             prior_folder=prior_folder,
             single=single,
             marks=marks,
-            prior_marks=self._hashes.parts(prior_folder) if prior_folder else {},
             plan=plan,
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
@@ -175,8 +162,7 @@ class TaskResolver:
         return " ".join([family.name, *parts, plan.text_precision, device])
 
 
-def _stamps(resolved: ResolvedTask) -> Sequence[Sequence[int]]:
+def _stamps(resolved: ResolvedTask) -> list[list[int]]:
     single = [resolved.single] if resolved.single else []
-    parts = set(resolved.marks) - ({resolved.family.heavy} if single else set())
-    files = [file for part in sorted(parts) for file in loaded(resolved.folder / part)]
-    return stamps([*files, *single])
+    parts = sorted(set(resolved.marks) - ({resolved.family.heavy} if single else set()))
+    return stamps([*(f for part in parts for f in loaded(resolved.folder / part)), *single])

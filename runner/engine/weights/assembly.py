@@ -6,7 +6,6 @@ local files are read. Never decides what is loaded or for how long: PipelineCach
 
 import importlib
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,20 +41,21 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
     index = components(read_index(resolved.folder))
     passed: dict[str, Any] = {part: None for part in index if part not in (*parts, "scheduler")}
     passed |= shared
-    layers = resolved.model.text_layers
+    device = "cpu" if plan.text == "cpu" else device
     for part, (library, name) in index.items():
         folder = resolved.folder / part
         if part in parts and part not in passed and _has_weights(folder):
-            cls, mark = _class(library, name), resolved.marks[part]
-            if plan.text_precision == "nf4":
-                encoder = quantise.load_text_encoder(cls, folder, device, store, mark, layers)
-            else:
-                dtype = devices.dtype_of(plan.text_precision)
-                plain = partial(checkpoints.from_folder, cls, folder, dtype=dtype)
-                encoder = checkpoints.text_encoder(cls, folder, layers, plain)
-            passed[part] = encoder
+            passed[part] = quantise.load_text_encoder(
+                _class(library, name),
+                folder,
+                plan.text_precision,
+                device,
+                store,
+                resolved.marks[part],
+                resolved.model.text_layers,
+            )
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed)
-    _place(pipe, "cpu" if plan.text == "cpu" else device)
+    _place(pipe, device)
     return pipe
 
 

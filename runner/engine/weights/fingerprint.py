@@ -29,39 +29,36 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 class Hashes:
     """The hashes of files, remembered in `memory`, a file that several processes may use at once.
 
-    A damaged one, or one that cannot be written, only costs time.
+    A damaged one, or one that cannot be written, only costs time. `on_reading` is called before
+    large files are read.
     """
 
     def __init__(self, memory: Path) -> None:
+        self.on_reading: Callable[[], object] = lambda: None
         self._memory = memory
         self._known: dict[str, Any] = {}
 
-    def parts(
-        self, folder: Path, left_out: str = "", on_reading: Callable[[], object] = lambda: None
-    ) -> dict[str, str]:
-        """The hash of each component of a pipeline's folder by name, of what is loaded of it.
-
-        Calls `on_reading` before large files are read.
-        """
+    def parts(self, folder: Path, left_out: str = "") -> dict[str, str]:
+        """The hash of each component of a pipeline's folder by name, of what is loaded of it."""
         names = [name for name in components(read_index(folder)) if name != left_out]
         parts = {name: loaded(folder / name) for name in names if (folder / name).is_dir()}
-        hashes = self._hashes([file for files in parts.values() for file in files], on_reading)
+        hashes = self._hashes([file for files in parts.values() for file in files])
         return {
             name: combined({file.name: hashes[file] for file in files})
             for name, files in parts.items()
         }
 
-    def file(self, file: Path, on_reading: Callable[[], object] = lambda: None) -> str:
+    def file(self, file: Path) -> str:
         """The hash of one file, whatever its path."""
-        return self._hashes([file], on_reading)[file]
+        return self._hashes([file])[file]
 
-    def _hashes(self, files: list[Path], on_reading: Callable[[], object]) -> dict[Path, str]:
+    def _hashes(self, files: list[Path]) -> dict[Path, str]:
         found = {file: self._without_reading(file) for file in files}
         if None in found.values():  # another process may have read it since
             self._known = {**self._stored(), **self._known}
             found = {file: known or self._without_reading(file) for file, known in found.items()}
         if unknown := [file for file, known in found.items() if known is None]:
-            on_reading()
+            self.on_reading()
             with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run meanwhile
                 for file, (path, entry) in zip(unknown, pool.map(_entry, unknown), strict=True):
                     self._known.pop(path, None)

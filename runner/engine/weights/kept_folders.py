@@ -36,17 +36,13 @@ class KeptFolder:
 
     def __init__(self, store: Path, source: Path, mark: str, precision: str, recipe: int) -> None:
         self.folder = store / f"{mark[:16]}-{precision}"
-        self._precision = precision
         self._recipe = recipe
         self._source = str(source)
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
         label = read_json(self.folder / _LABEL)
-        # The same weights may have been made from another place.
-        return isinstance(label, dict) and self._label(self.folder) == {
-            **label, "source": self._source,
-        }  # fmt: skip
+        return isinstance(label, dict) and self._label(self.folder).items() <= label.items()
 
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
@@ -70,7 +66,8 @@ class KeptFolder:
         try:
             aside.mkdir()
             write(aside)
-            (aside / _LABEL).write_text(json.dumps(self._label(aside)), encoding="utf-8")
+            label = {**self._label(aside), "source": self._source}
+            (aside / _LABEL).write_text(json.dumps(label), encoding="utf-8")
             for path in (aside, *aside.rglob("*")):
                 _sync(path)
             aside.rename(self.folder)
@@ -90,20 +87,14 @@ class KeptFolder:
         """The folders of an older schema, and of what the source was before it was changed."""
         for folder in self.folder.parent.glob("*-*"):
             label = read_json(folder / _LABEL)
-            if isinstance(label, dict) and (
-                label.get("schema") != _SCHEMA
-                or (label.get("source"), label.get("precision")) == (self._source, self._precision)
-            ):
-                yield folder
+            if isinstance(label, dict):
+                precisions = (each.name.partition("-")[2] for each in (folder, self.folder))
+                is_older = label.get("source") == self._source and len(set(precisions)) == 1
+                if is_older or label.get("schema") != _SCHEMA:
+                    yield folder
 
     def _label(self, folder: Path) -> dict[str, object]:
-        return {
-            "schema": _SCHEMA,
-            "recipe": self._recipe,
-            "precision": self._precision,
-            "source": self._source,
-            "content": _content(folder),
-        }
+        return {"schema": _SCHEMA, "recipe": self._recipe, "content": _content(folder)}
 
 
 def _content(folder: Path) -> str:

@@ -84,7 +84,8 @@ class PipelineCache:
         Calls `on_loading` where it has to read weights to hash them. Raises JobFailed where the
         model is missing or cannot do the task.
         """
-        return self._resolver.resolve(task, pixels, on_loading)
+        self._resolver.hashes.on_reading = on_loading
+        return self._resolver.resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
@@ -100,9 +101,9 @@ class PipelineCache:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
-        plan_key = (plan.precision, plan.placement, str(plan.tiling), str(resolved.folder))
+        plan_key = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *plan_key, *resolved.marks.values()),
+            ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), resolved.hash),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
@@ -111,7 +112,7 @@ class PipelineCache:
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", *plan_key, *resolved.prior_marks.values()),
+                ("prior", *plan_key, str(resolved.prior_folder)),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
@@ -190,8 +191,8 @@ class PipelineCache:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        others = (*resolved.family.text_parts, "scheduler")
-        parts = tuple(part for part in resolved.marks if part not in others)
+        others = {*resolved.family.text_parts, "scheduler"}
+        parts = tuple(set(resolved.marks) - others)
         shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:

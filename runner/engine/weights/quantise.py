@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import errors as faults
+from runner.engine.memory import devices
 from runner.engine.weights import checkpoints, fp8
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.errors import JobFailed
@@ -63,19 +64,19 @@ def load_transformer(
 
 
 def load_text_encoder(
-    cls: Any, folder: Path, device: Any, store: Path, mark: str, layers: int = 0
+    cls: Any, folder: Path, precision: str, device: Any, store: Path, mark: str, layers: int = 0
 ) -> Any:
-    """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
+    """A text encoder in this precision, on the device; no small one is in nf4, but in bf16.
 
     One that was published quantised is loaded as it is. `store` is the folder of quantised weights,
     `mark` the hash of the weights, `layers` as of `checkpoints.text_encoder`.
     """
-    import torch
     from transformers import BitsAndBytesConfig
 
     is_stored = checkpoints.is_stored(folder)
-    if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
-        plain = partial(checkpoints.from_folder, cls, folder, dtype=torch.bfloat16)
+    if precision != "nf4" or is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
+        dtype = devices.dtype_of(precision)
+        plain = partial(checkpoints.from_folder, cls, folder, dtype=dtype)
         model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
     kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])

@@ -115,10 +115,10 @@ def test_who_waits_is_told_only_when_large_files_are_read(tmp_path: Path, memory
     told: list[str] = []
     small, file = put(tmp_path, {"small": b"1"}) / "small", large(tmp_path / "a")
     hashes = Hashes(memory)
-    hashes.file(small, lambda: told.append("small"))
-    for _ in range(2):
-        hashes.file(file, lambda: told.append("large"))
-    assert told == ["large"]
+    for each in (small, file, file):
+        hashes.on_reading = lambda each=each: told.append(each.name)  # type: ignore[misc]
+        hashes.file(each)
+    assert told == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_large_text_encoder_is_quantised_and_kept_and_a_small_one_left_alone(
 
     def encoded() -> tuple[Any, Any]:
         model = quantise.load_text_encoder(
-            T5EncoderModel, tmp_path / "published", cpu, tmp_path / "store", "a" * 64
+            T5EncoderModel, tmp_path / "published", "nf4", cpu, tmp_path / "store", "a" * 64
         )
         with torch.no_grad():
             return model, model(torch.arange(16)[None]).last_hidden_state.float()

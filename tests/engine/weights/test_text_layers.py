@@ -22,19 +22,20 @@ CASES = {"klein": "Qwen3ForCausalLM", "z-image-turbo": "Qwen3Model"}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
-    """A Qwen3 with the 36 layers of the real one, and its folder in bf16, by its class."""
+    """A Qwen3, by default with the 36 layers of the real one, and its folder in bf16."""
     import torch
     import transformers
 
     devices.frameworks()
+    devices.use_threads(torch.device("cpu"), 1)
     folder = tmp_path_factory.mktemp("whole")
 
-    def of(name: str) -> tuple[Any, Path]:
-        cls = getattr(transformers, name)
-        if not (folder / name).is_dir():
-            model = seeded(name, lambda: cls(qwen_settings(16, 36))).to(torch.bfloat16)
-            model.save_pretrained(folder / name)
-        return cls, folder / name
+    def of(name: str, layers: int = 36) -> tuple[Any, Path]:
+        cls, place = getattr(transformers, name), folder / f"{name}-{layers}"
+        if not place.is_dir():
+            model = seeded(name, lambda: cls(qwen_settings(16, layers))).to(torch.bfloat16)
+            model.save_pretrained(place)
+        return cls, place
 
     return of
 
@@ -80,16 +81,17 @@ def test_what_is_kept_in_nf4_has_the_count_in_its_name_and_gives_the_same_again(
     import torch
 
     monkeypatch.setattr(quantise, "_SMALL_ENCODER", 0)
-    cls, folder = whole("Qwen3ForCausalLM")
-    load = partial(quantise.load_text_encoder, cls, folder, cpu, tmp_path, "a" * 64)
-    first, again = (embedded("klein", load(27)) for _ in range(2))
+    cls, folder = whole("Qwen3Model", 4)
+    load = partial(quantise.load_text_encoder, cls, folder, "nf4", cpu, tmp_path, "a" * 64)
+    first, again = (embedded("z-image-turbo", load(3)) for _ in range(2))
     assert torch.equal(first, again)
-    assert torch.equal(first, embedded("klein", load(0)))
-    assert [each.name for each in kept_in(tmp_path)] == [f"{'a' * 16}-nf4-{n}" for n in (0, 27)]
+    assert torch.equal(first, embedded("z-image-turbo", load(0)))
+    assert [each.name for each in kept_in(tmp_path)] == [f"{'a' * 16}-nf4-{n}" for n in (0, 3)]
     (published,) = tmp_path.glob("*-0")
-    stored = quantise.load_text_encoder(cls, published, cpu, tmp_path / "none", "b" * 64, 27)
-    assert len(stored.model.layers) == 28 and not (tmp_path / "none").exists()
-    assert torch.equal(first, embedded("klein", stored))
+    nowhere = tmp_path / "none"
+    stored = quantise.load_text_encoder(cls, published, "nf4", cpu, nowhere, "b" * 64, 3)
+    assert len(stored.layers) == 4 and not nowhere.exists()
+    assert torch.equal(first, embedded("z-image-turbo", stored))
 
 
 def test_the_planner_counts_what_is_loaded_and_a_download_what_is_published() -> None:
