@@ -170,7 +170,7 @@ def _one_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
 
 
 def _surely_fails(schema: Any) -> Check:
-    """Whether a value surely fails a schema because a required key is absent, or one is not allowed.
+    """Whether a value surely fails a schema: a required key is absent, or one of `false` is there.
 
     Used for `not`. No other reason is considered: the opposite of "may be invalid" is not "valid".
     """
