@@ -59,12 +59,9 @@ class ImageTask:
 
     @property
     def steps_made(self) -> int:
-        """How many of the steps are made: only the last ones where one starts from an image.
-
-        As `FluxImg2ImgPipeline.get_timesteps` computes it.
-        """
+        """The last of the steps, where one starts from an image (diffusers' `get_timesteps`)."""
         starts = self.kind == "text2img" and "image" in self.inputs
-        strength = self.options.get("strength", 1.0) if starts else 1.0
+        strength = self.options["strength"] if starts else 1.0
         return self.steps - int(self.steps - self.steps * strength)
 
     def is_like(self, other: ImageTask) -> bool:

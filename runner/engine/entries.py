@@ -238,11 +238,7 @@ The first entry after tiny that serves it. That is klein wherever it can be: its
 its repository asks for no account, and it fits on a card of 16 GB.
 """
 
-IMG2IMG_DEFAULT = next(
-    model.name
-    for model in _ENTRIES[1:]
-    if "text2img" in model.serves and model.serves["text2img"].img2img
-)
+IMG2IMG_DEFAULT = _ZIMAGE.name
 """The default model of text2img with an image: the first after tiny that can start from one."""
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}

@@ -125,7 +125,8 @@ class Serving:
     sizes: Sizes | None = None
     words: str = ""
     negative: str = ""
-    true_cfg: float = 4.0
+    # With a distilled guidance beside it: modelscope/DiffSynth-Studio's examples of FLUX.1 have 2.
+    true_cfg: float = 2.0
     img2img: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
 

@@ -125,7 +125,7 @@ class Renderer:
             "width": image.width,
             "height": image.height,
         }
-        warnings = (*warnings, *stages.speed.warnings(stages.main, task.steps))
+        warnings = (*warnings, *stages.speed.warnings(stages.main, task.steps_made))
         return Rendered(self._slot, task, image, seconds, facts, warnings)
 
     def _progress(

@@ -81,7 +81,7 @@ class TaskResolver:
         self.machine = machine
         self._device = device
         self._plan = planner or partial(memory.plan, models=library.models)
-        self._known: dict[tuple[str, str, str, str, int], ResolvedTask] = {}
+        self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
         self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
@@ -95,15 +95,13 @@ class TaskResolver:
         if pixels is None:
             width, height = model.sizes.default
             pixels = (task.width or width) * (task.height or height)
-        serving = model.serves[task.kind].starting_from(task.inputs)
-        key = (model.name, task.kind, serving.pipeline, task.precision, pixels)
+        key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
         if known is None or (not model.builtin and known.stamps != _stamps(known)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._resolve_task(model, task.kind, serving, task.precision, pixels)
-            self._known[key] = known
-        return known
+            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
+        return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
@@ -120,14 +118,11 @@ class TaskResolver:
             return None
         encoders = self._encoders(resolved.family, resolved.marks, plan)
         lowered = replace(resolved, plan=plan, encoders=encoders)
-        key = (resolved.model.name, resolved.kind.name, resolved.serving.pipeline, resolved.wanted)
-        self._known[*key, pixels] = lowered
+        self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
 
-    def _resolve_task(
-        self, model: Model, kind: str, serving: Serving, wanted: str, pixels: int
-    ) -> ResolvedTask:
-        family = FAMILIES[model.family]
+    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
+        serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
         is_stored = single is None and checkpoints.is_stored(folder / family.heavy)

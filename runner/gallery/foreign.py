@@ -2,8 +2,7 @@
 
 A setting without a field in a spec is kept under an `x_` key. So is a size, a seed or a number of
 steps out of range; the model's default then applies, as it does for a guidance out of range. So is
-a strength, whose image is not at hand, and a negative prompt that acted on nothing (a CFG scale of
-1) or that the model does not take.
+a negative prompt that did nothing (at a CFG scale of 1) or that the model does not take.
 """
 
 import re

@@ -3,6 +3,7 @@
 Does not import Pillow, and reads at most 200 rows each of that size and of any size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -22,7 +23,7 @@ class Like:
     model: str
     width: int | None = None
     height: int | None = None
-    steps: int | None = None
+    steps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,19 @@ def measured(gallery: Gallery, like: Like) -> Measured | None:
     None if the gallery has no image of that model and kind.
     """
     rows = _rows(gallery, like, sized=True)
-    same = [row["seconds"] for row in rows if like.steps in (None, row.get("steps"))][:_COUNTED]
+    same = [row["seconds"] for row in rows if like.steps in (None, steps_made(row))][:_COUNTED]
     if same:
         return Measured(median(same), len(same), True)
     scaled = [_scaled(row, like) for row in rows or _rows(gallery, like, sized=False)][:_COUNTED]
     return Measured(median(scaled), len(scaled), False) if scaled else None
+
+
+def steps_made(fields: Mapping[str, Any]) -> float | None:
+    """The steps an image computes: fewer from a picture, each twice with a negative prompt."""
+    steps, strength = fields.get("steps"), fields.get("strength", 1)
+    if not isinstance(steps, int | float) or not isinstance(strength, int | float):
+        return None
+    return steps * strength * (2 if {"negative_prompt", "true_cfg"} & fields.keys() else 1)
 
 
 def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
@@ -56,8 +65,8 @@ def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
 
 def _scaled(row: dict[str, Any], like: Like) -> float:
     seconds = float(row["seconds"])
-    if like.steps and row.get("steps"):
-        seconds *= like.steps / row["steps"]
+    if like.steps and (made := steps_made(row)):
+        seconds *= like.steps / made
     if like.width and like.height and row.get("width") and row.get("height"):
         seconds *= like.width * like.height / (row["width"] * row["height"])
     return seconds

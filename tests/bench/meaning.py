@@ -18,6 +18,8 @@ from tests.engine.tiny.evaluate import (
     Pipelines,
     measure_ceiling,
     measure_kontext,
+    measure_negative,
+    measure_strength,
     measure_text2img,
 )
 from tests.engine.tiny.evaluate_hints import measure_control, measure_fill, measure_redux
@@ -26,6 +28,8 @@ Measure = Callable[[Pipelines, int, int], dict[str, dict[str, float]]]
 MEASURES: dict[str, Measure] = {
     "ceiling": measure_ceiling,
     "text2img": measure_text2img,
+    "negative": measure_negative,
+    "strength": measure_strength,
     "kontext": measure_kontext,
     "fill": measure_fill,
     "control": measure_control,

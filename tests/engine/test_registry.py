@@ -185,6 +185,9 @@ def test_text2img_with_a_picture_is_refused_where_no_pipeline_starts_from_one() 
 
 
 def test_text2img_with_a_picture_has_a_default_model_that_can_start_from_it() -> None:
+    texts = [model.serves.get("text2img") for model in MODEL_REGISTRY.values() if model.repo]
+    able = next(each for each in texts if each and each.img2img)
+    assert MODEL_REGISTRY["z-image-turbo"].serves["text2img"] is able
     spec = {"kind": "text2img", "image": "a.png"}
     assert default_model(spec) == "z-image-turbo"
     assert problems(spec) == []

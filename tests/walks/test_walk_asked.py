@@ -1,4 +1,4 @@
-"""The whole way of what is asked for beside the prompt: a negative prompt, a start from a picture."""
+"""The whole way of negative prompts, and of text2img from a picture."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_its_progress_counts_the_steps_that_are_made(runner: Runner) -> None:
 def test_its_defaults_are_recorded(runner: Runner, asked: list[dict[str, Any]]) -> None:
     job = runner.drop("asked-defaults", image=SOURCE, negative_prompt="a star")
     (sidecar,) = runner.succeeded(job)
-    assert (sidecar["strength"], sidecar["true_cfg"]) == (0.6, 4.0)
+    assert (sidecar["strength"], sidecar["true_cfg"]) == (0.6, 2.0)
     (plain,) = runner.succeeded(runner.drop("asked-plain"))
     assert not {"strength", "true_cfg", "negative_prompt", "image"} & plain.keys()
 

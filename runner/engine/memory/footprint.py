@@ -96,6 +96,8 @@ def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
     layer = 0 if precision in ("fp32", "bf16") else _LAYER
     tokens = pixels / 256 + _other_tokens(model, kind)
+    if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
+        tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
     return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
 
 

@@ -32,6 +32,13 @@ class Encoded:
     embeddings: Embeddings
     warnings: tuple[str, ...] = ()
 
+    def against(self, negative: "Encoded") -> "Encoded":
+        """With the embeddings of a negative prompt, named as the pipelines name them."""
+        added = {f"negative_{name}": tensors for name, tensors in negative.embeddings.items()}
+        of_both = (text.replace("the prompt", "the negative prompt") for text in negative.warnings)
+        warnings = dict.fromkeys((*self.warnings, *of_both))
+        return Encoded({**self.embeddings, **added}, tuple(warnings))
+
 
 def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str]) -> str:
     """The key of a prompt, from all that changes its embeddings.

@@ -7,6 +7,7 @@ decides what is loaded: it takes the text stage from the PipelineCache when a pr
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from runner.engine.errors import translation
@@ -35,8 +36,8 @@ class Prompts:
     def expect(self, upcoming: Sequence[ImageTask]) -> None:
         """Remember the tasks that come next, one for each prompt; callable from any thread."""
         with self._lock:
-            for task in upcoming:
-                key = (task.model, task.kind, task.precision, *_texts(task), task.loras)
+            for task in (each for both in upcoming for each in _prompts_of(both)):
+                key = (task.model, task.kind, task.precision, task.prompt, task.loras)
                 self._lookahead[key] = task
             while len(self._lookahead) > 4096:
                 del self._lookahead[next(iter(self._lookahead))]
@@ -46,28 +47,30 @@ class Prompts:
     ) -> Encoded:
         """The embeddings of a task's prompts, on the device; upcoming ones are encoded with them.
 
-        Those of a negative prompt have the names of the prompt's behind `negative_`.
-
-        Raises JobFailed where the text stage cannot be loaded or run, or a LoRA does not fit;
-        Stopped or TimedOut at the cancellation points after loading and after each prompt.
+        Those of the negative prompt have the names of the prompt's behind `negative_`. Raises
+        JobFailed where the text stage cannot be loaded or run, or a LoRA does not fit; Stopped or
+        TimedOut at the cancellation points after loading and after each prompt.
         """
-        keys = [self._key(resolved, task, text) for text in _texts(task)]
-        kept = [self._cache.get(key, self._pipelines.device) for key in keys]
-        encoded = [each for each in kept if each is not None]
-        if len(encoded) == len(kept):
-            return _together(*encoded)
+        prompts = [self._encoded(resolved, each, stop, on_progress) for each in _prompts_of(task)]
+        return prompts[0] if len(prompts) == 1 else prompts[0].against(prompts[1])
+
+    def _encoded(
+        self, resolved: ResolvedTask, task: ImageTask, stop: StopSign, on_progress: OnProgress
+    ) -> Encoded:
+        """The embeddings of a task's own prompt."""
+        kept = self._cache.get(self._key(resolved, task), self._pipelines.device)
+        if kept is not None:
+            return kept
         with stop.not_counted():
             pipe = self._pipelines.text(resolved, lambda: on_progress(Phase.LOADING, 0, 0))
         stop.check()
         on_progress(Phase.ENCODING, 0, 0)
-        encoded.clear()
-        for text, known in zip(_texts(task), kept, strict=True):
-            encoded.append(known or self._encode(resolved, pipe, task, text))
-            stop.check()
+        encoded = self._encode(resolved, pipe, task)
+        stop.check()
         if resolved.plan.text != "stays":
-            room = self._cache.capacity(encoded[0]) - len(encoded)
+            room = self._cache.capacity(encoded) - 1
             self._encode_upcoming(resolved, pipe, room, stop, on_progress)
-        return _together(*encoded)
+        return encoded
 
     def clear(self) -> None:
         """Release the embeddings in memory; callable by the thread that renders."""
@@ -89,40 +92,38 @@ class Prompts:
             count = min(len(batch), room)
             done = 0
             try:
-                for task, text, other in batch[:count]:
+                for task, other in batch[:count]:
                     with stop.not_counted():
                         on_progress(Phase.ENCODING, done + 1, count)
-                        self._encode(other, pipe, task, text)
+                        self._encode(other, pipe, task)
                     done += 1
                     stop.check()
             finally:
-                self.expect([task for task, _, _ in batch[done:]])
+                self.expect([task for task, _ in batch[done:]])
             room -= done
 
-    def _take_upcoming(self, resolved: ResolvedTask) -> list[tuple[ImageTask, str, ResolvedTask]]:
+    def _take_upcoming(self, resolved: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
         """Remove the upcoming tasks whose prompts this text stage still has to encode."""
         with self._lock:
             upcoming, self._lookahead = self._lookahead, {}
-        taken: dict[str, tuple[ImageTask, str, ResolvedTask]] = {}
+        taken: dict[str, tuple[ImageTask, ResolvedTask]] = {}
         others = []
         for task in upcoming.values():
             try:
                 other = self._pipelines.resolve(task)
-                keys = {self._key(other, task, text): text for text in _texts(task)}
+                key = self._key(other, task)
             except JobFailed:  # reported when the task itself runs
                 continue
             if other.encoders != resolved.encoders:
                 others.append(task)
-                continue
-            taken |= {
-                key: (task, text, other) for key, text in keys.items() if not self._cache.has(key)
-            }
+            elif not self._cache.has(key):
+                taken[key] = (task, other)
         self.expect(others)
         return list(taken.values())
 
-    def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask, text: str) -> Encoded:
-        """Encode a prompt of a task with the text stage `pipe`, and keep it."""
-        count = resolved.family.tokens(pipe, text)
+    def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
+        """Encode a task's prompt with the text stage `pipe`, and keep it."""
+        count = resolved.family.tokens(pipe, task.prompt)
         warnings: list[str] = []
         if count > resolved.length:
             warnings.append(
@@ -132,27 +133,17 @@ class Prompts:
         with translation():
             # Most LoRAs leave the text encoders as they are: their prompts are encoded without.
             warnings += loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())
-            embeddings = resolved.family.encode(pipe, text, resolved.length)
+            embeddings = resolved.family.encode(pipe, task.prompt, resolved.length)
             encoded = Encoded(embeddings, tuple(warnings))
-        self._cache.put(self._key(resolved, task, text), encoded)
+        self._cache.put(self._key(resolved, task), encoded)
         return encoded
 
-    def _key(self, resolved: ResolvedTask, task: ImageTask, text: str) -> str:
+    def _key(self, resolved: ResolvedTask, task: ImageTask) -> str:
         encoders = " ".join(filter(None, [resolved.encoders, loras.text_mark(task.loras)]))
-        return key_of(encoders, text, resolved.length, self._versions)
+        return key_of(encoders, task.prompt, resolved.length, self._versions)
 
 
-def _texts(task: ImageTask) -> tuple[str, ...]:
-    """The prompt of a task, and its negative prompt where the model gets one."""
+def _prompts_of(task: ImageTask) -> list[ImageTask]:
+    """The task, and the same with its negative prompt as the prompt, where the model gets one."""
     negative = task.options.get("negative_prompt")
-    return (task.prompt,) if negative is None else (task.prompt, negative)
-
-
-def _together(prompt: Encoded, negative: Encoded | None = None) -> Encoded:
-    """The embeddings of a prompt and of a negative one, as a pipeline takes them."""
-    if negative is None:
-        return prompt
-    embeddings = {f"negative_{name}": tensors for name, tensors in negative.embeddings.items()}
-    of_both = (text.replace("the prompt", "the negative prompt") for text in negative.warnings)
-    warnings = dict.fromkeys((*prompt.warnings, *of_both))
-    return Encoded({**prompt.embeddings, **embeddings}, tuple(warnings))
+    return [task] if negative is None else [task, replace(task, prompt=negative)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
@@ -26,3 +28,13 @@ def test_a_kind_whose_picture_makes_each_step_longer_is_planned_longer(
         painted(pipe_of(model.serves[kind].pipeline), size=128, serving=(model, kind))
     longer = max(tokens for tokens, _ in calls) > 128 * 128 // 256 + 32
     assert longer == (footprint._other_tokens(model, kind) > model.max_sequence_length)
+
+
+def test_a_model_that_computes_both_prompts_as_one_batch_is_planned_for_twice_the_tokens() -> None:
+    plain = MODEL_REGISTRY["z-image-turbo"]
+    serves = {kind: replace(each, negative="guidance") for kind, each in plain.serves.items()}
+    step, twice = (
+        footprint._step(model, "text2img", "bf16", 1024 * 1024)
+        for model in (plain, replace(plain, serves=serves))
+    )
+    assert twice == pytest.approx(2 * step, rel=0.01)

@@ -8,11 +8,12 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import FluxImg2ImgPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -23,11 +24,13 @@ from tests.engine.tiny.classifier import Verdict, in_order, judge, read
 from tests.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
 from tests.engine.tiny.export import PIPELINES
 from tests.engine.tiny.render import arrange, as_image, as_levels, offsets, render
-from tests.engine.tiny.world import SIDE, Scene, draw_scene, draw_unseen_scene
+from tests.engine.tiny.world import PALETTE, SIDE, Scene, draw_scene, draw_unseen_scene
 
 _MODEL = MODEL_REGISTRY["tiny"]
 STEPS = {kind: serving.steps for kind, serving in _MODEL.serves.items()}
 GUIDANCE = {kind: serving.guidance for kind, serving in _MODEL.serves.items()}
+TRUE_CFG = _MODEL.serves["text2img"].true_cfg
+STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 _WORDS = {"max_sequence_length": _MODEL.max_sequence_length}
 
 
@@ -83,9 +86,31 @@ class Pipelines:
         ).images[0]
         return picture
 
-    def text2img(self, prompt: str, seed: int) -> Image.Image:
-        """A picture of a prompt."""
-        return self.call("text2img", seed, prompt=prompt, **_WORDS)
+    def text2img(self, prompt: str, seed: int, negative: str | None = None) -> Image.Image:
+        """A picture of a prompt, led away from a negative prompt."""
+        asked: dict[str, Any] = {"prompt": prompt, **_WORDS}
+        if negative is not None:
+            asked |= {"negative_prompt": negative, "true_cfg_scale": TRUE_CFG}
+        return self.call("text2img", seed, **asked)
+
+    def img2img(self, prompt: str, seed: int, image: Image.Image, strength: float) -> Image.Image:
+        """A picture of a prompt that starts from another picture."""
+        if "img2img" not in self._loaded:
+            pipeline = FluxImg2ImgPipeline(**self.load("text2img").components)
+            pipeline.set_progress_bar_config(disable=True)
+            self._loaded["img2img"] = pipeline
+        made: Image.Image = self._loaded["img2img"](
+            prompt=prompt,
+            image=image,
+            strength=strength,
+            height=SIDE,
+            width=SIDE,
+            guidance_scale=GUIDANCE["text2img"],
+            num_inference_steps=STEPS["text2img"],
+            generator=torch.Generator().manual_seed(seed),
+            **_WORDS,
+        ).images[0]
+        return made
 
     def kontext(self, prompt: str, seed: int, image: Image.Image) -> Image.Image:
         """A picture edited by an instruction."""
@@ -163,6 +188,55 @@ def measure_text2img(pipelines: Pipelines, many: int, seed: int) -> dict[str, di
         made = timed(figures, pipelines.text2img, prompt, number)
         figures.add(**rates(judge(read(made), scene)))
     return {"text2img": two.means(), "text2img, one thing (seen)": one.means()}
+
+
+def measure_negative(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:
+    """Scenes with one thing, led away from the same scene with the thing in another colour.
+
+    `farther` says that a picture is farther from that one than it is without a negative prompt.
+    """
+    rng = random.Random(f"negative {seed}")
+    figures = Figures()
+    for number in range(many // 2):
+        scene = draw_scene(rng, two=0.0)
+        unwanted = in_another_colour(rng, scene)
+        prompt, negative = describe(rng, scene).text(), describe(rng, unwanted).text()
+        plain = as_levels(pipelines.text2img(prompt, number))
+        made = timed(figures, pipelines.text2img, prompt, number, negative)
+        shown = as_levels(picture_of(rng, unwanted))
+        figures.add(
+            **rates(judge(read(made), scene)), farther=apart(made, shown) > apart(plain, shown)
+        )
+    return {"text2img, negative prompt": figures.means()}
+
+
+def measure_strength(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:
+    """Pictures of one thing that start from those of another: what is left of it, what is new."""
+    table: dict[str, dict[str, float]] = {}
+    for strength in STRENGTHS:
+        rng = random.Random(f"strength {seed}")
+        figures = Figures()
+        for number in range(many // 5):
+            before, scene = draw_scene(rng, two=0.0), draw_scene(rng, two=0.0)
+            image, prompt = picture_of(rng, before), describe(rng, scene).text()
+            made = timed(figures, pipelines.img2img, prompt, number, image, strength)
+            reading = read(made)
+            kept, done = judge(reading, before).all, judge(reading, scene).all
+            figures.add(source=kept, prompt=done, from_source_error=apart(made, as_levels(image)))
+        table[f"text2img, strength {strength:g}"] = figures.means()
+    return table
+
+
+def in_another_colour(rng: random.Random, scene: Scene) -> Scene:
+    """A scene of one thing with that in a colour that the scene does not have."""
+    (thing,) = scene.things
+    others = sorted(set(PALETTE) - {thing.colour, scene.background})
+    return replace(scene, things=(replace(thing, colour=rng.choice(others)),))
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The mean difference of two pictures' levels."""
+    return float((one.float() - other.float()).abs().mean())
 
 
 def measure_kontext(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from tests.engine.tiny.classifier import judge, read, silhouette
 from tests.engine.tiny.edges import canny_of, drawn, outlines
 from tests.engine.tiny.edits import Edit
-from tests.engine.tiny.evaluate import Pipelines, judge_edit
+from tests.engine.tiny.evaluate import STRENGTHS, Pipelines, apart, judge_edit
 from tests.engine.tiny.evaluate_hints import edge_overlap, hole_of
 from tests.engine.tiny.render import arrange, as_image, as_levels, masks_of, render
 from tests.engine.tiny.world import Scene, Thing
@@ -76,6 +76,35 @@ def test_text2img_with_a_zeroed_prompt_is_caught(pipelines: Pipelines) -> None:
         return judge(read(made), ASKED[prompt]).all
 
     assert share(obeys(*each) for each in product(ASKED, SEEDS)) < ENOUGH / 2
+
+
+def test_a_negative_prompt_is_avoided_and_the_prompt_is_still_obeyed(pipelines: Pipelines) -> None:
+    prompt, asked = "a purple circle on white", scene("white", "single", "purple circle")
+    unwanted = as_levels(as_image(true_picture(scene("white", "single", "red circle"))))
+
+    def obeys(seed: int) -> bool:
+        plain = as_levels(pipelines.text2img(prompt, seed))
+        made = as_levels(pipelines.text2img(prompt, seed, "a red circle on white"))
+        farther = apart(made, unwanted) > apart(plain, unwanted)
+        return farther and judge(read(made), asked).all
+
+    assert share(obeys(seed) for seed in SEEDS) >= ENOUGH
+
+
+def test_as_the_strength_rises_a_picture_goes_from_where_it_started_to_its_prompt(
+    pipelines: Pipelines,
+) -> None:
+    prompt, asked = next(iter(ASKED.items()))
+    source = as_image(true_picture(scene("yellow", "single", "black square")))
+    for seed in SEEDS:
+        made = [
+            as_levels(pipelines.img2img(prompt, seed, source, strength)) for strength in STRENGTHS
+        ]
+        moved = [apart(each, as_levels(source)) for each in made]
+        assert moved == sorted(moved), moved
+        left = [apart(each, as_levels(as_image(true_picture(asked)))) for each in made]
+        assert left[0] == max(left) > 5 * left[-1], left
+        assert judge(read(made[-1]), asked).all
 
 
 def test_seeds_differ_and_the_same_seed_repeats(pipelines: Pipelines) -> None:

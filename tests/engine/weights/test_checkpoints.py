@@ -147,6 +147,25 @@ def test_parts_that_a_text_encoder_does_without_are_no_fault(tmp_path: Path) -> 
     assert _load("ZImagePipeline", folder, "fp32", {}).text_encoder is not None
 
 
+def test_text_encoders_in_the_names_of_older_versions_are_no_fault(tmp_path: Path) -> None:
+    import torch
+
+    folder = random_twin.folder("text2img", tmp_path)
+
+    def older_clip(state: dict[str, Any]) -> None:
+        for name in list(state):
+            state[f"text_model.{name.removeprefix('text_model.')}"] = state.pop(name)
+        state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+
+    def older_t5(state: dict[str, Any]) -> None:
+        state["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
+        state["decoder.block.0.layer.0.SelfAttention.q.weight"] = torch.zeros(2)
+
+    changed(folder / "text_encoder", older_clip)
+    changed(folder / "text_encoder_2", older_t5)
+    assert _load("FluxPipeline", folder, "fp32", {}).text_encoder_2 is not None
+
+
 def test_a_folder_of_fp8_weights_with_scales_is_refused_in_fp8_too(tmp_path: Path) -> None:
     import torch
 
