@@ -14,6 +14,7 @@ from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
     Source,
+    damaged,
     estimator_source,
     lacking,
     main_source,
@@ -67,6 +68,9 @@ class Disk:
         folder = locate(source, self.data)
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
+            is_own = source.is_local and source.needs_index
+            if is_own and (broken := damaged(source, folder)):
+                raise ModelMissing(f"{name}: {broken[0]} is damaged or cut short: copy it again")
             return folder
         if folder and (unsafe := pickles(folder, gone)):
             raise ModelMissing(

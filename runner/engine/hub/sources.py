@@ -232,9 +232,6 @@ def _is_sound(file: Path) -> bool:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np"):  # compares the length with the header's
                 return True
-        if file.suffix == ".gguf":
-            with file.open("rb") as stream:
-                return stream.read(4) == b"GGUF"
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True

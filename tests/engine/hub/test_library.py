@@ -102,6 +102,15 @@ def test_a_local_folder_serves_as_a_repository(home: Path) -> None:
     assert str(folder) not in str(told.value)
 
 
+def test_a_file_of_a_local_folder_that_is_cut_short_is_named(home: Path) -> None:
+    folder = put(home / "mine", pipeline())
+    mine = Model("mine", str(folder), "mine", {"text2img": Serving("FluxPipeline", 2, 1.0)})
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(weights[:-1])
+    with pytest.raises(ModelMissing, match=f"mine: {WEIGHTS} is damaged or cut short: copy it"):
+        hub.Disk(home, {"mine": mine}).main(mine, "text2img")
+
+
 def test_weights_that_are_pickles_are_named_with_what_to_do(home: Path) -> None:
     """Seen red: they were loaded."""
     folder = put(home / "mine", pipeline())
