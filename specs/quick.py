@@ -170,12 +170,12 @@ def _one_of(schemas: list[Any], schema: Mapping[str, Any]) -> Check:
 
 
 def _surely_fails(schema: Any) -> Check:
-    """Whether a value surely fails a schema because a required key is absent.
+    """Whether a value surely fails a schema: a required key is absent, or one of `false` is there.
 
     Used for `not`. No other reason is considered: the opposite of "may be invalid" is not "valid".
     """
     if not isinstance(schema, dict):
-        return _unsure
+        return lambda value: schema is False
     keys = frozenset(schema.get("required", ()))
     inside = {key: _surely_fails(part) for key, part in schema.get("properties", {}).items()}
 

@@ -44,12 +44,6 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
             yield ["quality"], "'quality' works with `format: jpeg` or `format: webp` only"
         if isinstance(value.get("outpaint"), dict) and not any(value["outpaint"].values()):
             yield ["outpaint"], "nothing to add: give at least one side a number of pixels"
-        matrix = value.get("matrix")
-        for place in (value, matrix if isinstance(matrix, dict) else {}):
-            if "strength" in place and "image" not in value:
-                field: list[str | int] = ["strength"]
-                path = field if place is value else ["matrix", *field]
-                yield path, "'strength' says how far to go from an `image`: give one as well"
     yield from _times(value)
 
 

@@ -251,7 +251,9 @@ def kind_pages(copy: Checkout) -> None:
 
 def kind_picture(copy: Checkout) -> None:
     copy.change(
-        "runner/gallery/formatting.py", '{"fill", "kontext"}', '{"fill", "kontext", "retouch"}'
+        "runner/gallery/formatting.py",
+        '{"fill", "kontext", "text2img"}',
+        '{"fill", "kontext", "text2img", "retouch"}',
     )
     footprint = "runner/engine/memory/footprint.py"
     copy.change(footprint, '"flux1": ("kontext",)', '"flux1": ("kontext", "retouch")')
@@ -376,7 +378,7 @@ CHROMA = Family(
 
 
 def family_kinds(copy: Checkout) -> None:
-    copy.add("runner/engine/kinds/text2img.py", '"zimage": sampling', ', "chroma": sampling')
+    copy.add("runner/engine/kinds/text2img.py", '"zimage": _arguments', ', "chroma": _arguments')
 
 
 def family_twin(copy: Checkout) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
+from runner.engine.weights.fingerprint import KIND
 from runner.errors import JobFailed, RunnerNeeded, UsageProblem
 from runner.files import read_file
 from runner.gallery.formatting import mapping
@@ -249,10 +250,17 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
         ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
     ]
-    return [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
+    changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
+    if _model_hash(result, of_samples=True) and _model_hash(engine_facts):
+        changes.append("the sidecar's hash of the model is of an older kind, and tells nothing")
+    return changes
 
 
-def _model_hash(facts: Mapping[str, Any]) -> str:
-    """The beginning of the hash, enough to tell one model from another; "" where unknown."""
-    whole = str(mapping(facts.get("model")).get("hash") or "")
-    return f"{whole[:12]}…" if whole else ""
+def _model_hash(facts: Mapping[str, Any], *, of_samples: bool = False) -> str:
+    """The beginning of the hash, enough to tell one model from another.
+
+    "" where there is none, or where it is of the other kind: once it was of samples of the files.
+    """
+    found = str(mapping(facts.get("model")).get("hash") or "")
+    digits = found.removeprefix(KIND)
+    return f"{digits[:12]}…" if found and (digits == found) == of_samples else ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.engine.entries import ESTIMATORS, MODEL_REGISTRY
-from runner.engine.models import Model, SingleFile
+from runner.engine.models import Model, Serving, SingleFile
 from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
@@ -57,8 +57,9 @@ def _mistakes(
     unserved = [kind for kind in entry.get("kinds", ()) if kind not in like.serves]
     if unserved:
         yield "kinds", f"{like.name} serves {', '.join(like.serves)}, not {', '.join(unserved)}"
-    if entry.get("guidance") and not all(serving.guided for serving in like.serves.values()):
-        yield "guidance", f"{like.name} has no guidance: leave it out"
+    guided = entry.get("guided", all(serving.guided for serving in like.serves.values()))
+    if entry.get("guidance") and not guided:
+        yield "guidance", f"{like.name} has no guidance: leave it out, or set `guided: true`"
     width, height = _default_size(entry, like)
     problem = like.sizes.problem(width, height)
     if problem:
@@ -71,6 +72,7 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
             serving,
             steps=int(entry.get("steps", serving.steps)),
             guidance=float(entry.get("guidance", serving.guidance)),
+            **_guided(entry, serving, like.family),
         )
         for kind, serving in like.serves.items()
         if kind in entry.get("kinds", like.serves)
@@ -87,16 +89,28 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
     repo = str(entry.get("repo") or entry.get("folder") or "")
     revision = str(entry.get("revision", "main"))
     if "file" in entry:  # of which the size is not known here
-        file, others = str(entry["file"]), like.weights.text + like.weights.vae
+        file = str(entry["file"])
         return replace(
             made,
             single=SingleFile(file, repo, revision),
-            bytes=2 * others,  # two for each parameter
+            bytes=2 * like.weights.others,  # two for each parameter
             precisions=("auto", "gguf") if file.lower().endswith(".gguf") else like.precisions,
         )
     if repo:
         return replace(made, repo=repo, revision=revision, builtin=False)
     return made
+
+
+def _guided(entry: Mapping[str, Any], serving: Serving, family: str) -> dict[str, Any]:
+    """Whether a sibling has guidance where the other has none, or the other way round.
+
+    An undistilled one computes a negative prompt in any case, if only the empty one.
+    """
+    guided = bool(entry.get("guided", serving.guided))
+    if guided == serving.guided:
+        return {}
+    weighs = "true_cfg" if family == "flux1" else "guidance"
+    return {"guided": guided, "negative": weighs if guided else ""}
 
 
 def _default_size(entry: Mapping[str, Any], like: Model) -> tuple[int, int]:

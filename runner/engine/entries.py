@@ -16,6 +16,8 @@ ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
+_QWEN3_LAYER = 100_930_816
+"""Of 36."""
 
 _FLUX1_TEXT2IMG = Serving(
     "FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline"
@@ -91,7 +93,16 @@ _TINY = Model(
     },
 )
 
-_KLEIN_WEIGHTS = Weights(3_875_544_576, _QWEN3_4B, 84_046_115)
+
+def _qwen3(transformer: int, vae: int, layers: int) -> Weights:
+    """The weights of a model that reads so many layers of Qwen3-4B."""
+    unread = (36 - layers) * _QWEN3_LAYER
+    return Weights(transformer, _QWEN3_4B - unread, vae, unread=unread)
+
+
+_KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
+"""klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
+_KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -99,6 +110,7 @@ _KLEIN = Model(
     family="flux2",
     # The pipeline shrinks input images to a megapixel, so a size that follows one ends there too.
     sizes=Sizes(follow=ONE_MEGAPIXEL, shortest=64, longest=8),
+    text_layers=_KLEIN_LAYERS,
     weights=_KLEIN_WEIGHTS,
     bytes=2 * _KLEIN_WEIGHTS.total,
     precisions=PRECISIONS,
@@ -127,12 +139,13 @@ _KLEIN = Model(
     },
 )
 
-_ZIMAGE_WEIGHTS = Weights(6_154_908_736, _QWEN3_4B, _FLUX1_VAE)
+_ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS)
 _ZIMAGE = Model(
     name="z-image-turbo",
     repo="Tongyi-MAI/Z-Image-Turbo",
     licence=APACHE,
     family="zimage",
+    text_layers=_ZIMAGE_LAYERS,
     weights=_ZIMAGE_WEIGHTS,
     # The transformer is published in float32.
     bytes=2 * _ZIMAGE_WEIGHTS.total + 2 * _ZIMAGE_WEIGHTS.transformer,

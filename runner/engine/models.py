@@ -140,18 +140,25 @@ class Serving:
 class Weights:
     """The parameter counts of a model's parts, from which memory is planned.
 
-    `text` counts all text encoders together, `prior` what a prior stage adds to them.
+    `text` counts all text encoders together, `prior` what a prior stage adds to them. `unread` is
+    what lies in the files of the text encoders and is not loaded.
     """
 
     transformer: int
     text: int
     vae: int
     prior: int = 0
+    unread: int = 0
+
+    @property
+    def others(self) -> int:
+        """All in the repository but the transformer; a prior has its own."""
+        return self.text + self.unread + self.vae
 
     @property
     def total(self) -> int:
-        """All but the prior, which has its own repository."""
-        return self.transformer + self.text + self.vae
+        """All in the repository."""
+        return self.transformer + self.others
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,8 @@ class Model:
     builtin: bool = False
     sizes: Sizes = Sizes()
     max_sequence_length: int = 512
+    text_layers: int = 0
+    """How many layers of the text encoder are read, where not all are."""
     weights: Weights = Weights(0, 0, 0)
     bytes: int = 0
     precisions: tuple[str, ...] = ("auto", "fp32", "bf16")

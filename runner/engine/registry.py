@@ -191,25 +191,18 @@ def _sampling_problems(
     if not serving.guided and spec.get("guidance", 0) not in (0, serving.guidance):
         able = _able(kind, models, lambda _, other: other.guided)
         yield "guidance", f"{model.name} has no guidance; leave it out or set it to 0{able}"
-    yield from _negative_problems(spec, model, serving, models)
-    if spec.get("loras") and not model.loras:
-        able = _able(kind, models, lambda other, _: other.loras)
-        yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"
-
-
-def _negative_problems(
-    spec: Mapping[str, Any], model: Model, serving: Serving, models: Models
-) -> Iterator[Finding]:
-    kind = str(spec["kind"])
     for field in ("negative_prompt", "true_cfg"):
         if field in spec and not serving.negative:
             able = _able(kind, models, lambda _, other: bool(other.negative))
             yield field, f"{model.name} takes no `{field}`; leave it out{able}"
-    if serving.negative == "guidance":
-        if "true_cfg" in spec:
-            yield "true_cfg", f"of {model.name} `guidance` is the true CFG: leave `true_cfg` out"
-        if "negative_prompt" in spec and spec.get("guidance", serving.guidance) <= 1:
+    if serving.negative == "guidance" and "true_cfg" in spec:
+        yield "true_cfg", f"of {model.name} `guidance` is the true CFG: leave `true_cfg` out"
+    elif serving.negative == "guidance" and spec.get("guidance", serving.guidance) <= 1:
+        if "negative_prompt" in spec:
             yield "negative_prompt", f"{model.name} reads it with a `guidance` above 1 only"
+    if spec.get("loras") and not model.loras:
+        able = _able(kind, models, lambda other, _: other.loras)
+        yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"
 
 
 def _reference_problems(

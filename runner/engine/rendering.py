@@ -67,8 +67,10 @@ class Renderer:
         prepared = self._prepared(task, on_progress)
         sign.check()
         pixels = prepared.width * prepared.height
+        with sign.not_counted():
+            resolved = self._pipelines.resolve(task, pixels, lambda: on_progress(Phase.LOADING))
         result, fallback_warnings, resolved = fallbacks.with_fallbacks(
-            self._pipelines, self._pipelines.resolve(task, pixels), pixels, attempt
+            self._pipelines, resolved, pixels, attempt
         )
         image, loaded, piece, warnings = result
         seconds = time.monotonic() - began - sign.given_back

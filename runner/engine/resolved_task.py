@@ -4,7 +4,7 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,18 @@ from pathlib import Path
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
-from runner.engine.hub.sources import read_index
+from runner.engine.hub.sources import loaded
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
-from runner.engine.weights import checkpoints, fingerprint
+from runner.engine.weights import checkpoints
+from runner.engine.weights.fingerprint import KIND, Hashes, combined, stamps
 from runner.errors import JobFailed
 from runner.task import ImageTask
 
+PRIOR = "prior "
 Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
 
@@ -30,9 +32,9 @@ class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
 
     `single` is the file of the transformer's weights, where they are in one file. `marks` are the
-    hashes of the components by name; pipelines may share those of equal hash. `encoders` names the
-    text stage: it is equal for two tasks whose prompts are encoded to the same numbers. `wanted` is
-    the precision of the task, "auto" where none is named.
+    hashes of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal
+    hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to
+    the same numbers. `wanted` is the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -46,6 +48,13 @@ class ResolvedTask:
     plan: MemoryPlan
     encoders: str
     wanted: str
+    stamps: Sequence[Sequence[int]] = ()
+    """Of the weights' files: others mean that the model was replaced under its own name."""
+
+    @property
+    def hash(self) -> str:
+        """The hash of all that is loaded, as a sidecar records it."""
+        return f"{KIND}{combined(self.marks)}"
 
     @property
     def length(self) -> int:
@@ -72,8 +81,8 @@ class TaskResolver:
         self.machine = machine
         self._device = device
         self._plan = planner or partial(memory.plan, models=library.models)
-        self._known: dict[tuple[str, str, str, str, int], ResolvedTask] = {}
-        self._marks: dict[Path, Mapping[str, str]] = {}
+        self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
+        self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
         """What a task runs on; `pixels` is the area of its picture, where it is known already.
@@ -86,15 +95,13 @@ class TaskResolver:
         if pixels is None:
             width, height = model.sizes.default
             pixels = (task.width or width) * (task.height or height)
-        serving = model.serves[task.kind].starting_from(task.inputs)
-        key = (model.name, task.kind, serving.pipeline, task.precision, pixels)
+        key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
-        if known is None:
+        if known is None or (not model.builtin and known.stamps != _stamps(known)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._resolve_task(model, task.kind, serving, task.precision, pixels)
-            self._known[key] = known
-        return known
+            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
+        return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
@@ -111,22 +118,24 @@ class TaskResolver:
             return None
         encoders = self._encoders(resolved.family, resolved.marks, plan)
         lowered = replace(resolved, plan=plan, encoders=encoders)
-        key = (resolved.model.name, resolved.kind.name, resolved.serving.pipeline, resolved.wanted)
-        self._known[*key, pixels] = lowered
+        self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
         return lowered
 
-    def _resolve_task(
-        self, model: Model, kind: str, serving: Serving, wanted: str, pixels: int
-    ) -> ResolvedTask:
-        family = FAMILIES[model.family]
+    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
+        serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
         is_stored = single is None and checkpoints.is_stored(folder / family.heavy)
         precision = "stored" if wanted == "auto" and is_stored else wanted
         plan = self._plan(model, self.machine, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
-        marks = self._marks_of(folder, family, single)
-        return ResolvedTask(
+        marks = self.hashes.parts(folder, family.heavy if single else "")
+        if single:
+            marks[family.heavy] = self.hashes.file(single)
+        if prior_folder:
+            of_prior = self.hashes.parts(prior_folder)
+            marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
+        resolved = ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
@@ -139,20 +148,16 @@ class TaskResolver:
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
         )
-
-    def _marks_of(self, folder: Path, family: Family, single: Path | None) -> Mapping[str, str]:
-        """The hashes of the components of a pipeline folder, the scheduler left out."""
-        if folder not in self._marks:
-            self._marks[folder] = {
-                part: fingerprint.of(folder / part)
-                for part in read_index(folder)
-                if part != "scheduler" and (folder / part).is_dir()
-            }
-        marks = self._marks[folder]
-        return marks if single is None else {**marks, family.heavy: fingerprint.of(single)}
+        return replace(resolved, stamps=_stamps(resolved))
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""
         parts = [f"{part}={marks[part]}" for part in sorted(family.text_parts) if part in marks]
         device = "cpu" if plan.text == "cpu" else self._device
         return " ".join([family.name, *parts, plan.text_precision, device])
+
+
+def _stamps(resolved: ResolvedTask) -> list[list[int]]:
+    single = [resolved.single] if resolved.single else []
+    parts = sorted(set(resolved.marks) - ({resolved.family.heavy} if single else set()))
+    return stamps([*(f for part in parts for f in loaded(resolved.folder / part)), *single])

@@ -2,8 +2,7 @@
 
 A setting without a field in a spec is kept under an `x_` key. So is a size, a seed or a number of
 steps out of range; the model's default then applies, as it does for a guidance out of range. So is
-a strength, whose image is not at hand, and a negative prompt that acted on nothing (a CFG scale of
-1) or that the model does not take.
+a negative prompt that did nothing (at a CFG scale of 1) or that the model does not take.
 """
 
 import re
@@ -85,7 +84,6 @@ def from_mflux(settings: Mapping[str, Any]) -> dict[str, Any] | None:
         negative_prompt=settings.get("negative_prompt"),
         made_with=f"mflux {settings['mflux_version']}",
         image_path=settings.get("image_path"),
-        image_strength=settings.get("image_strength"),
         controlnet_image_path=settings.get("controlnet_image_path"),
         masked_image_path=settings.get("masked_image_path"),
     )

@@ -20,9 +20,7 @@ FILE_ONLY_FIELDS = ("kind", "schema", "$schema", "result")
 """Fields of a spec file that no tool takes."""
 
 _LONGEST_DATA_URI = MOST_DATA_BYTES * 4 // 3 + 200
-_FIRST_FIELDS = (
-    "prompt", "image", "strength", "mask", "outpaint", "composite", "control", "preprocessed",
-)  # fmt: skip
+_FIRST_FIELDS = ("prompt", "image", "mask", "outpaint", "composite", "control", "preprocessed")
 _NOT_FOR_MODELS = frozenset({"errorMessage", "examples", "title", "$id", "$schema"})
 _DESCRIBED_DEPTH = 2
 """How deep descriptions are kept: a field's own, and those of its parts."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead
+from runner.engine.entries import MODEL_REGISTRY
+from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal
 from tests.bench.__main__ import benchmarks
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR
@@ -234,3 +235,25 @@ def test_full_size_stand_ins_are_as_large_as_the_published_weights() -> None:
         "image_embedder": 64_503_808,
     }  # fmt: skip
     assert set(MODELS) == set(PARTS)
+
+
+# -- rehearsal -----------------------------------------------------------------------------------
+
+
+def test_a_rehearsal_has_the_published_shapes_and_the_memory_of_each_phase(tmp_path: Path) -> None:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        true = rehearsal.modules(1.0)
+    count = sum(each.numel() for each in true["transformer"].parameters())
+    assert count == MODEL_REGISTRY["klein"].weights.transformer
+    if not rehearsal.STATUS.is_file():
+        assert rehearsal.main([]) == 0
+        return
+    rehearsal.build(tmp_path / "klein", 0.02)
+    weights = rehearsal.entry(tmp_path / "klein").weights
+    assert 0 < weights.unread < weights.text / 2
+    made = rehearsal.run(tmp_path, "bf16", 64, 1)
+    phases = {each["phase"]: each for each in made["phases"]}
+    assert [*phases] == ["loading text", "encoding", "loading", "denoising", "decoding"]
+    assert all(each["seconds"] >= 0 and each["expected"] > 0 for each in phases.values())

@@ -120,7 +120,7 @@ def test_another_version_device_or_model_is_named_as_the_reason(
     verify: Here, tmp_path: Path
 ) -> None:
     other = {"torch": "2.9.0", "diffusers": "0.41.0"}
-    facts = {"versions": other, "device": "NVIDIA H200", "model": {"hash": "ab" * 32}}
+    facts = {"versions": other, "device": "NVIDIA H200", "model": {"hash": f"sha256:{'ab' * 32}"}}
     file = changed(verify.home, tmp_path, facts, seed=12345)
     done = verify("verify", str(file), "--json")
     assert done.code == 1 and done.json["identical"] is False
@@ -130,6 +130,13 @@ def test_another_version_device_or_model_is_named_as_the_reason(
         assert part in done.json["reason"]
     told = verify("verify", str(file))
     assert told.code == 1 and told.out.startswith("different by up to ")
+
+
+def test_a_hash_of_an_older_kind_is_no_other_model(verify: Here, tmp_path: Path) -> None:
+    file = changed(verify.home, tmp_path, {"model": {"hash": "ab" * 32}}, seed=12345)
+    done = verify("verify", str(file), "--json")
+    assert "hash of the model is of an older kind" in done.json["reason"]
+    assert "the model's hash was" not in done.json["reason"]
 
 
 def test_a_sidecar_or_a_picture_that_was_changed_is_named_as_the_reason(

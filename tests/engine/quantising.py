@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from runner.engine.weights import quantise
+from runner.engine.weights.fingerprint import combined
 
 
-def load(folder: Path, precision: str, store: Path, **others: Any) -> Any:
-    """The transformer in a folder in this precision, on the CPU."""
+def load(
+    folder: Path, precision: str, store: Path, single: Path | None = None, cls: Any = None
+) -> Any:
+    """The transformer in a folder, of FLUX.1 without `cls`, in this precision, on the CPU."""
     import torch
     from diffusers import FluxTransformer2DModel
 
+    mark = combined({file.name: digest(file) for file in [single] if file} or digests(folder))
     return quantise.load_transformer(
-        FluxTransformer2DModel, folder, precision, torch.device("cpu"), store, **others
+        cls or FluxTransformer2DModel, folder, precision, torch.device("cpu"), store, mark, single
     )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in a folder."""
+    return {file.name: digest(file) for file in folder.iterdir()}
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def published(folder: Path) -> Any:

@@ -48,6 +48,32 @@ registry:
     )
 
 
+def test_an_undistilled_sibling_of_a_distilled_model_has_guidance_and_a_negative_prompt(
+    tmp_path: Path,
+) -> None:
+    text = """
+registry:
+  base: {like: klein, repo: x/base, guided: true, steps: 50, guidance: 4}
+  z: {like: z-image-turbo, repo: x/z, guided: true, steps: 28, guidance: 4}
+  same: {like: base, steps: 20}
+  flux: {like: schnell, repo: x/f, guided: true, steps: 28, guidance: 3}
+  distilled: {like: dev, repo: x/d, guided: false, guidance: 0}
+"""
+    found = models_of(settings(tmp_path, text))
+    for serving in found["base"].serves.values():
+        assert (serving.guided, serving.negative) == (True, "guidance")
+        assert (serving.steps, serving.guidance) == (50, 4.0)
+    ways = {name: found[name].serves["text2img"].negative for name in ("z", "same", "flux")}
+    assert ways == {"z": "guidance", "same": "guidance", "flux": "true_cfg"}
+    assert found["distilled"].serves["text2img"].negative == ""
+    catalogue = RegistryCatalogue(settings(tmp_path, text))
+    spec = {"kind": "text2img", "prompt": "a red circle", "guidance": 5}
+    for name in ("base", "z"):
+        assert catalogue.problems({**spec, "model": name, "negative_prompt": "blue"}) == []
+    ((path, why),) = catalogue.problems({**spec, "model": "distilled"})
+    assert path == "guidance" and "has no guidance" in why
+
+
 def test_an_entry_may_be_like_one_above_it_and_differ_in_its_steps_alone(tmp_path: Path) -> None:
     text = "registry:\n  a: {like: dev, repo: x/y}\n  b: {like: a, steps: 9}\n"
     found = models_of(settings(tmp_path, text))
@@ -91,7 +117,7 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: dev, file: x.bin}", "2:24: registry.a.file", "ends with .gguf"),
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
-        ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "has no guidance"),
+        ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],
 )

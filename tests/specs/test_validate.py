@@ -75,9 +75,12 @@ format: jpg
                            "unknown key 'not-before' (did you mean 'not_before'?)")),
         ("zzz: 4", (3, 1, "zzz", "unknown key 'zzz'")),
         ("mask: a.png", (3, 1, "mask", "'mask' is not a field of text2img (it belongs to fill)")),
-        ("strength: 0.5", (3, 11, "strength",
-                           "'strength' says how far to go from an `image`: give one as well")),
-        ("strength: 0", (3, 11, "strength",
+        ("strength: 0.5", (3, 1, "strength",
+                           "'strength' says how far to go from an 'image': give one as well")),
+        ("matrix: {strength: [1]}", (3, 1, "matrix",
+                                     "'strength' says how far to go from an 'image': give one as"
+                                     " well")),
+        ("strength: 0\nimage: a.png", (3, 11, "strength",
                          "0 is not from 0.01 to 1: 0 would give the picture back as it is, 1 keeps"
                          " nothing of it")),
         ("true_cfg_scale: 4", (3, 1, "true_cfg_scale",

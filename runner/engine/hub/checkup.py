@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine.hub.explain import host
-from runner.engine.hub.library import has_token, is_begun, locate
+from runner.engine.hub.library import has_token, is_begun, locate, single_problem
 from runner.engine.hub.sources import (
     INDEX,
+    Layout,
     Source,
     damaged,
     estimator_source,
@@ -47,6 +48,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
     missing: list[str] = []
     broken: list[str] = []
     unsafe: list[str] = []
+    wrong: dict[str, str] = {}
     here = not needed
     for source in needed:
         folder = locate(source, data)
@@ -60,14 +62,20 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
-        broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
+        if isinstance(wanted, Model) and source.layout is Layout.FILE and not gone:
+            if sentence := single_problem(wanted, folder / source.file, data):
+                wrong[f"{source.repo}: {source.file}"] = sentence
+        else:
+            broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated
     advice = [
-        f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe
+        *wrong.values(),
+        *(f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe),
+        *_advice(checkup, needed, data, gated=gated),
     ]
-    return replace(checkup, advice=(*advice, *_advice(checkup, needed, data, gated=gated)))
+    return replace(checkup, damaged=(*broken, *wrong), advice=tuple(advice))
 
 
 def _advice(

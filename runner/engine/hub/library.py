@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
     Source,
+    damaged,
     estimator_source,
     lacking,
     main_source,
@@ -54,7 +56,10 @@ class Disk:
         if model.single is None:
             return None
         source = single_source(model)
-        return self._complete(model.name, source) / source.file
+        file = self._complete(model.name, source) / source.file
+        if sentence := single_problem(model, file, self.data):
+            raise ModelMissing(sentence)
+        return file
 
     def estimator(self, estimator: Estimator) -> Path:
         return self._complete(estimator.name, estimator_source(estimator))
@@ -63,6 +68,9 @@ class Disk:
         folder = locate(source, self.data)
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
+            is_own = source.is_local and source.needs_index
+            if is_own and (broken := damaged(source, folder)):
+                raise ModelMissing(f"{name}: {broken[0]} is damaged or cut short: copy it again")
             return folder
         if folder and (unsafe := pickles(folder, gone)):
             raise ModelMissing(
@@ -80,6 +88,12 @@ class Disk:
             f"{source.repo} is only partly on this machine ({', '.join(parts)} missing):"
             f" run `fluxdrop models pull {name}` again"
         )
+
+
+def single_problem(model: Model, file: Path, data: Path) -> str | None:
+    """Why a file cannot be a model's transformer, as a sentence; None where it can be."""
+    base = locate(main_source(model), data)
+    return single_files.problem(file, model, base, MODEL_REGISTRY.values())
 
 
 def present(

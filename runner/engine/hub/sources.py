@@ -133,6 +133,11 @@ def _needed(names: set[str], *, weights: bool = True) -> set[str]:
     return small | (shards | lists if shards and lists else chosen)
 
 
+def loaded(part: Path) -> list[Path]:
+    """The files of a component's folder that loading it reads, in the order of their names."""
+    return [part / name for name in sorted(_needed(_files(part))) if not name.startswith(".")]
+
+
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The components of a pipeline: name → library and class, without those that it leaves out."""
     return {
@@ -227,9 +232,6 @@ def _is_sound(file: Path) -> bool:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np"):  # compares the length with the header's
                 return True
-        if file.suffix == ".gguf":
-            with file.open("rb") as stream:
-                return stream.read(4) == b"GGUF"
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True

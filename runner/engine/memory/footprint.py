@@ -53,8 +53,7 @@ def transformer(model: Model, precision: str) -> int:
     if precision == "gguf":
         return int(count * _single_bits(model) / 8)
     if precision == "stored":
-        others = 2 * (model.weights.text + model.weights.vae)
-        return max(model.bytes - others, count // 2)
+        return max(model.bytes - 2 * model.weights.others, count // 2)
     kept = min(count, _NOT_QUANTISED)
     return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
 

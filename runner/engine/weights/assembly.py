@@ -19,6 +19,8 @@ from runner.engine.speed import Speed
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
 
+_LIBRARIES = ("diffusers", "transformers")
+
 
 def pipeline_class(name: str) -> Any:
     """The pipeline class of this name in diffusers. Raises Bug where there is none."""
@@ -39,16 +41,21 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
     index = components(read_index(resolved.folder))
     passed: dict[str, Any] = {part: None for part in index if part not in (*parts, "scheduler")}
     passed |= shared
-    if plan.text_precision == "nf4":
-        for part, (library, name) in index.items():
-            folder = resolved.folder / part
-            # Only what has weights has a plain config.json; tokenizers have none.
-            if part in parts and part not in passed and (folder / "config.json").is_file():
-                passed[part] = quantise.load_text_encoder(
-                    _class(library, name), folder, device, store
-                )
+    device = "cpu" if plan.text == "cpu" else device
+    for part, (library, name) in index.items():
+        folder = resolved.folder / part
+        if part in parts and part not in passed and _has_weights(folder):
+            passed[part] = quantise.load_text_encoder(
+                _class(library, name),
+                folder,
+                plan.text_precision,
+                device,
+                store,
+                resolved.marks[part],
+                resolved.model.text_layers,
+            )
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed)
-    _place(pipe, "cpu" if plan.text == "cpu" else device)
+    _place(pipe, device)
     return pipe
 
 
@@ -97,12 +104,18 @@ def _heavy(resolved: ResolvedTask, component: tuple[str, str], device: Any, stor
         if resolved.plan.placement == "stream":
             device = "cpu"  # all of it at once does not fit the device
         return quantise.load_transformer(
-            _class(*component), folder, precision, device, store, resolved.single
+            _class(*component),
+            folder,
+            precision,
+            device,
+            store,
+            resolved.marks[resolved.family.heavy],
+            resolved.single,
         )
     if resolved.single is None:
         return None
     return checkpoints.from_single(
-        _class(*component), folder, resolved.single, dtype=devices.dtype_of(precision)
+        _class(*component), folder, resolved.single, devices.dtype_of(precision)
     )
 
 
@@ -163,16 +176,26 @@ def _tile(vae: Any, tiling: bool) -> None:
 
 
 def _load(name: str, folder: Path, precision: str, passed: Mapping[str, Any]) -> Any:
-    """A pipeline; `passed` are components to take as they are, None for those to leave out."""
+    """A pipeline; `passed` are components to take as they are, None for those to leave out.
+
+    The others are loaded here, because a pipeline does not say which weights it had no use for.
+    """
+    dtype = devices.dtype_of(precision)
+    parts = {
+        part: checkpoints.from_folder(_class(library, cls), folder / part, dtype=dtype)
+        for part, (library, cls) in components(read_index(folder)).items()
+        if part not in passed and library in _LIBRARIES and _has_weights(folder / part)
+    }
     pipe = pipeline_class(name).from_pretrained(
-        folder,
-        dtype=devices.dtype_of(precision),
-        local_files_only=True,
-        use_safetensors=True,
-        **passed,
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, **passed, **parts
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a component has weights; only then has it a plain config.json."""
+    return (folder / "config.json").is_file()
 
 
 def _place(pipe: Any, device: Any, skip: str = "") -> None:
@@ -191,7 +214,7 @@ def _class(library: str, name: str) -> Any:
     Raises ModelMissing for one of another library: importing it would run code.
     """
     cls = None
-    if library in ("diffusers", "transformers"):
+    if library in _LIBRARIES:
         cls = getattr(importlib.import_module(library), name, None)
     if not isinstance(cls, type):
         raise ModelMissing(

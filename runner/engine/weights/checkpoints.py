@@ -4,11 +4,13 @@ Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothin
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from runner.engine.hub.single_files import header
 from runner.engine.hub.sources import read_json
+from runner.errors import ModelMissing
 
 _SHARD_BYTES = 2 * 2**30
 
@@ -26,15 +28,114 @@ def size(source: Path) -> int:
     return sum(file.stat().st_size for file in source.iterdir() if file.is_file())
 
 
-def from_single(cls: Any, folder: Path, single: Path, **options: Any) -> Any:
-    """The model of a single file, in bf16 on the CPU unless `options` say otherwise.
+def text_encoder(cls: Any, folder: Path, layers: int, load: Callable[..., Any]) -> Any:
+    """A text encoder with its first `layers` layers, where it has more; 0 means all.
 
-    `folder` holds its configuration; `options` go to diffusers' `from_single_file`.
+    The states after each of them are those of the whole one, bit by bit. `load` is called with the
+    options for `from_folder`.
+    """
+    config = cls.config_class.from_pretrained(folder, local_files_only=True) if layers else None
+    if config is None or config.num_hidden_layers <= layers:
+        return load()
+    config.num_hidden_layers, config.layer_types = layers, config.layer_types[:layers]
+    model = load(config=config)
+    inner, config = model.base_model, model.config
+    last = type(inner.layers[-1])  # the class whose states transformers records
+
+    class Through(last):  # type: ignore[misc, valid-type]
+        """Follows the last layer, because what comes last is normalised and not to be read."""
+
+        def __init__(self) -> None:
+            super(last, self).__init__()
+
+        def forward(self, hidden_states: Any, **others: Any) -> Any:
+            return hidden_states
+
+    inner.layers.append(Through())
+    config.num_hidden_layers += 1
+    config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    return model
+
+
+def from_folder(cls: Any, folder: Path, **options: Any) -> Any:
+    """The model of a component's folder; `options` go to the class's `from_pretrained`.
+
+    Raises ModelMissing where a weight is missing, has another shape, or would be left out.
+    """
+    options = {"local_files_only": True, "use_safetensors": True, **options}
+    if is_stored(folder):
+        return cls.from_pretrained(folder, **options)
+    from_diffusers = cls.__module__.startswith("diffusers.")
+    if not from_diffusers:
+        options["ignore_mismatched_sizes"] = True  # they are told below
+    try:
+        model, found = cls.from_pretrained(folder, output_loading_info=True, **options)
+    except ValueError:  # as diffusers says it of a tensor of another shape
+        if from_diffusers:
+            _compare_files(cls, folder)
+        raise
+    modules = {name for name, _ in model.named_modules() if name}
+
+    def is_of_use(name: str) -> bool:
+        """False for parts that a class of transformers does without, such as a decoder."""
+        module = name.rpartition(".")[0]
+        return from_diffusers or module in modules or module.partition(".")[2] in modules
+
+    reshaped = {name for name, *_ in found["mismatched_keys"]}
+    unused = set(filter(is_of_use, found["unexpected_keys"]))
+    _account(folder.name, set(found["missing_keys"]) - reshaped, unused, reshaped)
+    return model
+
+
+def empty(cls: Any, folder: Path) -> Any:
+    """A model of diffusers as the configuration in a folder says, without weights."""
+    import accelerate
+
+    with accelerate.init_empty_weights():
+        return cls.from_config(cls.load_config(folder, local_files_only=True))
+
+
+def from_single(cls: Any, folder: Path, single: Path, dtype: Any) -> Any:
+    """The model of a safetensors file, on the CPU; `folder` holds its configuration.
+
+    Weights in 8 bits are multiplied with their scales. Raises as `from_folder`.
     """
     import torch
+    from safetensors import safe_open
 
-    options = {"dtype": torch.bfloat16, **options}
-    return cls.from_single_file(str(single), config=str(folder), local_files_only=True, **options)
+    model, found = empty(cls, folder), header(single)
+    names, scales = found.transformer(), found.scales()
+    _compare(single.name, {name: found.shapes[stored] for name, stored in names.items()}, model)
+    tensors = {}
+    with safe_open(single, framework="pt") as opened:
+        for name, stored in names.items():
+            tensor = opened.get_tensor(stored)
+            if stored in scales:
+                scale = opened.get_tensor(scales[stored]).to(torch.float32)
+                tensor = tensor.to(torch.float32) * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+            tensors[name] = tensor.to(dtype)
+    model.load_state_dict(_converted(model, tensors), strict=True, assign=True)
+    return model.eval()
+
+
+def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
+    """The model of a GGUF file, on the device, as it was quantised. Raises as `from_folder`."""
+    import torch
+    from diffusers import GGUFQuantizationConfig
+    from diffusers.models.model_loading_utils import load_gguf_checkpoint
+
+    found, stored = header(single), load_gguf_checkpoint(str(single))
+    names = found.transformer()
+    shapes = {name: found.shapes[each] for name, each in names.items()}
+    _compare(single.name, shapes, empty(cls, folder))
+    return cls.from_single_file(
+        {name: stored[each] for name, each in names.items()},
+        config=str(folder),
+        local_files_only=True,
+        dtype=torch.bfloat16,
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
+        device=str(device),
+    )
 
 
 def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, Any]]:
@@ -47,17 +148,60 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
 
     files = _files(folder)
     if single is not None:
-        yield from from_single(cls, folder, single).state_dict().items()
+        yield from from_single(cls, folder, single, torch.bfloat16).state_dict().items()
     elif not files:
-        model = cls.from_pretrained(
-            folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-        )
-        yield from model.state_dict().items()
+        yield from from_folder(cls, folder, dtype=torch.bfloat16).state_dict().items()
     else:
+        _compare_files(cls, folder)
         for file in files:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
                     yield name, opened.get_tensor(name)
+
+
+def _compare_files(cls: Any, folder: Path) -> None:
+    """Raise ModelMissing where the tensors of a folder are not those of its configuration."""
+    shapes = {n: shape for file in _files(folder) for n, shape in header(file).shapes.items()}
+    _compare(folder.name, shapes, empty(cls, folder))
+
+
+def _compare(what: str, shapes: Mapping[str, tuple[int, ...]], model: Any) -> None:
+    """Raise ModelMissing where tensors are not those of the model."""
+    import torch
+
+    blank = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    has, wants = _converted(model, blank), model.state_dict()
+    reshaped = {name for name in has.keys() & wants if has[name].shape != wants[name].shape}
+    _account(what, wants.keys() - has, has.keys() - wants, reshaped)
+
+
+def _converted(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors in the names and shapes of diffusers, with all that its converter has no use for."""
+    from diffusers.loaders import single_file_model as files
+
+    wanted, left = model.state_dict().keys(), dict(tensors)
+    if wanted <= tensors.keys():
+        return tensors
+    try:
+        name = files._get_single_file_loadable_mapping_class(type(model))
+        convert = files.SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
+        made = convert(checkpoint=left, config=model.config)
+    except (LookupError, ValueError, RuntimeError):  # of names or shapes that it does not know
+        return tensors
+    # It garbles names that are diffusers' already.
+    return min(tensors, {**left, **made}, key=lambda each: len(wanted ^ each.keys()))
+
+
+def _account(what: str, missing: Set[str], unused: Set[str], reshaped: Set[str]) -> None:
+    """Raise ModelMissing, with counts and examples, where weights would be made up or left out."""
+    faults = {"are missing": missing, "would be left out": unused, "have another shape": reshaped}
+    said = [
+        f"{len(names)} of its tensors {why}, like {min(names)}"
+        for why, names in faults.items()
+        if names
+    ]
+    if said:
+        raise ModelMissing(f"{what} does not fit the model that it is for: {'; '.join(said)}")
 
 
 def in_shards(named: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,53 +1,119 @@
-"""Hashes that identify weights, of a folder or one file: cheap, and equal on every machine.
+"""Hashes that identify weights: of the whole content, and equal on every machine.
 
-The hash covers each file's name, its size and a mark of its content. The mark of a file in the
-hub's cache is the name of its blob, which is the hub's own hash of the content; of a file up to
-64 MiB it is the SHA-256 of all of it; of a larger one the SHA-256 of its first and last MiB, which
-hold the header with every tensor's name, shape and offsets, and the end of the weights.
+A file's hash is the SHA-256 of its content. In the hub's cache the name of a large file's blob is
+this hash, so it is not read; a small one is named by git's hash, of 40 digits, which says nothing
+here. Any other large file is read once: its hash is remembered, and counts as long as path, size,
+time of change and inode stay.
 """
 
 import hashlib
-from functools import lru_cache
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-_SAMPLE = 2**20
+from runner.engine.hub.sources import components, loaded, read_index, read_json
+
+KIND = "sha256:"
+"""What a hash of a whole model begins with; in older sidecars, of samples, with nothing."""
+
+_REMEMBERED_FROM = 2**20
+_MOST = 2000
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def of(source: Path) -> str:
-    """The hash of a file's content, whatever its path, or of all files below a folder.
+class Hashes:
+    """The hashes of files, remembered in `memory`, a file that several processes may use at once.
 
-    64 hexadecimal digits; hidden files are left out of a folder.
+    A damaged one, or one that cannot be written, only costs time. `on_reading` is called before
+    large files are read.
     """
-    if source.is_file():
-        return hashlib.sha256(_size_and_mark(source).encode()).hexdigest()
-    total = hashlib.sha256()
-    files = sorted(
-        (path.relative_to(source).as_posix(), path)
-        for path in source.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    )
-    for name, path in files:
-        total.update(f"{name}\0{_size_and_mark(path)}".encode())
-    return total.hexdigest()
+
+    def __init__(self, memory: Path) -> None:
+        self.on_reading: Callable[[], object] = lambda: None
+        self._memory = memory
+        self._known: dict[str, Any] = {}
+
+    def parts(self, folder: Path, left_out: str = "") -> dict[str, str]:
+        """The hash of each component of a pipeline's folder by name, of what is loaded of it."""
+        names = [name for name in components(read_index(folder)) if name != left_out]
+        parts = {name: loaded(folder / name) for name in names if (folder / name).is_dir()}
+        hashes = self._hashes([file for files in parts.values() for file in files])
+        return {
+            name: combined({file.name: hashes[file] for file in files})
+            for name, files in parts.items()
+        }
+
+    def file(self, file: Path) -> str:
+        """The hash of one file, whatever its path."""
+        return self._hashes([file])[file]
+
+    def _hashes(self, files: list[Path]) -> dict[Path, str]:
+        found = {file: self._without_reading(file) for file in files}
+        if None in found.values():  # another process may have read it since
+            self._known = {**self._stored(), **self._known}
+            found = {file: known or self._without_reading(file) for file, known in found.items()}
+        if unknown := [file for file, known in found.items() if known is None]:
+            self.on_reading()
+            with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run meanwhile
+                for file, (path, entry) in zip(unknown, pool.map(_entry, unknown), strict=True):
+                    self._known.pop(path, None)
+                    self._known[path] = entry
+                    found[file] = entry[-1]
+            self._store()
+        return {file: known for file, known in found.items() if known}
+
+    def _without_reading(self, file: Path) -> str | None:
+        """The hash of a file that is small, or known; else None."""
+        real = file.resolve()
+        if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
+            return real.name
+        stamp = _stamp(real)
+        if stamp[0] < _REMEMBERED_FROM:
+            return hashlib.sha256(real.read_bytes()).hexdigest()
+        match self._known.get(str(real)):
+            case [*known, str(sha256)] if known == stamp:
+                return sha256
+        return None
+
+    def _stored(self) -> dict[str, Any]:
+        stored = read_json(self._memory)
+        return stored if isinstance(stored, dict) else {}
+
+    def _store(self) -> None:
+        """Write what is known here, and what others have written; the oldest go."""
+        stored = {path: each for path, each in self._stored().items() if path not in self._known}
+        entries = list({**stored, **self._known}.items())[-_MOST:]
+        aside = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
+        with suppress(OSError):
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(dict(entries)), encoding="utf-8")
+            aside.replace(self._memory)
 
 
-def _size_and_mark(file: Path) -> str:
+def combined(hashes: Mapping[str, str]) -> str:
+    """One hash for several named ones."""
+    text = "".join(f"{name}\0{each}\n" for name, each in sorted(hashes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stamps(files: Iterable[Path]) -> list[list[int]]:
+    """Size, time of change and inode of each file: others mean another content."""
+    return [_stamp(file) for file in files]
+
+
+def _stamp(file: Path) -> list[int]:
     stat = file.stat()
-    return f"{stat.st_size}\0{_mark(file, stat.st_size, stat.st_mtime_ns)}\n"
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
-@lru_cache(maxsize=4096)
-def _mark(path: Path, size: int, changed: int) -> str:
-    """The mark of a file's content; a new size or time of change makes the cache read it again."""
-    real = path.resolve()
-    if real.parent.name == "blobs":
-        return real.name
-    content = hashlib.sha256()
-    with path.open("rb") as stream:
-        if size <= 64 * 2**20:
-            content.update(stream.read())
-        else:
-            content.update(stream.read(_SAMPLE))
-            stream.seek(-_SAMPLE, 2)
-            content.update(stream.read(_SAMPLE))
-    return content.hexdigest()
+def _entry(file: Path) -> tuple[str, Any]:
+    """A file's path and what is remembered of it: its stamp before it is read, and its hash."""
+    real = file.resolve()
+    stamp = _stamp(real)
+    with real.open("rb") as stream:
+        return str(real), [*stamp, hashlib.file_digest(stream, "sha256").hexdigest()]

@@ -1,52 +1,57 @@
 """Folders of derived weights that outlive the process: each is whole, or it does not exist.
 
-    data/quantised/<fingerprint of the source>-nf4/…
+    data/quantised/<hash of the source>-nf4/…
 
 A folder is written under a hidden name, synced, and renamed, so that neither a kill nor another
 process leaves half of one. A folder that is not as it was written is deleted and made again; users
 may delete one at any time. Never reads what the files mean.
 """
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runner.engine.hub.sources import read_json
-from runner.engine.weights import fingerprint
 
 log = logging.getLogger(__name__)
 
 _LABEL = ".label.json"
+_SCHEMA = 2
+"""Of labels: 1 was that of folders named by a hash of samples of their source."""
+_SAMPLE = 2**20
 _SPARE_BYTES = 2**30
 
 
 class KeptFolder:
     """One folder that can be made again from its source, a file or a folder.
 
-    `recipe` is the version of how it is made; a folder made by another one counts as absent.
+    `mark` is the hash of the source's content, and `recipe` the version of how the folder is made:
+    one made by another recipe counts as absent.
     """
 
-    def __init__(self, store: Path, source: Path, precision: str, recipe: int) -> None:
-        self.folder = store / f"{fingerprint.of(source)[:16]}-{precision}"
+    def __init__(self, store: Path, source: Path, mark: str, precision: str, recipe: int) -> None:
+        self.folder = store / f"{mark[:16]}-{precision}"
         self._recipe = recipe
+        self._source = str(source)
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
         label = read_json(self.folder / _LABEL)
-        return label is not None and label == self._label(self.folder)
+        return isinstance(label, dict) and self._label(self.folder).items() <= label.items()
 
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
 
         False too, with nothing left behind, where writing fails with an OSError. What a killed
-        process left of the folder is deleted first.
+        process left of the folder is deleted first, and what is of no more use.
         """
         store = self.folder.parent
-        for leftover in (self.folder, *store.glob(f".{self.folder.name}.*")):
+        for leftover in (self.folder, *store.glob(f".{self.folder.name}.*"), *self._outdated()):
             shutil.rmtree(leftover, ignore_errors=True)
         store.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(store).free
@@ -61,7 +66,8 @@ class KeptFolder:
         try:
             aside.mkdir()
             write(aside)
-            (aside / _LABEL).write_text(json.dumps(self._label(aside)), encoding="utf-8")
+            label = {**self._label(aside), "source": self._source}
+            (aside / _LABEL).write_text(json.dumps(label), encoding="utf-8")
             for path in (aside, *aside.rglob("*")):
                 _sync(path)
             aside.rename(self.folder)
@@ -77,8 +83,32 @@ class KeptFolder:
             raise
         return True
 
+    def _outdated(self) -> Iterator[Path]:
+        """The folders of an older schema, and of what the source was before it was changed."""
+        for folder in self.folder.parent.glob("*-*"):
+            label = read_json(folder / _LABEL)
+            if isinstance(label, dict):
+                precisions = (each.name.partition("-")[2] for each in (folder, self.folder))
+                is_older = label.get("source") == self._source and len(set(precisions)) == 1
+                if is_older or label.get("schema") != _SCHEMA:
+                    yield folder
+
     def _label(self, folder: Path) -> dict[str, object]:
-        return {"schema": 1, "recipe": self._recipe, "content": fingerprint.of(folder)}
+        return {"schema": _SCHEMA, "recipe": self._recipe, "content": _content(folder)}
+
+
+def _content(folder: Path) -> str:
+    """A hash of all files below a folder, of large ones of both ends: it need not be identity."""
+    total = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            size = file.stat().st_size
+            total.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+            with file.open("rb") as stream:
+                total.update(stream.read(_SAMPLE))
+                stream.seek(max(size - _SAMPLE, 0))
+                total.update(stream.read())
+    return total.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -8,10 +8,9 @@ of a run. Everything is read from folders that the library names, and never from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,7 +21,7 @@ from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
-from runner.engine.weights import assembly, fingerprint
+from runner.engine.weights import assembly
 from runner.task import ImageTask
 
 OnLoading = Callable[[], None]
@@ -38,12 +37,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One loaded pipeline of a model, its expected bytes on the device, its files' hash."""
+    """One loaded pipeline of a model, and its expected bytes on the device."""
 
     pipe: Any
     model: str
     bytes: int
-    hash: str
 
 
 class PipelineCache:
@@ -78,11 +76,15 @@ class PipelineCache:
     def device(self) -> Any:
         return devices.choose(self._wanted_device)
 
-    def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
+    def resolve(
+        self, task: ImageTask, pixels: int | None = None, on_loading: OnLoading = lambda: None
+    ) -> ResolvedTask:
         """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
 
-        Raises JobFailed where the model is missing or cannot do the task.
+        Calls `on_loading` where it has to read weights to hash them. Raises JobFailed where the
+        model is missing or cannot do the task.
         """
+        self._resolver.hashes.on_reading = on_loading
         return self._resolver.resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
@@ -101,22 +103,20 @@ class PipelineCache:
         plan = resolved.plan
         plan_key = (plan.precision, plan.placement, str(plan.tiling))
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *plan_key),
+            ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), resolved.hash),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
             self._main_pipeline,
-            files=[resolved.folder, *([resolved.single] if resolved.single else [])],
         )
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", *plan_key),
+                ("prior", *plan_key, str(resolved.prior_folder)),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,
                 lambda task: assembly.prior_stage(task, self.device),
-                files=[resolved.prior_folder],
                 beside=main,
             )
         stages = gpu.Stages(
@@ -128,7 +128,7 @@ class PipelineCache:
             fixed=resolved.serving.fixed,
             speed=self._speed,
         )
-        return Loaded(stages, self._engine_facts(resolved, main, prior))
+        return Loaded(stages, self._engine_facts(resolved, main))
 
     def clear(self) -> None:
         """Release every stage; where none is loaded, the device is not initialised."""
@@ -158,14 +158,12 @@ class PipelineCache:
         size: int,
         on_loading: OnLoading,
         build: Callable[[ResolvedTask], Any],
-        files: Sequence[Path] = (),
         beside: _Stage | None = None,
     ) -> _Stage:
-        key = (*key, *map(str, files))
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
-            self._make_room(size, resolved, beside)
+            self._make_room(key[0], size, resolved, beside)
             try:
                 pipe = build(resolved)
             except Exception as error:
@@ -175,15 +173,15 @@ class PipelineCache:
                 if ours is None:
                     raise
                 raise ours from error
-            mark = "+".join(map(fingerprint.of, files))
-            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size, mark)
+            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size)
             painting = (each.model for key, each in self._stages.items() if key[0] == "paint")
             self.loaded = tuple(dict.fromkeys(painting))
         self._stages.move_to_end(key)
         return stage
 
     def _text_pipeline(self, resolved: ResolvedTask) -> Any:
-        parts, precision = resolved.family.text_parts, resolved.plan.text_precision
+        parts = resolved.family.text_parts
+        precision = f"{resolved.plan.text_precision} {resolved.model.text_layers}"
         shared = self._shared(resolved, parts, precision)
         pipe = assembly.text_stage(resolved, self.device, self._store, shared)
         self._share(resolved, pipe, parts, precision)
@@ -193,7 +191,8 @@ class PipelineCache:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        parts = tuple(part for part in resolved.marks if part not in resolved.family.text_parts)
+        others = {*resolved.family.text_parts, "scheduler"}
+        parts = tuple(set(resolved.marks) - others)
         shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
         pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
         if sharing:
@@ -217,32 +216,36 @@ class PipelineCache:
             if part in resolved.marks and component is not None:
                 self._components[part, resolved.marks[part], precision] = component
 
-    def _make_room(self, size: int, resolved: ResolvedTask, beside: _Stage | None) -> None:
-        """Release the stages used longest ago until `size` more bytes fit."""
+    def _make_room(
+        self, part: str, size: int, resolved: ResolvedTask, beside: _Stage | None
+    ) -> None:
+        """Release the stages used longest ago until `size` more bytes fit.
+
+        Where the plan has text encoders in turn with the rest, the others go in any case: also
+        what fits by its figures may have been too much for the device.
+        """
         room = self._room
         if room is None:
             room = assembly.room(resolved, self._resolver.machine)
         released = False
         for key, stage in list(self._stages.items()):
-            if size + sum(each.bytes for each in self._stages.values()) <= room:
-                break
-            if stage is not beside:
+            in_turn = resolved.plan.text == "in turn" and (key[0] == "text") != (part == "text")
+            too_much = size + sum(each.bytes for each in self._stages.values()) > room
+            if stage is not beside and (in_turn or too_much):
                 del self._stages[key]
                 released = True
             del stage  # or the last one's weights would still be held when the caches are freed
         if released:
             devices.free_caches()
 
-    def _engine_facts(
-        self, resolved: ResolvedTask, main: _Stage, prior: _Stage | None
-    ) -> dict[str, Any]:
+    def _engine_facts(self, resolved: ResolvedTask, main: _Stage) -> dict[str, Any]:
         plan = resolved.plan
         return {
             "model": {
                 "name": resolved.model.name,
                 "repo": resolved.model.repo or None,
                 "revision": hub.revision_of(resolved.folder, resolved.model),
-                "hash": main.hash if prior is None else f"{main.hash}+{prior.hash}",
+                "hash": resolved.hash,
             },
             "dtype": devices.dtype_name(plan.precision),
             "precision": "auto" if plan.precision == "stored" else plan.precision,

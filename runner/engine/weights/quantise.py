@@ -11,10 +11,12 @@ precision.
 
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.engine import errors as faults
+from runner.engine.memory import devices
 from runner.engine.weights import checkpoints, fp8
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.errors import JobFailed
@@ -33,64 +35,69 @@ _SHARE_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
 
 
 def load_transformer(
-    cls: Any, folder: Path, precision: str, device: Any, store: Path, single: Path | None = None
+    cls: Any,
+    folder: Path,
+    precision: str,
+    device: Any,
+    store: Path,
+    mark: str,
+    single: Path | None = None,
 ) -> Any:
     """The transformer of a component's folder in this precision, on the device, for inference.
 
-    It computes in bfloat16. `store` is the folder of quantised weights, `single` a file (GGUF or
-    safetensors) to take the weights from: `folder` then only gives the configuration. Raises
-    JobFailed where the weights were published quantised and the precision is another one.
+    It computes in bfloat16. `store` is the folder of quantised weights, `mark` the hash of the
+    weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
+    configuration. Raises JobFailed where the weights were published quantised and the precision is
+    another one.
     """
     if precision == "gguf":
-        import torch
-        from diffusers import GGUFQuantizationConfig
-
         assert single is not None
-        config = GGUFQuantizationConfig(compute_dtype=torch.bfloat16)
-        model = checkpoints.from_single(
-            cls, folder, single, quantization_config=config, device=str(device)
-        )
+        model = checkpoints.from_gguf(cls, folder, single, device)
     elif single is None and checkpoints.is_stored(folder):
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
         model = _from_folder(cls, folder, device)
     else:
         make = {"fp8": _fp8, "nf4": _transformer_nf4}[precision]
-        model = make(cls, folder, device, store, single)
+        model = make(cls, folder, device, store, mark, single)
     return _for_inference(model)
 
 
-def load_text_encoder(cls: Any, folder: Path, device: Any, store: Path) -> Any:
-    """A text encoder in nf4, on the device; one below a gibibyte is left in bf16.
+def load_text_encoder(
+    cls: Any, folder: Path, precision: str, device: Any, store: Path, mark: str, layers: int = 0
+) -> Any:
+    """A text encoder in this precision, on the device; no small one is in nf4, but in bf16.
 
-    One that was published quantised is loaded as it is. `store` is the folder of quantised weights.
+    One that was published quantised is loaded as it is. `store` is the folder of quantised weights,
+    `mark` the hash of the weights, `layers` as of `checkpoints.text_encoder`.
     """
-    import torch
     from transformers import BitsAndBytesConfig
 
     is_stored = checkpoints.is_stored(folder)
-    if is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
-        model = cls.from_pretrained(
-            folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-        )
+    if precision != "nf4" or is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
+        dtype = devices.dtype_of(precision)
+        plain = partial(checkpoints.from_folder, cls, folder, dtype=dtype)
+        model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
-    config = BitsAndBytesConfig(**_nf4())
-    return _for_inference(
-        _nf4_kept(cls, folder, device, store, lambda: _from_folder(cls, folder, device, config))
-    )
+    kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])
+
+    def load(**options: Any) -> Any:
+        config = BitsAndBytesConfig(**_nf4())
+        fresh = partial(_from_folder, cls, folder, device, config, **options)
+        return _nf4_kept(cls, kept, folder, device, fresh)
+
+    return _for_inference(checkpoints.text_encoder(cls, folder, layers, load))
 
 
-def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
+def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None) -> Any:
     """A model in fp8: converted tensor by tensor into the store, where the disk has room for it.
 
     Read from there the first time too, so that a first start and a later one do the same.
     """
-    import accelerate
     from safetensors.torch import load_file, save_file
 
     source = single or folder
-    with accelerate.init_empty_weights():
-        model = cls.from_config(cls.load_config(folder, local_files_only=True))
+    model = checkpoints.empty(cls, folder)
     layers = list(fp8.matrices(model))
 
     def converted() -> Iterator[tuple[str, Any]]:
@@ -111,7 +118,7 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
             state |= load_file(file, device=str(device))
         return fill(state)
 
-    kept = KeptFolder(store, source, "fp8", _RECIPES["fp8"])
+    kept = KeptFolder(store, source, mark, "fp8", _RECIPES["fp8"])
     if (filled := _read_back(kept, read)) is not None:
         return filled
     if _make(kept, source, "fp8", write):
@@ -119,20 +126,24 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) 
     return fill({name: tensor.to(device) for name, tensor in converted()})
 
 
-def _transformer_nf4(cls: Any, folder: Path, device: Any, store: Path, single: Path | None) -> Any:
-    import accelerate
+def _transformer_nf4(
+    cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None
+) -> Any:
+    import torch
     from diffusers import BitsAndBytesConfig
 
-    with accelerate.init_empty_weights():
-        empty = cls.from_config(cls.load_config(folder, local_files_only=True))
-    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=_outside_blocks(empty))
+    outside = _outside_blocks(checkpoints.empty(cls, folder))
+    config = BitsAndBytesConfig(**_nf4(), llm_int8_skip_modules=outside)
 
     def fresh() -> Any:
         if single is None:
             return _from_folder(cls, folder, device, config)
-        return _four_bits(checkpoints.from_single(cls, folder, single), config, device)
+        model = checkpoints.from_single(cls, folder, single, torch.bfloat16)
+        return _four_bits(model, config, device)
 
-    return _nf4_kept(cls, single or folder, device, store, fresh)
+    source = single or folder
+    kept = KeptFolder(store, source, mark, "nf4", _RECIPES["nf4"])
+    return _nf4_kept(cls, kept, source, device, fresh)
 
 
 def _four_bits(model: Any, config: Any, device: Any) -> Any:
@@ -154,9 +165,10 @@ def _four_bits(model: Any, config: Any, device: Any) -> Any:
     return model.to(device)
 
 
-def _nf4_kept(cls: Any, source: Path, device: Any, store: Path, fresh: Callable[[], Any]) -> Any:
-    """A model in nf4: read from the store, or made by `fresh` and kept there."""
-    kept = KeptFolder(store, source, "nf4", _RECIPES["nf4"])
+def _nf4_kept(
+    cls: Any, kept: KeptFolder, source: Path, device: Any, fresh: Callable[[], Any]
+) -> Any:
+    """A model in nf4: read from its kept folder, or made by `fresh` and kept there."""
     model = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
     if model is None:
         model = fresh()
@@ -214,17 +226,13 @@ def _outside_blocks(model: Any) -> list[str]:
     return [name for name, _ in model.named_children() if name not in inside]
 
 
-def _from_folder(cls: Any, folder: Path, device: Any, config: Any = None) -> Any:
+def _from_folder(cls: Any, folder: Path, device: Any, quantised: Any = None, **options: Any) -> Any:
     import torch
 
-    options = {} if config is None else {"quantization_config": config}
-    return cls.from_pretrained(
-        folder,
-        dtype=torch.bfloat16,
-        device_map={"": str(device)},
-        local_files_only=True,
-        use_safetensors=True,
-        **options,
+    if quantised is not None:
+        options["quantization_config"] = quantised
+    return checkpoints.from_folder(
+        cls, folder, dtype=torch.bfloat16, device_map={"": str(device)}, **options
     )
 
 

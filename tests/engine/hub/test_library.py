@@ -12,8 +12,8 @@ from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
 from runner.engine.hub import library as hub
 from runner.engine.hub.checkup import check
 from runner.engine.models import Model, Serving, SingleFile
-from runner.engine.weights import fingerprint
 from runner.errors import ModelMissing
+from tests.engine.weight_files import flux1, gguf
 from tests.fake_hub import WEIGHTS, pipeline, put
 
 DEV = MODEL_REGISTRY["dev"]
@@ -102,6 +102,15 @@ def test_a_local_folder_serves_as_a_repository(home: Path) -> None:
     assert str(folder) not in str(told.value)
 
 
+def test_a_file_of_a_local_folder_that_is_cut_short_is_named(home: Path) -> None:
+    folder = put(home / "mine", pipeline())
+    mine = Model("mine", str(folder), "mine", {"text2img": Serving("FluxPipeline", 2, 1.0)})
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(weights[:-1])
+    with pytest.raises(ModelMissing, match=f"mine: {WEIGHTS} is damaged or cut short: copy it"):
+        hub.Disk(home, {"mine": mine}).main(mine, "text2img")
+
+
 def test_weights_that_are_pickles_are_named_with_what_to_do(home: Path) -> None:
     """Seen red: they were loaded."""
     folder = put(home / "mine", pipeline())
@@ -116,7 +125,7 @@ def test_weights_that_are_pickles_are_named_with_what_to_do(home: Path) -> None:
 def test_a_single_file_is_found_and_its_pipeline_needs_no_weights_of_its_own(home: Path) -> None:
     folder = cached(home, DEV.repo)
     (folder / WEIGHTS).unlink()
-    file = put(home / "files", {"q4.gguf": b"GGUF"}) / "q4.gguf"
+    file = gguf(home / "q4.gguf", flux1())
     q4 = replace(DEV, name="q4", single=SingleFile(str(file)))
     disk = hub.Disk(home, {"q4": q4})
     assert disk.main(q4, "text2img") == folder
@@ -139,11 +148,3 @@ def test_the_bytes_that_are_here_count_every_file_once(home: Path) -> None:
     except OSError:
         pytest.skip("this file system has no hard links")
     assert hub.bytes_here(DEV, home) == before
-
-
-def test_the_hash_of_a_folder_follows_its_content_and_not_its_place(tmp_path: Path) -> None:
-    source, copy = put(tmp_path / "source", pipeline()), put(tmp_path / "copy", pipeline())
-    assert fingerprint.of(source) == fingerprint.of(copy)
-    file = copy / WEIGHTS
-    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    assert fingerprint.of(source) != fingerprint.of(copy)

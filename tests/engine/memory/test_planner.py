@@ -59,7 +59,7 @@ ADA = {
         48: "bf16, text stays bf16",
     },
     ("klein", "text2img"): {
-        8: "fp8, text in turn nf4, tiles",
+        8: "fp8, text in turn bf16, tiles",
         12: "bf16, text in turn bf16, tiles",
         16: "bf16, text in turn bf16",
         24: "bf16, text stays bf16",
@@ -84,7 +84,7 @@ AMPERE = {
         48: "bf16, text stays bf16",
     },
     ("klein", "text2img"): {
-        8: "nf4, text in turn nf4, tiles",
+        8: "nf4, text in turn bf16, tiles",
         12: "bf16, text in turn bf16, tiles",
         16: "bf16, text in turn bf16",
         24: "bf16, text stays bf16",

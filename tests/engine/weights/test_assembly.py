@@ -54,7 +54,9 @@ def test_no_weights_are_read_from_a_pickle(tmp_path: Path, part: str) -> None:
         lambda: list(checkpoints.tensors(cls, folder, None)),
     ]
     if part == "text_encoder":
-        ways.append(lambda: quantise.load_text_encoder(cls, folder, "cpu", tmp_path))
+        ways.append(
+            lambda: quantise.load_text_encoder(cls, folder, "nf4", "cpu", tmp_path, "a" * 64)
+        )
     for load in ways:
         with pytest.raises(OSError, match="safetensors"):
             load()

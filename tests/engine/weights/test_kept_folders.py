@@ -15,6 +15,8 @@ from runner.engine.weights.kept_folders import KeptFolder
 
 Usage = namedtuple("Usage", "total used free")
 
+MARK = "ab" * 32
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
@@ -35,29 +37,54 @@ def names(store: Path) -> list[str]:
 
 
 def test_a_folder_is_whole_once_it_is_made(tmp_path: Path, source: Path) -> None:
-    kept = KeptFolder(tmp_path / "store", source, "nf4", 1)
+    kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
     assert not kept.is_whole()
     assert kept.make(9, write)
-    assert KeptFolder(tmp_path / "store", source, "nf4", 1).is_whole()
+    assert KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).is_whole()
     assert names(tmp_path / "store") == [kept.folder.name]
 
 
 def test_it_belongs_to_its_source_its_precision_and_its_recipe(
     tmp_path: Path, source: Path
 ) -> None:
-    kept = KeptFolder(tmp_path, source, "nf4", 1)
+    kept = KeptFolder(tmp_path, source, MARK, "nf4", 1)
     assert kept.make(9, write)
-    assert not KeptFolder(tmp_path, source, "fp8", 1).is_whole()
-    assert not KeptFolder(tmp_path, source, "nf4", 2).is_whole()
-    (source / "weights").write_bytes(b"another version")
-    assert not KeptFolder(tmp_path, source, "nf4", 1).is_whole()
+    assert not KeptFolder(tmp_path, source, MARK, "fp8", 1).is_whole()
+    assert not KeptFolder(tmp_path, source, MARK, "nf4", 2).is_whole()
+    assert not KeptFolder(tmp_path, source, "cd" * 32, "nf4", 1).is_whole()
+    elsewhere = tmp_path / "elsewhere"
+    assert KeptFolder(tmp_path, elsewhere, MARK, "nf4", 1).is_whole(), "the weights are the same"
+
+
+def test_what_was_made_of_weights_that_were_replaced_goes_when_theirs_are_made(
+    tmp_path: Path, source: Path
+) -> None:
+    store, other = tmp_path / "store", tmp_path / "other"
+    for kept in (
+        KeptFolder(store, source, MARK, "nf4", 1),
+        KeptFolder(store, source, MARK, "fp8", 1),
+        KeptFolder(store, other, "ef" * 32, "nf4", 1),
+    ):
+        assert kept.make(9, write)
+    assert KeptFolder(store, source, "cd" * 32, "nf4", 1).make(9, write)
+    assert names(store) == ["abababababababab-fp8", "cdcdcdcdcdcdcdcd-nf4", "efefefefefefefef-nf4"]
+
+
+def test_folders_of_an_older_kind_of_hash_go_and_what_is_none_of_ours_stays(
+    tmp_path: Path, source: Path
+) -> None:
+    for name, label in (("0123-nf4", '{"schema": 1}'), ("mine-nf4", "")):
+        (tmp_path / "store" / name).mkdir(parents=True)
+        (tmp_path / "store" / name / ".label.json").write_text(label, encoding="utf-8")
+    assert KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(9, write)
+    assert names(tmp_path / "store") == ["abababababababab-nf4", "mine-nf4"]
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "lost", "more", "unlabelled"])
 def test_a_folder_that_is_not_as_it_was_written_does_not_count(
     tmp_path: Path, source: Path, harm: str
 ) -> None:
-    kept = KeptFolder(tmp_path / "store", source, "nf4", 1)
+    kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
     assert kept.make(9, write)
     file = kept.folder / "inner" / "weights"
     if harm == "cut":
@@ -81,12 +108,12 @@ def test_a_process_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, sou
         "from runner.engine.weights.kept_folders import KeptFolder\n"
         "def write(folder):\n"
         "    (folder / 'weights').write_bytes(b'quant'); os._exit(9)\n"
-        "KeptFolder(Path(sys.argv[1]), Path(sys.argv[2]), 'nf4', 1).make(9, write)\n"
+        "KeptFolder(Path(sys.argv[1]), Path(sys.argv[2]), 'ab' * 32, 'nf4', 1).make(9, write)\n"
     )
     store = tmp_path / "store"
     done = subprocess.run([sys.executable, "-c", code, str(store), str(source)], check=False)
     assert done.returncode == 9
-    kept = KeptFolder(store, source, "nf4", 1)
+    kept = KeptFolder(store, source, MARK, "nf4", 1)
     assert names(store) and not kept.is_whole()
     assert kept.make(9, write)
     assert names(store) == [kept.folder.name]
@@ -99,7 +126,7 @@ def test_without_room_on_the_disk_nothing_is_written_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, 3 * 2**30))
-    kept = KeptFolder(tmp_path / "store", source, "nf4", 1)
+    kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
     assert not kept.make(5 * 2**30, write)
     assert names(tmp_path / "store") == []
     assert "3.0 GiB are free" in caplog.text and "6.0 GiB are needed" in caplog.text
@@ -112,7 +139,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_no_error(
         write(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    assert not KeptFolder(tmp_path / "store", source, "nf4", 1).make(9, fill)
+    assert not KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(9, fill)
     assert names(tmp_path / "store") == []
     assert "No space left" in caplog.text
 
@@ -123,18 +150,18 @@ def test_what_ends_the_writing_leaves_nothing_behind(tmp_path: Path, source: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        KeptFolder(tmp_path / "store", source, "nf4", 1).make(9, stopped)
+        KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(9, stopped)
     assert names(tmp_path / "store") == []
 
 
 def test_a_folder_that_another_process_made_meanwhile_is_as_good(
     tmp_path: Path, source: Path
 ) -> None:
-    kept = KeptFolder(tmp_path / "store", source, "nf4", 1)
+    kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
 
     def slow(folder: Path) -> None:
         write(folder)
-        assert KeptFolder(tmp_path / "store", source, "nf4", 1).make(
+        assert KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(
             9, write
         )  # takes `folder` away
 

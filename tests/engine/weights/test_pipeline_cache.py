@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runner.engine.memory import devices
+from runner.engine.memory.plans import MemoryPlan
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.task import ImageTask
@@ -53,6 +56,61 @@ def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: Tas
     assert loads == ["fill"]
     small.clear()
     assert small.loaded == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_of_parts_that_are_loaded_in_turn_no_file_stays_mapped_beside_the_others(
+    data: Path, task_of: TaskOf, tmp_path: Path
+) -> None:
+    """Weights of the dtype that is wanted are the pages of their file, as long as one is held."""
+
+    def mapped() -> set[str]:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        files = (Path(line.split(maxsplit=5)[-1]) for line in lines if str(tmp_path) in line)
+        return {file.parent.name for file in files if file.suffix == ".safetensors"}
+
+    def plan(*asked: object) -> MemoryPlan:
+        return MemoryPlan("fp32", "fp32", "in turn", "resident", False, 1)
+
+    library = TwinLibrary(data)
+    task = task_of("text2img", "klein")
+    folder = shutil.copytree(library.main(library.models["klein"], "text2img"), tmp_path / "own")
+    library.main = lambda model, kind: folder  # type: ignore[method-assign]
+    pipelines = PipelineCache(library, device="cpu", planner=plan, room=2**40)
+    resolved = pipelines.resolve(task)
+    for _ in range(2):
+        embeddings = resolved.family.encode(pipelines.text(resolved, lambda: None), "a cat", 64)
+        assert mapped() == {"text_encoder"}
+        pipelines.paint(resolved, lambda: None)
+        assert mapped() == {"transformer", "vae"}
+    assert embeddings
+    pipelines.clear()
+    assert mapped() == set()
+
+
+def test_weights_that_are_replaced_under_their_own_name_are_loaded_at_the_next_task(
+    data: Path, task_of: TaskOf, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    library = TwinLibrary(data)
+    task = task_of("text2img", "klein")
+    folder = shutil.copytree(library.main(library.models["klein"], "text2img"), tmp_path / "own")
+    library.main = lambda model, kind: folder  # type: ignore[method-assign]
+    pipelines = PipelineCache(library, device="cpu")
+    first, again = loaded(pipelines, task), loaded(pipelines, task)
+    assert again.stages.main is first.stages.main
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["proj_out.weight"] = torch.zeros_like(state["proj_out.weight"])
+    save_file(state, file.with_suffix(".new"))
+    file.with_suffix(".new").replace(file)
+    merged = loaded(pipelines, task)
+    assert not merged.stages.main.transformer.proj_out.weight.any()
+    assert merged.stages.main.vae is first.stages.main.vae, "nobody has touched it"
+    hashes = [each.facts["model"]["hash"] for each in (first, again, merged)]
+    assert hashes[0] == hashes[1] != hashes[2] and hashes[0].startswith("sha256:")
 
 
 def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> None:

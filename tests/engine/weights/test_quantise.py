@@ -40,9 +40,7 @@ def test_fp8_gives_the_same_pixels_on_the_first_start_and_on_the_second(
     pipe.set_progress_bar_config(disable=True)
     pictures = [painted(pipe)]
     for _ in range(2):
-        pipe.transformer = quantise.load_transformer(
-            cls, folder / "transformer", "fp8", cpu, tmp_path / "store"
-        )
+        pipe.transformer = load(folder / "transformer", "fp8", tmp_path / "store", cls=cls)
         pictures.append(painted(pipe))
         monkeypatch.setattr(source, "tensors", never)
     plain, first, second = pictures
@@ -122,7 +120,7 @@ def test_a_large_text_encoder_is_quantised_and_kept_and_a_small_one_left_alone(
 
     def encoded() -> tuple[Any, Any]:
         model = quantise.load_text_encoder(
-            T5EncoderModel, tmp_path / "published", cpu, tmp_path / "store"
+            T5EncoderModel, tmp_path / "published", "nf4", cpu, tmp_path / "store", "a" * 64
         )
         with torch.no_grad():
             return model, model(torch.arange(16)[None]).last_hidden_state.float()
@@ -175,7 +173,7 @@ def test_nf4_on_a_gpu_is_quantised_once_and_gives_the_same_pixels(
         pytest.skip("needs an NVIDIA GPU: elsewhere diffusers refuses what the tests above let by")
     first, second = (
         quantise.load_transformer(
-            FluxTransformer2DModel, transformer, "nf4", torch.device("cuda"), tmp_path
+            FluxTransformer2DModel, transformer, "nf4", torch.device("cuda"), tmp_path, "a" * 64
         )
         for _ in range(2)
     )

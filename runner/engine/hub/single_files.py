@@ -1,0 +1,218 @@
+"""What a file of weights is, by its header: the transformer of which model, or none; whole, or not.
+
+People name LoRAs, text encoders and files of other models in `file`, which diffusers finds out
+after minutes, with an error about a key, or not at all. Reads names, shapes and dtypes, no weights.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.engine.hub.sources import HEAVY, read_json
+from runner.engine.models import Model
+
+_LONGEST_HEADER = 100_000_000
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
+_SCALES = (".weight_scale", ".scale_weight")
+_NOT_NEEDED = (*_SCALES, ".input_scale", ".scale_input", ".comfy_quant", "scaled_fp8")
+"""Scales are applied to their weights; inputs are not quantised here; the others are notes."""
+_OTHERS = "use the bf16 or GGUF file"
+_NO_TRANSFORMERS = {
+    r"\.(?:qweight|wscales|smooth_factor)$": f"quantised by SVDQuant (Nunchaku): {_OTHERS}",
+    r"bitsandbytes__|\.absmax$": f"quantised by bitsandbytes: {_OTHERS}",
+    r"^lora_|[._]lora_(?:A|B|up|down)\b|\.(?:lokr|hada)_w": (
+        "a LoRA file: name it under `loras` of a spec"
+    ),
+    r"^control(?:net)?_|input_hint_block": "a ControlNet, which no model here uses",
+}
+_FAMILIES = {
+    "flux1": r"(?:vector_in\.in_layer|time_text_embed\.text_embedder\.linear_1)\.weight",
+    "flux2": r"double_stream_modulation_img\.lin(?:ear)?\.weight",
+    "zimage": r"cap_pad_token",
+}
+_EMBEDDERS = ("img_in.weight", "x_embedder.weight", "all_x_embedder.2-1.weight")
+_CHANNELS = {"fill": 384, "control": 128}
+"""What FLUX.1's transformer reads for a patch of these kinds; of the others 64."""
+_OTHER_PARTS = {
+    r"(?:input_blocks|down_blocks)\.\d": "a model or VAE of another sort",
+    r"(?:^|\.)(?:en|de)coder\.(?:conv_in|mid|down|up)\b": "a VAE",
+    r"(?:^|\.)(?:text_model|encoder\.block|embed_tokens|token_embd|self_attn)(?:\.|$)": (
+        "a text encoder"
+    ),
+}
+
+_Traits = tuple[str, int, int, bool]
+"""What tells transformers apart: family, width of a token, channels of a patch, guidance."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors of a file by name: shapes, and dtypes in the words of its format.
+
+    `missing` says how many bytes are missing at its end.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    missing: int
+
+    def transformer(self) -> dict[str, str]:
+        """The names of a transformer's weights, each with its name in the file.
+
+        Many tools put a prefix before them. A whole checkpoint has text encoders and a VAE under
+        other prefixes, which are left out.
+        """
+        weights = [name for name in self.shapes if not name.endswith(_NOT_NEEDED)]
+        for prefix in _PREFIXES:
+            found = {n.removeprefix(prefix): n for n in weights if n.startswith(prefix)}
+            if any(name in found for name in _EMBEDDERS):
+                return found
+        return {name: name for name in weights}
+
+    def scales(self) -> dict[str, str]:
+        """The names of weights in 8-bit floats, each with that of their scale, or one for each row.
+
+        Raises ValueError with the name of any other quantised layout.
+        """
+        scales: dict[str, str] = {}
+        for name in (name for name in self.shapes if name.endswith(".weight")):
+            stem, dtype = name.removesuffix(".weight"), self.dtypes[name]
+            found = [stem + end for end in _SCALES if stem + end in self.shapes]
+            if f"{stem}.weight_scale_2" in self.shapes:
+                raise ValueError("nvfp4")
+            if dtype in ("U8", "I8"):
+                raise ValueError("int8" if dtype == "I8" else "4 bits in uint8")
+            if found:
+                if not dtype.startswith("F8_E"):
+                    raise ValueError(f"{dtype} with scales")
+                if math.prod(self.shapes[found[0]]) not in (1, self.shapes[name][0]):
+                    raise ValueError("fp8 in blocks")
+                scales[name] = found[0]
+        return scales
+
+
+def header(file: Path) -> Header:
+    """The header of a safetensors or GGUF file. Raises ValueError where it has none."""
+    try:
+        return _gguf(file) if file.suffix.lower() == ".gguf" else _safetensors(file)
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("the header is damaged") from error
+
+
+def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model]) -> str | None:
+    """Why a file cannot be the transformer of a model, as a sentence; None where it can be.
+
+    `base` is the folder of the pipeline whose transformer it replaces, where that is here.
+    """
+    again = f"copy it again, or run `fluxdrop models pull {model.name} --verify`"
+    try:
+        found = header(file)
+    except ValueError:
+        return f"{file.name} is {_unreadable(file)}: {again}"
+    if found.missing:
+        return f"{file.name} is cut short, its last {found.missing:,} bytes are missing: {again}"
+    for pattern, what in _NO_TRANSFORMERS.items():
+        if any(re.search(pattern, name) for name in found.shapes):
+            return f"{file.name} is {what}"
+    has = _traits(found)
+    if has is None:
+        known = (w for p, w in _OTHER_PARTS.items() if any(re.search(p, n) for n in found.shapes))
+        what = next(known, "of another model")
+        return f"{file.name} is {what}: `file` takes a transformer of FLUX.1, FLUX.2 or Z-Image"
+    wants = _wanted(model, read_json(base / HEAVY / "config.json") if base else None)
+    if has[0] != model.family or (wants and has != wants):
+        like = [each.name for each in shipped if _fits(each, *has)]
+        if not like or (wants and has[0] == wants[0] and has[1] != wants[1]):
+            return f"{file.name} is a transformer {has[1]} wide, and no model here is like it"
+        names = " or ".join(like)
+        return f"{file.name} is as in {names}, {model.name} is not: write `like: {like[0]}`"
+    try:
+        found.scales()
+    except ValueError as error:
+        return f"{file.name} is quantised as {error}, which cannot be read: {_OTHERS}"
+    return None
+
+
+def _traits(found: Header) -> _Traits | None:
+    """What the transformer in a file is like; None where there is none of a known family."""
+    names = found.transformer()
+    embedder = next((names[each] for each in _EMBEDDERS if each in names), None)
+    for family, pattern in _FAMILIES.items():
+        if embedder and any(re.fullmatch(pattern, name) for name in names):
+            width, *_, channels = found.shapes[embedder]
+            guided = any(re.search(r"guidance_(?:in|embedder)\.", name) for name in names)
+            return family, width, channels, guided
+    return None
+
+
+def _wanted(model: Model, config: Any) -> _Traits | None:
+    """The same of the transformer that a configuration describes; None where it says nothing."""
+    try:
+        if model.family == "zimage":  # its patches have 2×2 places
+            return model.family, config["dim"], 4 * config["in_channels"], False
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        return model.family, width, config["in_channels"], config["guidance_embeds"]
+    except (TypeError, LookupError):
+        return None
+
+
+def _fits(model: Model, family: str, width: int, channels: int, guided: bool) -> bool:
+    """Whether a model that ships has such a transformer, by what it serves."""
+    if model.builtin or model.family != family:
+        return False
+    if family != "flux1":
+        return not guided
+    usual = next((_CHANNELS[kind] for kind in model.serves if kind in _CHANNELS), 64)
+    return (channels, guided) == (usual, any(each.guided for each in model.serves.values()))
+
+
+def _unreadable(file: Path) -> str:
+    with file.open("rb") as stream:
+        begins = stream.read(100).lstrip().lower()
+    if begins.startswith(b"version https://git-lfs"):
+        return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
+    if begins.startswith((b"<!doctype", b"<html")):
+        return "a web page and holds no weights"
+    return f"damaged, or no {file.suffix} file"
+
+
+def _safetensors(file: Path) -> Header:
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= _LONGEST_HEADER:
+            raise ValueError("no safetensors file")
+        text = stream.read(length)
+    if len(text) < length:
+        return Header({}, {}, length - len(text))
+    entries = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
+    ends = max((each["data_offsets"][1] for each in entries.values()), default=0)
+    return Header(
+        {name: tuple(each["shape"]) for name, each in entries.items()},
+        {name: each["dtype"] for name, each in entries.items()},
+        max(8 + length + ends - file.stat().st_size, 0),
+    )
+
+
+def _gguf(file: Path) -> Header:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
+
+    class Reader(GGUFReader):
+        """Stops before the weights: gguf maps each, and fails without a number at the first gap."""
+
+        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+            self.shapes, self.dtypes, self.ends = {}, {}, start_offs
+            for field in fields:
+                _, name, _, dims, dtype, offset = field.parts
+                kind, shape = GGMLQuantizationType(dtype[0]), tuple(reversed(dims.tolist()))
+                block, width = GGML_QUANT_SIZES[kind]
+                size = math.prod(shape) // block * width
+                self.ends = max(self.ends, start_offs + int(offset[0]) + size)
+                self.shapes[bytes(name).decode()] = shape
+                self.dtypes[bytes(name).decode()] = kind.name
+
+    found = Reader(file)
+    return Header(found.shapes, found.dtypes, max(int(found.ends) - file.stat().st_size, 0))

@@ -1,0 +1,180 @@
+"""What stands under `file:` of an entry, told by its header before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub import library as hub
+from runner.engine.hub.checkup import check
+from runner.engine.models import Model, SingleFile
+from runner.errors import ModelMissing
+from tests.engine.weight_files import Shapes, flux1, flux2, gguf, header_only, zimage
+from tests.fake_hub import pipeline, put
+
+_FLUX = {"num_attention_heads": 24, "attention_head_dim": 128}
+CONFIGS: Mapping[str, Mapping[str, object]] = {
+    "dev": {"_class_name": "FluxTransformer2DModel", **_FLUX, "in_channels": 64,
+            "guidance_embeds": True},
+    "schnell": {"_class_name": "FluxTransformer2DModel", **_FLUX, "in_channels": 64,
+                "guidance_embeds": False},
+    "fill-dev": {"_class_name": "FluxTransformer2DModel", **_FLUX, "in_channels": 384,
+                 "guidance_embeds": True},
+    "klein": {"_class_name": "Flux2Transformer2DModel", **_FLUX, "in_channels": 128,
+              "guidance_embeds": False},
+    "z-image-turbo": {"_class_name": "ZImageTransformer2DModel", "dim": 3840, "in_channels": 16},
+}  # fmt: skip
+
+
+def entry(home: Path, like: str, file: Path) -> Model:
+    """A model of the user's with this file, whose pipeline is here."""
+    folder = put(home / like, pipeline())
+    config = json.dumps(CONFIGS[like])
+    (folder / "transformer" / "config.json").write_text(config, encoding="utf-8")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink(missing_ok=True)
+    single = SingleFile(str(file))
+    of = MODEL_REGISTRY[like]
+    serves = {kind: serving for kind, serving in of.serves.items() if serving.prior is None}
+    return replace(of, name="mine", repo=str(folder), single=single, serves=serves)
+
+
+def told(home: Path, like: str, file: Path) -> str:
+    """What a job and `models check` say of a file, which is the same."""
+    model = entry(home, like, file)
+    with pytest.raises(ModelMissing) as error:
+        hub.Disk(home).single(model)
+    found = check(model, home)
+    assert found.damaged == (f"{file.parent}: {file.name}",) and not found.missing
+    assert found.advice == (str(error.value),)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("like", "shapes"),
+    [
+        ("dev", flux1()),
+        ("dev", flux1(prefix="model.diffusion_model.")),
+        ("dev", {**flux1(prefix="model.diffusion_model."), "vae.decoder.conv_in.weight": (1,),
+                 "text_encoders.clip_l.transformer.text_model.final_layer_norm.bias": (1,)}),
+        ("schnell", flux1(guided=False)),
+        ("fill-dev", flux1(384)),
+        ("klein", flux2()),
+        ("z-image-turbo", zimage()),
+    ],
+    ids=["dev", "prefix", "whole", "schnell", "fill", "klein", "z-image"],
+)  # fmt: skip
+@pytest.mark.parametrize("write", [header_only, gguf])
+def test_a_file_of_the_model_that_its_entry_is_like_is_here(
+    tmp_path: Path, like: str, shapes: Shapes, write: type
+) -> None:
+    file = write(tmp_path / ("x.gguf" if write is gguf else "x.safetensors"), shapes)
+    model = entry(tmp_path, like, file)
+    assert hub.Disk(tmp_path).single(model) == file
+    assert check(model, tmp_path).ok
+
+
+@pytest.mark.parametrize(
+    ("like", "shapes", "says"),
+    [
+        ("dev", flux1(384),
+         "as in fill-dev, mine is not: write `like: fill-dev`"),
+        ("dev", flux1(guided=False), "as in schnell,"),
+        ("dev", flux1(128), "as in canny or depth,"),
+        ("schnell", flux1(), "as in dev or krea or kontext-dev,"),
+        ("dev", flux2(), "as in klein, mine is not: write `like: klein`"),
+        ("klein", zimage(), "as in z-image-turbo,"),
+        ("z-image-turbo", flux1(), "as in dev or"),
+        ("klein", flux2(4096), "a transformer 4096 wide, and no model here is like it"),
+        ("dev", {"lora_unet_double_blocks_0_img_mod.lora_down.weight": (4, 4)}, "a LoRA file"),
+        ("dev", {"transformer.proj_out.lora_A.weight": (4, 4)}, "name it under `loras` of a spec"),
+        ("dev", {"diffusion_model.single_blocks.0.linear1.lokr_w1": (4, 4)}, "a LoRA file"),
+        ("dev", {**flux1(), "double_blocks.0.img_mlp.0.weight.quant_state.bitsandbytes__nf4": (9,)},
+         "quantised by bitsandbytes: use the bf16 or GGUF file"),
+        ("dev", {"transformer_blocks.0.attn.to_out.qweight": (8, 8),
+                 "transformer_blocks.0.attn.to_out.lora_down": (8, 8)}, "SVDQuant (Nunchaku)"),
+        ("dev", {"decoder.conv_in.weight": (8, 8, 3, 3)}, "is a VAE: `file` takes a transformer"),
+        ("dev", {"text_model.embeddings.token_embedding.weight": (8, 8)}, "is a text encoder:"),
+        ("dev", {"encoder.block.0.layer.0.SelfAttention.q.weight": (8, 8)}, "is a text encoder:"),
+        ("klein", {"model.layers.0.self_attn.q_proj.weight": (8, 8)}, "is a text encoder:"),
+        ("dev", {"model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3)},
+         "is a model or VAE of another sort"),
+        ("dev", {"blocks.0.self_attn2.x": (1,)}, "is of another model"),
+        ("dev", {"controlnet_blocks.0.weight": (8, 8), **flux1()}, "a ControlNet"),
+    ],
+)  # fmt: skip
+def test_another_file_is_named_for_what_it_is_and_with_what_to_do(
+    tmp_path: Path, like: str, shapes: Shapes, says: str
+) -> None:
+    sentence = told(tmp_path, like, header_only(tmp_path / "it.safetensors", shapes))
+    assert sentence.startswith("it.safetensors is ") and says in sentence
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layout"),
+    [
+        ({"a.weight": "U8", "a.weight_scale": "F8_E4M3", "a.weight_scale_2": "F32"}, "nvfp4"),
+        ({"a.weight": "I8", "a.weight_scale": "F32"}, "int8"),
+        ({"a.weight": "I8", "a.comfy_quant": "U8"}, "int8"),
+        ({"a.weight": "U8"}, "4 bits in uint8"),
+        ({"a.weight": "BF16", "a.scale_weight": "F32"}, "BF16 with scales"),
+    ],
+)
+def test_a_quantised_layout_that_cannot_be_read_is_named(
+    tmp_path: Path, tensors: Mapping[str, str], layout: str
+) -> None:
+    shapes = {**flux1(), **dict.fromkeys(tensors, (1,))}
+    file = header_only(tmp_path / "it.safetensors", shapes, dtypes=tensors)
+    assert told(tmp_path, "dev", file) == (
+        f"it.safetensors is quantised as {layout}, which cannot be read: use the bf16 or GGUF file"
+    )
+
+
+def test_scales_of_blocks_are_no_scales_of_rows(tmp_path: Path) -> None:
+    shapes = {**flux1(), "a.weight": (256, 256), "a.weight_scale": (2, 2)}
+    file = header_only(tmp_path / "it.safetensors", shapes, dtypes={"a.weight": "F8_E4M3"})
+    assert "quantised as fp8 in blocks" in told(tmp_path, "dev", file)
+
+
+@pytest.mark.parametrize("cut", [1, 5_000, 1_000_000])
+@pytest.mark.parametrize("write", [header_only, gguf])
+def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
+    tmp_path: Path, write: type, cut: int
+) -> None:
+    file = tmp_path / ("it.gguf" if write is gguf else "it.safetensors")
+    write(file, flux1(), cut=cut)
+    sentence = told(tmp_path, "dev", file)
+    assert sentence == (
+        f"{file.name} is cut short, its last {cut:,} bytes are missing: copy it again, or run"
+        " `fluxdrop models pull mine --verify`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
+            "which `git lfs pull` fetches",
+        ),
+        (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
+        (b"", "copy it again"),
+        (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
+        (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),
+        (b"\x10\0\0\0\0\0\0\0" + b'{"a": {"b": 1}} ', "is damaged"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    put(tmp_path, {"it.safetensors": content, "it.gguf": content})
+    assert says in told(tmp_path, "dev", tmp_path / "it.safetensors")
+    assert told(tmp_path, "dev", tmp_path / "it.gguf").startswith("it.gguf is ")
+
+
+def test_without_the_pipeline_that_it_belongs_to_a_file_is_still_looked_at(tmp_path: Path) -> None:
+    file = header_only(tmp_path / "it.safetensors", flux2())
+    mine = replace(MODEL_REGISTRY["dev"], name="mine", single=SingleFile(str(file)))
+    assert "write `like: klein`" in " ".join(check(mine, tmp_path).advice)

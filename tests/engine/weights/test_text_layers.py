@@ -1,0 +1,102 @@
+"""Text encoders have the layers that are read, which give the same numbers bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.families import FAMILIES
+from runner.engine.memory import devices, footprint
+from runner.engine.weights import checkpoints, quantise
+from tests import random_twin
+from tests.engine.quantising import kept_in
+from tests.twins.pieces import qwen_settings, seeded
+
+CASES = {"klein": "Qwen3ForCausalLM", "z-image-turbo": "Qwen3Model"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
+    """A Qwen3, by default with the 36 layers of the real one, and its folder in bf16."""
+    import torch
+    import transformers
+
+    devices.frameworks()
+    devices.use_threads(torch.device("cpu"), 1)
+    folder = tmp_path_factory.mktemp("whole")
+
+    def of(name: str, layers: int = 36) -> tuple[Any, Path]:
+        cls, place = getattr(transformers, name), folder / f"{name}-{layers}"
+        if not place.is_dir():
+            model = seeded(name, lambda: cls(qwen_settings(16, layers))).to(torch.bfloat16)
+            model.save_pretrained(place)
+        return cls, place
+
+    return of
+
+
+def embedded(model: str, encoder: Any) -> Any:
+    """The embeddings of a prompt as the model's pipeline makes them."""
+    name = MODEL_REGISTRY[model].serves["text2img"].pipeline
+    pipe = random_twin.build(random_twin.part_of(name))
+    pipe.text_encoder = encoder
+    family = FAMILIES[MODEL_REGISTRY[model].family]
+    made = family.encode(pipe, "a red circle on a table", 64)["prompt_embeds"]
+    return made[0] if isinstance(made, list) else made
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("model", CASES)
+def test_the_layers_that_are_read_give_the_same_numbers_bit_by_bit(
+    whole: Any, model: str, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    cls, folder = whole(CASES[model])
+    load = partial(checkpoints.from_folder, cls, folder, dtype=getattr(torch, dtype))
+    layers = MODEL_REGISTRY[model].text_layers
+    cut = checkpoints.text_encoder(cls, folder, layers, load)
+    assert sum(bool(list(each.parameters())) for each in cut.base_model.layers) == layers
+    assert torch.equal(embedded(model, cut), embedded(model, load()))
+    assert caplog.text == "", "the weights of the others are left out on purpose"
+
+
+@pytest.mark.parametrize("layers", [0, 36, 40])
+def test_an_encoder_without_more_layers_than_are_read_is_left_as_it_is(
+    whole: Any, layers: int
+) -> None:
+    cls, folder = whole("Qwen3Model")
+    load = partial(checkpoints.from_folder, cls, folder)
+    assert len(checkpoints.text_encoder(cls, folder, layers, load).layers) == 36
+
+
+def test_what_is_kept_in_nf4_has_the_count_in_its_name_and_gives_the_same_again(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: Any
+) -> None:
+    import torch
+
+    monkeypatch.setattr(quantise, "_SMALL_ENCODER", 0)
+    cls, folder = whole("Qwen3Model", 4)
+    load = partial(quantise.load_text_encoder, cls, folder, "nf4", cpu, tmp_path, "a" * 64)
+    first, again = (embedded("z-image-turbo", load(3)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first, embedded("z-image-turbo", load(0)))
+    assert [each.name for each in kept_in(tmp_path)] == [f"{'a' * 16}-nf4-{n}" for n in (0, 3)]
+    (published,) = tmp_path.glob("*-0")
+    nowhere = tmp_path / "none"
+    stored = quantise.load_text_encoder(cls, published, "nf4", cpu, nowhere, "b" * 64, 3)
+    assert len(stored.layers) == 4 and not nowhere.exists()
+    assert torch.equal(first, embedded("z-image-turbo", stored))
+
+
+def test_the_planner_counts_what_is_loaded_and_a_download_what_is_published() -> None:
+    klein, zimage = (MODEL_REGISTRY[name] for name in ("klein", "z-image-turbo"))
+    assert footprint.text(klein, "bf16") / footprint.GIB == pytest.approx(5.80, abs=0.01)
+    assert footprint.text(zimage, "bf16") / footprint.GIB == pytest.approx(7.30, abs=0.01)
+    assert klein.weights.text + klein.weights.unread == 4_022_468_096
+    assert klein.bytes == 2 * (3_875_544_576 + 4_022_468_096 + 84_046_115)
