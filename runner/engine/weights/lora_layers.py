@@ -1,124 +1,157 @@
-"""Compares a LoRA with a model, layer by layer, before anything of the model is changed.
+"""Linear layers with changes added to their outputs: all that a LoRA file can say of a layer.
 
-Takes tensors under the names that diffusers' converters give them, whatever tool wrote the file.
-A layer that the model lacks is left out, with a warning; a layer of another size means that the
-LoRA was made for another model, which diffusers notices halfway through loading, or not at all.
+    y = W x + b + strength * change(x) + …, for each LoRA
+
+A change is computed beside the layer, from the small matrices that the file has, so the layer's own
+weights may be held in any way (fp8, nf4, GGUF, streamed from RAM) and are never touched. Strength 0
+is the plain layer, to the bit. peft's layers are not used: they cannot take a part of a Kronecker
+product, weaken a DoRA by other means, and wrap each other where a file mixes the sorts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from runner.errors import InputBad
 
-_DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight")
-_UP = (".lora_B.weight", ".lora.up.weight", ".lora_up.weight")
-_NORMS = (".norm_q.", ".norm_k.", ".norm_added_q.", ".norm_added_k.")
-_INPUT_LAYER = "x_embedder"
-"""The one layer whose inputs may differ: pipelines with more channels share all other layers."""
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """The tensors of a LoRA that fit a module, by their names in the LoRA.
-
-    `norms` are the parameters of the module that the LoRA overwrites; `widens` is true where it
-    gives the input layer more channels.
-    """
-
-    tensors: Mapping[str, Any]
-    norms: tuple[str, ...] = ()
-    widens: bool = False
-    warnings: tuple[str, ...] = ()
-
-
-def check_numbers(tensors: Mapping[str, Any], name: str) -> None:
-    """Raises InputBad for a LoRA without tensors, or with NaN or infinity in one of them.
-
-    One such number would spoil every pixel.
-    """
+@cache
+def classes() -> tuple[Any, Any]:
+    """`Change` and `Changed`: made on first use, because their base is torch's."""
     import torch
 
-    if not tensors:
-        raise InputBad(f"{name} holds no LoRA: choose another file")
-    for key, tensor in tensors.items():
-        if torch.is_tensor(tensor) and tensor.is_floating_point():
-            values = tensor.float() if tensor.itemsize == 1 else tensor
-            if not torch.isfinite(values).all():
-                raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")
+    class Change(torch.nn.Module):
+        """One change of a layer's weight (out, in) by factors, which are matrices:
+
+            low rank    0 (rank, in), 1 (out, rank)    1 @ 0
+            hadamard    0, 2 (out, rank), 1, 3         (0 @ 1) * (2 @ 3)
+            kronecker   0, 1                           kron(0, 1), of it `rows`
+            full        0 (out, in)                    0
+            bias        none                           none
+
+        times `scale`; `bias` (out) is added to the output. DoRA gives the changed weight lengths of
+        its own: it is multiplied by `gain` (out) for each output or by `reach` (in) for each input.
+        """
+
+        def __init__(
+            self, form: str, factors: list[Any], scale: float, inputs: int, **vectors: Any
+        ):
+            super().__init__()
+            self.form, self.scale, self.inputs, self.strength = form, scale, inputs, 1.0
+            self.factors = torch.nn.ModuleList()
+            for factor in factors:
+                layer = torch.nn.Linear(*factor.shape[::-1], bias=False, device="meta")
+                layer.weight = torch.nn.Parameter(factor, requires_grad=False)
+                self.factors.append(layer)
+            for name in ("rows", "bias", "gain", "reach"):
+                self.register_buffer(name, vectors.get(name))
+
+        def forward(self, x: Any, y: Any, layer: Any) -> Any:
+            """What is added to the output y of a layer with the input x."""
+            if not self.factors:
+                return self.bias.to(y.dtype)
+            own = x.to(self.factors[0].weight.dtype)
+            if self.reach is not None:
+                own = own * self.reach
+            added = self._product(own)
+            if self.reach is not None:
+                added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
+            if self.gain is not None:
+                plain = y if layer.bias is None else y - layer.bias
+                added = added * self.gain + plain * (self.gain - 1)
+            return (added if self.bias is None else added + self.bias).to(y.dtype)
+
+        def _product(self, x: Any) -> Any:
+            x = x[..., : self.inputs]  # a model with more channels shares all other layers
+            match self.form, list(self.factors):
+                case "low rank", [down, up]:
+                    y = up(down(x))
+                case "hadamard", factors:
+                    matrix = whole(self.form, [each.weight for each in factors])
+                    y = torch.nn.functional.linear(x, matrix)
+                case "kronecker", [left, right]:
+                    # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
+                    y = right(x.unflatten(-1, (left.in_features, right.in_features)))
+                    y = left(y.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
+                    y = y if self.rows is None else y[..., self.rows]
+                case _, [full]:
+                    y = full(x)
+            return y * self.scale
+
+    class Changed(torch.nn.Module):
+        """A linear layer with its changes."""
+
+        def __init__(self, layer: Any):
+            super().__init__()
+            self.base_layer, self.changes = layer, torch.nn.ModuleList()
+
+        @property
+        def weight(self) -> Any:
+            """The layer's own; T5 reads its dtype."""
+            return self.base_layer.weight
+
+        def forward(self, x: Any) -> Any:
+            """(…, in) to (…, out); what an `x` of a control model has more, only changes read."""
+            layer = self.base_layer
+            y = total = layer(x[..., : layer.in_features])
+            for change in self.changes:
+                if change.strength:
+                    total = total + change.strength * change(x, y, layer)
+            return total
+
+    return Change, Changed
 
 
-def fitted(
-    tensors: Mapping[str, Any], module: Any, prefix: str, name: str, *, may_widen: bool
-) -> Fitting:
-    """The part of a LoRA that fits a module: of the tensors whose names begin with `prefix.`.
+def whole(form: str, factors: Sequence[Any]) -> Any:
+    """The change of a weight (out, in) by factors of this form, without scale and rows."""
+    import torch
 
-    The down half of a layer has the shape (rank, inputs), the up half (outputs, rank); neither
-    shapes nor dtypes are changed. `may_widen` is for control pipelines, whose input layer takes a
-    second picture. Raises InputBad where the LoRA was made for another model or is incomplete.
-    """
-    layers, parameters = dict(module.named_modules()), dict(module.named_parameters())
-    own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}
-    fitting: dict[str, Any] = {}
-    norms: list[str] = []
-    unknown: set[str] = set()
-    known: set[str] = set()
-    widens = False
-    for key, tensor in own.items():
-        parameter = key.removeprefix(f"{prefix}.")
-        if any(part in parameter for part in _NORMS) and "lora" not in parameter:
-            if parameter in parameters and parameters[parameter].shape == tensor.shape:
-                norms.append(parameter)
-                fitting[key] = tensor
-            else:
-                unknown.add(parameter)
-            continue
-        layer = parameter.partition(".lora")[0].partition(".lokr_")[0]
-        if layer not in layers:
-            unknown.add(layer)
-            continue
-        known.add(layer)
-        fitting[key] = tensor
-        if key.endswith(_DOWN):
-            widens |= _check_inputs(layers[layer], layer, tensor, name, may_widen)
-        elif key.endswith(_UP):
-            has, wants = getattr(layers[layer], "out_features", None), tensor.shape[0]
-            if has not in (None, wants):
-                raise _other_model(name, layer, wants, has)
-    _check_halves(fitting, name)
-    if own and not fitting:
-        raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    left_out = (
-        f"{len(unknown)} of the {len(unknown) + len(known) + len(norms)} layers of {name} do not"
-        " exist in this model and were left out"
-    )
-    return Fitting(fitting, tuple(norms), widens, (left_out,) if unknown else ())
+    match form, list(factors):
+        case "low rank", [down, up]:
+            return up @ down
+        case "hadamard", [one, two, three, four]:
+            return (one @ two) * (three @ four)
+        case "kronecker", [left, right]:
+            return torch.kron(left, right)
+        case _, [full]:
+            return full
 
 
-def _check_inputs(module: Any, layer: str, down: Any, name: str, may_widen: bool) -> bool:
-    """Whether the layer has to be widened for this half of a LoRA."""
-    has, wants = getattr(module, "in_features", None), down.shape[-1]
-    if has is None or has == wants or (layer == _INPUT_LAYER and wants < has):
-        return False
-    if layer != _INPUT_LAYER:
-        raise _other_model(name, layer, wants, has)
-    if not may_widen:
-        raise InputBad(
-            f"{name} reads a control picture beside the prompt: use it with `kind: control`"
-        )
-    return True
+def shape(form: str, factors: Sequence[Any]) -> tuple[int, int]:
+    """The shape (out, in) of that change."""
+    high, wide = whole(form, [factor.to("meta") for factor in factors]).shape
+    return high, wide
 
 
-def _other_model(name: str, layer: str, wants: int, has: int) -> InputBad:
-    return InputBad(
-        f"{name} was made for another model: its layer {layer} is {wants} wide, and {has} here"
-    )
+def put(module: Any, name: str, change: Any) -> None:
+    """Add a change to the layer of this name, on its device and in the dtype it computes in."""
+    _, changed = classes()
+    layer = module.get_submodule(name)
+    if not isinstance(layer, changed):
+        holder, _, leaf = name.rpartition(".")
+        layer = changed(layer)
+        setattr(module.get_submodule(holder), leaf, layer)
+    layer.changes.append(change.to(layer.weight.device, dtype_of(layer.weight)))
 
 
-def _check_halves(tensors: Mapping[str, Any], name: str) -> None:
-    """Raises InputBad where a half of a layer is missing: the update is the product of both."""
-    for halves, others in ((_DOWN, _UP), (_UP, _DOWN)):
-        for key in tensors:
-            for half, other in zip(halves, others, strict=True):
-                if key.endswith(half) and key.removesuffix(half) + other not in tensors:
-                    raise InputBad(f"{name} is incomplete: {key} has no other half")
+def dtype_of(weight: Any) -> Any:
+    """The dtype in which a layer with this weight computes: bfloat16 for one of few bits."""
+    import torch
+
+    plain = (torch.float32, torch.float16, torch.bfloat16)
+    return weight.dtype if weight.dtype in plain else torch.bfloat16
+
+
+def weight_of(layer: Any) -> Any:
+    """The weight (out, in) of a linear layer in float32, in whatever way it is held."""
+    import torch
+
+    weight, shape = layer.weight.detach(), (layer.out_features, layer.in_features)
+    if weight.is_floating_point() and weight.shape == shape:
+        return weight.float()
+    # Only the layer knows how its bits are packed: its outputs for each input alone.
+    one = torch.eye(layer.in_features, dtype=dtype_of(weight), device=weight.device)
+    bias, layer.bias = layer.bias, None
+    try:
+        with torch.no_grad():
+            return layer(one).T.float()
+    finally:
+        layer.bias = bias

@@ -1,27 +1,25 @@
 """LoRAs on a pipeline: loaded once, weighted anew for each image, removed without a trace.
 
-    file ──hash──► read by the pipeline's own loader ──checked against every layer──► adapters
+    file ──hash──► names ──checked against every layer──► changes beside the layers
     same files as before: only the weights are set       other files, or none: all removed first
 
-The layers of before the first LoRA are restored to the byte, so that the next plain image is as if
+The layers of before the first LoRA are put back as they were, so that the next plain image is as if
 there had never been one. Everything is checked before anything is changed, and a LoRA that does
 not fit fails the job with a sentence. Reads safetensors only, from this machine only.
 """
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from runner import lora_names
 from runner.engine import errors as faults
 from runner.engine.hub.explain import causes
-from runner.engine.weights import fp8, lora_layers
-from runner.engine.weights.lora_layers import Fitting
+from runner.engine.weights import lora_changes, lora_layers
 from runner.engine.weights.original_layers import OriginalLayers
 from runner.errors import InputBad, JobFailed, ModelMissing
 from runner.task import Lora
@@ -32,9 +30,6 @@ log = logging.getLogger(__name__)
 _ATTRIBUTE = "_fluxdrop_loras"
 """Under this name a module holds its `_Applied`."""
 
-_TEXT = "text_encoder"
-_TEXT_KEYS = ("lora_te1_", "lora_te_", "text_encoder.", "text_encoders.clip_l.")
-
 Key = tuple[tuple[str, str], ...]
 
 
@@ -42,29 +37,19 @@ Key = tuple[tuple[str, str], ...]
 class _Applied:
     """The LoRAs that a transformer or text encoder has now, and its layers of before.
 
-    `adapters` are the adapters' names, by the place in the list of the LoRAs that have tensors for
-    this module.
+    `changes` are those of each LoRA, by its place in the list.
     """
 
     original: OriginalLayers
     key: Key
-    adapters: Mapping[int, str]
+    changes: Mapping[int, Sequence[Any]]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One LoRA as the pipeline's loader reads it; `rest` are its network alphas and metadata."""
-
-    adapter: str
-    fitting: Fitting
-    rest: tuple[Any, ...]
 
 
 def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
     """Make exactly these LoRAs act on a pipeline, with their weights; returns warnings.
 
-    Changes the transformer and the text encoder, of those that the pipeline has: so it serves a
+    Changes the transformer and the text encoders, of those that the pipeline has: so it serves a
     text stage and a paint stage alike. Raises InputBad where one does not fit or cannot be read
     and ModelMissing where its file is gone; no part has a half-loaded LoRA then.
     """
@@ -81,11 +66,9 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
         if applied is None or applied.key != key:
             _remove_from(module)
             applied = _apply_to(pipe, part, module, loras, key)
-        if applied.adapters:
-            from diffusers.utils import set_weights_and_activate_adapters
-
-            weights = [loras[n].weight for n in applied.adapters]
-            set_weights_and_activate_adapters(module, list(applied.adapters.values()), weights)
+        for number, changes in applied.changes.items():
+            for change in changes:
+                change.strength = loras[number].weight
         messages += applied.warnings
     return tuple(dict.fromkeys(messages))
 
@@ -104,40 +87,39 @@ def text_mark(loras: Sequence[Lora]) -> str:
     marks = [
         f"{lora.sha256 or _content(*_stat(lora.path))}*{lora.weight:g}"
         for lora in loras
-        if any(key.startswith(_TEXT_KEYS) for key in _keys(*_stat(lora.path)))
+        if _keys(*_stat(lora.path)).keys() - {lora_names.TRANSFORMER}
     ]
     return " ".join(marks)
 
 
 def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
     """The names and modules of a pipeline that LoRAs can be loaded into."""
-    for part in getattr(pipe, "_lora_loadable_modules", ()):
+    for part in lora_names.PARTS:
         module = getattr(pipe, part, None)
         if hasattr(module, "named_modules"):
             yield part, module
 
 
 def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:
-    reads = [_read(pipe, part, module, n, lora) for n, lora in enumerate(loras)]
-    fitting = {n: read for n, read in enumerate(reads) if read.fitting.tensors}
+    fittings = [_fitting(pipe, part, module, lora) for lora in loras]
     applied = _Applied(
         original=OriginalLayers.of(module),
         key=key,
-        adapters={n: read.adapter for n, read in fitting.items()},
-        warnings=tuple(text for read in reads for text in read.fitting.warnings),
+        changes={n: [change for _, change in each.changes] for n, each in enumerate(fittings)},
+        warnings=tuple(text for each in fittings for text in each.warnings),
     )
     setattr(module, _ATTRIBUTE, applied)
-    training = module.training
     try:
-        with nullcontext() if part == _TEXT else fp8.adapters_in_bf16(module):
-            # What widens the input layer goes first: all others are made to fit the wider one.
-            for read in sorted(fitting.values(), key=lambda read: not read.fitting.widens):
-                applied.original.keep(module, read.fitting.norms)
-                _load(pipe, part, module, read)
-        module.train(training)  # new layers start in training mode, where some have dropout
+        for fitting in fittings:
+            applied.original.overwrite(module, fitting.values)
+            for name, change in fitting.changes:
+                lora_layers.put(module, name, change)
+        width = max(fitting.width for fitting in fittings)
+        if width > (applied.original.in_channels or width):
+            module.config.in_channels = width
+        applied.original.follow(module)
     except BaseException as error:
         remove(pipe)
-        # Loading takes offloading hooks off for a while, and may have ended there.
         pipe.maybe_free_model_hooks()
         if isinstance(error, FluxdropError) or not isinstance(error, Exception):
             raise
@@ -146,35 +128,37 @@ def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key
     return applied
 
 
-def _read(pipe: Any, part: str, module: Any, number: int, lora: Lora) -> _Read:
-    """One file, read by the pipeline's own loader and converters, and checked."""
+def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:
+    """What one file does to a part of the pipeline, checked."""
+    from safetensors import SafetensorError
+
     name, content = _name(lora), _content(*_stat(lora.path))
     if lora.sha256 and lora.sha256 != content:
         raise InputBad(f"{name} changed since this job was accepted: drop the spec again")
-    try:
-        tensors, *rest = pipe.lora_state_dict(
-            str(lora.path.parent),
-            weight_name=lora.path.name,
-            local_files_only=True,
-            use_safetensors=True,
-            return_alphas=True,
-            return_lora_metadata=True,
-        )
-    except Exception as error:  # converters fail in as many ways as there are file formats
-        raise _translated(error, name, "cannot be read as a LoRA for this model") from error
-    lora_layers.check_numbers(tensors, name)
-    prefixes = tuple(f"{each}." for each in pipe._lora_loadable_modules)
-    if not any(key.startswith(prefixes) for key in tensors):
+    keys = _keys(*_stat(lora.path))
+    lora_names.check((key for own in keys.values() for key in own), name)
+    lacking = {each: own for each, own in keys.items() if not hasattr(pipe, each)}
+    if keys.keys() == lacking.keys():
         raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    if any(".lokr_" in key and "_qkv." in key for key in tensors):
-        raise InputBad(f"{name} joins layers that are apart here: convert it to a plain LoRA")
-    if part == _TEXT:
-        fitting = Fitting({k: tensor for k, tensor in tensors.items() if k.startswith(f"{_TEXT}.")})
-    else:
-        fitting = lora_layers.fitted(
-            tensors, module, part, name, may_widen="Control" in type(pipe).__name__
+    fitting = lora_changes.Fitting()
+    if part in keys:
+        try:
+            fitting = lora_changes.fitting(lora.path, name, part, module, keys[part])
+        except (OSError, SafetensorError) as error:
+            raise _translated(error, name, "cannot be read") from error
+    if (
+        fitting.width > getattr(module.config, "in_channels", 0)
+        and "Control" not in type(pipe).__name__
+    ):
+        raise InputBad(
+            f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )
-    return _Read(f"lora{number}_{content[:12]}", fitting, tuple(rest))
+    warnings = (
+        f"{len(own)} tensors of {name} are for a {each} that this model does not have and were left"
+        f" out, as {own[0]}"
+        for each, own in lacking.items()
+    )
+    return replace(fitting, warnings=(*fitting.warnings, *warnings))
 
 
 def _translated(error: Exception, name: str, problem: str) -> JobFailed:
@@ -196,29 +180,6 @@ def _remove_from(module: Any) -> None:
     if applied is not None:
         applied.original.restore(module)
         delattr(module, _ATTRIBUTE)
-
-
-def _load(pipe: Any, part: str, module: Any, read: _Read) -> None:
-    if part == _TEXT:
-        alphas, metadata = read.rest
-        pipe.load_lora_into_text_encoder(
-            dict(read.fitting.tensors),
-            network_alphas=alphas,
-            text_encoder=module,
-            adapter_name=read.adapter,
-            metadata=metadata,
-            _pipeline=pipe,
-        )
-        return
-    # The loader would read the file again, and load what does not fit: so its reading is replaced.
-    pipe.lora_state_dict = lambda *_, **options: (dict(read.fitting.tensors), *read.rest)
-    try:
-        with warnings.catch_warnings():
-            # peft warns of a second adapter, which is no fault here.
-            warnings.filterwarnings("ignore", module="peft")
-            pipe.load_lora_weights({}, adapter_name=read.adapter)
-    finally:
-        del pipe.lora_state_dict
 
 
 def _name(lora: Lora) -> str:
@@ -248,12 +209,17 @@ def _content(path: Path, size: int, changed: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _keys(path: Path, size: int, changed: int) -> tuple[str, ...]:
-    """The names of the tensors in a file."""
+def _keys(path: Path, size: int, changed: int) -> Mapping[str, Sequence[str]]:
+    """The names of the tensors in a file, by the part of a pipeline that they are for."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return tuple(file.keys())
+            names = list(file.keys())
     except SafetensorError as error:
         raise _translated(error, path.name, "cannot be read") from error
+    parts = {
+        part: tuple(key for key in names if lora_names.part_of(key) == part)
+        for part in lora_names.PARTS
+    }
+    return {part: keys for part, keys in parts.items() if keys}

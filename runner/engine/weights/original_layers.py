@@ -5,17 +5,9 @@ original layers are kept as objects, so restoring them computes nothing and leav
 Offloading hooks change only where they have to follow the layers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
-
-_SET_BY_LOADING = (
-    "peft_config",
-    "_hf_peft_config_loaded",
-    "_overwritten_params",
-    "_transformer_norm_layers",
-)
-"""The attributes that loading a LoRA sets on the module itself."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +16,6 @@ class OriginalLayers:
 
     children: dict[str, dict[str, Any]]
     modules: dict[str, Any]
-    attributes: dict[str, Any]
     in_channels: int | None
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -37,22 +28,28 @@ class OriginalLayers:
         return cls(
             children={"": dict(module._modules), **children},
             modules=modules,
-            attributes={
-                name: vars(module)[name] for name in _SET_BY_LOADING if name in vars(module)
-            },
             in_channels=getattr(module.config, "in_channels", None),
         )
 
-    def keep(self, module: Any, names: Iterable[str]) -> None:
-        """Copy the values of these parameters, which are about to be overwritten."""
-        for name in names:
-            if name not in self.values:
-                self.values[name] = module.get_parameter(name).detach().clone()
+    def overwrite(self, module: Any, values: Mapping[str, Any]) -> None:
+        """Set the weights of these layers to other values, which `restore` undoes."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in values.items():
+                weight = module.get_submodule(name).weight
+                self.values.setdefault(name, weight.detach().clone())
+                weight.copy_(value)
+
+    def follow(self, module: Any) -> None:
+        """Where layers are streamed from RAM, make the hooks those of the layers of now."""
+        from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
+
+        _maybe_remove_and_reapply_group_offloading(module)
 
     def restore(self, module: Any) -> None:
         """Undo every LoRA of the module, also one that failed halfway through loading."""
         import torch
-        from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 
         for name, children in self.children.items():
             parent = self.modules[name] if name else module
@@ -61,11 +58,7 @@ class OriginalLayers:
                 parent._modules.update(children)
         with torch.no_grad():
             for name, value in self.values.items():
-                module.get_parameter(name).copy_(value)
-        for name in _SET_BY_LOADING:
-            vars(module).pop(name, None)
-        vars(module).update(self.attributes)
+                module.get_submodule(name).weight.copy_(value)
         if self.in_channels is not None and module.config.in_channels != self.in_channels:
             module.config.in_channels = self.in_channels
-        # Where layers are streamed from RAM, the hooks have to be those of the restored layers.
-        _maybe_remove_and_reapply_group_offloading(module)
+        self.follow(module)

@@ -99,7 +99,7 @@ def test_a_hash_that_the_file_has_not_is_a_fault_and_the_files_own_is_recorded(
 
 
 def test_the_names_of_its_tensors_may_begin_with_any_letter(home: Home) -> None:
-    for key in ("A.lora_A", "_.lora_A", "z.lora_A"):
+    for key in ("A.lora_A.weight", "_.lora_A.weight", "z.lora_A.weight"):
         sha = put(home.root / "loras/ink.safetensors", content(key=key))
         assert only({"loras": [{"path": "ink.safetensors"}]}, home)["sha256"] == sha
 
