@@ -35,9 +35,9 @@ _OTHER_FORMATS = {
     "GLoRA": r"\.(?:[ab][12]|b[mM])\.weight$",
     "IA3": r"\.(?:on_input$|ia3_l)",
     "VeRA": r"\.vera_",
-    "Tucker": r"\.(?:lora_mid\.weight|hada_t[12]|lokr_t[12])$",
+    "LyCORIS Tucker": r"\.(?:lora_mid\.weight|hada_t[12]|lokr_t[12])$",
     "LyCORIS norm": r"\.(?:w_norm|b_norm|set_weight)$",
-    "Nunchaku": r"\.(?:lora_down|lora_up|wscales|qweight)$",
+    "Nunchaku (SVDQuant)": r"\.(?:lora_down|lora_up|wscales|qweight)$",
     "scaled float8": r"\.(?:scale_weight|weight_scale|scale_input|input_scale)$",
 }
 _LONGEST = 500
@@ -73,8 +73,8 @@ def check(keys: Iterable[str], name: str) -> None:
     for other, pattern in _OTHER_FORMATS.items():
         if layers := {key[: match.start()] for key in keys if (match := re.search(pattern, key))}:
             raise InputBad(
-                f"{name} changes {len(layers)} layers in the format {other}, which cannot act"
-                " here: convert it to a plain LoRA"
+                f"{name} changes layers in the format {other} ({len(layers)} of them), which cannot"
+                " act here: convert it to a plain LoRA"
             )
     # A whole model's norms have the names of those that a control LoRA sets.
     if all(piece is None or piece.piece == "value" for piece in map(piece_of, keys)):

@@ -251,7 +251,16 @@ LAYOUTS = {
         "lora_unet_", mixed(KOHYA, kronecker(1)), first=True, underscores=True
     ),
     "all mixed": Layout(
-        "diffusion_model.", mixed(KOHYA, hadamard, dora("dora_scale", 1, KOHYA), full), first=True
+        "diffusion_model.",
+        mixed(
+            KOHYA,
+            hadamard,
+            dora("dora_scale", 1, KOHYA),
+            full,
+            kronecker(1),
+            dora("dora_scale", 0, KOHYA),
+        ),
+        first=True,
     ),
 }
 

@@ -195,10 +195,9 @@ def _changes(
         raise InputBad(f"{name} changes {first}, which cannot act here: convert it to a plain LoRA")
     forms = list(_forms(pieces, scale))
     outputs, inputs = sum(layer.out_features for layer in own), own[0].in_features
-    for form, factors, _ in forms:
-        high, wide = lora_layers.shape(form, factors)
-        sizes = ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs))
-        for wants, has in sizes:
+    shapes = [lora_layers.shape(form, factors) for form, factors, _ in forms]
+    for high, wide in shapes:
+        for wants, has in ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs)):
             if wants != has:
                 raise InputBad(
                     f"{name} was made for another model: its layer {first} is {wants} wide, and"
@@ -210,11 +209,14 @@ def _changes(
     if "diff_b" in pieces or "bias" in pieces:
         bias = pieces["bias"].float() * forms[0][2] if "bias" in pieces else torch.zeros(outputs)
         vectors["bias"] = bias + pieces["diff_b"].float() if "diff_b" in pieces else bias
-    if not forms and "bias" not in vectors:
-        raise KeyError("change")
-    for form, factors, multiplier in forms or [("bias", [], 1.0)]:
-        wide = lora_layers.shape(form, factors)[1] if factors else inputs
-        split = order.split([layer.out_features for layer in own])
+        if vectors["bias"].shape != (outputs,):
+            raise ValueError(bias)
+    if not forms:
+        if not vectors:
+            raise KeyError("change")
+        forms, shapes = [("bias", [], 1.0)], [(outputs, inputs)]
+    split = order.split([layer.out_features for layer in own])
+    for (form, factors, multiplier), (_, wide) in zip(forms, shapes, strict=True):
         for layer_name, layer, rows in zip(place.layers, own, split, strict=True):
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [
@@ -240,13 +242,14 @@ def _lengths(
     if "dora" not in pieces:
         return {}
     ((form, factors, multiplier),) = forms
-    before = torch.cat([lora_layers.weight_of(layer) for layer in own]).cpu()[order]
-    change = lora_layers.whole(form, factors) * multiplier
+    before = torch.cat([lora_layers.weight_of(layer) for layer in own])
+    before = before[order.to(before.device)]
+    change = lora_layers.whole(form, [each.to(before.device) for each in factors]) * multiplier
     wide = max(before.shape[1], change.shape[1])
     pad = torch.nn.functional.pad
     after = sum(pad(each, (0, wide - each.shape[1])) for each in (before, change))
     lengths = pieces["dora"].float()
     # LyCORIS and OneTrainer have a length for each input unless they are told otherwise.
     by_output = lengths.ndim == 1 or len(lengths) == len(before)
-    ratio = lengths.flatten() / after.norm(dim=1 if by_output else 0)
-    return {"gain" if by_output else "reach": ratio}
+    norms = after.norm(dim=1 if by_output else 0).clamp_min(1e-8).cpu()
+    return {"gain" if by_output else "reach": lengths.flatten() / norms}

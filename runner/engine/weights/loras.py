@@ -146,16 +146,15 @@ def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitt
             fitting = lora_changes.fitting(lora.path, name, part, module, keys[part])
         except (OSError, SafetensorError) as error:
             raise _translated(error, name, "cannot be read") from error
-    if (
-        fitting.width > getattr(module.config, "in_channels", 0)
-        and "Control" not in type(pipe).__name__
-    ):
+    reads_control = "Control" in type(pipe).__name__
+    if fitting.width > getattr(module.config, "in_channels", 0) and not reads_control:
         raise InputBad(
             f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )
+    total = sum(map(len, keys.values()))
     warnings = (
-        f"{len(own)} tensors of {name} are for a {each} that this model does not have and were left"
-        f" out, as {own[0]}"
+        f"{len(own)} of the {total} tensors of {name} are for a {each}, which this model does not"
+        f" have, and were left out, as {own[0]}"
         for each, own in lacking.items()
     )
     return replace(fitting, warnings=(*fitting.warnings, *warnings))

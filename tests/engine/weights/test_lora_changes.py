@@ -200,9 +200,13 @@ REFUSED = {
     "GLoRA": {"a1.weight": (4, 4), "b1.weight": (4, 4)},
     "IA3": {"weight": (4,), "on_input": ()},
     "VeRA": {"vera_lambda_b": (4,)},
-    "Tucker": {"lora_down.weight": (4, 4), "lora_up.weight": (4, 4), "lora_mid.weight": (4, 4)},
+    "LyCORIS Tucker": {
+        "lora_down.weight": (4, 4),
+        "lora_up.weight": (4, 4),
+        "lora_mid.weight": (4, 4),
+    },
     "LyCORIS norm": {"w_norm": (4,)},
-    "Nunchaku": {"lora_down": (4, 4), "lora_up": (4, 4)},
+    "Nunchaku (SVDQuant)": {"lora_down": (4, 4), "lora_up": (4, 4)},
     "scaled float8": {"lora_down.weight": (4, 4), "scale_weight": ()},
 }
 
@@ -220,8 +224,8 @@ def test_what_cannot_act_is_refused_by_the_name_of_its_format(other: str, tmp_pa
     with pytest.raises(InputBad) as caught:
         loras.apply(pipe, [written(tmp_path / "odd.safetensors", tensors)])
     assert str(caught.value) == (
-        f"odd.safetensors changes 2 layers in the format {other}, which cannot act here: convert it"
-        " to a plain LoRA"
+        f"odd.safetensors changes layers in the format {other} (2 of them), which cannot act here:"
+        " convert it to a plain LoRA"
     )
     assert state_of(pipe) == before
 
@@ -263,8 +267,8 @@ def more(name: str, *shapes: tuple[int, ...]) -> dict[str, Any]:
         (
             "klein",
             more("lora_te3_encoder_block_0_layer_0_SelfAttention_q", (4, 32), (32, 4)),
-            "2 tensors of ink.safetensors are for a text_encoder_2 that this model does not have"
-            " and were left out, as lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_A.weight",
+            "2 of the 8 tensors of ink.safetensors are for a text_encoder_2, which this model does"
+            " not have, and were left out, as lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_A.weight",
         ),
     ],
 )
