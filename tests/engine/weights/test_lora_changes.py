@@ -268,7 +268,8 @@ def more(name: str, *shapes: tuple[int, ...]) -> dict[str, Any]:
             "klein",
             more("lora_te3_encoder_block_0_layer_0_SelfAttention_q", (4, 32), (32, 4)),
             "2 of the 8 tensors of ink.safetensors are for a text_encoder_2, which this model does"
-            " not have, and were left out, as lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_A.weight",
+            " not have, and were left out, as lora_te3_encoder_block_0_layer_0_SelfAttention_q"
+            ".lora_A.weight",
         ),
     ],
 )

@@ -120,8 +120,8 @@ def test_a_format_that_cannot_act_is_named_when_the_spec_is_dropped(home: Home) 
     assert fault({"path": "ink.safetensors"}, home) == (
         "InputBad",
         "loras.0",
-        "ink.safetensors changes layers in the format OFT (1 of them), which cannot act here: convert"
-        " it to a plain LoRA",
+        "ink.safetensors changes layers in the format OFT (1 of them), which cannot act here:"
+        " convert it to a plain LoRA",
     )
 
 
