@@ -6,7 +6,6 @@ only: reads no file and no model.
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from runner.errors import InputBad
 
@@ -44,13 +43,6 @@ _LONGEST = 500
 """Characters of a name; no layer has so many, and matching takes time by their square."""
 
 
-class Piece(NamedTuple):
-    """A tensor's layer, with underscores, and what it is there: `down`, `alpha`, `lokr_w1`, …"""
-
-    layer: str
-    piece: str
-
-
 def part_of(key: str) -> str:
     """The part of a pipeline that a tensor is for: one of `PARTS`."""
     match = _PART.match(key)
@@ -58,13 +50,16 @@ def part_of(key: str) -> str:
     return str(match.lastgroup)
 
 
-def piece_of(key: str) -> Piece | None:
-    """What a tensor is, without its part; None for one that no LoRA has."""
+def piece_of(key: str) -> tuple[str, str] | None:
+    """The layer of a tensor, with underscores, and what it is there: `down`, `alpha`, `lokr_w1`, …
+
+    None for one that no LoRA has.
+    """
     match = _PIECE.fullmatch(_PART.sub("", key, count=1)) if len(key) <= _LONGEST else None
     if match is None:
         return None
     kind = str(match.lastgroup)
-    return Piece(plain(match["layer"]), match[kind] if kind == "same" else kind)
+    return plain(match["layer"]), match[kind] if kind == "same" else kind
 
 
 def check(keys: Iterable[str], name: str) -> None:
@@ -77,7 +72,7 @@ def check(keys: Iterable[str], name: str) -> None:
                 " act here: convert it to a plain LoRA"
             )
     # A whole model's norms have the names of those that a control LoRA sets.
-    if all(piece is None or piece.piece == "value" for piece in map(piece_of, keys)):
+    if all(piece is None or piece[1] == "value" for piece in map(piece_of, keys)):
         raise InputBad(f"{name} holds no LoRA: it may be a whole model")
 
 

@@ -1,4 +1,4 @@
-"""Linear layers with changes added to their outputs: all that a LoRA file can say of a layer.
+"""Linear layers with changes added to their outputs: all that a LoRA file can say of one layer.
 
     y = W x + b + strength * change(x) + …, for each LoRA
 
@@ -19,23 +19,17 @@ def classes() -> tuple[Any, Any]:
     import torch
 
     class Change(torch.nn.Module):
-        """One change of a layer's weight (out, in) by factors, which are matrices:
+        """A change of a layer's weight, `whole(kron, factors)` or the `rows` of it, times `scale`.
 
-            low rank    0 (rank, in), 1 (out, rank)    1 @ 0
-            hadamard    0, 2 (out, rank), 1, 3         (0 @ 1) * (2 @ 3)
-            kronecker   0, 1                           kron(0, 1), of it `rows`
-            full        0 (out, in)                    0
-            bias        none                           none
-
-        times `scale`; `bias` (out) is added to the output. DoRA gives the changed weight lengths of
-        its own: it is multiplied by `gain` (out) for each output or by `reach` (in) for each input.
+        It reads `inputs` of the layer's inputs. `bias` (out) is added to the output. DoRA gives the
+        changed weight other lengths: times `gain` (out) by output, or times `reach` (in) by input.
         """
 
         def __init__(
-            self, form: str, factors: list[Any], scale: float, inputs: int, **vectors: Any
+            self, kron: bool, factors: list[Any], scale: float, inputs: int, **vectors: Any
         ):
             super().__init__()
-            self.form, self.scale, self.inputs, self.strength = form, scale, inputs, 1.0
+            self.kron, self.scale, self.inputs, self.strength = kron, scale, inputs, 1.0
             self.factors = torch.nn.ModuleList()
             for factor in factors:
                 layer = torch.nn.Linear(*factor.shape[::-1], bias=False, device="meta")
@@ -49,9 +43,8 @@ def classes() -> tuple[Any, Any]:
             if not self.factors:
                 return self.bias.to(y.dtype)
             own = x.to(self.factors[0].weight.dtype)
-            if self.reach is not None:
-                own = own * self.reach
-            added = self._product(own)
+            own = own if self.reach is None else own * self.reach
+            added = self._product(own[..., : self.inputs]) * self.scale
             if self.reach is not None:
                 added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
             if self.gain is not None:
@@ -60,24 +53,19 @@ def classes() -> tuple[Any, Any]:
             return (added if self.bias is None else added + self.bias).to(y.dtype)
 
         def _product(self, x: Any) -> Any:
-            x = x[..., : self.inputs]  # a model with more channels shares all other layers
-            match self.form, list(self.factors):
-                case "low rank", [down, up]:
-                    y = up(down(x))
-                case "hadamard", factors:
-                    matrix = whole(self.form, [each.weight for each in factors])
-                    y = torch.nn.functional.linear(x, matrix)
-                case "kronecker", [left, right]:
-                    # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
-                    y = right(x.unflatten(-1, (left.in_features, right.in_features)))
-                    y = left(y.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
-                    y = y if self.rows is None else y[..., self.rows]
-                case _, [full]:
-                    y = full(x)
-            return y * self.scale
+            if self.kron:
+                left, right = self.factors
+                # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
+                y = right(x.unflatten(-1, (left.in_features, right.in_features)))
+                y = left(y.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
+                return y if self.rows is None else y[..., self.rows]
+            if len(self.factors) == 2:
+                return self.factors[1](self.factors[0](x))
+            matrix = whole(False, [factor.weight for factor in self.factors])
+            return torch.nn.functional.linear(x, matrix)
 
     class Changed(torch.nn.Module):
-        """A linear layer with its changes."""
+        """A linear layer with its changes, which may read more inputs than the layer itself."""
 
         def __init__(self, layer: Any):
             super().__init__()
@@ -89,7 +77,6 @@ def classes() -> tuple[Any, Any]:
             return self.base_layer.weight
 
         def forward(self, x: Any) -> Any:
-            """(…, in) to (…, out); what an `x` of a control model has more, only changes read."""
             layer = self.base_layer
             y = total = layer(x[..., : layer.in_features])
             for change in self.changes:
@@ -100,25 +87,18 @@ def classes() -> tuple[Any, Any]:
     return Change, Changed
 
 
-def whole(form: str, factors: Sequence[Any]) -> Any:
-    """The change of a weight (out, in) by factors of this form, without scale and rows."""
+def whole(kron: bool, factors: Sequence[Any]) -> Any:
+    """The change of a weight (out, in): a Kronecker product of two matrices, or of low rank.
+
+    Two factors are (rank, in) and (out, rank) of a LoRA; of a LoHa two more give a second such
+    matrix, and each number is the product of both.
+    """
     import torch
 
-    match form, list(factors):
-        case "low rank", [down, up]:
-            return up @ down
-        case "hadamard", [one, two, three, four]:
-            return (one @ two) * (three @ four)
-        case "kronecker", [left, right]:
-            return torch.kron(left, right)
-        case _, [full]:
-            return full
-
-
-def shape(form: str, factors: Sequence[Any]) -> tuple[int, int]:
-    """The shape (out, in) of that change."""
-    high, wide = whole(form, [factor.to("meta") for factor in factors]).shape
-    return high, wide
+    if kron:
+        return torch.kron(*factors)
+    change = factors[1] @ factors[0]
+    return change * (factors[3] @ factors[2]) if len(factors) > 2 else change
 
 
 def put(module: Any, name: str, change: Any) -> None:
@@ -126,10 +106,17 @@ def put(module: Any, name: str, change: Any) -> None:
     _, changed = classes()
     layer = module.get_submodule(name)
     if not isinstance(layer, changed):
-        holder, _, leaf = name.rpartition(".")
         layer = changed(layer)
-        setattr(module.get_submodule(holder), leaf, layer)
+        module.set_submodule(name, layer)
     layer.changes.append(change.to(layer.weight.device, dtype_of(layer.weight)))
+
+
+def take_off(module: Any) -> None:
+    """Put the layers of before the first change back: the same objects, in the same order."""
+    _, changed = classes()
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, changed):
+            module.set_submodule(name, layer.base_layer)
 
 
 def dtype_of(weight: Any) -> Any:
@@ -144,11 +131,11 @@ def weight_of(layer: Any) -> Any:
     """The weight (out, in) of a linear layer in float32, in whatever way it is held."""
     import torch
 
-    weight, shape = layer.weight.detach(), (layer.out_features, layer.in_features)
-    if weight.is_floating_point() and weight.shape == shape:
+    weight = layer.weight.detach()
+    if weight.is_floating_point():
         return weight.float()
-    # Only the layer knows how its bits are packed: its outputs for each input alone.
-    one = torch.eye(layer.in_features, dtype=dtype_of(weight), device=weight.device)
+    # Only the layer knows how its bits are packed: its output for each input alone.
+    one = torch.eye(layer.in_features, dtype=torch.bfloat16, device=weight.device)
     bias, layer.bias = layer.bias, None
     try:
         with torch.no_grad():

@@ -9,23 +9,17 @@ not fit fails the job with a sentence. Reads safetensors only, from this machine
 """
 
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner import lora_names
-from runner.engine import errors as faults
-from runner.engine.hub.explain import causes
+from runner.engine.errors import translation
 from runner.engine.weights import lora_changes, lora_layers
-from runner.engine.weights.original_layers import OriginalLayers
-from runner.errors import InputBad, JobFailed, ModelMissing
+from runner.errors import InputBad, ModelMissing
+from runner.lora_names import PARTS, TRANSFORMER, check, part_of
 from runner.task import Lora
-from specs.errors import FluxdropError
-
-log = logging.getLogger(__name__)
 
 _ATTRIBUTE = "_fluxdrop_loras"
 """Under this name a module holds its `_Applied`."""
@@ -35,15 +29,15 @@ Key = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class _Applied:
-    """The LoRAs that a transformer or text encoder has now, and its layers of before.
+    """The LoRAs that a transformer or text encoder has now, each with what it does.
 
-    `changes` are those of each LoRA, by its place in the list.
+    `values` are the weights of before of those layers whose weights a LoRA has set.
     """
 
-    original: OriginalLayers
     key: Key
-    changes: Mapping[int, Sequence[Any]]
-    warnings: tuple[str, ...]
+    fittings: Sequence[lora_changes.Fitting]
+    channels: int
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
@@ -65,11 +59,12 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
         applied = getattr(module, _ATTRIBUTE, None)
         if applied is None or applied.key != key:
             _remove_from(module)
-            applied = _apply_to(pipe, part, module, loras, key)
-        for number, changes in applied.changes.items():
-            for change in changes:
-                change.strength = loras[number].weight
-        messages += applied.warnings
+            with translation():
+                applied = _apply_to(pipe, part, module, loras, key)
+        for lora, fitting in zip(loras, applied.fittings, strict=True):
+            for _, change in fitting.changes:
+                change.strength = lora.weight
+            messages += fitting.warnings
     return tuple(dict.fromkeys(messages))
 
 
@@ -87,98 +82,86 @@ def text_mark(loras: Sequence[Lora]) -> str:
     marks = [
         f"{lora.sha256 or _content(*_stat(lora.path))}*{lora.weight:g}"
         for lora in loras
-        if _keys(*_stat(lora.path)).keys() - {lora_names.TRANSFORMER}
+        if any(part_of(key) != TRANSFORMER for key in _keys(*_stat(lora.path)))
     ]
     return " ".join(marks)
 
 
 def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
     """The names and modules of a pipeline that LoRAs can be loaded into."""
-    for part in lora_names.PARTS:
+    for part in PARTS:
         module = getattr(pipe, part, None)
         if hasattr(module, "named_modules"):
             yield part, module
 
 
 def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:
+    import torch
+
     fittings = [_fitting(pipe, part, module, lora) for lora in loras]
-    applied = _Applied(
-        original=OriginalLayers.of(module),
-        key=key,
-        changes={n: [change for _, change in each.changes] for n, each in enumerate(fittings)},
-        warnings=tuple(text for each in fittings for text in each.warnings),
-    )
+    applied = _Applied(key, fittings, getattr(module.config, "in_channels", 0))
     setattr(module, _ATTRIBUTE, applied)
     try:
         for fitting in fittings:
-            applied.original.overwrite(module, fitting.values)
+            for name, value in fitting.values.items():
+                weight = module.get_submodule(name).weight
+                applied.values.setdefault(name, weight.detach().clone())
+                with torch.no_grad():
+                    weight.copy_(value)
             for name, change in fitting.changes:
                 lora_layers.put(module, name, change)
-        width = max(fitting.width for fitting in fittings)
-        if width > (applied.original.in_channels or width):
-            module.config.in_channels = width
-        applied.original.follow(module)
-    except BaseException as error:
+            if fitting.width > applied.channels:
+                module.config.in_channels = fitting.width
+        _follow(module)
+    except BaseException:
         remove(pipe)
-        pipe.maybe_free_model_hooks()
-        if isinstance(error, FluxdropError) or not isinstance(error, Exception):
-            raise
-        listed = " and ".join(_name(lora) for lora in loras)
-        raise _translated(error, listed, "cannot be put on this model") from error
+        raise
     return applied
 
 
 def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:
     """What one file does to a part of the pipeline, checked."""
-    from safetensors import SafetensorError
-
     name, content = _name(lora), _content(*_stat(lora.path))
     if lora.sha256 and lora.sha256 != content:
         raise InputBad(f"{name} changed since this job was accepted: drop the spec again")
     keys = _keys(*_stat(lora.path))
-    lora_names.check((key for own in keys.values() for key in own), name)
-    lacking = {each: own for each, own in keys.items() if not hasattr(pipe, each)}
-    if keys.keys() == lacking.keys():
-        raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    fitting = lora_changes.Fitting()
-    if part in keys:
-        try:
-            fitting = lora_changes.fitting(lora.path, name, part, module, keys[part])
-        except (OSError, SafetensorError) as error:
-            raise _translated(error, name, "cannot be read") from error
-    reads_control = "Control" in type(pipe).__name__
-    if fitting.width > getattr(module.config, "in_channels", 0) and not reads_control:
+    check(keys, name)
+    # The transformer answers for the parts that this model does not have.
+    parts = {each: each if hasattr(pipe, each) else TRANSFORMER for each in PARTS}
+    own = [key for key in keys if parts[part_of(key)] == part]
+    if not own:
+        return lora_changes.Fitting()
+    fitting = lora_changes.fitting(lora.path, name, part, module, own)
+    wide = fitting.width > getattr(module.config, "in_channels", 0)
+    if wide and "Control" not in type(pipe).__name__:
         raise InputBad(
             f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )
-    total = sum(map(len, keys.values()))
-    warnings = (
-        f"{len(own)} of the {total} tensors of {name} are for a {each}, which this model does not"
-        f" have, and were left out, as {own[0]}"
-        for each, own in lacking.items()
-    )
-    return replace(fitting, warnings=(*fitting.warnings, *warnings))
+    return fitting
 
 
-def _translated(error: Exception, name: str, problem: str) -> JobFailed:
-    """Our error for what a loader raised, which hides the first cause behind others."""
-    from safetensors import SafetensorError
+def _follow(module: Any) -> None:
+    """Where layers are streamed from RAM, make the hooks those of the layers of now."""
+    from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 
-    log.warning("%s %s: %s: %s", name, problem, type(error).__name__, str(error)[:500])
-    for link in causes(error):
-        ours = faults.translated(link)
-        if ours is not None:
-            return ours
-        if isinstance(link, SafetensorError):
-            return InputBad(f"{name} is damaged or no safetensors file: fetch it again")
-    return InputBad(f"{name} {problem}: it was made for another one")
+    _maybe_remove_and_reapply_group_offloading(module)
 
 
 def _remove_from(module: Any) -> None:
+    """Put a module's own layers, weights and channels back, also after half of a LoRA."""
+    import torch
+
     applied = getattr(module, _ATTRIBUTE, None)
-    if applied is not None:
-        applied.original.restore(module)
-        delattr(module, _ATTRIBUTE)
+    if applied is None:
+        return
+    lora_layers.take_off(module)
+    with torch.no_grad():
+        for name, value in applied.values.items():
+            module.get_submodule(name).weight.copy_(value)
+    if applied.channels:
+        module.config.in_channels = applied.channels
+    _follow(module)
+    delattr(module, _ATTRIBUTE)
 
 
 def _name(lora: Lora) -> str:
@@ -208,17 +191,12 @@ def _content(path: Path, size: int, changed: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _keys(path: Path, size: int, changed: int) -> Mapping[str, Sequence[str]]:
-    """The names of the tensors in a file, by the part of a pipeline that they are for."""
+def _keys(path: Path, size: int, changed: int) -> tuple[str, ...]:
+    """The names of the tensors in a file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-    except SafetensorError as error:
-        raise _translated(error, path.name, "cannot be read") from error
-    parts = {
-        part: tuple(key for key in names if lora_names.part_of(key) == part)
-        for part in lora_names.PARTS
-    }
-    return {part: keys for part, keys in parts.items() if keys}
+            return tuple(file.keys())
+    except SafetensorError:
+        raise InputBad(f"{path.name} is damaged or no safetensors file: fetch it again") from None
