@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.engine.errors import translation
 from runner.engine.weights import lora_layers
-from runner.engine.weights.lora_places import Place, places
+from runner.engine.weights.lora_places import places
 from runner.errors import InputBad
 from runner.lora_names import piece_of
 
@@ -62,20 +62,20 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
         )
     taken: set[str] = set()
     # Layers alone go first: some tools write joined layers beside their parts.
-    for layer in sorted(found.keys() & table, key=lambda each: (len(table[each].layers), each)):
-        place, pieces = table[layer], found[layer]
-        if taken & set(place.layers):
+    for layer in sorted(found.keys() & table, key=lambda each: (len(table[each][0]), each)):
+        (names, swapped), pieces = table[layer], found[layer]
+        if not taken.isdisjoint(names):
             left_out.append(layer)
             continue
-        taken.update(place.layers)
-        own = [layers[each] for each in place.layers]
+        taken.update(names)
+        own = {each: layers[each] for each in names}
         try:
             if pieces.keys() == {"value"}:
-                values[place.layers[0]] = pieces["value"].reshape(own[0].weight.shape)
+                values[names[0]] = pieces["value"].reshape(own[names[0]].weight.shape)
                 continue
-            scale = _scale(settings, pieces.get("alpha"), place.layers[0])
+            forms = list(_forms(pieces, _scale(settings, pieces.get("alpha"), names[0])))
             with translation():
-                changes += _changes(place, own, pieces, list(_forms(pieces, scale)), name)
+                changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
             raise InputBad(f"{name} is incomplete: {layer} has no {error.args[0]}") from None
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
@@ -135,11 +135,10 @@ def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator
         tensor = pieces[name].float()
         return tensor.flatten(1) if tensor.ndim > 2 else tensor
 
-    if {"down", "up"} & pieces.keys():
-        yield False, [matrix("down"), matrix("up")], scale(len(pieces["down"]))
-    if any(name.startswith("hada_") for name in pieces):
-        factors = [matrix(f"hada_{name}") for name in ("w1_b", "w1_a", "w2_b", "w2_a")]
-        yield False, factors, scale(len(factors[0]))
+    for names in (("down", "up"), ("hada_w1_b", "hada_w1_a", "hada_w2_b", "hada_w2_a")):
+        if not pieces.keys().isdisjoint(names):
+            factors = [matrix(name) for name in names]
+            yield False, factors, scale(len(factors[0]))
     if any(name.startswith("lokr_") for name in pieces):
         sides, rank = [], 0
         for side in ("lokr_w1", "lokr_w2"):
@@ -158,16 +157,20 @@ def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator
 
 
 def _changes(
-    place: Place, own: Sequence[Any], pieces: Mapping[str, Any], forms: list[Form], name: str
+    own: Mapping[str, Any],
+    swapped: bool,
+    pieces: Mapping[str, Any],
+    forms: list[Form],
+    name: str,
 ) -> Iterator[tuple[str, Any]]:
-    """The layers of a place with their changes."""
+    """The layers that lie one after the other in a layer of the file, with their changes."""
     import torch
 
     make, _ = lora_layers.classes()
-    outputs, inputs = sum(layer.out_features for layer in own), own[0].in_features
+    first, sizes = next(iter(own)), [layer.out_features for layer in own.values()]
+    outputs, inputs = sum(sizes), own[first].in_features
     # Where the halves are swapped, the same order leads to the file's rows and back.
-    order = torch.arange(outputs).roll(outputs // 2 if place.swapped else 0)
-    split = order.split([layer.out_features for layer in own])
+    order = torch.arange(outputs).roll(outputs // 2 if swapped else 0)
     vectors = {}
     if "diff_b" in pieces:
         vectors["bias"] = pieces["diff_b"].float()
@@ -176,25 +179,24 @@ def _changes(
     if any(each.shape != (outputs,) for each in vectors.values()):
         raise ValueError(vectors)
     if "dora" in pieces:
-        vectors |= _lengths(pieces["dora"].float(), forms, own, order)
+        vectors |= _lengths(pieces["dora"].float(), forms, list(own.values()), order)
     if not forms and not vectors:
         raise KeyError("change")
     for kron, factors, scale in forms or [(False, [], 1.0)]:
         high, wide = outputs, inputs
         if factors:
             high, wide = lora_layers.whole(kron, [each.to("meta") for each in factors]).shape
-        any_width = place.layers == (INPUT_LAYER,)
-        for wants, has in ((high, outputs), (inputs if any_width else wide, inputs)):
+        for wants, has in ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs)):
             if wants != has:
                 raise InputBad(
-                    f"{name} was made for another model: its layer {place.layers[0]} is {wants}"
-                    f" wide, and {has} here"
+                    f"{name} was made for another model: its layer {first} is {wants} wide, and"
+                    f" {has} here"
                 )
-        for layer_name, layer, rows in zip(place.layers, own, split, strict=True):
+        for (layer_name, layer), rows in zip(own.items(), order.split(sizes), strict=True):
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
-            if kron and (len(own) > 1 or place.swapped):
+            if kron and (len(own) > 1 or swapped):
                 here["rows"] = rows
             yield layer_name, make(kron, [f.to(dtype) for f in cut], scale, wide, **here)
         vectors = {}  # they are of the layer, not of each of its changes

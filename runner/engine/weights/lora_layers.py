@@ -123,8 +123,8 @@ def dtype_of(weight: Any) -> Any:
     """The dtype in which a layer with this weight computes: bfloat16 for one of few bits."""
     import torch
 
-    plain = (torch.float32, torch.float16, torch.bfloat16)
-    return weight.dtype if weight.dtype in plain else torch.bfloat16
+    is_plain = weight.is_floating_point() and weight.itemsize > 1
+    return weight.dtype if is_plain else torch.bfloat16
 
 
 def weight_of(layer: Any) -> Any:

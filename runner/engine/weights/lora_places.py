@@ -6,7 +6,6 @@ diffusers' converters are not used: they have both for some models, and drop wha
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from runner.lora_names import plain
 
@@ -58,11 +57,8 @@ output changed place. `processor` is XLabs'.
 _ENDS = (("", ""), (".linear_1", ".in_layer"), (".linear_2", ".out_layer"))
 
 
-class Place(NamedTuple):
-    """The layers that a name stands for; `swapped` where the halves of the output changed place."""
-
-    layers: tuple[str, ...]
-    swapped: bool = False
+Place = tuple[tuple[str, ...], bool]
+"""The layers that a name stands for, and whether the halves of the output changed place."""
 
 
 def places(layers: Mapping[str, object]) -> dict[str, Place]:
@@ -71,8 +67,7 @@ def places(layers: Mapping[str, object]) -> dict[str, Place]:
 
     def add(alias: str, *names: str) -> None:
         if all(name in layers for name in names):
-            place = Place(names, alias.startswith("~"))
-            table.setdefault(plain(alias.removeprefix("~")), place)
+            table.setdefault(plain(alias.removeprefix("~")), (names, alias.startswith("~")))
 
     for name in layers:
         add(name, name)

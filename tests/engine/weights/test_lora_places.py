@@ -159,14 +159,14 @@ def test_the_layers_are_those_that_diffusers_converters_give_at_the_models_own_s
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "in_features")}
     heads = ("double_blocks_0", "single_blocks_0", "layers_0_attention_to", "layers_0_feed")
     tensors, ours = {}, {}
-    for name, place in places(layers).items():
+    for name, (own, _) in places(layers).items():
         if name.startswith(heads) and "processor" not in name:
-            rows = [layers[each].out_features for each in place.layers]
-            down, up = torch.rand(1, layers[place.layers[0]].in_features), torch.rand(sum(rows), 1)
+            rows = [layers[each].out_features for each in own]
+            down, up = torch.rand(1, layers[own[0]].in_features), torch.rand(sum(rows), 1)
             tensors[f"lora_unet_{name}.lora_down.weight"] = down
             tensors[f"lora_unet_{name}.lora_up.weight"] = up
             tensors[f"lora_unet_{name}.alpha"] = torch.tensor(0.5)
-            for each, part in zip(place.layers, up.split(rows), strict=True):
+            for each, part in zip(own, up.split(rows), strict=True):
                 ours[f"transformer.{each}"] = part * 0.5 @ down[:, :9]
     theirs = getattr(lora_conversion_utils, converter)(tensors)
     assert {key.rpartition(".lora_")[0] for key in theirs} == ours.keys() != set()
