@@ -9,6 +9,7 @@ a layer of another size means that the LoRA was made for another model.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
 
 Form = tuple[bool, list[Any], float]
-"""Factors of a change in float32, before them whether of a Kronecker product, then their scale."""
+"""Whether a change is a Kronecker product, its factors (none in float8), and their scale."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator
     """
 
     def matrix(name: str) -> Any:
-        tensor = pieces[name].float()
-        return tensor.flatten(1) if tensor.ndim > 2 else tensor
+        tensor = pieces[name].flatten(1) if pieces[name].ndim > 2 else pieces[name]
+        return tensor.float() if tensor.itemsize == 1 else tensor
 
     for names in (("down", "up"), ("hada_w1_b", "hada_w1_a", "hada_w2_b", "hada_w2_a")):
         if not pieces.keys().isdisjoint(names):
@@ -145,7 +146,7 @@ def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator
             if side in pieces and {f"{side}_a", f"{side}_b"} & pieces.keys():
                 raise ValueError(side)
             if f"{side}_a" in pieces or f"{side}_b" in pieces:
-                sides.append(matrix(f"{side}_a") @ matrix(f"{side}_b"))
+                sides.append(matrix(f"{side}_a").float() @ matrix(f"{side}_b").float())
                 rank = len(pieces[f"{side}_b"])
             else:
                 sides.append(matrix(side))
@@ -169,8 +170,9 @@ def _changes(
     make, _ = lora_layers.classes()
     first, sizes = next(iter(own)), [layer.out_features for layer in own.values()]
     outputs, inputs = sum(sizes), own[first].in_features
+    rows_of = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     # Where the halves are swapped, the same order leads to the file's rows and back.
-    order = torch.arange(outputs).roll(outputs // 2 if swapped else 0)
+    order = torch.arange(outputs).roll(outputs // 2) if swapped else slice(None)
     vectors = {}
     if "diff_b" in pieces:
         vectors["bias"] = pieces["diff_b"].float()
@@ -185,20 +187,22 @@ def _changes(
     for kron, factors, scale in forms or [(False, [], 1.0)]:
         high, wide = outputs, inputs
         if factors:
-            high, wide = lora_layers.whole(kron, [each.to("meta") for each in factors]).shape
+            # Only for its shape, and for an error where the sizes do not go together.
+            blank = [torch.empty(each.shape, device="meta") for each in factors]
+            high, wide = lora_layers.whole(kron, blank).shape
         for wants, has in ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs)):
             if wants != has:
                 raise InputBad(
                     f"{name} was made for another model: its layer {first} is {wants} wide, and"
                     f" {has} here"
                 )
-        for (layer_name, layer), rows in zip(own.items(), order.split(sizes), strict=True):
+        for (layer_name, layer), rows in zip(own.items(), rows_of, strict=True):
+            rows = order if swapped else rows
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
-            if kron and (len(own) > 1 or swapped):
-                here["rows"] = rows
-            yield layer_name, make(kron, [f.to(dtype) for f in cut], scale, wide, **here)
+            cut = [factor.to(dtype) for factor in cut]
+            yield layer_name, make(kron, cut, scale, wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 
 
@@ -207,9 +211,8 @@ def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any
     import torch
 
     ((kron, factors, scale),) = forms
-    before = torch.cat([lora_layers.weight_of(layer) for layer in own])
-    before = before[order.to(before.device)]
-    change = lora_layers.whole(kron, [each.to(before.device) for each in factors]) * scale
+    before = torch.cat([lora_layers.weight_of(layer) for layer in own])[order]
+    change = lora_layers.whole(kron, [each.to(before.device).float() for each in factors]) * scale
     wide = max(before.shape[1], change.shape[1])
     pad = torch.nn.functional.pad
     after = sum(pad(each, (0, wide - each.shape[1])) for each in (before, change))

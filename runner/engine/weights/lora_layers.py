@@ -26,7 +26,13 @@ def classes() -> tuple[Any, Any]:
         """
 
         def __init__(
-            self, kron: bool, factors: list[Any], scale: float, inputs: int, **vectors: Any
+            self,
+            kron: bool,
+            factors: list[Any],
+            scale: float,
+            inputs: int,
+            rows: Any = slice(None),
+            **vectors: Any,
         ):
             super().__init__()
             self.kron, self.scale, self.inputs, self.strength = kron, scale, inputs, 1.0
@@ -35,7 +41,8 @@ def classes() -> tuple[Any, Any]:
                 layer = torch.nn.Linear(*factor.shape[::-1], bias=False, device="meta")
                 layer.weight = torch.nn.Parameter(factor, requires_grad=False)
                 self.factors.append(layer)
-            for name in ("rows", "bias", "gain", "reach"):
+            self.rows = rows
+            for name in ("bias", "gain", "reach"):
                 self.register_buffer(name, vectors.get(name))
 
         def forward(self, x: Any, y: Any, layer: Any) -> Any:
@@ -58,7 +65,7 @@ def classes() -> tuple[Any, Any]:
                 # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
                 y = right(x.unflatten(-1, (left.in_features, right.in_features)))
                 y = left(y.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
-                return y if self.rows is None else y[..., self.rows]
+                return y[..., self.rows]
             if len(self.factors) == 2:
                 return self.factors[1](self.factors[0](x))
             matrix = whole(False, [factor.weight for factor in self.factors])
