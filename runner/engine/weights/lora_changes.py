@@ -15,15 +15,15 @@ from typing import Any
 
 from runner.engine.errors import translation
 from runner.engine.weights import lora_layers
+from runner.engine.weights.lora_layers import Form
 from runner.engine.weights.lora_places import places
 from runner.errors import InputBad
 from runner.lora_names import piece_of
 
+Named = Mapping[str, Any]
+
 INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
-
-Form = tuple[bool, list[Any], float]
-"""Whether a change is a Kronecker product, its factors (none in float8), and their scale."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fitting:
     """
 
     changes: Sequence[tuple[str, Any]] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Named = field(default_factory=dict)
     width: int = 0
     warnings: Sequence[str] = ()
 
@@ -90,9 +90,7 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
     return Fitting(changes, values, max(widths, default=0), warnings)
 
 
-def _read(
-    path: Path, part: str, keys: Sequence[str], name: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named, Named]:
     """The tensors of these names, and peft's settings of this part in the file's header.
 
     Raises InputBad for NaN or infinity: one such number would spoil every pixel.
@@ -113,7 +111,7 @@ def _read(
     return tensors, settings
 
 
-def _scale(settings: Mapping[str, Any], alpha: Any, layer: str) -> Callable[[int], float]:
+def _scale(settings: Named, alpha: Any, layer: str) -> Callable[[int], float]:
     """By what a change of this rank is multiplied.
 
     A layer without an alpha has that of peft's settings, whose patterns are taken as ends of names.
@@ -126,7 +124,7 @@ def _scale(settings: Mapping[str, Any], alpha: Any, layer: str) -> Callable[[int
     return lambda rank: 1.0 if alpha is None else float(alpha) / float(rank**power)
 
 
-def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator[Form]:
+def _forms(pieces: Named, scale: Callable[[int], float]) -> Iterator[Form]:
     """The changes of a layer in the file.
 
     Raises KeyError with the name of a piece that is missing, ValueError for one too many.
@@ -158,11 +156,7 @@ def _forms(pieces: Mapping[str, Any], scale: Callable[[int], float]) -> Iterator
 
 
 def _changes(
-    own: Mapping[str, Any],
-    swapped: bool,
-    pieces: Mapping[str, Any],
-    forms: list[Form],
-    name: str,
+    own: Named, swapped: bool, pieces: Named, forms: list[Form], name: str
 ) -> Iterator[tuple[str, Any]]:
     """The layers that lie one after the other in a layer of the file, with their changes."""
     import torch
@@ -170,9 +164,9 @@ def _changes(
     make, _ = lora_layers.classes()
     first, sizes = next(iter(own)), [layer.out_features for layer in own.values()]
     outputs, inputs = sum(sizes), own[first].in_features
-    rows_of = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     # Where the halves are swapped, the same order leads to the file's rows and back.
     order = torch.arange(outputs).roll(outputs // 2) if swapped else slice(None)
+    parts = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     vectors = {}
     if "diff_b" in pieces:
         vectors["bias"] = pieces["diff_b"].float()
@@ -196,13 +190,12 @@ def _changes(
                     f"{name} was made for another model: its layer {first} is {wants} wide, and"
                     f" {has} here"
                 )
-        for (layer_name, layer), rows in zip(own.items(), rows_of, strict=True):
-            rows = order if swapped else rows
+        for (own_name, layer), rows in zip(own.items(), [order] if swapped else parts, strict=True):
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
             cut = [factor.to(dtype) for factor in cut]
-            yield layer_name, make(kron, cut, scale, wide, rows, **here)
+            yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 
 

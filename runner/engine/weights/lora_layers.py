@@ -12,64 +12,58 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+Form = tuple[bool, list[Any], float]
+"""A change of a weight: the arguments of `whole`, and by what their result is multiplied."""
+
 
 @cache
 def classes() -> tuple[Any, Any]:
     """`Change` and `Changed`: made on first use, because their base is torch's."""
     import torch
+    from torch.nn.functional import linear
 
     class Change(torch.nn.Module):
-        """A change of a layer's weight, `whole(kron, factors)` or the `rows` of it, times `scale`.
+        """A change of a layer's weight, which reads so many of its inputs.
 
-        It reads `inputs` of the layer's inputs. `bias` (out) is added to the output. DoRA gives the
-        changed weight other lengths: times `gain` (out) by output, or times `reach` (in) by input.
+        Of a Kronecker product only `rows` are used. `bias` (out) is added to the output. DoRA gives
+        the changed weight other lengths: times `gain` (out) by output or `reach` (in) by input.
         """
 
-        def __init__(
-            self,
-            kron: bool,
-            factors: list[Any],
-            scale: float,
-            inputs: int,
-            rows: Any = slice(None),
-            **vectors: Any,
-        ):
+        def __init__(self, form: Form, inputs: int, rows: Any, **vectors: Any):
             super().__init__()
-            self.kron, self.scale, self.inputs, self.strength = kron, scale, inputs, 1.0
-            self.factors = torch.nn.ModuleList()
-            for factor in factors:
-                layer = torch.nn.Linear(*factor.shape[::-1], bias=False, device="meta")
-                layer.weight = torch.nn.Parameter(factor, requires_grad=False)
-                self.factors.append(layer)
-            self.rows = rows
+            (self.kron, factors, self.scale), self.inputs, self.rows = form, inputs, rows
+            self.strength, self.count = 1.0, len(factors)
+            # In this module itself: where layers are streamed, what they hold is there only then.
+            for n, factor in enumerate(factors):
+                self.register_buffer(f"factor{n}", factor)
             for name in ("bias", "gain", "reach"):
                 self.register_buffer(name, vectors.get(name))
 
         def forward(self, x: Any, y: Any, layer: Any) -> Any:
             """What is added to the output y of a layer with the input x."""
-            if not self.factors:
+            factors = [getattr(self, f"factor{n}") for n in range(self.count)]
+            if not factors:
                 return self.bias.to(y.dtype)
-            own = x.to(self.factors[0].weight.dtype)
+            own = x.to(factors[0].dtype)
             own = own if self.reach is None else own * self.reach
-            added = self._product(own[..., : self.inputs]) * self.scale
+            added = self._product(own[..., : self.inputs], factors) * self.scale
             if self.reach is not None:
                 added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
             if self.gain is not None:
-                plain = y if layer.bias is None else y - layer.bias
+                plain = y if layer.bias is None else y - layer.bias.to(y.device)
                 added = added * self.gain + plain * (self.gain - 1)
             return (added if self.bias is None else added + self.bias).to(y.dtype)
 
-        def _product(self, x: Any) -> Any:
+        def _product(self, x: Any, factors: list[Any]) -> Any:
             if self.kron:
-                left, right = self.factors
+                left, right = factors
                 # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
-                y = right(x.unflatten(-1, (left.in_features, right.in_features)))
-                y = left(y.transpose(-1, -2)).transpose(-1, -2).flatten(-2)
-                return y[..., self.rows]
-            if len(self.factors) == 2:
-                return self.factors[1](self.factors[0](x))
-            matrix = whole(False, [factor.weight for factor in self.factors])
-            return torch.nn.functional.linear(x, matrix)
+                y = linear(x.unflatten(-1, (left.shape[1], right.shape[1])), right)
+                y = linear(y.transpose(-1, -2), left).transpose(-1, -2)
+                return y.flatten(-2)[..., self.rows]
+            if len(factors) == 2:
+                return linear(linear(x, factors[0]), factors[1])
+            return linear(x, whole(False, factors))
 
     class Changed(torch.nn.Module):
         """A linear layer with its changes, which may read more inputs than the layer itself."""

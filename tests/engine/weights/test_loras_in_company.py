@@ -152,7 +152,7 @@ def test_a_lora_on_eight_bits_is_not_rounded_to_eight_bits(tmp_path: Path) -> No
     in_fp8(pipe)
     tensors = tensors_for(pipe.transformer)
     loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
-    kept = pipe.transformer.transformer_blocks[0].attn.to_q.changes[0].factors[0].weight
+    kept = pipe.transformer.transformer_blocks[0].attn.to_q.changes[0].factor0
     asked = tensors["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
     assert kept.equal(asked.to(torch.bfloat16))
 
