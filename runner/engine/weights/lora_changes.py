@@ -194,7 +194,10 @@ def _changes(
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
-            cut = [factor.to(dtype) for factor in cut]
+            if "gain" in here and layer.bias is not None:  # it is no part of the weight
+                own_bias = layer.bias.detach().float().cpu()
+                here["bias"] = here.get("bias", 0) - (here["gain"] - 1) * own_bias
+            cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 

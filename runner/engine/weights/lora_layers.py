@@ -50,8 +50,7 @@ def classes() -> tuple[Any, Any]:
             if self.reach is not None:
                 added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
             if self.gain is not None:
-                plain = y if layer.bias is None else y - layer.bias.to(y.device)
-                added = added * self.gain + plain * (self.gain - 1)
+                added = added * self.gain + y * (self.gain - 1)
             return (added if self.bias is None else added + self.bias).to(y.dtype)
 
         def _product(self, x: Any, factors: list[Any]) -> Any:

@@ -157,6 +157,57 @@ def test_a_lora_on_eight_bits_is_not_rounded_to_eight_bits(tmp_path: Path) -> No
     assert kept.equal(asked.to(torch.bfloat16))
 
 
+def test_a_change_is_streamed_with_its_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: what is not on the device has NaN in the place of its numbers.
+
+    Seen red where two layers shared a factor, and where one read its bias after its turn.
+    """
+    import torch
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    kept: dict[int, tuple[Any, Any]] = {}
+
+    def tensors(group: Any) -> list[Any]:
+        inner = [[*module.parameters(), *module.buffers()] for module in group.modules]
+        return [*sum(inner, []), *(group.parameters or ()), *(group.buffers or ())]
+
+    def offload(group: Any) -> None:
+        for tensor in tensors(group):
+            if not tensor.isnan().any():
+                kept[id(tensor)] = tensor, tensor.data
+                tensor.data = torch.full_like(tensor, float("nan"))
+
+    def onload(group: Any) -> None:
+        for tensor in tensors(group):
+            if id(tensor) in kept:
+                tensor.data = kept.pop(id(tensor))[1]
+
+    def everything_in_ram() -> None:
+        for tensor, data in kept.values():
+            tensor.data = data
+        kept.clear()
+
+    pipe = pipe_of("FluxPipeline")
+    plain = painted(pipe)
+    tensors_of_file, _ = written_as(LAYOUTS["all mixed"], "flux1")
+    lora = written(tmp_path / "ink.safetensors", tensors_of_file, weight=0.3)
+    loras.apply(pipe, [lora])
+    styled = painted(pipe)
+    loras.remove(pipe)
+    monkeypatch.setattr(ModuleGroup, "offload_", offload)
+    monkeypatch.setattr(ModuleGroup, "onload_", onload)
+    by_group(pipe)
+    assert kept and painted(pipe) == plain
+    everything_in_ram()
+    loras.apply(pipe, [lora])
+    assert kept and painted(pipe) == styled
+    everything_in_ram()
+    loras.remove(pipe)
+    assert painted(pipe) == plain
+
+
 @pytest.mark.parametrize("prepared", [in_fp8, in_nf4])
 def test_a_dora_measures_the_weights_that_are_held_in_few_bits(
     prepared: Callable[[Any], None], tmp_path: Path
