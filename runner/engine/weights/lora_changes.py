@@ -78,7 +78,7 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
             with translation():
                 changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
-            raise InputBad(f"{name} is incomplete: {layer} has no {error.args[0]}") from None
+            raise InputBad(f"{name} is incomplete: {layer} has no `{error.args[0]}`") from None
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
             raise InputBad(f"{name} is damaged: the tensors of {layer} do not agree") from None
     warnings = [
@@ -162,7 +162,10 @@ def _changes(
     import torch
 
     make, _ = lora_layers.classes()
-    first, sizes = next(iter(own)), [layer.out_features for layer in own.values()]
+    first = next(iter(own))
+    if not hasattr(own[first], "in_features"):
+        raise InputBad(f"{name} trains the norm {first}, which cannot act: use a plain LoRA")
+    sizes = [layer.out_features for layer in own.values()]
     outputs, inputs = sum(sizes), own[first].in_features
     # Where the halves are swapped, the same order leads to the file's rows and back.
     order = torch.arange(outputs).roll(outputs // 2) if swapped else slice(None)

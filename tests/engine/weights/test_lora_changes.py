@@ -230,6 +230,54 @@ def test_what_cannot_act_is_refused_by_the_name_of_its_format(other: str, tmp_pa
     assert state_of(pipe) == before
 
 
+def test_a_difference_of_a_norm_is_refused_by_its_name(tmp_path: Path) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    tensors["diffusion_model.double_blocks.0.img_attn.norm.key_norm.diff"] = torch.ones(16)
+    with pytest.raises(InputBad, match="trains the norm transformer_blocks.0.attn.norm_k"):
+        loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
+
+
+@pytest.mark.parametrize(
+    ("piece", "shape", "says"),
+    [
+        ("lora_down.weight", (4, 32), "is incomplete: double_blocks_0_img_mlp_2 has no `up`"),
+        ("alpha", (), "is incomplete: double_blocks_0_img_mlp_2 has no `change`"),
+        ("hada_w1_a", (32, 4), "is incomplete: double_blocks_0_img_mlp_2 has no `hada_w1_b`"),
+        ("lokr_w1", (2, 2), "is incomplete: double_blocks_0_img_mlp_2 has no `lokr_w2`"),
+        ("lokr_w1_a", (2, 2), "is incomplete: double_blocks_0_img_mlp_2 has no `lokr_w1_b`"),
+        (
+            "dora_scale",
+            (32, 1),
+            "is damaged: the tensors of double_blocks_0_img_mlp_2 do not",
+        ),
+        ("diff_b", (31,), "is damaged: the tensors of double_blocks_0_img_mlp_2 do not"),
+        ("diff", (32, 31), "was made for another model: its layer .* is 31 wide, and 128 here"),
+    ],
+)
+def test_a_layer_that_is_incomplete_or_disagrees_is_refused(
+    piece: str, shape: tuple[int, ...], says: str, tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    tensors[f"lora_unet_double_blocks_0_img_mlp_2.{piece}"] = torch.ones(shape)
+    with pytest.raises(InputBad, match=says):
+        loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
+
+
+@pytest.mark.parametrize("header", ["no json", "[1]", '{"transformer.lora_alpha": "much"}'])
+def test_settings_that_cannot_be_read_are_damage(header: str, tmp_path: Path) -> None:
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    lora = written(tmp_path / "ink.safetensors", tensors, lora_adapter_metadata=header)
+    with pytest.raises(InputBad, match="is damaged"):
+        loras.apply(pipe, [lora])
+
+
 def more(name: str, *shapes: tuple[int, ...]) -> dict[str, Any]:
     import torch
 
