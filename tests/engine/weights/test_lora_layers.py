@@ -148,3 +148,22 @@ def test_loras_of_several_layouts_add_up_each_by_its_strength(
         )
     finally:
         loras.remove(pipe)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_lora_paints_the_pixels_that_diffusers_and_peft_paint(
+    family: str, dtype: str, tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_of(FAMILIES[family]).to(getattr(torch, dtype))
+    tensors, _ = written_as(LAYOUTS["diffusers"], family)
+    lora = written(tmp_path / "ink.safetensors", tensors, weight=0.8)
+    plain = painted(pipe)
+    loras.apply(pipe, [lora])
+    ours = painted(pipe)
+    loras.remove(pipe)
+    pipe.load_lora_weights(str(tmp_path), weight_name="ink.safetensors", adapter_name="ink")
+    pipe.set_adapters(["ink"], [0.8])
+    assert painted(pipe) == ours != plain
