@@ -24,6 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.exit_codes",
         "runner.job",
         "runner.log_once",
+        "runner.lora_names",
         "runner.pictures",
         "runner.settings",
         "runner.task",

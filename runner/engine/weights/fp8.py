@@ -7,7 +7,6 @@ registered under its name, because other parts of diffusers search for it by tha
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -56,30 +55,6 @@ def compute_in_bf16(model: Any) -> None:
     for module in matrices(model).values():
         registry = HookRegistry.check_if_exists_or_initialize(module)
         registry.register_hook(_hook()(), "layerwise_casting")
-
-
-@contextmanager
-def adapters_in_bf16(model: Any) -> Iterator[None]:
-    """While LoRA layers are put into a model: peft creates them in the dtype of the layer's weight.
-
-    In fp8 they would be rounded, and could not be computed with. So each fp8 weight is replaced
-    by a bf16 tensor of the same shape, expanded from one element. Does nothing without fp8.
-    """
-    import torch
-
-    held = [
-        (module, module.weight.data)
-        for module in matrices(model).values()
-        if module.weight.dtype == torch.float8_e4m3fn
-    ]
-    try:
-        for module, weight in held:
-            blank = torch.zeros(1, dtype=torch.bfloat16, device=weight.device)
-            module.weight.data = blank.expand(weight.shape)
-        yield
-    finally:
-        for module, weight in held:
-            module.weight.data = weight
 
 
 @cache

@@ -1,124 +1,144 @@
-"""Compares a LoRA with a model, layer by layer, before anything of the model is changed.
+"""Linear layers with changes added to their outputs: all that a LoRA file can say of one layer.
 
-Takes tensors under the names that diffusers' converters give them, whatever tool wrote the file.
-A layer that the model lacks is left out, with a warning; a layer of another size means that the
-LoRA was made for another model, which diffusers notices halfway through loading, or not at all.
+    y = W x + b + strength * change(x) + …, for each LoRA
+
+A change is computed beside the layer, from the small matrices that the file has, so the layer's own
+weights may be held in any way (fp8, nf4, GGUF, streamed from RAM) and are never touched. Strength 0
+is the plain layer, to the bit. peft's layers are not used: they cannot take a part of a Kronecker
+product, weaken a DoRA by other means, and wrap each other where a file mixes the sorts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from runner.errors import InputBad
-
-_DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight")
-_UP = (".lora_B.weight", ".lora.up.weight", ".lora_up.weight")
-_NORMS = (".norm_q.", ".norm_k.", ".norm_added_q.", ".norm_added_k.")
-_INPUT_LAYER = "x_embedder"
-"""The one layer whose inputs may differ: pipelines with more channels share all other layers."""
+Form = tuple[bool, list[Any], float]
+"""A change of a weight: the arguments of `whole`, and by what their result is multiplied."""
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """The tensors of a LoRA that fit a module, by their names in the LoRA.
+@cache
+def classes() -> tuple[Any, Any]:
+    """`Change` and `Changed`: made on first use, because their base is torch's."""
+    import torch
+    from torch.nn.functional import linear
 
-    `norms` are the parameters of the module that the LoRA overwrites; `widens` is true where it
-    gives the input layer more channels.
-    """
+    class Change(torch.nn.Module):
+        """A change of a layer's weight, which reads so many of its inputs.
 
-    tensors: Mapping[str, Any]
-    norms: tuple[str, ...] = ()
-    widens: bool = False
-    warnings: tuple[str, ...] = ()
+        Of a Kronecker product only `rows` are used. `bias` (out) is added to the output. DoRA gives
+        the changed weight other lengths: times `gain` (out) by output or `reach` (in) by input.
+        """
+
+        def __init__(self, form: Form, inputs: int, rows: Any, **vectors: Any):
+            super().__init__()
+            (self.kron, factors, self.scale), self.inputs, self.rows = form, inputs, rows
+            self.strength, self.count = 1.0, len(factors)
+            # In this module itself: where layers are streamed, what they hold is there only then.
+            for n, factor in enumerate(factors):
+                self.register_buffer(f"factor{n}", factor)
+            for name in ("bias", "gain", "reach"):
+                self.register_buffer(name, vectors.get(name))
+
+        def forward(self, x: Any, y: Any, layer: Any) -> Any:
+            """What is added to the output y of a layer with the input x."""
+            factors = [getattr(self, f"factor{n}") for n in range(self.count)]
+            if not factors:
+                return self.bias.to(y.dtype)
+            own = x.to(factors[0].dtype)
+            own = own if self.reach is None else own * self.reach
+            added = self._product(own[..., : self.inputs], factors) * self.scale
+            if self.reach is not None:
+                added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
+            if self.gain is not None:
+                added = added * self.gain + y * (self.gain - 1)
+            return (added if self.bias is None else added + self.bias).to(y.dtype)
+
+        def _product(self, x: Any, factors: list[Any]) -> Any:
+            if self.kron:
+                left, right = factors
+                # kron(A, B) @ x is B @ X @ A.T for an x that is the rows of a matrix X.
+                y = linear(x.unflatten(-1, (left.shape[1], right.shape[1])), right)
+                y = linear(y.transpose(-1, -2), left).transpose(-1, -2)
+                return y.flatten(-2)[..., self.rows]
+            if len(factors) == 2:
+                return linear(linear(x, factors[0]), factors[1])
+            return linear(x, whole(False, factors))
+
+    class Changed(torch.nn.Module):
+        """A linear layer with its changes, which may read more inputs than the layer itself."""
+
+        def __init__(self, layer: Any):
+            super().__init__()
+            self.base_layer, self.changes = layer, torch.nn.ModuleList()
+
+        @property
+        def weight(self) -> Any:
+            """The layer's own; T5 reads its dtype."""
+            return self.base_layer.weight
+
+        def forward(self, x: Any) -> Any:
+            layer = self.base_layer
+            y = total = layer(x[..., : layer.in_features])
+            for change in self.changes:
+                if change.strength:
+                    total = total + change.strength * change(x, y, layer)
+            return total
+
+    return Change, Changed
 
 
-def check_numbers(tensors: Mapping[str, Any], name: str) -> None:
-    """Raises InputBad for a LoRA without tensors, or with NaN or infinity in one of them.
+def whole(kron: bool, factors: Sequence[Any]) -> Any:
+    """The change of a weight (out, in): a Kronecker product of two matrices, or of low rank.
 
-    One such number would spoil every pixel.
+    Two factors are (rank, in) and (out, rank) of a LoRA; of a LoHa two more give a second such
+    matrix, and each number is the product of both.
     """
     import torch
 
-    if not tensors:
-        raise InputBad(f"{name} holds no LoRA: choose another file")
-    for key, tensor in tensors.items():
-        if torch.is_tensor(tensor) and tensor.is_floating_point():
-            values = tensor.float() if tensor.itemsize == 1 else tensor
-            if not torch.isfinite(values).all():
-                raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")
+    if kron:
+        return torch.kron(*factors)
+    change = factors[1] @ factors[0]
+    return change * (factors[3] @ factors[2]) if len(factors) > 2 else change
 
 
-def fitted(
-    tensors: Mapping[str, Any], module: Any, prefix: str, name: str, *, may_widen: bool
-) -> Fitting:
-    """The part of a LoRA that fits a module: of the tensors whose names begin with `prefix.`.
-
-    The down half of a layer has the shape (rank, inputs), the up half (outputs, rank); neither
-    shapes nor dtypes are changed. `may_widen` is for control pipelines, whose input layer takes a
-    second picture. Raises InputBad where the LoRA was made for another model or is incomplete.
-    """
-    layers, parameters = dict(module.named_modules()), dict(module.named_parameters())
-    own = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}
-    fitting: dict[str, Any] = {}
-    norms: list[str] = []
-    unknown: set[str] = set()
-    known: set[str] = set()
-    widens = False
-    for key, tensor in own.items():
-        parameter = key.removeprefix(f"{prefix}.")
-        if any(part in parameter for part in _NORMS) and "lora" not in parameter:
-            if parameter in parameters and parameters[parameter].shape == tensor.shape:
-                norms.append(parameter)
-                fitting[key] = tensor
-            else:
-                unknown.add(parameter)
-            continue
-        layer = parameter.partition(".lora")[0].partition(".lokr_")[0]
-        if layer not in layers:
-            unknown.add(layer)
-            continue
-        known.add(layer)
-        fitting[key] = tensor
-        if key.endswith(_DOWN):
-            widens |= _check_inputs(layers[layer], layer, tensor, name, may_widen)
-        elif key.endswith(_UP):
-            has, wants = getattr(layers[layer], "out_features", None), tensor.shape[0]
-            if has not in (None, wants):
-                raise _other_model(name, layer, wants, has)
-    _check_halves(fitting, name)
-    if own and not fitting:
-        raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    left_out = (
-        f"{len(unknown)} of the {len(unknown) + len(known) + len(norms)} layers of {name} do not"
-        " exist in this model and were left out"
-    )
-    return Fitting(fitting, tuple(norms), widens, (left_out,) if unknown else ())
+def put(module: Any, name: str, change: Any) -> None:
+    """Add a change to the layer of this name, on its device and in the dtype it computes in."""
+    _, changed = classes()
+    layer = module.get_submodule(name)
+    if not isinstance(layer, changed):
+        layer = changed(layer)
+        module.set_submodule(name, layer)
+    layer.changes.append(change.to(layer.weight.device, dtype_of(layer.weight)))
 
 
-def _check_inputs(module: Any, layer: str, down: Any, name: str, may_widen: bool) -> bool:
-    """Whether the layer has to be widened for this half of a LoRA."""
-    has, wants = getattr(module, "in_features", None), down.shape[-1]
-    if has is None or has == wants or (layer == _INPUT_LAYER and wants < has):
-        return False
-    if layer != _INPUT_LAYER:
-        raise _other_model(name, layer, wants, has)
-    if not may_widen:
-        raise InputBad(
-            f"{name} reads a control picture beside the prompt: use it with `kind: control`"
-        )
-    return True
+def take_off(module: Any) -> None:
+    """Put the layers of before the first change back: the same objects, in the same order."""
+    _, changed = classes()
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, changed):
+            module.set_submodule(name, layer.base_layer)
 
 
-def _other_model(name: str, layer: str, wants: int, has: int) -> InputBad:
-    return InputBad(
-        f"{name} was made for another model: its layer {layer} is {wants} wide, and {has} here"
-    )
+def dtype_of(weight: Any) -> Any:
+    """The dtype in which a layer with this weight computes: bfloat16 for one of few bits."""
+    import torch
+
+    is_plain = weight.is_floating_point() and weight.itemsize > 1
+    return weight.dtype if is_plain else torch.bfloat16
 
 
-def _check_halves(tensors: Mapping[str, Any], name: str) -> None:
-    """Raises InputBad where a half of a layer is missing: the update is the product of both."""
-    for halves, others in ((_DOWN, _UP), (_UP, _DOWN)):
-        for key in tensors:
-            for half, other in zip(halves, others, strict=True):
-                if key.endswith(half) and key.removesuffix(half) + other not in tensors:
-                    raise InputBad(f"{name} is incomplete: {key} has no other half")
+def weight_of(layer: Any) -> Any:
+    """The weight (out, in) of a linear layer in float32, in whatever way it is held."""
+    import torch
+
+    weight = layer.weight.detach()
+    if weight.is_floating_point():
+        return weight.float()
+    # Only the layer knows how its bits are packed: its output for each input alone.
+    one = torch.eye(layer.in_features, dtype=torch.bfloat16, device=weight.device)
+    bias, layer.bias = layer.bias, None
+    try:
+        with torch.no_grad():
+            return layer(one).T.float()
+    finally:
+        layer.bias = bias

@@ -1,70 +1,49 @@
 """LoRAs on a pipeline: loaded once, weighted anew for each image, removed without a trace.
 
-    file ──hash──► read by the pipeline's own loader ──checked against every layer──► adapters
+    file ──hash──► names ──checked against every layer──► changes beside the layers
     same files as before: only the weights are set       other files, or none: all removed first
 
-The layers of before the first LoRA are restored to the byte, so that the next plain image is as if
+The layers of before the first LoRA are put back as they were, so that the next plain image is as if
 there had never been one. Everything is checked before anything is changed, and a LoRA that does
 not fit fails the job with a sentence. Reads safetensors only, from this machine only.
 """
 
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner.engine import errors as faults
-from runner.engine.hub.explain import causes
-from runner.engine.weights import fp8, lora_layers
-from runner.engine.weights.lora_layers import Fitting
-from runner.engine.weights.original_layers import OriginalLayers
-from runner.errors import InputBad, JobFailed, ModelMissing
+from runner.engine.errors import translation
+from runner.engine.weights import lora_changes, lora_layers
+from runner.errors import InputBad, ModelMissing
+from runner.lora_names import PARTS, TRANSFORMER, check, part_of
 from runner.task import Lora
-from specs.errors import FluxdropError
-
-log = logging.getLogger(__name__)
 
 _ATTRIBUTE = "_fluxdrop_loras"
 """Under this name a module holds its `_Applied`."""
-
-_TEXT = "text_encoder"
-_TEXT_KEYS = ("lora_te1_", "lora_te_", "text_encoder.", "text_encoders.clip_l.")
 
 Key = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class _Applied:
-    """The LoRAs that a transformer or text encoder has now, and its layers of before.
+    """The LoRAs that a transformer or text encoder has now, each with what it does.
 
-    `adapters` are the adapters' names, by the place in the list of the LoRAs that have tensors for
-    this module.
+    `values` are the weights of before of those layers whose weights a LoRA has set.
     """
 
-    original: OriginalLayers
     key: Key
-    adapters: Mapping[int, str]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One LoRA as the pipeline's loader reads it; `rest` are its network alphas and metadata."""
-
-    adapter: str
-    fitting: Fitting
-    rest: tuple[Any, ...]
+    fittings: Sequence[lora_changes.Fitting]
+    channels: int
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
     """Make exactly these LoRAs act on a pipeline, with their weights; returns warnings.
 
-    Changes the transformer and the text encoder, of those that the pipeline has: so it serves a
+    Changes the transformer and the text encoders, of those that the pipeline has: so it serves a
     text stage and a paint stage alike. Raises InputBad where one does not fit or cannot be read
     and ModelMissing where its file is gone; no part has a half-loaded LoRA then.
     """
@@ -80,13 +59,12 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
         applied = getattr(module, _ATTRIBUTE, None)
         if applied is None or applied.key != key:
             _remove_from(module)
-            applied = _apply_to(pipe, part, module, loras, key)
-        if applied.adapters:
-            from diffusers.utils import set_weights_and_activate_adapters
-
-            weights = [loras[n].weight for n in applied.adapters]
-            set_weights_and_activate_adapters(module, list(applied.adapters.values()), weights)
-        messages += applied.warnings
+            with translation():
+                applied = _apply_to(pipe, part, module, loras, key)
+        for lora, fitting in zip(loras, applied.fittings, strict=True):
+            for _, change in fitting.changes:
+                change.strength = lora.weight
+            messages += fitting.warnings
     return tuple(dict.fromkeys(messages))
 
 
@@ -104,121 +82,86 @@ def text_mark(loras: Sequence[Lora]) -> str:
     marks = [
         f"{lora.sha256 or _content(*_stat(lora.path))}*{lora.weight:g}"
         for lora in loras
-        if any(key.startswith(_TEXT_KEYS) for key in _keys(*_stat(lora.path)))
+        if any(part_of(key) != TRANSFORMER for key in _keys(*_stat(lora.path)))
     ]
     return " ".join(marks)
 
 
 def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
     """The names and modules of a pipeline that LoRAs can be loaded into."""
-    for part in getattr(pipe, "_lora_loadable_modules", ()):
+    for part in PARTS:
         module = getattr(pipe, part, None)
         if hasattr(module, "named_modules"):
             yield part, module
 
 
 def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:
-    reads = [_read(pipe, part, module, n, lora) for n, lora in enumerate(loras)]
-    fitting = {n: read for n, read in enumerate(reads) if read.fitting.tensors}
-    applied = _Applied(
-        original=OriginalLayers.of(module),
-        key=key,
-        adapters={n: read.adapter for n, read in fitting.items()},
-        warnings=tuple(text for read in reads for text in read.fitting.warnings),
-    )
+    import torch
+
+    fittings = [_fitting(pipe, part, module, lora) for lora in loras]
+    applied = _Applied(key, fittings, getattr(module.config, "in_channels", 0))
     setattr(module, _ATTRIBUTE, applied)
-    training = module.training
     try:
-        with nullcontext() if part == _TEXT else fp8.adapters_in_bf16(module):
-            # What widens the input layer goes first: all others are made to fit the wider one.
-            for read in sorted(fitting.values(), key=lambda read: not read.fitting.widens):
-                applied.original.keep(module, read.fitting.norms)
-                _load(pipe, part, module, read)
-        module.train(training)  # new layers start in training mode, where some have dropout
-    except BaseException as error:
+        for fitting in fittings:
+            for name, value in fitting.values.items():
+                weight = module.get_submodule(name).weight
+                applied.values.setdefault(name, weight.detach().clone())
+                with torch.no_grad():
+                    weight.copy_(value)
+            for name, change in fitting.changes:
+                lora_layers.put(module, name, change)
+            if fitting.width > applied.channels:
+                module.config.in_channels = fitting.width
+        _follow(module)
+    except BaseException:
         remove(pipe)
-        # Loading takes offloading hooks off for a while, and may have ended there.
-        pipe.maybe_free_model_hooks()
-        if isinstance(error, FluxdropError) or not isinstance(error, Exception):
-            raise
-        listed = " and ".join(_name(lora) for lora in loras)
-        raise _translated(error, listed, "cannot be put on this model") from error
+        raise
     return applied
 
 
-def _read(pipe: Any, part: str, module: Any, number: int, lora: Lora) -> _Read:
-    """One file, read by the pipeline's own loader and converters, and checked."""
+def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:
+    """What one file does to a part of the pipeline, checked."""
     name, content = _name(lora), _content(*_stat(lora.path))
     if lora.sha256 and lora.sha256 != content:
         raise InputBad(f"{name} changed since this job was accepted: drop the spec again")
-    try:
-        tensors, *rest = pipe.lora_state_dict(
-            str(lora.path.parent),
-            weight_name=lora.path.name,
-            local_files_only=True,
-            use_safetensors=True,
-            return_alphas=True,
-            return_lora_metadata=True,
+    keys = _keys(*_stat(lora.path))
+    check(keys, name)
+    # The transformer answers for the parts that this model does not have.
+    parts = {each: each if hasattr(pipe, each) else TRANSFORMER for each in PARTS}
+    own = [key for key in keys if parts[part_of(key)] == part]
+    if not own:
+        return lora_changes.Fitting()
+    fitting = lora_changes.fitting(lora.path, name, part, module, own)
+    wide = fitting.width > getattr(module.config, "in_channels", 0)
+    if wide and "Control" not in type(pipe).__name__:
+        raise InputBad(
+            f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )
-    except Exception as error:  # converters fail in as many ways as there are file formats
-        raise _translated(error, name, "cannot be read as a LoRA for this model") from error
-    lora_layers.check_numbers(tensors, name)
-    prefixes = tuple(f"{each}." for each in pipe._lora_loadable_modules)
-    if not any(key.startswith(prefixes) for key in tensors):
-        raise InputBad(f"{name} fits no layer of this model: it was made for another one")
-    if any(".lokr_" in key and "_qkv." in key for key in tensors):
-        raise InputBad(f"{name} joins layers that are apart here: convert it to a plain LoRA")
-    if part == _TEXT:
-        fitting = Fitting({k: tensor for k, tensor in tensors.items() if k.startswith(f"{_TEXT}.")})
-    else:
-        fitting = lora_layers.fitted(
-            tensors, module, part, name, may_widen="Control" in type(pipe).__name__
-        )
-    return _Read(f"lora{number}_{content[:12]}", fitting, tuple(rest))
+    return fitting
 
 
-def _translated(error: Exception, name: str, problem: str) -> JobFailed:
-    """Our error for what a loader raised, which hides the first cause behind others."""
-    from safetensors import SafetensorError
+def _follow(module: Any) -> None:
+    """Where layers are streamed from RAM, make the hooks those of the layers of now."""
+    from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 
-    log.warning("%s %s: %s: %s", name, problem, type(error).__name__, str(error)[:500])
-    for link in causes(error):
-        ours = faults.translated(link)
-        if ours is not None:
-            return ours
-        if isinstance(link, SafetensorError):
-            return InputBad(f"{name} is damaged or no safetensors file: fetch it again")
-    return InputBad(f"{name} {problem}: it was made for another one")
+    _maybe_remove_and_reapply_group_offloading(module)
 
 
 def _remove_from(module: Any) -> None:
+    """Put a module's own layers, weights and channels back, also after half of a LoRA."""
+    import torch
+
     applied = getattr(module, _ATTRIBUTE, None)
-    if applied is not None:
-        applied.original.restore(module)
-        delattr(module, _ATTRIBUTE)
-
-
-def _load(pipe: Any, part: str, module: Any, read: _Read) -> None:
-    if part == _TEXT:
-        alphas, metadata = read.rest
-        pipe.load_lora_into_text_encoder(
-            dict(read.fitting.tensors),
-            network_alphas=alphas,
-            text_encoder=module,
-            adapter_name=read.adapter,
-            metadata=metadata,
-            _pipeline=pipe,
-        )
+    if applied is None:
         return
-    # The loader would read the file again, and load what does not fit: so its reading is replaced.
-    pipe.lora_state_dict = lambda *_, **options: (dict(read.fitting.tensors), *read.rest)
-    try:
-        with warnings.catch_warnings():
-            # peft warns of a second adapter, which is no fault here.
-            warnings.filterwarnings("ignore", module="peft")
-            pipe.load_lora_weights({}, adapter_name=read.adapter)
-    finally:
-        del pipe.lora_state_dict
+    lora_layers.take_off(module)
+    with torch.no_grad():
+        for name, value in applied.values.items():
+            module.get_submodule(name).weight.copy_(value)
+    if applied.channels:
+        module.config.in_channels = applied.channels
+    _follow(module)
+    delattr(module, _ATTRIBUTE)
 
 
 def _name(lora: Lora) -> str:
@@ -255,5 +198,5 @@ def _keys(path: Path, size: int, changed: int) -> tuple[str, ...]:
     try:
         with safe_open(path, framework="pt") as file:
             return tuple(file.keys())
-    except SafetensorError as error:
-        raise _translated(error, path.name, "cannot be read") from error
+    except SafetensorError:
+        raise InputBad(f"{path.name} is damaged or no safetensors file: fetch it again") from None

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from runner import lora_names
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
 from runner.files import open_regular
 from runner.settings import Home
@@ -222,8 +223,7 @@ def _checked(place: Path, name: str) -> str:
                 f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
                 " spec again afterwards"
             )
-        if not any("lora" in key or "lokr" in key for key in tensors):
-            raise InputBad(f"{name} holds no LoRA: it may be a whole model")
+        lora_names.check(tensors, name)
     if real.parent.name == "blobs" and len(real.name) == 64:
         return real.name  # the hub's own hash of the content
     return _hash(real, status.st_ino, status.st_size, status.st_mtime_ns)

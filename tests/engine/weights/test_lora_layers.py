@@ -1,158 +1,169 @@
-"""A LoRA that does not fit is told in a sentence, before anything of the model is touched."""
+"""A layer with changes gives what its changed weight would give, and several add up."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner.engine.weights import loras
-from runner.errors import InputBad, ModelMissing
-from runner.task import Lora
-from tests.engine.lora_files import tensors_for, wider, written
+from tests.engine.lora_files import written
+from tests.engine.lora_layouts import (
+    FAMILIES,
+    FIRST_NAMES,
+    KOHYA,
+    LAYOUTS,
+    Form,
+    Layout,
+    alike,
+    dora,
+    expected,
+    hadamard,
+    kronecker,
+    output,
+    parts_of,
+    pipe_for,
+    plain_output,
+    written_as,
+)
 from tests.engine.painting import painted, pipe_of, state_of
 
 
-def test_a_control_lora_is_refused_where_no_control_picture_is_read(tmp_path: Path) -> None:
-    pipe = pipe_of("FluxPipeline")
-    lora = written(tmp_path / "canny.safetensors", wider(pipe.transformer))
-    with pytest.raises(InputBad, match="use it with `kind: control`"):
-        loras.apply(pipe, [lora])
-
-
-def test_layers_that_a_model_lacks_are_left_out_and_said(tmp_path: Path) -> None:
-    """As with a LoRA for dev on schnell, which has no guidance to embed."""
+def test_a_control_lora_of_the_first_code_acts_with_its_biases_and_norms(tmp_path: Path) -> None:
+    """As FLUX.1's makers publish theirs: all layers, a wider input layer, both norms."""
+    import diffusers
     import torch
 
-    pipe = pipe_of("FluxPipeline")
-    tensors = tensors_for(pipe.transformer)
-    more = {
-        "transformer.guidance.lora_A.weight": torch.ones(4, 32),
-        "transformer.guidance.lora_B.weight": torch.ones(32, 4),
-    }
-    lora = written(tmp_path / "ink.safetensors", {**tensors, **more})
-    exact = written(tmp_path / "exact.safetensors", tensors)
-    assert loras.apply(pipe, [lora]) == (
-        "1 of the 7 layers of ink.safetensors do not exist in this model and were left out",
-    )
-    left = painted(pipe)
-    assert loras.apply(pipe, [lora]) != ()
-    loras.apply(pipe, [exact])
-    assert painted(pipe) == left
+    whole = pipe_of("FluxPipeline")
+    parts = {name: part for name, part in whole.components.items() if "image" not in name}
+    parts.pop("feature_extractor")
+    pipe = diffusers.FluxControlPipeline(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    transformer = whole.transformer
+    made = torch.Generator().manual_seed(0)
+    tensors, _ = written_as(LAYOUTS["first names"], "flux1")
+    wide = torch.randn(4, 128, generator=made) / 10
+    tensors["img_in.lora_A.weight"] = wide
+    # The tensors that pipe_for's twin was changed by fit this twin, which has the same weights.
+    biases = {}
+    for key in [key for key in tensors if key.endswith("lora_B.weight")]:
+        bias = torch.randn(len(tensors[key]), generator=made) / 10
+        tensors[key.replace("weight", "bias")] = biases[key.removesuffix(".lora_B.weight")] = bias
+    scale = torch.rand(16, generator=made) + 0.5
+    tensors["double_blocks.0.img_attn.norm.query_norm.scale"] = scale
+    tensors["single_blocks.0.norm.key_norm.scale"] = scale.clone()
+    lora = written(tmp_path / "canny.safetensors", tensors)
 
-
-def half(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {key: tensor for key, tensor in tensors.items() if "lora_A" in key}
-
-
-def damaged(tensors: dict[str, Any]) -> dict[str, Any]:
-    first = next(iter(tensors))
-    tensors[first] = tensors[first].clone()
-    tensors[first][0, 0] = float("nan")
-    return tensors
-
-
-def unnamed(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace("transformer.", "unet."): tensor for key, tensor in tensors.items()}
-
-
-def elsewhere(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace(".to_", ".of_"): tensor for key, tensor in tensors.items()}
-
-
-def larger(tensors: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    return {
-        key: torch.nn.functional.pad(tensor, (0, 16) if "lora_A" in key else (0, 0, 0, 16))
-        for key, tensor in tensors.items()
-    }
-
-
-def taller(tensors: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    pad = torch.nn.functional.pad
-    return {k: pad(t, (0, 0, 0, 16)) if "lora_B" in k else t for k, t in tensors.items()}
-
-
-def no_lora(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace(".lora_A", "").replace(".lora_B", ".b"): t for key, t in tensors.items()}
-
-
-@pytest.mark.parametrize("name", ["FluxPipeline", "Flux2KleinPipeline", "ZImagePipeline"])
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (half, "is incomplete"),
-        (damaged, "is damaged: .* has numbers that are none"),
-        (unnamed, "made for another one"),
-        (elsewhere, "fits no layer of this model"),
-        (larger, "was made for another model: its layer .* is 48 wide, and 32 here"),
-        (taller, "was made for another model: its layer .* is 48 wide, and 32 here"),
-        (no_lora, "fits no layer of this model|cannot be read as a LoRA"),
-        (lambda tensors: {}, "holds no LoRA|fits no layer|cannot be read"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_anything_is_touched(
-    name: str, change: Callable[[dict[str, Any]], dict[str, Any]], says: str, tmp_path: Path
-) -> None:
-    pipe = pipe_of(name)
-    before = state_of(pipe)
-    bad = written(tmp_path / "bad.safetensors", change(tensors_for(pipe.transformer)))
-    good = written(tmp_path / "good.safetensors", tensors_for(pipe.transformer))
-    with pytest.raises(InputBad, match=says):
-        loras.apply(pipe, [good, bad])
-    assert state_of(pipe) == before
-
-
-def test_a_lora_for_another_family_is_refused(tmp_path: Path) -> None:
-    for made_for, used_on in (
-        ("FluxPipeline", "ZImagePipeline"),
-        ("ZImagePipeline", "FluxPipeline"),
-        ("Flux2KleinPipeline", "ZImagePipeline"),
-    ):
-        tensors = tensors_for(pipe_of(made_for).transformer)
-        lora = written(tmp_path / f"{made_for}.safetensors", tensors)
-        with pytest.raises(InputBad, match="made for another"):
-            loras.apply(pipe_of(used_on), [lora])
-
-
-def test_a_file_that_was_cut_short_or_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
-    pipe = pipe_of("FluxPipeline")
-    lora = written(tmp_path / "ink.safetensors", tensors_for(pipe.transformer))
-    whole = lora.path.read_bytes()
-    for data in (whole[:-100], whole[:50], b"", b"PK\x03\x04 a pickle in a zip archive"):
-        lora.path.write_bytes(data)
-        with pytest.raises(InputBad, match="is damaged or no safetensors file"):
-            loras.apply(pipe, [lora])
-        with pytest.raises(InputBad, match="is damaged or no safetensors file"):
-            loras.text_mark([lora])
-
-
-def test_a_file_that_is_gone_or_changed_is_told(tmp_path: Path) -> None:
-    pipe = pipe_of("FluxPipeline")
-    lora = written(tmp_path / "ink.safetensors", tensors_for(pipe.transformer))
-    accepted = replace(lora, sha256=hashlib.sha256(lora.path.read_bytes()).hexdigest())
-    loras.apply(pipe, [accepted])
+    before = state_of(whole)
+    assert loras.apply(pipe, [lora]) == ()
+    x = torch.randn(3, 128, generator=made)
+    for first, text in FIRST_NAMES["flux1"].items():
+        names, swapped = parts_of(text)
+        layers = [transformer.get_submodule(name) for name in names]
+        inputs = (
+            x
+            if first == "img_in"
+            else torch.randn(3, layers[0].base_layer.in_features, generator=made)
+        )
+        added = inputs @ tensors[f"{first}.lora_A.weight"].T @ tensors[f"{first}.lora_B.weight"].T
+        added = added + biases[first]
+        if swapped:
+            added = torch.cat(added.chunk(2, -1)[::-1], -1)
+        with torch.no_grad():
+            got = torch.cat([layer(inputs) for layer in layers], -1)
+            had = torch.cat(
+                [layer.base_layer(inputs[:, : layer.base_layer.in_features]) for layer in layers],
+                -1,
+            )
+        assert torch.allclose(got, had + added, atol=1e-4), first
+    assert transformer.transformer_blocks[0].attn.norm_q.weight.equal(scale)
+    assert transformer.single_transformer_blocks[0].attn.norm_k.weight.equal(scale)
+    assert transformer.config.in_channels == 128
+    styled = painted(pipe)
+    loras.apply(pipe, [replace(lora, weight=0.5)])
+    assert painted(pipe) != styled
     loras.remove(pipe)
-    written(lora.path, tensors_for(pipe.transformer, seed=9))
-    os.utime(lora.path, ns=(1, 1))
-    with pytest.raises(InputBad, match=r"ink\.safetensors changed since this job was accepted"):
-        loras.apply(pipe, [accepted])
-    lora.path.unlink()
-    with pytest.raises(ModelMissing, match="fluxdrop models pull"):
-        loras.apply(pipe, [accepted])
+    assert state_of(whole) == before
 
 
-def test_a_pipeline_that_knows_no_loras_says_so() -> None:
-    from tests.fakes import FakePipe
+def test_a_biased_difference_is_added(tmp_path: Path) -> None:
+    import torch
 
-    assert loras.apply(FakePipe(), ()) == ()
-    with pytest.raises(InputBad, match="leave `loras` out"):
-        loras.apply(FakePipe(), [Lora(Path("ink.safetensors"))])
+    pipe = pipe_for("flux1")
+    plain = plain_output("flux1")
+    layer = pipe.transformer.transformer_blocks[0].attn.to_k
+    diff = torch.linspace(-1, 1, 32)
+    place = "diffusion_model.double_blocks.0.img_attn.qkv.diff_b"
+    lora = written(
+        tmp_path / "bias.safetensors", {place: torch.cat([torch.zeros(32), diff, torch.zeros(32)])}
+    )
+    before = layer.bias.data
+    layer.bias.data = before + diff
+    wanted = output("flux1")
+    layer.bias.data = before
+    try:
+        assert loras.apply(pipe, [lora]) == ()
+        assert alike(output("flux1"), wanted) and not alike(wanted, plain)
+    finally:
+        loras.remove(pipe)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("forms", [(KOHYA, dora("dora_scale", 1, KOHYA)), (hadamard, kronecker(1))])
+def test_loras_of_several_layouts_add_up_each_by_its_strength(
+    family: str, forms: tuple[Form, Form], tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_for(family)
+    one, two = (
+        written_as(layout, family, seed)
+        for seed, layout in enumerate(
+            (
+                Layout("lora_unet_", forms[0], first=True, underscores=True),
+                Layout("transformer.", forms[1]),
+            )
+        )
+    )
+    before = dict(pipe.transformer.named_parameters())
+    sums = {
+        name: before[f"{name}.weight"].detach() * (1 - 0.5 + 0.25)
+        + 0.5 * one[1][name]
+        - 0.25 * two[1][name]
+        for name in one[1]
+    }
+    wanted = expected(family, sums)
+    files = [
+        written(tmp_path / "one.safetensors", one[0], weight=0.5),
+        written(tmp_path / "two.safetensors", two[0], weight=-0.25),
+    ]
+    try:
+        assert loras.apply(pipe, files) == ()
+        assert alike(output(family), wanted)
+        layer = next(m for m in pipe.transformer.modules() if hasattr(m, "changes"))
+        assert len(layer.changes) == 2
+        assert not any(
+            torch.is_grad_enabled() and p.requires_grad for p in layer.changes.parameters()
+        )
+    finally:
+        loras.remove(pipe)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_lora_paints_the_pixels_that_diffusers_and_peft_paint(
+    family: str, dtype: str, tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_of(FAMILIES[family]).to(getattr(torch, dtype))
+    tensors, _ = written_as(LAYOUTS["diffusers"], family)
+    lora = written(tmp_path / "ink.safetensors", tensors, weight=0.8)
+    plain = painted(pipe)
+    loras.apply(pipe, [lora])
+    ours = painted(pipe)
+    loras.remove(pipe)
+    pipe.load_lora_weights(str(tmp_path), weight_name="ink.safetensors", adapter_name="ink")
+    pipe.set_adapters(["ink"], [0.8])
+    assert painted(pipe) == ours != plain

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine.weights import loras
+from runner.engine.weights import lora_layers, loras
 from runner.task import Lora
 from tests.engine.lora_files import tensors_for, wider, written
 from tests.engine.painting import SERVED, furthest, painted, pipe_of, state_of
@@ -89,18 +89,18 @@ def test_a_failure_half_way_leaves_no_trace(
     plain, before = painted(pipe), state_of(pipe)
     one = written(tmp_path / "one.safetensors", tensors_for(pipe.transformer, seed=1))
     two = written(tmp_path / "two.safetensors", tensors_for(pipe.transformer, seed=2))
-    real, calls = type(pipe).load_lora_weights, []
+    real, calls = lora_layers.put, []
 
-    def failing(self: Any, *given: Any, **settings: Any) -> None:
-        calls.append(settings)
-        real(self, *given, **settings)
-        if len(calls) == 2:
+    def failing(module: Any, name: str, change: Any) -> None:
+        calls.append(name)
+        real(module, name, change)
+        if len(calls) == 9:
             raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(type(pipe), "load_lora_weights", failing)
+    monkeypatch.setattr(lora_layers, "put", failing)
     with pytest.raises(Exception, match="no memory left"):
         loras.apply(pipe, [one, two])
-    assert len(calls) == 2
+    assert len(calls) == 9
     assert painted(pipe) == plain
     assert state_of(pipe) == before
 

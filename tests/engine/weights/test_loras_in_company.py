@@ -13,6 +13,7 @@ import pytest
 from runner.engine.speed import Speed
 from runner.engine.weights import fp8, loras
 from tests.engine.lora_files import tensors_for, text_tensors, written
+from tests.engine.lora_layouts import KOHYA, LAYOUTS, dora, written_as
 from tests.engine.painting import furthest, painted, pipe_of, state_of
 
 
@@ -132,7 +133,8 @@ def test_loras_go_with_few_bits_with_offloading_and_with_the_step_cache(
             return painted(pipe)
 
     plain, before = picture(), state_of(pipe)
-    lora = written(tmp_path / "ink.safetensors", tensors_for(pipe.transformer))
+    tensors, _ = written_as(LAYOUTS["all mixed"], "flux1")
+    lora = written(tmp_path / "ink.safetensors", tensors)
     loras.apply(pipe, [lora])
     styled = picture()
     assert styled != plain
@@ -150,10 +152,86 @@ def test_a_lora_on_eight_bits_is_not_rounded_to_eight_bits(tmp_path: Path) -> No
     in_fp8(pipe)
     tensors = tensors_for(pipe.transformer)
     loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
-    held = pipe.transformer.transformer_blocks[0].attn.to_q.lora_A
-    kept = next(iter(held.values())).weight
+    kept = pipe.transformer.transformer_blocks[0].attn.to_q.changes[0].factor0
     asked = tensors["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
     assert kept.equal(asked.to(torch.bfloat16))
+
+
+def test_a_change_is_streamed_with_its_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: what is not on the device has NaN in the place of its numbers.
+
+    Seen red where two layers shared a factor, and where one read its bias after its turn.
+    """
+    import torch
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    kept: dict[int, tuple[Any, Any]] = {}
+
+    def tensors(group: Any) -> list[Any]:
+        inner = [[*module.parameters(), *module.buffers()] for module in group.modules]
+        return [*sum(inner, []), *(group.parameters or ()), *(group.buffers or ())]
+
+    def offload(group: Any) -> None:
+        for tensor in tensors(group):
+            if not tensor.isnan().any():
+                kept[id(tensor)] = tensor, tensor.data
+                tensor.data = torch.full_like(tensor, float("nan"))
+
+    def onload(group: Any) -> None:
+        for tensor in tensors(group):
+            if id(tensor) in kept:
+                tensor.data = kept.pop(id(tensor))[1]
+
+    def everything_in_ram() -> None:
+        for tensor, data in kept.values():
+            tensor.data = data
+        kept.clear()
+
+    pipe = pipe_of("FluxPipeline")
+    plain = painted(pipe)
+    tensors_of_file, _ = written_as(LAYOUTS["all mixed"], "flux1")
+    lora = written(tmp_path / "ink.safetensors", tensors_of_file, weight=0.3)
+    loras.apply(pipe, [lora])
+    styled = painted(pipe)
+    loras.remove(pipe)
+    monkeypatch.setattr(ModuleGroup, "offload_", offload)
+    monkeypatch.setattr(ModuleGroup, "onload_", onload)
+    by_group(pipe)
+    assert kept and painted(pipe) == plain
+    everything_in_ram()
+    loras.apply(pipe, [lora])
+    assert kept and painted(pipe) == styled
+    everything_in_ram()
+    loras.remove(pipe)
+    assert painted(pipe) == plain
+
+
+@pytest.mark.parametrize("prepared", [in_fp8, in_nf4])
+def test_a_dora_measures_the_weights_that_are_held_in_few_bits(
+    prepared: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """Its layer gives what a plain layer of these weights would give with them changed."""
+    import torch
+
+    pipe = pipe_of("FluxPipeline")
+    prepared(pipe)
+    layer = pipe.transformer.transformer_blocks[0].attn.to_out[0]
+    bias, layer.bias = layer.bias, None
+    with torch.no_grad():
+        held = layer(torch.eye(32, dtype=torch.bfloat16)).T.float()
+    layer.bias = bias
+    pieces, changed = dora("dora_scale", 1, KOHYA)(held, torch.Generator().manual_seed(0))
+    place = "diffusion_model.double_blocks.0.img_attn.proj"
+    tensors = {f"{place}.{piece}": tensor for piece, tensor in pieces.items()}
+    loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    with torch.no_grad():
+        got = pipe.transformer.transformer_blocks[0].attn.to_out[0](x).float()
+    wanted = x.float() @ changed.T + bias.float()
+    assert (got - wanted).abs().max() <= 0.03 * wanted.abs().max()
+    assert (x.float() @ held.T + bias.float() - wanted).abs().max() > 0.1 * wanted.abs().max()
 
 
 def test_a_compiled_model_follows_its_loras(
@@ -165,13 +243,19 @@ def test_a_compiled_model_follows_its_loras(
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     pipe = pipe_of("FluxPipeline")
     plain = painted(pipe)
-    lora = written(tmp_path / "ink.safetensors", tensors_for(pipe.transformer))
-    loras.apply(pipe, [lora])
-    styled = painted(pipe)
+    tensors, _ = written_as(LAYOUTS["all mixed"], "flux1")
+    lora = written(tmp_path / "ink.safetensors", tensors, weight=0.5)
+    weak = replace(lora, weight=0.1)
+    pictures = []
+    for each in (lora, weak):
+        loras.apply(pipe, [each])
+        pictures.append(painted(pipe))
     loras.remove(pipe)
+    assert len({plain, *pictures}) == 3
     Speed(compile=True).apply(pipe)
     for _ in range(2):
         assert furthest(painted(pipe), plain) <= 2
-        loras.apply(pipe, [lora])
-        assert furthest(painted(pipe), styled) <= 2
+        for each, picture in zip((lora, weak), pictures, strict=True):
+            loras.apply(pipe, [each])
+            assert furthest(painted(pipe), picture) <= 2
         loras.remove(pipe)

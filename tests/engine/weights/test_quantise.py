@@ -137,24 +137,6 @@ def test_a_large_text_encoder_is_quantised_and_kept_and_a_small_one_left_alone(
     assert (made == again).all() and len(kept_in(tmp_path / "store")) == 1
 
 
-def test_layers_of_a_lora_stay_in_bf16_beside_fp8_and_leave_no_trace(
-    transformer: Path, tmp_path: Path
-) -> None:
-    import torch
-    from peft import LoraConfig
-
-    model = load(transformer, "fp8", tmp_path)
-    before = forward(model)
-    settings = LoraConfig(r=4, target_modules=["to_q", "proj_mlp"], init_lora_weights=False)
-    with fp8.adapters_in_bf16(model):
-        model.add_adapter(settings)
-    dtypes = {each.dtype for name, each in model.named_parameters() if "lora" in name}
-    assert torch.float8_e4m3fn not in dtypes
-    assert not (forward(model) == before).all()
-    model.unload_lora()
-    assert (forward(model) == before).all()
-
-
 def test_fp8_weights_can_be_streamed(transformer: Path, tmp_path: Path, cpu: Any) -> None:
     model = load(transformer, "fp8", tmp_path)
     before = forward(model)

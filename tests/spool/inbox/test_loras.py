@@ -99,9 +99,30 @@ def test_a_hash_that_the_file_has_not_is_a_fault_and_the_files_own_is_recorded(
 
 
 def test_the_names_of_its_tensors_may_begin_with_any_letter(home: Home) -> None:
-    for key in ("A.lora_A", "_.lora_A", "z.lora_A"):
+    for key in ("A.lora_A.weight", "_.lora_A.weight", "z.lora_A.weight"):
         sha = put(home.root / "loras/ink.safetensors", content(key=key))
         assert only({"loras": [{"path": "ink.safetensors"}]}, home)["sha256"] == sha
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["diffusion_model.double_blocks.0.img_attn.qkv.hada_w1_a", "layers.0.w1.lokr_w1", "a.diff"],
+)
+def test_a_file_is_no_lora_by_its_name_alone(home: Home, key: str) -> None:
+    """Seen red: what had no "lora" in its tensors' names was taken for a whole model."""
+    put(home.root / "loras/ink.safetensors", content(key=key))
+    assert only({"loras": [{"path": "ink.safetensors"}]}, home)["path"] == "ink.safetensors"
+
+
+def test_a_format_that_cannot_act_is_named_when_the_spec_is_dropped(home: Home) -> None:
+    key = "lora_unet_double_blocks_0_img_attn_qkv.oft_blocks"
+    put(home.root / "loras/ink.safetensors", content(key=key))
+    assert fault({"path": "ink.safetensors"}, home) == (
+        "InputBad",
+        "loras.0",
+        "ink.safetensors changes layers in the format OFT (1 of them), which cannot act here:"
+        " convert it to a plain LoRA",
+    )
 
 
 def test_a_lora_without_a_weight_acts_with_its_whole_weight(home: Home) -> None:
@@ -222,6 +243,8 @@ def test_a_file_that_comes_after_acceptance_is_pinned_when_its_turn_comes(home: 
         (b"PK\x03\x04" + bytes(100), "not whole"),
         ((60_000).to_bytes(8, "little") + b"[" * 60_000, "not whole"),
         (content(key="transformer.x.weight"), "holds no LoRA"),
+        (content(key="double_blocks.0.img_attn.norm.query_norm.scale"), "holds no LoRA"),
+        (content(key="lora" * 10_000 + ".lora_A.weight"), "holds no LoRA"),
     ],
 )
 def test_what_is_no_whole_lora_is_refused(data: bytes, says: str, home: Home) -> None:
