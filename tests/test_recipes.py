@@ -200,7 +200,8 @@ def kind_models(copy: Checkout) -> None:
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n',
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n'
         '        "retouch": Serving(\n'
-        '            "FluxKontextPipeline", 8, 2.5, part="kontext", fixed={"_auto_resize": False}\n'
+        '            "FluxKontextPipeline", 8, 2.5, part="kontext", negative="true_cfg",\n'
+        '            fixed={"_auto_resize": False},\n'
         "        ),\n",
     )
     copy.add(
