@@ -200,7 +200,8 @@ def kind_models(copy: Checkout) -> None:
         entries,
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n',
         '        "fill": Serving("FluxFillPipeline", 8, 30.0, part="fill"),\n'
-        '        "retouch": Serving("FluxKontextPipeline", 8, 2.5, part="kontext"),\n',
+        '        "retouch": Serving("FluxKontextPipeline", 8, 2.5, part="kontext", '
+        'negative="true_cfg"),\n',
     )
     copy.add(
         entries,
@@ -245,7 +246,9 @@ def kind_pages(copy: Checkout) -> None:
     copy.add(
         "specs/README.md",
         "| `redux` | `image` | a path, or a list | required: the pictures to vary or blend |\n",
-        "| `retouch` | `image` | a path, or a list | required: the picture to change |\n",
+        "| `retouch` | `image` | a path, or a list | required: the picture to change |\n"
+        "| `retouch` | `negative_prompt` | a text | what shall not be there |\n"
+        "| `retouch` | `true_cfg` | a number | how strongly that acts |\n",
     )
 
 

@@ -49,7 +49,8 @@ def of_kind(kind: str) -> dict[str, Any]:
         name: part for name, part in spec["properties"].items() if name not in FILE_ONLY_FIELDS
     }
     order = dict.fromkeys([*(name for name in _FIRST_FIELDS if name in fields), *fields])
-    properties = {name: _for_models(fields[name], 1) for name in order}
+    # What the parts of a matrix are is said by their names.
+    properties = {name: _for_models(fields[name], 1 + (name == "matrix")) for name in order}
     properties["id"]["description"] = _ID
     for name, form in (("image", _IMAGE), ("mask", "Given like `image`.")):
         if name in properties:
@@ -77,7 +78,7 @@ def _for_models(part: Any, depth: int) -> Any:
     for key, value in part.items():
         if key == "properties":
             kept[key] = {name: _for_models(child, depth + 1) for name, child in value.items()}
-        elif key in ("items", "anyOf", "oneOf", "additionalProperties"):
+        elif key in ("items", "anyOf", "allOf", "oneOf", "not", "additionalProperties"):
             kept[key] = _for_models(value, _DESCRIBED_DEPTH + 1)
         elif key not in _NOT_FOR_MODELS and (key != "description" or depth <= _DESCRIBED_DEPTH):
             kept[key] = value
