@@ -19,7 +19,7 @@ from runner.engine import gpu
 from runner.engine.hub import explain
 from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
-from runner.engine.resolved_task import Planner, ResolvedTask, TaskResolver
+from runner.engine.resolved_task import PRIOR, Planner, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly
 from runner.task import ImageTask
@@ -102,8 +102,9 @@ class PipelineCache:
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
         plan_key = (plan.precision, plan.placement, str(plan.tiling))
+        own = [mark for part, mark in resolved.marks.items() if not part.startswith(PRIOR)]
         main = self._stage(
-            ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), resolved.hash),
+            ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), *own),
             resolved,
             assembly.paint_bytes(resolved),
             on_loading,
