@@ -215,6 +215,7 @@ def _class(library: str, name: str) -> Any:
     """
     cls = None
     if library in _LIBRARIES:
+        devices.frameworks()
         cls = getattr(importlib.import_module(library), name, None)
     if not isinstance(cls, type):
         raise ModelMissing(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.memory import devices
 from runner.engine.registry import KINDS
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import Phase
@@ -64,6 +65,7 @@ def test_the_picture_is_the_one_that_diffusers_makes_from_the_same_picture(
         library.main(entry, "text2img"), dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
+    devices.use_threads(torch.device("cpu"), entry.bytes)
     theirs = pipe(
         prompt=task.prompt,
         image=Image.open(task.inputs["image"][0].path).convert("RGB"),
