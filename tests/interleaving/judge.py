@@ -128,8 +128,9 @@ def _faults_of_cancel(
     job: Mapping[str, Any], dropped: float, asked: float, gone: float, soon: float
 ) -> list[str]:
     name = f"swallowed: the cancel of {job['id']}"
-    if gone < dropped:
-        # Nobody knew the job yet: it was kept for a minute, and need not be for longer.
+    if gone < dropped or dropped > asked + _UNKNOWN_SECONDS:
+        # Nobody knew the job yet: it was kept for a minute, and need not be for longer, though it
+        # may only be noticed by then.
         early = gone < asked + _UNKNOWN_SECONDS
         return [f"{name}, gone after {gone - asked:.0f} s, before its job came"] if early else []
     late = _ended(job) - gone

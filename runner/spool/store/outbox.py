@@ -221,23 +221,21 @@ class Outbox:
     def publish_ends(self, pages: Mapping[int, str | None]) -> None:
         """Write the contact sheets, by `seq`, and then the statuses of ended jobs."""
         with self._lock:
+            # Another thread may have published one meanwhile, with a keep: it has its sheet.
+            due = [record for seq in pages if not (record := self._ledger.get(seq)).is_shown]
             files: list[File] = []
-            records = [self._ledger.get(seq) for seq in pages]
-            # Another thread may have published the end meanwhile.
-            due = [record for record in records if not record.is_shown]
-            for record in records:
+            for record in due:
                 page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
                 if page is not None:
                     files.append((f"{folder}/index.html", page.encode()))
-                if record in due:
-                    files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
-            with self._blaming(*(self.folder(record.id) for record in records), shown=due):
-                for record in records:
+                files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
+            with self._blaming(*(self.folder(record.id) for record in due), shown=due):
+                for record in due:
                     self.make_folder(record)
                 if files:
                     self._disk.replace_many(files)
-            for record in records:
+            for record in due:
                 self._faults.forget(self.folder(record.id), below=True)
             self._ledger.published(due)
 
