@@ -222,7 +222,8 @@ class Round:
                     self.found.append(f"torn: {file}")
                     continue
                 before = self._shown.get(file.parent.name)
-                if before is not None and before != status:
+                # Of a job that `clean` removed, or a caller, the next one may get the id.
+                if before is not None and before["accepted_at"] == status["accepted_at"]:
                     self.found += faults_of_step(before, status)
                 self._shown[file.parent.name] = status
         self._remember_jobs()
