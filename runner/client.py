@@ -251,11 +251,15 @@ def wait_until_over(
 ) -> dict[str, Any]:
     """The status of a job once it is final, or as it is after `seconds` (None: no limit).
 
-    `check` is called meanwhile, and may raise to end the waiting.
+    One whose folder was taken away is over too, and `unknown`. `check` is called meanwhile, and may
+    raise to end the waiting.
     """
+    why = f"outbox/{job_id} was taken away before the end of its job was seen"
 
     def final_status() -> dict[str, Any] | None:
         current = status(home, job_id)
+        if current["state"] == "unknown":
+            return {**current, "reason": "NoFolder", "message": why}
         return current if current["state"] in FINAL_STATES else None
 
     return _wait(final_status, seconds, check) or status(home, job_id)

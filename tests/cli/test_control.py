@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from runner import client
+from runner.settings import Home
 from tests.cli.here import Here
 from tests.harness import spec
 from tests.planted import STATUS
@@ -43,3 +45,22 @@ def test_a_cancel_of_a_spec_that_is_dropped_again_after_it_was_never_planned_is_
     (here.home / "inbox" / "night.yaml").write_text(spec(), encoding="utf-8")
     assert "asked; it is submitted" in here("cancel", "night").out
     assert (here.home / "inbox" / "night.cancel").exists()
+
+
+def test_a_retry_that_is_refused_ends_with_1_and_says_so(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the old id and 0."""
+    has_ended(here, "night", "night.yaml", state="cancelled")
+
+    def acts(home: Home) -> dict[str, str]:
+        for file in home.inbox.glob("*.retry"):
+            answer = {"name": file.name, "job": "night", "outcome": "rejected"}
+            (home.drops / f"{file.name}.json").write_text(json.dumps(answer))
+            file.unlink()
+        return {"state": "idle"}
+
+    monkeypatch.setattr(client, "runner_health", acts)
+    done = here("retry", "night")
+    assert (done.code, done.out) == (1, "") and "night cannot be run again" in done.err
+    assert here("retry", "night", "--json").json == {"jobs": []}
