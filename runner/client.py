@@ -259,7 +259,7 @@ def wait_until_over(
     def final_status() -> dict[str, Any] | None:
         current = status(home, job_id)
         if current["state"] == "unknown":
-            return {**current, "reason": "NoFolder", "message": why}
+            return {**current, "reason": "gone", "message": why}
         return current if current["state"] in FINAL_STATES else None
 
     return _wait(final_status, seconds, check) or status(home, job_id)
