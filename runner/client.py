@@ -25,7 +25,16 @@ from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
-from runner.spool.store.names import Names, numbered, receipt_names, unique
+from runner.spool.store.names import (
+    Names,
+    file_key,
+    holds_no_id,
+    is_spec,
+    key_of,
+    numbered,
+    receipt_names,
+    unique,
+)
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
@@ -205,8 +214,8 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
         return {"id": job_id, "state": "unknown"}
     file = home.job(job_id) / "status.json"
     recorded = reading.status(file)
-    # A rejected job does not hold its id: a spec of that id in the inbox takes its place.
-    if recorded is not None and recorded["state"] != "rejected":
+    # A spec in the inbox takes the place of a job that does not hold its id.
+    if recorded is not None and not holds_no_id(recorded["state"], recorded["images"]["total"]):
         return {**recorded, "id": job_id}
     if any(os.path.exists(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
         return {"id": job_id, "state": "submitted"}
@@ -215,9 +224,16 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
 
 
 def job_of(home: Home, name: str) -> str:
-    """The id of the job that `name` refers to: a job's id, or the file name of a drop."""
+    """The id of the job that `name` refers to: a job's id, or the file name of a drop.
+
+    While the newest drop of that name is in the inbox, it is that file's own name.
+    """
     if not _is_name(name) or os.path.isfile(home.job(name) / "status.json"):
         return name
+    with contextlib.suppress(OSError):
+        for file in filter(is_spec, os.listdir(home.inbox)):
+            if key_of(name) in (key_of(file), file_key(file)):
+                return file
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
         stem, suffix = map(glob.escape, os.path.splitext(form))
@@ -235,11 +251,15 @@ def wait_until_over(
 ) -> dict[str, Any]:
     """The status of a job once it is final, or as it is after `seconds` (None: no limit).
 
-    `check` is called meanwhile, and may raise to end the waiting.
+    One whose folder was taken away is over too, and `unknown`. `check` is called meanwhile, and may
+    raise to end the waiting.
     """
+    why = f"outbox/{job_id} was taken away before the end of its job was seen"
 
     def final_status() -> dict[str, Any] | None:
         current = status(home, job_id)
+        if current["state"] == "unknown":
+            return {**current, "reason": "gone", "message": why}
         return current if current["state"] in FINAL_STATES else None
 
     return _wait(final_status, seconds, check) or status(home, job_id)

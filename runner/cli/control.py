@@ -67,9 +67,12 @@ def run_retry(options: argparse.Namespace) -> int:
         receipt = client.wait_for_receipt(home, drop, _OBEYED_SECONDS)
     if receipt is None:
         print_message("no runner has taken it yet: it will be obeyed when one runs")
-    jobs = [receipt["job"]] if receipt else []
+    refused = receipt is not None and receipt["outcome"] == "rejected"
+    if refused:
+        print_message(f"{options.id} cannot be run again: drop its spec again")
+    jobs = [receipt["job"]] if receipt and not refused else []
     print_answer(options, {"jobs": jobs}, *jobs)
-    return 0
+    return 1 if refused else 0
 
 
 def run_hold(options: argparse.Namespace) -> int:

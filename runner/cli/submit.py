@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
 
 # An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
-_BAD = ("failed", "rejected", "cancelled")
+_BAD = ("failed", "rejected", "cancelled", "unknown")
 _RECEIPT_SECONDS = 15.0
 # Of a spec too large to be one, enough to say how large it is.
 _MOST_BYTES = 16 << 20

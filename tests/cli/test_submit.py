@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,3 +260,22 @@ def test_a_huge_file_is_not_read_to_its_end(here: Here, tmp_path: Path, name: st
     for words in (["check"], ["submit"], ["verify"]):
         answer = here(*words, str(tmp_path / name))
         assert answer.code == 2 and "larger than" in answer.err
+
+
+def test_who_waits_for_a_job_whose_folder_is_taken_away_is_told_so(
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
+) -> None:
+    """Seen red: it was waited for without end."""
+
+    def acts(home: Home) -> None:
+        for file in home.inbox.glob("odd*.yaml"):
+            answers(home, file.name, "odd")
+            put(home.job("odd") / "status.json", {**STATUS, "id": "odd", "state": "running"})
+            file.unlink()
+            return
+        if (home.job("odd") / "status.json").exists():
+            shutil.rmtree(home.job("odd"))
+
+    runner_that(acts)
+    done = here("submit", "--wait", written(tmp_path, "odd.yaml"))
+    assert done.code == 1 and "outbox/odd was taken away before" in done.out

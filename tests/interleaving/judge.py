@@ -79,7 +79,11 @@ def judge(
         if not (jobs[stem]["kept"] or refused):
             found.append(f"swallowed: the keep of {stem}")
     for name in os.listdir(root / "inbox"):
-        if not name.startswith(".") and stem_of(name.split(".")[0]) in memory.dropped:
+        stem = stem_of(name.split(".")[0])
+        # A cancel waits a minute for the next drop of an id that its job has left.
+        left = stem in memory.meddled or not (jobs.get(stem) or {"total": 0})["total"]
+        waits = left and name.endswith(".cancel")
+        if not name.startswith(".") and stem in memory.dropped and not waits:
             found.append(f"swallowed: {name} is still there")
     return found + _faults_of_files(root, plan, memory, jobs, colours)
 

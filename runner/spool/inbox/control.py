@@ -16,7 +16,7 @@ from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.acknowledge import Acknowledger
-from runner.spool.inbox.ids import Ids
+from runner.spool.inbox.ids import Ids, has_left
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
@@ -25,7 +25,6 @@ from runner.spool.store.names import (
     KEEP_SUFFIX,
     PAUSE_NAME,
     Names,
-    id_from_file,
     is_control,
     is_spec,
     key_of,
@@ -57,7 +56,8 @@ class Controls:
         self._ids = ids
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
-        self._unknown_since: dict[str, float] = {}
+        # By control file: since when its job is unknown, and the `seq` of one that had left its id.
+        self._unknown: dict[str, tuple[float, int]] = {}
         self._specs: list[str] = []
         # Those of their files, and as their owners gave them.
         self._spec_names = Names(())
@@ -78,8 +78,8 @@ class Controls:
         stuck = self._ledger.stuck() if controls else {}
         self._specs = list(filter(is_spec, present.difference(stuck.values())) if controls else ())
         self._spec_names = Names({*self._specs, *map(plain, self._specs)})
-        for name in self._unknown_since.keys() - set(controls):
-            del self._unknown_since[name]
+        for name in self._unknown.keys() - set(controls):
+            del self._unknown[name]
         unobeyed = False
         for name in controls:
             file, obeyed = self._home.inbox / name, False
@@ -107,16 +107,22 @@ class Controls:
         if drop.identity in stuck:
             self._remove(drop)
             return False
+        is_cancel = name.lower().endswith(CANCEL_SUFFIX)
         record = self._find(target)
+        since, over = self._unknown.get(name, (moment, record.seq if record else 0))
+        # A job that came after its control file was meant, whatever has become of it.
+        if record and record.seq == over and (is_cancel or self._is_any_to_come()):
+            answered = self._ledger.is_answered(over)
+            record = None if answered and has_left(record, self._outbox) else record
         if record is None:
-            since = self._unknown_since.setdefault(name, moment)
+            self._unknown[name] = since, over
             waits = composing or self._spec_names.alike(target) or self._is_any_to_come()
             if moment - since >= _UNKNOWN_SECONDS and not waits:
-                if not name.lower().endswith(CANCEL_SUFFIX):
+                if not is_cancel:
                     self._refuse(name, "", text_of(target))
                 self._remove(drop)
             return False
-        if name.lower().endswith(CANCEL_SUFFIX):
+        if is_cancel:
             self._cancel(record)
         elif not record.is_final:
             # It came early, and is obeyed when the job has ended.
@@ -134,9 +140,9 @@ class Controls:
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""
-        if not self._unknown_since:
+        if not self._unknown:
             return False
-        waiting = {key_of(name) for name in self._unknown_since}
+        waiting = {key_of(name) for name in self._unknown}
         every = (*names, *map(plain, names))
         return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in every)
 
@@ -145,14 +151,9 @@ class Controls:
         if record is None:
             record = self._ledger.newest_of_file(target)
         if record is not None and self._ledger.is_answered(record.seq):
-            # A spec in the inbox comes first: a newer file of this name, or one that gets this id,
-            # which a rejected job does not keep.
+            # A newer file of this name in the inbox comes first.
             same = key_of(plain(record.source_name)) == key_of(target)
-            newer = same and self._spec_names.alike(target)
-            if newer or (
-                record.state == State.REJECTED
-                and any(key_of(id_from_file(name)) == key_of(target) for name in self._specs)
-            ):
+            if same and self._spec_names.alike(target):
                 return None
         return record
 
@@ -220,7 +221,7 @@ class Controls:
 
         One that another took the place of meanwhile stays: it asks again.
         """
-        self._unknown_since.pop(drop.name, None)
+        self._unknown.pop(drop.name, None)
         self._acknowledger.take_out([drop])
 
 

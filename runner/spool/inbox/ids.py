@@ -4,12 +4,23 @@ The record and the folder of a job that no longer holds its id are removed here,
 """
 
 from runner.job import State
-from runner.spool.store.names import key_of
+from runner.spool.store.names import holds_no_id, key_of
+from runner.spool.store.outbox import Outbox
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 # An id has at most 100 characters, and seven of them may be the number.
 _LONGEST_STEM = 92
+
+
+def is_away(record: Record, outbox: Outbox) -> bool:
+    """Whether the folder of a finished job was moved away, which frees its id."""
+    return record.is_final and record.is_shown and not outbox.folder(record.id).is_dir()
+
+
+def has_left(record: Record, outbox: Outbox) -> bool:
+    """Whether a job no longer holds its id: the next drop of that id gets it."""
+    return holds_no_id(record.state, record.total) or is_away(record, outbox)
 
 
 class Ids:
@@ -70,11 +81,7 @@ class Ids:
         return holder is None and not self._outbox.folder(job_id).exists()
 
     def _unless_over(self, record: Record | None) -> Record | None:
-        if record is None:
-            return None
-        uncomposed = record.state == State.CANCELLED and not record.total
-        moved_away = record.is_shown and not self._outbox.folder(record.id).is_dir()
-        if record.state == State.REJECTED or uncomposed or (record.is_final and moved_away):
+        if record is not None and has_left(record, self._outbox):
             self._ledger.forget(record.seq)
             self._outbox.clear_job(record.id)
             return None

@@ -14,6 +14,7 @@ from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
 from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
+from runner.spool.inbox.ids import is_away
 from runner.spool.inbox.inputs import (
     Folders,
     Snapshot,
@@ -106,7 +107,8 @@ class InputWait:
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 snapshot = self._settled(text)
                 if snapshot is None:
-                    missing[text] = maker
+                    # The next drop of an id that is free again makes it, as the first one did.
+                    missing[text] = None if maker and is_away(maker, self._outbox) else maker
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
             message = self._message(record, *next(iter(missing.items()))) if missing else None

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import PurePath
 
 from runner.files import text_of
+from runner.job import State
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 CANCEL_SUFFIX = ".cancel"
@@ -198,6 +199,11 @@ def id_from_file(name: str) -> str:
     if not is_safe_id(job_id):
         job_id = f"job-{job_id}".strip("-._") if job_id else "job"
     return job_id
+
+
+def holds_no_id(state: str, total: int) -> bool:
+    """Whether a job of so many images gives up its id: a rejected one, or one never planned."""
+    return state == State.REJECTED or (state == State.CANCELLED and not total)
 
 
 def numbered(name: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from threading import get_ident
@@ -19,6 +20,7 @@ from runner.spool.inbox.intake import Intake
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import unique
 from tests.daemon.columns import daemon_of
+from tests.spool.composing import SMALL
 from tests.spool.conftest import SPEC, Spool
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 3}")
@@ -291,3 +293,40 @@ def test_a_job_whose_folder_is_gone_is_not_kept_and_the_receipt_says_so(spool: S
     assert not spool.home.job("hero").exists()
     receipt = spool.receipt("hero.keep")
     assert (receipt["outcome"], receipt["job"]) == ("rejected", "hero")
+
+
+@pytest.mark.parametrize("name", ["hero.json", "other.json"])
+@pytest.mark.parametrize("left", ["finished and its folder removed", "rejected", "never planned"])
+def test_a_cancel_meets_the_spec_beside_it_that_gets_an_id_which_an_older_job_has_left(
+    packed: Spool, left: str, name: str
+) -> None:
+    """Seen red: it meant the older job, went, and the new one ran."""
+    spool = packed
+    first = {"rejected": "kind: text2img\n", "never planned": SMALL}.get(left, SPEC)
+    if left == "never planned":
+        (spool.home.inbox / "hero.cancel").touch()
+    spool.drop("hero.yaml", first)
+    spool.end("hero")
+    if first is SPEC:
+        shutil.rmtree(spool.home.job("hero"))
+    spool.until(lambda: not list(spool.home.inbox.glob("hero*")))
+    spool.stop()
+    spec = {"id": "hero", "kind": "text2img", "model": "tiny", "prompt": "a red circle"}
+    spool.drop(name, json.dumps(spec))
+    (spool.home.inbox / "hero.cancel").touch()
+    spool.device.started.clear()
+    spool.start()
+    assert spool.receipt(name)["job"] == "hero"
+    assert spool.end("hero")["state"] == "cancelled"
+    spool.gone("hero.cancel")
+    assert spool.device.started == []
+
+
+def test_a_cancel_that_kept_a_spec_from_being_planned_goes_with_it(packed: Spool) -> None:
+    """Seen red: with the request kept for the next drop, which the id is free for."""
+    (packed.home.inbox / "hero.cancel").touch()
+    packed.drop("hero.yaml", SMALL)
+    assert packed.end("hero")["state"] == "cancelled"
+    packed.gone("hero.cancel")
+    packed.drop("hero.yaml", SMALL)
+    packed.until(lambda: packed.status("hero").get("state") == "succeeded")

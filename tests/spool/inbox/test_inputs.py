@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -504,3 +505,17 @@ def test_a_picture_is_suggested_for_its_name_not_for_its_ending(tmp_path: Path) 
     assert folders.find(home.inbox / "missing.png") == (home.inbox / "missing.png", [])
     assert folders.find(home.inbox / "portrait.png")[1] == ["portrait.jpg"]
     assert folders.find(home.inbox / "portait.png")[1] == ["portrait.jpg"]
+
+
+def test_a_chain_whose_folders_were_removed_waits_for_its_head_as_on_the_first_night(
+    spool: Spool,
+) -> None:
+    """Seen red: `hero ended succeeded without it`, of the job of the night before."""
+    for _ in range(2):
+        spool.drop("edit.yaml", EDIT.format(image="outbox/hero/hero-0001.png"))
+        spool.until(lambda: spool.status("edit").get("reason"))
+        assert spool.status("edit")["reason"] == "WaitingForInput"
+        spool.drop("hero.yaml")
+        assert [end["state"] for end in spool.over("hero", "edit")] == ["succeeded"] * 2
+        for job in ("hero", "edit"):
+            shutil.rmtree(spool.home.job(job))
