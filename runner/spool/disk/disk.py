@@ -225,13 +225,15 @@ def is_left(file: Path) -> bool:
     found = _OF_A_PROCESS.match(file.name)
     if found is None:
         return True
-    if found[2] == pid_space():
-        return int(found[1]) == os.getpid() or is_dead(int(found[1]))
     try:
-        return now() - os.lstat(file).st_mtime > _OLD_SECONDS
+        written = os.lstat(file).st_mtime
     except FileNotFoundError:
         # It has just got its name.
         return False
+    if found[2] != pid_space():
+        return now() - written > _OLD_SECONDS
+    pid = int(found[1])
+    return pid == os.getpid() or is_dead(pid, written)
 
 
 def concerns_all(error: Exception) -> bool:

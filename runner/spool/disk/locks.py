@@ -108,7 +108,7 @@ def _lock(handle: int) -> bool:
 def _is_dead(holder: str) -> bool:
     """Whether the holder is known to have ended; Windows releases a lock with its process."""
     number = holder.removeprefix("pid ")
-    return sys.platform != "win32" and number.isdecimal() and is_dead(int(number))
+    return sys.platform != "win32" and number.isdecimal() and is_dead(int(number), time.time())
 
 
 def is_held(home: Home) -> bool | None:

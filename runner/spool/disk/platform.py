@@ -32,20 +32,24 @@ _NOT_LOCAL = {
 }  # fmt: skip
 
 
-def is_dead(pid: int) -> bool:
-    """Whether no process in this one's `pid_space` has this number."""
-    if sys.platform == "win32":
-        # Here, for it takes long. What follows would end that process there.
-        import psutil
+# The times of processes and of files come from different clocks.
+_CLOCK_SECONDS = 2.0
 
-        return not psutil.pid_exists(pid)
-    else:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
+
+def is_dead(pid: int, then: float) -> bool:
+    """Whether no process in this one's `pid_space` has this number and was there at a time.
+
+    The time is in seconds since the epoch: numbers are given again, at the latest when the machine
+    is started again.
+    """
+    # Here, for it takes long, and hardly any start has to ask.
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).create_time() > then + _CLOCK_SECONDS)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
         return False
 
 

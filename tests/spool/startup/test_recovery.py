@@ -165,12 +165,13 @@ def test_a_start_leaves_what_another_process_is_writing_until_that_has_ended(
         file = idle_spool.home.root / folder / f".{other.pid}-{pid_space()}01234567.writing"
         ours = file.with_name(f".{os.getpid()}-{pid_space()}01234567.writing")
         file.parent.mkdir(parents=True, exist_ok=True)
-        for each in (file, ours):
+        older = file.with_name(f".{other.pid}-{pid_space()}76543210.writing")
+        for each in (file, ours, older):
             each.touch()
-        # A machine that slept, or a command that was stopped by Ctrl-Z.
-        os.utime(file, (0, 0))
+        # From before the machine was started again: the number was another process's.
+        os.utime(older, (0, 0))
         idle_spool.start()
-        idle_spool.until(lambda: not ours.exists())
+        idle_spool.until(lambda: not (ours.exists() or older.exists()))
         idle_spool.stop()
         assert file.exists()
         other.kill()
