@@ -77,7 +77,7 @@ def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 
-    opening = _opened(home)
+    opening = opened(home)
     if options.supervised:
         from runner.daemon.supervisor import stop_when_orphaned
 
@@ -110,7 +110,7 @@ def run_demo(options: argparse.Namespace) -> int:
         jobs = _run_examples(home, lambda: _wait_for_runner(home), options)
     else:
         # Ctrl-C raises here: leaving `with` then puts the image in flight back into the queue.
-        with _opened(home) as daemon:
+        with opened(home) as daemon:
             jobs = _run_examples(home, lambda: _step(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
     if options.json:
@@ -194,7 +194,8 @@ def _prepared(options: argparse.Namespace) -> Home:
     return home
 
 
-def _opened(home: Home) -> Any:
+def opened(home: Home) -> Any:
+    """A daemon of the home with the engine of this machine, to be opened."""
     from runner.daemon.daemon import Daemon
     from runner.engine.gpu_thread import of_home
     from runner.engine.memory.machine import gpu_in_use
