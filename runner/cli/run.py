@@ -13,13 +13,15 @@ from typing import Any
 from runner import client, exit_codes
 from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.clock import now, timestamp
-from runner.errors import RunnerNeeded, UsageProblem
+from runner.errors import LedgerUnusable, RunnerNeeded, UsageProblem
+from runner.holds import UNWRITABLE, disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.terminal import log_to_stderr
 from specs import schemas
 from specs.times import parse_moment
 
+_LOOK_SECONDS = 1.0
 _HELD = "{}; then run `fluxdrop demo` again"
 
 
@@ -40,7 +42,7 @@ def run_run(options: argparse.Namespace) -> int:
     if not options.one_process:
         return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
     home = _prepared(options)
-    with _working(home, options) as daemon:
+    with _working(home, options, waits=True) as daemon:
         if not options.json:
             print_message(f"watching {home.inbox} (Ctrl-C stops)")
         daemon.serve()
@@ -72,8 +74,11 @@ def run_drain(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
-    """The home's daemon, open, its newest jobs shown; signals and an absent supervisor stop it."""
+def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) -> Iterator[Any]:
+    """The home's daemon, open, its newest jobs shown; signals and an absent supervisor stop it.
+
+    With `waits`, not before the outbox can be written. Else raises LedgerUnusable then.
+    """
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 
@@ -82,6 +87,15 @@ def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
         from runner.daemon.supervisor import stop_when_orphaned
 
         stop_when_orphaned(opening.ask_to_stop)
+    said = None
+    with stopping_on_signals(opening):
+        while (hold := disk_hold(home, home.outbox)) and hold.reason == UNWRITABLE.reason:
+            if not waits:
+                raise LedgerUnusable(hold.message)
+            if hold.message != said:
+                print_message(said := hold.message)
+            if opening.is_asked_to_stop(_LOOK_SECONDS):
+                sys.exit(exit_codes.DONE)
     with opening as daemon:
         board = Board(home, daemon.newest_jobs, as_json=options.json)
         with stopping_on_signals(daemon), board:

@@ -8,6 +8,7 @@ from typing import Any
 from runner import client, reading
 from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
+from runner.holds import disk_hold
 from runner.job import FINAL_STATES, State
 from runner.settings import Home, find_home
 
@@ -52,6 +53,10 @@ def run_status(options: argparse.Namespace) -> int:
     else:
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         show(client.unseen_runner(home) or f"no runner is running; {then}")
+    # To others the outbox and `data/` are closed.
+    hold = disk_hold(home, home.outbox) if os.access(home.data, os.W_OK) else None
+    if hold and not (running and running["note"]):
+        show(hold.message)
     if waiting:
         show(f"{waiting} in the inbox, not yet taken")
     for each in not_taken:
