@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,14 @@ def _folders_in(specs: Iterable[Path]) -> set[str]:
     found: set[str] = set()
     for spec in specs:
         with suppress(OSError):
-            found.update(key_of(name.decode()) for name in _FOLDER.findall(read_file(spec)))
+            found |= _folders_of(spec, os.lstat(spec).st_mtime_ns)
     return found
+
+
+@cache
+def _folders_of(spec: Path, modified: int) -> set[str]:
+    """The folders in one spec, read once: the inbox is looked at before each job goes."""
+    return {key_of(name.decode()) for name in _FOLDER.findall(read_file(spec))}
 
 
 def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:
