@@ -8,6 +8,7 @@ night's queue must not fail job by job because a share was away. Never changes a
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
@@ -42,12 +43,15 @@ def outside_hours(opening: float) -> Hold:
     return Hold(HOURS_OVER.reason, f"waits for its hour, {timestamp(opening)}")
 
 
-def disk_hold(home: Home) -> Hold | None:
-    """Why the disks of the home cannot take another image; None where they can."""
+def disk_hold(home: Home, *folders: Path) -> Hold | None:
+    """Why the disks of these folders cannot take another image; None where they can.
+
+    Without `folders`, those of the outbox and of `data/`.
+    """
     away = home.places.away()
     if away is not None:
         return Hold("Unwritable", away)
-    for folder in (home.outbox, home.data):
+    for folder in folders or (home.outbox, home.data):
         try:
             free = shutil.disk_usage(folder).free
         except FileNotFoundError:
@@ -56,10 +60,10 @@ def disk_hold(home: Home) -> Hold | None:
         except OSError as error:
             message = f"{folder} does not answer ({error.strerror}): connect it, and jobs go on"
             return Hold("Unwritable", message)
-        if free < LEAST_FREE_BYTES:
-            message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"
-            return Hold(DiskFull.reason, message)
         if not os.access(folder, os.W_OK):
             message = f"{folder} cannot be written: make it writable again, and jobs go on"
             return Hold("Unwritable", message)
+        if free < LEAST_FREE_BYTES:
+            message = f"the disk of {folder} has {free >> 20} MiB left: free some, and jobs go on"
+            return Hold(DiskFull.reason, message)
     return None

@@ -1,8 +1,9 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
 Lists the jobs and deletes them only with `--yes` or after a question. Never touches jobs that are
-queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor what is
-not the folder of a job.
+queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor those
+that a spec in the inbox or of an unfinished job names by a path, nor what is not the folder of a
+job.
 """
 
 import argparse
@@ -11,10 +12,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,10 @@ from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import UsageProblem
-from runner.files import text_of
+from runner.files import read_file, text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
-from runner.spool.store.names import KEEP_SUFFIX, key_of, not_unique, plain
+from runner.spool.store.names import KEEP_SUFFIX, is_spec, key_of, not_unique, plain
 from runner.terminal import size_text
 from specs.times import parse_moment
 
@@ -34,6 +36,8 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _ASIDE = ".removing-"
+# The folders of a path: a spec need not be one that can be read.
+_FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,13 @@ def _amount(
 
 
 def finished(home: Home) -> list[Job]:
-    """The finished jobs whose folders are in the outbox, without those that are kept."""
+    """The finished jobs whose folders are in the outbox, without those that are to be kept."""
     jobs = []
     to_keep = _to_keep(home)
-    for status in statuses(home):
+    # After the inbox: what has left it by now is a job.
+    every = list(statuses(home))
+    to_keep |= _named_by_unfinished(home, every)
+    for status in every:
         if not _may_go(status, to_keep):
             continue
         try:
@@ -120,7 +127,7 @@ def finished(home: Home) -> list[Job]:
 
 
 def _to_keep(home: Home) -> set[str]:
-    """What the `.keep` files name that lie in the inbox: ids, and names of files.
+    """What the inbox asks to keep: the ids and file names of `.keep` files, the folders in specs.
 
     Raises UsageProblem where the inbox cannot be read.
     """
@@ -129,11 +136,32 @@ def _to_keep(home: Home) -> set[str]:
     except OSError as error:
         raise UsageProblem(f"cannot read {home.inbox}: {error.strerror}") from error
     stems = [n[: -len(KEEP_SUFFIX)] for n in names if n.lower().endswith(KEEP_SUFFIX)]
-    return {key_of(plain(not_unique(text_of(stem)))) for stem in stems}
+    asked = {key_of(plain(not_unique(text_of(stem)))) for stem in stems}
+    return asked | _folders_in(home.inbox / name for name in names if is_spec(name))
+
+
+def _named_by_unfinished(home: Home, every: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The folders in the specs of jobs that are not over."""
+    jobs = [home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES]
+    return _folders_in(job / name for job in jobs for name in ("spec.yaml", "spec.json"))
+
+
+def _folders_in(specs: Iterable[Path]) -> set[str]:
+    found: set[str] = set()
+    for spec in specs:
+        with suppress(OSError):
+            found |= _folders_of(spec, os.lstat(spec).st_mtime_ns)
+    return found
+
+
+@cache
+def _folders_of(spec: Path, modified: int) -> set[str]:
+    """The folders in one spec, read once: the inbox is looked at before each job goes."""
+    return {key_of(name.decode()) for name in _FOLDER.findall(read_file(spec))}
 
 
 def _may_go(status: Mapping[str, Any], to_keep: set[str]) -> bool:
-    """Whether a job is over and nobody keeps it or has asked for that."""
+    """Whether a job is over and nobody keeps it, has asked for that or needs its pictures."""
     if status["state"] not in FINAL_STATES or status["kept"]:
         return False
     return not to_keep & {key_of(status["id"]), key_of(plain(status["source"]["name"]))}
@@ -174,12 +202,16 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
         shutil.rmtree(aside, ignore_errors=True)
     left = []
+    named = _named_by_unfinished(home, statuses(home)) if jobs else set()
     for job in jobs:
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
+        # Before the status: a `.keep` that is obeyed meanwhile is in one of the two.
+        to_keep = _to_keep(home) | named
         # Since the list was made, another job may have taken the id of a rejected one.
-        if not _may_go(client.status(home, job.id), _to_keep(home)):
+        if not _may_go(client.status(home, job.id), to_keep):
             continue
         pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
+        rows = [] if gallery.missing else list(filter(None, map(gallery.get, pictures)))
         try:
             # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
@@ -187,7 +219,8 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
         except OSError as error:
             left.append(f"{job.id} could not be removed: {error.strerror}")
             continue
-        if not gallery.missing:
-            gallery.remove(*pictures)
+        if rows:
+            # As they were: the next job of that id may have rows by now. Not before there is room.
+            gallery.remove(*rows)
     write_outbox_page(home)
     return left

@@ -11,6 +11,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import add_verb, print_json, show
 from runner.errors import PlaceAway, UsageProblem
+from runner.holds import disk_hold
 from runner.settings import Home, find_home
 
 _LITTLE_DISK = 2 * 1024**3
@@ -92,6 +93,8 @@ def _versions() -> Iterator[str]:
 
 
 def _disk(home: Home) -> Finding:
+    if hold := disk_hold(home, home.outbox):
+        return Finding("disk", False, hold.message)
     free = shutil.disk_usage(home.outbox).free
     found = f"{free / 1024**3:.1f} GiB free in {home.outbox}"
     return Finding("disk", free > _LITTLE_DISK, found, None if free > _LITTLE_DISK else "free some")

@@ -56,7 +56,11 @@ class Board:
             self._thread.join()
         self._update()
         if self._bars:
-            self._bars.stop()
+            try:
+                self._bars.stop()
+            except OSError:
+                # The terminal was closed: the jobs and their exit code are the same.
+                give_up(sys.stdout)
 
     def follow_in_thread(self) -> None:
         """Update the board in a thread of its own until it is left."""
@@ -97,6 +101,8 @@ class Board:
             if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
                 del self._shown[job_id]
+        if self._bars:
+            self._bars.refresh()
 
     def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]
@@ -133,6 +139,8 @@ def _bars() -> "Progress | None":
         TextColumn("{task.fields[note]:<32}"),
         TimeElapsedColumn(),
         console=console,
+        # Not by a thread of rich: it would end where the terminal was closed, see `_update`.
+        auto_refresh=False,
     )
 
 

@@ -13,13 +13,15 @@ from typing import Any
 from runner import client, exit_codes
 from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.clock import now, timestamp
-from runner.errors import RunnerNeeded, UsageProblem
+from runner.errors import LedgerUnusable, RunnerNeeded, UsageProblem
+from runner.holds import UNWRITABLE, disk_hold
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.terminal import log_to_stderr
 from specs import schemas
 from specs.times import parse_moment
 
+_LOOK_SECONDS = 1.0
 _HELD = "{}; then run `fluxdrop demo` again"
 
 
@@ -40,7 +42,7 @@ def run_run(options: argparse.Namespace) -> int:
     if not options.one_process:
         return _supervise(options, "run", final_codes=exit_codes.NOT_RESTARTED)
     home = _prepared(options)
-    with _working(home, options) as daemon:
+    with _working(home, options, waits=True) as daemon:
         if not options.json:
             print_message(f"watching {home.inbox} (Ctrl-C stops)")
         daemon.serve()
@@ -72,16 +74,28 @@ def run_drain(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _working(home: Home, options: argparse.Namespace) -> Iterator[Any]:
-    """The home's daemon, open, its newest jobs shown; signals and an absent supervisor stop it."""
+def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) -> Iterator[Any]:
+    """The home's daemon, open, its newest jobs shown; signals and an absent supervisor stop it.
+
+    With `waits`, not before the outbox can be written. Else raises LedgerUnusable then.
+    """
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 
-    opening = _opened(home)
+    opening = opened(home)
     if options.supervised:
         from runner.daemon.supervisor import stop_when_orphaned
 
         stop_when_orphaned(opening.ask_to_stop)
+    said = None
+    with stopping_on_signals(opening):
+        while (hold := disk_hold(home, home.outbox)) and hold.reason == UNWRITABLE.reason:
+            if not waits:
+                raise LedgerUnusable(hold.message)
+            if hold.message != said:
+                print_message(said := hold.message)
+            if opening.is_asked_to_stop(_LOOK_SECONDS):
+                sys.exit(exit_codes.DONE)
     with opening as daemon:
         board = Board(home, daemon.newest_jobs, as_json=options.json)
         with stopping_on_signals(daemon), board:
@@ -110,7 +124,7 @@ def run_demo(options: argparse.Namespace) -> int:
         jobs = _run_examples(home, lambda: _wait_for_runner(home), options)
     else:
         # Ctrl-C raises here: leaving `with` then puts the image in flight back into the queue.
-        with _opened(home) as daemon:
+        with opened(home) as daemon:
             jobs = _run_examples(home, lambda: _step(daemon), options)
     statuses = [client.status(home, job) for job in jobs]
     if options.json:
@@ -194,7 +208,8 @@ def _prepared(options: argparse.Namespace) -> Home:
     return home
 
 
-def _opened(home: Home) -> Any:
+def opened(home: Home) -> Any:
+    """A daemon of the home with the engine of this machine, to be opened."""
     from runner.daemon.daemon import Daemon
     from runner.engine.gpu_thread import of_home
     from runner.engine.memory.machine import gpu_in_use

@@ -3,13 +3,17 @@
 import argparse
 import contextlib
 import os
+import platform
+import sys
 from typing import Any
 
 from runner import client, reading
 from runner.cli.output import add_verb, job_line, print_json, print_message, show
 from runner.errors import RunnerNeeded
+from runner.holds import disk_hold
 from runner.job import FINAL_STATES, State
 from runner.settings import Home, find_home
+from runner.spool.disk.locks import holder_of
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -28,6 +32,11 @@ def run_status(options: argparse.Namespace) -> int:
     if options.id:
         return _print_status(options, client.status(home, options.id))
     running = client.runner_health(home)
+    is_here = running and (running["host"], running["system"]) == (platform.node(), sys.platform)
+    holder = holder_of(home) if running and is_here else None
+    if running and holder not in (None, running["pid"]):
+        # The runner that wrote it has died, and a command that renders holds the home.
+        running = None
     summary = running or reading.health(home.health) or {}
     if running is None:
         # Jobs went on after a runner that was killed had written its last summary.
@@ -51,7 +60,12 @@ def run_status(options: argparse.Namespace) -> int:
             show(f"set aside: {fault['file']}: {fault['message']}")
     else:
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
-        show(client.unseen_runner(home) or f"no runner is running; {then}")
+        who = f"process {holder} has the home, and no runner" if holder else "no runner"
+        show(client.unseen_runner(home) or f"{who} is running; {then}")
+    # To others the outbox and `data/` are closed.
+    hold = disk_hold(home, home.outbox) if os.access(home.data, os.W_OK) else None
+    if hold and not (running and running["note"]):
+        show(hold.message)
     if waiting:
         show(f"{waiting} in the inbox, not yet taken")
     for each in not_taken:

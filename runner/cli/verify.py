@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
 from runner.engine.weights.fingerprint import KIND
-from runner.errors import JobFailed, RunnerNeeded, UsageProblem
+from runner.errors import JobFailed, RunnerBusy, RunnerNeeded, UsageProblem
 from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
@@ -160,11 +161,16 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
     """
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            # Like Ctrl-C: what was dropped is taken back.
+            signal.signal(number, signal.default_int_handler)
     drop = client.submit(home, data, "verify.yaml")
-    receipt = client.wait_for_receipt(home, drop, None, partial(_require_working, home))
-    assert receipt is not None
-    job = receipt["job"]
     try:
+        receipt = client.wait_for_receipt(home, drop, None, partial(_require_working, home))
+        assert receipt is not None
+        job = receipt["job"]
         status = client.wait_until_over(home, job, None, partial(_require_working, home, job))
         if status["state"] != "succeeded" or not status["outputs"]:
             message = status["message"] or "; ".join(e["message"] for e in status["errors"])
@@ -174,7 +180,7 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
         engine_facts = {**mapping(made.get("result")), "precision": made.get("precision")}
         return read_file(home.job(job) / output["file"]), engine_facts
     finally:
-        _remove(home, job)
+        _take_back(home, drop)
 
 
 def _require_working(home: Home, job: str = "") -> None:
@@ -187,18 +193,30 @@ def _require_working(home: Home, job: str = "") -> None:
         raise UsageProblem("the settings' window is closed: verify while it is open")
 
 
-def _remove(home: Home, job: str) -> None:
-    """Remove the job that rendered for the comparison from the outbox and the gallery."""
+def _take_back(home: Home, drop: str) -> None:
+    """Remove the drop that was for the comparison, or its job from the outbox and the gallery."""
+    from runner.cli.run import opened
     from runner.gallery.store import FOLDER, Gallery
     from runner.spool.disk.disk import Disk
 
+    (home.inbox / drop).unlink(missing_ok=True)
+    receipt = client.wait_for_receipt(home, drop, _CANCEL_SECONDS)
+    if receipt is None:
+        return
+    job = receipt["job"]
     if client.status(home, job)["state"] not in FINAL_STATES:
         client.cancel(home, job)
-        if client.wait_until_over(home, job, _CANCEL_SECONDS)["state"] not in FINAL_STATES:
-            print_message(f"{job} is still in the outbox")
+        client.wait_until_over(home, job, _CANCEL_SECONDS)
+        if client.runner_health(home) is None:
+            with suppress(RunnerBusy), opened(home):
+                # A runner obeys what lies there as it begins, and writes the end before it leaves.
+                pass
+        if client.status(home, job)["state"] not in FINAL_STATES:
+            print_message(f"{job} is still in the outbox: it is cancelled when its turn comes")
             return
     shutil.rmtree(home.job(job), ignore_errors=True)
-    (home.drops / "verify.yaml.json").unlink(missing_ok=True)
+    for name in (drop, f"{job}.cancel"):
+        (home.drops / f"{name}.json").unlink(missing_ok=True)
     gallery = Gallery(home.data / FOLDER, Disk().replace)
     if not gallery.missing:
         gallery.remove(f"{job}-0001")

@@ -192,6 +192,10 @@ class Daemon:
         if hasattr(self, "worker"):
             self.worker.wake()
 
+    def is_asked_to_stop(self, seconds: float) -> bool:
+        """Whether it is to stop, or is told so within these seconds."""
+        return self._stop.wait(seconds)
+
     # -- work ------------------------------------------------------------------------------------
 
     def serve(self) -> None:

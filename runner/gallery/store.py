@@ -54,12 +54,15 @@ class Gallery(Segments):
 
         self.append(entries)
 
-    def remove(self, *ids: str) -> int:
-        """Remove rows by id; returns how many of them the index had."""
+    def remove(self, *rows: str | Row) -> int:
+        """Remove rows by id, or those still equal to the rows given; how many the index had."""
         gone: list[int] = []
 
         def entries() -> Iterator[Mapping[str, Any]]:
-            gone.extend(found[0] for row_id in ids if (found := self.find(row_id)))
+            for row in rows:
+                found = self.find(row if isinstance(row, str) else row["id"])
+                if found and row in (found[1]["id"], found[1]):
+                    gone.append(found[0])
             if gone:
                 yield {"gone": gone}
 

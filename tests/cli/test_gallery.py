@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from runner import client
+from runner.cli import clean
 from runner.gallery.metadata import encode
 from runner.gallery.store import FOLDER, Gallery
+from runner.settings import Home
 from specs.read import read
 from specs.validate import validate
 from tests.cli.here import Here
@@ -295,3 +298,67 @@ def test_clean_leaves_a_job_that_is_kept_while_it_removes_others(
     monkeypatch.setattr(os, "replace", keep)
     full("clean", "--older-than", "0m", "--yes")
     assert (outbox / "cat").is_dir() and not (outbox / "fox").exists()
+
+
+def test_clean_leaves_a_job_whose_keep_is_obeyed_while_clean_looks_at_it(
+    full: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it looked at the status before, and at the inbox after."""
+    outbox, asked = full.home / "outbox", full.home / "inbox" / "cat.keep"
+    real = client.status
+
+    def status_then_obeyed(home: Home, job: str) -> dict[str, Any]:
+        found = real(home, job)
+        if job == "cat" and asked.exists():
+            put_json(outbox / "cat" / "status.json", {**status(1, job="cat"), "kept": True})
+            asked.unlink()
+        return found
+
+    listed = clean.choose
+    monkeypatch.setattr(clean, "choose", lambda *given: (listed(*given), asked.touch())[0])
+    monkeypatch.setattr(client, "status", status_then_obeyed)
+    full("clean", "--older-than", "0m", "--yes")
+    assert (outbox / "cat").is_dir() and not (outbox / "lamp").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: kontext\nimage: outbox/fox/fox-0001.png\n",
+        '{"kind": "kontext", "image": "..\\\\outbox\\\\fox\\\\fox-0001.png"',
+        "image: [not, a: spec\nmask: /mnt/pictures/fox/fox-0001.png",
+    ],
+)
+@pytest.mark.parametrize("where", ["inbox/next.yaml", "outbox/next/spec.yaml"])
+def test_clean_leaves_a_job_that_a_spec_not_yet_over_names(
+    full: Here, where: str, text: str
+) -> None:
+    """Seen red: its picture went, and the job that named it failed InputMissing."""
+    file, outbox = full.home / where, full.home / "outbox"
+    if where.startswith("outbox"):
+        file.parent.mkdir()
+        put_json(file.parent / "status.json", status(1, job="next", state="queued"))
+    file.write_text(text, encoding="utf-8")
+    shape = full("clean", "--older-than", "0m", "--keep", "0", "--yes", "--json").json
+    assert {job["id"] for job in shape["jobs"]} == {"cat", "lamp"} and (outbox / "fox").is_dir()
+    if where.startswith("outbox"):
+        put_json(file.parent / "status.json", status(1, job="next"))
+        shape = full("clean", "--older-than", "0m", "--yes", "--json").json
+        assert {job["id"] for job in shape["jobs"]} == {"fox", "next"}
+
+
+def test_clean_leaves_the_row_of_the_next_job_that_takes_a_freed_id(
+    full: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: no search found the new picture any more."""
+    full("gallery", "rebuild")
+    gallery, remove_tree = Gallery(full.home / "data" / FOLDER, write), shutil.rmtree
+
+    def then_a_new_job(folder: Path, **given: Any) -> None:
+        remove_tree(folder, **given)
+        if folder.name.endswith("lamp"):
+            gallery.add({**(gallery.get("lamp-0001") or {}), "seed": 123456})
+
+    monkeypatch.setattr(shutil, "rmtree", then_a_new_job)
+    full("clean", "--older-than", "0m", "--yes")
+    assert ids(full("gallery", "search", "--json").json) == ["lamp-0001"]

@@ -251,3 +251,29 @@ def test_a_terminal_sees_bars_and_their_ends(home: Path) -> None:
     text = seen.decode()
     assert "bars" in text and "━" in text and "2/2 succeeded" in text and "✓" in text
     assert "SchemaInvalid" in text and "✗" in text and "Traceback" not in text
+
+
+def test_a_terminal_that_is_closed_while_a_runner_is_idle_ends_it_well(
+    home: Path, tmp_path: Path
+) -> None:
+    """Seen red: exit code 1 and a traceback of the bars, which were drawn once more at the end."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", "run", "--one-process", "--home", str(home)],
+            stdout=theirs, stderr=file, stdin=theirs,
+            env=clean_environment(TERM="xterm-256color", COLUMNS="100"),
+        )  # fmt: skip
+    os.close(theirs)
+    try:
+        eventually((home / "outbox" / "runner.json").exists, "the health file")
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE) == 0, log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text(encoding="utf-8")

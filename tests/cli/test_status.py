@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sys
 from typing import Any
 
 import pytest
 
+from runner.settings import Home
+from runner.spool.disk.locks import locks_of
 from tests.cli.here import Here
 
 
@@ -47,3 +52,21 @@ def test_without_a_runner_the_rows_in_json_are_those_of_the_statuses(left: Here)
         ("hero", "succeeded", 1),
         ("gone", "running", 0),
     ]
+
+
+def test_a_runner_that_died_is_not_idle_while_another_process_has_its_home(left: Here) -> None:
+    """Seen red: `runner 1 is idle`, for as long as a `verify` made its picture."""
+    file = left.home / "outbox" / "runner.json"
+    health = json.loads(file.read_bytes())
+    health |= {"host": platform.node(), "system": sys.platform, "state": "idle"}
+    file.write_text(json.dumps(health), encoding="utf-8")
+    (lock,) = locks_of(Home(left.home), None)
+    lock.acquire()
+    try:
+        first = left("status").out.splitlines()[0]
+        assert first.startswith(f"process {os.getpid()} has the home, and no runner is running;")
+        health["pid"] = os.getpid()
+        file.write_text(json.dumps(health), encoding="utf-8")
+        assert left("status").out.startswith(f"runner {os.getpid()} is idle")
+    finally:
+        lock.release()

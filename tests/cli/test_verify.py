@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from PIL import Image
 from runner.cli.init import make_home
 from runner.engine.gpu_thread import GpuThread
 from tests.cli.here import Here
+from tests.cli.test_live import RunnerOf, started
 from tests.daemon.test_threads import end
-from tests.harness import Runner, fluxdrop, spec
+from tests.harness import PATIENCE, Runner, eventually, fluxdrop, spec
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -173,18 +175,52 @@ def test_the_new_picture_can_be_kept(verify: Here, tmp_path: Path) -> None:
         assert new.tobytes() == old.tobytes()
 
 
+def left_of(home: Path) -> set[str]:
+    """What lies in a home's inbox and outbox; what a runner writes aside begins with a dot."""
+    files = (file for place in ("inbox", "outbox") for file in (home / place).rglob("*"))
+    names = {file.relative_to(home).as_posix() for file in files if not file.name.startswith(".")}
+    return names - {"outbox/index.html"}
+
+
 def test_while_a_runner_runs_it_renders_and_nothing_is_left_behind(runner: Runner) -> None:
+    """Seen red: the receipt of a file whose name is used once stayed."""
     job = runner.drop("to-verify", kind="text2img", seed=21)
     runner.succeeded(job)
-    before = set(os.listdir(runner.home / "outbox"))
+    before = left_of(runner.home)
     done = fluxdrop("verify", str(runner.folder(job) / f"{job}-0001.json"), "--json",
                     home=runner.home)  # fmt: skip
     assert done.code == 0 and done.json["identical"] is True, done
-    left = set(os.listdir(runner.home / "outbox")) - before
-    # The runner replaces its files meanwhile: what it writes aside begins with a dot.
-    assert {name for name in left if not name.startswith(".")} <= {"index.html"}
+    assert left_of(runner.home) <= before
     found = fluxdrop("gallery", "search", "--tag", "verify", "--json", home=runner.home)
     assert found.json["total"] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent to single processes here")
+@pytest.mark.parametrize("when", ["not taken yet", "queued", "queued and the runner stops"])
+def test_a_verify_that_is_stopped_or_whose_runner_stops_leaves_nothing_behind(
+    home: Path, runner_of: RunnerOf, tmp_path: Path, when: str
+) -> None:
+    """Seen red: the drop became a job of the next runner, or the job and its cancel stayed."""
+    runner = runner_of(home).start()
+    runner.succeeded(runner.drop("seen"))
+    runner.drop("long", steps=1000)
+    runner.until("long", lambda status: status["state"] == "running")
+    before = left_of(home)
+    if when == "not taken yet":
+        os.kill(runner.pid, signal.SIGSTOP)
+    sidecar = str(runner.folder("seen") / "seen-0001.json")
+    with started("verify", sidecar, home=home, output=tmp_path / "said") as process:
+        drops = home / ("inbox" if when == "not taken yet" else "outbox/drops")
+        eventually(lambda: list(drops.glob("verify~*")), "the drop")
+        if when.endswith("stops"):
+            runner.stop()
+        else:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(PATIENCE)
+    assert code == (69 if when.endswith("stops") else 130), (tmp_path / "said").read_text("utf-8")
+    assert left_of(home) - before <= {"inbox/.tmp"}
+    if when == "not taken yet":
+        os.kill(runner.pid, signal.SIGCONT)
 
 
 @pytest.mark.timeout(60)

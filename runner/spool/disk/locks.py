@@ -136,6 +136,21 @@ def is_held(home: Home) -> bool | None:
     return False
 
 
+def holder_of(home: Home) -> int | None:
+    """The process of this machine that holds the lock of a home; None where that is not known."""
+    with contextlib.suppress(OSError):
+        handle = os.open(_file_of(home), os.O_RDONLY)
+        try:
+            holder = _holder(handle)
+        finally:
+            os.close(handle)
+        number = holder.removeprefix("pid ")
+        # The file of another user still names who had it before.
+        if number.isdecimal() and is_held(home) and not _is_dead(holder):
+            return int(number)
+    return None
+
+
 def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
     """The locks that a process has to hold while it renders for a home."""
     locks = [RunnerLock(_file_of(home), f"the home {home.root}")]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from typing import Any
 import pytest
 
 from runner import holds
+from runner.cli.init import make_home
 from runner.daemon.daemon import Daemon
 from runner.errors import LedgerUnusable
+from tests.cli.test_live import started
+from tests.harness import PATIENCE, eventually, fluxdrop
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
 from tests.spool.faulty import FaultyDisk
@@ -281,6 +285,32 @@ def test_an_outbox_that_turns_read_only_costs_no_job_an_image(
         assert status["attempt"] == 1
     assert spool.device.started[:2] == [("a", 1), ("a", 1)]
     spool.stop()
+
+
+def test_a_start_on_an_outbox_that_is_read_only_waits_and_status_doctor_and_drain_say_why(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """Seen red: each start ended with a traceback of a file that could not be swept away."""
+    home, said = tmp_path / "home", tmp_path / "said"
+    make_home(home)
+    (home / "fluxdrop.yaml").write_text(f"outbox: {json.dumps(str(small_disk))}\n", "utf-8")
+    (small_disk / ".place-abcdefgh.writing").touch()
+    assert _remounted(small_disk, "ro")
+    why = f"{small_disk} cannot be written: make it writable again"
+    for ends in ("while it waits", "once it runs"):
+        with started("run", home=home, output=said) as process:
+            eventually(lambda: why in said.read_text("utf-8"), "what it waits for")
+            if ends == "once it runs":
+                assert why in fluxdrop("status", home=home).out
+                assert why in fluxdrop("doctor", home=home).out
+                drained = fluxdrop("drain", home=home)
+                assert drained.code == 1 and drained.err.count("\n") == 1 and why in drained.err
+                assert _remounted(small_disk, "rw")
+                eventually((small_disk / "runner.json").exists, "the health file")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        text = said.read_text("utf-8")
+        assert text.count(why) == 1 and "Traceback" not in text and "starting it again" not in text
 
 
 def _remounted(disk: Path, how: str) -> bool:

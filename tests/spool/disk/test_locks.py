@@ -9,7 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
 from runner.daemon.daemon import Daemon
@@ -114,25 +117,30 @@ def test_a_lock_that_was_released_can_be_taken_and_its_file_stays(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "error", "waits"),
     [
-        ("pid 1234", ProcessLookupError, 499),
-        ("pid 1234", PermissionError, 3),
+        ("pid 1234", psutil.NoSuchProcess, 499),
+        ("pid 1234", psutil.AccessDenied, 3),
         ("pid 1234", None, 3),
-        ("pid x", ProcessLookupError, 3),
-        ("", ProcessLookupError, 3),
+        ("pid x", psutil.NoSuchProcess, 3),
+        ("", psutil.NoSuchProcess, 3),
     ],
 )
 def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
-    held: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[OSError] | None, waits: int
+    held: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    error: type[psutil.Error] | None,
+    waits: int,
 ) -> None:
     waited: list[float] = []
 
-    def kill(process: int, number: int) -> None:
-        assert (process, number) == (1234, 0)
+    def process(number: int) -> Any:
+        assert number == 1234
         if error is not None:
-            raise error
+            raise error(number)
+        return SimpleNamespace(create_time=lambda: 0.0)
 
     held.write_bytes(b"\0" + text.encode())
-    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(psutil, "Process", process)
     monkeypatch.setattr("runner.spool.disk.locks.time.sleep", waited.append)
     assert refused(held).endswith(f"({text or 'unknown'})")
     assert waited == [0.01] * waits
