@@ -4,8 +4,8 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
-from runner.engine.weights.fingerprint import KIND, Hashes, combined, stamps
+from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps
 from runner.errors import JobFailed
 from runner.task import ImageTask
 
@@ -48,7 +48,7 @@ class ResolvedTask:
     plan: MemoryPlan
     encoders: str
     wanted: str
-    stamps: Sequence[Sequence[int]] = ()
+    stamps: Mapping[str, list[int]] = field(default_factory=dict)
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
     @property
@@ -97,7 +97,7 @@ class TaskResolver:
             pixels = (task.width or width) * (task.height or height)
         key = (model.name, task.kind, task.precision, pixels)
         known = self._known.get(key)
-        if known is None or (not model.builtin and known.stamps != _stamps(known)):
+        if known is None or (not model.builtin and not are_unchanged(known.stamps)):
             if len(self._known) >= 512:
                 self._known.clear()
             known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
@@ -157,7 +157,7 @@ class TaskResolver:
         return " ".join([family.name, *parts, plan.text_precision, device])
 
 
-def _stamps(resolved: ResolvedTask) -> list[list[int]]:
+def _stamps(resolved: ResolvedTask) -> dict[str, list[int]]:
     single = [resolved.single] if resolved.single else []
     parts = sorted(set(resolved.marks) - ({resolved.family.heavy} if single else set()))
     return stamps([*(f for part in parts for f in loaded(resolved.folder / part)), *single])

@@ -101,13 +101,21 @@ def combined(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stamps(files: Iterable[Path]) -> list[list[int]]:
+def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
     """Size, time of change and inode of each file: others mean another content."""
-    return [_stamp(file) for file in files]
+    return {os.fspath(file): _stamp(file) for file in files}
 
 
-def _stamp(file: Path) -> list[int]:
-    stat = file.stat()
+def are_unchanged(known: Mapping[str, list[int]]) -> bool:
+    """Whether each file still has its stamp; asked for every image."""
+    try:
+        return all(_stamp(file) == stamp for file, stamp in known.items())
+    except OSError:
+        return False
+
+
+def _stamp(file: str | Path) -> list[int]:
+    stat = os.stat(file)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
