@@ -41,7 +41,9 @@ def test_each_sidecar_is_the_whole_spec_of_its_picture(
     assert len({pixels(runner, each) for each in asked}) == 4
 
 
-def test_its_progress_counts_the_steps_that_are_made(runner: Runner) -> None:
+def test_its_progress_counts_the_steps_that_are_made(
+    runner: Runner, asked: list[dict[str, Any]]
+) -> None:
     job = runner.drop("asked-steps", image=SOURCE, steps=400, strength=0.25)
     seen = runner.until(job, lambda status: (status.get("progress") or {}).get("step"))
     assert seen["progress"]["steps"] == 100
