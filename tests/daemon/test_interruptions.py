@@ -425,6 +425,20 @@ def test_a_late_answer_for_an_image_that_is_over_changes_nothing(
 # -- a folder that is deleted ------------------------------------------------------------------
 
 
+def test_a_keep_of_a_job_that_ended_before_its_folder_was_made_is_obeyed(told: Spool) -> None:
+    """Seen red: it was refused, as if the folder had been taken away."""
+    disk = FaultyDisk("make_folder", r"outbox/hero$", errno.EIO)
+    told.start(disk)
+    told.drop("hero.yaml", BULK)
+    told.until(lambda: disk.failed)
+    daemon_of(told).ledger.cancel(1)
+    (told.home.inbox / "hero.keep").touch()
+    told.until(lambda: daemon_of(told).ledger.get(1).kept)
+    disk.broken = False
+    status = told.end("hero")
+    assert (status["state"], status["kept"]) == ("cancelled", True)
+
+
 @pytest.mark.parametrize("what", ["status", "folder"])
 def test_a_status_deleted_before_the_answer_is_written_again_with_the_answer(
     told: Spool, monkeypatch: pytest.MonkeyPatch, what: str

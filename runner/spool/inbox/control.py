@@ -16,7 +16,7 @@ from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.acknowledge import Acknowledger
-from runner.spool.inbox.ids import Ids, has_left
+from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
@@ -166,7 +166,7 @@ class Controls:
             self._on_cancel(record.seq)
 
     def _keep(self, name: str, record: Record) -> None:
-        if not self._outbox.folder(record.id).is_dir():
+        if is_away(record, self._outbox):
             # Nothing is left of it, and a status would make its folder again.
             self._refuse(name, record.source_sha256, record.id)
             return
