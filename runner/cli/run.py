@@ -96,9 +96,8 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
                 print_message(said := hold.message)
             if opening.is_asked_to_stop(_LOOK_SECONDS):
                 sys.exit(exit_codes.DONE)
-    with opening as daemon:
-        board = Board(home, daemon.newest_jobs, as_json=options.json)
-        with stopping_on_signals(daemon), board:
+        # To the end: it takes seconds, and a terminal that is closed sends more than one signal.
+        with opening as daemon, Board(home, daemon.newest_jobs, as_json=options.json) as board:
             board.follow_in_thread()
             yield daemon
     _leave_if_lost(daemon)

@@ -79,7 +79,7 @@ def main(root: str) -> int:
     """Run until a signal; the exit code."""
     log_to_stderr()
     daemon = Daemon(Home(Path(root), SETTINGS), _Device())
-    with daemon, stopping_on_signals(daemon):
+    with stopping_on_signals(daemon), daemon:
         daemon.serve()
     if daemon.worker.exit_code is not None:
         os._exit(daemon.worker.exit_code)
