@@ -19,7 +19,6 @@ from typing import Any
 
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
-from runner.engine.weights.fingerprint import KIND
 from runner.errors import JobFailed, RunnerBusy, RunnerNeeded, UsageProblem
 from runner.files import read_file
 from runner.gallery.formatting import mapping
@@ -279,6 +278,9 @@ def _model_hash(facts: Mapping[str, Any], *, of_samples: bool = False) -> str:
 
     "" where there is none, or where it is of the other kind: once it was of samples of the files.
     """
+    # Here, for no other command should wait for what it imports.
+    from runner.engine.weights.fingerprint import KIND
+
     found = str(mapping(facts.get("model")).get("hash") or "")
     digits = found.removeprefix(KIND)
     return f"{digits[:12]}…" if found and (digits == found) == of_samples else ""
