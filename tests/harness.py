@@ -107,14 +107,14 @@ class Runner:
         self.home = home
         self._environment = clean_environment(**environment)
         self._log = home / "data" / "test-runner.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._started: subprocess.Popen[bytes] | None = None
 
     # -- its life --------------------------------------------------------------------------------
 
     def start(self) -> Runner:
         """Start it, and wait until it says that it is there."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._started = subprocess.Popen(
                 [sys.executable, "-m", "runner", "run", "--one-process", "--home", str(self.home)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
             )  # fmt: skip
@@ -123,15 +123,18 @@ class Runner:
         return self
 
     def _is_there(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"the runner ended at once:\n{self.log}"
+        assert self.process.poll() is None, f"the runner ended at once:\n{self.log}"
         health = self.read("runner.json")
         return bool(health) and health["pid"] == self.pid and health["state"] != "stopping"
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._started is not None
+        return self._started
+
+    @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        return self.process.pid
 
     @property
     def log(self) -> str:
@@ -143,11 +146,10 @@ class Runner:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it as a user would; its exit code."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(number)
+        if self.process.poll() is None:
+            self.process.send_signal(number)
         try:
-            return self._process.wait(PATIENCE)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -157,9 +159,8 @@ class Runner:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
         if self in Runner.alive:
             Runner.alive.remove(self)
 

@@ -24,6 +24,7 @@ from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
+from runner.stop_signals import taken_by
 from runner.wire import read_json
 from specs.errors import FluxdropError
 from specs.read import read as read_spec
@@ -160,26 +161,23 @@ def _render_by_runner(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Ma
     """
     spec = _spec(sidecar)
     data = to_yaml({**spec, "tags": ["verify"], "priority": 50})
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            # Like Ctrl-C: what was dropped is taken back.
-            signal.signal(number, signal.default_int_handler)
-    drop = client.submit(home, data, "verify.yaml")
-    try:
-        receipt = client.wait_for_receipt(home, drop, None, partial(_require_working, home))
-        assert receipt is not None
-        job = receipt["job"]
-        status = client.wait_until_over(home, job, None, partial(_require_working, home, job))
-        if status["state"] != "succeeded" or not status["outputs"]:
-            message = status["message"] or "; ".join(e["message"] for e in status["errors"])
-            raise _NotMade(f"it could not be made again: {status['reason']}: {message}")
-        output = status["outputs"][0]
-        made = read_json(home.job(job) / output["sidecar"]) or {}
-        engine_facts = {**mapping(made.get("result")), "precision": made.get("precision")}
-        return read_file(home.job(job) / output["file"]), engine_facts
-    finally:
-        _take_back(home, drop)
+    # Each is like Ctrl-C: what was dropped is taken back.
+    with taken_by(signal.default_int_handler):
+        drop = client.submit(home, data, "verify.yaml")
+        try:
+            receipt = client.wait_for_receipt(home, drop, None, partial(_require_working, home))
+            assert receipt is not None
+            job = receipt["job"]
+            status = client.wait_until_over(home, job, None, partial(_require_working, home, job))
+            if status["state"] != "succeeded" or not status["outputs"]:
+                message = status["message"] or "; ".join(e["message"] for e in status["errors"])
+                raise _NotMade(f"it could not be made again: {status['reason']}: {message}")
+            output = status["outputs"][0]
+            made = read_json(home.job(job) / output["sidecar"]) or {}
+            engine_facts = {**mapping(made.get("result")), "precision": made.get("precision")}
+            return read_file(home.job(job) / output["file"]), engine_facts
+        finally:
+            _take_back(home, drop)
 
 
 def _require_working(home: Home, job: str = "") -> None:

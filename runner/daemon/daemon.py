@@ -10,12 +10,10 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
@@ -37,6 +35,7 @@ from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import name_quarantined, open_spool
 from runner.spool.startup.recovery import recover_running
+from runner.stop_signals import taken_by
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -345,25 +344,12 @@ class Daemon:
 
 @contextmanager
 def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP end the daemon at the next step; a second SIGINT at once.
-
-    A terminal that is closed sends more than one SIGHUP: by its shell, and by the system.
-    """
-    before: dict[int, Any] = {}
+    """Let SIGINT, SIGTERM and SIGHUP end the daemon at the next step; a second SIGINT at once."""
 
     def handle(number: int, frame: object) -> None:
         if number == signal.SIGINT:
             signal.signal(number, before[number])
         daemon.ask_to_stop()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # `nohup` ignores it for what it starts; Windows has none.
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
-        before[number] = signal.signal(number, handle)
-    try:
+    with taken_by(handle) as before:
         yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -19,6 +19,7 @@ from types import FrameType
 
 from runner import exit_codes
 from runner.launch import command
+from runner.stop_signals import taken_by
 
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -31,11 +32,8 @@ _ENDS = {
     exit_codes.BROKEN: "a thread of it ended",
 }
 
-if sys.platform == "win32":
-    # The console sends Ctrl-C to the child itself.
-    _FORWARDED = [signal.SIGTERM]
-else:
-    _FORWARDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# The console of Windows sends Ctrl-C to the child itself.
+_NOT_FORWARDED = signal.SIGINT if sys.platform == "win32" else None
 
 
 def keep_running(
@@ -61,12 +59,8 @@ def keep_running(
             # Windows has no SIGHUP, and a second SIGINT is to end the runner at once.
             child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
-    # `nohup` ignores SIGHUP for what it starts, and so does the runner then.
-    ignored = {number for number in _FORWARDED if signal.getsignal(number) == signal.SIG_IGN}
-    forwarded = [n for n in _FORWARDED if n.name != "SIGHUP" or n not in ignored]
-    before = {number: signal.signal(number, forward) for number in forwarded}
     seconds = 1.0
-    try:
+    with taken_by(forward, without=_NOT_FORWARDED):
         while stops.empty():
             began = time.monotonic()
             # Its own session: Ctrl-C reaches it once, through here, and not a second time.
@@ -88,10 +82,7 @@ def keep_running(
             with contextlib.suppress(Empty):
                 stops.put(stops.get(timeout=seconds))
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
-        return exit_codes.DONE
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return exit_codes.DONE
 
 
 def stop_when_orphaned(stop: Callable[[], None]) -> None:

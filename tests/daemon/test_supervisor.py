@@ -70,11 +70,12 @@ def _runner(home: Path, supervisor: subprocess.Popen[bytes]) -> psutil.Process:
     return eventually(found, "a runner under its supervisor")
 
 
-def _hang_up(pid: int, home: Path) -> None:
-    """Hang up again and again until the runner has stopped, as its shell and the system may."""
-    process = psutil.Process(pid)
-    while _health(home)["state"] != "stopping" and not _has_ended(process):
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    """Hang up again and again until the process has ended, as its shell and the system may."""
+    while process.poll() is None:
         process.send_signal(signal.SIGHUP)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
 
 
 def test_a_stop_between_two_runners_starts_no_other(home: Path, supervised: Supervised) -> None:
@@ -174,8 +175,8 @@ def test_a_terminal_that_is_closed_stops_the_runner_as_any_other_signal(
     supervisor = supervised("signal.signal(signal.SIGHUP, signal.SIG_DFL); ")
     child = _runner(home, supervisor)
     caller, job = _in_flight(home)
-    _hang_up(supervisor.pid, home)
-    assert supervisor.wait(PATIENCE) == 0
+    _hang_up(supervisor)
+    assert supervisor.returncode == 0
     _assert_stopped_cleanly(child, caller, job)
 
 
@@ -184,8 +185,8 @@ def test_a_runner_without_a_supervisor_stops_at_a_hangup_too(
 ) -> None:
     """Seen red: it ended in the middle of whatever it did, also at the second of two."""
     runner = runner_of(home).start()
-    _hang_up(runner.pid, home)
-    assert runner.stop(signal.SIGHUP) == 0
+    _hang_up(runner.process)
+    assert runner.process.returncode == 0
     assert _health(home)["state"] == "stopping"
 
 
