@@ -257,7 +257,7 @@ class Daemon:
             self._health_due = monotonic() + HEALTH_SECONDS
             self.home.places.tend_marks()
             name_quarantined(self.spool)
-            if self.faults and self.worker.idle and self.writer.is_idle:
+            if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
                 recover_running(self.spool)
             self._publish_unpublished()
             self.writer.tend_pages()

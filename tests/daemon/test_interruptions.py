@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from runner import exit_codes
 from runner.daemon.daemon import Daemon
 from runner.daemon.ends import GONE, JobEnds
 from runner.errors import LedgerUnusable
+from runner.spool.store.record import Record
 from tests.daemon import columns
 from tests.daemon.columns import BULK, Column, Go, daemon_of, each, in_flight, losses
 from tests.harness import eventually
@@ -114,6 +115,23 @@ def test_an_image_that_never_answers_a_stop_is_taken_back_by_the_next_runner_unc
     assert losses(told) == []
     told.end("hero")
     assert (told.status("hero")["state"], told.status("hero")["attempt"]) == ("succeeded", 1)
+
+
+def test_a_job_stopped_but_at_fault_at_the_next_start_is_put_back_later_and_uncharged(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: its attempt was counted, as of a process that died."""
+    columns.in_mid_image(told, monkeypatch)
+    daemon_of(told).ledger.stopping()
+    die(told)
+    (told.home.job("hero") / "hero-0002.png").write_bytes(b"half")
+    disk = FaultyDisk("remove", "hero-0002", errno.EIO)
+    told.device = FlatColours()
+    told.start(disk)
+    assert disk.failed and facts(told)["state"] == "running"
+    disk.broken = False
+    status = told.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 1)
 
 
 def test_an_image_that_ends_with_its_load_long_after_a_stop_is_kept_and_its_job_put_back(
@@ -404,6 +422,25 @@ def test_a_process_that_stood_still_for_long_takes_no_image_for_hung(
     assert daemon.home.threads.awake() - before < 30.0
     told.device.by_hand = False
     told.device.finish()
+    assert told.end("hero")["state"] == "succeeded"
+
+
+def test_a_job_that_a_mistake_leaves_running_in_no_slot_goes_on_soon(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it went on only after the next start."""
+    true, failed = JobEnds.end, []
+
+    def end(self: JobEnds, records: Sequence[Record]) -> None:
+        if records and not failed:
+            failed.append(records)
+            raise ZeroDivisionError
+        true(self, records)
+
+    monkeypatch.setattr(JobEnds, "end", end)
+    told.start()
+    told.drop("hero.yaml")
+    told.until(lambda: failed)
     assert told.end("hero")["state"] == "succeeded"
 
 

@@ -33,7 +33,8 @@ class Queue:
         self.ledger = Ledger(home.data / "ledger.sqlite", Disk())
         faults = Faults(home)
         outbox = Outbox(home, self.ledger, Disk(), faults)
-        self.scheduler = Scheduler(Spool(home, Disk(), self.ledger, outbox, faults))
+        spool = Spool(home, Disk(), self.ledger, outbox, faults, self.ledger.last_run())
+        self.scheduler = Scheduler(spool)
 
     def add(
         self, job_id: str, model: str, priority: int = 0, *, inputs_missing: bool = False

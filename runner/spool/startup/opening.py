@@ -33,7 +33,8 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
     ledger = Ledger(file, disk)
     try:
         faults = Faults(home)
-        spool = Spool(home, disk, ledger, Outbox(home, ledger, disk, faults), faults)
+        outbox, last = Outbox(home, ledger, disk, faults), ledger.last_run()
+        spool = Spool(home, disk, ledger, outbox, faults, last)
         name_quarantined(spool)
         if ledger.is_empty():
             # New, or its rebuild was interrupted.

@@ -16,7 +16,6 @@ from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.names import numbered
 from runner.spool.store.outbox import Outbox, output_of
-from runner.spool.store.queries import Run
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 # After a power loss a published status may be gone; later ones must still have higher revisions.
 _REVISIONS_MAYBE_LOST = 1000
 _BATCH = 256
-_DIED = Run(closed=False, stopping=False)
 
 
 def recover(spool: Spool) -> None:
@@ -34,14 +32,14 @@ def recover(spool: Spool) -> None:
     A job that raises is left as it is and added to the faults, so that the others go on.
     """
     home, ledger, outbox, faults = spool.home, spool.ledger, spool.outbox, spool.faults
-    last = ledger.last_run()
+    last = spool.last
     if not last.closed:
         for record in ledger.cut_short():
             with faults.isolated(outbox.folder(record.id)):
                 _lift_revision(record, spool)
                 for below in ("", "thumbs", "inputs"):
                     _sweep(outbox.folder(record.id) / below, spool)
-    recover_running(spool, last)
+    recover_running(spool)
     # Only now: until here a start that is cut short too must know how the last run ended.
     ledger.begin_run()
     for folder in (home.inbox, home.outbox, home.drops):
@@ -70,14 +68,14 @@ def recover(spool: Spool) -> None:
     finish_acknowledgements(spool)
 
 
-def recover_running(spool: Spool, last: Run = _DIED) -> None:
+def recover_running(spool: Spool) -> None:
     """Requeue or end the jobs that run in no slot; a job that raises is added to the faults."""
     for record in spool.ledger.running():
         folder = spool.outbox.folder(record.id)
         with spool.faults.isolated(folder):
             if not spool.faults.seconds_left(folder):
                 reconcile_images(record, spool)
-                _take_off_device(record, last, spool)
+                _take_off_device(record, spool)
                 spool.faults.forget(folder)
 
 
@@ -117,7 +115,7 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
         ledger.warn(record.seq, [message])
 
 
-def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
+def _take_off_device(record: Record, spool: Spool) -> None:
     """Charge what was in flight, unless the process was asked to stop, and requeue or end a job."""
     ledger = spool.ledger
     with ledger.transaction():
@@ -126,7 +124,7 @@ def _take_off_device(record: Record, last: Run, spool: Spool) -> None:
         if dead_load is not None:
             ledger.end(record.seq, dead_load)
         else:
-            ledger.put_back(record.seq, RUNNER_ENDED, after_death=not last.stopping)
+            ledger.put_back(record.seq, RUNNER_ENDED, after_death=not spool.last.stopping)
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:
