@@ -20,6 +20,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from runner.launch import command
 from runner.settings import Home
 from tests.harness import clean_environment
@@ -32,6 +34,8 @@ KEPT: tuple[int, ...] = (50,)
 
 # The built-in model in so many rounds; its process takes seconds to start.
 _ONE_IN = 6
+# A lease, or a health file, is taken for old after half a minute.
+_LONG_FREEZE_SECONDS = 40.0
 _QUIET_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _ACTS = {
@@ -65,6 +69,7 @@ class Round:
         self.acts = 0
         self._draw = random.Random(seed)
         self._real = self._draw.randrange(_ONE_IN) == 0
+        self._supervised = self._real and self._draw.random() < 0.5
         self._seconds = seconds
         self._memory = Memory()
         self._plan: dict[str, Job] = {}
@@ -72,7 +77,8 @@ class Round:
         self._there: set[str] = set()
         self._shown: dict[str, dict[str, Any]] = {}
         self._made: dict[int, str] = {}
-        self._frozen_until: float | None = None
+        self._frozen: psutil.Process | None = None
+        self._frozen_until = 0.0
         self._run: subprocess.Popen[bytes] | None = None
         orders: dict[str, Callable[[], None]] = {
             "stop": lambda: self._end(signal.SIGTERM), "kill": lambda: self._end(signal.SIGKILL),
@@ -99,9 +105,14 @@ class Round:
             if not self.found:
                 self._evening()
         finally:
+            runner = self._runner()
+            # First what would start another.
             if self._run is not None:
                 self._run.kill()
                 self._run.wait()
+            with suppress(psutil.NoSuchProcess):
+                if runner is not None:
+                    runner.kill()
         if not self.found:
             self.found += judge(
                 self.root, self._plan, self._memory, self._removed, self._made,
@@ -114,6 +125,8 @@ class Round:
     def _act(self) -> None:
         self.acts += 1
         what = self._draw.choices([*_ACTS], [*_ACTS.values()])[0]
+        if what in ("stop", "kill", "clean", "rebuild") and self._stands_for_long():
+            return
         if what == "drop":
             if len(self._plan) < _ROUND_JOBS:
                 job = self._job()
@@ -136,14 +149,19 @@ class Round:
         return Job(stem, images, fails, made_of, draw.choice((0, 0, 5)), draw.random() < 0.2)
 
     def _freeze(self) -> None:
-        if self._frozen_until is None and self._run is not None and self._run.poll() is None:
-            self._run.send_signal(signal.SIGSTOP)
-            self._frozen_until = time.monotonic() + self._draw.choice((0.5, 2.0, 6.0))
+        seconds = self._draw.choice((0.5, 0.5, 2.0, 2.0, 6.0, 6.0, _LONG_FREEZE_SECONDS))
+        if self._frozen is None and (runner := self._runner()) is not None:
+            runner.suspend()
+            self._frozen, self._frozen_until = runner, time.monotonic() + seconds
+
+    def _stands_for_long(self) -> bool:
+        return self._frozen is not None and self._frozen_until > time.monotonic() + 7.0
 
     def _thaw(self) -> None:
-        if self._frozen_until is not None and self._run is not None:
-            self._frozen_until = None
-            self._run.send_signal(signal.SIGCONT)
+        if self._frozen is not None:
+            with suppress(psutil.NoSuchProcess):
+                self._frozen.resume()
+            self._frozen = None
 
     def _clean(self) -> None:
         self._command("clean", "--older-than", "0m", "--yes")
@@ -160,9 +178,19 @@ class Round:
 
     # -- the runner ------------------------------------------------------------------------------
 
+    def _runner(self) -> psutil.Process | None:
+        """The process that holds the home, if there is one now."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._run.pid) if self._run is not None else None
+            if process is not None and self._supervised:
+                process = next(iter(process.children()), None)
+            return process
+        return None
+
     def _start(self) -> None:
         light = [sys.executable, "-m", "tests.interleaving.light", str(self.root)]
-        real = [*command(), "run", "--one-process", "--home", str(self.root)]
+        alone = [] if self._supervised else ["--one-process"]
+        real = [*command(), "run", *alone, "--home", str(self.root)]
         with (self.root / "data" / "log").open("ab") as log:
             self._run = subprocess.Popen(
                 real if self._real else light, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -173,14 +201,25 @@ class Round:
         """End the runner by a signal, and start it again."""
         self._thaw()
         assert self._run is not None
+        runner = self._runner()
+        if runner is not None and self._supervised and number == signal.SIGKILL:
+            if self._draw.random() < 0.5:
+                # Its supervisor starts the next one.
+                runner.kill()
+                return
+        else:
+            runner = None
         self._run.send_signal(number)
         try:
             code = self._run.wait(60)
-        except subprocess.TimeoutExpired:
+            if runner is not None:
+                # It stops because its supervisor is gone.
+                runner.wait(60)
+        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
             self.found.append(f"wrong: the runner does not end at signal {number}")
             return
         # A signal that comes before its handler is there ends the process as ever.
-        if code not in (0, -number):
+        if code not in (0, -number, 128 + number):
             self.found.append(f"wrong: the runner ended with {code}: {self._log()}")
         if again:
             self._start()
@@ -195,7 +234,7 @@ class Round:
         until = time.monotonic() + seconds
         while True:
             self._look()
-            if self._frozen_until is not None and time.monotonic() >= self._frozen_until:
+            if time.monotonic() >= self._frozen_until:
                 self._thaw()
             if time.monotonic() >= until:
                 return
@@ -241,7 +280,8 @@ class Round:
 
     def _evening(self) -> None:
         """Wait until nothing is left to do, and stop the runner."""
-        self._thaw()
+        if self._frozen is not None:
+            self._wait(max(0.0, self._frozen_until - time.monotonic()))
         self._caller.act(Act("resume"))
         until = time.monotonic() + _QUIET_SECONDS
         while not self._is_quiet():
