@@ -60,8 +60,7 @@ class ImageTask:
     @property
     def steps_made(self) -> int:
         """The last of the steps, where one starts from an image (diffusers' `get_timesteps`)."""
-        starts = self.kind == "text2img" and "image" in self.inputs
-        strength = self.options["strength"] if starts else 1.0
+        strength = self.options.get("strength", 1.0) if "image" in self.inputs else 1.0
         return self.steps - int(self.steps - self.steps * strength)
 
     def is_like(self, other: ImageTask) -> bool:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
@@ -85,8 +85,7 @@ class StopSign:
 class Stages:
     """The pipelines of a task, and the functions that build their keyword arguments.
 
-    `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `fixed` are
-    keyword arguments that the registry entry sets.
+    `main` denoises and decodes; `prior`, where there is one, computes its embeddings.
     """
 
     family: Family
@@ -94,7 +93,6 @@ class Stages:
     arguments: Build
     prior: Any = None
     prior_arguments: Build | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
     speed: Speed = Speed()
 
 
@@ -165,7 +163,7 @@ def denoised(
 
     # On the CPU, so that a seed gives the same noise on every device.
     generators = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
-    arguments = {**stages.fixed, **stages.arguments(task, pieces[0].prepared)}
+    arguments = stages.arguments(task, pieces[0].prepared)
     watch = {
         "generator": generators,
         CALLBACK: on_step_end,

@@ -32,9 +32,8 @@ _MAKERS = {
         "Repaint or extend a picture",
         "Repaints the white or clear part of a `mask` (inpainting), or adds pixels at the borders"
         " with `outpaint`; exactly one of the two. Use it when only a certain area may change, or"
-        " when the canvas must grow. The prompt says what the new area shows. Needs `image`."
-        + _PROMPT
-        + _BULK,
+        " when the canvas must grow. The prompt says what the new area shows,"
+        " `strength` how far to go from what is there. Needs `image`." + _PROMPT + _BULK,
     ),
     "flux_variation": (
         "redux",
@@ -46,8 +45,8 @@ _MAKERS = {
         "control",
         "Keep a picture's structure",
         "Makes a new picture that follows the outlines (`control: canny`) or the depth"
-        " (`control: depth`, which needs a ready depth map and `preprocessed: true`) of a given"
-        " one. Use it to restyle a scene and keep its layout. Needs `image`." + _PROMPT + _BULK,
+        " (`control: depth`) of a given one. Use it to restyle a scene and keep its layout. Needs"
+        " `image`." + _PROMPT + _BULK,
     ),
 }
 INSTRUCTIONS = f"""\

@@ -89,7 +89,6 @@ def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image
     resolved = pipelines.resolve(task)
     main = getattr(diffusers, resolved.serving.pipeline).from_pretrained(resolved.folder)
     arguments = resolved.kind.arguments[resolved.model.family](task, prepared)
-    arguments = {**resolved.serving.fixed, **arguments}
     given: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": resolved.length}
     if resolved.serving.prior is not None:
         text = {part: getattr(main, part) for part in resolved.family.text_parts}

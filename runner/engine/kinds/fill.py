@@ -42,6 +42,7 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
         **sampling(task, prepared),
         "image": prepared.images["image"][0],
         "mask_image": prepared.images["mask"][0],
+        "strength": task.options["strength"],
     }
 
 
@@ -61,7 +62,14 @@ KIND = Kind(
     name="fill",
     summary="a part of a picture painted anew, or its surroundings",
     reads=("image", "mask"),
-    options={"invert_mask": False, "outpaint": NOT_GIVEN, "composite": True, "whole": False},
+    options={
+        "invert_mask": False,
+        "outpaint": NOT_GIVEN,
+        "composite": True,
+        "whole": False,
+        # With less, the original shows through where the mask repaints it.
+        "strength": 1.0,
+    },
     prepare=_prepare,
     arguments={"flux1": _flux1, "flux2": _in_cells(16), "zimage": _in_cells(8)},
     recipe=2,

@@ -126,7 +126,6 @@ class PipelineCache:
             arguments=resolved.kind.arguments[resolved.model.family],
             prior=prior.pipe if prior else None,
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
-            fixed=resolved.serving.fixed,
             speed=self._speed,
         )
         return Loaded(stages, self._engine_facts(resolved, main))

@@ -168,3 +168,17 @@ def test_a_picture_of_many_pixels_is_made_smaller_as_far_as_the_model_goes(
     task = task_of("text2img", model="dev", inputs=inputs, width=None, height=None)
     prepared = KINDS["text2img"].prepare(task, MODEL_REGISTRY["dev"].sizes)
     assert (prepared.width, prepared.height) == (1664, 1248)
+
+
+@pytest.mark.parametrize("model", ["tiny", "fill-dev", "klein", "z-image-turbo"])
+def test_a_strength_of_fill_makes_the_last_steps_alone_and_1_is_what_none_is(
+    model: str, executor: GpuThread, task_of: TaskOf
+) -> None:
+    made = {}
+    for strength, steps in ((0.2, 1), (0.6, 3), (1.0, 5)):
+        events, answer = lives(executor, task_of("fill", model=model, steps=5, strength=strength))
+        assert isinstance(answer, Rendered), answer
+        assert max(each.steps for each in events if each.phase is Phase.DENOISING) == steps
+        made[strength] = answer.image.tobytes()
+    plain = lives(executor, task_of("fill", model=model, steps=5))[1]
+    assert plain.image.tobytes() == made[1.0] and len(set(made.values())) == 3

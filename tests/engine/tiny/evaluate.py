@@ -117,9 +117,12 @@ class Pipelines:
         fixed = {"max_area": SIDE * SIDE, "_auto_resize": False}
         return self.call("kontext", seed, prompt=prompt, image=image, **fixed, **_WORDS)
 
-    def fill(self, prompt: str, seed: int, image: Image.Image, mask: Image.Image) -> Image.Image:
+    def fill(
+        self, prompt: str, seed: int, image: Image.Image, mask: Image.Image, strength: float = 1.0
+    ) -> Image.Image:
         """A picture repainted where the mask is white."""
-        return self.call("fill", seed, prompt=prompt, image=image, mask_image=mask, **_WORDS)
+        asked = {"prompt": prompt, "image": image, "mask_image": mask, "strength": strength}
+        return self.call("fill", seed, **asked, **_WORDS)
 
     def control(self, prompt: str, seed: int, edges: Image.Image) -> Image.Image:
         """A picture that follows an edge map."""

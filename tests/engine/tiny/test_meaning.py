@@ -179,6 +179,24 @@ def test_fill_repaints_the_hole_as_told_and_leaves_the_rest(pipelines: Pipelines
     assert _fill_share(pipelines, lambda mask: mask) >= ENOUGH
 
 
+def test_as_the_strength_rises_a_repainted_part_goes_from_what_it_was_to_its_prompt(
+    pipelines: Pipelines,
+) -> None:
+    prompt = next(iter(ASKED))
+    before = as_image(true_picture(scene("blue", "single", "yellow square")))
+    asked = as_levels(as_image(true_picture(ASKED[prompt])))
+    whole = Image.new("L", before.size, 255)
+    for seed in SEEDS:
+        made = [
+            as_levels(pipelines.fill(prompt, seed, before, whole, strength))
+            for strength in STRENGTHS
+        ]
+        moved = [apart(each, as_levels(before)) for each in made]
+        left = [apart(each, asked) for each in made]
+        assert moved == sorted(moved), moved
+        assert left[0] == max(left) > 2 * left[-1], left
+
+
 def test_fill_with_an_inverted_mask_is_caught(pipelines: Pipelines) -> None:
     assert _fill_share(pipelines, ImageOps.invert) < ENOUGH / 2
 
