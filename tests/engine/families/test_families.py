@@ -12,6 +12,7 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FAMILIES
 from runner.engine.memory import devices
+from runner.engine.prompts.tokens import encoders_in
 from runner.engine.registry import KINDS
 from runner.task import ImageTask
 from tests.fakes import TwinLibrary
@@ -113,7 +114,9 @@ def test_a_prompt_is_counted_as_the_pipeline_reads_it(
     kind, family = next(iter(entry.serves)), FAMILIES[entry.family]
     text = load(model, kind, family.heavy, "vae")
     prompt = "a red circle on a blue square"
-    count = family.tokens(text, prompt)
+    *_, encoder = encoders_in(library.main(entry, kind), entry)
+    count = encoder.measure(prompt).tokens
+    assert encoder.counted
     assert count >= len(prompt.split())
     whole = _seen(text, family, prompt, count)
     assert torch.equal(whole, _seen(text, family, prompt, count + 8))
