@@ -71,8 +71,7 @@ class Family:
     of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
     the pipeline returns, and the picture's size in pixels, and returns an RGB image. Shapes are in
     the file of each family.
-    `text_parts` are the components of the text stage; `heavy` is the one that denoises, for which a
-    memory plan chooses precision and placement.
+    `text_parts` are the components of the text stage.
     """
 
     name: str
@@ -80,4 +79,3 @@ class Family:
     decode: Callable[[Any, Any, int, int], "Image"]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
-    heavy: str = "transformer"
