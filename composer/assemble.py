@@ -6,8 +6,10 @@ is reported together with its longest block.
 
 from dataclasses import dataclass
 
-from composer.audit import Span
-from composer.packs import Block, Pack
+from composer.audit import Report, Span, Term, audit
+from composer.layers import Block
+from composer.packs import Pack
+from composer.terms import terms_for
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def assemble(
     pack: Pack, subject: Block, variable: Block | None = None, extra: str = ""
 ) -> Assembled:
     """Join the blocks of one prompt in the pack's order; empty blocks leave no separator."""
-    extra_block = Block("extra", "", "(extra)", " ".join(extra.split()))
+    extra_block = Block("", "(extra)", " ".join(extra.split()))
     blocks = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": extra_block}
     prompt = ""
     spans: list[Span] = []
@@ -57,3 +59,12 @@ def assemble(
         spans.append(Span(part, block.file, len(prompt), len(prompt) + len(block.text)))
         prompt += block.text
     return Assembled(prompt, tuple(spans), pack.max_chars)
+
+
+def compose(
+    pack: Pack, subject: Block, variable: Block | None, extra: str, forbidden: tuple[Term, ...]
+) -> tuple[Assembled, Report]:
+    """The prompt of one combination, and its audit against the settings' and the pack's terms."""
+    assembled = assemble(pack, subject, variable, extra)
+    terms = terms_for(pack, subject, variable, forbidden)
+    return assembled, audit(assembled.prompt, terms, assembled.spans)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer.layers import block_name
-from composer.packs import Block, Pack
+from composer.layers import Block, block_name
+from composer.packs import Pack
 from specs.errors import Problem, SpecInvalid
 from specs.suggest import did_you_mean
 

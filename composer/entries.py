@@ -18,14 +18,13 @@ from composer.packs import Pack
 
 @dataclass(frozen=True)
 class Entry:
-    """One prompt of a plan, its audit and its spec fields; `same_as` is the entry it duplicates."""
+    """One prompt of a plan, its audit and its spec fields."""
 
     subject: str
     variable: str | None
     assembled: Assembled
     report: Report
     fields: Mapping[str, Any]
-    same_as: "Entry | None" = None
 
     @property
     def prompt(self) -> str:

@@ -23,7 +23,6 @@ MAX_FILE_BYTES = 256 * 1024
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 _VARIABLE = "variable_"
 _NOTES = frozenset({"readme.txt", "license.txt", "licence.txt", "notice.txt", "changelog.txt"})
-_Text = tuple[str, str]  # the name of a file inside `prompts/`, and its text
 
 
 class FileProblem(Exception):
@@ -92,8 +91,17 @@ def block_name(name: str) -> str:
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key that puts `2` before `10`, the same on every machine."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
-    keyed = tuple((0, int(p), p) if p[0].isdecimal() else (1, 0, p) for p in parts)
+    keyed = tuple((0, int(p), p) if "0" <= p[0] <= "9" else (1, 0, p) for p in parts)
     return (*keyed, (-1, 0, name))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of text: its name, its file inside `prompts/`, its text."""
+
+    name: str
+    file: str
+    text: str
 
 
 @dataclass
@@ -105,9 +113,9 @@ class Layer:
 
     root: Path
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    fixed: _Text | None = None
-    subjects: dict[str, _Text] = field(default_factory=dict)
-    variables: dict[str, _Text] = field(default_factory=dict)
+    fixed: Block | None = None
+    subjects: dict[str, Block] = field(default_factory=dict)
+    variables: dict[str, Block] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -124,14 +132,14 @@ class Layer:
     def problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self.problems.append(Problem(line, column, path, message))
 
-    def text(self, *parts: str) -> _Text | None:
-        """The text of a file; None, and a problem, where it cannot be used."""
-        name = self.name(*map(block_name, parts))
+    def block(self, name: str, *parts: str) -> Block | None:
+        """The block in a file; None, and a problem, where it cannot be used."""
+        file = self.name(*map(block_name, parts))
         try:
-            self.files[name] = read_file(self.root, self.root.joinpath(*parts))
-            return name, clean(decode(self.files[name]))
+            self.files[file] = read_file(self.root, self.root.joinpath(*parts))
+            return Block(name, file, clean(decode(self.files[file])))
         except FileProblem as problem:
-            self.problem(name, str(problem))
+            self.problem(file, str(problem))
             return None
 
     def names(self, *parts: str) -> list[str]:
@@ -153,7 +161,7 @@ def read_layer(root: Path) -> Layer:
     layer.manifest = _read_manifest(layer)
     for name in layer.names():
         if name == "fixed_block.txt":
-            layer.fixed = layer.text(name)
+            layer.fixed = layer.block("", name)
         elif name.startswith(_VARIABLE) and name.endswith(".txt"):
             _add_block(layer, layer.variables, name[len(_VARIABLE) : -len(".txt")], name)
         elif name.endswith(".txt") and name.lower() not in _NOTES:
@@ -169,7 +177,7 @@ def read_layer(root: Path) -> Layer:
     return layer
 
 
-def _add_block(layer: Layer, blocks: dict[str, _Text], stem: str, *parts: str) -> None:
+def _add_block(layer: Layer, blocks: dict[str, Block], stem: str, *parts: str) -> None:
     """Add one block under its name; two names that differ only in case are refused."""
     name = block_name(stem)
     path = layer.name(*parts)
@@ -179,8 +187,8 @@ def _add_block(layer: Layer, blocks: dict[str, _Text], stem: str, *parts: str) -
         layer.problem(path, "has no name before .txt")
     elif same is not None:
         layer.problem(path, f"has the same name as {same!r} on systems that ignore case")
-    elif text := layer.text(*parts):
-        blocks[name] = text
+    elif block := layer.block(name, *parts):
+        blocks[name] = block
 
 
 def _read_manifest(layer: Layer) -> dict[str, Any]:

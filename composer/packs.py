@@ -18,23 +18,21 @@ from types import MappingProxyType
 from typing import Any
 
 from composer.audit import Term, parse_terms
-from composer.layers import Layer, block_name, hash_files, is_ignored, natural_key, read_layer
+from composer.layers import (
+    Block,
+    Layer,
+    block_name,
+    hash_files,
+    is_ignored,
+    natural_key,
+    read_layer,
+)
 from specs.errors import Problem, SpecInvalid
 
 MAX_DEPTH = 4
 """The longest chain of `extends`."""
 PARTS = ("fixed", "subject", "variable", "extra")
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of text: its part of the prompt, its name, its file inside `prompts/`, its text."""
-
-    part: str
-    name: str
-    file: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,9 @@ def _build(layers: list[Layer]) -> Pack:
     Blocks and settings of the extending pack win; defaults merge key by key; forbidden terms are
     only ever added. Raises SpecInvalid for problems of the merged pack.
     """
-    fixed: tuple[str, str] | None = None
-    subjects: dict[str, tuple[str, str]] = {}
-    variables: dict[str, tuple[str, str]] = {}
+    fixed: Block | None = None
+    subjects: dict[str, Block] = {}
+    variables: dict[str, Block] = {}
     manifest: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     forbidden: dict[Term, None] = {}
@@ -163,9 +161,9 @@ def _build(layers: list[Layer]) -> Pack:
         name=str(own.manifest["name"]),
         version=str(own.manifest["version"]),
         sha256=hash_files(layers),
-        fixed=Block("fixed", "", *(fixed or ("", ""))),
-        subjects=MappingProxyType(_blocks("subject", subjects)),
-        variables=MappingProxyType(_blocks("variable", variables)),
+        fixed=fixed or Block("", "", ""),
+        subjects=_in_order(subjects),
+        variables=_in_order(variables),
         defaults=MappingProxyType(defaults),
         forbidden=tuple(forbidden),
         allow=tuple(allow),
@@ -224,5 +222,5 @@ def _override(below: Override, settings: Mapping[str, Any]) -> Override:
     )
 
 
-def _blocks(part: str, texts: Mapping[str, tuple[str, str]]) -> dict[str, Block]:
-    return {name: Block(part, name, *texts[name]) for name in sorted(texts, key=natural_key)}
+def _in_order(blocks: Mapping[str, Block]) -> Mapping[str, Block]:
+    return MappingProxyType({name: blocks[name] for name in sorted(blocks, key=natural_key)})

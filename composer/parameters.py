@@ -9,7 +9,8 @@ prompts have the same, so that seeds vary fastest as in every other job.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from composer.packs import Block, Pack
+from composer.layers import Block
+from composer.packs import Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
 from composer.tokencount import Encoder, flux1_like
 

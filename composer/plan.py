@@ -8,17 +8,17 @@ makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from composer.assemble import assemble
-from composer.audit import Finding, Report, Term, audit, parse_terms
+from composer.assemble import compose
+from composer.audit import Finding, Term, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, duplicate_key, item_key, left_out
-from composer.packs import Block, Pack, read_pack
+from composer.packs import Pack, read_pack
 from composer.parameters import (
     NOT_FIELDS,
     ModelDefaults,
@@ -28,7 +28,7 @@ from composer.parameters import (
     own_seeds,
 )
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
-from composer.terms import MOST_FINDINGS, describe, ineffective_allows, terms_for
+from composer.terms import MOST_FINDINGS, describe, ineffective_allows
 from specs import expand
 from specs.errors import Problem, SpecInvalid
 
@@ -37,7 +37,8 @@ from specs.errors import Problem, SpecInvalid
 class Plan:
     """The plan of a spec with `compose`; `spec` and `prompts` are the arguments for `specs.expand`.
 
-    `violations` and `over_long` are the prompts that are forbidden or too long. Where `rejects` is
+    `duplicates` have the entry each is equal to, which is made in its place. `violations` and
+    `over_long` are the prompts that are forbidden or too long. Where `rejects` is
     true they refuse the whole job, and `entries` contains them; else they are left out.
     """
 
@@ -45,7 +46,7 @@ class Plan:
     spec: Mapping[str, Any]
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
-    duplicates: tuple[Entry, ...]
+    duplicates: tuple[tuple[Entry, Entry], ...]
     over_long: tuple[Entry, ...]
     violations: tuple[Entry, ...]
     rejects: bool
@@ -161,27 +162,38 @@ def make_plan(
     `model_defaults` gives a model's default parameters and its text encoders. Raises SpecInvalid
     for a pack or a selection that cannot be used, and for too many images.
     """
-    compose: Mapping[str, Any] = spec["compose"]
-    pack = read_pack(prompts, str(compose["pack"]))
-    choice = choose(pack, compose)
+    selected: Mapping[str, Any] = spec["compose"]
+    pack = read_pack(prompts, str(selected["pack"]))
+    choice = choose(pack, selected)
     if choice.most:  # refused before the first prompt is made
         # Too many to test one by one for being ruled out are all counted.
         expand.count(spec, choice.most if choice.most > 50_000 else choice.fitting(pack))
-    builder = _Builder(pack, spec, parse_terms(forbidden), dict(settings or {}), model_defaults)
+    terms, settings = parse_terms(forbidden), dict(settings or {})
     skipped = list(choice.skipped)
+    by_key: dict[str, Entry] = {}
+    duplicates: list[tuple[Entry, Entry]] = []
     for combination in choice.combinations(pack):
         if isinstance(combination, Skipped):
             skipped.append(combination)
-        else:
-            builder.add(*combination)
-    entries = list(builder.by_key.values())
+            continue
+        subject, variable = combination
+        assembled, report = compose(pack, subject, variable, selected.get("extra", ""), terms)
+        fields = entry_fields(pack, spec, subject, variable, settings, model_defaults)
+        fields = {"prompt": assembled.prompt, **fields}
+        name = variable.name if variable else None
+        entry = Entry(subject.name, name, assembled, report, fields)
+        first = by_key.setdefault(duplicate_key(entry), entry)
+        if first is not entry:
+            duplicates.append((entry, first))
+    entries = list(by_key.values())
     violations = tuple(entry for entry in entries if not entry.report.ok)
     over_long = tuple(entry for entry in entries if entry.assembled.over_by)
-    rejects = compose.get("on_violation", "reject") == "reject"
+    rejects = selected.get("on_violation", "reject") == "reject"
     if not rejects:
         skipped += [left_out(entry) for entry in (*violations, *over_long)]
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
-    tokens = count_tokens(entries, spec, builder.model, model_defaults)
+    model = pack.defaults.get("model", settings.get("model"))
+    tokens = count_tokens(entries, spec, model, model_defaults)
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
@@ -193,56 +205,15 @@ def make_plan(
         spec=common_seeds(spec, [entry.fields for entry in entries]),
         entries=tuple(entries),
         skipped=tuple(skipped),
-        duplicates=tuple(builder.duplicates),
+        duplicates=tuple(duplicates),
         over_long=over_long,
         violations=violations,
         rejects=rejects,
         warnings=tuple(warnings[:100]),
         tokens=tokens,
-        settings=builder.settings,
+        settings=settings,
         model_defaults=model_defaults,
     )
-
-
-@dataclass
-class _Builder:
-    """Makes the entries of a plan, one for each combination; `by_key` has no duplicates."""
-
-    pack: Pack
-    spec: Mapping[str, Any]
-    forbidden: tuple[Term, ...]
-    settings: Mapping[str, Any]
-    model_defaults: ModelDefaults
-    by_key: dict[str, Entry] = field(default_factory=dict)
-    duplicates: list[Entry] = field(default_factory=list)
-    _reports: dict[Any, Report] = field(default_factory=dict)
-
-    @property
-    def model(self) -> str | None:
-        """The model where neither the spec nor an entry names one."""
-        model = self.pack.defaults.get("model", self.settings.get("model"))
-        return None if model is None else str(model)
-
-    def add(self, subject: Block, variable: Block | None) -> None:
-        extra = str(self.spec["compose"].get("extra", ""))
-        assembled = assemble(self.pack, subject, variable, extra)
-        fields = entry_fields(
-            self.pack, self.spec, subject, variable, self.settings, self.model_defaults
-        )
-        terms = terms_for(self.pack, subject, variable, self.forbidden)
-        audited = (assembled.prompt, assembled.spans, terms)
-        if audited not in self._reports:
-            self._reports[audited] = audit(assembled.prompt, terms, assembled.spans)
-        entry = Entry(
-            subject.name,
-            variable.name if variable else None,
-            assembled,
-            self._reports[audited],
-            {"prompt": assembled.prompt, **fields},
-        )
-        first = self.by_key.setdefault(duplicate_key(entry), entry)
-        if first is not entry:
-            self.duplicates.append(replace(entry, same_as=first))
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:

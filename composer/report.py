@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from composer.assemble import assemble
+from composer.assemble import compose
 from composer.audit import Term, audit, parse_terms
 from composer.choose import choose
 from composer.packs import Pack
 from composer.plan import Plan
-from composer.terms import terms_for
-from composer.tokencount import Encoder, flux1_like, token_warnings, tokens_json
+from composer.tokencount import Encoder, token_warnings, tokens_json
 from specs.errors import Problem, SpecInvalid
 
 # For a photograph; measured PNG files have between one and two bytes a pixel.
@@ -23,26 +22,23 @@ _BYTES_A_PIXEL = {"png": 1.6, "jpeg": 0.4, "webp": 0.3}
 
 def compose_json(
     pack: Pack,
-    compose: Mapping[str, Any],
+    selected: Mapping[str, Any],
     *,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
-    encoders: Sequence[Encoder] | None = None,
+    encoders: Sequence[Encoder],
 ) -> dict[str, Any]:
-    """The prompt of the first combination that `compose` selects, its blocks and its audit.
+    """The prompt of the first combination that `selected` names, its blocks and its audit.
 
-    Without `encoders` the tokens are estimated. Raises SpecInvalid (NothingToRun) if no combination
-    is left.
+    Raises SpecInvalid (NothingToRun) if no combination is left.
     """
-    choice = choose(pack, compose)
+    choice = choose(pack, selected)
     combination = next((c for c in choice.combinations(pack) if isinstance(c, tuple)), None)
     if combination is None:
         why = "; ".join(f"{s.file} {s.reason}" for s in choice.skipped) or "no combination is left"
         raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
     subject, variable = combination
-    assembled = assemble(pack, subject, variable, str(compose.get("extra", "")))
-    terms = terms_for(pack, subject, variable, parse_terms(forbidden))
-    report = audit(assembled.prompt, terms, assembled.spans)
-    encoders = flux1_like() if encoders is None else encoders
+    terms, extra = parse_terms(forbidden), selected.get("extra", "")
+    assembled, report = compose(pack, subject, variable, extra, terms)
     warnings = [assembled.too_long()] if assembled.over_by else []
     warnings += token_warnings(assembled.prompt, encoders)
     return {
@@ -117,8 +113,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         ],
         "violation_count": plan.finding_count,
         "duplicates": [
-            {**entry.named(), "same_as": entry.same_as.named() if entry.same_as else None}
-            for entry in plan.duplicates
+            {**entry.named(), "same_as": first.named()} for entry, first in plan.duplicates
         ],
         "over_long": [
             {

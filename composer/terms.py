@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from composer.audit import Term, audit, parse_terms
-from composer.packs import Block, Pack
+from composer.layers import Block
+from composer.packs import Pack
 
 MOST_FINDINGS = 100
 """At most this many findings are listed in an error or a plan."""

@@ -4,40 +4,34 @@ Nothing here loads a pipeline, imports torch or uses the network.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.engine import registry
 from runner.engine.custom_entries import models_of
+from runner.engine.hub import library as hub
 from runner.settings import Home, Settings
-from runner.task import ImageTask, InputImage, Lora
 
 
 class RegistryCatalogue:
-    """The built-in models and those that the settings add, with the settings' default models.
+    """The functions of the registry, for a home's models and its settings' default models.
 
     `data` is the home's data folder, where downloaded weights lie. The constructor raises
     UsageProblem for mistakes in the settings' entries.
     """
 
+    snapshot = staticmethod(hub.snapshot)
+
     def __init__(self, settings: Settings, data: Path | None = None) -> None:
         self._data = data
-        self._defaults = settings.models
-        self._models = models_of(settings)
-
-    def default_model(self, spec: Mapping[str, Any]) -> str:
-        """The name of the model that serves a spec which names none."""
-        return registry.default_model(spec, self._defaults)
-
-    def problems(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """What the spec asks of its model that the model cannot do, as (path, message) pairs."""
-        return registry.problems(spec, models=self._models, defaults=self._defaults)
-
-    def warnings(self, spec: Mapping[str, Any]) -> list[str]:
-        """Remarks for the caller that are not errors."""
-        return registry.warnings(spec, models=self._models, defaults=self._defaults)
+        self._models = models = models_of(settings)
+        defaults = settings.models
+        self.default_model = partial(registry.default_model, defaults=defaults)
+        self.problems = partial(registry.problems, models=models, defaults=defaults)
+        self.warnings = partial(registry.warnings, models=models, defaults=defaults)
+        self.task = partial(registry.realise, models=models, defaults=defaults)
 
     def parameters(self, model: str | None, kind: str) -> Mapping[str, Any]:
         """A model's defaults for a kind, under the names of spec fields; empty if it is unknown.
@@ -68,8 +62,6 @@ class RegistryCatalogue:
 
         It names the command that fetches the model, and how much that is to download.
         """
-        from runner.engine.hub import library as hub
-
         fields = ("kind", "model", "control", "preprocessed")
         needed = {
             (*values, "image" in spec)
@@ -89,32 +81,6 @@ class RegistryCatalogue:
                 absent.add(hub.absence(model, data))
         return sorted(absent)
 
-    def snapshot(self, repo: str, revision: str, data: Path) -> Path | None:
-        """The folder of a downloaded revision, or None; its content is not checked."""
-        from runner.engine.hub import library as hub
-
-        return hub.snapshot(repo, revision, data)
-
-    def task(
-        self,
-        spec: Mapping[str, Any],
-        *,
-        job: str,
-        index: int,
-        inputs: Mapping[str, Sequence[InputImage]],
-        loras: Sequence[Lora] = (),
-    ) -> ImageTask:
-        """The task of a realised single-image spec, with every default filled in."""
-        return registry.realise(
-            spec,
-            job=job,
-            index=index,
-            inputs=inputs,
-            loras=loras,
-            models=self._models,
-            defaults=self._defaults,
-        )
-
 
 def model_rows(home: Home) -> list[dict[str, Any]]:
     """Every model as the `models` command and the resource flux://models list it.
@@ -122,8 +88,6 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
     `own` is true for an entry of the settings, `bytes` is the size of a complete download and
     `bytes_here` what of it is on this machine. Raises UsageProblem as the catalogue does.
     """
-    from runner.engine.hub import library as hub
-
     models = models_of(home.settings)
     kinds = {kind for model in models.values() for kind in model.serves}
     default_models = {

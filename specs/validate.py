@@ -6,7 +6,7 @@ of fill jobs. No default is filled in: where a value comes from is decided later
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -91,7 +91,8 @@ def check(document: Document, schema: str | None = None) -> Checked:
     if schema is None and sound:
         sound = {key: part for key, part in sound.items() if key not in _IGNORED}
         sound |= {"kind": names[0]} if len(names) == 1 else {}
-    return Checked(_integral(sound, _integers(names[0])), document, problems, frozenset(unsound))
+    value = _integral(sound, [schemas.bundle(names[0])])
+    return Checked(value, document, problems, frozenset(unsound))
 
 
 def _of_kind(document: Document, kind: str) -> Document:
@@ -216,41 +217,28 @@ def _surely_valid(name: str) -> quick.Check:
     return quick.compile_check(schemas.bundle(name))
 
 
-@lru_cache(maxsize=64)
-def _integers(name: str) -> Any:
-    return _find_integers(schemas.bundle(name))
-
-
-def _find_integers(schema: Any) -> Any:
-    """Where a schema has integers: True for here, else {key or "*": the same for that child}."""
-    if not isinstance(schema, dict):
-        return None
-    if schema.get("type") == "integer":
-        return True
-    inside: dict[str, Any] = {}
-    branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]
-    children = [*schema.get("properties", {}).items()]
-    children += [("*", schema.get(keyword)) for keyword in ("items", "additionalProperties")]
-    for key, child in children:
-        marks = _find_integers(child)
-        if marks:
-            inside[key] = marks
-    for branch in branches:
-        marks = _find_integers(branch)
-        if marks is True:
-            return True
-        inside.update(marks or {})
-    return inside or None
-
-
-def _integral(value: Any, marks: Any) -> Any:
-    """The value with integral floats as ints at the places that `_find_integers` has marked."""
-    if marks is True:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-    if not isinstance(marks, dict):
-        return value
+def _integral(value: Any, parts: Iterable[Any]) -> Any:
+    """The value with integral floats as ints where one of these schemas has an integer."""
+    known = [schema for part in parts for schema in _alternatives(part)]
+    if isinstance(value, float) and value.is_integer():
+        return int(value) if any(each.get("type") == "integer" for each in known) else value
     if isinstance(value, dict):
-        return {key: _integral(part, marks.get(key, marks.get("*"))) for key, part in value.items()}
+        return {
+            key: _integral(
+                part,
+                [e.get("properties", {}).get(key, e.get("additionalProperties")) for e in known],
+            )
+            for key, part in value.items()
+        }
     if isinstance(value, list):
-        return [_integral(part, marks.get("*")) for part in value]
+        return [_integral(item, [each.get("items") for each in known]) for item in value]
     return value
+
+
+def _alternatives(schema: Any) -> Iterator[dict[str, Any]]:
+    """A schema, and those of which a value that it accepts must fit one or all."""
+    if isinstance(schema, dict):
+        yield schema
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            for branch in schema.get(keyword, ()):
+                yield from _alternatives(branch)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Estimator, Model, Weights
+from runner.engine.resolved_task import ResolvedTask, TaskResolver
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Event, Progressed
 from tests import random_twin
 from tests.twins import depth
@@ -59,6 +63,29 @@ class TwinLibrary:
 
     def single(self, model: Model) -> Path | None:
         return None
+
+
+class PlannedCache(PipelineCache):
+    """A cache on the CPU that is given the plan of every task, and how many bytes are to be had."""
+
+    def __init__(
+        self, library: Any, plan: MemoryPlan | Callable[..., MemoryPlan], room: int = 2**40
+    ) -> None:
+        super().__init__(library, device="cpu")
+        self._given = plan
+        self._bytes = room
+
+    @cached_property
+    def _resolver(self) -> TaskResolver:
+        resolver, given = (
+            TaskResolver(self.library, Machine("cpu", 0, 2**40), device="cpu"),
+            self._given,
+        )
+        resolver._plan = given if callable(given) else lambda *asked: given  # type: ignore
+        return resolver
+
+    def _room(self, resolved: ResolvedTask) -> int:
+        return self._bytes
 
 
 class Watched:

@@ -358,15 +358,10 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
     return {"prompt_embeds": prompt_embeds, "prompt_attention_mask": mask}
 
 
-def _tokens(pipe: Any, prompt: str) -> int:
-    return len(pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
-
-
 CHROMA = Family(
     name="chroma",
     encode=_encode,
     decode=flux1.FLUX1.decode,
-    tokens=_tokens,
     readers=(Reader("T5", "tokenizer", token_files.t5),),
 )
 ''',

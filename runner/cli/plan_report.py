@@ -111,7 +111,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     )
     _print_list(
         "duplicates",
-        [f"{_name(d)} is {_name(d['same_as'] or d)} again" for d in report["duplicates"]],
+        [f"{_name(d)} is {_name(d['same_as'])} again" for d in report["duplicates"]],
     )
     _print_list(
         "over-long",

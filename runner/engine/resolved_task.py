@@ -4,15 +4,14 @@ Loads no weights: a model that is missing, or that this machine cannot hold, is 
 costs no time on the device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
-from runner.engine.hub.sources import loaded
+from runner.engine.hub.sources import HEAVY, loaded
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
@@ -24,7 +23,6 @@ from runner.errors import JobFailed
 from runner.task import ImageTask
 
 PRIOR = "prior "
-Planner = Callable[[Model, Machine, int, str, str], MemoryPlan]
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,13 @@ class ResolvedTask:
 class TaskResolver:
     """Resolves tasks and keeps the results; used by one thread.
 
-    `device` is the device as a sidecar describes it. `planner` replaces the memory planner.
+    `device` is the device as a sidecar describes it.
     """
 
-    def __init__(
-        self,
-        library: hub.Disk,
-        machine: Machine,
-        *,
-        device: str,
-        planner: Planner | None = None,
-    ) -> None:
+    def __init__(self, library: hub.Disk, machine: Machine, *, device: str) -> None:
         self._library = library
         self.machine = machine
         self._device = device
-        self._plan = planner or partial(memory.plan, models=library.models)
         self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
         self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
@@ -125,13 +115,13 @@ class TaskResolver:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        is_stored = single is None and checkpoints.is_stored(folder / family.heavy)
+        is_stored = single is None and checkpoints.is_stored(folder / HEAVY)
         precision = "stored" if wanted == "auto" and is_stored else wanted
-        plan = self._plan(model, self.machine, pixels, precision, kind)
+        plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
-        marks = self.hashes.parts(folder, family.heavy if single else "")
+        marks = self.hashes.parts(folder, HEAVY if single else "")
         if single:
-            marks[family.heavy] = self.hashes.file(single)
+            marks[HEAVY] = self.hashes.file(single)
         if prior_folder:
             of_prior = self.hashes.parts(prior_folder)
             marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
@@ -150,6 +140,10 @@ class TaskResolver:
         )
         return replace(resolved, stamps=_stamps(resolved))
 
+    def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
+        models = self._library.models
+        return memory.plan(model, self.machine, pixels, precision, kind, models=models)
+
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""
         parts = [f"{part}={marks[part]}" for part in sorted(family.text_parts) if part in marks]
@@ -159,5 +153,5 @@ class TaskResolver:
 
 def _stamps(resolved: ResolvedTask) -> dict[str, list[int]]:
     single = [resolved.single] if resolved.single else []
-    parts = sorted(set(resolved.marks) - ({resolved.family.heavy} if single else set()))
+    parts = sorted(set(resolved.marks) - ({HEAVY} if single else set()))
     return stamps([*(f for part in parts for f in loaded(resolved.folder / part)), *single])

@@ -85,16 +85,13 @@ class Speed:
             raise UsageProblem(f"`compile: true` {problem}")
 
     def apply(self, pipe: Any) -> None:
-        """Apply the settings to a pipeline's transformer, in place of those applied before.
+        """Apply the settings to a pipeline's transformer, once: pipelines share transformers.
 
-        Pipelines share transformers, so the settings are recorded on the transformer. Raises
-        JobFailed where the attention kernel cannot be used.
+        Raises JobFailed where the attention kernel cannot be used.
         """
         transformer = getattr(pipe, "transformer", None)
-        before = getattr(transformer, _APPLIED, Speed())
-        if transformer is None or before == self:
+        if transformer is None or self == Speed() or hasattr(transformer, _APPLIED):
             return
-        _undo(before, transformer)
         if self.attention != NATIVE:
             _set_attention(transformer, self._kernel(transformer))
         caching = self.step_cache and _caches(transformer)
@@ -104,7 +101,7 @@ class Speed:
             transformer.enable_cache(FirstBlockCacheConfig(threshold=self.step_cache))
         if self.compile:
             _compile(transformer, fullgraph=not caching)
-        setattr(transformer, _APPLIED, self)
+        setattr(transformer, _APPLIED, True)
 
     @contextmanager
     def around(self, pipe: Any, *, twice: bool = False, masked: bool = False) -> Iterator[None]:
@@ -276,19 +273,6 @@ def _compile(transformer: Any, *, fullgraph: bool) -> None:
     # an error where the limit is reached.
     torch._dynamo.config.recompile_limit = 64
     transformer.compile_repeated_blocks(fullgraph=fullgraph)
-
-
-def _undo(before: Speed, transformer: Any) -> None:
-    """Undo the settings that were applied to a transformer."""
-    if before.attention != NATIVE:
-        transformer.reset_attention_backend()
-    if getattr(transformer, "is_cache_enabled", False):
-        transformer.disable_cache()
-    if before.compile:
-        for module in transformer.modules():
-            module._compiled_call_impl = None
-    if hasattr(transformer, _APPLIED):
-        delattr(transformer, _APPLIED)
 
 
 def _from_compiler(error: BaseException | None) -> bool:

@@ -22,7 +22,6 @@ from runner.gallery import line_format
 from runner.gallery.index import Index, LiveIndex, SealedIndex
 from runner.gallery.line_format import Entry
 from runner.gallery.lock import locked
-from runner.gallery.terms import identity
 from specs.errors import FluxdropError
 
 SEGMENT = 1024
@@ -106,18 +105,6 @@ class Segments:
             return None
         row: dict[str, Any] | None = entry.get("row")
         return row
-
-    def find(self, row_id: str) -> tuple[int, dict[str, Any]] | None:
-        """The number and the row of the document with that id, or None."""
-        key = identity(row_id)
-        for number in range(len(self._indexes) - 1, -1, -1):
-            for place in self._indexes[number].places(key):
-                if not self._dead.get(number, 0) >> place & 1:
-                    doc = number * SEGMENT + place + 1
-                    row = self.row(doc)
-                    if row is not None and row.get("id") == row_id:
-                        return doc, row
-        return None
 
     def entries(self, after: int) -> Iterator[Entry]:
         """Every undamaged entry after the first `after` lines, oldest first."""

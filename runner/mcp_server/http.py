@@ -10,6 +10,7 @@ token. Sessions are not kept, so a restart of the server breaks no client.
 import asyncio
 import contextlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -20,7 +21,10 @@ from typing import Any
 
 import anyio
 import uvicorn
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.transport_security import (
+    RequestBodyLimitMiddleware,
+    TransportSecuritySettings,
+)
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -114,50 +118,41 @@ def guarded_app(home: Home, access: Access, *, autostart: bool = False) -> ASGIA
         transport_security=unchecked,
     )
 
+    # Reads the body before the server begins, so that nothing of it waits for a slow one.
+    limited = RequestBodyLimitMiddleware(app, MOST_BODY_BYTES)
+
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
         elif scope["type"] == "http":
-            answer: ASGIApp = _refusal(access, Headers(scope=scope)) or app
-            if answer is app:
-                # Read before the server begins, so that nothing of it waits for a slow body.
-                body = await _whole_body(receive)
-                if isinstance(body, PlainTextResponse):
-                    answer = body
-                else:
-                    receive = _again(body, receive)
-            await answer(scope, receive, send)
+            answer = _refusal(access, Headers(scope=scope)) or limited
+            try:
+                await answer(scope, _in_time(receive), send)
+            except _TooSlow:
+                late = PlainTextResponse("the request did not come in time\n", status_code=408)
+                await late(scope, receive, send)
 
     return guard
 
 
-async def _whole_body(receive: Receive) -> Message | PlainTextResponse:
-    """The body of a request as one message, or the answer to one that is too large or too slow."""
-    parts: list[bytes] = []
-    size = 0
-    with anyio.move_on_after(_BODY_SECONDS):
-        while size <= MOST_BODY_BYTES:
+class _TooSlow(Exception):
+    """The body of a request did not come in time."""
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Receives a request. Raises _TooSlow where its body takes longer than `_BODY_SECONDS`."""
+    until = anyio.current_time() + _BODY_SECONDS
+
+    async def receive_in_time() -> Message:
+        nonlocal until
+        with anyio.CancelScope(deadline=until):
             message = await receive()
-            if message["type"] != "http.request":
-                return message
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
             if not message.get("more_body"):
-                break
-        if size > MOST_BODY_BYTES:
-            return PlainTextResponse("the request is too large\n", status_code=413)
-        return {"type": "http.request", "body": b"".join(parts), "more_body": False}
-    return PlainTextResponse("the request did not come in time\n", status_code=408)
+                until = math.inf
+            return message
+        raise _TooSlow
 
-
-def _again(body: Message, receive: Receive) -> Receive:
-    """Receives a message that was received already, then the others."""
-    waiting = [body]
-
-    async def first() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return first
+    return receive_in_time
 
 
 class _Protocol(H11Protocol):

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,8 +41,8 @@ FOLDER = "mcp"
 
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<rest>(?:;[\w=.+-]+)*),", re.ASCII)
 _PICTURE = re.compile(r"flux://jobs/([^/]+)/images/(\d{1,5})")
+# Earlier versions added a second number.
 _COPY = re.compile(r"[a-z-]+(-[0-9a-f]{12}){1,2}\.[a-z]+")
-_OF_A_CALL = re.compile(rb"(mcp/[^/\s]+/[a-z-]+-[0-9a-f]{12})-[0-9a-f]{12}\.")
 _FORGOTTEN_SECONDS = 3600.0
 _unknown_since: dict[Path, float] = {}
 """When this process first saw a copy, or a folder of them, that no job is known to need."""
@@ -55,7 +54,6 @@ class Inputs:
 
     home: Home
     job_id: str
-    call: str = field(default_factory=lambda: secrets.token_hex(6))
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
@@ -93,9 +91,8 @@ class Inputs:
     def _copy(self, data: bytes, path: str) -> str:
         ending = str(decoded(data).format).lower()
         stem = re.sub(r"[^a-z]+", "-", path).strip("-") or "image"
-        stem = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}"
-        # Of this call alone, which may have to take it away again.
-        name = f"{FOLDER}/{self.job_id}/{stem}-{self.call}.{ending}"
+        # Named by its content: equal calls write equal specs, and share their copies.
+        name = f"{FOLDER}/{self.job_id}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
         self.files[name] = data
         return name
 
@@ -147,17 +144,9 @@ class Inputs:
         if self.files and self._leads_away():
             raise UsageProblem(f"{self.home.inbox / FOLDER} leads elsewhere: remove that link")
         for name, data in self.files.items():
+            # One that a rejected job has left is needed again.
+            _unknown_since.pop(self.home.inbox / name, None)
             client.put(self.home, data, name)
-
-    def undo(self) -> None:
-        """Take the copies away again: their spec was not written."""
-        if self._leads_away():
-            return
-        for name in self.files:
-            with contextlib.suppress(OSError):
-                beneath.remove(self.home.inbox / name, [str(self.home.inbox)])
-        with contextlib.suppress(OSError):
-            (self.home.inbox / FOLDER / self.job_id).rmdir()
 
     def _leads_away(self) -> bool:
         copies = self.home.inbox / FOLDER
@@ -203,11 +192,6 @@ def _refuse_private(place: Path, home: Home) -> None:
         os.path.realpath(home.data)
     ):
         raise PathNotAllowed(f"{place.name!r} is private to fluxdrop: copy it into the inbox")
-
-
-def without_calls(spec: bytes) -> bytes:
-    """A spec without what distinguishes its copies of images from those of an equal call."""
-    return _OF_A_CALL.sub(rb"\1.", spec)
 
 
 def sweep(home: Home, kept: str) -> None:

@@ -19,7 +19,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from runner import client, reading
 from runner.files import read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
-from runner.mcp_server.inputs import Inputs, sweep, without_calls
+from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
@@ -86,7 +86,14 @@ def submit(
         }
     if not _was_submitted(home, job_id, data):
         sweep(home, job_id)
-        _write(home, inputs, data, job_id)
+        # Before the spec: a runner that takes it finds its images.
+        inputs.write()
+        # A runner may have made a job of an equal call's spec since it was looked for.
+        put = client.put(
+            home, data, f"{job_id}.yaml", still=lambda: not _was_submitted(home, job_id, data)
+        )
+        if not put and not _has_spec(home, job_id, data):
+            raise _in_use(job_id)
     status = client.status(home, job_id)
     runner = attendance.look()
     advice = f"call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it is over"
@@ -101,27 +108,6 @@ def submit(
         "warnings": [*assessment.warnings, *assessment.absent],
         "next": advice,
     }
-
-
-def _write(home: Home, inputs: Inputs, data: bytes, job_id: str) -> None:
-    """Write the images, then the spec: a runner that takes the spec finds its images.
-
-    Raises ToolError, and removes the images, where another spec has that id.
-    """
-    try:
-        inputs.write()
-        # A runner may have made a job of an equal call's spec since it was looked for.
-        if client.put(
-            home, data, f"{job_id}.yaml", still=lambda: not _was_submitted(home, job_id, data)
-        ):
-            return
-        if not _has_spec(home, job_id, data):
-            raise _in_use(job_id)
-    except BaseException:
-        inputs.undo()
-        raise
-    # An equal call was first: its spec names its own copies.
-    inputs.undo()
 
 
 def _was_submitted(home: Home, job_id: str, data: bytes) -> bool:
@@ -139,7 +125,7 @@ def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
     folder = home.job(job_id)
     for file in (home.inbox / f"{job_id}.yaml", folder / "spec.yaml", folder / "spec.json"):
         try:
-            if without_calls(read_file(file)) == without_calls(data):
+            if read_file(file) == data:
                 return True
         except OSError:
             continue

@@ -103,7 +103,7 @@ def fluxdrop(stage: Stage, *, jobs: int, folders: Mapping[str, Path], root: Path
     """The runner, let go when it has taken all jobs, in the order in which they came."""
     from runner.daemon.daemon import Daemon
     from runner.engine.gpu_thread import GpuThread
-    from runner.engine.weights.pipeline_cache import PipelineCache
+    from tests.fakes import PlannedCache
 
     scripts.import_all()
     make_home(root)
@@ -119,7 +119,7 @@ def fluxdrop(stage: Stage, *, jobs: int, folders: Mapping[str, Path], root: Path
 
     def executor(home: Home) -> GpuThread:
         library = StandIns(home.data, folders, length=LENGTH)
-        pipelines = PipelineCache(library, device="cpu", room=1, planner=lambda *_: IN_TURN)
+        pipelines = PlannedCache(library, IN_TURN, room=1)
         cache = int(home.settings.prompt_cache_gb * 1e9)
         made = GpuThread(home.data, library=library, pipelines=pipelines, prompt_cache=cache)
         made.events = Marking(stage)

@@ -7,15 +7,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.assemble import assemble
-from composer.layers import clean
-from composer.packs import Block, Pack, read_pack
+from composer.layers import Block, clean
+from composer.packs import Pack, read_pack
 from composer.sizes import resolve_size, size_for
 from composer.tokencount import Encoder, Reading, estimate, flux1_like, token_warnings, tokens_json
 from tests.composer.helpers import write_pack
 
 
 def block(part: str, text: str) -> Block:
-    return Block(part, part, f"mugs/{part}.txt", text)
+    return Block(part, f"mugs/{part}.txt", text)
 
 
 def pack(**facts: object) -> Pack:

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import composer.assemble
 import composer.plan
 from composer.packs import read_pack
 from composer.plan import make_plan
 from composer.report import compose_json, plan_json
 from composer.terms import forbidden_in
-from composer.tokencount import Encoder, Reading
+from composer.tokencount import Encoder, Reading, flux1_like
 from specs import expand
 from specs.errors import SpecInvalid
 from tests.composer.helpers import spec, write_pack
@@ -121,13 +122,13 @@ def test_each_distinct_prompt_is_audited_once(
     prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    real = composer.plan.audit
+    real = composer.assemble.audit
 
     def counting(prompt: str, *rest: Any) -> Any:
         seen.append(prompt)
         return real(prompt, *rest)
 
-    monkeypatch.setattr(composer.plan, "audit", counting)
+    monkeypatch.setattr(composer.assemble, "audit", counting)
     plan = make_plan(spec({"variables": "all"}, matrix={"steps": [1, 2]}), prompts)
     list(plan.items())
     assert len(seen) == len(set(seen)) == 6
@@ -139,14 +140,14 @@ def test_too_many_images_are_refused_before_the_first_prompt(
     def never(*blocks: Any) -> None:
         raise AssertionError("a prompt was made")
 
-    monkeypatch.setattr(composer.plan, "assemble", never)
+    monkeypatch.setattr(composer.plan, "compose", never)
     with pytest.raises(SpecInvalid, match="split it"):
         make_plan(spec({"variables": "all"}, count=2000, seed=0), prompts)
 
 
 def test_extra_is_its_own_block(prompts: Path) -> None:
     compose = {"subjects": "mug", "variables": "day", "extra": "no text"}
-    made = compose_json(read_pack(prompts, "mugs"), compose)
+    made = compose_json(read_pack(prompts, "mugs"), compose, encoders=flux1_like())
     assert made["prompt"] == "studio photo of, a mug, by day, no text"
     assert [b["block"] for b in made["blocks"]] == ["fixed", "subject", "variable", "extra"]
     assert made["audit"]["verdict"] == "ok"

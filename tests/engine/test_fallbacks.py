@@ -19,10 +19,9 @@ from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model
 from runner.engine.resolved_task import TaskResolver
 from runner.engine.weights import assembly
-from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Failed, Rendered
 from runner.task import ImageTask
-from tests.fakes import TwinLibrary, life
+from tests.fakes import PlannedCache, TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]
 FULL = "CUDA error: out of memory"
@@ -38,7 +37,7 @@ def executor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     """An executor whose planner knows two plans below the first."""
     lower = dict(zip([PLAN, *FALLBACKS], [*FALLBACKS, None], strict=True))
     monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: lower[held])
-    pipelines = PipelineCache(TwinLibrary(data), device="cpu", planner=lambda *given: PLAN)
+    pipelines = PlannedCache(TwinLibrary(data), PLAN)
     made = GpuThread(tmp_path, pipelines=pipelines)
     yield made
     made.close()

@@ -62,7 +62,7 @@ def test_the_step_cache_is_used_wherever_it_works_and_elsewhere_a_warning_says_s
     pipe, speed = pipe_of(name, layers=3), Speed(step_cache=1e-9)
     plain = painted(pipe, steps=4)
     assert fast(pipe, speed, steps=4) == plain
-    Speed().apply(pipe)
+    pipe = pipe_of(name, layers=3)
     try:
         pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e-9))
         with pipe.transformer.cache_context("cond"):
@@ -94,8 +94,6 @@ def test_a_step_cache_spares_blocks_and_the_next_image_starts_without_it(name: s
     assert 1 <= tail.calls < 6
     assert fast(pipe, speed, steps=6) == first != plain
     assert speed.facts(pipe) == {"speed": {"step_cache": 0.9}}
-    Speed().apply(pipe)
-    assert painted(pipe, steps=6) == plain
 
 
 @pytest.mark.parametrize("name", FLUX1)
@@ -159,8 +157,6 @@ def test_another_kernel_paints_nearly_the_same_and_only_where_it_was_set() -> No
     assert {processor._attention_backend for processor in _processors(other)} == {None}
     assert attention_dispatch._AttentionBackendRegistry._active_backend == default
     assert speed.facts(pipe) == {"speed": {"attention": "_native_math"}}
-    Speed().apply(pipe)
-    assert painted(pipe) == plain
 
 
 def test_a_call_with_a_mask_gets_torchs_own_attention_and_only_that_call() -> None:
@@ -243,9 +239,7 @@ def test_a_kernel_for_another_gpu_fails_the_image_with_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("name", ["FluxPipeline", "Flux2KleinPipeline", "ZImagePipeline"])
-def test_compiled_blocks_are_whole_graphs_and_can_be_taken_back(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_blocks_are_whole_graphs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch's graph capture and without its code generator, which takes minutes."""
     import torch
 
@@ -263,9 +257,6 @@ def test_compiled_blocks_are_whole_graphs_and_can_be_taken_back(
     assert compiled
     assert all(compiled)
     assert Speed(compile=True).facts(pipe) == {"speed": {"compile": True}}
-    Speed().apply(pipe)
-    assert not any(module._compiled_call_impl for module in pipe.transformer.modules())
-    assert painted(pipe) == plain
 
 
 def test_compiling_and_caching_steps_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +266,7 @@ def test_compiling_and_caching_steps_go_together(monkeypatch: pytest.MonkeyPatch
     pipe = pipe_of("FluxPipeline", layers=2)
     cached = fast(pipe, Speed(step_cache=0.5), steps=6)
     both = Speed(compile=True, step_cache=0.5)
-    assert furthest(fast(pipe, both, steps=6), cached) <= 2
+    assert furthest(fast(pipe_of("FluxPipeline", layers=2), both, steps=6), cached) <= 2
 
 
 def test_what_the_compiler_cannot_do_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +320,7 @@ def test_the_code_generator_gives_close_pixels() -> None:
     plain = painted(pipe)
     speed = Speed(compile=True)
     assert furthest(fast(pipe, speed), plain) <= 2
-    assert furthest(fast(pipe, speed, size=96), fast(pipe, Speed(), size=96)) <= 2
+    assert furthest(fast(pipe, speed, size=96), painted(pipe_of("FluxPipeline"), size=96)) <= 2
 
 
 class _Counter:

@@ -1,4 +1,4 @@
-"""The index: TinyDB's face, bounded work, one writer at a time, any number of readers."""
+"""The index: bounded work, one writer at a time, any number of readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tinydb import where
 
 from runner.gallery.rebuild import row_of
 from runner.gallery.search import search
@@ -160,47 +159,6 @@ def test_nothing_is_held_before_the_first_question(gallery: Gallery, folder: Pat
     assert not list(reader.indexes())
     search(reader)
     assert list(reader.indexes())
-
-
-def test_any_tinydb_query_works_newest_first(gallery: Gallery) -> None:
-    gallery.add(*rows(1, SEGMENT + 3), row_of(sidecar(9000, kind="fill", seed=5)))
-    table = gallery.table
-    assert [row["id"] for row in table.search(where("kind") == "fill")] == ["hero-9000"]
-    assert [row["index"] for row in table.search(where("index") < 3)] == [2, 1]
-    either = (where("seed") == 5) | (where("seed") == 7)
-    assert [row["index"] for row in table.search(either)] == [9000, 1]
-    both = (where("kind") == "text2img") & (where("seed") == 7) & where("tags").any(["poster"])
-    assert [row["index"] for row in table.search(both)] == [1]
-    assert table.count(~(where("kind") == "fill")) == SEGMENT + 3
-    assert table.contains(where("prompt").search("fox"))
-    assert table.get(where("index") == 1) == table.get(doc_id=1)
-    assert table.get(where("index") == -1) is None
-    assert len(table) == len(table.all()) == len(list(table)) == SEGMENT + 4
-
-
-def test_an_indexed_tinydb_query_reads_only_the_rows_that_fit(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gallery.add(*rows(1, 200))
-    read: list[int] = []
-    plain = gallery.row
-    monkeypatch.setattr(gallery, "row", lambda doc: read.append(doc) or plain(doc))
-    assert gallery.table.count((where("seed") == 50) & (where("index") > 0)) == 1
-    assert len(read) == 1
-
-
-def test_what_would_write_through_tinydb_is_refused(gallery: Gallery) -> None:
-    gallery.add({"id": "a", "seed": 1})
-    table = gallery.table
-    for writing in (
-        lambda: table.insert({"id": "b"}),
-        lambda: table.update({"seed": 3}),
-        lambda: table.remove(where("seed") == 1),
-        table.truncate,
-    ):
-        with pytest.raises(NotImplementedError):
-            writing()
-    assert [dict(row) for row in table] == [{"id": "a", "seed": 1}]
 
 
 def test_search_and_store_start_without_pillow_and_torch() -> None:

@@ -17,9 +17,8 @@ from runner.daemon.daemon import Daemon
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import MemoryPlan
 from runner.engine.weights import assembly
-from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.settings import Home, Settings
-from tests.fakes import TwinLibrary
+from tests.fakes import PlannedCache, TwinLibrary
 
 IN_TURN = MemoryPlan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
 KINDS = {"text2img": "krea", "fill": "fill-dev", "control": "canny"}
@@ -58,9 +57,7 @@ def spec(number: int) -> str:
 
 def night(home: Home, data: Path) -> list[str]:
     """Drop the jobs while the runner is paused, let it go, and see them all succeed."""
-    pipelines = PipelineCache(
-        TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN
-    )
+    pipelines = PlannedCache(TwinLibrary(data), IN_TURN, room=1)
     pause = home.inbox / "runner.pause"
     pause.touch()
     with Daemon(

@@ -1,8 +1,8 @@
 """`Family`: how the pipelines of a family encode prompts and decode latents, outside of their call.
 
 Outside, so that there is a cancellation point before each, and embeddings may come from a cache.
-Both give the same numbers as the pipeline itself, which tests compare byte by byte. `encode` and
-`tokens` run on a pipeline that has only its text parts, `decode` on one that lacks them.
+Both give the same numbers as the pipeline itself, which tests compare byte by byte. `encode` runs
+on a pipeline that has only its text parts, `decode` on one that lacks them.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,17 +47,6 @@ def decode_grid(pipe: Any, grid: Any) -> "Image":
     return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
-def chat_tokens(pipe: Any, prompt: str, *, thinking: bool) -> int:
-    """The tokens of a prompt in its chat template, whose own tokens count towards the limit too."""
-    text = pipe.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-    )
-    return len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
-
-
 @dataclass(frozen=True)
 class Reader:
     """How one text encoder of a family reads a prompt.
@@ -76,21 +65,17 @@ class Reader:
 
 @dataclass(frozen=True)
 class Family:
-    """How the pipelines of a family encode prompts, decode latents and count tokens.
+    """How the pipelines of a family encode prompts and decode latents, and what reads its prompts.
 
     `encode(pipe, prompt, length)` returns the embeddings of at most `length` tokens, in the dtype
     of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
-    the pipeline returns, and the picture's size in pixels, and returns an RGB image.
-    `tokens(pipe, prompt)` counts all tokens of a prompt, and `readers` count them where no pipeline
-    is loaded. Shapes are in the file of each family.
-    `text_parts` are the components of the text stage; `heavy` is the one that denoises, for which a
-    memory plan chooses precision and placement.
+    the pipeline returns, and the picture's size in pixels, and returns an RGB image. Shapes are in
+    the file of each family.
+    `text_parts` are the components of the text stage.
     """
 
     name: str
     encode: Callable[[Any, str, int], Embeddings]
     decode: Callable[[Any, Any, int, int], "Image"]
-    tokens: Callable[[Any, str], int]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
-    heavy: str = "transformer"

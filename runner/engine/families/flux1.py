@@ -28,15 +28,10 @@ def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
     return decode_grid(pipe, in_scale(pipe, grid))
 
 
-def _tokens(pipe: Any, prompt: str) -> int:
-    return len(pipe.tokenizer_2(prompt, truncation=False, verbose=False).input_ids)
-
-
 FLUX1 = Family(
     name="flux1",
     encode=_encode,
     decode=_decode,
-    tokens=_tokens,
     readers=(
         Reader("CLIP", "tokenizer", token_files.clip, pooled=True),
         Reader("T5", "tokenizer_2", token_files.t5),

@@ -4,10 +4,9 @@ The embeddings are `prompt_embeds` (1, length, 7680): the states of three layers
 of latents is (1, 32, height / 8, width / 8).
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Family, Reader, chat_tokens, decode_grid, encode_alone
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -23,6 +22,5 @@ FLUX2 = Family(
     name="flux2",
     encode=encode_alone,
     decode=_decode,
-    tokens=partial(chat_tokens, thinking=False),
-    readers=(Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", False),)),),
+    readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", False),)),),
 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from runner.engine.families.base import (
     Family,
     Reader,
-    chat_tokens,
     decode_grid,
     encode_alone,
     in_scale,
@@ -29,6 +28,5 @@ ZIMAGE = Family(
     name="zimage",
     encode=partial(encode_alone, do_classifier_free_guidance=False),
     decode=_decode,
-    tokens=partial(chat_tokens, thinking=True),
-    readers=(Reader("Qwen3", "tokenizer", token_files.qwen2, chat=(("enable_thinking", True),)),),
+    readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", True),)),),
 )

@@ -16,7 +16,8 @@ from runner.engine.models import Estimator, Model
 
 INDEX = "model_index.json"
 HEAVY = "transformer"
-"""The component whose weights a single file may replace."""
+"""The component that denoises, and whose weights a single file may replace; a memory plan chooses
+its precision and placement."""
 
 _STEM = r"(?:model|diffusion_pytorch_model|pytorch_model)"
 # A name with one more word (`model.fp16.safetensors`) is a variant, which is never loaded.

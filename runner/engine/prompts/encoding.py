@@ -13,6 +13,7 @@ from typing import Any
 from runner.engine.errors import translation
 from runner.engine.gpu import OnProgress, StopSign
 from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
+from runner.engine.prompts.tokens import encoders_in
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
@@ -123,13 +124,15 @@ class Prompts:
 
     def _encode(self, resolved: ResolvedTask, pipe: Any, task: ImageTask) -> Encoded:
         """Encode a task's prompt with the text stage `pipe`, and keep it."""
-        count = resolved.family.tokens(pipe, task.prompt)
-        warnings: list[str] = []
-        if count > resolved.length:
-            warnings.append(
-                f"the prompt has {count} tokens and the model reads {resolved.length}:"
-                " its end was not read"
-            )
+        readers = encoders_in(resolved.folder, resolved.model)
+        warnings = [
+            f"the prompt has {count} tokens and the model reads {resolved.length}:"
+            " its end was not read"
+            for each in readers
+            if each.counted
+            and not each.pooled
+            and (count := each.measure(task.prompt).tokens) > resolved.length
+        ]
         with translation():
             # Most LoRAs leave the text encoders as they are: their prompts are encoded without.
             warnings += loras.apply(pipe, task.loras if loras.text_mark(task.loras) else ())

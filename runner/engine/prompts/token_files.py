@@ -1,10 +1,9 @@
-"""Builds a tokenizer from its folder as transformers does, without importing transformers.
+"""Reads a tokenizer from its folder as transformers does, without importing transformers.
 
-transformers takes the vocabulary from the files and everything else from its classes; so does this
-module, for the three classes that the families use. No torch and no network either.
+Where a folder has no `tokenizer.json`, which describes one wholly, it holds a vocabulary, and
+everything else comes from the class. No torch and no network either.
 """
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,14 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER = "tokenizer.json"
+_STORED = "tokenizer.json"
 
 _CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
-_QWEN_PIECES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -28,12 +23,26 @@ class Unreadable(Exception):
     """No tokenizer can be built from the files."""
 
 
+def stored(part: Path) -> "Tokenizer":
+    """The tokenizer that a folder describes, as Qwen's do."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(part / _STORED))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def clip(part: Path) -> "Tokenizer":
     """CLIP's byte-level BPE, with a start and an end token around the text."""
-    from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+    from tokenizers.models import BPE
 
+    if (part / _STORED).is_file():
+        return stored(part)
     start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = _bpe(part, end_of_word_suffix="</w>", unk_token=end)
+    vocabulary, merges = BPE.read_file(str(part / "vocab.json"), str(part / "merges.txt"))
+    tokenizer = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=end))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -51,30 +60,20 @@ def clip(part: Path) -> "Tokenizer":
     return tokenizer
 
 
-def qwen2(part: Path) -> "Tokenizer":
-    """Qwen's byte-level BPE, with no token added to the text."""
-    from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
-
-    tokenizer = _bpe(part)
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in _added(part)])
-    return tokenizer
-
-
 def t5(part: Path) -> "Tokenizer":
     """T5's unigram pieces, with an end token after the text."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
 
-    pieces, characters = _pieces(part)
+    if (part / _STORED).is_file():
+        return stored(part)
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString((part / "spiece.model").read_bytes())
+    pieces = [(piece.piece, piece.score) for piece in model.pieces]
     tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
-    if characters:
+    if characters := model.normalizer_spec.precompiled_charsmap:
         tokenizer.normalizer = normalizers.Precompiled(characters)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -93,7 +92,10 @@ def t5(part: Path) -> "Tokenizer":
 def settings(part: Path) -> dict[str, Any]:
     """The settings in the folder; empty where it has none."""
     file = part / "tokenizer_config.json"
-    return _json(file) if file.is_file() else {}
+    value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(value, dict):
+        raise Unreadable(f"{file.name} is no JSON object")
+    return value
 
 
 def template(part: Path, options: Iterable[tuple[str, Any]]) -> Callable[[str], str]:
@@ -133,68 +135,9 @@ def _template_in(config: Mapping[str, Any]) -> str:
     return template
 
 
-def _bpe(part: Path, **options: Any) -> "Tokenizer":
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-
-    vocabulary: Any
-    merges: Any
-    file = part / _TOKENIZER
-    if file.is_file():
-        model = _json(file).get("model", {})
-        vocabulary = model.get("vocab")
-        merges = [
-            tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair)
-            for pair in model.get("merges", ())
-        ]
-    else:
-        vocabulary, merges = BPE.read_file(str(part / "vocab.json"), str(part / "merges.txt"))
-    return Tokenizer(BPE(vocab=vocabulary, merges=merges, **options))
-
-
-def _added(part: Path) -> list[str]:
-    """The tokens that are not in the vocabulary of a BPE, in the order of their numbers."""
-    file = part / _TOKENIZER
-    if file.is_file():
-        tokens = {str(token["id"]): token for token in _json(file).get("added_tokens", ())}
-    else:
-        tokens = settings(part).get("added_tokens_decoder", {})
-    return [tokens[number]["content"] for number in sorted(tokens, key=int)]
-
-
-def _pieces(part: Path) -> tuple[list[tuple[str, float]], bytes | None]:
-    """The pieces of a unigram tokenizer with their scores, and its table of characters."""
-    file = part / _TOKENIZER
-    if not file.is_file():
-        return _sentencepiece(part / "spiece.model")
-    content = _json(file)
-    pieces = [(str(piece), float(score)) for piece, score in content.get("model", {})["vocab"]]
-    normalizer = content.get("normalizer") or {}
-    for each in normalizer.get("normalizers", [normalizer]):
-        if each.get("type") == "Precompiled":
-            return pieces, base64.b64decode(each["precompiled_charsmap"])
-    return pieces, None
-
-
-def _sentencepiece(file: Path) -> tuple[list[tuple[str, float]], bytes | None]:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(file.read_bytes())
-    pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    return pieces, model.normalizer_spec.precompiled_charsmap or None
-
-
 def _number(tokenizer: "Tokenizer", token: str) -> int:
     """The id of a token. Raises Unreadable where the tokenizer has none."""
     number = tokenizer.token_to_id(token)
     if number is None:
         raise Unreadable(f"it has no {token}")
     return int(number)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    value = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise Unreadable(f"{file.name} is no JSON object")
-    return value

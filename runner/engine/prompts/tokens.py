@@ -32,6 +32,11 @@ def encoders(model: Model, data: Path | None) -> tuple[Encoder, ...]:
     those of the built-in model count.
     """
     folder = WEIGHTS if model.builtin else data and locate(main_source(model), data)
+    return encoders_in(folder, model)
+
+
+def encoders_in(folder: Path | None, model: Model) -> tuple[Encoder, ...]:
+    """The same with the tokenizers in the folder of a pipeline; None is one without any."""
     return tuple(_encoder(reader, model, folder) for reader in FAMILIES[model.family].readers)
 
 

@@ -11,11 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from runner.engine.errors import Bug
-from runner.engine.hub.sources import INDEX, components, read_index
+from runner.engine.hub.sources import HEAVY, INDEX, components, read_index
 from runner.engine.memory import devices, footprint
 from runner.engine.memory.plans import Machine
 from runner.engine.resolved_task import ResolvedTask
-from runner.engine.speed import Speed
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
 
@@ -59,9 +58,7 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
     return pipe
 
 
-def paint_stage(
-    resolved: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any], speed: Speed
-) -> Any:
+def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
     """A pipeline without text encoders, placed on the device as the plan says.
 
     `store` is the folder of quantised weights, `shared` are components loaded already, by name.
@@ -70,10 +67,10 @@ def paint_stage(
     index = components(read_index(resolved.folder))
     passed: dict[str, Any] = {part: None for part in family.text_parts if part in index}
     passed |= shared
-    if family.heavy not in passed:
-        heavy = _heavy(resolved, index[family.heavy], device, store)
+    if HEAVY not in passed:
+        heavy = _heavy(resolved, index[HEAVY], device, store)
         if heavy is not None:
-            passed[family.heavy] = heavy
+            passed[HEAVY] = heavy
     if "is_distilled" in read_index(resolved.folder):  # a single file may be another than its base
         passed["is_distilled"] = not resolved.serving.guided
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed)
@@ -81,16 +78,15 @@ def paint_stage(
     if plan.placement == "offload":
         pipe.enable_model_cpu_offload(device=device)
     elif plan.placement == "stream":
-        getattr(pipe, family.heavy).enable_group_offload(
+        pipe.transformer.enable_group_offload(
             onload_device=device,
             offload_type="leaf_level",
             use_stream=device.type == "cuda",
             low_cpu_mem_usage=True,  # pinned as a whole, it would take twice its size
         )
-        _place(pipe, device, skip=family.heavy)
+        _place(pipe, device, skip=HEAVY)
     else:
         _place(pipe, device)
-    speed.apply(pipe)
     return pipe
 
 
@@ -99,7 +95,7 @@ def _heavy(resolved: ResolvedTask, component: tuple[str, str], device: Any, stor
 
     `component` is its library and class, as the index of the pipeline's folder names them.
     """
-    precision, folder = resolved.plan.precision, resolved.folder / resolved.family.heavy
+    precision, folder = resolved.plan.precision, resolved.folder / HEAVY
     if precision in quantise.QUANTISED:
         if resolved.plan.placement == "stream":
             device = "cpu"  # all of it at once does not fit the device
@@ -109,7 +105,7 @@ def _heavy(resolved: ResolvedTask, component: tuple[str, str], device: Any, stor
             precision,
             device,
             store,
-            resolved.marks[resolved.family.heavy],
+            resolved.marks[HEAVY],
             resolved.single,
         )
     if resolved.single is None:

@@ -8,7 +8,7 @@ of a run. Everything is read from folders that the library names, and never from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from runner.engine import gpu
 from runner.engine.hub import explain
 from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
-from runner.engine.resolved_task import PRIOR, Planner, ResolvedTask, TaskResolver
+from runner.engine.resolved_task import PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly
 from runner.task import ImageTask
@@ -47,7 +47,6 @@ class _Stage:
 class PipelineCache:
     """The loaded stages of one device; used by one thread, except `loaded`.
 
-    `room` bounds the bytes of weights on the device; None takes the bound from the machine.
     `loaded` are the names of the models whose paint stages are loaded.
     """
 
@@ -58,16 +57,12 @@ class PipelineCache:
         device: str = "auto",
         speed: Speed | None = None,
         gpu_memory_gb: float | None = None,
-        room: int | None = None,
-        planner: Planner | None = None,
     ) -> None:
         self.library = library
         self._store = library.data / "quantised"
         self._wanted_device = device
         self._speed = speed or Speed()
         self._gpu_memory_gb = gpu_memory_gb
-        self._room = room
-        self._planner = planner
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
@@ -148,7 +143,6 @@ class PipelineCache:
             self.library,
             machine.measure(self._wanted_device, self._gpu_memory_gb),
             device=devices.describe(self.device),
-            planner=self._planner,
         )
 
     def _stage(
@@ -180,41 +174,39 @@ class PipelineCache:
         return stage
 
     def _text_pipeline(self, resolved: ResolvedTask) -> Any:
-        parts = resolved.family.text_parts
         precision = f"{resolved.plan.text_precision} {resolved.model.text_layers}"
-        shared = self._shared(resolved, parts, precision)
-        pipe = assembly.text_stage(resolved, self.device, self._store, shared)
-        self._share(resolved, pipe, parts, precision)
-        return pipe
+        return self._built(assembly.text_stage, resolved, resolved.family.text_parts, precision)
 
     def _main_pipeline(self, resolved: ResolvedTask) -> Any:
         gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        others = {*resolved.family.text_parts, "scheduler"}
-        parts = tuple(set(resolved.marks) - others)
-        shared = self._shared(resolved, parts, resolved.plan.precision) if sharing else {}
-        pipe = assembly.paint_stage(resolved, self.device, self._store, shared, self._speed)
-        if sharing:
-            self._share(resolved, pipe, parts, resolved.plan.precision)
+        parts = resolved.marks.keys() - {*resolved.family.text_parts, "scheduler"}
+        pipe = self._built(
+            assembly.paint_stage, resolved, parts if sharing else (), resolved.plan.precision
+        )
+        self._speed.apply(pipe)
         return pipe
 
-    def _shared(
-        self, resolved: ResolvedTask, parts: tuple[str, ...], precision: str
-    ) -> dict[str, Any]:
-        """The components of a pipeline that another one has loaded already, by name."""
+    def _built(
+        self,
+        build: Callable[..., Any],
+        resolved: ResolvedTask,
+        parts: Iterable[str],
+        precision: str,
+    ) -> Any:
+        """A pipeline that shares these parts with others: components of equal files, by name."""
         keys = {p: (p, resolved.marks[p], precision) for p in parts if p in resolved.marks}
-        return {
-            part: self._components[key] for part, key in keys.items() if key in self._components
-        }
+        shared = {p: self._components[key] for p, key in keys.items() if key in self._components}
+        pipe = build(resolved, self.device, self._store, shared)
+        for part, key in keys.items():
+            if (component := getattr(pipe, part, None)) is not None:
+                self._components[key] = component
+        return pipe
 
-    def _share(
-        self, resolved: ResolvedTask, pipe: Any, parts: tuple[str, ...], precision: str
-    ) -> None:
-        for part in parts:
-            component = getattr(pipe, part, None)
-            if part in resolved.marks and component is not None:
-                self._components[part, resolved.marks[part], precision] = component
+    def _room(self, resolved: ResolvedTask) -> int:
+        """The bytes that weights may take of the device while this task runs."""
+        return assembly.room(resolved, self._resolver.machine)
 
     def _make_room(
         self, part: str, size: int, resolved: ResolvedTask, beside: _Stage | None
@@ -224,10 +216,7 @@ class PipelineCache:
         Where the plan has text encoders in turn with the rest, the others go in any case: also
         what fits by its figures may have been too much for the device.
         """
-        room = self._room
-        if room is None:
-            room = assembly.room(resolved, self._resolver.machine)
-        released = False
+        room, released = self._room(resolved), False
         for key, stage in list(self._stages.items()):
             in_turn = resolved.plan.text == "in turn" and (key[0] == "text") != (part == "text")
             too_much = size + sum(each.bytes for each in self._stages.values()) > room

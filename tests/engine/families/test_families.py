@@ -11,7 +11,9 @@ import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FAMILIES
+from runner.engine.hub.sources import HEAVY
 from runner.engine.memory import devices
+from runner.engine.prompts.tokens import encoders_in
 from runner.engine.registry import KINDS
 from runner.task import ImageTask
 from tests.fakes import TwinLibrary
@@ -93,7 +95,7 @@ def test_two_halves_paint_what_the_whole_pipeline_paints(
         **arguments, prompt=task.prompt, max_sequence_length=length, generator=seed()
     ).images[0]
 
-    text = load(model, kind, family.heavy, "vae")
+    text = load(model, kind, HEAVY, "vae")
     paint = load(model, kind, *family.text_parts)
     embeddings = family.encode(text, task.prompt, length)
     latents = paint(**arguments, **embeddings, generator=seed(), output_type="latent").images
@@ -111,9 +113,11 @@ def test_a_prompt_is_counted_as_the_pipeline_reads_it(
 
     entry = library.models[model]
     kind, family = next(iter(entry.serves)), FAMILIES[entry.family]
-    text = load(model, kind, family.heavy, "vae")
+    text = load(model, kind, HEAVY, "vae")
     prompt = "a red circle on a blue square"
-    count = family.tokens(text, prompt)
+    *_, encoder = encoders_in(library.main(entry, kind), entry)
+    count = encoder.measure(prompt).tokens
+    assert encoder.counted
     assert count >= len(prompt.split())
     whole = _seen(text, family, prompt, count)
     assert torch.equal(whole, _seen(text, family, prompt, count + 8))
@@ -149,6 +153,6 @@ def test_the_text_parts_of_a_family_are_components_of_its_pipelines(pipeline: st
         if pipeline in {p for each in model.serves.values() for p in (each.pipeline, each.img2img)}
     )
     components = set(inspect.signature(getattr(devices.frameworks(), pipeline).__init__).parameters)
-    assert {*family.text_parts, family.heavy} <= components
+    assert {*family.text_parts, HEAVY} <= components
     said = {name for name in components if name.startswith(("text_encoder", "tokenizer"))}
     assert said == set(family.text_parts)

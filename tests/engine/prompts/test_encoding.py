@@ -19,7 +19,7 @@ from runner.errors import Stopped
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
-from tests.fakes import FakeClock, TwinLibrary, life
+from tests.fakes import FakeClock, PlannedCache, TwinLibrary, life
 
 TaskOf = Callable[..., ImageTask]
 IN_TURN = MemoryPlan("fp32", "fp32", "in turn", "resident", tiling=False, bytes=0)
@@ -31,7 +31,7 @@ def quiet(phase: Phase, step: int, steps: int) -> None:
 
 def narrow(data: Path) -> PipelineCache:
     """A shelf with room for one stage: encoders and transformer come in turn."""
-    return PipelineCache(TwinLibrary(data), device="cpu", room=1, planner=lambda *given: IN_TURN)
+    return PlannedCache(TwinLibrary(data), IN_TURN, room=1)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from runner.engine.memory.plans import MemoryPlan
 from runner.engine.registry import KINDS
 from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
 from runner.task import ImageTask
-from tests.fakes import TwinLibrary
+from tests.fakes import PlannedCache, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
 
@@ -40,10 +40,11 @@ def test_loading_asks_nothing_of_the_network(
         loaded(fresh, task_of(kind))
 
 
-def test_the_shelf_lets_go_of_what_was_used_longest_ago(data: Path, task_of: TaskOf) -> None:
-    small = PipelineCache(
-        TwinLibrary(data), device="cpu", room=16
-    )  # a twin's paint stage counts as eight
+def test_the_shelf_lets_go_of_what_was_used_longest_ago(
+    data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = PipelineCache(TwinLibrary(data), device="cpu")
+    monkeypatch.setattr(small, "_room", lambda resolved: 16)  # a twin's paint stage counts as eight
 
     def paint(kind: str, on_loading: Callable[[], None]) -> None:
         small.paint(small.resolve(task_of(kind)), on_loading)
@@ -76,7 +77,7 @@ def test_of_parts_that_are_loaded_in_turn_no_file_stays_mapped_beside_the_others
     task = task_of("text2img", "klein")
     folder = shutil.copytree(library.main(library.models["klein"], "text2img"), tmp_path / "own")
     library.main = lambda model, kind: folder  # type: ignore[method-assign]
-    pipelines = PipelineCache(library, device="cpu", planner=plan, room=2**40)
+    pipelines = PlannedCache(library, plan, room=2**40)
     resolved = pipelines.resolve(task)
     for _ in range(2):
         embeddings = resolved.family.encode(pipelines.text(resolved, lambda: None), "a cat", 64)
