@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runner.lora_names",
         "runner.pictures",
         "runner.settings",
+        "runner.stop_signals",
         "runner.task",
         "runner.terminal",
         "runner.wire",

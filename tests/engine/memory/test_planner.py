@@ -234,6 +234,14 @@ def test_a_plan_says_why_in_plain_sentences() -> None:
     assert "as was asked" in streamed[1] and "passes through the GPU" in streamed[3]
 
 
+def test_a_plan_for_a_cpu_says_why_it_is_not_bf16() -> None:
+    large = memory.Machine("cpu", 0, 128 * GIB)
+    why = "most CPUs have no units for bf16, and compute in it several times slower"
+    assert any(why in each for each in memory.plan(DEV, large, MEGAPIXEL).reasons)
+    asked = memory.plan(DEV, large, MEGAPIXEL, wanted="fp32").reasons
+    assert any("fp32" in each and "as was asked" in each for each in asked)
+
+
 def test_planning_loads_no_torch() -> None:
     import subprocess
     import sys
