@@ -153,5 +153,11 @@ class TaskResolver:
 
 def _stamps(resolved: ResolvedTask) -> dict[str, list[int]]:
     single = [resolved.single] if resolved.single else []
-    parts = sorted(set(resolved.marks) - ({HEAVY} if single else set()))
-    return stamps([*(f for part in parts for f in loaded(resolved.folder / part)), *single])
+    folders = [
+        # With a prior's part there is a prior.
+        (resolved.prior_folder or Path()) / part.removeprefix(PRIOR)
+        if part.startswith(PRIOR)
+        else resolved.folder / part
+        for part in sorted(set(resolved.marks) - ({HEAVY} if single else set()))
+    ]
+    return stamps([*(file for folder in folders for file in loaded(folder)), *single])

@@ -97,7 +97,8 @@ class PipelineCache:
         devices.use_threads(self.device, resolved.model.bytes)
         plan = resolved.plan
         plan_key = (plan.precision, plan.placement, str(plan.tiling))
-        own = [mark for part, mark in resolved.marks.items() if not part.startswith(PRIOR)]
+        of_prior = {part: mark for part, mark in resolved.marks.items() if part.startswith(PRIOR)}
+        own = [mark for part, mark in resolved.marks.items() if part not in of_prior]
         main = self._stage(
             ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), *own),
             resolved,
@@ -108,7 +109,7 @@ class PipelineCache:
         prior = None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", *plan_key, str(resolved.prior_folder)),
+                ("prior", *plan_key, str(resolved.prior_folder), *of_prior.values()),
                 resolved,
                 assembly.prior_bytes(resolved),
                 on_loading,

@@ -114,6 +114,30 @@ def test_weights_that_are_replaced_under_their_own_name_are_loaded_at_the_next_t
     assert hashes[0] == hashes[1] != hashes[2] and hashes[0].startswith("sha256:")
 
 
+def test_a_prior_that_is_replaced_under_its_own_name_is_loaded_at_the_next_task(
+    data: Path, task_of: TaskOf, tmp_path: Path
+) -> None:
+    """Seen red: it went on with the old weights, and so did the hash in the sidecar."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    library = TwinLibrary(data)
+    task = task_of("redux", "dev")
+    of_redux = library.prior(library.models["dev"], "redux")
+    folder = shutil.copytree(of_redux, tmp_path / "own")
+    library.prior = lambda model, kind: folder  # type: ignore[method-assign]
+    pipelines = PipelineCache(library, device="cpu")
+    first = loaded(pipelines, task)
+    file = folder / "image_embedder" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file({name: torch.zeros_like(each) for name, each in state.items()}, f"{file}.new")
+    Path(f"{file}.new").replace(file)
+    merged = loaded(pipelines, task)
+    assert merged.stages.main is first.stages.main, "nobody has touched it"
+    assert not any(each.any() for each in merged.stages.prior.image_embedder.parameters())
+    assert first.facts["model"]["hash"] != merged.facts["model"]["hash"]
+
+
 def test_a_small_model_uses_one_thread_and_a_large_one_what_torch_chose() -> None:
     import torch
 
