@@ -13,6 +13,7 @@ from composer.plan import Plan
 from composer.report import plan_json
 from runner.cli.output import show
 from runner.gallery.formatting import number_of
+from runner.gallery.page.summary import duration
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.timing import Like, measured, steps_made
 from runner.settings import Home
@@ -187,10 +188,6 @@ def _time_text(estimate: Mapping[str, Any]) -> str:
         return "unknown: no image of this model and kind has been made here yet"
     if seconds is None:
         return f"unknown: {number_of(estimate['unmeasured'], 'image')} of a model not measured yet"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    words = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-    words = words if hours or minutes else f"{seconds:.1f} s"
     how = "measured" if estimate["exact"] else "scaled from what was measured"
     images = number_of(estimate["measured_on"], "image")
-    return f"about {words} ({per_image:g} s an image, {how} on {images})"
+    return f"about {duration(seconds)} ({per_image:g} s an image, {how} on {images})"
