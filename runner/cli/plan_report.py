@@ -12,8 +12,7 @@ from typing import Any
 from composer.plan import Plan
 from composer.report import plan_json
 from runner.cli.output import show
-from runner.gallery.formatting import number_of
-from runner.gallery.page.summary import duration
+from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.timing import Like, measured, steps_made
 from runner.settings import Home
@@ -80,15 +79,6 @@ def _free_bytes(home: Home) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def tokens_text(tokens: Mapping[str, Any]) -> str:
-    """The tokens of one prompt in words: "about 17 CLIP and 16 T5 tokens (estimated)"."""
-    names = {"clip": "CLIP", "t5": "T5", "qwen3": "Qwen3"}
-    counts = [f"{count} {names.get(n, n)}" for n, count in tokens.items() if n != "estimated"]
-    if tokens["estimated"]:
-        return f"about {' and '.join(counts)} tokens (estimated)"
-    return f"{' and '.join(counts)} tokens (counted)"
 
 
 def print_report(report: Mapping[str, Any]) -> None:
