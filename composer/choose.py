@@ -7,6 +7,7 @@ the same items as the whole run.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from composer.layers import Block, block_name
@@ -46,13 +47,11 @@ class Choice:
 
     def combinations(self, pack: Pack) -> Iterator[tuple[Block, Block | None] | Skipped]:
         """Every combination in order, subjects varying slowest; a Skipped for each ruled out."""
-        for subject in self.subjects:
-            for variable in self.variables:
-                reason = _ruled_out(pack, subject, variable)
-                if variable is not None and reason:
-                    yield Skipped(subject.file, reason, subject.name, variable.name)
-                else:
-                    yield subject, variable
+        for subject, variable in product(self.subjects, self.variables):
+            if variable is not None and (reason := _ruled_out(pack, subject, variable)):
+                yield Skipped(subject.file, reason, subject.name, variable.name)
+            else:
+                yield subject, variable
 
 
 def choose(pack: Pack, compose: Mapping[str, Any]) -> Choice:
@@ -112,16 +111,14 @@ def _select(
     return selected
 
 
-def _first_names(blocks: Mapping[str, Block], most: int = 8) -> str:
+def _first_names(blocks: Mapping[str, Block]) -> str:
     names = list(blocks)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
-def _ruled_out(pack: Pack, subject: Block, variable: Block | None) -> str:
+def _ruled_out(pack: Pack, subject: Block, variable: Block) -> str:
     """Why `only_with` or `not_with` rules a combination out; empty if they do not."""
-    if variable is None:
-        return ""
     pairs = (("subject", subject, variable), ("variable", variable, subject))
     for part, block, other in pairs:
         override = pack.override(part, block.name)

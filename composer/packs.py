@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from composer.audit import Term, parse_terms
 from composer.layers import (
@@ -119,13 +119,13 @@ def _check_exists(prompts: Path, pack_id: str, child: str | None) -> None:
     if pack_id not in folders or not (prompts / pack_id).is_dir():
         known = ", ".join(list_packs(prompts)) or "none"
         message = f"there is no pack {pack_id!r} in {prompts} (there is: {known})"
-        raise SpecInvalid("PackMissing", [Problem(0, 0, path, message)])
+        _refuse(path, message, "PackMissing")
     if not (prompts / pack_id).resolve().is_relative_to(prompts.resolve()):
         _refuse(path, f"the pack {pack_id!r} is a link that leaves {prompts}")
 
 
-def _refuse(path: str, message: str) -> None:
-    raise SpecInvalid("PackInvalid", [Problem(0, 0, path, message)])
+def _refuse(path: str, message: str, reason: str = "PackInvalid") -> NoReturn:
+    raise SpecInvalid(reason, [Problem(0, 0, path, message)])
 
 
 def _build(layers: list[Layer]) -> Pack:

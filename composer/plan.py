@@ -56,16 +56,14 @@ class Plan:
     model_defaults: ModelDefaults = no_defaults
 
     @cached_property
-    def prompts(self) -> tuple[Mapping[str, Any], ...]:
-        """The mappings of the prompts (`prompt` and other fields), in the order of the images."""
-        return tuple(
-            fields for entry in self.entries for fields in own_seeds(self.spec, entry.fields)
-        )
+    def owned(self) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
+        """The mappings of `prompts`, each with its entry."""
+        return tuple((e, fields) for e in self.entries for fields in own_seeds(self.spec, e.fields))
 
     @cached_property
-    def owners(self) -> tuple[Entry, ...]:
-        """The entry of each of `prompts`."""
-        return tuple(e for e in self.entries for _ in own_seeds(self.spec, e.fields))
+    def prompts(self) -> tuple[Mapping[str, Any], ...]:
+        """The mappings of the prompts (`prompt` and other fields), in the order of the images."""
+        return tuple(fields for _, fields in self.owned)
 
     @property
     def count(self) -> int:
@@ -79,7 +77,7 @@ class Plan:
 
     def owner(self, index: int) -> Entry:
         """The entry that image `index` belongs to."""
-        return self.owners[index * len(self.prompts) // self.count]
+        return self.owned[index * len(self.prompts) // self.count][0]
 
     def item(self, index: int) -> Item:
         """Image `index` (from 0)."""
@@ -109,7 +107,7 @@ class Plan:
                 "variable": entry.variable or "",
                 "audit": entry.report.verdict,
             }
-            for entry in self.owners
+            for entry, _ in self.owned
         ]
 
     @property

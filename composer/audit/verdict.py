@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Finding:
-    """One mention of a term: its place in the prompt, and the cue and rule that decided its level.
+    """One mention of a term: its place in the prompt, and the cue and rule that decided on it.
 
     `start` and `end` count code points; `cue` and `block` are empty where there is none.
     """
@@ -45,13 +45,11 @@ class Finding:
     block: str
     cue: str
     rule: str
-    level: Literal["violation", "advice"] = "violation"
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON for other programs."""
-        left_out = {"level"} if self.note else {"level", "note"}
-        return {key: value for key, value in vars(self).items() if key not in left_out}
+        return {key: value for key, value in vars(self).items() if value or key != "note"}
 
 
 @dataclass(frozen=True)
@@ -123,10 +121,7 @@ def audit(
 def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
-    level: Literal["violation", "advice"] = "violation"
     note = term.reason
     if mark.negated:
         note = "a prompt reads no negatives: describe what is wanted instead of naming this"
-    if mark.negated or term.severity == "warn":
-        level = "advice"
-    return Finding(term.term, start, end, block, mark.cue, mark.rule, level, note)
+    return Finding(term.term, start, end, block, mark.cue, mark.rule, note)

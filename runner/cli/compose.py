@@ -111,7 +111,6 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     from composer.parameters import encoders_of
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
-    from runner.cli.plan_report import tokens_text
 
     try:
         validate(Document(spec))
@@ -134,11 +133,20 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     show()
     for block in composed["blocks"]:
         show(f"  {block['block']:<9} {block['length']:>5}  {block['file']}")
-    show(f"  {composed['length']} characters, {tokens_text(composed['tokens'])}")
+    show(f"  {composed['length']} characters, {_tokens_text(composed['tokens'])}")
     for warning in composed["warnings"]:
         show(f"  {warning}")
     _print_audit(composed["audit"], composed["prompt"])
     return 0 if ok else 1
+
+
+def _tokens_text(tokens: Mapping[str, Any]) -> str:
+    """The tokens of one prompt in words: "about 17 CLIP and 16 T5 tokens (estimated)"."""
+    names = {"clip": "CLIP", "t5": "T5", "qwen3": "Qwen3"}
+    counts = [f"{count} {names.get(n, n)}" for n, count in tokens.items() if n != "estimated"]
+    if tokens["estimated"]:
+        return f"about {' and '.join(counts)} tokens (estimated)"
+    return f"{' and '.join(counts)} tokens (counted)"
 
 
 def _assessed(options: argparse.Namespace, home: Home, data: bytes) -> "Assessment":

@@ -23,12 +23,12 @@ def add_verb(
     return parser
 
 
-def show(text: str = "", *, end: str = "\n", flush: bool = False, many_lines: bool = False) -> None:
+def show(text: str = "", *, flush: bool = False, many_lines: bool = False) -> None:
     """Print a text: the one place that writes to standard output, whatever the text contains.
 
     It is one line, unless `many_lines` says that all of it may be more.
     """
-    print(escaped(text) if many_lines else on_one_line(text), end=end, flush=flush)
+    print(escaped(text) if many_lines else on_one_line(text), flush=flush)
 
 
 def print_answer(options: argparse.Namespace, value: Any, *lines: str) -> None:

@@ -38,7 +38,7 @@ def _overlooked(home: Home) -> Iterator[tuple[str, str]]:
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         above = os.path.relpath(folder, home.inbox)
         left -= len(names) + len(folders)
-        if above.count(os.sep) >= 8:
+        if above.count(os.sep) >= _DEEPEST:
             folders.clear()
         for name in sorted(names):
             if above != os.curdir:

@@ -12,7 +12,7 @@ from typing import Any
 from composer.plan import Plan
 from composer.report import plan_json
 from runner.cli.output import show
-from runner.gallery.formatting import number_of
+from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.timing import Like, measured, steps_made
 from runner.settings import Home
@@ -79,15 +79,6 @@ def _free_bytes(home: Home) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def tokens_text(tokens: Mapping[str, Any]) -> str:
-    """The tokens of one prompt in words: "about 17 CLIP and 16 T5 tokens (estimated)"."""
-    names = {"clip": "CLIP", "t5": "T5", "qwen3": "Qwen3"}
-    counts = [f"{count} {names.get(n, n)}" for n, count in tokens.items() if n != "estimated"]
-    if tokens["estimated"]:
-        return f"about {' and '.join(counts)} tokens (estimated)"
-    return f"{' and '.join(counts)} tokens (counted)"
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -187,10 +178,6 @@ def _time_text(estimate: Mapping[str, Any]) -> str:
         return "unknown: no image of this model and kind has been made here yet"
     if seconds is None:
         return f"unknown: {number_of(estimate['unmeasured'], 'image')} of a model not measured yet"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    words = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-    words = words if hours or minutes else f"{seconds:.1f} s"
     how = "measured" if estimate["exact"] else "scaled from what was measured"
     images = number_of(estimate["measured_on"], "image")
-    return f"about {words} ({per_image:g} s an image, {how} on {images})"
+    return f"about {duration(seconds)} ({per_image:g} s an image, {how} on {images})"

@@ -32,6 +32,18 @@ def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def duration(seconds: float) -> str:
+    """A time as text: 0.4 s, 38 s, 4 min 10 s, 3 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
+
+
 def printable(text: str) -> str:
     """The text with NUL and lone surrogates, which no file format can hold, replaced."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -21,7 +21,6 @@ from itertools import accumulate
 from operator import or_
 from pathlib import Path
 from struct import Struct
-from struct import error as StructError
 from typing import Any
 
 from runner.gallery.terms import EVERY_ROW, identity, moment, terms_of
@@ -143,10 +142,9 @@ class SealedIndex(Index):
     def __init__(self, path: Path, rows_bytes: int) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        try:
-            head = _HEAD.unpack_from(self._map)
-        except StructError as exc:
-            raise ValueError(f"{path.name} is too short") from exc
+        if len(self._map) < _HEAD.size:
+            raise ValueError(f"{path.name} is too short")
+        head = _HEAD.unpack_from(self._map)
         magic, lines, size, crc, ids, gone, terms, terms_bytes, packed_bytes = head
         view = memoryview(self._map)[_HEAD.size :]
         if magic != _MAGIC or size != rows_bytes or zlib.crc32(view) != crc:
@@ -168,8 +166,6 @@ class SealedIndex(Index):
         self._packed_starts = take(4 * (terms + 1)).cast("I")
         self._packed = take(packed_bytes)
         self._width = _width(lines)
-        self._first = min(self.moments, default=0)
-        self._last = max(self.moments, default=0)
 
     @cached_property
     def rows(self) -> int:
@@ -191,15 +187,6 @@ class SealedIndex(Index):
         # The byte 0xff is in no UTF-8 text, so every term that begins so sorts before this one.
         end = bisect_left(self, beginning + b"\xff", first)
         return reduce(or_, map(self._posting, range(first, end)), 0)
-
-    def between(self, since: int | None, until: int | None) -> int:
-        if (since is None or since <= self._first) and (until is None or until > self._last):
-            return (1 << self.line_count) - 1
-        if (since is not None and since > self._last) or (
-            until is not None and until <= self._first
-        ):
-            return 0
-        return super().between(since, until)
 
     def places(self, key: int) -> list[int]:
         first = bisect_left(self._keys, key)

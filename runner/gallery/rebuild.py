@@ -80,10 +80,7 @@ def _typed(kind: type | UnionType, value: Any) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def ensure(
-    folder: Path, outbox: Path, write: Write, progress: Progress | None = None,
-    *, patience: float = inf,
-) -> bool:  # fmt: skip
+def ensure(folder: Path, outbox: Path, write: Write, *, patience: float = inf) -> bool:
     """Add the rows that the index lacks, and return whether it had to be made again.
 
     For the start of a runner: it may have been killed after writing a sidecar and before adding
@@ -93,7 +90,7 @@ def ensure(
     index, or writes it, for longer than `patience` seconds.
     """
     if not Segments(folder).sound():
-        rebuild(folder, outbox, write, progress, if_unsound=True, patience=patience)
+        rebuild(folder, outbox, write, if_unsound=True, patience=patience)
         return True
     gallery = Gallery(folder, write, patience=patience)
     for sidecars in _sidecars(outbox):

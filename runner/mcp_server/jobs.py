@@ -174,10 +174,9 @@ async def cancel_job(
         return _outcome(job_id, status, requested=False)
     await run_sync(client.cancel, home, job_id)
     runner = await run_sync(attendance.peek)
-    deadline = time.monotonic() + (_CANCEL_SECONDS if runner["running"] else 0.0)
-    while _may_change(status) and time.monotonic() < deadline:
-        await anyio.sleep(_POLL_SECONDS)
-        status = await run_sync(status_of, home, job_id)
+    if runner["running"]:
+        await run_sync(client.wait_until_over, home, job_id, _CANCEL_SECONDS)
+    status = await run_sync(status_of, home, job_id)
     return {**_outcome(job_id, status, requested=True), "runner": runner}
 
 

@@ -4,20 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mcp import types
 from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    INVALID_PARAMS,
-    CompleteRequestParams,
-    CompleteResult,
-    Completion,
-    GetPromptRequestParams,
-    GetPromptResult,
-    ListPromptsResult,
-    Prompt,
-    PromptArgument,
-    PromptMessage,
-    TextContent,
-)
 
 from composer.packs import list_packs
 from runner.mcp_server import resources
@@ -48,39 +36,47 @@ The pack: {pack}
 """
 
 
-def listing() -> ListPromptsResult:
+def listing() -> types.ListPromptsResult:
     """The one prompt."""
     arguments = [
-        PromptArgument(name=name, description=description, required=required)
+        types.PromptArgument(name=name, description=description, required=required)
         for name, (description, required) in _ARGUMENTS.items()
     ]
-    prompt = Prompt(
+    prompt = types.Prompt(
         name=NIGHT, title="A night from a pack", arguments=arguments,
         description="Plan and submit a night of pictures from one of your prompt packs",
     )  # fmt: skip
-    return ListPromptsResult(prompts=[prompt])
+    return types.ListPromptsResult(prompts=[prompt])
 
 
-def get(home: Home, params: GetPromptRequestParams) -> GetPromptResult:
+def get(home: Home, params: types.GetPromptRequestParams) -> types.GetPromptResult:
     """The prompt, filled in. Raises MCPError for an unknown prompt, argument or pack."""
     name, arguments = params.name, params.arguments or {}
     if name != NIGHT:
-        raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:100]!r}; there is {NIGHT}")
+        raise _refusal(f"there is no prompt {name[:100]!r}; there is {NIGHT}")
     unknown = sorted(set(arguments) - set(_ARGUMENTS))
     if unknown:
-        raise MCPError(INVALID_PARAMS, f"{NIGHT} takes {', '.join(_ARGUMENTS)}, not {unknown[0]!r}")
+        raise MCPError(
+            types.INVALID_PARAMS, f"{NIGHT} takes {', '.join(_ARGUMENTS)}, not {unknown[0]!r}"
+        )
     chosen = arguments.get("pack", "").strip()
     packs = _packs(home)
     if chosen not in packs:
         known = ", ".join(packs) or "none"
-        raise MCPError(INVALID_PARAMS, f"there is no pack {chosen[:100]!r}; there is: {known}")
+        raise MCPError(
+            types.INVALID_PARAMS, f"there is no pack {chosen[:100]!r}; there is: {known}"
+        )
     text = _TEXT.format(
         name=json.dumps(chosen),
         pack=json.dumps(resources.pack(home, chosen), ensure_ascii=False),
         arguments=", ".join(f"{k} {json.dumps(v)}" for k, v in _fields(chosen, arguments).items()),
     )
-    message = PromptMessage(role="user", content=TextContent(text=text))
-    return GetPromptResult(description=f"A night from {chosen}", messages=[message])
+    message = types.PromptMessage(role="user", content=types.TextContent(text=text))
+    return types.GetPromptResult(description=f"A night from {chosen}", messages=[message])
+
+
+def _refusal(text: str) -> MCPError:
+    return MCPError(types.INVALID_PARAMS, text)
 
 
 def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -100,7 +96,7 @@ def _fields(pack: str, arguments: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def complete(home: Home, params: CompleteRequestParams) -> CompleteResult:
+def complete(home: Home, params: types.CompleteRequestParams) -> types.CompleteResult:
     """The values of an argument that begin with what was typed of it."""
     name, prefix = params.argument.name, params.argument.value.casefold()
     chosen = (params.context.arguments if params.context else None) or {}
@@ -118,8 +114,8 @@ def complete(home: Home, params: CompleteRequestParams) -> CompleteResult:
     matching = [value for value in values if value.casefold().startswith(prefix)]
     shown = matching[:100]
     more = len(matching) > len(shown)
-    completion = Completion(values=shown, total=len(matching), has_more=more)
-    return CompleteResult(completion=completion)
+    completion = types.Completion(values=shown, total=len(matching), has_more=more)
+    return types.CompleteResult(completion=completion)
 
 
 def _packs(home: Home) -> list[str]:

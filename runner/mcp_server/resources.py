@@ -11,19 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from mcp import types
 from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    INVALID_PARAMS,
-    BlobResourceContents,
-    ListResourcesResult,
-    ListResourceTemplatesResult,
-    PaginatedRequestParams,
-    ReadResourceRequestParams,
-    ReadResourceResult,
-    Resource,
-    ResourceTemplate,
-    TextResourceContents,
-)
 
 from composer.packs import list_packs, read_pack
 from runner.mcp_server import pictures
@@ -41,16 +30,18 @@ _TEMPLATES = (
 )
 
 
-def templates() -> ListResourceTemplatesResult:
+def templates() -> types.ListResourceTemplatesResult:
     """The addresses with a variable part."""
     listed = [
-        ResourceTemplate(uri_template=uri, name=name, description=description, mime_type=media_type)
+        types.ResourceTemplate(
+            uri_template=uri, name=name, description=description, mime_type=media_type
+        )
         for uri, name, description, media_type in _TEMPLATES
     ]
-    return ListResourceTemplatesResult(resource_templates=listed)
+    return types.ListResourceTemplatesResult(resource_templates=listed)
 
 
-def listing(home: Home, params: PaginatedRequestParams | None) -> ListResourcesResult:
+def listing(home: Home, params: types.PaginatedRequestParams | None) -> types.ListResourcesResult:
     """One page: first the resources that do not depend on jobs, then jobs, the newest first.
 
     The cursor is the number of jobs on the pages before. Raises MCPError for any other text.
@@ -58,20 +49,20 @@ def listing(home: Home, params: PaginatedRequestParams | None) -> ListResourcesR
     cursor = params.cursor if params else None
     start = int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() else 0
     if cursor and (not start or len(cursor) > 9):
-        raise MCPError(INVALID_PARAMS, f"{cursor!r} is not a cursor of this list")
+        raise MCPError(types.INVALID_PARAMS, f"{cursor!r} is not a cursor of this list")
     resources = [] if start else _fixed_resources()
     jobs = job_ids(home)
     for job_id in jobs[start : start + _PAGE]:
         resources += _job_resources(home, job_id)
     after = start + _PAGE
-    return ListResourcesResult(
+    return types.ListResourcesResult(
         resources=resources, next_cursor=str(after) if after < len(jobs) else None
     )
 
 
-def _fixed_resources() -> list[Resource]:
+def _fixed_resources() -> list[types.Resource]:
     spec_schemas = [
-        Resource(
+        types.Resource(
             uri=f"flux://schema/{kind}", name=f"schema-{kind}", mime_type=_JSON,
             description=f"JSON Schema of a {kind} spec. {schemas.load(kind)['description']}",
         )
@@ -80,8 +71,8 @@ def _fixed_resources() -> list[Resource]:
     models = "Every model: kinds, licence, size, and whether it is on this machine"
     packs = "Every prompt pack: its subjects and variables"
     return [
-        Resource(uri="flux://models", name="models", description=models, mime_type=_JSON),
-        Resource(uri="flux://packs", name="packs", description=packs, mime_type=_JSON),
+        types.Resource(uri="flux://models", name="models", description=models, mime_type=_JSON),
+        types.Resource(uri="flux://packs", name="packs", description=packs, mime_type=_JSON),
         *spec_schemas,
     ]
 
@@ -100,24 +91,24 @@ def job_ids(home: Home) -> list[str]:
     return [name for _, name in sorted(folders, reverse=True)]
 
 
-def _job_resources(home: Home, job_id: str) -> list[Resource]:
+def _job_resources(home: Home, job_id: str) -> list[types.Resource]:
     status = status_of(home, job_id)
     if "images" not in status:
         return []
     description = f"{status.get('kind')} job, {status['state']}"
     resources = [
-        Resource(
+        types.Resource(
             uri=f"flux://jobs/{job_id}/status", name=f"{job_id} status", description=description,
             mime_type=_JSON,
         )
     ]  # fmt: skip
     for row in pictures.page(home, status, 0):
         media_type = pictures.type_of(row["file"])
-        resources.append(Resource(uri=row["uri"], name=row["file"], mime_type=media_type))
+        resources.append(types.Resource(uri=row["uri"], name=row["file"], mime_type=media_type))
     return resources
 
 
-def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
+def read(home: Home, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
     """The content at an address. Raises MCPError where there is none."""
     uri = str(params.uri)
     scheme, _, path = uri.partition("://")
@@ -141,15 +132,15 @@ def read(home: Home, params: ReadResourceRequestParams) -> ReadResourceResult:
                 data = pictures.read(home, job_id, file) if file else None
                 if file is not None and data is not None:
                     blob, media_type = base64.b64encode(data).decode(), pictures.type_of(file)
-                    content = BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
-                    return ReadResourceResult(contents=[content])
-    raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
+                    content = types.BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
+                    return types.ReadResourceResult(contents=[content])
+    raise MCPError(types.INVALID_PARAMS, f"there is no resource {uri[:400]}", {"uri": uri[:400]})
 
 
-def _text(uri: str, value: Any) -> ReadResourceResult:
+def _text(uri: str, value: Any) -> types.ReadResourceResult:
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    content = TextResourceContents(uri=uri, mime_type=_JSON, text=text)
-    return ReadResourceResult(contents=[content])
+    content = types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)
+    return types.ReadResourceResult(contents=[content])
 
 
 def models(home: Home) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_a_missing_index_is_built_newest_picture_first_with_progress(
     outbox: Path, folder: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    assert ensure(folder, outbox, write, lambda done, total: told.append((done, total)))
+    assert rebuild(folder, outbox, write, lambda done, total: told.append((done, total))) == 5
     assert ids(Gallery(folder)) == ORDER
     assert told[-1] == (5, 5)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runner.gallery.formatting import mapping
+from runner.gallery.formatting import duration, mapping
 from runner.gallery.page.layout import Shot
 from runner.job import FINAL_STATES
 
@@ -57,18 +57,6 @@ def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
         doing=doing,
         to_come=0 if final else left,
     )
-
-
-def duration(seconds: float) -> str:
-    """A time as text: 0.4 s, 38 s, 4 min 10 s, 3 h 05 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    rounded = round(seconds)
-    if rounded < 60:
-        return f"{rounded} s"
-    if rounded < 3600:
-        return f"{rounded // 60} min {rounded % 60:02} s"
-    return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
 
 
 def _progress(
