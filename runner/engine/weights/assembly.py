@@ -13,7 +13,6 @@ from typing import Any
 from runner.engine.errors import Bug
 from runner.engine.hub.sources import HEAVY, INDEX, components, read_index
 from runner.engine.memory import devices, footprint
-from runner.engine.memory.plans import Machine
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
@@ -127,38 +126,6 @@ def prior_stage(resolved: ResolvedTask, device: Any) -> Any:
     # A prior without a text encoder replaces the embeddings that it is given by zeros.
     pipe.text_encoder = SimpleNamespace(dtype=devices.dtype_of(resolved.plan.text_precision))
     return pipe
-
-
-def text_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a text stage takes of the device."""
-    plan = resolved.plan
-    return 0 if plan.text == "cpu" else footprint.text(resolved.model, plan.text_precision)
-
-
-def paint_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a paint stage's weights take of the device, the prior's left out."""
-    if resolved.plan.placement == "stream":
-        return 0
-    vae = resolved.model.weights.vae * (4 if resolved.plan.precision == "fp32" else 2)
-    return footprint.transformer(resolved.model, resolved.plan.precision) + vae
-
-
-def prior_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a prior's weights take of the device."""
-    return resolved.model.weights.prior * (4 if resolved.plan.precision == "fp32" else 2)
-
-
-def room(resolved: ResolvedTask, machine: Machine) -> int:
-    """The bytes that weights may take of the device while this task runs.
-
-    The rest of the plan's peak, which is no weights of the task's own, has to stay free.
-    """
-    weights = paint_bytes(resolved)
-    if resolved.plan.text == "stays":
-        weights += text_bytes(resolved)
-    if resolved.serving.prior:
-        weights += prior_bytes(resolved)
-    return machine.room - max(resolved.plan.bytes - weights, 0)
 
 
 def _tile(vae: Any, tiling: bool) -> None:
