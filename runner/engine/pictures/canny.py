@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from PIL.Image import Image
 
 _LOW, _HIGH = 50, 200
-"""The thresholds of the gradient's L1 norm that FLUX.1 Canny was trained with; it is at most 1530."""
+"""The thresholds of the gradient's L1 norm, at most 1530, that FLUX.1 Canny was trained with."""
 _TAN_22 = 13573
 """tan 22.5° in fixed point with 15 bits, as in OpenCV."""
 
