@@ -59,7 +59,6 @@ def _in_cells(cell: int) -> Build:
 
 KIND = Kind(
     name="fill",
-    summary="a part of a picture painted anew, or its surroundings",
     reads=("image", "mask"),
     options={"invert_mask": False, "outpaint": NOT_GIVEN, "composite": True, "whole": False},
     prepare=_prepare,
