@@ -1,4 +1,4 @@
-"""Opens files in folders that others may write to, and says what they are called.
+"""Opens files in folders that others may write to, and says what they are called and hold.
 
 Plain files only, and never waits. A link in the place of a file must not lead to what only this
 user may read, a named pipe not hold this process for ever, nor a huge file fill its memory. Never
@@ -6,12 +6,17 @@ writes.
 """
 
 import errno
+import hashlib
+import json
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 MAX_FILE_BYTES = 256 << 20
 """Of a picture that is read; those that this program writes take less."""
+_LONGEST_HEADER = 100_000_000
 
 
 def open_regular(path: Path) -> int:
@@ -48,3 +53,38 @@ def read_file(file: Path, most: int = MAX_FILE_BYTES, *, follow: bool = False) -
 def text_of(name: str) -> str:
     """A file's name as JSON can hold it: bytes that are not UTF-8 are written as \\xNN."""
     return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def tensors_in(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header's entry for each tensor of a safetensors file, and the bytes missing at its end.
+
+    Raises ValueError where it has no such header. Reads no weights.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= _LONGEST_HEADER:
+        raise ValueError("no safetensors file")
+    text = file.read(length)
+    if len(text) < length:
+        return {}, length - len(text)
+    try:
+        tensors = {name: e for name, e in json.loads(text).items() if name != "__metadata__"}
+        end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError("the header is damaged") from error
+    return tensors, 8 + length + end - os.fstat(file.fileno()).st_size
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file; in the hub's cache it is the name of the blob behind the link."""
+    real = Path(os.path.realpath(file))
+    if real.parent.name == "blobs" and len(real.name) == 64:
+        return real.name
+    status = real.stat()
+    return _hashed(real, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hashed(real: Path, inode: int, size: int, changed: int) -> str:
+    # Cached for each state of a file: a gigabyte takes a second or so.
+    with real.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -60,12 +60,11 @@ def translation() -> Iterator[None]:
 def translated(error: BaseException) -> JobFailed | None:
     """Our error for one that torch raised, or None where it says nothing about the device."""
     text = str(error).lower()
-    if isinstance(error, MemoryError) or any(word in text for word in _FULL):
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"} or any(word in text for word in _FULL):
         return OutOfMemory(
             "the device has no memory left for this image: use a smaller size or a smaller model"
         )
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
-        return OutOfMemory("the device has no memory left for this image: use a smaller size")
     if any(word in text for word in _LOST):
         return DeviceLost("the GPU does not answer any more: restart the runner (or the machine)")
     return None

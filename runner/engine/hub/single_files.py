@@ -4,7 +4,6 @@ People name LoRAs, text encoders and files of other models in `file`, which diff
 after minutes, with an error about a key, or not at all. Reads names, shapes and dtypes, no weights.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,8 +13,8 @@ from typing import Any
 
 from runner.engine.hub.sources import HEAVY, read_json
 from runner.engine.models import Model
+from runner.files import tensors_in
 
-_LONGEST_HEADER = 100_000_000
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
 _NOT_NEEDED = (*_SCALES, ".input_scale", ".scale_input", ".comfy_quant", "scaled_fp8")
@@ -182,18 +181,11 @@ def _unreadable(file: Path) -> str:
 
 def _safetensors(file: Path) -> Header:
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= _LONGEST_HEADER:
-            raise ValueError("no safetensors file")
-        text = stream.read(length)
-    if len(text) < length:
-        return Header({}, {}, length - len(text))
-    entries = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
-    ends = max((each["data_offsets"][1] for each in entries.values()), default=0)
+        entries, missing = tensors_in(stream)
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
-        max(8 + length + ends - file.stat().st_size, 0),
+        max(missing, 0),
     )
 
 

@@ -83,7 +83,6 @@ class Kind:
     """
 
     name: str
-    summary: str
     prepare: Prepare
     arguments: Mapping[str, Build]
     reads: tuple[str, ...] = ()

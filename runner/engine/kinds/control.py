@@ -28,7 +28,6 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 KIND = Kind(
     name="control",
-    summary="a picture that follows the lines or the depth of another",
     reads=("image",),
     options={"control": "canny", "preprocessed": False},
     prepare=_prepare,

@@ -60,7 +60,6 @@ def _in_cells(cell: int) -> Build:
 
 KIND = Kind(
     name="fill",
-    summary="a part of a picture painted anew, or its surroundings",
     reads=("image", "mask"),
     options={
         "invert_mask": False,

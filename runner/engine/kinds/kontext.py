@@ -49,7 +49,6 @@ def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
 
 KIND = Kind(
     name="kontext",
-    summary="an edit of a picture, described by a prompt",
     reads=("image",),
     options=NEGATIVE,
     prepare=_prepare,

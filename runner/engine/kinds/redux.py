@@ -37,7 +37,6 @@ def _flux2(task: ImageTask, prepared: Prepared) -> Arguments:
 
 KIND = Kind(
     name="redux",
-    summary="variations of a picture, or a mix of several",
     reads=("image",),
     prepare=_prepare,
     arguments={"flux1": sampling, "flux2": _flux2},

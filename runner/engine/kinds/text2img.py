@@ -27,7 +27,6 @@ def _arguments(task: ImageTask, prepared: Prepared) -> Arguments:
 
 KIND = Kind(
     name="text2img",
-    summary="a picture from a prompt, and from another picture if one is given",
     may_read=("image",),
     options={"strength": 0.6, **NEGATIVE},
     prepare=_prepare,

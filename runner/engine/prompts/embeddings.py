@@ -60,8 +60,6 @@ class EmbeddingStore:
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
         self._limit = limit
-        self._total: int | None = None
-        """Bytes in the folder; None until it has been read."""
 
     def has(self, key: str) -> bool:
         """Whether there is a file for a prompt; does not read it."""
@@ -111,8 +109,6 @@ class EmbeddingStore:
         except (OSError, SafetensorError) as error:
             log.warning("the prompt cache cannot be written: %s", error)
             self._remove(aside)
-            return
-        self._total = (self._total or 0) + file.stat().st_size
 
     def capacity(self, encoded: Encoded) -> int:
         """How many prompts with as many bytes as this one fit in the folder."""
@@ -130,20 +126,18 @@ class EmbeddingStore:
 
     def _make_room(self, size: int) -> None:
         """Remove the files used longest ago until `size` more bytes are within the limit."""
-        if self._total is not None and self._total + size <= self._limit:
-            return
         files = []
         for entry in os.scandir(self._folder):
             # A half-written file of a process that died has a hidden name and is removed first.
             stat = entry.stat()
             hidden = entry.name.startswith(".")
             files.append((0.0 if hidden else stat.st_mtime, stat.st_size, Path(entry.path)))
-        self._total = sum(length for _, length, _ in files)
+        total = sum(length for _, length, _ in files)
         for used, length, file in sorted(files):
-            if self._total + size <= self._limit and used:
+            if total + size <= self._limit and used:
                 break
             self._remove(file)
-            self._total -= length
+            total -= length
 
 
 class PromptCache:

@@ -5,7 +5,8 @@ local files are read. Never decides what is loaded or for how long: PipelineCach
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 from runner.engine.errors import Bug
 from runner.engine.hub.sources import HEAVY, INDEX, components, read_index
 from runner.engine.memory import devices, footprint
-from runner.engine.memory.plans import Machine
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
@@ -38,22 +38,17 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
     """
     plan, parts = resolved.plan, resolved.family.text_parts
     index = components(read_index(resolved.folder))
-    passed: dict[str, Any] = {part: None for part in index if part not in (*parts, "scheduler")}
-    passed |= shared
+    passed = {part: None for part in index if part not in (*parts, "scheduler")} | {**shared}
     device = "cpu" if plan.text == "cpu" else device
-    for part, (library, name) in index.items():
-        folder = resolved.folder / part
-        if part in parts and part not in passed and _has_weights(folder):
-            passed[part] = quantise.load_text_encoder(
-                _class(library, name),
-                folder,
-                plan.text_precision,
-                device,
-                store,
-                resolved.marks[part],
-                resolved.model.text_layers,
-            )
-    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed)
+
+    def encoder(cls: Any, folder: Path) -> Any:
+        mark, layers = resolved.marks[folder.name], resolved.model.text_layers
+        return quantise.load_text_encoder(
+            cls, folder, plan.text_precision, device, store, mark, layers
+        )
+
+    own = dict.fromkeys(parts, encoder)
+    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed, own)
     _place(pipe, device)
     return pipe
 
@@ -65,15 +60,24 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
     """
     plan, family = resolved.plan, resolved.family
     index = components(read_index(resolved.folder))
-    passed: dict[str, Any] = {part: None for part in family.text_parts if part in index}
-    passed |= shared
-    if HEAVY not in passed:
-        heavy = _heavy(resolved, index[HEAVY], device, store)
-        if heavy is not None:
-            passed[HEAVY] = heavy
+    passed = {part: None for part in family.text_parts if part in index} | {**shared}
     if "is_distilled" in read_index(resolved.folder):  # a single file may be another than its base
         passed["is_distilled"] = not resolved.serving.guided
-    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed)
+
+    def transformer(cls: Any, folder: Path) -> Any:
+        precision, single = plan.precision, resolved.single
+        if precision in quantise.QUANTISED:
+            # Streamed, all of it at once does not fit the device.
+            on = "cpu" if plan.placement == "stream" else device
+            mark = resolved.marks[HEAVY]
+            return quantise.load_transformer(cls, folder, precision, on, store, mark, single)
+        dtype = devices.dtype_of(precision)
+        if single is None:
+            return checkpoints.from_folder(cls, folder, dtype=dtype)
+        return checkpoints.from_single(cls, folder, single, dtype)
+
+    own = {HEAVY: transformer}
+    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)
     _tile(pipe.vae, plan.tiling)
     if plan.placement == "offload":
         pipe.enable_model_cpu_offload(device=device)
@@ -90,31 +94,6 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
     return pipe
 
 
-def _heavy(resolved: ResolvedTask, component: tuple[str, str], device: Any, store: Path) -> Any:
-    """The transformer, where diffusers would not load it by itself as the plan says; else None.
-
-    `component` is its library and class, as the index of the pipeline's folder names them.
-    """
-    precision, folder = resolved.plan.precision, resolved.folder / HEAVY
-    if precision in quantise.QUANTISED:
-        if resolved.plan.placement == "stream":
-            device = "cpu"  # all of it at once does not fit the device
-        return quantise.load_transformer(
-            _class(*component),
-            folder,
-            precision,
-            device,
-            store,
-            resolved.marks[HEAVY],
-            resolved.single,
-        )
-    if resolved.single is None:
-        return None
-    return checkpoints.from_single(
-        _class(*component), folder, resolved.single, devices.dtype_of(precision)
-    )
-
-
 def prior_stage(resolved: ResolvedTask, device: Any) -> Any:
     """The pipeline that turns pictures into embeddings; prompts come to it encoded."""
     prior, folder = resolved.serving.prior, resolved.prior_folder
@@ -129,38 +108,6 @@ def prior_stage(resolved: ResolvedTask, device: Any) -> Any:
     return pipe
 
 
-def text_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a text stage takes of the device."""
-    plan = resolved.plan
-    return 0 if plan.text == "cpu" else footprint.text(resolved.model, plan.text_precision)
-
-
-def paint_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a paint stage's weights take of the device, the prior's left out."""
-    if resolved.plan.placement == "stream":
-        return 0
-    vae = resolved.model.weights.vae * (4 if resolved.plan.precision == "fp32" else 2)
-    return footprint.transformer(resolved.model, resolved.plan.precision) + vae
-
-
-def prior_bytes(resolved: ResolvedTask) -> int:
-    """The bytes that a prior's weights take of the device."""
-    return resolved.model.weights.prior * (4 if resolved.plan.precision == "fp32" else 2)
-
-
-def room(resolved: ResolvedTask, machine: Machine) -> int:
-    """The bytes that weights may take of the device while this task runs.
-
-    The rest of the plan's peak, which is no weights of the task's own, has to stay free.
-    """
-    weights = paint_bytes(resolved)
-    if resolved.plan.text == "stays":
-        weights += text_bytes(resolved)
-    if resolved.serving.prior:
-        weights += prior_bytes(resolved)
-    return machine.room - max(resolved.plan.bytes - weights, 0)
-
-
 def _tile(vae: Any, tiling: bool) -> None:
     """Decode in tiles or not; left to itself, the VAE tiles only above 1024 pixels."""
     if not tiling:
@@ -171,27 +118,33 @@ def _tile(vae: Any, tiling: bool) -> None:
     vae.tile_latent_min_size = footprint.TILE // 8
 
 
-def _load(name: str, folder: Path, precision: str, passed: Mapping[str, Any]) -> Any:
+def _load(
+    name: str,
+    folder: Path,
+    precision: str,
+    passed: Mapping[str, Any],
+    own: Mapping[str, Callable[[Any, Path], Any]] | None = None,
+) -> Any:
     """A pipeline; `passed` are components to take as they are, None for those to leave out.
 
-    The others are loaded here, because a pipeline does not say which weights it had no use for.
+    The others are loaded here, because a pipeline does not say which weights it had no use for:
+    those in `own` by their function of a class and a folder.
     """
     dtype = devices.dtype_of(precision)
+    plain: Callable[[Any, Path], Any] = partial(checkpoints.from_folder, dtype=dtype)
+    own = own or {}
     parts = {
-        part: checkpoints.from_folder(_class(library, cls), folder / part, dtype=dtype)
+        part: own.get(part, plain)(_class(library, cls), folder / part)
         for part, (library, cls) in components(read_index(folder)).items()
-        if part not in passed and library in _LIBRARIES and _has_weights(folder / part)
+        # Only what has weights has a plain config.json.
+        if part not in passed and (folder / part / "config.json").is_file()
+        if library in _LIBRARIES or part in own
     }
     pipe = pipeline_class(name).from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, **passed, **parts
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether a component has weights; only then has it a plain config.json."""
-    return (folder / "config.json").is_file()
 
 
 def _place(pipe: Any, device: Any, skip: str = "") -> None:

@@ -2,8 +2,8 @@
 
 Only the matrices of the repeated blocks are cast; layers that run once a step (embedders, the last
 layer) and all biases stay in bf16. diffusers' own layerwise casting leaves FLUX's modulation, a
-quarter of all weights, in bf16, and casts the biases. So its hook is subclassed here, and
-registered under its name, because other parts of diffusers search for it by that name.
+quarter of all weights, in bf16, and casts the biases. diffusers takes a model's dtype from its
+first weight, which lies outside of the blocks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -49,40 +49,24 @@ def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[t
 
 
 def compute_in_bf16(model: Any) -> None:
-    """Cast the weight of every layer of `matrices` to bf16 for the time of its forward pass."""
-    from diffusers.hooks import HookRegistry
-
+    """Make every layer of `matrices` cast its weight to bf16 for the time of its forward pass."""
     for module in matrices(model).values():
-        registry = HookRegistry.check_if_exists_or_initialize(module)
-        registry.register_hook(_hook()(), "layerwise_casting")
+        module.__class__ = _casting()
 
 
 @cache
-def _hook() -> Any:
-    """The hook's class: made on first use, because its base is diffusers'."""
+def _casting() -> Any:
+    """The class of such a layer: made on first use, because its base is torch's."""
     import torch
-    from diffusers.hooks.layerwise_casting import LayerwiseCastingHook
 
-    class WeightCasting(LayerwiseCastingHook):
-        """Computes a linear layer with a bf16 copy of its weight; the fp8 weight never changes.
+    class CastingLinear(torch.nn.Linear):
+        """Computes with a bf16 copy of its weight; the fp8 weight never changes.
 
         So an exception in the middle leaves nothing to undo, and torch can compile it.
         """
 
-        def __init__(self) -> None:
-            super().__init__(torch.float8_e4m3fn, torch.bfloat16, False)
+        def forward(self, inputs: Any) -> Any:
+            weight = self.weight.to(torch.bfloat16)
+            return torch.nn.functional.linear(inputs.to(torch.bfloat16), weight, self.bias)
 
-        def initialize_hook(self, module: Any) -> Any:
-            return module
-
-        def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-            return args, kwargs
-
-        def post_forward(self, module: Any, output: Any) -> Any:
-            return output
-
-        def new_forward(self, module: Any, inputs: Any) -> Any:
-            weight = module.weight.to(self.compute_dtype)
-            return torch.nn.functional.linear(inputs.to(self.compute_dtype), weight, module.bias)
-
-    return WeightCasting
+    return CastingLinear

@@ -47,9 +47,11 @@ class KeptFolder:
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
 
-        False too, with nothing left behind, where writing fails with an OSError. What a killed
+        False too, with nothing left behind, where writing fails as on a full disk. What a killed
         process left of the folder is deleted first, and what is of no more use.
         """
+        from safetensors import SafetensorError
+
         store = self.folder.parent
         for leftover in (self.folder, *store.glob(f".{self.folder.name}.*"), *self._outdated()):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -72,11 +74,11 @@ class KeptFolder:
                 _sync(path)
             aside.rename(self.folder)
             _sync(store)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             if self.is_whole():  # another process was quicker, which is as good
                 return True
-            log.warning("quantised weights are not kept in %s: %s", store, error.strerror)
+            log.warning("quantised weights are not kept in %s: %s", store, error)
             return False
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)

@@ -8,7 +8,6 @@ there had never been one. Everything is checked before anything is changed, and 
 not fit fails the job with a sentence. Reads safetensors only, from this machine only.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Any
 from runner.engine.errors import translation
 from runner.engine.weights import lora_changes, lora_layers
 from runner.errors import InputBad, ModelMissing
+from runner.files import sha256_of
 from runner.lora_names import PARTS, TRANSFORMER, check, part_of
 from runner.task import Lora
 
@@ -53,7 +53,7 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
     if not hasattr(pipe, "load_lora_weights"):
         raise InputBad(f"{type(pipe).__name__} cannot load LoRA files: leave `loras` out")
     # Weights are not part of it: they are set anew for each image.
-    key = tuple((str(lora.path), lora.sha256 or _content(*_stat(lora.path))) for lora in loras)
+    key = tuple((str(lora.path), lora.sha256 or _content(lora)) for lora in loras)
     messages: list[str] = []
     for part, module in _modules(pipe):
         applied = getattr(module, _ATTRIBUTE, None)
@@ -80,9 +80,9 @@ def text_mark(loras: Sequence[Lora]) -> str:
     Empty where none does, as with most LoRAs; the text stage needs them only where it is not.
     """
     marks = [
-        f"{lora.sha256 or _content(*_stat(lora.path))}*{lora.weight:g}"
+        f"{_content(lora)}*{lora.weight:g}"
         for lora in loras
-        if any(part_of(key) != TRANSFORMER for key in _keys(*_stat(lora.path)))
+        if any(part_of(key) != TRANSFORMER for key in _keys(lora.path, _content(lora)))
     ]
     return " ".join(marks)
 
@@ -121,10 +121,10 @@ def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key
 
 def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:
     """What one file does to a part of the pipeline, checked."""
-    name, content = _name(lora), _content(*_stat(lora.path))
+    name, content = lora.name or lora.path.name, _content(lora)
     if lora.sha256 and lora.sha256 != content:
         raise InputBad(f"{name} changed since this job was accepted: drop the spec again")
-    keys = _keys(*_stat(lora.path))
+    keys = _keys(lora.path, content)
     check(keys, name)
     # The transformer answers for the parts that this model does not have.
     parts = {each: each if hasattr(pipe, each) else TRANSFORMER for each in PARTS}
@@ -164,35 +164,20 @@ def _remove_from(module: Any) -> None:
     delattr(module, _ATTRIBUTE)
 
 
-def _name(lora: Lora) -> str:
-    return lora.name or lora.path.name
-
-
-def _stat(path: Path) -> tuple[Path, int, int]:
-    """A file with its size and time of change. Raises ModelMissing where there is none."""
+def _content(lora: Lora) -> str:
+    """The SHA-256 of a LoRA's file. Raises ModelMissing where there is none."""
     try:
-        stat = path.stat()
+        return sha256_of(lora.path)
     except OSError:
         raise ModelMissing(
-            f"the LoRA {path.name} is not on this machine any more: put it back, or run"
+            f"the LoRA {lora.path.name} is not on this machine any more: put it back, or run"
             " `fluxdrop models pull` with its repository"
         ) from None
-    return path, stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=256)
-def _content(path: Path, size: int, changed: int) -> str:
-    """The SHA-256 of a file; in the hub's cache it is the name of the blob behind the link."""
-    real = path.resolve()
-    if real.parent.name == "blobs" and len(real.name) == 64:
-        return real.name
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _keys(path: Path, size: int, changed: int) -> tuple[str, ...]:
-    """The names of the tensors in a file."""
+def _keys(path: Path, content: str) -> tuple[str, ...]:
+    """The names of the tensors in a file that has this content."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -8,7 +8,7 @@ of a run. Everything is read from folders that the library names, and never from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,11 +37,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One loaded pipeline of a model, and its expected bytes on the device."""
+    """One loaded pipeline of a model."""
 
     pipe: Any
     model: str
-    bytes: int
 
 
 class PipelineCache:
@@ -89,38 +88,21 @@ class PipelineCache:
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
-        key, size = ("text", resolved.encoders), assembly.text_bytes(resolved)
-        return self._stage(key, resolved, size, on_loading, self._text_pipeline).pipe
+        return self._stage("text", resolved, on_loading, self._text_pipeline)
 
     def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
-        plan = resolved.plan
-        plan_key = (plan.precision, plan.placement, str(plan.tiling))
-        of_prior = {part: mark for part, mark in resolved.marks.items() if part.startswith(PRIOR)}
-        own = [mark for part, mark in resolved.marks.items() if part not in of_prior]
-        main = self._stage(
-            ("paint", resolved.serving.pipeline, *plan_key, str(resolved.folder), *own),
-            resolved,
-            assembly.paint_bytes(resolved),
-            on_loading,
-            self._main_pipeline,
-        )
-        prior = None
+        main, prior = self._stage("paint", resolved, on_loading, self._main_pipeline), None
         if resolved.prior_folder is not None:
             prior = self._stage(
-                ("prior", *plan_key, str(resolved.prior_folder), *of_prior.values()),
-                resolved,
-                assembly.prior_bytes(resolved),
-                on_loading,
-                lambda task: assembly.prior_stage(task, self.device),
-                beside=main,
+                "prior", resolved, on_loading, lambda task: assembly.prior_stage(task, self.device)
             )
         stages = gpu.Stages(
             family=resolved.family,
-            main=main.pipe,
+            main=main,
             arguments=resolved.kind.arguments[resolved.model.family],
-            prior=prior.pipe if prior else None,
+            prior=prior,
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
             speed=self._speed,
         )
@@ -148,17 +130,18 @@ class PipelineCache:
 
     def _stage(
         self,
-        key: tuple[str, ...],
+        part: str,
         resolved: ResolvedTask,
-        size: int,
         on_loading: OnLoading,
         build: Callable[[ResolvedTask], Any],
-        beside: _Stage | None = None,
-    ) -> _Stage:
+    ) -> Any:
+        """The pipeline of a stage, loaded where it is not yet."""
+        keys = _keys(resolved)
+        key = keys[part]
         stage = self._stages.get(key)
         if stage is None:
             on_loading()
-            self._make_room(key[0], size, resolved, beside)
+            self._make_room(part, resolved, keys.values())
             try:
                 pipe = build(resolved)
             except Exception as error:
@@ -168,11 +151,11 @@ class PipelineCache:
                 if ours is None:
                     raise
                 raise ours from error
-            stage = self._stages[key] = _Stage(pipe, resolved.model.name, size)
+            stage = self._stages[key] = _Stage(pipe, resolved.model.name)
             painting = (each.model for key, each in self._stages.items() if key[0] == "paint")
             self.loaded = tuple(dict.fromkeys(painting))
         self._stages.move_to_end(key)
-        return stage
+        return stage.pipe
 
     def _text_pipeline(self, resolved: ResolvedTask) -> Any:
         precision = f"{resolved.plan.text_precision} {resolved.model.text_layers}"
@@ -206,29 +189,43 @@ class PipelineCache:
         return pipe
 
     def _room(self, resolved: ResolvedTask) -> int:
-        """The bytes that weights may take of the device while this task runs."""
-        return assembly.room(resolved, self._resolver.machine)
+        """The bytes of the device that the weights of other tasks may take beside this one."""
+        return self._resolver.machine.room - resolved.plan.bytes
 
     def _make_room(
-        self, part: str, size: int, resolved: ResolvedTask, beside: _Stage | None
+        self, part: str, resolved: ResolvedTask, own: Collection[tuple[str, ...]]
     ) -> None:
-        """Release the stages used longest ago until `size` more bytes fit.
+        """Release the stages of others that were used longest ago until the task fits beside them.
 
         Where the plan has text encoders in turn with the rest, the others go in any case: also
         what fits by its figures may have been too much for the device.
         """
         room, released = self._room(resolved), False
-        for key, stage in list(self._stages.items()):
+        for key in list(self._stages):
             in_turn = resolved.plan.text == "in turn" and (key[0] == "text") != (part == "text")
-            too_much = size + sum(each.bytes for each in self._stages.values()) > room
-            if stage is not beside and (in_turn or too_much):
+            others = [stage.pipe for each, stage in self._stages.items() if each not in own]
+            if in_turn or (key not in own and self._held(others) > room):
                 del self._stages[key]
                 released = True
-            del stage  # or the last one's weights would still be held when the caches are freed
+            del others  # or the last one's weights would still be held when the caches are freed
         if released:
             devices.free_caches()
 
-    def _engine_facts(self, resolved: ResolvedTask, main: _Stage) -> dict[str, Any]:
+    def _held(self, pipes: Iterable[Any]) -> int:
+        """The bytes of the device that pipelines take, each tensor that they share once."""
+        import torch
+
+        modules = (m for pipe in pipes for m in pipe.components.values())
+        tensors = (
+            tensor
+            for module in modules
+            if isinstance(module, torch.nn.Module)
+            for tensor in (*module.parameters(), *module.buffers())
+        )
+        sizes = {id(t): t.nbytes for t in tensors if t.device.type == self.device.type}
+        return sum(sizes.values())
+
+    def _engine_facts(self, resolved: ResolvedTask, main: Any) -> dict[str, Any]:
         plan = resolved.plan
         return {
             "model": {
@@ -243,5 +240,18 @@ class PipelineCache:
             "device": devices.describe(self.device),
             "placement": plan.placement,
             "tiled": plan.tiling,
-            **self._speed.facts(main.pipe),
+            **self._speed.facts(main),
         }
+
+
+def _keys(resolved: ResolvedTask) -> dict[str, tuple[str, ...]]:
+    """The key of each stage of a task; equal keys mean the same pipeline."""
+    plan = resolved.plan
+    placed = (plan.precision, plan.placement, str(plan.tiling))
+    of_prior = {part: mark for part, mark in resolved.marks.items() if part.startswith(PRIOR)}
+    own = [mark for part, mark in resolved.marks.items() if part not in of_prior]
+    return {
+        "text": ("text", resolved.encoders),
+        "paint": ("paint", resolved.serving.pipeline, *placed, str(resolved.folder), *own),
+        "prior": ("prior", *placed, str(resolved.prior_folder), *of_prior.values()),
+    }

@@ -9,7 +9,6 @@ Kept weights give the same numbers as fresh ones. Never fetches anything and nev
 precision.
 """
 
-import errno
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -178,15 +177,7 @@ def _nf4_kept(
 
 def _make(kept: KeptFolder, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
     """Write a kept folder, if the disk has room for it."""
-    from safetensors import SafetensorError
-
-    def written(aside: Path) -> None:
-        try:
-            write(aside)
-        except SafetensorError as error:  # what safetensors raises on a full disk
-            raise OSError(errno.EIO, str(error)) from error
-
-    return kept.make(int(_SHARE_OF_SOURCE[precision] * checkpoints.size(source)), written)
+    return kept.make(int(_SHARE_OF_SOURCE[precision] * checkpoints.size(source)), write)
 
 
 def _read_back(kept: KeptFolder, read: Callable[[], Any]) -> Any:

@@ -6,19 +6,16 @@ the same picture again or fails because the file has changed. Files of gigabytes
 Only safetensors files below the roots and the hub's cache are opened: they contain no programs.
 """
 
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from runner import lora_names
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
-from runner.files import open_regular
+from runner.files import open_regular, sha256_of, tensors_in
 from runner.settings import Home
 from runner.task import Lora
 from specs.suggest import did_you_mean
@@ -28,7 +25,6 @@ Cached = Callable[[str, str, Path], Path | None]
 
 SUFFIX = ".safetensors"
 _MOST_BYTES = 8 * 2**30
-_LONGEST_HEADER = 100_000_000
 _MOST_FOLDERS = 500
 _MAIN = "main"
 _BY_REASON = {kind.reason: kind for kind in (InputBad, ModelMissing, PathNotAllowed)}
@@ -214,39 +210,16 @@ def _checked(place: Path, name: str) -> str:
     except OSError as error:
         raise InputBad(f"{name} cannot be read as a file: {error.strerror or error}") from None
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_size > _MOST_BYTES:
+        if os.fstat(handle).st_size > _MOST_BYTES:
             raise InputBad(f"{name} is larger than {_MOST_BYTES >> 30} GiB: that is no LoRA")
-        tensors = _header(file.read(8), file.read, status.st_size)
-        if tensors is None:
+        try:
+            tensors, missing = tensors_in(file)
+        except ValueError:
+            tensors, missing = {}, 1
+        if missing:
             raise InputBad(
                 f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
                 " spec again afterwards"
             )
         lora_names.check(tensors, name)
-    if real.parent.name == "blobs" and len(real.name) == 64:
-        return real.name  # the hub's own hash of the content
-    return _hash(real, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _header(
-    length: bytes, read: Callable[[int], bytes], size: int
-) -> Mapping[str, Mapping[str, Any]] | None:
-    """The header's entry for each tensor; None unless the file has the bytes of all of them."""
-    count = int.from_bytes(length, "little")
-    if len(length) < 8 or not 2 <= count <= min(_LONGEST_HEADER, size - 8):
-        return None
-    try:
-        header = json.loads(read(count))
-        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
-        end = max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
-        return None
-    return tensors if 8 + count + end == size else None
-
-
-@lru_cache(maxsize=256)
-def _hash(real: Path, inode: int, size: int, changed: int) -> str:
-    # Cached for each state of a file: a gigabyte takes a second or so.
-    with real.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(real)

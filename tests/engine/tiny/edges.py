@@ -7,6 +7,7 @@ white lines, one pixel wide, on black.
 import random
 
 import torch
+from PIL import ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +39,8 @@ def drawn(edges: Tensor) -> Tensor:
 
 def canny_of(picture: Tensor, sigma: float = 0.0) -> Tensor:
     """The Canny edges of one (3, 64, 64) picture in -1..1, in the same form; `sigma` in pixels."""
-    return as_picture(canny(as_image(picture), sigma=sigma))
+    image = as_image(picture)
+    return as_picture(canny(image.filter(ImageFilter.GaussianBlur(sigma)) if sigma else image))
 
 
 def draw_edges(rng: random.Random, masks: Tensor, pictures: Tensor) -> Tensor:

@@ -44,12 +44,15 @@ def test_the_shelf_lets_go_of_what_was_used_longest_ago(
     data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = PipelineCache(TwinLibrary(data), device="cpu")
-    monkeypatch.setattr(small, "_room", lambda resolved: 16)  # a twin's paint stage counts as eight
 
     def paint(kind: str, on_loading: Callable[[], None]) -> None:
         small.paint(small.resolve(task_of(kind)), on_loading)
 
-    for kind in ("text2img", "fill", "text2img", "control"):
+    for kind in ("text2img", "fill"):
+        paint(kind, lambda: None)
+    both = small._held([stage.pipe for stage in small._stages.values()])
+    monkeypatch.setattr(small, "_room", lambda resolved: both - 1)
+    for kind in ("text2img", "control"):
         paint(kind, lambda: None)
     loads: list[str] = []
     for kind in ("control", "text2img", "fill"):
