@@ -34,7 +34,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Progressed:
-    """A task reached a phase, or a step of it; steps count from 1, and are 0 in phases without."""
+    """A task reached a phase, or did a step of it; both are 0 in phases without steps.
+
+    While weights load, a step is a tensor, a shard or a file that is read.
+    """
 
     slot: str
     task: ImageTask

@@ -46,7 +46,7 @@ class ActiveJob:
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress at this event of one of its images."""
-        part = event.step / event.steps if event.steps else 0.0
+        part = event.step / event.steps if event.phase == Phase.DENOISING and event.steps else 0.0
         part = 1.0 if event.phase in (Phase.DECODING, Phase.SAVING) else part
         total = self.record.total
         left = len(self.numbers) + len(self.in_flight) - part

@@ -57,7 +57,7 @@ class Renderer:
         def attempt(resolved: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
-                loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
+                loaded = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
                 lora_warnings = loras.apply(loaded.stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(loaded.stages, [piece], sign, on_progress)[0]
@@ -68,7 +68,7 @@ class Renderer:
         sign.check()
         pixels = prepared.width * prepared.height
         with sign.not_counted():
-            resolved = self._pipelines.resolve(task, pixels, lambda: on_progress(Phase.LOADING))
+            resolved = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
         result, fallback_warnings, resolved = fallbacks.with_fallbacks(
             self._pipelines, resolved, pixels, attempt
         )
@@ -97,7 +97,7 @@ class Renderer:
         ]
         if not self.batching.is_proven(resolved, pieces):
             return None
-        loaded = self._pipelines.paint(resolved, lambda: on_progress(Phase.LOADING))
+        loaded = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
         loras.apply(loaded.stages.main, ())
         images = gpu.run_batch(loaded.stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)

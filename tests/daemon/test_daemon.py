@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.executor import Progressed
+from runner.job import Phase
 from runner.spool.disk.disk import Disk, StrPath
 from tests.harness import MOVES
 from tests.spool.conftest import SPEC, Spool
@@ -84,6 +86,18 @@ def test_progress_counts_images_and_steps(spool: Spool) -> None:
     assert progress["steps"] == spool.device.task.steps
     assert progress["fraction"] == 0.375
     assert progress["eta_seconds"] is not None
+
+
+def test_what_is_read_while_loading_is_told_and_counts_as_nothing_done(spool: Spool) -> None:
+    spool.device.by_hand = True
+    spool.drop("hero.yaml")
+    task = spool.until(lambda: spool.device.task)
+    spool.device.events.put(Progressed("gpu0", task, Phase.LOADING, 3, 4))
+    progress = spool.until(lambda: (spool.status("hero").get("progress") or {}).get("step") and
+                           spool.status("hero")["progress"])  # fmt: skip
+    assert (progress["phase"], progress["step"], progress["steps"]) == ("loading", 3, 4)
+    assert progress["fraction"] == 0.0
+    spool.device.finish()
 
 
 def test_a_bulk_job_makes_every_image_with_its_own_seed(spool: Spool) -> None:

@@ -67,7 +67,7 @@ def pipelines(data: Path) -> PipelineCache:
 
 
 def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
-    return pipelines.paint(pipelines.resolve(task), lambda: None)
+    return pipelines.paint(pipelines.resolve(task), lambda *_: None)
 
 
 def encoded(pipelines: PipelineCache, task: ImageTask) -> Encoded:
@@ -218,10 +218,8 @@ def test_components_with_the_same_bytes_are_loaded_once(
 ) -> None:
     mains = [loaded(pipelines, task_of(kind)).stages.main for kind in KINDS]
     assert len({id(main.vae) for main in mains}) == 1
-    assert (
-        len({id(pipelines.text(pipelines.resolve(task_of(kind)), lambda: None)) for kind in KINDS})
-        == 1
-    )
+    tasks = [pipelines.resolve(task_of(kind)) for kind in KINDS]
+    assert len({id(pipelines.text(task, lambda *_: None)) for task in tasks}) == 1
     assert len({id(main.transformer) for main in mains}) == 3  # by channels
     assert len({id(main.scheduler) for main in mains}) == 4  # redux is text2img's pipeline
 

@@ -11,6 +11,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from runner.engine.weights import loading
+
 
 def frameworks() -> Any:
     """Import diffusers and transformers, without progress bars and notices; returns diffusers."""
@@ -29,7 +31,16 @@ def frameworks() -> Any:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+    _count_by_bars(diffusers, transformers)
     return diffusers
+
+
+@cache
+def _count_by_bars(diffusers: Any, transformers: Any) -> None:
+    """Tell of what their progress bars count, though these are not shown."""
+    transformers.utils.logging.set_tqdm_hook(loading.bar)
+    make = diffusers.utils.logging.tqdm
+    diffusers.utils.logging.tqdm = lambda *given, **named: loading.bar(make, given, named)
 
 
 def defer_import(name: str) -> None:

@@ -8,6 +8,7 @@ decides what is loaded: it takes the text stage from the PipelineCache when a pr
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from runner.engine.errors import translation
@@ -63,7 +64,7 @@ class Prompts:
         if kept is not None:
             return kept
         with stop.not_counted():
-            pipe = self._pipelines.text(resolved, lambda: on_progress(Phase.LOADING, 0, 0))
+            pipe = self._pipelines.text(resolved, partial(on_progress, Phase.LOADING))
         stop.check()
         on_progress(Phase.ENCODING, 0, 0)
         encoded = self._encode(resolved, pipe, task)

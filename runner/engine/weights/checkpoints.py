@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.engine.hub.single_files import header
 from runner.engine.hub.sources import read_json
+from runner.engine.weights.loading import counted
 from runner.errors import ModelMissing
 
 _SHARD_BYTES = 2 * 2**30
@@ -108,7 +109,7 @@ def from_single(cls: Any, folder: Path, single: Path, dtype: Any) -> Any:
     _compare(single.name, {name: found.shapes[stored] for name, stored in names.items()}, model)
     tensors = {}
     with safe_open(single, framework="pt") as opened:
-        for name, stored in names.items():
+        for name, stored in counted(names.items(), len(names)):
             tensor = opened.get_tensor(stored)
             if stored in scales:
                 scale = opened.get_tensor(scales[stored]).to(torch.float32)
@@ -153,7 +154,7 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
         yield from from_folder(cls, folder, dtype=torch.bfloat16).state_dict().items()
     else:
         _compare_files(cls, folder)
-        for file in files:
+        for file in counted(files, len(files)):
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
                     yield name, opened.get_tensor(name)

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from runner.engine.hub.sources import components, loaded, read_index, read_json
+from runner.engine.weights.loading import counted
 
 KIND = "sha256:"
 """What a hash of a whole model begins with; in older sidecars, of samples, with nothing."""
@@ -29,12 +30,10 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 class Hashes:
     """The hashes of files, remembered in `memory`, a file that several processes may use at once.
 
-    A damaged one, or one that cannot be written, only costs time. `on_reading` is called before
-    large files are read.
+    A damaged one, or one that cannot be written, only costs time.
     """
 
     def __init__(self, memory: Path) -> None:
-        self.on_reading: Callable[[], object] = lambda: None
         self._memory = memory
         self._known: dict[str, Any] = {}
 
@@ -58,9 +57,9 @@ class Hashes:
             self._known = {**self._stored(), **self._known}
             found = {file: known or self._without_reading(file) for file, known in found.items()}
         if unknown := [file for file, known in found.items() if known is None]:
-            self.on_reading()
             with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run meanwhile
-                for file, (path, entry) in zip(unknown, pool.map(_entry, unknown), strict=True):
+                entries = counted(pool.map(_entry, unknown), len(unknown))
+                for file, (path, entry) in zip(unknown, entries, strict=True):
                     self._known.pop(path, None)
                     self._known[path] = entry
                     found[file] = entry[-1]

@@ -22,9 +22,8 @@ from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly
+from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
-
-OnLoading = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,15 @@ class PipelineCache:
         return devices.choose(self._wanted_device)
 
     def resolve(
-        self, task: ImageTask, pixels: int | None = None, on_loading: OnLoading = lambda: None
+        self, task: ImageTask, pixels: int | None = None, on_loading: OnLoading = lambda *_: None
     ) -> ResolvedTask:
         """The ResolvedTask of a task; `pixels` is the picture's area where it is known.
 
         Calls `on_loading` where it has to read weights to hash them. Raises JobFailed where the
         model is missing or cannot do the task.
         """
-        self._resolver.hashes.on_reading = on_loading
-        return self._resolver.resolve(task, pixels)
+        with telling(on_loading):
+            return self._resolver.resolve(task, pixels)
 
     def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
@@ -140,10 +139,11 @@ class PipelineCache:
         key = keys[part]
         stage = self._stages.get(key)
         if stage is None:
-            on_loading()
+            on_loading(0, 0)
             self._make_room(part, resolved, keys.values())
             try:
-                pipe = build(resolved)
+                with telling(on_loading):
+                    pipe = build(resolved)
             except Exception as error:
                 name, repo = resolved.model.name, resolved.model.repo or resolved.model.name
                 again = f"fluxdrop models pull {name}"

@@ -18,6 +18,7 @@ from runner.engine import errors as faults
 from runner.engine.memory import devices
 from runner.engine.weights import checkpoints, fp8
 from runner.engine.weights.kept_folders import KeptFolder
+from runner.engine.weights.loading import counted
 from runner.errors import JobFailed
 
 QUANTISED = ("fp8", "nf4", "gguf", "stored")
@@ -113,7 +114,8 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
 
     def read() -> Any:
         state: dict[str, Any] = {}
-        for file in sorted(kept.folder.glob("*.safetensors")):
+        files = sorted(kept.folder.glob("*.safetensors"))
+        for file in counted(files, len(files)):
             state |= load_file(file, device=str(device))
         return fill(state)
 
