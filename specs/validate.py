@@ -21,10 +21,6 @@ from specs.suggest import nearest
 if TYPE_CHECKING:
     from specs.messages import Explained
 
-__all__ = ["check", "kinds", "validate"]
-
-kinds = schemas.kinds
-
 # Accepted and ignored, so that every sidecar is a spec.
 _IGNORED = ("$schema", "schema", "result")
 
@@ -104,7 +100,7 @@ def _kind(document: Document) -> tuple[Document, tuple[str, ...], list[Problem]]
 
     The kinds are the one that is named, or the nearest if it is misspelt, or all of them.
     """
-    known = kinds()
+    known = schemas.kinds()
     value, at = document.value, document.locate(["kind"])
     if "kind" in value:
         if isinstance(value["kind"], str) and value["kind"] in known:

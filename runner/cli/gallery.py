@@ -190,7 +190,7 @@ def write_outbox_page(home: Home) -> str:
     from runner.spool.disk.disk import Disk
 
     shown = latest(statuses(home))
-    packs = {str(job["id"]): names for job in shown if (names := _packs(home, job))}
+    packs = {str(job["id"]): _pack(home, job) for job in shown}
     page = home.outbox / "index.html"
     Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())
     return str(page)
@@ -204,16 +204,15 @@ def statuses(home: Home) -> Iterable[dict[str, Any]]:
             yield status
 
 
-def _packs(home: Home, status: Mapping[str, Any]) -> list[str]:
+def _pack(home: Home, status: Mapping[str, Any]) -> str:
     """The pack a job was made from, by the sidecar of a picture that its status names.
 
     Empty where there is no pack, and where the job has no picture yet.
     """
-    for output in status["outputs"]:
+    for output in status["outputs"][:1]:
         sidecar = read_json(home.job(status["id"]) / output["sidecar"])
-        pack = mapping((sidecar or {}).get("result")).get("pack")
-        return [str(pack)] if pack else []
-    return []
+        return str(mapping((sidecar or {}).get("result")).get("pack") or "")
+    return ""
 
 
 def run_rebuild(options: argparse.Namespace) -> int:

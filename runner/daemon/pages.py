@@ -154,7 +154,7 @@ class Pages:
             # Callers may move and delete finished folders.
             newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
             composed = [record for record in newest if "compose" in record.realised]
-            packs = {record.id: [str(record.realised["compose"]["pack"])] for record in composed}
+            packs = {record.id: str(record.realised["compose"]["pack"]) for record in composed}
             page = outbox_page([self._outbox.status(record) for record in newest], packs)
             self._disk.replace(self._index, page.encode())
         except _FAULTS as error:

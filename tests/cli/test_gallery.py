@@ -134,7 +134,7 @@ def test_page_writes_the_sheet_of_a_job_and_the_page_of_all(full: Here) -> None:
     (every,) = full("gallery", "page", "--json").json["pages"]
     html = Path(every).read_text(encoding="utf-8")
     assert all(f'href="{job}/index.html"' in html for job in ("fox", "cat", "lamp"))
-    assert 'data-packs="pets"' in html
+    assert 'data-pack="pets"' in html
     assert full("gallery", "page", "nobody").code == 2
 
 

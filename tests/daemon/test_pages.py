@@ -6,6 +6,7 @@ import pytest
 
 from runner.daemon import pages
 from runner.gallery.lock import locked
+from runner.gallery.search import search
 from runner.gallery.store import FOLDER, Gallery
 from tests.spool.conftest import Spool
 
@@ -13,7 +14,7 @@ BOTH = {"hero-0001", "next-0001"}
 
 
 def ids(spool: Spool) -> set[str]:
-    return {row["id"] for row in Gallery(spool.home.data / FOLDER).table}
+    return {row["id"] for row in search(Gallery(spool.home.data / FOLDER))["rows"]}
 
 
 @pytest.mark.parametrize("lock", ["rebuilding", "lock"])

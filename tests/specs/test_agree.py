@@ -18,7 +18,8 @@ from specs.document import Document
 from specs.errors import SpecInvalid
 from specs.expand import count
 from specs.read import read
-from specs.validate import kinds, validate
+from specs.schemas import kinds
+from specs.validate import validate
 
 FOLDER = schemas.FOLDER
 README = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ import pytest
 from specs.document import Document
 from specs.errors import SpecInvalid
 from specs.read import read
-from specs.validate import kinds, validate
+from specs.schemas import kinds
+from specs.validate import validate
 
 Told = tuple[int, int, str, str]
 

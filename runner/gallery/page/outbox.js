@@ -8,7 +8,7 @@ document.querySelector("[data-tools]").hidden = false;
 
 function groupOf(card, by) {
   if (by === "day") return card.dataset.day;
-  return card.dataset.packs.split("\n").find(Boolean) ?? "without a pack";
+  return card.dataset.pack || "without a pack";
 }
 
 function arrange(by) {
@@ -40,7 +40,7 @@ function narrow() {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const card of cards) {
-    const text = `${card.textContent} ${card.dataset.packs}`.toLowerCase();
+    const text = `${card.textContent} ${card.dataset.pack}`.toLowerCase();
     card.hidden = !words.every((word) => text.includes(word));
     count += card.hidden ? 0 : 1;
   }

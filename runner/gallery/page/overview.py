@@ -24,12 +24,12 @@ def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
     return f"{number_of(len(jobs), 'job')}, {number_of(pictures, 'picture')}"
 
 
-def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, Sequence[str]]) -> str:
-    """The sections of the page, one for each day; `packs` maps a job's id to the packs it used."""
+def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, str]) -> str:
+    """The sections of the page, one for each day; `packs` maps a job's id to the pack it used."""
     sections = []
     for day, jobs_of_day in groupby(jobs, key=lambda job: _accepted(job)[:10]):
         day = text(day or "without a date")
-        grid = "".join(_card(job, day, packs.get(str(job["id"]), ())) for job in jobs_of_day)
+        grid = "".join(_card(job, day, packs.get(str(job["id"]), "")) for job in jobs_of_day)
         sections.append(
             f'<section class="day"><h2>{day}</h2><div class="cards">{grid}</div></section>'
         )
@@ -66,7 +66,7 @@ def _crisp_class(output: Mapping[str, Any]) -> str:
     return ' class="crisp"' if crisp else ""
 
 
-def _card(job: Mapping[str, Any], day: str, packs: Sequence[str]) -> str:
+def _card(job: Mapping[str, Any], day: str, pack: str) -> str:
     """One job with its first few pictures; without any, with its message."""
     link, moment = quote(str(job["id"]), safe=""), _accepted(job)
     state, message = text(job.get("state") or "unknown"), text(job.get("message") or "")
@@ -84,7 +84,7 @@ def _card(job: Mapping[str, Any], day: str, packs: Sequence[str]) -> str:
     title = f' title="{message}"' if message else ""
     made_with = " · ".join(str(job[k]) for k in ("kind", "model") if job.get(k))
     return (
-        f'<a class="card" href="{link}/index.html" data-packs="{text(chr(10).join(packs))}"'
+        f'<a class="card" href="{link}/index.html" data-pack="{text(pack)}"'
         f' data-day="{day}"{title}>'
         f'<span class="cover" data-count="{len(shown)}">{covers}</span>'
         f'<strong><bdi>{text(job["id"])}</bdi></strong><i class="pill" '
@@ -92,5 +92,5 @@ def _card(job: Mapping[str, Any], day: str, packs: Sequence[str]) -> str:
         f'<span class="facts">{text(made_with)} <time datetime="{text(moment)}">'
         f"{text(moment[11:16])}</time></span>"
         f'<span class="facts">{count} {pictures}</span>'
-        f"{''.join(f'<b>{text(pack)}</b>' for pack in packs)}</a>"
+        f"{f'<b>{text(pack)}</b>' if pack else ''}</a>"
     )

@@ -63,10 +63,8 @@ def job_page(
     )
 
 
-def outbox_page(
-    jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, Sequence[str]] | None = None
-) -> str:
-    """The page of the latest jobs, newest first; `packs` names the packs that each job used."""
+def outbox_page(jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, str] | None = None) -> str:
+    """The page of the latest jobs, newest first; `packs` names the pack that a job used."""
     listed = overview.latest(jobs)
     return _document(
         "outbox",

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from runner.gallery.formatting import duration, mapping
 from runner.gallery.page.layout import Shot
+from runner.gallery.terms import moment
 from runner.job import FINAL_STATES
 
 
@@ -45,9 +45,9 @@ def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
             ("per picture", duration(mean_seconds)),
             ("rendering", duration(mean_seconds * made)),
         ]
-    took = _seconds_between(status.get("started_at"), status.get("finished_at"))
-    if took is not None:
-        figures.append(("start to end", duration(took)))
+    began, ended = (moment(status.get(key)) for key in ("started_at", "finished_at"))
+    if began and ended:
+        figures.append(("start to end", duration(max(0, ended - began) / 1000)))
     words = [status.get("kind"), status.get("model"), *(f"#{t}" for t in status.get("tags") or ())]
     fraction, doing = (None, "") if final else _progress(status, made, total, left, mean_seconds)
     return Summary(
@@ -78,11 +78,3 @@ def _progress(
     if isinstance(eta, int | float):
         parts.append(f"about {duration(float(eta))} to go")
     return fraction, " · ".join(parts) or str(status.get("state") or "")
-
-
-def _seconds_between(start: object, end: object) -> float | None:
-    try:
-        first, last = (datetime.fromisoformat(str(moment)) for moment in (start, end))
-        return max(0.0, (last - first).total_seconds())
-    except (ValueError, TypeError):
-        return None

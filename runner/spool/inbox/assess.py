@@ -22,11 +22,12 @@ from runner.errors import ModelMissing, PathNotAllowed
 from runner.settings import Home
 from runner.spool.inbox.inputs import named_paths, place_of
 from runner.spool.store.names import is_safe_id
+from specs import schemas
 from specs.document import Document, dotted
 from specs.errors import Problem, SpecInvalid
 from specs.expand import count, draw_base, needs_base
 from specs.read import read
-from specs.validate import Checked, check, kinds
+from specs.validate import Checked, check
 
 if TYPE_CHECKING:
     from composer.plan import Plan
@@ -290,7 +291,7 @@ def _check_models(
     }
     problems: dict[tuple[str, str], None] | None = None
     # Of a spec whose kind cannot be guessed: what no kind can do.
-    for kind in [checked.value["kind"]] if "kind" in checked.value else kinds():
+    for kind in [checked.value["kind"]] if "kind" in checked.value else schemas.kinds():
         asked_of = ({**variant, "kind": kind} for variant in distinct.values())
         found = dict.fromkeys(p for variant in asked_of for p in catalogue.problems(variant))
         problems = {p: None for p in found if problems is None or p in problems}
