@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from runner.engine.hub.explain import host, is_passing
 from runner.engine.hub.library import token_files
@@ -42,9 +43,9 @@ class HubClient:
 
     def url(self, repo: str, commit: str, name: str) -> str:
         """The address of a file."""
-        from huggingface_hub import hf_hub_url
+        from huggingface_hub import constants
 
-        return hf_hub_url(repo, name, revision=commit)
+        return f"{constants.ENDPOINT}/{repo}/resolve/{commit}/{quote(name)}"
 
     def files(self, repo: str, revision: str) -> tuple[str, dict[str, Remote]]:
         """The commit that a revision points to now, and all its files by name.
