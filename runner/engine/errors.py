@@ -60,8 +60,8 @@ def translation() -> Iterator[None]:
 def translated(error: BaseException) -> JobFailed | None:
     """Our error for one that torch raised, or None where it says nothing about the device."""
     text = str(error).lower()
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"} or any(word in text for word in _FULL):
+    is_full = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    if is_full or isinstance(error, MemoryError) or any(word in text for word in _FULL):
         return OutOfMemory(
             "the device has no memory left for this image: use a smaller size or a smaller model"
         )

@@ -20,7 +20,7 @@ from runner.engine.errors import DeviceLost
 from runner.engine.gpu import StopSign
 from runner.engine.hub import library as hub
 from runner.engine.memory import devices
-from runner.engine.prompts.embeddings import EmbeddingStore, PromptCache
+from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
@@ -67,8 +67,8 @@ class GpuThread:
         self.lost: str | None = None
         """Why the device cannot be used any more in this process; None while it can."""
         self._pipelines = pipelines or PipelineCache(library or hub.Disk(data), device=device)
-        store = EmbeddingStore(data / "cache" / "embeddings", prompt_cache)
-        cache = PromptCache(store if prompt_cache else None)
+        folder = data / "cache" / "embeddings" if prompt_cache else None
+        cache = PromptCache(folder, prompt_cache)
         self._prompts = Prompts(self._pipelines, cache, versions())
         self._renderer = Renderer(_SLOT, self._pipelines, self._prompts)
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, StopSign
 from runner.engine.kinds.base import Prepared
-from runner.engine.pictures.depth import DepthMaps
+from runner.engine.pictures import depth
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
@@ -43,7 +43,6 @@ class Renderer:
         self._slot = slot
         self._pipelines = pipelines
         self._prompts = prompts
-        self._depth_maps = DepthMaps()
         self.batching = Batching()
 
     def render(self, task: ImageTask, sign: StopSign, on_event: OnEvent) -> Rendered:
@@ -109,7 +108,7 @@ class Renderer:
     def forget(self) -> None:
         """Take every model and every kept tensor off the device."""
         self._prompts.clear()
-        self._depth_maps.release()
+        depth.release()
         self.batching.forget()
         self._pipelines.forget()
 
@@ -149,9 +148,7 @@ class Renderer:
         if prepared.depth_of is None or estimator is None:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
-        return prepared.with_depth(
-            self._depth_maps.of(prepared.depth_of, folder, self._pipelines.device)
-        )
+        return prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
 
 
 @cache

@@ -2,24 +2,28 @@
 
 First `survey` finds the needed files, those that are not here yet, and their bytes; then `fetch`
 downloads them. Every failure is raised within seconds, as an error with one sentence; bytes that
-have come are kept, and the next attempt resumes there.
+have come are kept, and the next attempt resumes there. The token is sent to the hub only, and is
+never shown or written.
 """
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import quote
 
 from runner.engine.hub.cache import CachedCommit
-from runner.engine.hub.client import HubClient
-from runner.engine.hub.explain import translated
-from runner.engine.hub.library import cache_folder, repo_folder
+from runner.engine.hub.explain import host, is_passing, translated
+from runner.engine.hub.library import cache_folder, repo_folder, token_files
 from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
@@ -30,6 +34,8 @@ _SPARE_BYTES = 2**30
 """Bytes that a download leaves free on the disk, for the jobs that run meanwhile."""
 
 _MAX_NAMED = 8
+_SECONDS = 10.0
+_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Puller:
     def __init__(self, data: Path, *, again: str) -> None:
         self._data = data
         self._again = again
-        self._client = HubClient(data, again=again)
+        self._token = _token(data)
 
     def survey(self, source: Source, *, verify: bool = False) -> Share:
         """Ask the hub for a source's files; with `verify`, remove those with wrong content first.
@@ -67,7 +73,7 @@ class Puller:
         what to do.
         """
         with self._explained(source):
-            commit, listed = self._client.files(source.repo, source.revision)
+            commit, listed = self._files(source)
             folder = repo_folder(source.repo, self._data)
             cached = CachedCommit(folder, commit, again=self._again)
             if source.layout is Layout.FILE:
@@ -86,14 +92,10 @@ class Puller:
         files. Raises Interrupted once `stop` is set, ModelMissing or DiskFull with a sentence that
         says what to do.
         """
-        source, cached, headers = share.source, share.cached, self._client.headers()
-
-        def fetch_file(remote: Remote) -> None:
-            url = self._client.url(source.repo, cached.commit, remote.name)
-            cached.fetch(remote, url, headers, stop, on_bytes)
-
+        source, cached = share.source, share.cached
         with self._explained(source):
-            _in_threads(share.gone, fetch_file, stop)
+            fetch = partial(self._fetch, source, cached, stop=stop, on_bytes=on_bytes)
+            _in_threads(share.gone, fetch, stop)
             absent = lacking(source, cached.folder)
             if absent:
                 raise ModelMissing(
@@ -102,6 +104,63 @@ class Puller:
                 )
             cached.point_revision(source.revision)
         return cached.folder
+
+    def _fetch(
+        self,
+        source: Source,
+        cached: CachedCommit,
+        remote: Remote,
+        *,
+        stop: Event,
+        on_bytes: OnBytes,
+    ) -> None:
+        """Fetch one file. The HTTP client drops the token on redirects to other hosts."""
+        from importlib.metadata import version
+
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+
+        url = f"{constants.ENDPOINT}/{source.repo}/resolve/{cached.commit}/{quote(remote.name)}"
+        headers = build_hf_headers(
+            token=self._token or False, library_name="fluxdrop", library_version=version("fluxdrop")
+        )
+        cached.fetch(remote, url, headers, stop, on_bytes)
+
+    def _files(self, source: Source) -> tuple[str, dict[str, Remote]]:
+        """The commit that a revision points to now, and all its files by name.
+
+        Asks twice at most. Raises ModelMissing where the answer is not a hub's, and the hub's
+        errors.
+        """
+        try:
+            return self._listed(source)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(_PAUSE_SECONDS)
+        return self._listed(source)
+
+    def _listed(self, source: Source) -> tuple[str, dict[str, Remote]]:
+        from huggingface_hub import HfApi, constants
+
+        api = HfApi(endpoint=constants.ENDPOINT, token=self._token or False)
+        try:
+            info = api.model_info(
+                source.repo, revision=source.revision, files_metadata=True, timeout=_SECONDS
+            )
+            commit = _hash(info.sha)
+            files = {}
+            for file in info.siblings or ():
+                etag = _hash(file.lfs.sha256 if file.lfs else file.blob_id)
+                files[file.rfilename] = Remote(file.rfilename, int(file.size), etag)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            if isinstance(error, OSError):  # an error status of the hub may be of both classes
+                raise
+            raise ModelMissing(
+                f"what answers at {host()} is not a hub, perhaps a network's log-in page: open it"
+                f" in a browser, then run `{self._again}`"
+            ) from error
+        return commit, files
 
     def _index(self, source: Source, cached: CachedCommit, listed: Mapping[str, Remote]) -> Any:
         """The index of a pipeline, which names the components that are needed."""
@@ -113,8 +172,7 @@ class Puller:
         remote = listed[INDEX]
         cached.discard_wrong(remote)
         if not cached.has(remote):
-            url = self._client.url(source.repo, cached.commit, INDEX)
-            cached.fetch(remote, url, self._client.headers(), Event(), lambda count: None)
+            self._fetch(source, cached, remote, stop=Event(), on_bytes=lambda count: None)
         index = json.loads((cached.folder / INDEX).read_text(encoding="utf-8"))
         return index if isinstance(index, dict) else {}
 
@@ -130,7 +188,7 @@ class Puller:
                 repo=source.repo,
                 again=self._again,
                 revision=source.revision,
-                token=self._client.has_token,
+                token=self._token is not None,
             )
             if ours is None:
                 raise
@@ -200,3 +258,23 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
             raise
     if failed is not None:
         raise failed
+
+
+def _hash(text: str | None) -> str:
+    """The text, if it is a hash, which is safe as a file name. Raises ValueError if not."""
+    if not text or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
+        raise ValueError("not a hash")
+    return text
+
+
+def _token(data: Path) -> str | None:
+    """The token that the user has set, or that a log-in wrote to one of `token_files`."""
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return None
+    token = get_token()
+    for file in token_files(data):
+        with suppress(OSError):
+            token = token or file.read_text(encoding="utf-8").strip()
+    return token or None

@@ -5,6 +5,7 @@ local files only. The picture is prepared by Pillow and the map is finished on t
 else is installed, so that the map does not depend on it.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,50 +17,41 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class DepthMaps:
-    """Makes depth maps with the estimator of a folder; used by one thread."""
+def of(picture: "Image", folder: Path, device: Any) -> "Image":
+    """The depth map of a picture by the estimator of a folder, as RGB of the same size.
 
-    def __init__(self) -> None:
-        self._folder: Path | None = None
-        self._processor: Any = None
-        self._model: Any = None
+    Raises ModelMissing where the folder is not a complete estimator, OutOfMemory or DeviceLost
+    where the device fails.
+    """
+    processor, model = _estimator(folder)
+    with translation():
+        return depth_map(picture, processor, model, device)
 
-    def of(self, picture: "Image", folder: Path, device: Any) -> "Image":
-        """The depth map of a picture, as RGB of the same size.
 
-        Raises ModelMissing where the folder is not a complete estimator, OutOfMemory or DeviceLost
-        where the device fails.
-        """
-        self._load(folder)
-        with translation():
-            return depth_map(picture, self._processor, self._model, device)
+def release() -> None:
+    """Release the estimator; the next map loads it again."""
+    _estimator.cache_clear()
 
-    def release(self) -> None:
-        """Release the estimator; the next map loads it again."""
-        self._folder = self._processor = self._model = None
 
-    def _load(self, folder: Path) -> None:
-        if folder == self._folder:
-            return
-        self.release()
-        devices.frameworks()
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+@lru_cache(maxsize=1)
+def _estimator(folder: Path) -> tuple[Any, Any]:
+    """The processor and the model of a folder."""
+    devices.frameworks()
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-        try:
-            self._processor = AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, backend="pil"
-            )
-            self._model = AutoModelForDepthEstimation.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
-            ).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelMissing(
-                "the depth estimator on this machine is not whole: run `fluxdrop models pull"
-                " depth-anything` again"
-            ) from error
-        self._folder = folder
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model = AutoModelForDepthEstimation.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelMissing(
+            "the depth estimator on this machine is not whole: run `fluxdrop models pull"
+            " depth-anything` again"
+        ) from error
+    return processor, model.eval()
 
 
 def depth_map(picture: "Image", processor: Any, model: Any, device: Any) -> "Image":

@@ -49,30 +49,63 @@ def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str])
     return json.dumps([encoders, length, sorted(versions.items()), prompt], ensure_ascii=False)
 
 
-class EmbeddingStore:
-    """Embeddings in one folder, at most `limit` bytes of them; used by one thread.
+class PromptCache:
+    """The newest `size` prompts in memory (4 MiB each for a FLUX.1), more in a folder, if given.
 
-    One safetensors file a prompt, named by the hash of its key. The files used longest ago are
-    removed first, and one that is torn or damaged is removed and made again. Nothing here may fail
-    a job: on a full disk nothing is kept.
+    Used by one thread. The folder holds at most `limit` bytes, one safetensors file a prompt, named
+    by the hash of its key. The files used longest ago are removed first, and one that is torn or
+    damaged is removed and made again. Nothing here may fail a job: on a full disk nothing is kept.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path | None = None, limit: int = 0, *, size: int = 16) -> None:
         self._folder = folder
         self._limit = limit
+        self._size = size
+        self._kept: OrderedDict[str, Encoded] = OrderedDict()
 
     def has(self, key: str) -> bool:
-        """Whether there is a file for a prompt; does not read it."""
-        return self._file(key).is_file()
+        """Whether a prompt is kept; a damaged file on the disk counts until it is read."""
+        file = self._file(key)
+        return key in self._kept or (file is not None and file.is_file())
 
     def get(self, key: str, device: Any) -> Encoded | None:
-        """A prompt's embeddings on a device, with the shapes and dtypes that were put.
+        """A prompt's embeddings on the device, in the shapes and dtypes that were put, or None."""
+        kept, file = self._kept.get(key), self._file(key)
+        if kept is None and file is not None:
+            kept = self._read(file, device)
+        if kept is not None:
+            self._remember(key, kept)
+        return kept
 
-        None where there is no file, or a damaged one.
-        """
+    def put(self, key: str, encoded: Encoded) -> None:
+        """Keep a prompt in memory, and on the disk where there is a folder."""
+        if (file := self._file(key)) is not None:
+            self._write(file, encoded)
+        self._remember(key, encoded)
+
+    def capacity(self, encoded: Encoded) -> int:
+        """How many prompts with as many bytes as this one are kept before one is lost."""
+        size = sum(tensor.nbytes for tensor in _flat(encoded.embeddings).values())
+        return self._size if self._folder is None else self._limit // max(size, 1)
+
+    def clear(self) -> None:
+        """Release what is in memory; what is on the disk stays."""
+        self._kept.clear()
+
+    def _remember(self, key: str, encoded: Encoded) -> None:
+        self._kept[key] = encoded
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+    def _file(self, key: str) -> Path | None:
+        name = f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+        return self._folder and self._folder / name
+
+    def _read(self, file: Path, device: Any) -> Encoded | None:
+        """The embeddings of a file; None where there is none, or a damaged one."""
         from safetensors import SafetensorError, safe_open
 
-        file = self._file(key)
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
@@ -89,7 +122,7 @@ class EmbeddingStore:
         embeddings = _nested({name: tensor.to(device) for name, tensor in flat.items()})
         return Encoded(embeddings, tuple(json.loads(metadata.get(_WARNINGS, "[]"))))
 
-    def put(self, key: str, encoded: Encoded) -> None:
+    def _write(self, file: Path, encoded: Encoded) -> None:
         """Write a prompt's embeddings; a disk that cannot be written is only logged."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -99,24 +132,15 @@ class EmbeddingStore:
         if size > self._limit:
             return
         metadata = {_WARNINGS: json.dumps(list(encoded.warnings)), _DIGEST: _digest(flat)}
-        file = self._file(key)
         aside = file.with_name(f".{file.name}.{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(size)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(file.parent, size)
             save_file(flat, aside, metadata=metadata)
             os.replace(aside, file)
         except (OSError, SafetensorError) as error:
             log.warning("the prompt cache cannot be written: %s", error)
             self._remove(aside)
-
-    def capacity(self, encoded: Encoded) -> int:
-        """How many prompts with as many bytes as this one fit in the folder."""
-        size = sum(tensor.nbytes for tensor in _flat(encoded.embeddings).values())
-        return self._limit // max(size, 1)
-
-    def _file(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _remove(self, file: Path) -> None:
         try:
@@ -124,10 +148,10 @@ class EmbeddingStore:
         except OSError as error:
             log.warning("the prompt cache cannot be cleaned: %s", error)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, folder: Path, size: int) -> None:
         """Remove the files used longest ago until `size` more bytes are within the limit."""
         files = []
-        for entry in os.scandir(self._folder):
+        for entry in os.scandir(folder):
             # A half-written file of a process that died has a hidden name and is removed first.
             stat = entry.stat()
             hidden = entry.name.startswith(".")
@@ -138,48 +162,6 @@ class EmbeddingStore:
                 break
             self._remove(file)
             total -= length
-
-
-class PromptCache:
-    """The newest `size` prompts in memory (4 MiB each for a FLUX.1), the others in the store."""
-
-    def __init__(self, store: EmbeddingStore | None = None, size: int = 16) -> None:
-        self._store = store
-        self._size = size
-        self._kept: OrderedDict[str, Encoded] = OrderedDict()
-
-    def has(self, key: str) -> bool:
-        """Whether a prompt is kept; a damaged file on the disk counts until it is read."""
-        return key in self._kept or (self._store is not None and self._store.has(key))
-
-    def get(self, key: str, device: Any) -> Encoded | None:
-        """A prompt's embeddings on the device, or None."""
-        kept = self._kept.get(key)
-        if kept is None and self._store is not None:
-            kept = self._store.get(key, device)
-        if kept is not None:
-            self._remember(key, kept)
-        return kept
-
-    def put(self, key: str, encoded: Encoded) -> None:
-        """Keep a prompt in memory, and on the disk where there is a store."""
-        if self._store is not None:
-            self._store.put(key, encoded)
-        self._remember(key, encoded)
-
-    def capacity(self, encoded: Encoded) -> int:
-        """How many prompts with as many bytes as this one are kept before one is lost."""
-        return self._size if self._store is None else self._store.capacity(encoded)
-
-    def clear(self) -> None:
-        """Release what is in memory; what is on the disk stays."""
-        self._kept.clear()
-
-    def _remember(self, key: str, encoded: Encoded) -> None:
-        self._kept[key] = encoded
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
 
 
 def _digest(flat: Mapping[str, Any]) -> str:

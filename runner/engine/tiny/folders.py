@@ -12,15 +12,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-WEIGHTS = Path(__file__).parent / "weights"
+from runner.engine.hub.sources import INDEX, components, read_index
 
-_ENCODERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-_PAINTING = (*_ENCODERS, "scheduler", "vae", "transformer")
-PARTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("text2img", "kontext", "fill", "control"), _PAINTING),
-    "redux-prior": (*_ENCODERS, "feature_extractor", "image_embedder", "image_encoder"),
-}
-"""The components of each part's pipeline."""
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def stored_as(component: str, part: str) -> str:
@@ -36,9 +30,8 @@ def fingerprint(weights: Path = WEIGHTS) -> str:
 def folder(part: str, data: Path, weights: Path = WEIGHTS) -> Path:
     """The folder of a part below the data folder, made if it is missing.
 
-    Raises KeyError for an unknown part, OSError if the folder cannot be made.
+    Raises OSError if there is no such part, or the folder cannot be made.
     """
-    components = PARTS[part]
     parent = data / "tiny" / fingerprint(weights)
     ready = parent / part
     if ready.is_dir():
@@ -47,8 +40,8 @@ def folder(part: str, data: Path, weights: Path = WEIGHTS) -> Path:
     aside = parent / f".{part}.{uuid.uuid4().hex}"
     try:
         aside.mkdir()
-        _place(weights / "model_index" / f"{part}.json", aside / "model_index.json")
-        for component in components:
+        _place(weights / "model_index" / f"{part}.json", aside / INDEX)
+        for component in components(read_index(aside)):
             (aside / component).mkdir()
             for file in sorted((weights / stored_as(component, part)).iterdir()):
                 _place(file, aside / component / file.name)

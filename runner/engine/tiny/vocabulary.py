@@ -1,39 +1,25 @@
-"""The words the built-in model was trained on.
+"""The words that the built-in model knows, as its tokenizer lists them.
 
 Checking a spec asks here for unknown words, so this file must not import torch, numpy or diffusers.
-After a change of a tuple the model must be trained again: the token numbers are positions.
 """
 
+import json
 import re
+from functools import cache
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
-SHAPES = ("circle", "square", "triangle", "star")
-SIZES = ("small", "large")
+from runner.engine.tiny.folders import WEIGHTS
 
-SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
-ANY_SHAPE = "shape"  # a prompt for an edge map may leave the shape to the map
-
-_GRAMMAR = (
-    *("a", "an", "the", "of", "on", "to", "in", "at", "is", "there", "with", "and", "it", "its"),
-    *("left", "right", "above", "below", "over", "under", "top", "bottom", "background"),
-    *("picture", "image", "drawing", "painting", "simple", "nice", "flat", "clean"),
-    *("make", "turn", "change", "paint", "into", "colour", "color", "please", "now"),
-)
-
-WORDS: tuple[str, ...] = (
-    *COLOURS,
-    *SHAPES,
-    *(word for size in SIZES for word in SIZE_WORDS[size]),
-    ANY_SHAPE,
-    *_GRAMMAR,
-)
-"""Every word the model knows, in the order of the token numbers."""
-
-_KNOWN = frozenset(WORDS)
 _WORD = re.compile(r"[^\W_]+")
 
 
 def unknown_words(prompt: str) -> tuple[str, ...]:
     """The words of a prompt that are not in the vocabulary, each once, in order."""
     words = dict.fromkeys(_WORD.findall(prompt.lower()))
-    return tuple(word for word in words if word not in _KNOWN)
+    return tuple(word for word in words if word not in _known())
+
+
+@cache
+def _known() -> frozenset[str]:
+    text = (WEIGHTS / "tokenizer_2" / "tokenizer.json").read_text(encoding="utf-8")
+    pieces = (piece for piece, _ in json.loads(text)["model"]["vocab"])
+    return frozenset(piece[1:].lower() for piece in pieces if piece.startswith("▁"))

@@ -3,13 +3,12 @@
 Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothing.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from runner.engine.hub.single_files import header
-from runner.engine.hub.sources import read_json
+from runner.engine.hub.sources import loaded, read_json
 from runner.engine.weights.loading import counted
 from runner.errors import ModelMissing
 
@@ -221,7 +220,4 @@ def in_shards(named: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _files(folder: Path) -> list[Path]:
     """The safetensors of a component, without variants (`model.fp16.safetensors`)."""
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted({folder / name for name in names})
-    return sorted(folder.glob("*.safetensors"), key=lambda file: len(file.name))[:1]
+    return [file for file in loaded(folder) if file.suffix == ".safetensors"]

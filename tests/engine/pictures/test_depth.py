@@ -16,7 +16,7 @@ from runner.engine.entries import DEPTH_ANYTHING
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.hub import library as hub
 from runner.engine.pictures import depth
-from runner.engine.pictures.depth import DepthMaps, depth_map
+from runner.engine.pictures.depth import depth_map
 from runner.errors import ModelMissing, OutOfMemory
 from runner.executor import Rendered
 from runner.task import ImageTask, InputImage
@@ -36,9 +36,8 @@ def picture(width: int = 80, height: int = 48) -> Any:
 
 
 def test_a_map_has_the_pictures_size_and_uses_the_whole_range(estimator: Path) -> None:
-    maps = DepthMaps()
     for size in ((80, 48), (64, 64), (32, 90)):
-        made = maps.of(picture(*size), estimator, CPU)
+        made = depth.of(picture(*size), estimator, CPU)
         assert (made.size, made.mode) == (size, "RGB")
         red, green, blue = made.split()
         assert red.getextrema() == (0, 255)
@@ -46,22 +45,20 @@ def test_a_map_has_the_pictures_size_and_uses_the_whole_range(estimator: Path) -
 
 
 def test_the_same_picture_gives_the_same_map_after_a_release_too(estimator: Path) -> None:
-    maps = DepthMaps()
-    first = maps.of(picture(), estimator, CPU).tobytes()
-    assert maps.of(picture(), estimator, CPU).tobytes() == first
-    assert maps.of(picture().rotate(180), estimator, CPU).tobytes() != first
-    maps.release()
-    assert maps._model is None
-    assert maps.of(picture(), estimator, CPU).tobytes() == first
+    first = depth.of(picture(), estimator, CPU).tobytes()
+    assert depth.of(picture(), estimator, CPU).tobytes() == first
+    assert depth.of(picture().rotate(180), estimator, CPU).tobytes() != first
+    depth.release()
+    assert depth._estimator.cache_info().currsize == 0
+    assert depth.of(picture(), estimator, CPU).tobytes() == first
 
 
 def test_any_picture_is_read_as_colours(estimator: Path) -> None:
-    maps = DepthMaps()
     grey = picture().convert("L")
     see_through = picture().convert("RGBA")
-    usual = maps.of(picture(), estimator, CPU).tobytes()
-    assert maps.of(grey, estimator, CPU).tobytes() == usual
-    assert maps.of(see_through, estimator, CPU).tobytes() == usual
+    usual = depth.of(picture(), estimator, CPU).tobytes()
+    assert depth.of(grey, estimator, CPU).tobytes() == usual
+    assert depth.of(see_through, estimator, CPU).tobytes() == usual
 
 
 class Fixed:
@@ -120,7 +117,7 @@ def test_a_full_device_is_said(estimator: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(depth, "depth_map", full)
     with pytest.raises(OutOfMemory):
-        DepthMaps().of(picture(), estimator, CPU)
+        depth.of(picture(), estimator, CPU)
 
 
 def test_an_estimator_is_found_where_it_was_pulled_to(
@@ -136,7 +133,7 @@ def test_an_estimator_is_found_where_it_was_pulled_to(
     (base / "refs/main").write_text("c0ffee", encoding="utf-8")
     whole = twin.folder(base / "snapshots/c0ffee")
     assert library.estimator(DEPTH_ANYTHING) == whole
-    assert DepthMaps().of(picture(), whole, CPU).size == (80, 48)
+    assert depth.of(picture(), whole, CPU).size == (80, 48)
 
 
 def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
@@ -158,7 +155,7 @@ def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
     source = replace(ready, options={"control": "depth"})
     from_picture = painted(source)
     with Image.open(source.inputs["image"][0].path) as opened:
-        DepthMaps().of(opened, estimator, CPU).save(tmp_path / "map.png")
+        depth.of(opened, estimator, CPU).save(tmp_path / "map.png")
     made = {"image": (InputImage(tmp_path / "map.png"),)}
     assert painted(replace(ready, inputs=made)) == from_picture
     assert painted(ready) != from_picture
@@ -169,7 +166,7 @@ def test_a_damaged_estimator_says_how_to_mend_it(name: str, tmp_path: Path) -> N
     folder = twin.folder(tmp_path)
     (folder / name).write_bytes((folder / name).read_bytes()[:40])
     with pytest.raises(ModelMissing, match="fluxdrop models pull depth-anything"):
-        DepthMaps().of(picture(), folder, CPU)
+        depth.of(picture(), folder, CPU)
 
 
 def test_the_network_is_never_asked(estimator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,4 +175,4 @@ def test_the_network_is_never_asked(estimator: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    DepthMaps().of(picture(), estimator, CPU)
+    depth.of(picture(), estimator, CPU)

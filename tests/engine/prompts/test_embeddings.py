@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.prompts.embeddings import EmbeddingStore, Encoded, PromptCache, key_of
+from runner.engine.prompts.embeddings import Encoded, PromptCache, key_of
 
 BIG = 2**30
 
@@ -36,8 +36,8 @@ def same(one: Encoded | None, other: Encoded) -> bool:
 
 
 def test_what_comes_back_from_the_disk_is_what_was_kept(tmp_path: Path) -> None:
-    EmbeddingStore(tmp_path / "e", BIG).put("key", encoded())
-    again = EmbeddingStore(tmp_path / "e", BIG)
+    PromptCache(tmp_path / "e", BIG, size=0).put("key", encoded())
+    again = PromptCache(tmp_path / "e", BIG, size=0)
     assert again.has("key") and not again.has("other")
     assert same(again.get("key", "cpu"), encoded())
     assert again.get("other", "cpu") is None
@@ -47,7 +47,7 @@ def test_embeddings_that_are_lists_of_tensors_keep_their_order(tmp_path: Path) -
     import torch
 
     rows = [torch.full((number + 1, 4), float(number)) for number in range(12)]
-    store = EmbeddingStore(tmp_path, BIG)
+    store = PromptCache(tmp_path, BIG, size=0)
     store.put("key", Encoded({"prompt_embeds": rows}))
     kept = store.get("key", "cpu")
     assert kept is not None
@@ -58,7 +58,7 @@ def test_embeddings_that_are_lists_of_tensors_keep_their_order(tmp_path: Path) -
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "zeroed", "nonsense"])
 def test_a_damaged_file_is_removed_and_made_again(damage: str, tmp_path: Path) -> None:
-    store = EmbeddingStore(tmp_path, BIG)
+    store = PromptCache(tmp_path, BIG, size=0)
     store.put("key", encoded())
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_removed_and_made_again(damage: str, tmp_path: Path) -
 
 
 def test_the_prompts_used_longest_ago_make_room_on_the_disk(tmp_path: Path) -> None:
-    store = EmbeddingStore(tmp_path, 3000)  # each takes about 950 bytes
+    store = PromptCache(tmp_path, 3000, size=0)  # each takes about 950 bytes
     assert store.capacity(encoded()) == 4
     for number, name in enumerate("abc"):
         store.put(name, encoded(number / 10))
@@ -92,20 +92,20 @@ def test_the_prompts_used_longest_ago_make_room_on_the_disk(tmp_path: Path) -> N
 
 def test_what_a_dead_process_left_aside_goes_first(tmp_path: Path) -> None:
     (tmp_path / ".half.safetensors.123").write_bytes(bytes(2500))
-    store = EmbeddingStore(tmp_path, 3000)
+    store = PromptCache(tmp_path, 3000, size=0)
     store.put("a", encoded())
     assert [file.name.startswith(".") for file in tmp_path.iterdir()] == [False]
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_fails_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    store = EmbeddingStore(tmp_path / "file", BIG)
+    store = PromptCache(tmp_path / "file", BIG, size=0)
     store.put("key", encoded())
     assert store.get("key", "cpu") is None
 
 
 def test_the_memory_holds_the_newest_and_the_disk_the_rest(tmp_path: Path) -> None:
-    cache = PromptCache(EmbeddingStore(tmp_path, BIG), size=2)
+    cache = PromptCache(tmp_path, BIG, size=2)
     for number, name in enumerate("abc"):
         cache.put(name, encoded(number / 10))
     assert len(cache._kept) == 2

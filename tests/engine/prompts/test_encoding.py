@@ -11,7 +11,7 @@ import pytest
 from runner.engine.gpu import StopSign
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory.plans import MemoryPlan
-from runner.engine.prompts.embeddings import EmbeddingStore, PromptCache
+from runner.engine.prompts.embeddings import PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.weights import assembly
 from runner.engine.weights.pipeline_cache import PipelineCache
@@ -146,8 +146,7 @@ def test_no_more_is_encoded_ahead_than_can_be_kept(
     data: Path, tmp_path: Path, task_of: TaskOf
 ) -> None:
     pipelines = narrow(data)
-    store = EmbeddingStore(tmp_path, 4 * 10_000)
-    cache = PromptCache(store, size=1)
+    cache = PromptCache(tmp_path, 4 * 10_000, size=1)
     prompts = Prompts(pipelines, cache, {})
     prompts.expect([task_of("text2img", prompt=f"number {number}") for number in range(30)])
     task = task_of("text2img")

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runner.engine.tiny.vocabulary import ANY_SHAPE, SIZE_WORDS
+from tests.engine.tiny.vocabulary import ANY_SHAPE, SIZE_WORDS
 from tests.engine.tiny.world import SLOTS, Scene, Thing, default_background
 
 

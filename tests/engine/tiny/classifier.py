@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.tiny.vocabulary import SHAPES
 from tests.engine.tiny.render import coverage
+from tests.engine.tiny.vocabulary import SHAPES
 from tests.engine.tiny.world import PALETTE, RADIUS, SIDE, Scene, Thing
 
 _FOREGROUND = 55.0  # least distance from the background's colour; 441 is from black to white

@@ -8,8 +8,8 @@ import random
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from runner.engine.tiny.vocabulary import COLOURS, SHAPES
 from tests.engine.tiny.captions import Meaning, Sentence, article
+from tests.engine.tiny.vocabulary import COLOURS, SHAPES
 from tests.engine.tiny.world import Scene, Thing, draw_scene, draw_thing, is_held_out
 
 EditKind = Literal["colour", "shape", "background"]

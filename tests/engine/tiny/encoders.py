@@ -22,7 +22,6 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 from tests.engine.tiny.captions import (
     NOTHING,
     Meaning,
@@ -34,6 +33,7 @@ from tests.engine.tiny.captions import (
 from tests.engine.tiny.edits import draw_edit, instruct
 from tests.engine.tiny.loop import Optimizers, Progress, quick, schedule
 from tests.engine.tiny.tokenizers import CLIP_LENGTH, T5_LENGTH, capital_pairs
+from tests.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 from tests.engine.tiny.world import SLOTS, draw_seen_scene
 
 WIDTH = 128

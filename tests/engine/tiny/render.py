@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from runner.engine.tiny.vocabulary import SHAPES
+from tests.engine.tiny.vocabulary import SHAPES
 from tests.engine.tiny.world import JITTER, PALETTE, PLACES, RADIUS, SIDE, Scene
 
 _TEMPLATE_SIDE = 256

@@ -10,9 +10,9 @@ import pytest
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from runner.engine.tiny.folders import WEIGHTS
-from runner.engine.tiny.vocabulary import WORDS
 from tests.engine.tiny.encoders import Reader, draw_sentence
 from tests.engine.tiny.tokenizers import build_clip_tokenizer, build_t5_tokenizer, capital_pairs
+from tests.engine.tiny.vocabulary import WORDS
 
 Pair = tuple[T5TokenizerFast, CLIPTokenizer]
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from runner.engine.tiny.vocabulary import WORDS
+from tests.engine.tiny.vocabulary import WORDS
 
 T5_LENGTH = 512
 CLIP_LENGTH = 77

@@ -12,10 +12,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from runner.engine.tiny.vocabulary import COLOURS, SHAPES
 from tests.engine.tiny.edges import draw_edges
 from tests.engine.tiny.loop import Optimizers, Progress, schedule
 from tests.engine.tiny.render import Drawing, arrange, masks_of, offsets, render, rgb
+from tests.engine.tiny.vocabulary import COLOURS, SHAPES
 from tests.engine.tiny.world import SIDE, draw_scene
 
 _CROWD = 6  # things in a crowded scene

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
+from tests.engine.tiny.vocabulary import COLOURS, SHAPES, SIZES
 
 SIDE = 64
 RADIUS = {"small": 7.5, "large": 12.0}
