@@ -191,7 +191,7 @@ def kind_file(copy: Checkout) -> None:
 def kind_schema(copy: Checkout) -> None:
     text = copy.read("specs/kontext.schema.json").replace("kontext", "retouch")
     copy.write("specs/retouch.schema.json", text)
-    copy.python("-m", "specs")
+    copy.python("-m", "tests.specs")
 
 
 def kind_models(copy: Checkout) -> None:
