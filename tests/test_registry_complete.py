@@ -16,7 +16,7 @@ import pytest
 
 from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.families import FAMILIES
-from runner.engine.kinds.base import Kind
+from runner.engine.kinds.base import Kind, Prepared
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, problems
 from runner.gallery import foreign, formatting, infotext
@@ -137,11 +137,15 @@ def test_a_model_loads_loras_where_all_of_its_pipelines_can(model: Model) -> Non
 def test_nothing_of_what_is_under_a_mask_shines_through(model: Model) -> None:
     """Less than the full strength would leave some of it; pipelines differ in their default."""
     import diffusers
+    from PIL import Image
 
     serving = model.serves.get("fill")
     if serving is not None:
         call = inspect.signature(getattr(diffusers, serving.pipeline).__call__)
-        assert serving.fixed.get("strength", call.parameters["strength"].default) == 1.0
+        images = {"image": (Image.new("RGB", (64, 64)),), "mask": (Image.new("L", (64, 64)),)}
+        task = ImageTask("a", 1, "fill", model.name, "a fox", seed=1, steps=2, guidance=0.0)
+        given = KINDS["fill"].arguments[model.family](task, Prepared(64, 64, images))
+        assert given.get("strength", call.parameters["strength"].default) == 1.0
 
 
 def test_the_readmes_table_of_models_is_the_registrys() -> None:

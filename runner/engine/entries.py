@@ -133,8 +133,6 @@ _KLEIN = Model(
             guided=False,
             # The inpaint pipeline shrinks anything larger, whatever size it is called with.
             sizes=Sizes(pixels=ONE_MEGAPIXEL, follow=ONE_MEGAPIXEL),
-            # With less, the original would show through where the mask repaints it.
-            fixed={"strength": 1.0},
         ),
     },
 )
@@ -155,7 +153,7 @@ _ZIMAGE = Model(
         "text2img": Serving(
             "ZImagePipeline", 8, 0.0, guided=False, img2img="ZImageImg2ImgPipeline"
         ),
-        "fill": Serving("ZImageInpaintPipeline", 8, 0.0, guided=False, fixed={"strength": 1.0}),
+        "fill": Serving("ZImageInpaintPipeline", 8, 0.0, guided=False),
     },
 )
 

@@ -85,8 +85,8 @@ class StopSign:
 class Stages:
     """The pipelines of a task, and the functions that build their keyword arguments.
 
-    `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `fixed` are
-    keyword arguments that the registry entry sets.
+    `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `facts` are
+    the engine facts about them that a sidecar records.
     """
 
     family: Family
@@ -94,8 +94,8 @@ class Stages:
     arguments: Build
     prior: Any = None
     prior_arguments: Build | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
     speed: Speed = Speed()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require_callback(pipeline: type) -> None:
@@ -165,7 +165,7 @@ def denoised(
 
     # On the CPU, so that a seed gives the same noise on every device.
     generators = [torch.Generator("cpu").manual_seed(piece.task.seed) for piece in pieces]
-    arguments = {**stages.fixed, **stages.arguments(task, pieces[0].prepared)}
+    arguments = stages.arguments(task, pieces[0].prepared)
     watch = {
         "generator": generators,
         CALLBACK: on_step_end,

@@ -5,7 +5,7 @@ defaults, and what the model cannot do. Imports neither torch nor diffusers nor 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
@@ -103,13 +103,13 @@ class Serving:
     """How a model serves one kind.
 
     `steps` and `guidance` are defaults; without `guided` the guidance cannot be changed. `part` is
-    the folder of the built-in model, `fixed` are keyword arguments that belong to the model rather
-    than to the kind, and `references` is the most input images. `weighted` says that they may have
-    weights, `controls` lists the maps that are followed. `sizes` are set where they differ from the
-    model's, `words` is the prompt of a job without one where the model needs one, and `estimator`
-    computes the map from an image. `negative` says what weighs a negative prompt: "true_cfg", by
-    default as strong as the field here, or "guidance"; empty, the model takes none. `img2img` is
-    the pipeline class that starts from an image, where the kind can do without one.
+    the folder of the built-in model, and `references` is the most input images. `weighted` says
+    that they may have weights, `controls` lists the maps that are followed. `sizes` are set where
+    they differ from the model's, `words` is the prompt of a job without one where the model needs
+    one, and `estimator` computes the map from an image. `negative` says what weighs a negative
+    prompt: "true_cfg", by default as strong as the field here, or "guidance"; empty, the model
+    takes none. `img2img` is the pipeline class that starts from an image, where the kind can do
+    without one.
     """
 
     pipeline: str
@@ -128,7 +128,6 @@ class Serving:
     # With a distilled guidance beside it: modelscope/DiffSynth-Studio's examples of FLUX.1 have 2.
     true_cfg: float = 2.0
     img2img: str = ""
-    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def starting_from(self, inputs: Mapping[str, Any]) -> Self:
         """The serving of a task with these input images."""

@@ -89,7 +89,6 @@ def painted(
     image = pipe(
         prompt=prompt,
         **KINDS[kind].arguments[model.family](task, prepared),
-        **model.serves[kind].fixed,
         **asked,
         max_sequence_length=length,
         generator=torch.Generator().manual_seed(seed),

@@ -46,13 +46,16 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 
 def _in_cells(cell: int) -> Build:
-    """The arguments with the mask grown to cells of `cell` × `cell` pixels."""
+    """The arguments of an inpaint pipeline, with the mask grown to cells of `cell` × `cell` pixels.
+
+    With less than full strength, the original would show through where the mask repaints it.
+    """
 
     def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
         from runner.engine.pictures import masks
 
         mask = masks.whole_cells(prepared.images["mask"][0], cell)
-        return {**_flux1(task, prepared), "mask_image": mask}
+        return {**_flux1(task, prepared), "mask_image": mask, "strength": 1.0}
 
     return arguments
 

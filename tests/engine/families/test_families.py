@@ -79,12 +79,12 @@ def test_two_halves_paint_what_the_whole_pipeline_paints(
     import torch
 
     entry = library.models[model]
-    serving, family = entry.serves[kind], FAMILIES[entry.family]
+    family = FAMILIES[entry.family]
     task = task_of(kind, model=model, prompt="a red circle", steps=2)
     prepared = KINDS[kind].prepare(task, entry.sizes_for(kind))
     if prepared.depth_of is not None:
         prepared = prepared.with_depth(prepared.depth_of)
-    arguments = {**serving.fixed, **KINDS[kind].arguments[entry.family](task, prepared)}
+    arguments = KINDS[kind].arguments[entry.family](task, prepared)
     length = entry.max_sequence_length
 
     def seed() -> Any:
