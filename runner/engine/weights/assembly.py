@@ -65,16 +65,10 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
         passed["is_distilled"] = not resolved.serving.guided
 
     def transformer(cls: Any, folder: Path) -> Any:
-        precision, single = plan.precision, resolved.single
-        if precision in quantise.QUANTISED:
-            # Streamed, all of it at once does not fit the device.
-            on = "cpu" if plan.placement == "stream" else device
-            mark = resolved.marks[HEAVY]
-            return quantise.load_transformer(cls, folder, precision, on, store, mark, single)
-        dtype = devices.dtype_of(precision)
-        if single is None:
-            return checkpoints.from_folder(cls, folder, dtype=dtype)
-        return checkpoints.from_single(cls, folder, single, dtype)
+        # Streamed, all of it at once does not fit the device.
+        on = "cpu" if plan.placement == "stream" else device
+        mark, single = resolved.marks[HEAVY], resolved.single
+        return quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
 
     own = {HEAVY: transformer}
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)
