@@ -154,7 +154,7 @@ class PipelineCache:
         return self._built(assembly.text_stage, resolved, resolved.family.text_parts, precision)
 
     def _main_pipeline(self, resolved: ResolvedTask) -> Any:
-        gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
+        gpu.require_callback(assembly.class_of("diffusers", resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
         parts = resolved.marks.keys() - {*resolved.family.text_parts, "scheduler"}
