@@ -47,7 +47,7 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
 
 
 def _in_cells(cell: int) -> Build:
-    """The arguments of an inpaint pipeline, with the mask grown to cells of `cell` × `cell` pixels."""
+    """The arguments with the mask grown to cells of `cell` × `cell` pixels."""
 
     def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
         from runner.engine.pictures import masks
