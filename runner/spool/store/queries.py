@@ -284,7 +284,7 @@ class Queries(Database):
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} LIMIT {limit}"
         while True:
             records = []
-            for row in self._lenient_rows(query, *values):
+            for row in self._rows(query, *values):
                 try:
                     records.append(record_of_row(row))
                 except (ValueError, TypeError) as error:
