@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.errors import LedgerUnusable
 from runner.spool.disk.disk import Disk
-from runner.spool.store.migrations import migrate, refuse_newer
+from runner.spool.store.migrations import migrate, version_of
 
 _MAY_PASS = {
     sqlite3.SQLITE_FULL: "make room on its disk",
@@ -118,11 +118,12 @@ def is_damaged(file: Path) -> bool:
     Raises LedgerNewer where another version made it, and LedgerUnusable where it cannot be read
     now: a full disk is no damage.
     """
+    # What another version made is only read.
+    uri = f"{file.absolute().as_uri()}?mode=ro"
     try:
-        with explained(file):
-            refuse_newer(file)
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+        with explained(file), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            version_of(connection, file)
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
     except sqlite3.DatabaseError as error:
         if _code(error) in _DAMAGED:
             return True
