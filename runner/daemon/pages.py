@@ -108,7 +108,7 @@ class Pages:
         current = self._ledger.get(record.seq)
         page, _ = self.of_job(current, self._outbox.status(current))
         if page is not None:
-            self._outbox.publish_page(record, page)
+            self._disk.replace(self._outbox.folder(record.id) / "index.html", page.encode())
 
     def forget(self, record: Record) -> None:
         """Drop what is kept for a job; it is over."""
