@@ -22,10 +22,6 @@ class Threads:
         """What the limits of images go by."""
         self._moved: dict[str, float] = {}
 
-    def __reduce__(self) -> tuple[type[Threads], tuple[()]]:
-        """Threads stay with their process: a home that is sent to another one has none."""
-        return Threads, ()
-
     def start(self, name: str, act: Callable[[], object]) -> threading.Thread:
         """Start a thread. Raises RuntimeError where none can be started."""
 

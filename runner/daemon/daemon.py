@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from runner import exit_codes
@@ -94,25 +94,21 @@ class Daemon:
         """
         home = self.home
         home.threads.broken = None
-        try:
+        with ExitStack() as undo:
             for lock in self._locks:
                 lock.acquire()
+                undo.callback(lock.release)
             if home.settings.umask is not None:
                 os.umask(int(home.settings.umask, 8))
             if threading.current_thread() is threading.main_thread():
                 allow_writer_probe()
             catalogue = RegistryCatalogue(home.settings, home.data)
             spool = open_spool(home, self._disk, catalogue)
-            try:
-                self._pin_places()
-                self.executor = self._make_executor(home)
-            except BaseException:
-                home.places.unpin()
-                spool.ledger.close(clean=False)
-                raise
-        except BaseException:
-            self._release()
-            raise
+            undo.callback(spool.ledger.close, clean=False)
+            undo.callback(home.places.unpin)
+            self._pin_places()
+            self.executor = self._make_executor(home)
+            undo.pop_all()
         self.spool, self.ledger, self.faults = spool, spool.ledger, spool.faults
         self._counts_before = self.ledger.counts()
         self.scheduler = Scheduler(spool)
@@ -149,7 +145,8 @@ class Daemon:
         # The next runner has to know of a thread that ended: an image in flight may have done it.
         self.ledger.close(clean=not self._is_broken())
         self.home.places.unpin()
-        self._release()
+        for lock in self._locks:
+            lock.release()
 
     def _let_jobs_go(self) -> None:
         """Have every job leave its slot, as far as the device answers within seconds."""
@@ -173,10 +170,6 @@ class Daemon:
         mounts = mounts_of((home.inbox, home.outbox), home.data)
         if mounts != read_mounts(home.mounts):
             self._disk.replace(home.mounts, json.dumps(mounts).encode())
-
-    def _release(self) -> None:
-        for lock in self._locks:
-            lock.release()
 
     def __enter__(self) -> Daemon:
         self.open()

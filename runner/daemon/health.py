@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib import metadata
 
 from runner.clock import now, timestamp
@@ -16,6 +16,7 @@ from runner.executor import Executor
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
+from runner.spool.store.outbox import to_json
 from runner.spool.store.spool import Spool
 from runner.wire import SCHEMA, RecentJob, RunnerHealth
 from specs.errors import FluxdropError
@@ -39,7 +40,7 @@ class Health:
     def write(self, state: str) -> None:
         """Replace the file; where the disk refuses it, that is logged only."""
         try:
-            self.spool.outbox.write_health(self._content(state))
+            self.spool.disk.replace(self.spool.home.health, to_json(self._content(state)))
             self.log_once.recovered()
         except (OSError, FluxdropError) as error:
             self.log_once.failed(error)
@@ -52,7 +53,7 @@ class Health:
             pid=os.getpid(),
             host=platform.node(),
             system=sys.platform,
-            version=_version(),
+            version=_version("fluxdrop"),
             state=state,
             note=self.worker.hold.message if self.worker.hold else None,
             faults=self.spool.faults.listed(),
@@ -90,7 +91,5 @@ class Health:
         ]
 
 
-@lru_cache
-def _version() -> str:
-    """Once: it is looked for in a folder and in a file."""
-    return metadata.version("fluxdrop")
+# Once: it is looked for in a folder and in a file.
+_version = cache(metadata.version)

@@ -28,7 +28,6 @@ _SHARE = 20.0
 _JOBS_SHOWN = 200
 # Another process that rebuilds the gallery may be slow, or stopped.
 _PATIENCE = 0.5
-_SIDECARS_KEPT = 100
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
 # Whatever it is: sidecars and folders are their callers', and the writer's thread must live.
@@ -47,8 +46,6 @@ class Pages:
         self._gallery = Gallery(self._folder, spool.disk.replace, patience=_PATIENCE)
         self._is_made_elsewhere = False
         self._due: dict[int, float] = {}
-        # Of small jobs, so that their pages need not read files that have just been written.
-        self._sidecars: dict[int, dict[int, Mapping[str, Any]]] = {}
         self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
         self.changed = True
@@ -74,15 +71,11 @@ class Pages:
             # It brings along what is added here, and may be killed before it does.
             self._is_made_elsewhere = self.changed = True
 
-    def add(self, images: Iterable[tuple[Record, Mapping[str, Any]]]) -> None:
+    def add(self, sidecars: Iterable[Mapping[str, Any]]) -> None:
         """Add the rows of saved images, from their sidecars; or else when the job ends."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         try:
-            for record, sidecar in images:
-                rows.append(row_of(sidecar))
-                if record.total <= _SIDECARS_KEPT:
-                    kept = self._sidecars.setdefault(record.seq, {})
-                    kept[int(sidecar["result"]["index"])] = sidecar
+            rows.extend(map(row_of, sidecars))
             self._gallery.add(*rows)
             self._added.update(row["job"] for row in rows)
         except _FAULTS as error:
@@ -92,9 +85,7 @@ class Pages:
         """A job's contact sheet, or None and a warning."""
         began = monotonic()
         try:
-            sidecars: Mapping[int, Mapping[str, Any]] = self._sidecars.get(record.seq, {})
-            if len(sidecars) != status["images"]["done"]:
-                sidecars = self._outbox.sidecars(record.id)
+            sidecars = self._outbox.sidecars(record.id)
             failures = [
                 {"index": number, "reason": row["reason"], "message": row["message"]}
                 for number, row in self._ledger.images(record.seq).items()
@@ -117,12 +108,11 @@ class Pages:
         current = self._ledger.get(record.seq)
         page, _ = self.of_job(current, self._outbox.status(current))
         if page is not None:
-            self._outbox.publish_page(record, page)
+            self._disk.replace(self._outbox.folder(record.id) / "index.html", page.encode())
 
     def forget(self, record: Record) -> None:
         """Drop what is kept for a job; it is over."""
         self._due.pop(record.seq, None)
-        self._sidecars.pop(record.seq, None)
 
     def tend(self, *, at_once: bool = False) -> None:
         """Complete the gallery; write the page of the newest jobs if it is due, or `at_once`."""

@@ -75,7 +75,7 @@ class ImageSaver:
                 )
             return
         self.recorder.persist(lambda: self._count(saved))
-        self.pages.add([(image.record, files.sidecar) for image, files in saved])
+        self.pages.add(files.sidecar for _, files in saved)
         for image, _ in saved:
             self.recorder.warn(image.record, image.rendered.warnings)
 

@@ -50,11 +50,9 @@ class Scheduler:
     def outranks(self, running: Record, moment: float, wall: float) -> bool:
         """Whether a queued job should run next instead of going on with the one that runs."""
         self._follow_clock(moment, wall)
-        top = self._ledger.highest_ready_priority(wall)
-        if top is None or top < running.priority:
-            return False
-        if top > running.priority:
-            return True
+        first = self._first(wall)
+        if first is None or first.priority != running.priority:
+            return first is not None and first.priority > running.priority
         if not self._has_held_long(moment):
             return False
         return self._ledger.ready_before(wall, running, self._model) is not None
@@ -99,8 +97,11 @@ class Scheduler:
             self._ledger.end(record.seq, _WRONG_HOURS)
             return None
 
+    def _first(self, wall: float) -> Record | None:
+        return next(iter(self._ledger.ready(wall, 1)), None)
+
     def _choose(self, moment: float, wall: float) -> Record | None:
-        first = next(iter(self._ledger.ready(wall, 1)), None)
+        first = self._first(wall)
         if first is None or first.model == self._model or self._has_held_long(moment):
             return first
         return self._ledger.ready_with_model(wall, first.priority, self._model) or first

@@ -190,15 +190,12 @@ class Writer:
             if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
         }
 
-    def _write_statuses(
-        self, due: Mapping[int, Progress | None]
-    ) -> Callable[[Sequence[int]], None]:
-        return lambda some: self._outbox.write_statuses({seq: due[seq] for seq in some})
+    def _write_statuses(self, due: Sequence[tuple[int, Progress | None]]) -> None:
+        self._outbox.write_statuses(dict(due))
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
         steps = [lambda: self._images.save(group.images), *group.changes]
-        if due:
-            steps.append(lambda: self._recorder.all_or_each(self._write_statuses(due), [*due]))
+        steps.append(lambda: self._recorder.all_or_each(self._write_statuses, [*due.items()]))
         steps += group.others
         steps.append(lambda: self._ends.end(group.ended))
         steps.append(lambda: self._ends.publish(group.unpublished))

@@ -373,7 +373,8 @@ class Night:
             if hasattr(daemon, "ledger"):
                 daemon.ledger._connection.close()
             daemon.home.places.unpin()
-            daemon._release()
+            for lock in daemon._locks:
+                lock.release()
 
     def _evening(self, over: list[Caller]) -> None:
         """Once the callers are done, stop the runner and have another do what is left."""

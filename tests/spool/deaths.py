@@ -16,7 +16,8 @@ def die(spool: Spool) -> None:
     daemon._intake_thread.join()
     daemon.writer.close()
     daemon.ledger.close(clean=False)
-    daemon._release()
+    for lock in daemon._locks:
+        lock.release()
     spool.daemon = None
 
 

@@ -68,5 +68,5 @@ def only(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
 def fault(lora: Mapping[str, Any], home: Home) -> tuple[str, str, str]:
     """The reason, the path and the message of the one fault that a LoRA has."""
     _, faults = recorded({"loras": [lora]}, home)
-    assert len(faults) == 1
-    return faults[0].reason, faults[0].path, faults[0].message
+    ((path, error),) = faults
+    return error.reason, path, str(error)

@@ -32,6 +32,7 @@ _NOT_LOCAL = {
 }  # fmt: skip
 
 
+_NICENESS = 10
 # The times of processes and of files come from different clocks.
 _CLOCK_SECONDS = 2.0
 
@@ -63,6 +64,16 @@ def pid_space() -> str:
     with contextlib.suppress(OSError):
         where += os.readlink("/proc/self/ns/pid")
     return f"{crc32(where.encode(errors='replace')) & 0xFFFFFF:06x}"
+
+
+def let_others_go_first() -> None:
+    """Lower the priority of this process."""
+    if sys.platform == "win32":
+        import psutil
+
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    else:
+        os.nice(_NICENESS)
 
 
 def allow_writer_probe() -> None:

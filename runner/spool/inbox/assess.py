@@ -359,9 +359,9 @@ def _with_loras(
         for n, lora in enumerate(spec["loras"])
     ]
     pinned, faults = loras.recorded({"loras": sound}, home, catalogue.snapshot)
-    absent += [fault.message for fault in faults if fault.reason == ModelMissing.reason]
-    if invalid := [fault for fault in faults if fault.reason != ModelMissing.reason]:
-        _refuse(checked, invalid[0].reason, [(fault.path, fault.message) for fault in invalid])
+    absent += [str(error) for _, error in faults if isinstance(error, ModelMissing)]
+    if invalid := [(p, error) for p, error in faults if not isinstance(error, ModelMissing)]:
+        _refuse(checked, invalid[0][1].reason, [(path, str(error)) for path, error in invalid])
     return {} if faults else {"loras": pinned}
 
 

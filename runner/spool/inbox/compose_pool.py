@@ -53,7 +53,9 @@ class ComposePool:
     """The pending drops; used by the intake's thread only."""
 
     def __init__(self, home: Home, catalogue: Catalogue, wake: threading.Event) -> None:
-        self._home = home
+        self._start_thread = home.threads.start
+        # What is sent to the processes: threads and places stay with this one.
+        self._home = Home(home.root, home.settings)
         self._catalogue = catalogue
         self._wake = wake
         self._pending: dict[str, PendingDrop] = {}
@@ -82,7 +84,7 @@ class ComposePool:
             self._started += 1
             name = f"compose {self._started}"
         try:
-            self._home.threads.start(name, self._work)
+            self._start_thread(name, self._work)
         except RuntimeError:
             # No thread can be started now: the drop is still in the inbox, and is tried again.
             with self._lock:

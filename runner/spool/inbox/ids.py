@@ -54,19 +54,14 @@ class Ids:
         # A rejected job of the same batch, that is not answered yet, would lose its answer.
         if record is not None and record.state == State.REJECTED and not record.is_shown:
             return False
-        return self._take(job_id, record)
+        return self.take(job_id)
 
     def take(self, job_id: str) -> bool:
         """Make an id free, unless a job holds it or the outbox has another folder of that name.
 
         A job that no longer holds it is removed, as by `holder`. Returns whether the id is free.
         """
-        return self._take(job_id, self._ledger.newest(job_id))
-
-    def folder_of(self, job_id: str) -> str:
-        """The folder of the job of this id, which may be written in another case."""
-        record = self._ledger.newest(job_id)
-        return f"outbox/{record.id if record else job_id}"
+        return self.holder(job_id) is None and not self._outbox.folder(job_id).exists()
 
     def holder(self, job_id: str) -> Record | None:
         """The job that holds an id; one that no longer holds it is removed.
@@ -74,13 +69,7 @@ class Ids:
         Rejected jobs hold no id, nor do those cancelled before they were composed, nor finished
         ones whose folder was moved away.
         """
-        return self._unless_over(self._ledger.newest(job_id))
-
-    def _take(self, job_id: str, newest: Record | None) -> bool:
-        holder = self._unless_over(newest)
-        return holder is None and not self._outbox.folder(job_id).exists()
-
-    def _unless_over(self, record: Record | None) -> Record | None:
+        record = self._ledger.newest(job_id)
         if record is not None and has_left(record, self._outbox):
             self._ledger.forget(record.seq)
             self._outbox.clear_job(record.id)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ IMAGE_FIELDS = ("image", "mask")
 PRIVATE = "another name of a file that is another user's or closed to others"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic")
 _MOST_COMPARED = 500
-_MOST_GUESSES = 10_000
+_GUESSES_KEPT = 10_000
 
 
 def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -97,7 +98,8 @@ class Folders:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._listed: dict[Path, Names] = {}
-        self._guesses: dict[Path, tuple[int, list[str]]] = {}
+        # Costly, and asked for again and again while a job waits.
+        self._guess = lru_cache(_GUESSES_KEPT)(self._most_like)
 
     def renew(self) -> None:
         """List every folder anew."""
@@ -118,7 +120,7 @@ class Folders:
                 names = self._names(folder)
                 near = names.alike(part)
                 if len(near) != 1:
-                    return place, near or self._guess(folder / part, names)
+                    return place, near or self._guess(folder / part, len(names.all))
                 (found,) = near
             folder = folder / found
         return folder, []
@@ -133,19 +135,15 @@ class Folders:
             self._listed[folder] = Names(names)
         return self._listed[folder]
 
-    def _guess(self, place: Path, names: Names) -> list[str]:
-        """The name of an image that is most like that of `place`; costly, so it is remembered."""
-        known, guess = self._guesses.get(place, (-1, []))
-        if known != len(names.all):
-            if len(self._guesses) >= _MOST_GUESSES:
-                self._guesses.clear()
-            others = (n for n in names.all if n.lower().endswith(_ENDINGS) and not is_ignored(n))
-            # By their stems: most of a short name is its ending, which all of them have.
-            stems = {Path(n).stem: n for n in itertools.islice(others, _MOST_COMPARED)}
-            near = nearest(place.stem, stems)
-            guess = [stems[near]] if near else []
-            self._guesses[place] = len(names.all), guess
-        return guess
+    def _most_like(self, place: Path, count: int) -> list[str]:
+        """The name of an image that is most like that of `place`, where there are so many files."""
+        names = self._names(place.parent).all
+        others = (name for name in names if name.lower().endswith(_ENDINGS))
+        images = (name for name in others if not is_ignored(name))
+        # By their stems: most of a short name is its ending, which all of them have.
+        stems = {Path(name).stem: name for name in itertools.islice(images, _MOST_COMPARED)}
+        near = nearest(place.stem, stems)
+        return [stems[near]] if near else []
 
 
 def hint_of(near: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ from runner.spool.store.names import (
     is_spec,
     natural_order,
 )
-from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -259,15 +258,22 @@ class Intake:
         self._compose_pool.forget([ack.drop.name for ack in acknowledgements])
 
     def _enter(self, drop: Drop, assessment: Assessment) -> Acknowledgement:
-        existing = self._existing(drop, assessment)
+        wanted = assessment.explicit_id
+        holder = self._ids.holder(wanted) if wanted else None
+        existing = holder if holder and holder.source_sha256 == drop.sha256 else None
+        if existing is None and self._home.settings.synced_inbox:
+            existing = self._ledger.newest_of_content(drop.name, drop.sha256, drop.mtime_ns)
         if existing is not None:
+            # Of the same id and bytes, or delivered again by a sync tool.
             return Acknowledgement(drop, existing, absorbed=True)
-        job_id = assessment.explicit_id or self._ids.free(id_from_file(drop.name))
-        if assessment.explicit_id and not self._ids.take(job_id):
+        job_id = wanted or self._ids.free(id_from_file(drop.name))
+        if wanted and not self._ids.take(wanted):
+            # The holder's id may be written in another case.
+            folder = f"outbox/{holder.id if holder else wanted}"
             assessment = Assessment(
                 reason="IdConflict",
-                message=f"the id {job_id!r} belongs to another spec: choose another id, or move "
-                f"{self._ids.folder_of(job_id)} away",
+                message=f"the id {wanted!r} belongs to another spec: choose another id, or move "
+                f"{folder} away",
             )
             job_id = self._ids.free(f"{job_id[:70]}.conflict-{drop.sha256[:8]}")
         pending = self._compose_pool.of(drop)
@@ -304,13 +310,3 @@ class Intake:
     def _has_come(self, name: str) -> bool:
         """Whether a file of this name lies in the inbox, or has become a job."""
         return os.path.lexists(self._inbox / name) or self._ledger.newest_of_file(name) is not None
-
-    def _existing(self, drop: Drop, assessment: Assessment) -> Record | None:
-        """The job made of an equal drop: of the same id and bytes, or delivered again by a sync."""
-        if assessment.explicit_id:
-            holder = self._ids.holder(assessment.explicit_id)
-            if holder is not None and holder.source_sha256 == drop.sha256:
-                return holder
-        if self._home.settings.synced_inbox:
-            return self._ledger.newest_of_content(drop.name, drop.sha256, drop.mtime_ns)
-        return None

@@ -9,7 +9,6 @@ Only safetensors files below the roots and the hub's cache are opened: they cont
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,8 @@ SUFFIX = ".safetensors"
 _MOST_BYTES = 8 * 2**30
 _MOST_FOLDERS = 500
 _MAIN = "main"
-_BY_REASON = {kind.reason: kind for kind in (InputBad, ModelMissing, PathNotAllowed)}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One LoRA that cannot be used: the reason word, the place in the spec, and a sentence."""
-
-    reason: str
-    path: str
-    message: str
+Fault = tuple[str, JobFailed]
+"""One LoRA that cannot be used: its place in the spec, and why."""
 
 
 def recorded(
@@ -52,14 +43,14 @@ def recorded(
             place = _place(lora, home, cached)
             sha256 = _checked(place, _named(lora))
         except JobFailed as error:
-            faults.append(Fault(error.reason, f"loras.{n}", str(error)))
+            faults.append((f"loras.{n}", error))
             continue
         if lora.get("sha256", sha256) != sha256:
-            message = (
+            wrong = InputBad(
                 f"{_named(lora)} is not the file that is asked for: its SHA-256 is {sha256};"
                 " leave `sha256` out to use it as it is"
             )
-            faults.append(Fault(InputBad.reason, f"loras.{n}.sha256", message))
+            faults.append((f"loras.{n}.sha256", wrong))
         loras.append({"weight": 1.0, **lora, **_commit(lora, place), "sha256": sha256})
     return loras, faults
 
@@ -72,8 +63,8 @@ def settled(realised: Mapping[str, Any], home: Home, cached: Cached) -> Mapping[
     if all("sha256" in lora for lora in realised.get("loras") or ()):
         return realised
     loras, faults = recorded(realised, home, cached)
-    for fault in faults:
-        raise _BY_REASON[fault.reason](fault.message)
+    for _, error in faults:
+        raise error
     return {**realised, "loras": loras}
 
 

@@ -36,7 +36,7 @@ def open_spool(home: Home, disk: Disk, catalogue: Catalogue) -> Spool:
         outbox, last = Outbox(home, ledger, disk, faults), ledger.last_run()
         spool = Spool(home, disk, ledger, outbox, faults, last)
         name_quarantined(spool)
-        if ledger.is_empty():
+        if not ledger.latest(1):
             # New, or its rebuild was interrupted.
             rebuild(spool, catalogue)
         disk.make_folder(home.drops)

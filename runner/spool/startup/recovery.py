@@ -96,7 +96,7 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
     lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in outputs]
     ledger.unmade(record.seq, lost)
     for number in outputs.keys() - known.keys():
-        ledger.adopt(record.seq, number, outputs[number])
+        ledger.made(record.seq, number, outputs[number], late=True)
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     kept = []
     for file in sorted(folder.glob(f"{record.id}-[0-9]*.*")):

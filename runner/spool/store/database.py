@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.errors import LedgerUnusable
 from runner.spool.disk.disk import Disk
-from runner.spool.store.migrations import migrate, refuse_newer
+from runner.spool.store.migrations import migrate, version_of
 
 _MAY_PASS = {
     sqlite3.SQLITE_FULL: "make room on its disk",
@@ -42,6 +42,7 @@ class Database:
             self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
             try:
                 self._connection.row_factory = sqlite3.Row
+                self._connection.text_factory = _text_or_bytes
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
                 migrate(self._connection, file, disk)
@@ -79,20 +80,6 @@ class Database:
         with self._lock, explained(self._file):
             return self._connection.execute(query, values).fetchall()
 
-    def _lenient_rows(self, query: str, *values: object) -> list[sqlite3.Row]:
-        """Rows of which some may hold text that is not UTF-8: it is read as bytes."""
-        try:
-            return self._rows(query, *values)
-        except sqlite3.OperationalError as error:
-            if "decode" not in str(error):
-                raise
-        with self._lock:
-            self._connection.text_factory = _text_or_bytes
-            try:
-                return self._rows(query, *values)
-            finally:
-                self._connection.text_factory = str
-
     def _row(self, query: str, *values: object) -> sqlite3.Row | None:
         return next(iter(self._rows(query, *values)), None)
 
@@ -105,6 +92,7 @@ class Database:
 
 
 def _text_or_bytes(raw: bytes) -> str | bytes:
+    """A text of the file; what is not UTF-8 is damaged, and must not hide the rows around it."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -130,11 +118,12 @@ def is_damaged(file: Path) -> bool:
     Raises LedgerNewer where another version made it, and LedgerUnusable where it cannot be read
     now: a full disk is no damage.
     """
+    # What another version made is only read.
+    uri = f"{file.absolute().as_uri()}?mode=ro"
     try:
-        with explained(file):
-            refuse_newer(file)
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+        with explained(file), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            version_of(connection, file)
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
     except sqlite3.DatabaseError as error:
         if _code(error) in _DAMAGED:
             return True

@@ -127,7 +127,7 @@ class Ledger(Queries):
             if record.is_final:
                 return None
             if record.cancel_at is None:
-                self._set(seq, {"cancel_at": timestamp()})
+                self._set(seq, cancel_at=timestamp())
             if record.state == State.QUEUED:
                 self.end(seq)
             return record.state
@@ -160,13 +160,11 @@ class Ledger(Queries):
                 return None
             self._set(
                 seq,
-                {
-                    "state": State.RUNNING,
-                    "attempt": record.attempt + 1,
-                    "started_at": record.started_at or timestamp(),
-                    "put_back": None,
-                    "put_back_message": None,
-                },
+                state=State.RUNNING,
+                attempt=record.attempt + 1,
+                started_at=record.started_at or timestamp(),
+                put_back=None,
+                put_back_message=None,
             )
             return self.get(seq)
 
@@ -193,20 +191,16 @@ class Ledger(Queries):
             if phase == Phase.DENOISING:
                 self._run("DELETE FROM loss WHERE phase = 'loading' AND model = ?", model)
 
-    def made(self, seq: int, number: int, output: Mapping[str, Any]) -> None:
-        """Count an image that was saved; a late answer changes nothing.
+    def made(self, seq: int, number: int, output: Mapping[str, Any], *, late: bool = False) -> None:
+        """Count an image that was saved; of a job that is over only if its files are there: `late`.
 
         Not durable by itself: recovery reads the sidecars.
         """
-        self._image_over(seq, number, "done", None, None, json.dumps(output))
-
-    def adopt(self, seq: int, number: int, output: Mapping[str, Any]) -> None:
-        """Count an image whose files are there, of a finished job too."""
-        self._image_over(seq, number, "done", None, None, json.dumps(output), final=True)
+        self._image_over(seq, number, "done", output=json.dumps(output), late=late)
 
     def image_failed(self, seq: int, number: int, reason: str, message: str) -> None:
         """Count an image that cannot be made; a late answer changes nothing."""
-        self._image_over(seq, number, "failed", reason, message, None)
+        self._image_over(seq, number, "failed", reason, message)
 
     def unmade(self, seq: int, numbers: Iterable[int]) -> None:
         """Forget images whose files are missing: they are made again."""
@@ -284,12 +278,10 @@ class Ledger(Queries):
             self._check_none_in_flight(seq)
             self._set(
                 seq,
-                {
-                    "state": State.QUEUED,
-                    "attempt": record.attempt - (0 if after_death else 1),
-                    "put_back": hold.reason,
-                    "put_back_message": hold.message,
-                },
+                state=State.QUEUED,
+                attempt=record.attempt - (0 if after_death else 1),
+                put_back=hold.reason,
+                put_back_message=hold.message,
             )
             return State.QUEUED
 
@@ -317,13 +309,11 @@ class Ledger(Queries):
             self._check_none_in_flight(seq)
             self._set(
                 seq,
-                {
-                    "state": state,
-                    "end_reason": reason.reason,
-                    "end_message": reason.message or None,
-                    "inputs_missing": 0,
-                    "finished_at": timestamp(),
-                },
+                state=state,
+                end_reason=reason.reason,
+                end_message=reason.message or None,
+                inputs_missing=0,
+                finished_at=timestamp(),
             )
             self._run("DELETE FROM loss WHERE seq = ?", seq)
             self._announce(self.get(seq))
@@ -428,15 +418,15 @@ class Ledger(Queries):
         seq: int,
         number: int,
         outcome: str,
-        reason: str | None,
-        message: str | None,
-        output: str | None,
+        reason: str | None = None,
+        message: str | None = None,
+        output: str | None = None,
         *,
-        final: bool = False,
+        late: bool = False,
     ) -> None:
         query = "SELECT 1 FROM job WHERE seq = ? AND finished_at IS NOT NULL"
         with self.transaction(durable=False):
-            if self._row(query, seq) and not final:
+            if self._row(query, seq) and not late:
                 return
             self._run(
                 "INSERT OR IGNORE INTO image (seq, number, outcome, reason, message, output)"
@@ -456,9 +446,9 @@ class Ledger(Queries):
         """Set columns of a job; nothing where it is not in this state."""
         with self.transaction(durable=durable):
             if state is None or self.get(seq).state == state:
-                self._set(seq, values)
+                self._set(seq, **values)
 
-    def _set(self, seq: int, values: Mapping[str, object]) -> None:
+    def _set(self, seq: int, **values: object) -> None:
         assignments = "".join(f"{name} = ?, " for name in values)
         columns = [column_of(name, value) for name, value in values.items()]
         query = f"UPDATE job SET {assignments}version = version + 1 WHERE seq = ?"

@@ -7,7 +7,6 @@ version made is refused and never changed.
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from runner.errors import LedgerNewer
@@ -24,21 +23,12 @@ _COLUMNS_OF_1 = (
 ).split()
 
 
-def refuse_newer(file: Path) -> None:
-    """Raise LedgerNewer where a newer version made this file; only reads it.
-
-    Raises sqlite3.DatabaseError where it is damaged or cannot be read.
-    """
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        _version(connection, file)
-
-
 def migrate(connection: sqlite3.Connection, file: Path, disk: Disk) -> None:
     """Run the migrations that a file lacks; before the first of them it is copied beside itself.
 
     Raises LedgerNewer, or sqlite3.Error with the file as it was before the migration that failed.
     """
-    version = _version(connection, file)
+    version = version_of(connection, file)
     if version == LATEST:
         return
     connection.create_function("file_key", 1, file_key, deterministic=True)
@@ -62,7 +52,8 @@ def remove_copies(file: Path, disk: Disk) -> None:
         disk.remove(copy)
 
 
-def _version(connection: sqlite3.Connection, file: Path) -> int:
+def version_of(connection: sqlite3.Connection, file: Path) -> int:
+    """The number of a file's schema. Raises LedgerNewer where a newer version made it."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     columns = [row[1] for row in connection.execute("PRAGMA table_info(job)")]
     if version > LATEST or (version == 0 and columns and columns != _COLUMNS_OF_1):

@@ -53,7 +53,7 @@ class Outbox:
     """
 
     def __init__(self, home: Home, ledger: Ledger, disk: Disk, faults: Faults) -> None:
-        self._folder, self._drops, self._health = home.outbox, home.drops, home.health
+        self._folder, self._drops = home.outbox, home.drops
         self._ledger = ledger
         self._disk = disk
         self._faults = faults
@@ -238,14 +238,6 @@ class Outbox:
             for record in due:
                 self._faults.forget(self.folder(record.id), below=True)
             self._ledger.published(due)
-
-    def publish_page(self, record: Record, html: str) -> None:
-        """Write the job's contact sheet into its folder."""
-        self._disk.replace(self.folder(record.id) / "index.html", html.encode())
-
-    def write_health(self, health: Mapping[str, Any]) -> None:
-        """Replace the runner's health file."""
-        self._disk.replace(self._health, to_json(health))
 
     @contextmanager
     def _blaming(self, *files: Path, shown: Sequence[Record] = ()) -> Iterator[None]:

@@ -123,12 +123,6 @@ class Queries(Database):
         where = f"{_READY} AND priority = ? AND seq < ? AND model IS NOT ?"
         return _first(self._queued(where, wall, than.priority, than.seq, model, limit=1))
 
-    def highest_ready_priority(self, wall: float) -> int | None:
-        """The highest priority among the ready jobs; None without any."""
-        query = f"SELECT priority FROM {_QUEUE} WHERE {_READY} ORDER BY priority DESC, seq LIMIT 1"
-        row = self._row(query, wall)
-        return None if row is None else int(row[0])
-
     def closed(self, wall: float, limit: int = -1) -> list[Record]:
         """The queued jobs whose hours are closed at this time, the next to open first."""
         where = "state = 'queued' AND ready_at > ?"
@@ -182,10 +176,6 @@ class Queries(Database):
         )
 
     # -- all jobs --------------------------------------------------------------------------------
-
-    def is_empty(self) -> bool:
-        """Whether no job is recorded."""
-        return not self._select("1 = 1", limit=1)
 
     def latest(self, limit: int) -> list[Record]:
         """The jobs accepted last, newest first."""
@@ -284,7 +274,7 @@ class Queries(Database):
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} LIMIT {limit}"
         while True:
             records = []
-            for row in self._lenient_rows(query, *values):
+            for row in self._rows(query, *values):
                 try:
                     records.append(record_of_row(row))
                 except (ValueError, TypeError) as error:

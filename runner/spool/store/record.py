@@ -90,19 +90,13 @@ class Record:
 
 COLUMNS = tuple(field.name for field in fields(Record))
 _JSON = ("realised", "inputs", "errors", "warnings")
-_JSON_AT = tuple(map(COLUMNS.index, _JSON))
-_NAME_AT = COLUMNS.index("source_name")
 _TEXTS = [name for name in COLUMNS if name not in ("spec", "source_name")]
 _FLAGS = ("inputs_missing", "kept")
 
 
 def row_of(record: Record) -> list[Any]:
     """A record's values as the ledger stores them, in the order of COLUMNS."""
-    values = [getattr(record, name) for name in COLUMNS]
-    for n in _JSON_AT:
-        values[n] = _compact(values[n])
-    values[_NAME_AT] = storable(record.source_name)
-    return values
+    return [column_of(name, getattr(record, name)) for name in COLUMNS]
 
 
 def storable(name: str) -> str | bytes:
@@ -114,9 +108,11 @@ def storable(name: str) -> str | bytes:
     return name
 
 
-def column_of(name: str, value: object) -> object:
+def column_of(name: str, value: Any) -> Any:
     """One field's value as the ledger stores it."""
-    return _compact(value) if name in _JSON else value
+    if name in _JSON:
+        return _compact(value)
+    return storable(value) if name == "source_name" else value
 
 
 def record_of_row(row: sqlite3.Row) -> Record:

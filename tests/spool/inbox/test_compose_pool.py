@@ -66,7 +66,7 @@ def planners() -> list[psutil.Process]:
             words = " ".join(child.cmdline())
         except psutil.Error:  # it ended while it was looked at
             continue
-        if "runner.spool.inbox.compose_process" in words:
+        if "multiprocessing.spawn" in words:
             found.append(child)
     return found
 

@@ -15,8 +15,8 @@ from tests.spool.store.test_queries import job
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every id that is looked up."""
     asked: list[str] = []
-    take = Ids._take
-    monkeypatch.setattr(Ids, "_take", lambda ids, *job: asked.append(job[0]) or take(ids, *job))
+    take = Ids.take
+    monkeypatch.setattr(Ids, "take", lambda ids, job: asked.append(job) or take(ids, job))
     return asked
 
 

@@ -54,7 +54,6 @@ def test_ready_jobs_come_by_priority_then_age_without_those_that_something_holds
     ledger.accept(job_of("unanswered"), "1:2")
     job(ledger, "over", state=State.FAILED)
     assert [record.id for record in ledger.ready(WALL, limit=9)] == ["urgent", "first"]
-    assert ledger.highest_ready_priority(WALL) == 5
     assert [record.id for record in ledger.waiting_for_input()] == ["waits"]
     assert [record.id for record in ledger.closed(WALL)] == ["later"]
 
@@ -104,7 +103,6 @@ def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_
         (lambda ledger, one: ledger.ready(WALL, 1), "job_turn"),
         (lambda ledger, one: ledger.ready_with_model(WALL, 0, "A"), "job_turn"),
         (lambda ledger, one: ledger.ready_before(WALL, one, "A"), "job_turn"),
-        (lambda ledger, one: ledger.highest_ready_priority(WALL), "job_turn"),
         (lambda ledger, one: ledger.waiting_for_input(), "job_inputs"),
         (lambda ledger, one: ledger.rejected(after=1000, limit=5), "job_state"),
         (lambda ledger, one: ledger.is_answered(1), "unanswered_job"),
