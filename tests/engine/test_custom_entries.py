@@ -74,6 +74,18 @@ registry:
     assert path == "guidance" and "has no guidance" in why
 
 
+@pytest.mark.parametrize(("like", "least"), [("klein", 1), ("z-image-turbo", 0)])
+def test_a_negative_prompt_is_refused_at_a_guidance_at_which_the_pipeline_does_not_read_it(
+    tmp_path: Path, like: str, least: float
+) -> None:
+    text = f"registry:\n  base: {{like: {like}, repo: x/base, guided: true, guidance: 4}}\n"
+    catalogue = RegistryCatalogue(settings(tmp_path, text))
+    spec = {"kind": "text2img", "model": "base", "prompt": "a", "negative_prompt": "blue"}
+    ((path, why),) = catalogue.problems({**spec, "guidance": least})
+    assert (path, why) == ("negative_prompt", f"base reads it with a `guidance` above {least} only")
+    assert catalogue.problems({**spec, "guidance": least + 0.5}) == []
+
+
 def test_an_entry_may_be_like_one_above_it_and_differ_in_its_steps_alone(tmp_path: Path) -> None:
     text = "registry:\n  a: {like: dev, repo: x/y}\n  b: {like: a, steps: 9}\n"
     found = models_of(settings(tmp_path, text))
@@ -117,6 +129,7 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: dev, file: x.bin}", "2:24: registry.a.file", "ends with .gguf"),
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
+        ("a: {like: klein, guided: true}", "2:28: registry.a.guided", "name its usual `guidance`"),
         ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],
