@@ -63,6 +63,8 @@ registry:
     for serving in found["base"].serves.values():
         assert (serving.guided, serving.negative) == (True, "guidance")
         assert (serving.steps, serving.guidance) == (50, 4.0)
+    assert found["base"].serves["text2img"].guided_by == "cfg"
+    assert found["distilled"].serves["text2img"].guided_by == "none"
     ways = {name: found[name].serves["text2img"].negative for name in ("z", "same", "flux")}
     assert ways == {"z": "guidance", "same": "guidance", "flux": "true_cfg"}
     assert found["distilled"].serves["text2img"].negative == ""
