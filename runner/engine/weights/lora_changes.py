@@ -232,14 +232,14 @@ def _changes(
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
             if "gain" in here and layer.bias is not None:  # it is no part of the weight
                 own_bias = layer.bias.detach().float().cpu()
-                here["bias"] = here.get("bias", 0) - (here["gain"] - 1) * own_bias
+                here["bias"] = here.get("bias", 0) - here["gain"] * own_bias
             cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 
 
 def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any) -> dict[str, Any]:
-    """DoRA's factors for the outputs (`gain`) or the inputs (`reach`) of a layer in the file."""
+    """DoRA's factors for a layer's outputs (`gain`) or inputs (`reach`), each less 1, in float32."""
     import torch
 
     ((kron, factors, scale),) = forms
@@ -251,4 +251,4 @@ def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any
     # LyCORIS and OneTrainer have a length for each input unless they are told otherwise.
     by_output = lengths.ndim == 1 or len(lengths) == len(before)
     norms = after.norm(dim=1 if by_output else 0).clamp_min(1e-8).cpu()
-    return {"gain" if by_output else "reach": lengths.flatten() / norms}
+    return {"gain" if by_output else "reach": lengths.flatten() / norms - 1}
