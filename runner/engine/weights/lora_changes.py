@@ -28,6 +28,7 @@ INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
 
 
+_FLUX1_CHANNELS = 64
 _PEFTS_FILE = "adapter_model.safetensors"
 _CHOICE = re.compile(r"[*+?{|]")
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
@@ -99,7 +100,12 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
             f"{name} has no alpha: PEFT writes it into adapter_config.json, which is not read here;"
             " multiply `weight` by its lora_alpha / r"
         )
-    widths = [change.inputs for layer, change in changes if layer == INPUT_LAYER]
+    widths = {change.inputs for layer, change in changes if layer == INPUT_LAYER}
+    if widths:
+        here, plain = layers[INPUT_LAYER].in_features, getattr(module, "out_channels", 0)
+        control = 2 * plain if here == plain == _FLUX1_CHANNELS else here
+        for wide in widths - {here, plain, control}:
+            raise _for_another(name, INPUT_LAYER, wide, here)
     return Fitting(changes, values, max(widths, default=0), warnings)
 
 
@@ -222,10 +228,7 @@ def _changes(
             high, wide = lora_layers.whole(kron, blank).shape
         for wants, has in ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs)):
             if wants != has:
-                raise InputBad(
-                    f"{name} was made for another model: its layer {first} is {wants} wide, and"
-                    f" {has} here"
-                )
+                raise _for_another(name, first, wants, has)
         for (own_name, layer), rows in zip(own.items(), [order] if swapped else parts, strict=True):
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
@@ -236,6 +239,12 @@ def _changes(
             cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
+
+
+def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:
+    return InputBad(
+        f"{name} was made for another model: its layer {layer} is {wants} wide, and {has} here"
+    )
 
 
 def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any) -> dict[str, Any]:
