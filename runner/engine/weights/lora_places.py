@@ -75,8 +75,6 @@ def places(layers: Mapping[str, object]) -> dict[str, Place]:
         for inner in ("text_model.", "model."):  # with and without, by the version of transformers
             add(name.removeprefix(inner), name)
             add(inner + name, name)
-        if name.startswith("transformer_blocks."):
-            add(name.removeprefix("tran"), name)  # some tools cut `transformer_`, and more
     for heads, rows in _FIRST_NAMES.items():
         own, first = heads.split("=")
         blocks = {name.removeprefix(own).split(".")[0] for name in layers if name.startswith(own)}
