@@ -14,7 +14,7 @@ from composer.report import plan_json
 from runner.cli.output import show
 from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
-from runner.gallery.timing import Like, measured, steps_made
+from runner.gallery.timing import Like, measured, passes
 from runner.settings import Home
 from runner.spool.inbox.assess import Assessment
 from runner.terminal import size_text
@@ -56,7 +56,7 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     groups: Counter[Like] = Counter()
     for item in plan.items():
         size = {name: item.parameters.get(name) for name in ("width", "height")}
-        steps = steps_made(item.parameters)
+        steps = passes(item.parameters)
         groups[Like(kind, str(item.parameters.get("model")), **size, steps=steps)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = [(measured(gallery, like), count) for like, count in groups.items()]

@@ -41,15 +41,15 @@ def measured(gallery: Gallery, like: Like) -> Measured | None:
     None if the gallery has no image of that model and kind.
     """
     rows = _rows(gallery, like, sized=True)
-    same = [row["seconds"] for row in rows if like.steps in (None, steps_made(row))][:_COUNTED]
+    same = [row["seconds"] for row in rows if like.steps in (None, passes(row))][:_COUNTED]
     if same:
         return Measured(median(same), len(same), True)
     scaled = [_scaled(row, like) for row in rows or _rows(gallery, like, sized=False)][:_COUNTED]
     return Measured(median(scaled), len(scaled), False) if scaled else None
 
 
-def steps_made(fields: Mapping[str, Any]) -> float | None:
-    """The steps an image computes: fewer from a picture, each twice with a negative prompt."""
+def passes(fields: Mapping[str, Any]) -> float | None:
+    """How often an image goes through the model: once a step, twice with a true CFG."""
     steps, strength = fields.get("steps"), fields.get("strength", 1)
     if not isinstance(steps, int | float) or not isinstance(strength, int | float):
         return None
@@ -65,7 +65,7 @@ def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
 
 def _scaled(row: dict[str, Any], like: Like) -> float:
     seconds = float(row["seconds"])
-    if like.steps and (made := steps_made(row)):
+    if like.steps and (made := passes(row)):
         seconds *= like.steps / made
     if like.width and like.height and row.get("width") and row.get("height"):
         seconds *= like.width * like.height / (row["width"] * row["height"])

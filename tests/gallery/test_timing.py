@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.gallery.rebuild import row_of
 from runner.gallery.store import Gallery
-from runner.gallery.timing import Like, Measured, measured, steps_made
+from runner.gallery.timing import Like, Measured, measured, passes
 from tests.gallery.samples import sidecar
 
 
@@ -16,7 +16,7 @@ def test_a_negative_prompt_costs_each_step_twice_and_a_picture_to_start_from_sav
     gallery.add(row_of(plain), row_of(started))
 
     def told(spec: dict[str, object]) -> Measured | None:
-        return measured(gallery, Like("text2img", "dev", 64, 64, steps_made(spec)))
+        return measured(gallery, Like("text2img", "dev", 64, 64, passes(spec)))
 
     assert told(plain) == Measured(1.5, 1, True)
     assert told(started) == Measured(0.8, 1, True)
