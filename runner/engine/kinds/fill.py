@@ -1,7 +1,8 @@
 """fill: repaints the area of a mask, or extends a picture beyond its sides (outpaint).
 
 A model works on the region around what is painted, near its own size, and the result is pasted into
-the picture as it was given: its size stays, and every pixel outside the mask. With `whole`, or
+the picture as it was given, in sRGB and over white: its size stays, and every pixel outside the
+mask, but not a colour profile of its own, nor transparency. With `whole`, or
 without `composite`, it works on the whole picture, scaled to a size that it can make.
 
 FLUX.1 Fill reads every pixel of the mask. Other families blend latents, which are coarser: for

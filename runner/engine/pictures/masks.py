@@ -72,7 +72,8 @@ def region(mask: Image, sizes: Sizes) -> tuple[tuple[int, int, int, int], tuple[
     """The box around what a mask paints, and the width and height in which a model works on it.
 
     The box is twice as wide and high as what is painted, and no smaller than the model's default
-    size, as far as the picture reaches. It is scaled down to the area of that size, and never up.
+    size, as far as the picture reaches. It is scaled down to the area of that size, and up only
+    where a side would be below the model's least.
     """
     left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
     least = (right - left, bottom - top)
@@ -82,7 +83,8 @@ def region(mask: Image, sizes: Sizes) -> tuple[tuple[int, int, int, int], tuple[
     ]
     area = sizes.default[0] * sizes.default[1]
     size = replace(sizes, follow=area).following(*box)
-    # In the shape of that size, so that nothing is stretched; where it then still holds everything.
+    # In the shape of that size, so that nothing is stretched, where it then still holds everything
+    # and no side is below the least.
     scale = max(1.0, box[0] * box[1] / area) ** 0.5
     shaped = [min(most, round(side * scale)) for most, side in zip(box, size, strict=True)]
     if shaped[0] >= least[0] and shaped[1] >= least[1]:

@@ -1,6 +1,7 @@
 """Reads the weights of one component as they were published: in a folder, in shards, in one file.
 
-Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothing.
+A folder's are read tensor by tensor, so that 24 GB can be converted in little memory; those of one
+file are all in RAM, in the dtype that is asked for, while their names are converted. Writes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -139,7 +140,7 @@ def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
 
 
 def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, Any]]:
-    """Every tensor on the CPU with its name, one at a time where the files are safetensors.
+    """Every tensor on the CPU with its name, one at a time where they are a folder's safetensors.
 
     Shapes are those of the model's state dict; dtypes those of the safetensors files, else bf16.
     """
