@@ -100,9 +100,9 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     Infinity counts as farthest.
     """
     picture, name = load(item.path), item.path.name
-    if not _is_deep(picture):
+    values = _deep(picture, name, infinite=True)
+    if values is None:
         return to_rgb(picture, name), ()
-    values = _numbers(picture, name, infinite=True)
     low, high = float(values.min()), float(values.max())
     spread = _spread(values, low, high).convert("RGB")
     if (low, high) in ((0, 1), (0, 255), (0, 65535)):
@@ -115,22 +115,23 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
 
 def eight_bit(picture: Image, name: str) -> Image:
     """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
-    if not _is_deep(picture):
+    values = _deep(picture, name)
+    if values is None:
         return picture
-    values = _numbers(picture, name)
     tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
     most = values.max()
     return _spread(values, 0.0, next((top for top in tops if most <= top), 65535.0))
 
 
-def _is_deep(picture: Image) -> bool:
-    return picture.mode.startswith("I") or picture.mode == "F"
+def _deep(picture: Image, name: str, *, infinite: bool = False) -> Any:
+    """The values of a picture of more than 8 bits in float32, of others None.
 
-
-def _numbers(picture: Image, name: str, *, infinite: bool = False) -> Any:
-    """The values of a picture in float32; with `infinite` the least of all where it is so."""
+    With `infinite` infinity becomes the least of them.
+    """
     import numpy as np
 
+    if not (picture.mode.startswith("I") or picture.mode == "F"):
+        return None
     values = np.array(picture, dtype=np.float32)
     if infinite:
         values[np.isinf(values)] = values.min(where=np.isfinite(values), initial=np.inf)

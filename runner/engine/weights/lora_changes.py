@@ -87,7 +87,7 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
                 changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
             raise InputBad(f"{name} is incomplete: {layer} has no `{error.args[0]}`") from None
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, ArithmeticError):
             raise InputBad(f"{name} is damaged: the tensors of {layer} do not agree") from None
     warnings = [
         f"{len(left_out)} of the {len(found)} layers of {name} are not in this model, or are there"

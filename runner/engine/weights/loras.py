@@ -128,7 +128,7 @@ def _set_values(module: Any, applied: _Applied, loras: Sequence[Lora]) -> None:
                 for lora, fitting in zip(loras, applied.fittings, strict=True)
                 if name in fitting.values
             ]
-            module.get_submodule(name).weight.copy_(sum(changes, start=own.double()))
+            module.get_submodule(name).weight.copy_(sum(changes, start=own.double()).to(own.dtype))
 
 
 def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:
