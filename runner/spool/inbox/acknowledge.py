@@ -133,11 +133,10 @@ class Acknowledger:
             status = os.lstat(taken)
         except FileNotFoundError:
             return
-        unknown = not drop.signature and not was_there
         # Without the ctime, which a rename changes. Of a control file only the name counts: a shell
         # makes it first and writes into it then.
         known = 2 if is_control(drop.name) else 4
-        if unknown or signature_of(status)[:known] == drop.signature[:known]:
+        if signature_of(status)[:known] == drop.signature[:known]:
             self._disk.remove(taken)
         elif was_there:
             raise FileExistsError(errno.EEXIST, f"{taken} is still there", taken)
