@@ -36,13 +36,11 @@ class Choice:
     variables: tuple[Block | None, ...]
     skipped: tuple[Skipped, ...]
 
-    @property
-    def most(self) -> int:
-        """The number of combinations, including those that are ruled out."""
-        return len(self.subjects) * len(self.variables)
-
-    def fitting(self, pack: Pack) -> int:
-        """The number of combinations that are not ruled out."""
+    def count(self, pack: Pack) -> int:
+        """The number of combinations that are not ruled out; of more than 50,000 that of all."""
+        every = len(self.subjects) * len(self.variables)
+        if every > 50_000:  # too many to be tested one by one
+            return every
         return sum(isinstance(result, tuple) for result in self.combinations(pack))
 
     def combinations(self, pack: Pack) -> Iterator[tuple[Block, Block | None] | Skipped]:

@@ -163,9 +163,7 @@ def make_plan(
     selected: Mapping[str, Any] = spec["compose"]
     pack = read_pack(prompts, str(selected["pack"]))
     choice = choose(pack, selected)
-    if choice.most:  # refused before the first prompt is made
-        # Too many to test one by one for being ruled out are all counted.
-        expand.count(spec, choice.most if choice.most > 50_000 else choice.fitting(pack))
+    expand.count(spec, choice.count(pack))  # refused before the first prompt is made
     terms, settings = parse_terms(forbidden), dict(settings or {})
     skipped = list(choice.skipped)
     by_key: dict[str, Entry] = {}

@@ -12,12 +12,6 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 ONE_MEGAPIXEL = 1024 * 1024
 
 
-def size_for(ratio: str, pixels: int = ONE_MEGAPIXEL) -> tuple[int, int]:
-    """The width and height nearest to a ratio such as "16:9" that have about `pixels` pixels."""
-    wide, high = _parse_ratio(ratio)
-    return _fit(sqrt(pixels * wide / high)), _fit(sqrt(pixels * high / wide))
-
-
 def _parse_ratio(ratio: str) -> tuple[int, int]:
     wide, high = ratio.split(":")
     return int(wide), int(high)
@@ -51,8 +45,9 @@ def resolve_size(
     """Width and height from several levels of parameters, the strongest first.
 
     A level's aspect ratio overrides the sizes of the levels below it; together with one side from a
-    stronger level it gives the other side. `only` lists the (width, height) pairs of a model that
-    makes no other sizes. Sides that no level determines are absent.
+    stronger level it gives the other side, else both, with about `pixels` pixels. `only` lists the
+    (width, height) pairs of a model that makes no other sizes. Sides that no level determines are
+    absent.
     """
     size: dict[str, int] = {}
     for level in levels:
@@ -71,6 +66,7 @@ def resolve_size(
             elif "height" in size:
                 size["width"] = _fit(size["height"] * wide / high)
             else:
-                size["width"], size["height"] = size_for(str(level["aspect_ratio"]), pixels)
+                size["width"] = _fit(sqrt(pixels * wide / high))
+                size["height"] = _fit(sqrt(pixels * high / wide))
             break
     return size

@@ -73,38 +73,3 @@ def expression(pattern: str) -> re.Pattern[str]:
     """A `pattern` of a schema, compiled: `$` is the very end, and character classes are ASCII."""
     end = r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else ""
     return re.compile(pattern[:-1] + end if end else pattern, re.ASCII)
-
-
-def job_schema() -> dict[str, Any]:
-    """The schema for editors, which applies the schema of the kind that `kind` names."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"job{_ENDING}",
-        "title": "fluxdrop spec",
-        "description": "A spec: drop it into inbox/ and the pictures appear in outbox/.",
-        "type": "object",
-        "required": ["kind"],
-        "properties": {
-            "kind": {
-                "description": "What to do. "
-                + " ".join(f"`{kind}`: {load(kind)['description']}" for kind in kinds()),
-                "enum": list(kinds()),
-            }
-        },
-        "allOf": [
-            {
-                "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
-                "then": {"$ref": f"{kind}{_ENDING}"},
-            }
-            for kind in kinds()
-        ],
-        "examples": [load(kind)["examples"][0] for kind in kinds()],
-    }
-
-
-def write_job_schema() -> Path:
-    """Write `job.schema.json` from the kinds in the folder and return its path."""
-    path = FOLDER / f"job{_ENDING}"
-    text = json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
-    return path

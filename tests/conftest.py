@@ -16,13 +16,15 @@ _SHOWN = 6000
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start.
+    """Let Ctrl-C and hangups reach the processes that tests start.
 
-    A shell without job control ignores it for what it starts in the background, and that is handed
-    on to every child.
+    A shell without job control ignores the one for what it starts in the background, `nohup` the
+    other, and that is handed on to every child.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ command is imported, so that `status` answers at once.
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -43,6 +44,7 @@ _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
     (RunnerBusy, exit_codes.RUNNER_BUSY),
     (FluxdropError, exit_codes.FAILED),
 )
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC)
 _EPILOG = """\
 exit codes: 0 done; 1 a job failed or was rejected, or a check found something;
 2 wrong usage; 69 needs a running runner; 75 another runner holds this home or GPU"""
@@ -152,10 +154,20 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         return int(options.run(options))
     except FluxdropError as error:
-        if options.json:
-            print_line({"error": str(error)})
-        else:
-            first, *others = map(str, error.args or ("",))
-            for line in (f"fluxdrop: {first}", *others):
-                print_message(line)
+        _tell(options, *map(str, error.args or ("",)))
         return next(code for error_type, code in _EXIT_CODES if isinstance(error, error_type))
+    except OSError as error:
+        # Of a disk or a folder of the user's; any other is a mistake of ours.
+        if error.errno not in _UNWRITABLE or error.filename is None:
+            raise
+        path = os.fsdecode(error.filename)
+        _tell(options, f"{path}: {error.strerror}: make it writable, or make room, and try again")
+        return exit_codes.FAILED
+
+
+def _tell(options: argparse.Namespace, *lines: str) -> None:
+    if options.json:
+        print_line({"error": "\n".join(lines)})
+    else:
+        for line in (f"fluxdrop: {lines[0]}", *lines[1:]):
+            print_message(line)

@@ -50,8 +50,15 @@ def run_service(options: argparse.Namespace) -> int:
     home = find_home(options.home, mounted=False)
     system = options.system or this_system()
     service = service_for(system, home, launch.command(), _kept(os.environ))
+    told = {"name": service.name, "file": str(service.file), "system": system}
     if options.way == "show":
-        return _show(options, system, service)
+        content = service.content.decode("utf-16" if system == "windows" else "utf-8")
+        ways = {"install": service.install, "uninstall": service.uninstall}
+        commands = [f"# {way}: {' '.join(words)}" for way, all_ in ways.items() for words in all_]
+        hint = [f"# {service.hint}"] if service.hint else []
+        lines = (f"# {service.file}", *content.splitlines(), *commands, *hint)
+        print_answer(options, {**told, "content": content, **ways}, *lines)
+        return 0
     if system != this_system():
         raise UsageProblem(f"this is no machine with {system}: only `show` can be asked for it")
     if options.way == "install":
@@ -65,25 +72,9 @@ def run_service(options: argparse.Namespace) -> int:
         _run(service.uninstall, strict=False)
         service.file.unlink(missing_ok=True)
         done = f"{service.name} is removed"
-    told = {"name": service.name, "file": str(service.file), "system": system}
     print_answer(options, told, done)
     if options.way == "install" and service.hint and not options.json:
         print_message(service.hint)
-    return 0
-
-
-def _show(options: argparse.Namespace, system: str, service: Service) -> int:
-    encoding = "utf-16" if system == "windows" else "utf-8"
-    text = service.content.decode(encoding)
-    ways = {"install": service.install, "uninstall": service.uninstall}
-    print_answer(
-        options,
-        {"name": service.name, "system": system, "file": str(service.file), "content": text} | ways,
-        f"# {service.file}",
-        *text.splitlines(),
-        *(f"# {way}: {' '.join(words)}" for way, commands in ways.items() for words in commands),
-        *([f"# {service.hint}"] if service.hint else []),
-    )
     return 0
 
 

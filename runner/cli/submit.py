@@ -159,21 +159,14 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
 
 def _absent_pictures(file: Path, assessment: Assessment, home: Home) -> Iterator[str]:
     """A sentence for each picture of a spec that is neither in the inbox nor beside the file."""
-    from runner.spool.inbox.inputs import (
-        Folders,
-        hint_of,
-        maker_of,
-        named_paths,
-        place_of,
-        relative,
-    )
+    from runner.spool.inbox import inputs
 
-    folders = Folders(home)
-    for _, name in named_paths(assessment.realised or {}):
-        place, near = folders.find(place_of(name, home))
+    folders = inputs.Folders(home)
+    for _, name in inputs.named_paths(assessment.realised or {}):
+        place, near = folders.find(inputs.place_of(name, home))
         is_here = any(map(os.path.exists, (place, client.beside(file, name))))
-        if not is_here and maker_of(relative(name, home)) is None:
-            yield f"{name} is not there{hint_of(near)}: it is waited for"
+        if not is_here and inputs.maker_of(inputs.relative(name, home)) is None:
+            yield f"{name} is not there{inputs.hint_of(near)}: it is waited for"
 
 
 def _warnings(assessment: Assessment) -> list[str]:

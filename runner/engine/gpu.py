@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
@@ -85,7 +85,8 @@ class StopSign:
 class Stages:
     """The pipelines of a task, and the functions that build their keyword arguments.
 
-    `main` denoises and decodes; `prior`, where there is one, computes its embeddings.
+    `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `facts` are
+    the engine facts about them that a sidecar records.
     """
 
     family: Family
@@ -94,6 +95,7 @@ class Stages:
     prior: Any = None
     prior_arguments: Build | None = None
     speed: Speed = Speed()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require_callback(pipeline: type) -> None:

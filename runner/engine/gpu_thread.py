@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -34,15 +33,9 @@ from runner.threads import Threads
 log = logging.getLogger(__name__)
 
 _SLOT = "gpu0"
+_Order = list[tuple[ImageTask, StopSign]] | Callable[[], object] | None
+"""Tasks to render, or what else the thread is to do; None ends it."""
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
-
-
-class _Order(Enum):
-    """What the thread can be told to do besides rendering tasks."""
-
-    IMPORT = "import the frameworks"
-    RELEASE = "take every model off the device"
-    CLOSE = "release, and end"
 
 
 class GpuThread:
@@ -74,7 +67,7 @@ class GpuThread:
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
-        self._orders: SimpleQueue[_Order | list[tuple[ImageTask, StopSign]]] = SimpleQueue()
+        self._orders: SimpleQueue[_Order] = SimpleQueue()
         self._threads = threads or Threads()
         self._thread = self._threads.start(_SLOT, self._run)
 
@@ -87,7 +80,7 @@ class GpuThread:
         """Remember the prompts that come next, and import the libraries meanwhile."""
         if upcoming:
             self._prompts.expect(upcoming)
-            self._orders.put(_Order.IMPORT)
+            self._orders.put(devices.frameworks)
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         signed = [(task, StopSign(task.timeout, self._threads.awake)) for task in tasks]
@@ -108,13 +101,13 @@ class GpuThread:
 
     def release(self) -> None:
         """The thread does it, after the tasks in flight."""
-        self._orders.put(_Order.RELEASE)
+        self._orders.put(self._renderer.forget)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
         self.stop(_SLOT)
-        self._orders.put(_Order.CLOSE)
+        self._orders.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -129,12 +122,11 @@ class GpuThread:
                         with self._lock:  # the slot is free before its answer can be read
                             self._in_flight.pop(0)
                         self.events.put(answer)
-            elif order is _Order.IMPORT:
-                _log_failure(devices.frameworks)
+            elif order is not None:
+                _log_failure(order)
             else:
                 _log_failure(self._renderer.forget)
-                if order is _Order.CLOSE:
-                    return
+                return
 
     def _run_batch(self, signed: list[tuple[ImageTask, StopSign]]) -> bool:
         """Render all tasks in one call; False where that cannot be, and then none is answered."""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
-from runner.engine.gpu import Piece, StopSign
+from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.kinds.base import Prepared
 from runner.engine.pictures import depth
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
-from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
@@ -53,14 +53,14 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, task, on_event)
 
-        def attempt(resolved: ResolvedTask) -> tuple[Image, Loaded, Piece, tuple[str, ...]]:
+        def attempt(resolved: ResolvedTask) -> tuple[Image, Stages, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
-                loaded = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
-                lora_warnings = loras.apply(loaded.stages.main, task.loras)
+                stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
+                lora_warnings = loras.apply(stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
-            image = gpu.run_batch(loaded.stages, [piece], sign, on_progress)[0]
-            return image, loaded, piece, (*encoded.warnings, *lora_warnings)
+            image = gpu.run_batch(stages, [piece], sign, on_progress)[0]
+            return image, stages, piece, (*encoded.warnings, *lora_warnings)
 
         sign.check()
         prepared = self._prepared(task, on_progress)
@@ -71,10 +71,10 @@ class Renderer:
         result, fallback_warnings, resolved = fallbacks.with_fallbacks(
             self._pipelines, resolved, pixels, attempt
         )
-        image, loaded, piece, warnings = result
+        image, stages, piece, warnings = result
         seconds = time.monotonic() - began - sign.given_back
-        answer = self._answer(piece, image, seconds, loaded, (*warnings, *fallback_warnings))
-        self.batching.record(loaded.stages, resolved, piece, seconds)
+        answer = self._answer(piece, image, seconds, stages, (*warnings, *fallback_warnings))
+        self.batching.record(stages, resolved, piece, seconds)
         return answer
 
     def render_batch(
@@ -96,12 +96,12 @@ class Renderer:
         ]
         if not self.batching.is_proven(resolved, pieces):
             return None
-        loaded = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
-        loras.apply(loaded.stages.main, ())
-        images = gpu.run_batch(loaded.stages, pieces, sign, on_progress)
+        stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
+        loras.apply(stages.main, ())
+        images = gpu.run_batch(stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)
         return [
-            self._answer(piece, image, seconds, loaded, piece.encoded.warnings)
+            self._answer(piece, image, seconds, stages, piece.encoded.warnings)
             for piece, image in zip(pieces, images, strict=True)
         ]
 
@@ -113,11 +113,11 @@ class Renderer:
         self._pipelines.forget()
 
     def _answer(
-        self, piece: Piece, image: Image, seconds: float, loaded: Loaded, warnings: tuple[str, ...]
+        self, piece: Piece, image: Image, seconds: float, stages: Stages, warnings: tuple[str, ...]
     ) -> Rendered:
-        task, stages = piece.task, loaded.stages
+        task = piece.task
         facts = {
-            **loaded.facts,
+            **stages.facts,
             "versions": dict(versions()),
             "steps": task.steps,
             "guidance": task.guidance,

@@ -5,7 +5,7 @@ costs no time on the device.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine.families import FAMILIES
@@ -46,7 +46,7 @@ class ResolvedTask:
     plan: MemoryPlan
     encoders: str
     wanted: str
-    stamps: Mapping[str, list[int]] = field(default_factory=dict)
+    stamps: Mapping[str, list[int]]
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
     @property
@@ -120,12 +120,15 @@ class TaskResolver:
         plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         marks = self.hashes.parts(folder, HEAVY if single else "")
+        files = [file for part in marks for file in loaded(folder / part)]
         if single:
             marks[HEAVY] = self.hashes.file(single)
+            files.append(single)
         if prior_folder:
             of_prior = self.hashes.parts(prior_folder)
             marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
-        resolved = ResolvedTask(
+            files += [file for part in of_prior for file in loaded(prior_folder / part)]
+        return ResolvedTask(
             model=model,
             serving=serving,
             kind=KINDS[kind],
@@ -137,8 +140,8 @@ class TaskResolver:
             plan=plan,
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
+            stamps=stamps(files),
         )
-        return replace(resolved, stamps=_stamps(resolved))
 
     def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
         models = self._library.models
@@ -149,15 +152,3 @@ class TaskResolver:
         parts = [f"{part}={marks[part]}" for part in sorted(family.text_parts) if part in marks]
         device = "cpu" if plan.text == "cpu" else self._device
         return " ".join([family.name, *parts, plan.text_precision, device])
-
-
-def _stamps(resolved: ResolvedTask) -> dict[str, list[int]]:
-    single = [resolved.single] if resolved.single else []
-    folders = [
-        # With a prior's part there is a prior.
-        (resolved.prior_folder or Path()) / part.removeprefix(PRIOR)
-        if part.startswith(PRIOR)
-        else resolved.folder / part
-        for part in sorted(set(resolved.marks) - ({HEAVY} if single else set()))
-    ]
-    return stamps([*(file for folder in folders for file in loaded(folder)), *single])

@@ -1,7 +1,7 @@
 """The index of one segment: which of its lines have a term.
 
 A set of lines is an `int` whose bit n stands for the segment's line n, counted from 0; n is the
-line's place. `LiveIndex` grows in memory with the segment being written. `SealedIndex` is a memory
+line's place. `Index` grows in memory with the segment being written. `SealedIndex` is a memory
 map of a file, searched without reading it into objects. Such a file is a head and this body:
 
     line offsets · moments · ids (sorted hashes, then their places) · gone documents
@@ -12,7 +12,6 @@ An index is derived from its lines: one that is missing or does not fit them is 
 
 import mmap
 import zlib
-from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,17 +30,20 @@ _HEAD = Struct("=4sIQIIIIII")
 _MAGIC = b"fdx1"
 
 
-class Index(ABC):
-    """What a query reads of a segment; sets of lines are bits of an `int`.
+class Index:
+    """The index of the segment that is being written; one entry is one line.
 
     `offsets` are where each line begins and the last one ends, in bytes; `moments` are one for each
     line, in milliseconds since 1970; `gone` are the documents that the lines remove, also ones of
-    other segments.
+    other segments. Sets of lines are bits of an `int`.
     """
 
-    offsets: Sequence[int]
-    moments: Sequence[int]
-    gone: Sequence[int]
+    def __init__(self) -> None:
+        self.offsets: array[int] = array("I", [0])
+        self.moments: array[int] = array("q")
+        self.gone: list[int] = []
+        self.postings: dict[bytes, list[int]] = {}
+        self._places: dict[int, list[int]] = {}
 
     @property
     def line_count(self) -> int:
@@ -51,34 +53,6 @@ class Index(ABC):
     def rows(self) -> int:
         """The lines that put a row."""
         return self.bits(EVERY_ROW)
-
-    @abstractmethod
-    def bits(self, term: bytes) -> int:
-        """The lines with a term."""
-
-    @abstractmethod
-    def prefix(self, beginning: bytes) -> int:
-        """The lines with a term that begins so."""
-
-    def between(self, since: int | None, until: int | None) -> int:
-        """The lines from `since` to before `until`, in milliseconds since 1970; None is open."""
-        low, high = since if since is not None else 0, until if until is not None else 1 << 62
-        return _bits(place for place, when in enumerate(self.moments) if low <= when < high)
-
-    @abstractmethod
-    def places(self, key: int) -> list[int]:
-        """The places of the rows whose id has this hash (`terms.identity`)."""
-
-
-class LiveIndex(Index):
-    """The index of the segment that is being written; one entry is one line."""
-
-    def __init__(self) -> None:
-        self.offsets: array[int] = array("I", [0])
-        self.moments: array[int] = array("q")
-        self.gone: list[int] = []
-        self.postings: dict[bytes, list[int]] = {}
-        self._places: dict[int, list[int]] = {}
 
     @property
     def size(self) -> int:
@@ -99,13 +73,21 @@ class LiveIndex(Index):
                 self.postings.setdefault(term, []).append(place)
 
     def bits(self, term: bytes) -> int:
+        """The lines with a term."""
         return _bits(self.postings.get(term, ()))
 
     def prefix(self, beginning: bytes) -> int:
+        """The lines with a term that begins so."""
         postings = (post for term, post in self.postings.items() if term.startswith(beginning))
         return _bits(place for posting in postings for place in posting)
 
+    def between(self, since: int | None, until: int | None) -> int:
+        """The lines from `since` to before `until`, in milliseconds since 1970; None is open."""
+        low, high = since if since is not None else 0, until if until is not None else 1 << 62
+        return _bits(place for place, when in enumerate(self.moments) if low <= when < high)
+
     def places(self, key: int) -> list[int]:
+        """The places of the rows whose id has this hash (`terms.identity`)."""
         return self._places.get(key, [])
 
     def encode(self) -> bytes:
@@ -156,8 +138,8 @@ class SealedIndex(Index):
             at += length
             return view[at - length : at]
 
-        self.offsets = take(4 * (lines + 1)).cast("I")
-        self.moments = take(8 * lines).cast("q")
+        self.offsets = array("I", take(4 * (lines + 1)).tobytes())
+        self.moments = array("q", take(8 * lines).tobytes())
         self._keys = take(8 * ids).cast("Q")
         self._key_places = take(2 * ids).cast("H")
         self.gone = list(take(8 * gone).cast("Q"))

@@ -19,7 +19,7 @@ from threading import RLock
 from typing import Any, cast
 
 from runner.gallery import line_format
-from runner.gallery.index import Index, LiveIndex, SealedIndex
+from runner.gallery.index import Index, SealedIndex
 from runner.gallery.line_format import Entry
 from runner.gallery.lock import locked
 from specs.errors import FluxdropError
@@ -43,7 +43,7 @@ class Segments:
     """
 
     _indexes: list[Index]
-    _live: LiveIndex | None
+    _live: Index | None
     # By segment: the bits of the lines whose documents a later entry removed.
     _dead: dict[int, int]
 
@@ -143,7 +143,7 @@ class Segments:
                 if self._live is None or self._live.line_count == SEGMENT:
                     self._rows(len(self._indexes)).touch()
                     self._read_next()
-                live, number = cast(LiveIndex, self._live), len(self._indexes) - 1
+                live, number = cast(Index, self._live), len(self._indexes) - 1
                 room = SEGMENT - live.line_count
                 batch, entries = entries[:room], entries[room:]
                 lines = [line_format.encode(entry) for entry in batch]
@@ -180,7 +180,7 @@ class Segments:
         name = generation + _PARTIAL if partial else generation
         self._write(self.folder / "current", name.encode())
 
-    def _seal(self, number: int, live: LiveIndex) -> None:
+    def _seal(self, number: int, live: Index) -> None:
         """Replace a full segment's index by its file, written if this process may write."""
         path = self._index_file(number)
         # The file is derived and checked when read: if it cannot be written (a full disk), the
@@ -221,7 +221,7 @@ class Segments:
         try:
             sealed = SealedIndex(self._index_file(number), size)
         except (OSError, ValueError):
-            self._live = LiveIndex()
+            self._live = Index()
             self._indexes.append(self._live)
             return True
         self._live = None
@@ -229,7 +229,7 @@ class Segments:
         self._mark_gone(sealed.gone)
         return True
 
-    def _index_line(self, live: LiveIndex, length: int, entry: Entry | None) -> None:
+    def _index_line(self, live: Index, length: int, entry: Entry | None) -> None:
         self.damaged |= entry is None
         live.add(length, entry)
         self._mark_gone(entry.get("gone", ()) if entry else ())

@@ -15,7 +15,6 @@ from typing import Any
 EVERY_ROW = b"*"
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]|[^\W_{_UNSPACED}\U00020000-\U0003ffff]+")
-FACETS = ("kind", "model", "pack", "seed", "job", "subject", "variable")
 
 
 def words(text: str) -> list[str]:
@@ -38,7 +37,7 @@ def terms_of(row: Mapping[str, Any]) -> Iterator[bytes]:
     yield EVERY_ROW
     for word in words(str(row.get("prompt") or "")):
         yield word_term(word)
-    for name in FACETS:
+    for name in ("kind", "model", "pack", "seed", "job"):
         if row.get(name) is not None:
             yield facet(name, row[name])
     for tag in row.get("tags") or ():

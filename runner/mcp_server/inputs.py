@@ -68,10 +68,7 @@ class Inputs:
     def _each(self, value: Any, path: str) -> Any:
         """Every path in a field, whatever its form; what has another type the schema refuses."""
         if isinstance(value, list):
-            return [self._item(item, f"{path}[{n}]") for n, item in enumerate(value)]
-        return self._item(value, path)
-
-    def _item(self, value: Any, path: str) -> Any:
+            return [self._each(item, f"{path}[{n}]") for n, item in enumerate(value)]
         if isinstance(value, str):
             return self._one(value, path)
         if isinstance(value, dict) and isinstance(value.get("path"), str):

@@ -168,10 +168,10 @@ def run(root: Path, precision: str, side: int, steps: int) -> dict[str, Any]:
     watch = _Watch()
     thread = GpuThread(root / "data", pipelines=pipelines)
     thread.start("gpu0", [task])
-    loads = 0
+    encoded = False
     while isinstance(event := thread.events.get(), Progressed):
-        loads += event.phase == "loading"
-        watch.enter("loading text" if event.phase == "loading" and loads < 2 else str(event.phase))
+        encoded |= event.phase == "encoding"
+        watch.enter(str(event.phase) if encoded else "loading text")
     phases = watch.close()
     thread.close()
     if isinstance(event, Failed):

@@ -1,13 +1,12 @@
 """The benches of speed measure what they say: each runs here on as little as will do.
 
 Their figures mean nothing at that size; that they come, and that the contestants did the same
-work, is what is tested. The turns and the figures are tested for themselves.
+work, is what is tested. The figures are tested for themselves.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing import Pipe
@@ -22,7 +21,7 @@ from tests.bench.__main__ import benchmarks
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR
 from tests.bench.stand_in import SMALLEST, Foundry
-from tests.bench.turns import Contestant, Stage, take_turns
+from tests.bench.turns import Stage
 
 Heard = list[tuple[Any, ...]]
 
@@ -60,47 +59,7 @@ def test_every_bench_is_listed_with_what_it_measures() -> None:
     assert not {"gpu_child", "turns", "figures", "scripts"} & set(known), "what benches are made of"
 
 
-# -- turns and figures ---------------------------------------------------------------------------
-
-
-def spin(stage: Stage, *, parts: int) -> dict[str, Any]:
-    """A contestant: so many parts of 50 ms of CPU time each; between which moments they were."""
-    stage.ready()
-    began = time.perf_counter()
-    for _ in range(parts):
-        until = time.process_time() + 0.05
-        while time.process_time() < until:
-            pass
-        stage.mark()
-    return {"parts": parts, "from": began, "to": time.perf_counter()}
-
-
-def die(stage: Stage) -> dict[str, int]:
-    """A contestant that ends before its time."""
-    raise SystemExit(3)
-
-
-def test_contestants_are_charged_for_their_own_turns_and_for_nothing_else() -> None:
-    names = {"one": 6, "other": 12}
-    runs = take_turns(
-        {name: Contestant(f"{__name__}:spin", {"parts": n}) for name, n in names.items()}, 0.1
-    )
-    for name, parts in names.items():
-        run = runs[name]
-        assert run.said["parts"] == parts == len(run.marks)
-        assert 0.05 * parts <= run.cpu < 0.05 * parts + 0.2
-        assert run.cpu <= run.seconds * 1.1
-        assert sum(run.blocks(2)) == pytest.approx(run.marks[-1], rel=0.05)
-    said = [run.said for run in runs.values()]
-    whole = max(each["to"] for each in said) - min(each["from"] for each in said)
-    assert sum(run.seconds for run in runs.values()) < whole * 1.05
-
-
-def test_a_contestant_that_dies_is_named_and_takes_the_others_with_it() -> None:
-    players = {"well": Contestant(f"{__name__}:spin", {"parts": 2}),
-               "ill": Contestant(f"{__name__}:die")}  # fmt: skip
-    with pytest.raises(RuntimeError, match=r"ill ended before its time \(exit code 3\)"):
-        take_turns(players)
+# -- figures -------------------------------------------------------------------------------------
 
 
 def test_a_missed_goal_is_said_and_makes_the_bench_fail(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
 from runner.spool.disk.platform import can_probe_writers
 from specs.schemas import kinds
+from tests.cli.here import Here
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
 
 pytestmark = [
@@ -100,7 +101,7 @@ def test_watch_ends_well_on_ctrl_c(runner: Runner, tmp_path: Path) -> None:
     assert b"Traceback" not in output.read_bytes()
 
 
-def test_demo_makes_a_picture_of_each_kind(home: Path) -> None:
+def test_demo_makes_a_picture_of_each_kind(home: Path, here: Here) -> None:
     done = fluxdrop("demo", home=home)
     assert done.code == 0, done
     *pictures, sheet = done.out.splitlines()[-len(kinds()) - 1 :]
@@ -108,7 +109,7 @@ def test_demo_makes_a_picture_of_each_kind(home: Path) -> None:
     assert made[0] == "text2img" and set(made) == set(kinds())
     for line in (*pictures, sheet):
         assert Path(line.split(maxsplit=1)[1].removeprefix("sheet: ")).is_file(), line
-    again = fluxdrop("demo", "--json", home=home)
+    again = here("demo", "--json")
     assert again.code == 0 and len(again.json["jobs"]) == len(made), again
     assert [status["state"] for status in again.json["statuses"]] == ["succeeded"] * len(made)
 
@@ -126,7 +127,7 @@ def test_a_demo_of_a_paused_home_says_what_to_do_and_its_job_is_kept(
     done = fluxdrop("demo", home=home)
     assert done.code == 2 and "`fluxdrop resume`" in done.err, done
     assert fluxdrop("resume", home=home).code == 0
-    runner.succeeded("draw")
+    runner.until("draw", lambda status: status["state"] == "running")
 
 
 def test_ctrl_c_ends_a_demo_and_the_next_runner_takes_up_its_jobs(
@@ -182,14 +183,17 @@ def test_a_runner_whose_clock_is_an_hour_off_is_there_for_everyone_until_it_dies
         f"import sys, time; real = time.time; time.time = lambda: real() + {3600 * hours}; "
         "from runner.cli import main; sys.exit(main())"
     )
-    file, health = written(tmp_path / "off.yaml"), home / "outbox" / "runner.json"
+    # A model that is not there: no picture need be waited for.
+    file = written(tmp_path / "off.yaml", model="dev", steps=None)
+    health = home / "outbox" / "runner.json"
     arguments = ["run", "--one-process", "--home", str(home)]
     with subprocess.Popen([sys.executable, "-c", code, *arguments], env=clean_environment()) as one:
         try:
             eventually(health.exists, "the health file")
             assert fluxdrop("status", "--json", home=home).json["running"] is True
             assert Attendance(Home(home)).peek()["running"] is True
-            assert fluxdrop("submit", file, "--wait", home=home).code == 0
+            ended = fluxdrop("submit", file, "--wait", home=home)
+            assert ended.code == 1 and "ModelMissing" in ended.out
         finally:
             one.kill()
     assert fluxdrop("status", "--json", home=home).json["running"] is False

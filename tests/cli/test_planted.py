@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner import client
+from runner import cli, client
 from runner.cli import doctor
 from runner.cli.progress import Board
 from runner.settings import Home
@@ -17,6 +18,12 @@ from tests.cli.here import Here
 from tests.planted import HEALTH, RECEIPT, SIDECAR, STATUS, variants
 
 pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def _one_parser_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of commands are run, and to make their parsers anew takes half of that time."""
+    monkeypatch.setattr(cli, "build_parser", functools.cache(cli.build_parser))
 
 
 @pytest.fixture

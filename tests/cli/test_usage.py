@@ -5,6 +5,7 @@ Exit codes, what is said, JSON for programs, and what happens to a reader that l
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from runner.cli import build_parser, main
 from runner.cli.run import _next_time
 from runner.errors import PlaceAway
 from runner.settings import Home
+from runner.spool.disk.disk import Disk
 from specs.schemas import kinds
 from tests.harness import PATIENCE, ROOT, clean_environment, fluxdrop, spec
 
@@ -230,6 +232,23 @@ def test_an_inbox_that_cannot_be_written_is_said_in_one_sentence(home: Path) -> 
     (home / "inbox" / ".tmp").write_bytes(b"")  # root can write anywhere, but not through a file
     done = fluxdrop("submit", "-", stdin=spec().encode(), home=home)
     assert done.code == 2 and "cannot write into" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_a_command_cannot_write_is_said_in_one_sentence(
+    home: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen red: a demo over a read-only outbox ended in a traceback."""
+
+    def refuse(disk: Disk, folder: Path) -> None:
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr(Disk, "make_folder", refuse)
+    assert main(["demo", "--home", str(home)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert f"{home / 'outbox' / 'drops'}: {os.strerror(number)}: make it writable" in said[-1]
+    assert main(["demo", "--json", "--home", str(home)]) == 1
+    assert os.strerror(number) in json.loads(capsys.readouterr().out)["error"]
 
 
 @pytest.mark.parametrize("wrong", ["../x", "a/b", ".hidden", ""])

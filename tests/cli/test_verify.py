@@ -198,17 +198,16 @@ def test_while_a_runner_runs_it_renders_and_nothing_is_left_behind(runner: Runne
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent to single processes here")
 @pytest.mark.parametrize("when", ["not taken yet", "queued", "queued and the runner stops"])
 def test_a_verify_that_is_stopped_or_whose_runner_stops_leaves_nothing_behind(
-    home: Path, runner_of: RunnerOf, tmp_path: Path, when: str
+    home: Path, drained: Path, runner_of: RunnerOf, tmp_path: Path, when: str
 ) -> None:
     """Seen red: the drop became a job of the next runner, or the job and its cancel stayed."""
     runner = runner_of(home).start()
-    runner.succeeded(runner.drop("seen"))
     runner.drop("long", steps=1000)
     runner.until("long", lambda status: status["state"] == "running")
     before = left_of(home)
     if when == "not taken yet":
         os.kill(runner.pid, signal.SIGSTOP)
-    sidecar = str(runner.folder("seen") / "seen-0001.json")
+    sidecar = str(file_of(drained, "plain-0001.json"))
     with started("verify", sidecar, home=home, output=tmp_path / "said") as process:
         drops = home / ("inbox" if when == "not taken yet" else "outbox/drops")
         eventually(lambda: list(drops.glob("verify~*")), "the drop")

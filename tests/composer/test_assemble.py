@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from composer.assemble import assemble
 from composer.layers import Block, clean
 from composer.packs import Pack, read_pack
-from composer.sizes import resolve_size, size_for
+from composer.sizes import resolve_size
 from composer.tokencount import Encoder, Reading, estimate, flux1_like, token_warnings, tokens_json
 from tests.composer.helpers import write_pack
 
@@ -154,8 +154,8 @@ def test_letters_that_t5_was_not_taught_are_named() -> None:
 
 
 def test_an_aspect_ratio_becomes_a_size() -> None:
-    assert size_for("16:9") == (1360, 768)
-    assert size_for("1:1", 64 * 64) == (64, 64)
+    assert resolve_size([{"aspect_ratio": "16:9"}]) == {"width": 1360, "height": 768}
+    assert resolve_size([{"aspect_ratio": "1:1"}], 64 * 64) == {"width": 64, "height": 64}
     assert resolve_size([{"width": 512}, {"aspect_ratio": "2:1"}]) == {"width": 512, "height": 256}
     assert resolve_size([{"aspect_ratio": "1:1"}, {"width": 64, "height": 32}]) == {
         "width": 1024,
@@ -166,6 +166,6 @@ def test_an_aspect_ratio_becomes_a_size() -> None:
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(64 * 64, 4096 * 1024))
 def test_every_size_is_a_legal_one(wide: int, high: int, pixels: int) -> None:
-    for side in size_for(f"{wide}:{high}", pixels):
+    for side in resolve_size([{"aspect_ratio": f"{wide}:{high}"}], pixels).values():
         assert side % 16 == 0
         assert 64 <= side <= 4096

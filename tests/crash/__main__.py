@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.crash import faults, full, kill, night, odd, power
 from tests.crash.scenario import Point
 
-_SHORT = {"kill": 60, "power": 80, "full": 60, "faults": 60, "odd": 1, "night": 1}
+_SHORT = {"kill": 40, "power": 50, "full": 40, "faults": 40, "odd": 1, "night": 1}
 _PARTS: dict[str, Callable[..., Iterator[Point]]] = {
     "kill": kill.points,
     "power": power.points,

@@ -22,7 +22,7 @@ from runner.engine.kinds.base import Prepared
 from runner.engine.prompts.embeddings import Encoded, PromptCache
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
-from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import Phase
 from runner.task import ImageTask, InputImage
@@ -66,7 +66,7 @@ def pipelines(data: Path) -> PipelineCache:
     return PipelineCache(TwinLibrary(data), device="cpu")
 
 
-def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
+def loaded(pipelines: PipelineCache, task: ImageTask) -> gpu.Stages:
     return pipelines.paint(pipelines.resolve(task), lambda *_: None)
 
 
@@ -110,7 +110,7 @@ def test_pixels_are_those_of_a_plain_script_and_the_same_again(
     model: str, kind: str, pipelines: PipelineCache, task_of: TaskOf
 ) -> None:
     task = task_of(kind, model=model, **({"composite": False} if kind == "fill" else {}))
-    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
     prepared = KINDS[kind].prepare(task, MODEL_REGISTRY[model].sizes_for(kind))
     expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_weighed_pictures_are_mixed_as_a_plain_script_would_and_the_cache_stays_
     names = ("image", "mask")
     given = tuple(InputImage(pictures[n].path, w) for n, w in zip(names, weights, strict=False))
     task = task_of("redux", inputs={"image": given})
-    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     expected = bare(pipelines, task, prepared).tobytes()
     for _ in range(2):  # the prior scales in place: the cached prompt must not feel it
@@ -140,7 +140,7 @@ def test_several_references_of_kontext_dev_are_painted_from_as_a_plain_script_wo
     made = []
     for inputs in (given, given[::-1], given[:1]):
         task = task_of("kontext", model="kontext-dev", inputs={"image": inputs})
-        stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+        stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
         prepared = KINDS["kontext"].prepare(task, MODEL_REGISTRY["kontext-dev"].sizes)
         made.append(_run(stages, task, prepared, prompt, StopSign(), quiet).tobytes())
         assert made[-1] == bare(pipelines, task, prepared).tobytes()
@@ -154,7 +154,7 @@ def test_with_a_weight_of_nought_the_words_alone_are_painted(
     import torch
 
     task = task_of("redux", inputs={"image": (InputImage(pictures["image"].path, 0.0),)})
-    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
     prepared = KINDS["redux"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     image = _run(stages, task, prepared, prompt, StopSign(), quiet)
     seeded = torch.Generator("cpu").manual_seed(task.seed)
@@ -171,7 +171,7 @@ def test_pictures_of_one_call_are_decoded_one_at_a_time_and_come_in_their_order(
 
     tasks = [task_of("text2img", prompt=f"a {colour} circle", seed=seed)
              for seed, colour in enumerate(("red", "blue"))]  # fmt: skip
-    stages = loaded(pipelines, tasks[0]).stages
+    stages = loaded(pipelines, tasks[0])
     prepared = KINDS["text2img"].prepare(tasks[0], MODEL_REGISTRY["tiny"].sizes)
     pieces = [gpu.Piece(task, prepared, encoded(pipelines, task)) for task in tasks]
     rows: list[int] = []
@@ -206,7 +206,7 @@ def test_outside_of_the_mask_every_original_pixel_stays(
     task = task_of("fill")
     prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     prompt = encoded(pipelines, task)
-    image = _run(loaded(pipelines, task).stages, task, prepared, prompt, StopSign(), quiet)
+    image = _run(loaded(pipelines, task), task, prepared, prompt, StopSign(), quiet)
     keep = np.asarray(prepared.images["mask"][0]) == 0
     original = np.asarray(prepared.images["image"][0])
     assert np.array_equal(np.asarray(image)[keep], original[keep])
@@ -216,7 +216,7 @@ def test_outside_of_the_mask_every_original_pixel_stays(
 def test_components_with_the_same_bytes_are_loaded_once(
     pipelines: PipelineCache, task_of: TaskOf
 ) -> None:
-    mains = [loaded(pipelines, task_of(kind)).stages.main for kind in KINDS]
+    mains = [loaded(pipelines, task_of(kind)).main for kind in KINDS]
     assert len({id(main.vae) for main in mains}) == 1
     tasks = [pipelines.resolve(task_of(kind)) for kind in KINDS]
     assert len({id(pipelines.text(task, lambda *_: None)) for task in tasks}) == 1
@@ -306,7 +306,7 @@ def test_pixels_that_are_no_numbers_are_no_picture(
 ) -> None:
     """A VAE in half precision overflows where the transformer did not (a black picture)."""
     task = task_of("text2img", model=model)
-    stages, prompt = loaded(pipelines, task).stages, encoded(pipelines, task)
+    stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
     last = stages.main.vae.decoder.conv_out
     monkeypatch.setattr(last, "forward", lambda hidden: hidden[:, :3] * float("nan"))
     prepared = KINDS["text2img"].prepare(task, MODEL_REGISTRY[model].sizes)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.interleaving import night
 from tests.interleaving.callers import Plan, draw_plan
 
-NIGHTS = int(os.environ.get("FLUXDROP_NIGHTS", "120"))
+NIGHTS = int(os.environ.get("FLUXDROP_NIGHTS", "80"))
 
 
 @pytest.mark.timeout(600)

@@ -13,7 +13,7 @@ import pytest
 from tests.interleaving import night
 from tests.interleaving.callers import Act, Job, Plan
 
-_ORDERS = max(1, int(os.environ.get("FLUXDROP_NIGHTS", "120")) // 40)
+_ORDERS = max(1, int(os.environ.get("FLUXDROP_NIGHTS", "80")) // 40)
 _THINGS = ("cancel", "retry", "keep", "pause", "stop", "kill", "forget folder", "forget status")
 # From before the job is known until after its end, and so close that one comes into the other.
 _UNTIL_SECONDS = 0.6

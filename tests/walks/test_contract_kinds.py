@@ -18,7 +18,7 @@ from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import KINDS, realise
 from runner.engine.resolved_task import ResolvedTask
-from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
 from runner.job import Phase
 from runner.task import ImageTask, InputImage
@@ -241,9 +241,9 @@ class FakePipelines(PipelineCache):
     def text(self, resolved: ResolvedTask, on_loading: Callable[[], None]) -> FakePipe:
         return self.pipe
 
-    def paint(self, resolved: ResolvedTask, on_loading: Callable[[], None]) -> Loaded:
+    def paint(self, resolved: ResolvedTask, on_loading: Callable[[], None]) -> gpu.Stages:
         arguments = resolved.kind.arguments["flux1"]
-        return Loaded(gpu.Stages(family=FLUX1, main=self.pipe, arguments=arguments), {})
+        return gpu.Stages(family=FLUX1, main=self.pipe, arguments=arguments)
 
 
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if not kind.prior])

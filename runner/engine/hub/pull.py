@@ -6,7 +6,6 @@ have come are kept, and the next attempt resumes there. The token is sent to the
 never shown or written.
 """
 
-import json
 import re
 import shutil
 import time
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Event
@@ -24,7 +22,7 @@ from urllib.parse import quote
 from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.explain import host, is_passing, translated
 from runner.engine.hub.library import cache_folder, repo_folder, token_files
-from runner.engine.hub.sources import INDEX, Layout, Source, lacking, wanted
+from runner.engine.hub.sources import INDEX, Layout, Source, lacking, read_index, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
 from runner.terminal import size_text
@@ -173,8 +171,7 @@ class Puller:
         cached.discard_wrong(remote)
         if not cached.has(remote):
             self._fetch(source, cached, remote, stop=Event(), on_bytes=lambda count: None)
-        index = json.loads((cached.folder / INDEX).read_text(encoding="utf-8"))
-        return index if isinstance(index, dict) else {}
+        return read_index(cached.folder)
 
     @contextmanager
     def _explained(self, source: Source) -> Iterator[None]:
@@ -235,29 +232,23 @@ def _in_threads(items: Sequence[Remote], work: Callable[[Remote], None], stop: E
     """
 
     def work_off(item: Remote) -> None:
-        if not stop.is_set():
-            work(item)
-
-    failed: Exception | None = None
-    left = len(items)
-    with ThreadPool(4) as pool:
-        done = pool.imap_unordered(work_off, items)
         try:
-            while left:
-                try:
-                    # In short waits, because on Windows a long one does not end on Ctrl-C.
-                    done.next(0.2)
-                except NotYet:
-                    continue
-                except Exception as error:  # noqa: BLE001 raised below, when all threads have stopped
-                    failed = failed or error
-                    stop.set()
-                left -= 1
+            if not stop.is_set():
+                work(item)
         except BaseException:
             stop.set()
             raise
-    if failed is not None:
-        raise failed
+
+    with ThreadPool(4) as pool:
+        done = pool.map_async(work_off, items, chunksize=1)
+        try:
+            while not done.ready():
+                # In short waits, because on Windows a long one does not end on Ctrl-C.
+                done.wait(0.2)
+        except BaseException:
+            stop.set()
+            raise
+        done.get()
 
 
 def _hash(text: str | None) -> str:

@@ -81,7 +81,9 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
     for precision in space.precisions():
         if precision == chosen.precision:
             break
-        reasons.append(f"in {precision} the model would need {_size(_resident(space, precision))}")
+        resident = (each for each in space.candidates() if each.placement == "resident")
+        least = min(each.bytes for each in resident if each.precision == precision)
+        reasons.append(f"in {precision} the model would need {_size(least)}")
     weights = _size(footprint.transformer(model, chosen.precision))
     why = "the best that fits" if space.wanted == "auto" else "as was asked"
     if model.native:
@@ -109,15 +111,6 @@ _WHY_PLACED = {
     "offload": "the transformer leaves the GPU while a picture is decoded",
     "stream": "the transformer stays in RAM and passes through the GPU: slow, but it runs",
 }
-
-
-def _resident(space: PlanSpace, precision: str) -> int:
-    """The lowest peak in bytes with the transformer on the device in this precision."""
-    return min(
-        candidate.bytes
-        for candidate in space.candidates()
-        if candidate.precision == precision and candidate.placement == "resident"
-    )
 
 
 def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:

@@ -104,12 +104,8 @@ def whole_cells(mask: Image, cell: int) -> Image:
 
     Width and height must be multiples of `cell`, as all sizes of models are.
     """
-    import numpy as np
-
-    values = np.asarray(mask)
-    high, wide = (side // cell for side in values.shape)
-    touched = values.reshape(high, cell, wide, cell).max(axis=(1, 3))
-    return Pillow.fromarray(np.repeat(np.repeat(touched, cell, axis=0), cell, axis=1))
+    cells = scaled(mask, (mask.width // cell, mask.height // cell))
+    return cells.resize(mask.size, Resampling.NEAREST)
 
 
 def soft_share(mask: Image, worked: Image) -> Image:

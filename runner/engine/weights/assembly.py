@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine.errors import Bug
 from runner.engine.hub.sources import HEAVY, INDEX, components, read_index
 from runner.engine.memory import devices, footprint
 from runner.engine.resolved_task import ResolvedTask
@@ -19,16 +18,6 @@ from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
 
 _LIBRARIES = ("diffusers", "transformers")
-
-
-def pipeline_class(name: str) -> Any:
-    """The pipeline class of this name in diffusers. Raises Bug where there is none."""
-    library = devices.frameworks()
-    with devices.collecting_nothing():
-        cls = getattr(library, name, None)
-    if cls is None:
-        raise Bug(f"diffusers has no {name}")
-    return cls
 
 
 def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping[str, Any]) -> Any:
@@ -65,16 +54,10 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
         passed["is_distilled"] = not resolved.serving.guided
 
     def transformer(cls: Any, folder: Path) -> Any:
-        precision, single = plan.precision, resolved.single
-        if precision in quantise.QUANTISED:
-            # Streamed, all of it at once does not fit the device.
-            on = "cpu" if plan.placement == "stream" else device
-            mark = resolved.marks[HEAVY]
-            return quantise.load_transformer(cls, folder, precision, on, store, mark, single)
-        dtype = devices.dtype_of(precision)
-        if single is None:
-            return checkpoints.from_folder(cls, folder, dtype=dtype)
-        return checkpoints.from_single(cls, folder, single, dtype)
+        # Streamed, all of it at once does not fit the device.
+        on = "cpu" if plan.placement == "stream" else device
+        mark, single = resolved.marks[HEAVY], resolved.single
+        return quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
 
     own = {HEAVY: transformer}
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)
@@ -134,13 +117,13 @@ def _load(
     plain: Callable[[Any, Path], Any] = partial(checkpoints.from_folder, dtype=dtype)
     own = own or {}
     parts = {
-        part: own.get(part, plain)(_class(library, cls), folder / part)
+        part: own.get(part, plain)(class_of(library, cls), folder / part)
         for part, (library, cls) in components(read_index(folder)).items()
         # Only what has weights has a plain config.json.
         if part not in passed and (folder / part / "config.json").is_file()
         if library in _LIBRARIES or part in own
     }
-    pipe = pipeline_class(name).from_pretrained(
+    pipe = class_of("diffusers", name).from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, **passed, **parts
     )
     pipe.set_progress_bar_config(disable=True)
@@ -157,7 +140,7 @@ def _place(pipe: Any, device: Any, skip: str = "") -> None:
                 part.to(device)
 
 
-def _class(library: str, name: str) -> Any:
+def class_of(library: str, name: str) -> Any:
     """A class that an index names: a file of the makers of the weights, which may name anything.
 
     Raises ModelMissing for one of another library: importing it would run code.
@@ -165,7 +148,8 @@ def _class(library: str, name: str) -> Any:
     cls = None
     if library in _LIBRARIES:
         devices.frameworks()
-        cls = getattr(importlib.import_module(library), name, None)
+        with devices.collecting_nothing():
+            cls = getattr(importlib.import_module(library), name, None)
     if not isinstance(cls, type):
         raise ModelMissing(
             f"the model's {INDEX} names {library}.{name}, which is no part of diffusers or"

@@ -8,7 +8,7 @@ of a run. Everything is read from folders that the library names, and never from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,14 +24,6 @@ from runner.engine.speed import Speed
 from runner.engine.weights import assembly
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The stages of a task, with the engine facts about them that its sidecar records."""
-
-    stages: gpu.Stages
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class PipelineCache:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""
         return self._stage("text", resolved, on_loading, self._text_pipeline)
 
-    def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> Loaded:
+    def paint(self, resolved: ResolvedTask, on_loading: OnLoading) -> gpu.Stages:
         """The stages that denoise and decode a task. Calls `on_loading` where one has to load."""
         devices.use_threads(self.device, resolved.model.bytes)
         main, prior = self._stage("paint", resolved, on_loading, self._main_pipeline), None
@@ -97,15 +89,15 @@ class PipelineCache:
             prior = self._stage(
                 "prior", resolved, on_loading, lambda task: assembly.prior_stage(task, self.device)
             )
-        stages = gpu.Stages(
+        return gpu.Stages(
             family=resolved.family,
             main=main,
             arguments=resolved.kind.arguments[resolved.model.family],
             prior=prior,
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
             speed=self._speed,
+            facts=self._engine_facts(resolved, main),
         )
-        return Loaded(stages, self._engine_facts(resolved, main))
 
     def clear(self) -> None:
         """Release every stage; where none is loaded, the device is not initialised."""
@@ -162,7 +154,7 @@ class PipelineCache:
         return self._built(assembly.text_stage, resolved, resolved.family.text_parts, precision)
 
     def _main_pipeline(self, resolved: ResolvedTask) -> Any:
-        gpu.require_callback(assembly.pipeline_class(resolved.serving.pipeline))
+        gpu.require_callback(assembly.class_of("diffusers", resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
         parts = resolved.marks.keys() - {*resolved.family.text_parts, "scheduler"}

@@ -1,5 +1,6 @@
-"""Loads transformers and text encoders in few bits, and keeps what it quantised on disk.
+"""Loads transformers and text encoders, and keeps what it quantised on disk.
 
+    fp32, bf16   as they were published
     fp8     8 bits a weight, computed in bf16; converted once, then read from `data/quantised`
     nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
     gguf    a file that was published quantised, as it is
@@ -21,9 +22,6 @@ from runner.engine.weights.kept_folders import KeptFolder
 from runner.engine.weights.loading import counted
 from runner.errors import JobFailed
 
-QUANTISED = ("fp8", "nf4", "gguf", "stored")
-"""The precisions that are loaded here; diffusers loads the others by itself."""
-
 _RECIPES = {"fp8": 1, "nf4": 1}
 """Versions, increased when the quantised weights change, so that older folders are made again."""
 
@@ -43,13 +41,18 @@ def load_transformer(
     mark: str,
     single: Path | None = None,
 ) -> Any:
-    """The transformer of a component's folder in this precision, on the device, for inference.
+    """The transformer of a component's folder in this precision: on the device, in few bits.
 
-    It computes in bfloat16. `store` is the folder of quantised weights, `mark` the hash of the
+    It computes in bfloat16 then. `store` is the folder of quantised weights, `mark` the hash of the
     weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
     configuration. Raises JobFailed where the weights were published quantised and the precision is
     another one.
     """
+    if precision in ("fp32", "bf16"):
+        dtype = devices.dtype_of(precision)
+        if single is None:
+            return checkpoints.from_folder(cls, folder, dtype=dtype)
+        return checkpoints.from_single(cls, folder, single, dtype)
     if precision == "gguf":
         assert single is not None
         model = checkpoints.from_gguf(cls, folder, single, device)

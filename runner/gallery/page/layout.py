@@ -58,24 +58,17 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a board: its label, and the shots in each column."""
-
-    label: str
-    cells: tuple[tuple[Shot, ...], ...]
-
-
-@dataclass(frozen=True)
 class Board:
     """The arrangement of shots; a plain grid is one row and one column, with `down` empty.
 
-    `down` and `across` are the names of the axes, `seeds` the most shots in one cell (1 in a grid).
+    `down` and `across` are the names of the axes, `rows` has the cells of each row by its label,
+    one for each column, `seeds` is the most shots in one cell (1 in a grid).
     """
 
     down: str
     across: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: Mapping[str, Sequence[Sequence[Shot]]]
     seeds: int
 
     @property
@@ -115,7 +108,7 @@ def arrange(shots: Sequence[Shot]) -> Board:
     """Find the axes and place the shots along them."""
     axes = _axes(shots)
     if not axes:
-        return Board("", "", ("",), (Row("", (tuple(shots),)),), seeds=1)
+        return Board("", "", ("",), {"": [shots]}, seeds=1)
     down, across = (*axes, "")[:2]
     rows = _values(shots, down)
     columns = _values(shots, across) if across else [""]
@@ -127,10 +120,7 @@ def arrange(shots: Sequence[Shot]) -> Board:
         down=down,
         across=across,
         columns=tuple(columns),
-        rows=tuple(
-            Row(row, tuple(tuple(cells.get((row, column), ())) for column in columns))
-            for row in rows
-        ),
+        rows={row: [cells.get((row, column), []) for column in columns] for row in rows},
         seeds=max(len(cell) for cell in cells.values()),
     )
 

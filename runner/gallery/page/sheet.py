@@ -19,7 +19,7 @@ from urllib.parse import quote
 from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
-from runner.gallery.page.layout import CRISP_UP_TO, Board, Row, Shot, arrange, shots_of
+from runner.gallery.page.layout import CRISP_UP_TO, Board, Shot, arrange, shots_of
 from runner.gallery.page.summary import Summary, summarise
 from runner.job import FINAL_STATES
 
@@ -179,26 +179,26 @@ def _where(error: Mapping[str, Any]) -> str:
 
 def _board(board: Board, summary: Summary) -> str:
     if not board.down:
-        shots = "".join(_shot(shot) for row in board.rows for cell in row.cells for shot in cell)
+        shots = "".join(_shot(shot) for row in board.rows.values() for cell in row for shot in cell)
         return f'<div class="grid" data-board>{shots}{_to_come(summary)}</div>'
     heads = ""
     if board.across:
         names = "".join(f'<div class="column"><bdi>{text(c)}</bdi></div>' for c in board.columns)
         corner = f'<div class="corner">{text(board.down)} ↓ {text(board.across)} →</div>'
         heads = f'<div class="heads" aria-hidden="true">{corner}{names}</div>'
-    rows = "".join(_row(row, board) for row in board.rows)
+    rows = "".join(_row(label, cells, board) for label, cells in board.rows.items())
     css_class = "board" if board.across else "board single"
     return f'<div class="{css_class}" data-board>{heads}{rows}{_to_come(summary)}</div>'
 
 
-def _row(row: Row, board: Board) -> str:
-    cells = "".join(
+def _row(label: str, cells: Sequence[Sequence[Shot]], board: Board) -> str:
+    shown = "".join(
         f'<div class="cell" data-label="{text(column)}">{"".join(map(_shot, shots))}</div>'
-        for column, shots in zip(board.columns, row.cells, strict=True)
+        for column, shots in zip(board.columns, cells, strict=True)
     )
     return (
-        f'<section class="row"><h2><bdi>{text(row.label)}</bdi></h2>'
-        f'<div class="cells">{cells}</div></section>'
+        f'<section class="row"><h2><bdi>{text(label)}</bdi></h2>'
+        f'<div class="cells">{shown}</div></section>'
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.engine.weights import checkpoints, quantise
-from runner.engine.weights.assembly import _class, _load
+from runner.engine.weights.assembly import _load, class_of
 from runner.errors import ModelMissing
 from tests import random_twin
 
@@ -29,7 +29,7 @@ def test_an_index_names_classes_of_diffusers_and_transformers_only(
     (tmp_path / "evil.py").write_text("class Model:\n    pass\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModelMissing, match="no part of diffusers or transformers"):
-        _class(library, name)
+        class_of(library, name)
     assert "evil" not in sys.modules
 
 
@@ -63,5 +63,5 @@ def test_no_weights_are_read_from_a_pickle(tmp_path: Path, part: str) -> None:
 
 
 def test_a_class_of_theirs_is_found() -> None:
-    assert _class("diffusers", "AutoencoderKL").__name__ == "AutoencoderKL"
-    assert _class("transformers", "T5EncoderModel").__name__ == "T5EncoderModel"
+    assert class_of("diffusers", "AutoencoderKL").__name__ == "AutoencoderKL"
+    assert class_of("transformers", "T5EncoderModel").__name__ == "T5EncoderModel"

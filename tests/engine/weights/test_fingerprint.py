@@ -13,6 +13,7 @@ import pytest
 
 from runner.engine.weights import fingerprint
 from runner.engine.weights.fingerprint import Hashes, combined
+from runner.engine.weights.loading import telling
 from tests.fake_hub import WEIGHTS, pipeline, put
 
 MIB = 2**20
@@ -116,8 +117,8 @@ def test_who_waits_is_told_only_when_large_files_are_read(tmp_path: Path, memory
     small, file = put(tmp_path, {"small": b"1"}) / "small", large(tmp_path / "a")
     hashes = Hashes(memory)
     for each in (small, file, file):
-        hashes.on_reading = lambda each=each: told.append(each.name)  # type: ignore[misc]
-        hashes.file(each)
+        with telling(lambda done, files, each=each: told.append(each.name)):  # type: ignore[misc]
+            hashes.file(each)
     assert told == ["a"]
 
 

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from runner.engine import gpu
 from runner.engine.memory import devices
 from runner.engine.memory.plans import MemoryPlan
 from runner.engine.registry import KINDS
 from runner.engine.weights.loading import OnLoading
-from runner.engine.weights.pipeline_cache import Loaded, PipelineCache
+from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.task import ImageTask
 from tests.fakes import PlannedCache, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
 
 
-def loaded(pipelines: PipelineCache, task: ImageTask) -> Loaded:
+def loaded(pipelines: PipelineCache, task: ImageTask) -> gpu.Stages:
     resolved = pipelines.resolve(task)
     pipelines.text(resolved, lambda *_: None)
     return pipelines.paint(resolved, lambda *_: None)
@@ -105,15 +106,15 @@ def test_weights_that_are_replaced_under_their_own_name_are_loaded_at_the_next_t
     library.main = lambda model, kind: folder  # type: ignore[method-assign]
     pipelines = PipelineCache(library, device="cpu")
     first, again = loaded(pipelines, task), loaded(pipelines, task)
-    assert again.stages.main is first.stages.main
+    assert again.main is first.main
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     state = load_file(file)
     state["proj_out.weight"] = torch.zeros_like(state["proj_out.weight"])
     save_file(state, file.with_suffix(".new"))
     file.with_suffix(".new").replace(file)
     merged = loaded(pipelines, task)
-    assert not merged.stages.main.transformer.proj_out.weight.any()
-    assert merged.stages.main.vae is first.stages.main.vae, "nobody has touched it"
+    assert not merged.main.transformer.proj_out.weight.any()
+    assert merged.main.vae is first.main.vae, "nobody has touched it"
     hashes = [each.facts["model"]["hash"] for each in (first, again, merged)]
     assert hashes[0] == hashes[1] != hashes[2] and hashes[0].startswith("sha256:")
 
@@ -137,8 +138,8 @@ def test_a_prior_that_is_replaced_under_its_own_name_is_loaded_at_the_next_task(
     save_file({name: torch.zeros_like(each) for name, each in state.items()}, f"{file}.new")
     Path(f"{file}.new").replace(file)
     merged = loaded(pipelines, task)
-    assert merged.stages.main is first.stages.main, "nobody has touched it"
-    assert not any(each.any() for each in merged.stages.prior.image_embedder.parameters())
+    assert merged.main is first.main, "nobody has touched it"
+    assert not any(each.any() for each in merged.prior.image_embedder.parameters())
     assert first.facts["model"]["hash"] != merged.facts["model"]["hash"]
 
 

@@ -23,8 +23,8 @@ def pack(subjects: int, variables: int, seeds: int) -> list[dict[str, Any]]:
 def test_a_pack_lies_with_subjects_down_variables_across_and_seeds_inside() -> None:
     found = board(*pack(3, 2, 4))
     assert (found.down, found.across, found.columns) == ("subject", "variable", ("v0", "v1"))
-    assert [row.label for row in found.rows] == ["s0", "s1", "s2"]
-    assert [shot.spec["seed"] for shot in found.rows[2].cells[1]] == [0, 1, 2, 3]
+    assert list(found.rows) == ["s0", "s1", "s2"]
+    assert [shot.spec["seed"] for shot in found.rows["s2"][1]] == [0, 1, 2, 3]
     assert found.seeds == 4 and found.abreast == 4
 
 
@@ -35,7 +35,7 @@ def test_seeds_wrap_where_there_are_many_columns() -> None:
 def test_a_pack_with_one_variable_has_its_subjects_down() -> None:
     found = board(*pack(3, 1, 2))
     assert (found.down, found.across) == ("subject", "")
-    assert [len(row.cells[0]) for row in found.rows] == [2, 2, 2]
+    assert [len(row[0]) for row in found.rows.values()] == [2, 2, 2]
 
 
 def test_a_sweep_of_two_fields_is_a_board_too() -> None:
@@ -52,14 +52,14 @@ def test_sizes_are_one_axis() -> None:
             for i, (w, h) in enumerate(sizes, 1)
         )
     )
-    assert [row.label for row in found.rows] == ["64×64", "128×64"]
+    assert list(found.rows) == ["64×64", "128×64"]
 
 
 def test_seeds_alone_and_unrelated_pictures_are_a_grid() -> None:
     assert board(*(sidecar(n) for n in range(1, 9))).down == ""
     assert board(*(sidecar(n, prompt=f"p{n}") for n in range(1, 9))).down == ""
     assert board(*(sidecar(n, prompt=f"p{n}", steps=n) for n in range(1, 9))).down == ""
-    assert board().rows[0].cells == ((),)
+    assert list(board().rows.values()) == [[[]]]
 
 
 def test_a_missing_picture_has_its_place_and_its_reason() -> None:
@@ -72,9 +72,9 @@ def test_a_missing_picture_has_its_place_and_its_reason() -> None:
         "variable": "v0",
     }
     found = board(whole[0], whole[1], whole[3], failures=(failure,))
-    (missing,) = found.rows[1].cells[0]
+    (missing,) = found.rows["s1"][0]
     assert (missing.missing, missing.message, missing.index) == ("OutOfMemory", "smaller", 3)
-    assert found.rows[1].cells[1][0].file == "hero-0004.png"
+    assert found.rows["s1"][1][0].file == "hero-0004.png"
 
 
 def test_a_file_name_never_leaves_the_jobs_folder() -> None:

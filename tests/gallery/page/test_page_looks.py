@@ -130,7 +130,7 @@ def test_the_page_of_all_jobs_is_arranged_by_day_or_pack_and_filtered(
         moment = f"2026-11-0{number}T12:00:00.000Z"
         jobs.append(status(job=f"j{number}", kind=name, accepted_at=moment, outputs=outputs))
     page = tmp_path / "index.html"
-    page.write_text(outbox_page(jobs, {"j1": ["lamps"], "j3": [HOSTILE[0]]}), encoding="utf-8")
+    page.write_text(outbox_page(jobs, {"j1": "lamps", "j3": HOSTILE[0]}), encoding="utf-8")
     browser.open(page)
     assert browser.texts(".card strong") == ["j3", "j2", "j1"]
     browser.find("[data-by=pack]").click()

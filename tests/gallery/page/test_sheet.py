@@ -60,7 +60,7 @@ def pages(word: str) -> list[str]:
     listed = status(job=word, message=word, outputs=[{"thumbnail": word, "width": 1, "height": 1}])
     return [
         job_page(state, [told, other], failures=[failure]),
-        outbox_page([listed], {word: [word]}),
+        outbox_page([listed], {word: word}),
     ]
 
 
