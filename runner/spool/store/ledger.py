@@ -91,21 +91,17 @@ class Ledger(Queries):
                 self._announce(record)
             return record
 
-    def answered(self, identities: Iterable[str]) -> None:
-        """Forget files that have left the inbox for good; recovery repeats what is not recorded."""
-        with self.transaction(durable=False):
-            self._run_many("DELETE FROM unanswered WHERE identity = ?", ((i,) for i in identities))
+    def answered(self, identities: Iterable[str], stuck: Mapping[str, str] | None = None) -> None:
+        """Forget files that have left the inbox for good; recovery repeats what is not recorded.
 
-    def keep_stuck(self, files: Mapping[str, str]) -> None:
-        """Record the names of files that cannot leave the inbox, by identity: they are over."""
+        Of those that cannot leave it, though they are over, the names are kept: `stuck`.
+        """
+        over = [(identity,) for identity in identities]
+        names = ((identity, storable(name)) for identity, name in (stuck or {}).items())
         with self.transaction(durable=False):
-            rows = ((identity, storable(name)) for identity, name in files.items())
-            self._run_many("INSERT OR REPLACE INTO stuck VALUES (?, ?)", rows)
-
-    def unstick(self, identities: Iterable[str]) -> None:
-        """Forget files that have left the inbox at last."""
-        with self.transaction(durable=False):
-            self._run_many("DELETE FROM stuck WHERE identity = ?", ((i,) for i in identities))
+            for table in ("unanswered", "stuck"):
+                self._run_many(f"DELETE FROM {table} WHERE identity = ?", over)
+            self._run_many("INSERT INTO stuck VALUES (?, ?)", names)
 
     def forget_quarantined(self, job_id: str) -> None:
         """Forget a job that was taken out: its folder is gone."""
