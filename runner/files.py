@@ -75,10 +75,8 @@ def tensors_in(file: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file; in the hub's cache it is the name of the blob behind the link."""
+    """The SHA-256 of a file's content."""
     real = Path(os.path.realpath(file))
-    if real.parent.name == "blobs" and len(real.name) == 64:
-        return real.name
     status = real.stat()
     return _hashed(real, status.st_ino, status.st_size, status.st_mtime_ns)
 

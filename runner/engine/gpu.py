@@ -122,8 +122,8 @@ def run_batch(
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
-    of the size in their `prepared` or of the original that they are pasted into. Raises Stopped and
-    TimedOut at a cancellation point, OutOfMemory, DeviceLost and NotFinite.
+    of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
+    OutOfMemory, DeviceLost and NotFinite.
     """
     images = []
     try:
@@ -134,7 +134,7 @@ def run_batch(
             for number, piece in enumerate(pieces):
                 row, prepared = latents[number : number + 1], piece.prepared
                 image = stages.family.decode(stages.main, row, prepared.width, prepared.height)
-                images.append(prepared.paste.onto(image) if prepared.paste else image)
+                images.append(image)
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.

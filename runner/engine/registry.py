@@ -218,6 +218,10 @@ def _reference_problems(
         at_most = "one picture" if serving.references == 1 else f"{serving.references} pictures"
         able = _able(kind, models, lambda _, other: other.references >= len(images))
         yield "image", f"{model.name} reads at most {at_most}; {len(images)} are given{able}"
+    weights = [e.get("weight", 1) if isinstance(e, Mapping) else 1 for e in images]
+    # More would be far outside of what one picture may weigh.
+    if serving.weighted and len(weights) > 1 and max(map(abs, weights)) >= 10 * sum(weights):
+        yield "image", "the weights of the pictures cancel each other out: raise those above 0"
     for number, entry in enumerate(images):
         weight = entry.get("weight") if isinstance(entry, Mapping) else None
         path = f"image[{number}].weight" if several else "image.weight"

@@ -23,7 +23,7 @@ from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import JobFailed
+from runner.errors import JobFailed, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
@@ -67,15 +67,22 @@ class Renderer:
         sign.check()
         pixels = prepared.width * prepared.height
         with sign.not_counted():
-            resolved = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
-        result, fallback_warnings, resolved = fallbacks.with_fallbacks(
-            self._pipelines, resolved, pixels, attempt
-        )
-        image, stages, piece, warnings = result
+            first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
+        for resolved in fallbacks.attempts(self._pipelines, first, pixels):
+            try:
+                image, stages, piece, warnings = attempt(resolved)
+                break
+            except OutOfMemory as error:
+                message = str(error)
+        else:
+            raise OutOfMemory(message)
+        if resolved.plan is not first.plan:
+            ran_out = f"the device ran out of memory with {first.plan.summary}"
+            warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
         seconds = time.monotonic() - began - sign.given_back
-        answer = self._answer(piece, image, seconds, stages, (*warnings, *fallback_warnings))
+        rendered = self._rendered(piece, image, seconds, stages, warnings)
         self.batching.record(stages, resolved, piece, seconds)
-        return answer
+        return rendered
 
     def render_batch(
         self, tasks: Sequence[ImageTask], sign: StopSign, on_event: OnEvent
@@ -101,7 +108,7 @@ class Renderer:
         images = gpu.run_batch(stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)
         return [
-            self._answer(piece, image, seconds, stages, piece.encoded.warnings)
+            self._rendered(piece, image, seconds, stages, piece.encoded.warnings)
             for piece, image in zip(pieces, images, strict=True)
         ]
 
@@ -112,7 +119,7 @@ class Renderer:
         self.batching.forget()
         self._pipelines.forget()
 
-    def _answer(
+    def _rendered(
         self, piece: Piece, image: Image, seconds: float, stages: Stages, warnings: tuple[str, ...]
     ) -> Rendered:
         task = piece.task
@@ -127,8 +134,10 @@ class Renderer:
         }
         warnings = (*piece.prepared.warnings, *warnings)
         warnings += stages.speed.warnings(stages.main, task.steps_made)
-        if image.getcolors(1):
+        if image.getcolors(1):  # of what was painted, before it is pasted into another
             warnings += ("the picture is of one colour: look at it, and try another seed",)
+        if piece.prepared.paste:
+            image = piece.prepared.paste.onto(image)
         return Rendered(self._slot, task, image, seconds, facts, warnings)
 
     def _progress(

@@ -206,7 +206,9 @@ def test_outside_of_the_mask_every_original_pixel_stays(
     task = task_of("fill")
     prepared = KINDS["fill"].prepare(task, MODEL_REGISTRY["tiny"].sizes)
     prompt = encoded(pipelines, task)
-    image = _run(loaded(pipelines, task), task, prepared, prompt, StopSign(), quiet)
+    painted = _run(loaded(pipelines, task), task, prepared, prompt, StopSign(), quiet)
+    assert prepared.paste is not None
+    image = prepared.paste.onto(painted)
     keep = np.asarray(prepared.images["mask"][0]) == 0
     original = np.asarray(prepared.images["image"][0])
     assert np.array_equal(np.asarray(image)[keep], original[keep])

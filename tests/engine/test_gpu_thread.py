@@ -93,18 +93,20 @@ def test_facts_are_what_a_sidecar_needs(executor_of: ExecutorOf, task_of: TaskOf
     assert facts["recipe"] == KINDS["text2img"].recipe
 
 
-def test_a_picture_of_one_colour_is_kept_and_a_warning(
-    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["text2img", "fill"])
+def test_a_picture_of_one_colour_is_kept_and_a_warning_also_where_it_is_pasted_into_another(
+    executor_of: ExecutorOf, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     executor = executor_of()
-    assert outcome(executor, task_of("text2img")).warnings == ()
+    assert outcome(executor, task_of(kind)).warnings == ()
 
     def grey(*given: Any) -> Any:
         return [Image.new("RGB", (64, 64), (7, 8, 9))]
 
     monkeypatch.setattr(gpu, "run_batch", grey)
-    answer = outcome(executor, task_of("text2img"))
+    answer = outcome(executor, task_of(kind))
     assert isinstance(answer, Rendered) and "of one colour" in answer.warnings[0]
+    assert (answer.image.getcolors(1) is None) == (kind == "fill")
 
 
 def test_warnings_about_an_input_picture_are_those_of_the_image(

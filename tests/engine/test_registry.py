@@ -93,6 +93,17 @@ def test_sizes_outside_of_the_model_are_refused(width: int, height: int) -> None
     assert paths(kind="text2img", model="dev", width=width, height=height) == ["width"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "refused"),
+    [((1, -0.5), 0), ((3, 1, 0), 0), ((0, 0), 1), ((1, -0.99), 1), ((1, -1), 1), ((-2, 1), 1)],
+)
+def test_weights_that_have_no_share_in_their_sum_are_refused(
+    weights: tuple[float, ...], refused: int
+) -> None:
+    image = [{"path": "a.png", "weight": weight} for weight in weights]
+    assert paths(kind="redux", model="tiny", image=image) == ["image"] * refused
+
+
 def test_several_pictures_and_weights_are_refused_where_one_plain_one_is_read() -> None:
     image = [{"path": "a.png", "weight": 0.5}, "b.png"]
     assert paths(kind="kontext", model="tiny", image=image) == ["image", "image[0].weight"]

@@ -22,8 +22,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
 
 def _prior_flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     weights = [float(image.weight) for image in task.inputs["image"]]
-    total = sum(weights) or 1.0
-    weights = [weight / total for weight in weights] if len(weights) > 1 else [1.0]
+    weights = [weight / sum(weights) for weight in weights] if len(weights) > 1 else [1.0]
     return {
         "image": list(prepared.images["image"]),
         "prompt_embeds_scale": weights,

@@ -17,7 +17,7 @@ from runner.engine.models import Sizes
 from runner.errors import InputBad, InputMissing
 from runner.pictures import decoded
 from runner.task import InputImage
-from specs.rules import SIZE_STEP
+from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
 
 def open_image(item: InputImage) -> Image:
@@ -161,8 +161,10 @@ def on_grid(picture: Image, width: int, height: int) -> Image:
 
 
 def side_by_side(pictures: Sequence[Image], area: int) -> Image:
-    """The pictures in a row of about `area` pixels, all of one height."""
-    high = (area / sum(each.width / each.height for each in pictures)) ** 0.5
+    """The pictures whole in a row, all of one height, of about `area` pixels where sides allow."""
+    aspect = sum(each.width / each.height for each in pictures)
+    high = min((area / aspect) ** 0.5, LARGEST_SIDE, LARGEST_SIDE / aspect)
+    high = max(high, SMALLEST_SIDE, SMALLEST_SIDE / aspect)
     row = [
         each.resize((round(high * each.width / each.height), round(high)), Resampling.LANCZOS)
         for each in pictures

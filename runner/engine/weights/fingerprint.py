@@ -1,15 +1,13 @@
 """Hashes that identify weights: of the whole content, and equal on every machine.
 
-A file's hash is the SHA-256 of its content. In the hub's cache the name of a large file's blob is
-this hash, so it is not read; a small one is named by git's hash, of 40 digits, which says nothing
-here. Any other large file is read once: its hash is remembered, and counts as long as path, size,
-time of change and inode stay.
+A file's hash is the SHA-256 of its content. A large file is read once: its hash is remembered, and
+counts as long as path, size, time of change and inode stay. The names of blobs in the hub's cache
+are not believed: a program that writes through a link changes what is in them.
 """
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +22,6 @@ KIND = "sha256:"
 
 _REMEMBERED_FROM = 2**20
 _MOST = 2000
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Hashes:
@@ -69,8 +66,6 @@ class Hashes:
     def _without_reading(self, file: Path) -> str | None:
         """The hash of a file that is small, or known; else None."""
         real = file.resolve()
-        if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
-            return real.name
         stamp = _stamp(real)
         if stamp[0] < _REMEMBERED_FROM:
             return hashlib.sha256(real.read_bytes()).hexdigest()

@@ -65,6 +65,7 @@ def apply(pipe: Any, loras: Sequence[Lora]) -> tuple[str, ...]:
             for _, change in fitting.changes:
                 change.strength = lora.weight
             messages += fitting.warnings
+        _set_values(module, applied, loras)
     return tuple(dict.fromkeys(messages))
 
 
@@ -96,18 +97,14 @@ def _modules(pipe: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key) -> _Applied:
-    import torch
-
     fittings = [_fitting(pipe, part, module, lora) for lora in loras]
     applied = _Applied(key, fittings, getattr(module.config, "in_channels", 0))
     setattr(module, _ATTRIBUTE, applied)
     try:
         for fitting in fittings:
-            for name, value in fitting.values.items():
+            for name in fitting.values:
                 weight = module.get_submodule(name).weight
-                applied.values.setdefault(name, weight.detach().clone())
-                with torch.no_grad():
-                    weight.copy_(value)
+                applied.values[name] = weight.detach().clone().cpu()
             for name, change in fitting.changes:
                 lora_layers.put(module, name, change)
             if fitting.width > applied.channels:
@@ -117,6 +114,20 @@ def _apply_to(pipe: Any, part: str, module: Any, loras: Sequence[Lora], key: Key
         remove(pipe)
         raise
     return applied
+
+
+def _set_values(module: Any, applied: _Applied, loras: Sequence[Lora]) -> None:
+    """Set the weights that LoRAs have values for, each by its weight: at 1 to the value itself."""
+    import torch
+
+    with torch.no_grad():
+        for name, own in applied.values.items():
+            changes = [
+                lora.weight * (fitting.values[name].double() - own.double())
+                for lora, fitting in zip(loras, applied.fittings, strict=True)
+                if name in fitting.values
+            ]
+            module.get_submodule(name).weight.copy_(sum(changes, start=own.double()))
 
 
 def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitting:

@@ -238,12 +238,13 @@ class PipelineCache:
 
 def _keys(resolved: ResolvedTask) -> dict[str, tuple[str, ...]]:
     """The key of each stage of a task; equal keys mean the same pipeline."""
-    plan = resolved.plan
+    plan, serving = resolved.plan, resolved.serving
     placed = (plan.precision, plan.placement, str(plan.tiling))
+    painted = (serving.pipeline, str(serving.guided), *placed, str(resolved.folder))
     of_prior = {part: mark for part, mark in resolved.marks.items() if part.startswith(PRIOR)}
     own = [mark for part, mark in resolved.marks.items() if part not in of_prior]
     return {
         "text": ("text", resolved.encoders),
-        "paint": ("paint", resolved.serving.pipeline, *placed, str(resolved.folder), *own),
+        "paint": ("paint", *painted, *own),
         "prior": ("prior", *placed, str(resolved.prior_folder), *of_prior.values()),
     }

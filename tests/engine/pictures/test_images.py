@@ -243,6 +243,28 @@ def test_fitting_never_stretches(size: tuple[int, int]) -> None:
     assert abs((right - left) - (bottom - top)) <= 2
 
 
+@pytest.mark.parametrize(
+    ("count", "shape", "area"),
+    [
+        (4, (1600, 900), 2048 * 2048),  # so wide a row that its height has to give
+        (4, (1600, 400), 64 * 64),  # so small an area that the row would be 16 high
+        (2, (250, 1000), 64 * 64),
+        (3, (800, 600), 1024 * 1024),
+    ],
+)
+def test_a_row_of_pictures_shows_each_of_them_whole(
+    count: int, shape: tuple[int, int], area: int
+) -> None:
+    pictures = [Image.new("RGB", shape, (60 * n + 60, 0, 0)) for n in range(count)]
+    row = np.asarray(images.side_by_side(pictures, area))[:, :, 0]
+    high, wide = row.shape
+    assert 64 <= min(row.shape) and max(row.shape) <= 4096
+    shown = [np.count_nonzero(row[high // 2] == 60 * n + 60) for n in range(count)]
+    assert sum(shown) == wide
+    for each in shown:  # 16 are cut at most, from both ends together
+        assert abs(each - high * shape[0] / shape[1]) <= 16 * shape[0] / shape[1] + 16
+
+
 def test_a_lone_side_takes_the_other_from_the_picture() -> None:
     assert images.target_size((200, 100), 512, None, Sizes()) == (512, 256)
     assert images.target_size((200, 100), None, 512, Sizes()) == (1024, 512)

@@ -57,7 +57,7 @@ def test_a_merge_that_changes_nothing_but_the_middle_of_a_large_file_changes_its
 
 
 def test_the_same_weights_have_one_hash_behind_the_links_of_the_hubs_cache_and_as_plain_files(
-    tmp_path: Path, memory: Path, read: list[str]
+    tmp_path: Path, memory: Path
 ) -> None:
     plain = put(tmp_path / "plain", pipeline())
     large(plain / WEIGHTS)
@@ -72,10 +72,19 @@ def test_the_same_weights_have_one_hash_behind_the_links_of_the_hubs_cache_and_a
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob)
     behind_links = Hashes(memory).parts(cached)
-    assert read == [], "its name says it"
     assert behind_links == Hashes(memory).parts(plain)
-    assert read == [Path(WEIGHTS).name]
     assert behind_links == Hashes(memory).parts(shutil.copytree(plain, tmp_path / "copy"))
+
+
+def test_a_blob_of_the_hubs_cache_that_is_written_over_has_another_hash_whatever_its_name(
+    tmp_path: Path, memory: Path
+) -> None:
+    file = large(tmp_path / "a")
+    (tmp_path / "blobs").mkdir()
+    blob = file.rename(tmp_path / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest())
+    assert Hashes(memory).file(blob) == blob.name
+    large(blob, b"merged")
+    assert Hashes(memory).file(blob) == hashlib.sha256(blob.read_bytes()).hexdigest() != blob.name
 
 
 def test_only_what_is_loaded_counts(tmp_path: Path, memory: Path) -> None:

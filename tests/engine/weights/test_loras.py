@@ -132,6 +132,36 @@ def test_a_control_lora_makes_a_control_model_of_a_plain_one_and_leaves_no_trace
     assert painted(plain_pipe) == plain
 
 
+def test_norms_that_loras_set_follow_the_weights_and_add_up(tmp_path: Path) -> None:
+    """Seen red: they were set whatever the weight, and the last file's overwrote the others'."""
+    import torch
+
+    pipe = pipe_of("FluxPipeline")
+    before = state_of(pipe)
+    norm = pipe.transformer.transformer_blocks[0].attn.norm_q
+    own = norm.weight.detach().clone()
+    one, two = torch.full((16,), 1.7), torch.full((16,), 0.3)
+
+    def file(name: str, value: Any) -> Lora:
+        tensors = tensors_for(pipe.transformer)
+        tensors["transformer.transformer_blocks.0.attn.norm_q.weight"] = value
+        return written(tmp_path / name, tensors)
+
+    first, second = file("1.safetensors", one), file("2.safetensors", two)
+    for weights, expected in {
+        (1.0, 0.0): one,
+        (0.0, 0.0): own,
+        (0.25, 0.0): own + 0.25 * (one - own),
+        (-1.0, 0.0): own - (one - own),
+        (0.5, 2.0): own + 0.5 * (one - own) + 2 * (two - own),
+    }.items():
+        both = [replace(f, weight=w) for f, w in zip((first, second), weights, strict=True)]
+        loras.apply(pipe, both)
+        assert torch.allclose(norm.weight, expected, atol=1e-6, rtol=0)
+    loras.remove(pipe)
+    assert state_of(pipe) == before
+
+
 def test_a_lora_for_the_plain_model_fits_the_models_with_more_channels(tmp_path: Path) -> None:
     made_for = pipe_of("FluxPipeline").transformer
     tensors = tensors_for(made_for, only=("x_embedder", "to_q"))

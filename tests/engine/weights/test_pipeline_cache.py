@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_loading_asks_nothing_of_the_network(
         loaded(fresh, task_of(kind))
 
 
-def test_the_shelf_lets_go_of_what_was_used_longest_ago(
+def test_the_cache_releases_what_was_used_longest_ago(
     data: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = PipelineCache(TwinLibrary(data), device="cpu")
@@ -117,6 +118,20 @@ def test_weights_that_are_replaced_under_their_own_name_are_loaded_at_the_next_t
     assert merged.main.vae is first.main.vae, "nobody has touched it"
     hashes = [each.facts["model"]["hash"] for each in (first, again, merged)]
     assert hashes[0] == hashes[1] != hashes[2] and hashes[0].startswith("sha256:")
+
+
+@pytest.mark.parametrize("first", ["klein", "base"])
+def test_entries_that_differ_in_guidance_alone_have_each_their_own_pipeline(
+    first: str, data: Path, task_of: TaskOf
+) -> None:
+    library = TwinLibrary(data)
+    klein = library.models["klein"]
+    serves = {kind: replace(each, guided=True) for kind, each in klein.serves.items()}
+    library.models = {**library.models, "base": replace(klein, name="base", serves=serves)}
+    pipelines, task = PipelineCache(library, device="cpu"), task_of("text2img", "klein")
+    for name in (first, "klein", "base"):
+        pipe = loaded(pipelines, replace(task, model=name)).main
+        assert pipe.config.is_distilled == (name == "klein")
 
 
 def test_a_prior_that_is_replaced_under_its_own_name_is_loaded_at_the_next_task(
