@@ -8,6 +8,7 @@ off on both sides, so that no pixel is resampled; beyond the model's bounds it i
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
@@ -22,7 +23,7 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
 def open_image(item: InputImage) -> Image:
     """The first frame of a picture as RGB: upright, and over white where it is transparent."""
-    return to_rgb(load(item.path))
+    return to_rgb(load(item.path), item.path.name)
 
 
 def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
@@ -64,9 +65,9 @@ def upright(picture: Image) -> Image:
         return picture.copy()
 
 
-def to_rgb(picture: Image) -> Image:
+def to_rgb(picture: Image, name: str) -> Image:
     """A picture of any mode as RGB, over white where it is transparent."""
-    picture = standard_colours(eight_bit(picture))
+    picture = standard_colours(eight_bit(picture, name))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         white = Pillow.new("RGBA", layered.size, "white")
@@ -94,36 +95,58 @@ def standard_colours(picture: Image) -> Image:
 
 
 def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
-    """A ready depth map, of any unit and range, as RGB; a warning where it had to be spread."""
-    picture = load(item.path)
-    spread = eight_bit(picture, spread=True)
-    if spread is picture or picture.getextrema() in ((0, 1), (0, 255), (0, 65535)):
-        return to_rgb(spread), ()
-    low, high = picture.getextrema()
-    return to_rgb(spread), (
-        f"{item.path.name} has depths from {low:g} to {high:g}, which were spread from black to"
+    """A ready depth map, of any unit and range, as RGB; a warning where it had to be spread.
+
+    Infinity counts as farthest.
+    """
+    picture, name = load(item.path), item.path.name
+    if not _is_deep(picture):
+        return to_rgb(picture, name), ()
+    values = _numbers(picture, name, infinite=True)
+    low, high = float(values.min()), float(values.max())
+    spread = _spread(values, low, high).convert("RGB")
+    if (low, high) in ((0, 1), (0, 255), (0, 65535)):
+        return spread, ()
+    return spread, (
+        f"{name} has depths from {low:g} to {high:g}, which were spread from black to"
         " white: if its small values are the near ones, invert it, for near is white",
     )
 
 
-def eight_bit(picture: Image, *, spread: bool = False) -> Image:
-    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255.
+def eight_bit(picture: Image, name: str) -> Image:
+    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
+    if not _is_deep(picture):
+        return picture
+    values = _numbers(picture, name)
+    tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
+    most = values.max()
+    return _spread(values, 0.0, next((top for top in tops if most <= top), 65535.0))
 
-    With `spread` the least value becomes 0 and the greatest 255.
-    """
+
+def _is_deep(picture: Image) -> bool:
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _numbers(picture: Image, name: str, *, infinite: bool = False) -> Any:
+    """The values of a picture in float32; with `infinite` the least of all where it is so."""
     import numpy as np
 
-    if not (picture.mode.startswith("I") or picture.mode == "F"):
-        return picture
-    values = np.asarray(picture, dtype=np.float64)
+    values = np.array(picture, dtype=np.float32)
+    if infinite:
+        values[np.isinf(values)] = values.min(where=np.isfinite(values), initial=np.inf)
     if not np.isfinite(values).all():
-        raise InputBad("a picture has values that are no numbers (NaN or infinite)")
-    low, high = values.min(), values.max()
-    if not spread:
-        tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
-        low, high = 0.0, next((top for top in tops if high <= top), 65535.0)
-    scaled = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0) * 255.0
-    return Pillow.fromarray(np.rint(scaled).astype(np.uint8))
+        raise InputBad(f"{name} has values that are no numbers (NaN or infinite)")
+    return values
+
+
+def _spread(values: Any, low: float, high: float) -> Image:
+    """These float32 values as L, from 0 for `low` to 255 for `high`; they are written over."""
+    import numpy as np
+
+    # In place: a picture may have 64 million of them.
+    values -= low
+    values *= 255.0 / ((high - low) or 1.0)
+    return Pillow.fromarray(np.rint(values.clip(0.0, 255.0, out=values), out=values).astype("u1"))
 
 
 def target_size(

@@ -133,7 +133,9 @@ def _edge(mask: Image) -> int:
 
 def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
     """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
-    mask, warnings = eight_bit(picture), []
+    mask, warnings = eight_bit(picture, name), []
+    if mask.mode == "LAB":  # which Pillow makes no grey of
+        mask = mask.convert("RGB")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         alpha = mask.getchannel("A").point(_BLACK_OR_WHITE)

@@ -7,6 +7,8 @@ a layer of another size means that the LoRA was made for another model.
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -24,6 +26,11 @@ Named = Mapping[str, Any]
 
 INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
+
+
+_PEFTS_FILE = "adapter_model.safetensors"
+_CHOICE = re.compile(r"[*+?{|]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,19 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
                 changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
             raise InputBad(f"{name} is incomplete: {layer} has no `{error.args[0]}`") from None
-        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             raise InputBad(f"{name} is damaged: the tensors of {layer} do not agree") from None
     warnings = [
         f"{len(left_out)} of the {len(found)} layers of {name} are not in this model, or are there"
         f" twice, and were left out, as {layer}"
         for layer in left_out[:1]
     ]
+    has_alpha = "lora_alpha" in settings or any("alpha" in pieces for pieces in found.values())
+    if path.name == _PEFTS_FILE and not has_alpha:
+        warnings.append(
+            f"{name} has no alpha: PEFT writes it into adapter_config.json, which is not read here;"
+            " multiply `weight` by its lora_alpha / r"
+        )
     widths = [change.inputs for layer, change in changes if layer == INPUT_LAYER]
     return Fitting(changes, values, max(widths, default=0), warnings)
 
@@ -102,26 +115,46 @@ def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named,
         try:
             header = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
             settings = {key.removeprefix(f"{part}."): value for key, value in header.items()}
-        except (ValueError, AttributeError, RecursionError):
+            settings["alpha_pattern"] = _compiled(settings.get("alpha_pattern") or {})
+        except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, re.error):
             raise InputBad(f"{name} is damaged: its settings cannot be read") from None
         tensors = {key: file.get_tensor(key) for key in keys}
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
+        real = tensor.float() if tensor.itemsize == 1 else tensor
+        if real.is_complex() or not torch.isfinite(real).all():
             raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")
     return tensors, settings
 
 
-def _scale(settings: Named, alpha: Any, layer: str) -> Callable[[int], float]:
-    """By what a change of this rank is multiplied.
+def _compiled(patterns: Named) -> list[tuple[re.Pattern[str], Any]]:
+    """The alphas of peft's settings by regular expressions for the ends of names, as peft reads them.
 
-    A layer without an alpha has that of peft's settings, whose patterns are taken as ends of names.
+    Raises ValueError for such as could take for ever to match (peft: utils/other.py).
+    """
+    choices = [len(_CHOICE.findall(pattern)) for pattern in patterns]
+    repeats = any(map(_REPEATED_GROUP.search, patterns))
+    if repeats or len(choices) > 2000 or max(choices, default=0) > 3 or sum(choices) > 100:
+        raise ValueError(patterns)
+    return [(re.compile(rf"(?:.*\.)?(?:{each})$"), alpha) for each, alpha in patterns.items()]
+
+
+def _scale(settings: Named, alpha: Any, layer: str) -> Callable[[int], float]:
+    """By what a change of this rank is multiplied; without an alpha of its own, by peft's settings.
+
+    What is returned raises ValueError or ArithmeticError where it would be no number.
     """
     if alpha is None:
-        patterns = dict(settings.get("alpha_pattern") or {})
-        ends = [end for end in patterns if f".{layer}".endswith(f".{end.lstrip('^')}")]
-        alpha = patterns[ends[0]] if ends else settings.get("lora_alpha")
+        found = (each for end, each in settings["alpha_pattern"] if end.match(layer))
+        alpha = next(found, settings.get("lora_alpha"))
     power = 0.5 if settings.get("use_rslora") else 1
-    return lambda rank: 1.0 if alpha is None else float(alpha) / float(rank**power)
+
+    def scale(rank: int) -> float:
+        by = 1.0 if alpha is None else float(alpha) / float(rank**power)
+        if not rank or not math.isfinite(by):
+            raise ValueError(alpha)
+        return by
+
+    return scale
 
 
 def _forms(pieces: Named, scale: Callable[[int], float]) -> Iterator[Form]:

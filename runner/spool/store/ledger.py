@@ -108,13 +108,11 @@ class Ledger(Queries):
         with self.transaction(durable=False):
             self._run("DELETE FROM quarantine WHERE id = ?", job_id)
 
-    def wait(self, seq: int, inputs: Mapping[str, str], message: str) -> None:
-        """Record which inputs are copied, and what a queued job still waits for."""
-        self._change(seq, State.QUEUED, durable=False, inputs=inputs, waits_for=message)
-
-    def inputs_ready(self, seq: int, inputs: Mapping[str, str]) -> None:
-        """Record that all inputs of a queued job are copied."""
-        self._change(seq, State.QUEUED, inputs=inputs, inputs_missing=0, waits_for=None)
+    def gathered(self, seq: int, inputs: Mapping[str, str], waits_for: str | None) -> None:
+        """Record which inputs of a queued job are copied, and what it waits for, if it does."""
+        waits = waits_for is not None
+        columns = {"inputs": inputs, "inputs_missing": int(waits), "waits_for": waits_for}
+        self._change(seq, State.QUEUED, durable=not waits, **columns)
 
     def cancel(self, seq: int) -> State | None:
         """End a queued job, or ask a running one to end; the state it had, None if a final one."""

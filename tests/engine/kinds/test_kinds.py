@@ -357,6 +357,29 @@ def test_a_ready_depth_map_of_any_range_is_spread_over_the_range_and_says_so(
     ]  # fmt: skip
 
 
+def test_infinity_is_the_farthest_of_a_depth_map_and_bytes_in_either_order_are_read(
+    task_of: TaskOf, tmp_path: Path
+) -> None:
+    """Seen red: infinity refused the map, and 16 bits of TIFF with the high byte first crashed."""
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64)
+    sky = ramp.astype(np.float32)
+    sky[0, :8] = np.inf
+    Image.fromarray(sky).save(tmp_path / "sky.tiff")
+    big = Image.frombytes("I;16B", (64, 64), ramp.astype(">u2").tobytes())
+    big.save(tmp_path / "big.tiff")
+    for name in ("sky.tiff", "big.tiff"):
+        given = {"image": (InputImage(tmp_path / name),)}
+        ready = prepared(task_of("control", model="depth", inputs=given))
+        seen = np.asarray(ready.images["image"][0])[..., 0].astype(int)
+        assert np.abs(seen - ramp / 4095 * 255).max() <= 2
+        assert "to 4095, which were spread" in ready.warnings[0]
+    sky[0, 0] = np.nan
+    Image.fromarray(sky).save(tmp_path / "sky.tiff")
+    given = {"image": (InputImage(tmp_path / "sky.tiff"),)}
+    with pytest.raises(InputBad, match="sky.tiff has values that are no numbers"):
+        prepared(task_of("control", model="depth", inputs=given))
+
+
 def test_control_leaves_a_depth_map_to_the_engine_and_takes_it_as_the_control_image(
     task_of: TaskOf,
 ) -> None:

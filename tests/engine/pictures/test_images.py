@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -220,6 +221,16 @@ def test_32_bits_of_8_are_not_black(tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
     result = opened(stored(tmp_path, picture, "p.tiff"))
     assert np.array_equal(np.asarray(result)[..., 0].ravel(), np.arange(256))
+
+
+def test_the_memory_that_16_bits_take_is_bounded() -> None:
+    deep = Image.fromarray(np.full((1000, 1000), 40_000, np.uint16))
+    tracemalloc.start()
+    try:
+        images.eight_bit(deep, "deep.png")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000, "ten bytes for each pixel"
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_picture_is_missing_input(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from runner.engine.models import Sizes
 from runner.engine.pictures import masks
@@ -64,6 +64,21 @@ def test_the_customs_of_drawing_a_mask_agree(tmp_path: Path, picture: Image.Imag
     assert len(warnings) == (picture.getpixel((0, 0)) == (255, 255, 255, 255))
     assert mask.getbbox() == (16, 16, 48, 48)
     assert mask.histogram()[0] + mask.histogram()[255] == 64 * 64
+
+
+def test_a_mask_in_the_colours_of_a_printing_program_is_read(tmp_path: Path) -> None:
+    """Seen red with LAB, a mode that Pillow makes no grey of."""
+    for mode in ("LAB", "CMYK", "YCbCr"):
+        plain = square("RGB", "black", "white")
+        if mode == "LAB":
+            spaces = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+            picture = ImageCms.profileToProfile(plain, *spaces, outputMode="LAB")
+            assert picture is not None
+        else:
+            picture = plain.convert(mode)
+        picture.save(tmp_path / "m.tiff")
+        mask, _ = masks.open_mask(InputImage(tmp_path / "m.tiff"), (64, 64))
+        assert mask.getbbox() == (16, 16, 48, 48)
 
 
 def test_the_clear_hole_of_a_photo_is_painted_and_not_its_bright_parts(tmp_path: Path) -> None:

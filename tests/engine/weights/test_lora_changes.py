@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,6 +169,9 @@ def test_a_pipeline_that_knows_no_loras_says_so() -> None:
     [
         ({"r": 4, "lora_alpha": 8}, 2.0),
         ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.to_q": 2}}, None),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"^\w+\.[01]\.attn\.to_q": 2}}, None),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"\w*_blocks.*to_q": 2}}, None),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"o_q": 2, "to_": 3, "[^.]+_q": 2}}, None),
         ({"r": 4, "lora_alpha": 2, "use_rslora": True}, 1.0),
         ({"r": 4}, 1.0),
     ],
@@ -269,13 +273,72 @@ def test_a_layer_that_is_incomplete_or_disagrees_is_refused(
         loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
 
 
-@pytest.mark.parametrize("header", ["no json", "[1]", '{"transformer.lora_alpha": "much"}'])
+SETTINGS = [
+    {"lora_alpha": "much"},
+    {"lora_alpha": 10**400},
+    {"lora_alpha": math.nan},
+    {"alpha_pattern": [1]},
+    {"alpha_pattern": {"(": 1}},
+    {"alpha_pattern": {"a{99999999999}": 1}},
+    {"alpha_pattern": {r"(\w+)+x": 1}},  # would take for ever, as would each of these
+    {"alpha_pattern": {r"(\w|.)(\w|.)(\w|.)(\w|.)x": 1}},
+    {"alpha_pattern": {rf"{n}\w*\w*\w*x": 1 for n in range(50)}},
+]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "no json",
+        "[1]",
+        *(json.dumps({f"transformer.{k}": v for k, v in s.items()}) for s in SETTINGS),
+    ],
+)
 def test_settings_that_cannot_be_read_are_damage(header: str, tmp_path: Path) -> None:
     pipe = pipe_for("flux1")
     tensors = tensors_for(pipe.transformer)
     lora = written(tmp_path / "ink.safetensors", tensors, lora_adapter_metadata=header)
     with pytest.raises(InputBad, match="is damaged"):
         loras.apply(pipe, [lora])
+
+
+@pytest.mark.parametrize("fault", ["rank 0", "complex"])
+def test_numbers_that_no_layer_can_take_are_damage(fault: str, tmp_path: Path) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    rank = 0 if fault == "rank 0" else 4
+    dtype = torch.float32 if fault == "rank 0" else torch.complex64
+    layer = "lora_unet_double_blocks_0_img_mlp_2"
+    tensors[f"{layer}.lora_down.weight"] = torch.ones(rank, 128, dtype=dtype)
+    tensors[f"{layer}.lora_up.weight"] = torch.ones(32, rank, dtype=dtype)
+    tensors[f"{layer}.alpha"] = torch.tensor(2.0)
+    with pytest.raises(InputBad, match=r"ink.safetensors is damaged: .*img_mlp_2"):
+        loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors)])
+
+
+def test_pefts_own_file_without_an_alpha_says_that_its_settings_lie_beside_it(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer, prefix="base_model.model.")
+    own = written(tmp_path / "adapter_model.safetensors", tensors)
+    try:
+        (said,) = loras.apply(pipe, [own])
+        assert "`weight` by its lora_alpha / r" in said
+        assert loras.apply(pipe, [written(tmp_path / "fal.safetensors", tensors)]) == ()
+        alphas = {
+            key.replace("lora_A.weight", "alpha"): torch.tensor(4.0)
+            for key in tensors
+            if "lora_A" in key
+        }
+        own = written(tmp_path / "2" / own.path.name, {**tensors, **alphas})
+        assert loras.apply(pipe, [own]) == ()
+    finally:
+        loras.remove(pipe)
 
 
 def more(name: str, *shapes: tuple[int, ...]) -> dict[str, Any]:
