@@ -8,6 +8,7 @@ writes.
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 from functools import lru_cache
@@ -58,6 +59,8 @@ def text_of(name: str) -> str:
 def tensors_in(file: BinaryIO) -> tuple[dict[str, Any], int]:
     """The header's entry for each tensor of a safetensors file, and the bytes missing at its end.
 
+    Each has a `dtype`, a `shape` and `data_offsets` that go together.
+
     Raises ValueError where it has no such header. Reads no weights.
     """
     length = int.from_bytes(file.read(8), "little")
@@ -68,7 +71,13 @@ def tensors_in(file: BinaryIO) -> tuple[dict[str, Any], int]:
         return {}, length - len(text)
     try:
         tensors = {name: e for name, e in json.loads(text).items() if name != "__metadata__"}
-        end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
+        for each in tensors.values():
+            (begin, end), shape = each["data_offsets"], each["shape"]
+            whole = all(type(n) is int and 0 <= n < 2**40 for n in (begin, end, *shape))
+            # Some dtypes put two numbers into a byte.
+            if not (whole and type(each["dtype"]) is str and math.prod(shape) <= 2 * (end - begin)):
+                raise ValueError("the header is damaged")
+        end = max((each["data_offsets"][1] for each in tensors.values()), default=0)
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("the header is damaged") from error
     return tensors, 8 + length + end - os.fstat(file.fileno()).st_size

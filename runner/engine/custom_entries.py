@@ -58,6 +58,8 @@ def _mistakes(
     if unserved:
         yield "kinds", f"{like.name} serves {', '.join(like.serves)}, not {', '.join(unserved)}"
     guided = entry.get("guided", all(serving.guided for serving in like.serves.values()))
+    if guided and "guidance" not in entry and not any(s.guided for s in like.serves.values()):
+        yield "guided", "name its usual `guidance` beside it"
     if entry.get("guidance") and not guided:
         yield "guidance", f"{like.name} has no guidance: leave it out, or set `guided: true`"
     width, height = _default_size(entry, like)

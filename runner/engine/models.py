@@ -129,6 +129,11 @@ class Serving:
     true_cfg: float = 2.0
     img2img: str = ""
 
+    @property
+    def guided_by(self) -> str:
+        """What the guidance is, as sidecars record it: none, distilled, or cfg, a true one."""
+        return "none" if not self.guided else "cfg" if self.negative == "guidance" else "distilled"
+
     def starting_from(self, inputs: Mapping[str, Any]) -> Self:
         """The serving of a task with these input images."""
         starts = self.img2img and "image" in inputs

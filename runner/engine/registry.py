@@ -197,9 +197,10 @@ def _sampling_problems(
             yield field, f"{model.name} takes no `{field}`; leave it out{able}"
     if serving.negative == "guidance" and "true_cfg" in spec:
         yield "true_cfg", f"of {model.name} `guidance` is the true CFG: leave `true_cfg` out"
-    elif serving.negative == "guidance" and spec.get("guidance", serving.guidance) <= 1:
+    least = 0 if model.family == "zimage" else 1  # as their pipelines have it
+    if serving.negative == "guidance" and spec.get("guidance", serving.guidance) <= least:
         if "negative_prompt" in spec:
-            yield "negative_prompt", f"{model.name} reads it with a `guidance` above 1 only"
+            yield "negative_prompt", f"{model.name} reads it with a `guidance` above {least} only"
     if spec.get("loras") and not model.loras:
         able = _able(kind, models, lambda other, _: other.loras)
         yield "loras", f"{model.name} cannot load LoRA files; leave `loras` out{able}"

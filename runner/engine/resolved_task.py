@@ -11,14 +11,14 @@ from pathlib import Path
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
 from runner.engine.hub import library as hub
-from runner.engine.hub.sources import HEAVY, loaded
+from runner.engine.hub.sources import HEAVY
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
-from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps
+from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps, weights
 from runner.errors import JobFailed
 from runner.task import ImageTask
 
@@ -119,15 +119,17 @@ class TaskResolver:
         precision = "stored" if wanted == "auto" and is_stored else wanted
         plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
-        marks = self.hashes.parts(folder, HEAVY if single else "")
-        files = [file for part in marks for file in loaded(folder / part)]
+        left_out = HEAVY if single else ""
+        parts = [*weights(folder, left_out).values(), [single] if single else []]
+        parts += weights(prior_folder).values() if prior_folder else []
+        # Before anything is read: what changes meanwhile is read again for the next image.
+        before = stamps(file for files in parts for file in files)
+        marks = self.hashes.parts(folder, left_out)
         if single:
             marks[HEAVY] = self.hashes.file(single)
-            files.append(single)
         if prior_folder:
             of_prior = self.hashes.parts(prior_folder)
             marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
-            files += [file for part in of_prior for file in loaded(prior_folder / part)]
         return ResolvedTask(
             model=model,
             serving=serving,
@@ -140,7 +142,7 @@ class TaskResolver:
             plan=plan,
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
-            stamps=stamps(files),
+            stamps=before,
         )
 
     def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:

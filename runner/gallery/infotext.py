@@ -98,14 +98,15 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Steps", str(sidecar.get("steps", 0))
     yield "Sampler", "Euler"
     yield "Schedule type", "Simple"
-    # Of a model that is not distilled, the guidance is what a negative prompt is weighed by.
     guidance, true_cfg = sidecar.get("guidance"), sidecar.get("true_cfg")
-    if sidecar.get("negative_prompt") and not true_cfg:
-        guidance, true_cfg = None, guidance
-    yield "CFG scale", number_text(true_cfg or 1)
-    # A distilled model takes no guidance, and Forge writes no such key for it.
-    names = f"{name} {sidecar.get('model')}".lower()
-    if guidance and not any(word in names for word in _DISTILLED):
+    guided_by = model.get("guided_by")
+    if guided_by is None:  # older sidecars do not say it
+        names = f"{name} {sidecar.get('model')}".lower()
+        is_true = sidecar.get("negative_prompt") and not true_cfg
+        is_none = any(word in names for word in _DISTILLED)
+        guided_by = "cfg" if is_true else "none" if is_none else "distilled"
+    yield "CFG scale", number_text((guidance if guided_by == "cfg" else true_cfg) or 1)
+    if guidance and guided_by == "distilled":
         yield "Distilled CFG Scale", number_text(guidance)
     yield "Seed", str(sidecar.get("seed", 0))
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))

@@ -40,6 +40,18 @@ def drained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "bare": spec(metadata="none", format="webp"),
             "edited": spec(kind="kontext", image="outbox/plain/plain-0001.png"),
             "filled": spec(kind="fill", image="photo.png", mask="hole.png"),
+            "inverted": spec(
+                kind="fill", image="photo.png", mask="hole.png", invert_mask=True, whole=True
+            ),
+            "faint": spec(
+                kind="fill", image="photo.png", mask="hole.png", strength=0.6, composite=False
+            ),
+            "extended": spec(kind="fill", image="photo.png", outpaint={"left": 40, "top": 20}),
+            "weighed": spec(kind="redux", image=[{"path": "photo.png", "weight": 0.3}]),
+            "blended": spec(kind="redux", image=["hole.png", {"path": "photo.png", "weight": 0.2}]),
+            "outlined": spec(kind="control", image="photo.png", preprocessed=True),
+            "denied": spec(negative_prompt="a green square", true_cfg=3.0),
+            "redrawn": spec(image="photo.png", strength=0.5),
         }
         for stem, text in jobs.items():
             (home / "inbox" / f"{stem}.yaml").write_text(text, encoding="utf-8")
@@ -61,7 +73,9 @@ def file_of(home: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     "name",
     ["plain-0002.json", "lossy-0001.json", "bare-0001.json", "edited-0001.json",
-     "filled-0001.json", "plain-0001.png"],
+     "filled-0001.json", "inverted-0001.json", "faint-0001.json", "extended-0001.json",
+     "weighed-0001.json", "blended-0001.json", "outlined-0001.json", "denied-0001.json",
+     "redrawn-0001.json", "plain-0001.png"],
 )  # fmt: skip
 def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: str) -> None:
     done = verify("verify", str(file_of(verify.home, name)), "--json")
@@ -123,12 +137,17 @@ def test_another_version_device_or_model_is_named_as_the_reason(
 ) -> None:
     other = {"torch": "2.9.0", "diffusers": "0.41.0"}
     facts = {"versions": other, "device": "NVIDIA H200", "model": {"hash": f"sha256:{'ab' * 32}"}}
+    facts |= {"text_precision": "bf16", "placement": "offload", "tiled": True}
+    facts |= {"speed": {"step_cache": 0.1, "attention": "flash"}}
     file = changed(verify.home, tmp_path, facts, seed=12345)
     done = verify("verify", str(file), "--json")
     assert done.code == 1 and done.json["identical"] is False
     assert 0 < done.json["max_difference"] <= 255 and done.json["mean_difference"] > 0
     for part in ("torch was 2.9.0, is ", "diffusers was 0.41.0", "the device was NVIDIA H200, is ",
-                 "the model's hash was abababababab…"):  # fmt: skip
+                 "the model's hash was abababababab…",
+                 "the text encoders' precision was bf16, is fp32",
+                 "the placement was offload, is resident", "decoding in tiles was on, is off",
+                 "what makes it faster was attention flash, step_cache 0.1, is nothing"):  # fmt: skip
         assert part in done.json["reason"]
     told = verify("verify", str(file))
     assert told.code == 1 and told.out.startswith("different by up to ")

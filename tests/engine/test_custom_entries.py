@@ -63,6 +63,8 @@ registry:
     for serving in found["base"].serves.values():
         assert (serving.guided, serving.negative) == (True, "guidance")
         assert (serving.steps, serving.guidance) == (50, 4.0)
+    assert found["base"].serves["text2img"].guided_by == "cfg"
+    assert found["distilled"].serves["text2img"].guided_by == "none"
     ways = {name: found[name].serves["text2img"].negative for name in ("z", "same", "flux")}
     assert ways == {"z": "guidance", "same": "guidance", "flux": "true_cfg"}
     assert found["distilled"].serves["text2img"].negative == ""
@@ -72,6 +74,18 @@ registry:
         assert catalogue.problems({**spec, "model": name, "negative_prompt": "blue"}) == []
     ((path, why),) = catalogue.problems({**spec, "model": "distilled"})
     assert path == "guidance" and "has no guidance" in why
+
+
+@pytest.mark.parametrize(("like", "least"), [("klein", 1), ("z-image-turbo", 0)])
+def test_a_negative_prompt_is_refused_at_a_guidance_at_which_the_pipeline_does_not_read_it(
+    tmp_path: Path, like: str, least: float
+) -> None:
+    text = f"registry:\n  base: {{like: {like}, repo: x/base, guided: true, guidance: 4}}\n"
+    catalogue = RegistryCatalogue(settings(tmp_path, text))
+    spec = {"kind": "text2img", "model": "base", "prompt": "a", "negative_prompt": "blue"}
+    ((path, why),) = catalogue.problems({**spec, "guidance": least})
+    assert (path, why) == ("negative_prompt", f"base reads it with a `guidance` above {least} only")
+    assert catalogue.problems({**spec, "guidance": least + 0.5}) == []
 
 
 def test_an_entry_may_be_like_one_above_it_and_differ_in_its_steps_alone(tmp_path: Path) -> None:
@@ -117,6 +131,7 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: dev, file: x.bin}", "2:24: registry.a.file", "ends with .gguf"),
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
+        ("a: {like: klein, guided: true}", "2:28: registry.a.guided", "name its usual `guidance`"),
         ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],

@@ -69,6 +69,23 @@ def test_the_guidance_that_weighs_a_negative_prompt_is_the_cfg_scale() -> None:
 
 
 @pytest.mark.parametrize(
+    ("guided_by", "said"),
+    [
+        ("cfg", "CFG scale: 4, Seed"),
+        ("none", "CFG scale: 1, Seed"),
+        ("distilled", "CFG scale: 1, Distilled CFG Scale: 4, Seed"),
+    ],
+)
+@pytest.mark.parametrize("name", ["klein", "mine"])
+def test_what_a_models_guidance_is_is_told_by_the_sidecar_and_not_by_the_models_name(
+    guided_by: str, said: str, name: str
+) -> None:
+    """Seen red with siblings of klein and Z-Image without a negative prompt."""
+    facts = {"repo": f"x/{name}", "guided_by": guided_by}
+    assert said in write(sidecar(model=name, guidance=4.0, result_model=facts))
+
+
+@pytest.mark.parametrize(
     ("model", "cfg", "given"),
     [
         ("flux1-dev-fp8", "2.5", {"negative_prompt": "blurry", "true_cfg": 2.5}),

@@ -88,7 +88,7 @@ class Header:
             if found:
                 if not dtype.startswith("F8_E"):
                     raise ValueError(f"{dtype} with scales")
-                if math.prod(self.shapes[found[0]]) not in (1, self.shapes[name][0]):
+                if math.prod(self.shapes[found[0]]) not in (1, *self.shapes[name][:1]):
                     raise ValueError("fp8 in blocks")
                 scales[name] = found[0]
         return scales
@@ -98,7 +98,7 @@ def header(file: Path) -> Header:
     """The header of a safetensors or GGUF file. Raises ValueError where it has none."""
     try:
         return _gguf(file) if file.suffix.lower() == ".gguf" else _safetensors(file)
-    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("the header is damaged") from error
 
 
@@ -112,6 +112,8 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         found = header(file)
     except ValueError:
         return f"{file.name} is {_unreadable(file)}: {again}"
+    except OSError as error:
+        return f"{file.name} cannot be read: {error.strerror}"
     if found.missing:
         return f"{file.name} is cut short, its last {found.missing:,} bytes are missing: {again}"
     for pattern, what in _NO_TRANSFORMERS.items():
@@ -142,7 +144,9 @@ def _traits(found: Header) -> _Traits | None:
     embedder = next((names[each] for each in _EMBEDDERS if each in names), None)
     for family, pattern in _FAMILIES.items():
         if embedder and any(re.fullmatch(pattern, name) for name in names):
-            width, *_, channels = found.shapes[embedder]
+            if len(found.shapes[embedder]) != 2:
+                return None
+            width, channels = found.shapes[embedder]
             guided = any(re.search(r"guidance_(?:in|embedder)\.", name) for name in names)
             return family, width, channels, guided
     return None

@@ -8,6 +8,7 @@ are not believed: a program that writes through a link changes what is in them.
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,8 +37,7 @@ class Hashes:
 
     def parts(self, folder: Path, left_out: str = "") -> dict[str, str]:
         """The hash of each component of a pipeline's folder by name, of what is loaded of it."""
-        names = [name for name in components(read_index(folder)) if name != left_out]
-        parts = {name: loaded(folder / name) for name in names if (folder / name).is_dir()}
+        parts = weights(folder, left_out)
         hashes = self._hashes([file for files in parts.values() for file in files])
         return {
             name: combined({file.name: hashes[file] for file in files})
@@ -82,11 +82,17 @@ class Hashes:
         """Write what is known here, and what others have written; the oldest go."""
         stored = {path: each for path, each in self._stored().items() if path not in self._known}
         entries = list({**stored, **self._known}.items())[-_MOST:]
-        aside = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
+        aside = self._memory.with_name(f".{self._memory.name}.{secrets.token_hex(8)}")
         with suppress(OSError):
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text(json.dumps(dict(entries)), encoding="utf-8")
             aside.replace(self._memory)
+
+
+def weights(folder: Path, left_out: str = "") -> dict[str, list[Path]]:
+    """The files of each component of a pipeline's folder by name, as far as they are loaded."""
+    names = [name for name in components(read_index(folder)) if name != left_out]
+    return {name: loaded(folder / name) for name in names if (folder / name).is_dir()}
 
 
 def combined(hashes: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ not fit fails the job with a sentence. Reads safetensors only, from this machine
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def text_mark(loras: Sequence[Lora]) -> str:
     Empty where none does, as with most LoRAs; the text stage needs them only where it is not.
     """
     marks = [
-        f"{_content(lora)}*{lora.weight:g}"
+        f"{_content(lora)}*{lora.weight!r}"
         for lora in loras
         if any(part_of(key) != TRANSFORMER for key in _keys(lora.path, _content(lora)))
     ]
@@ -142,7 +143,8 @@ def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitt
     own = [key for key in keys if parts[part_of(key)] == part]
     if not own:
         return lora_changes.Fitting()
-    fitting = lora_changes.fitting(lora.path, name, part, module, own)
+    with _reading(lora.path):
+        fitting = lora_changes.fitting(lora.path, name, part, module, own)
     wide = fitting.width > getattr(module.config, "in_channels", 0)
     if wide and "Control" not in type(pipe).__name__:
         raise InputBad(
@@ -177,22 +179,32 @@ def _remove_from(module: Any) -> None:
 
 def _content(lora: Lora) -> str:
     """The SHA-256 of a LoRA's file. Raises ModelMissing where there is none."""
-    try:
+    with _reading(lora.path):
         return sha256_of(lora.path)
-    except OSError:
-        raise ModelMissing(
-            f"the LoRA {lora.path.name} is not on this machine any more: put it back, or run"
-            " `fluxdrop models pull` with its repository"
-        ) from None
 
 
 @lru_cache(maxsize=256)
 def _keys(path: Path, content: str) -> tuple[str, ...]:
     """The names of the tensors in a file that has this content."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
+
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return tuple(file.keys())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises ModelMissing or InputBad where a file is gone, cannot be read or is damaged."""
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return tuple(file.keys())
+        yield
+    except FileNotFoundError:
+        raise ModelMissing(
+            f"the LoRA {path.name} is not on this machine any more: put it back, or run"
+            " `fluxdrop models pull` with its repository"
+        ) from None
+    except OSError as error:
+        raise InputBad(f"{path.name} cannot be read: {error.strerror}") from None
     except SafetensorError:
         raise InputBad(f"{path.name} is damaged or no safetensors file: fetch it again") from None

@@ -225,6 +225,7 @@ class PipelineCache:
                 "repo": resolved.model.repo or None,
                 "revision": hub.revision_of(resolved.folder, resolved.model),
                 "hash": resolved.hash,
+                "guided_by": resolved.serving.guided_by,
             },
             "dtype": devices.dtype_name(plan.precision),
             "precision": "auto" if plan.precision == "stored" else plan.precision,

@@ -12,6 +12,7 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.hub import library as hub
 from runner.engine.hub.checkup import check
+from runner.engine.hub.single_files import problem
 from runner.engine.models import Model, SingleFile
 from runner.errors import ModelMissing
 from tests.engine.weight_files import Shapes, flux1, flux2, gguf, header_only, zimage
@@ -29,6 +30,12 @@ CONFIGS: Mapping[str, Mapping[str, object]] = {
               "guidance_embeds": False},
     "z-image-turbo": {"_class_name": "ZImageTransformer2DModel", "dim": 3840, "in_channels": 16},
 }  # fmt: skip
+
+
+def with_header(entries: object) -> bytes:
+    """A safetensors file with this header, or this text for one, and a few bytes of weights."""
+    text = (entries if isinstance(entries, str) else json.dumps(entries)).encode()
+    return len(text).to_bytes(8, "little") + text + b"\0" * 24
 
 
 def entry(home: Path, like: str, file: Path) -> Model:
@@ -104,6 +111,8 @@ def test_a_file_of_the_model_that_its_entry_is_like_is_here(
         ("dev", {"model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3)},
          "is a model or VAE of another sort"),
         ("dev", {"blocks.0.self_attn2.x": (1,)}, "is of another model"),
+        ("dev", {**flux1(), "img_in.weight": (12,)}, "is of another model"),
+        ("dev", {**flux1(), "img_in.weight": ()}, "is of another model"),
         ("dev", {"controlnet_blocks.0.weight": (8, 8), **flux1()}, "a ControlNet"),
     ],
 )  # fmt: skip
@@ -132,6 +141,27 @@ def test_a_quantised_layout_that_cannot_be_read_is_named(
     assert told(tmp_path, "dev", file) == (
         f"it.safetensors is quantised as {layout}, which cannot be read: use the bf16 or GGUF file"
     )
+
+
+def test_an_fp8_number_alone_with_several_scales_is_named(tmp_path: Path) -> None:
+    shapes = {**flux1(), "a.weight": (), "a.weight_scale": (2, 2)}
+    file = header_only(tmp_path / "it.safetensors", shapes, dtypes={"a.weight": "F8_E4M3"})
+    assert "quantised as fp8 in blocks" in told(tmp_path, "dev", file)
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "it.safetensors").mkdir()
+    said = problem(tmp_path / "it.safetensors", MODEL_REGISTRY["dev"], None, [])
+    assert said is not None and said.startswith("it.safetensors cannot be read: ")
+
+
+@pytest.mark.parametrize("depth", [2, 5_000])
+def test_a_gguf_file_of_lists_in_lists_is_damaged(tmp_path: Path, depth: int) -> None:
+    nested = (9).to_bytes(4, "little") + (1).to_bytes(8, "little")
+    text = b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little")
+    text += (1).to_bytes(8, "little") + (1).to_bytes(8, "little") + b"a" + (9).to_bytes(4, "little")
+    (tmp_path / "it.gguf").write_bytes(text + nested * depth)
+    assert told(tmp_path, "dev", tmp_path / "it.gguf").startswith("it.gguf is damaged")
 
 
 def test_scales_of_blocks_are_no_scales_of_rows(tmp_path: Path) -> None:
@@ -166,8 +196,14 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
         (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
         (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),
         (b"\x10\0\0\0\0\0\0\0" + b'{"a": {"b": 1}} ', "is damaged"),
+        *((with_header({"img_in.weight": {"dtype": "BF16", "shape": [3, 4],
+                                          "data_offsets": [0, 24], **wrong}}), "is damaged")
+          for wrong in ({"dtype": 7}, {"shape": 12}, {"shape": [-3, 4]}, {"shape": [3, "4"]},
+                        {"shape": [3, 10**400]}, {"shape": [3, 4.0]}, {"data_offsets": [0]},
+                        {"data_offsets": [0, "24"]}, {"shape": [2**20, 2**20]})),
+        (with_header("[" * 100_000), "is damaged"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_file_of_weights_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     put(tmp_path, {"it.safetensors": content, "it.gguf": content})
     assert says in told(tmp_path, "dev", tmp_path / "it.safetensors")

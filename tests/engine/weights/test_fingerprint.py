@@ -168,6 +168,22 @@ def test_two_processes_keep_what_the_other_remembers_and_the_oldest_go(
     assert [each.name for each in memory.parent.iterdir()] == ["hashes.json"]
 
 
+def test_two_writers_of_one_process_write_aside_under_names_of_their_own(
+    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        names.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    for number in range(2):
+        Hashes(memory).file(large(tmp_path / str(number)))
+    assert len(set(names)) == 2
+
+
 def test_a_combined_hash_depends_on_which_name_has_which_hash() -> None:
     assert combined({"a": "1", "b": "2"}) == combined({"b": "2", "a": "1"})
     assert len({combined(each) for each in ({"a": "1"}, {"a": "2"}, {"b": "1"}, {})}) == 4

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.engine.weights import loras
+from runner.engine.weights import lora_changes, loras
 from runner.errors import InputBad, ModelMissing
 from runner.task import Lora
 from tests.engine.lora_files import tensors_for, wider, written
@@ -154,6 +155,29 @@ def test_a_file_that_is_gone_or_changed_is_told(tmp_path: Path) -> None:
     lora.path.unlink()
     with pytest.raises(ModelMissing, match="fluxdrop models pull"):
         loras.apply(pipe, [accepted])
+
+
+@pytest.mark.parametrize("when", ["hashed", "listed", "read"])
+def test_a_file_that_cannot_be_read_is_told_with_the_reason_whenever_that_is(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("FluxPipeline")
+    before = state_of(pipe)
+    lora = written(tmp_path / "ink.safetensors", tensors_for(pipe.transformer))
+    module, name = {
+        "hashed": (loras, "sha256_of"),
+        "listed": (safetensors, "safe_open"),
+        "read": (lora_changes, "fitting"),
+    }[when]
+
+    def refused(*given: Any, **settings: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    loras._keys.cache_clear()
+    monkeypatch.setattr(module, name, refused)
+    with pytest.raises(InputBad, match="ink.safetensors cannot be read: Permission denied"):
+        loras.apply(pipe, [lora])
+    assert state_of(pipe) == before
 
 
 def test_a_pipeline_that_knows_no_loras_says_so() -> None:

@@ -47,6 +47,15 @@ def test_what_a_lora_has_for_the_text_encoder_changes_the_embeddings_only(tmp_pa
     assert loras.text_mark([paint, text]) == marks[1]
 
 
+def test_prompts_are_encoded_anew_for_weights_that_differ_in_their_last_digit(
+    tmp_path: Path,
+) -> None:
+    pipe = pipe_of("FluxPipeline")
+    lora = written(tmp_path / "words.safetensors", text_tensors(pipe))
+    marks = [loras.text_mark([replace(lora, weight=w)]) for w in (0.8, 0.8000001, 0.8)]
+    assert marks[0] == marks[2] != marks[1]
+
+
 def test_each_half_of_a_pipeline_takes_its_own_part(tmp_path: Path) -> None:
     """As the runner loads them: text encoders alone, and a transformer without them."""
     whole = pipe_of("FluxPipeline")

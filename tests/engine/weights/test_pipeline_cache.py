@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from runner.engine import gpu
 from runner.engine.memory import devices
 from runner.engine.memory.plans import MemoryPlan
 from runner.engine.registry import KINDS
+from runner.engine.weights.fingerprint import Hashes
 from runner.engine.weights.loading import OnLoading
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.task import ImageTask
@@ -132,6 +134,29 @@ def test_entries_that_differ_in_guidance_alone_have_each_their_own_pipeline(
     for name in (first, "klein", "base"):
         pipe = loaded(pipelines, replace(task, model=name)).main
         assert pipe.config.is_distilled == (name == "klein")
+
+
+def test_weights_that_are_replaced_while_they_are_hashed_are_hashed_again_for_the_next_task(
+    data: Path, task_of: TaskOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = TwinLibrary(data)
+    task = task_of("text2img", "klein")
+    folder = shutil.copytree(library.main(library.models["klein"], "text2img"), tmp_path / "own")
+    library.main = lambda model, kind: folder  # type: ignore[method-assign]
+    pipelines, real = PipelineCache(library, device="cpu"), Hashes.parts
+
+    def replaced_meanwhile(self: Hashes, *given: Any) -> dict[str, str]:
+        hashes = real(self, *given)
+        file = folder / "vae" / "config.json"
+        file.write_text(file.read_text(encoding="utf-8") + " ", encoding="utf-8")
+        return hashes
+
+    monkeypatch.setattr(Hashes, "parts", replaced_meanwhile)
+    first = pipelines.resolve(task).hash
+    monkeypatch.setattr(Hashes, "parts", real)
+    second = pipelines.resolve(task).hash
+    assert second != first
+    assert pipelines.resolve(task).hash == second
 
 
 def test_a_prior_that_is_replaced_under_its_own_name_is_loaded_at_the_next_task(
