@@ -6,7 +6,6 @@ writes.
 """
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -92,6 +91,8 @@ def sha256_of(file: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hashed(real: Path, inode: int, size: int, changed: int) -> str:
+    import hashlib  # most commands hash nothing
+
     # Cached for each state of a file: a gigabyte takes a second or so.
     with real.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

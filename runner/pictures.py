@@ -12,14 +12,14 @@ import warnings
 from typing import TYPE_CHECKING
 
 from runner.errors import InputBad
-from specs.read import LFS_POINTER
+from specs.read import left_in_place_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 64 * 1024 * 1024
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_HEIF = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()
 """The brands of HEIC, the pictures of phones, which only the package pillow-heif reads."""
 
 
@@ -30,13 +30,13 @@ def decoded(data: bytes, name: str = "this") -> Image:
     """
     from PIL import Image as Pillow
 
-    # Pillow would print a warning for what is refused below.
-    warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
     try:
         is_heic = _phone_format(data) == "HEIC"
         if is_heic:
             importlib.import_module("pillow_heif").register_heif_opener()
-        picture = Pillow.open(io.BytesIO(data), formats=("HEIF",) if is_heic else FORMATS)
+        with warnings.catch_warnings():  # Pillow's, of what is refused below
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+            picture = Pillow.open(io.BytesIO(data), formats=("HEIF",) if is_heic else FORMATS)
         if picture.width * picture.height <= MAX_PIXELS:
             picture.load()
             return picture
@@ -58,9 +58,9 @@ def _instead(data: bytes) -> str:
     """What a file that cannot be read as a picture is instead, and what to do."""
     from PIL import features
 
-    if data.startswith(LFS_POINTER):
+    if (left := left_in_place_of(data)) == "LFS":
         return "is a pointer of Git LFS: run `git lfs pull`"
-    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    if left:
         return "is a web page and no picture: save the picture that it shows"
     phone = _phone_format(data)
     if phone == "AVIF" and not features.check("avif"):

@@ -27,8 +27,7 @@ from specs.document import (
 )
 from specs.errors import SpecInvalid
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the small file begins that Git LFS leaves in place of a large one."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -55,7 +54,7 @@ _TAG_DIRECTIVE = re.compile("^%TAG", re.MULTILINE)
 
 def read(data: bytes, *, json: bool = False) -> Document:
     """Read one document (strict JSON if `json`); an empty file gives the value None."""
-    if data.startswith(LFS_POINTER):
+    if data.startswith(_LFS_POINTER):
         refuse("BadYaml", 1, 1, "a pointer of Git LFS, not the file itself: run `git lfs pull`")
     text = _decode(data)
     builder = Builder()
@@ -66,6 +65,15 @@ def read(data: bytes, *, json: bool = False) -> Document:
     else:
         _feed_yaml(builder, text)
     return builder.finish()
+
+
+def left_in_place_of(data: bytes) -> str:
+    """What another program left in place of a binary file: "LFS", "web page", or ""."""
+    begins = data[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if begins.startswith(_LFS_POINTER):
+        return "LFS"
+    # No format of pictures or weights begins so, and an SVG is no page.
+    return "web page" if begins.startswith(b"<") and b"<svg" not in begins else ""
 
 
 def ends_with_marker(data: bytes) -> bool:

@@ -20,6 +20,7 @@ from runner.engine.kinds.base import Kind
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, problems
 from runner.gallery import foreign, formatting, infotext
+from runner.mcp_server.tools import INSTRUCTIONS
 from runner.task import ImageTask
 from tests.harness import ROOT
 
@@ -163,6 +164,24 @@ def test_the_pages_name_every_kind_and_every_field() -> None:
     assert [(row[0].strip("| `"), row[1].strip("`")) for row in rows] == [
         (name, field) for name in KINDS for field in _own_fields(name)
     ]
+
+
+def test_whatever_lists_the_models_that_take_a_negative_prompt_lists_the_same() -> None:
+    able = {
+        name
+        for name, model in MODEL_REGISTRY.items()
+        if any(serving.negative for serving in model.serves.values())
+    }
+    pages = {
+        "README.md": r"`negative_prompt` \(([^;]+);",
+        "specs/README.md": r"It works with ([^(]+)\(text2img, kontext\)",
+    }
+    said = {file: re.search(each, (ROOT / file).read_text("utf-8")) for file, each in pages.items()}
+    said["tools"] = re.search(r"only ([^;]+) take a\s+negative_prompt", INSTRUCTIONS)
+    for place, found in said.items():
+        assert found is not None, place
+        assert set(re.findall(r"[\w-]+", found[1])) - {"and"} == able, place
+    assert able == foreign._NEGATIVE
 
 
 def test_a_kind_that_reads_a_picture_keeps_a_part_of_it_or_is_named_here() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from runner.engine.hub.sources import HEAVY, read_json
 from runner.engine.models import Model
 from runner.files import tensors_in
+from specs.read import left_in_place_of
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
@@ -175,10 +176,10 @@ def _fits(model: Model, family: str, width: int, channels: int, guided: bool) ->
 
 def _unreadable(file: Path) -> str:
     with file.open("rb") as stream:
-        begins = stream.read(100).lstrip().lower()
-    if begins.startswith(b"version https://git-lfs"):
+        left = left_in_place_of(stream.read(1000))
+    if left == "LFS":
         return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
-    if begins.startswith((b"<!doctype", b"<html")):
+    if left:
         return "a web page and holds no weights"
     return f"damaged, or no {file.suffix} file"
 

@@ -31,4 +31,5 @@ KIND = Kind(
     options={"strength": 0.6, **NEGATIVE},
     prepare=_prepare,
     arguments={"flux1": _arguments, "flux2": _arguments, "zimage": _arguments},
+    recipe=2,
 )

@@ -28,6 +28,7 @@ INPUT_LAYER = "x_embedder"
 """The one layer whose inputs may differ: pipelines with more channels share all other layers."""
 
 
+_FLUX1_CHANNELS = 64
 _PEFTS_FILE = "adapter_model.safetensors"
 _CHOICE = re.compile(r"[*+?{|]")
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
@@ -99,7 +100,12 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
             f"{name} has no alpha: PEFT writes it into adapter_config.json, which is not read here;"
             " multiply `weight` by its lora_alpha / r"
         )
-    widths = [change.inputs for layer, change in changes if layer == INPUT_LAYER]
+    widths = {change.inputs for layer, change in changes if layer == INPUT_LAYER}
+    if widths:
+        here, plain = layers[INPUT_LAYER].in_features, getattr(module, "out_channels", 0)
+        control = 2 * plain if here == plain == _FLUX1_CHANNELS else here
+        for wide in widths - {here, plain, control}:
+            raise _for_another(name, INPUT_LAYER, wide, here)
     return Fitting(changes, values, max(widths, default=0), warnings)
 
 
@@ -222,24 +228,27 @@ def _changes(
             high, wide = lora_layers.whole(kron, blank).shape
         for wants, has in ((high, outputs), (inputs if first == INPUT_LAYER else wide, inputs)):
             if wants != has:
-                raise InputBad(
-                    f"{name} was made for another model: its layer {first} is {wants} wide, and"
-                    f" {has} here"
-                )
+                raise _for_another(name, first, wants, has)
         for (own_name, layer), rows in zip(own.items(), [order] if swapped else parts, strict=True):
             dtype = lora_layers.dtype_of(layer.weight)
             cut = [f[rows] if n % 2 and not kron else f for n, f in enumerate(factors)]
             here = {key: each if key == "reach" else each[rows] for key, each in vectors.items()}
             if "gain" in here and layer.bias is not None:  # it is no part of the weight
                 own_bias = layer.bias.detach().float().cpu()
-                here["bias"] = here.get("bias", 0) - (here["gain"] - 1) * own_bias
+                here["bias"] = here.get("bias", 0) - here["gain"] * own_bias
             cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 
 
+def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:
+    return InputBad(
+        f"{name} was made for another model: its layer {layer} is {wants} wide, and {has} here"
+    )
+
+
 def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any) -> dict[str, Any]:
-    """DoRA's factors for the outputs (`gain`) or the inputs (`reach`) of a layer in the file."""
+    """DoRA's factors for a layer's outputs (`gain`) or inputs (`reach`), each less 1, in float32."""
     import torch
 
     ((kron, factors, scale),) = forms
@@ -251,4 +260,4 @@ def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any
     # LyCORIS and OneTrainer have a length for each input unless they are told otherwise.
     by_output = lengths.ndim == 1 or len(lengths) == len(before)
     norms = after.norm(dim=1 if by_output else 0).clamp_min(1e-8).cpu()
-    return {"gain" if by_output else "reach": lengths.flatten() / norms}
+    return {"gain" if by_output else "reach": lengths.flatten() / norms - 1}

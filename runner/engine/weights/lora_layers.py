@@ -26,7 +26,8 @@ def classes() -> tuple[Any, Any]:
         """A change of a layer's weight, which reads so many of its inputs.
 
         Of a Kronecker product only `rows` are used. `bias` (out) is added to the output. DoRA gives
-        the changed weight other lengths: times `gain` (out) by output or `reach` (in) by input.
+        the changed weight other lengths: times 1 + `gain` (out) by output or 1 + `reach` (in) by
+        input; in few bits a factor near 1 would be 1.
         """
 
         def __init__(self, form: Form, inputs: int, rows: Any, **vectors: Any):
@@ -45,12 +46,16 @@ def classes() -> tuple[Any, Any]:
             if not factors:
                 return self.bias.to(y.dtype)
             own = x.to(factors[0].dtype)
-            own = own if self.reach is None else own * self.reach
+            if self.reach is not None:  # what the layer gives is rounded, so it is given much
+                most = self.reach.abs().max().clamp_min(1e-8)
+                more = own * (self.reach / most)
+                own = own + more * most
             added = self._product(own[..., : self.inputs], factors) * self.scale
-            if self.reach is not None:
-                added = added + layer(own[..., : layer.in_features].to(x.dtype)) - y
+            if self.reach is not None:  # less the bias, which is there only while the layer runs
+                more = more[..., : layer.in_features].to(x.dtype)
+                added = added + (layer(more) - layer(torch.zeros_like(more[..., :1, :]))) * most
             if self.gain is not None:
-                added = added * self.gain + y * (self.gain - 1)
+                added = added + (added + y) * self.gain
             return (added if self.bias is None else added + self.bias).to(y.dtype)
 
         def _product(self, x: Any, factors: list[Any]) -> Any:

@@ -10,7 +10,7 @@ not fit fails the job with a sentence. Reads safetensors only, from this machine
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,11 @@ def _fitting(pipe: Any, part: str, module: Any, lora: Lora) -> lora_changes.Fitt
         return lora_changes.Fitting()
     with _reading(lora.path):
         fitting = lora_changes.fitting(lora.path, name, part, module, own)
-    wide = fitting.width > getattr(module.config, "in_channels", 0)
-    if wide and "Control" not in type(pipe).__name__:
+    more = fitting.width - getattr(module.config, "in_channels", 0)
+    if fitting.width and fitting.values and more == 0:
+        already = f"{name} makes a control model of a plain one, and this model is one already"
+        return replace(fitting, warnings=[*fitting.warnings, f"{already}: both act together"])
+    if more > 0 and "Control" not in type(pipe).__name__:
         raise InputBad(
             f"{name} reads a control picture beside the prompt: use it with `kind: control`"
         )

@@ -192,6 +192,7 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
             "which `git lfs pull` fetches",
         ),
         (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
+        (b'<?xml version="1.0"?>\n<Error>', "is a web page and holds no weights"),
         (b"", "copy it again"),
         (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
         (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),

@@ -206,6 +206,13 @@ def test_a_picture_that_is_much_longer_than_any_that_kontext_learned_is_refused(
         prepared(task)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_another_recipe_than_when_loras_and_8_bits_were_scaled_otherwise(
+    kind: str,
+) -> None:
+    assert KINDS[kind].recipe > 1
+
+
 def test_fill_hands_over_picture_and_mask_and_keeps_the_original(task_of: TaskOf) -> None:
     task = task_of("fill")
     ready = prepared(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
@@ -206,6 +207,14 @@ def test_a_heic_picture_is_read_where_pillow_heif_is_there(
         (HEIC, "p.png is a HEIC picture: install pillow-heif beside fluxdrop, or save it as"),
         (b"  <!DOCTYPE HTML>\n<html>", "p.png is a web page and no picture"),
         (b"<html lang=en>", "p.png is a web page and no picture"),
+        (b"\xef\xbb\xbf<!doctype html>", "p.png is a web page and no picture"),
+        (b'<?xml version="1.0"?>\n<Error>', "p.png is a web page and no picture"),
+        (b"<!-- saved --><head>", "p.png is a web page and no picture"),
+        (b'<?xml version="1.0"?><svg>', "p.png cannot be read as a picture"),
+        *(
+            (HEIC[:8] + brand + HEIC[12:], "p.png is a HEIC picture")
+            for brand in (b"heim", b"heis", b"hevm", b"hevs")
+        ),
         (b"version https://git-lfs.github.com/spec/v1\n", "p.png is a pointer of Git LFS: run"),
     ],
 )
@@ -215,6 +224,12 @@ def test_what_is_no_picture_is_named_as_what_it_is(
     (tmp_path / "p.png").write_bytes(content)
     with pytest.raises(InputBad, match=says):
         opened(tmp_path / "p.png")
+
+
+def test_reading_a_picture_leaves_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:
+    before = list(warnings.filters)
+    opened(stored(tmp_path, Image.new("RGB", (8, 8))))
+    assert warnings.filters == before
 
 
 def test_32_bits_of_8_are_not_black(tmp_path: Path) -> None:

@@ -31,6 +31,37 @@ def test_a_control_lora_is_refused_where_no_control_picture_is_read(tmp_path: Pa
         loras.apply(pipe, [lora])
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "width", "fits"),
+    [
+        ("FluxPipeline", 64, True),
+        ("FluxPipeline", 16, False),
+        ("FluxPipeline", 384, False),
+        ("FluxFillPipeline", 384, True),
+        ("FluxFillPipeline", 64, True),
+        ("FluxFillPipeline", 128, False),
+        ("Flux2KleinPipeline", 256, False),
+    ],
+)
+def test_the_input_layer_takes_a_lora_only_for_as_many_channels_as_a_pipeline_has(
+    pipeline: str, width: int, fits: bool, tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_of(pipeline)
+    tensors = tensors_for(pipe.transformer)
+    out = pipe.transformer.x_embedder.out_features
+    tensors["transformer.x_embedder.lora_A.weight"] = torch.ones(4, width)
+    tensors["transformer.x_embedder.lora_B.weight"] = torch.ones(out, 4)
+    lora = written(tmp_path / "ink.safetensors", tensors)
+    if fits:
+        assert loras.apply(pipe, [lora]) == ()
+        loras.remove(pipe)
+    else:
+        with pytest.raises(InputBad, match=f"x_embedder is {width} wide, and "):
+            loras.apply(pipe, [lora])
+
+
 def test_layers_that_a_model_lacks_are_left_out_and_said(tmp_path: Path) -> None:
     """As with a LoRA for dev on schnell, which has no guidance to embed."""
     import torch

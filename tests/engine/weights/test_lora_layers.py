@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.weights import loras
+from runner.engine.weights import lora_changes, lora_layers, loras
 from tests.engine.lora_files import written
 from tests.engine.lora_layouts import (
     FAMILIES,
@@ -148,6 +148,39 @@ def test_loras_of_several_layouts_add_up_each_by_its_strength(
         )
     finally:
         loras.remove(pipe)
+
+
+@pytest.mark.parametrize("shape", [(32, 1), (1, 32)], ids=["by output", "by input"])
+def test_a_dora_that_changes_lengths_by_less_than_bfloat16_can_tell_from_1_still_acts(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    import torch
+
+    class Tiny(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_q = torch.nn.Linear(32, 32)
+
+    torch.manual_seed(3)
+    module = Tiny().to(torch.bfloat16)
+    weight, bias = module.to_q.weight.detach().float(), module.to_q.bias.detach().float()
+    lengths = weight.norm(dim=1 if shape[1] == 1 else 0) * 1.001
+    tensors = {
+        "to_q.lora_A.weight": torch.ones(4, 32),
+        "to_q.lora_B.weight": torch.zeros(32, 4),
+        "to_q.dora_scale": lengths.reshape(shape),
+    }
+    lora = written(tmp_path / "ink.safetensors", tensors)
+    found = lora_changes.fitting(lora.path, "ink", "transformer", module, list(tensors))
+    for name, change in found.changes:
+        lora_layers.put(module, name, change)
+    x = torch.randn(1, 7, 32).to(torch.bfloat16)
+    layer = module.to_q.base_layer  # type: ignore[union-attr]
+    (change,) = module.to_q.changes  # type: ignore[union-attr]
+    with torch.no_grad():
+        added = change(x, layer(x), layer).float()
+    wanted = 0.001 * (x.float() @ weight.T)
+    assert (added - wanted).abs().max() < 0.05 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -162,6 +162,18 @@ def test_norms_that_loras_set_follow_the_weights_and_add_up(tmp_path: Path) -> N
     assert state_of(pipe) == before
 
 
+def test_a_control_lora_on_a_control_model_acts_and_a_warning_says_that_it_is_one_already(
+    tmp_path: Path,
+) -> None:
+    pipe = pipe_of("FluxControlPipeline")
+    lora = written(tmp_path / "canny.safetensors", wider(pipe.transformer))
+    style = tensors_for(pipe.transformer, only=("x_embedder", "to_q"))
+    (said,) = loras.apply(pipe, [lora])
+    assert said.startswith("canny.safetensors makes a control model of a plain one, and this model")
+    assert loras.apply(pipe, [written(tmp_path / "style.safetensors", style)]) == ()
+    loras.remove(pipe)
+
+
 def test_a_lora_for_the_plain_model_fits_the_models_with_more_channels(tmp_path: Path) -> None:
     made_for = pipe_of("FluxPipeline").transformer
     tensors = tensors_for(made_for, only=("x_embedder", "to_q"))
