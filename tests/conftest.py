@@ -10,9 +10,13 @@ import hypothesis as _early  # noqa: F401 it looks at who refers to whom, which 
 import pytest
 
 from runner.cli.init import make_home
+from runner.engine.memory.devices import defer_import
 from tests.harness import Runner
 
 _SHOWN = 6000
+
+# Tests import diffusers, and it that: seconds of torch's compiler, as the runner knows.
+defer_import("bitsandbytes")
 
 
 def pytest_configure() -> None:

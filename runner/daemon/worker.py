@@ -220,7 +220,7 @@ class Worker:
                 return
             hold = self._hold_of(job)
             if hold is not None:
-                self._requeue(name, hold)
+                self._writer.requeue(self._jobs.pop(name).record, hold)
             elif self._start(slot, job):
                 return
 
@@ -319,6 +319,3 @@ class Worker:
         if ready_at(job.record.realised, wall) > wall:
             return HOURS_OVER
         return PREEMPTED if self._scheduler.outranks(job.record, monotonic(), wall) else None
-
-    def _requeue(self, slot: str, hold: Hold) -> None:
-        self._writer.requeue(self._jobs.pop(slot).record, hold)

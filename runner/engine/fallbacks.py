@@ -9,49 +9,26 @@ changed.
 """
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
 
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
+def attempts(
+    pipelines: PipelineCache, resolved: ResolvedTask, pixels: int
+) -> Iterator[ResolvedTask]:
+    """What to make an image on, until one attempt has enough memory: first on `resolved` itself.
 
-def with_fallbacks(
-    pipelines: PipelineCache,
-    resolved: ResolvedTask,
-    pixels: int,
-    attempt: Callable[[ResolvedTask], T],
-) -> tuple[T, tuple[str, ...], ResolvedTask]:
-    """The result of the first attempt that fits, its warnings, and the resolved task it ran on.
-
-    Calls `attempt` with `resolved`, then with lower plans of it. `pixels` is the picture's area.
-    Raises OutOfMemory where the last plan does not fit either.
+    `pixels` is the picture's area. No error of an attempt may be held when the next one is asked
+    for: it would keep the tensors of its traceback alive.
     """
-    cleared = False
-    first = resolved.plan
-    while True:
-        try:
-            result = attempt(resolved)
-        except OutOfMemory as error:
-            message = str(error)
-        else:
-            if resolved.plan is first:
-                return result, (), resolved
-            ran_out = f"the device ran out of memory with {first.summary}"
-            return result, (f"{ran_out}; this was made {resolved.plan.summary}",), resolved
-        # Outside of `except`: the error would keep the tensors of its traceback alive.
-        if not cleared:
-            cleared = True
-            pipelines.clear()
-            log.warning("out of memory: trying again on a device that holds nothing else")
-            continue
-        lower = pipelines.lower(resolved, pixels)
-        if lower is None:
-            raise OutOfMemory(message)
+    yield resolved
+    pipelines.clear()
+    log.warning("out of memory: trying again on a device that holds nothing else")
+    yield resolved
+    while (lower := pipelines.lower(resolved, pixels)) is not None:
         log.warning("out of memory: trying %s", lower.plan.summary)
-        resolved = lower
+        yield (resolved := lower)

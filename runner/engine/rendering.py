@@ -23,7 +23,7 @@ from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import JobFailed
+from runner.errors import JobFailed, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
@@ -67,13 +67,20 @@ class Renderer:
         sign.check()
         pixels = prepared.width * prepared.height
         with sign.not_counted():
-            resolved = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
-        result, fallback_warnings, resolved = fallbacks.with_fallbacks(
-            self._pipelines, resolved, pixels, attempt
-        )
-        image, stages, piece, warnings = result
+            first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
+        for resolved in fallbacks.attempts(self._pipelines, first, pixels):
+            try:
+                image, stages, piece, warnings = attempt(resolved)
+                break
+            except OutOfMemory as error:
+                message = str(error)
+        else:
+            raise OutOfMemory(message)
+        if resolved.plan is not first.plan:
+            ran_out = f"the device ran out of memory with {first.plan.summary}"
+            warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
         seconds = time.monotonic() - began - sign.given_back
-        rendered = self._rendered(piece, image, seconds, stages, (*warnings, *fallback_warnings))
+        rendered = self._rendered(piece, image, seconds, stages, warnings)
         self.batching.record(stages, resolved, piece, seconds)
         return rendered
 

@@ -38,7 +38,7 @@ _DRY_RUN = (
 _ID = (
     "The job's id and the name of its folder; leave it out and a free one is chosen. The same call"
     " with the same id again runs nothing and answers with the first job, so a call can be repeated"
-    " safely. Up to 100 letters, digits, dots, dashes and underscores."
+    " safely."
 )
 
 

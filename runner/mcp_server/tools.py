@@ -32,8 +32,9 @@ _MAKERS = {
         "Repaint or extend a picture",
         "Repaints the white or clear part of a `mask` (inpainting), or adds pixels at the borders"
         " with `outpaint`; exactly one of the two. Use it when only a certain area may change, or"
-        " when the canvas must grow. The prompt says what the new area shows,"
-        " `strength` how far to go from what is there. Needs `image`." + _PROMPT + _BULK,
+        " when the canvas must grow. The prompt says what the new area shows. Needs `image`."
+        + _PROMPT
+        + _BULK,
     ),
     "flux_variation": (
         "redux",

@@ -274,7 +274,8 @@ def test_a_task_with_a_picture_follows_its_size_and_keeps_the_kinds_options() ->
     task = realise(spec, job="j", index=1, inputs={"image": [image]})
     assert (task.width, task.height, task.steps, task.guidance) == (None, None, 9, 30.0)
     assert task.options == {
-        "outpaint": {"left": 16}, "composite": True, "whole": False, "strength": 1.0, "invert_mask": False
+        "outpaint": {"left": 16}, "composite": True, "whole": False, "strength": 1.0,
+        "invert_mask": False,
     }  # fmt: skip
     assert task.inputs == {"image": (image,)}
     assert json.dumps(dict(task.options))

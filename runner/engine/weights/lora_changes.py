@@ -133,7 +133,7 @@ def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named,
 
 
 def _compiled(patterns: Named) -> list[tuple[re.Pattern[str], Any]]:
-    """The alphas of peft's settings by regular expressions for the ends of names, as peft reads them.
+    """The alphas of peft's settings by regular expressions for the ends of names, as peft has them.
 
     Raises ValueError for such as could take for ever to match (peft: utils/other.py).
     """
@@ -248,7 +248,7 @@ def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:
 
 
 def _lengths(lengths: Any, forms: Sequence[Form], own: Sequence[Any], order: Any) -> dict[str, Any]:
-    """DoRA's factors for a layer's outputs (`gain`) or inputs (`reach`), each less 1, in float32."""
+    """DoRA's factors for a layer's outputs (`gain`) or inputs (`reach`), less 1, in float32."""
     import torch
 
     ((kron, factors, scale),) = forms

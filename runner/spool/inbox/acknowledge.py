@@ -92,16 +92,14 @@ class Acknowledger:
                 stuck[drop.identity] = drop.name
             else:
                 self._faults.forget(file)
-                gone.append(drop)
+                gone.append(drop.name)
         self._disk.sync_folder(self._inbox)
         # Only now: the ledger must still know a file whose removal a power loss undoes.
         with self._ledger.transaction(durable=False):
             self._ledger.published(jobs)
-            self._ledger.answered(drop.identity for drop in drops)
-            self._ledger.keep_stuck(stuck)
-            self._ledger.unstick(drop.identity for drop in gone)
+            self._ledger.answered((drop.identity for drop in drops), stuck)
         self._clear_rejected(sum(record.state == State.REJECTED for record in jobs))
-        return [drop.name for drop in gone]
+        return gone
 
     def _clear_rejected(self, added: int) -> None:
         """Remove as many of the oldest folders of rejected jobs as came beyond those to keep."""
@@ -133,11 +131,10 @@ class Acknowledger:
             status = os.lstat(taken)
         except FileNotFoundError:
             return
-        unknown = not drop.signature and not was_there
         # Without the ctime, which a rename changes. Of a control file only the name counts: a shell
         # makes it first and writes into it then.
         known = 2 if is_control(drop.name) else 4
-        if unknown or signature_of(status)[:known] == drop.signature[:known]:
+        if signature_of(status)[:known] == drop.signature[:known]:
             self._disk.remove(taken)
         elif was_there:
             raise FileExistsError(errno.EEXIST, f"{taken} is still there", taken)
@@ -158,7 +155,7 @@ def finish_acknowledgements(spool: Spool) -> None:
         file = home.inbox / name
         with faults.isolated(file):
             if not faults.seconds_left(file) and not _lies_in(home.inbox, name, identity):
-                ledger.unstick([identity])
+                ledger.answered([identity])
     if pending:
         # As in `acknowledge`: no power loss may bring back a file that the ledger forgets.
         spool.disk.sync_folder(home.inbox)

@@ -127,10 +127,6 @@ class ComposePool:
             if pending is not None:
                 self._give_up(pending)
 
-    def close(self) -> None:
-        """Forget every drop, and end the processes."""
-        self.forget(list(self._pending))
-
     def _give_up(self, pending: PendingDrop) -> None:
         with self._lock:
             pending.given_up = True

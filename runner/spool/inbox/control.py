@@ -5,20 +5,17 @@ removed only once it is recorded, so a restart in between obeys it again, which 
 that cannot be removed is obeyed once.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
 from runner.files import text_of
 from runner.job import State
 from runner.log_once import LogOnce
-from runner.spool.disk.platform import signature_of
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import named_paths, reading_copies
-from runner.spool.inbox.settle import Drop
+from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
@@ -101,8 +98,9 @@ class Controls:
         self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]
     ) -> bool:
         target = not_unique(name[: name.rindex(".")])
-        drop = _drop_at(self._home.inbox / name)
-        if not drop.signature:
+        try:
+            drop = drop_at(self._home.inbox / name, name, read=False)
+        except FileNotFoundError:
             return False
         if drop.identity in stuck:
             self._remove(drop)
@@ -223,12 +221,3 @@ class Controls:
         """
         self._unknown.pop(drop.name, None)
         self._acknowledger.take_out([drop])
-
-
-def _drop_at(path: Path) -> Drop:
-    """A control file, whose bytes are never read; without a signature where it is gone."""
-    try:
-        signature = signature_of(os.lstat(path))
-    except FileNotFoundError:
-        signature = ()
-    return Drop(path.name, b"", signature, ("", ""))

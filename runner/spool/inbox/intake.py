@@ -99,7 +99,7 @@ class Intake:
                 seconds = _AGAIN_SECONDS
             self.wake.wait(seconds)
         self.watcher.stop()
-        self._compose_pool.close()
+        self._compose_pool.keep_only(set())
 
     def _require_places(self) -> None:
         """Raise PlaceAway where a folder of the home is away: what lies there is not looked at."""

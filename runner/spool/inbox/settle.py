@@ -65,13 +65,14 @@ class Drop:
         return f"{self.size}|{self.mtime_ns}|{self.sha256}|{text_of(self.name)}"
 
 
-def drop_at(path: Path, name: str) -> Drop:
-    """The file at `path` as a drop of that name, with its bytes if it can be a spec.
+def drop_at(path: Path, name: str, *, read: bool = True) -> Drop:
+    """The file at `path` as a drop of that name, with its bytes if they are `read` and it can be a
+    spec.
 
     Raises FileNotFoundError, and OSError where it cannot be read but for its permissions.
     """
     status, data = os.lstat(path), None
-    if stat.S_ISREG(status.st_mode):
+    if read and stat.S_ISREG(status.st_mode):
         # Another file may be there by now.
         with contextlib.suppress(PermissionError), os.fdopen(open_regular(path), "rb") as file:
             status = os.fstat(file.fileno())

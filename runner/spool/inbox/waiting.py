@@ -77,7 +77,6 @@ class InputWait:
             with self._faults.isolated(inputs):
                 if self.gather(record):
                     self._outbox.write_status(record.seq)
-                    self._since.pop(record.seq, None)
                     changed = True
                 self._faults.forget(inputs)
             if cut_short := monotonic() > until:
@@ -91,6 +90,8 @@ class InputWait:
             self._unchanged.clear()
         for key in self._makers.keys() - {key_of(record.id) for record in waiting}:
             del self._makers[key]
+        for seq in self._since.keys() - {record.seq for record in waiting}:
+            del self._since[seq]
         return changed
 
     def gather(self, record: Record) -> bool:
@@ -117,20 +118,20 @@ class InputWait:
             # It is tried again when there is room; the copies made so far are kept.
             message = str(error)
         except JobFailed as error:
-            self._fail(record, error.reason, str(error))
+            self._ledger.end(record.seq, Hold(error.reason, str(error)))
             return True
         except Exception as error:
             if isinstance(error, OSError) or concerns_all(error):
                 raise
             log.exception("the inputs of %s cannot be gathered", record.id)
             message = "its inputs cannot be looked for (a bug): see the runner's log"
-            self._fail(record, "Internal", message)
+            self._ledger.end(record.seq, Hold("Internal", message))
             return True
         if message is None:
-            self._ledger.inputs_ready(record.seq, inputs)
+            self._ledger.gathered(record.seq, inputs, None)
             return True
         if inputs != record.inputs or message != record.waits_for:
-            self._ledger.wait(record.seq, inputs, message)
+            self._ledger.gathered(record.seq, inputs, message)
             if record.waits_for is not None:
                 self._outbox.write_status(record.seq)
         return False
@@ -211,7 +212,3 @@ class InputWait:
                 f"it: mend that job, then put a file {record.id}.retry into the inbox"
             )
         return f"waiting for job {maker.id}, which makes {missing}"
-
-    def _fail(self, record: Record, reason: str, message: str) -> None:
-        self._since.pop(record.seq, None)
-        self._ledger.end(record.seq, Hold(reason, message))

@@ -7,7 +7,7 @@ open) is raised as LedgerUnusable and waited out; a wrong statement is a bug and
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Database:
         """Run one statement of a transaction; the number of rows it changed."""
         return self._connection.execute(statement, values).rowcount
 
-    def _run_many(self, statement: str, rows: Iterator[Sequence[Any]]) -> None:
+    def _run_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         self._connection.executemany(statement, rows)
 
 

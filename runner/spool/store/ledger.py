@@ -91,34 +91,28 @@ class Ledger(Queries):
                 self._announce(record)
             return record
 
-    def answered(self, identities: Iterable[str]) -> None:
-        """Forget files that have left the inbox for good; recovery repeats what is not recorded."""
-        with self.transaction(durable=False):
-            self._run_many("DELETE FROM unanswered WHERE identity = ?", ((i,) for i in identities))
+    def answered(self, identities: Iterable[str], stuck: Mapping[str, str] | None = None) -> None:
+        """Forget files that have left the inbox for good; recovery repeats what is not recorded.
 
-    def keep_stuck(self, files: Mapping[str, str]) -> None:
-        """Record the names of files that cannot leave the inbox, by identity: they are over."""
+        Of those that cannot leave it, though they are over, the names are kept: `stuck`.
+        """
+        over = [(identity,) for identity in identities]
+        names = ((identity, storable(name)) for identity, name in (stuck or {}).items())
         with self.transaction(durable=False):
-            rows = ((identity, storable(name)) for identity, name in files.items())
-            self._run_many("INSERT OR REPLACE INTO stuck VALUES (?, ?)", rows)
-
-    def unstick(self, identities: Iterable[str]) -> None:
-        """Forget files that have left the inbox at last."""
-        with self.transaction(durable=False):
-            self._run_many("DELETE FROM stuck WHERE identity = ?", ((i,) for i in identities))
+            for table in ("unanswered", "stuck"):
+                self._run_many(f"DELETE FROM {table} WHERE identity = ?", over)
+            self._run_many("INSERT INTO stuck VALUES (?, ?)", names)
 
     def forget_quarantined(self, job_id: str) -> None:
         """Forget a job that was taken out: its folder is gone."""
         with self.transaction(durable=False):
             self._run("DELETE FROM quarantine WHERE id = ?", job_id)
 
-    def wait(self, seq: int, inputs: Mapping[str, str], message: str) -> None:
-        """Record which inputs are copied, and what a queued job still waits for."""
-        self._change(seq, State.QUEUED, durable=False, inputs=inputs, waits_for=message)
-
-    def inputs_ready(self, seq: int, inputs: Mapping[str, str]) -> None:
-        """Record that all inputs of a queued job are copied."""
-        self._change(seq, State.QUEUED, inputs=inputs, inputs_missing=0, waits_for=None)
+    def gathered(self, seq: int, inputs: Mapping[str, str], waits_for: str | None) -> None:
+        """Record which inputs of a queued job are copied, and what it waits for, if it does."""
+        waits = waits_for is not None
+        columns = {"inputs": inputs, "inputs_missing": int(waits), "waits_for": waits_for}
+        self._change(seq, State.QUEUED, durable=not waits, **columns)
 
     def cancel(self, seq: int) -> State | None:
         """End a queued job, or ask a running one to end; the state it had, None if a final one."""

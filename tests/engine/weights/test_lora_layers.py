@@ -163,7 +163,7 @@ def test_a_dora_that_changes_lengths_by_less_than_bfloat16_can_tell_from_1_still
 
     torch.manual_seed(3)
     module = Tiny().to(torch.bfloat16)
-    weight, bias = module.to_q.weight.detach().float(), module.to_q.bias.detach().float()
+    weight = module.to_q.weight.detach().float()
     lengths = weight.norm(dim=1 if shape[1] == 1 else 0) * 1.001
     tensors = {
         "to_q.lora_A.weight": torch.ones(4, 32),

@@ -96,7 +96,7 @@ class Moves(RuleBasedStateMachine):
     def release(self, n: int) -> None:
         record = chosen(self.those(State.QUEUED), n)
         self.ledger.answered([record.id])
-        self.ledger.inputs_ready(record.seq, {"a.png": "a.png"})
+        self.ledger.gathered(record.seq, {"a.png": "a.png"}, None)
         self.ledger.put_off(record.seq, 0.0)
         assert self.ledger.is_answered(record.seq)
 
