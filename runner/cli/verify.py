@@ -36,7 +36,7 @@ _LOOK_SECONDS = 1.0
 # The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
-_ON: Mapping[Any, str] = {True: "on", False: "off"}
+_PLAN = ("text_precision", "placement", "tiled", "speed")
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -257,7 +257,7 @@ def _comparison(
 def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> list[str]:
     """A sentence for everything that changes pixels and is another than in the sidecar."""
     result = mapping(sidecar.get("result"))
-    both = result, engine_facts
+    both = [{"speed": {}, **facts} for facts in (result, engine_facts)]
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
     pairs = [
         # Sidecars older than these numbers are of recipe 1.
@@ -265,10 +265,7 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         *((f"{name} was", before.get(name), now.get(name)) for name in _VERSIONS),
         ("the device was", result.get("device"), engine_facts.get("device")),
         ("the precision was", sidecar.get("precision"), engine_facts.get("precision")),
-        ("the text encoders' precision was", *(each.get("text_precision") for each in both)),
-        ("the placement was", *(each.get("placement") for each in both)),
-        ("decoding in tiles was", *(_ON.get(each.get("tiled"), "") for each in both)),
-        ("what makes it faster was", *map(_faster, both)),
+        *((f"{name} was", *(str(facts.get(name, "")) for facts in both)) for name in _PLAN),
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
         ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
     ]
@@ -276,13 +273,6 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
     if _model_hash(result, of_samples=True) and _model_hash(engine_facts):
         changes.append("the sidecar's hash of the model is of an older kind, and tells nothing")
     return changes
-
-
-def _faster(facts: Mapping[str, Any]) -> str:
-    """The settings for speed that change pixels."""
-    return (
-        ", ".join(f"{k} {v}" for k, v in sorted(mapping(facts.get("speed")).items())) or "nothing"
-    )
 
 
 def _model_hash(facts: Mapping[str, Any], *, of_samples: bool = False) -> str:

@@ -145,9 +145,9 @@ def test_another_version_device_or_model_is_named_as_the_reason(
     assert 0 < done.json["max_difference"] <= 255 and done.json["mean_difference"] > 0
     for part in ("torch was 2.9.0, is ", "diffusers was 0.41.0", "the device was NVIDIA H200, is ",
                  "the model's hash was abababababab…",
-                 "the text encoders' precision was bf16, is fp32",
-                 "the placement was offload, is resident", "decoding in tiles was on, is off",
-                 "what makes it faster was attention flash, step_cache 0.1, is"):  # fmt: skip
+                 "text_precision was bf16, is fp32", "placement was offload, is resident",
+                 "tiled was True, is False",
+                 "speed was {'step_cache': 0.1, 'attention': 'flash'}, is {}"):  # fmt: skip
         assert part in done.json["reason"]
     told = verify("verify", str(file))
     assert told.code == 1 and told.out.startswith("different by up to ")

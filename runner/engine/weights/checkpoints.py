@@ -1,7 +1,7 @@
 """Reads the weights of one component as they were published: in a folder, in shards, in one file.
 
-A folder's are read tensor by tensor, so that 24 GB can be converted in little memory; those of one
-file are all in RAM, in the dtype that is asked for, while their names are converted. Writes nothing.
+A folder's are read tensor by tensor, so that 24 GB can be converted in little memory; of one file
+all are in RAM, in the dtype that is asked for, while names are converted. Writes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
