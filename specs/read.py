@@ -73,7 +73,7 @@ def left_in_place_of(data: bytes) -> str:
     if begins.startswith(_LFS_POINTER):
         return "LFS"
     # No format of pictures or weights begins so, and an SVG is no page.
-    return "web page" if begins.startswith(b"<") and b"<svg" not in begins else ""
+    return "web page" if re.match(rb"<[a-z!?]", begins) and b"<svg" not in begins else ""
 
 
 def ends_with_marker(data: bytes) -> bool:

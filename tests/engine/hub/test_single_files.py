@@ -194,6 +194,7 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
         (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
         (b'<?xml version="1.0"?>\n<Error>', "is a web page and holds no weights"),
         (b"", "copy it again"),
+        (b"<" + bytes(7) + b"[" * 60, "is damaged"),
         (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
         (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),
         (b"\x10\0\0\0\0\0\0\0" + b'{"a": {"b": 1}} ', "is damaged"),
