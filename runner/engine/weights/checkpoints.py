@@ -1,7 +1,6 @@
 """Reads the weights of one component as they were published: in a folder, in shards, in one file.
 
-A folder's are read tensor by tensor, so that 24 GB can be converted in little memory; of one file
-all are in RAM, in the dtype that is asked for, while names are converted. Writes nothing.
+Tensor by tensor, so that 24 GB can be converted in little memory. Writes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -99,24 +98,36 @@ def empty(cls: Any, folder: Path) -> Any:
 def from_single(cls: Any, folder: Path, single: Path, dtype: Any) -> Any:
     """The model of a safetensors file, on the CPU; `folder` holds its configuration.
 
-    Weights in 8 bits are multiplied with their scales. Raises as `from_folder`.
+    Raises as `from_folder`.
+    """
+    model = empty(cls, folder)
+    model.load_state_dict(dict(_of_single(model, single, dtype)), strict=True, assign=True)
+    return model.eval()
+
+
+def _of_single(model: Any, single: Path, dtype: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors of a safetensors file in a model's names, those in 8 bits times their scales.
+
+    They are converted as they are stored, and the scale of each row beside them, because diffusers'
+    converters only cut and join rows. So one at a time is unpacked.
     """
     import torch
     from safetensors import safe_open
 
-    model, found = empty(cls, folder), header(single)
+    found = header(single)
     names, scales = found.transformer(), found.scales()
     _compare(single.name, {name: found.shapes[stored] for name, stored in names.items()}, model)
-    tensors = {}
+    tensors, by_row = {}, {}
     with safe_open(single, framework="pt") as opened:
-        for name, stored in counted(names.items(), len(names)):
-            tensor = opened.get_tensor(stored)
-            if stored in scales:
-                scale = opened.get_tensor(scales[stored]).to(torch.float32)
-                tensor = tensor.to(torch.float32) * scale.reshape(-1, *[1] * (tensor.ndim - 1))
-            tensors[name] = tensor.to(dtype)
-    model.load_state_dict(_converted(model, tensors), strict=True, assign=True)
-    return model.eval()
+        for name, stored in names.items():
+            tensor = tensors[name] = opened.get_tensor(stored)
+            scale = opened.get_tensor(scales[stored]).float() if stored in scales else torch.ones(1)
+            flat = [1] * (tensor.ndim - 1)
+            by_row[name] = scale.reshape(-1, *flat).expand(len(tensor), *flat)
+    tensors, by_row = _converted(model, tensors), _converted(model, by_row)
+    for name in counted(list(tensors), len(tensors)):
+        tensor = tensors.pop(name)
+        yield name, (tensor.float() * by_row[name] if scales else tensor).to(dtype)
 
 
 def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
@@ -140,7 +151,7 @@ def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
 
 
 def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, Any]]:
-    """Every tensor on the CPU with its name, one at a time where they are a folder's safetensors.
+    """Every tensor on the CPU with its name, one at a time where the files are safetensors.
 
     Shapes are those of the model's state dict; dtypes those of the safetensors files, else bf16.
     """
@@ -149,7 +160,7 @@ def tensors(cls: Any, folder: Path, single: Path | None) -> Iterator[tuple[str, 
 
     files = _files(folder)
     if single is not None:
-        yield from from_single(cls, folder, single, torch.bfloat16).state_dict().items()
+        yield from _of_single(empty(cls, folder), single, torch.bfloat16)
     elif not files:
         yield from from_folder(cls, folder, dtype=torch.bfloat16).state_dict().items()
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,24 @@ def test_the_scales_of_an_fp8_file_are_applied(
     for name, right in model.state_dict().items():
         assert (made[name].float() - right).norm() <= 0.04 * right.norm(), name
         assert (kept[name].float() - right).norm() <= 0.06 * right.norm(), name
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_weights_of_an_fp8_file_are_unpacked_one_after_the_other(
+    published: Any, tmp_path: Path, part: str
+) -> None:
+    """Seen red: all of them were in bf16 at once, twice the size of the file."""
+    import torch
+
+    model, folder = published(part)
+    file = saved(tmp_path / "it.safetensors", scaled(original(model), "scale_weight", by_row=True))
+    before: list[weakref.ref[Any]] = []
+    for name, tensor in checkpoints.tensors(type(model), folder, file):
+        assert tensor.dtype == torch.bfloat16
+        assert not any(each() is not None for each in before), name
+        before.append(weakref.ref(tensor))
+        del tensor
+    assert len(before) == len(model.state_dict())
 
 
 @pytest.mark.parametrize("part", PARTS)
