@@ -125,23 +125,22 @@ def run_batch(
     of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
     OutOfMemory, DeviceLost and NotFinite.
     """
-    images = []
     try:
         with translation():
             latents = denoised(stages, pieces, stop, on_progress)
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
-            for number, piece in enumerate(pieces):
-                row, prepared = latents[number : number + 1], piece.prepared
-                image = stages.family.decode(stages.main, row, prepared.width, prepared.height)
-                images.append(image)
+            sizes = [(each.prepared.width, each.prepared.height) for each in pieces]
+            return [
+                stages.family.decode(stages.main, latents[n : n + 1], *size)
+                for n, size in enumerate(sizes)
+            ]
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
-    return images
 
 
 def denoised(
