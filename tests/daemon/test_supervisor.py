@@ -19,7 +19,7 @@ from runner import exit_codes
 from runner.daemon.supervisor import keep_running
 from tests.harness import PATIENCE, Runner, clean_environment, eventually, fluxdrop, spec
 
-LONG = 300
+LONG = 120
 """Steps of an image that takes seconds."""
 
 pytestmark = [

@@ -249,7 +249,7 @@ def test_one_content_is_copied_once_however_it_is_spelt(spool: Spool) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"<script>alert(1)</script>", "evil.html cannot be read as a picture"),
+        (b"<script>alert(1)</script>", "evil.html is a web page and no picture: save the"),
         (png()[:-40], "evil.html cannot be read as a picture"),
         (bytes(1 << 20), "evil.html cannot be read as a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "evil.html cannot be read"),
