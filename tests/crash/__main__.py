@@ -69,10 +69,15 @@ def _tried(points: Iterator[Point], root: Path, jobs: int) -> Iterator[tuple[str
             room.acquire()
             yield root, point
 
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with multiprocessing.get_context("fork").Pool(jobs, _let_start_processes) as pool:
         for result in pool.imap_unordered(_try, taken()):
             room.release()
             yield result
+
+
+def _let_start_processes() -> None:
+    """A pool's processes may have no children, but a runner that composes has one."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
 
 
 def _try(asked: tuple[Path, Point]) -> tuple[str, list[str]]:
