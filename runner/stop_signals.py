@@ -28,7 +28,8 @@ def taken_by(
     def take(number: int, frame: FrameType | None) -> None:
         if number not in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-            del before[number]
+            # Another may have come in between, and called this first.
+            before.pop(number, None)
         handle(number, frame)
 
     for each in SIGNALS:

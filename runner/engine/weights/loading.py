@@ -1,7 +1,7 @@
 """How far weights are read while they load, which takes minutes for large ones.
 
-transformers counts tensors, diffusers the shards of a file, our own loops files: whoever counts
-says so to the one that waits. Must never change what is loaded, nor slow it down.
+transformers counts tensors, diffusers the shards of a model, our own loops tensors or files. Must
+never change what is loaded, nor slow it down.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +51,7 @@ def bar(make: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any])
 
     It has the shape of a hook for transformers' `set_tqdm_hook`.
     """
-    if named.get("desc") in _OF_WEIGHTS and hasattr(given[0], "__len__"):
+    # A bar of shards that are read at once has no items.
+    if given and named.get("desc") in _OF_WEIGHTS and hasattr(given[0], "__len__"):
         given = (counted(given[0], len(given[0])), *given[1:])
     return make(*given, **named)

@@ -84,3 +84,10 @@ def test_nobody_is_told_of_what_is_read_for_no_one_and_seldom_of_what_is_read_fa
     with loading.telling(lambda step, steps: told.append((step, steps))):
         assert list(loading.counted("abc", 3)) == ["a", "b", "c"]
     assert told == [(0, 3)]
+
+
+def test_a_bar_without_items_is_made_as_it_is() -> None:
+    """diffusers' own, where HF_ENABLE_PARALLEL_LOADING is set. Seen red: IndexError."""
+    named = {"total": 3, "desc": "Loading checkpoint shards"}
+    made = loading.bar(lambda *given, **each: (given, each), (), named)
+    assert made == ((), named)
