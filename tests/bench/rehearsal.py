@@ -1,6 +1,6 @@
 """Measures FLUX.2 klein at its true size on this machine: the planner's figures beside real memory.
 
-`python -m tests.bench rehearsal [--folder DIR] [--precisions P…] [--side N] [--steps N] [--json]`.
+`python -m tests.bench rehearsal [--folder DIR] [--precisions P…] [--ram GIB] [--json]`.
 The folder has the published shapes with random weights, 16 GB that are written once and kept where
 `--folder` names one. Each precision that the machine holds runs in a process of its own through
 the runner's GPU thread; a thread notes the most memory of each phase, anonymous and pages of files
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.memory import machine
 from runner.engine.models import Model, Weights
 from tests.bench.figures import Goal, shown
 
 STATUS = Path("/proc/self/status")
 NOTHING = "no /proc: nothing measured"
-PRECISIONS = ("fp32", "bf16", "fp8")
+PRECISIONS = ("fp32", "bf16", "fp8", "nf4")
 SHARD_BYTES = 2**31
 _GIB = 2**30
 _RANDOM = 2**22
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] = ()) -> int:
     """Build the folder where it is not there, run each precision, print the table and the goals."""
     asked = _arguments(argv)
     if asked.one:
+        if asked.ram:
+            machine.free_ram = lambda: round(asked.ram * _GIB)
         print(json.dumps(run(Path(asked.folder), asked.one, asked.side, asked.steps)))
         return 0
     if not STATUS.is_file():
@@ -242,6 +245,7 @@ def memory() -> Mapping[str, int]:
 def _child(root: Path, precision: str, asked: argparse.Namespace) -> dict[str, Any]:
     line = [sys.executable, "-m", "tests.bench", "rehearsal", "--one", precision, "--folder", root]
     line += ["--side", str(asked.side), "--steps", str(asked.steps)]
+    line += ["--ram", str(asked.ram)] if asked.ram else []
     done = subprocess.run(line, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     if done.returncode:
         return {"refused": f"ended with {done.returncode}: {done.stderr.strip()[-300:]}"}
@@ -326,6 +330,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--ram", type=float, metavar="GIB", help="plan as if so much were free")
     parser.add_argument("--scale", type=float, default=1.0, help="of the widths")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
