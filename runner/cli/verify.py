@@ -196,7 +196,6 @@ def _take_back(home: Home, drop: str) -> None:
     """Remove the drop that was for the comparison, or its job from the outbox and the gallery."""
     from runner.cli.run import opened
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.disk.disk import Disk
 
     (home.inbox / drop).unlink(missing_ok=True)
     receipt = client.wait_for_receipt(home, drop, _CANCEL_SECONDS)
@@ -216,7 +215,7 @@ def _take_back(home: Home, drop: str) -> None:
     shutil.rmtree(home.job(job), ignore_errors=True)
     for name in (drop, f"{job}.cancel"):
         (home.drops / f"{name}.json").unlink(missing_ok=True)
-    gallery = Gallery(home.data / FOLDER, Disk().replace)
+    gallery = Gallery(home.data / FOLDER, writing=True)
     if not gallery.missing:
         gallery.remove(f"{job}-0001")
 
