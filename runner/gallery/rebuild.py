@@ -6,7 +6,6 @@ removed first.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from types import UnionType
 from typing import Any
 
 from runner.errors import UsageProblem
+from runner.files import is_folder, is_link, is_there, names_in
 from runner.gallery.formatting import mapping
 from runner.gallery.lock import locked
 from runner.gallery.store import Gallery
@@ -107,9 +107,9 @@ def rebuild(
 
 def _add_missing(gallery: Gallery, outbox: Path, progress: Progress | None) -> None:
     """Add the rows that the index lacks, and those that have changed."""
-    jobs = _names(outbox)
+    jobs = names_in(outbox)
     rows: list[dict[str, Any]] = []
-    for done, job in enumerate(sorted(jobs), start=1):
+    for done, job in enumerate(jobs, start=1):
         for path in _sidecars(outbox / job):
             if (row := _row(path)) is not None:
                 rows.append(row)
@@ -126,25 +126,14 @@ def _remove_gone(gallery: Gallery, outbox: Path) -> None:
     ids = [""]
     while ids := gallery.ids(ids[-1], _BATCH):
         rows = [row for row in map(gallery.get, ids) if row is not None]
-        gallery.remove(*(row for row in rows if not _stands(outbox.parent / row["sidecar"])))
-
-
-def _stands(sidecar: Path) -> bool:
-    """Whether a sidecar is there, or cannot be looked at now."""
-    try:
-        sidecar.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
+        gallery.remove(*(row for row in rows if not is_there(outbox.parent / row["sidecar"])))
 
 
 def _remove_segments(folder: Path) -> None:
     """Remove what earlier versions kept there."""
     for path in (*folder.glob("g[0-9]*"), folder / "current", folder / "lock"):
         with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if is_folder(path) else path.unlink(missing_ok=True)
 
 
 def _row(sidecar: Path) -> dict[str, Any] | None:
@@ -160,18 +149,10 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
 
 def _sidecars(folder: Path) -> list[Path]:
     """The sidecars of a job's folder, in the order of its images."""
-    names = _names(folder)
-    if "status.json" not in names or folder.is_symlink():
+    names = names_in(folder)
+    if "status.json" not in names or is_link(folder):
         return []
     # A recovery renames what it keeps without counting it.
     own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
     found = filter(own.fullmatch, names)
     return [folder / name for name in sorted(found, key=lambda name: (len(name), name))]
-
-
-def _names(folder: Path) -> list[str]:
-    """The names in a folder, none where it is gone or no folder."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
