@@ -107,11 +107,11 @@ def test_a_picture_of_an_older_recipe_is_said_to_be_one(verify: Here, tmp_path: 
         shutil.copy(file_of(verify.home, name), tmp_path)
     file = tmp_path / "filled-0001.json"
     sidecar = json.loads(file.read_bytes())
-    assert sidecar["result"].pop("recipe") == 2
+    assert sidecar["result"].pop("recipe") == 3
     file.write_text(json.dumps(sidecar), encoding="utf-8")
     assert verify("verify", str(file), "--json").json["identical"] is True
     file.write_text(json.dumps({**sidecar, "seed": 99}), encoding="utf-8")
-    assert verify("verify", str(file), "--json").json["reason"] == "it was made by recipe 1, is 2"
+    assert verify("verify", str(file), "--json").json["reason"] == "it was made by recipe 1, is 3"
 
 
 def test_a_picture_alone_is_enough(verify: Here, tmp_path: Path) -> None:
