@@ -70,9 +70,8 @@ def report_drops(
 ) -> int:
     """Print the id of each drop's job, or the drop's name where no runner has taken it.
 
-    `drops` has their bytes by name, `said` warnings that are printed already. 1 where a drop was
-    rejected. With `options.wait` the jobs are waited for, and 1 also where one failed or was
-    cancelled.
+    `drops` has their bytes by name, `said` warnings that were printed. 1 where a drop was rejected.
+    With `options.wait` the jobs are waited for, and 1 also where one failed or was cancelled.
     """
     if client.runner_health(home) is None:
         print_answer(options, {"jobs": [], "drops": [*drops]}, *drops)
@@ -226,7 +225,11 @@ def _spec_bytes(file: str) -> bytes:
 
         # The metadata of fluxdrop's own pictures, or of another program's as far as they can be
         # read as a spec.
-        return to_yaml({key: value for key, value in read(Path(file)).items() if key != "result"})
+        spec = read(Path(file))
+        noted = [key[2:] for key in spec if key.startswith("x_") and key != "x_made_with"]
+        if noted and "result" not in spec:
+            print_message(f"{file}: warning: of its settings only noted: {', '.join(noted)}")
+        return to_yaml({key: value for key, value in spec.items() if key != "result"})
     try:
         return read_file(Path(file), _MOST_BYTES, follow=True)
     except OSError as error:

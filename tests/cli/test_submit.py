@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from runner import client
 from runner.settings import Home
@@ -306,3 +308,17 @@ def test_what_a_job_was_warned_of_while_it_ran_is_told_to_who_waited_for_it(
     assert told["jobs"] == ["odd"] and end["warnings"] == [early, late]
     assert (end["state"], end["reason"]) == (STATUS["state"], STATUS["reason"])
     assert here("submit", str(tmp_path / "odd.yaml"), "--json").json == {"jobs": ["odd"]}
+
+
+def test_settings_of_another_programs_picture_that_are_not_taken_over_are_named(
+    here: Here, tmp_path: Path
+) -> None:
+    settings = "Steps: 8, Seed: 7, Size: 512x512, Model: flux1-schnell, Denoising strength: 0.4"
+    for name, negative in (("fox.png", "Negative prompt: blurry\n"), ("plain.png", "")):
+        info = PngInfo()
+        info.add_text("parameters", f"a fox\n{negative}{settings if negative else settings[:54]}")
+        Image.new("RGB", (8, 8)).save(tmp_path / name, pnginfo=info)
+    told = "warning: of its settings only noted: negative_prompt, strength"
+    for verb in ("check", "submit"):
+        assert f"{tmp_path / 'fox.png'}: {told}\n" in here(verb, str(tmp_path / "fox.png")).err
+        assert "noted" not in here(verb, str(tmp_path / "plain.png")).err
