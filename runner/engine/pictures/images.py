@@ -29,10 +29,7 @@ def open_image(item: InputImage) -> Image:
 
 
 def open_erased(item: InputImage) -> Image:
-    """The same, but with the colours that an eraser left below what is clear.
-
-    Over white where these are one colour, which a program put there.
-    """
+    """The same, in the colours that an eraser left below what is clear; over white if it is one."""
     picture = load(item.path)
     if picture.mode in ("RGBA", "LA"):
         clear = picture.getchannel("A").point([255, *[0] * 255])
