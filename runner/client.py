@@ -22,7 +22,7 @@ from runner import reading
 from runner.errors import UsageProblem
 from runner.files import is_file, is_there, names_in, read_file
 from runner.job import FINAL_STATES
-from runner.settings import Home
+from runner.settings import LOCK_FILE, SETTINGS_FILE, Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import (
@@ -39,6 +39,7 @@ from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
 _MISSED_INTERVALS = 5
+_BEGAN_AND_CHANGED = (f"data/{LOCK_FILE}", SETTINGS_FILE)
 T = TypeVar("T")
 
 
@@ -90,6 +91,19 @@ def unseen_runner(home: Home) -> str | None:
     """
     if reading.health(home.health) is None and is_held(home):
         return f"a runner works here, but not in {home.outbox}: mount it, or put it back"
+    return None
+
+
+def outdated_runner(home: Home) -> str | None:
+    """What to do where the settings were changed after the runner that has the home began, or None.
+
+    It wrote its number into the lock's file then. That lies on the disk of the settings, so that no
+    two clocks are compared.
+    """
+    with contextlib.suppress(OSError):
+        began, changed = ((home.root / name).stat().st_mtime_ns for name in _BEGAN_AND_CHANGED)
+        if began < changed and is_held(home):
+            return f"{SETTINGS_FILE} was changed after the runner started: restart it"
     return None
 
 

@@ -52,7 +52,8 @@ _ADVICE = {
 }
 _EPILOG = """\
 exit codes: 0 done; 1 a job failed or was rejected, or a check found something;
-2 wrong usage; 69 needs a running runner; 75 another runner holds this home or GPU"""
+2 wrong usage; 69 needs a running runner; 70 a part of the runner ended by a mistake;
+75 another runner holds this home or GPU; 130 Ctrl-C"""
 
 
 class _Parser(argparse.ArgumentParser):
