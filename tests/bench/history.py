@@ -214,7 +214,7 @@ def measure(home: Path) -> dict[str, float]:
 
 
 def _to_running(runner: Runner, name: str) -> float:
-    """Seconds from the rename of a spec into the inbox to its status `running`; waits for its end."""
+    """Seconds from the rename of a spec to its status `running`; waits for the end."""
     before = set(os.listdir(runner.home / "outbox"))
     began = time.perf_counter()
     runner.put(name, spec(seed=3))
