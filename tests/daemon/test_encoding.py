@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from runner import exit_codes
-from runner.daemon import saving, writer
-from runner.gallery import metadata
+from runner.daemon import saving, sidecar, writer
+from runner.daemon.sidecar import FinishedImage
+from runner.spool.disk.disk import Disk, StrPath
 from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.device import FlatColours
@@ -35,14 +37,27 @@ def large(idle_spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Spool:
 def encoding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have a function called with the number of each picture, where that is encoded."""
 
-    def have(act: Callable[..., object]) -> None:
-        def encode(image: Any, sidecar: Any, **given: Any) -> bytes:
-            act(sidecar["result"]["index"])
-            return metadata.encode(image, sidecar, **given)
+    def have(act: Callable[[int], object]) -> None:
+        def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
+            act(image.rendered.task.index)
+            return sidecar.sidecar_of(image, file)
 
-        monkeypatch.setattr(saving, "encode", encode)
+        # The first thing that is done to encode it.
+        monkeypatch.setattr(saving, "sidecar_of", sidecar_of)
 
     return have
+
+
+class Ordered(Disk):
+    """Keeps the names of the job's files in the order in which they appear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def before(self, operation: str, path: StrPath, **details: Any) -> None:
+        if operation == "rename":
+            self.names.append(os.path.basename(path))
 
 
 def encoders_alive() -> list[str]:
@@ -63,12 +78,14 @@ def test_two_large_pictures_are_encoded_at_once_and_come_out_in_order(
             second_done.set()
 
     encoding(meet)
-    large.start()
+    disk = Ordered()
+    large.start(disk)
     large.drop("hero.yaml", FOUR)
     status = large.end("hero")
     assert status["images"]["done"] == 4, status
-    files = [output["file"] for output in status["outputs"]]
-    assert files == sorted(files) and len(files) == 4
+    for suffix in ("png", "json"):
+        files = [f"hero-{n:04}.{suffix}" for n in range(1, 5)]
+        assert [name for name in disk.names if name in files] == files
     folder = large.home.job("hero")
     made = [
         json.loads((folder / f"hero-{n:04}.json").read_bytes())["result"]["created_at"]
@@ -143,8 +160,16 @@ def test_a_failed_write_encodes_no_large_picture_twice(
     large: Spool, encoding: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer tries each picture of the group alone."""
-    indices = Counter[int]()
-    encoding(lambda index: indices.update([index]))
+    indices, last_begun = Counter[int](), threading.Event()
+
+    def count(index: int) -> None:
+        indices[index] += 1
+        if index == 1:
+            # The next group has the others.
+            last_begun.wait(_SOON)
+
+    encoding(count)
+    large.device.on_start = lambda task: last_begun.set() if task.index == 4 else None
     large.start()
     outbox = daemon_of(large).spool.outbox
     publish = outbox.publish_images
@@ -208,14 +233,12 @@ def test_pictures_that_are_being_encoded_when_the_runner_stops_are_saved_first(
     encoding(wait)
     large.start()
     large.drop("hero.yaml", FOUR)
-    large.until(begun.is_set)
-    made = len(large.device.started)
+    large.until(lambda: begun.is_set() and len(large.device.started) == 4)
     ours = daemon_of(large).writer
     close = ours.close
     monkeypatch.setattr(ours, "close", lambda: (go_on.set(), close()))
     large.stop()
-    assert len(large.pictures("hero")) >= made
-    made = len(large.device.started)
+    assert len(large.pictures("hero")) == 4
     large.restart()
     assert large.end("hero")["images"]["done"] == 4
-    assert made + len(large.device.started) == 4, "one was made twice"
+    assert large.device.started == [], "one was made twice"
