@@ -46,7 +46,7 @@ class Pages:
         self._outbox = spool.outbox
         self._disk = spool.disk
         self._gallery = Gallery(self._folder, writing=True, patience=_PATIENCE)
-        self._threads = spool.home.threads
+        self._threads, self._places = spool.home.threads, spool.home.places
         self._making: threading.Thread | None = None
         self._closing = False
         self._due: dict[int, float] = {}
@@ -79,6 +79,7 @@ class Pages:
 
         def go_on(done: int, total: int) -> None:
             self._threads.moved("gallery")
+            self._places.check(self._folder)
             if self._closing:
                 raise Stopped("the runner stops")
 
@@ -99,6 +100,7 @@ class Pages:
         rows: list[dict[str, Any]] = []
         try:
             rows.extend(map(row_of, sidecars))
+            self._places.check(self._folder)
             self._gallery.add(*rows)
             self._added.update(row["job"] for row in rows)
         except _FAULTS as error:
@@ -143,6 +145,7 @@ class Pages:
             return
         self.changed = False
         try:
+            self._places.check(self._folder)
             self._see_to_index()
             self._complete_gallery()
         except _FAULTS as error:
