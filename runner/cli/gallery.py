@@ -15,7 +15,7 @@ from contextlib import suppress
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from time import gmtime, strftime
+from time import gmtime
 from typing import TYPE_CHECKING, Any
 
 from runner import client, reading
@@ -233,7 +233,8 @@ def _write_months(home: Home, oldest_first: Sequence[tuple[int, str]], *, make: 
     from runner.spool.disk.disk import Disk
 
     disk, stale = Disk(home.outbox), {*months_in(home.outbox)}
-    for month, group in groupby(oldest_first, key=_month):
+    for moment, group in groupby(oldest_first, lambda job: gmtime(max(0, job[0] // 10**9))[:2]):
+        month = "{}-{:02}".format(*moment)
         jobs = list(group)
         for begin in range(0, len(jobs), MOST_JOBS):
             some = jobs[begin : begin + MOST_JOBS]
@@ -250,10 +251,6 @@ def _write_months(home: Home, oldest_first: Sequence[tuple[int, str]], *, make: 
             _write_jobs(home, page, shown, made_from, month=month)
     for name in stale:
         disk.remove(home.outbox / MONTHS / name)
-
-
-def _month(folder: tuple[int, str]) -> str:
-    return strftime("%Y-%m", gmtime(max(0, folder[0] // 10**9)))
 
 
 def _write_jobs(

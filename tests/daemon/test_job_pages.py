@@ -12,6 +12,7 @@ import pytest
 from runner.daemon import pages
 from runner.gallery.page import paging
 from runner.spool.disk.disk import Disk, StrPath
+from runner.spool.store import outbox
 from runner.spool.store.outbox import Outbox
 from tests.daemon.columns import daemon_of
 from tests.harness import eventually
@@ -68,19 +69,23 @@ def test_a_refresh_reads_and_writes_the_open_page_and_no_closed_one(
     refreshing: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen red: each refresh read all sidecars and wrote all pictures again."""
-    asked: list[list[int]] = []
-    true = Outbox.sidecars
+    opened: list[str] = []
+    looks: list[int] = []
+    read, sidecars = outbox.read_json, Outbox.sidecars
 
-    def counted(outbox: Outbox, job: str, numbers: Any = None) -> dict[int, dict[str, Any]]:
-        asked.append(list(range(1, 31)) if numbers is None else list(numbers))
-        return true(outbox, job, numbers)
+    def counted(*given: Any) -> dict[int, dict[str, Any]]:
+        before = len(opened)
+        found = sidecars(*given)
+        looks.append(len(opened) - before)
+        return found
 
+    monkeypatch.setattr(outbox, "read_json", lambda file: (opened.append(file.name), read(file))[1])
     monkeypatch.setattr(Outbox, "sidecars", counted)
     disk = Watched()
     make(refreshing, disk)
     assert disk.pages.count("index.html") >= 30
     # Five of a page that was just closed, one of the next.
-    assert max(map(len, asked)) <= 5
+    assert 30 <= len(looks) and max(looks) <= 5
     assert max(disk.pages.count(f"page-{n}.html") for n in range(2, 8)) <= 5
     assert shown(refreshing) == [f"hero-{n:04}" for n in range(1, 31)]
     first = (refreshing.home.job("hero") / "index.html").read_text(encoding="utf-8")

@@ -78,11 +78,6 @@ class Board:
             return self.seeds
         return max(1, ceil(sqrt(self.seeds)))
 
-    @property
-    def lines(self) -> int:
-        """How many lines of shots the tallest cells have."""
-        return ceil(self.seeds / self.abreast)
-
 
 def shots_of(
     sidecars: Iterable[Mapping[str, Any]], failures: Iterable[Mapping[str, Any]]

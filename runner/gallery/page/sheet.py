@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from math import ceil
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -35,9 +36,10 @@ def body_of(board: Board, to_come: int = 0) -> dict[str, str]:
     """The parts of a page that tell of its pictures, and a place for those to come."""
     # In the order of the board, in which the script meets them.
     shots = [shot for row in board.rows.values() for cell in row for shot in cell]
-    columns, abreast = len(board.columns), board.abreast
+    lines = ceil(board.seeds / board.abreast)
+    layout = f"--columns:{len(board.columns)};--abreast:{board.abreast};--lines:{lines}"
     return {
-        "layout": f":root{{--columns:{columns};--abreast:{abreast};--lines:{board.lines}}}",
+        "layout": f":root{{{layout}}}",
         "data": _json(_job_data(shots)),
         "board": _board(board, to_come),
         "empty": "" if shots or to_come else '<p class="empty">No pictures.</p>',
