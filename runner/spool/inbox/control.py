@@ -212,7 +212,8 @@ class Controls:
             realised=realised,
             warnings=record.warnings,
         )
-        return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
+        composed = zip(*self._ledger.composed(record.seq), strict=True)
+        return self._ledger.accept(again, identity, composed)
 
     def _remove(self, drop: Drop) -> None:
         """Remove a control file that was obeyed.

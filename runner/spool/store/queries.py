@@ -211,11 +211,12 @@ class Queries(Database):
         outputs = map(_object, (row["output"] for row in self._rows(query, seq, newest)))
         return [output for output in outputs if output][::-1]
 
-    def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The prompts of a `compose` and what its images keep of the pack, in order."""
+    def composed(self, seq: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The prompts of a `compose`, and what the images of each keep of the pack, in order."""
         query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
         rows = self._rows(query, seq)
-        return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+        fields, origins = ([json.loads(row[name]) for row in rows] for name in ("fields", "origin"))
+        return fields, origins
 
     # -- the runner ------------------------------------------------------------------------------
 
