@@ -82,14 +82,23 @@ class Queries(Database):
         meant = Names(newest).alike(name)
         return self.find(newest[meant[0]]) if len(meant) == 1 else None
 
-    def first_unused_number(self, stem: str) -> int:
-        """The first number from 2 on that no job has behind this stem, but for rejected ones."""
-        prefix = f"{key_of(stem)}-"
-        # All keys that begin so lie between `-` and the next character.
-        query = "SELECT key FROM job WHERE key > ? AND key < ? AND state <> 'rejected'"
-        rows = self._rows(query, prefix, f"{prefix[:-1]}.")
-        used = {row["key"].removeprefix(prefix) for row in rows}
-        return next(number for number in itertools.count(2) if str(number) not in used)
+    def unused_number(self, stem: str, first: int) -> int:
+        """A number from this one on that no job has behind this stem, but for rejected ones.
+
+        Found in a few steps: the next one, unless numbers between were forgotten.
+        """
+        query = "SELECT 1 FROM job WHERE key = ? AND state <> 'rejected'"
+
+        def is_used(number: int) -> bool:
+            return self._row(query, f"{key_of(stem)}-{number}") is not None
+
+        used, unused = first - 1, first
+        while is_used(unused):
+            used, unused = unused, 2 * unused - first + 2
+        while unused - used > 1:
+            middle = (used + unused) // 2
+            used, unused = (middle, unused) if is_used(middle) else (used, middle)
+        return unused
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""
