@@ -6,6 +6,7 @@ that cannot be removed is obeyed once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
@@ -13,6 +14,8 @@ from runner.files import text_of
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledger
+from runner.spool.inbox.assess import Catalogue
+from runner.spool.inbox.entry import assessed_again
 from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
@@ -41,9 +44,11 @@ class Controls:
     """Obeys the control files of one inbox."""
 
     def __init__(
-        self, spool: Spool, waiting: InputWait, ids: Ids, acknowledger: Acknowledger,
-        *, on_cancel: Callable[[int], None],
+        self, spool: Spool, catalogue: Catalogue, waiting: InputWait, ids: Ids,
+        acknowledger: Acknowledger, *, on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
+        self._spool = spool
+        self._catalogue = catalogue
         self._home = spool.home
         self._ledger = spool.ledger
         self._outbox = spool.outbox
@@ -174,11 +179,10 @@ class Controls:
     def _retry(self, name: str, record: Record, identity: str) -> None:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
         again = self._ledger.with_identities([identity]).get(identity)
-        may = record.state in _RETRIED and record.total and record.realised
-        if again is None and not may:
+        again = again or self._insert_again(name, record, identity)
+        if again is None:
             self._refuse(name, record.source_sha256, record.id)
             return
-        again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         answer = receipt(name, again.source_sha256, again.id, "accepted")
@@ -190,7 +194,15 @@ class Controls:
         """Answer a control file that cannot be obeyed."""
         self._outbox.write_jobs([], [receipt(name, sha256, job_id, "rejected")])
 
-    def _insert_again(self, name: str, record: Record, identity: str) -> Record:
+    def _insert_again(self, name: str, record: Record, identity: str) -> Record | None:
+        if record.state not in _RETRIED:
+            return None
+        composed: Iterable[tuple[Any, Any]] = zip(*self._ledger.composed(record.seq), strict=True)
+        if not record.spec:
+            # Of one that was entered after the ledger was lost, only what its status says is known.
+            record, composed = assessed_again(record, self._spool, self._catalogue)
+        if not (record.total and record.realised):
+            return None
         realised = reading_copies(record.realised, record.id, record.inputs)
         again = Record(
             seq=0,
@@ -212,7 +224,6 @@ class Controls:
             realised=realised,
             warnings=record.warnings,
         )
-        composed = zip(*self._ledger.composed(record.seq), strict=True)
         return self._ledger.accept(again, identity, composed)
 
     def _remove(self, drop: Drop) -> None:

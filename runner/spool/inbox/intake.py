@@ -66,7 +66,7 @@ class Intake:
         self._ids = Ids(spool)
         self._acknowledger = Acknowledger(spool, self._waiting)
         self.controls = Controls(
-            spool, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
+            spool, catalogue, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
         )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("scanning the inbox")

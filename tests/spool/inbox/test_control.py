@@ -10,6 +10,7 @@ from threading import get_ident
 import pytest
 
 from runner import client
+from runner.catalogue import RegistryCatalogue
 from runner.clock import now
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox import acknowledge
@@ -105,9 +106,10 @@ def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None
     assert spool.daemon is not None
     parts = spool.daemon.spool
     # Not the intake's own, which goes by the true clock.
-    waiting = InputWait(parts)
-    acknowledger = Acknowledger(parts, waiting)
-    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
+    controls = Controls(
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)
     assert (spool.home.inbox / "nobody.cancel").exists()
@@ -121,9 +123,10 @@ def test_what_is_asked_of_an_unknown_job_is_answered_when_it_goes(spool: Spool, 
     (spool.home.inbox / name).touch()
     assert spool.daemon is not None
     parts = spool.daemon.spool
-    waiting = InputWait(parts)
-    acknowledger = Acknowledger(parts, waiting)
-    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
+    controls = Controls(
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
     controls.obey([name], moment=1000.0)
     assert (spool.home.inbox / name).exists()
     controls.obey([name], moment=1061.0)
@@ -138,9 +141,9 @@ def test_what_is_asked_of_an_unknown_job_stays_while_a_spec_that_may_be_it_is_th
     """Seen red: after a minute it went, and the job came under that id and ran."""
     assert spool.daemon is not None
     parts = spool.daemon.spool
-    waiting = InputWait(parts)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
     controls = Controls(
-        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
     )
     # It is empty still: whoever writes it is slow.
     (spool.home.inbox / "night.yaml").touch()
@@ -238,9 +241,9 @@ def test_the_ledger_is_asked_once_for_all_control_files_which_of_them_cannot_lea
     asked = []
     stuck = parts.ledger.stuck
     monkeypatch.setattr(parts.ledger, "stuck", lambda: asked.append(get_ident()) or stuck())
-    waiting = InputWait(parts)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
     controls = Controls(
-        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
     )
     names = [f"nobody{number}.cancel" for number in range(9)]
     for name in names:
