@@ -25,9 +25,11 @@ from runner.spool.store.names import (
     KEEP_SUFFIX,
     PAUSE_NAME,
     Names,
+    id_from_file,
     is_control,
     is_spec,
     key_of,
+    natural_order,
     not_unique,
     plain,
 )
@@ -38,6 +40,11 @@ from runner.spool.store.spool import Spool
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+
+
+def _target(name: str) -> str:
+    """What a control file names: a job, or the file of a spec."""
+    return not_unique(name[: name.rindex(".")])
 
 
 class Controls:
@@ -60,6 +67,8 @@ class Controls:
         self._log_once = LogOnce("obeying a control file")
         # By control file: since when its job is unknown, and the `seq` of one that had left its id.
         self._unknown: dict[str, tuple[float, int]] = {}
+        # What cancels wait for, as names are compared.
+        self._awaited: set[str] = set()
         self._specs: list[str] = []
         # Those of their files, and as their owners gave them.
         self._spec_names = Names(())
@@ -96,13 +105,15 @@ class Controls:
                 self._log_once.failed(error)
             changed |= obeyed
             unobeyed |= not obeyed
+        cancels = (name for name in self._unknown if name.lower().endswith(CANCEL_SUFFIX))
+        self._awaited = {key_of(_target(name)) for name in cancels}
         self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
     def _obey_one(
         self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]
     ) -> bool:
-        target = not_unique(name[: name.rindex(".")])
+        target = _target(name)
         try:
             drop = drop_at(self._home.inbox / name, name, read=False)
         except FileNotFoundError:
@@ -143,11 +154,16 @@ class Controls:
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""
-        if not self._unknown:
+        if not self._awaited:
             return False
-        waiting = {key_of(name) for name in self._unknown}
-        every = (*names, *map(plain, names))
-        return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in every)
+        return any(key_of(name) in self._awaited for name in (*names, *map(plain, names)))
+
+    def awaited(self) -> list[str]:
+        """The specs in the inbox that a cancel waits for, by the names of their files."""
+        if not self._awaited:
+            return []
+        awaited = (name for name in self._specs if self.awaits(name, id_from_file(name)))
+        return sorted(awaited, key=natural_order)
 
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)
