@@ -42,11 +42,6 @@ _UNKNOWN_SECONDS = 60.0
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
-def _target(name: str) -> str:
-    """What a control file names: a job, or the file of a spec."""
-    return not_unique(name[: name.rindex(".")])
-
-
 class Controls:
     """Obeys the control files of one inbox."""
 
@@ -65,9 +60,9 @@ class Controls:
         self._ids = ids
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
-        # By control file: since when its job is unknown, and the `seq` of one that had left its id.
-        self._unknown: dict[str, tuple[float, int]] = {}
-        # What cancels wait for, as names are compared.
+        # By control file: since when its job is unknown, the `seq` of one that had left its id, and
+        # the name that a cancel waits for, as names are compared.
+        self._unknown: dict[str, tuple[float, int, str]] = {}
         self._awaited: set[str] = set()
         self._specs: list[str] = []
         # Those of their files, and as their owners gave them.
@@ -105,15 +100,14 @@ class Controls:
                 self._log_once.failed(error)
             changed |= obeyed
             unobeyed |= not obeyed
-        cancels = (name for name in self._unknown if name.lower().endswith(CANCEL_SUFFIX))
-        self._awaited = {key_of(_target(name)) for name in cancels}
+        self._awaited = {awaited for _, _, awaited in self._unknown.values()}
         self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
     def _obey_one(
         self, name: str, moment: float, composing: bool, stuck: Mapping[str, str]
     ) -> bool:
-        target = _target(name)
+        target = not_unique(name[: name.rindex(".")])
         try:
             drop = drop_at(self._home.inbox / name, name, read=False)
         except FileNotFoundError:
@@ -123,13 +117,13 @@ class Controls:
             return False
         is_cancel = name.lower().endswith(CANCEL_SUFFIX)
         record = self._find(target)
-        since, over = self._unknown.get(name, (moment, record.seq if record else 0))
+        since, over, _ = self._unknown.get(name, (moment, record.seq if record else 0, ""))
         # A job that came after its control file was meant, whatever has become of it.
         if record and record.seq == over and (is_cancel or self._is_any_to_come()):
             answered = self._ledger.is_answered(over)
             record = None if answered and has_left(record, self._outbox) else record
         if record is None:
-            self._unknown[name] = since, over
+            self._unknown[name] = since, over, key_of(target) if is_cancel else ""
             waits = composing or self._spec_names.alike(target) or self._is_any_to_come()
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not is_cancel:
@@ -154,16 +148,13 @@ class Controls:
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""
-        if not self._awaited:
-            return False
-        return any(key_of(name) in self._awaited for name in (*names, *map(plain, names)))
+        every = (*names, *map(plain, names)) if self._awaited else ()
+        return any(key_of(name) in self._awaited for name in every)
 
     def awaited(self) -> list[str]:
         """The specs in the inbox that a cancel waits for, by the names of their files."""
-        if not self._awaited:
-            return []
         awaited = (name for name in self._specs if self.awaits(name, id_from_file(name)))
-        return sorted(awaited, key=natural_order)
+        return sorted(awaited, key=natural_order) if self._awaited else []
 
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)

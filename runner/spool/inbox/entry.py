@@ -15,11 +15,6 @@ from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
 
-def suffix_of(name: str) -> str:
-    """The suffix of the copy of a spec, from the name of its file."""
-    return ".json" if name.lower().endswith(".json") else ".yaml"
-
-
 def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> Record:
     """The record of an assessed drop; the ledger numbers one with a `seq` of 0."""
     rejected = assessment.reason is not None
@@ -40,7 +35,7 @@ def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> 
         source_sha256=drop.sha256,
         source_bytes=drop.size,
         source_mtime_ns=drop.mtime_ns,
-        suffix=suffix_of(drop.name),
+        suffix=".json" if drop.name.lower().endswith(".json") else ".yaml",
         spec=drop.data,
         accepted_at=accepted_at,
         finished_at=accepted_at if rejected else None,

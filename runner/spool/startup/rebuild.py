@@ -16,23 +16,19 @@ from runner.clock import monotonic, timestamp
 from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Catalogue
-from runner.spool.inbox.entry import assessed_again, suffix_of
+from runner.spool.inbox.entry import assessed_again
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
 from runner.spool.store.names import is_safe_id
-from runner.spool.store.record import Record
+from runner.spool.store.record import COLUMNS, Record
 from runner.spool.store.spool import Spool
-from runner.wire import read_json
+from runner.wire import Counts, Status, read_json
 
 log = logging.getLogger(__name__)
 
 _TELLING_SECONDS = 5.0
 # What a record and a status call by one name.
-_ALIKE = (
-    "id", "kind", "model", "priority", "attempt", "revision", "accepted_at", "started_at",
-    "finished_at", "errors", "warnings", "kept",
-)  # fmt: skip
-_COUNTS = ("total", "done", "failed", "skipped")
+_ALIKE = Status.__annotations__.keys() & set(COLUMNS) - {"state"}
 
 
 def set_damaged_aside(file: Path, disk: Disk) -> None:
@@ -81,41 +77,36 @@ def _enter(job_id: str, spool: Spool, catalogue: Catalogue) -> None:
     """Enter one job: a finished one as its status says, any other as its folder does."""
     status = spool.outbox.read_status(job_id)
     if status is None:
-        why = "the ledger was lost and its status.json cannot be read"
-        spool.ledger.quarantine(job_id, why)
-    elif status["id"] == job_id:
-        record = _record_of(status)
-        if record.is_final:
-            outputs = {_number_of(output): output for output in status["outputs"]}
-            # These are counted as they are entered; earlier ones are listed nowhere.
-            record = spool.ledger.insert(replace(record, done=record.done - len(outputs)))
-            for number, output in outputs.items():
-                spool.ledger.made(record.seq, number, output, late=True)
-        else:
-            again, composed = assessed_again(record, spool, catalogue)
-            reconcile_images(spool.ledger.insert(again, composed), spool, keep_all=True)
+        raise ValueError("its status.json cannot be read")
+    if status["id"] != job_id:
+        return
+    record = _record_of(status)
+    if not record.is_final:
+        again, composed = assessed_again(record, spool, catalogue)
+        reconcile_images(spool.ledger.insert(again, composed), spool, keep_all=True)
+        return
+    outputs = {Path(output["file"]).stem: output for output in status["outputs"]}
+    # These are counted as they are entered; earlier ones are listed nowhere.
+    record = spool.ledger.insert(replace(record, done=record.done - len(outputs)))
+    for stem, output in outputs.items():
+        number = int(stem.removeprefix(f"{job_id}-"))
+        spool.ledger.made(record.seq, number, output, late=True)
 
 
 def _record_of(status: Mapping[str, Any]) -> Record:
-    """A job as its status shows it; what only a run of it needs is missing."""
-    source, name = status["source"], status["source"]["name"]
+    """A job as its status shows it; what only a run of it needs is missing, its spec above all."""
     return Record(
         seq=0,
         state=State(status["state"]),
-        source_name=name,
-        source_sha256=source["sha256"],
-        source_bytes=source["bytes"],
-        suffix=suffix_of(name),
+        suffix="",
         spec=b"",
         shown=1,
+        source_name=status["source"]["name"],
+        source_sha256=status["source"]["sha256"],
+        source_bytes=status["source"]["bytes"],
         end_reason=status["reason"],
         end_message=status["message"],
         realised={key: status[key] for key in status if key == "tags" or key.startswith("x_")},
         **{key: status[key] for key in _ALIKE},
-        **{key: status["images"][key] for key in _COUNTS},
+        **{key: status["images"][key] for key in Counts.__annotations__},
     )
-
-
-def _number_of(output: Mapping[str, Any]) -> int:
-    """The number of an image, from the name of its picture."""
-    return int(Path(output["file"]).stem.rpartition("-")[2])

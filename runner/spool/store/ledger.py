@@ -186,14 +186,9 @@ class Ledger(Queries):
                 self._run("DELETE FROM loss WHERE phase = 'loading' AND model = ?", model)
 
     def made(
-        self,
-        seq: int,
-        number: int,
-        output: Mapping[str, Any],
-        state: tuple[int, int] | None = None,
-        *,
-        late: bool = False,
-    ) -> None:
+        self, seq: int, number: int, output: Mapping[str, Any],
+        state: tuple[int, int] | None = None, *, late: bool = False,
+    ) -> None:  # fmt: skip
         """Count an image that was saved; of a job that is over only if its files are there: `late`.
 
         `state` is that of its picture, see `state_of` in outbox.py. Not durable by itself: recovery
@@ -417,17 +412,10 @@ class Ledger(Queries):
     # -- shared by the moves ---------------------------------------------------------------------
 
     def _image_over(
-        self,
-        seq: int,
-        number: int,
-        outcome: str,
-        reason: str | None = None,
-        message: str | None = None,
-        output: str | None = None,
-        *,
-        state: tuple[int, int] | None = None,
-        late: bool = False,
-    ) -> None:
+        self, seq: int, number: int, outcome: str, reason: str | None = None,
+        message: str | None = None, output: str | None = None,
+        state: tuple[int, int] | None = None, *, late: bool = False,
+    ) -> None:  # fmt: skip
         query = "SELECT 1 FROM job WHERE seq = ? AND finished_at IS NOT NULL"
         with self.transaction(durable=False):
             if self._row(query, seq) and not late:

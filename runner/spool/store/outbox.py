@@ -311,12 +311,9 @@ def output_of(
         picture = folder / sidecar["result"]["file"]
         thumbnail = f"thumbs/{picture.stem}.webp"
         output = output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
-        as_counted = (
-            counted is not None
-            and (counted["bytes"], counted["mtime_ns"]) == state_of(picture)
-            and counted["output"] == json.dumps(output)
-        )
-        if not as_counted and hashlib.sha256(read_file(picture)).hexdigest() != output["sha256"]:
+        known = counted and (counted["output"], counted["bytes"], counted["mtime_ns"])
+        found = (json.dumps(output), *(state_of(picture) or ()))
+        if known != found and hashlib.sha256(read_file(picture)).hexdigest() != output["sha256"]:
             return None
         return output
     except (KeyError, TypeError, OSError):

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,16 +90,12 @@ class Queries(Database):
         """
         query = "SELECT 1 FROM job WHERE key = ? AND state <> 'rejected'"
 
-        def is_used(number: int) -> bool:
-            return self._row(query, f"{key_of(stem)}-{number}") is not None
+        def is_unused(number: int) -> bool:
+            return self._row(query, f"{key_of(stem)}-{number}") is None
 
-        used, unused = first - 1, first
-        while is_used(unused):
-            used, unused = unused, 2 * unused - first + 2
-        while unused - used > 1:
-            middle = (used + unused) // 2
-            used, unused = (middle, unused) if is_used(middle) else (used, middle)
-        return unused
+        steps = (first + 2**power - 1 for power in itertools.count())
+        end = next(filter(is_unused, steps))
+        return bisect_left(range(end), True, lo=first, key=is_unused)
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""

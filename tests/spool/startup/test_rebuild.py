@@ -17,6 +17,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.startup import rebuild
 from runner.spool.startup.opening import open_spool
 from runner.spool.store import outbox
+from runner.spool.store.ledger import Ledger
 from runner.spool.store.spool import Spool as Parts
 from tests.crash.scenario import EDIT
 from tests.spool.composing import SMALL
@@ -252,14 +253,14 @@ def test_a_job_that_cannot_be_entered_again_is_named_at_every_start_and_the_othe
     elif how == "a status that is none":
         status.write_text('{"id": "odd", "state": ["no"], "source": 3}', encoding="utf-8")
     else:
-        true = rebuild._number_of
+        made = Ledger.made
 
-        def stumble(output: Any) -> int:
-            if output["file"].startswith("odd"):
+        def stumble(ledger: Ledger, seq: int, *given: Any, **how: Any) -> None:
+            if ledger.get(seq).id == "odd" and how:
                 raise ZeroDivisionError("a bug")
-            return true(output)
+            made(ledger, seq, *given, **how)
 
-        monkeypatch.setattr(rebuild, "_number_of", stumble)
+        monkeypatch.setattr(Ledger, "made", stumble)
     for _ in range(2):
         spool.start()
         assert "the ledger was lost" in spool.until(lambda: named(spool).get("outbox/odd"))
