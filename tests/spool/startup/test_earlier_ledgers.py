@@ -14,6 +14,7 @@ from PIL import Image
 
 from runner.errors import LedgerNewer
 from runner.spool.disk.disk import Disk
+from runner.spool.store import migrations
 from runner.spool.store.database import is_damaged
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.migrations import LATEST
@@ -96,7 +97,7 @@ def test_a_home_of_the_third_schema_goes_on_and_finds_its_files_however_they_are
 def test_a_home_of_the_fourth_schema_goes_on_and_reads_the_pictures_that_it_had_counted(
     left: Callable[[str], Spool],
 ) -> None:
-    spool = left("names")
+    spool = left("uncounted")
     torn = spool.home.job("cut") / "cut-0002.png"
     os.truncate(torn, torn.stat().st_size // 2)
     before = (spool.home.job("done") / "status.json").read_bytes()
@@ -126,6 +127,12 @@ def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have
     newest = spool.daemon.ledger.newest("new")
     # Places up to 8 were reserved: a job that was being composed may still come with one.
     assert newest is not None and newest.seq == 9
+
+
+def test_every_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
+    """Two files of one number: the first would never run."""
+    files = Path(migrations.__file__).with_name("schema").glob("*.sql")
+    assert sorted(int(file.name.split("_")[0]) for file in files) == [*range(1, LATEST + 1)]
 
 
 @pytest.mark.parametrize("name", NAMES)
