@@ -24,7 +24,7 @@ from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
 from runner.spool.disk.disk import concerns_all
-from runner.spool.store.outbox import SavedImage, output_entry
+from runner.spool.store.outbox import SavedImage, output_entry, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -115,7 +115,8 @@ class ImageSaver:
             for image, files in saved:
                 output = output_entry(files.sidecar, f"thumbs/{files.stem}.webp")
                 number = image.rendered.task.index
-                self.spool.ledger.made(image.record.seq, number, output)
+                picture = self.spool.outbox.folder(files.job) / output["file"]
+                self.spool.ledger.made(image.record.seq, number, output, state_of(picture))
 
     def _fail_save(self, image: FinishedImage, error: Exception) -> None:
         reason = error.reason if isinstance(error, JobFailed) else "Internal"

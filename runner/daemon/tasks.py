@@ -18,7 +18,7 @@ from runner.spool.store.record import Record
 from runner.task import ImageTask, InputImage
 from specs.expand import image, seeds_each
 
-Composed = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+Composed = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """The prompts of a `compose`: the spec fields of each, and what its sidecars say of the pack."""
 
 
@@ -46,7 +46,8 @@ class TaskBuilder:
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
         inputs = inputs_of(spec, lambda text: self._copy(record.id, record.inputs[text]))
-        origin = composed[(number - 1) * len(composed) // record.total][1] if composed else {}
+        origins = composed[1]
+        origin = origins[(number - 1) * len(origins) // record.total] if origins else {}
         return InFlight(self._task(record, spec, number, inputs), spec, origin)
 
     def _copy(self, job: str, name: str) -> Path:
@@ -82,8 +83,7 @@ class TaskBuilder:
 
 def _realised(record: Record, composed: Composed, number: int) -> Mapping[str, Any]:
     """The spec of one image."""
-    prompts = [fields for fields, _ in composed] or None
-    return image(record.realised, number - 1, record.base_seed or 0, prompts)
+    return image(record.realised, number - 1, record.base_seed or 0, composed[0] or None)
 
 
 def inputs_of(

@@ -6,11 +6,13 @@ behind it whole, cut in half, or missing. Commits of the ledger reach it in thei
 are exhausted up to 2^12 a point, else 4,096 are drawn from a seed. What is left of files that were
 being written aside is drawn for every state and makes no state of its own: recovery sweeps it away
 by its name and nobody reads it. What callers write is theirs to sync, and is taken as synced.
+Whatever is left of a picture has the time with which the ledger counted it.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import shutil
@@ -271,6 +273,11 @@ def _at(
             os.utime(path, ns=(modified, modified))
     if ledger:
         (home.root / LEDGER).write_bytes(ledger)
+        query = "SELECT id, output, mtime_ns FROM image JOIN job USING (seq) WHERE mtime_ns > 0"
+        for job, output, modified in _asked_of_ledger(home, query):
+            picture = home.job(job) / json.loads(output)["file"]
+            if picture.exists():
+                os.utime(picture, ns=(modified, modified))
     for name in scenario.appearing.values():
         # The caller's own write survives with the record, so it is not made again.
         if f"inbox/{name}" in files or _was_obeyed(home, name):
@@ -287,11 +294,15 @@ def _at(
 
 def _was_obeyed(home: Home, name: str) -> bool:
     """Whether the ledger knows of this control file."""
+    query = "SELECT 1 FROM job WHERE source_name = ? OR cancel_at IS NOT NULL"
+    return bool(_asked_of_ledger(home, query, name))
+
+
+def _asked_of_ledger(home: Home, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of a query; none where power went while the ledger was being made or migrated."""
     if not (home.root / LEDGER).exists():
-        return False
+        return []
     with closing(sqlite3.connect(home.root / LEDGER)) as connection:
         if connection.execute("PRAGMA user_version").fetchone()[0] < LATEST:
-            # Power went while it was being made: no job is in it.
-            return False
-        query = "SELECT 1 FROM job WHERE source_name = ? OR cancel_at IS NOT NULL"
-        return connection.execute(query, (name,)).fetchone() is not None
+            return []
+        return connection.execute(query, values).fetchall()

@@ -6,6 +6,7 @@ that cannot be removed is obeyed once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from runner.clock import timestamp
 from runner.errors import DiskFull
@@ -13,6 +14,8 @@ from runner.files import text_of
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledger
+from runner.spool.inbox.assess import Catalogue
+from runner.spool.inbox.entry import assessed_again
 from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
@@ -22,9 +25,11 @@ from runner.spool.store.names import (
     KEEP_SUFFIX,
     PAUSE_NAME,
     Names,
+    id_from_file,
     is_control,
     is_spec,
     key_of,
+    natural_order,
     not_unique,
     plain,
 )
@@ -41,9 +46,11 @@ class Controls:
     """Obeys the control files of one inbox."""
 
     def __init__(
-        self, spool: Spool, waiting: InputWait, ids: Ids, acknowledger: Acknowledger,
-        *, on_cancel: Callable[[int], None],
+        self, spool: Spool, catalogue: Catalogue, waiting: InputWait, ids: Ids,
+        acknowledger: Acknowledger, *, on_cancel: Callable[[int], None],
     ) -> None:  # fmt: skip
+        self._spool = spool
+        self._catalogue = catalogue
         self._home = spool.home
         self._ledger = spool.ledger
         self._outbox = spool.outbox
@@ -53,8 +60,10 @@ class Controls:
         self._ids = ids
         self._on_cancel = on_cancel
         self._log_once = LogOnce("obeying a control file")
-        # By control file: since when its job is unknown, and the `seq` of one that had left its id.
-        self._unknown: dict[str, tuple[float, int]] = {}
+        # By control file: since when its job is unknown, the `seq` of one that had left its id, and
+        # the name that a cancel waits for, as names are compared.
+        self._unknown: dict[str, tuple[float, int, str]] = {}
+        self._awaited: set[str] = set()
         self._specs: list[str] = []
         # Those of their files, and as their owners gave them.
         self._spec_names = Names(())
@@ -91,6 +100,7 @@ class Controls:
                 self._log_once.failed(error)
             changed |= obeyed
             unobeyed |= not obeyed
+        self._awaited = {awaited for _, _, awaited in self._unknown.values()}
         self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
         return changed
 
@@ -107,13 +117,13 @@ class Controls:
             return False
         is_cancel = name.lower().endswith(CANCEL_SUFFIX)
         record = self._find(target)
-        since, over = self._unknown.get(name, (moment, record.seq if record else 0))
+        since, over, _ = self._unknown.get(name, (moment, record.seq if record else 0, ""))
         # A job that came after its control file was meant, whatever has become of it.
         if record and record.seq == over and (is_cancel or self._is_any_to_come()):
             answered = self._ledger.is_answered(over)
             record = None if answered and has_left(record, self._outbox) else record
         if record is None:
-            self._unknown[name] = since, over
+            self._unknown[name] = since, over, key_of(target) if is_cancel else ""
             waits = composing or self._spec_names.alike(target) or self._is_any_to_come()
             if moment - since >= _UNKNOWN_SECONDS and not waits:
                 if not is_cancel:
@@ -138,11 +148,13 @@ class Controls:
 
     def awaits(self, *names: str) -> bool:
         """Whether a cancel came before the spec with one of these names, its id or its file's."""
-        if not self._unknown:
-            return False
-        waiting = {key_of(name) for name in self._unknown}
-        every = (*names, *map(plain, names))
-        return any(key_of(f"{name}{CANCEL_SUFFIX}") in waiting for name in every)
+        every = (*names, *map(plain, names)) if self._awaited else ()
+        return any(key_of(name) in self._awaited for name in every)
+
+    def awaited(self) -> list[str]:
+        """The specs in the inbox that a cancel waits for, by the names of their files."""
+        awaited = (name for name in self._specs if self.awaits(name, id_from_file(name)))
+        return sorted(awaited, key=natural_order) if self._awaited else []
 
     def _find(self, target: str) -> Record | None:
         record = self._ledger.newest(target)
@@ -174,11 +186,10 @@ class Controls:
     def _retry(self, name: str, record: Record, identity: str) -> None:
         """Queue a finished job again with its spec, its seeds and its own copies of the inputs."""
         again = self._ledger.with_identities([identity]).get(identity)
-        may = record.state in _RETRIED and record.total and record.realised
-        if again is None and not may:
+        again = again or self._insert_again(name, record, identity)
+        if again is None:
             self._refuse(name, record.source_sha256, record.id)
             return
-        again = again or self._insert_again(name, record, identity)
         self._outbox.make_folder(again)
         self._waiting.gather(again)
         answer = receipt(name, again.source_sha256, again.id, "accepted")
@@ -190,7 +201,15 @@ class Controls:
         """Answer a control file that cannot be obeyed."""
         self._outbox.write_jobs([], [receipt(name, sha256, job_id, "rejected")])
 
-    def _insert_again(self, name: str, record: Record, identity: str) -> Record:
+    def _insert_again(self, name: str, record: Record, identity: str) -> Record | None:
+        if record.state not in _RETRIED:
+            return None
+        composed: Iterable[tuple[Any, Any]] = zip(*self._ledger.composed(record.seq), strict=True)
+        if not record.spec:
+            # Of one that was entered after the ledger was lost, only what its status says is known.
+            record, composed = assessed_again(record, self._spool, self._catalogue)
+        if not (record.total and record.realised):
+            return None
         realised = reading_copies(record.realised, record.id, record.inputs)
         again = Record(
             seq=0,
@@ -212,7 +231,7 @@ class Controls:
             realised=realised,
             warnings=record.warnings,
         )
-        return self._ledger.accept(again, identity, self._ledger.composed(record.seq))
+        return self._ledger.accept(again, identity, composed)
 
     def _remove(self, drop: Drop) -> None:
         """Remove a control file that was obeyed.

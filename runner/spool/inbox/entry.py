@@ -1,13 +1,18 @@
 """Makes the record of a drop, as the ledger keeps it, from its assessment."""
 
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 from runner.clock import now, ready_at, timestamp
+from runner.files import read_file
 from runner.job import State
-from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.inputs import named_paths
+from runner.spool.inbox.assess import Assessment, Catalogue, assess
+from runner.spool.inbox.inputs import copy_name, named_paths
 from runner.spool.inbox.settle import Drop
 from runner.spool.store.record import Record
+from runner.spool.store.spool import Spool
 
 
 def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> Record:
@@ -44,3 +49,40 @@ def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> 
         warnings=list(assessment.warnings),
         ready_at=opening,
     )
+
+
+def assessed_again(
+    record: Record, spool: Spool, catalogue: Catalogue
+) -> tuple[Record, Iterable[tuple[Any, Any]]]:
+    """A job that is known by its status only, queued as the spec in its folder says now.
+
+    Rejected where that would be rejected now. Comes with its prompts.
+    """
+    folder = spool.outbox.folder(record.id)
+    spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
+    data = read_file(spec) if spec else b""
+    drop = Drop(record.source_name, data, (0, 0, record.source_bytes, 0, 0))
+    assessment = assess(data, drop.name, spool.home, catalogue)
+    again = replace(
+        record_of(drop, assessment, record.id),
+        source_sha256=record.source_sha256,
+        revision=record.revision,
+        accepted_at=record.accepted_at,
+        started_at=record.started_at,
+        inputs=_copies(assessment.realised, folder / "inputs"),
+    )
+    if again.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
+        # In a job without seeds, missing images continue the seeds of those that are there.
+        number, sidecar = next(iter(sidecars.items()))
+        again = replace(again, base_seed=sidecar["seed"] - (number - 1))
+    return again, assessment.composed
+
+
+def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The copies of input images that a job has, by the paths that its spec names."""
+    copies: dict[str, str] = {}
+    for _, text in named_paths(spec):
+        name = copy_name(text, copies)
+        if (folder / name).is_file():
+            copies[text] = name
+    return copies

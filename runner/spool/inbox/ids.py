@@ -34,17 +34,14 @@ class Ids:
         self._given: dict[str, int] = {}
 
     def free(self, wanted: str, *, first: int = 1) -> str:
-        """The wanted id if it is free (and `first` is 1), else one with a number, `-2` or higher.
-
-        In a new process the search begins at the first number that the ledger does not have.
-        """
+        """The wanted id if it is free (and `first` is 1), else one with a number from 2 on."""
         if first == 1 and self._take_unnamed(wanted):
             return wanted
         stem = wanted[:_LONGEST_STEM]
         key = key_of(stem)
-        number = self._given.get(key) or self._ledger.first_unused_number(stem)
+        number = self._ledger.unused_number(stem, self._given.get(key, 2))
         while not self._take_unnamed(f"{stem}-{number}"):
-            number += 1
+            number = self._ledger.unused_number(stem, number + 1)
         self._given[key] = number
         return f"{stem}-{number}"
 

@@ -1,15 +1,16 @@
 """The intake scans the inbox again and again, and makes a job of every drop.
 
-A scan obeys control files first, then takes the settled specs in natural order. A batch becomes
-jobs by one commit of the ledger; only then are the folders, statuses and receipts written, and a
-file leaves the inbox last, if it is still the file that was read. All of it is safe to repeat.
+A scan obeys control files first, then takes the settled specs in natural order, but first those
+that a cancel waits for. A batch becomes jobs by one commit of the ledger; only then are the
+folders, statuses and receipts written, and a file leaves the inbox last, if it is still the file
+that was read. All of it is safe to repeat.
 """
 
 import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from runner.clock import monotonic
 from runner.errors import PlaceAway
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 _BATCH = 512
 _BATCH_BYTES = 8 << 20
 _POLLING_SECONDS = 1.0
-_CONTROLS_SECONDS = 1.0
+_CONTROLS_SECONDS = 0.5
 _AGAIN_SECONDS = 1.0
 _BROKEN = Assessment(
     reason="Internal", message="fluxdrop could not take this spec (a bug): see the runner's log"
@@ -66,7 +67,7 @@ class Intake:
         self._ids = Ids(spool)
         self._acknowledger = Acknowledger(spool, self._waiting)
         self.controls = Controls(
-            spool, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
+            spool, catalogue, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
         )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
         self._log_once = LogOnce("scanning the inbox")
@@ -111,7 +112,7 @@ class Intake:
 
     def scan(self) -> float:
         """Scan the whole inbox once; return the seconds after which to scan it again."""
-        moment = controls_at = monotonic()
+        moment = monotonic()
         if self._interrupted or self.faults:
             finish_acknowledgements(self._spool)
         renamed_in = self.watcher.take_renamed_in()
@@ -127,28 +128,23 @@ class Intake:
         if self._interrupted:
             waits.append(_AGAIN_SECONDS)
         batch: list[Drop] = []
-        size = unsettled = 0
-        for name in specs:
+        size, unsettled = 0, set()
+        for name in self._in_turn(specs, batch):
             result = None
-            with self.faults.isolated(self._inbox / name):
-                result = self._check(name, renamed_in=name in renamed_in)
+            if name is not None:
+                with self.faults.isolated(self._inbox / name):
+                    result = self._check(name, renamed_in=name in renamed_in)
             if isinstance(result, Drop):
                 batch.append(result)
                 size += result.size
             elif result is not None:
-                unsettled += 1
+                unsettled.add(name)
                 waits.append(result)
-            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            if batch and (name is None or len(batch) >= _BATCH or size >= _BATCH_BYTES):
                 self.accept(batch)
-                changed, batch, size = True, [], 0
-                if monotonic() - controls_at >= _CONTROLS_SECONDS:
-                    # Cancels must not wait for the end of a long inbox.
-                    self.obey()
-                    controls_at = monotonic()
-        if batch:
-            self.accept(batch)
-            changed = True
-        self.unsettled = unsettled + len(self._compose_pool)
+                changed, size = True, 0
+                batch.clear()
+        self.unsettled = len(unsettled) + len(self._compose_pool)
         self.waiting_files = self._settler.waiting()
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
@@ -161,6 +157,22 @@ class Intake:
         if changed:
             self._on_change()
         return max(min(waits), 0.01)
+
+    def _in_turn(self, specs: Sequence[str], batch: Sequence[Drop]) -> Iterator[str | None]:
+        """The names of specs in their order, and before it of those that a cancel waits for.
+
+        None ends a batch. Between batches control files are obeyed: a cancel must not wait for the
+        end of a long inbox, nor for its spec's turn there.
+        """
+        yield from (*self.controls.awaited(), None)
+        obeyed_at = monotonic()
+        for name in specs:
+            yield name
+            if not batch and monotonic() - obeyed_at >= _CONTROLS_SECONDS:
+                self.obey()
+                yield from (*self.controls.awaited(), None)
+                obeyed_at = monotonic()
+        yield None
 
     def _check(self, name: str, *, renamed_in: bool) -> Drop | float | None:
         """A drop that is settled or was assessed in the pool, the seconds to wait, or None."""

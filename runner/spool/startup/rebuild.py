@@ -1,8 +1,9 @@
 """Rebuilds the ledger from the outbox when its file is gone or damaged.
 
-Finished jobs keep their ids, so no id is used twice; unfinished ones are assessed again from the
-specs in their folders and go on at the first missing image. What only the ledger knew is lost:
-attempts, and cancels that were not published.
+Finished jobs keep their ids, so no id is used twice, and are what their statuses say: nothing else
+of them is read. Unfinished ones are assessed again from the specs in their folders and go on at the
+first missing image. What only the ledger knew is lost: attempts, and cancels that were not
+published.
 """
 
 import logging
@@ -11,20 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.clock import timestamp
-from runner.files import read_file
-from runner.job import FINAL_STATES, State
+from runner.clock import monotonic, timestamp
+from runner.job import State
 from runner.spool.disk.disk import Disk
-from runner.spool.inbox.assess import Assessment, Catalogue, assess
-from runner.spool.inbox.entry import record_of
-from runner.spool.inbox.inputs import copy_name, named_paths
-from runner.spool.inbox.settle import Drop
+from runner.spool.inbox.assess import Catalogue
+from runner.spool.inbox.entry import assessed_again
 from runner.spool.startup.recovery import reconcile_images
 from runner.spool.store.database import is_damaged
 from runner.spool.store.names import is_safe_id
+from runner.spool.store.record import COLUMNS, Record
 from runner.spool.store.spool import Spool
+from runner.wire import Counts, Status, read_json
 
 log = logging.getLogger(__name__)
+
+_TELLING_SECONDS = 5.0
+# What a record and a status call by one name.
+_ALIKE = Status.__annotations__.keys() & set(COLUMNS) - {"state"}
 
 
 def set_damaged_aside(file: Path, disk: Disk) -> None:
@@ -43,86 +47,66 @@ def set_damaged_aside(file: Path, disk: Disk) -> None:
 def rebuild(spool: Spool, catalogue: Catalogue) -> None:
     """Enter every job of the outbox into an empty ledger, in the order they were accepted.
 
-    All in one transaction: a ledger with half of the jobs would be taken for complete.
+    All in one transaction: a ledger with half of the jobs would be taken for complete. The statuses
+    are read twice, for there may be more than the memory holds.
     """
     ledger = spool.ledger
-    statuses = {}
-    unread = []
+    found = []
     for folder in spool.home.outbox.iterdir():
-        if not is_safe_id(folder.name):
-            continue
-        status = spool.outbox.read_status(folder.name) if folder.is_dir() else None
-        if status is not None and status["id"] == folder.name:
-            statuses[folder.name] = status
-        elif status is None and (folder / "status.json").exists():
-            unread.append(folder.name)
+        if is_safe_id(folder.name) and folder.is_dir() and (folder / "status.json").exists():
+            status = read_json(folder / "status.json") or {}
+            found.append((str(status.get("accepted_at")), folder.name))
+    log.info("making the ledger again from %d jobs", len(found))
+    told = monotonic()
     with ledger.transaction():
-        for job_id in unread:
-            ledger.quarantine(job_id, "the ledger was lost and its status.json cannot be read")
-        for job_id in sorted(statuses, key=lambda name: str(statuses[name].get("accepted_at"))):
+        for number, (_, job_id) in enumerate(sorted(found), start=1):
             try:
-                _enter(statuses[job_id], spool, catalogue)
+                _enter(job_id, spool, catalogue)
             except Exception as error:
                 spool.faults.raise_common(error)
                 log.exception("outbox/%s could not be entered again", job_id)
                 record = ledger.newest(job_id)
                 why = "the ledger was lost, and what its folder says is not what a runner writes"
                 ledger.quarantine(job_id, why, record.seq if record else 0)
+            if monotonic() - told >= _TELLING_SECONDS:
+                log.info("%d of %d jobs are in the ledger again", number, len(found))
+                told = monotonic()
 
 
-def _enter(status: dict[str, Any], spool: Spool, catalogue: Catalogue) -> None:
-    folder = spool.outbox.folder(status["id"])
-    source = status["source"]
-    spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
-    data = read_file(spec) if spec else b""
-    drop = Drop(source["name"], data, (0, 0, source["bytes"], 0, 0))
-    state = State(status["state"])
-    if state == State.REJECTED:
-        assessment = Assessment()
-    else:
-        assessment = assess(data, drop.name, spool.home, catalogue)
-    record = replace(
-        record_of(drop, assessment, status["id"]),
-        source_sha256=source["sha256"],
-        revision=status["revision"],
-        accepted_at=status["accepted_at"],
-        started_at=status["started_at"],
-        inputs=_copies(assessment.realised, folder / "inputs"),
+def _enter(job_id: str, spool: Spool, catalogue: Catalogue) -> None:
+    """Enter one job: a finished one as its status says, any other as its folder does."""
+    status = spool.outbox.read_status(job_id)
+    if status is None:
+        raise ValueError("its status.json cannot be read")
+    if status["id"] != job_id:
+        return
+    record = _record_of(status)
+    if not record.is_final:
+        again, composed = assessed_again(record, spool, catalogue)
+        reconcile_images(spool.ledger.insert(again, composed), spool, keep_all=True)
+        return
+    outputs = {Path(output["file"]).stem: output for output in status["outputs"]}
+    # These are counted as they are entered; earlier ones are listed nowhere.
+    record = spool.ledger.insert(replace(record, done=record.done - len(outputs)))
+    for stem, output in outputs.items():
+        number = int(stem.removeprefix(f"{job_id}-"))
+        spool.ledger.made(record.seq, number, output, late=True)
+
+
+def _record_of(status: Mapping[str, Any]) -> Record:
+    """A job as its status shows it; what only a run of it needs is missing, its spec above all."""
+    return Record(
+        seq=0,
+        state=State(status["state"]),
+        suffix="",
+        spec=b"",
+        shown=1,
+        source_name=status["source"]["name"],
+        source_sha256=status["source"]["sha256"],
+        source_bytes=status["source"]["bytes"],
+        end_reason=status["reason"],
+        end_message=status["message"],
+        realised={key: status[key] for key in status if key == "tags" or key.startswith("x_")},
+        **{key: status[key] for key in _ALIKE},
+        **{key: status["images"][key] for key in Counts.__annotations__},
     )
-    if state in FINAL_STATES:
-        record = replace(
-            record,
-            state=state,
-            end_reason=status["reason"],
-            end_message=status["message"],
-            inputs_missing=False,
-            ready_at=0.0,
-            shown=record.version,
-            kind=status["kind"],
-            model=status["model"],
-            priority=status["priority"],
-            attempt=status["attempt"],
-            total=status["images"]["total"],
-            # What would be rejected now cannot be run again.
-            realised=assessment.realised if assessment.reason is None else {},
-            kept=bool(status.get("kept")),
-            finished_at=status["finished_at"],
-            errors=list(status["errors"]),
-            warnings=list(status["warnings"]),
-        )
-    if record.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
-        # In a job without seeds, missing images continue the seeds of those that are there.
-        number, sidecar = next(iter(sidecars.items()))
-        record = replace(record, base_seed=sidecar["seed"] - (number - 1))
-    record = spool.ledger.insert(record, assessment.composed)
-    reconcile_images(record, spool, keep_all=True)
-
-
-def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The copies of input images that a job has, by the paths that its spec names."""
-    copies: dict[str, str] = {}
-    for _, text in named_paths(spec):
-        name = copy_name(text, copies)
-        if (folder / name).is_file():
-            copies[text] = name
-    return copies

@@ -15,7 +15,7 @@ from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.names import numbered
-from runner.spool.store.outbox import Outbox, output_of
+from runner.spool.store.outbox import Outbox, output_of, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -80,7 +80,7 @@ def recover_running(spool: Spool) -> None:
 
 
 def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) -> None:
-    """Count exactly the images with a sidecar and an undamaged picture.
+    """Count exactly the images with a sidecar and an undamaged picture, read only if need be.
 
     The files of others that were counted, or of all (`keep_all`), are kept under names that begin
     with `kept-`; those of images that were being written are removed.
@@ -91,12 +91,14 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
     outputs = {
         number: output
         for number, sidecar in outbox.sidecars(record.id).items()
-        if number <= record.total and (output := output_of(sidecar, folder)) is not None
+        if number <= record.total
+        and (output := output_of(sidecar, folder, known.get(number))) is not None
     }
     lost = [n for n, row in known.items() if row["outcome"] == "done" and n not in outputs]
     ledger.unmade(record.seq, lost)
     for number in outputs.keys() - known.keys():
-        ledger.made(record.seq, number, outputs[number], late=True)
+        state = state_of(folder / outputs[number]["file"])
+        ledger.made(record.seq, number, outputs[number], state, late=True)
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     kept = []
     for file in sorted(folder.glob(f"{record.id}-[0-9]*.*")):

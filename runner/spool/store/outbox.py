@@ -9,6 +9,7 @@ of input images come from inbox/waiting.py, the page of the newest jobs from dae
 import hashlib
 import json
 import os
+import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -294,15 +295,32 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return f"{_encode(value)}\n".encode()
 
 
-def output_of(sidecar: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The `outputs` entry of a sidecar whose picture has the recorded hash, else None."""
+def state_of(picture: Path) -> tuple[int, int] | None:
+    """The size and the time of change of a picture, which tell whether it is still the same."""
     try:
-        result = sidecar["result"]
-        picture = folder / result["file"]
-        if hashlib.sha256(read_file(picture)).hexdigest() != result["sha256"]:
-            return None
+        status = os.lstat(picture)
+    except OSError:
+        return None
+    # SQLite's integers end sooner than the times of some file systems.
+    return status.st_size, status.st_mtime_ns % 2**63
+
+
+def output_of(
+    sidecar: dict[str, Any], folder: Path, counted: sqlite3.Row | None = None
+) -> dict[str, Any] | None:
+    """The `outputs` entry of a sidecar whose picture has the recorded hash, else None.
+
+    A picture that is as it was when its row in the ledger was made, `counted`, is not read.
+    """
+    try:
+        picture = folder / sidecar["result"]["file"]
         thumbnail = f"thumbs/{picture.stem}.webp"
-        return output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
+        output = output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
+        known = counted and (counted["output"], counted["bytes"], counted["mtime_ns"])
+        found = (json.dumps(output), *(state_of(picture) or ()))
+        if known != found and hashlib.sha256(read_file(picture)).hexdigest() != output["sha256"]:
+            return None
+        return output
     except (KeyError, TypeError, OSError):
         return None
 

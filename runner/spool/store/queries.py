@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,14 +83,19 @@ class Queries(Database):
         meant = Names(newest).alike(name)
         return self.find(newest[meant[0]]) if len(meant) == 1 else None
 
-    def first_unused_number(self, stem: str) -> int:
-        """The first number from 2 on that no job has behind this stem, but for rejected ones."""
-        prefix = f"{key_of(stem)}-"
-        # All keys that begin so lie between `-` and the next character.
-        query = "SELECT key FROM job WHERE key > ? AND key < ? AND state <> 'rejected'"
-        rows = self._rows(query, prefix, f"{prefix[:-1]}.")
-        used = {row["key"].removeprefix(prefix) for row in rows}
-        return next(number for number in itertools.count(2) if str(number) not in used)
+    def unused_number(self, stem: str, first: int) -> int:
+        """A number from this one on that no job has behind this stem, but for rejected ones.
+
+        Found in a few steps: the next one, unless numbers between were forgotten.
+        """
+        query = "SELECT 1 FROM job WHERE key = ? AND state <> 'rejected'"
+
+        def is_unused(number: int) -> bool:
+            return self._row(query, f"{key_of(stem)}-{number}") is None
+
+        steps = (first + 2**power - 1 for power in itertools.count())
+        end = next(filter(is_unused, steps))
+        return bisect_left(range(end), True, lo=first, key=is_unused)
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
         """The newest job that was made of a file of this name, content and time of change."""
@@ -212,11 +218,12 @@ class Queries(Database):
         outputs = map(_object, (row["output"] for row in self._rows(query, seq, newest)))
         return [output for output in outputs if output][::-1]
 
-    def composed(self, seq: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The prompts of a `compose` and what its images keep of the pack, in order."""
+    def composed(self, seq: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The prompts of a `compose`, and what the images of each keep of the pack, in order."""
         query = "SELECT fields, origin FROM composed WHERE seq = ? ORDER BY number"
         rows = self._rows(query, seq)
-        return [(json.loads(fields), json.loads(origin)) for fields, origin in rows]
+        fields, origins = ([json.loads(row[name]) for row in rows] for name in ("fields", "origin"))
+        return fields, origins
 
     # -- the runner ------------------------------------------------------------------------------
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from threading import get_ident
+from typing import Any
 
 import pytest
 
 from runner import client
+from runner.catalogue import RegistryCatalogue
 from runner.clock import now
 from runner.spool.disk.disk import Disk
-from runner.spool.inbox import acknowledge
+from runner.spool.inbox import acknowledge, intake
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.intake import Intake
+from runner.spool.inbox.settle import Drop
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import unique
 from tests.daemon.columns import daemon_of
@@ -105,9 +109,10 @@ def test_a_cancel_of_an_unknown_job_waits_a_while_and_goes(spool: Spool) -> None
     assert spool.daemon is not None
     parts = spool.daemon.spool
     # Not the intake's own, which goes by the true clock.
-    waiting = InputWait(parts)
-    acknowledger = Acknowledger(parts, waiting)
-    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
+    controls = Controls(
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
     controls.obey(["nobody.cancel"], moment=1000.0)
     controls.obey(["nobody.cancel"], moment=1059.0)
     assert (spool.home.inbox / "nobody.cancel").exists()
@@ -121,9 +126,10 @@ def test_what_is_asked_of_an_unknown_job_is_answered_when_it_goes(spool: Spool, 
     (spool.home.inbox / name).touch()
     assert spool.daemon is not None
     parts = spool.daemon.spool
-    waiting = InputWait(parts)
-    acknowledger = Acknowledger(parts, waiting)
-    controls = Controls(parts, waiting, Ids(parts), acknowledger, on_cancel=lambda seq: None)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
+    controls = Controls(
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+    )
     controls.obey([name], moment=1000.0)
     assert (spool.home.inbox / name).exists()
     controls.obey([name], moment=1061.0)
@@ -138,9 +144,9 @@ def test_what_is_asked_of_an_unknown_job_stays_while_a_spec_that_may_be_it_is_th
     """Seen red: after a minute it went, and the job came under that id and ran."""
     assert spool.daemon is not None
     parts = spool.daemon.spool
-    waiting = InputWait(parts)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
     controls = Controls(
-        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
     )
     # It is empty still: whoever writes it is slow.
     (spool.home.inbox / "night.yaml").touch()
@@ -238,9 +244,9 @@ def test_the_ledger_is_asked_once_for_all_control_files_which_of_them_cannot_lea
     asked = []
     stuck = parts.ledger.stuck
     monkeypatch.setattr(parts.ledger, "stuck", lambda: asked.append(get_ident()) or stuck())
-    waiting = InputWait(parts)
+    waiting, models = InputWait(parts), RegistryCatalogue(parts.home.settings, parts.home.data)
     controls = Controls(
-        parts, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
+        parts, models, waiting, Ids(parts), Acknowledger(parts, waiting), on_cancel=lambda seq: None
     )
     names = [f"nobody{number}.cancel" for number in range(9)]
     for name in names:
@@ -330,3 +336,74 @@ def test_a_cancel_that_kept_a_spec_from_being_planned_goes_with_it(packed: Spool
     packed.gone("hero.cancel")
     packed.drop("hero.yaml", SMALL)
     packed.until(lambda: packed.status("hero").get("state") == "succeeded")
+
+
+def taken_in_turn(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of specs in the order in which they are taken, two at once."""
+    monkeypatch.setattr(intake, "_BATCH", 2)
+    monkeypatch.setattr(intake, "_CONTROLS_SECONDS", 0.0)
+    taken: list[str] = []
+    accept = Intake.accept
+
+    def note(self: Intake, drops: Sequence[Drop]) -> None:
+        taken.extend(drop.name for drop in drops)
+        accept(self, drops)
+
+    monkeypatch.setattr(Intake, "accept", note)
+    (spool.home.inbox / "runner.pause").touch()
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("s9.yaml", "s9"),
+        ("S9.yaml", "s9.yaml"),
+        ("s9~0123456789ab.yaml", "s9"),
+        ("s9~0123456789ab.yaml", "s9.yaml"),
+        ("s 9.yaml", "s-9"),
+        ("s 9.yaml", "s 9.yaml"),
+    ],
+)
+def test_a_spec_that_a_cancel_waits_for_is_taken_before_all_others(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch, name: str, asked: str
+) -> None:
+    """Seen red: it was taken in its turn, 23 seconds later behind 20,000 others."""
+    taken = taken_in_turn(idle_spool, monkeypatch)
+    others = [f"s{n}.yaml" for n in range(9)]
+    for each in (*others, name):
+        idle_spool.drop(each, f"{SPEC}...\n")
+    (idle_spool.home.inbox / f"{asked}.cancel").touch()
+    idle_spool.start()
+    idle_spool.until(lambda: not list(idle_spool.home.inbox.glob("*.*l")))
+    assert taken == [name, *others]
+    job = idle_spool.receipt(name)["job"]
+    assert idle_spool.status(job)["state"] == "cancelled"
+    ledger = daemon_of(idle_spool).ledger
+    assert [record.id for record in ledger.queued()] == [f"s{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize("came", ["before", "with its cancel"])
+def test_a_cancel_that_comes_while_a_long_inbox_is_taken_is_answered_after_the_batch_in_hand(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch, came: str
+) -> None:
+    """Seen red: it was answered when the turn of its spec came, or in the next scan."""
+    taken = taken_in_turn(idle_spool, monkeypatch)
+    specs = [f"s{n}.yaml" for n in range(9)]
+    for each in specs if came == "before" else specs[:-1]:
+        idle_spool.drop(each, f"{SPEC}...\n")
+    acknowledge = Acknowledger.acknowledge
+
+    def ask(self: Acknowledger, *given: Any) -> list[str]:
+        if len(taken) == 2:
+            if came != "before":
+                idle_spool.drop(specs[-1], f"{SPEC}...\n")
+            (idle_spool.home.inbox / "s8.cancel").touch()
+        return acknowledge(self, *given)
+
+    monkeypatch.setattr(Acknowledger, "acknowledge", ask)
+    idle_spool.start()
+    idle_spool.until(lambda: not list(idle_spool.home.inbox.glob("*.*l")))
+    assert taken == [*specs[:2], specs[-1], *specs[2:-1]]
+    assert idle_spool.status("s8")["state"] == "cancelled"
+    assert not (idle_spool.home.inbox / "s8.cancel").exists()

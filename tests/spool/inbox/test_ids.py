@@ -61,6 +61,32 @@ def test_a_new_process_goes_on_behind_the_numbers_of_the_ledger(
     assert free_ids(spool).free("cat") == "cat-2"
 
 
+def test_a_free_number_is_found_in_few_queries_however_many_are_used(spool: Spool) -> None:
+    """Seen red: a new process read all of them, and tried one after another behind a gap."""
+    assert spool.daemon is not None
+    ledger = spool.daemon.ledger
+    with ledger.transaction():
+        for name in ("job", *(f"job-{n}" for n in range(2, 2000))):
+            job(ledger, name)
+    asked: list[str] = []
+    ledger._connection.set_trace_callback(asked.append)
+    try:
+        assert free_ids(spool).free("job") == "job-2000"
+        assert len(asked) < 40
+        # Numbers that were forgotten come again.
+        forgotten = ledger.newest("job-2")
+        assert forgotten is not None
+        ledger.forget(forgotten.seq)
+        assert free_ids(spool).free("job") == "job-2"
+        # A folder that is nobody's stands in the way.
+        spool.home.job("job-2").mkdir()
+        asked.clear()
+        assert free_ids(spool).free("job") == "job-2000"
+        assert len(asked) < 40
+    finally:
+        ledger._connection.set_trace_callback(None)
+
+
 def test_a_number_never_makes_an_id_too_long(spool: Spool) -> None:
     """Seen red: the retry of a job whose id has 100 characters had an id of 102."""
     assert spool.daemon is not None

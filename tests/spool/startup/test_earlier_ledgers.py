@@ -14,6 +14,7 @@ from PIL import Image
 
 from runner.errors import LedgerNewer
 from runner.spool.disk.disk import Disk
+from runner.spool.store import migrations
 from runner.spool.store.database import is_damaged
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.migrations import LATEST
@@ -24,9 +25,9 @@ NAMES = sorted(file.parent.parent.name for file in HOMES.glob("*/data/*.sqlite")
 
 
 def dump(file: Path) -> list[str]:
-    """All that a database holds, as statements."""
+    """All that a database holds, as statements; a copy may have the indexes in another order."""
     with closing(sqlite3.connect(file)) as connection:
-        return [*connection.iterdump()]
+        return sorted(connection.iterdump())
 
 
 @pytest.fixture
@@ -93,6 +94,20 @@ def test_a_home_of_the_third_schema_goes_on_and_finds_its_files_however_they_are
     assert [fault["file"] for fault in daemon.faults.listed()] == ["outbox/broken"]
 
 
+def test_a_home_of_the_fourth_schema_goes_on_and_reads_the_pictures_that_it_had_counted(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("uncounted")
+    torn = spool.home.job("cut") / "cut-0002.png"
+    os.truncate(torn, torn.stat().st_size // 2)
+    before = (spool.home.job("done") / "status.json").read_bytes()
+    spool.start()
+    states = [(each["state"], each["images"]["done"]) for each in spool.over("cut", "next")]
+    assert states == [("succeeded", 3), ("succeeded", 1)]
+    assert spool.device.started == [("cut", 2), ("cut", 3), ("next", 1)]
+    assert (spool.home.job("done") / "status.json").read_bytes() == before
+
+
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
     left: Callable[[str], Spool],
 ) -> None:
@@ -112,6 +127,12 @@ def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have
     newest = spool.daemon.ledger.newest("new")
     # Places up to 8 were reserved: a job that was being composed may still come with one.
     assert newest is not None and newest.seq == 9
+
+
+def test_every_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
+    """Two files of one number: the first would never run."""
+    files = Path(migrations.__file__).with_name("schema").glob("*.sql")
+    assert sorted(int(file.name.split("_")[0]) for file in files) == [*range(1, LATEST + 1)]
 
 
 @pytest.mark.parametrize("name", NAMES)

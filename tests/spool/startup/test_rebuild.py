@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tracemalloc
 from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image
 
+from runner import files
+from runner.catalogue import RegistryCatalogue
+from runner.spool.disk.disk import Disk
 from runner.spool.startup import rebuild
+from runner.spool.startup.opening import open_spool
+from runner.spool.store import outbox
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.spool import Spool as Parts
 from tests.crash.scenario import EDIT
+from tests.spool.composing import SMALL
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die
 from tests.spool.device import FlatColours
@@ -81,6 +92,101 @@ def test_a_finished_job_can_be_run_again_with_its_inputs_and_seeds_after_the_led
     assert [o["seed"] for o in after["outputs"]] == [o["seed"] for o in before["outputs"]]
 
 
+def opened_again(spool: Spool) -> Parts:
+    """The home opened without a ledger; without a daemon, for that reads sidecars too."""
+    lose(spool, "gone")
+    return open_spool(spool.home, Disk(), RegistryCatalogue(spool.home.settings, spool.home.data))
+
+
+def test_a_finished_job_is_what_its_status_says_and_nothing_else_of_it_is_read(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: every picture was read, and of failed images nothing was known any more."""
+    monkeypatch.setattr(outbox, "_MOST_OUTPUTS", 2)
+    spool.device.failing["hero", 2] = ("OutOfMemory", "too large")
+    spool.drop("hero.yaml", f"{SPEC.replace('seed: 7', 'count: 5')}tags: [red]\nx_ours: [1]\n")
+    spool.drop("bad.yaml", "kind: text2img\nx_ours: 2\n")
+    spool.over("hero", "bad")
+    lost = {name: spool.status(name) for name in ("hero", "bad")}
+    opened = []
+    open_regular = files.open_regular
+    monkeypatch.setattr(
+        files, "open_regular", lambda file: opened.append(file.name) or open_regular(file)
+    )
+    parts = opened_again(spool)
+    try:
+        assert set(opened) == {"status.json"}
+        for name, status in lost.items():
+            record = parts.ledger.newest(name)
+            assert record is not None
+            later = {"revision": status["revision"] + 1, "updated_at": mock.ANY}
+            assert parts.outbox.status(record) == {**status, **later}
+    finally:
+        parts.ledger.close()
+
+
+def test_a_composed_job_can_be_run_again_after_the_ledger_was_lost(packed: Spool) -> None:
+    packed.drop("pair.yaml", SMALL)
+    before = packed.end("pair")
+    lose(packed, "gone")
+    packed.start()
+    packed.drop("pair.retry", "")
+    after = packed.end("pair-2")
+    assert (after["state"], after["images"]) == ("succeeded", before["images"])
+    sidecars = [packed.home.job(job) / f"{job}-0002.json" for job in ("pair", "pair-2")]
+    prompts = {json.loads(file.read_bytes())["prompt"] for file in sidecars}
+    assert len(prompts) == 1
+
+
+def write_many_statuses(spool: Spool, number: int) -> int:
+    """Finished jobs with long warnings; the bytes of their statuses."""
+    spool.drop("hero.yaml")
+    status = spool.end("hero")
+    for n in range(number):
+        folder = spool.home.job(f"job-{n}")
+        folder.mkdir()
+        one = {**status, "id": folder.name, "outputs": [], "warnings": [str(n) * 20_000]}
+        (folder / "status.json").write_text(json.dumps(one), encoding="utf-8")
+    return sum(file.stat().st_size for file in spool.home.outbox.glob("*/status.json"))
+
+
+def test_the_memory_never_holds_all_the_statuses(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it held all of them from the first to the last."""
+    size = write_many_statuses(spool, 100)
+    held = []
+
+    def enter_and_measure(*given: Any) -> None:
+        enter(*given)
+        held.append(tracemalloc.get_traced_memory()[0])
+
+    enter = rebuild._enter
+    monkeypatch.setattr(rebuild, "_enter", enter_and_measure)
+    tracemalloc.start()
+    try:
+        opened_again(spool).ledger.close()
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 101
+    assert max(held) < size / 10
+
+
+def test_the_log_says_how_far_the_making_is(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_many_statuses(spool, 3)
+    times = itertools.count(step=3.0)
+    monkeypatch.setattr(rebuild, "monotonic", lambda: next(times))
+    with caplog.at_level("INFO", logger=rebuild.__name__):
+        opened_again(spool).ledger.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "making the ledger again from 4 jobs",
+        *(f"{number} of 4 jobs are in the ledger again" for number in (2, 4)),
+    ]
+
+
 def test_a_retry_of_what_would_be_rejected_now_is_refused_after_the_ledger_was_lost(
     spool: Spool,
 ) -> None:
@@ -104,11 +210,11 @@ def test_a_making_that_was_cut_short_is_done_again_from_the_start(
     lose(spool, "gone")
     entered: list[str] = []
 
-    def enter_two(status: dict[str, Any], *given: Any) -> None:
+    def enter_two(job_id: str, *given: Any) -> None:
         if len(entered) == 2:
             raise KeyboardInterrupt
-        entered.append(status["id"])
-        enter(status, *given)
+        entered.append(job_id)
+        enter(job_id, *given)
 
     enter = rebuild._enter
     with monkeypatch.context() as patch:
@@ -147,14 +253,14 @@ def test_a_job_that_cannot_be_entered_again_is_named_at_every_start_and_the_othe
     elif how == "a status that is none":
         status.write_text('{"id": "odd", "state": ["no"], "source": 3}', encoding="utf-8")
     else:
-        true = rebuild.reconcile_images
+        made = Ledger.made
 
-        def stumble(record: Any, *given: Any, **how: Any) -> None:
-            if record.id == "odd":
+        def stumble(ledger: Ledger, seq: int, *given: Any, **how: Any) -> None:
+            if ledger.get(seq).id == "odd" and how:
                 raise ZeroDivisionError("a bug")
-            true(record, *given, **how)
+            made(ledger, seq, *given, **how)
 
-        monkeypatch.setattr(rebuild, "reconcile_images", stumble)
+        monkeypatch.setattr(Ledger, "made", stumble)
     for _ in range(2):
         spool.start()
         assert "the ledger was lost" in spool.until(lambda: named(spool).get("outbox/odd"))

@@ -111,7 +111,7 @@ def test_the_newest_job_of_a_file_is_found_however_its_name_is_spelled_if_it_is_
         (lambda ledger, one: ledger.newest_of_file("one.yaml"), "job_source"),
         (lambda ledger, one: ledger.newest_of_file("ONE.yaml"), "job_source"),
         (lambda ledger, one: ledger.newest_of_content("one.yaml", "", 0), "job_source"),
-        (lambda ledger, one: ledger.first_unused_number("one"), "job_key"),
+        (lambda ledger, one: ledger.unused_number("one", 2), "job_key"),
     ],
 )
 def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(
@@ -130,3 +130,41 @@ def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(
     # A job that was found is fetched by its number.
     assert all("INTEGER PRIMARY KEY" in plan for plan in plans[1:])
     assert "TEMP B-TREE" not in " ".join(plans)
+
+
+def steps(ledger: Ledger, ask: Callable[[], object]) -> int:
+    """How many steps of SQLite's machine a query takes."""
+    taken = []
+    ledger._connection.set_progress_handler(lambda: taken.append(1) and None, 1)
+    ask()
+    ledger._connection.set_progress_handler(None, 1)
+    return len(taken)
+
+
+def test_a_file_that_came_often_is_told_by_its_content_in_as_few_steps(ledger: Ledger) -> None:
+    """Seen red: every job of that name was looked at."""
+
+    def ask() -> object:
+        return ledger.newest_of_content("cat.yaml", "sha-3", 1)
+
+    taken = []
+    for more in (range(10), range(10, 500)):
+        for n in more:
+            job(ledger, f"cat-{n}", source_name="cat.yaml", source_sha256=f"sha-{n}")
+        taken.append(steps(ledger, ask))
+    assert taken[1] == taken[0]
+
+
+def test_the_counts_and_outputs_of_a_job_cost_the_same_however_many_images_it_has(
+    ledger: Ledger,
+) -> None:
+    """Seen red where the images were counted for each status."""
+    one = job(ledger, "one", total=5000)
+    taken = []
+    for more in (range(1, 201), range(201, 2001)):
+        with ledger.transaction():
+            for number in more:
+                ledger.made(one.seq, number, {"file": f"{number}.png"})
+        taken.append(steps(ledger, lambda: (ledger.get(one.seq), ledger.outputs(one.seq, 100))))
+    assert ledger.get(one.seq).done == 2000
+    assert taken[1] == taken[0]
