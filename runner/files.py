@@ -11,6 +11,7 @@ import json
 import math
 import os
 import stat
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,6 +74,11 @@ def names_in(folder: str | os.PathLike[str]) -> list[str]:
         raise
 
 
+def paths_in(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder and has a name of this pattern (`fnmatch`), in the order of names."""
+    return [folder / name for name in names_in(folder) if fnmatchcase(name, pattern)]
+
+
 def open_regular(path: Path) -> int:
     """Open a regular file for reading without following a final symlink and without ever blocking.
 
@@ -99,9 +105,10 @@ def read_file(file: Path, most: int = MAX_FILE_BYTES, *, follow: bool = False) -
     if follow:
         file = Path(os.path.realpath(file))
     with os.fdopen(open_regular(file), "rb") as opened:
-        if os.fstat(opened.fileno()).st_size > most:
+        size = os.fstat(opened.fileno()).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(file))
-        return opened.read(most)
+        return opened.read(size)
 
 
 def text_of(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.clock import monotonic
 from runner.errors import Stopped
+from runner.files import is_folder
 from runner.gallery.page.layout import Shot, shots_of
 from runner.gallery.page.overview import months_in
 from runner.gallery.page.paging import Closed, pages_of
@@ -182,7 +183,7 @@ class Pages:
         try:
             newest = self._ledger.latest(_JOBS_SHOWN)
             # Callers may move and delete finished folders.
-            newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
+            newest = [record for record in newest if is_folder(self._outbox.folder(record.id))]
             composed = [record for record in newest if "compose" in record.realised]
             packs = {record.id: str(record.realised["compose"]["pack"]) for record in composed}
             statuses = [self._outbox.status(record) for record in newest]

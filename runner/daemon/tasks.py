@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.catalogue import RegistryCatalogue
 from runner.errors import InputBad
+from runner.files import is_file, is_there
 from runner.settings import Home
 from runner.spool.inbox import loras
 from runner.spool.inbox.inputs import IMAGE_FIELDS
@@ -57,7 +58,7 @@ class TaskBuilder:
         """
         copy = self._home.job(job) / "inputs" / name
         own = Path(os.path.realpath(self._home.outbox), job, "inputs", name)
-        if os.path.lexists(copy) and not (Path(os.path.realpath(copy)) == own and copy.is_file()):
+        if is_there(copy) and not (Path(os.path.realpath(copy)) == own and is_file(copy)):
             raise InputBad(f"outbox/{job}/inputs/{name} was replaced: drop the job again")
         return copy
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.clock import now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
+from runner.files import is_folder, is_link
 from runner.places import Places
 from runner.spool.disk import beneath
 from runner.spool.disk.platform import (
@@ -167,7 +168,7 @@ class Disk:
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder and its content if it exists; a link to a folder is left alone."""
         self.before("remove_tree", folder)
-        if folder.is_dir() and not folder.is_symlink():
+        if is_folder(folder) and not is_link(folder):
             _retry_if_locked(lambda: shutil.rmtree(folder))
 
     def make_folder(self, folder: StrPath) -> bool:
@@ -175,7 +176,7 @@ class Disk:
 
         Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
         """
-        if os.path.isdir(folder):
+        if is_folder(folder):
             return False
         with _explained(os.path.dirname(folder)):
             self.before("make_folder", folder)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from runner.clock import monotonic, timestamp
 from runner.errors import JobFailed
-from runner.files import text_of
+from runner.files import is_there, text_of
 from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
 from runner.spool.disk.platform import signature_of
@@ -87,7 +87,7 @@ class Faults:
     def forget_gone(self) -> bool:
         """Forget files that are no longer in the inbox; whether there were any."""
         inbox = self._home.inbox
-        gone = [f for f in list(self._faulty) if inbox in f.parents and not os.path.lexists(f)]
+        gone = [f for f in list(self._faulty) if inbox in f.parents and not is_there(f)]
         for file in gone:
             del self._faulty[file]
         return bool(gone)

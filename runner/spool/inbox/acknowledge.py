@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.clock import monotonic
+from runner.files import is_there, paths_in
 from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.platform import signature_of
@@ -124,7 +125,7 @@ class Acknowledger:
         """Remove a file from the inbox, unless it is no longer the file that was read."""
         taken = f"{self._inbox}/{_taken_name(drop.name)}"
         # Where this acknowledgement was interrupted; or it is another file, which must not be lost.
-        was_there = os.path.lexists(taken)
+        was_there = is_there(taken)
         try:
             if not was_there:
                 self._disk.rename(f"{self._inbox}/{drop.name}", taken)
@@ -182,7 +183,7 @@ def _finish_removals(known: Mapping[str, str], spool: Spool) -> None:
     """
     inbox, disk, faults = spool.home.inbox, spool.disk, spool.faults
     names = {_taken_name(name): name for name in known.values()}
-    for taken in inbox.glob(f"{TAKEN_PREFIX}*"):
+    for taken in paths_in(inbox, f"{TAKEN_PREFIX}*"):
         with faults.isolated(taken):
             if faults.seconds_left(taken):
                 continue

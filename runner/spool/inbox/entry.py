@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import now, ready_at, timestamp
-from runner.files import read_file
+from runner.files import is_file, read_file
 from runner.job import State
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
 from runner.spool.inbox.inputs import copy_name, named_paths
@@ -59,7 +59,7 @@ def assessed_again(
     Rejected where that would be rejected now. Comes with its prompts.
     """
     folder = spool.outbox.folder(record.id)
-    spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if f.is_file()), None)
+    spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if is_file(f)), None)
     data = read_file(spec) if spec else b""
     drop = Drop(record.source_name, data, (0, 0, record.source_bytes, 0, 0))
     assessment = assess(data, drop.name, spool.home, catalogue)
@@ -83,6 +83,6 @@ def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:
     copies: dict[str, str] = {}
     for _, text in named_paths(spec):
         name = copy_name(text, copies)
-        if (folder / name).is_file():
+        if is_file(folder / name):
             copies[text] = name
     return copies

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
-from runner.files import MAX_FILE_BYTES, open_regular
+from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
@@ -113,12 +113,12 @@ class Folders:
         A name is also found in another Unicode form or case, if one file only has it so.
         """
         root = next((root for root in _roots(self._home) if place.is_relative_to(root)), None)
-        if root is None or os.path.lexists(place):
+        if root is None or is_there(place):
             return place, []
         folder = root
         for part in place.relative_to(root).parts:
             found = part
-            if not os.path.lexists(folder / part):
+            if not is_there(folder / part):
                 names = self._names(folder)
                 near = names.alike(part)
                 if len(near) != 1:
@@ -132,8 +132,7 @@ class Folders:
             names: list[str] = []
             # A link may lead to a folder whose names callers may not see.
             if _allowed(folder, self._home):
-                with contextlib.suppress(OSError):
-                    names = os.listdir(folder)
+                names = names_in(folder)
             self._listed[folder] = Names(names)
         return self._listed[folder]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runner.clock import monotonic
 from runner.errors import PlaceAway
+from runner.files import is_there
 from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
 from runner.spool.inbox.assess import Assessment, Catalogue, assess, uncomposed
@@ -321,4 +322,4 @@ class Intake:
 
     def _has_come(self, name: str) -> bool:
         """Whether a file of this name lies in the inbox, or has become a job."""
-        return os.path.lexists(self._inbox / name) or self._ledger.newest_of_file(name) is not None
+        return is_there(self._inbox / name) or self._ledger.newest_of_file(name) is not None

@@ -6,6 +6,7 @@ the same picture again or fails because the file has changed. Files of gigabytes
 Only safetensors files below the roots and the hub's cache are opened: they contain no programs.
 """
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from runner import lora_names
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
-from runner.files import open_regular, sha256_of, tensors_in
+from runner.files import is_absent, is_file, open_regular, sha256_of, tensors_in
 from runner.settings import Home
 from runner.task import Lora
 from specs.suggest import did_you_mean
@@ -109,9 +110,9 @@ def _in_roots(text: str, home: Home) -> Path:
         # An absolute name replaces the root, and has to lie in one of them like any other.
         place = root / name
         if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)):
-            if os.path.isfile(place):
+            if is_file(place):
                 return place
-        elif os.path.isfile(place):
+        elif is_file(place):
             leaving = True
     if absolute:
         raise PathNotAllowed(
@@ -148,9 +149,15 @@ def _suggestion(name: str, roots: list[Path]) -> str:
     return f" ({hint})" if hint else ""
 
 
+def _refused(error: OSError) -> None:
+    """Raise what says nothing of a folder below a root; one that may not be read has no files."""
+    if not is_absent(error) and error.errno != errno.EACCES:
+        raise error
+
+
 def _files_below(root: Path) -> Iterator[str]:
     """The LoRA files below a root as specs name them, from at most 500 folders."""
-    for folder, _, names in itertools.islice(os.walk(root), _MOST_FOLDERS):
+    for folder, _, names in itertools.islice(os.walk(root, onerror=_refused), _MOST_FOLDERS):
         for name in names:
             if name.lower().endswith(SUFFIX):
                 yield (Path(folder) / name).relative_to(root).as_posix()
@@ -168,10 +175,11 @@ def _in_cache(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
         raise ModelMissing(f"the LoRA {repo} is not on this machine: {pull}")
     if "file" in lora:
         place = folder / _checked_name(str(lora["file"]))
-        if not os.path.isfile(place):
+        if not is_file(place):
             raise ModelMissing(f"{repo} has no file {lora['file']} on this machine: {pull}")
     else:
-        files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if file.is_file())
+        found = (folder / name for name in _files_below(folder))
+        files = sorted(file for file in found if is_file(file))
         if not files:
             raise ModelMissing(f"{repo} has no {SUFFIX} file on this machine: {pull} again")
         if len(files) > 1:

@@ -5,6 +5,7 @@ Either everything is up to date afterwards or nothing is open; safe to repeat.
 
 from runner.clock import now, timestamp
 from runner.errors import JobFailed
+from runner.files import is_folder
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.faults import Faults
@@ -61,7 +62,7 @@ def name_quarantined(spool: Spool) -> None:
     for job_id, why, at in spool.ledger.quarantined():
         is_known = is_safe_id(job_id)
         folder = spool.outbox.folder(job_id if is_known else stand_in(job_id))
-        if not folder.is_dir() if is_known else at < week_ago:
+        if not is_folder(folder) if is_known else at < week_ago:
             spool.ledger.forget_quarantined(job_id)
             spool.faults.forget(folder)
         elif folder not in spool.faults:

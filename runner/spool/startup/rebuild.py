@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import monotonic, timestamp
+from runner.files import is_there, names_in
 from runner.job import State
 from runner.spool.disk.disk import Disk
 from runner.spool.inbox.assess import Catalogue
@@ -36,7 +37,7 @@ def set_damaged_aside(file: Path, disk: Disk) -> None:
 
     Raises LedgerNewer, and LedgerUnusable where it cannot be read now.
     """
-    if file.exists() and is_damaged(file):
+    if is_there(file) and is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged-{timestamp().replace(':', '')}")
         log.error("the ledger is damaged: kept as %s and made again from the outbox", aside.name)
         disk.rename(file, aside)
@@ -52,10 +53,15 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
     """
     ledger = spool.ledger
     found = []
-    for folder in spool.home.outbox.iterdir():
-        if is_safe_id(folder.name) and folder.is_dir() and (folder / "status.json").exists():
-            status = read_json(folder / "status.json") or {}
-            found.append((str(status.get("accepted_at")), folder.name))
+    for job_id in filter(is_safe_id, names_in(spool.home.outbox)):
+        file, status = spool.outbox.folder(job_id) / "status.json", None
+        try:
+            if not is_there(file):
+                continue
+            status = read_json(file)
+        except OSError as error:
+            spool.faults.raise_common(error)
+        found.append((str((status or {}).get("accepted_at")), job_id))
     log.info("making the ledger again from %d jobs", len(found))
     told = monotonic()
     with ledger.transaction():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.exit_codes import LAST_END
+from runner.files import is_there, paths_in
 from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.inbox.acknowledge import finish_acknowledgements
@@ -101,12 +102,12 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
         ledger.made(record.seq, number, outputs[number], state, late=True)
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
     kept = []
-    for file in sorted(folder.glob(f"{record.id}-[0-9]*.*")):
+    for file in paths_in(folder, f"{record.id}-[0-9]*.*"):
         if file.suffix not in (".png", ".jpg", ".webp", ".json") or file.name in counted:
             continue
         if keep_all or any(file.stem == f"{record.id}-{number:04d}" for number in lost):
             free = (folder / name for name in numbered(f"kept-{file.name}"))
-            aside = next(each for each in free if not os.path.lexists(each))
+            aside = next(each for each in free if not is_there(each))
             spool.disk.rename(file, aside)
             kept.append(aside.name)
         else:
@@ -150,8 +151,7 @@ def _publish_again(records: Sequence[Record], spool: Spool) -> None:
 
 def _sweep(folder: Path, spool: Spool) -> None:
     """Remove temporary files that a dead process was writing."""
-    if folder.is_dir():
-        for file in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            with spool.faults.isolated(file):
-                if is_left(file):
-                    spool.disk.remove(file)
+    for file in paths_in(folder, f".*{TEMPORARY_SUFFIX}"):
+        with spool.faults.isolated(file):
+            if is_left(file):
+                spool.disk.remove(file)

@@ -20,7 +20,7 @@ from typing import Any, cast
 from runner import reading
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable
-from runner.files import read_file, text_of
+from runner.files import is_absent, is_file, is_there, paths_in, read_file, text_of
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, StrPath
@@ -153,7 +153,7 @@ class Outbox:
         """Publish the queued jobs whose status callers have deleted; all of it is synced."""
         for seq, job_id in self._ledger.queued_ids().items():
             folder = self.folder(job_id)
-            if os.path.lexists(folder / _STATUS) or self._faults.seconds_left(folder):
+            if is_there(folder / _STATUS) or self._faults.seconds_left(folder):
                 continue
             with self._lock, self._faults.isolated(folder):
                 record = self._ledger.get(seq)
@@ -265,7 +265,7 @@ class Outbox:
         """
         found, folder = {}, self.folder(job_id)
         some = (folder / f"{job_id}-{number:04}.json" for number in numbers or ())
-        every = sorted(folder.glob(f"{job_id}-[0-9]*.json")) if numbers is None else some
+        every = paths_in(folder, f"{job_id}-[0-9]*.json") if numbers is None else some
         for file in every:
             sidecar = read_json(file) or {}
             try:
@@ -315,14 +315,18 @@ def output_of(
     try:
         picture = folder / sidecar["result"]["file"]
         thumbnail = f"thumbs/{picture.stem}.webp"
-        output = output_entry(sidecar, thumbnail if (folder / thumbnail).is_file() else None)
+        output = output_entry(sidecar, thumbnail if is_file(folder / thumbnail) else None)
         known = counted and (counted["output"], counted["bytes"], counted["mtime_ns"])
         found = (json.dumps(output), *(state_of(picture) or ()))
         if known != found and hashlib.sha256(read_file(picture)).hexdigest() != output["sha256"]:
             return None
         return output
-    except (KeyError, TypeError, OSError):
+    except (KeyError, TypeError):
         return None
+    except OSError as error:
+        if is_absent(error):
+            return None
+        raise
 
 
 def output_entry(sidecar: Mapping[str, Any], thumbnail: str | None) -> dict[str, Any]:
