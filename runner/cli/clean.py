@@ -1,6 +1,7 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
-Lists the jobs and deletes them only with `--yes` or after a question. Never touches jobs that are
+Lists the jobs and deletes them only with `--yes` or after a question; then what the ledger has of
+them is forgotten. Holds one status at a time. Never touches jobs that are
 queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor those
 that a spec in the inbox or of an unfinished job names by a path, nor what is not the folder of a
 job.
@@ -23,12 +24,13 @@ from typing import Any
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
-from runner.errors import UsageProblem
+from runner.errors import RunnerBusy, UsageProblem
 from runner.files import read_file, text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
-from runner.spool.store.names import KEEP_SUFFIX, is_spec, key_of, not_unique, plain
+from runner.spool.store.names import CLEAN_NAME, KEEP_SUFFIX, is_spec, key_of, not_unique, plain
 from runner.terminal import size_text
+from specs.errors import FluxdropError
 from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
@@ -73,7 +75,8 @@ def run_clean(options: argparse.Namespace) -> int:
     total = sum(job.bytes for job in chosen)
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
-    left = remove(home, chosen) if removed else []
+    # With `--yes` also what is gone already, removed by hand or by one that was interrupted.
+    left = [*remove(home, chosen), *forget(home)] if removed or options.yes else []
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
         print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
@@ -112,9 +115,8 @@ def finished(home: Home) -> list[Job]:
     jobs = []
     to_keep = _to_keep(home)
     # After the inbox: what has left it by now is a job.
-    every = list(statuses(home))
-    to_keep |= _named_by_unfinished(home, every)
-    for status in every:
+    to_keep |= _named_by_unfinished(home, statuses(home))
+    for status in statuses(home):
         if not _may_go(status, to_keep):
             continue
         try:
@@ -142,7 +144,7 @@ def _to_keep(home: Home) -> set[str]:
 
 def _named_by_unfinished(home: Home, every: Iterable[Mapping[str, Any]]) -> set[str]:
     """The folders in the specs of jobs that are not over."""
-    jobs = [home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES]
+    jobs = (home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES)
     return _folders_in(job / name for job in jobs for name in ("spec.yaml", "spec.json"))
 
 
@@ -200,7 +202,8 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
 
     gallery = Gallery(home.data / FOLDER, Disk().replace)
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
-        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            _delete(home, aside, gallery)
     left = []
     named = _named_by_unfinished(home, statuses(home)) if jobs else set()
     for job in jobs:
@@ -210,17 +213,62 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
         # Since the list was made, another job may have taken the id of a rejected one.
         if not _may_go(client.status(home, job.id), to_keep):
             continue
-        pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
-        rows = [] if gallery.missing else list(filter(None, map(gallery.get, pictures)))
         try:
             # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
-            shutil.rmtree(aside)
+            _delete(home, aside, gallery)
         except OSError as error:
             left.append(f"{job.id} could not be removed: {error.strerror}")
-            continue
-        if rows:
-            # As they were: the next job of that id may have rows by now. Not before there is room.
-            gallery.remove(*rows)
     write_outbox_page(home)
     return left
+
+
+def _delete(home: Home, aside: Path, gallery: Any) -> None:
+    """Delete a folder that has left its name, and its gallery rows; the sidecars name them."""
+    job = home.job(aside.name.removeprefix(_ASIDE))
+    sidecars = [] if gallery.missing else [*aside.glob(f"{job.name}-[0-9]*.json")]
+    rows = {file: row for file in sidecars if (row := gallery.get(file.stem))}
+    for path in aside.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path not in rows:
+            path.unlink()
+    # Only now there may be room. The next job of that id may have rows, and their sidecars first.
+    if gone := [row for file, row in rows.items() if not (job / file.name).exists()]:
+        gallery.remove(*gone)
+    shutil.rmtree(aside)
+
+
+def forget(home: Home) -> list[str]:
+    """Have the runner forget what is gone, or do it here where none runs; why it is not done."""
+    from runner.catalogue import RegistryCatalogue
+    from runner.spool.disk.disk import Disk
+    from runner.spool.disk.locks import locks_of
+    from runner.spool.inbox.forgetting import forget_gone
+    from runner.spool.startup.opening import open_spool
+
+    (lock,) = locks_of(home, None)
+    try:
+        if client.runner_health(home) is not None:
+            raise RunnerBusy
+        if not (home.data / "ledger.sqlite").exists():
+            return []
+        lock.acquire()
+        spool = open_spool(home, Disk(), RegistryCatalogue(home.settings, home.data))
+        try:
+            with suppress(OSError):
+                # Not at the end: one that comes later is another's, who has removed more.
+                (home.inbox / CLEAN_NAME).unlink()
+            for _ in forget_gone(spool):
+                pass
+            spool.ledger.shrink(whole=True)
+        finally:
+            # What is at fault now must be recovered again.
+            spool.ledger.close(clean=not spool.faults)
+    except RunnerBusy:
+        client.clean(home)
+    except (FluxdropError, OSError) as error:
+        return [f"what is gone is not forgotten yet: {error}"]
+    finally:
+        lock.release()
+    return []

@@ -252,6 +252,8 @@ class Daemon:
             name_quarantined(self.spool)
             if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
                 recover_running(self.spool)
+                with suppress(LedgerUnusable):
+                    self.ledger.shrink()
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()
@@ -302,7 +304,8 @@ class Daemon:
         return False
 
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
-        if self.intake.unsettled or not (self.writer.is_idle and self.worker.idle):
+        unsettled = self.intake.unsettled or self.intake.controls.forgetting
+        if unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True

@@ -131,11 +131,27 @@ class Ledger(Queries):
         if not self.get(seq).kept:
             self._change(seq, None, kept=1)
 
-    def forget(self, seq: int) -> None:
-        """Remove a job, which must be final, with its images and prompts; events of it stay."""
+    def forget(self, *seqs: int, seen: bool = False) -> None:
+        """Remove jobs, which must be final, with their images and prompts; events of them stay.
+
+        Where they are `seen`, their files are known when they are delivered again.
+        """
+        known = "SELECT source_name, source_sha256, source_mtime_ns, id, state FROM job"
         with self.transaction():
-            for table in ("job", "image", "composed", "loss", "unanswered"):
-                self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
+            for seq in seqs:
+                if seen:
+                    self._run(f"INSERT OR REPLACE INTO seen {known} WHERE seq = ?", seq)
+                self._remove(seq)
+
+    def forget_past(self) -> None:
+        """Forget old events that all listeners have heard, and runs of which nothing is left."""
+        with self.transaction(durable=False):
+            self._run(
+                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
+                timestamp(now() - _EVENTS_KEPT_SECONDS),
+            )
+            others = "n < (SELECT max(n) FROM run) AND n NOT IN (SELECT run FROM in_flight)"
+            self._run(f"DELETE FROM run WHERE {others}")
 
     # -- a job and the device --------------------------------------------------------------------
 
@@ -357,13 +373,10 @@ class Ledger(Queries):
     # -- listeners -------------------------------------------------------------------------------
 
     def heard(self, listener: str, n: int) -> None:
-        """Record that a listener has heard every event up to `n`, and forget old ones."""
+        """Record that a listener has heard every event up to `n`, and forget what is past."""
         with self.transaction(durable=False):
             self._run("INSERT OR REPLACE INTO cursor VALUES (?, ?)", listener, n)
-            self._run(
-                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
-                timestamp(now() - _EVENTS_KEPT_SECONDS),
-            )
+            self.forget_past()
 
     def _announce(self, record: Record) -> None:
         body = {
