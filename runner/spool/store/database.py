@@ -85,7 +85,7 @@ class Database:
         """Give some free pages back to the disk where there are many; all of them as a `whole`.
 
         Of a file that an earlier version made none are given back but as a whole, which takes time
-        and room for a copy. Raises LedgerUnusable, with nothing changed.
+        and room for a copy. Raises LedgerUnusable, with nothing lost.
         """
         with self._lock, explained(self._file):
             if whole:
