@@ -1,10 +1,9 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
-Lists the jobs and deletes them only with `--yes` or after a question; then what the ledger has of
-them is forgotten. Holds one status at a time. Never touches jobs that are
-queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor those
-that a spec in the inbox or of an unfinished job names by a path, nor what is not the folder of a
-job.
+Lists the jobs and deletes them only with `--yes` or after a question; then they are forgotten.
+Holds one status at a time. Never touches jobs that are queued, running or kept (by a file
+`<id>.keep`, also one that no runner has obeyed yet), nor those that a spec in the inbox or of an
+unfinished job names by a path, nor what is not the folder of a job.
 """
 
 import argparse
@@ -112,20 +111,18 @@ def _amount(
 
 def finished(home: Home) -> list[Job]:
     """The finished jobs whose folders are in the outbox, without those that are to be kept."""
-    jobs = []
+    found = []
     to_keep = _to_keep(home)
     # After the inbox: what has left it by now is a job.
-    to_keep |= _named_by_unfinished(home, statuses(home))
     for status in statuses(home):
-        if not _may_go(status, to_keep):
-            continue
-        try:
+        to_keep |= _named_by_unfinished(home, [status])
+        with suppress(ValueError, KeyError):
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
-        except (ValueError, KeyError):
-            continue
-        folder = home.job(status["id"])
-        jobs.append(Job(status["id"], status["state"], ended.timestamp(), _bytes_in(folder)))
-    return jobs
+            if _may_go(status, to_keep):
+                found.append((status["id"], status["state"], ended.timestamp()))
+    # Once more: one may be named by a job that came behind it.
+    going = (job for job in found if key_of(job[0]) not in to_keep)
+    return [Job(*job, _bytes_in(home.job(job[0]))) for job in going]
 
 
 def _to_keep(home: Home) -> set[str]:
@@ -224,19 +221,19 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
 
 
 def _delete(home: Home, aside: Path, gallery: Any) -> None:
-    """Delete a folder that has left its name, and its gallery rows; the sidecars name them."""
+    """Delete a folder that has left its name, after its gallery rows, which its sidecars name."""
     job = home.job(aside.name.removeprefix(_ASIDE))
-    sidecars = [] if gallery.missing else [*aside.glob(f"{job.name}-[0-9]*.json")]
-    rows = {file: row for file in sidecars if (row := gallery.get(file.stem))}
-    for path in aside.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path not in rows:
-            path.unlink()
-    # Only now there may be room. The next job of that id may have rows, and their sidecars first.
-    if gone := [row for file, row in rows.items() if not (job / file.name).exists()]:
-        gallery.remove(*gone)
+    sidecars = [] if gallery.missing else aside.glob(f"{job.name}-[0-9]*.json")
+    found = [(file, gallery.get(file.stem)) for file in sidecars]
+    # As they were. The next job of that id may have rows by now, and their sidecars before them.
+    if rows := [row for file, row in found if row and not (job / file.name).exists()]:
+        with suppress(OSError):
+            gallery.remove(*rows)
+            rows = []
     shutil.rmtree(aside)
+    if rows:
+        # Only now there was room.
+        gallery.remove(*rows)
 
 
 def forget(home: Home) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -130,29 +131,48 @@ def test_a_runner_that_was_killed_is_recovered_from_by_the_next_one_all_the_same
     again.stop()
 
 
-@pytest.mark.parametrize("at", ["pictures", "sidecars"])
+@pytest.mark.parametrize("at", ["the gallery", "the folder"])
 def test_a_clean_that_was_killed_is_finished_by_the_next(
     used: Here, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    """Seen red: the gallery's rows of the folder that was half gone stayed for ever."""
+    """Seen red: the gallery's rows of the folder that had left its name stayed for ever."""
     used("gallery", "rebuild")
-    remove_tree = shutil.rmtree
 
-    def killed(folder: Path, **given: Any) -> None:
-        if at == "sidecars" and folder.name.startswith(".removing-"):
-            raise KeyboardInterrupt
-        remove_tree(folder, **given)
-        if at == "pictures":
-            raise KeyboardInterrupt
+    def killed(*given: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(*((Gallery, "remove") if at == "the gallery" else (shutil, "rmtree")), killed)
         with pytest.raises(KeyboardInterrupt):
             clean.remove(Home(used.home), clean.finished(Home(used.home)))
     assert list((used.home / "outbox").glob(".removing-*"))
     used("clean", "--older-than", "7d", "--yes")
     assert not list((used.home / "outbox").glob(".removing-*"))
     assert used("gallery", "search", "--json").json["total"] == 2 and len(known(used.home)) == 2
+
+
+def test_where_the_gallery_has_no_room_the_folder_goes_first(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used("gallery", "rebuild")
+    remove = Gallery.remove
+
+    def no_room(gallery: Gallery, *rows: Any) -> int:
+        if list((used.home / "outbox").glob(".removing-*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return remove(gallery, *rows)
+
+    monkeypatch.setattr(Gallery, "remove", no_room)
+    assert used(*ALL).code == 0
+    assert used("gallery", "search", "--json").json["total"] == 0
+
+
+def test_a_link_in_the_place_of_what_a_clean_left_is_not_followed(used: Here) -> None:
+    elsewhere = used.home / "elsewhere"
+    os.replace(used.home / "outbox" / "a", elsewhere)
+    (used.home / "outbox" / ".removing-a").symlink_to(elsewhere, target_is_directory=True)
+    assert used("clean", "--older-than", "7d", "--yes").code == 0
+    assert (elsewhere / "a-0001.png").is_file() and (elsewhere / "thumbs").is_dir()
 
 
 def test_what_a_clean_left_in_the_gallery_is_not_the_next_jobs_of_that_id(
