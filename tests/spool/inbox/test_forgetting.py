@@ -383,3 +383,18 @@ def test_other_files_named_like_it_are_no_requests(spool: Spool) -> None:
         file.touch()
     made(spool, "next")
     assert known(spool) == ["hero", "next"] and all(map(Path.exists, others))
+
+
+def test_the_ledger_gives_its_free_pages_back_while_the_runner_is_idle(spool: Spool) -> None:
+    spool.drop("large.yaml", SPEC + f"notes: {'x' * 200_000}\n")
+    shown(spool, "large")
+    ledger = ledger_of(spool)
+    with ledger.transaction():
+        ledger._run("UPDATE job SET spec = zeroblob(4000000)")
+    take_away(spool, "large")
+    clean(spool)
+    free = ledger._rows("PRAGMA freelist_count")[0][0]
+    assert free > 600
+    spool.until(lambda: ledger._rows("PRAGMA freelist_count")[0][0] <= 256)
+    spool.drop("next.yaml")
+    assert spool.end("next")["state"] == "succeeded"
