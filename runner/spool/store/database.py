@@ -95,7 +95,9 @@ class Database:
                 self._disk.commit(self._connection, self._file, durable=True)
             elif self._rows("PRAGMA freelist_count")[0][0] > _SPARE_PAGES:
                 with self.transaction(durable=False):
-                    self._rows(f"PRAGMA incremental_vacuum({_STEP_PAGES})")
+                    for _ in range(_STEP_PAGES):
+                        # One page, however many are asked for: Python takes one step of it.
+                        self._rows("PRAGMA incremental_vacuum(1)")
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock, explained(self._file):

@@ -138,8 +138,9 @@ def test_a_kept_job_stays_also_where_its_folder_was_moved_away(spool: Spool) -> 
     (spool.home.inbox / "hero.keep").touch()
     spool.gone("hero.keep")
     spool.home.job("hero").rename(spool.home.root / "hero")
+    receipt = date_back(spool, "hero.yaml", 400)
     clean(spool)
-    assert known(spool) == ["hero"]
+    assert known(spool) == ["hero"] and receipt.exists()
 
 
 def test_a_retry_of_a_forgotten_job_is_refused_as_of_an_unknown_one(spool: Spool) -> None:
@@ -321,7 +322,7 @@ def test_the_receipt_of_a_refused_request_goes_though_what_it_names_is_no_id(spo
     made(spool, "hero")
     file = spool.home.drops / "odd.retry.json"
     answer = json.loads((spool.home.drops / "hero.yaml.json").read_bytes())
-    file.write_text(json.dumps({**answer, "job": "../hero", "name": "odd.retry"}))
+    file.write_text(json.dumps({**answer, "job": "../outbox/hero", "name": "odd.retry"}))
     date_back(spool, "odd.retry", 2)
     clean(spool)
     assert not file.exists()
