@@ -40,8 +40,10 @@ def rows_of(spool: Spool, seq: int) -> dict[str, int]:
 
 
 def made(spool: Spool, *jobs: str) -> None:
+    """Make these jobs, in this order."""
     for job in jobs:
         spool.drop(f"{job}.yaml")
+        spool.gone(f"{job}.yaml")
     shown(spool, *jobs)
 
 
