@@ -195,9 +195,8 @@ def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> li
 def remove(home: Home, jobs: list[Job]) -> list[str]:
     """Delete the jobs' folders and gallery rows; one message for each that could not be deleted."""
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.disk.disk import Disk
 
-    gallery = Gallery(home.data / FOLDER, Disk().replace)
+    gallery = Gallery(home.data / FOLDER, writing=True)
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
         with suppress(OSError):
             _delete(home, aside, gallery)

@@ -72,8 +72,8 @@ def run_search(options: argparse.Namespace) -> int:
     gallery = _opened(home)
     page = matching(gallery)
     if gallery.damaged:
-        _rebuild(home, if_unsound=True)
-        page = matching(_opened(home))
+        _rebuild(home, if_missing=True)
+        page = matching(gallery)
     if options.json:
         print_json(page)
     else:
@@ -87,31 +87,30 @@ def _opened(home: Home) -> "Gallery":
 
     gallery = Gallery(home.data / FOLDER)
     if gallery.missing:
-        _rebuild(home, if_unsound=True)
+        _rebuild(home, if_missing=True)
     return gallery
 
 
-def _rebuild(home: Home, *, if_unsound: bool = False) -> int:
+def _rebuild(home: Home, *, if_missing: bool = False) -> int:
     """Rebuild the index from the sidecars, if need be, and return the number of rows.
 
     Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
     """
     from runner.gallery.rebuild import rebuild
-    from runner.gallery.store import FOLDER
-    from runner.spool.disk.disk import Disk
+    from runner.gallery.store import FOLDER, Gallery
 
     def print_progress(done: int, total: int) -> None:
-        end = "\n" if done == total else "\r"
-        print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
+        if done == total or done % 100 == 0:
+            end = "\n" if done == total else "\r"
+            print_message(f"reading sidecars: {done:,} of {total:,} jobs", end=end)
 
     home.prepare()
-    folder = home.data / FOLDER
+    gallery = Gallery(home.data / FOLDER, writing=True)
     try:
-        folder.mkdir(exist_ok=True)
         progress = print_progress if sys.stderr.isatty() else None
-        return rebuild(folder, home.outbox, Disk().replace, progress, if_unsound=if_unsound)
+        return rebuild(gallery, home.outbox, progress, if_missing=if_missing)
     except OSError as error:
-        raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
+        raise UsageProblem(f"cannot write the index in {gallery.folder}: {error}") from error
 
 
 def _print_table(page: "Page", offset: int) -> None:

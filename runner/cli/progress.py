@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
@@ -85,7 +86,9 @@ class Board:
         for job_id in dict.fromkeys([*self._shown, *self._ids()]):
             if job_id in self._over:
                 continue
-            status = reading.status(self._home.job(job_id) / "status.json")
+            status = None
+            with suppress(OSError):  # at the next look
+                status = reading.status(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
             status["id"] = job_id

@@ -1,20 +1,21 @@
 """Files derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
 
 All of them can be made again from the sidecars, so a failure here is a warning and never costs a
-picture. Called by the writer thread only, but for `changed`.
+picture. Called by the writer thread only, but for `changed`; an index that is missing is made in a
+thread of its own.
 """
 
-import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.clock import monotonic
+from runner.errors import Stopped
 from runner.gallery.page.sheet import job_page, outbox_page
-from runner.gallery.rebuild import ensure, row_of
+from runner.gallery.rebuild import rebuild, row_of
 from runner.gallery.store import FOLDER, Gallery
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import Status
@@ -26,8 +27,9 @@ _REFRESH_SECONDS = 5.0
 # A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
 _JOBS_SHOWN = 200
-# Another process that rebuilds the gallery may be slow, or stopped.
+# Another process that writes the gallery's index may be stopped.
 _PATIENCE = 0.5
+_LONG_SECONDS = 10.0
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
 # Whatever it is: sidecars and folders are their callers', and the writer's thread must live.
@@ -43,33 +45,54 @@ class Pages:
         self._ledger = spool.ledger
         self._outbox = spool.outbox
         self._disk = spool.disk
-        self._gallery = Gallery(self._folder, spool.disk.replace, patience=_PATIENCE)
-        self._is_made_elsewhere = False
+        self._gallery = Gallery(self._folder, writing=True, patience=_PATIENCE)
+        self._threads = spool.home.threads
+        self._making: threading.Thread | None = None
+        self._closing = False
         self._due: dict[int, float] = {}
         self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
         self.changed = True
 
-    def open(self) -> None:
-        """Add what the gallery lacks of the sidecars: after a kill, or when its index is gone."""
-        try:
-            # Another process may just be removing a folder that is looked into.
-            with contextlib.suppress(FileNotFoundError):
-                for temporary in self._folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-                    if is_left(temporary):
-                        self._disk.remove(temporary)
-            self._ensure()
-        except _FAULTS:
-            log.exception("the gallery could not be opened; `fluxdrop gallery rebuild` makes it")
+    def close(self) -> None:
+        """Bring everything up to date as far as it goes at once."""
+        self._closing = True
+        if self._making:
+            self._making.join()
+        self.changed = True
+        self.tend(at_once=True)
 
-    def _ensure(self) -> None:
-        """Add what the gallery lacks, or try again later where another process makes its index."""
+    def _see_to_index(self) -> None:
+        """Begin to make the gallery's index where there is none that has every picture.
+
+        Events tell of all that was made since, but for those of a ledger that was lost.
+        """
+        is_made = self._making and self._making.is_alive()
+        if is_made or self._closing:
+            return
+        if self._gallery.missing or not self._ledger.has_heard(_LISTENER):
+            self._making = self._threads.start("gallery", self._make_index)
+
+    def _make_index(self) -> None:
+        """Add what the index lacks of the sidecars: minutes, where there are a year's pictures."""
+        began = monotonic()
+
+        def go_on(done: int, total: int) -> None:
+            self._threads.moved("gallery")
+            if self._closing:
+                raise Stopped("the runner stops")
+
         try:
-            ensure(self._folder, self._index.parent, self._disk.replace, patience=_PATIENCE)
-            self._is_made_elsewhere = False
-        except TimeoutError:
-            # It brings along what is added here, and may be killed before it does.
-            self._is_made_elsewhere = self.changed = True
+            gallery = Gallery(self._folder, writing=True)
+            rows = rebuild(gallery, self._index.parent, go_on, patience=_PATIENCE)
+            self._ledger.heard(_LISTENER, 0)
+            if monotonic() - began > _LONG_SECONDS:
+                log.info("the gallery's index is made: %d pictures", rows)
+        except (Stopped, TimeoutError):
+            # By the next run, or by the process that makes it now.
+            return
+        except _FAULTS as error:
+            log.warning("the gallery's index is not made: %s", error)
 
     def add(self, sidecars: Iterable[Mapping[str, Any]]) -> None:
         """Add the rows of saved images, from their sidecars; or else when the job ends."""
@@ -120,8 +143,7 @@ class Pages:
             return
         self.changed = False
         try:
-            if self._is_made_elsewhere:
-                self._ensure()
+            self._see_to_index()
             self._complete_gallery()
         except _FAULTS as error:
             # The events stay unheard, and their jobs are tried again.
@@ -135,6 +157,8 @@ class Pages:
             for event in events:
                 if self._added.pop(event.id, 0) != event.body["images"]["done"]:
                     self._gallery.add(*map(row_of, self._outbox.sidecars(event.id).values()))
+            # What was heard is not told again: not even after a power cut.
+            self._gallery.sync()
             self._ledger.heard(_LISTENER, events[-1].n)
 
     def _write_outbox_page(self) -> None:

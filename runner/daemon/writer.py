@@ -159,7 +159,6 @@ class Writer:
             self._unwritten.discard(seq)
 
     def _run(self) -> None:
-        self._pages.open()
         while True:
             self._threads.moved("writer")
             with self._changed:
@@ -179,7 +178,7 @@ class Writer:
                 self._busy = len(group) + len(due)
             self._write(group, due)
             self._on_change()
-        self._pages.tend(at_once=True)
+        self._pages.close()
 
     def _due(self) -> dict[int, Progress | None]:
         """The progress of the jobs whose status is to be written now, by `seq`."""

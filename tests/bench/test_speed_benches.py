@@ -199,20 +199,23 @@ def test_full_size_stand_ins_are_as_large_as_the_published_weights() -> None:
 # -- rehearsal -----------------------------------------------------------------------------------
 
 
-def test_a_rehearsal_has_the_published_shapes_and_the_memory_of_each_phase(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", rehearsal.MODELS)
+def test_a_rehearsal_has_the_published_shapes_and_the_memory_of_each_phase(
+    tmp_path: Path, model: str
+) -> None:
     from accelerate import init_empty_weights
 
     with init_empty_weights():
-        true = rehearsal.modules(1.0)
+        true = rehearsal.modules(model, 1.0)
     count = sum(each.numel() for each in true["transformer"].parameters())
-    assert count == MODEL_REGISTRY["klein"].weights.transformer
+    assert count == MODEL_REGISTRY[model].weights.transformer
     if not rehearsal.STATUS.is_file():
         assert rehearsal.main([]) == 0
         return
-    rehearsal.build(tmp_path / "klein", 0.02)
-    weights = rehearsal.entry(tmp_path / "klein").weights
+    rehearsal.build(tmp_path / model, model, 0.02)
+    weights = rehearsal.entry(tmp_path / model, model).weights
     assert 0 < weights.unread < weights.text / 2
-    made = rehearsal.run(tmp_path, "bf16", 64, 1)
+    made = rehearsal.run(tmp_path, model, "bf16", 64, 1)
     phases = {each["phase"]: each for each in made["phases"]}
     assert [*phases] == ["loading text", "encoding", "loading", "denoising", "decoding"]
     assert all(each["seconds"] >= 0 and each["expected"] > 0 for each in phases.values())

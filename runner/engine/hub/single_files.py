@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.hub.sources import HEAVY, read_json
+from runner.engine.hub.sources import HEAVY, read_json, single_source
 from runner.engine.models import Model
 from runner.files import tensors_in
 from specs.read import left_in_place_of
@@ -108,7 +108,9 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
 
     `base` is the folder of the pipeline whose transformer it replaces, where that is here.
     """
-    again = f"copy it again, or run `fluxdrop models pull {model.name} --verify`"
+    again = "copy it again"
+    if model.single and not single_source(model).is_local:
+        again += f", or run `fluxdrop models pull {model.name} --verify`"
     try:
         found = header(file)
     except ValueError:

@@ -20,10 +20,23 @@ from runner.pictures import decoded
 from runner.task import InputImage
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
+_LITTLE_CUT = 0.02
+
 
 def open_image(item: InputImage) -> Image:
     """The first frame of a picture as RGB: upright, and over white where it is transparent."""
     return to_rgb(load(item.path), item.path.name)
+
+
+def open_erased(item: InputImage) -> Image:
+    """The same, in the colours that an eraser left below what is clear; over white if it is one."""
+    picture = load(item.path)
+    if picture.mode in ("RGBA", "LA"):
+        clear = picture.getchannel("A").point([255, *[0] * 255])
+        shades = [sum(map(bool, band.histogram(clear))) for band in picture.split()[:-1]]
+        if max(shades) != 1:
+            picture = picture.convert("RGB")
+    return to_rgb(picture, item.path.name)
 
 
 def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
@@ -199,6 +212,18 @@ def side_by_side(pictures: Sequence[Image], area: int) -> Image:
         joined.paste(each, (left, 0))
         left += each.width
     return fit(joined, Sizes().side(joined.width), Sizes().side(joined.height))
+
+
+def cut_warning(name: str, picture: Image, width: int, height: int) -> tuple[str, ...]:
+    """A sentence where `fit` cuts more than a fiftieth of a side off a picture; () elsewhere."""
+    wide, high = picture.size
+    scale = max(width / wide, height / high)
+    if 0 <= wide - width < SIZE_STEP and 0 <= high - height < SIZE_STEP:
+        scale = 1.0
+    cuts = {"width": 1 - width / scale / wide, "height": 1 - height / scale / high}
+    side = max(cuts, key=cuts.__getitem__)
+    told = f"{name} is {wide}×{high}: {cuts[side]:.0%} of its {side} was cut off for"
+    return (f"{told} {width}×{height}",) if cuts[side] > _LITTLE_CUT else ()
 
 
 def fit(picture: Image, width: int, height: int) -> Image:

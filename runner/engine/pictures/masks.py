@@ -29,7 +29,7 @@ def open_mask(
 
     Raises InputBad where its proportions are not the picture's, or as `images.load` does.
     """
-    mask, warnings = _painted(load(item.path), item.path.name)
+    mask, warnings = _painted(load(item.path), item.path.name, invert=invert)
     wide, high = size
     if abs(mask.width * high - mask.height * wide) > 0.02 * mask.height * wide:
         raise InputBad(
@@ -42,10 +42,12 @@ def open_mask(
     return ImageChops.invert(mask) if invert else mask, warnings
 
 
-def refuse_empty(mask: Image) -> None:
+def refuse_empty(mask: Image, name: str, *, invert: bool = False) -> None:
     """Raises InputBad for a mask that paints nothing: the result would be the original picture."""
     if mask.getbbox() is None:
-        raise InputBad("the mask has no white and no clear part, so nothing would be painted")
+        paint = "leave some of it black" if invert else "paint it white, erase more of it"
+        remedy = "leave `invert_mask` out" if invert else "set `invert_mask: true`"
+        raise InputBad(f"the mask {name} leaves nothing to repaint: {paint}, or {remedy}")
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
@@ -133,7 +135,7 @@ def _edge(mask: Image) -> int:
     return max(2, min(mask.size) // 96)
 
 
-def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+def _painted(picture: Image, name: str, *, invert: bool) -> tuple[Image, tuple[str, ...]]:
     """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
     mask, warnings = eight_bit(picture, name), []
     if mask.mode == "LAB":  # which Pillow makes no grey of
@@ -143,7 +145,7 @@ def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
         alpha = mask.getchannel("A").point(_BLACK_OR_WHITE)
         if alpha.getextrema() == (0, 255):
             opaque = mask.convert("L").histogram(alpha)
-            if any(opaque[240:]) and not any(opaque[16:240]):
+            if not invert and any(opaque[240:]) and not any(opaque[16:240]):
                 warnings.append(
                     f"the mask {name} is white on a clear ground: the clear part is repainted;"
                     " set `invert_mask: true` if the white is meant"

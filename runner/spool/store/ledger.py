@@ -375,7 +375,8 @@ class Ledger(Queries):
     def heard(self, listener: str, n: int) -> None:
         """Record that a listener has heard every event up to `n`, and forget what is past."""
         with self.transaction(durable=False):
-            self._run("INSERT OR REPLACE INTO cursor VALUES (?, ?)", listener, n)
+            known = "ON CONFLICT (listener) DO UPDATE SET n = max(n, excluded.n)"
+            self._run(f"INSERT INTO cursor VALUES (?, ?) {known}", listener, n)
             self.forget_past()
 
     def _announce(self, record: Record) -> None:

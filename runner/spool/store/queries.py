@@ -257,6 +257,10 @@ class Queries(Database):
         rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
         return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
 
+    def has_heard(self, listener: str) -> bool:
+        """Whether a listener has ever heard of events in this ledger."""
+        return self._row("SELECT 1 FROM cursor WHERE listener = ?", listener) is not None
+
     def end_is_shown(self, seq: int) -> bool:
         """Whether the status of a job that is over has said so."""
         # Nobody hears of an end before that; those that everybody has heard may be many.

@@ -178,9 +178,11 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
     file = tmp_path / ("it.gguf" if write is gguf else "it.safetensors")
     write(file, flux1(), cut=cut)
     sentence = told(tmp_path, "dev", file)
-    assert sentence == (
-        f"{file.name} is cut short, its last {cut:,} bytes are missing: copy it again, or run"
-        " `fluxdrop models pull mine --verify`"
+    cut_short = f"{file.name} is cut short, its last {cut:,} bytes are missing: copy it again"
+    assert sentence == cut_short
+    pulled = replace(MODEL_REGISTRY["dev"], name="mine", single=SingleFile(file.name, "a/b"))
+    assert problem(file, pulled, None, ()) == (
+        f"{cut_short}, or run `fluxdrop models pull mine --verify`"
     )
 
 
