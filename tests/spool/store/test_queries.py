@@ -127,6 +127,17 @@ def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(
         rows = ledger._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
         plans.append(" ".join(row["detail"] for row in rows))
     assert re.search(rf"USING (COVERING )?INDEX {index}\b", plans[0])
-    # A job that was found is fetched by its number.
-    assert all("INTEGER PRIMARY KEY" in plan for plan in plans[1:])
+    # A job that was found is fetched by its number, a forgotten file by what it is known by.
+    assert all("PRIMARY KEY" in plan for plan in plans[1:])
     assert "TEMP B-TREE" not in " ".join(plans)
+
+
+def test_the_jobs_that_are_over_are_walked_by_their_numbers_from_the_last_one_on(
+    ledger: Ledger,
+) -> None:
+    asked: list[str] = []
+    ledger._connection.set_trace_callback(asked.append)
+    assert ledger.over(after=0, limit=5) == []
+    ledger._connection.set_trace_callback(None)
+    (plan, *_) = ledger._connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}").fetchall()
+    assert plan["detail"] == "SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"
