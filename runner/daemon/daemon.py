@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -224,7 +225,7 @@ class Daemon:
             self.step(0.02 if self._scans_wanted else 0.2)
         if self._stop.is_set() and (self.ledger.has_queued() or self.ledger.running()):
             note = "stopped: the other jobs are still queued"
-        after = self.ledger.counts()
+        after = Counter(self.ledger.counts()) + self.ledger.forgotten
         counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}
         name_quarantined(self.spool)
         return Outcome(counts, note or self.faults.note)

@@ -26,14 +26,12 @@ def forget_gone(spool: Spool) -> Iterator[bool]:
     """Forget all of it; True after each batch, when the caller may break off."""
     ledger, outbox, drops, seq = spool.ledger, spool.outbox, spool.home.drops, 0
     while batch := ledger.over(after=seq, limit=_JOBS):
-        gone: list[int] = []
-        images = 0
+        gone: dict[int, int] = {}
         for record in batch:
             seq = record.seq
             if is_away(record, outbox):
-                gone.append(seq)
-                images += record.total
-            if images >= _IMAGES:
+                gone[seq] = record.total
+            if sum(gone.values()) >= _IMAGES:
                 break
         if away := spool.home.places.away():
             raise PlaceAway(away)

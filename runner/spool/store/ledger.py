@@ -12,14 +12,17 @@ commit intact, and the queue is ordered on disk, so memory does not grow with it
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable, PlaceAway
 from runner.holds import Hold
 from runner.job import Phase, State
+from runner.spool.disk.disk import Disk
 from runner.spool.store.migrations import remove_copies
 from runner.spool.store.names import file_key, key_of
 from runner.spool.store.queries import Queries
@@ -38,7 +41,14 @@ _INSERT = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len
 
 
 class Ledger(Queries):
-    """Changes and queries the records of jobs; safe to use from any thread."""
+    """Changes and queries the records of jobs; safe to use from any thread.
+
+    `forgotten` counts by state those that this process forgot.
+    """
+
+    def __init__(self, file: Path, disk: Disk) -> None:
+        super().__init__(file, disk)
+        self.forgotten: Counter[str] = Counter()
 
     def close(self, *, clean: bool = True) -> None:
         """Close the file, and record that this run is over unless `clean` is False."""
@@ -139,6 +149,7 @@ class Ledger(Queries):
         known = "SELECT source_name, source_sha256, source_mtime_ns, id, state FROM job"
         with self.transaction():
             for seq in seqs:
+                self.forgotten[self.get(seq).state] += 1
                 if seen:
                     self._run(f"INSERT OR REPLACE INTO seen {known} WHERE seq = ?", seq)
                 self._remove(seq)
