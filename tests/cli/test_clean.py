@@ -151,6 +151,26 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
     assert used("gallery", "search", "--json").json["total"] == 2 and len(known(used.home)) == 2
 
 
+def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget = Ledger.forget
+
+    def killed(ledger: Ledger, *seqs: int, seen: bool = False) -> None:
+        if len(known(used.home)) == 2:
+            raise KeyboardInterrupt
+        forget(ledger, *seqs, seen=seen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forgetting, "_JOBS", 1)
+        patch.setattr(Ledger, "forget", killed)
+        with pytest.raises(KeyboardInterrupt):
+            clean.remove(Home(used.home), clean.finished(Home(used.home)))
+            clean.forget(Home(used.home))
+    assert len(known(used.home)) == 2
+    assert used("clean", "--older-than", "7d", "--yes").code == 0 and known(used.home) == set()
+
+
 def test_where_the_gallery_has_no_room_the_folder_goes_first(
     used: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
