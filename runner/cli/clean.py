@@ -24,7 +24,7 @@ from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
-from runner.files import read_file, text_of
+from runner.files import is_there, read_file, text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.spool.store.names import CLEAN_NAME, KEEP_SUFFIX, is_spec, key_of, not_unique, plain
@@ -225,7 +225,7 @@ def _delete(home: Home, aside: Path, gallery: Any) -> None:
     sidecars = [] if gallery.missing else aside.glob(f"{job.name}-[0-9]*.json")
     found = [(file, gallery.get(file.stem)) for file in sidecars]
     # As they were. The next job of that id may have rows by now, and their sidecars before them.
-    if rows := [row for file, row in found if row and not (job / file.name).exists()]:
+    if rows := [row for file, row in found if row and not is_there(job / file.name)]:
         with suppress(OSError):
             gallery.remove(*rows)
             rows = []
@@ -247,7 +247,7 @@ def forget(home: Home) -> list[str]:
     try:
         if client.runner_health(home) is not None:
             raise RunnerBusy
-        if not (home.data / "ledger.sqlite").exists():
+        if not is_there(home.data / "ledger.sqlite"):
             return []
         lock.acquire()
         spool = open_spool(home, Disk(), RegistryCatalogue(home.settings, home.data))

@@ -8,12 +8,15 @@ thread of its own.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.clock import monotonic
 from runner.errors import Stopped
-from runner.gallery.page.sheet import job_page, outbox_page
+from runner.gallery.page.layout import Shot, shots_of
+from runner.gallery.page.overview import months_in
+from runner.gallery.page.paging import Closed, pages_of
+from runner.gallery.page.sheet import outbox_page
 from runner.gallery.rebuild import rebuild, row_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.spool.store.record import Record
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 
 NO_PAGE = "the contact sheet could not be written ({})"
 _REFRESH_SECONDS = 5.0
-# A page of 10,000 images takes 0.6 s: making it may cost one part in twenty of the writer's time.
+# A page of 500 images takes 0.05 s: making it may cost one part in twenty of the writer's time.
 _SHARE = 20.0
 _JOBS_SHOWN = 200
 # Another process that writes the gallery's index may be stopped.
@@ -46,10 +49,13 @@ class Pages:
         self._outbox = spool.outbox
         self._disk = spool.disk
         self._gallery = Gallery(self._folder, writing=True, patience=_PATIENCE)
-        self._threads = spool.home.threads
+        self._threads, self._places = spool.home.threads, spool.home.places
         self._making: threading.Thread | None = None
         self._closing = False
         self._due: dict[int, float] = {}
+        # Which pages of a job are closed: of those that are written, and of those made last.
+        self._pages_written: dict[int, Closed] = {}
+        self._pages_made: dict[int, Closed] = {}
         self._added: Counter[str] = Counter()
         self._outbox_due = 0.0
         self.changed = True
@@ -79,6 +85,7 @@ class Pages:
 
         def go_on(done: int, total: int) -> None:
             self._threads.moved("gallery")
+            self._places.check(self._folder)
             if self._closing:
                 raise Stopped("the runner stops")
 
@@ -99,43 +106,51 @@ class Pages:
         rows: list[dict[str, Any]] = []
         try:
             rows.extend(map(row_of, sidecars))
+            self._places.check(self._folder)
             self._gallery.add(*rows)
             self._added.update(row["job"] for row in rows)
         except _FAULTS as error:
             log.warning("no gallery row for %s: %s", [row["id"] for row in rows], error)
 
-    def of_job(self, record: Record, status: Status) -> tuple[str | None, str | None]:
-        """A job's contact sheet, or None and a warning."""
+    def of_job(self, record: Record, status: Status) -> tuple[Mapping[str, str], str | None]:
+        """A job's contact sheet by file name, but for pages that stand; or none and a warning."""
         began = monotonic()
+        closed = self._pages_written.get(record.seq, Closed())
+
+        def shots(numbers: Sequence[int]) -> list[Shot]:
+            failed = (over[number] for number in numbers if over[number]["outcome"] == "failed")
+            keys = {"index": "number", "reason": "reason", "message": "message"}
+            failures = [{key: row[column] for key, column in keys.items()} for row in failed]
+            return shots_of(self._outbox.sidecars(record.id, numbers).values(), failures)
+
         try:
-            sidecars = self._outbox.sidecars(record.id)
-            failures = [
-                {"index": number, "reason": row["reason"], "message": row["message"]}
-                for number, row in self._ledger.images(record.seq).items()
-                if row["outcome"] == "failed"
-            ]
-            page = job_page(status, [sidecars[n] for n in sorted(sidecars)], failures=failures)
-            return page, None
+            over = self._ledger.images(record.seq, closed.starts[-1])
+            pages, self._pages_made[record.seq] = pages_of(status, [*over], shots, closed)
+            return pages, None
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
-            return None, NO_PAGE.format(type(error).__name__)
+            return {}, NO_PAGE.format(type(error).__name__)
         finally:
             ended = monotonic()
             self._due[record.seq] = ended + max(_REFRESH_SECONDS, _SHARE * (ended - began))
             self.changed = True
 
     def refresh_job(self, record: Record) -> None:
-        """Write a running job's contact sheet if it is due."""
+        """Write those pages of a running job that have changed, if they are due."""
         if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
             return
-        current = self._ledger.get(record.seq)
-        page, _ = self.of_job(current, self._outbox.status(current))
-        if page is not None:
-            self._disk.replace(self._outbox.folder(record.id) / "index.html", page.encode())
+        current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
+        pages, _ = self.of_job(current, self._outbox.status(current))
+        if pages:
+            files = [(folder / name, page.encode()) for name, page in pages.items()]
+            self._disk.replace_many(files, durable=False)
+            # Pages that were not written are made again.
+            self._pages_written[record.seq] = self._pages_made[record.seq]
 
     def forget(self, record: Record) -> None:
         """Drop what is kept for a job; it is over."""
-        self._due.pop(record.seq, None)
+        for kept in (self._due, self._pages_made, self._pages_written):
+            kept.pop(record.seq, None)
 
     def tend(self, *, at_once: bool = False) -> None:
         """Complete the gallery; write the page of the newest jobs if it is due, or `at_once`."""
@@ -143,6 +158,7 @@ class Pages:
             return
         self.changed = False
         try:
+            self._places.check(self._folder)
             self._see_to_index()
             self._complete_gallery()
         except _FAULTS as error:
@@ -169,7 +185,8 @@ class Pages:
             newest = [record for record in newest if self._outbox.folder(record.id).is_dir()]
             composed = [record for record in newest if "compose" in record.realised]
             packs = {record.id: str(record.realised["compose"]["pack"]) for record in composed}
-            page = outbox_page([self._outbox.status(record) for record in newest], packs)
+            statuses = [self._outbox.status(record) for record in newest]
+            page = outbox_page(statuses, packs, months=months_in(self._index.parent))
             self._disk.replace(self._index, page.encode())
         except _FAULTS as error:
             log.warning("no page of the outbox: %s", error)

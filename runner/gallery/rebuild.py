@@ -86,7 +86,7 @@ def rebuild(
     Raises TimeoutError where another process does it, or writes the index, for longer than
     `patience` seconds.
     """
-    gallery.folder.mkdir(parents=True, exist_ok=True)
+    gallery.folder.mkdir(exist_ok=True)
     with locked(gallery.folder / "rebuilding", patience):
         # Another process may have made it while this one waited.
         if not if_missing or gallery.missing:

@@ -223,7 +223,7 @@ class Gallery:
 
     def _open(self) -> None:
         if self._writing:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
         uri = f"{self._file.absolute().as_uri()}?mode={'rwc' if self._writing else 'rw'}"
         connection = sqlite3.connect(
             uri, self._patience, isolation_level=None, check_same_thread=False, uri=True

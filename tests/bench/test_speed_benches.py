@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal
+from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal, saving
 from tests.bench.__main__ import benchmarks
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR
@@ -54,7 +54,7 @@ def marks(heard: Heard) -> int:
 
 def test_every_bench_is_listed_with_what_it_measures() -> None:
     known = benchmarks()
-    assert {"loop", "mixed", "latency", "overhead", "added", "gpu"} <= set(known)
+    assert {"loop", "mixed", "latency", "overhead", "added", "gpu", "saving"} <= set(known)
     assert all(says.startswith("Measures ") for says in known.values()), known
     assert not {"gpu_child", "turns", "figures", "scripts"} & set(known), "what benches are made of"
 
@@ -151,6 +151,18 @@ def test_jobs_around_a_pipeline_that_does_nothing_are_counted_for_every_queue(
     assert all(row["rate"] > 0 and row["cpu_ms"] > 0 for row in found["rows"])
     ours = [row for row in found["rows"] if row["contestant"] == overhead.OURS]
     assert len(ours) == 2
+
+
+def test_large_pictures_are_saved_beside_the_writer_and_by_it_and_are_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saving.main(["--images", "6", "--side", "256", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    beside, by_it = found["rows"]
+    assert beside["contestant"] == saving.BESIDE and by_it["contestant"] == saving.ALONE
+    assert beside["rate"] > 0 and by_it["rate"] > 0 and found["ratio"] > 0
+    assert beside["mb"] == pytest.approx(by_it["mb"], rel=0.01)
+    assert found["goals"][0]["bound"] == 1.5
 
 
 def test_without_a_gpu_nothing_is_measured_and_that_is_said(

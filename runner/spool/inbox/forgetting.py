@@ -5,12 +5,12 @@ and begun again. Never touches a job that is not over and shown, nor anything wh
 away.
 """
 
-import os
 from collections.abc import Iterator
 
 from runner import reading
 from runner.clock import now, timestamp
 from runner.errors import PlaceAway
+from runner.files import is_folder, is_there, names_in
 from runner.spool.inbox.ids import is_away
 from runner.spool.store.names import is_safe_id
 from runner.spool.store.spool import Spool
@@ -38,16 +38,16 @@ def forget_gone(spool: Spool) -> Iterator[bool]:
         ledger.forget(*gone, seen=spool.home.settings.synced_inbox)
         yield True
     day_ago = timestamp(now() - _RECEIPT_SECONDS)
-    for number, name in enumerate(os.listdir(drops) if drops.is_dir() else ()):
+    for number, name in enumerate(names_in(drops)):
         answer = reading.receipt(drops / name)
         if answer is not None and answer["at"] < day_ago:
             job = answer["job"]
             # A control file that was refused may name what can be no job's id.
-            if not (is_safe_id(job) and (outbox.folder(job).exists() or ledger.newest(job))):
+            if not (is_safe_id(job) and (is_there(outbox.folder(job)) or ledger.newest(job))):
                 spool.disk.remove(drops / name)
         if number % _RECEIPTS == 0:
             yield True
-    if drops.is_dir():
+    if is_folder(drops):
         # As durable as the removal of the file that asked for it.
         spool.disk.sync_folder(drops)
     ledger.forget_past()

@@ -3,6 +3,7 @@
 The record and the folder of a job that no longer holds its id are removed here, and nothing else.
 """
 
+from runner.files import is_folder
 from runner.job import State
 from runner.spool.store.names import holds_no_id, key_of
 from runner.spool.store.outbox import Outbox
@@ -15,7 +16,7 @@ _LONGEST_STEM = 92
 
 def is_away(record: Record, outbox: Outbox) -> bool:
     """Whether the folder of a finished job was moved away, which frees its id."""
-    return record.is_final and record.is_shown and not outbox.folder(record.id).is_dir()
+    return record.is_final and record.is_shown and not is_folder(outbox.folder(record.id))
 
 
 def has_left(record: Record, outbox: Outbox) -> bool:
