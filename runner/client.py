@@ -26,6 +26,7 @@ from runner.settings import LOCK_FILE, SETTINGS_FILE, Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import (
+    CLEAN_NAME,
     Names,
     file_key,
     holds_no_id,
@@ -296,6 +297,14 @@ def pause(home: Home) -> None:
 def resume(home: Home) -> None:
     """Undo `pause`."""
     (home.inbox / "runner.pause").unlink(missing_ok=True)
+
+
+def clean(home: Home) -> None:
+    """Ask the runner to forget the finished jobs whose folders are gone by now."""
+    with contextlib.suppress(OSError):
+        # One that is being obeyed may be past what went last.
+        beneath.remove(home.inbox / CLEAN_NAME, _unlinked(home))
+    _control(home, CLEAN_NAME)
 
 
 def wait_until_obeyed(home: Home, control: str, seconds: float) -> bool:

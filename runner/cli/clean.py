@@ -1,9 +1,9 @@
 """`clean`: deletes finished jobs from the outbox, by age or by size, whole folders at a time.
 
-Lists the jobs and deletes them only with `--yes` or after a question. Never touches jobs that are
-queued, running or kept (by a file `<id>.keep`, also one that no runner has obeyed yet), nor those
-that a spec in the inbox or of an unfinished job names by a path, nor what is not the folder of a
-job.
+Lists the jobs and deletes them only with `--yes` or after a question; then they are forgotten.
+Holds one status at a time. Never touches jobs that are queued, running or kept (by a file
+`<id>.keep`, also one that no runner has obeyed yet), nor those that a spec in the inbox or of an
+unfinished job names by a path, nor what is not the folder of a job.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from typing import Any
 from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
-from runner.errors import UsageProblem
-from runner.files import read_file, text_of
+from runner.errors import RunnerBusy, UsageProblem
+from runner.files import is_there, read_file, text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
-from runner.spool.store.names import KEEP_SUFFIX, is_spec, key_of, not_unique, plain
+from runner.spool.store.names import CLEAN_NAME, KEEP_SUFFIX, is_spec, key_of, not_unique, plain
 from runner.terminal import size_text
+from specs.errors import FluxdropError
 from specs.times import parse_moment
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhdw])")
@@ -36,8 +37,6 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _ASIDE = ".removing-"
-# Whole statuses of 50,000 jobs would take 400 MB.
-_JUDGED = ("id", "state", "kept", "source", "finished_at", "updated_at")
 # The folders of a path: a spec need not be one that can be read.
 _FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
 
@@ -75,7 +74,8 @@ def run_clean(options: argparse.Namespace) -> int:
     total = sum(job.bytes for job in chosen)
     summary = f"{len(chosen):,} finished jobs, {size_text(total)}"
     removed = bool(chosen) and (options.yes or (not options.json and _confirmed(summary)))
-    left = remove(home, chosen) if removed else []
+    # With `--yes` also what is gone already, removed by hand or by one that was interrupted.
+    left = [*remove(home, chosen), *forget(home)] if removed or options.yes else []
     if options.json:
         jobs = [{"id": job.id, "state": job.state, "bytes": job.bytes} for job in chosen]
         print_json({"jobs": jobs, "bytes": total, "removed": removed, "left": left})
@@ -111,21 +111,18 @@ def _amount(
 
 def finished(home: Home) -> list[Job]:
     """The finished jobs whose folders are in the outbox, without those that are to be kept."""
-    jobs = []
+    found = []
     to_keep = _to_keep(home)
     # After the inbox: what has left it by now is a job.
-    every = [{key: status[key] for key in _JUDGED} for status in statuses(home)]
-    to_keep |= _named_by_unfinished(home, every)
-    for status in every:
-        if not _may_go(status, to_keep):
-            continue
-        try:
+    for status in statuses(home):
+        to_keep |= _named_by_unfinished(home, [status])
+        with suppress(ValueError, KeyError):
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
-        except (ValueError, KeyError):
-            continue
-        folder = home.job(status["id"])
-        jobs.append(Job(status["id"], status["state"], ended.timestamp(), _bytes_in(folder)))
-    return jobs
+            if _may_go(status, to_keep):
+                found.append((status["id"], status["state"], ended.timestamp()))
+    # Once more: one may be named by a job that came behind it.
+    going = (job for job in found if key_of(job[0]) not in to_keep)
+    return [Job(*job, _bytes_in(home.job(job[0]))) for job in going]
 
 
 def _to_keep(home: Home) -> set[str]:
@@ -144,7 +141,7 @@ def _to_keep(home: Home) -> set[str]:
 
 def _named_by_unfinished(home: Home, every: Iterable[Mapping[str, Any]]) -> set[str]:
     """The folders in the specs of jobs that are not over."""
-    jobs = [home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES]
+    jobs = (home.job(status["id"]) for status in every if status["state"] not in FINAL_STATES)
     return _folders_in(job / name for job in jobs for name in ("spec.yaml", "spec.json"))
 
 
@@ -201,7 +198,8 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
 
     gallery = Gallery(home.data / FOLDER, writing=True)
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
-        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            _delete(home, aside, gallery)
     left = []
     named = _named_by_unfinished(home, statuses(home)) if jobs else set()
     for job in jobs:
@@ -211,17 +209,62 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
         # Since the list was made, another job may have taken the id of a rejected one.
         if not _may_go(client.status(home, job.id), to_keep):
             continue
-        pictures = [file.stem for file in folder.glob(f"{job.id}-[0-9]*.json")]
-        rows = [] if gallery.missing else list(filter(None, map(gallery.get, pictures)))
         try:
             # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
-            shutil.rmtree(aside)
+            _delete(home, aside, gallery)
         except OSError as error:
             left.append(f"{job.id} could not be removed: {error.strerror}")
-            continue
-        if rows:
-            # As they were: the next job of that id may have rows by now. Not before there is room.
-            gallery.remove(*rows)
     write_outbox_page(home)
     return left
+
+
+def _delete(home: Home, aside: Path, gallery: Any) -> None:
+    """Delete a folder that has left its name, after its gallery rows, which its sidecars name."""
+    job = home.job(aside.name.removeprefix(_ASIDE))
+    sidecars = [] if gallery.missing else aside.glob(f"{job.name}-[0-9]*.json")
+    found = [(file, gallery.get(file.stem)) for file in sidecars]
+    # As they were. The next job of that id may have rows by now, and their sidecars before them.
+    if rows := [row for file, row in found if row and not is_there(job / file.name)]:
+        with suppress(OSError):
+            gallery.remove(*rows)
+            rows = []
+    shutil.rmtree(aside)
+    if rows:
+        # Only now there was room.
+        gallery.remove(*rows)
+
+
+def forget(home: Home) -> list[str]:
+    """Have the runner forget what is gone, or do it here where none runs; why it is not done."""
+    from runner.catalogue import RegistryCatalogue
+    from runner.spool.disk.disk import Disk
+    from runner.spool.disk.locks import locks_of
+    from runner.spool.inbox.forgetting import forget_gone
+    from runner.spool.startup.opening import open_spool
+
+    (lock,) = locks_of(home, None)
+    try:
+        if client.runner_health(home) is not None:
+            raise RunnerBusy
+        if not is_there(home.data / "ledger.sqlite"):
+            return []
+        lock.acquire()
+        spool = open_spool(home, Disk(), RegistryCatalogue(home.settings, home.data))
+        try:
+            with suppress(OSError):
+                # Not at the end: one that comes later is another's, who has removed more.
+                (home.inbox / CLEAN_NAME).unlink()
+            for _ in forget_gone(spool):
+                pass
+            spool.ledger.shrink(whole=True)
+        finally:
+            # What is at fault now must be recovered again.
+            spool.ledger.close(clean=not spool.faults)
+    except RunnerBusy:
+        client.clean(home)
+    except (FluxdropError, OSError) as error:
+        return [f"what is gone is not forgotten yet: {error}"]
+    finally:
+        lock.release()
+    return []

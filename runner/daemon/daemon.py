@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -224,7 +225,7 @@ class Daemon:
             self.step(0.02 if self._scans_wanted else 0.2)
         if self._stop.is_set() and (self.ledger.has_queued() or self.ledger.running()):
             note = "stopped: the other jobs are still queued"
-        after = self.ledger.counts()
+        after = Counter(self.ledger.counts()) + self.ledger.forgotten
         counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}
         name_quarantined(self.spool)
         return Outcome(counts, note or self.faults.note)
@@ -252,6 +253,8 @@ class Daemon:
             name_quarantined(self.spool)
             if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
                 recover_running(self.spool)
+                with suppress(LedgerUnusable):
+                    self.ledger.shrink()
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()
@@ -302,7 +305,8 @@ class Daemon:
         return False
 
     def _is_quiet(self, *, wait_for_hours: bool) -> bool:
-        if self.intake.unsettled or not (self.writer.is_idle and self.worker.idle):
+        unsettled = self.intake.unsettled or self.intake.controls.forgetting
+        if unsettled or not (self.writer.is_idle and self.worker.idle):
             return False
         if self.worker.hold is not None and not (wait_for_hours and self.worker.hold != PAUSED):
             return True

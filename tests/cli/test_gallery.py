@@ -471,13 +471,13 @@ def test_clean_leaves_the_row_of_the_next_job_that_takes_a_freed_id(
 ) -> None:
     """Seen red: no search found the new picture any more."""
     full("gallery", "rebuild")
-    gallery, remove_tree = Gallery(full.home / "data" / FOLDER, writing=True), shutil.rmtree
+    remove = Gallery.remove
 
-    def then_a_new_job(folder: Path, **given: Any) -> None:
-        remove_tree(folder, **given)
-        if folder.name.endswith("lamp"):
-            gallery.add({**(gallery.get("lamp-0001") or {}), "seed": 123456})
+    def after_a_new_job(gallery: Gallery, *rows: Any) -> int:
+        if (row := gallery.get("lamp-0001")) in rows:
+            gallery.add({**(row or {}), "seed": 123456})
+        return remove(gallery, *rows)
 
-    monkeypatch.setattr(shutil, "rmtree", then_a_new_job)
+    monkeypatch.setattr(Gallery, "remove", after_a_new_job)
     full("clean", "--older-than", "0m", "--yes")
     assert ids(full("gallery", "search", "--json").json) == ["lamp-0001"]

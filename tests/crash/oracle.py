@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,12 @@ def faults(scenario: Scenario, home: Home) -> list[str]:
             found += faults_of_job(home.job(job), status, expected)
     found += faults_of_drops(scenario, home, statuses)
     found += [f"torn: {path.name} was left" for path in home.root.rglob(".*.writing")]
+    if scenario.forgotten:
+        with closing(sqlite3.connect(home.data / "ledger.sqlite")) as connection:
+            known = {row[0] for row in connection.execute("SELECT id FROM job")}
+        receipts = {path.name.removesuffix(".yaml.json") for path in home.drops.iterdir()}
+        left = (known | receipts).intersection(scenario.forgotten)
+        found += [f"wrong: {job} is not forgotten" for job in left]
     return found
 
 
@@ -113,7 +121,7 @@ def faults_of_drops(
 ) -> list[str]:
     found = []
     for name, data in scenario.drops.items():
-        if name.endswith((".png", ".cancel")):
+        if name.endswith((".png", ".cancel", ".clean")):
             continue
         try:
             file = next(filter(Path.exists, (home.drops / each for each in receipt_names(name))))

@@ -44,7 +44,8 @@ class Scenario:
     `drops` maps names to bytes; names of images are put beside. `appearing` maps (job, image
     number) to the name of an empty control file. `jobs` maps ids to their ends. `pack` maps the
     files of a pack named `small` to their texts. `left` names the home of an earlier version to
-    begin with. Pictures of a `large` one are encoded beside the writer.
+    begin with, and `forgotten` the jobs of it of which nothing must be left. Pictures of a `large`
+    one are encoded beside the writer.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Scenario:
     pack: Mapping[str, str] = field(default_factory=dict)
     left: str = ""
     large: bool = False
+    forgotten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,19 @@ SCENARIOS = (
             "new": Expected(_OK, seeds=(7,)),
         },
         left="cut-short",
+    ),
+    Scenario(
+        "clean",
+        {"new.yaml": SEEDED.encode(), "runner.clean": b""},
+        {
+            "done": Expected(_OK, seeds=(7,)),
+            # It was killed at its second picture once: two more kills are a crash loop.
+            "cut": Expected(("succeeded", "failed"), (1, 2), seeds=(1, 2)),
+            "next": Expected(_OK, seeds=(7,)),
+            "new": Expected(_OK, seeds=(7,)),
+        },
+        left="names",
+        forgotten=("gone", "pack", "bad"),
     ),
 )
 _LEFT = Path(__file__).parent.parent / "spool" / "startup" / "homes"

@@ -1,11 +1,11 @@
-"""Control files: cancel a job, run a finished one again, keep one, pause.
+"""Control files: cancel a job, run a finished one again, keep one, pause, forget what is gone.
 
 Only their names count; their content is never read, and they need no settling. A cancel is
-removed only once it is recorded, so a restart in between obeys it again, which changes nothing. One
-that cannot be removed is obeyed once.
+removed only once it is recorded, so a restart in between obeys it again, which changes nothing. A
+`runner.clean` takes many scans, and goes after the last. One that cannot be removed is obeyed once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from runner.clock import timestamp
@@ -16,12 +16,14 @@ from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledger
 from runner.spool.inbox.assess import Catalogue
 from runner.spool.inbox.entry import assessed_again
+from runner.spool.inbox.forgetting import forget_gone
 from runner.spool.inbox.ids import Ids, has_left, is_away
 from runner.spool.inbox.inputs import named_paths, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
     CANCEL_SUFFIX,
+    CLEAN_NAME,
     KEEP_SUFFIX,
     PAUSE_NAME,
     Names,
@@ -39,6 +41,7 @@ from runner.spool.store.spool import Spool
 
 # Sync tools deliver out of order: a cancel may come before its spec.
 _UNKNOWN_SECONDS = 60.0
+_FORGET_AGAIN_SECONDS = 0.02
 _RETRIED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
@@ -68,6 +71,8 @@ class Controls:
         # Those of their files, and as their owners gave them.
         self._spec_names = Names(())
         self.paused = False
+        # The file that asks for what is gone to be forgotten, and what is left of that.
+        self.forgetting: tuple[tuple[int, ...], Iterator[bool]] | None = None
         self.seconds_to_next_check = _UNKNOWN_SECONDS
 
     def obey(self, names: Iterable[str], moment: float, *, composing: bool = False) -> bool:
@@ -86,6 +91,8 @@ class Controls:
         self._spec_names = Names({*self._specs, *map(plain, self._specs)})
         for name in self._unknown.keys() - set(controls):
             del self._unknown[name]
+        if CLEAN_NAME not in present:
+            self.forgetting = None
         unobeyed = False
         for name in controls:
             file, obeyed = self._home.inbox / name, False
@@ -101,7 +108,8 @@ class Controls:
             changed |= obeyed
             unobeyed |= not obeyed
         self._awaited = {awaited for _, _, awaited in self._unknown.values()}
-        self.seconds_to_next_check = 1.0 if unobeyed else _UNKNOWN_SECONDS
+        again = _FORGET_AGAIN_SECONDS if self.forgetting else 1.0
+        self.seconds_to_next_check = again if unobeyed else _UNKNOWN_SECONDS
         return changed
 
     def _obey_one(
@@ -115,6 +123,8 @@ class Controls:
         if drop.identity in stuck:
             self._remove(drop)
             return False
+        if name == CLEAN_NAME:
+            return self._forget_more(drop)
         is_cancel = name.lower().endswith(CANCEL_SUFFIX)
         record = self._find(target)
         since, over, _ = self._unknown.get(name, (moment, record.seq if record else 0, ""))
@@ -141,6 +151,18 @@ class Controls:
             self._retry(name, record, drop.identity)
         self._remove(drop)
         return True
+
+    def _forget_more(self, drop: Drop) -> bool:
+        """Forget a batch of what is gone; whether that was the last, and the file has left."""
+        asked, batches = self.forgetting or (drop.signature, forget_gone(self._spool))
+        # What raises begins anew; so does another file, for which more has gone meanwhile.
+        self.forgetting = None
+        if next(batches, False):
+            self.forgetting = asked, batches
+        elif asked == drop.signature:
+            self._remove(drop)
+            return True
+        return False
 
     def _is_any_to_come(self) -> bool:
         """Whether a spec lies there that is yet to be read: it may bring any id."""

@@ -24,6 +24,9 @@ _MAY_PASS = {
     sqlite3.SQLITE_LOCKED: "another program has it open",
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# Free pages that stay, for the next jobs; and so many more are given back at a time: 1 MiB each.
+_SPARE_PAGES = 256
+_STEP_PAGES = 256
 
 
 class Database:
@@ -43,6 +46,8 @@ class Database:
             try:
                 self._connection.row_factory = sqlite3.Row
                 self._connection.text_factory = _text_or_bytes
+                # Of a new file, and of an earlier version's once it is shrunk as a whole.
+                self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
                 migrate(self._connection, file, disk)
@@ -75,6 +80,24 @@ class Database:
                     raise
                 finally:
                     self._open = False
+
+    def shrink(self, *, whole: bool = False) -> None:
+        """Give some free pages back to the disk where there are many; all of them as a `whole`.
+
+        Of a file that an earlier version made none are given back but as a whole, which takes time
+        and room for a copy. Raises LedgerUnusable, with nothing lost.
+        """
+        with self._lock, explained(self._file):
+            if whole:
+                self._disk.before("statement", self._file)
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute("VACUUM")
+                self._disk.commit(self._connection, self._file, durable=True)
+            elif self._rows("PRAGMA freelist_count")[0][0] > _SPARE_PAGES:
+                with self.transaction(durable=False):
+                    for _ in range(_STEP_PAGES):
+                        # One page, however many are asked for: Python takes one step of it.
+                        self._rows("PRAGMA incremental_vacuum(1)")
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock, explained(self._file):

@@ -12,14 +12,17 @@ commit intact, and the queue is ordered on disk, so memory does not grow with it
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable, PlaceAway
 from runner.holds import Hold
 from runner.job import Phase, State
+from runner.spool.disk.disk import Disk
 from runner.spool.store.migrations import remove_copies
 from runner.spool.store.names import file_key, key_of
 from runner.spool.store.queries import Queries
@@ -38,7 +41,14 @@ _INSERT = f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len
 
 
 class Ledger(Queries):
-    """Changes and queries the records of jobs; safe to use from any thread."""
+    """Changes and queries the records of jobs; safe to use from any thread.
+
+    `forgotten` counts by state those that this process forgot.
+    """
+
+    def __init__(self, file: Path, disk: Disk) -> None:
+        super().__init__(file, disk)
+        self.forgotten: Counter[str] = Counter()
 
     def close(self, *, clean: bool = True) -> None:
         """Close the file, and record that this run is over unless `clean` is False."""
@@ -131,11 +141,28 @@ class Ledger(Queries):
         if not self.get(seq).kept:
             self._change(seq, None, kept=1)
 
-    def forget(self, seq: int) -> None:
-        """Remove a job, which must be final, with its images and prompts; events of it stay."""
+    def forget(self, *seqs: int, seen: bool = False) -> None:
+        """Remove jobs, which must be final, with their images and prompts; events of them stay.
+
+        Where they are `seen`, their files are known when they are delivered again.
+        """
+        known = "SELECT source_name, source_sha256, source_mtime_ns, id, state FROM job"
         with self.transaction():
-            for table in ("job", "image", "composed", "loss", "unanswered"):
-                self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
+            for seq in seqs:
+                self.forgotten[self.get(seq).state] += 1
+                if seen:
+                    self._run(f"INSERT OR REPLACE INTO seen {known} WHERE seq = ?", seq)
+                self._remove(seq)
+
+    def forget_past(self) -> None:
+        """Forget old events that all listeners have heard, and runs of which nothing is left."""
+        with self.transaction(durable=False):
+            self._run(
+                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
+                timestamp(now() - _EVENTS_KEPT_SECONDS),
+            )
+            others = "n < (SELECT max(n) FROM run) AND n NOT IN (SELECT run FROM in_flight)"
+            self._run(f"DELETE FROM run WHERE {others}")
 
     # -- a job and the device --------------------------------------------------------------------
 
@@ -361,14 +388,11 @@ class Ledger(Queries):
     # -- listeners -------------------------------------------------------------------------------
 
     def heard(self, listener: str, n: int) -> None:
-        """Record that a listener has heard every event up to `n`, and forget old ones."""
+        """Record that a listener has heard every event up to `n`, and forget what is past."""
         with self.transaction(durable=False):
             known = "ON CONFLICT (listener) DO UPDATE SET n = max(n, excluded.n)"
             self._run(f"INSERT INTO cursor VALUES (?, ?) {known}", listener, n)
-            self._run(
-                "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
-                timestamp(now() - _EVENTS_KEPT_SECONDS),
-            )
+            self.forget_past()
 
     def _announce(self, record: Record) -> None:
         body = {

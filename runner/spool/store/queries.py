@@ -98,10 +98,17 @@ class Queries(Database):
         return bisect_left(range(end), True, lo=first, key=is_unused)
 
     def newest_of_content(self, name: str, sha256: str, mtime_ns: int) -> Record | None:
-        """The newest job that was made of a file of this name, content and time of change."""
+        """The newest job that was made of a file of this name, content and time of change.
+
+        Of a forgotten one, what its answer needs.
+        """
         stored = storable(name)
         where = "source_key = ? AND source_name = ? AND source_sha256 = ? AND source_mtime_ns = ?"
-        return self._newest(where, file_key(stored), stored, sha256, mtime_ns)
+        found = self._newest(where, file_key(stored), stored, sha256, mtime_ns)
+        query = "SELECT id, state FROM seen WHERE name = ? AND sha256 = ? AND mtime_ns = ?"
+        if found or not (row := self._row(query, stored, sha256, mtime_ns)):
+            return found
+        return Record(0, row["id"], State(row["state"]), name, sha256, 0, "", b"", "")
 
     def with_identities(self, identities: Sequence[str]) -> dict[str, Record]:
         """The jobs made of files with these identities that are not answered yet, by identity."""
@@ -186,6 +193,11 @@ class Queries(Database):
     def latest(self, limit: int) -> list[Record]:
         """The jobs accepted last, newest first."""
         return self._select("1 = 1", order="seq DESC", limit=limit)
+
+    def over(self, *, after: int, limit: int) -> list[Record]:
+        """The next jobs behind one that are over, shown so and not kept."""
+        where = "seq > ? AND state NOT IN ('queued', 'running') AND shown >= version AND kept = 0"
+        return self._select(f"{where} AND {_ANSWERED}", after, limit=limit)
 
     def rejected(self, *, after: int, limit: int) -> list[Record]:
         """The newest rejected jobs, but for the `after` newest of all."""
@@ -303,8 +315,11 @@ class Queries(Database):
         with self.transaction(durable=False):
             query = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)"
             self._run(query, job_id, why, record, timestamp())
-            for table in ("job", "image", "in_flight", "unanswered"):
-                self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
+            self._remove(seq)
+
+    def _remove(self, seq: int) -> None:
+        for table in ("job", "image", "composed", "in_flight", "loss", "unanswered"):
+            self._run(f"DELETE FROM {table} WHERE seq = ?", seq)
 
 
 def _object(text: str) -> dict[str, Any]:

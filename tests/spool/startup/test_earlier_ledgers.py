@@ -108,6 +108,24 @@ def test_a_home_of_the_fourth_schema_goes_on_and_reads_the_pictures_that_it_had_
     assert (spool.home.job("done") / "status.json").read_bytes() == before
 
 
+def test_a_home_of_the_fourth_schema_goes_on_and_forgets_what_is_gone_when_it_is_asked_to(
+    left: Callable[[str], Spool],
+) -> None:
+    spool = left("names")
+    (spool.home.inbox / "runner.clean").touch()
+    spool.start()
+    states = [(each["state"], each["images"]["done"]) for each in spool.over("cut", "next")]
+    assert states == [("succeeded", 2), ("succeeded", 1)]
+    assert spool.device.started == [("cut", 2), ("next", 1)]
+    spool.gone("runner.clean")
+    daemon = spool.daemon
+    assert daemon is not None
+    # The kept one stays, though its folder is gone.
+    assert {record.id for record in daemon.ledger.latest(9)} == {"done", "stays", "cut", "next"}
+    receipts = {file.name.removesuffix(".yaml.json") for file in spool.home.drops.iterdir()}
+    assert receipts == {"done", "stays", "cut", "next"}
+
+
 def test_what_was_cut_short_is_ended_answered_published_and_run_as_it_would_have_been(
     left: Callable[[str], Spool],
 ) -> None:

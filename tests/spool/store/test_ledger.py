@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +25,7 @@ from runner.spool.disk.disk import Disk
 from runner.spool.store.database import is_damaged
 from runner.spool.store.ledger import MOST_LOSSES, Ledger
 from runner.spool.store.record import Record
-from tests.spool.faulty import sqlite_full
+from tests.spool.faulty import FaultyDisk, sqlite_full
 
 WALL = 1000.0
 MODEL = "tiny"
@@ -333,6 +335,89 @@ def test_old_events_go_once_every_listener_has_heard_them(ledger: Ledger) -> Non
     ledger.heard("slow", 1)
     ledger.heard("gallery", 3)
     assert [row["id"] for row in ledger._rows("SELECT id FROM event")] == ["b", "c"]
+
+
+def test_runs_of_which_nothing_is_left_go_but_for_the_last_and_those_with_an_image_in_flight(
+    ledger: Ledger,
+) -> None:
+    seq = running(ledger)
+    for run in range(1, 6):
+        ledger.begin_run()
+        if run == 2:
+            ledger.claim(seq, {1: MODEL}, "gpu0")
+            ledger.stopping()
+    ledger.forget_past()
+    assert [row["n"] for row in ledger._rows("SELECT n FROM run")] == [2, 5]
+    # It was asked to stop: nobody is charged.
+    ledger.lost(seq, "killed by SIGKILL")
+    assert ledger.suspect_images(seq) == frozenset()
+    ledger.forget_past()
+    ledger.begin_run()
+    assert [row["n"] for row in ledger._rows("SELECT n FROM run")] == [5, 6]
+
+
+def pages(ledger: Ledger, name: str) -> int:
+    return int(ledger._rows(f"PRAGMA {name}")[0][0])
+
+
+def test_free_pages_are_given_back_a_few_at_a_time_but_for_those_that_the_next_jobs_need(
+    tmp_path: Path,
+) -> None:
+    """Seen red: the file of a home that was cleaned stayed as large as its history."""
+    file = tmp_path / "ledger.sqlite"
+    ledger = Ledger(file, Disk())
+    jobs = [ledger.insert(job_of(f"j{n}", spec=bytes(100_000))).seq for n in range(40)]
+    ledger.shrink()
+    full = pages(ledger, "page_count")
+    ledger.forget(*jobs)
+    given_back = 0
+    while (free := pages(ledger, "freelist_count")) > 256:
+        ledger.shrink()
+        assert free - pages(ledger, "freelist_count") == 256
+        given_back += 1
+    assert given_back > 2
+    ledger.shrink()
+    assert pages(ledger, "freelist_count") == free < full / 3
+    ledger.close()
+    assert file.stat().st_size < full * 4096 / 3
+    assert not is_damaged(file)
+
+
+def test_a_ledger_of_an_earlier_version_gives_its_pages_back_only_as_a_whole(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    ledger = Ledger(file, Disk())
+    ledger.forget(*(ledger.insert(job_of(f"j{n}", spec=bytes(100_000))).seq for n in range(40)))
+    stays = ledger.insert(job_of("stays")).seq
+    before = pages(ledger, "page_count")
+    ledger.shrink()
+    assert (pages(ledger, "page_count"), pages(ledger, "auto_vacuum")) == (before, 0)
+    ledger.shrink(whole=True)
+    assert pages(ledger, "page_count") < before / 3 and pages(ledger, "auto_vacuum") == 2
+    assert ledger.get(stays).id == "stays"
+    ledger.close()
+
+
+@pytest.mark.parametrize("operation", ["statement", "commit"])
+def test_a_ledger_that_cannot_be_shrunk_now_goes_on_as_it_was(
+    tmp_path: Path, operation: str
+) -> None:
+    disk = FaultyDisk(operation, "ledger", errno.ENOSPC, broken=False)
+    ledger = Ledger(tmp_path / "ledger.sqlite", disk)
+    jobs = [ledger.insert(job_of(f"j{n}", spec=bytes(100_000))).seq for n in range(20)]
+    ledger.forget(*jobs[1:])
+    disk.broken = True
+    with pytest.raises((LedgerUnusable, OSError)):
+        ledger.shrink(whole=True)
+    disk.broken = False
+    assert ledger.get(jobs[0]).id == "j0"
+    ledger.cancel(jobs[0])
+    ledger.shrink(whole=True)
+    assert ledger.get(jobs[0]).is_final
+    ledger.close()
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,8 @@ def test_a_query_about_few_jobs_walks_their_index_and_sorts_nothing(
         rows = ledger._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
         plans.append(" ".join(row["detail"] for row in rows))
     assert re.search(rf"USING (COVERING )?INDEX {index}\b", plans[0])
-    # A job that was found is fetched by its number.
-    assert all("INTEGER PRIMARY KEY" in plan for plan in plans[1:])
+    # A job that was found is fetched by its number, a forgotten file by what it is known by.
+    assert all("PRIMARY KEY" in plan for plan in plans[1:])
     assert "TEMP B-TREE" not in " ".join(plans)
 
 
@@ -168,3 +168,14 @@ def test_the_counts_and_outputs_of_a_job_cost_the_same_however_many_images_it_ha
         taken.append(steps(ledger, lambda: (ledger.get(one.seq), ledger.outputs(one.seq, 100))))
     assert ledger.get(one.seq).done == 2000
     assert taken[1] == taken[0]
+
+
+def test_the_jobs_that_are_over_are_walked_by_their_numbers_from_the_last_one_on(
+    ledger: Ledger,
+) -> None:
+    asked: list[str] = []
+    ledger._connection.set_trace_callback(asked.append)
+    assert ledger.over(after=0, limit=5) == []
+    ledger._connection.set_trace_callback(None)
+    (plan, *_) = ledger._connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}").fetchall()
+    assert plan["detail"] == "SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"
