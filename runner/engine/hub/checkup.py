@@ -8,14 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine.hub.explain import host
-from runner.engine.hub.library import has_token, is_begun, locate, single_problem
+from runner.engine.hub.library import (
+    folder_problem,
+    has_token,
+    is_begun,
+    locate,
+    single_problem,
+)
 from runner.engine.hub.sources import (
+    HEAVY,
     INDEX,
     Layout,
     Source,
     damaged,
     estimator_source,
     lacking,
+    main_source,
     pickles,
     sources,
 )
@@ -67,6 +75,9 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
                 wrong[f"{source.repo}: {source.file}"] = sentence
         else:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
+        if isinstance(wanted, Model) and source == main_source(wanted) and not gone:
+            if sentence := folder_problem(wanted, folder):
+                wrong[f"{source.repo}: {HEAVY}"] = sentence
     begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated

@@ -42,7 +42,10 @@ class Disk:
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
             return folders.folder(model.serves[kind].part, self.data)
-        return self._complete(model.name, main_source(model))
+        folder = self._complete(model.name, main_source(model))
+        if sentence := folder_problem(model, folder):
+            raise ModelMissing(sentence)
+        return folder
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
@@ -94,6 +97,13 @@ def single_problem(model: Model, file: Path, data: Path) -> str | None:
     """Why a file cannot be a model's transformer, as a sentence; None where it can be."""
     base = locate(main_source(model), data)
     return single_files.problem(file, model, base, MODEL_REGISTRY.values())
+
+
+def folder_problem(model: Model, folder: Path) -> str | None:
+    """The same of a pipeline's folder, of which only an entry of the user's says what it is."""
+    if model.single or model.name in MODEL_REGISTRY:
+        return None
+    return single_files.folder_problem(folder, model, MODEL_REGISTRY.values())
 
 
 def present(

@@ -216,3 +216,50 @@ def test_without_the_pipeline_that_it_belongs_to_a_file_is_still_looked_at(tmp_p
     file = header_only(tmp_path / "it.safetensors", flux2())
     mine = replace(MODEL_REGISTRY["dev"], name="mine", single=SingleFile(str(file)))
     assert "write `like: klein`" in " ".join(check(mine, tmp_path).advice)
+
+
+@pytest.mark.parametrize("as_like", ["dev", "schnell", "fill-dev", "klein", "z-image-turbo"])
+@pytest.mark.parametrize("holds", [*CONFIGS])
+def test_a_folder_is_taken_only_by_an_entry_like_the_model_in_it(
+    tmp_path: Path, as_like: str, holds: str
+) -> None:
+    folder = put(tmp_path / "it", pipeline())
+    config = json.dumps(CONFIGS[holds])
+    (folder / "transformer" / "config.json").write_text(config, encoding="utf-8")
+    mine = replace(MODEL_REGISTRY[as_like], name="mine", repo=str(folder))
+    kind = next(iter(mine.serves))
+    if as_like == holds:
+        assert hub.Disk(tmp_path).main(mine, kind) == folder
+        assert not check(mine, tmp_path).damaged
+        return
+    with pytest.raises(ModelMissing) as error:
+        hub.Disk(tmp_path).main(mine, kind)
+    sentence = str(error.value)
+    assert sentence.startswith(f"the transformer in {folder} is as in ")
+    assert f"{holds}" in sentence and "mine is not: write `like: " in sentence
+    found = check(mine, tmp_path)
+    assert found.damaged == (f"{folder}: transformer",) and found.advice[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("index", "config"),
+    [
+        ({"_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet"]}, {}),
+        (
+            {"transformer": ["diffusers", "X"]},
+            {"_class_name": "QwenImageTransformer2DModel"},
+        ),
+    ],
+)
+def test_a_folder_of_a_family_that_is_not_known_is_named(
+    tmp_path: Path, index: Mapping[str, object], config: Mapping[str, object]
+) -> None:
+    files = {"model_index.json": index, "transformer/config.json": config, "unet/config.json": {}}
+    content = {name: json.dumps(each).encode() for name, each in files.items()}
+    weights = pipeline()["transformer/diffusion_pytorch_model.safetensors"]
+    content |= dict.fromkeys(
+        (f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "unet")), weights
+    )
+    mine = replace(MODEL_REGISTRY["dev"], name="mine", repo=str(put(tmp_path / "it", content)))
+    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1, FLUX.2 and Z-Image"):
+        hub.Disk(tmp_path).main(mine, "text2img")
