@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from PIL import Image as Pillow
-from PIL import ImageChops, ImageFilter
+from PIL import ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image, Resampling
 
 from runner.engine.models import Sizes
@@ -140,15 +140,24 @@ def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
         mask = mask.convert("RGB")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
-        alpha = mask.getchannel("A").point(_BLACK_OR_WHITE)
-        if alpha.getextrema() == (0, 255):
-            opaque = mask.convert("L").histogram(alpha)
-            if any(opaque[240:]) and not any(opaque[16:240]):
+        alpha = mask.getchannel("A")
+        least, most = alpha.getextrema()
+        if most < 16:
+            warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
+            mask = Pillow.new("L", mask.size, 255)
+        elif least < min(most, 240):  # less is noise of a lossy format
+            # In its own range: of a half-transparent brush or eraser, too.
+            alpha = ImageOps.autocontrast(alpha)
+            solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
+            what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"
+            is_small = 2 * sum(solid) < mask.width * mask.height
+            # Most of a black layer with a hole is there.
+            if what == "white" or (is_small and sum(map(bool, solid)) <= 8):
                 warnings.append(
-                    f"the mask {name} is white on a clear ground: the clear part is repainted;"
-                    " set `invert_mask: true` if the white is meant"
+                    f"the mask {name} is {what} on a clear ground: the clear part is repainted;"
+                    f" set `invert_mask: true` if the {what.split()[-1]} is meant"
                 )
-            mask = ImageChops.invert(mask.getchannel("A"))
+            mask = ImageChops.invert(alpha)
     mask = mask.convert("L")
     greys = mask.histogram()[16:240]
     # Smooth outlines have grey too, but little of it.
