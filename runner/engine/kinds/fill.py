@@ -17,13 +17,14 @@ from runner.task import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images, masks
 
-    source = images.open_image(task.inputs["image"][0])
-    margins, warnings = task.options.get("outpaint"), tuple[str, ...]()
+    source, warnings = images.open_image(task.inputs["image"][0])
+    margins = task.options.get("outpaint")
     if margins:
         canvas, mask = masks.outpaint(source, margins)
     else:
         canvas, invert = source, task.options.get("invert_mask", False)
-        mask, warnings = masks.open_mask(task.inputs["mask"][0], source.size, invert=invert)
+        mask, said = masks.open_mask(task.inputs["mask"][0], source.size, invert=invert)
+        warnings += said
     composite = task.options.get("composite", True)
     whole = task.options.get("whole", False) or not composite
     if whole or task.width or task.height:

@@ -11,11 +11,11 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
         return Prepared(width=task.width or width, height=task.height or height)
     from runner.engine.pictures import images
 
-    source = images.open_image(task.inputs["image"][0])
+    source, warnings = images.open_image(task.inputs["image"][0])
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     # The pipelines would stretch another size, and round it in another way.
     start = images.fit(source, width, height)
-    return Prepared(width=width, height=height, images={"image": (start,)})
+    return Prepared(width=width, height=height, images={"image": (start,)}, warnings=warnings)
 
 
 def _arguments(task: ImageTask, prepared: Prepared) -> Arguments:

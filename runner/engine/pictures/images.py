@@ -6,7 +6,8 @@ off on both sides, so that no pixel is resampled; beyond the model's bounds it i
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,27 @@ from runner.pictures import decoded
 from runner.task import InputImage
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
+_BEYOND = {1.0: 16.0, 255.0: 1.5, 65535.0: 256.0, 2.0**32: float("inf")}
+"""How far the lights of a picture may lie beyond its white; nothing else is in between."""
+_COLOURS = bytes(chain.from_iterable(product(range(0, 256, 51), repeat=3)))
 
-def open_image(item: InputImage) -> Image:
-    """The first frame of a picture as RGB: upright, and over white where it is transparent."""
+
+def open_image(item: InputImage) -> tuple[Image, tuple[str, ...]]:
+    """The first frame of a picture as RGB, upright, over white where it is transparent.
+
+    With warnings where its range had to be guessed.
+    """
     return to_rgb(load(item.path), item.path.name)
 
 
-def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
-    """The pictures of a job as RGB. Raises InputBad where the model cannot read one's size."""
-    pictures = []
+def open_references(
+    items: Sequence[InputImage], sizes: Sizes
+) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+    """The same of each of a job. Raises InputBad where the model cannot read one's size."""
+    pictures, warnings = [], tuple[str, ...]()
     for item in items:
-        picture = open_image(item)
+        picture, said = open_image(item)
+        warnings += said
         problem = sizes.reading_problem(*picture.size)
         if problem:
             wide, high = picture.size
@@ -38,7 +49,7 @@ def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, .
                 f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
             )
         pictures.append(picture)
-    return tuple(pictures)
+    return tuple(pictures), warnings
 
 
 def load(path: Path) -> Image:
@@ -53,7 +64,19 @@ def load(path: Path) -> Image:
         raise InputMissing(f"{path.name} is not there: drop the job again") from error
     except OSError as error:
         raise InputBad(f"{path.name} cannot be read: {error.strerror}") from error
-    return upright(decoded(data, path.name))
+    found = decoded(data, path.name)
+    return _by_tags(upright(found), getattr(found, "tag_v2", {}))
+
+
+def _by_tags(picture: Image, tags: Mapping[int, Any]) -> Image:
+    """What a TIFF's tags say of its deep greys, and Pillow ignores: dark is high, or no sign."""
+    import numpy as np
+
+    if picture.mode.startswith("I;16") and tags.get(262) == 0:
+        return Pillow.fromarray(65535 - np.array(picture, np.uint16))
+    if picture.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+        return Pillow.fromarray(np.array(picture).view(np.uint32).astype(np.float32))
+    return picture
 
 
 def upright(picture: Image) -> Image:
@@ -65,31 +88,38 @@ def upright(picture: Image) -> Image:
         return picture.copy()
 
 
-def to_rgb(picture: Image, name: str) -> Image:
-    """A picture of any mode as RGB, over white where it is transparent."""
-    picture = standard_colours(eight_bit(picture, name))
+def to_rgb(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """A picture of any mode as RGB, over white where it is transparent, with warnings."""
+    picture, warnings = eight_bit(picture, name)
+    picture = standard_colours(picture)
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         white = Pillow.new("RGBA", layered.size, "white")
-        return Pillow.alpha_composite(white, layered).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        picture = Pillow.alpha_composite(white, layered)
+    return picture if picture.mode == "RGB" else picture.convert("RGB"), warnings
 
 
 def standard_colours(picture: Image) -> Image:
     """A picture with another colour profile than sRGB (a phone's, a printer's) as sRGB.
 
-    One in sRGB is returned as it is, because a conversion to the same profile would still round. A
-    profile that cannot be read is ignored, as viewers do.
+    One in sRGB is returned as it is, because a conversion to the same profile would still round; a
+    linear one may have that name too, so some colours tell. A profile that cannot be read is
+    ignored, as viewers do.
     """
     profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in {"RGB", "CMYK"}:
+    if not profile or picture.mode not in {"RGB", "RGBA", "P", "PA", "CMYK"}:
         return picture
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(own).lower():
-            return picture
-        standard = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, own, standard, outputMode="RGB") or picture
+        standard, mode = ImageCms.createProfile("sRGB"), "RGB"
+        if picture.mode != "CMYK":
+            probe = Pillow.frombytes("RGB", (len(_COLOURS) // 3, 1), _COLOURS)
+            ImageCms.profileToProfile(probe, own, standard, inPlace=True)
+            if max(abs(a - b) for a, b in zip(_COLOURS, probe.tobytes(), strict=True)) <= 2:
+                return picture
+            mode = "RGBA" if picture.has_transparency_data else "RGB"
+            picture = picture if picture.mode == mode else picture.convert(mode)
+        return ImageCms.profileToProfile(picture, own, standard, outputMode=mode) or picture
     except Exception:  # noqa: BLE001 as above
         return picture
 
@@ -102,7 +132,7 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     picture, name = load(item.path), item.path.name
     values = _deep(picture, name, infinite=True)
     if values is None:
-        return to_rgb(picture, name), ()
+        return to_rgb(picture, name)
     low, high = float(values.min()), float(values.max())
     spread = _spread(values, low, high).convert("RGB")
     if (low, high) in ((0, 1), (0, 255), (0, 65535)):
@@ -113,14 +143,20 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     )
 
 
-def eight_bit(picture: Image, name: str) -> Image:
-    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
+def eight_bit(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255.
+
+    White is the nearest usual one of their values; a warning says where that is a guess.
+    """
     values = _deep(picture, name)
     if values is None:
-        return picture
-    tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
-    most = values.max()
-    return _spread(values, 0.0, next((top for top in tops if most <= top), 65535.0))
+        return picture, ()
+    most, is_deep = float(values.max()), picture.mode not in ("F", "I")
+    tops = (1.0, 255.0, 4095.0, 65535.0, 2.0**32)[picture.mode != "F" :]
+    top = next(top for top in tops if most <= top * _BEYOND.get(top, 1.0))
+    is_guess = most > 1.01 * top or top == 4095 or (is_deep and 0 < most <= 255)
+    told = f"{name} has values up to {most:g}, of which {top:g} was taken for white"
+    return _spread(values, 0.0, top), (told,) if is_guess else ()
 
 
 def _deep(picture: Image, name: str, *, infinite: bool = False) -> Any:

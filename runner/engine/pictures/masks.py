@@ -135,13 +135,15 @@ def _edge(mask: Image) -> int:
 
 def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
     """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
-    mask, warnings = eight_bit(picture, name), []
+    mask, said = eight_bit(picture, name)
+    warnings = list(said)
     if mask.mode == "LAB":  # which Pillow makes no grey of
         mask = mask.convert("RGB")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         alpha = mask.getchannel("A")
-        least, most = alpha.getextrema()
+        levels = [level for level, count in enumerate(alpha.histogram()) if count]
+        least, most = levels[0], levels[-1]
         if most < 16:
             warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
             mask = Pillow.new("L", mask.size, 255)
