@@ -84,7 +84,8 @@ class Header:
         Raises ValueError with the name of any other quantised layout.
         """
         scales: dict[str, str] = {}
-        for name in (name for name in self.shapes if name.endswith(".weight")):
+        bare: list[str] = []
+        for name in (name for name in self.transformer().values() if name.endswith(".weight")):
             stem, dtype = name.removesuffix(".weight"), self.dtypes[name]
             found = [stem + end for end in _SCALES if stem + end in self.shapes]
             if f"{stem}.weight_scale_2" in self.shapes:
@@ -97,6 +98,11 @@ class Header:
                 if math.prod(self.shapes[found[0]]) not in (1, *self.shapes[name][:1]):
                     raise ValueError("fp8 in blocks")
                 scales[name] = found[0]
+            elif dtype.startswith("F8_E") and len(self.shapes[name]) == 2:
+                bare.append(name)
+        is_marked = any(f"{prefix}scaled_fp8" in self.shapes for prefix in ("", *_PREFIXES))
+        if bare and (scales or is_marked):
+            raise ValueError(f"fp8 without the scale of {bare[0]}")
         return scales
 
 

@@ -143,6 +143,20 @@ def test_a_quantised_layout_that_cannot_be_read_is_named(
     )
 
 
+@pytest.mark.parametrize("scale", ["b.weight_scale", "b.scale_weight", "scaled_fp8"])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_an_fp8_matrix_without_its_scale_is_refused_where_the_file_has_scales(
+    tmp_path: Path, scale: str, prefix: str
+) -> None:
+    dtypes = dict.fromkeys((f"{prefix}{each}.weight" for each in "ab"), "F8_E4M3")
+    matrices = {**flux1(prefix=prefix), **dict.fromkeys(dtypes, (8, 8))}
+    plain = header_only(tmp_path / "plain.safetensors", matrices, dtypes=dtypes)
+    assert hub.Disk(tmp_path).single(entry(tmp_path, "dev", plain)) == plain
+    scaled = {**matrices, prefix + scale: (1,), "text_encoders.t5xxl.transformer.scaled_fp8": (1,)}
+    file = header_only(tmp_path / "it.safetensors", scaled, dtypes=dtypes)
+    assert f"fp8 without the scale of {prefix}a.weight, which" in told(tmp_path, "dev", file)
+
+
 def test_an_fp8_number_alone_with_several_scales_is_named(tmp_path: Path) -> None:
     shapes = {**flux1(), "a.weight": (), "a.weight_scale": (2, 2)}
     file = header_only(tmp_path / "it.safetensors", shapes, dtypes={"a.weight": "F8_E4M3"})
