@@ -29,6 +29,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     whole = task.options.get("whole", False) or not composite
     if whole or task.width or task.height:
         size = images.target_size(canvas.size, task.width, task.height, sizes)
+        warnings += masks.cut_away(mask, size)
         canvas, mask = images.fit(canvas, *size), images.fit(mask, *size)
     masks.refuse_empty(mask)
     box, size = ((0, 0, *mask.size), mask.size) if whole else masks.region(mask, sizes)

@@ -15,6 +15,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     # The pipelines would stretch another size, and round it in another way.
     start = images.fit(source, width, height)
+    warnings += images.little_seen(source.size, width, height)
     return Prepared(width=width, height=height, images={"image": (start,)}, warnings=warnings)
 
 

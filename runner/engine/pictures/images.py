@@ -238,18 +238,36 @@ def side_by_side(pictures: Sequence[Image], area: int) -> Image:
 
 
 def fit(picture: Image, width: int, height: int) -> Image:
-    """The middle of a picture, scaled to cover exactly this size; masks keep their two values.
+    """The middle of a picture, scaled to cover exactly this size; masks keep their two values."""
+    if picture.size == (width, height):
+        return picture
+    box = seen(picture.size, width, height)
+    if 0 <= picture.width - width < SIZE_STEP and 0 <= picture.height - height < SIZE_STEP:
+        return picture.crop(box)
+    method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
+    return picture.resize((width, height), method, box=box)
+
+
+def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
+    """The box of a picture that `fit` shows.
 
     One that is at most 15 pixels wider and higher is only cropped, and so never resampled.
     """
-    wide, high = picture.size
-    if (wide, high) == (width, height):
-        return picture
+    wide, high = picture
     left, top = wide - width, high - height
     if 0 <= left < SIZE_STEP and 0 <= top < SIZE_STEP:
-        return picture.crop((left // 2, top // 2, left // 2 + width, top // 2 + height))
+        return left // 2, top // 2, left // 2 + width, top // 2 + height
     scale = max(width / wide, height / high)
     inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)
     x, y = (wide - inner_wide) / 2, (high - inner_high) / 2
-    method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
-    return picture.resize((width, height), method, box=(x, y, x + inner_wide, y + inner_high))
+    return x, y, x + inner_wide, y + inner_high
+
+
+def little_seen(picture: tuple[int, int], width: int, height: int) -> tuple[str, ...]:
+    """A warning where `fit` cuts off more than half of a picture."""
+    left, top, right, bottom = seen(picture, width, height)
+    if 2 * (right - left) * (bottom - top) >= picture[0] * picture[1]:
+        return ()
+    return (
+        "of the {}×{} image only the middle counts, cut to {}×{}".format(*picture, width, height),
+    )

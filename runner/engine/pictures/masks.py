@@ -13,7 +13,7 @@ from PIL import ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image, Resampling
 
 from runner.engine.models import Sizes
-from runner.engine.pictures.images import eight_bit, load
+from runner.engine.pictures.images import eight_bit, load, seen
 from runner.errors import InputBad
 from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
@@ -46,6 +46,21 @@ def refuse_empty(mask: Image) -> None:
     """Raises InputBad for a mask that paints nothing: the result would be the original picture."""
     if mask.getbbox() is None:
         raise InputBad("the mask has no white and no clear part, so nothing would be painted")
+
+
+def cut_away(mask: Image, size: tuple[int, int]) -> tuple[str, ...]:
+    """A warning where a part of what a mask paints is not seen in this size, InputBad for all."""
+    painted = mask.histogram()[255]
+    left = mask.crop(seen(mask.size, *size)).histogram()[255]
+    if left >= 0.9 * painted:
+        return ()
+    told = (
+        f"{1 - left / painted:.0%} of what is to be painted lies in the part that is cut away for"
+        f" {size[0]}×{size[1]}: leave `width`, `height` and `whole` out, or choose another shape"
+    )
+    if not left:
+        raise InputBad(told)
+    return (told,)
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -297,6 +298,43 @@ def test_an_inverted_mask_and_warnings_about_it_reach_the_picture(
     assert mask[0, 0] == 255 and mask[32, 32] == 0 and ready.warnings == ()
     inputs["mask"] = inputs["image"]
     assert "many shades" in prepared(task_of("fill", inputs=inputs)).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("box", "options", "share"),
+    [
+        ((0, 0, 100, 600), {"width": 512, "height": 512}, "100%"),
+        ((0, 0, 400, 600), {"width": 512, "height": 512}, "76%"),
+        ((0, 0, 4, 600), {"whole": True}, "100%"),
+        ((600, 0, 900, 600), {"width": 512, "height": 512}, ""),
+        ((100, 100, 200, 200), {"whole": True}, ""),
+        ((0, 0, 100, 600), {}, ""),
+    ],
+)
+def test_fill_says_how_much_of_what_it_was_to_paint_is_cut_away(
+    task_of: TaskOf, tmp_path: Path, box: Any, options: Mapping[str, Any], share: str
+) -> None:
+    task = task_of("fill", model="fill-dev", **options)
+    task = replace(task, inputs=fill_of(tmp_path, (1208, 600), box))
+    told = f"{share} of what is to be painted lies in the part that is cut away"
+    if share == "100%":
+        with pytest.raises(InputBad, match=told):
+            prepared(task)
+    else:
+        assert [told in each for each in prepared(task).warnings] == [True] * bool(share)
+
+
+@pytest.mark.parametrize(("kind", "model"), [("text2img", "schnell"), ("control", "canny")])
+def test_a_picture_of_which_only_the_middle_counts_is_told(
+    kind: str, model: str, task_of: TaskOf, tmp_path: Path
+) -> None:
+    for size, is_told in (((2000, 20), True), ((900, 600), False), ((1000, 64), False)):
+        Image.new("RGB", size).save(tmp_path / "wide.png")
+        inputs = {"image": (InputImage(tmp_path / "wide.png"),)}
+        task = task_of(kind, model=model, inputs=inputs, width=None, height=None)
+        warnings = prepared(task).warnings
+        assert bool(warnings) == is_told
+        assert all("only the middle counts" in each for each in warnings)
 
 
 def test_fill_outpaints_on_a_larger_canvas(task_of: TaskOf) -> None:
