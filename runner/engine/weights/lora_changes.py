@@ -64,6 +64,10 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
     changes: list[tuple[str, Any]] = []
     values: dict[str, Any] = {}
     left_out = [layer for layer in found if layer not in table]
+    # Of a layer that is known, by the name that its alpha would have.
+    heads = {layer: piece_of(f"{layer.rpartition('.')[0]}.alpha") for layer in left_out}
+    unknown = [layer for layer, head in heads.items() if head and head[0] in table]
+    left_out = [layer for layer in left_out if layer not in unknown]
     if 2 * len(left_out) > len(found):
         raise InputBad(
             f"{name} was made for another model: {len(left_out)} of its {len(found)} layers do not"
@@ -82,7 +86,9 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
             if pieces.keys() == {"value"}:
                 values[names[0]] = pieces["value"].reshape(own[names[0]].weight.shape)
                 continue
-            forms = list(_forms(pieces, _scale(settings, pieces.get("alpha"), names[0])))
+            scaled = _forms(pieces, _scale(settings, pieces.get("alpha"), names[0]))
+            more = float(pieces.get("scalar", 1))
+            forms = [(kron, factors, scale * more) for kron, factors, scale in scaled]
             with translation():
                 changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
@@ -94,6 +100,11 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
         f" twice, and were left out, as {layer}"
         for layer in left_out[:1]
     ]
+    if unknown:
+        kinds = ", ".join(sorted({layer.rpartition(".")[2] for layer in unknown}))
+        warnings.append(f"{name} has pieces of layers that are not known here: {kinds}")
+    if changes and not values and all(map(_is_zero, (change for _, change in changes))):
+        warnings.append(f"{name} changes nothing in the {part}: all its matrices are zero")
     has_alpha = "lora_alpha" in settings or any("alpha" in pieces for pieces in found.values())
     if path.name == _PEFTS_FILE and not has_alpha:
         warnings.append(
@@ -126,6 +137,13 @@ def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named,
             raise InputBad(f"{name} is damaged: its settings cannot be read") from None
         tensors = {key: file.get_tensor(key) for key in keys}
     for key, tensor in tensors.items():
+        piece = piece_of(key)
+        is_whole = not (tensor.is_floating_point() or tensor.is_complex())
+        if is_whole and piece and piece[1] != "alpha":
+            raise InputBad(
+                f"{name} has whole numbers in {key} ({tensor.dtype}), which is quantised in a way"
+                " that cannot act here: use the LoRA in bf16"
+            )
         real = tensor.float() if tensor.itemsize == 1 else tensor
         if real.is_complex() or not torch.isfinite(real).all():
             raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")
@@ -239,6 +257,13 @@ def _changes(
             cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
+
+
+def _is_zero(change: Any) -> bool:
+    held = dict(change.named_buffers())
+    return not held.keys() & {"bias", "gain", "reach"} and not all(
+        each.any() for each in held.values()
+    )
 
 
 def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:
