@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine.hub.explain import host
-from runner.engine.hub.library import (
-    folder_problem,
-    has_token,
-    is_begun,
-    locate,
-    single_problem,
-)
+from runner.engine.hub.library import has_token, is_begun, locate, problem
 from runner.engine.hub.sources import (
     HEAVY,
     INDEX,
@@ -23,7 +17,6 @@ from runner.engine.hub.sources import (
     damaged,
     estimator_source,
     lacking,
-    main_source,
     pickles,
     sources,
 )
@@ -70,14 +63,11 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
-        if isinstance(wanted, Model) and source.layout is Layout.FILE and not gone:
-            if sentence := single_problem(wanted, folder / source.file, data):
-                wrong[f"{source.repo}: {source.file}"] = sentence
-        else:
+        model = wanted if isinstance(wanted, Model) and not gone else None
+        if model and (told := problem(model, source, folder, data)):
+            wrong[f"{source.repo}: {source.file or HEAVY}"] = told
+        elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
-        if isinstance(wanted, Model) and source == main_source(wanted) and not gone:
-            if sentence := folder_problem(wanted, folder):
-                wrong[f"{source.repo}: {HEAVY}"] = sentence
     begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated

@@ -13,6 +13,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
+    Layout,
     Source,
     damaged,
     estimator_source,
@@ -42,10 +43,7 @@ class Disk:
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
             return folders.folder(model.serves[kind].part, self.data)
-        folder = self._complete(model.name, main_source(model))
-        if sentence := folder_problem(model, folder):
-            raise ModelMissing(sentence)
-        return folder
+        return self._fitting(model, main_source(model))
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
@@ -59,13 +57,16 @@ class Disk:
         if model.single is None:
             return None
         source = single_source(model)
-        file = self._complete(model.name, source) / source.file
-        if sentence := single_problem(model, file, self.data):
-            raise ModelMissing(sentence)
-        return file
+        return self._fitting(model, source) / source.file
 
     def estimator(self, estimator: Estimator) -> Path:
         return self._complete(estimator.name, estimator_source(estimator))
+
+    def _fitting(self, model: Model, source: Source) -> Path:
+        folder = self._complete(model.name, source)
+        if sentence := problem(model, source, folder, self.data):
+            raise ModelMissing(sentence)
+        return folder
 
     def _complete(self, name: str, source: Source) -> Path:
         folder = locate(source, self.data)
@@ -93,15 +94,12 @@ class Disk:
         )
 
 
-def single_problem(model: Model, file: Path, data: Path) -> str | None:
-    """Why a file cannot be a model's transformer, as a sentence; None where it can be."""
-    base = locate(main_source(model), data)
-    return single_files.problem(file, model, base, MODEL_REGISTRY.values())
-
-
-def folder_problem(model: Model, folder: Path) -> str | None:
-    """The same of a pipeline's folder, of which only an entry of the user's says what it is."""
-    if model.single or model.name in MODEL_REGISTRY:
+def problem(model: Model, source: Source, folder: Path, data: Path) -> str | None:
+    """Why a source's folder has not the transformer of a model, as a sentence; else None."""
+    if source.layout is Layout.FILE:
+        base = locate(main_source(model), data)
+        return single_files.problem(folder / source.file, model, base, MODEL_REGISTRY.values())
+    if model.single or model.name in MODEL_REGISTRY or source != main_source(model):
         return None
     return single_files.folder_problem(folder, model, MODEL_REGISTRY.values())
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from runner.engine.hub.sources import HEAVY, components, read_index, read_json
 from runner.engine.models import Model
-from runner.files import tensors_in
-from specs.read import left_in_place_of
+from runner.files import instead_of_weights, tensors_in
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
@@ -37,11 +36,7 @@ _FAMILIES = {
 _EMBEDDERS = ("img_in.weight", "x_embedder.weight", "all_x_embedder.2-1.weight")
 _CHANNELS = {"fill": 384, "control": 128}
 """What FLUX.1's transformer reads for a patch of these kinds; of the others 64."""
-_CLASSES = {
-    "FluxTransformer2DModel": "flux1",
-    "Flux2Transformer2DModel": "flux2",
-    "ZImageTransformer2DModel": "zimage",
-}
+_CLASSES = dict(zip(("Flux", "Flux2", "ZImage"), _FAMILIES, strict=True))
 _OTHER_PARTS = {
     r"(?:input_blocks|down_blocks)\.\d": "a model or VAE of another sort",
     r"(?:^|\.)(?:en|de)coder\.(?:conv_in|mid|down|up)\b": "a VAE",
@@ -58,7 +53,7 @@ _Traits = tuple[str, int, int, bool]
 class Header:
     """The tensors of a file by name: shapes, and dtypes in the words of its format.
 
-    `missing` says how many bytes are missing at its end.
+    `missing` says how many bytes are missing at its end, or less than 0 for too many.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -123,11 +118,17 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
     try:
         found = header(file)
     except ValueError:
-        return f"{file.name} is {_unreadable(file)}: {again}"
+        with file.open("rb") as stream:
+            what = instead_of_weights(stream) or f"damaged, or no {file.suffix} file"
+        return f"{file.name} is {what}: {again}"
     except OSError as error:
         return f"{file.name} cannot be read: {error.strerror}"
-    if found.missing:
+    if found.missing > 0:
         return f"{file.name} is cut short, its last {found.missing:,} bytes are missing: {again}"
+    if found.missing < 0:
+        return (
+            f"{file.name} is damaged, it has {-found.missing:,} bytes too many at its end: {again}"
+        )
     for pattern, what in _NO_TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in found.shapes):
             return f"{file.name} is {what}"
@@ -152,12 +153,11 @@ def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str 
     """Why the transformer in a pipeline's folder is not such a model's; None where it may be."""
     config, index = read_json(folder / HEAVY / "config.json"), read_index(folder)
     where = config if HEAVY in components(index) else index
-    kind = where.get("_class_name") if isinstance(where, dict) else None
-    if kind is None:
-        return None
-    if kind not in _CLASSES:
+    kind = str(where.get("_class_name") or "") if isinstance(where, dict) else ""
+    family = _CLASSES.get(kind.removesuffix("Transformer2DModel"))
+    if family is None and kind:
         return f"{folder} holds another model ({kind}): FLUX.1, FLUX.2 and Z-Image are known here"
-    has = _wanted(_CLASSES[kind], config)
+    has = _wanted(family, config) if family else None
     if has is None or _fits(model, *has):
         return None
     return _like(f"the transformer in {folder}", has, model, shipped)
@@ -205,23 +205,13 @@ def _fits(model: Model, family: str, width: int, channels: int, guided: bool) ->
     return channels in usual and guided == any(each.guided for each in model.serves.values())
 
 
-def _unreadable(file: Path) -> str:
-    with file.open("rb") as stream:
-        left = left_in_place_of(stream.read(1000))
-    if left == "LFS":
-        return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
-    if left:
-        return "a web page and holds no weights"
-    return f"damaged, or no {file.suffix} file"
-
-
 def _safetensors(file: Path) -> Header:
     with file.open("rb") as stream:
         entries, missing = tensors_in(stream)
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
-        max(missing, 0),
+        missing,
     )
 
 

@@ -239,10 +239,8 @@ def side_by_side(pictures: Sequence[Image], area: int) -> Image:
 
 def fit(picture: Image, width: int, height: int) -> Image:
     """The middle of a picture, scaled to cover exactly this size; masks keep their two values."""
-    if picture.size == (width, height):
-        return picture
     box = seen(picture.size, width, height)
-    if 0 <= picture.width - width < SIZE_STEP and 0 <= picture.height - height < SIZE_STEP:
+    if all(isinstance(side, int) for side in box):
         return picture.crop(box)
     method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
     return picture.resize((width, height), method, box=box)
@@ -266,8 +264,5 @@ def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, floa
 def little_seen(picture: tuple[int, int], width: int, height: int) -> tuple[str, ...]:
     """A warning where `fit` cuts off more than half of a picture."""
     left, top, right, bottom = seen(picture, width, height)
-    if 2 * (right - left) * (bottom - top) >= picture[0] * picture[1]:
-        return ()
-    return (
-        "of the {}×{} image only the middle counts, cut to {}×{}".format(*picture, width, height),
-    )
+    told = "of the {}×{} image only the middle counts, cut to {}×{}".format(*picture, width, height)
+    return (told,) if 2 * (right - left) * (bottom - top) < picture[0] * picture[1] else ()

@@ -58,9 +58,9 @@ def cut_away(mask: Image, size: tuple[int, int]) -> tuple[str, ...]:
         f"{1 - left / painted:.0%} of what is to be painted lies in the part that is cut away for"
         f" {size[0]}×{size[1]}: leave `width`, `height` and `whole` out, or choose another shape"
     )
-    if not left:
-        raise InputBad(told)
-    return (told,)
+    if left:
+        return (told,)
+    raise InputBad(told)
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:

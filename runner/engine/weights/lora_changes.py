@@ -66,7 +66,7 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
     left_out = [layer for layer in found if layer not in table]
     # Of a layer that is known, by the name that its alpha would have.
     heads = {layer: piece_of(f"{layer.rpartition('.')[0]}.alpha") for layer in left_out}
-    unknown = [layer for layer, head in heads.items() if head and head[0] in table]
+    unknown = {layer for layer, head in heads.items() if head and head[0] in table}
     left_out = [layer for layer in left_out if layer not in unknown]
     if 2 * len(left_out) > len(found):
         raise InputBad(
@@ -138,12 +138,9 @@ def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named,
         tensors = {key: file.get_tensor(key) for key in keys}
     for key, tensor in tensors.items():
         piece = piece_of(key)
-        is_whole = not (tensor.is_floating_point() or tensor.is_complex())
-        if is_whole and piece and piece[1] != "alpha":
-            raise InputBad(
-                f"{name} has whole numbers in {key} ({tensor.dtype}), which is quantised in a way"
-                " that cannot act here: use the LoRA in bf16"
-            )
+        is_number = tensor.is_floating_point() or tensor.is_complex()
+        if not is_number and piece and piece[1] != "alpha":
+            raise InputBad(f"{name} has whole numbers ({tensor.dtype}) in {key}: use it in bf16")
         real = tensor.float() if tensor.itemsize == 1 else tensor
         if real.is_complex() or not torch.isfinite(real).all():
             raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")
@@ -260,10 +257,8 @@ def _changes(
 
 
 def _is_zero(change: Any) -> bool:
-    held = dict(change.named_buffers())
-    return not held.keys() & {"bias", "gain", "reach"} and not all(
-        each.any() for each in held.values()
-    )
+    held = list(change.buffers())  # without vectors only the factors
+    return len(held) == change.count and not all(each.any() for each in held)
 
 
 def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:

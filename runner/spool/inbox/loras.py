@@ -14,7 +14,7 @@ from typing import Any
 
 from runner import lora_names
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
-from runner.files import open_regular, sha256_of, tensors_in
+from runner.files import instead_of_weights, open_regular, sha256_of, tensors_in
 from runner.settings import Home
 from runner.task import Lora
 from specs.suggest import did_you_mean
@@ -208,6 +208,8 @@ def _checked(place: Path, name: str) -> str:
         except ValueError:
             tensors, missing = {}, 1
         if missing:
+            if what := instead_of_weights(file):
+                raise InputBad(f"{name} is {what}")
             raise InputBad(
                 f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
                 " spec again afterwards"

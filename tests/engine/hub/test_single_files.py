@@ -198,6 +198,15 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
     )
 
 
+def test_a_file_with_something_behind_its_end_is_named_with_how_much_it_is(tmp_path: Path) -> None:
+    file = header_only(tmp_path / "it.safetensors", flux1())
+    with file.open("ab") as stream:
+        stream.write(b"junk")
+    assert "it.safetensors is damaged, it has 4 bytes too many at its end" in told(
+        tmp_path, "dev", file
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -207,9 +216,9 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
         ),
         (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
         (b'<?xml version="1.0"?>\n<Error>', "is a web page and holds no weights"),
-        (b"", "copy it again"),
+        (b"", "is empty: copy it again"),
         (b"<" + bytes(7) + b"[" * 60, "is damaged"),
-        (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
+        (b"PK\x03\x04 a pickle or so", "is a pickle, which may run code and is not loaded"),
         (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),
         (b"\x10\0\0\0\0\0\0\0" + b'{"a": {"b": 1}} ', "is damaged"),
         *((with_header({"img_in.weight": {"dtype": "BF16", "shape": [3, 4],
