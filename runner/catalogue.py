@@ -12,7 +12,6 @@ from typing import Any
 from runner.engine import registry
 from runner.engine.custom_entries import models_of
 from runner.engine.hub import library as hub
-from runner.engine.hub.checkup import check
 from runner.settings import Home, Settings
 
 
@@ -96,9 +95,7 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
     }
     rows = []
     for model in models.values():
-        is_own = model.name in home.settings.registry
-        damaged = check(model, home.data).damaged if is_own else ()
-        path = None if damaged else hub.present(model, home.data)
+        path = hub.present(model, home.data)
         rows.append({
             "name": model.name,
             "kinds": list(model.serves),
@@ -107,9 +104,8 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
             "file": model.single.file if model.single else None,
             "licence": model.licence,
             "gated": model.gated,
-            "own": is_own,
+            "own": model.name in home.settings.registry,
             "present": path is not None,
-            "damaged": bool(damaged),
             "path": str(path) if path else None,
             "bytes": hub.bytes_to_pull(model),
             "bytes_here": hub.bytes_here(model, home.data),

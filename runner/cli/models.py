@@ -51,7 +51,6 @@ def run_models(options: argparse.Namespace) -> int:
             f"{kind}*" if kind in row["default_for"] else kind for kind in row["kinds"]
         )
         partly = f"{_size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
-        partly = "damaged" if row["damaged"] else partly
         here = "yes" if row["present"] else partly
         gated = ", gated" if row["gated"] else ""
         show(

@@ -147,15 +147,14 @@ def run_batch(
 
 def _culprit(pipe: Any, model: str) -> str | None:
     """The weights that numbers which are none come from, looked for only now; None for others."""
-    for part, module in getattr(pipe, "components", {}).items():
-        for name, weight in getattr(module, "state_dict", dict)().items():
-            is_plain = weight.is_floating_point() and weight.itemsize > 1
-            if is_plain and not weight.isfinite().all():
-                broken = (
-                    f"{name} of the {part} of {model} has numbers that are none (NaN or infinite)"
-                )
-                return f"{broken}: its weights are damaged, fetch them again"
-    return None
+    damaged = (
+        f"{name} of the {part} of {model} has numbers that are none (NaN or infinite): its weights"
+        " are damaged, fetch them again"
+        for part, module in getattr(pipe, "components", {}).items()
+        for name, weight in getattr(module, "state_dict", dict)().items()
+        if weight.is_floating_point() and weight.itemsize > 1 and not weight.isfinite().all()
+    )
+    return next(damaged, None)
 
 
 def denoised(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -47,21 +46,6 @@ def test_own_entries_are_listed_beside_those_that_ship(here: Here) -> None:
     assert rows["dev"]["bytes"] > 34e9, "the prior that is pulled with it counts"
     text = here("models").out
     assert "text2img*" in text and "FLUX.1-dev-Non-Commercial, gated" in text
-
-
-def test_own_files_that_are_damaged_are_listed_as_such(here: Here) -> None:
-    write(
-        here.home, mine="{like: dev, folder: weights}", one="{like: klein, file: one.safetensors}"
-    )
-    folder = put(here.home / "weights", pipeline())
-    (here.home / "one.safetensors").write_bytes(b"<!doctype html>")
-    rows = {row["name"]: row for row in here("models", "--json").json["models"]}
-    assert (rows["mine"]["present"], rows["mine"]["damaged"]) == (False, False)  # it lacks a prior
-    assert (rows["one"]["present"], rows["one"]["damaged"]) == (False, True)
-    (folder / WEIGHTS).write_bytes(b"cut")
-    rows = {row["name"]: row for row in here("models", "--json").json["models"]}
-    assert rows["mine"]["damaged"] and not rows["mine"]["present"]
-    assert re.search(r"(?m)^mine .* damaged ", here("models").out)
 
 
 def test_agents_see_the_same_models_and_no_path_of_this_machine(here: Here) -> None:

@@ -63,8 +63,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
-        model = wanted if isinstance(wanted, Model) and not gone else None
-        if model and (told := problem(model, source, folder, data)):
+        if not gone and (told := problem(wanted, source, folder, data)):
             wrong[f"{source.repo}: {source.file or HEAVY}"] = told
         elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]

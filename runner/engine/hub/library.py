@@ -43,38 +43,34 @@ class Disk:
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
             return folders.folder(model.serves[kind].part, self.data)
-        return self._fitting(model, main_source(model))
+        return self._complete(model, main_source(model))
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
         assert prior is not None
         if model.builtin:
             return folders.folder(prior.part, self.data)
-        return self._complete(model.name, Source(prior.repo))
+        return self._complete(model, Source(prior.repo))
 
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
         if model.single is None:
             return None
         source = single_source(model)
-        return self._fitting(model, source) / source.file
+        return self._complete(model, source) / source.file
 
     def estimator(self, estimator: Estimator) -> Path:
-        return self._complete(estimator.name, estimator_source(estimator))
+        return self._complete(estimator, estimator_source(estimator))
 
-    def _fitting(self, model: Model, source: Source) -> Path:
-        folder = self._complete(model.name, source)
-        if sentence := problem(model, source, folder, self.data):
-            raise ModelMissing(sentence)
-        return folder
-
-    def _complete(self, name: str, source: Source) -> Path:
-        folder = locate(source, self.data)
+    def _complete(self, wanted: Model | Estimator, source: Source) -> Path:
+        folder, name = locate(source, self.data), wanted.name
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
             is_own = source.is_local and source.needs_index
             if is_own and (broken := damaged(source, folder)):
                 raise ModelMissing(f"{name}: {broken[0]} is damaged or cut short: copy it again")
+            if sentence := problem(wanted, source, folder, self.data):
+                raise ModelMissing(sentence)
             return folder
         if folder and (unsafe := pickles(folder, gone)):
             raise ModelMissing(
@@ -94,8 +90,10 @@ class Disk:
         )
 
 
-def problem(model: Model, source: Source, folder: Path, data: Path) -> str | None:
+def problem(model: Model | Estimator, source: Source, folder: Path, data: Path) -> str | None:
     """Why a source's folder has not the transformer of a model, as a sentence; else None."""
+    if isinstance(model, Estimator):
+        return None
     if source.layout is Layout.FILE:
         base = locate(main_source(model), data)
         return single_files.problem(folder / source.file, model, base, MODEL_REGISTRY.values())

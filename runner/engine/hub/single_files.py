@@ -123,12 +123,10 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         return f"{file.name} is {what}: {again}"
     except OSError as error:
         return f"{file.name} cannot be read: {error.strerror}"
-    if found.missing > 0:
-        return f"{file.name} is cut short, its last {found.missing:,} bytes are missing: {again}"
-    if found.missing < 0:
-        return (
-            f"{file.name} is damaged, it has {-found.missing:,} bytes too many at its end: {again}"
-        )
+    if found.missing:
+        last = f"its last {abs(found.missing):,} bytes are"
+        what = f"cut short, {last} missing" if found.missing > 0 else f"damaged, {last} too many"
+        return f"{file.name} is {what}: {again}"
     for pattern, what in _NO_TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in found.shapes):
             return f"{file.name} is {what}"

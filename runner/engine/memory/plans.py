@@ -135,11 +135,9 @@ class PlanSpace:
         if self.wanted != "auto":
             why = _impossible(model, machine, self.wanted)
             if why:
-                able = [each for each in model.precisions if not _impossible(model, machine, each)]
-                raise InputBad(
-                    f"{model.name} cannot run in {self.wanted} here: {why}; leave `precision` out"
-                    f" or use {' or '.join(able)}"
-                )
+                able = (each for each in model.precisions if not _impossible(model, machine, each))
+                advice = f"leave `precision` out or use {' or '.join(able)}"
+                raise InputBad(f"{model.name} cannot run in {self.wanted} here: {why}; {advice}")
             return (self.wanted,)
         if model.single is not None and model.single.file.lower().endswith(".gguf"):
             return ("gguf",)

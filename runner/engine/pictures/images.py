@@ -27,10 +27,7 @@ _COLOURS = bytes(chain.from_iterable(product(range(0, 256, 51), repeat=3)))
 
 
 def open_image(item: InputImage) -> tuple[Image, tuple[str, ...]]:
-    """The first frame of a picture as RGB, upright, over white where it is transparent.
-
-    With warnings where its range had to be guessed.
-    """
+    """The first frame of a picture as RGB: upright, over white where it is clear; and warnings."""
     return to_rgb(load(item.path), item.path.name)
 
 
@@ -38,18 +35,13 @@ def open_references(
     items: Sequence[InputImage], sizes: Sizes
 ) -> tuple[tuple[Image, ...], tuple[str, ...]]:
     """The same of each of a job. Raises InputBad where the model cannot read one's size."""
-    pictures, warnings = [], tuple[str, ...]()
-    for item in items:
-        picture, said = open_image(item)
-        warnings += said
-        problem = sizes.reading_problem(*picture.size)
-        if problem:
-            wide, high = picture.size
+    pictures, warnings = zip(*map(open_image, items), strict=True)
+    for item, (wide, high) in zip(items, (each.size for each in pictures), strict=True):
+        if problem := sizes.reading_problem(wide, high):
             raise InputBad(
                 f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
             )
-        pictures.append(picture)
-    return tuple(pictures), warnings
+    return pictures, tuple(chain.from_iterable(warnings))
 
 
 def load(path: Path) -> Image:
@@ -102,9 +94,8 @@ def to_rgb(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
 def standard_colours(picture: Image) -> Image:
     """A picture with another colour profile than sRGB (a phone's, a printer's) as sRGB.
 
-    One in sRGB is returned as it is, because a conversion to the same profile would still round; a
-    linear one may have that name too, so some colours tell. A profile that cannot be read is
-    ignored, as viewers do.
+    One in sRGB is returned as it is: a conversion would round. Some colours tell, for a linear one
+    may have that name too. A profile that cannot be read is ignored, as viewers do.
     """
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in {"RGB", "RGBA", "P", "PA", "CMYK"}:
@@ -144,10 +135,7 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
 
 
 def eight_bit(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
-    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255.
-
-    White is the nearest usual one of their values; a warning says where that is a guess.
-    """
+    """Pictures of more bits as L, the nearest usual white being 255, and a warning of a guess."""
     values = _deep(picture, name)
     if values is None:
         return picture, ()
@@ -247,10 +235,7 @@ def fit(picture: Image, width: int, height: int) -> Image:
 
 
 def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
-    """The box of a picture that `fit` shows.
-
-    One that is at most 15 pixels wider and higher is only cropped, and so never resampled.
-    """
+    """The box of a picture that `fit` shows; at most 15 pixels more are cropped, not resampled."""
     wide, high = picture
     left, top = wide - width, high - height
     if 0 <= left < SIZE_STEP and 0 <= top < SIZE_STEP:
@@ -263,6 +248,6 @@ def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, floa
 
 def little_seen(picture: tuple[int, int], width: int, height: int) -> tuple[str, ...]:
     """A warning where `fit` cuts off more than half of a picture."""
-    left, top, right, bottom = seen(picture, width, height)
+    across, down = width / picture[0], height / picture[1]
     told = "of the {}×{} image only the middle counts, cut to {}×{}".format(*picture, width, height)
-    return (told,) if 2 * (right - left) * (bottom - top) < picture[0] * picture[1] else ()
+    return (told,) if 2 * min(across, down) < max(across, down) else ()

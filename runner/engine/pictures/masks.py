@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from PIL import Image as Pillow
-from PIL import ImageChops, ImageFilter, ImageOps
+from PIL import ImageChops, ImageFilter, ImageOps, ImageStat
 from PIL.Image import Image, Resampling
 
 from runner.engine.models import Sizes
@@ -50,8 +50,8 @@ def refuse_empty(mask: Image) -> None:
 
 def cut_away(mask: Image, size: tuple[int, int]) -> tuple[str, ...]:
     """A warning where a part of what a mask paints is not seen in this size, InputBad for all."""
-    painted = mask.histogram()[255]
-    left = mask.crop(seen(mask.size, *size)).histogram()[255]
+    kept = mask.crop(seen(mask.size, *size))
+    painted, left = mask.histogram()[255], kept.histogram()[255]
     if left >= 0.9 * painted:
         return ()
     told = (
@@ -157,18 +157,15 @@ def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         alpha = mask.getchannel("A")
-        levels = [level for level, count in enumerate(alpha.histogram()) if count]
-        least, most = levels[0], levels[-1]
+        ((least, most),) = ImageStat.Stat(alpha).extrema
         if most < 16:
             warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
             mask = Pillow.new("L", mask.size, 255)
         elif least < min(most, 240):  # less is noise of a lossy format
-            # In its own range: of a half-transparent brush or eraser, too.
-            alpha = ImageOps.autocontrast(alpha)
+            alpha = ImageOps.autocontrast(alpha)  # of a half-transparent brush or eraser
             solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
             what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"
-            is_small = 2 * sum(solid) < mask.width * mask.height
-            # Most of a black layer with a hole is there.
+            is_small = 2 * sum(solid) < mask.width * mask.height  # no layer with a hole
             if what == "white" or (is_small and sum(map(bool, solid)) <= 8):
                 warnings.append(
                     f"the mask {name} is {what} on a clear ground: the clear part is repainted;"

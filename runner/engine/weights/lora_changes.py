@@ -56,18 +56,19 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
     table = places(layers)
     tensors, settings = _read(path, part, keys, name)
     found: dict[str, dict[str, Any]] = {}
+    unknown: set[str] = set()
     for key, tensor in tensors.items():
         layer, piece = piece_of(key) or (key, "")
+        stem, _, end = key.rpartition(".")
+        if not piece and (piece_of(f"{stem}.alpha") or " ")[0] in table:
+            unknown.add(end)
+            continue
         if piece in found.get(layer, ()):
             layer = key  # a second one of its sort
         found.setdefault(layer, {})[piece] = tensor
     changes: list[tuple[str, Any]] = []
     values: dict[str, Any] = {}
     left_out = [layer for layer in found if layer not in table]
-    # Of a layer that is known, by the name that its alpha would have.
-    heads = {layer: piece_of(f"{layer.rpartition('.')[0]}.alpha") for layer in left_out}
-    unknown = {layer for layer, head in heads.items() if head and head[0] in table}
-    left_out = [layer for layer in left_out if layer not in unknown]
     if 2 * len(left_out) > len(found):
         raise InputBad(
             f"{name} was made for another model: {len(left_out)} of its {len(found)} layers do not"
@@ -101,9 +102,8 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
         for layer in left_out[:1]
     ]
     if unknown:
-        kinds = ", ".join(sorted({layer.rpartition(".")[2] for layer in unknown}))
-        warnings.append(f"{name} has pieces of layers that are not known here: {kinds}")
-    if changes and not values and all(map(_is_zero, (change for _, change in changes))):
+        warnings.append(f"{name} has unknown pieces of layers: {', '.join(sorted(unknown))}")
+    if changes and not values and all(change.is_zero for _, change in changes):
         warnings.append(f"{name} changes nothing in the {part}: all its matrices are zero")
     has_alpha = "lora_alpha" in settings or any("alpha" in pieces for pieces in found.values())
     if path.name == _PEFTS_FILE and not has_alpha:
@@ -254,11 +254,6 @@ def _changes(
             cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
-
-
-def _is_zero(change: Any) -> bool:
-    held = list(change.buffers())  # without vectors only the factors
-    return len(held) == change.count and not all(each.any() for each in held)
 
 
 def _for_another(name: str, layer: str, wants: int, has: int) -> InputBad:

@@ -208,11 +208,8 @@ def _checked(place: Path, name: str) -> str:
         except ValueError:
             tensors, missing = {}, 1
         if missing:
-            if what := instead_of_weights(file):
-                raise InputBad(f"{name} is {what}")
-            raise InputBad(
-                f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
-                " spec again afterwards"
-            )
+            copying = "if it is still being copied, drop the spec again afterwards"
+            instead = instead_of_weights(file) or f"no {SUFFIX} file, or not whole: {copying}"
+            raise InputBad(f"{name} is {instead}")
         lora_names.check(tensors, name)
     return sha256_of(real)

@@ -202,11 +202,7 @@ class InputWait:
                 return f"waiting for {missing}{hint}"
             made = maker_of(relative(missing, self._home)) is not None
             bring = "drop the job that makes it" if made else "put it into the inbox"
-            what = (
-                "is still empty, or written to, after"
-                if place.is_file()
-                else "did not arrive within"
-            )
+            what = "is empty or still open after" if place.is_file() else "did not arrive within"
             raise InputMissing(
                 f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
             )

@@ -247,7 +247,7 @@ def test_a_heic_picture_is_read_where_pillow_heif_is_there(
             for brand in (b"heim", b"heis", b"hevm", b"hevs")
         ),
         (b"version https://git-lfs.github.com/spec/v1\n", "p.png is a pointer of Git LFS: run"),
-        (b"II*\0" + bytes(8), "p.png is a TIFF that is damaged, or has floats in colour"),
+        (b"II*\0" + bytes(8), "p.png is a TIFF that is damaged or has floats of 16"),
     ],
 )
 def test_what_is_no_picture_is_named_as_what_it_is(

@@ -482,7 +482,7 @@ def test_an_unknown_piece_of_a_known_layer_is_named_as_one(tmp_path: Path) -> No
     odd = {**tensors, **{f"{stem}foo": torch.ones(3) for stem in stems}}
     try:
         assert loras.apply(pipe, [written(tmp_path / "odd.safetensors", odd)]) == (
-            "odd.safetensors has pieces of layers that are not known here: foo",
+            "odd.safetensors has unknown pieces of layers: foo",
         )
     finally:
         loras.remove(pipe)
@@ -515,7 +515,7 @@ def test_whole_numbers_are_refused_as_quantised_except_for_an_alpha(
     try:
         assert loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors | alpha)]) == ()
         whole = {**tensors, first: tensors[first].to(getattr(torch, dtype))}
-        with pytest.raises(InputBad, match=f"has whole numbers in .*lora_A.weight .torch.{dtype}"):
+        with pytest.raises(InputBad, match=f"has whole numbers .torch.{dtype}. in .*lora_A"):
             loras.apply(pipe, [written(tmp_path / "whole.safetensors", whole)])
     finally:
         loras.remove(pipe)

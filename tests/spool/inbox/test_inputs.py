@@ -140,7 +140,7 @@ def test_of_a_picture_that_stays_empty_it_is_said_that_it_is_empty(idle_spool: S
     status = spool.end("edit")
     spool.stop()
     assert status["reason"] == "InputMissing"
-    assert status["message"].startswith("never.png is still empty, or written to, after ")
+    assert status["message"].startswith("never.png is empty or still open after ")
 
 
 def test_a_picture_that_an_unfinished_job_will_make_is_waited_for(spool: Spool) -> None:
