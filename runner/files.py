@@ -89,7 +89,7 @@ def instead_of_weights(file: BinaryIO) -> str:
     file.seek(0)
     data = file.read(1000)
     if data.startswith((b"PK\3\4", b"\x80\2")):
-        return "a pickle, which may run code and is not loaded: convert it to .safetensors"
+        return "a pickle, which may run code, and no .safetensors file"
     if (left := left_in_place_of(data)) == "LFS":
         return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
     return "a web page and holds no weights" if left else "" if data else "empty"

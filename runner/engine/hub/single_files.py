@@ -206,6 +206,8 @@ def _fits(model: Model, family: str, width: int, channels: int, guided: bool) ->
 def _safetensors(file: Path) -> Header:
     with file.open("rb") as stream:
         entries, missing = tensors_in(stream)
+        if missing > 0 and instead_of_weights(stream):  # a header of 64 MB may begin as a pickle
+            raise ValueError("no safetensors file")
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
