@@ -58,9 +58,9 @@ class RegistryCatalogue:
         }
 
     def absent(self, specs: Iterable[Mapping[str, Any]], data: Path) -> list[str]:
-        """A sentence for each model of these specs that is not wholly on this machine.
+        """A sentence for each model of these specs that is not wholly on this machine, or wrong.
 
-        It names the command that fetches the model, and how much that is to download.
+        It names the command that fetches the model, and how much that is, where that helps.
         """
         fields = ("kind", "model", "control", "preprocessed")
         needed = {
@@ -77,9 +77,9 @@ class RegistryCatalogue:
             model = self._models.get(self.default_model(asked))
             # What makes depth maps is not needed for a ready one.
             estimates = "preprocessed" not in asked
-            if model and not hub.present(model, data, asked.get("kind"), estimates=estimates):
-                absent.add(hub.absence(model, data))
-        return sorted(absent)
+            if model:
+                absent.add(hub.absence(model, data, asked.get("kind"), estimates=estimates))
+        return sorted(filter(None, absent))
 
 
 def model_rows(home: Home) -> list[dict[str, Any]]:

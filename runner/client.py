@@ -6,9 +6,9 @@ by the command line and the MCP server, and usable from other programs.
 """
 
 import contextlib
-import glob
 import os
 import platform
+import re
 import sys
 import time
 import unicodedata
@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from runner import reading
 from runner.errors import UsageProblem
-from runner.files import read_file
+from runner.files import is_file, is_there, names_in, read_file
 from runner.job import FINAL_STATES
-from runner.settings import Home
+from runner.settings import LOCK_FILE, SETTINGS_FILE, Home
 from runner.spool.disk import beneath
 from runner.spool.disk.locks import is_held
 from runner.spool.store.names import (
@@ -39,6 +39,7 @@ from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
 _MISSED_INTERVALS = 5
+_BEGAN_AND_CHANGED = (f"data/{LOCK_FILE}", SETTINGS_FILE)
 T = TypeVar("T")
 
 
@@ -93,6 +94,19 @@ def unseen_runner(home: Home) -> str | None:
     return None
 
 
+def outdated_runner(home: Home) -> str | None:
+    """What to do where the settings were changed after the runner that has the home began, or None.
+
+    It wrote its number into the lock's file then. That lies on the disk of the settings, so that no
+    two clocks are compared.
+    """
+    with contextlib.suppress(OSError):
+        began, changed = ((home.root / name).stat().st_mtime_ns for name in _BEGAN_AND_CHANGED)
+        if began < changed and is_held(home):
+            return f"{SETTINGS_FILE} was changed after the runner started: restart it"
+    return None
+
+
 def submit(home: Home, data: bytes, name: str) -> str:
     """Put a spec into the inbox atomically and return its file name there.
 
@@ -141,10 +155,10 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
             continue
         image = beside(spec_file, name)
         try:
-            if not image.is_file():
+            if not is_file(image):
                 continue
             picture, there = read_file(image, follow=True), home.inbox / name
-            if there.exists():
+            if is_there(there):
                 if read_file(there) != picture:
                     raise UsageProblem(
                         f"the inbox has another {name} than {spec_file.parent}: give one of them "
@@ -160,9 +174,7 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
 
 def beside(spec_file: Path, name: str) -> Path:
     """The file beside a spec that a name in it means, which may be spelled otherwise; see Names."""
-    found = [name]
-    with contextlib.suppress(OSError):
-        found = Names(os.listdir(spec_file.parent)).alike(name)
+    found = Names(names_in(spec_file.parent)).alike(name)
     return spec_file.parent / (found[0] if len(found) == 1 else name)
 
 
@@ -173,7 +185,7 @@ def receipt(home: Home, drop: str, data: bytes | None = None) -> dict[str, Any] 
     """
     answer = _read_receipt(home, drop)
     if data is None:
-        return None if os.path.exists(home.inbox / drop) else answer
+        return None if is_there(home.inbox / drop) else answer
     # Here, for most commands never need it.
     import hashlib
 
@@ -217,7 +229,7 @@ def status(home: Home, job_id: str) -> dict[str, Any]:
     # A spec in the inbox takes the place of a job that does not hold its id.
     if recorded is not None and not holds_no_id(recorded["state"], recorded["images"]["total"]):
         return {**recorded, "id": job_id}
-    if any(os.path.exists(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
+    if any(is_there(home.inbox / f"{job_id}{end}") for end in ("", ".yaml", ".yml", ".json")):
         return {"id": job_id, "state": "submitted"}
     # Read again: the file may have left the inbox and become a job since the first read.
     return {**(reading.status(file) or {"state": "unknown"}), "id": job_id}
@@ -228,16 +240,17 @@ def job_of(home: Home, name: str) -> str:
 
     While the newest drop of that name is in the inbox, it is that file's own name.
     """
-    if not _is_name(name) or os.path.isfile(home.job(name) / "status.json"):
+    if not _is_name(name) or is_file(home.job(name) / "status.json"):
         return name
-    with contextlib.suppress(OSError):
-        for file in filter(is_spec, os.listdir(home.inbox)):
-            if key_of(name) in (key_of(file), file_key(file)):
-                return file
+    for file in filter(is_spec, names_in(home.inbox)):
+        if key_of(name) in (key_of(file), file_key(file)):
+            return file
     # macOS takes letters and their accents apart, in the names of drops too.
     for form in dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]):
-        stem, suffix = map(glob.escape, os.path.splitext(form))
-        once = map(reading.receipt, home.drops.glob(f"{stem}~{'[0-9a-f]' * 12}{suffix}.json"))
+        stem, suffix = map(re.escape, os.path.splitext(form))
+        of_it = re.compile(rf"{stem}~[0-9a-f]{{12}}{suffix}\.json", re.DOTALL)
+        names = filter(of_it.fullmatch, names_in(home.drops))
+        once = (reading.receipt(home.drops / name) for name in names)
         answers = [answer for answer in (_read_receipt(home, form), *once) if answer]
         # What came last has this name now.
         newest = max(answers, key=lambda answer: str(answer["at"]), default=None)
@@ -287,7 +300,7 @@ def resume(home: Home) -> None:
 
 def wait_until_obeyed(home: Home, control: str, seconds: float) -> bool:
     """Wait at most `seconds` for the runner to take a control file; returns whether it did."""
-    return bool(_wait(lambda: not (home.inbox / control).exists() or None, seconds))
+    return bool(_wait(lambda: not is_there(home.inbox / control) or None, seconds))
 
 
 def _control(home: Home, name: str) -> str:
@@ -348,7 +361,7 @@ def _rename_to_free(aside: Path, target: Path, unlinked: list[str]) -> bool:
     except OSError:
         # No hard links on this file system. Another file may take the name between the test and
         # the rename, and would then be overwritten.
-        if os.path.lexists(target):
+        if is_there(target):
             # A drop box may take a file and refuse to let go of its first name.
             return os.path.samestat(os.lstat(aside), os.lstat(target))
         beneath.rename(aside, target, unlinked)

@@ -1,8 +1,9 @@
 """Opens files in folders that others may write to, and says what they are called and hold.
 
 Plain files only, and never waits. A link in the place of a file must not lead to what only this
-user may read, a named pipe not hold this process for ever, nor a huge file fill its memory. Never
-writes.
+user may read, a named pipe not hold this process for ever, nor a huge file fill its memory. What
+the system refuses (too many open files, a disk that fails, no right to look) is raised: it never
+means that nothing is there, as it does to pathlib and glob. Never writes.
 """
 
 import errno
@@ -19,6 +20,59 @@ from specs.read import left_in_place_of
 MAX_FILE_BYTES = 256 << 20
 """Of a picture that is read; those that this program writes take less."""
 _LONGEST_HEADER = 100_000_000
+
+# There is nothing, or nothing that this program would take for what it looks for.
+_ABSENT = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG,
+    errno.ENXIO, errno.EINVAL, None,
+}  # fmt: skip
+
+
+def is_absent(error: OSError) -> bool:
+    """Whether an error says that nothing is there, or nothing that can be a file of ours."""
+    return error.errno in _ABSENT
+
+
+def kind_of(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """What is at a path: the format bits of its mode (`stat.S_IFREG`, …), 0 where nothing is."""
+    try:
+        return stat.S_IFMT(os.stat(path, follow_symlinks=follow).st_mode)
+    except ValueError:  # no path can have a NUL
+        return 0
+    except OSError as error:
+        if is_absent(error):
+            return 0
+        raise
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is taken, by a file, a folder, or a link to whatever."""
+    return bool(kind_of(path, follow=False))
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a plain file, or a link to one."""
+    return kind_of(path) == stat.S_IFREG
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder, or a link to one."""
+    return kind_of(path) == stat.S_IFDIR
+
+
+def is_link(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a symbolic link."""
+    return kind_of(path, follow=False) == stat.S_IFLNK
+
+
+def names_in(folder: str | os.PathLike[str]) -> list[str]:
+    """The names in a folder in their order; none where there is no folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        if is_absent(error):
+            return []
+        raise
 
 
 def open_regular(path: Path) -> int:

@@ -1,17 +1,17 @@
 """Reads what a runner writes into the outbox, which others may write to as well.
 
 A file is believed only where each of its values has the type that `wire` gives it, so that no
-reader meets another one. What is missing, as in files of earlier versions, is empty. Never says
-whether what a file says is true.
+reader meets another one. What is missing, as in files of earlier versions, is empty. OSError is
+raised where it is not known what is there. Never says whether what a file says is true.
 """
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
+from runner.files import is_link
 from runner.wire import Receipt, RunnerHealth, Status, read_json
 
 _LARGEST = 2**53
@@ -20,7 +20,7 @@ _INTERVALS = (0.01, 10.0)
 
 def status(file: Path) -> dict[str, Any] | None:
     """The status in a file; None where there is none, or a link stands for the job's folder."""
-    return None if os.path.islink(file.parent) else _read(file, Status, "state")
+    return None if is_link(file.parent) else _read(file, Status, "state")
 
 
 def receipt(file: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-from runner.files import read_file
+from runner.files import is_absent, read_file
 
 SCHEMA = 1
 _MOST_BYTES = 16 << 20
@@ -145,18 +145,21 @@ class RunnerHealth(TypedDict):
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, or None where there is none that can be read.
+    """A JSON object from a file, or None where there is none.
 
     On Windows a file that is being replaced cannot be opened for a moment: that is waited out.
+    Raises OSError where it is not known what is there.
     """
-    for _ in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             value = json.loads(read_file(file, _MOST_BYTES))
-        except PermissionError:
-            if os.name != "nt":
+        except OSError as error:
+            if is_absent(error):
                 return None
+            if not (left and os.name == "nt" and isinstance(error, PermissionError)):
+                raise
             time.sleep(_PAUSE_SECONDS)
-        except (OSError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         else:
             return value if isinstance(value, dict) else None

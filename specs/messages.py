@@ -32,21 +32,6 @@ class Explained(NamedTuple):
     meant: Callable[[], str | None] = lambda: None
 
 
-# Names that other programs have for our fields.
-_ALIASES = {
-    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
-    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
-    **dict.fromkeys(("num_images", "n", "batch"), "count"),
-    **dict.fromkeys(("init_image", "images", "control_image"), "image"),
-    **dict.fromkeys(("denoise", "denoising_strength"), "strength"),
-    "dtype": "precision",
-    "lora": "loras",
-    "mask_image": "mask",
-    "negative": "negative_prompt",
-    "true_cfg_scale": "true_cfg",
-    "type": "kind",
-    "output_format": "format",
-}
 _TYPES = {
     "integer": "a whole number",
     "number": "a number",
@@ -231,6 +216,12 @@ def _type_sentence(value: Any, types: list[str]) -> str:
     elif types == ["string"] and isinstance(value, dict) and not any(value.values()):
         # What `{red|blue}` is to YAML.
         hint = ": put text that begins with { in quotes"
+    elif types == ["string"] and isinstance(value, list):
+        hint = ": give one, without a list"
+    elif "array" in types and isinstance(value, dict):
+        hint = ": put it into a list"
+    elif types == ["object"] and str(value).endswith(".safetensors"):
+        hint = f": write {{path: {short(value)}}}"
     return f"{short(value)} is not {' or '.join(_TYPES[name] for name in types)}{hint}"
 
 
@@ -248,14 +239,17 @@ def _unknown_key(
     if len(path) == 1 and name in schemas.kinds():
         owners = [kind for kind in schemas.kinds() if key in schemas.load(kind)["properties"]]
         if owners:
+            told = schemas.other_name(f"{name}.{key}")
             text = f"{key!r} is not a field of {name} (it belongs to {', '.join(owners)})"
+            text += f": {told}" if " " in told else ""
             return Explained(path, lambda: text, at_key=True)
 
     def message() -> str:
-        near, odd = meant(key, fields), ODD_SIGN.match(key)
+        near, odd, told = meant(key, fields), ODD_SIGN.match(key), schemas.other_name(key)
         if odd:
             return f"unknown key {short(key)} ({odd_sign(odd['sign'])})"
-        return f"unknown key {short(key)}{_in_brackets(f'did you mean {near!r}?' if near else '')}"
+        hint = f"did you mean {near!r}?" if near else told if " " in told else ""
+        return f"unknown key {short(key)}{_in_brackets(hint)}"
 
     return Explained(path, message, at_key=True, meant=lambda: meant(key, fields))
 
@@ -263,9 +257,8 @@ def _unknown_key(
 def meant(key: str, fields: Iterable[str]) -> str | None:
     """The one of the fields that an unknown key is a misspelling or another program's word of."""
     known = [field for field in fields if field[:1] != "$"]
-    plain = key[:60].lower().replace("-", "_")
-    alias = _ALIASES.get(plain, plain)
-    return nearest(alias if alias in known else plain, known)
+    other = schemas.other_name(key)
+    return None if " " in other else nearest(other if other in known else key, known)
 
 
 def _in_brackets(hint: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from specs import schemas
 from specs.document import short
 from specs.expand import SEED_END
-from specs.suggest import did_you_mean
+from specs.suggest import did_you_mean, nearest
 from specs.times import parse_moment, parse_window
 
 SIZE_STEP = 16
@@ -49,9 +49,15 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
 
 def unknown_kind(value: Any) -> str:
     """The sentence for something that is not a kind."""
-    kinds = schemas.kinds()
+    kinds, other = schemas.kinds(), schemas.other_name(str(value))
     hint = did_you_mean(value, kinds, f"there are {', '.join(kinds)}")
-    return f"{short(value)} is not a kind ({hint})"
+    return f"{short(value)} is not a kind ({f'here it is {other}' if '`' in other else hint})"
+
+
+def meant_kind(value: Any) -> str | None:
+    """The kind that something which is none is a misspelling or another program's word of."""
+    _, _, other = schemas.other_name(str(value)).partition("`")
+    return nearest(other.partition("`")[0] or value, schemas.kinds())
 
 
 def _id(value: dict[str, Any]) -> Iterator[Violation]:

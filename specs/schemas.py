@@ -39,6 +39,11 @@ def kinds() -> tuple[str, ...]:
     )
 
 
+def other_name(name: str) -> str:
+    """Our word for another program's field or kind, or what to do, as a sentence; "" for none."""
+    return str(load("common")["otherNames"].get(name[:60].lower().replace("-", "_"), ""))
+
+
 @lru_cache(maxsize=64)
 def bundle(name: str) -> dict[str, Any]:
     """The schema with every reference replaced by its target; callers must not change it.

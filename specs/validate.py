@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from specs import quick, rules, schemas
 from specs.document import MAX_COLLECTED, MAX_REPORTED, ODD_SIGN, Document, dotted, odd_sign, short
 from specs.errors import Problem, SpecInvalid
-from specs.suggest import nearest
 
 if TYPE_CHECKING:
     from specs.messages import Explained
@@ -118,7 +117,7 @@ def _kind(document: Document) -> tuple[Document, tuple[str, ...], list[Problem]]
             *at, dotted([misspelt]), f"unknown key {short(misspelt)} (did you mean 'kind'?)"
         )
         document = document.renamed({(misspelt,): "kind"})
-    near = nearest(document.value["kind"], known)
+    near = rules.meant_kind(document.value["kind"])
     return document, (near,) if near else known, [problem]
 
 

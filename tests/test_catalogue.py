@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from runner.catalogue import RegistryCatalogue
+from runner.engine.custom_entries import models_of
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub.checkup import check
 from runner.settings import Settings
+from tests.engine.weight_files import header_only
 from tests.fake_hub import pipeline, put
 
 KLEIN, DEPTH = MODEL_REGISTRY["klein"], MODEL_REGISTRY["depth"]
@@ -87,3 +90,26 @@ def test_a_folder_of_the_users_cannot_be_pulled_and_is_checked_instead(data: Pat
     mine = {"mine": {"like": "klein", "folder": str(data / "mine")}}
     (said,) = absent(data, {"model": "mine"}, registry=mine)
     assert "`fluxdrop models check mine`" in said and "pull" not in said
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_of_a_file_that_is_of_another_sort_that_is_told_and_nothing_to_fetch(
+    data: Path, is_here: bool
+) -> None:
+    """Seen red: gigabytes to fetch where the rest was absent, and nothing where it was here."""
+    header_only(data / "ink.safetensors", {"lora_A.weight": (4, 4)})
+    mine = {"mine": {"like": "klein", "file": str(data / "ink.safetensors")}}
+    if is_here:
+        cached(data, KLEIN.repo)
+    (said,) = absent(data, {"model": "mine"}, registry=mine)
+    assert said == "ink.safetensors is a LoRA file: name it under `loras` of a spec"
+    (found,) = check(models_of(Settings(registry=mine))["mine"], data).advice
+    assert found == said
+
+
+def test_a_file_of_the_users_that_is_not_there_cannot_be_fetched(data: Path) -> None:
+    mine = {"mine": {"like": "klein", "file": str(data / "none.safetensors")}}
+    (said,) = absent(data, {"model": "mine"}, registry=mine)
+    (advice,) = check(models_of(Settings(registry=mine))["mine"], data).advice
+    assert "`fluxdrop models check mine`" in said and "put there what is missing" in advice
+    assert "pull" not in said + advice

@@ -44,10 +44,16 @@ _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
     (RunnerBusy, exit_codes.RUNNER_BUSY),
     (FluxdropError, exit_codes.FAILED),
 )
-_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC)
+_WRITABLE = "make it writable, or make room, and try again"
+_ADVICE = {
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC), _WRITABLE),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "let more files be open (`ulimit -n 4096`)"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "see whether its disk works, and try again"),
+}
 _EPILOG = """\
 exit codes: 0 done; 1 a job failed or was rejected, or a check found something;
-2 wrong usage; 69 needs a running runner; 75 another runner holds this home or GPU"""
+2 wrong usage; 69 needs a running runner; 70 a part of the runner ended by a mistake;
+75 another runner holds this home or GPU; 130 Ctrl-C"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -158,10 +164,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return next(code for error_type, code in _EXIT_CODES if isinstance(error, error_type))
     except OSError as error:
         # Of a disk or a folder of the user's; any other is a mistake of ours.
-        if error.errno not in _UNWRITABLE or error.filename is None:
+        advice = _ADVICE.get(error.errno or 0)
+        if advice is None or error.filename is None:
             raise
-        path = os.fsdecode(error.filename)
-        _tell(options, f"{path}: {error.strerror}: make it writable, or make room, and try again")
+        _tell(options, f"{os.fsdecode(error.filename)}: {error.strerror}: {advice}")
         return exit_codes.FAILED
 
 

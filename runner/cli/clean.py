@@ -36,6 +36,8 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _ASIDE = ".removing-"
+# Whole statuses of 50,000 jobs would take 400 MB.
+_JUDGED = ("id", "state", "kept", "source", "finished_at", "updated_at")
 # The folders of a path: a spec need not be one that can be read.
 _FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
 
@@ -112,7 +114,7 @@ def finished(home: Home) -> list[Job]:
     jobs = []
     to_keep = _to_keep(home)
     # After the inbox: what has left it by now is a job.
-    every = list(statuses(home))
+    every = [{key: status[key] for key in _JUDGED} for status in statuses(home)]
     to_keep |= _named_by_unfinished(home, every)
     for status in every:
         if not _may_go(status, to_keep):
@@ -196,9 +198,8 @@ def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> li
 def remove(home: Home, jobs: list[Job]) -> list[str]:
     """Delete the jobs' folders and gallery rows; one message for each that could not be deleted."""
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.disk.disk import Disk
 
-    gallery = Gallery(home.data / FOLDER, Disk().replace)
+    gallery = Gallery(home.data / FOLDER, writing=True)
     for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
         shutil.rmtree(aside, ignore_errors=True)
     left = []

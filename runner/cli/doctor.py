@@ -124,8 +124,8 @@ def _runner(home: Home) -> Finding:
     if health["note"]:
         found += f": {health['note']}"
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
-    remedy = "mend or remove what is set aside" if faults else None
-    return Finding("runner", not faults, found, remedy, faults)
+    remedy = "mend or remove what is set aside" if faults else client.outdated_runner(home)
+    return Finding("runner", remedy is None, found, remedy, faults)
 
 
 def _overlooked(home: Home) -> Iterator[Finding]:

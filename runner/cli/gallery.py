@@ -5,17 +5,26 @@ is missing or damaged is first rebuilt from the sidecars.
 """
 
 import argparse
+import os
+import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from time import gmtime
 from typing import TYPE_CHECKING, Any
 
 from runner import client, reading
 from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
+from runner.files import read_file
 from runner.gallery.formatting import mapping
 from runner.settings import Home, find_home
+from runner.spool.store.names import is_safe_id
 from runner.wire import read_json
 from specs.times import parse_moment
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from runner.gallery.search import Page
     from runner.gallery.store import Gallery
 
+_NEWEST = 200
 _FILTERS = {
     "kind": "a kind of spec, such as text2img",
     "model": "a name from `fluxdrop models`",
@@ -72,8 +82,8 @@ def run_search(options: argparse.Namespace) -> int:
     gallery = _opened(home)
     page = matching(gallery)
     if gallery.damaged:
-        _rebuild(home, if_unsound=True)
-        page = matching(_opened(home))
+        _rebuild(home, if_missing=True)
+        page = matching(gallery)
     if options.json:
         print_json(page)
     else:
@@ -87,31 +97,30 @@ def _opened(home: Home) -> "Gallery":
 
     gallery = Gallery(home.data / FOLDER)
     if gallery.missing:
-        _rebuild(home, if_unsound=True)
+        _rebuild(home, if_missing=True)
     return gallery
 
 
-def _rebuild(home: Home, *, if_unsound: bool = False) -> int:
+def _rebuild(home: Home, *, if_missing: bool = False) -> int:
     """Rebuild the index from the sidecars, if need be, and return the number of rows.
 
     Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
     """
     from runner.gallery.rebuild import rebuild
-    from runner.gallery.store import FOLDER
-    from runner.spool.disk.disk import Disk
+    from runner.gallery.store import FOLDER, Gallery
 
     def print_progress(done: int, total: int) -> None:
-        end = "\n" if done == total else "\r"
-        print_message(f"reading sidecars: {done:,} of {total:,}", end=end)
+        if done == total or done % 100 == 0:
+            end = "\n" if done == total else "\r"
+            print_message(f"reading sidecars: {done:,} of {total:,} jobs", end=end)
 
     home.prepare()
-    folder = home.data / FOLDER
+    gallery = Gallery(home.data / FOLDER, writing=True)
     try:
-        folder.mkdir(exist_ok=True)
         progress = print_progress if sys.stderr.isatty() else None
-        return rebuild(folder, home.outbox, Disk().replace, progress, if_unsound=if_unsound)
+        return rebuild(gallery, home.outbox, progress, if_missing=if_missing)
     except OSError as error:
-        raise UsageProblem(f"cannot write the index in {folder}: {error.strerror}") from error
+        raise UsageProblem(f"cannot write the index in {gallery.folder}: {error}") from error
 
 
 def _print_table(page: "Page", offset: int) -> None:
@@ -160,13 +169,14 @@ def _fitted(text: str, columns: int) -> str:
 def run_page(options: argparse.Namespace) -> int:
     """Write contact sheets and print their paths."""
     home = find_home(options.home)
-    pages = [_job_page(home, job) for job in options.ids] or [write_outbox_page(home)]
+    pages = [_job_page(home, job) for job in options.ids] or [write_outbox_page(home, months=True)]
     print_answer(options, {"pages": pages}, *pages)
     return 0
 
 
 def _job_page(home: Home, job: str) -> str:
-    from runner.gallery.page.sheet import job_page
+    from runner.gallery.page.layout import Shot, shots_of
+    from runner.gallery.page.paging import pages_of
     from runner.spool.disk.disk import Disk
 
     status = client.status(home, job)
@@ -175,32 +185,91 @@ def _job_page(home: Home, job: str) -> str:
     folder = home.job(status["id"])
     page = folder / "index.html"
     if status["images"]["failed"] and page.is_file():
-        # Only the runner knows which images failed, and why: the page that it wrote is kept.
+        # Only the runner knows which images failed, and why: the pages that it wrote are kept.
         return str(page)
-    files = (read_json(file) for file in folder.glob(f"{status['id']}-[0-9]*.json"))
-    sidecars = [sidecar for sidecar in files if sidecar and mapping(sidecar.get("result"))]
-    Disk(home.outbox).replace(page, job_page(status, sidecars).encode())
+    own = re.compile(rf"{re.escape(status['id'])}-(\d{{4,}})\.json")
+    files = {int(name[1]): name[0] for name in map(own.fullmatch, os.listdir(folder)) if name}
+
+    def shots(numbers: Sequence[int]) -> list[Shot]:
+        found = (read_json(folder / files[number]) for number in numbers)
+        return shots_of((each for each in found if each and mapping(each.get("result"))), ())
+
+    pages, _ = pages_of(status, sorted(files), shots)
+    for name, text in pages.items():
+        Disk(home.outbox).replace(folder / name, text.encode())
     return str(page)
 
 
-def write_outbox_page(home: Home) -> str:
-    """Write the page of the newest jobs, from the files of the outbox, and return its path."""
-    from runner.gallery.page.overview import latest
+def write_outbox_page(home: Home, *, months: bool = False) -> str:
+    """Write the page of the newest jobs, and those of older ones that have changed; their path.
+
+    Goes by the times of folders, and reads only the statuses that it shows. Only with `months` it
+    makes pages of older jobs where there are none.
+    """
+    from runner.gallery.page.overview import months_in
+
+    oldest_first = sorted(_folders(home))
+    shown: list[dict[str, Any]] = []
+    while oldest_first and len(shown) < _NEWEST:
+        shown += statuses(home, [oldest_first.pop()[1]])
+    _write_months(home, oldest_first, make=months)
+    page = home.outbox / "index.html"
+    _write_jobs(home, page, shown, months=months_in(home.outbox))
+    return str(page)
+
+
+def _folders(home: Home) -> Iterator[tuple[int, str]]:
+    """The folders that may be jobs', with their times."""
+    with os.scandir(home.outbox) as entries:
+        for entry in entries:
+            if is_safe_id(entry.name) and entry.is_dir(follow_symlinks=False):
+                with suppress(OSError):
+                    yield entry.stat(follow_symlinks=False).st_mtime_ns, entry.name
+
+
+def _write_months(home: Home, oldest_first: Sequence[tuple[int, str]], *, make: bool) -> None:
+    """Write the pages of months whose jobs have changed; remove those that have no jobs."""
+    from runner.gallery.page.overview import MONTHS, MOST_JOBS, months_in
+    from runner.spool.disk.disk import Disk
+
+    disk, stale = Disk(home.outbox), {*months_in(home.outbox)}
+    for moment, group in groupby(oldest_first, lambda job: gmtime(max(0, job[0] // 10**9))[:2]):
+        month = "{}-{:02}".format(*moment)
+        jobs = list(group)
+        for begin in range(0, len(jobs), MOST_JOBS):
+            some = jobs[begin : begin + MOST_JOBS]
+            page = home.outbox / MONTHS / f"{month}.{begin // MOST_JOBS + 1:03}.html"
+            if page.name not in stale and not make:
+                continue
+            stale.discard(page.name)
+            made_from = f"<!-- {sha256(repr(some).encode()).hexdigest()} -->"
+            with suppress(OSError):
+                if read_file(page).endswith(made_from.encode()):
+                    continue
+            disk.make_folder(page.parent)
+            shown = list(statuses(home, [name for _, name in some]))
+            _write_jobs(home, page, shown, made_from, month=month)
+    for name in stale:
+        disk.remove(home.outbox / MONTHS / name)
+
+
+def _write_jobs(
+    home: Home, page: Path, jobs: Sequence[Mapping[str, Any]], end: str = "", **more: Any
+) -> None:
     from runner.gallery.page.sheet import outbox_page
     from runner.spool.disk.disk import Disk
 
-    shown = latest(statuses(home))
-    packs = {str(job["id"]): _pack(home, job) for job in shown}
-    page = home.outbox / "index.html"
-    Disk(home.outbox).replace(page, outbox_page(shown, packs).encode())
-    return str(page)
+    packs = {str(job["id"]): _pack(home, job) for job in jobs}
+    Disk(home.outbox).replace(page, (outbox_page(jobs, packs, **more) + end).encode())
 
 
-def statuses(home: Home) -> Iterable[dict[str, Any]]:
-    """The status of every job whose folder is in the outbox."""
-    for folder in sorted(home.outbox.iterdir()) if home.outbox.is_dir() else ():
-        status = reading.status(folder / "status.json")
-        if status is not None and status["id"] == folder.name:
+def statuses(home: Home, names: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The statuses of these jobs, or of all, whose folders are in the outbox."""
+    if names is None:
+        names = sorted(os.listdir(home.outbox)) if home.outbox.is_dir() else ()
+    for name in names:
+        status = reading.status(home.outbox / name / "status.json")
+        if status is not None and status["id"] == name:
             yield status
 
 

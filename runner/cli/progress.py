@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
@@ -39,8 +40,8 @@ class Board:
         self._as_json = as_json
         self._bars = None if as_json else _bars()
         self._tasks: dict[str, TaskID] = {}
-        # By job that is not over: the state, the reason and the number of images shown last.
-        self._shown: dict[str, tuple[Any, ...]] = {}
+        # By job that is not over: the status shown last.
+        self._shown: dict[str, dict[str, Any]] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
@@ -85,18 +86,21 @@ class Board:
         for job_id in dict.fromkeys([*self._shown, *self._ids()]):
             if job_id in self._over:
                 continue
-            status = reading.status(self._home.job(job_id) / "status.json")
+            status = None
+            with suppress(OSError):  # at the next look
+                status = reading.status(self._home.job(job_id) / "status.json")
             if status is None:
                 continue
             status["id"] = job_id
             before = self._shown.get(job_id)
-            key = (status["state"], status["reason"], status["images"]["done"])
-            self._shown[job_id] = key
+            is_new = before is None or _told(status) != _told(before)
+            if is_new:
+                self._shown[job_id] = status
             if self._bars:
                 self._draw(self._bars, status)
-            elif key != before and self._as_json:
-                print_line(status)
-            elif key != before:
+            elif is_new and self._as_json:
+                print_line(_changed(status, before or {"outputs": []}))
+            elif is_new:
                 show(job_line(status), flush=True)
             if status["state"] in FINAL_STATES:
                 self._over.add(job_id)
@@ -120,6 +124,20 @@ class Board:
         )
         if over:
             bars.stop_task(task)
+
+
+def _told(status: dict[str, Any]) -> tuple[Any, ...]:
+    """What is worth a line when it changes."""
+    return status["state"], status["reason"], status["images"]["done"]
+
+
+def _changed(status: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """What is new in a status, of its outputs too, and which job and state that is."""
+    always = ("id", "revision", "state")
+    new = {k: v for k, v in status.items() if k in always or k not in before or v != before[k]}
+    if "outputs" in new:
+        new["outputs"] = [output for output in status["outputs"] if output not in before["outputs"]]
+    return new
 
 
 def _bars() -> "Progress | None":

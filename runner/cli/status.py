@@ -45,8 +45,10 @@ def run_status(options: argparse.Namespace) -> int:
     from runner.cli.overlooked import overlooked
 
     not_taken = [{"file": file, "why": why} for file, why in overlooked(home)]
+    outdated = client.outdated_runner(home) if running else None
     if options.json:
         more = {"running": running is not None, "inbox": waiting, "not_taken": not_taken}
+        more |= {"outdated": outdated}
         print_json({**summary, **more})
         return 0
     counts = summary.get("counts", {})
@@ -58,6 +60,8 @@ def run_status(options: argparse.Namespace) -> int:
             show(running["note"])
         for fault in running["faults"]:
             show(f"set aside: {fault['file']}: {fault['message']}")
+        if outdated:
+            show(outdated)
     else:
         then = f"when it last wrote its summary: {numbers}" if numbers else "no jobs yet"
         who = f"process {holder} has the home, and no runner" if holder else "no runner"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 if TYPE_CHECKING:
     from runner.spool.inbox.assess import Assessment
 
-# An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _BAD = ("failed", "rejected", "cancelled", "unknown")
+_OF_AN_END = ("id", "state", "reason", "message", "warnings")
+# An idle runner takes a drop within milliseconds; one with a long inbox may need longer.
 _RECEIPT_SECONDS = 15.0
 # Of a spec too large to be one, enough to say how large it is.
 _MOST_BYTES = 16 << 20
@@ -60,15 +61,17 @@ def run_submit(options: argparse.Namespace) -> int:
             for copied in client.bring_images(home, Path(file), data):
                 print_message(f"copied {copied} into the inbox")
         drops[client.submit(home, data, _name(file, data))] = data
-    code = report_drops(home, drops, options)
+    code = report_drops(home, drops, options, {w for _, each in checked for w in each.warnings})
     return 1 if any(assessment.reason for _, assessment in checked) else code
 
 
-def report_drops(home: Home, drops: dict[str, bytes], options: argparse.Namespace) -> int:
+def report_drops(
+    home: Home, drops: dict[str, bytes], options: argparse.Namespace, said: Collection[str] = ()
+) -> int:
     """Print the id of each drop's job, or the drop's name where no runner has taken it.
 
-    `drops` has their bytes by name. 1 where a drop was rejected. With `options.wait` the jobs are
-    waited for, and 1 also where one failed or was cancelled.
+    `drops` has their bytes by name, `said` warnings that were printed. 1 where a drop was rejected.
+    With `options.wait` the jobs are waited for, and 1 also where one failed or was cancelled.
     """
     if client.runner_health(home) is None:
         print_answer(options, {"jobs": [], "drops": [*drops]}, *drops)
@@ -84,9 +87,14 @@ def report_drops(home: Home, drops: dict[str, bytes], options: argparse.Namespac
     else:
         statuses = [client.status(home, job) for job in jobs]
     bad = [s["state"] in (_BAD if options.wait else ("rejected",)) for s in statuses]
-    pairs = zip(statuses, bad, strict=True)
-    lines = [job_line(s) if options.wait or is_bad else s["id"] for s, is_bad in pairs]
-    print_answer(options, {"jobs": jobs} | ({"drops": late} if late else {}), *lines)
+    lines = []
+    for status, is_bad in zip(statuses, bad, strict=True):
+        lines.append(job_line(status) if options.wait or is_bad else status["id"])
+        warned = status.get("warnings", ()) if options.wait else ()
+        lines += [f"  warning: {text}" for text in warned if text not in said]
+    ends = [{key: s.get(key) for key in _OF_AN_END} for s in statuses if options.wait]
+    answer = {"jobs": jobs} | ({"drops": late} if late else {}) | ({"ends": ends} if ends else {})
+    print_answer(options, answer, *lines)
     for name in () if options.json else late:
         print_message(f"{name} is in the inbox and not yet taken")
     return 1 if any(bad) or (options.wait and late) else 0
@@ -146,6 +154,8 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
     from runner.catalogue import RegistryCatalogue
     from runner.spool.inbox.assess import assess
 
+    if outdated := client.outdated_runner(home):
+        print_message(f"warning: {outdated}")
     catalogue = RegistryCatalogue(home.settings, home.data)
     checked = [
         (file, assess(data, _name(file, data), home, catalogue, weights=True))
@@ -215,7 +225,11 @@ def _spec_bytes(file: str) -> bytes:
 
         # The metadata of fluxdrop's own pictures, or of another program's as far as they can be
         # read as a spec.
-        return to_yaml({key: value for key, value in read(Path(file)).items() if key != "result"})
+        spec = read(Path(file))
+        noted = [key[2:] for key in spec if key.startswith("x_") and key != "x_made_with"]
+        if noted and "result" not in spec:
+            print_message(f"{file}: warning: of its settings only noted: {', '.join(noted)}")
+        return to_yaml({key: value for key, value in spec.items() if key != "result"})
     try:
         return read_file(Path(file), _MOST_BYTES, follow=True)
     except OSError as error:

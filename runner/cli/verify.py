@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -50,12 +51,17 @@ def run_verify(options: argparse.Namespace) -> int:
     """Make the image of a sidecar again; 0 where every pixel is the same."""
     home = find_home(options.home)
     home.prepare()
-    sidecar, picture = _sidecar_and_picture(Path(options.sidecar))
+    file = Path(options.sidecar)
+    if not os.path.exists(file) and file.parts[:1] == ("outbox",):
+        file = home.outbox.joinpath(*file.parts[1:])
+    sidecar, picture = _sidecar_and_picture(file)
     render = _render_here if client.runner_health(home) is None else _render_by_runner
     try:
         again, engine_facts = render(home, sidecar)
     except _NotMade as error:
-        result: dict[str, Any] = {"identical": False, "max_difference": None, "reason": str(error)}
+        # Who verifies has dropped nothing.
+        why = re.sub(r": [^:]*\bdrop [a-z ]+ again$", "", str(error))
+        result: dict[str, Any] = {"identical": False, "max_difference": None, "reason": why}
     else:
         if options.save:
             Path(options.save).write_bytes(again)
@@ -80,6 +86,8 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
     """
     from runner.gallery.metadata import read
 
+    if not os.path.exists(file):
+        raise UsageProblem(f"there is no file {file}")
     is_sidecar = file.suffix.lower() == ".json"
     beside = file if is_sidecar else file.with_suffix(".json")
     if is_sidecar or beside.is_file():
@@ -196,7 +204,6 @@ def _take_back(home: Home, drop: str) -> None:
     """Remove the drop that was for the comparison, or its job from the outbox and the gallery."""
     from runner.cli.run import opened
     from runner.gallery.store import FOLDER, Gallery
-    from runner.spool.disk.disk import Disk
 
     (home.inbox / drop).unlink(missing_ok=True)
     receipt = client.wait_for_receipt(home, drop, _CANCEL_SECONDS)
@@ -216,7 +223,7 @@ def _take_back(home: Home, drop: str) -> None:
     shutil.rmtree(home.job(job), ignore_errors=True)
     for name in (drop, f"{job}.cancel"):
         (home.drops / f"{name}.json").unlink(missing_ok=True)
-    gallery = Gallery(home.data / FOLDER, Disk().replace)
+    gallery = Gallery(home.data / FOLDER, writing=True)
     if not gallery.missing:
         gallery.remove(f"{job}-0001")
 

@@ -1,7 +1,7 @@
 """The daemon: connects the spool, the worker and an executor, runs their loop, and stops cleanly.
 
-Its threads are main (steps of the worker, the health file), intake, writer, and the executor's own.
-ARCHITECTURE.md, section Threads, says what they share.
+Its threads are main (steps of the worker, the health file), intake, writer with its encoders, and
+the executor's own. ARCHITECTURE.md, section Threads, says what they share.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ writer thread only; never touches a job that goes on.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -71,7 +71,7 @@ class JobEnds:
             return [record.seq for record in records if self.spool.ledger.end(record.seq)]
 
     def _publish(self, records: Sequence[Record]) -> None:
-        pages: dict[int, str | None] = {}
+        pages: dict[int, Mapping[str, str]] = {}
         for record in records:
             self._count_gone(record)
             current = self.spool.ledger.get(record.seq)
@@ -86,6 +86,6 @@ class JobEnds:
                 raise
             # The page can be made again; the end of a job must not wait for it.
             self.recorder.warn(records[0], [NO_PAGE.format(type(error).__name__)])
-            self.spool.outbox.publish_ends({records[0].seq: None})
+            self.spool.outbox.publish_ends({records[0].seq: {}})
         for record in records:
             self.pages.forget(record)

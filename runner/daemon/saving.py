@@ -2,14 +2,19 @@
 
 The order within an image is picture, thumbnail, sidecar, then the ledger: an image counts from the
 moment its sidecar exists. An image that a full or read-only disk refuses, or the folder of its job,
-is not counted, and is rendered again once it can be written. Called by the writer thread only.
+is not counted, and is rendered again once it can be written. Called by the writer thread only; the
+few threads that encode large pictures beside it touch neither a file nor the ledger.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
@@ -26,6 +31,32 @@ from runner.spool.store.spool import Spool
 log = logging.getLogger(__name__)
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+# Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
+_LARGE_PIXELS = 256 * 256
+_MOST_ENCODERS = 4
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An image on its way; `files` waits for what is written, or raises what encoding raised."""
+
+    image: FinishedImage
+    files: Callable[[], SavedImage]
+
+
+def encoders() -> ThreadPoolExecutor:
+    """The threads that encode. None starts before it is needed, and none can end by a mistake."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_ENCODERS), "encoder")
+
+
+def begin_encoding(image: FinishedImage, pool: Executor) -> Encoding:
+    """Encode a large image in the pool, any other where its files are asked for."""
+    files: Callable[[], SavedImage] = partial(_encoded, image)
+    if math.prod(image.rendered.image.size) >= _LARGE_PIXELS:
+        # Where no thread can be started, it is encoded like a small one.
+        with suppress(RuntimeError):
+            files = pool.submit(files).result
+    return Encoding(image, files)
 
 
 @dataclass(frozen=True)
@@ -36,10 +67,10 @@ class ImageSaver:
     pages: Pages
     recorder: Recorder
 
-    def save(self, images: Sequence[FinishedImage]) -> None:
+    def save(self, images: Sequence[Encoding]) -> None:
         """Put images into the outbox; one that cannot be put there fails, or is rendered again."""
         self.recorder.all_or_each(self._save, images)
-        for record in {image.record.seq: image.record for image in images}.values():
+        for record in {each.image.record.seq: each.image.record for each in images}.values():
             self.pages.refresh_job(record)
 
     def fail(self, record: Record, number: int, reason: str, message: str) -> None:
@@ -48,13 +79,13 @@ class ImageSaver:
             lambda: self.spool.ledger.image_failed(record.seq, number, reason, message)
         )
 
-    def _save(self, images: Sequence[FinishedImage]) -> None:
+    def _save(self, images: Sequence[Encoding]) -> None:
         saved: list[tuple[FinishedImage, SavedImage]] = []
-        for image in images:
+        for each in images:
             try:
-                saved.append((image, _encoded(image)))
+                saved.append((each.image, each.files()))
             except Exception as error:  # noqa: BLE001 no other image may suffer from it
-                self._fail_save(image, error)
+                self._fail_save(each.image, error)
         if not saved:
             return
         try:

@@ -1,7 +1,7 @@
 """The sidecar of an image: the realised spec that makes it again, and the engine facts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.clock import timestamp
@@ -19,6 +19,7 @@ class FinishedImage:
     rendered: Rendered
     realised: Mapping[str, Any]
     origin: Mapping[str, Any]
+    created_at: str = field(default_factory=timestamp)
 
 
 def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
         "file": file,
         "width": width,
         "height": height,
-        "created_at": timestamp(),
+        "created_at": image.created_at,
         "seconds": round(rendered.seconds, 3),
         **{name: value for name, value in facts.items() if value != spec.get(name)},
         **image.origin,

@@ -1,8 +1,9 @@
 """The writer thread: writes pictures, sidecars, statuses and ends of jobs while the GPU works.
 
-The worker hands over work and goes on. All work handed over while a group was written is the next
-group, written in this order: images, changes of the ledger, statuses with progress, jobs that go
-back into the queue, ends of jobs. A status never delays the next image; the first, `running`, is
+The worker hands over work and goes on. Large pictures are encoded from then on, by a few threads,
+for whose results this one waits in order. All work handed over while a group was written is the
+next group, written in this order: images, changes of the ledger, statuses with progress, jobs that
+go back into the queue, ends of jobs. A status never delays the next image; the first, `running`, is
 written before any end. Decides nothing about a job.
 """
 
@@ -16,7 +17,7 @@ from runner.clock import monotonic
 from runner.daemon.ends import JobEnds
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
-from runner.daemon.saving import ImageSaver
+from runner.daemon.saving import Encoding, ImageSaver, begin_encoding, encoders
 from runner.daemon.sidecar import FinishedImage
 from runner.holds import Hold
 from runner.log_once import LogOnce
@@ -25,8 +26,9 @@ from runner.spool.store.spool import Spool
 from runner.wire import Progress
 
 _STATUS_SECONDS = 0.25
-# Pixels that wait to be written, 48 MiB as RGB: a slow disk must not fill the memory.
-_MOST_PIXELS = 16 << 20
+# Pixels that wait to be written, 24 MiB as RGB, and as much again where they are encoded already: a
+# slow disk must not fill the memory.
+_MOST_PIXELS = 8 << 20
 _MOST_WAITING = 32
 
 
@@ -34,7 +36,7 @@ _MOST_WAITING = 32
 class _Group:
     """The work handed over since the last group."""
 
-    images: list[FinishedImage] = field(default_factory=list)
+    images: list[Encoding] = field(default_factory=list)
     changes: list[Callable[[], None]] = field(default_factory=list)
     others: list[Callable[[], None]] = field(default_factory=list)
     ended: list[Record] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Writer:
         self._outbox = spool.outbox
         self._pages = pages
         self._recorder = Recorder(spool.ledger)
+        self._encoders = encoders()
         self._images = ImageSaver(spool, pages, self._recorder)
         self._ends = JobEnds(spool, pages, self._recorder)
         self._log_once = LogOnce("writing to the outbox")
@@ -84,13 +87,15 @@ class Writer:
     def is_full(self) -> bool:
         """Whether the next image should wait until some of the others are written."""
         with self._changed:
-            pixels = sum(math.prod(image.rendered.image.size) for image in self._group.images)
+            waiting = (each.image.rendered.image for each in self._group.images)
+            pixels = sum(math.prod(image.size) for image in waiting)
             return pixels >= _MOST_PIXELS or len(self._group) >= _MOST_WAITING
 
     def save(self, image: FinishedImage) -> None:
         """Put an image into the outbox."""
+        encoding = begin_encoding(image, self._encoders)
         with self._handing_over() as group:
-            group.images.append(image)
+            group.images.append(encoding)
             self._unwritten.add(image.record.seq)
 
     def fail_image(self, record: Record, number: int, reason: str, message: str) -> None:
@@ -144,6 +149,7 @@ class Writer:
             self._closing = True
         self._recorder.closing.set()
         self._thread.join()
+        self._encoders.shutdown(cancel_futures=True)
 
     @contextmanager
     def _handing_over(self) -> Iterator[_Group]:
@@ -159,7 +165,6 @@ class Writer:
             self._unwritten.discard(seq)
 
     def _run(self) -> None:
-        self._pages.open()
         while True:
             self._threads.moved("writer")
             with self._changed:
@@ -178,8 +183,10 @@ class Writer:
                     self._written_at.pop(seq, None)
                 self._busy = len(group) + len(due)
             self._write(group, due)
+            # Its pictures need no memory while nothing comes.
+            del group
             self._on_change()
-        self._pages.tend(at_once=True)
+        self._pages.close()
 
     def _due(self) -> dict[int, Progress | None]:
         """The progress of the jobs whose status is to be written now, by `seq`."""

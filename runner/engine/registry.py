@@ -6,6 +6,7 @@ have passed their schema, so types are not checked again.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,10 @@ from specs.suggest import did_you_mean
 KINDS: Mapping[str, Kind] = {
     kind.name: kind for kind in (text2img.KIND, kontext.KIND, fill.KIND, control.KIND, redux.KIND)
 }
+
+# What other programs put around the names of models, and write into prompts.
+_FLUX = re.compile(r"^(?:.*/)?flux[\d.]*[-_. ]*|-4b$")
+_SYNTAX = re.compile(r"<(?:lora|lyco):[^<>]*>|\([^()]+:\d*\.\d+\)")
 
 Finding = tuple[str, str]
 """The path of a field and one sentence about it."""
@@ -113,14 +118,13 @@ def warnings(
 ) -> list[str]:
     """Sentences for the caller about a spec that are no reason to reject it."""
     model = models.get(default_model(spec, defaults))
-    prompt = spec.get("prompt")
-    if model is None or not model.builtin or not isinstance(prompt, str):
-        return []
-    unknown = unknown_words(prompt)
-    if not unknown:
-        return []
-    listed = ", ".join(f"`{word}`" for word in unknown[:8])
-    return [f"the built-in model does not know {listed}; it draws simple coloured shapes"]
+    prompt, told = str(spec.get("prompt") or ""), []
+    if syntax := _SYNTAX.search(prompt):
+        told.append(f"`{syntax[0]}` is plain text here: `loras` has LoRA files, words no weights")
+    if model and model.builtin and (unknown := unknown_words(prompt)):
+        listed = ", ".join(f"`{word}`" for word in unknown[:8])
+        told.append(f"the built-in model does not know {listed}; it draws simple coloured shapes")
+    return told
 
 
 def _negative(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
@@ -212,7 +216,8 @@ def _reference_problems(
     kind, image = str(spec["kind"]), spec["image"]
     if kind == "text2img" and not serving.img2img:
         able = _able(kind, models, lambda _, other: bool(other.img2img))
-        yield "image", f"{model.name} cannot start from a picture; leave `image` out{able}"
+        edits = f"; `kind: kontext` edits with {model.name}" if "kontext" in model.serves else ""
+        yield "image", f"{model.name} cannot start from a picture; leave `image` out{able}{edits}"
     several = isinstance(image, list)
     images = image if isinstance(image, list) else [image]
     if len(images) > serving.references:
@@ -258,7 +263,8 @@ def _able(kind: str, models: Models, can: Callable[[Model, Serving], bool]) -> s
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
-    hint = did_you_mean(name, known, f"known are {_listed(list(known))}")
+    plain, listed = _FLUX.sub("", name.lower()), _listed(list(known))
+    hint = did_you_mean(plain if plain in known else name, known, f"known are {listed}")
     return f"there is no {what} {name!r}; {hint}"
 
 

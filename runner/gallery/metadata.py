@@ -30,6 +30,8 @@ Level = Literal["full", "minimal", "none"]
 CHUNK = "fluxdrop"
 _EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
+_INVOKEAI = ("invokeai_metadata", "invokeai_graph", "invokeai_workflow")
+_GRAPHS = {"workflow": "ComfyUI", "prompt": "ComfyUI"} | dict.fromkeys(_INVOKEAI, "InvokeAI")
 # Pillow's bound for a text of a PNG too.
 _LONGEST_TEXT = 1 << 20
 
@@ -79,11 +81,14 @@ def read(picture: bytes | Path) -> dict[str, Any]:
         data = read_file(picture, follow=True) if isinstance(picture, Path) else picture
     except OSError as exc:
         raise UsageProblem(f"{name} cannot be read: {exc.strerror or exc}.") from exc
+    texts: dict[str, str] = {}
     if data.lstrip()[:1] == b"{":
         spec = _from_json(data.decode("utf-8", "replace"))
     else:
-        spec = _from_texts(_texts(data, name))
+        spec = _from_texts(texts := _texts(data, name))
     if spec is None:
+        if maker := next(filter(None, map(_GRAPHS.get, texts)), None):
+            raise UsageProblem(f"{name} has a workflow of {maker}, which is not read: write a spec")
         raise UsageProblem(
             f"{name} does not say how it was made; submit its sidecar (.json) instead, "
             "or write a spec."

@@ -1,33 +1,29 @@
 """Makes the gallery's row of one picture from its sidecar alone, and the whole index from all.
 
-A rebuild, if the index is missing or damaged or on request, writes the rows to a new generation,
-oldest picture first. Then, under the lock, it gets the rows that others added or removed meanwhile,
-and one small file is replaced to name it. A reader sees either the old index or the new one, and a
-rebuild that fails leaves the old one.
+A rebuild works in the index that stands, some hundred rows at a time: meanwhile others read it, add
+and remove rows, and one that dies has changed nothing for the worse. Only a damaged index is
+removed first.
 """
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import inf
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryFile
 from types import UnionType
 from typing import Any
 
 from runner.errors import UsageProblem
+from runner.files import is_folder, is_link, is_there, names_in
 from runner.gallery.formatting import mapping
 from runner.gallery.lock import locked
-from runner.gallery.segments import SEGMENT, Segments, Write, generations
 from runner.gallery.store import Gallery
-from runner.gallery.terms import moment
 from runner.wire import read_json
 
 Progress = Callable[[int, int], None]
+_BATCH = 500
 # These fields of `result` follow in this order, and then every other field of the spec.
 _RESULTS: dict[str, type | UnionType] = {
     "pack": str, "subject": str | int, "variable": str | int, "width": int, "height": int,
@@ -80,105 +76,64 @@ def _typed(kind: type | UnionType, value: Any) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def ensure(folder: Path, outbox: Path, write: Write, *, patience: float = inf) -> bool:
-    """Add the rows that the index lacks, and return whether it had to be made again.
-
-    For the start of a runner: it may have been killed after writing a sidecar and before adding
-    its row, and a power cut loses the rows of the last seconds. Rows are added in the order of the
-    images, so that an intact index lacks rows only of jobs whose last one it lacks. No date is
-    looked at: the clock may have been set. Raises TimeoutError where another process makes the
-    index, or writes it, for longer than `patience` seconds.
-    """
-    if not Segments(folder).sound():
-        rebuild(folder, outbox, write, if_unsound=True, patience=patience)
-        return True
-    gallery = Gallery(folder, write, patience=patience)
-    for sidecars in _sidecars(outbox):
-        if sidecars and gallery.get(sidecars[-1].stem) is None:
-            gallery.add(*filter(None, map(_row, sidecars)))
-    return False
-
-
 def rebuild(
-    folder: Path, outbox: Path, write: Write, progress: Progress | None = None,
-    *, if_unsound: bool = False, patience: float = inf,
+    gallery: Gallery, outbox: Path, progress: Progress | None = None,
+    *, if_missing: bool = False, patience: float = inf,
 ) -> int:  # fmt: skip
-    """Make the index again and return its number of rows; with `if_unsound` only where it must be.
+    """Bring the index into agreement with the sidecars, and return its number of rows.
 
-    `progress(done, total)` is called now and then, with numbers of sidecars. Raises TimeoutError as
-    `ensure` does.
+    With `if_missing` only where it is missing. `progress(done, total)` is called after each job.
+    Raises TimeoutError where another process does it, or writes the index, for longer than
+    `patience` seconds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    # The writers' own lock is held for moments only: they add rows meanwhile.
-    with locked(folder / "rebuilding", patience):
+    gallery.folder.mkdir(exist_ok=True)
+    with locked(gallery.folder / "rebuilding", patience):
         # Another process may have made it while this one waited.
-        if if_unsound and (made := Gallery(folder)).sound():
-            return len(made)
-        count = None
-        while count is None:
-            count = _rebuilt(Segments(folder, write, patience=patience), outbox, write, progress)
-    return count
+        if not if_missing or gallery.missing:
+            _remove_segments(gallery.folder)
+            if not gallery.is_sound():
+                gallery.start_anew()
+            try:
+                _add_missing(gallery, outbox, progress)
+            except OSError:
+                if not gallery.damaged:
+                    raise
+                gallery.start_anew()
+                _add_missing(gallery, outbox, progress)
+            _remove_gone(gallery, outbox)
+            gallery.mark_complete()
+        return len(gallery)
 
 
-def _rebuilt(old: Segments, outbox: Path, write: Write, progress: Progress | None) -> int | None:
-    """The number of rows of the new index; None where another took the place of the old one."""
-    folder = old.folder
-    with old.writing():
-        old_name, old_length = old.generation, old.length
-        name = f"g{max(generations(folder), default=0) + 1:06}"
-        (folder / name).mkdir()
-    fresh = Gallery(folder, write, generation=name)
-    try:
-        rows = _oldest_first(outbox, progress)
-        while batch := [{"row": row} for row in islice(rows, SEGMENT)]:
-            fresh.append(partial(list, batch))
-        with old.writing():
-            if old.generation != old_name or not (folder / name).is_dir():
-                shutil.rmtree(folder / name, ignore_errors=True)
-                return None
-            _replay(old, old_length, fresh)
-            count = len(fresh)
-            old.switch(name)
-    except FileNotFoundError:
-        if (folder / name).is_dir():
-            raise
-        return None
-    except BaseException:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        raise
-    for number in generations(folder):
-        # One that a reader on Windows still has open is removed by the next rebuild.
-        if f"g{number:06}" < name:
-            shutil.rmtree(folder / f"g{number:06}", ignore_errors=True)
-    return count
-
-
-def _replay(old: Segments, length: int, fresh: Gallery) -> None:
-    """Apply to the new index what the old one gained after its first `length` lines."""
-    for entry in old.entries(after=length):
-        if "row" in entry:
-            fresh.add(entry["row"])
-        else:
-            rows = [old.row(doc) for doc in entry.get("gone", ())]
-            fresh.remove(*(str(row["id"]) for row in rows if row is not None))
-
-
-def _oldest_first(outbox: Path, progress: Progress | None) -> Iterator[dict[str, Any]]:
-    """All rows, oldest picture first; the rows wait in a temporary file, not in memory."""
-    with TemporaryFile() as file:
-        keys: list[tuple[int, str, int, int]] = []
-        paths = [path for sidecars in _sidecars(outbox) for path in sidecars]
-        for done, path in enumerate(paths, start=1):
+def _add_missing(gallery: Gallery, outbox: Path, progress: Progress | None) -> None:
+    """Add the rows that the index lacks, and those that have changed."""
+    jobs = names_in(outbox)
+    rows: list[dict[str, Any]] = []
+    for done, job in enumerate(jobs, start=1):
+        for path in _sidecars(outbox / job):
             if (row := _row(path)) is not None:
-                made, index = moment(row.get("created_at")), row.get("index")
-                place = index if isinstance(index, int) else 0
-                keys.append((made, str(row["job"]), place, file.tell()))
-                file.write(json.dumps(row).encode() + b"\n")
-            if progress is not None and (done % 100 == 0 or done == len(paths)):
-                progress(done, len(paths))
-        for *_, offset in sorted(keys):
-            file.seek(offset)
-            yield json.loads(file.readline())
+                rows.append(row)
+            if len(rows) >= _BATCH:
+                gallery.add(*rows)
+                rows.clear()
+        if progress is not None:
+            progress(done, len(jobs))
+    gallery.add(*rows)
+
+
+def _remove_gone(gallery: Gallery, outbox: Path) -> None:
+    """Remove the rows whose sidecars are gone."""
+    ids = [""]
+    while ids := gallery.ids(ids[-1], _BATCH):
+        rows = [row for row in map(gallery.get, ids) if row is not None]
+        gallery.remove(*(row for row in rows if not is_there(outbox.parent / row["sidecar"])))
+
+
+def _remove_segments(folder: Path) -> None:
+    """Remove what earlier versions kept there."""
+    for path in (*folder.glob("g[0-9]*"), folder / "current", folder / "lock"):
+        with suppress(OSError):
+            shutil.rmtree(path) if is_folder(path) else path.unlink(missing_ok=True)
 
 
 def _row(sidecar: Path) -> dict[str, Any] | None:
@@ -192,15 +147,12 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
     return row if is_own else None
 
 
-def _sidecars(outbox: Path) -> Iterator[list[Path]]:
-    """The sidecars of each job, in the order of its images."""
-    for folder in sorted(outbox.iterdir()) if outbox.is_dir() else ():
-        try:
-            names = set(os.listdir(folder))
-        except OSError:
-            continue
-        if "status.json" in names and not folder.is_symlink():
-            # A recovery renames what it keeps without counting it.
-            own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
-            found = filter(own.fullmatch, names)
-            yield [folder / name for name in sorted(found, key=lambda name: (len(name), name))]
+def _sidecars(folder: Path) -> list[Path]:
+    """The sidecars of a job's folder, in the order of its images."""
+    names = names_in(folder)
+    if "status.json" not in names or is_link(folder):
+        return []
+    # A recovery renames what it keeps without counting it.
+    own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
+    found = filter(own.fullmatch, names)
+    return [folder / name for name in sorted(found, key=lambda name: (len(name), name))]

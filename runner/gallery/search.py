@@ -11,9 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypedDict
 
 from runner.errors import UsageProblem
-from runner.gallery.index import Index
 from runner.gallery.store import Gallery
-from runner.gallery.terms import EVERY_ROW, facet, word_term, words
+from runner.gallery.terms import facet, words
 from specs.times import parse_moment
 
 _PART = re.compile(r'"([^"]*)"|([^"]+)')
@@ -53,31 +52,17 @@ def search(
     """
     facets = {"kind": kind, "model": model, "pack": pack, "seed": seed, "job": job}
     exact = [facet(name, value) for name, value in facets.items() if value is not None]
-    tags = [tag] if isinstance(tag, str) else tag or ()
-    exact += [facet("tag", one) for one in tags]
+    exact += [facet("tag", one) for one in ([tag] if isinstance(tag, str) else tag or ())]
     if size is not None:
         exact.append(facet("size", _size(size)))
-    beginnings = []
+    beginnings: list[str] = []
     for quoted, unquoted in _PART.findall(text):
-        exact += [word_term(word) for word in words(quoted)]
-        beginnings += [word_term(word) for word in words(unquoted)]
+        exact += words(quoted)
+        beginnings += words(unquoted)
+    asked = [f'"{term}"' for term in exact] + [f'"{word}"*' for word in beginnings]
     start, end = _when(since, last=False), _when(until, last=True)
-    # Rare terms come first, so that an empty result is known early: exact terms and long
-    # beginnings are usually the rarer ones.
-    beginnings = sorted(set(beginnings), key=len, reverse=True)
-
-    def select(index: Index) -> int:
-        bits = -1
-        for lines_with, terms in ((index.bits, exact or [EVERY_ROW]), (index.prefix, beginnings)):
-            for term in terms:
-                bits &= lines_with(term)
-                if not bits:
-                    return 0
-        if start is not None or end is not None:
-            bits &= index.between(start, end)
-        return bits
-
-    total, rows = gallery.page(select, max(0, limit), max(0, offset))
+    match = " ".join(dict.fromkeys(asked))
+    total, rows = gallery.page(match, start, end, max(0, limit), max(0, offset))
     return {"total": total, "rows": rows}
 
 

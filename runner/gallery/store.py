@@ -1,119 +1,276 @@
-"""The gallery's index: TinyDB's documents, stored as one appended line for each row.
+"""The gallery's index: one SQLite file with a row for each finished picture, searched by FTS5.
 
-Plain TinyDB writes its whole file for each insert and reads it for each query. Here an added row is
-one line, and a query reads only the rows that match according to the segments' indexes. Any number
-of processes may read while one writes; a lock orders the writers. Everything can be made again from
-the sidecars.
+Any number of processes may read while one writes. A row that was added survives the end of the
+process, and a power cut after `sync`. The index is derived from the sidecars, so one that is
+damaged, or of another version, is made anew (`rebuild`). What the system refuses (a full disk, too
+many open files) is raised as OSError: it never passes for an index that is empty.
 """
 
+import errno
+import json
+import sqlite3
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
 from typing import Any, TypeVar
 
-from tinydb.table import Document
-
-from runner.gallery.index import Index
-from runner.gallery.segments import SEGMENT, Moved, Segments
-from runner.gallery.terms import identity
+from runner.gallery.terms import moment, terms_of
 
 FOLDER = "gallery"
 """The name of the index's folder in a home's private `data/`."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
-# Selects lines of a segment by its index, as bits.
-Plan = Callable[[Index], int]
+_VERSION = 1
+_SCHEMA = f"""
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS picture (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, row TEXT);
+-- Only which rows have a term: `terms_of` makes its text of a row, again to remove it.
+CREATE VIRTUAL TABLE IF NOT EXISTS term
+  USING fts5 (text, content = '', columnsize = 0, detail = none, tokenize = 'ascii');
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+# A picture's number is the millisecond that it was made in, times this: they sort by time.
+_SAME_MILLISECOND = 1 << 20
+_LATEST = 1 << 42
+_LONGEST_WAIT = 86_400.0
+_REBUILD = "the gallery's index is damaged: run `fluxdrop gallery rebuild`"
+_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_BUSY: errno.ETIMEDOUT,
+    sqlite3.SQLITE_LOCKED: errno.ETIMEDOUT,
+}
 
 
-class Gallery(Segments):
-    """The index of all finished pictures; only for reading without `write`.
+class Gallery:
+    """The index in a folder; safe to use from any thread.
 
-    `write` replaces a file atomically; `generation` is for rebuilds (see `Segments`). Nothing is
-    read before the first query. Where the index is `missing` or `damaged`, `rebuild` makes it.
+    With `writing` the index is made where there is none. A write raises TimeoutError where another
+    process writes for longer than `patience` seconds. `damaged` is whether the file was found to be
+    so; questions to it are answered as if it were empty.
     """
+
+    def __init__(self, folder: Path, *, writing: bool = False, patience: float = inf) -> None:
+        self.folder = folder
+        self.damaged = False
+        self._file = folder / "index.sqlite"
+        self._writing = writing
+        self._patience = min(patience, _LONGEST_WAIT)
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._let_go: Callable[[], object] = lambda: None
+        # The file that it is of: somebody may remove it, or make it anew.
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no complete index: never made, not finished, deleted, or damaged."""
+        complete = "SELECT count(*) FROM mark WHERE name = 'complete'"
+        return not self._ask(lambda base: int(base.execute(complete).fetchone()[0]), 0)
+
+    def mark_complete(self) -> None:
+        """Record that the index has a row for every sidecar."""
+        with self._changing() as base:
+            base.execute("INSERT OR REPLACE INTO mark VALUES ('complete', 1)")
 
     def add(self, *rows: Mapping[str, Any]) -> None:
         """Add rows; a row with a known id replaces the old one, unless they are equal."""
-
-        def entries() -> Iterator[Mapping[str, Any]]:
+        with self._changing() as base:
             for row_id, row in {str(row["id"]): row for row in rows}.items():
-                found = self.find(row_id)
-                if found is None:
-                    yield {"row": row}
-                elif found != row:
-                    yield {"row": row, "gone": [found.doc_id]}
-
-        self.append(entries)
+                known = _find(base, row_id)
+                if known is None or known[1] != row:
+                    if known is not None:
+                        _drop(base, *known)
+                    _put(base, row_id, row)
 
     def remove(self, *rows: str | Row) -> int:
         """Remove rows by id, or those still equal to the rows given; how many the index had."""
-        gone: list[int] = []
-
-        def entries() -> Iterator[Mapping[str, Any]]:
+        gone = 0
+        with self._changing() as base:
             for row in rows:
-                found = self.find(row if isinstance(row, str) else row["id"])
-                if found and row in (found["id"], found):
-                    gone.append(found.doc_id)
-            if gone:
-                yield {"gone": gone}
+                known = _find(base, row if isinstance(row, str) else row["id"])
+                if known is not None and row in (known[1]["id"], known[1]):
+                    _drop(base, *known)
+                    gone += 1
+            # One for each call: Python's module makes a single step of it.
+            for _ in range(base.execute("PRAGMA freelist_count").fetchone()[0] if gone else 0):
+                base.execute("PRAGMA incremental_vacuum(1)")
+        return gone
 
-        self.append(entries)
-        return len(gone)
+    def sync(self) -> None:
+        """Return once a power cut would lose no row that was added before."""
+        with self._changing(durable=True) as base:
+            base.execute("INSERT OR REPLACE INTO mark VALUES ('synced', random())")
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
-        return self._retrying(lambda: self.find(row_id))
+        return self._ask(lambda base: (_find(base, row_id) or (0, None))[1], None)
 
-    def find(self, row_id: str) -> Document | None:
-        """The document with that id, or None."""
-        key = identity(row_id)
-        for number in range(len(self._indexes) - 1, -1, -1):
-            for place in self._indexes[number].places(key):
-                doc = number * SEGMENT + place + 1
-                row = None if self._dead.get(number, 0) >> place & 1 else self.row(doc)
-                if row is not None and row.get("id") == row_id:
-                    return Document(row, doc)
-        return None
+    def ids(self, after: str, limit: int) -> list[str]:
+        """The next ids after this one, in their order."""
+        query = "SELECT id FROM picture WHERE id > ? ORDER BY id LIMIT ?"
+        return self._ask(lambda base: [row[0] for row in base.execute(query, (after, limit))], [])
 
-    def page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
-        """The number of rows that the plan selects, and one page of them, newest first."""
-        return self._retrying(lambda: self._page(plan, limit, offset))
+    def page(
+        self, match: str, since: int | None, until: int | None, limit: int, offset: int
+    ) -> tuple[int, list[Row]]:
+        """The number of rows that match, and one page of them, newest first.
 
-    def _page(self, plan: Plan, limit: int, offset: int) -> tuple[int, list[Row]]:
-        total = 0
-        rows: list[Row] = []
-        for number, index, live in self.indexes():
-            selected = plan(index) & live
-            count = selected.bit_count()
-            first = max(0, offset - total)
-            total += count
-            if first >= count or len(rows) >= limit:
-                continue
-            for doc in islice(_newest_first(number, selected), first, None):
-                row = self.row(doc)
-                if row is not None:
-                    rows.append(row)
-                if len(rows) >= limit:
-                    break
-        return total, rows
+        `match` is an FTS5 query; empty, it matches every row. The pictures were made from `since`
+        to before `until`, in milliseconds since 1970; None is open.
+        """
+        bounds = (_number(since or 0), _number(until) if until is not None else (1 << 63) - 1)
+        values = (match, *bounds) if match else bounds
+        table = "term WHERE term MATCH ? AND" if match else "picture WHERE"
+        where = f"FROM {table} rowid >= ? AND rowid < ?"
+        page = f"SELECT rowid AS n {where} ORDER BY rowid DESC LIMIT ? OFFSET ?"
+        query = f"SELECT row FROM ({page}) JOIN picture USING (n) ORDER BY n DESC"
 
-    def _retrying(self, read: Callable[[], T]) -> T:
-        """Read with the segments refreshed; again whenever a rebuild replaces them meanwhile."""
-        while True:
-            self.refresh()
-            try:
-                return read()
-            except Moved:
-                continue
+        def read(base: sqlite3.Connection) -> tuple[int, list[Row]]:
+            (total,) = base.execute(f"SELECT count(*) {where}", values).fetchone()
+            rows = base.execute(query, (*values, limit, offset)) if limit else ()
+            return total, [json.loads(row) for (row,) in rows]
+
+        nothing: tuple[int, list[Row]] = (0, [])
+        return self._ask(read, nothing)
 
     def __len__(self) -> int:
-        self.refresh()
-        return sum(live.bit_count() for _, _, live in self.indexes())
+        return self.page("", None, None, 0, 0)[0]
+
+    def start_anew(self) -> None:
+        """Remove the index, which is damaged or of another version."""
+        with self._lock:
+            self._close()
+            for suffix in ("", "-wal", "-shm"):
+                self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
+
+    def is_sound(self) -> bool:
+        """Whether there is an index whose file is not damaged: all of it is read."""
+        check = "PRAGMA quick_check(1)"
+        self.damaged |= self._ask(lambda base: base.execute(check).fetchone()[0] != "ok", False)
+        return not self.damaged
+
+    # -- the file --------------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T], nothing: T) -> T:
+        """The answer of the index as it is now; `nothing` where there is none, or a damaged one."""
+        with self._lock:
+            try:
+                with self._explained():
+                    base = self._opened()
+                    if base is None:
+                        return nothing
+                    base.execute("BEGIN")
+                    try:
+                        return question(base)
+                    finally:
+                        base.rollback()
+            except OSError:
+                if not self.damaged:
+                    raise
+                return nothing
+
+    @contextmanager
+    def _changing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """The index for one change, which comes about as a whole or not at all."""
+        if not self._writing:
+            raise PermissionError(f"{self.folder} was opened for reading")
+        with self._lock, self._explained():
+            base = self._opened()
+            assert base is not None
+            base.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            base.execute("BEGIN IMMEDIATE")
+            try:
+                yield base
+                base.execute("COMMIT")
+            except BaseException:
+                base.rollback()
+                raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise SQLite's errors as OSError, and note a damaged file."""
+        try:
+            yield
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            self.damaged |= code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            if code == sqlite3.SQLITE_ERROR and "fts5" not in str(error):
+                raise
+            why = f"{_REBUILD} ({error})" if self.damaged else str(error)
+            raise OSError(_ERRNO.get(code, errno.EIO), why, str(self._file)) from error
+
+    def _opened(self) -> sqlite3.Connection | None:
+        """The connection to the file that is there now; None where there is no index to read."""
+        try:
+            found = self._file.stat()
+            identity = found.st_dev, found.st_ino
+        except FileNotFoundError:
+            identity = None
+        if identity != self._identity:
+            self._close()
+        if self._connection is None and (identity or self._writing):
+            self._open()
+        return self._connection
+
+    def _open(self) -> None:
+        if self._writing:
+            self.folder.mkdir(exist_ok=True)
+        uri = f"{self._file.absolute().as_uri()}?mode={'rwc' if self._writing else 'rw'}"
+        connection = sqlite3.connect(
+            uri, self._patience, isolation_level=None, check_same_thread=False, uri=True
+        )
+        # Python warns of one that is only forgotten.
+        let_go = weakref.finalize(self, connection.close)
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != _VERSION and self._writing:
+                connection.executescript(_SCHEMA)
+            elif version != _VERSION:
+                let_go()
+                return
+            found = self._file.stat()
+        except BaseException:
+            let_go()
+            raise
+        self._connection, self._let_go = connection, let_go
+        self._identity = found.st_dev, found.st_ino
+
+    def _close(self) -> None:
+        self._let_go()
+        self._connection = self._identity = None
+        self.damaged = False
 
 
-def _newest_first(number: int, bits: int) -> Iterator[int]:
-    """The numbers of a segment's documents whose bits are set, highest first."""
-    while bits:
-        place = bits.bit_length() - 1
-        bits ^= 1 << place
-        yield number * SEGMENT + place + 1
+def _find(base: sqlite3.Connection, row_id: str) -> tuple[int, Row] | None:
+    """The number and the row of one picture."""
+    found = base.execute("SELECT n, row FROM picture WHERE id = ?", (row_id,)).fetchone()
+    return (found[0], json.loads(found[1])) if found else None
+
+
+def _put(base: sqlite3.Connection, row_id: str, row: Mapping[str, Any]) -> None:
+    first = _number(moment(row.get("created_at")))
+    query = "SELECT coalesce(max(n) + 1, ?1) FROM picture WHERE n >= ?1 AND n < ?2"
+    (number,) = base.execute(query, (first, first + _SAME_MILLISECOND)).fetchone()
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    base.execute("INSERT INTO picture VALUES (?, ?, ?)", (number, row_id, text))
+    base.execute("INSERT INTO term (rowid, text) VALUES (?, ?)", (number, terms_of(row)))
+
+
+def _drop(base: sqlite3.Connection, number: int, row: Row) -> None:
+    base.execute("DELETE FROM picture WHERE n = ?", (number,))
+    query = "INSERT INTO term (term, rowid, text) VALUES ('delete', ?, ?)"
+    base.execute(query, (number, terms_of(row)))
+
+
+def _number(made: int) -> int:
+    """The lowest number of a picture of this millisecond since 1970."""
+    return min(max(made, 0), _LATEST) * _SAME_MILLISECOND

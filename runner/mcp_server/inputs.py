@@ -20,6 +20,7 @@ from typing import Any
 from runner import client
 from runner.clock import monotonic
 from runner.errors import InputBad, PathNotAllowed, UsageProblem
+from runner.files import is_file
 from runner.job import FINAL_STATES
 from runner.mcp_server.arguments import MOST_DATA_BYTES
 from runner.mcp_server.pictures import file_of
@@ -104,7 +105,7 @@ class Inputs:
             raise PathNotAllowed("this cannot be a path, and it is no data URI")
         for name in _readings(text, self.home):
             place, _ = Folders(self.home).find(place_of(name, self.home))
-            if place.is_file():
+            if is_file(place):
                 _bytes(place, self.home)
                 return name
             if self._will_be_made(name):
@@ -129,7 +130,7 @@ class Inputs:
         place = Path(text) if is_absolute(text) else self.home.root / text
         place_of(str(place), home)
         _refuse_private(place, self.home)
-        if not place.is_file():
+        if not is_file(place):
             raise InputBad(
                 f"there is no file {text!r} in the inbox, the home or an allowed folder, and no"
                 " picture of a job of that name: name one, or send a data URI"

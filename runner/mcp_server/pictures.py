@@ -14,7 +14,7 @@ from typing import Any
 from mcp.types import ImageContent, ResourceLink
 
 from runner import reading
-from runner.files import MAX_FILE_BYTES, read_file
+from runner.files import MAX_FILE_BYTES, is_file, names_in, read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
 from runner.wire import Output, read_json
@@ -55,8 +55,8 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     if len(known) >= (status.get("images") or {}).get("done", 0):
         names = sorted(known, key=number_of)
     else:  # a long job, whose status has the newest hundred only
-        files = home.job(job_id).glob(f"{job_id}-[0-9]*.json")
-        names = sorted((file.name for file in files), key=number_of)
+        own = re.compile(rf"{re.escape(job_id)}-[0-9]+\.json")
+        names = sorted(filter(own.fullmatch, names_in(home.job(job_id))), key=number_of)
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)
@@ -134,7 +134,7 @@ def _output(home: Home, job_id: str, sidecar: str) -> dict[str, Any] | None:
     output = {
         "file": file,
         "sidecar": sidecar,
-        "thumbnail": thumbnail if (home.job(job_id) / thumbnail).is_file() else None,
+        "thumbnail": thumbnail if is_file(home.job(job_id) / thumbnail) else None,
         "seed": content.get("seed"),
         **{name: result.get(name) for name in ("sha256", "width", "height")},
     }

@@ -12,12 +12,13 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver.exceptions import ToolError
 
 from runner import client, reading
-from runner.files import read_file
+from runner.files import names_in, read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
@@ -143,17 +144,18 @@ def _holders(home: Home, job_id: str) -> list[str]:
     A drop leaves the inbox once its job is in the outbox: in this order none is missed.
     """
     key = key_of(job_id)
+    drops = (Path(name) for name in names_in(home.inbox))
     holders = [
         drop.stem
-        for drop in (home.inbox.iterdir() if home.inbox.is_dir() else ())
+        for drop in drops
         if drop.suffix.lower() in (".yaml", ".yml", ".json") and key_of(drop.stem) == key
     ]
-    for folder in home.outbox.iterdir() if home.outbox.is_dir() else ():
-        if key_of(folder.name) == key:
-            status = reading.status(folder / "status.json")
+    for name in names_in(home.outbox):
+        if key_of(name) == key:
+            status = reading.status(home.job(name) / "status.json")
             # A rejected job does not hold its id: the next drop of that id replaces its folder.
             if status is None or status["state"] != "rejected":
-                holders.append(folder.name)
+                holders.append(name)
     return holders
 
 

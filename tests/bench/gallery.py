@@ -1,4 +1,4 @@
-"""Measures the gallery's index beside plain TinyDB and SQLite with FTS5, on the same rows.
+"""Measures the gallery's index as it grows.
 
 `python -m tests.bench gallery` prints a table, `--json` the figures alone; it ends with 1 if a goal
 is missed. Inserts are measured one by one at full size. "cold" is a new process from its start to
@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import string
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
-from tests.gallery.contenders import COMMON, CONTENDERS, HUNDREDTH, RAREST, Contender, Ours, rows
+from runner.gallery.search import search
+from runner.gallery.store import Gallery
 
+COMMON, HUNDREDTH, RAREST = "everywhere", "hundredth", "singular"
 Figures = dict[str, float]
 SIZES = (1_000, 10_000, 100_000)
 # How much slower an insert may be in the largest gallery than in the smallest, in all noise.
@@ -46,16 +53,32 @@ _HELD = (
 )
 
 
-def measure(contender: Contender, size: int) -> Figures:
-    """Everything about one contender at one size."""
-    inserts = min(contender.most_inserts, size // 2)
-    contender.fill(rows(0, size - inserts))
-    times = sorted(_seconds(contender.insert, row) for row in rows(size - inserts, size))
-    found = {
-        "word in 1 %, filtered": lambda: contender.find(HUNDREDTH, "text2img"),
-        "word in all": lambda: contender.find(COMMON),
-        "rarest word": lambda: contender.find(RAREST),
-        "get by id": lambda: contender.get(next(rows(size // 3, size))["id"]),
+_ASK = (
+    "from pathlib import Path\n"
+    "from runner.gallery.search import search\n"
+    "from runner.gallery.store import Gallery\n"
+    "gallery = Gallery(Path(sys.argv[1]))\n"
+    "before = held()\n"
+    "total = search(gallery, sys.argv[2], limit=20)['total']\n"
+    "print(before, held(), held('VmHWM'), total)"
+)
+_INSERTS = 1_000
+_REPEATS = 15
+
+
+def measure(folder: Path, size: int) -> Figures:
+    """Everything about an index of one size."""
+    gallery = Gallery(folder, writing=True)
+    inserts = min(_INSERTS, size // 2)
+    first = rows(0, size - inserts)
+    while batch := list(islice(first, 1000)):
+        gallery.add(*batch)
+    times = sorted(_seconds(gallery.add, row) for row in rows(size - inserts, size))
+    found: dict[str, Callable[[], object]] = {
+        "word in 1 %, filtered": lambda: search(gallery, HUNDREDTH, kind="text2img")["rows"],
+        "word in all": lambda: search(gallery, COMMON)["rows"],
+        "rarest word": lambda: search(gallery, RAREST)["rows"],
+        "get by id": lambda: gallery.get(next(rows(size // 3, size))["id"]),
     }
     figures: Figures = {
         "insert": 1000 * median(times),
@@ -63,8 +86,8 @@ def measure(contender: Contender, size: int) -> Figures:
     }
     for name, ask in found.items():
         assert ask(), name
-        figures[name] = 1000 * median(_seconds(ask) for _ in range(contender.repeats))
-    return figures | _cold(contender) | {"disk MiB": _size(contender.folder)}
+        figures[name] = 1000 * median(_seconds(ask) for _ in range(_REPEATS))
+    return figures | _cold(folder) | {"disk MiB": _size(folder)}
 
 
 def main(argv: list[str]) -> int:
@@ -73,44 +96,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=SIZES, help="how many rows")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     asked = parser.parse_args(argv)
-    measured: dict[str, dict[str, Figures]] = {}
+    measured: dict[int, Figures] = {}
     for size in asked.rows:
-        for kind in CONTENDERS:
-            with tempfile.TemporaryDirectory(prefix="fluxdrop-bench-") as folder:
-                contender = kind(Path(folder))
-                try:
-                    measured.setdefault(kind.name, {})[str(size)] = measure(contender, size)
-                finally:
-                    contender.close()
+        with tempfile.TemporaryDirectory(prefix="fluxdrop-bench-") as folder:
+            measured[size] = measure(Path(folder), size)
     missed = [
         f"{name} at {size} rows: {figures[name]:.1f} ms, the goal is {goal:g} ms"
-        for size, figures in measured[Ours.name].items()
+        for size, figures in measured.items()
         for name, goal in GOALS.items()
         if figures[name] > goal
     ]
-    inserts = [figures["insert"] for figures in measured[Ours.name].values()]
+    inserts = [figures["insert"] for figures in measured.values()]
     if max(inserts) > FLAT * min(inserts):
         missed.append(f"inserts are not flat: {min(inserts):.2f} to {max(inserts):.2f} ms")
     if asked.json:
         print(json.dumps({"measured": measured, "missed": missed}, indent=1))
     else:
-        _print_table(measured)
+        print(f"{'ms, median':<26}" + "".join(f"{size:>10,} rows" for size in measured))
+        for name in measured[asked.rows[0]]:
+            values = (figures[name] for figures in measured.values())
+            print(f"{name:<26}" + "".join(f"{value:>15,.2f}" for value in values))
         print("\n".join(missed) or "every goal is met")
     return 1 if missed else 0
 
 
-def _print_table(measured: dict[str, dict[str, Figures]]) -> None:
-    columns = [(name, size) for size in measured[Ours.name] for name in measured]
-    print(" " * 26 + "".join(f"{name:>16}" for name, _ in columns))
-    print(f"{'ms, median':<26}" + "".join(f"{int(size):>10,} rows" for _, size in columns))
-    for figure in measured[Ours.name][columns[0][1]]:
-        values = (measured[name][size][figure] for name, size in columns)
-        print(f"{figure:<26}" + "".join(f"{value:>16,.2f}" for value in values))
-
-
-def _cold(contender: Contender) -> Figures:
-    script = f"{_HELD}{contender.cold}print(before, held(), held('VmHWM'), total)"
-    command = [sys.executable, "-c", script, str(contender.folder), RAREST]
+def _cold(folder: Path) -> Figures:
+    command = [sys.executable, "-c", f"{_HELD}{_ASK}", str(folder), RAREST]
     times, said = [], b""
     for _ in range(3):
         started = time.perf_counter()
@@ -134,3 +145,46 @@ def _seconds(act: Callable[..., object], *arguments: object) -> float:
 
 def _size(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
+def rows(first: int, last: int) -> Iterator[dict[str, Any]]:
+    """Rows as a bulk run makes them: forty words of a vocabulary with a few frequent ones."""
+    return (_row(number) for number in range(first, last))
+
+
+@cache
+def _vocabulary() -> list[str]:
+    chance = random.Random(0)
+    return ["".join(chance.choices(string.ascii_lowercase, k=3 + n % 8)) for n in range(6000)]
+
+
+def _row(number: int) -> dict[str, Any]:
+    chance, known = random.Random(number), _vocabulary()
+    said = [known[min(len(known) - 1, int(chance.paretovariate(0.6)))] for _ in range(40)]
+    said.append(COMMON)
+    said += [HUNDREDTH] if number % 100 == 0 else []
+    said += [RAREST] if number == 77 else []
+    job, stem = f"job{number // 100}", f"job{number // 100}-{number % 100:04}"
+    day, second = divmod(number, 8000)
+    return {
+        "id": stem,
+        "job": job,
+        "index": number % 100,
+        "file": f"outbox/{job}/{stem}.png",
+        "sidecar": f"outbox/{job}/{stem}.json",
+        "thumbnail": f"outbox/{job}/thumbs/{stem}.webp",
+        "prompt": " ".join(said),
+        "model": ("dev", "schnell", "tiny")[number % 3],
+        "kind": "fill" if number % 7 == 3 else "text2img",
+        "seed": chance.randrange(2**32),
+        "tags": ["poster"],
+        "pack": "lamps",
+        "subject": f"subject {number % 20}",
+        "variable": f"variable {number % 9}",
+        "width": 1024,
+        "height": 1024,
+        "seconds": 3.2,
+        "created_at": f"2026-11-{1 + day:02}T{second // 3600:02}:{second // 60 % 60:02}:00.000Z",
+        "steps": 28,
+        "guidance": 3.5,
+    }

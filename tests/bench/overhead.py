@@ -118,7 +118,8 @@ def publish(job: str, spec: Mapping[str, Any], home: Home) -> None:
 
     from runner.clock import timestamp
     from runner.gallery.metadata import encode
-    from runner.gallery.page.sheet import job_page
+    from runner.gallery.page.layout import shots_of
+    from runner.gallery.page.paging import pages_of
     from runner.gallery.page.thumbs import thumbnail
     from runner.spool.disk.disk import Disk
     from runner.spool.store.outbox import to_json
@@ -144,7 +145,8 @@ def publish(job: str, spec: Mapping[str, Any], home: Home) -> None:
     status |= {"state": "succeeded", "revision": 3, "finished_at": timestamp(),
                "images": {"total": 1, "done": 1, "failed": 0, "skipped": 0},
                "outputs": [output]}  # fmt: skip
-    disk.replace(folder / "index.html", job_page(status, [sidecar]).encode())
+    pages, _ = pages_of(status, [1], lambda _: shots_of([sidecar], ()))
+    disk.replace(folder / "index.html", pages["index.html"].encode())
     disk.replace(file, to_json(status), durable=True)
 
 

@@ -1,10 +1,11 @@
-"""Measures FLUX.2 klein at its true size on this machine: the planner's figures beside real memory.
+"""Measures models at their true size on this machine: the planner's figures beside real memory.
 
-`python -m tests.bench rehearsal [--folder DIR] [--precisions P…] [--ram GIB] [--json]`.
-The folder has the published shapes with random weights, 16 GB that are written once and kept where
-`--folder` names one. Each precision that the machine holds runs in a process of its own through
-the runner's GPU thread; a thread notes the most memory of each phase, anonymous and pages of files
-apart. On Linux only. `--scale 0.1` builds a narrow one, to try the script itself.
+`python -m tests.bench rehearsal [--models M…] [--folder DIR] [--precisions P…] [--ram GIB]`.
+The folder has the published shapes with random weights (klein 16 GB; Z-Image 33 GB, its transformer
+in float32 as it is published), written once and kept where `--folder` names one. Each precision
+that the machine holds runs in a process of its own through the runner's GPU thread; a thread notes
+the most memory of each phase, anonymous and pages of files apart. On Linux only. `--scale 0.1`
+builds narrow ones, to try the script itself.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from tests.bench.figures import Goal, shown
 
 STATUS = Path("/proc/self/status")
 NOTHING = "no /proc: nothing measured"
+MODELS = ("klein", "z-image-turbo")
 PRECISIONS = ("fp32", "bf16", "fp8", "nf4")
 SHARD_BYTES = 2**31
 _GIB = 2**30
 _RANDOM = 2**22
 _TIMEOUT = 3600
+_FLOAT32 = {("z-image-turbo", "transformer")}
 _NARROW: Mapping[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -48,23 +51,26 @@ def main(argv: Sequence[str] = ()) -> int:
     if asked.one:
         if asked.ram:
             machine.free_ram = lambda: round(asked.ram * _GIB)
-        print(json.dumps(run(Path(asked.folder), asked.one, asked.side, asked.steps)))
+        (name,) = asked.models
+        print(json.dumps(run(Path(asked.folder), name, asked.one, asked.side, asked.steps)))
         return 0
     if not STATUS.is_file():
         print(NOTHING)
         return 0
     with _folder(asked.folder) as root:
-        build(root / "klein", asked.scale)
-        runs = {precision: _child(root, precision, asked) for precision in asked.precisions}
+        runs = {}
+        for name in asked.models:
+            build(root / name, name, asked.scale)
+            runs |= {f"{name} {p}": _child(root, name, p, asked) for p in asked.precisions}
     rows = [(name, phase) for name, each in runs.items() for phase in each.get("phases", ())]
     table = [
-        "precision  phase        expected  anonymous  of files  seconds   (GiB)",
+        f"{'':<20} phase        expected  anonymous  of files  seconds   (GiB)",
         *(
-            f"{name:<10} {phase['phase']:<12} {phase['expected']:>8.2f} {phase['anonymous']:>10.2f}"
+            f"{name:<20} {phase['phase']:<12} {phase['expected']:>8.2f} {phase['anonymous']:>10.2f}"
             f" {phase['files']:>9.2f} {phase['seconds']:>8.1f}"
             for name, phase in rows
         ),
-        *(f"{name:<10} {each['refused']}" for name, each in runs.items() if "refused" in each),
+        *(f"{name:<20} {each['refused']}" for name, each in runs.items() if "refused" in each),
     ]
     goals = [
         Goal(f"{name}, {phase['phase']}: anonymous memory in that expected",
@@ -75,8 +81,8 @@ def main(argv: Sequence[str] = ()) -> int:
     return shown(table, goals, {"runs": runs}, as_json=asked.json)
 
 
-def build(folder: Path, scale: float = 1.0) -> None:
-    """A klein of random weights in bf16, with the published shapes; `scale` makes it narrower."""
+def build(folder: Path, model: str, scale: float = 1.0) -> None:
+    """A model of random weights with the published shapes; `scale` makes it narrower."""
     import torch
     from accelerate import init_empty_weights
     from safetensors.torch import save_file
@@ -86,38 +92,39 @@ def build(folder: Path, scale: float = 1.0) -> None:
     if (folder / "model_index.json").is_file():
         return
     with init_empty_weights():
-        parts = modules(scale)
+        parts = modules(model, scale)
     random = torch.randn(_RANDOM, generator=torch.Generator().manual_seed(0)) * 0.02
-    random = random.to(torch.bfloat16)
     for name, module in parts.items():
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         is_text = name == "text_encoder"
         (module.config.save_pretrained if is_text else module.save_config)(place)
+        numbers = random if (model, name) in _FLOAT32 else random.to(torch.bfloat16)
         for number, names in enumerate(_shards(module)):
-            state = {each: _filled(each, shape, random) for each, shape in names.items()}
+            state = {each: _filled(each, shape, numbers) for each, shape in names.items()}
             save_file(state, place / f"part-{number}", metadata={"format": "pt"})
         _name_shards(place, "model" if is_text else "diffusion_pytorch_model")
     qwen_tokenizer().save_pretrained(folder / "tokenizer")
     scheduler().save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "Flux2KleinPipeline",
-        "is_distilled": True,
+    index: dict[str, Any] = {
+        "_class_name": MODEL_REGISTRY[model].serves["text2img"].pipeline,
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "tokenizer": ["transformers", "Qwen2TokenizerFast"],
-        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
-        "transformer": ["diffusers", "Flux2Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLFlux2"],
     }
+    for name, module in parts.items():
+        library = "transformers" if name == "text_encoder" else "diffusers"
+        index[name] = [library, type(module).__name__]
+    if model == "klein":
+        index["is_distilled"] = True
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def modules(scale: float) -> dict[str, Any]:
+def modules(model: str, scale: float) -> dict[str, Any]:
     """The transformer, the VAE and the text encoder, of the published shapes at scale 1."""
-    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+    from diffusers import AutoencoderKL, AutoencoderKLFlux2
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    heads, groups = max(2, round(24 * scale)), max(1, round(8 * scale))
+    groups = max(1, round(8 * scale))
     hidden = 128 * max(1, round(20 * scale))
     settings = Qwen3Config(
         vocab_size=151_936 if scale == 1 else 261,
@@ -129,22 +136,40 @@ def modules(scale: float) -> dict[str, Any]:
         head_dim=128,
         tie_word_embeddings=True,
     )
-    return {
-        "transformer": Flux2Transformer2DModel(
+    widths = {} if scale == 1 else _NARROW
+    if model == "klein":
+        vae: Any = AutoencoderKLFlux2(**widths)
+    else:
+        whole = {**_NARROW, "block_out_channels": (128, 256, 512, 512)}
+        vae = AutoencoderKL(
+            **(widths or whole), latent_channels=16, layers_per_block=2, norm_num_groups=32,
+            scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False,
+            use_post_quant_conv=False,
+        )  # fmt: skip
+    transformer = _transformer(model, hidden, scale)
+    return {"transformer": transformer, "vae": vae, "text_encoder": Qwen3ForCausalLM(settings)}
+
+
+def _transformer(model: str, hidden: int, scale: float) -> Any:
+    from diffusers import Flux2Transformer2DModel, ZImageTransformer2DModel
+
+    if model == "klein":
+        return Flux2Transformer2DModel(
             in_channels=128,
             num_layers=5,
             num_single_layers=20,
             attention_head_dim=128,
-            num_attention_heads=heads,
+            num_attention_heads=max(2, round(24 * scale)),
             joint_attention_dim=3 * hidden,
             guidance_embeds=False,
-        ),
-        "vae": AutoencoderKLFlux2() if scale == 1 else AutoencoderKLFlux2(**_NARROW),
-        "text_encoder": Qwen3ForCausalLM(settings),
-    }
+        )
+    heads = max(2, round(30 * scale))
+    return ZImageTransformer2DModel(
+        dim=128 * heads, n_heads=heads, n_kv_heads=heads, cap_feat_dim=hidden
+    )
 
 
-def run(root: Path, precision: str, side: int, steps: int) -> dict[str, Any]:
+def run(root: Path, name: str, precision: str, side: int, steps: int) -> dict[str, Any]:
     """One picture in a precision: seconds and most memory of each phase, beside what is expected.
 
     With why, where the planner refuses.
@@ -157,11 +182,11 @@ def run(root: Path, precision: str, side: int, steps: int) -> dict[str, Any]:
     from runner.errors import JobFailed
     from runner.executor import Failed, Progressed
 
-    model = entry(root / "klein")
-    pipelines = PipelineCache(Disk(root / "data", {"klein": model}), device="cpu")
-    spec = {"kind": "text2img", "model": "klein", "prompt": "a lighthouse", "seed": 1,
+    model = entry(root / name, name)
+    pipelines = PipelineCache(Disk(root / "data", {name: model}), device="cpu")
+    spec = {"kind": "text2img", "model": name, "prompt": "a lighthouse", "seed": 1,
             "precision": precision, "width": side, "height": side, "steps": steps}  # fmt: skip
-    task = realise(spec, job="job", index=1, inputs={}, models={"klein": model})
+    task = realise(spec, job="job", index=1, inputs={}, models={name: model})
     devices.frameworks()
     try:
         plan = pipelines.resolve(task, side * side).plan
@@ -185,16 +210,16 @@ def run(root: Path, precision: str, side: int, steps: int) -> dict[str, Any]:
     return {"plan": plan.summary, "phases": phases}
 
 
-def entry(folder: Path) -> Model:
-    """klein's registry entry with the folder, and the counts of what is there."""
-    klein = MODEL_REGISTRY["klein"]
+def entry(folder: Path, name: str) -> Model:
+    """A model's registry entry with the folder, and the counts of what is there."""
+    published = MODEL_REGISTRY[name]
     counts = {name: _parameters(folder / name) for name in ("transformer", "text_encoder", "vae")}
-    share = klein.weights.unread / (klein.weights.unread + klein.weights.text)
+    share = published.weights.unread / (published.weights.unread + published.weights.text)
     unread = round(counts["text_encoder"] * share)
     weights = Weights(
         counts["transformer"], counts["text_encoder"] - unread, counts["vae"], unread=unread
     )
-    return replace(klein, repo=str(folder), weights=weights, bytes=2 * weights.total)
+    return replace(published, repo=str(folder), weights=weights, bytes=2 * weights.total)
 
 
 class _Watch:
@@ -242,8 +267,9 @@ def memory() -> Mapping[str, int]:
     return {name: int(lines[field].split()[0]) * 1024 for name, field in sizes.items()}
 
 
-def _child(root: Path, precision: str, asked: argparse.Namespace) -> dict[str, Any]:
-    line = [sys.executable, "-m", "tests.bench", "rehearsal", "--one", precision, "--folder", root]
+def _child(root: Path, name: str, precision: str, asked: argparse.Namespace) -> dict[str, Any]:
+    line = [sys.executable, "-m", "tests.bench", "rehearsal", "--one", precision]
+    line += ["--folder", str(root), "--models", name]
     line += ["--side", str(asked.side), "--steps", str(asked.steps)]
     line += ["--ram", str(asked.ram)] if asked.ram else []
     done = subprocess.run(line, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
@@ -288,7 +314,7 @@ def _filled(name: str, shape: tuple[int, ...], random: Any) -> Any:
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     if len(shape) < 2:
-        return torch.full(shape, float("bias" not in name), dtype=torch.bfloat16)
+        return torch.full(shape, float("bias" not in name), dtype=random.dtype)
     count = torch.Size(shape).numel()
     return random[:count].repeat(-(-count // len(random)))[:count].reshape(shape)
 
@@ -327,6 +353,7 @@ def _parameters(component: Path) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench rehearsal")
     parser.add_argument("--folder", help="where the weights stay; without, they go at the end")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["klein"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--steps", type=int, default=2)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal
+from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal, saving
 from tests.bench.__main__ import benchmarks
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR
@@ -54,7 +54,7 @@ def marks(heard: Heard) -> int:
 
 def test_every_bench_is_listed_with_what_it_measures() -> None:
     known = benchmarks()
-    assert {"loop", "mixed", "latency", "overhead", "added", "gpu"} <= set(known)
+    assert {"loop", "mixed", "latency", "overhead", "added", "gpu", "saving"} <= set(known)
     assert all(says.startswith("Measures ") for says in known.values()), known
     assert not {"gpu_child", "turns", "figures", "scripts"} & set(known), "what benches are made of"
 
@@ -153,6 +153,18 @@ def test_jobs_around_a_pipeline_that_does_nothing_are_counted_for_every_queue(
     assert len(ours) == 2
 
 
+def test_large_pictures_are_saved_beside_the_writer_and_by_it_and_are_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saving.main(["--images", "6", "--side", "256", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    beside, by_it = found["rows"]
+    assert beside["contestant"] == saving.BESIDE and by_it["contestant"] == saving.ALONE
+    assert beside["rate"] > 0 and by_it["rate"] > 0 and found["ratio"] > 0
+    assert beside["mb"] == pytest.approx(by_it["mb"], rel=0.01)
+    assert found["goals"][0]["bound"] == 1.5
+
+
 def test_without_a_gpu_nothing_is_measured_and_that_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,20 +211,23 @@ def test_full_size_stand_ins_are_as_large_as_the_published_weights() -> None:
 # -- rehearsal -----------------------------------------------------------------------------------
 
 
-def test_a_rehearsal_has_the_published_shapes_and_the_memory_of_each_phase(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", rehearsal.MODELS)
+def test_a_rehearsal_has_the_published_shapes_and_the_memory_of_each_phase(
+    tmp_path: Path, model: str
+) -> None:
     from accelerate import init_empty_weights
 
     with init_empty_weights():
-        true = rehearsal.modules(1.0)
+        true = rehearsal.modules(model, 1.0)
     count = sum(each.numel() for each in true["transformer"].parameters())
-    assert count == MODEL_REGISTRY["klein"].weights.transformer
+    assert count == MODEL_REGISTRY[model].weights.transformer
     if not rehearsal.STATUS.is_file():
         assert rehearsal.main([]) == 0
         return
-    rehearsal.build(tmp_path / "klein", 0.02)
-    weights = rehearsal.entry(tmp_path / "klein").weights
+    rehearsal.build(tmp_path / model, model, 0.02)
+    weights = rehearsal.entry(tmp_path / model, model).weights
     assert 0 < weights.unread < weights.text / 2
-    made = rehearsal.run(tmp_path, "bf16", 64, 1)
+    made = rehearsal.run(tmp_path, model, "bf16", 64, 1)
     phases = {each["phase"]: each for each in made["phases"]}
     assert [*phases] == ["loading text", "encoding", "loading", "denoising", "decoding"]
     assert all(each["seconds"] >= 0 and each["expected"] > 0 for each in phases.values())

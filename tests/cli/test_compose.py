@@ -16,7 +16,7 @@ from specs.read import read
 from specs.validate import validate
 from tests.cli.here import Here
 from tests.composer.helpers import write_pack
-from tests.gallery.samples import sidecar, write
+from tests.gallery.samples import sidecar
 from tests.harness import PATIENCE, clean_environment, fluxdrop
 from tests.test_startup import CPU_SECONDS, HEAVY, TRIES, run
 
@@ -144,7 +144,7 @@ def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> N
         return shape
 
     assert estimate()["seconds"] is None and estimate()["unmeasured"] == 38
-    gallery = Gallery(here.home / "data" / FOLDER, write)
+    gallery = Gallery(here.home / "data" / FOLDER, writing=True)
     took = [(8, 1.0), (8, 2.0), (8, 30.0), (16, 8.0)]
     rows = [sidecar(n, model="tiny", steps=steps, result_seconds=seconds)
             for n, (steps, seconds) in enumerate(took, start=1)]  # fmt: skip

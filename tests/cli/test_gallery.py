@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner import client
-from runner.cli import clean
+from runner import client, reading
+from runner.cli import clean, gallery
 from runner.gallery.metadata import encode
+from runner.gallery.page import overview, paging
 from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home
 from specs.read import read
 from specs.validate import validate
 from tests.cli.here import Here
-from tests.gallery.samples import picture, put_job, put_json, sidecar, status, write
+from tests.gallery.samples import picture, put_job, put_json, sidecar, status
 from tests.test_startup import HEAVY, run
 
 pytestmark = pytest.mark.timeout(120)
@@ -111,10 +114,9 @@ def test_a_search_that_makes_no_sense_is_2(full: Here, wrong: list[str]) -> None
 
 def test_a_damaged_index_is_found_out_and_made_again(full: Here) -> None:
     assert full("gallery", "rebuild").out == "32 pictures\n"
-    (file,) = (full.home / "data" / FOLDER).rglob("*.rows")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    file.write_bytes(data)
+    file = full.home / "data" / FOLDER / "index.sqlite"
+    data = file.read_bytes()
+    file.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
     shape = full("gallery", "search", "--limit", "100", "--json").json
     assert shape["total"] == len(shape["rows"]) == 32
 
@@ -136,6 +138,122 @@ def test_page_writes_the_sheet_of_a_job_and_the_page_of_all(full: Here) -> None:
     assert all(f'href="{job}/index.html"' in html for job in ("fox", "cat", "lamp"))
     assert 'data-pack="pets"' in html
     assert full("gallery", "page", "nobody").code == 2
+
+
+def test_page_writes_all_pages_of_a_job(full: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "MOST_IMAGES", 8)
+    opened: list[str] = []
+    true = gallery.read_json
+    monkeypatch.setattr(gallery, "read_json", lambda f: (opened.append(f.name), true(f))[1])
+    assert full("gallery", "page", "fox").code == 0
+    folder = full.home / "outbox" / "fox"
+    names = ["index.html", "page-2.html", "page-3.html", "page-4.html"]
+    assert sorted(file.name for file in folder.glob("*.html")) == names
+    shown = "".join((folder / name).read_text(encoding="utf-8") for name in names)
+    made = [f"fox-{n:04}" for n in range(1, 31)]
+    assert re.findall(r'class="shot[^"]*" id="(fox-\d+)"', shown) == made
+    # The first of a page is read with the page before, to see whether a row ends there.
+    assert {*opened} == {f"{stem}.json" for stem in made} and len(opened) == 30 + 3
+
+
+@pytest.fixture
+def year(here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """A home with five jobs in October and three in each of two later months; two are the newest.
+
+    A page has at most three jobs.
+    """
+    monkeypatch.setattr(gallery, "_NEWEST", 2)
+    monkeypatch.setattr(overview, "MOST_JOBS", 3)
+    for month, count in ((10, 5), (11, 3), (12, 3)):
+        for number in range(1, count + 1):
+            put_old_job(here, f"m{month}-{number}", datetime(2025, month, number, tzinfo=UTC))
+    (here.home / "outbox" / "drops").mkdir(exist_ok=True)
+    (here.home / "outbox" / "stranger").mkdir()
+    return here
+
+
+def put_old_job(here: Here, job: str, moment: datetime) -> None:
+    folder = put_job(here.home / "outbox", [sidecar(1, job=job, result_pack="pets")], job=job)
+    output = {"sidecar": f"{job}-0001.json", "thumbnail": f"thumbs/{job}-0001.webp"}
+    put_json(
+        folder / "status.json",
+        status(1, job=job, outputs=[output], accepted_at=moment.isoformat()),
+    )
+    os.utime(folder, (moment.timestamp(), moment.timestamp()))
+
+
+def jobs_on(page: Path) -> list[str]:
+    return re.findall(r'href="(?:\.\./)?([^"/]*)/index.html" data-pack', page.read_text("utf-8"))
+
+
+def months(here: Here) -> dict[str, list[str]]:
+    folder = here.home / "outbox" / "_months"
+    return {file.name: jobs_on(file) for file in sorted(folder.iterdir())}
+
+
+def test_older_jobs_have_pages_for_each_month(year: Here) -> None:
+    assert full_page(year) == ["m12-3", "m12-2"]
+    assert months(year) == {
+        "2025-10.001.html": ["m10-3", "m10-2", "m10-1"],
+        "2025-10.002.html": ["m10-5", "m10-4"],
+        "2025-11.001.html": ["m11-3", "m11-2", "m11-1"],
+        "2025-12.001.html": ["m12-1"],
+    }
+    page = (year.home / "outbox/index.html").read_text("utf-8")
+    assert re.findall(r'href="_months/([^"]*)"', page) == list(months(year))
+    month = (year.home / "outbox/_months/2025-12.001.html").read_text("utf-8")
+    assert 'src="../m12-1/thumbs/m12-1-0001.webp"' in month and 'data-pack="pets"' in month
+    assert 'href="../index.html"' in month and "<h1>2025-12</h1>" in month
+
+
+def full_page(here: Here) -> list[str]:
+    assert here("gallery", "page").code == 0
+    return jobs_on(here.home / "outbox" / "index.html")
+
+
+def test_only_the_statuses_that_are_shown_are_read_and_no_months_twice(
+    year: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: every status was read, and all were held at once."""
+    read: list[str] = []
+    true = reading.status
+    monkeypatch.setattr(reading, "status", lambda f: (read.append(f.parent.name), true(f))[1])
+    full_page(year)
+    older = [*(f"m10-{n}" for n in range(1, 6)), "m11-1", "m11-2", "m11-3", "m12-1"]
+    assert sorted(read) == sorted([*older, "stranger", "m12-2", "m12-3"])
+    read.clear()
+    full_page(year)
+    assert set(read) == {"stranger", "m12-3", "m12-2"}
+    read.clear()
+    # What changes is written again, and of its month only that page.
+    put_old_job(year, "m10-6", datetime(2025, 10, 6, tzinfo=UTC))
+    full_page(year)
+    assert set(read) == {"stranger", "m12-3", "m12-2", "m10-4", "m10-5", "m10-6"}
+
+
+def test_the_pages_of_months_lose_the_jobs_that_clean_removes(year: Here) -> None:
+    """But `clean` makes none where there were none: that takes a while with many jobs."""
+    ended = {"finished_at": "2020-01-01T00:00:00.000Z"}
+    put_json(year.home / "outbox/m12-3/status.json", status(1, job="m12-3", **ended))
+    assert "removed 1" in year("clean", "--older-than", "1000d", "--yes").err
+    assert not (year.home / "outbox" / "_months").exists()
+    full_page(year)
+    for number in (1, 2):
+        ended = {"finished_at": ago(hours=1)}
+        put_json(year.home / f"outbox/m11-{number}/status.json",
+                 status(1, job=f"m11-{number}", **ended))  # fmt: skip
+    assert year("clean", "--older-than", "2h", "--yes").code == 0
+    assert months(year) == {} and full_page(year) == ["m11-2", "m11-1"]
+
+
+def test_a_planted_page_of_a_month_is_replaced_and_another_file_there_left(year: Here) -> None:
+    folder = year.home / "outbox" / "_months"
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    (folder / "2025-11.001.html").symlink_to(year.home / "elsewhere")
+    full_page(year)
+    assert not (year.home / "elsewhere").exists() and (folder / "notes.txt").exists()
+    assert jobs_on(folder / "2025-11.001.html") == ["m11-3", "m11-2", "m11-1"]
 
 
 def test_page_keeps_a_sheet_that_knows_why_images_failed(full: Here) -> None:
@@ -255,9 +373,10 @@ def test_searching_imports_no_picture_library_and_holds_no_lock(full: Here) -> N
     full("gallery", "rebuild")
     report = run("gallery", "search", "fox", cwd=full.home)
     assert report.code == 0 and report.modules & (HEAVY | {"PIL"}) == set()
-    gallery = Gallery(full.home / "data" / FOLDER, write)
-    with gallery.writing():
+    with sqlite3.connect(full.home / "data" / FOLDER / "index.sqlite") as base:
+        base.execute("BEGIN IMMEDIATE")
         assert run("gallery", "search", "fox", cwd=full.home).code == 0
+    base.close()
 
 
 def test_json_is_what_programs_read_also_of_odd_prompts(full: Here) -> None:
@@ -352,7 +471,7 @@ def test_clean_leaves_the_row_of_the_next_job_that_takes_a_freed_id(
 ) -> None:
     """Seen red: no search found the new picture any more."""
     full("gallery", "rebuild")
-    gallery, remove_tree = Gallery(full.home / "data" / FOLDER, write), shutil.rmtree
+    gallery, remove_tree = Gallery(full.home / "data" / FOLDER, writing=True), shutil.rmtree
 
     def then_a_new_job(folder: Path, **given: Any) -> None:
         remove_tree(folder, **given)

@@ -13,6 +13,7 @@ import pytest
 from runner.settings import Home
 from runner.spool.disk.locks import locks_of
 from tests.cli.here import Here
+from tests.harness import spec
 
 
 @pytest.fixture
@@ -70,3 +71,35 @@ def test_a_runner_that_died_is_not_idle_while_another_process_has_its_home(left:
         assert left("status").out.startswith(f"runner {os.getpid()} is idle")
     finally:
         lock.release()
+
+
+def test_settings_that_were_changed_after_the_runner_started_are_told_with_what_to_do(
+    left: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `status`, `doctor`, `check` and `submit`, as long as a runner has the home."""
+    monkeypatch.setattr("runner.cli.submit._RECEIPT_SECONDS", 0.0)
+    file, settings = left.home / "outbox" / "runner.json", left.home / "fluxdrop.yaml"
+    health = json.loads(file.read_bytes())
+    here_and_now = {"host": platform.node(), "system": sys.platform, "pid": os.getpid()}
+    shown = {"state": "idle", "watch": "events", "faults": [], "note": None}
+    file.write_text(json.dumps(health | here_and_now | shown), encoding="utf-8")
+    spec_file = left.home / "hero.yaml"
+    spec_file.write_text(spec(), encoding="utf-8")
+
+    def told() -> list[bool]:
+        said = [left("status"), left("doctor"), left("check", str(spec_file))]
+        said.append(left("submit", str(spec_file)))
+        wanted = "fluxdrop.yaml was changed after the runner started: restart it"
+        return [wanted in done.out + done.err for done in said]
+
+    (lock,) = locks_of(Home(left.home), None)
+    lock.acquire()
+    began = (left.home / "data" / "runner.lock").stat().st_mtime_ns
+    os.utime(settings, ns=(began, began - 1))
+    assert not any(told())
+    os.utime(settings, ns=(began, began + 1))
+    assert all(told())
+    outdated = left("status", "--json").json["outdated"]
+    assert outdated and outdated.endswith("restart it")
+    lock.release()
+    assert not any(told())

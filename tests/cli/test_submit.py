@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from runner import client
 from runner.settings import Home
@@ -240,7 +242,7 @@ def test_a_drop_that_cannot_leave_the_inbox_is_waited_for_to_the_end_of_its_job(
 
     runner_that(acts)
     done = here("submit", "--wait", written(tmp_path, "odd.yaml"), "--json")
-    assert done.code == 0 and done.json == {"jobs": ["odd-2"]} and done.err == ""
+    assert done.code == 0 and done.json["jobs"] == ["odd-2"] and done.err == ""
     assert len([*(here.home / "inbox").glob("odd*.yaml")]) == 1
 
 
@@ -279,3 +281,44 @@ def test_who_waits_for_a_job_whose_folder_is_taken_away_is_told_so(
     runner_that(acts)
     done = here("submit", "--wait", written(tmp_path, "odd.yaml"))
     assert done.code == 1 and "outbox/odd was taken away before" in done.out
+
+
+def test_what_a_job_was_warned_of_while_it_ran_is_told_to_who_waited_for_it(
+    here: Here, tmp_path: Path, runner_that: Callable[[Acts], None]
+) -> None:
+    """Below its state, and in JSON beside its reason; what was said before is not said again."""
+    early = "the built-in model does not know `fox`; it draws simple coloured shapes"
+    late = "the picture is of one colour: look at it, and try another seed"
+
+    def acts(home: Home) -> None:
+        for file in home.inbox.glob("odd*.yaml"):
+            answers(home, file.name, "odd")
+            ended = {**STATUS, "id": "odd", "warnings": [early, late]}
+            put(home.job("odd") / "status.json", ended)
+            file.unlink()
+
+    runner_that(acts)
+    (tmp_path / "odd.yaml").write_text(spec(prompt="a fox"), encoding="utf-8")
+    done = here("submit", "--wait", str(tmp_path / "odd.yaml"))
+    state, warning = done.out.splitlines()
+    assert state.startswith("odd ") and warning == f"  warning: {late}"
+    assert done.err == f"{tmp_path / 'odd.yaml'}: warning: {early}\n"
+    told = here("submit", "--wait", str(tmp_path / "odd.yaml"), "--json").json
+    (end,) = told["ends"]
+    assert told["jobs"] == ["odd"] and end["warnings"] == [early, late]
+    assert (end["state"], end["reason"]) == (STATUS["state"], STATUS["reason"])
+    assert here("submit", str(tmp_path / "odd.yaml"), "--json").json == {"jobs": ["odd"]}
+
+
+def test_settings_of_another_programs_picture_that_are_not_taken_over_are_named(
+    here: Here, tmp_path: Path
+) -> None:
+    settings = "Steps: 8, Seed: 7, Size: 512x512, Model: flux1-schnell, Denoising strength: 0.4"
+    for name, negative in (("fox.png", "Negative prompt: blurry\n"), ("plain.png", "")):
+        info = PngInfo()
+        info.add_text("parameters", f"a fox\n{negative}{settings if negative else settings[:54]}")
+        Image.new("RGB", (8, 8)).save(tmp_path / name, pnginfo=info)
+    told = "warning: of its settings only noted: negative_prompt, strength"
+    for verb in ("check", "submit"):
+        assert f"{tmp_path / 'fox.png'}: {told}\n" in here(verb, str(tmp_path / "fox.png")).err
+        assert "noted" not in here(verb, str(tmp_path / "plain.png")).err

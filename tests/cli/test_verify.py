@@ -107,11 +107,11 @@ def test_a_picture_of_an_older_recipe_is_said_to_be_one(verify: Here, tmp_path: 
         shutil.copy(file_of(verify.home, name), tmp_path)
     file = tmp_path / "filled-0001.json"
     sidecar = json.loads(file.read_bytes())
-    assert sidecar["result"].pop("recipe") == 2
+    assert sidecar["result"].pop("recipe") == 3
     file.write_text(json.dumps(sidecar), encoding="utf-8")
     assert verify("verify", str(file), "--json").json["identical"] is True
     file.write_text(json.dumps({**sidecar, "seed": 99}), encoding="utf-8")
-    assert verify("verify", str(file), "--json").json["reason"] == "it was made by recipe 1, is 2"
+    assert verify("verify", str(file), "--json").json["reason"] == "it was made by recipe 1, is 3"
 
 
 def test_a_picture_alone_is_enough(verify: Here, tmp_path: Path) -> None:
@@ -186,7 +186,28 @@ def test_what_cannot_be_made_again_says_why(verify: Here, tmp_path: Path) -> Non
     assert verify("verify", str(file)).code == 2
     file.write_text("{}", encoding="utf-8")
     assert verify("verify", str(file)).code == 2
-    assert verify("verify", str(tmp_path / "nothing.json")).code == 2
+    missing = verify("verify", str(tmp_path / "nothing.json"))
+    assert missing.code == 2 and "there is no file " in missing.err
+
+
+def test_what_cannot_be_made_again_is_not_told_to_be_dropped_again(
+    verify: Here, tmp_path: Path
+) -> None:
+    source = verify.home / "outbox/redrawn/redrawn-0001.json"
+    sidecar = json.loads(source.read_bytes()) | {"image": "gone.png"}
+    (tmp_path / "redrawn-0001.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    shutil.copy(source.with_suffix(".png"), tmp_path)
+    told = verify("verify", str(tmp_path / "redrawn-0001.json"), "--json").json["reason"]
+    assert told == "it could not be made again: InputMissing: gone.png is not there"
+
+
+def test_a_path_in_the_outbox_is_looked_for_below_the_home_too(
+    verify: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert verify("verify", "outbox/plain/plain-0001.json").code == 0
+    missing = verify("verify", "outbox/plain/nosuch.json")
+    assert missing.code == 2 and f"there is no file {verify.home}" in missing.err
 
 
 def test_the_new_picture_can_be_kept(verify: Here, tmp_path: Path) -> None:

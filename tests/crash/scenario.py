@@ -44,7 +44,7 @@ class Scenario:
     `drops` maps names to bytes; names of images are put beside. `appearing` maps (job, image
     number) to the name of an empty control file. `jobs` maps ids to their ends. `pack` maps the
     files of a pack named `small` to their texts. `left` names the home of an earlier version to
-    begin with.
+    begin with. Pictures of a `large` one are encoded beside the writer.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Scenario:
     appearing: Mapping[tuple[str, int], str] = field(default_factory=dict)
     pack: Mapping[str, str] = field(default_factory=dict)
     left: str = ""
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ SCENARIOS = (
         "many",
         {"hero.yaml": (SPEC + "seeds: {start: 5, count: 4}\n").encode()},
         {"hero": Expected(_OK, (4, 4), seeds=(5, 6, 7, 8))},
+        large=True,
     ),
     Scenario(
         "unseeded",
@@ -225,7 +227,7 @@ def play(
     appeared: Callable[[Path, int], None] = lambda path, modified: None,
 ) -> None:
     """Run a daemon until nothing is left; what the callers add on the way is added once."""
-    device = FlatColours()
+    device = FlatColours(side=256 if scenario.large else None)
 
     def on_start(task: ImageTask) -> None:
         name = scenario.appearing.get((task.job, task.index))

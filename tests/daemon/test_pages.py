@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+from contextlib import ExitStack, closing
+from pathlib import Path
+
 import pytest
 
 from runner.daemon import pages
 from runner.gallery.lock import locked
+from runner.gallery.rebuild import Progress
 from runner.gallery.search import search
 from runner.gallery.store import FOLDER, Gallery
 from tests.spool.conftest import Spool
@@ -17,9 +23,9 @@ def ids(spool: Spool) -> set[str]:
     return {row["id"] for row in search(Gallery(spool.home.data / FOLDER))["rows"]}
 
 
-@pytest.mark.parametrize("lock", ["rebuilding", "lock"])
-def test_pictures_are_saved_while_another_process_stands_still_with_the_gallerys_lock(
-    idle_spool: Spool, lock: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("holds", ["the making of the index", "the index"])
+def test_pictures_are_saved_while_another_process_stands_still_with_the_gallery(
+    idle_spool: Spool, holds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen red: the writer waited for it, and nothing was saved."""
     monkeypatch.setattr(pages, "_REFRESH_SECONDS", 0.1)
@@ -27,12 +33,73 @@ def test_pictures_are_saved_while_another_process_stands_still_with_the_gallerys
     idle_spool.drop("hero.yaml")
     idle_spool.end("hero")
     idle_spool.stop()
-    gallery = idle_spool.home.data / FOLDER
-    (gallery / "current").unlink()
+    folder = idle_spool.home.data / FOLDER
+    (folder / "index.sqlite").unlink()
     # A `gallery rebuild` that was stopped by Ctrl-Z.
-    with locked(gallery / lock):
+    with ExitStack() as held:
+        if holds == "the index":
+            Gallery(folder, writing=True).add()
+            base = held.enter_context(closing(sqlite3.connect(folder / "index.sqlite")))
+            base.execute("BEGIN IMMEDIATE")
+        else:
+            held.enter_context(locked(folder / "rebuilding"))
         idle_spool.start()
         idle_spool.drop("next.yaml")
         assert idle_spool.end("next")["state"] == "succeeded"
-        assert Gallery(gallery).missing
-    idle_spool.until(lambda: not Gallery(gallery).missing and ids(idle_spool) == BOTH)
+        assert Gallery(folder).missing
+    idle_spool.until(lambda: not Gallery(folder).missing and ids(idle_spool) == BOTH)
+
+
+def test_the_index_is_made_beside_the_work_and_its_making_ends_with_the_runner(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the first drop after a start waited until a year of pictures was looked at."""
+    reached = threading.Event()
+
+    def endless(gallery: Gallery, outbox: Path, go_on: Progress, **patience: float) -> int:
+        while True:
+            reached.set()
+            go_on(1, 2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pages, "rebuild", endless)
+        idle_spool.start()
+        idle_spool.until(reached.is_set)
+        idle_spool.drop("hero.yaml")
+        assert idle_spool.end("hero")["state"] == "succeeded"
+        idle_spool.stop()
+    assert Gallery(idle_spool.home.data / FOLDER).missing
+    idle_spool.start()
+    idle_spool.until(lambda: not Gallery(idle_spool.home.data / FOLDER).missing)
+
+
+def test_a_start_after_a_clean_stop_or_a_kill_looks_at_no_picture(
+    idle_spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events say what the index lacks. Seen red: every folder of the outbox was listed."""
+    idle_spool.start()
+    idle_spool.drop("hero.yaml")
+    idle_spool.end("hero")
+    idle_spool.until(lambda: not Gallery(idle_spool.home.data / FOLDER).missing)
+    idle_spool.stop()
+    asked: list[object] = []
+    monkeypatch.setattr(pages, "rebuild", lambda *given, **named: asked.append(given))
+    idle_spool.start()
+    idle_spool.drop("next.yaml")
+    idle_spool.end("next")
+    idle_spool.stop()
+    assert ids(idle_spool) == BOTH and not asked
+
+
+def test_the_pictures_of_jobs_that_ended_before_the_ledger_was_lost_are_found(
+    idle_spool: Spool,
+) -> None:
+    idle_spool.start()
+    idle_spool.drop("hero.yaml")
+    idle_spool.end("hero")
+    idle_spool.stop()
+    Gallery(idle_spool.home.data / FOLDER, writing=True).remove("hero-0001")
+    for file in idle_spool.home.data.glob("ledger.sqlite*"):
+        file.unlink()
+    idle_spool.start()
+    idle_spool.until(lambda: ids(idle_spool) == {"hero-0001"})

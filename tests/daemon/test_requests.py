@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -407,7 +407,7 @@ def test_a_keep_that_comes_while_the_end_is_published_is_in_the_status(
     """Seen red: the status of the end was worked out before the keep, and written after it."""
     reached, go, true = threading.Event(), threading.Event(), Pages.of_job
 
-    def slow(self: Pages, record: Record, status: Status) -> tuple[str | None, str | None]:
+    def slow(self: Pages, record: Record, status: Status) -> tuple[Mapping[str, str], str | None]:
         made = true(self, record, status)
         if record.is_final:
             reached.set()

@@ -197,9 +197,31 @@ def test_text2img_with_a_picture_is_refused_where_no_pipeline_starts_from_one() 
     text = message(kind="text2img", model="klein", image="a.png")
     assert text == (
         "klein cannot start from a picture; leave `image` out;"
-        " tiny, z-image-turbo, schnell, dev and krea can"
+        " tiny, z-image-turbo, schnell, dev and krea can; `kind: kontext` edits with klein"
     )
     assert paths(kind="text2img", model="schnell", image="a.png", strength=0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("flux-dev", "dev"), ("FLUX.1-dev", "dev"), ("black-forest-labs/FLUX.1-schnell", "schnell"),
+     ("flux1-krea", "krea"), ("FLUX.2-klein-4B", "klein"), ("FLUX.1-Fill-dev", "fill-dev"),
+     ("flux", None)],
+)  # fmt: skip
+def test_a_model_under_its_makers_name_is_known(name: str, meant: str | None) -> None:
+    text = message(kind="text2img", prompt="a", model=name)
+    assert (f"did you mean {meant!r}?" in text) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "syntax"),
+    [("a fox <lora:ink:0.8>", "<lora:ink:0.8>"), ("a (red fox:1.3)", "(red fox:1.3)"),
+     ("a fox (red) at 12:30 (see 1:2)", None), ("a < b", None)],
+)  # fmt: skip
+def test_another_programs_syntax_in_a_prompt_is_warned_of(prompt: str, syntax: str | None) -> None:
+    found = warnings({"kind": "text2img", "model": "dev", "prompt": prompt})
+    told = f"`{syntax}` is plain text here: `loras` has LoRA files, words no weights"
+    assert found == ([told] if syntax else [])
 
 
 def test_text2img_with_a_picture_has_a_default_model_that_can_start_from_it() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from runner.gallery.store import Gallery
 from tests.gallery.browser import Browser, started
-from tests.gallery.samples import write
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def gallery(folder: Path) -> Gallery:
     """The runner's own gallery, for writing."""
-    return Gallery(folder, write)
+    return Gallery(folder, writing=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from runner.gallery.page.sheet import job_page
+from runner.gallery.page.layout import shots_of
+from runner.gallery.page.paging import pages_of
 from runner.gallery.page.thumbs import thumbnail
 
 HOSTILE = (
@@ -125,14 +126,29 @@ def put_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def job_pages(
+    of: Mapping[str, Any],
+    sidecars: Iterable[Mapping[str, Any]],
+    failures: Iterable[Mapping[str, Any]] = (),
+) -> dict[str, str]:
+    """All pages of a job by file name, from its status."""
+    shots = {shot.index: shot for shot in shots_of(sidecars, failures)}
+    return pages_of(of, sorted(shots), lambda numbers: [shots[n] for n in numbers])[0]
+
+
+def job_page(*given: Any, **more: Any) -> str:
+    """The first page of a job."""
+    return job_pages(*given, **more)["index.html"]
+
+
 def put_page(outbox: Path, sidecars: list[dict[str, Any]], **changes: Any) -> Path:
-    """A job with its page; returns the page."""
+    """A job with its pages; returns the first."""
     folder = put_job(outbox, sidecars)
-    page = folder / "index.html"
     failures = changes.pop("failures", ())
-    html = job_page(status(len(sidecars), **changes), sidecars, failures=failures)
-    page.write_text(html, encoding="utf-8")
-    return page
+    pages = job_pages(status(len(sidecars), **changes), sidecars, failures)
+    for name, html in pages.items():
+        (folder / name).write_text(html, encoding="utf-8")
+    return folder / "index.html"
 
 
 def pack(subjects: int, variables: int, seeds: int) -> list[dict[str, Any]]:

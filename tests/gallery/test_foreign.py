@@ -156,3 +156,17 @@ def _with_comment(comment: bytes, format: str) -> bytes:
     buffer = io.BytesIO()
     picture().save(buffer, format, exif=exif.tobytes())
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("key", "program"), [("workflow", "ComfyUI"), ("prompt", "ComfyUI"),
+                         ("invokeai_metadata", "InvokeAI"), ("invokeai_graph", "InvokeAI")],
+)  # fmt: skip
+def test_a_picture_with_the_graph_of_another_program_is_said_to_have_one(
+    key: str, program: str
+) -> None:
+    info, file = PngInfo(), io.BytesIO()
+    info.add_text(key, json.dumps({"3": {"class_type": "KSampler", "inputs": {"seed": 7}}}))
+    picture().save(file, "PNG", pnginfo=info)
+    with pytest.raises(UsageProblem, match=f"a workflow of {program}, which is not read: write a"):
+        read(file.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.gallery.terms import moment, terms_of, words
+from runner.gallery.terms import facet, moment, terms_of, words
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_a_row_has_a_term_for_every_filter() -> None:
         "width": 64,
         "height": 32,
     }
-    assert set(terms_of(row)) == {
-        b"*",
-        b"w red",
-        b"w fox",
-        b"kind fill",
-        b"model dev",
-        b"pack lamps",
-        b"seed 0",
-        b"tag one two",
-        b"size 64x32",
-    }
+    facets = {
+        "kind": "fill", "model": "dev", "pack": "lamps", "seed": 0, "tag": "one two",
+        "size": "64x32",
+    }  # fmt: skip
+    expected = {"red", "fox", *(facet(name, value) for name, value in facets.items())}
+    assert set(terms_of(row).split(" ")) == expected
+
+
+def test_no_word_is_a_facet() -> None:
+    term = facet("kind", "fill")
+    assert term not in words(term) and term != facet("model", "fill")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class _Device(FlatColours):
     """Flat colours made by a thread of its own, step by step."""
 
     def __init__(self, night: Night) -> None:
-        super().__init__()
+        # Large enough to be encoded beside the writer.
+        super().__init__(side=256)
         self._night = night
         self._turns = night.turns
         self.events = Queue(night.turns)  # type: ignore[assignment]

@@ -9,8 +9,7 @@ import pytest
 
 from runner import client
 from runner.gallery.rebuild import rebuild
-from runner.gallery.store import FOLDER
-from tests.gallery.samples import write
+from runner.gallery.store import FOLDER, Gallery
 from tests.mcp_server.support import agent, play
 from tests.planted import HEALTH, SIDECAR, STATUS, variants
 
@@ -41,7 +40,7 @@ def test_a_planted_file_is_answered_by_every_look(
                     if planted.name == "cat-0001.json":
                         # More than the status lists: the sidecars are read.
                         put(job / "status.json", {**STATUS, "outputs": []})
-                        rebuild(home / "data" / FOLDER, home / "outbox", write)
+                        rebuild(Gallery(home / "data" / FOLDER, writing=True), home / "outbox")
                         await one.answer("flux_search_gallery", kind="text2img")
                         await one.answer("flux_search_gallery")
                     answer = await one.answer("flux_get_job", job_id="cat", pictures="full")

@@ -21,14 +21,7 @@ from tests.mcp_server.support import agent, finished, play
 
 def fill_gallery(home: Path, count: int) -> Gallery:
     """A gallery as a runner writes it."""
-
-    def replace(file: Path, data: bytes) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.writing")
-        aside.write_bytes(data)
-        os.replace(aside, file)
-
-    gallery = Gallery(home / "data" / FOLDER, replace)
+    gallery = Gallery(home / "data" / FOLDER, writing=True)
     for n in range(1, count + 1):
         result = {"job": "hero", "index": n, "file": f"hero-{n:04d}.png",
                   "created_at": f"2026-11-23T08:00:{n % 60:02d}Z"}  # fmt: skip

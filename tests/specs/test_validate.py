@@ -47,7 +47,7 @@ format: jpg
         (1, 1, "", "'prompt' is required for fill (or 'compose')"),
         (2, 1, "stpes", "unknown key 'stpes' (did you mean 'steps'?)"),
         (3, 8, "steps", "500000 is greater than the maximum of 1000"),
-        (4, 8, "image", "['a'] is not text"),
+        (4, 8, "image", "['a'] is not text: give one, without a list"),
         (5, 22, "matrix.width[1]", "100 is not a multiple of 16 (96 and 112 are)"),
         (7, 1, "outpaint", "'mask' and 'outpaint' exclude each other: give one"),
         (7, 18, "outpaint.left", "-1 is less than the minimum of 0"),
@@ -254,3 +254,79 @@ def test_threads_can_check_at_the_same_time() -> None:
     for thread in threads:
         thread.join(20)
     assert not wrong
+
+
+_WEIGHT = "each picture of `redux` and each LoRA has its own: `image: [{path: …, weight: 0.5}]`"
+_OWN = "it is the model's own: leave it out"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "message"),
+    [
+        ("redux", "weight: 0.5", f"unknown key 'weight' ({_WEIGHT})"),
+        ("redux", "strength: 0.5", "'strength' is not a field of redux (it belongs to fill,"
+                                   f" text2img): {_WEIGHT}"),
+        ("redux", "image: {path: a.png}", "{'path': 'a.png'} is not text or a list: put it into a"
+                                          " list"),
+        ("redux", "image: [{path: a.png, strength: 2}]", "unknown key 'strength' (did you mean"
+                                                         " 'weight'?)"),
+        ("text2img", "image: [a.png]", "['a.png'] is not text: give one, without a list"),
+        ("text2img", "loras: [ink.safetensors]", "'ink.safetensors' is not a mapping: write {path:"
+                                                 " 'ink.safetensors'}"),
+        ("text2img", "loras: [{path: a, strength: 1}]", "unknown key 'strength' (did you mean"
+                                                        " 'weight'?)"),
+        ("text2img", "loras: [{path: a, strength_model: 1}]", "unknown key 'strength_model' (did"
+                                                              " you mean 'weight'?)"),
+        ("text2img", "batch_size: 4", "unknown key 'batch_size' (did you mean 'count'?)"),
+        ("text2img", "noise_seed: 4", "unknown key 'noise_seed' (did you mean 'seed'?)"),
+        ("text2img", "checkpoint: dev", "unknown key 'checkpoint' (did you mean 'model'?)"),
+        ("text2img", "Sampler: euler", f"unknown key 'Sampler' ({_OWN})"),
+        ("text2img", "scheduler: simple", f"unknown key 'scheduler' ({_OWN})"),
+        ("fill", "mask_blur: 4", "unknown key 'mask_blur' (the edge is made soft inside the mask:"
+                                 " leave it out)"),
+        ("fill", "grow_mask_by: 4", "unknown key 'grow_mask_by' (paint the mask larger instead)"),
+        ("fill", "padding: 32", "unknown key 'padding' (`fill` works on the region around the mask,"
+                                " or with `whole: true` on the whole picture)"),
+    ],
+)  # fmt: skip
+def test_another_programs_word_is_answered_with_ours(kind: str, line: str, message: str) -> None:
+    given = "".join(
+        f"{field}: {field}.png\n"
+        for field in {"fill": ("image", "mask"), "redux": ("image",)}.get(kind, ())
+        if not line.startswith(f"{field}:")
+    )
+    ((*_, found),) = told(f"kind: {kind}\nprompt: a\n{given}{line}\n")
+    assert found == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "told_of", "checked_as"),
+    [
+        ("img2img", "`text2img` with an `image`", "text2img"),
+        ("inpaint", "`fill` with a `mask`", "fill"),
+        ("outpaint", "`fill` with `outpaint`", "fill"),
+        ("edit", "`kontext`", "kontext"),
+    ],
+)
+def test_another_programs_kind_is_answered_with_ours_and_checked_as_that(
+    kind: str, told_of: str, checked_as: str
+) -> None:
+    problems = told(f"kind: {kind}\nimage: a.png\nmask: 5\n")
+    assert (1, 7, "kind", f"{kind!r} is not a kind (here it is {told_of})") in problems
+    others = " ".join(message for *_, message in problems)
+    assert f"is required for {checked_as}" in others
+
+
+def test_the_same_file_is_suggested_as_the_mask_of_a_picture_that_has_none() -> None:
+    ((*_, message),) = told("kind: fill\nprompt: a\nimage: a.png\n")
+    assert message.startswith("'mask' is required for fill (or 'outpaint'): where the image is tr")
+
+
+def test_other_programs_words_lead_to_fields_and_kinds_that_there_are() -> None:
+    from specs import schemas
+
+    common = schemas.load("common")
+    fields = {*common["$defs"]["loras"]["items"]["properties"]}
+    fields |= {field for kind in kinds() for field in schemas.load(kind)["properties"]}
+    for other in common["otherNames"].values():
+        assert other in fields or " " in other or other.strip("`") in kinds()

@@ -26,10 +26,14 @@ from runner.task import ImageTask
 
 
 class FlatColours:
-    """One slot; every image is `steps` steps of nothing and then one colour made from the seed."""
+    """One slot; every image is `steps` steps of nothing and then one colour made from the seed.
 
-    def __init__(self, *, by_hand: bool = False) -> None:
+    A `side` is that of every picture, whatever its task says.
+    """
+
+    def __init__(self, *, by_hand: bool = False, side: int | None = None) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
+        self.side = side
         self.by_hand = by_hand
         self.task: ImageTask | None = None
         self.started: list[tuple[str, int]] = []
@@ -73,7 +77,9 @@ class FlatColours:
             self.events.put(Failed("gpu0", task, *failure))
         else:
             colour = (task.seed % 256, task.index % 256, 128)
-            image = Image.new("RGB", (task.width or 64, task.height or 64), colour)
+            image = Image.new(
+                "RGB", (self.side or task.width or 64, self.side or task.height or 64), colour
+            )
             self.events.put(Rendered("gpu0", task, image, 0.01, {"device": "none"}))
 
     def stop(self, slot: str) -> None:

@@ -73,7 +73,8 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
     advice = [
         *wrong.values(),
         *(f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe),
-        *_advice(checkup, needed, data, gated=gated),
+        # Nothing that can be fetched makes the file another one.
+        *(() if wrong else _advice(checkup, needed, data, gated=gated)),
     ]
     return replace(checkup, damaged=(*broken, *wrong), advice=tuple(advice))
 
@@ -84,13 +85,11 @@ def _advice(
     if checkup.ok:
         return
     wrong = {entry.partition(": ")[0] for entry in (*checkup.missing, *checkup.damaged)}
-    local = [source for source in needed if source.is_local and source.repo in wrong]
-    if local:
+    for local in (source.repo for source in needed if source.is_local and source.repo in wrong):
         yield (
-            f"{local[0].repo} is a folder of yours: put there what is missing, or correct"
+            f"{local} is a folder of yours: put there what is missing, or correct"
             f" `registry` in fluxdrop.yaml"
         )
-    if len(local) == len(wrong):
         return
     if gated and not has_token(data):
         repo = next(source.repo for source in needed if not source.is_local)

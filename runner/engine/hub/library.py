@@ -111,11 +111,14 @@ def present(
     """
     if model.builtin:
         return Path(__file__).parent.parent / model.name
-    for source in sources(model, kind, estimates=estimates):
-        folder = locate(source, data)
-        if folder is None or lacking(source, folder):
-            return None
+    if any(_lacks(source, data) for source in sources(model, kind, estimates=estimates)):
+        return None
     return locate(main_source(model), data)
+
+
+def _lacks(source: Source, data: Path) -> bool:
+    folder = locate(source, data)
+    return folder is None or bool(lacking(source, folder))
 
 
 def bytes_to_pull(model: Model) -> int:
@@ -124,10 +127,23 @@ def bytes_to_pull(model: Model) -> int:
     return model.bytes + sum(part.bytes for part in parts if part)
 
 
-def absence(model: Model, data: Path) -> str:
-    """A sentence about a model that is not wholly here: what fetches it, and how much that is."""
-    if main_source(model).is_local:
+def absence(
+    model: Model, data: Path, kind: str | None = None, *, estimates: bool = True
+) -> str | None:
+    """A sentence about a model that is not wholly here: what fetches it, and how much that is.
+
+    None where it is, and what is wrong where nothing that can be fetched would help.
+    """
+    needed = sources(model, kind, estimates=estimates)
+    lacks = [source for source in needed if _lacks(source, data)]
+    for source in needed:
+        folder = None if source in lacks else locate(source, data)
+        if folder and (sentence := problem(model, source, folder, data)):
+            return sentence
+    if any(source.is_local for source in lacks):
         return _incomplete(model.name)
+    if not lacks:
+        return None
     here = bytes_here(model, data)
     size = max(bytes_to_pull(model) - here, 0) / 1e9
     return (

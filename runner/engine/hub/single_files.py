@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.hub.sources import HEAVY, components, read_index, read_json
+from runner.engine.hub.sources import HEAVY, components, read_index, read_json, single_source
 from runner.engine.models import Model
 from runner.files import instead_of_weights, tensors_in
 
@@ -114,7 +114,9 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
 
     `base` is the folder of the pipeline whose transformer it replaces, where that is here.
     """
-    again = f"copy it again, or run `fluxdrop models pull {model.name} --verify`"
+    again = "copy it again"
+    if model.single and not single_source(model).is_local:
+        again += f", or run `fluxdrop models pull {model.name} --verify`"
     try:
         found = header(file)
     except ValueError:
@@ -153,7 +155,7 @@ def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str 
     where = config if HEAVY in components(index) else index
     kind = str(where.get("_class_name") or "") if isinstance(where, dict) else ""
     family = _CLASSES.get(kind.removesuffix("Transformer2DModel"))
-    if family is None and kind:
+    if family is None and kind and model.family in _FAMILIES:
         return f"{folder} holds another model ({kind}): FLUX.1, FLUX.2 and Z-Image are known here"
     has = _wanted(family, config) if family else None
     if has is None or _fits(model, *has):

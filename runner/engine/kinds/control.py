@@ -13,7 +13,7 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     ready = task.options.get("preprocessed", False)
     source, warnings = (images.open_depth_map if depth and ready else images.open_image)(item)
     width, height = images.target_size(source.size, task.width, task.height, sizes)
-    warnings += images.little_seen(source.size, width, height)
+    warnings += images.cut_warning(item.path.name, source, width, height)
     source = images.fit(source, width, height)
     if not ready:
         if depth:

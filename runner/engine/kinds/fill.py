@@ -1,9 +1,10 @@
 """fill: repaints the area of a mask, or extends a picture beyond its sides (outpaint).
 
 A model works on the region around what is painted, near its own size, and the result is pasted into
-the picture as it was given, in sRGB and over white: its size stays, and every pixel outside the
-mask, but not a colour profile of its own, nor transparency. With `whole`, or
-without `composite`, it works on the whole picture, scaled to a size that it can make.
+the picture as it was given, in sRGB and over white (where it is its own mask, in the colours below
+its clear parts): its size stays, and every pixel outside the mask, but not a colour profile of its
+own, nor transparency. With `whole`, or without `composite`, it works on the whole picture, scaled
+to a size that it can make.
 
 FLUX.1 Fill reads every pixel of the mask. Other families blend latents, which are coarser: for
 them the mask is grown to whole cells of the latents, so that thin strokes are not lost.
@@ -17,21 +18,24 @@ from runner.task import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images, masks
 
-    source, warnings = images.open_image(task.inputs["image"][0])
-    margins = task.options.get("outpaint")
+    item, margins = task.inputs["image"][0], task.options.get("outpaint")
+    holes, invert = task.inputs.get("mask", (item,))[0], task.options.get("invert_mask", False)
     if margins:
+        source, warnings = images.open_image(item)
         canvas, mask = masks.outpaint(source, margins)
     else:
-        canvas, invert = source, task.options.get("invert_mask", False)
-        mask, said = masks.open_mask(task.inputs["mask"][0], source.size, invert=invert)
+        # White would show around a hole, and be what a `strength` starts from.
+        is_erased = holes.path == item.path and not invert
+        canvas, warnings = (images.open_erased if is_erased else images.open_image)(item)
+        mask, said = masks.open_mask(holes, canvas.size, invert=invert)
         warnings += said
     composite = task.options.get("composite", True)
     whole = task.options.get("whole", False) or not composite
     if whole or task.width or task.height:
         size = images.target_size(canvas.size, task.width, task.height, sizes)
-        warnings += masks.cut_away(mask, size)
+        warnings += images.cut_warning(item.path.name, canvas, *size) + masks.cut_away(mask, size)
         canvas, mask = images.fit(canvas, *size), images.fit(mask, *size)
-    masks.refuse_empty(mask)
+    masks.refuse_empty(mask, holes.path.name, invert=invert)
     box, size = ((0, 0, *mask.size), mask.size) if whole else masks.region(mask, sizes)
     mask = mask.crop(box)
     worked = masks.scaled(mask, size)
@@ -74,5 +78,5 @@ KIND = Kind(
     },
     prepare=_prepare,
     arguments={"flux1": _flux1, "flux2": _in_cells(16), "zimage": _in_cells(8)},
-    recipe=2,
+    recipe=3,
 )

@@ -11,11 +11,12 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
         return Prepared(width=task.width or width, height=task.height or height)
     from runner.engine.pictures import images
 
-    source, warnings = images.open_image(task.inputs["image"][0])
+    item = task.inputs["image"][0]
+    source, warnings = images.open_image(item)
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     # The pipelines would stretch another size, and round it in another way.
     start = images.fit(source, width, height)
-    warnings += images.little_seen(source.size, width, height)
+    warnings += images.cut_warning(item.path.name, source, width, height)
     return Prepared(width=width, height=height, images={"image": (start,)}, warnings=warnings)
 
 

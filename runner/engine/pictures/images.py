@@ -24,11 +24,23 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 _BEYOND = {1.0: 16.0, 255.0: 1.5, 65535.0: 256.0, 2.0**32: float("inf")}
 """How far the lights of a picture may lie beyond its white; nothing else is in between."""
 _COLOURS = bytes(chain.from_iterable(product(range(0, 256, 51), repeat=3)))
+_LITTLE_CUT = 0.02
 
 
 def open_image(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     """The first frame of a picture as RGB: upright, over white where it is clear; and warnings."""
     return to_rgb(load(item.path), item.path.name)
+
+
+def open_erased(item: InputImage) -> tuple[Image, tuple[str, ...]]:
+    """The same, in the colours that an eraser left below what is clear; over white if it is one."""
+    picture = load(item.path)
+    if picture.mode in ("RGBA", "LA"):
+        clear = picture.getchannel("A").point([255, *[0] * 255])
+        shades = [sum(map(bool, band.histogram(clear))) for band in picture.split()[:-1]]
+        if max(shades) != 1:
+            picture = picture.convert("RGB")
+    return to_rgb(picture, item.path.name)
 
 
 def open_references(
@@ -225,6 +237,16 @@ def side_by_side(pictures: Sequence[Image], area: int) -> Image:
     return fit(joined, Sizes().side(joined.width), Sizes().side(joined.height))
 
 
+def cut_warning(name: str, picture: Image, width: int, height: int) -> tuple[str, ...]:
+    """A sentence where `fit` cuts more than a fiftieth of a side off a picture; () elsewhere."""
+    wide, high = picture.size
+    left, top, right, bottom = seen(picture.size, width, height)
+    cuts = {"width": 1 - (right - left) / wide, "height": 1 - (bottom - top) / high}
+    side = max(cuts, key=cuts.__getitem__)
+    told = f"{name} is {wide}×{high}: {cuts[side]:.0%} of its {side} was cut off for"
+    return (f"{told} {width}×{height}",) if cuts[side] > _LITTLE_CUT else ()
+
+
 def fit(picture: Image, width: int, height: int) -> Image:
     """The middle of a picture, scaled to cover exactly this size; masks keep their two values."""
     box = seen(picture.size, width, height)
@@ -244,10 +266,3 @@ def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, floa
     inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)
     x, y = (wide - inner_wide) / 2, (high - inner_high) / 2
     return x, y, x + inner_wide, y + inner_high
-
-
-def little_seen(picture: tuple[int, int], width: int, height: int) -> tuple[str, ...]:
-    """A warning where `fit` cuts off more than half of a picture."""
-    across, down = width / picture[0], height / picture[1]
-    told = "of the {}×{} image only the middle counts, cut to {}×{}".format(*picture, width, height)
-    return (told,) if 2 * min(across, down) < max(across, down) else ()

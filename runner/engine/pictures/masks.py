@@ -29,7 +29,7 @@ def open_mask(
 
     Raises InputBad where its proportions are not the picture's, or as `images.load` does.
     """
-    mask, warnings = _painted(load(item.path), item.path.name)
+    mask, warnings = _painted(load(item.path), item.path.name, invert=invert)
     wide, high = size
     if abs(mask.width * high - mask.height * wide) > 0.02 * mask.height * wide:
         raise InputBad(
@@ -42,10 +42,12 @@ def open_mask(
     return ImageChops.invert(mask) if invert else mask, warnings
 
 
-def refuse_empty(mask: Image) -> None:
+def refuse_empty(mask: Image, name: str, *, invert: bool = False) -> None:
     """Raises InputBad for a mask that paints nothing: the result would be the original picture."""
     if mask.getbbox() is None:
-        raise InputBad("the mask has no white and no clear part, so nothing would be painted")
+        paint = "leave some of it black" if invert else "paint it white, erase more of it"
+        remedy = "leave `invert_mask` out" if invert else "set `invert_mask: true`"
+        raise InputBad(f"the mask {name} leaves nothing to repaint: {paint}, or {remedy}")
 
 
 def cut_away(mask: Image, size: tuple[int, int]) -> tuple[str, ...]:
@@ -148,7 +150,7 @@ def _edge(mask: Image) -> int:
     return max(2, min(mask.size) // 96)
 
 
-def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+def _painted(picture: Image, name: str, *, invert: bool) -> tuple[Image, tuple[str, ...]]:
     """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
     mask, said = eight_bit(picture, name)
     warnings = list(said)
@@ -159,14 +161,16 @@ def _painted(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
         alpha = mask.getchannel("A")
         ((least, most),) = ImageStat.Stat(alpha).extrema
         if most < 16:
-            warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
+            if not invert:
+                warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
             mask = Pillow.new("L", mask.size, 255)
         elif least < min(most, 240):  # less is noise of a lossy format
             alpha = ImageOps.autocontrast(alpha)  # of a half-transparent brush or eraser
             solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
             what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"
             is_small = 2 * sum(solid) < mask.width * mask.height  # no layer with a hole
-            if what == "white" or (is_small and sum(map(bool, solid)) <= 8):
+            is_one = what == "white" or (is_small and sum(map(bool, solid)) <= 8)
+            if is_one and not invert:
                 warnings.append(
                     f"the mask {name} is {what} on a clear ground: the clear part is repainted;"
                     f" set `invert_mask: true` if the {what.split()[-1]} is meant"

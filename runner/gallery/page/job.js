@@ -1,7 +1,9 @@
 "use strict";
 // One job's page: the viewer, copying a picture as a spec, the filter, favourites, keys.
-const data = JSON.parse(document.querySelector("script[type='application/json']").textContent);
+const told = document.querySelector("script[type='application/json']");
+const data = JSON.parse(told.textContent), { job } = told.dataset;
 const one = (name) => document.querySelector(`[data-${name}]`);
+const pages = [...document.querySelector(".pages")?.querySelectorAll("a") ?? []];
 const shots = [...document.querySelectorAll(".shot")];
 const images = data.images.map((image) => ({
   ...image,
@@ -10,7 +12,7 @@ const images = data.images.map((image) => ({
   result: { ...data.result, ...image.result },
 }));
 const viewer = one("viewer"), exporter = one("exporter"), filter = one("filter");
-const key = `fluxdrop:${data.job}:`;
+const key = `fluxdrop:${job}:`;
 let current = 0, onlyFavourites = false, visible = shots.map((_, place) => place);
 
 // --- storage (some browsers refuse it for file://; the page works without) ---
@@ -21,6 +23,12 @@ function save(storage, name, value) {
   try { window[storage].setItem(key + name, JSON.stringify(value)); } catch { /* not saved */ }
 }
 const favourites = new Set(load("localStorage", "favourites", []));
+// The favourites of a job's other pages can be exported here too: their specs are kept beside their names.
+const kept = load("localStorage", "specs", {});
+const here = new Set(images.map(({ file }) => file));
+function favoured() {
+  return [...favourites].filter((file) => here.has(file) || pages.length).sort();
+}
 
 // --- specs ---
 function scalar(value) {
@@ -47,19 +55,20 @@ function specOf(image) {
 }
 function grouped(list, without) {
   const groups = new Map();
-  for (const image of list) {
-    const spec = specOf(image);
+  for (const spec of list) {
     const rest = Object.fromEntries(Object.entries(spec).filter(([name]) => !without.includes(name)));
     const group = JSON.stringify(rest);
     if (!groups.has(group)) groups.set(group, { rest, prompts: new Set(), seeds: [] });
-    groups.get(group).prompts.add(image.prompt);
+    groups.get(group).prompts.add(spec.prompt ?? "");
     groups.get(group).seeds.push(spec.seed);
   }
   return [...groups.values()];
 }
 function exports(how) {
-  const list = images.filter((image) => favourites.has(image.file));
-  if (how === "list") return [list.map((image) => `outbox/${data.job}/${image.file}\n`).join("")];
+  const files = favoured();
+  if (how === "list") return [files.map((file) => `outbox/${job}/${file}\n`).join("")];
+  const own = Object.fromEntries(images.map((image) => [image.file, image]));
+  const list = files.map((file) => own[file] ? specOf(own[file]) : kept[file]).filter(Boolean);
   if (how === "same") return grouped(list, ["seed"]).map(({ rest, seeds }) => yaml({ ...rest, seeds }));
   const count = Math.max(1, Number(one("count").value) || 1);
   // No seed at all: the runner draws a new one when it accepts the spec.
@@ -95,14 +104,16 @@ async function copy(text, what) {
 // --- favourites ---
 function favour(place) {
   const { file } = images[place];
-  if (!favourites.delete(file)) favourites.add(file);
+  if (favourites.delete(file)) delete kept[file];
+  else { favourites.add(file); kept[file] = specOf(images[place]); }
   save("localStorage", "favourites", [...favourites]);
+  save("localStorage", "specs", kept);
   paint();
   if (onlyFavourites) narrow();
 }
 function paint() {
   shots.forEach((shot, place) => shot.toggleAttribute("data-favourite", favourites.has(images[place].file)));
-  one("favourites").textContent = images.filter((image) => favourites.has(image.file)).length;
+  one("favourites").textContent = favoured().length;
   one("favourite").setAttribute("aria-pressed", String(favourites.has(images[current]?.file)));
 }
 function showExports() {
@@ -111,7 +122,7 @@ function showExports() {
   one("exports").replaceChildren(...parts.flatMap((part, place) => {
     const area = document.createElement("textarea");
     const row = document.createElement("div"), copyIt = document.createElement("button"), save = document.createElement("a");
-    const name = `${data.job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
+    const name = `${job}-favourites${parts.length > 1 ? `-${place + 1}` : ""}.${how === "list" ? "txt" : "yaml"}`;
     area.readOnly = true;
     area.value = part;
     area.setAttribute("aria-label", name);
@@ -159,9 +170,14 @@ function showPicture(place) {
   const next = images[visible[visible.indexOf(place) + 1]];
   if (next) new Image().src = encodeURIComponent(next.file);
 }
+function turn(way, picture) {
+  const page = document.querySelector(`[rel=${way}]`);
+  if (page) location.href = page.href + picture;
+}
 function go(step) {
   const at = visible.indexOf(current) + step;
   if (at >= 0 && at < visible.length) showPicture(visible[at]);
+  else turn(step > 0 ? "next" : "prev", step > 0 ? "#-first" : "#-last");
 }
 
 // --- filter ---
@@ -182,7 +198,7 @@ function narrow() {
   const narrowed = words.length > 0 || onlyFavourites;
   for (const row of document.querySelectorAll(".row")) row.hidden = narrowed && !row.querySelector(".shot:not([hidden])");
   for (const other of document.querySelectorAll(".missing, .to-come")) other.hidden = narrowed;
-  one("shown").textContent = narrowed ? `${visible.length.toLocaleString()} of ${shots.length.toLocaleString()}` : "";
+  one("shown").textContent = narrowed ? `${visible.length.toLocaleString()} of ${shots.length.toLocaleString()}${pages.length ? " on this page" : ""}` : "";
   if (shots[current]?.hidden && visible.length) rove(visible[0], false);
   save("sessionStorage", "filter", filter.value);
 }
@@ -297,11 +313,16 @@ shots.forEach((shot, at) => { shot.tabIndex = at ? -1 : 0; });
 filter.value = load("sessionStorage", "filter", "");
 paint();
 narrow();
-const named = shots.findIndex((shot) => `#${shot.id}` === decodeURIComponent(location.hash));
-if (named >= 0) showPicture(named);
-if (!data.final) {
+// The picture that the address names: of this page, its first or last, or one of another page.
+const address = decodeURIComponent(location.hash.slice(1));
+const named = { "-first": visible[0], "-last": visible.at(-1) }[address] ?? shots.findIndex((shot) => shot.id === address);
+const number = address.startsWith(`${job}-`) ? Number(address.slice(job.length + 1)) : 0;
+const elsewhere = pages.findLast((page) => Number(page.dataset.start) <= number);
+if (shots[named]) showPicture(named);
+else if (elsewhere && !elsewhere.hasAttribute("aria-current")) location.replace(elsewhere.href + location.hash);
+if (told.dataset.final === "false") {
   // While the job runs this file is replaced. Reload it, but not while it is being used.
   setInterval(() => {
     if (!document.querySelector("dialog[open]") && document.activeElement !== filter && !document.hidden) location.reload();
-  }, shots.length > 500 ? 15000 : 5000);
+  }, 5000);
 }

@@ -104,10 +104,20 @@ def shots_of(
     return [shots[index] for index in sorted(shots)]
 
 
-def arrange(shots: Sequence[Shot]) -> Board:
-    """Find the axes and place the shots along them."""
-    axes = _axes(shots)
-    if not axes:
+def axes_of(
+    shots: Sequence[Shot], before: Sequence[str] = (), *, in_part: bool = False
+) -> tuple[str, ...]:
+    """The one or two fields along which the shots are placed; none for a grid.
+
+    Those on a page that shows a job `in_part` may be of one subject, whose name it needs. Where
+    nothing varies, it is as on the page `before`.
+    """
+    return tuple(_axes(shots, in_part) or (before if shots and _fits(shots, before) else ()))
+
+
+def arrange(shots: Sequence[Shot], axes: Sequence[str]) -> Board:
+    """Place the shots along the axes."""
+    if not axes or not shots:
         return Board("", "", ("",), {"": [shots]}, seeds=1)
     down, across = (*axes, "")[:2]
     rows = _values(shots, down)
@@ -140,11 +150,12 @@ def leaf(name: object) -> str:
     return printable(PurePosixPath(PureWindowsPath(str(name or "")).name).name)
 
 
-def _axes(shots: Sequence[Shot]) -> list[str]:
+def _axes(shots: Sequence[Shot], in_part: bool) -> list[str]:
     """One or two fields that vary and fit a board, or none."""
     if any(shot.result.get("subject") for shot in shots):
         # These are the axes of a pack, whatever else varies.
-        axes = [axis for axis in ("subject", "variable") if len(_values(shots, axis)) > 1]
+        fewest = {"subject": 1 if in_part else 2, "variable": 2}
+        axes = [axis for axis, few in fewest.items() if len(_values(shots, axis)) >= few]
         return axes if _fits(shots, axes) else []
     made = [shot for shot in shots if not shot.missing]
     fields = dict.fromkeys(key for shot in made for key in shot.spec)

@@ -1,8 +1,15 @@
-"""The cards of `outbox/index.html`: the latest jobs by day, each with its first few pictures."""
+"""The cards of the pages of jobs, by day, each with its first few pictures.
 
+`outbox/index.html` has the newest jobs; those of the months before are in `outbox/_months`, which
+no job can be called.
+"""
+
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,12 +17,30 @@ from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping, number_of
 from runner.gallery.page.layout import CRISP_UP_TO, leaf
 
+MOST_JOBS = 500
+MONTHS = "_months"
 _COVERS = 4
+_MONTH = re.compile(r"\d{4}-\d\d\.\d{3}\.html")
+
+
+def months_in(outbox: Path) -> list[str]:
+    """The files of older jobs that there are: `2026-10.001.html`, `2026-10.002.html`, …"""
+    try:
+        return sorted(filter(_MONTH.fullmatch, os.listdir(outbox / MONTHS)))
+    except OSError:
+        return []
+
+
+def links(months: Iterable[str]) -> str:
+    """The links to the pages of older jobs; those of a month after its first by their numbers."""
+    texts = [(name, name[:7] if int(name[8:11]) == 1 else str(int(name[8:11]))) for name in months]
+    listed = "".join(f'<a href="{MONTHS}/{name}">{shown}</a>' for name, shown in texts)
+    return listed and f'<nav class="months" aria-label="older jobs">Older {listed}</nav>'
 
 
 def latest(jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The latest 500 jobs, newest first, without what has no id."""
-    return nlargest(500, (job for job in jobs if job.get("id")), key=_accepted)
+    return nlargest(MOST_JOBS, (job for job in jobs if job.get("id")), key=_accepted)
 
 
 def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
@@ -24,12 +49,15 @@ def counted(jobs: Sequence[Mapping[str, Any]]) -> str:
     return f"{number_of(len(jobs), 'job')}, {number_of(pictures, 'picture')}"
 
 
-def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, str]) -> str:
-    """The sections of the page, one for each day; `packs` maps a job's id to the pack it used."""
+def days(jobs: Sequence[Mapping[str, Any]], packs: Mapping[str, str], up: str = "") -> str:
+    """The sections of the page, one for each day; `packs` maps a job's id to the pack it used.
+
+    `up` is the way from the page to the outbox.
+    """
     sections = []
     for day, jobs_of_day in groupby(jobs, key=lambda job: _accepted(job)[:10]):
         day = text(day or "without a date")
-        grid = "".join(_card(job, day, packs.get(str(job["id"]), "")) for job in jobs_of_day)
+        grid = "".join(_card(job, day, packs.get(str(job["id"]), ""), up) for job in jobs_of_day)
         sections.append(
             f'<section class="day"><h2>{day}</h2><div class="cards">{grid}</div></section>'
         )
@@ -66,9 +94,9 @@ def _crisp_class(output: Mapping[str, Any]) -> str:
     return ' class="crisp"' if crisp else ""
 
 
-def _card(job: Mapping[str, Any], day: str, pack: str) -> str:
+def _card(job: Mapping[str, Any], day: str, pack: str, up: str) -> str:
     """One job with its first few pictures; without any, with its message."""
-    link, moment = quote(str(job["id"]), safe=""), _accepted(job)
+    link, moment = up + quote(str(job["id"]), safe=""), _accepted(job)
     state, message = text(job.get("state") or "unknown"), text(job.get("message") or "")
     shown = _spread(_outputs(job))
     covers = "".join(

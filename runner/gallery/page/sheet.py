@@ -1,4 +1,4 @@
-"""Makes the pages of the outbox: `outbox/<id>/index.html` for a job, `outbox/index.html` for all.
+"""Makes the pages of the outbox: those of a job, and those of all jobs.
 
 The pages are static files that need no server and no network; they work from `file://` and after
 being copied. All text from specs is escaped here, and a Content-Security-Policy with the hashes of
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from math import ceil
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,59 +20,102 @@ from urllib.parse import quote
 from runner.gallery.formatting import html_text as text
 from runner.gallery.formatting import mapping
 from runner.gallery.page import overview
-from runner.gallery.page.layout import CRISP_UP_TO, Board, Shot, arrange, shots_of
-from runner.gallery.page.summary import Summary, summarise
+from runner.gallery.page.layout import CRISP_UP_TO, Board, Shot
+from runner.gallery.page.summary import Summary
 from runner.job import FINAL_STATES
 
 _PAGE = Path(__file__).parent
 
 
+def page_name(number: int) -> str:
+    """The file of one of a job's pages."""
+    return "index.html" if number == 1 else f"page-{number}.html"
+
+
+def body_of(board: Board, to_come: int = 0) -> dict[str, str]:
+    """The parts of a page that tell of its pictures, and a place for those to come."""
+    # In the order of the board, in which the script meets them.
+    shots = [shot for row in board.rows.values() for cell in row for shot in cell]
+    lines = ceil(board.seeds / board.abreast)
+    layout = f"--columns:{len(board.columns)};--abreast:{board.abreast};--lines:{lines}"
+    return {
+        "layout": f":root{{{layout}}}",
+        "data": _json(_job_data(shots)),
+        "board": _board(board, to_come),
+        "empty": "" if shots or to_come else '<p class="empty">No pictures.</p>',
+    }
+
+
 def job_page(
     status: Mapping[str, Any],
-    sidecars: Iterable[Mapping[str, Any]],
-    *,
-    failures: Iterable[Mapping[str, Any]] = (),
+    summary: Summary,
+    body: Mapping[str, str],
+    number: int,
+    starts: Sequence[int],
 ) -> str:
-    """The contact sheet of one job.
+    """One page of a job; `starts` are the first images of its pages.
 
-    A failure is `{"index", "reason", "message"}` with any other known fields of that image
-    (`prompt`, `seed`, `subject`, `variable`); the failures of the status are shown too.
+    The first page has the head and the progress.
     """
-    shots = shots_of(sidecars, [*(status.get("failures") or ()), *failures])
-    board = arrange(shots)
-    summary = summarise(status, shots)
-    final = status.get("state") in FINAL_STATES
+    first, state = number == 1, text(status.get("state", "unknown"))
+    lives = status.get("state") not in FINAL_STATES and (first or number == len(starts))
     warnings = "".join(f"<li><bdi>{text(w)}</bdi></li>" for w in status.get("warnings") or ())
+    figures = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in summary.figures
+    )
+    head = {
+        "state": f'<i class="pill" data-state="{state}">{state}</i>',
+        "figures": figures,
+        "progress": _progress(summary),
+        "notice": _notice(status),
+        "notes": f'<ul class="notes">{warnings}</ul>' if warnings else "",
+    }
     return _document(
         "job",
-        layout=f":root{{--columns:{len(board.columns)};--abreast:{board.abreast}}}",
-        data=_json(_job_data(status, shots, final)),
-        title=text(f"{status.get('id', 'job')} · fluxdrop"),
-        refresh="" if final else '<noscript><meta http-equiv="refresh" content="10"></noscript>',
+        **body,
+        **(head if first else dict.fromkeys(head, "")),
+        title=text(f"{status.get('id', 'job')} · {'' if first else f'{number} · '}fluxdrop"),
+        refresh='<noscript><meta http-equiv="refresh" content="10"></noscript>' if lives else "",
+        final=str(not lives).lower(),
         job=text(status.get("id", "job")),
-        state=text(status.get("state", "unknown")),
         subtitle=text(summary.subtitle),
-        figures="".join(
-            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>"
-            for name, value in summary.figures
-        ),
-        progress=_progress(summary),
-        notice=_notice(status),
-        notes=f'<ul class="notes">{warnings}</ul>' if warnings else "",
-        board=_board(board, summary),
-        empty="" if shots else f'<p class="empty">No pictures{"" if final else " yet"}.</p>',
+        pages=_pages(number, starts),
     )
 
 
-def outbox_page(jobs: Iterable[Mapping[str, Any]], packs: Mapping[str, str] | None = None) -> str:
-    """The page of the latest jobs, newest first; `packs` names the pack that a job used."""
+def _pages(number: int, starts: Sequence[int]) -> str:
+    """The links between the pages of a job, as far as this one knows them."""
+    if len(starts) == 1:
+        return ""
+    ways = {number: 'aria-current="page"', number - 1: 'rel="prev"', number + 1: 'rel="next"'}
+    links = "".join(
+        f'<a href="{page_name(page)}" data-start="{start}" {ways.get(page, "")}>{page}</a>'
+        for page, start in enumerate(starts, start=1)
+    )
+    return f'<nav class="pages" aria-label="pages">Page {links}</nav>'
+
+
+def outbox_page(
+    jobs: Iterable[Mapping[str, Any]],
+    packs: Mapping[str, str] | None = None,
+    *,
+    months: Iterable[str] = (),
+    month: str = "",
+) -> str:
+    """The page of the latest jobs, newest first, or of a `month`, which lies in a folder below.
+
+    `packs` names the pack that a job used; `months` are the files of older jobs.
+    """
     listed = overview.latest(jobs)
     return _document(
         "outbox",
         layout="",
-        title="fluxdrop",
+        title=f"{month} · fluxdrop" if month else "fluxdrop",
+        heading=month or "fluxdrop",
+        home=' href="../index.html" aria-label="newest jobs"' if month else "",
         count=text(overview.counted(listed)),
-        days=overview.days(listed, packs or {}),
+        days=overview.days(listed, packs or {}, up="../" if month else ""),
+        months=overview.links(months),
     )
 
 
@@ -108,7 +152,7 @@ def _json(data: Mapping[str, Any]) -> str:
     return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _job_data(status: Mapping[str, Any], shots: Sequence[Shot], final: bool) -> dict[str, Any]:
+def _job_data(shots: Sequence[Shot]) -> dict[str, Any]:
     """The data of the page's script: each picture's settings, with shared ones listed once."""
     made = [shot for shot in shots if not shot.missing]
     spec, result = _shared([s.spec for s in made]), _shared([s.result for s in made])
@@ -123,8 +167,6 @@ def _job_data(status: Mapping[str, Any], shots: Sequence[Shot], final: bool) -> 
         for shot in made
     ]
     return {
-        "job": status.get("id", "job"),
-        "final": final,
         "order": list(made[0].spec) if made else [],
         "spec": {k: v for k, v in spec.items() if k != "prompt"},
         "result": result,
@@ -177,10 +219,10 @@ def _where(error: Mapping[str, Any]) -> str:
     return "".join(f"<code>{text(part)}</code>: " for part in parts)
 
 
-def _board(board: Board, summary: Summary) -> str:
+def _board(board: Board, to_come: int) -> str:
     if not board.down:
         shots = "".join(_shot(shot) for row in board.rows.values() for cell in row for shot in cell)
-        return f'<div class="grid" data-board>{shots}{_to_come(summary)}</div>'
+        return f'<div class="grid" data-board>{shots}{_to_come(to_come)}</div>'
     heads = ""
     if board.across:
         names = "".join(f'<div class="column"><bdi>{text(c)}</bdi></div>' for c in board.columns)
@@ -188,7 +230,7 @@ def _board(board: Board, summary: Summary) -> str:
         heads = f'<div class="heads" aria-hidden="true">{corner}{names}</div>'
     rows = "".join(_row(label, cells, board) for label, cells in board.rows.items())
     css_class = "board" if board.across else "board single"
-    return f'<div class="{css_class}" data-board>{heads}{rows}{_to_come(summary)}</div>'
+    return f'<div class="{css_class}" data-board>{heads}{rows}{_to_come(to_come)}</div>'
 
 
 def _row(label: str, cells: Sequence[Sequence[Shot]], board: Board) -> str:
@@ -222,7 +264,7 @@ def _shot(shot: Shot) -> str:
     )
 
 
-def _to_come(summary: Summary) -> str:
-    if not summary.to_come:
+def _to_come(count: int) -> str:
+    if not count:
         return ""
-    return f'<div class="to-come"><strong>{summary.to_come:,}</strong><span>to come</span></div>'
+    return f'<div class="to-come"><strong>{count:,}</strong><span>to come</span></div>'

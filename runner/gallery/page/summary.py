@@ -1,11 +1,10 @@
 """The head of a job's page in words: its progress, how long it took and how long it will take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runner.gallery.formatting import duration, mapping
-from runner.gallery.page.layout import Shot
 from runner.gallery.terms import moment
 from runner.job import FINAL_STATES
 
@@ -25,15 +24,15 @@ class Summary:
     to_come: int
 
 
-def summarise(status: Mapping[str, Any], shots: Sequence[Shot]) -> Summary:
-    """Summarise a job's status and its pictures."""
+def summarise(status: Mapping[str, Any], seconds: Iterable[object]) -> Summary:
+    """Summarise a job's status and how long each of its pictures took, as far as that is known."""
     counts = mapping(status.get("images"))
     final = status.get("state") in FINAL_STATES
-    total = int(counts.get("total") or len(shots))
-    made = sum(not shot.missing for shot in shots)
+    times = [*seconds]
+    made = len(times)
+    total = int(counts.get("total") or made)
     failed, skipped = int(counts.get("failed") or 0), int(counts.get("skipped") or 0)
     left = max(0, total - made - failed - skipped)
-    times = [shot.result.get("seconds") for shot in shots]
     known = [float(time) for time in times if isinstance(time, int | float) and 0 <= time <= 1e9]
     mean_seconds = sum(known) / len(known) if known else None
     figures = [("pictures", f"{made:,} of {total:,}" if made != total else f"{made:,}")]

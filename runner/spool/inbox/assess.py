@@ -62,9 +62,9 @@ class Assessment:
 
     `composed` has, for each prompt of a `compose`, its spec fields and what its images record of
     the pack, which is not read again. `plan` is there if the schema lets the spec pass and its
-    prompts could be made and counted. `absent` says which weights are not on this machine: that is
-    no problem, and true of this moment only. `uncomposed` marks a drop that is yet to be assessed
-    in another process.
+    prompts could be made and counted. `absent` says which weights a spec that may run lacks on this
+    machine: that is no problem, and true of this moment only. `uncomposed` marks a drop that is yet
+    to be assessed in another process.
     """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
@@ -165,9 +165,7 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
     plan = plan if total and not checked.problems else None
     if errors:
         refusal = _refusal(errors, document.value)
-        return replace(
-            refusal, warnings=warnings if plan else document.notes, absent=tuple(absent), plan=plan
-        )
+        return replace(refusal, warnings=warnings if plan else document.notes, plan=plan)
     records = plan.records() if plan else ()
     return Assessment(
         realised={"model": variants[0].get("model"), **spec} if plan else spec,

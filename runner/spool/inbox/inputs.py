@@ -54,6 +54,8 @@ def place_of(text: str, home: Home) -> Path:
     posix = text.replace("\\", "/")
     if "\0" in text or ".." in posix.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the inbox")
+    if posix.startswith("~/"):
+        raise PathNotAllowed(f"{text!r}: `~` is not expanded: copy the file into the inbox")
     if is_absolute(text):
         if not Path(text).is_absolute() or not _allowed(Path(text), home):
             raise PathNotAllowed(

@@ -97,7 +97,8 @@ def _place(lora: Mapping[str, Any], home: Home, cached: Cached) -> Path:
 def _in_roots(text: str, home: Home) -> Path:
     """The file of this name in the first of the roots that has one."""
     roots = [home.root / Path(root).expanduser() for root in home.settings.lora_roots]
-    name, absolute = _checked_name(text), _is_absolute(text)
+    hint = "" if text.lower().endswith(SUFFIX) else _suggestion(f"{text}{SUFFIX}", roots)
+    name, absolute = _checked_name(text, hint), _is_absolute(text)
     if not roots:
         raise ModelMissing(
             f"{text} cannot be looked for: name the folders of your LoRA files as `lora_roots` in"
@@ -124,14 +125,14 @@ def _in_roots(text: str, home: Home) -> Path:
     )
 
 
-def _checked_name(text: str) -> str:
+def _checked_name(text: str, hint: str = "") -> str:
     name = text.replace("\\", "/")
     if "\0" in name or ".." in name.split("/"):
         raise PathNotAllowed(f"{text!r} may not contain '..': name a file in the `lora_roots`")
     if ":" in (name[2:] if _is_absolute(text) else name):
         raise PathNotAllowed(f"{text!r} may not contain ':': name a file in the `lora_roots`")
     if not name.lower().endswith(SUFFIX):
-        raise InputBad(f"{text} is no {SUFFIX} file: other formats may contain programs")
+        raise InputBad(f"{text} is no {SUFFIX} file{hint}: other formats may contain programs")
     return name
 
 

@@ -359,7 +359,8 @@ class Ledger(Queries):
     def heard(self, listener: str, n: int) -> None:
         """Record that a listener has heard every event up to `n`, and forget old ones."""
         with self.transaction(durable=False):
-            self._run("INSERT OR REPLACE INTO cursor VALUES (?, ?)", listener, n)
+            known = "ON CONFLICT (listener) DO UPDATE SET n = max(n, excluded.n)"
+            self._run(f"INSERT INTO cursor VALUES (?, ?) {known}", listener, n)
             self._run(
                 "DELETE FROM event WHERE n <= (SELECT min(n) FROM cursor) AND at < ?",
                 timestamp(now() - _EVENTS_KEPT_SECONDS),

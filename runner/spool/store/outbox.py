@@ -1,16 +1,16 @@
 """The outbox: the folders of jobs, with statuses written from the ledger's records.
 
 A status can be written again from its record at any time. Statuses, receipts, pictures and sidecars
-are written only here, contact sheets by `fluxdrop gallery page` too. The copies of input images
-come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py, `gallery page` and
-`clean`; recovery and `clean` remove files.
+are written only here, contact sheets by daemon/pages.py and `fluxdrop gallery page` too. The copies
+of input images come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py,
+`gallery page` and `clean`; recovery and `clean` remove files.
 """
 
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,17 +218,15 @@ class Outbox:
         for name in names:
             self._disk.remove(f"{folder}/{name}")
 
-    def publish_ends(self, pages: Mapping[int, str | None]) -> None:
-        """Write the contact sheets, by `seq`, and then the statuses of ended jobs."""
+    def publish_ends(self, pages: Mapping[int, Mapping[str, str]]) -> None:
+        """Write the contact sheets, by `seq` and file, and then the statuses of ended jobs."""
         with self._lock:
             # Another thread may have published one meanwhile, with a keep: it has its sheet.
             due = [record for seq in pages if not (record := self._ledger.get(seq)).is_shown]
             files: list[File] = []
             for record in due:
-                page = pages[record.seq]
                 folder = f"{self._folder}/{record.id}"
-                if page is not None:
-                    files.append((f"{folder}/index.html", page.encode()))
+                files += [(f"{folder}/{n}", page.encode()) for n, page in pages[record.seq].items()]
                 files.append((f"{folder}/{_STATUS}", to_json(self.status(record))))
             with self._blaming(*(self.folder(record.id) for record in due), shown=due):
                 for record in due:
@@ -257,10 +255,17 @@ class Outbox:
         for file in files:
             self._faults.forget(file)
 
-    def sidecars(self, job_id: str) -> dict[int, dict[str, Any]]:
-        """The sidecars in a job's folder by image number; damaged ones are left out."""
-        found = {}
-        for file in sorted(self.folder(job_id).glob(f"{job_id}-[0-9]*.json")):
+    def sidecars(
+        self, job_id: str, numbers: Iterable[int] | None = None
+    ) -> dict[int, dict[str, Any]]:
+        """The sidecars in a job's folder, or those of some images, by number.
+
+        Damaged ones are left out.
+        """
+        found, folder = {}, self.folder(job_id)
+        some = (folder / f"{job_id}-{number:04}.json" for number in numbers or ())
+        every = sorted(folder.glob(f"{job_id}-[0-9]*.json")) if numbers is None else some
+        for file in every:
             sidecar = read_json(file) or {}
             try:
                 found[int(sidecar["result"]["index"])] = sidecar

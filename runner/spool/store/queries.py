@@ -193,9 +193,10 @@ class Queries(Database):
 
     # -- images ----------------------------------------------------------------------------------
 
-    def images(self, seq: int) -> dict[int, sqlite3.Row]:
-        """The images of a job that are over, by number."""
-        return {r["number"]: r for r in self._rows("SELECT * FROM image WHERE seq = ?", seq)}
+    def images(self, seq: int, start: int = 0) -> dict[int, sqlite3.Row]:
+        """The images of a job that are over, by number and in its order, from `start` on."""
+        query = "SELECT * FROM image WHERE seq = ? AND number >= ? ORDER BY number"
+        return {row["number"]: row for row in self._rows(query, seq, start)}
 
     def suspect_images(self, seq: int) -> frozenset[int]:
         """The images of a job during which a process ended: each of them is made alone."""
@@ -244,6 +245,10 @@ class Queries(Database):
         )
         rows = itertools.takewhile(lambda row: row["stands"], self._rows(query, listener, most))
         return [Event(row["n"], row["type"], row["id"], _object(row["body"])) for row in rows]
+
+    def has_heard(self, listener: str) -> bool:
+        """Whether a listener has ever heard of events in this ledger."""
+        return self._row("SELECT 1 FROM cursor WHERE listener = ?", listener) is not None
 
     def end_is_shown(self, seq: int) -> bool:
         """Whether the status of a job that is over has said so."""

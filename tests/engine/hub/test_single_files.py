@@ -192,9 +192,11 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
     file = tmp_path / ("it.gguf" if write is gguf else "it.safetensors")
     write(file, flux1(), cut=cut)
     sentence = told(tmp_path, "dev", file)
-    assert sentence == (
-        f"{file.name} is cut short, its last {cut:,} bytes are missing: copy it again, or run"
-        " `fluxdrop models pull mine --verify`"
+    cut_short = f"{file.name} is cut short, its last {cut:,} bytes are missing: copy it again"
+    assert sentence == cut_short
+    pulled = replace(MODEL_REGISTRY["dev"], name="mine", single=SingleFile(file.name, "a/b"))
+    assert problem(file, pulled, None, ()) == (
+        f"{cut_short}, or run `fluxdrop models pull mine --verify`"
     )
 
 
@@ -260,6 +262,7 @@ def test_a_folder_is_taken_only_by_an_entry_like_the_model_in_it(
     sentence = str(error.value)
     assert sentence.startswith(f"the transformer in {folder} is as in ")
     assert f"{holds}" in sentence and "mine is not: write `like: " in sentence
+    assert hub.absence(mine, tmp_path, kind) == sentence
     found = check(mine, tmp_path)
     assert found.damaged == (f"{folder}: transformer",) and found.advice[0] == sentence
 

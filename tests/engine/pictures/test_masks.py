@@ -132,6 +132,12 @@ def test_white_strokes_on_a_clear_ground_are_kept_and_the_way_to_paint_them_is_s
     assert told(tmp_path, strokes, invert=True)[0].getbbox() == (16, 16, 48, 48)
 
 
+def test_who_inverts_a_mask_is_not_told_to_invert_it(tmp_path: Path) -> None:
+    strokes = square("RGBA", (0, 0, 0, 0), (255, 255, 255, 255))
+    strokes.paste((0, 0, 0, 255), (16, 16, 32, 48))
+    assert told(tmp_path, strokes)[1] and told(tmp_path, strokes, invert=True)[1] == ()
+
+
 def test_an_inverted_mask_is_painted_where_it_would_be_kept(tmp_path: Path) -> None:
     plain, inverted = (told(tmp_path, square("L", 0, 255), invert=each)[0] for each in (0, 1))
     assert np.array_equal(np.asarray(inverted), 255 - np.asarray(plain))
@@ -162,9 +168,12 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
         mask_of(tmp_path, square("L", 0, 255), (128, 64))
 
 
-def test_a_mask_without_white_is_refused() -> None:
-    with pytest.raises(InputBad, match="no white and no clear part"):
-        masks.refuse_empty(Image.new("L", (64, 64), 0))
+def test_a_mask_that_paints_nothing_is_refused_by_its_name_with_what_to_do() -> None:
+    black = Image.new("L", (64, 64), 0)
+    with pytest.raises(InputBad, match=r"mask m\.png .*paint it white, .* or set `invert_mask: tr"):
+        masks.refuse_empty(black, "m.png")
+    with pytest.raises(InputBad, match=r"mask m\.png .*black, or leave `invert_mask` out"):
+        masks.refuse_empty(black, "m.png", invert=True)
 
 
 def test_the_soft_edge_lies_inside_of_the_mask() -> None:

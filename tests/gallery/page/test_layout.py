@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.gallery.page.layout import Board, arrange, shots_of
+from runner.gallery.page.layout import Board, arrange, axes_of, shots_of
 from tests.gallery.samples import sidecar
 
 
 def board(*sidecars: dict[str, Any], failures: tuple[dict[str, Any], ...] = ()) -> Board:
-    return arrange(shots_of(sidecars, failures))
+    shots = shots_of(sidecars, failures)
+    return arrange(shots, axes_of(shots))
 
 
 def pack(subjects: int, variables: int, seeds: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from runner.gallery.page import paging
 from specs.read import read
 from specs.validate import validate
 from tests.gallery.browser import Browser
@@ -194,3 +195,71 @@ def test_the_pointer_finds_a_star_on_every_picture(board: Browser) -> None:
     board.find("#hero-0005 .star").click()
     assert not board.run(VIEWER)
     assert board.find("[data-favourites]").text == "1"
+
+
+@pytest.fixture
+def many(tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Browser:
+    """The first of three pages, each of one subject with four pictures."""
+    monkeypatch.setattr(paging, "MOST_IMAGES", 6)
+    browser.open(put_page(tmp_path, pack(3, 2, 2)))
+    return browser
+
+
+def at(browser: Browser) -> str:
+    """The page and the picture of the address, once it is there."""
+    browser.wait("return document.readyState === 'complete'")
+    return str(browser.run("return location.href.split('/').pop()"))
+
+
+def test_the_keys_of_the_viewer_go_on_to_the_next_page_and_back(many: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    many.press(Keys.END, Keys.ENTER, Keys.ARROW_RIGHT)
+    many.wait("return location.href.endsWith('/page-2.html#hero-0005')")
+    assert many.run(VIEWER) and many.texts(".row h2") == ["subject 1"]
+    many.press(Keys.ARROW_LEFT)
+    many.wait("return location.href.endsWith('/index.html#hero-0004')")
+    assert many.run(VIEWER)
+    many.press(Keys.ESCAPE)
+    many.wait("return document.activeElement.id === 'hero-0004'")
+    many.press(Keys.HOME, Keys.ENTER, Keys.ARROW_LEFT)
+    assert at(many) == "index.html#hero-0001"
+
+
+def test_the_address_of_a_picture_leads_to_its_page(many: Browser, tmp_path: Path) -> None:
+    many.open(tmp_path / "hero" / "index.html", "#hero-0011")
+    many.wait("return location.href.endsWith('/page-3.html#hero-0011')")
+    many.wait("return document.readyState === 'complete'")
+    assert many.run(VIEWER) and "hero-0011.png" in many.find(".viewer .settings").text
+    many.open(tmp_path / "hero" / "index.html", "#hero-9")
+    many.wait("return location.href.endsWith('/page-3.html#hero-9')")
+    assert not many.run(VIEWER)
+
+
+def test_favourites_of_all_pages_are_exported_from_any_of_them(many: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    many.press(Keys.HOME, "f")
+    many.find("main ~ .pages [rel=next]").click()
+    many.wait("return location.href.endsWith('/page-2.html')")
+    many.press(Keys.HOME, "f")
+    assert many.find("[data-favourites]").text == "2"
+    many.find("[data-export]").click()
+    areas = "return [...document.querySelectorAll('[data-exports] textarea')].map(a => a.value)"
+    (spec,) = many.run(areas)
+    assert checked(spec)["matrix"] == {"prompt": ["an animal0 in light0", "an animal1 in light0"]}
+    many.find("[name=as][value=list]").click()
+    assert many.run(areas) == ["outbox/hero/hero-0001.png\noutbox/hero/hero-0005.png\n"]
+
+
+def test_a_click_opens_the_picture_that_was_clicked_on_a_board_whose_rows_mix(
+    tmp_path: Path, browser: Browser
+) -> None:
+    """Seen red: the viewer went by the order of the images, the board by its rows."""
+    cells = [(steps, guidance) for guidance in (1.0, 3.5) for steps in (4, 8)]
+    told = [sidecar(n, steps=s, guidance=g) for n, (s, g) in enumerate(cells, start=1)]
+    browser.open(put_page(tmp_path, told))
+    for number in (1, 2, 3, 4):
+        browser.find(f"#hero-000{number}").click()
+        assert f"hero-000{number}.png" in browser.find(".viewer .settings").text
+        browser.find(".viewer [data-close]").click()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.gallery.page.sheet import job_page, outbox_page
+from runner.gallery.page.sheet import outbox_page
 from tests.gallery.browser import Browser
-from tests.gallery.samples import HOSTILE, pack, put_job, put_page, sidecar, status
+from tests.gallery.samples import HOSTILE, job_page, pack, put_job, put_page, sidecar, status
 
 FOCUSED = "return document.activeElement.id"
 
@@ -35,7 +35,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     page = put_page(tmp_path, [sidecar(1)], state="running")
     # The same page with a shorter wait, and thus another hash in its policy.
     html = page.read_text(encoding="utf-8")
-    quick = html.replace("15000 : 5000", "1500 : 500")
+    quick = html.replace("}, 5000);", "}, 500);")
     policy = html[html.index("script-src '") + 12 :].split("'")[0]
     script = quick[quick.rindex("<script>") + 8 : quick.rindex("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -51,7 +51,7 @@ def test_a_running_jobs_page_reloads_itself_but_not_under_a_reader(
     browser.wait("return document.querySelector('.pill').textContent === 'succeeded'")
 
 
-def test_two_thousand_pictures_load_as_they_are_looked_at(tmp_path: Path, browser: Browser) -> None:
+def test_one_page_of_thousands_loads_as_it_is_looked_at(tmp_path: Path, browser: Browser) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.open(put_page(tmp_path, pack(20, 10, 10)))
@@ -60,18 +60,18 @@ def test_two_thousand_pictures_load_as_they_are_looked_at(tmp_path: Path, browse
     loaded = (
         "return document.images.length && [...document.images].filter(i => i.naturalWidth).length"
     )
-    assert browser.run(loaded) < 1000
-    assert browser.run("return document.querySelectorAll('.shot').length") == 2000
+    assert browser.run(loaded) < 500
+    assert browser.run("return document.querySelectorAll('.shot').length") == 500
     typed = (
-        "filter.value = 'animal19'; const t = performance.now(); narrow();"
+        "filter.value = 'animal4'; const t = performance.now(); narrow();"
         "document.body.offsetHeight; return performance.now() - t"
     )
     assert browser.run(typed) < 2000
-    assert browser.find("[data-shown]").text == "100 of 2,000"
+    assert browser.find("[data-shown]").text == "100 of 500 on this page"
     browser.run("filter.value = ''; narrow(); shots[0].focus()")
     browser.press(Keys.END)
-    assert browser.run(FOCUSED) == "hero-2000"
-    browser.wait("return document.querySelector('#hero-2000 img').naturalWidth > 0")
+    assert browser.run(FOCUSED) == "hero-0500"
+    browser.wait("return document.querySelector('#hero-0500 img').naturalWidth > 0")
 
 
 def test_a_page_that_was_copied_elsewhere_works_the_same(tmp_path: Path, browser: Browser) -> None:

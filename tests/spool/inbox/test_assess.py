@@ -385,6 +385,12 @@ def test_whatever_is_wrong_the_other_checks_go_on(spec: Spec) -> None:
     assert len(set(found.problems)) == len(found.problems)
 
 
+def test_nobody_is_told_to_fetch_weights_for_a_spec_that_is_refused(ask: Asker) -> None:
+    for spec in (with_faults("klein", "lora", "misspelt key"), {**BASES["klein"], "guidance": 3}):
+        asked = assess(to_yaml(spec), "a.yaml", ask.home, ask.catalogue, weights=True)
+        assert asked.reason is not None and asked.absent == ()
+
+
 def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
     ask: Asker, spool: Spool
 ) -> None:
@@ -393,8 +399,6 @@ def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
     assert asked.reason is None and asked.warnings == ()
     assert ["models pull some/ink" in text for text in asked.absent] == [True, False]
     assert "models pull klein" in asked.absent[1]
-    both = with_faults("klein", "lora", "misspelt key")
-    assert assess(to_yaml(both), "a.yaml", ask.home, ask.catalogue, weights=True).absent
     spool.drop("a.yaml", to_yaml(spec))
     spool.until(lambda: spool.status("a"))
     assert spool.status("a")["warnings"] == []

@@ -81,6 +81,7 @@ def test_a_relative_path_is_below_the_inbox_unless_it_begins_with_the_outbox(
         ("a/../x.png", "'..'"), (r"a\..\x.png", "'..'"), ("a\0.png", "'..'"),
         ("/etc/passwd", "outside the inbox"), (r"\\host\share\x.png", "outside the inbox"),
         ("x.png:stream", "may not contain ':'"), ("C:x.png", "outside the inbox"),
+        ("~/photo.png", "`~` is not expanded"), (r"~\photo.png", "`~` is not expanded"),
     ],
 )  # fmt: skip
 def test_a_path_that_leaves_the_roots_or_names_a_stream_is_refused(

@@ -159,6 +159,7 @@ def test_the_same_file_in_another_folder_is_suggested_before_a_name_that_is_alik
         ("ink.pt", "InputBad", "is no .safetensors file"),
         ("ink", "InputBad", "is no .safetensors file"),
         ("styles", "InputBad", "is no .safetensors file"),
+        ("styles/wash", "InputBad", "file (did you mean 'styles/wash.safetensors'?)"),
         ("folder.safetensors", "ModelMissing", "is in none"),
         ("x" * 300 + ".safetensors", "ModelMissing", "is in none"),
         ("nul\0.safetensors", "PathNotAllowed", ""),

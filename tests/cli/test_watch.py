@@ -1,0 +1,87 @@
+"""What `watch --json` prints of jobs that change: all of it once, and then what is new."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli.progress import Board
+from runner.settings import Home
+from tests.planted import STATUS
+
+
+class Watched:
+    """A job that is watched; `change` returns what is printed of a change."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._file = home / "outbox" / "cat" / "status.json"
+        self._file.parent.mkdir(parents=True)
+        self._capsys = capsys
+        self._board = Board(Home(home), lambda: ["cat"], as_json=True)
+        self.status: dict[str, Any] = {**STATUS, "id": "cat", "revision": 1, "outputs": []}
+        self.change(state="queued", progress=None)
+
+    def change(self, done: int = 0, **changes: Any) -> list[dict[str, Any]]:
+        images = {"total": 900, "done": done, "failed": 0, "skipped": 0}
+        outputs = [output(number) for number in range(max(1, done - 99), done + 1)]
+        self.status |= {"images": images, "outputs": outputs, **changes}
+        self.status["revision"] += 1
+        self._file.write_text(json.dumps(self.status), encoding="utf-8")
+        self._board._update()
+        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+
+def output(number: int) -> dict[str, Any]:
+    stem = f"cat-{number:04}"
+    return {"file": f"{stem}.png", "sidecar": f"{stem}.json", "thumbnail": None, "seed": number,
+            "sha256": "ab" * 32, "width": 64, "height": 64}  # fmt: skip
+
+
+@pytest.fixture
+def watched(home: Path, capsys: pytest.CaptureFixture[str]) -> Watched:
+    return Watched(home, capsys)
+
+
+def test_a_job_is_printed_whole_once_and_then_what_changed(watched: Watched) -> None:
+    """Seen red: every line was a whole status, 22 kB for each picture of a large job."""
+    (line,) = watched.change(state="running", message="x")
+    assert line == {"id": "cat", "state": "running", "revision": 3, "message": "x"}
+    (line,) = watched.change(done=1)
+    assert line == {
+        "id": "cat", "state": "running", "revision": 4, "outputs": [output(1)],
+        "images": {"total": 900, "done": 1, "failed": 0, "skipped": 0},
+    }  # fmt: skip
+    assert watched.change(done=1) == []
+
+
+def test_the_first_line_of_a_job_is_its_whole_status(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "outbox" / "cat" / "status.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({**STATUS, "id": "cat"}), encoding="utf-8")
+    Board(Home(home), lambda: ["cat"], as_json=True)._update()
+    assert json.loads(capsys.readouterr().out) == {**STATUS, "id": "cat"}
+
+
+def test_of_its_outputs_only_new_ones_are_printed(watched: Watched) -> None:
+    watched.change(done=300)
+    (line,) = watched.change(done=302)
+    assert line["outputs"] == [output(301), output(302)] and len(json.dumps(line)) < 800
+
+
+def test_who_reads_every_line_knows_the_status(watched: Watched) -> None:
+    known: dict[str, Any] = {}
+    changes: list[dict[str, Any]] = [
+        {"state": "running"}, {"done": 1, "tags": ["a"]}, {"done": 60, "x_mine": 1}, {"done": 60},
+        {"done": 200, "message": "said", "reason": "Paused"}, {"done": 201, "state": "failed"},
+    ]  # fmt: skip
+    for change in changes:
+        for line in watched.change(**change):
+            outputs = [*known.get("outputs", []), *line.pop("outputs", [])]
+            known |= {**line, "outputs": outputs[-100:]}
+    assert known == {key: watched.status[key] for key in known}
+    assert {"state", "images", "outputs", "message", "x_mine"} <= known.keys()
