@@ -169,8 +169,7 @@ def _painted(picture: Image, name: str, *, invert: bool) -> tuple[Image, tuple[s
             solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
             what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"
             is_small = 2 * sum(solid) < mask.width * mask.height  # no layer with a hole
-            is_one = what == "white" or (is_small and sum(map(bool, solid)) <= 8)
-            if is_one and not invert:
+            if not invert and (what == "white" or (is_small and sum(map(bool, solid)) <= 8)):
                 warnings.append(
                     f"the mask {name} is {what} on a clear ground: the clear part is repainted;"
                     f" set `invert_mask: true` if the {what.split()[-1]} is meant"
