@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from specs.read import left_in_place_of
+
 MAX_FILE_BYTES = 256 << 20
 """Of a picture that is read; those that this program writes take less."""
 _LONGEST_HEADER = 100_000_000
@@ -143,15 +145,27 @@ def tensors_in(file: BinaryIO) -> tuple[dict[str, Any], int]:
     return tensors, 8 + length + end - os.fstat(file.fileno()).st_size
 
 
+def instead_of_weights(file: BinaryIO) -> str:
+    """What a file without a header of weights is, to follow "is"; empty where that is not known."""
+    file.seek(0)
+    data = file.read(1000)
+    if data.startswith((b"PK\3\4", b"\x80\2")):
+        return "a pickle, which may run code, and no .safetensors file"
+    if (left := left_in_place_of(data)) == "LFS":
+        return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
+    return "a web page and holds no weights" if left else "" if data else "empty"
+
+
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's content."""
     real = Path(os.path.realpath(file))
     status = real.stat()
-    return _hashed(real, status.st_ino, status.st_size, status.st_mtime_ns)
+    # A program may put the time of writing back, but not that of the last change.
+    return _hashed(real, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=256)
-def _hashed(real: Path, inode: int, size: int, changed: int) -> str:
+def _hashed(real: Path, *state: int) -> str:
     import hashlib  # most commands hash nothing
 
     # Cached for each state of a file: a gigabyte takes a second or so.

@@ -25,7 +25,7 @@ _PIECE = re.compile(
     r"|(?P<up>(?:lora_B(?:\.\w+)?|(?:lora[._]|lora_linear_layer\.)?up)\.weight)"
     r"|(?P<bias>(?:lora_B(?:\.\w+)?|lora[._]up)\.bias)"
     r"|(?P<dora>dora_scale|lora_magnitude_vector(?:\.\w+)*)"
-    r"|(?P<same>alpha|diff|diff_b|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)"
+    r"|(?P<same>alpha|scalar|diff|diff_b|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)"
     r"|(?P<value>(?<=norm_[qk]\.)weight|(?<=norm_added_[qk]\.)weight|(?<=_norm\.)(?:scale|weight))"
     r")"
 )

@@ -67,6 +67,8 @@ def _instead(data: bytes) -> str:
         return "is an AVIF picture, which this Pillow cannot read: save it as JPEG or PNG"
     if phone == "HEIC" and not importlib.util.find_spec("pillow_heif"):
         return "is a HEIC picture: install pillow-heif beside fluxdrop, or save it as JPEG or PNG"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return "is a TIFF that is damaged or has floats of 16 or 64 bits or in colour: save a PNG"
     return (
         f"cannot be read as a picture ({', '.join(FORMATS)}):"
         " it is damaged, incomplete or of another format"

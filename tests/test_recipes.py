@@ -150,8 +150,8 @@ def field_effect(copy: Checkout) -> None:
     copy.add(file, '"preprocessed": False', ', "mirror": False')
     copy.add(
         file,
-        "    source, warnings = images.open_depth_map(item) if is_map"
-        " else (images.open_image(item), ())\n",
+        "    source, warnings = (images.open_depth_map if depth and ready else images.open_image)"
+        "(item)\n",
         '    if task.options.get("mirror"):\n'
         "        from PIL import ImageOps\n\n"
         "        source = ImageOps.mirror(source)\n",

@@ -255,8 +255,9 @@ def _comparison(
         reasons.append("it was {}×{} and is {}×{}".format(*old.size, *new.size))
     if not result["identical"]:
         result["reason"] = "; ".join([*reasons, *changed]) or (
-            "same versions, device and weights: the sidecar was changed, or the device does not "
-            "compute the same twice"
+            "same versions, device and weights: the sidecar"
+            f"{' or an input picture' if 'image' in sidecar else ''} was changed, or the device"
+            " does not compute the same twice"
         )
     return result
 

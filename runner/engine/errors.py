@@ -28,7 +28,7 @@ def require_finite(tensor: Any) -> None:
     if not tensor.isfinite().all():
         raise NotFinite(
             "the model computed numbers that are none (NaN or infinite):"
-            " try another precision, seed or size"
+            " try another precision, seed or size, or weaker LoRAs where it has any"
         )
 
 

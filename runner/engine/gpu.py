@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.batch_layers import row_by_row
-from runner.engine.errors import Bug, require_finite, translation
+from runner.engine.errors import Bug, NotFinite, require_finite, translation
 from runner.engine.families.base import Embeddings, Family
 from runner.engine.kinds.base import Build, Prepared
 from runner.engine.prompts.embeddings import Encoded
@@ -135,12 +135,26 @@ def run_batch(
                 stages.family.decode(stages.main, latents[n : n + 1], *size)
                 for n, size in enumerate(sizes)
             ]
+    except NotFinite as error:
+        raise NotFinite(_culprit(stages.main, pieces[0].task.model) or str(error)) from error
     finally:
         # diffusers does this only after a success; without it offload hooks and step caches
         # would carry state of this image into the next.
         for pipe in (stages.prior, stages.main):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
+
+
+def _culprit(pipe: Any, model: str) -> str | None:
+    """The weights that numbers which are none come from, looked for only now; None for others."""
+    damaged = (
+        f"{name} of the {part} of {model} has numbers that are none (NaN or infinite): its weights"
+        " are damaged, fetch them again"
+        for part, module in getattr(pipe, "components", {}).items()
+        for name, weight in getattr(module, "state_dict", dict)().items()
+        if weight.is_floating_point() and weight.itemsize > 1 and not weight.isfinite().all()
+    )
+    return next(damaged, None)
 
 
 def denoised(

@@ -35,7 +35,8 @@ class Infotext:
 
 def write(sidecar: Mapping[str, Any]) -> str:
     """The `parameters` text of a sidecar, in Forge's order and spelling."""
-    prompt = str(sidecar.get("prompt") or "")
+    # No line of it may begin as the next part does.
+    prompt = re.sub(r"(?m)^(\s*Negative prompt):", r"\1 :", str(sidecar.get("prompt") or ""))
     tags = [f"<lora:{name}:{number_text(weight)}>" for name, weight, _ in _loras(sidecar)]
     # Forge keeps a LoRA where the user typed it; in a spec LoRAs are a field, so they go last.
     prompt = " ".join([prompt, *tags]).strip() if tags else prompt
@@ -116,7 +117,8 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     digest = str(model.get("sha256") or "")
     if re.fullmatch(r"[0-9a-fA-F]{10,}", digest):
         yield "Model hash", digest[:10].lower()
-    yield "Model", name.rsplit("/", 1)[-1]
+    own = name if model.get("repo") and not PurePath(name).is_absolute() else sidecar.get("model")
+    yield "Model", PurePath(str(model.get("file") or "")).stem or str(own).rsplit("/", 1)[-1]
     if sidecar.get("strength"):
         yield "Denoising strength", number_text(sidecar["strength"])
     hashes = ", ".join(f"{name}: {digest[:12]}" for name, _, digest in _loras(sidecar) if digest)

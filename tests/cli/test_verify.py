@@ -165,6 +165,9 @@ def test_a_sidecar_or_a_picture_that_was_changed_is_named_as_the_reason(
 ) -> None:
     file = changed(verify.home, tmp_path, seed=12345)
     assert "the sidecar was changed" in verify("verify", str(file), "--json").json["reason"]
+    file = changed(verify.home, tmp_path, image="outbox/redrawn/inputs/photo.png")
+    said = verify("verify", str(file), "--json").json["reason"]
+    assert "the sidecar or an input picture was changed" in said
     file = changed(verify.home, tmp_path)
     Image.new("RGB", (32, 32)).save(file.with_suffix(".png"))
     shape = verify("verify", str(file), "--json").json

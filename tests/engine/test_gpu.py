@@ -316,6 +316,24 @@ def test_pixels_that_are_no_numbers_are_no_picture(
         _run(stages, task, prepared, prompt, StopSign(), quiet)
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_of_weights_that_are_no_numbers_the_part_and_the_tensor_are_named(
+    part: str, pipelines: PipelineCache, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of("text2img")
+    stages, prompt = loaded(pipelines, task), encoded(pipelines, task)
+    name, weight = next(iter(getattr(stages.main, part).named_parameters()))
+    if part == "vae":  # of which only one half runs
+        name, weight = "decoder.conv_out.bias", stages.main.vae.decoder.conv_out.bias
+    before = weight.data.clone()
+    try:
+        weight.data.fill_(float("nan"))
+        with pytest.raises(NotFinite, match=f"^{name} of the {part} of tiny has numbers"):
+            _run(stages, task, Prepared(64, 64), prompt, StopSign(), quiet)
+    finally:
+        weight.data.copy_(before)
+
+
 def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:
     clock = FakeClock()
     stop = StopSign(10.0, clock)

@@ -83,7 +83,7 @@ def test_every_kind_renders_and_tells_its_phases(
 
 def test_facts_are_what_a_sidecar_needs(executor_of: ExecutorOf, task_of: TaskOf) -> None:
     facts = outcome(executor_of(), task_of("text2img")).facts
-    assert set(facts["model"]) == {"name", "repo", "revision", "hash", "guided_by"}
+    assert set(facts["model"]) == {"name", "repo", "file", "revision", "hash", "guided_by"}
     assert facts["model"]["guided_by"] == "distilled"
     assert set(facts["versions"]) == {
         *("fluxdrop", "python", "torch", "diffusers", "transformers", "pillow")

@@ -43,6 +43,23 @@ def test_flux_is_written_exactly_as_forge_writes_it() -> None:
     )
 
 
+def test_a_model_of_ones_own_has_the_name_of_its_file_or_entry() -> None:
+    def named(**model: Any) -> str:
+        return write(sidecar(model="mine", result_model=model)).split("Model: ")[1].split(",")[0]
+
+    assert named(repo="x/FLUX.1-dev", file="ink.v2.safetensors") == "ink.v2"
+    assert named(repo="/home/ann/weights", file=None) == "mine"
+    assert named(repo="ann/ink-flux") == "ink-flux" and named(repo=None) == "mine"
+
+
+@pytest.mark.parametrize("line", ["Negative prompt: none", "  Negative prompt: none"])
+def test_a_line_of_a_prompt_is_never_read_as_its_negative_prompt(line: str) -> None:
+    for prompt in (line, f"a fox\n{line}\nin snow"):
+        found = parse(write(sidecar(prompt=prompt, negative_prompt="blurry")))
+        assert found is not None and found.negative == "blurry"
+        assert found.prompt.replace("prompt :", "prompt:").split() == prompt.split()
+
+
 def test_a_distilled_model_has_no_guidance_and_a_whole_number_has_no_point() -> None:
     schnell = sidecar(model="schnell", guidance=0.0, result_model={"repo": "x/FLUX.1-schnell"})
     assert "Distilled" not in write(schnell)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engine.hub.explain import host
-from runner.engine.hub.library import has_token, is_begun, locate, single_problem
+from runner.engine.hub.library import has_token, is_begun, locate, problem
 from runner.engine.hub.sources import (
+    HEAVY,
     INDEX,
     Layout,
     Source,
@@ -62,10 +63,9 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
-        if isinstance(wanted, Model) and source.layout is Layout.FILE and not gone:
-            if sentence := single_problem(wanted, folder / source.file, data):
-                wrong[f"{source.repo}: {source.file}"] = sentence
-        else:
+        if not gone and (told := problem(wanted, source, folder, data)):
+            wrong[f"{source.repo}: {source.file or HEAVY}"] = told
+        elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in needed)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))

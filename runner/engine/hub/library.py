@@ -13,6 +13,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
+    Layout,
     Source,
     damaged,
     estimator_source,
@@ -42,35 +43,34 @@ class Disk:
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
             return folders.folder(model.serves[kind].part, self.data)
-        return self._complete(model.name, main_source(model))
+        return self._complete(model, main_source(model))
 
     def prior(self, model: Model, kind: str) -> Path:
         prior = model.serves[kind].prior
         assert prior is not None
         if model.builtin:
             return folders.folder(prior.part, self.data)
-        return self._complete(model.name, Source(prior.repo))
+        return self._complete(model, Source(prior.repo))
 
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
         if model.single is None:
             return None
         source = single_source(model)
-        file = self._complete(model.name, source) / source.file
-        if sentence := single_problem(model, file, self.data):
-            raise ModelMissing(sentence)
-        return file
+        return self._complete(model, source) / source.file
 
     def estimator(self, estimator: Estimator) -> Path:
-        return self._complete(estimator.name, estimator_source(estimator))
+        return self._complete(estimator, estimator_source(estimator))
 
-    def _complete(self, name: str, source: Source) -> Path:
-        folder = locate(source, self.data)
+    def _complete(self, wanted: Model | Estimator, source: Source) -> Path:
+        folder, name = locate(source, self.data), wanted.name
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
             is_own = source.is_local and source.needs_index
             if is_own and (broken := damaged(source, folder)):
                 raise ModelMissing(f"{name}: {broken[0]} is damaged or cut short: copy it again")
+            if sentence := problem(wanted, source, folder, self.data):
+                raise ModelMissing(sentence)
             return folder
         if folder and (unsafe := pickles(folder, gone)):
             raise ModelMissing(
@@ -90,10 +90,16 @@ class Disk:
         )
 
 
-def single_problem(model: Model, file: Path, data: Path) -> str | None:
-    """Why a file cannot be a model's transformer, as a sentence; None where it can be."""
-    base = locate(main_source(model), data)
-    return single_files.problem(file, model, base, MODEL_REGISTRY.values())
+def problem(model: Model | Estimator, source: Source, folder: Path, data: Path) -> str | None:
+    """Why a source's folder has not the transformer of a model, as a sentence; else None."""
+    if isinstance(model, Estimator):
+        return None
+    if source.layout is Layout.FILE:
+        base = locate(main_source(model), data)
+        return single_files.problem(folder / source.file, model, base, MODEL_REGISTRY.values())
+    if model.single or model.name in MODEL_REGISTRY or source != main_source(model):
+        return None
+    return single_files.folder_problem(folder, model, MODEL_REGISTRY.values())
 
 
 def present(
@@ -128,10 +134,11 @@ def absence(
 
     None where it is, and what is wrong where nothing that can be fetched would help.
     """
-    lacks = [s for s in sources(model, kind, estimates=estimates) if _lacks(s, data)]
-    if model.single and (source := single_source(model)) not in lacks:
-        file = (locate(source, data) or Path()) / source.file
-        if sentence := single_problem(model, file, data):
+    needed = sources(model, kind, estimates=estimates)
+    lacks = [source for source in needed if _lacks(source, data)]
+    for source in needed:
+        folder = None if source in lacks else locate(source, data)
+        if folder and (sentence := problem(model, source, folder, data)):
             return sentence
     if any(source.is_local for source in lacks):
         return _incomplete(model.name)

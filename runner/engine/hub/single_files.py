@@ -1,4 +1,4 @@
-"""What a file of weights is, by its header: the transformer of which model, or none; whole, or not.
+"""What a file or folder of weights is: the transformer of which model, or none; whole, or not.
 
 People name LoRAs, text encoders and files of other models in `file`, which diffusers finds out
 after minutes, with an error about a key, or not at all. Reads names, shapes and dtypes, no weights.
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.hub.sources import HEAVY, read_json, single_source
+from runner.engine.hub.sources import HEAVY, components, read_index, read_json, single_source
 from runner.engine.models import Model
-from runner.files import tensors_in
-from specs.read import left_in_place_of
+from runner.files import instead_of_weights, tensors_in
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
@@ -37,6 +36,7 @@ _FAMILIES = {
 _EMBEDDERS = ("img_in.weight", "x_embedder.weight", "all_x_embedder.2-1.weight")
 _CHANNELS = {"fill": 384, "control": 128}
 """What FLUX.1's transformer reads for a patch of these kinds; of the others 64."""
+_CLASSES = dict(zip(("Flux", "Flux2", "ZImage"), _FAMILIES, strict=True))
 _OTHER_PARTS = {
     r"(?:input_blocks|down_blocks)\.\d": "a model or VAE of another sort",
     r"(?:^|\.)(?:en|de)coder\.(?:conv_in|mid|down|up)\b": "a VAE",
@@ -53,7 +53,7 @@ _Traits = tuple[str, int, int, bool]
 class Header:
     """The tensors of a file by name: shapes, and dtypes in the words of its format.
 
-    `missing` says how many bytes are missing at its end.
+    `missing` says how many bytes are missing at its end, or less than 0 for too many.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -79,7 +79,8 @@ class Header:
         Raises ValueError with the name of any other quantised layout.
         """
         scales: dict[str, str] = {}
-        for name in (name for name in self.shapes if name.endswith(".weight")):
+        bare: list[str] = []
+        for name in (name for name in self.transformer().values() if name.endswith(".weight")):
             stem, dtype = name.removesuffix(".weight"), self.dtypes[name]
             found = [stem + end for end in _SCALES if stem + end in self.shapes]
             if f"{stem}.weight_scale_2" in self.shapes:
@@ -92,6 +93,11 @@ class Header:
                 if math.prod(self.shapes[found[0]]) not in (1, *self.shapes[name][:1]):
                     raise ValueError("fp8 in blocks")
                 scales[name] = found[0]
+            elif dtype.startswith("F8_E") and len(self.shapes[name]) == 2:
+                bare.append(name)
+        is_marked = any(f"{prefix}scaled_fp8" in self.shapes for prefix in ("", *_PREFIXES))
+        if bare and (scales or is_marked):
+            raise ValueError(f"fp8 without the scale of {bare[0]}")
         return scales
 
 
@@ -114,11 +120,15 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
     try:
         found = header(file)
     except ValueError:
-        return f"{file.name} is {_unreadable(file)}: {again}"
+        with file.open("rb") as stream:
+            what = instead_of_weights(stream) or f"damaged, or no {file.suffix} file"
+        return f"{file.name} is {what}: {again}"
     except OSError as error:
         return f"{file.name} cannot be read: {error.strerror}"
     if found.missing:
-        return f"{file.name} is cut short, its last {found.missing:,} bytes are missing: {again}"
+        last = f"its last {abs(found.missing):,} bytes are"
+        what = f"cut short, {last} missing" if found.missing > 0 else f"damaged, {last} too many"
+        return f"{file.name} is {what}: {again}"
     for pattern, what in _NO_TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in found.shapes):
             return f"{file.name} is {what}"
@@ -127,18 +137,37 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         known = (w for p, w in _OTHER_PARTS.items() if any(re.search(p, n) for n in found.shapes))
         what = next(known, "of another model")
         return f"{file.name} is {what}: `file` takes a transformer of FLUX.1, FLUX.2 or Z-Image"
-    wants = _wanted(model, read_json(base / HEAVY / "config.json") if base else None)
+    wants = _wanted(model.family, read_json(base / HEAVY / "config.json") if base else None)
     if has[0] != model.family or (wants and has != wants):
-        like = [each.name for each in shipped if _fits(each, *has)]
-        if not like or (wants and has[0] == wants[0] and has[1] != wants[1]):
-            return f"{file.name} is a transformer {has[1]} wide, and no model here is like it"
-        names = " or ".join(like)
-        return f"{file.name} is as in {names}, {model.name} is not: write `like: {like[0]}`"
+        if wants and has[0] == wants[0] and has[1] != wants[1]:
+            shipped = ()
+        return _like(file.name, has, model, shipped)
     try:
         found.scales()
     except ValueError as error:
         return f"{file.name} is quantised as {error}, which cannot be read: {_OTHERS}"
     return None
+
+
+def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str | None:
+    """Why the transformer in a pipeline's folder is not such a model's; None where it may be."""
+    config, index = read_json(folder / HEAVY / "config.json"), read_index(folder)
+    where = config if HEAVY in components(index) else index
+    kind = str(where.get("_class_name") or "") if isinstance(where, dict) else ""
+    family = _CLASSES.get(kind.removesuffix("Transformer2DModel"))
+    if family is None and kind and model.family in _FAMILIES:
+        return f"{folder} holds another model ({kind}): FLUX.1, FLUX.2 and Z-Image are known here"
+    has = _wanted(family, config) if family else None
+    if has is None or _fits(model, *has):
+        return None
+    return _like(f"the transformer in {folder}", has, model, shipped)
+
+
+def _like(what: str, has: _Traits, model: Model, shipped: Iterable[Model]) -> str:
+    like = [each.name for each in shipped if not each.builtin and _fits(each, *has)]
+    if not like:
+        return f"{what} is a transformer {has[1]} wide, and no model here is like it"
+    return f"{what} is as in {' or '.join(like)}, {model.name} is not: write `like: {like[0]}`"
 
 
 def _traits(found: Header) -> _Traits | None:
@@ -155,44 +184,36 @@ def _traits(found: Header) -> _Traits | None:
     return None
 
 
-def _wanted(model: Model, config: Any) -> _Traits | None:
+def _wanted(family: str, config: Any) -> _Traits | None:
     """The same of the transformer that a configuration describes; None where it says nothing."""
     try:
-        if model.family == "zimage":  # its patches have 2×2 places
-            return model.family, config["dim"], 4 * config["in_channels"], False
+        if family == "zimage":  # its patches have 2×2 places
+            return family, config["dim"], 4 * config["in_channels"], False
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        return model.family, width, config["in_channels"], config["guidance_embeds"]
+        return family, width, config["in_channels"], config["guidance_embeds"]
     except (TypeError, LookupError):
         return None
 
 
 def _fits(model: Model, family: str, width: int, channels: int, guided: bool) -> bool:
-    """Whether a model that ships has such a transformer, by what it serves."""
-    if model.builtin or model.family != family:
+    """Whether a model has such a transformer, by what it serves."""
+    if model.family != family:
         return False
     if family != "flux1":
         return not guided
-    usual = next((_CHANNELS[kind] for kind in model.serves if kind in _CHANNELS), 64)
-    return (channels, guided) == (usual, any(each.guided for each in model.serves.values()))
-
-
-def _unreadable(file: Path) -> str:
-    with file.open("rb") as stream:
-        left = left_in_place_of(stream.read(1000))
-    if left == "LFS":
-        return "what Git LFS left in place of the weights, which `git lfs pull` fetches"
-    if left:
-        return "a web page and holds no weights"
-    return f"damaged, or no {file.suffix} file"
+    usual = {_CHANNELS.get(kind, 64) for kind in model.serves}
+    return channels in usual and guided == any(each.guided for each in model.serves.values())
 
 
 def _safetensors(file: Path) -> Header:
     with file.open("rb") as stream:
         entries, missing = tensors_in(stream)
+        if missing > 0 and instead_of_weights(stream):  # a header of 64 MB may begin as a pickle
+            raise ValueError("no safetensors file")
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
-        max(missing, 0),
+        missing,
     )
 
 

@@ -11,13 +11,13 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
 
     item, depth = task.inputs["image"][0], task.options.get("control") == "depth"
     ready = task.options.get("preprocessed", False)
-    is_map = depth and ready
-    source, warnings = images.open_depth_map(item) if is_map else (images.open_image(item), ())
+    source, warnings = (images.open_depth_map if depth and ready else images.open_image)(item)
     width, height = images.target_size(source.size, task.width, task.height, sizes)
+    warnings += images.cut_warning(item.path.name, source, width, height)
     source = images.fit(source, width, height)
     if not ready:
         if depth:
-            return Prepared(width=width, height=height, depth_of=source)
+            return Prepared(width, height, depth_of=source, warnings=warnings)
         source = canny(source)
     return Prepared(width, height, {"image": (source,)}, warnings=warnings)
 

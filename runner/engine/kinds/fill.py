@@ -21,18 +21,19 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     item, margins = task.inputs["image"][0], task.options.get("outpaint")
     holes, invert = task.inputs.get("mask", (item,))[0], task.options.get("invert_mask", False)
     if margins:
-        canvas, mask = masks.outpaint(images.open_image(item), margins)
-        warnings: tuple[str, ...] = ()
+        source, warnings = images.open_image(item)
+        canvas, mask = masks.outpaint(source, margins)
     else:
         # White would show around a hole, and be what a `strength` starts from.
         is_erased = holes.path == item.path and not invert
-        canvas = images.open_erased(item) if is_erased else images.open_image(item)
-        mask, warnings = masks.open_mask(holes, canvas.size, invert=invert)
+        canvas, warnings = (images.open_erased if is_erased else images.open_image)(item)
+        mask, said = masks.open_mask(holes, canvas.size, invert=invert)
+        warnings += said
     composite = task.options.get("composite", True)
     whole = task.options.get("whole", False) or not composite
     if whole or task.width or task.height:
         size = images.target_size(canvas.size, task.width, task.height, sizes)
-        warnings += images.cut_warning(item.path.name, canvas, *size)
+        warnings += images.cut_warning(item.path.name, canvas, *size) + masks.cut_away(mask, size)
         canvas, mask = images.fit(canvas, *size), images.fit(mask, *size)
     masks.refuse_empty(mask, holes.path.name, invert=invert)
     box, size = ((0, 0, *mask.size), mask.size) if whole else masks.region(mask, sizes)

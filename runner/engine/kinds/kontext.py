@@ -13,12 +13,12 @@ from runner.task import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images
 
-    pictures = images.open_references(task.inputs["image"], sizes)
+    pictures, warnings = images.open_references(task.inputs["image"], sizes)
     source = pictures[0]
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     if sizes.only:  # a model of fixed sizes reads only those
         source = images.fit(source, width, height)
-    return Prepared(width=width, height=height, images={"image": (source, *pictures[1:])})
+    return Prepared(width, height, {"image": (source, *pictures[1:])}, warnings=warnings)
 
 
 def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:

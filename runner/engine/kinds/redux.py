@@ -15,9 +15,9 @@ from runner.task import ImageTask
 def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images
 
-    pictures = images.open_references(task.inputs["image"], sizes)
+    pictures, warnings = images.open_references(task.inputs["image"], sizes)
     width, height = images.target_size(pictures[0].size, task.width, task.height, sizes)
-    return Prepared(width=width, height=height, images={"image": pictures})
+    return Prepared(width, height, images={"image": pictures}, warnings=warnings)
 
 
 def _prior_flux1(task: ImageTask, prepared: Prepared) -> Arguments:

@@ -12,11 +12,11 @@ def _prepare(task: ImageTask, sizes: Sizes) -> Prepared:
     from runner.engine.pictures import images
 
     item = task.inputs["image"][0]
-    source = images.open_image(item)
+    source, warnings = images.open_image(item)
     width, height = images.target_size(source.size, task.width, task.height, sizes)
     # The pipelines would stretch another size, and round it in another way.
     start = images.fit(source, width, height)
-    warnings = images.cut_warning(item.path.name, source, width, height)
+    warnings += images.cut_warning(item.path.name, source, width, height)
     return Prepared(width=width, height=height, images={"image": (start,)}, warnings=warnings)
 
 

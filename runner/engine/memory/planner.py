@@ -29,7 +29,7 @@ def plan(
     """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.
 
     `wanted` is a precision or "auto". Raises OutOfMemory where nothing fits, naming one of `models`
-    (by default the registry's) that does, and JobFailed where the machine cannot compute in the
+    (by default the registry's) that does, and InputBad where the machine cannot compute in the
     precision that is wanted.
     """
     space = PlanSpace(model, machine, pixels, wanted, kind)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from runner.engine.memory import footprint
 from runner.engine.models import Model
-from runner.errors import JobFailed
+from runner.errors import InputBad
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,15 @@ class PlanSpace:
     def precisions(self) -> tuple[str, ...]:
         """The precisions that may be used, the best first; never empty.
 
-        Raises JobFailed where the machine cannot compute in the one that is wanted.
+        Raises InputBad where the machine cannot compute in the one that is wanted.
         """
         model, machine = self.model, self.machine
         if self.wanted != "auto":
             why = _impossible(model, machine, self.wanted)
             if why:
-                raise JobFailed(f"{model.name} cannot run in {self.wanted} here: {why}")
+                able = (each for each in model.precisions if not _impossible(model, machine, each))
+                advice = f"leave `precision` out or use {' or '.join(able)}"
+                raise InputBad(f"{model.name} cannot run in {self.wanted} here: {why}; {advice}")
             return (self.wanted,)
         if model.single is not None and model.single.file.lower().endswith(".gguf"):
             return ("gguf",)
@@ -201,11 +203,11 @@ def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:
     if wanted in ("fp32", "bf16", "stored"):
         return None
     if wanted == "fp8":
-        return "Apple's GPU knows no fp8; use nf4 or bf16" if machine.device == "mps" else None
+        return "Apple's GPU knows no fp8" if machine.device == "mps" else None
     if wanted == "nf4":
         if machine.device == "cpu":
-            return "it needs a GPU; use fp8 or bf16"
+            return "it needs a GPU"
         return None if machine.bitsandbytes else "run `pip install bitsandbytes` first"
     if wanted == "gguf":
         return None if model.single else "its registry entry names no GGUF file"
-    return "use bf16, fp8 or nf4"
+    return "there is no such precision"

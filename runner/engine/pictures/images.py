@@ -6,7 +6,8 @@ off on both sides, so that no pixel is resampled; beyond the model's bounds it i
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from runner.pictures import decoded
 from runner.task import InputImage
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
+_BEYOND = {1.0: 16.0, 255.0: 1.5, 65535.0: 256.0, 2.0**32: float("inf")}
+"""How far the lights of a picture may lie beyond its white; nothing else is in between."""
+_COLOURS = bytes(chain.from_iterable(product(range(0, 256, 51), repeat=3)))
 _LITTLE_CUT = 0.02
 
 
-def open_image(item: InputImage) -> Image:
-    """The first frame of a picture as RGB: upright, and over white where it is transparent."""
+def open_image(item: InputImage) -> tuple[Image, tuple[str, ...]]:
+    """The first frame of a picture as RGB: upright, over white where it is clear; and warnings."""
     return to_rgb(load(item.path), item.path.name)
 
 
-def open_erased(item: InputImage) -> Image:
+def open_erased(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     """The same, in the colours that an eraser left below what is clear; over white if it is one."""
     picture = load(item.path)
     if picture.mode in ("RGBA", "LA"):
@@ -39,19 +43,17 @@ def open_erased(item: InputImage) -> Image:
     return to_rgb(picture, item.path.name)
 
 
-def open_references(items: Sequence[InputImage], sizes: Sizes) -> tuple[Image, ...]:
-    """The pictures of a job as RGB. Raises InputBad where the model cannot read one's size."""
-    pictures = []
-    for item in items:
-        picture = open_image(item)
-        problem = sizes.reading_problem(*picture.size)
-        if problem:
-            wide, high = picture.size
+def open_references(
+    items: Sequence[InputImage], sizes: Sizes
+) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+    """The same of each of a job. Raises InputBad where the model cannot read one's size."""
+    pictures, warnings = zip(*map(open_image, items), strict=True)
+    for item, (wide, high) in zip(items, (each.size for each in pictures), strict=True):
+        if problem := sizes.reading_problem(wide, high):
             raise InputBad(
                 f"the model {problem}, and {item.path.name} is {wide}×{high}: crop or enlarge it"
             )
-        pictures.append(picture)
-    return tuple(pictures)
+    return pictures, tuple(chain.from_iterable(warnings))
 
 
 def load(path: Path) -> Image:
@@ -66,7 +68,19 @@ def load(path: Path) -> Image:
         raise InputMissing(f"{path.name} is not there: drop the job again") from error
     except OSError as error:
         raise InputBad(f"{path.name} cannot be read: {error.strerror}") from error
-    return upright(decoded(data, path.name))
+    found = decoded(data, path.name)
+    return _by_tags(upright(found), getattr(found, "tag_v2", {}))
+
+
+def _by_tags(picture: Image, tags: Mapping[int, Any]) -> Image:
+    """What a TIFF's tags say of its deep greys, and Pillow ignores: dark is high, or no sign."""
+    import numpy as np
+
+    if picture.mode.startswith("I;16") and tags.get(262) == 0:
+        return Pillow.fromarray(65535 - np.array(picture, np.uint16))
+    if picture.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+        return Pillow.fromarray(np.array(picture).view(np.uint32).astype(np.float32))
+    return picture
 
 
 def upright(picture: Image) -> Image:
@@ -78,31 +92,37 @@ def upright(picture: Image) -> Image:
         return picture.copy()
 
 
-def to_rgb(picture: Image, name: str) -> Image:
-    """A picture of any mode as RGB, over white where it is transparent."""
-    picture = standard_colours(eight_bit(picture, name))
+def to_rgb(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """A picture of any mode as RGB, over white where it is transparent, with warnings."""
+    picture, warnings = eight_bit(picture, name)
+    picture = standard_colours(picture)
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         white = Pillow.new("RGBA", layered.size, "white")
-        return Pillow.alpha_composite(white, layered).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        picture = Pillow.alpha_composite(white, layered)
+    return picture if picture.mode == "RGB" else picture.convert("RGB"), warnings
 
 
 def standard_colours(picture: Image) -> Image:
     """A picture with another colour profile than sRGB (a phone's, a printer's) as sRGB.
 
-    One in sRGB is returned as it is, because a conversion to the same profile would still round. A
-    profile that cannot be read is ignored, as viewers do.
+    One in sRGB is returned as it is: a conversion would round. Some colours tell, for a linear one
+    may have that name too. A profile that cannot be read is ignored, as viewers do.
     """
     profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in {"RGB", "CMYK"}:
+    if not profile or picture.mode not in {"RGB", "RGBA", "P", "PA", "CMYK"}:
         return picture
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(own).lower():
-            return picture
-        standard = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, own, standard, outputMode="RGB") or picture
+        standard, mode = ImageCms.createProfile("sRGB"), "RGB"
+        if picture.mode != "CMYK":
+            probe = Pillow.frombytes("RGB", (len(_COLOURS) // 3, 1), _COLOURS)
+            ImageCms.profileToProfile(probe, own, standard, inPlace=True)
+            if max(abs(a - b) for a, b in zip(_COLOURS, probe.tobytes(), strict=True)) <= 2:
+                return picture
+            mode = "RGBA" if picture.has_transparency_data else "RGB"
+            picture = picture if picture.mode == mode else picture.convert(mode)
+        return ImageCms.profileToProfile(picture, own, standard, outputMode=mode) or picture
     except Exception:  # noqa: BLE001 as above
         return picture
 
@@ -115,7 +135,7 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     picture, name = load(item.path), item.path.name
     values = _deep(picture, name, infinite=True)
     if values is None:
-        return to_rgb(picture, name), ()
+        return to_rgb(picture, name)
     low, high = float(values.min()), float(values.max())
     spread = _spread(values, low, high).convert("RGB")
     if (low, high) in ((0, 1), (0, 255), (0, 65535)):
@@ -126,14 +146,17 @@ def open_depth_map(item: InputImage) -> tuple[Image, tuple[str, ...]]:
     )
 
 
-def eight_bit(picture: Image, name: str) -> Image:
-    """Sixteen-bit, integer and float pictures as L: Pillow's own conversion clips at 255."""
+def eight_bit(picture: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """Pictures of more bits as L, the nearest usual white being 255, and a warning of a guess."""
     values = _deep(picture, name)
     if values is None:
-        return picture
-    tops = {"F": (1.0, 255.0), "I": (255.0, 65535.0, 2.0**31 - 1)}.get(picture.mode, ())
-    most = values.max()
-    return _spread(values, 0.0, next((top for top in tops if most <= top), 65535.0))
+        return picture, ()
+    most, is_deep = float(values.max()), picture.mode not in ("F", "I")
+    tops = (1.0, 255.0, 4095.0, 65535.0, 2.0**32)[picture.mode != "F" :]
+    top = next(top for top in tops if most <= top * _BEYOND.get(top, 1.0))
+    is_guess = most > 1.01 * top or top == 4095 or (is_deep and 0 < most <= 255)
+    told = f"{name} has values up to {most:g}, of which {top:g} was taken for white"
+    return _spread(values, 0.0, top), (told,) if is_guess else ()
 
 
 def _deep(picture: Image, name: str, *, infinite: bool = False) -> Any:
@@ -217,28 +240,29 @@ def side_by_side(pictures: Sequence[Image], area: int) -> Image:
 def cut_warning(name: str, picture: Image, width: int, height: int) -> tuple[str, ...]:
     """A sentence where `fit` cuts more than a fiftieth of a side off a picture; () elsewhere."""
     wide, high = picture.size
-    scale = max(width / wide, height / high)
-    if 0 <= wide - width < SIZE_STEP and 0 <= high - height < SIZE_STEP:
-        scale = 1.0
-    cuts = {"width": 1 - width / scale / wide, "height": 1 - height / scale / high}
+    left, top, right, bottom = seen(picture.size, width, height)
+    cuts = {"width": 1 - (right - left) / wide, "height": 1 - (bottom - top) / high}
     side = max(cuts, key=cuts.__getitem__)
     told = f"{name} is {wide}×{high}: {cuts[side]:.0%} of its {side} was cut off for"
     return (f"{told} {width}×{height}",) if cuts[side] > _LITTLE_CUT else ()
 
 
 def fit(picture: Image, width: int, height: int) -> Image:
-    """The middle of a picture, scaled to cover exactly this size; masks keep their two values.
+    """The middle of a picture, scaled to cover exactly this size; masks keep their two values."""
+    box = seen(picture.size, width, height)
+    if all(isinstance(side, int) for side in box):
+        return picture.crop(box)
+    method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
+    return picture.resize((width, height), method, box=box)
 
-    One that is at most 15 pixels wider and higher is only cropped, and so never resampled.
-    """
-    wide, high = picture.size
-    if (wide, high) == (width, height):
-        return picture
+
+def seen(picture: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
+    """The box of a picture that `fit` shows; at most 15 pixels more are cropped, not resampled."""
+    wide, high = picture
     left, top = wide - width, high - height
     if 0 <= left < SIZE_STEP and 0 <= top < SIZE_STEP:
-        return picture.crop((left // 2, top // 2, left // 2 + width, top // 2 + height))
+        return left // 2, top // 2, left // 2 + width, top // 2 + height
     scale = max(width / wide, height / high)
     inner_wide, inner_high = min(wide, width / scale), min(high, height / scale)
     x, y = (wide - inner_wide) / 2, (high - inner_high) / 2
-    method = Resampling.NEAREST if picture.mode == "L" else Resampling.LANCZOS
-    return picture.resize((width, height), method, box=(x, y, x + inner_wide, y + inner_high))
+    return x, y, x + inner_wide, y + inner_high

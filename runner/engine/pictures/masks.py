@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from PIL import Image as Pillow
-from PIL import ImageChops, ImageFilter
+from PIL import ImageChops, ImageFilter, ImageOps, ImageStat
 from PIL.Image import Image, Resampling
 
 from runner.engine.models import Sizes
-from runner.engine.pictures.images import eight_bit, load
+from runner.engine.pictures.images import eight_bit, load, seen
 from runner.errors import InputBad
 from runner.pictures import MAX_PIXELS
 from runner.task import InputImage
@@ -48,6 +48,21 @@ def refuse_empty(mask: Image, name: str, *, invert: bool = False) -> None:
         paint = "leave some of it black" if invert else "paint it white, erase more of it"
         remedy = "leave `invert_mask` out" if invert else "set `invert_mask: true`"
         raise InputBad(f"the mask {name} leaves nothing to repaint: {paint}, or {remedy}")
+
+
+def cut_away(mask: Image, size: tuple[int, int]) -> tuple[str, ...]:
+    """A warning where a part of what a mask paints is not seen in this size, InputBad for all."""
+    kept = mask.crop(seen(mask.size, *size))
+    painted, left = mask.histogram()[255], kept.histogram()[255]
+    if left >= 0.9 * painted:
+        return ()
+    told = (
+        f"{1 - left / painted:.0%} of what is to be painted lies in the part that is cut away for"
+        f" {size[0]}×{size[1]}: leave `width`, `height` and `whole` out, or choose another shape"
+    )
+    if left:
+        return (told,)
+    raise InputBad(told)
 
 
 def outpaint(picture: Image, margins: Mapping[str, int]) -> tuple[Image, Image]:
@@ -137,20 +152,29 @@ def _edge(mask: Image) -> int:
 
 def _painted(picture: Image, name: str, *, invert: bool) -> tuple[Image, tuple[str, ...]]:
     """A mask file of any mode as L, the brighter the more it is painted, and warnings."""
-    mask, warnings = eight_bit(picture, name), []
+    mask, said = eight_bit(picture, name)
+    warnings = list(said)
     if mask.mode == "LAB":  # which Pillow makes no grey of
         mask = mask.convert("RGB")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
-        alpha = mask.getchannel("A").point(_BLACK_OR_WHITE)
-        if alpha.getextrema() == (0, 255):
-            opaque = mask.convert("L").histogram(alpha)
-            if not invert and any(opaque[240:]) and not any(opaque[16:240]):
+        alpha = mask.getchannel("A")
+        ((least, most),) = ImageStat.Stat(alpha).extrema
+        if most < 16:
+            if not invert:
+                warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
+            mask = Pillow.new("L", mask.size, 255)
+        elif least < min(most, 240):  # less is noise of a lossy format
+            alpha = ImageOps.autocontrast(alpha)  # of a half-transparent brush or eraser
+            solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
+            what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"
+            is_small = 2 * sum(solid) < mask.width * mask.height  # no layer with a hole
+            if not invert and (what == "white" or (is_small and sum(map(bool, solid)) <= 8)):
                 warnings.append(
-                    f"the mask {name} is white on a clear ground: the clear part is repainted;"
-                    " set `invert_mask: true` if the white is meant"
+                    f"the mask {name} is {what} on a clear ground: the clear part is repainted;"
+                    f" set `invert_mask: true` if the {what.split()[-1]} is meant"
                 )
-            mask = ImageChops.invert(mask.getchannel("A"))
+            mask = ImageChops.invert(alpha)
     mask = mask.convert("L")
     greys = mask.histogram()[16:240]
     # Smooth outlines have grey too, but little of it.

@@ -1,8 +1,9 @@
 """Hashes that identify weights: of the whole content, and equal on every machine.
 
 A file's hash is the SHA-256 of its content. A large file is read once: its hash is remembered, and
-counts as long as path, size, time of change and inode stay. The names of blobs in the hub's cache
-are not believed: a program that writes through a link changes what is in them.
+counts as long as path, size, inode and times (of writing and of the last change) stay. The names of
+blobs in the hub's cache are not believed: a program that writes through a link changes what is in
+them.
 """
 
 import hashlib
@@ -102,7 +103,7 @@ def combined(hashes: Mapping[str, str]) -> str:
 
 
 def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
-    """Size, time of change and inode of each file: others mean another content."""
+    """Size, times and inode of each file: others mean another content."""
     return {os.fspath(file): _stamp(file) for file in files}
 
 
@@ -116,7 +117,7 @@ def are_unchanged(known: Mapping[str, list[int]]) -> bool:
 
 def _stamp(file: str | Path) -> list[int]:
     stat = os.stat(file)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _entry(file: Path) -> tuple[str, Any]:

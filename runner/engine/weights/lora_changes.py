@@ -56,8 +56,13 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
     table = places(layers)
     tensors, settings = _read(path, part, keys, name)
     found: dict[str, dict[str, Any]] = {}
+    unknown: set[str] = set()
     for key, tensor in tensors.items():
         layer, piece = piece_of(key) or (key, "")
+        stem, _, end = key.rpartition(".")
+        if not piece and (piece_of(f"{stem}.alpha") or " ")[0] in table:
+            unknown.add(end)
+            continue
         if piece in found.get(layer, ()):
             layer = key  # a second one of its sort
         found.setdefault(layer, {})[piece] = tensor
@@ -82,7 +87,9 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
             if pieces.keys() == {"value"}:
                 values[names[0]] = pieces["value"].reshape(own[names[0]].weight.shape)
                 continue
-            forms = list(_forms(pieces, _scale(settings, pieces.get("alpha"), names[0])))
+            scaled = _forms(pieces, _scale(settings, pieces.get("alpha"), names[0]))
+            more = float(pieces.get("scalar", 1))
+            forms = [(kron, factors, scale * more) for kron, factors, scale in scaled]
             with translation():
                 changes += _changes(own, swapped, pieces, forms, name)
         except KeyError as error:
@@ -94,6 +101,10 @@ def fitting(path: Path, name: str, part: str, module: Any, keys: Sequence[str]) 
         f" twice, and were left out, as {layer}"
         for layer in left_out[:1]
     ]
+    if unknown:
+        warnings.append(f"{name} has unknown pieces of layers: {', '.join(sorted(unknown))}")
+    if changes and not values and all(change.is_zero for _, change in changes):
+        warnings.append(f"{name} changes nothing in the {part}: all its matrices are zero")
     has_alpha = "lora_alpha" in settings or any("alpha" in pieces for pieces in found.values())
     if path.name == _PEFTS_FILE and not has_alpha:
         warnings.append(
@@ -126,6 +137,10 @@ def _read(path: Path, part: str, keys: Sequence[str], name: str) -> tuple[Named,
             raise InputBad(f"{name} is damaged: its settings cannot be read") from None
         tensors = {key: file.get_tensor(key) for key in keys}
     for key, tensor in tensors.items():
+        piece = piece_of(key)
+        is_number = tensor.is_floating_point() or tensor.is_complex()
+        if not is_number and piece and piece[1] != "alpha":
+            raise InputBad(f"{name} has whole numbers ({tensor.dtype}) in {key}: use it in bf16")
         real = tensor.float() if tensor.itemsize == 1 else tensor
         if real.is_complex() or not torch.isfinite(real).all():
             raise InputBad(f"{name} is damaged: {key} has numbers that are none (NaN)")

@@ -40,6 +40,12 @@ def classes() -> tuple[Any, Any]:
             for name in ("bias", "gain", "reach"):
                 self.register_buffer(name, vectors.get(name))
 
+        @property
+        def is_zero(self) -> bool:
+            """Whether it has no vectors, and a factor is zero."""
+            held = list(self.buffers())
+            return len(held) == self.count and not all(each.any() for each in held)
+
         def forward(self, x: Any, y: Any, layer: Any) -> Any:
             """What is added to the output y of a layer with the input x."""
             factors = [getattr(self, f"factor{n}") for n in range(self.count)]

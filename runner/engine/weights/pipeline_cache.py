@@ -223,6 +223,7 @@ class PipelineCache:
             "model": {
                 "name": resolved.model.name,
                 "repo": resolved.model.repo or None,
+                "file": resolved.single.name if resolved.single else None,
                 "revision": hub.revision_of(resolved.folder, resolved.model),
                 "hash": resolved.hash,
                 "guided_by": resolved.serving.guided_by,

@@ -15,7 +15,14 @@ from typing import Any
 
 from runner import lora_names
 from runner.errors import InputBad, JobFailed, ModelMissing, PathNotAllowed
-from runner.files import is_absent, is_file, open_regular, sha256_of, tensors_in
+from runner.files import (
+    instead_of_weights,
+    is_absent,
+    is_file,
+    open_regular,
+    sha256_of,
+    tensors_in,
+)
 from runner.settings import Home
 from runner.task import Lora
 from specs.suggest import did_you_mean
@@ -217,9 +224,8 @@ def _checked(place: Path, name: str) -> str:
         except ValueError:
             tensors, missing = {}, 1
         if missing:
-            raise InputBad(
-                f"{name} is no {SUFFIX} file, or not whole: if it is still being copied, drop the"
-                " spec again afterwards"
-            )
+            copying = "if it is still being copied, drop the spec again afterwards"
+            instead = instead_of_weights(file) or f"no {SUFFIX} file, or not whole: {copying}"
+            raise InputBad(f"{name} is {instead}")
         lora_names.check(tensors, name)
     return sha256_of(real)

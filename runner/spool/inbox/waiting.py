@@ -196,15 +196,15 @@ class InputWait:
         """What a job waits for. Raises InputMissing where it waits no longer."""
         if maker is None:
             waited = monotonic() - self._since.setdefault(record.seq, monotonic())
-            _, near = self._folders.find(place_of(missing, self._home))
+            place, near = self._folders.find(place_of(missing, self._home))
             hint = hint_of(near)
             if waited < self._home.settings.input_wait_seconds:
                 return f"waiting for {missing}{hint}"
             made = maker_of(relative(missing, self._home)) is not None
             bring = "drop the job that makes it" if made else "put it into the inbox"
+            what = "is empty or still open after" if place.is_file() else "did not arrive within"
             raise InputMissing(
-                f"{missing} did not arrive within {waited:.0f} seconds{hint}: {bring}, then retry "
-                "the job"
+                f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
             )
         if maker.is_final:
             raise InputMissing(

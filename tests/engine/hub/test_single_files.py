@@ -143,6 +143,20 @@ def test_a_quantised_layout_that_cannot_be_read_is_named(
     )
 
 
+@pytest.mark.parametrize("scale", ["b.weight_scale", "b.scale_weight", "scaled_fp8"])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_an_fp8_matrix_without_its_scale_is_refused_where_the_file_has_scales(
+    tmp_path: Path, scale: str, prefix: str
+) -> None:
+    dtypes = dict.fromkeys((f"{prefix}{each}.weight" for each in "ab"), "F8_E4M3")
+    matrices = {**flux1(prefix=prefix), **dict.fromkeys(dtypes, (8, 8))}
+    plain = header_only(tmp_path / "plain.safetensors", matrices, dtypes=dtypes)
+    assert hub.Disk(tmp_path).single(entry(tmp_path, "dev", plain)) == plain
+    scaled = {**matrices, prefix + scale: (1,), "text_encoders.t5xxl.transformer.scaled_fp8": (1,)}
+    file = header_only(tmp_path / "it.safetensors", scaled, dtypes=dtypes)
+    assert f"fp8 without the scale of {prefix}a.weight, which" in told(tmp_path, "dev", file)
+
+
 def test_an_fp8_number_alone_with_several_scales_is_named(tmp_path: Path) -> None:
     shapes = {**flux1(), "a.weight": (), "a.weight_scale": (2, 2)}
     file = header_only(tmp_path / "it.safetensors", shapes, dtypes={"a.weight": "F8_E4M3"})
@@ -186,6 +200,14 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
     )
 
 
+def test_a_file_with_something_behind_its_end_is_named_with_how_much_it_is(tmp_path: Path) -> None:
+    file = header_only(tmp_path / "it.safetensors", flux1())
+    with file.open("ab") as stream:
+        stream.write(b"junk")
+    sentence = told(tmp_path, "dev", file)
+    assert sentence.startswith("it.safetensors is damaged, its last 4 bytes are too many: copy it")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -195,9 +217,10 @@ def test_a_file_that_is_cut_short_is_named_with_the_bytes_that_it_lacks(
         ),
         (b"\n<!DOCTYPE html><html>", "is a web page and holds no weights"),
         (b'<?xml version="1.0"?>\n<Error>', "is a web page and holds no weights"),
-        (b"", "copy it again"),
+        (b"", "is empty: copy it again"),
         (b"<" + bytes(7) + b"[" * 60, "is damaged"),
-        (b"PK\x03\x04 a pickle or so", "is damaged, or no .safetensors file"),
+        (b"PK\x03\x04 a pickle or so", "is a pickle, which may run code, and no .safetensors file"),
+        (b"PK\x03\x04" + bytes(100), "is a pickle, which may run code, and no .safetensors file"),
         (b"\x08\0\0\0\0\0\0\0[1, 2, 3", "is damaged"),
         (b"\x10\0\0\0\0\0\0\0" + b'{"a": {"b": 1}} ', "is damaged"),
         *((with_header({"img_in.weight": {"dtype": "BF16", "shape": [3, 4],
@@ -218,3 +241,51 @@ def test_without_the_pipeline_that_it_belongs_to_a_file_is_still_looked_at(tmp_p
     file = header_only(tmp_path / "it.safetensors", flux2())
     mine = replace(MODEL_REGISTRY["dev"], name="mine", single=SingleFile(str(file)))
     assert "write `like: klein`" in " ".join(check(mine, tmp_path).advice)
+
+
+@pytest.mark.parametrize("as_like", ["dev", "schnell", "fill-dev", "klein", "z-image-turbo"])
+@pytest.mark.parametrize("holds", [*CONFIGS])
+def test_a_folder_is_taken_only_by_an_entry_like_the_model_in_it(
+    tmp_path: Path, as_like: str, holds: str
+) -> None:
+    folder = put(tmp_path / "it", pipeline())
+    config = json.dumps(CONFIGS[holds])
+    (folder / "transformer" / "config.json").write_text(config, encoding="utf-8")
+    mine = replace(MODEL_REGISTRY[as_like], name="mine", repo=str(folder))
+    kind = next(iter(mine.serves))
+    if as_like == holds:
+        assert hub.Disk(tmp_path).main(mine, kind) == folder
+        assert not check(mine, tmp_path).damaged
+        return
+    with pytest.raises(ModelMissing) as error:
+        hub.Disk(tmp_path).main(mine, kind)
+    sentence = str(error.value)
+    assert sentence.startswith(f"the transformer in {folder} is as in ")
+    assert f"{holds}" in sentence and "mine is not: write `like: " in sentence
+    assert hub.absence(mine, tmp_path, kind) == sentence
+    found = check(mine, tmp_path)
+    assert found.damaged == (f"{folder}: transformer",) and found.advice[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("index", "config"),
+    [
+        ({"_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet"]}, {}),
+        (
+            {"transformer": ["diffusers", "X"]},
+            {"_class_name": "QwenImageTransformer2DModel"},
+        ),
+    ],
+)
+def test_a_folder_of_a_family_that_is_not_known_is_named(
+    tmp_path: Path, index: Mapping[str, object], config: Mapping[str, object]
+) -> None:
+    files = {"model_index.json": index, "transformer/config.json": config, "unet/config.json": {}}
+    content = {name: json.dumps(each).encode() for name, each in files.items()}
+    weights = pipeline()["transformer/diffusion_pytorch_model.safetensors"]
+    content |= dict.fromkeys(
+        (f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "unet")), weights
+    )
+    mine = replace(MODEL_REGISTRY["dev"], name="mine", repo=str(put(tmp_path / "it", content)))
+    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1, FLUX.2 and Z-Image"):
+        hub.Disk(tmp_path).main(mine, "text2img")

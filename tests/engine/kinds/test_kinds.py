@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -299,6 +300,30 @@ def test_an_inverted_mask_and_warnings_about_it_reach_the_picture(
     assert "many shades" in prepared(task_of("fill", inputs=inputs)).warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("box", "options", "share"),
+    [
+        ((0, 0, 100, 600), {"width": 512, "height": 512}, "100%"),
+        ((0, 0, 400, 600), {"width": 512, "height": 512}, "76%"),
+        ((0, 0, 4, 600), {"whole": True}, "100%"),
+        ((600, 0, 900, 600), {"width": 512, "height": 512}, ""),
+        ((100, 100, 200, 200), {"whole": True}, ""),
+        ((0, 0, 100, 600), {}, ""),
+    ],
+)
+def test_fill_says_how_much_of_what_it_was_to_paint_is_cut_away(
+    task_of: TaskOf, tmp_path: Path, box: Any, options: Mapping[str, Any], share: str
+) -> None:
+    task = task_of("fill", model="fill-dev", **options)
+    task = replace(task, inputs=fill_of(tmp_path, (1208, 600), box))
+    told = f"{share} of what is to be painted lies in the part that is cut away"
+    if share == "100%":
+        with pytest.raises(InputBad, match=told):
+            prepared(task)
+    else:
+        assert any(told in each for each in prepared(task).warnings) == bool(share)
+
+
 def erased(folder: Path, hidden: Image.Image | str) -> dict[str, Any]:
     """The inputs of a fill: a photo with a hole of soft edges, which is its own mask."""
     photo = Image.fromarray(
@@ -351,8 +376,8 @@ def test_how_much_of_a_picture_is_cut_off_for_the_size_is_told(
     x, y = (side // 2 for side in size)
     inputs = fill_of(tmp_path, size, (x, y, x + 9, y + 9))
     whole = task_of("fill", inputs=inputs, whole=True)
-    start = task_of("text2img", inputs={"image": inputs["image"]}, width=64, height=64)
-    for task in (whole, start):
+    sized = {"inputs": {"image": inputs["image"]}, "width": 64, "height": 64}
+    for task in (whole, task_of("text2img", **sized), task_of("control", **sized)):
         expected = told and (f"photo.bmp is {size[0]}×{size[1]}: {told} was cut off for 64×64",)
         assert prepared(task).warnings == (expected or ())
     assert prepared(task_of("fill", inputs=inputs)).warnings == ()

@@ -6,24 +6,32 @@ import pytest
 
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine
-from runner.errors import JobFailed, OutOfMemory
+from runner.errors import InputBad, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
 
 
 @pytest.mark.parametrize(
     ("machine", "wanted", "says"),
     [
-        (Machine("cpu", 0, 64 * GIB), "nf4", "dev cannot run in nf4 here: it needs a GPU"),
+        (
+            Machine("cpu", 0, 64 * GIB),
+            "nf4",
+            "dev cannot .* nf4 here: it needs a GPU; .* use fp32 or bf16 or fp8$",
+        ),
         (card(16, bitsandbytes=False), "nf4", "pip install bitsandbytes"),
-        (Machine("mps", 0, 64 * GIB), "fp8", "Apple's GPU knows no fp8"),
+        (
+            Machine("mps", 0, 64 * GIB),
+            "fp8",
+            "Apple's GPU knows no fp8; .* or use fp32 or bf16$",
+        ),
         (card(16), "gguf", "names no GGUF file"),
-        (card(16), "int8", "use bf16, fp8 or nf4"),
+        (card(16), "int8", "there is no such precision; .* use fp32 or bf16 or fp8 or nf4$"),
     ],
 )
 def test_a_precision_that_cannot_be_is_an_error_that_says_why(
     machine: Machine, wanted: str, says: str
 ) -> None:
-    with pytest.raises(JobFailed, match=says):
+    with pytest.raises(InputBad, match=says):
         memory.plan(DEV, machine, MEGAPIXEL, wanted=wanted)
 
 

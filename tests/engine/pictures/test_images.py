@@ -20,7 +20,7 @@ from runner.task import InputImage
 
 
 def opened(path: Path) -> Image.Image:
-    return images.open_image(InputImage(path))
+    return images.open_image(InputImage(path))[0]
 
 
 def stored(folder: Path, picture: Image.Image, name: str = "p.png", **settings: object) -> Path:
@@ -88,6 +88,37 @@ def test_a_picture_of_another_colour_space_is_converted(tmp_path: Path) -> None:
     assert red < 10 and green < 10 and blue > 245
 
 
+def profile_of(gamma: float, name: str = "sRGB but linear") -> bytes:
+    """A profile with the primaries of sRGB and this gamma."""
+    whole = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for n in range(int.from_bytes(whole[128:132], "big")):
+        tag, at, size = struct.unpack_from(">4sII", whole, 132 + 12 * n)
+        if tag in (b"rTRC", b"gTRC", b"bTRC"):
+            curve = struct.pack(">4s4xHxxI", b"para", 0, round(gamma * 65536))
+            whole[at : at + size] = curve.ljust(size, b"\0")
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with a clear colour"])
+def test_a_linear_picture_is_converted_by_its_profile_in_every_mode(
+    tmp_path: Path, mode: str
+) -> None:
+    """Its profile still says sRGB, as those of programs that render do."""
+    picture = Image.new("RGB", (8, 8), (55, 55, 55))
+    picture.paste("white", (0, 0, 4, 4))
+    settings: dict[str, object] = {"icc_profile": profile_of(1.0)}
+    if mode == "RGBA":
+        picture.putalpha(255)
+        picture.paste((0, 0, 0, 0), (0, 0, 4, 4))
+    elif mode != "RGB":
+        picture = picture.quantize(4)
+        if "clear" in mode:
+            settings["transparency"] = picture.getpixel((0, 0))
+    result = opened(stored(tmp_path, picture, **settings))
+    assert result.getpixel((7, 7)) == (128, 128, 128)
+    assert result.getpixel((0, 0)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_the_exif_orientation_is_applied(tmp_path: Path, turn: int) -> None:
     upright = Image.new("RGB", (32, 16), "white")
@@ -144,7 +175,7 @@ def test_a_truncated_picture_is_bad_input(tmp_path: Path, suffix: str) -> None:
     whole = path.read_bytes()
     for share in (0.02, 0.3, 0.6):
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(InputBad, match="cannot be read as a picture"):
+        with pytest.raises(InputBad, match="cannot be read as a picture|a TIFF that is damaged"):
             opened(path)
 
 
@@ -216,6 +247,7 @@ def test_a_heic_picture_is_read_where_pillow_heif_is_there(
             for brand in (b"heim", b"heis", b"hevm", b"hevs")
         ),
         (b"version https://git-lfs.github.com/spec/v1\n", "p.png is a pointer of Git LFS: run"),
+        (b"II*\0" + bytes(8), "p.png is a TIFF that is damaged or has floats of 16"),
     ],
 )
 def test_what_is_no_picture_is_named_as_what_it_is(
@@ -236,6 +268,54 @@ def test_32_bits_of_8_are_not_black(tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
     result = opened(stored(tmp_path, picture, "p.tiff"))
     assert np.array_equal(np.asarray(result)[..., 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize(
+    ("values", "white", "is_told"),
+    [
+        (np.float32([0, 0.5, 1]), 1, False),
+        (np.float32([0, 0.5, 1.0000001]), 1, False),
+        (np.float32([0, 0.5, 1.02]), 1, True),
+        (np.float32([0, 0.5, 4]), 1, True),
+        (np.float32([0, 100, 255.5]), 255, False),
+        (np.float32([0, 100, 300]), 255, True),
+        (np.float32([0, 9000, 65535]), 65535, False),
+        (np.int32([0, 100, 256]), 255, False),
+        (np.int32([0, 100, 4000]), 4095, True),
+        (np.uint16([0, 100, 255]), 255, True),
+        (np.uint16([0, 900, 4095]), 4095, True),
+        (np.uint16([0, 900, 4096]), 65535, False),
+        (np.uint16([0, 0, 0]), 65535, False),
+    ],
+)
+def test_the_nearest_usual_range_is_white_and_a_guess_is_told(
+    tmp_path: Path, values: np.ndarray, white: float, is_told: bool
+) -> None:
+    path = stored(tmp_path, Image.fromarray(np.atleast_2d(values)), "p.tiff")
+    picture, warnings = images.open_image(InputImage(path))
+    expected = np.rint(values.clip(0, white) * (255.0 / white))
+    assert np.abs(np.asarray(picture)[0, :, 0] - expected).max() <= 1
+    assert bool(warnings) == is_told and all("taken for white" in each for each in warnings)
+
+
+@pytest.mark.parametrize(
+    ("values", "tag", "meaning"),
+    [
+        (np.uint16([0, 60000, 65535]), 262, 0),
+        (np.uint32([2**32 - 1, 2**31, 0]).view(np.int32), 339, 1),
+    ],
+    ids=["white is nought", "no sign"],
+)
+def test_deep_greys_are_read_as_their_tags_say(
+    tmp_path: Path, values: np.ndarray, tag: int, meaning: int
+) -> None:
+    path = stored(tmp_path, Image.fromarray(np.atleast_2d(values)), "p.tiff")
+    data = bytearray(path.read_bytes())
+    entry = data.index(struct.pack("<HHI", tag, 3, 1))
+    data[entry + 8 : entry + 12] = struct.pack("<I", meaning)
+    path.write_bytes(data)
+    greys = np.asarray(opened(path))[0, :, 0].tolist()
+    assert greys == [255, 128 if tag == 339 else 22, 0]
 
 
 def test_the_memory_that_16_bits_take_is_bounded() -> None:

@@ -89,6 +89,38 @@ def test_the_clear_hole_of_a_photo_is_painted_and_not_its_bright_parts(tmp_path:
     assert mask.histogram()[255] == 32 * 32
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 0, 30)])
+@pytest.mark.parametrize(("outside", "inside"), [(255, 100), (255, 150), (100, 0), (230, 200)])
+def test_a_hole_is_judged_in_the_range_of_its_own_transparency(
+    tmp_path: Path, colour: tuple[int, int, int], outside: int, inside: int
+) -> None:
+    mask = mask_of(tmp_path, square("RGBA", (*colour, outside), (*colour, inside)))
+    assert mask.getbbox() == (16, 16, 48, 48)
+
+
+def test_transparency_that_is_only_noise_of_a_lossy_format_is_none(tmp_path: Path) -> None:
+    mask = mask_of(tmp_path, square("RGBA", (0, 0, 0, 251), (255, 255, 255, 255)))
+    assert mask.getbbox() == (16, 16, 48, 48)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 0, 30)])
+def test_of_a_wholly_clear_mask_everything_is_painted_and_said(
+    tmp_path: Path, colour: tuple[int, int, int]
+) -> None:
+    mask, (warning,) = told(tmp_path, Image.new("RGBA", (64, 64), (*colour, 0)))
+    assert mask.getextrema() == (255, 255) and "everything is repainted" in warning
+
+
+@pytest.mark.parametrize("alpha", [100, 255])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 0, 30)])
+def test_strokes_of_any_colour_on_a_clear_ground_are_kept_and_said(
+    tmp_path: Path, colour: tuple[int, int, int], alpha: int
+) -> None:
+    mask, (warning,) = told(tmp_path, square("RGBA", (0, 0, 0, 0), (*colour, alpha)))
+    assert mask.getpixel((0, 0)) == 255 and mask.getpixel((32, 32)) == 0
+    assert "on a clear ground: the clear part is repainted" in warning
+
+
 def test_white_strokes_on_a_clear_ground_are_kept_and_the_way_to_paint_them_is_said(
     tmp_path: Path,
 ) -> None:

@@ -457,6 +457,70 @@ def test_what_is_left_over_is_counted_and_named(
         loras.remove(pipe)
 
 
+def test_the_scalar_of_lycoris_multiplies_the_change_of_its_layer(tmp_path: Path) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    stems = [key.removesuffix("lora_A.weight") for key in tensors if "lora_A" in key]
+    weighed = {**tensors, **{f"{stem}scalar": torch.tensor(0.25) for stem in stems}}
+    try:
+        assert loras.apply(pipe, [written(tmp_path / "weighed.safetensors", weighed)]) == ()
+        found = output("flux1")
+        loras.apply(pipe, [written(tmp_path / "plain.safetensors", tensors, weight=0.25)])
+        assert alike(found, output("flux1"))
+    finally:
+        loras.remove(pipe)
+
+
+def test_an_unknown_piece_of_a_known_layer_is_named_as_one(tmp_path: Path) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    stems = [key.removesuffix("lora_A.weight") for key in tensors if "lora_A" in key]
+    odd = {**tensors, **{f"{stem}foo": torch.ones(3) for stem in stems}}
+    try:
+        assert loras.apply(pipe, [written(tmp_path / "odd.safetensors", odd)]) == (
+            "odd.safetensors has unknown pieces of layers: foo",
+        )
+    finally:
+        loras.remove(pipe)
+
+
+def test_a_lora_of_zeros_says_that_it_changes_nothing(tmp_path: Path) -> None:
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    zeros = {key: each * ("lora_B" not in key) for key, each in tensors.items()}
+    try:
+        assert loras.apply(pipe, [written(tmp_path / "new.safetensors", zeros)]) == (
+            "new.safetensors changes nothing in the transformer: all its matrices are zero",
+        )
+        zeros[max(zeros)] += 1
+        assert loras.apply(pipe, [written(tmp_path / "one.safetensors", zeros)]) == ()
+    finally:
+        loras.remove(pipe)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int64"])
+def test_whole_numbers_are_refused_as_quantised_except_for_an_alpha(
+    dtype: str, tmp_path: Path
+) -> None:
+    import torch
+
+    pipe = pipe_for("flux1")
+    tensors = tensors_for(pipe.transformer)
+    first = next(key for key in tensors if "lora_A" in key)
+    alpha = {first.replace("lora_A.weight", "alpha"): torch.tensor(4)}
+    try:
+        assert loras.apply(pipe, [written(tmp_path / "ink.safetensors", tensors | alpha)]) == ()
+        whole = {**tensors, first: tensors[first].to(getattr(torch, dtype))}
+        with pytest.raises(InputBad, match=f"has whole numbers .torch.{dtype}. in .*lora_A"):
+            loras.apply(pipe, [written(tmp_path / "whole.safetensors", whole)])
+    finally:
+        loras.remove(pipe)
+
+
 def test_a_lora_most_of_whose_layers_do_not_exist_was_made_for_another_model(
     tmp_path: Path,
 ) -> None:

@@ -153,7 +153,7 @@ def test_a_retry_of_a_forgotten_job_is_refused_as_of_an_unknown_one(spool: Spool
     assert spool.daemon is not None
     controls = spool.daemon.intake.controls
     spool.until(lambda: "hero.retry" in controls._unknown)
-    controls._unknown["hero.retry"] = (-1000.0, 0)
+    controls._unknown["hero.retry"] = (-1000.0, 0, "")
     receipt = spool.receipt("hero.retry")
     assert (receipt["outcome"], receipt["job"], receipt["sha256"]) == ("rejected", "hero", "")
     assert known(spool) == []

@@ -132,6 +132,17 @@ def test_a_missing_image_fails_the_job_when_the_wait_is_over(idle_spool: Spool) 
     assert "never.png" in status["message"]
 
 
+def test_of_a_picture_that_stays_empty_it_is_said_that_it_is_empty(idle_spool: Spool) -> None:
+    spool = Spool(idle_spool.home.root, input_wait_seconds=0.2, rescan_seconds=0.1)
+    spool.start()
+    (spool.home.inbox / "never.png").write_bytes(b"")
+    spool.drop("edit.yaml", EDIT.format(image="never.png"))
+    status = spool.end("edit")
+    spool.stop()
+    assert status["reason"] == "InputMissing"
+    assert status["message"].startswith("never.png is empty or still open after ")
+
+
 def test_a_picture_that_an_unfinished_job_will_make_is_waited_for(spool: Spool) -> None:
     spool.device.by_hand = True
     spool.drop("hero.yaml")
