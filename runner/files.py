@@ -81,6 +81,17 @@ def paths_in(folder: Path, pattern: str) -> list[Path]:
     return [folder / name for name in names_in(folder) if fnmatchcase(name, pattern)]
 
 
+def files_below(folder: Path) -> list[str]:
+    """The files in a folder and its folders, links to files included, by names with `/`."""
+    found = []
+    for name in names_in(folder):
+        if is_folder(folder / name) and not is_link(folder / name):
+            found += [f"{name}/{below}" for below in files_below(folder / name)]
+        elif is_file(folder / name):
+            found.append(name)
+    return found
+
+
 def open_regular(path: Path) -> int:
     """Open a regular file for reading without following a final symlink and without ever blocking.
 

@@ -7,25 +7,36 @@ was there is lost.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
 
 from runner import client, reading
 from runner.cli.init import make_home
-from runner.files import is_file, is_folder, is_there, names_in
+from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub.library import bytes_here, repo_folder, snapshot
+from runner.engine.hub.sources import lacking, sources
+from runner.engine.models import Model
+from runner.files import files_below, is_file, is_folder, is_there, names_in, paths_in
 from runner.gallery.rebuild import rebuild
 from runner.gallery.search import search
 from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home, find_home
+from runner.spool.disk.disk import Disk
+from runner.spool.disk.faults import Faults
+from runner.spool.store.ledger import Ledger
+from runner.spool.store.outbox import Outbox, output_of
 from specs.errors import FluxdropError
-from tests.gallery.samples import put_job, sidecar, status
+from tests.gallery.samples import put_job, put_json, sidecar, status
 
+KLEIN = MODEL_REGISTRY["klein"]
 ERRORS = (errno.EMFILE, errno.EIO, errno.EACCES)
 READS = ("open", "stat", "lstat", "listdir", "scandir")
 
@@ -57,6 +68,7 @@ def never_takes_a_refusal_for_absence(ask: Callable[[], object]) -> int:
     counting = Refusal()
     with counting.active():
         truth = ask()
+    assert truth not in (None, [], {}), "an answer that is the same where nothing is there"
     for at in range(counting.count):
         for number in ERRORS:
             refusal = Refusal(number, at)
@@ -75,10 +87,34 @@ def home(tmp_path: Path) -> Home:
     make_home(tmp_path)
     put_job(tmp_path / "outbox", [sidecar(n, job="a") for n in (1, 2)], job="a")
     put_job(tmp_path / "outbox", [sidecar(1, job="b")], job="b")
+    whole = sha256((tmp_path / "outbox" / "a" / "a-0001.png").read_bytes()).hexdigest()
+    put_json(tmp_path / "outbox" / "a" / "a-0001.json", sidecar(1, job="a", result_sha256=whole))
     (tmp_path / "inbox" / "waits.yaml").write_text("kind: text2img", encoding="utf-8")
+    # Of an earlier drop of that name.
+    old = {"name": "waits.yaml", "sha256": "", "job": "old", "outcome": "accepted", "at": "2026"}
+    (tmp_path / "outbox" / "drops").mkdir()
+    put_json(tmp_path / "outbox" / "drops" / "waits.yaml.json", old)
     home = find_home(tmp_path)
     rebuild(Gallery(home.data / FOLDER, writing=True), home.outbox)
     return home
+
+
+def outbox_of(home: Home) -> Outbox:
+    """The outbox as a runner reads it; no ledger is asked."""
+    return Outbox(home, cast(Ledger, None), Disk(), Faults(home))
+
+
+def model_here(home: Home) -> Model:
+    """klein's entry, and a whole folder of it in the hub's cache of the home."""
+    snapshot = repo_folder(KLEIN.repo, home.data) / "snapshots" / "abc"
+    if not snapshot.is_dir():
+        (snapshot / "transformer").mkdir(parents=True)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("abc", encoding="utf-8")
+        index = {"_class_name": "Flux2KleinPipeline", "transformer": ["diffusers", "X"]}
+        (snapshot / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+        (snapshot / "transformer" / "config.json").write_text("{}", encoding="utf-8")
+    return KLEIN
 
 
 QUESTIONS: dict[str, Callable[[Home], object]] = {
@@ -86,10 +122,20 @@ QUESTIONS: dict[str, Callable[[Home], object]] = {
     "the state of a spec that waits": lambda home: client.status(home, "waits")["state"],
     "the job of a name": lambda home: client.job_of(home, "a"),
     "the file of a name": lambda home: client.job_of(home, "WAITS.yaml"),
-    "whether a spec is taken": lambda home: client.receipt(home, "waits.yaml"),
+    "whether a spec waits": lambda home: client.receipt(home, "waits.yaml") is None,
     "a search": lambda home: search(Gallery(home.data / FOLDER))["total"],
     "a row": lambda home: Gallery(home.data / FOLDER).get("a-0001"),
     "whether there is an index": lambda home: Gallery(home.data / FOLDER).missing,
+    "the snapshot of a model": lambda home: snapshot(model_here(home).repo, "main", home.data),
+    "what a model lacks": lambda home: lacking(
+        sources(model_here(home))[0], snapshot(KLEIN.repo, "main", home.data) or Path("none")
+    ),
+    "the bytes of a model": lambda home: bytes_here(model_here(home), home.data),
+    "the sidecars of a job": lambda home: sorted(outbox_of(home).sidecars("a")),
+    "the status of a job": lambda home: outbox_of(home).read_status("a"),
+    "whether a picture is whole": lambda home: output_of(
+        outbox_of(home).sidecars("a").get(1, {}), home.job("a")
+    ),
     "the number of rows after a rebuild": lambda home: rebuild(
         Gallery(home.data / FOLDER, writing=True), home.outbox
     ),
@@ -111,7 +157,10 @@ def test_a_rebuild_under_refusals_costs_no_row(home: Home) -> None:
 
 @pytest.mark.parametrize("number", ERRORS)
 def test_the_ways_to_look_raise_what_the_system_refuses(tmp_path: Path, number: int) -> None:
-    for look in (is_there, is_file, is_folder, names_in, reading.status):
+    def paths(folder: Path) -> object:
+        return paths_in(folder, "*")
+
+    for look in (is_there, is_file, is_folder, names_in, files_below, paths, reading.status):
         with pytest.raises(OSError) as refused, Refusal(number, 0).active():
             look(tmp_path / "x" / "status.json")
         assert refused.value.errno == number

@@ -21,6 +21,7 @@ from runner.engine.hub.sources import (
     sources,
 )
 from runner.engine.models import Estimator, Model
+from runner.files import is_folder
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
         folder = locate(source, data)
         if folder is None:
             what = source.file or ("the folder" if source.is_local else "all of it")
-            if source.is_local and source.needs_index and Path(source.repo).is_dir():
+            if source.is_local and source.needs_index and is_folder(source.repo):
                 what = INDEX
             missing.append(f"{source.repo}: {what}")
             continue

@@ -26,6 +26,7 @@ from runner.engine.hub.sources import (
 from runner.engine.models import Estimator, Model
 from runner.engine.tiny import folders
 from runner.errors import ModelMissing
+from runner.files import files_below, is_absent, is_file, is_folder, names_in
 
 
 class Disk:
@@ -168,18 +169,17 @@ def bytes_here(model: Model, data: Path) -> int:
         folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
         if source.is_local and source.file:
             folder = folder / source.file
-        for path in [folder, *folder.rglob("*")]:
-            if path.is_file():
-                # By inode and not by name: the cache links one file into many places.
-                stat = path.stat()
-                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+        for path in [folder] if is_file(folder) else [folder / n for n in files_below(folder)]:
+            # By inode and not by name: the cache links one file into many places.
+            stat = path.stat()
+            sizes[stat.st_dev, stat.st_ino] = stat.st_size
     return sum(sizes.values())
 
 
 def is_begun(source: Source, data: Path) -> bool:
     """Whether a download of a source has left any file here."""
     blobs = repo_folder(source.repo, data) / "blobs"
-    return not source.is_local and blobs.is_dir() and any(blobs.iterdir())
+    return not source.is_local and bool(names_in(blobs))
 
 
 def cache_folder(data: Path) -> Path:
@@ -203,20 +203,22 @@ def repo_folder(repo: str, data: Path) -> Path:
 def snapshot(repo: str, revision: str, data: Path) -> Path | None:
     """A repository's snapshot, or the local folder that `repo` names; None where there is none."""
     if Path(repo).is_absolute():
-        return Path(repo) if Path(repo).is_dir() else None
+        return Path(repo) if is_folder(repo) else None
     base = repo_folder(repo, data)
     try:
         commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError:
+    except OSError as error:
+        if not is_absent(error):
+            raise
         commit = revision
     folder = base / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    return folder if is_folder(folder) else None
 
 
 def locate(source: Source, data: Path) -> Path | None:
     """The folder of a source, and for a pipeline only one that has its index; else None."""
     folder = snapshot(source.repo, source.revision, data)
-    if folder is None or (source.needs_index and not (folder / INDEX).is_file()):
+    if folder is None or (source.needs_index and not is_file(folder / INDEX)):
         return None
     return folder
 
@@ -242,5 +244,5 @@ def has_token(data: Path) -> bool:
     """Whether there is a token to send to the hub; never reads a file."""
     named = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     return any(os.environ.get(name, "").strip() for name in named) or any(
-        file.is_file() for file in token_files(data)
+        map(is_file, token_files(data))
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine.models import Estimator, Model
+from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
 HEAVY = "transformer"
@@ -165,7 +166,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def lacking(source: Source, folder: Path) -> list[str]:
     """The names of needed files that a folder lacks; one that ends with `/` is a component."""
     if source.layout is Layout.FILE:
-        return [] if (folder / source.file).is_file() else [source.file]
+        return [] if is_file(folder / source.file) else [source.file]
     if source.layout is Layout.COMPONENT:
         return list(_lacking_part(folder, "transformers", "Model", weights=True))
     index = read_index(folder)
@@ -215,14 +216,13 @@ def _lacking_weights(part: Path, files: set[str], library: str) -> Iterator[str]
 def pickles(folder: Path, gone: Iterable[str]) -> list[str]:
     """The pickles of a folder that lie in the place of missing weights; they are never loaded."""
     parts = {(folder / name).parent for name in gone if name.endswith(".safetensors")}
-    files = (file for part in parts for file in part.glob("*.bin"))
+    files = (file for part in parts for file in paths_in(part, "*.bin"))
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
 def damaged(source: Source, folder: Path) -> list[str]:
     """The names of needed files that are damaged: cut short, or not in the format of their name."""
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    chosen = wanted(source, names, read_index(folder))
+    chosen = wanted(source, files_below(folder), read_index(folder))
     return [name for name in chosen if not _is_sound(folder / name)]
 
 
@@ -236,13 +236,14 @@ def _is_sound(file: Path) -> bool:
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True
-    except (OSError, ValueError, SafetensorError):
+    except (ValueError, SafetensorError):
         return False
+    except OSError as error:
+        if is_absent(error):
+            return False
+        raise
 
 
 def _files(part: Path) -> set[str]:
     """The names of the files in a folder, without broken links."""
-    try:
-        return {path.name for path in part.iterdir() if path.is_file()}
-    except OSError:
-        return set()
+    return {name for name in names_in(part) if is_file(part / name)}

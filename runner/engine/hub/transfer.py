@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.engine.hub.explain import is_passing
 from runner.errors import ModelMissing
+from runner.files import is_absent
 
 OnBytes = Callable[[int], None]
 
@@ -155,8 +156,10 @@ def size_of(file: Path) -> int:
     """The length of a file; -1 where there is none."""
     try:
         return file.stat().st_size
-    except OSError:
-        return -1
+    except OSError as error:
+        if is_absent(error):
+            return -1
+        raise
 
 
 def hash_of(file: Path, remote: Remote, stop: Event | None = None) -> Any:

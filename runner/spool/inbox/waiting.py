@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
+from runner.files import is_file
 from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.ids import is_away
@@ -202,7 +203,7 @@ class InputWait:
                 return f"waiting for {missing}{hint}"
             made = maker_of(relative(missing, self._home)) is not None
             bring = "drop the job that makes it" if made else "put it into the inbox"
-            what = "is empty or still open after" if place.is_file() else "did not arrive within"
+            what = "is empty or still open after" if is_file(place) else "did not arrive within"
             raise InputMissing(
                 f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
             )
