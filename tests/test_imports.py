@@ -260,14 +260,14 @@ def test_no_kind_knows_a_pipeline_or_a_stop_sign() -> None:
 MAY_BE_SILENT = (
     "runner/spool/store/migrations.py", "runner/gallery/rebuild.py: for path in (*folder.glob(",
     "runner/engine/hub/cache.py", "runner/engine/hub/transfer.py", "runner/engine/hub/pull.py",
-    "runner/gallery/page/", "runner/files.py: if os.name",
+    "runner/gallery/page/",
 )  # fmt: skip
 
 
 def test_what_looks_for_files_where_a_wrong_no_loses_something_raises_refusals() -> None:
     """pathlib, glob and os.path take too many open files, or a failing disk, for absence."""
     rooms = ("runner/spool/", "runner/gallery/", "runner/engine/hub/", "runner/mcp_server/",
-             "runner/client.py", "runner/reading.py", "runner/wire.py", "runner/files.py")  # fmt: skip
+             "runner/client.py", "runner/reading.py", "runner/wire.py")  # fmt: skip
     silent = re.compile(
         # An entry of scandir knows what it is without a look.
         r"(?<!entry)\.(exists|is_file|is_dir|is_symlink|glob|rglob)\(|path\.(lexists|isfile|isdir|islink)\b"
