@@ -1,12 +1,16 @@
-"""A disk that refuses chosen operations until it is told to stop."""
+"""A disk that refuses chosen operations until it is told to stop, and reads that are refused."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from runner.spool.disk.disk import Disk, StrPath
 
@@ -16,6 +20,30 @@ def sqlite_full() -> sqlite3.OperationalError:
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
     return error
+
+
+READS = ("open", "stat", "lstat", "listdir", "scandir")
+
+
+@contextmanager
+def refused(
+    path: Path, number: int = errno.EIO, times: int = 1 << 30, reads: Sequence[str] = READS
+) -> Iterator[Callable[[], int]]:
+    """The system refuses the first reads of one file or folder; gives how many more it will."""
+    left = times
+
+    def of(read: Callable[..., Any]) -> Callable[..., Any]:
+        def refusing(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            if left and given and not isinstance(given[0], int) and Path(given[0]) == path:
+                left -= 1
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            return read(*given, **named)
+
+        return refusing
+
+    with mock.patch.multiple(os, **{name: of(getattr(os, name)) for name in reads}):
+        yield lambda: left
 
 
 class FaultyDisk(Disk):

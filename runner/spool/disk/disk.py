@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.clock import now
 from runner.errors import DiskFull, LedgerUnusable, PlaceAway
-from runner.files import is_folder, is_link
+from runner.files import is_absent, is_folder, is_link
 from runner.places import Places
 from runner.spool.disk import beneath
 from runner.spool.disk.platform import (
@@ -241,6 +241,21 @@ def concerns_all(error: Exception) -> bool:
     """Whether an error concerns the disk, the process or the ledger, not just the file it names."""
     common = (LedgerUnusable, DiskFull, MemoryError)
     return isinstance(error, common) or getattr(error, "errno", None) in _COMMON
+
+
+@contextlib.contextmanager
+def leaving_out(what: object, tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell what is left out where the system refuses it in the block; nothing where it is absent.
+
+    Raises what concerns all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if concerns_all(error):
+            raise
+        if not is_absent(error):
+            tell(f"{what} is left out: {error.strerror or error}")
 
 
 @contextlib.contextmanager

@@ -5,15 +5,19 @@ and begun again. Never touches a job that is not over and shown, nor anything wh
 away.
 """
 
+import logging
 from collections.abc import Iterator
 
 from runner import reading
 from runner.clock import now, timestamp
 from runner.errors import PlaceAway
 from runner.files import is_folder, is_there, names_in
+from runner.spool.disk.disk import leaving_out
 from runner.spool.inbox.ids import is_away
 from runner.spool.store.names import is_safe_id
 from runner.spool.store.spool import Spool
+
+log = logging.getLogger(__name__)
 
 # So many in some hundredths of a second: meanwhile no drop is taken.
 _JOBS = 100
@@ -29,8 +33,9 @@ def forget_gone(spool: Spool) -> Iterator[bool]:
         gone: dict[int, int] = {}
         for record in batch:
             seq = record.seq
-            if is_away(record, outbox):
-                gone[seq] = record.total
+            with leaving_out(outbox.folder(record.id), log.warning):
+                if is_away(record, outbox):
+                    gone[seq] = record.total
             if sum(gone.values()) >= _IMAGES:
                 break
         if away := spool.home.places.away():
@@ -39,12 +44,13 @@ def forget_gone(spool: Spool) -> Iterator[bool]:
         yield True
     day_ago = timestamp(now() - _RECEIPT_SECONDS)
     for number, name in enumerate(names_in(drops)):
-        answer = reading.receipt(drops / name)
-        if answer is not None and answer["at"] < day_ago:
-            job = answer["job"]
-            # A control file that was refused may name what can be no job's id.
-            if not (is_safe_id(job) and (is_there(outbox.folder(job)) or ledger.newest(job))):
-                spool.disk.remove(drops / name)
+        with leaving_out(drops / name, log.warning):
+            answer = reading.receipt(drops / name)
+            if answer is not None and answer["at"] < day_ago:
+                job = answer["job"]
+                # A control file that was refused may name what can be no job's id.
+                if not (is_safe_id(job) and (is_there(outbox.folder(job)) or ledger.newest(job))):
+                    spool.disk.remove(drops / name)
         if number % _RECEIPTS == 0:
             yield True
     if is_folder(drops):

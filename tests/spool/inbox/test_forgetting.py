@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from runner.spool.inbox.forgetting import forget_gone
 from runner.spool.store.ledger import Ledger
 from tests.spool.composing import SMALL
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.faulty import refused
 
 _TABLES = ("job", "image", "composed", "loss", "unanswered")
 
@@ -80,6 +82,34 @@ def test_a_finished_job_whose_folder_is_gone_is_forgotten_with_all_its_rows(spoo
     clean(spool)
     assert known(spool) == ["stays"] and rows_of(spool, record.seq) == {}
     assert spool.home.job("stays").is_dir()
+
+
+@pytest.mark.parametrize("what", ["a receipt", "a folder"])
+def test_what_cannot_be_read_is_named_and_the_others_are_forgotten(
+    spool: Spool, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Seen red: one receipt had the request begun anew for ever."""
+    made(spool, "a", "b", "c")
+    take_away(spool, "a", "b", "c")
+    old = [date_back(spool, f"{job}.yaml", 2) for job in "abc"]
+    place = old[0] if what == "a receipt" else spool.home.job("a")
+    with refused(place):
+        clean(spool)
+    assert known(spool) == ([] if what == "a receipt" else ["a"])
+    assert [file for file in old if file.exists()] == old[:1]
+    assert caplog.text.count(f"{place} is left out: {os.strerror(errno.EIO)}") >= 1
+    clean(spool)
+    assert known(spool) == [] and not old[0].exists()
+
+
+def test_too_many_open_files_are_waited_out(spool: Spool) -> None:
+    """Of one receipt they tell nothing."""
+    made(spool, "a")
+    take_away(spool, "a")
+    old = date_back(spool, "a.yaml", 2)
+    with refused(old, errno.EMFILE, times=3):
+        clean(spool)
+    assert known(spool) == [] and not old.exists()
 
 
 def test_without_the_file_nothing_is_forgotten(spool: Spool) -> None:
