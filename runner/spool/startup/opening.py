@@ -62,9 +62,10 @@ def name_quarantined(spool: Spool) -> None:
     for job_id, why, at in spool.ledger.quarantined():
         is_known = is_safe_id(job_id)
         folder = spool.outbox.folder(job_id if is_known else stand_in(job_id))
-        if not is_folder(folder) if is_known else at < week_ago:
-            spool.ledger.forget_quarantined(job_id)
-            spool.faults.forget(folder)
-        elif folder not in spool.faults:
-            advice = f"it is not run: {_MOVE if is_known else _SEARCH}"
-            spool.faults.add(folder, JobFailed(f"{why}; {advice}"))
+        with spool.faults.isolated(folder):
+            if not is_folder(folder) if is_known else at < week_ago:
+                spool.ledger.forget_quarantined(job_id)
+                spool.faults.forget(folder)
+            elif folder not in spool.faults:
+                advice = f"it is not run: {_MOVE if is_known else _SEARCH}"
+                raise JobFailed(f"{why}; {advice}")

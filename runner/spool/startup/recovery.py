@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.exit_codes import LAST_END
 from runner.files import is_there, paths_in
 from runner.holds import RUNNER_ENDED, UNWRITABLE
-from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left
+from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left, leaving_out
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.names import numbered
 from runner.spool.store.outbox import Outbox, output_of, state_of
@@ -151,7 +151,10 @@ def _publish_again(records: Sequence[Record], spool: Spool) -> None:
 
 def _sweep(folder: Path, spool: Spool) -> None:
     """Remove temporary files that a dead process was writing."""
-    for file in paths_in(folder, f".*{TEMPORARY_SUFFIX}"):
+    files: list[Path] = []
+    with leaving_out(f"what was left half written in {folder}", log.warning):
+        files = paths_in(folder, f".*{TEMPORARY_SUFFIX}")
+    for file in files:
         with spool.faults.isolated(file):
             if is_left(file):
                 spool.disk.remove(file)

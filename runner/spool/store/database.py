@@ -93,7 +93,10 @@ class Database:
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("VACUUM")
                 self._disk.commit(self._connection, self._file, durable=True)
-            elif self._rows("PRAGMA freelist_count")[0][0] > _SPARE_PAGES:
+            elif (
+                self._rows("PRAGMA auto_vacuum")[0][0]
+                and self._rows("PRAGMA freelist_count")[0][0] > _SPARE_PAGES
+            ):
                 with self.transaction(durable=False):
                     for _ in range(_STEP_PAGES):
                         # One page, however many are asked for: Python takes one step of it.

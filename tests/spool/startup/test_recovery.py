@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -21,6 +22,7 @@ from runner.spool.store import outbox
 from tests.daemon.columns import daemon_of
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
+from tests.spool.faulty import refused
 
 BULK = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
 
@@ -175,6 +177,16 @@ def test_files_that_a_dead_runner_was_writing_aside_are_swept(spool: Spool) -> N
     left.write_bytes(b"half")
     start_again(spool)
     assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_listed_ends_no_start(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen red: the runner did not begin."""
+    die(spool)
+    with refused(spool.home.drops, reads=["listdir"]):
+        start_again(spool)
+    assert f"{spool.home.drops} is left out: {os.strerror(errno.EIO)}" in caplog.text
 
 
 def test_what_a_power_loss_left_of_the_status_of_a_queued_job_is_swept(spool: Spool) -> None:

@@ -386,14 +386,18 @@ def test_free_pages_are_given_back_a_few_at_a_time_but_for_those_that_the_next_j
 def test_a_ledger_of_an_earlier_version_gives_its_pages_back_only_as_a_whole(
     tmp_path: Path,
 ) -> None:
+    """Seen red: an idle runner asked for each page in vain, every two seconds."""
     file = tmp_path / "ledger.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     ledger = Ledger(file, Disk())
     ledger.forget(*(ledger.insert(job_of(f"j{n}", spec=bytes(100_000))).seq for n in range(40)))
     stays = ledger.insert(job_of("stays")).seq
-    before = pages(ledger, "page_count")
+    before, asked = pages(ledger, "page_count"), []
+    ledger._connection.set_trace_callback(asked.append)
     ledger.shrink()
+    ledger._connection.set_trace_callback(None)
+    assert asked == ["PRAGMA auto_vacuum"]
     assert (pages(ledger, "page_count"), pages(ledger, "auto_vacuum")) == (before, 0)
     ledger.shrink(whole=True)
     assert pages(ledger, "page_count") < before / 3 and pages(ledger, "auto_vacuum") == 2
