@@ -24,7 +24,7 @@ from runner import client
 from runner.cli.gallery import statuses, write_outbox_page
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.errors import RunnerBusy, UsageProblem
-from runner.files import is_there, read_file, text_of
+from runner.files import is_absent, is_folder, is_there, paths_in, read_file, text_of
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
 from runner.spool.store.names import CLEAN_NAME, KEEP_SUFFIX, is_spec, key_of, not_unique, plain
@@ -37,6 +37,8 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _ASIDE = ".removing-"
+# Stands for a status that cannot be read: the job may be running.
+_UNREAD = {"state": "unread"}
 # The folders of a path: a spec need not be one that can be read.
 _FOLDER = re.compile(rb"(?<=[/\\])[A-Za-z0-9][A-Za-z0-9._-]*(?=[/\\])")
 
@@ -64,6 +66,7 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.older_than is None and options.keep is None:
         raise UsageProblem("say which: --older-than 30d, --keep 50GB, or both")
     home = find_home(options.home)
+    _require_outbox(home)
     age = _amount(options.older_than, _AGE, _SECONDS, "an age is written like 12h, 30d or 8w")
     keep = _amount(options.keep, _SIZE, _BYTES, "a size is written like 500MB or 50GB")
     chosen = choose(sorted(finished(home), key=lambda job: (job.finished, job.id)), age, keep)
@@ -87,6 +90,13 @@ def run_clean(options: argparse.Namespace) -> int:
     for problem in left:
         print_message(problem)
     return 1 if left else 0
+
+
+def _require_outbox(home: Home) -> None:
+    """Raise UsageProblem where the outbox is away, or one that no runner had lies in its place."""
+    folder = home.drops if is_there(home.data / "ledger.sqlite") else home.outbox
+    if not is_folder(folder):
+        raise UsageProblem(f"the outbox is not there: {folder} is no folder: put it back")
 
 
 def _confirmed(summary: str) -> bool:
@@ -114,7 +124,7 @@ def finished(home: Home) -> list[Job]:
     found = []
     to_keep = _to_keep(home)
     # After the inbox: what has left it by now is a job.
-    for status in statuses(home):
+    for status in statuses(home, unread=_UNREAD):
         to_keep |= _named_by_unfinished(home, [status])
         with suppress(ValueError, KeyError):
             ended = parse_moment(str(status["finished_at"] or status["updated_at"]))
@@ -148,8 +158,12 @@ def _named_by_unfinished(home: Home, every: Iterable[Mapping[str, Any]]) -> set[
 def _folders_in(specs: Iterable[Path]) -> set[str]:
     found: set[str] = set()
     for spec in specs:
-        with suppress(OSError):
+        try:
             found |= _folders_of(spec, os.lstat(spec).st_mtime_ns)
+        except OSError as error:
+            if not is_absent(error):
+                why = f"{error.strerror or error}, and it may name pictures that would go"
+                raise UsageProblem(f"cannot read {spec}: {why}") from error
     return found
 
 
@@ -193,78 +207,81 @@ def choose(oldest_first: list[Job], age: float | None, keep: float | None) -> li
 
 
 def remove(home: Home, jobs: list[Job]) -> list[str]:
-    """Delete the jobs' folders and gallery rows; one message for each that could not be deleted."""
+    """Delete the jobs' folders, and the gallery's rows of what is gone; a message for each left."""
+    from runner.gallery.rebuild import remove_gone
     from runner.gallery.store import FOLDER, Gallery
 
-    gallery = Gallery(home.data / FOLDER, writing=True)
-    for aside in home.outbox.glob(f"{_ASIDE}*"):  # left by a clean that was interrupted
+    for aside in paths_in(home.outbox, f"{_ASIDE}*"):  # left by a clean that was interrupted
         with suppress(OSError):
-            _delete(home, aside, gallery)
+            shutil.rmtree(aside)
     left = []
-    named = _named_by_unfinished(home, statuses(home)) if jobs else set()
+    named = _named_by_unfinished(home, statuses(home, unread=_UNREAD)) if jobs else set()
     for job in jobs:
         folder, aside = home.job(job.id), home.outbox / f"{_ASIDE}{job.id}"
         # Before the status: a `.keep` that is obeyed meanwhile is in one of the two.
         to_keep = _to_keep(home) | named
-        # Since the list was made, another job may have taken the id of a rejected one.
-        if not _may_go(client.status(home, job.id), to_keep):
-            continue
         try:
+            # Since the list was made, another job may have taken the id of a rejected one.
+            if not _may_go(client.status(home, job.id), to_keep):
+                continue
             # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
-            _delete(home, aside, gallery)
+            shutil.rmtree(aside)
         except OSError as error:
             left.append(f"{job.id} could not be removed: {error.strerror}")
+    gallery = Gallery(home.data / FOLDER, writing=True)
+    try:
+        if not gallery.missing:
+            remove_gone(gallery, home.outbox)
+    except OSError as error:
+        left.append(f"the gallery still has pictures that are gone: {error}")
     write_outbox_page(home)
     return left
 
 
-def _delete(home: Home, aside: Path, gallery: Any) -> None:
-    """Delete a folder that has left its name, after its gallery rows, which its sidecars name."""
-    job = home.job(aside.name.removeprefix(_ASIDE))
-    sidecars = [] if gallery.missing else aside.glob(f"{job.name}-[0-9]*.json")
-    found = [(file, gallery.get(file.stem)) for file in sidecars]
-    # As they were. The next job of that id may have rows by now, and their sidecars before them.
-    if rows := [row for file, row in found if row and not is_there(job / file.name)]:
-        with suppress(OSError):
-            gallery.remove(*rows)
-            rows = []
-    shutil.rmtree(aside)
-    if rows:
-        # Only now there was room.
-        gallery.remove(*rows)
-
-
 def forget(home: Home) -> list[str]:
     """Have the runner forget what is gone, or do it here where none runs; why it is not done."""
+    try:
+        if client.runner_health(home) is None:
+            with suppress(RunnerBusy):
+                return _forget_here(home)
+        client.clean(home)
+    except (FluxdropError, OSError) as error:
+        return [f"what is gone is not forgotten yet: {error}"]
+    return []
+
+
+def _forget_here(home: Home) -> list[str]:
+    """Forget what is gone; what else went wrong. Raises RunnerBusy where another has the home."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.disk.disk import Disk
     from runner.spool.disk.locks import locks_of
     from runner.spool.inbox.forgetting import forget_gone
     from runner.spool.startup.opening import open_spool
 
-    (lock,) = locks_of(home, None)
+    if not is_there(home.data / "ledger.sqlite"):
+        return []
+    (lock,), disk = locks_of(home, None), Disk()
+    lock.acquire()
     try:
-        if client.runner_health(home) is not None:
-            raise RunnerBusy
-        if not is_there(home.data / "ledger.sqlite"):
-            return []
-        lock.acquire()
-        spool = open_spool(home, Disk(), RegistryCatalogue(home.settings, home.data))
+        home.places.pin(inbox=home.inbox, outbox=home.outbox, data=home.data)
+        _require_outbox(home)
+        disk.places = home.places
+        spool = open_spool(home, disk, RegistryCatalogue(home.settings, home.data))
         try:
             with suppress(OSError):
                 # Not at the end: one that comes later is another's, who has removed more.
                 (home.inbox / CLEAN_NAME).unlink()
             for _ in forget_gone(spool):
                 pass
-            spool.ledger.shrink(whole=True)
+            try:
+                spool.ledger.shrink(whole=True)
+            except (FluxdropError, OSError) as error:
+                return [f"what is gone is forgotten, but its room is not free yet: {error}"]
         finally:
             # What is at fault now must be recovered again.
             spool.ledger.close(clean=not spool.faults)
-    except RunnerBusy:
-        client.clean(home)
-    except (FluxdropError, OSError) as error:
-        return [f"what is gone is not forgotten yet: {error}"]
     finally:
+        home.places.unpin()
         lock.release()
     return []

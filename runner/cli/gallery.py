@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from runner import client, reading
 from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
-from runner.files import read_file
+from runner.files import is_file, names_in, read_file
 from runner.gallery.formatting import mapping
 from runner.settings import Home, find_home
+from runner.spool.disk.disk import leaving_out
 from runner.spool.store.names import is_safe_id
 from runner.wire import read_json
 from specs.times import parse_moment
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from runner.gallery.search import Page
     from runner.gallery.store import Gallery
 
+# Some are read more than once, and each is told of once.
+_tell = cache(print_message)
 _NEWEST = 200
 _FILTERS = {
     "kind": "a kind of spec, such as text2img",
@@ -184,7 +188,7 @@ def _job_page(home: Home, job: str) -> str:
         raise UsageProblem(f"there is no job {job!r} in {home.outbox}")
     folder = home.job(status["id"])
     page = folder / "index.html"
-    if status["images"]["failed"] and page.is_file():
+    if status["images"]["failed"] and is_file(page):
         # Only the runner knows which images failed, and why: the pages that it wrote are kept.
         return str(page)
     own = re.compile(rf"{re.escape(status['id'])}-(\d{{4,}})\.json")
@@ -223,7 +227,7 @@ def _folders(home: Home) -> Iterator[tuple[int, str]]:
     with os.scandir(home.outbox) as entries:
         for entry in entries:
             if is_safe_id(entry.name) and entry.is_dir(follow_symlinks=False):
-                with suppress(OSError):
+                with leaving_out(entry.path, _tell):
                     yield entry.stat(follow_symlinks=False).st_mtime_ns, entry.name
 
 
@@ -263,12 +267,20 @@ def _write_jobs(
     Disk(home.outbox).replace(page, (outbox_page(jobs, packs, **more) + end).encode())
 
 
-def statuses(home: Home, names: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The statuses of these jobs, or of all, whose folders are in the outbox."""
+def statuses(
+    home: Home, names: Iterable[str] | None = None, *, unread: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The statuses of these jobs, or of all, whose folders are in the outbox.
+
+    One that cannot be read is told and left out, or is `unread` and its id, where that is given.
+    """
     if names is None:
-        names = sorted(os.listdir(home.outbox)) if home.outbox.is_dir() else ()
+        names = names_in(home.outbox)
     for name in names:
-        status = reading.status(home.outbox / name / "status.json")
+        file = home.outbox / name / "status.json"
+        status = unread and {**unread, "id": name}
+        with leaving_out(file, _tell):
+            status = reading.status(file)
         if status is not None and status["id"] == name:
             yield status
 
@@ -279,8 +291,9 @@ def _pack(home: Home, status: Mapping[str, Any]) -> str:
     Empty where there is no pack, and where the job has no picture yet.
     """
     for output in status["outputs"][:1]:
-        sidecar = read_json(home.job(status["id"]) / output["sidecar"])
-        return str(mapping((sidecar or {}).get("result")).get("pack") or "")
+        file = home.job(status["id"]) / output["sidecar"]
+        with leaving_out(file, _tell):
+            return str(mapping((read_json(file) or {}).get("result")).get("pack") or "")
     return ""
 
 

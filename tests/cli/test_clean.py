@@ -15,6 +15,7 @@ import pytest
 
 from runner import client, reading
 from runner.cli import clean
+from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -25,7 +26,7 @@ from tests.cli.here import Here
 from tests.daemon.columns import daemon_of
 from tests.gallery.samples import put_json, status
 from tests.spool.conftest import Spool
-from tests.spool.faulty import sqlite_full
+from tests.spool.faulty import refused, sqlite_full
 
 pytestmark = pytest.mark.timeout(120)
 ALL = ("clean", "--older-than", "0m", "--yes")
@@ -131,12 +132,13 @@ def test_a_runner_that_was_killed_is_recovered_from_by_the_next_one_all_the_same
     again.stop()
 
 
-@pytest.mark.parametrize("at", ["the gallery", "the folder"])
+@pytest.mark.parametrize("at", ["the gallery", "the folder"])  # the folder comes first
 def test_a_clean_that_was_killed_is_finished_by_the_next(
     used: Here, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """Seen red: the gallery's rows of the folder that had left its name stayed for ever."""
     used("gallery", "rebuild")
+    left = 2 if at == "the folder" else 0
 
     def killed(*given: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -145,10 +147,11 @@ def test_a_clean_that_was_killed_is_finished_by_the_next(
         patch.setattr(*((Gallery, "remove") if at == "the gallery" else (shutil, "rmtree")), killed)
         with pytest.raises(KeyboardInterrupt):
             clean.remove(Home(used.home), clean.finished(Home(used.home)))
-    assert list((used.home / "outbox").glob(".removing-*"))
+    assert bool(list((used.home / "outbox").glob(".removing-*"))) is (at == "the folder")
     used("clean", "--older-than", "7d", "--yes")
     assert not list((used.home / "outbox").glob(".removing-*"))
-    assert used("gallery", "search", "--json").json["total"] == 2 and len(known(used.home)) == 2
+    assert used("gallery", "search", "--json").json["total"] == left
+    assert len(known(used.home)) == left
 
 
 def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
@@ -171,20 +174,138 @@ def test_a_clean_that_was_killed_while_it_forgets_is_finished_by_the_next(
     assert used("clean", "--older-than", "7d", "--yes").code == 0 and known(used.home) == set()
 
 
-def test_where_the_gallery_has_no_room_the_folder_goes_first(
+def test_a_gallery_that_cannot_be_written_now_is_said_and_the_next_clean_takes_its_rows(
     used: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used("gallery", "rebuild")
-    remove = Gallery.remove
 
     def no_room(gallery: Gallery, *rows: Any) -> int:
-        if list((used.home / "outbox").glob(".removing-*")):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return remove(gallery, *rows)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Gallery, "remove", no_room)
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "remove", no_room)
+        done = used(*ALL)
+    assert done.code == 1 and "the gallery still has pictures that are gone" in done.err
+    assert known(used.home) == set() and not used.home.joinpath("outbox", "a").exists()
     assert used(*ALL).code == 0
     assert used("gallery", "search", "--json").json["total"] == 0
+
+
+def test_jobs_that_were_moved_away_by_hand_leave_the_gallery_too(used: Here) -> None:
+    """Seen red: a search found pictures for ever that nobody had any more."""
+    used("gallery", "rebuild")
+    os.replace(used.home / "outbox" / "a", used.home / "elsewhere")
+    assert used("clean", "--older-than", "7d", "--yes").code == 0
+    assert used("gallery", "search", "--json").json["total"] == 2
+
+
+@pytest.mark.parametrize("read", [errno.EIO, errno.EACCES])
+def test_a_spec_that_cannot_be_read_keeps_everything_and_is_named(used: Here, read: int) -> None:
+    """Seen red: the pictures that it named were deleted."""
+    spec = used.home / "inbox" / "next.yaml"
+    spec.write_text("kind: img2img\nimage: outbox/a/a-0001.png\n", encoding="utf-8")
+    with refused(spec, read):
+        done = used(*ALL)
+    assert done.code == 2 and f"cannot read {spec}" in done.err and "Traceback" not in done.err
+    assert known(used.home) == {"a", "b", "c"} and (used.home / "outbox" / "a").is_dir()
+    used(*ALL)
+    assert [job for job in "abc" if (used.home / "outbox" / job).exists()] == ["a"]
+
+
+def test_a_status_that_cannot_be_read_leaves_that_job_out_and_is_named_once(used: Here) -> None:
+    """Seen red: it ended the command."""
+    file = used.home / "outbox" / "b" / "status.json"
+    (used.home / "outbox" / "b" / "spec.yaml").write_text("image: outbox/c/c-0001.png")
+    with refused(file):
+        done = used(*ALL)
+        page = used("gallery", "page")
+    assert done.code == 0 and "removed 1 finished jobs" in done.err
+    assert (done.err + page.err).count(f"{file} is left out: {os.strerror(errno.EIO)}") == 1
+    # It may be running, and need what its spec names.
+    assert [job for job in "abc" if (used.home / "outbox" / job).exists()] == ["b", "c"]
+    assert page.code == 0 and "Traceback" not in page.err
+    assert used(*ALL).code == 0
+
+
+def test_a_status_that_cannot_be_read_any_more_keeps_its_job(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(home: Home, job: str) -> dict[str, Any]:
+        if job == "b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return status(home, job)
+
+    status = client.status
+    monkeypatch.setattr(client, "status", unreadable)
+    done = used(*ALL)
+    assert done.code == 1 and "b could not be removed: " in done.err
+    assert known(used.home) == {"b"}
+
+
+def test_an_outbox_that_is_away_has_no_job_forgotten(used: Here) -> None:
+    """Seen red: every finished job was forgotten."""
+    outbox, elsewhere = used.home / "outbox", used.home / "renamed"
+    used("gallery", "rebuild")
+    outbox.rename(elsewhere)
+    for put in (lambda: None, outbox.mkdir):
+        put()
+        done = used(*ALL)
+        assert done.code == 2 and "the outbox is not there: " in done.err
+    assert known(used.home) == {"a", "b", "c"}
+    outbox.rmdir()
+    elsewhere.rename(outbox)
+    assert used("gallery", "search", "--json").json["total"] == 3
+
+
+def test_an_outbox_that_leaves_while_clean_forgets_has_no_job_forgotten(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, elsewhere = used.home / "outbox", used.home / "renamed"
+    over = Ledger.over
+
+    def leaving(ledger: Ledger, *, after: int, limit: int) -> Any:
+        if outbox.exists():
+            outbox.rename(elsewhere)
+        return over(ledger, after=after, limit=limit)
+
+    monkeypatch.setattr(Ledger, "over", leaving)
+    done = used("clean", "--older-than", "7d", "--yes")
+    assert done.code == 1 and "is not the folder that" in done.err
+    assert known(used.home) == {"a", "b", "c"}
+
+
+def test_what_is_forgotten_is_said_to_be_though_the_file_cannot_become_smaller(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it was told as not forgotten yet."""
+    before = Disk.before
+
+    def full(disk: Disk, operation: str, path: Any, **details: Any) -> None:
+        if operation == "statement":
+            raise sqlite_full()
+        before(disk, operation, path, **details)
+
+    monkeypatch.setattr(Disk, "before", full)
+    done = used(*ALL)
+    assert done.code == 1 and "what is gone is forgotten, but" in done.err
+    assert known(used.home) == set() and "not forgotten yet" not in done.err
+
+
+def test_an_inbox_that_cannot_be_written_costs_no_other_part_of_the_answer(
+    used: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the jobs that were removed were told nowhere."""
+
+    def unwritable(home: Home) -> None:
+        raise UsageProblem("cannot write into the inbox")
+
+    monkeypatch.setattr(client, "clean", unwritable)
+    (lock,) = locks_of(Home(used.home), None)
+    lock.acquire()
+    done = used(*ALL, "--json")
+    lock.release()
+    assert done.code == 1 and len(done.json["jobs"]) == 3
+    assert done.json["left"] == ["what is gone is not forgotten yet: cannot write into the inbox"]
 
 
 def test_a_link_in_the_place_of_what_a_clean_left_is_not_followed(used: Here) -> None:
