@@ -28,6 +28,7 @@ from runner.errors import LedgerUnusable
 from runner.executor import Executor
 from runner.holds import PAUSED, Hold, disk_hold
 from runner.job import FINAL_STATES, State
+from runner.log_once import LogOnce
 from runner.places import mounts_of, read_mounts
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
@@ -85,6 +86,7 @@ class Daemon:
         self._health_due = 0.0
         self._scans_wanted = 0
         self._idle_since: float | None = None
+        self._log_once = LogOnce("mending what is at fault")
 
     # -- start and stop --------------------------------------------------------------------------
 
@@ -227,7 +229,9 @@ class Daemon:
             note = "stopped: the other jobs are still queued"
         after = Counter(self.ledger.counts()) + self.ledger.forgotten
         counts = {str(s): after[s] - self._counts_before[s] for s in FINAL_STATES}
-        name_quarantined(self.spool)
+        with suppress(OSError, FluxdropError):
+            # They were named before.
+            name_quarantined(self.spool)
         return Outcome(counts, note or self.faults.note)
 
     def newest_jobs(self) -> list[str]:
@@ -250,11 +254,13 @@ class Daemon:
         if monotonic() >= self._health_due:
             self._health_due = monotonic() + HEALTH_SECONDS
             self.home.places.tend_marks()
-            name_quarantined(self.spool)
-            if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
-                recover_running(self.spool)
-                with suppress(LedgerUnusable):
+            try:
+                name_quarantined(self.spool)
+                if self.worker.exit_code is None and self.worker.idle and self.writer.is_idle:
+                    recover_running(self.spool)
                     self.ledger.shrink()
+            except (OSError, FluxdropError) as error:
+                self._log_once.failed(error)
             self._publish_unpublished()
             self.writer.tend_pages()
             self._release_idle_models()

@@ -4,17 +4,20 @@ The ledger decides how a job ends; its status is published here, after the job's
 writer thread only; never touches a job that goes on.
 """
 
-import os
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.daemon.pages import NO_PAGE, Pages
 from runner.daemon.recording import Recorder
 from runner.errors import JobFailed
+from runner.files import names_in
 from runner.holds import FOUND_NO_ROOM, UNWRITABLE, Hold, disk_hold
+from runner.spool.disk.disk import leaving_out
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+
+log = logging.getLogger(__name__)
 
 GONE = "{} of {} pictures were no longer in the folder when the job ended"
 
@@ -60,11 +63,11 @@ class JobEnds:
         made = self.spool.ledger.outputs(record.seq, record.total)
         if not made or self.spool.ledger.end_is_shown(record.seq):
             return
-        there: set[str] = set()
-        with suppress(OSError):
-            there.update(os.listdir(self.spool.outbox.folder(record.id)))
-        if gone := sum(output["file"] not in there for output in made):
-            self.recorder.warn(record, [GONE.format(gone, len(made))])
+        folder = self.spool.outbox.folder(record.id)
+        with leaving_out(f"the number of pictures that are gone from {folder}", log.warning):
+            there = {*names_in(folder)}
+            if gone := sum(output["file"] not in there for output in made):
+                self.recorder.warn(record, [GONE.format(gone, len(made))])
 
     def _record_ends(self, records: Sequence[Record]) -> list[int]:
         with self.spool.ledger.transaction():

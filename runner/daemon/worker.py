@@ -40,6 +40,7 @@ from runner.executor import (
 from runner.holds import HOURS_OVER, PREEMPTED, STOPPING, UNWRITABLE, Hold
 from runner.job import Phase
 from runner.log_once import LogOnce
+from runner.spool.disk.disk import concerns_all
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from specs.errors import FluxdropError
@@ -263,25 +264,25 @@ class Worker:
         """
         batch: dict[int, InFlight] = {}
         size = 1 if job.is_alone else slot.batch_size
-        while job.numbers and len(batch) < size:
-            number = job.numbers[0]
-            if batch and number in job.suspects:
-                break
-            image = self._build(job, number)
-            first = next(iter(batch.values()), None)
-            if image is not None and first is not None and not image.task.is_like(first.task):
-                break
-            job.numbers.popleft()
-            if image is not None:
-                batch[number] = image
-        if not batch:
-            return False
-        models = {number: image.task.model for number, image in batch.items()}
         try:
+            while job.numbers and len(batch) < size:
+                number = job.numbers[0]
+                if batch and number in job.suspects:
+                    break
+                image = self._build(job, number)
+                first = next(iter(batch.values()), None)
+                if image is not None and first is not None and not image.task.is_like(first.task):
+                    break
+                job.numbers.popleft()
+                if image is not None:
+                    batch[number] = image
+            if not batch:
+                return False
+            models = {number: image.task.model for number, image in batch.items()}
             job.cancelled |= not self._ledger.claim(
                 job.record.seq, models, slot.name, warm=self._warm
             )
-        except LedgerUnusable:
+        except (OSError, LedgerUnusable):
             job.numbers.extendleft(reversed(batch))
             raise
         if job.cancelled:
@@ -292,7 +293,7 @@ class Worker:
         return True
 
     def _build(self, job: ActiveJob, number: int) -> InFlight | None:
-        """Build one image's task; where that cannot be done, fail the image and return None."""
+        """Build one image's task, or fail the image. Raises OSError where it concerns all."""
         record = job.record
         try:
             image = self._builder.build(record, job.composed, number)
@@ -301,6 +302,11 @@ class Worker:
             return replace(image, task=replace(image.task, suspect=True))
         except JobFailed as error:
             self._writer.fail_image(record, number, error.reason, str(error))
+        except OSError as error:
+            if concerns_all(error):
+                raise
+            message = f"a file that it needs cannot be read now: {error}: then retry the job"
+            self._writer.fail_image(record, number, "InputBad", message)
         except Exception as error:
             log.exception("%s image %d could not be prepared", record.id, number)
             message = f"fluxdrop could not prepare this image (a bug): {type(error).__name__}"

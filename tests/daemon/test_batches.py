@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.executor import Slot, StoppedEarly
 from runner.task import ImageTask
 from tests.spool.conftest import SPEC, Spool
@@ -118,3 +122,38 @@ def test_a_higher_priority_waits_for_what_is_in_flight_and_no_longer(four: Spool
     device.finish_all()  # type: ignore[attr-defined]
     four.over("urgent", "slow")
     assert four.status("slow")["images"]["done"] == 10
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, number: int, *, times: int) -> None:
+    """The task of the third image is refused so often."""
+    build, left = TaskBuilder.build, times
+
+    def refused(builder: TaskBuilder, record: Any, composed: Any, image: int) -> InFlight:
+        nonlocal left
+        if image == 3 and left:
+            left -= 1
+            raise OSError(number, os.strerror(number), "style.safetensors")
+        return build(builder, record, composed, image)
+
+    monkeypatch.setattr(TaskBuilder, "build", refused)
+
+
+def test_what_concerns_all_costs_no_image_of_a_batch_that_is_being_built(
+    four: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: too many open files failed an image as a bug of fluxdrop."""
+    refusing(monkeypatch, errno.EMFILE, times=2)
+    four.drop("hero.yaml", TEN)
+    status = four.end("hero")
+    assert (status["state"], status["images"]["done"], status["errors"]) == ("succeeded", 10, [])
+
+
+def test_what_an_image_needs_and_cannot_be_read_fails_that_image_alone_in_its_own_words(
+    four: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, errno.EIO, times=1)
+    four.drop("hero.yaml", TEN)
+    status = four.end("hero")
+    assert (status["images"]["done"], status["images"]["failed"]) == (9, 1)
+    assert status["reason"] == "InputBad" and "style.safetensors" in status["message"]
+    assert os.strerror(errno.EIO) in status["message"] and "bug" not in status["message"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runner.daemon import daemon
 from runner.executor import Progressed
 from runner.job import Phase
 from runner.spool.disk.disk import Disk, StrPath
@@ -218,3 +221,36 @@ def test_models_leave_the_device_when_all_that_waits_waits_for_its_hours(
     spool.drop("later.yaml", SPEC + "not_before: 2099-01-01T00:00:00Z\n")
     spool.until(lambda: spool.device.released)
     assert spool.status("later")["state"] == "queued"
+
+
+@pytest.mark.parametrize("what", ["name_quarantined", "recover_running"])
+def test_a_refusal_while_nothing_is_to_do_ends_no_runner(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Seen red: the runner ended with a traceback."""
+    real, times = getattr(daemon, what), 0
+
+    def refused(of: Any) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        real(of)
+
+    monkeypatch.setattr(daemon, what, refused)
+    spool.drop("hero.yaml")
+    assert spool.end("hero")["state"] == "succeeded"
+    spool.until(lambda: times > 1)
+    assert os.strerror(errno.EMFILE) in caplog.text
+
+
+def test_a_drain_that_ends_while_the_system_refuses_says_how_the_jobs_ended(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(of: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(daemon, "name_quarantined", refused)
+    spool.drop("hero.yaml")
+    assert spool.daemon is not None
+    assert spool.daemon.drain().counts["succeeded"] == 1

@@ -32,7 +32,7 @@ from tests.harness import eventually
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
-from tests.spool.faulty import FaultyDisk
+from tests.spool.faulty import FaultyDisk, refused
 
 
 def facts(spool: Spool) -> dict[str, Any]:
@@ -560,6 +560,18 @@ def test_images_of_a_running_job_whose_folder_is_deleted_are_counted_and_said_wh
     assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
     assert told.pictures("hero") == ["hero-0002.png", "hero-0003.png"]
     assert status["warnings"] == [GONE.format(1, 3)]
+
+
+def test_a_folder_that_cannot_be_listed_has_no_picture_told_as_gone(
+    told: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: "3 of 3 pictures were no longer in the folder"."""
+    go = columns.in_mid_image(told, monkeypatch)
+    with refused(told.home.job("hero"), reads=["listdir"]):
+        go()
+        status = told.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("succeeded", 3)
+    assert not [each for each in status["warnings"] if "no longer" in each]
 
 
 def test_pictures_that_are_gone_are_counted_and_said_by_the_next_runner_too(
