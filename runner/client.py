@@ -39,6 +39,8 @@ from runner.spool.store.names import (
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
+# A share comes back, and files are closed again.
+_REFUSED_SECONDS = 10.0
 _MISSED_INTERVALS = 5
 _BEGAN_AND_CHANGED = (f"data/{LOCK_FILE}", SETTINGS_FILE)
 T = TypeVar("T")
@@ -175,7 +177,10 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
 
 def beside(spec_file: Path, name: str) -> Path:
     """The file beside a spec that a name in it means, which may be spelled otherwise; see Names."""
-    found = Names(names_in(spec_file.parent)).alike(name)
+    names: list[str] = []
+    with contextlib.suppress(PermissionError):  # a folder may be entered and not listed
+        names = names_in(spec_file.parent)
+    found = Names(names).alike(name)
     return spec_file.parent / (found[0] if len(found) == 1 else name)
 
 
@@ -387,10 +392,27 @@ def _wait(
 ) -> T | None:
     """Call `poll` until it returns something, or None after so many seconds (None: no limit)."""
     deadline = None if seconds is None else time.monotonic() + seconds
-    while (result := poll()) is None:
+    look, checked = patient(poll), patient(check or (lambda: None))
+    while (result := look()) is None:
         if deadline is not None and time.monotonic() >= deadline:
-            return None
-        if check is not None:
-            check()
+            return poll()
+        checked()
         time.sleep(_POLL_SECONDS)
     return result
+
+
+def patient(poll: Callable[[], T]) -> Callable[[], T | None]:
+    """`poll` for who waits: None where the system refuses it, unless it does so for seconds."""
+    worked = time.monotonic()
+
+    def look() -> T | None:
+        nonlocal worked
+        result = None
+        try:
+            result, worked = poll(), time.monotonic()
+        except OSError:
+            if time.monotonic() - worked > _REFUSED_SECONDS:
+                raise
+        return result
+
+    return look

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
 import sys
 import threading
@@ -20,6 +22,7 @@ from runner.settings import Home
 from runner.spool.disk.disk import Disk
 from runner.spool.disk.locks import locks_of
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.faulty import refused
 
 INTERVAL = 0.1
 NOW = datetime.now(UTC)
@@ -204,3 +207,58 @@ def test_a_submitted_file_is_found_by_its_name_however_long_that_is(
     job = client.job_of(spool.home, f"{stem}.yaml")
     assert spool.until(lambda: spool.status(job))["source"]["name"] == text_of(drop)
     spool.stop()
+
+
+class Refusing:
+    """An answer that the system refuses to give so often; `on` is when it counts."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> str | None:
+        self.left -= 1
+        if self.left >= 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return "here"
+
+
+def test_who_waits_takes_a_refusal_for_nothing_yet() -> None:
+    """Seen red: one ESTALE ended `submit --wait` with a traceback."""
+    assert client._wait(Refusing(3), None, check=Refusing(2)) == "here"
+
+
+def test_a_refusal_that_lasts_is_raised_and_one_at_the_end_of_a_wait_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end it does not pass for "none has come"."""
+    with pytest.raises(OSError, match="[Ss]tale"):
+        client._wait(Refusing(1 << 30), 0.0)
+    monkeypatch.setattr(client, "_REFUSED_SECONDS", 0.2)
+    with pytest.raises(OSError, match="[Ss]tale"):
+        client._wait(Refusing(1 << 30), None)
+
+
+def test_a_refusal_that_comes_again_later_is_waited_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments = iter(range(0, 1000, 9))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    answers = iter([None, OSError(), None, OSError(), None, OSError(), None])
+
+    def poll() -> None:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    look = client.patient(poll)
+    assert [look() for _ in range(7)] == [None] * 7
+
+
+def test_a_picture_beside_a_spec_is_found_though_its_folder_cannot_be_listed(
+    tmp_path: Path,
+) -> None:
+    """Seen red: the command ended."""
+    with refused(tmp_path, errno.EACCES, reads=["listdir"]):
+        assert client.beside(tmp_path / "spec.yaml", "cat.png") == tmp_path / "cat.png"
+    with refused(tmp_path, reads=["listdir"]), pytest.raises(OSError, match="/"):
+        client.beside(tmp_path / "spec.yaml", "cat.png")

@@ -67,7 +67,7 @@ class Board:
         """Update the board in a thread of its own until it is left."""
         self._thread.start()
 
-    def follow(self, is_over: Callable[[], bool]) -> None:
+    def follow(self, is_over: Callable[[], bool | None]) -> None:
         """Update the board until `is_over` returns true or the board is left."""
         while not is_over() and not self._stop.wait(_POLL_SECONDS):
             self._update()
@@ -83,7 +83,10 @@ class Board:
 
     def _show_changes(self) -> None:
         # A job that was shown once is shown to its end, whether `ids` still names it or not.
-        for job_id in dict.fromkeys([*self._shown, *self._ids()]):
+        ids: list[str] = []
+        with suppress(OSError):  # at the next look
+            ids = self._ids()
+        for job_id in dict.fromkeys([*self._shown, *ids]):
             if job_id in self._over:
                 continue
             status = None

@@ -139,7 +139,7 @@ def run_watch(options: argparse.Namespace) -> int:
         contextlib.suppress(KeyboardInterrupt),
         Board(home, lambda: options.ids or newest_jobs(), as_json=options.json) as board,
     ):
-        board.follow(is_over)
+        board.follow(client.patient(is_over))
     if options.ids:
         return 0 if all(state == "succeeded" for state in states()) else 1
     if client.runner_health(home) is None:

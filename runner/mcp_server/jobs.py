@@ -6,6 +6,7 @@ never means done. Waiting polls the status file, for 50 seconds at most: hosts g
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -87,6 +88,7 @@ async def get_job(
     job_id = str(arguments["job_id"])
     deadline = time.monotonic() + float(arguments.get("wait_seconds", 0))
     status = await run_sync(status_of, home, job_id)
+    look = client.patient(partial(status_of, home, job_id))
     reported = -1.0
     while _may_change(status):
         total = float((status.get("images") or {}).get("total") or 1)
@@ -98,7 +100,8 @@ async def get_job(
         if seconds <= 0:
             break
         await anyio.sleep(seconds)
-        status = await run_sync(status_of, home, job_id)
+        found = await run_sync(look)
+        status = found or status
     return await run_sync(_result, home, attendance, status, arguments)
 
 

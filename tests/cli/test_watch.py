@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner import client
 from runner.cli.progress import Board
 from runner.settings import Home
+from tests.cli.here import Here
+from tests.harness import eventually
 from tests.planted import STATUS
 
 
@@ -85,3 +90,42 @@ def test_who_reads_every_line_knows_the_status(watched: Watched) -> None:
             known |= {**line, "outputs": outputs[-100:]}
     assert known == {key: watched.status[key] for key in known}
     assert {"state", "images", "outputs", "message", "x_mine"} <= known.keys()
+
+
+def test_ids_that_the_system_refuses_are_asked_for_again_and_the_terminal_stays(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen red: nothing was shown any more, as if the terminal had been closed."""
+    file = home / "outbox" / "cat" / "status.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({**STATUS, "id": "cat"}), encoding="utf-8")
+    asked = 0
+
+    def ids() -> list[str]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return ["cat"]
+
+    with Board(Home(home), ids, as_json=True) as board:
+        board.follow_in_thread()
+        eventually(lambda: asked > 1, "a second look")
+    assert json.loads(capsys.readouterr().out)["id"] == "cat"
+
+
+def test_watch_goes_on_while_the_system_refuses_a_look(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: one ESTALE of the health file ended it with a traceback."""
+    answers: list[Any] = [{}, OSError(errno.ESTALE, "stale"), {}, None, None]
+
+    def health(home: Home) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(client, "runner_health", health)
+    done = here("watch")
+    assert done.code == 0 and "the runner has stopped" in done.err and answers == []

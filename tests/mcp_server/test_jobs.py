@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.mcp_server.support import agent, finished, play, write_status
+from tests.spool.faulty import refused
 
 RUNNING = {"phase": "denoising", "image": 1, "step": 2, "steps": 4, "fraction": 0.25,
            "eta_seconds": 3.0}  # fmt: skip
@@ -144,6 +145,33 @@ def test_waiting_ends_when_the_job_does_and_reports_how_far_it_is(home: Path) ->
             assert one.progress[1][2] == "image 1 of 2: denoising 2/4, about 3 s left"
 
     play(scene)
+
+
+def test_waiting_goes_on_while_the_system_refuses_a_look(home: Path) -> None:
+    """Seen red: one EIO ended the call."""
+    queued = {**finished(home, "hero", 1), "state": "queued"}
+    write_status(home, queued)
+
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one, anyio.create_task_group() as group:
+            ended: list[dict[str, Any]] = []
+
+            async def wait() -> None:
+                ended.append(await one.answer("flux_get_job", job_id="hero", wait_seconds=50))
+
+            group.start_soon(wait)
+            with anyio.fail_after(20):
+                while not one.progress:
+                    await anyio.sleep(0.01)
+                with refused(home / "outbox" / "hero" / "status.json", times=3) as left:
+                    while left():
+                        await anyio.sleep(0.01)
+                write_status(home, {**queued, "state": "failed"})
+                while not ended:
+                    await anyio.sleep(0.01)
+            return ended[0]
+
+    assert play(scene)["state"] == "failed"
 
 
 @pytest.mark.parametrize(
