@@ -45,10 +45,12 @@ _EXIT_CODES: tuple[tuple[type[FluxdropError], int], ...] = (
     (FluxdropError, exit_codes.FAILED),
 )
 _WRITABLE = "make it writable, or make room, and try again"
+_OF_A_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
 _ADVICE = {
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC), _WRITABLE),
+    **dict.fromkeys((errno.EROFS, errno.ENOSPC), _WRITABLE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user read and write it, and try again"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "let more files be open (`ulimit -n 4096`)"),
-    **dict.fromkeys((errno.EIO, errno.ESTALE), "see whether its disk works, and try again"),
+    **dict.fromkeys(_OF_A_DISK, "see whether its disk works, or its share answers, and try again"),
 }
 _EPILOG = """\
 exit codes: 0 done; 1 a job failed or was rejected, or a check found something;

@@ -11,7 +11,8 @@ from typing import Any
 
 from composer.plan import Plan
 from composer.report import plan_json
-from runner.cli.output import show
+from runner.cli.output import print_message, show
+from runner.files import is_folder
 from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
 from runner.gallery.timing import Like, measured, passes
@@ -59,7 +60,11 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
         steps = passes(item.parameters)
         groups[Like(kind, str(item.parameters.get("model")), **size, steps=steps)] += 1
     gallery = Gallery(home.data / FOLDER)
-    measurements = [(measured(gallery, like), count) for like, count in groups.items()]
+    measurements = []
+    try:
+        measurements = [(measured(gallery, like), count) for like, count in groups.items()]
+    except OSError as error:
+        print_message(f"the time is not estimated, for the gallery cannot be read: {error}")
     known = [(measurement, count) for measurement, count in measurements if measurement is not None]
     seconds = sum(measurement.seconds * count for measurement, count in known)
     counted = sum(count for _, count in known)
@@ -74,7 +79,7 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
 
 
 def _free_bytes(home: Home) -> int | None:
-    folder = home.outbox if home.outbox.is_dir() else home.root
+    folder = home.outbox if is_folder(home.outbox) else home.root
     try:
         return shutil.disk_usage(folder).free
     except OSError:
@@ -175,7 +180,7 @@ def _skipped(entry: Mapping[str, Any]) -> str:
 def _time_text(estimate: Mapping[str, Any]) -> str:
     per_image, seconds = estimate["seconds_per_image"], estimate["seconds"]
     if per_image is None:
-        return "unknown: no image of this model and kind has been made here yet"
+        return "unknown: no image of this model and kind is known to have been made here"
     if seconds is None:
         return f"unknown: {number_of(estimate['unmeasured'], 'image')} of a model not measured yet"
     how = "measured" if estimate["exact"] else "scaled from what was measured"

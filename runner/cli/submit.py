@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runner import client
 from runner.cli.output import add_verb, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
-from runner.files import read_file
+from runner.files import is_there, read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _receipt(
         if options.wait:
             _require_runner(home)
         fault = client.fault(home, drop)
-        is_gone = not os.path.lexists(home.inbox / drop)
+        is_gone = not is_there(home.inbox / drop)
         if (fault is None and not is_gone) or client.receipt(home, drop, data) is not None:
             return
         if fault is not None:

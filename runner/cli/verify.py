@@ -21,7 +21,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import JobFailed, RunnerBusy, RunnerNeeded, UsageProblem
-from runner.files import read_file
+from runner.files import is_file, kind_of, read_file
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -52,7 +52,7 @@ def run_verify(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     home.prepare()
     file = Path(options.sidecar)
-    if not os.path.exists(file) and file.parts[:1] == ("outbox",):
+    if not kind_of(file) and file.parts[:1] == ("outbox",):
         file = home.outbox.joinpath(*file.parts[1:])
     sidecar, picture = _sidecar_and_picture(file)
     render = _render_here if client.runner_health(home) is None else _render_by_runner
@@ -86,11 +86,11 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
     """
     from runner.gallery.metadata import read
 
-    if not os.path.exists(file):
+    if not kind_of(file):
         raise UsageProblem(f"there is no file {file}")
     is_sidecar = file.suffix.lower() == ".json"
     beside = file if is_sidecar else file.with_suffix(".json")
-    if is_sidecar or beside.is_file():
+    if is_sidecar or is_file(beside):
         sidecar = read_json(beside)
         if sidecar is None:
             raise UsageProblem(f"{beside} cannot be read as a sidecar")
@@ -102,7 +102,7 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
         if not isinstance(name, str) or os.path.basename(name) != name:
             raise UsageProblem(f"{file} is no sidecar: its result names no file")
         picture = file.with_name(name)
-    if not picture.is_file():
+    if not is_file(picture):
         raise UsageProblem(f"{picture} is not there: the sidecar's picture is what is compared")
     return sidecar, picture
 

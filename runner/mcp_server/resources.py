@@ -6,7 +6,9 @@ pictures. Other pictures are read by their addresses.
 
 import base64
 import json
+import logging
 import os
+import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +17,15 @@ from mcp import types
 from mcp.shared.exceptions import MCPError
 
 from composer.packs import list_packs, read_pack
+from runner.files import names_in
 from runner.mcp_server import pictures
 from runner.mcp_server.jobs import status_of
 from runner.settings import Home
+from runner.spool.disk.disk import leaving_out
 from specs import schemas
 from specs.errors import SpecInvalid
+
+log = logging.getLogger(__name__)
 
 _JSON = "application/json"
 _PAGE = 25
@@ -53,7 +59,8 @@ def listing(home: Home, params: types.PaginatedRequestParams | None) -> types.Li
     resources = [] if start else _fixed_resources()
     jobs = job_ids(home)
     for job_id in jobs[start : start + _PAGE]:
-        resources += _job_resources(home, job_id)
+        with leaving_out(home.job(job_id), log.warning):
+            resources += _job_resources(home, job_id)
     after = start + _PAGE
     return types.ListResourcesResult(
         resources=resources, next_cursor=str(after) if after < len(jobs) else None
@@ -79,15 +86,12 @@ def _fixed_resources() -> list[types.Resource]:
 
 def job_ids(home: Home) -> list[str]:
     """The jobs of the outbox, the newest first, without opening any of them."""
-    try:
-        with os.scandir(home.outbox) as entries:
-            folders = [
-                (entry.stat().st_mtime_ns, entry.name)
-                for entry in entries
-                if entry.name != "drops" and entry.is_dir(follow_symlinks=False)
-            ]
-    except OSError:
-        return []
+    folders = []
+    for name in names_in(home.outbox):
+        with leaving_out(home.job(name), log.warning):
+            status = os.lstat(home.job(name))
+            if name != "drops" and stat.S_ISDIR(status.st_mode):
+                folders.append((status.st_mtime_ns, name))
     return [name for _, name in sorted(folders, reverse=True)]
 
 

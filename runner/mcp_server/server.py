@@ -88,7 +88,7 @@ class _Calls:
         began = time.monotonic()
         try:
             result, content = await self._result(params.name, params.arguments or {}, context)
-        except (ToolError, FluxdropError) as error:
+        except (ToolError, FluxdropError, OSError) as error:
             return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         except MCPError:
             raise

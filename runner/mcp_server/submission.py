@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.mcpserver.exceptions import ToolError
 
 from runner import client, reading
-from runner.files import names_in, read_file
+from runner.files import is_absent, names_in, read_file
 from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
@@ -128,8 +128,9 @@ def _has_spec(home: Home, job_id: str, data: bytes) -> bool:
         try:
             if read_file(file) == data:
                 return True
-        except OSError:
-            continue
+        except OSError as error:
+            if not is_absent(error):
+                raise
     return False
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runner.cli import plan_report
 from runner.gallery.rebuild import row_of
 from runner.gallery.store import FOLDER, Gallery
 from specs.read import read
@@ -136,6 +139,20 @@ def test_a_plan_knows_what_its_model_cannot_do(here: Here) -> None:
     assert words.code == 0 and any("`zeppelin`" in w for w in words.json["warnings"])
     many = here(*BULK, "--set", "count=1000", "--plan")
     assert many.code == 1 and "TooManyImages" in many.err and "19,000" in many.err, many
+
+
+def test_a_gallery_that_cannot_be_read_means_no_estimate_of_the_time(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: there was no plan."""
+
+    def refused(gallery: Gallery, like: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(plan_report, "measured", refused)
+    done = here(*BULK, "--plan", "--json")
+    assert done.code == 0 and done.json["estimate"]["seconds"] is None
+    assert os.strerror(errno.EIO) in done.err and "is not estimated" in done.err
 
 
 def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> None:

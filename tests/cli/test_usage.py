@@ -234,9 +234,23 @@ def test_an_inbox_that_cannot_be_written_is_said_in_one_sentence(home: Path) -> 
     assert done.code == 2 and "cannot write into" in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_folder_that_a_command_cannot_write_is_said_in_one_sentence(
-    home: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EROFS, "make it writable"),
+        (errno.ENOSPC, "make it writable, or make room"),
+        (errno.EACCES, "let this user read and write it"),
+        (errno.ETIMEDOUT, "see whether its disk works, or its share answers"),
+        (errno.EHOSTDOWN, "see whether its disk works, or its share answers"),
+        (errno.ENOTCONN, "see whether its disk works, or its share answers"),
+    ],
+)
+def test_what_the_system_refuses_to_a_command_is_said_in_one_sentence(
+    home: Path,
+    number: int,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Seen red: a demo over a read-only outbox ended in a traceback."""
 
@@ -246,7 +260,7 @@ def test_a_folder_that_a_command_cannot_write_is_said_in_one_sentence(
     monkeypatch.setattr(Disk, "make_folder", refuse)
     assert main(["demo", "--home", str(home)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert f"{home / 'outbox' / 'drops'}: {os.strerror(number)}: make it writable" in said[-1]
+    assert f"{home / 'outbox' / 'drops'}: {os.strerror(number)}: {advice}" in said[-1]
     assert main(["demo", "--json", "--home", str(home)]) == 1
     assert os.strerror(number) in json.loads(capsys.readouterr().out)["error"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from runner.gallery.store import FOLDER, Gallery
 from runner.mcp_server import submission
 from specs import schemas
 from tests.mcp_server.support import agent, finished, play
+from tests.spool.faulty import refused
 
 
 def fill_gallery(home: Path, count: int) -> Gallery:
@@ -93,6 +95,26 @@ def test_resources_list_models_packs_schemas_and_the_newest_jobs_page_by_page(ho
     jobs = listed[len(fixed) :]
     assert jobs[:2] == ["flux://jobs/job-29/status", "flux://jobs/job-29/images/1"]
     assert len(jobs) == len(set(jobs)) == 60
+
+
+def test_a_job_that_cannot_be_read_is_left_out_of_the_list_and_named_in_the_log(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen red: there was no list."""
+    for job in ("a", "b"):
+        finished(home, job, 1)
+    file = home / "outbox" / "a" / "status.json"
+
+    async def listed() -> list[str]:
+        async with agent(home) as one:
+            return [str(each.uri) for each in (await one.client.list_resources()).resources]
+
+    with refused(file):
+        left = play(listed)
+    assert "flux://jobs/b/status" in left and "flux://jobs/a/status" not in left
+    assert f"{file.parent} is left out: {os.strerror(errno.EIO)}" in caplog.text
+    with refused(file.parent, reads=["lstat"]):
+        assert [each for each in play(listed) if "/jobs/" in each] == left[-2:]
 
 
 def test_every_address_can_be_read(home: Path) -> None:
@@ -207,3 +229,15 @@ def test_a_mistake_of_ours_shows_the_model_no_more_than_that(
     said = play(scene)
     assert "secret" not in said and "mistake of fluxdrop's own" in said
     assert "a secret path" in caplog.text
+
+
+def test_what_the_system_refuses_is_told_to_the_model_as_that(home: Path) -> None:
+    """Seen red: "a mistake of fluxdrop's own"."""
+    finished(home, "hero", 1)
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            return await one.refused("flux_get_job", job_id="hero")
+
+    with refused(home / "outbox" / "hero" / "status.json"):
+        assert os.strerror(errno.EIO) in play(scene)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.mcp_server.support import (
     play,
     write_status,
 )
+from tests.spool.faulty import refused
 
 GOOD: dict[str, Any] = {"prompt": "a red circle on a blue background", "model": "tiny"}
 
@@ -146,6 +149,18 @@ def test_the_same_call_with_the_same_id_runs_nothing_twice(home: Path) -> None:
     assert [call["job_id"] for call in calls] == ["hero"] * 4
     assert [call["state"] for call in calls] == ["submitted", "submitted", "succeeded", "submitted"]
     assert inbox_of(home) == ["hero.yaml"]
+
+
+def test_a_spec_that_cannot_be_read_is_not_taken_for_another_jobs(home: Path) -> None:
+    """Seen red: the second call was told that its id was another job's."""
+
+    async def scene() -> str:
+        async with agent(home) as one:
+            await one.answer("flux_generate", id="hero", **GOOD)
+            with refused(home / "inbox" / "hero.yaml"):
+                return await one.refused("flux_generate", id="hero", **GOOD)
+
+    assert os.strerror(errno.EIO) in play(scene)
 
 
 def test_an_id_that_waits_in_the_inbox_is_taken_whatever_its_case(home: Path) -> None:
