@@ -256,27 +256,70 @@ def test_no_kind_knows_a_pipeline_or_a_stop_sign() -> None:
         assert not {name.partition(".")[0] for name in names} & {"torch", "diffusers"}
 
 
+ROOMS = (
+    "runner/spool/", "runner/gallery/", "runner/engine/hub/", "runner/mcp_server/", "runner/cli/",
+    "runner/daemon/", "runner/client.py", "runner/reading.py", "runner/wire.py",
+)  # fmt: skip
 # What is read there is derived, removed, or only chosen by.
 MAY_BE_SILENT = (
     "runner/spool/store/migrations.py", "runner/gallery/rebuild.py: for path in (*folder.glob(",
     "runner/engine/hub/cache.py", "runner/engine/hub/transfer.py", "runner/engine/hub/pull.py",
     "runner/gallery/page/",
+    # Of the user's own file, and of what the package brought; or only a hint.
+    "runner/cli/init.py", "runner/cli/doctor.py", "runner/cli/overlooked.py",
+    "runner/cli/run.py: files = (schemas.FOLDER", "runner/cli/submit.py: is_here",
+    "runner/cli/submit.py: if os.path.exists(file)",
 )  # fmt: skip
 
 
 def test_what_looks_for_files_where_a_wrong_no_loses_something_raises_refusals() -> None:
     """pathlib, glob and os.path take too many open files, or a failing disk, for absence."""
-    rooms = ("runner/spool/", "runner/gallery/", "runner/engine/hub/", "runner/mcp_server/",
-             "runner/client.py", "runner/reading.py", "runner/wire.py")  # fmt: skip
     silent = re.compile(
         # An entry of scandir knows what it is without a look.
-        r"(?<!entry)\.(exists|is_file|is_dir|is_symlink|glob|rglob)\(|path\.(lexists|isfile|isdir|islink)\b"
+        r"(?<!entry)\.(exists|is_file|is_dir|is_symlink|glob|rglob)\(|path\.(l?exists|isfile|isdir|islink)\b"
     )
     wrong = [
         f"{_named(file)}: {line.strip()}"
         for file in FILES
-        if _named(file).startswith(rooms)
+        if _named(file).startswith(ROOMS)
         for line in file.read_text(encoding="utf-8").splitlines()
         if silent.search(line)
     ]
     assert [each for each in wrong if not each.startswith(MAY_BE_SILENT)] == []
+
+
+LOOKS = {
+    "is_there", "is_file", "is_folder", "names_in", "paths_in", "kind_of", "read_json",
+    "read_file", "status", "receipt", "health", "listdir", "scandir", "lstat",
+}  # fmt: skip
+# Sizes, what is made anew or looked at again, and what is only shown.
+MAY_PASS_OVER = (
+    "runner/cli/clean.py: total += os.lstat(", "runner/cli/gallery.py: if read_file(page)",
+    "runner/cli/progress.py: status = reading.status(", "runner/cli/status.py: return sum(is_spec(",
+    "runner/gallery/page/overview.py: return sorted(", "runner/gallery/rebuild.py: shutil.rmtree(",
+    "runner/mcp_server/pictures.py: path = Path(", "runner/spool/disk/faults.py: if self._home.out",
+    "runner/spool/store/outbox.py: status = os.lstat(picture)",
+)  # fmt: skip
+
+
+def test_no_refusal_of_a_look_is_passed_over_in_silence() -> None:
+    """`suppress(OSError)`, or an `except` that does not ask which error it was, around a look."""
+    wrong = []
+    for file in (each for each in FILES if _named(each).startswith(ROOMS)):
+        text = file.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.With):
+                caught = [ast.unparse(item.context_expr) for item in node.items]
+                silent = any("suppress(" in each and "OSError" in each for each in caught)
+            elif isinstance(node, ast.Try):
+                silent = any(
+                    each.type is not None and "OSError" in ast.unparse(each.type) and not each.name
+                    for each in node.handlers
+                )
+            else:
+                continue
+            body = ast.Module(node.body, [])
+            calls = (ast.unparse(n.func) for n in ast.walk(body) if isinstance(n, ast.Call))
+            if silent and any(call.rpartition(".")[2] in LOOKS for call in calls):
+                wrong.append(f"{_named(file)}: {text[node.body[0].lineno - 1].strip()}")
+    assert [each for each in wrong if not each.startswith(MAY_PASS_OVER)] == []
