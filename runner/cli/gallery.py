@@ -30,7 +30,6 @@ from specs.times import parse_moment
 
 if TYPE_CHECKING:
     from runner.gallery.search import Page
-    from runner.gallery.store import Gallery
 
 _NEWEST = 200
 _FILTERS = {
@@ -71,19 +70,21 @@ def _count(text: str) -> int:
 def run_search(options: argparse.Namespace) -> int:
     """Print the newest pictures that match the text and every filter."""
     from runner.gallery.search import search
+    from runner.gallery.store import FOLDER, Gallery
 
     home = find_home(options.home)
     filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
 
-    def matching(gallery: "Gallery") -> "Page":
+    gallery = Gallery(home.data / FOLDER)
+
+    def matching() -> "Page":
         text = " ".join(options.text)
         return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
 
-    gallery = _opened(home)
-    page = matching(gallery)
-    if gallery.damaged:
-        _rebuild(home, if_missing=True)
-        page = matching(gallery)
+    page = matching()
+    if gallery.damaged or gallery.missing:
+        _rebuild(home, if_missing=True, damaged=gallery.damaged)
+        page = matching()
     if options.json:
         print_json(page)
     else:
@@ -91,17 +92,7 @@ def run_search(options: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(home: Home) -> "Gallery":
-    """The gallery for reading; its index is rebuilt first where there is none."""
-    from runner.gallery.store import FOLDER, Gallery
-
-    gallery = Gallery(home.data / FOLDER)
-    if gallery.missing:
-        _rebuild(home, if_missing=True)
-    return gallery
-
-
-def _rebuild(home: Home, *, if_missing: bool = False) -> int:
+def _rebuild(home: Home, *, if_missing: bool = False, damaged: bool = False) -> int:
     """Rebuild the index from the sidecars, if need be, and return the number of rows.
 
     Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
@@ -116,11 +107,12 @@ def _rebuild(home: Home, *, if_missing: bool = False) -> int:
 
     home.prepare()
     gallery = Gallery(home.data / FOLDER, writing=True)
+    gallery.damaged = damaged
     try:
         progress = print_progress if sys.stderr.isatty() else None
-        return rebuild(gallery, home.outbox, progress, if_missing=if_missing)
+        return rebuild(gallery, home.outbox, progress, anew=not if_missing, if_missing=if_missing)
     except OSError as error:
-        raise UsageProblem(f"cannot write the index in {gallery.folder}: {error}") from error
+        raise UsageProblem(f"the gallery's index cannot be made: {error}") from error
 
 
 def _print_table(page: "Page", offset: int) -> None:
