@@ -62,7 +62,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 0:
+    if not 0 <= number < 2**62:
         raise ValueError(text)
     return number
 
