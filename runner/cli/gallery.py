@@ -6,7 +6,6 @@ is missing or damaged is first rebuilt from the sidecars.
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import unicodedata
@@ -179,14 +178,13 @@ def _job_page(home: Home, job: str) -> str:
     if status["images"]["failed"] and page.is_file():
         # Only the runner knows which images failed, and why: the pages that it wrote are kept.
         return str(page)
-    own = re.compile(rf"{re.escape(status['id'])}-(\d{{4,}})\.json")
-    files = {int(name[1]): name[0] for name in map(own.fullmatch, os.listdir(folder)) if name}
+    files = reading.sidecars(folder)
 
     def shots(numbers: Sequence[int]) -> list[Shot]:
-        found = (read_json(folder / files[number]) for number in numbers)
+        found = (read_json(files[number]) for number in numbers)
         return shots_of((each for each in found if each and mapping(each.get("result"))), ())
 
-    pages, _ = pages_of(status, sorted(files), shots)
+    pages, _ = pages_of(status, list(files), shots)
     for name, text in pages.items():
         Disk(home.outbox).replace(folder / name, text.encode())
     return str(page)

@@ -7,7 +7,6 @@ and remove rows.
 import errno
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from runner import reading
 from runner.errors import UsageProblem
-from runner.files import is_folder, is_link, is_there, names_in
+from runner.files import is_file, is_folder, is_link, is_there, names_in
 from runner.gallery.formatting import mapping
 from runner.gallery.lock import locked
 from runner.gallery.store import FILE, Gallery
@@ -110,7 +110,9 @@ def _add_missing(gallery: Gallery, outbox: Path, progress: Progress) -> None:
     rows: list[dict[str, Any]] = []
     for done, job in enumerate(jobs, start=1):
         try:
-            for path in _sidecars(outbox / job):
+            # A link leads to another job's folder, or out of the outbox.
+            own = not is_link(outbox / job) and is_file(outbox / job / "status.json")
+            for path in reading.sidecars(outbox / job).values() if own else ():
                 if (row := _row(path)) is not None:
                     rows.append(row)
                 if len(rows) >= _BATCH:
@@ -151,14 +153,3 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
     # In a copied or renamed folder the row's paths would be wrong.
     is_own = row is not None and (row["job"], row["id"]) == (sidecar.parent.name, sidecar.stem)
     return row if is_own else None
-
-
-def _sidecars(folder: Path) -> list[Path]:
-    """The sidecars of a job's folder, in the order of its images."""
-    names = names_in(folder)
-    if "status.json" not in names or is_link(folder):
-        return []
-    # A recovery renames what it keeps without counting it.
-    own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
-    found = filter(own.fullmatch, names)
-    return [folder / name for name in sorted(found, key=lambda name: (len(name), name))]

@@ -12,7 +12,7 @@ from threading import Barrier
 
 import pytest
 
-from runner.gallery import rebuild as rebuilding
+from runner import reading
 from runner.gallery.rebuild import rebuild, remove_gone, row_of
 from runner.gallery.search import search
 from runner.gallery.store import FILE, Gallery
@@ -104,14 +104,14 @@ def test_a_job_that_cannot_be_read_costs_no_other_its_place(
     folder: Path, outbox: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Seen red: the index was never complete, and each search made it again."""
-    listed = rebuilding.names_in
+    listed = reading.names_in
 
     def closed(path: Path) -> list[str]:
         if path.name == "a":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr(rebuilding, "names_in", closed)
+    monkeypatch.setattr(reading, "names_in", closed)
     gallery = Gallery(folder, writing=True)
     assert rebuild(gallery, outbox) == 2
     assert not gallery.missing and "a is not in the gallery" in caplog.text
