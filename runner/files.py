@@ -3,7 +3,7 @@
 Plain files only, and never waits. A link in the place of a file must not lead to what only this
 user may read, a named pipe not hold this process for ever, nor a huge file fill its memory. What
 the system refuses (too many open files, a disk that fails, no right to look) is raised: it never
-means that nothing is there, as it does to pathlib and glob. Never writes.
+means that nothing is there, as it does to os.path and glob. Never writes.
 """
 
 import errno
@@ -31,7 +31,9 @@ _ABSENT = {
 
 def is_absent(error: OSError) -> bool:
     """Whether an error says that nothing is there, or nothing that can be a file of ours."""
-    return error.errno in _ABSENT
+    # On Windows all that is unknown, such as a share that is gone, is EINVAL; these are bad names.
+    is_known = error.errno != errno.EINVAL or getattr(error, "winerror", 123) in (87, 123, 161)
+    return is_known and error.errno in _ABSENT
 
 
 def kind_of(path: str | os.PathLike[str], *, follow: bool = True) -> int:
@@ -101,8 +103,8 @@ def open_regular(path: Path) -> int:
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    if os.name == "nt" and path.is_symlink():
-        raise OSError(errno.ELOOP, "a link", os.fspath(path))
+    if os.name == "nt" and (is_link(path) or is_folder(path)):
+        raise OSError(errno.ELOOP, "a link or a folder", os.fspath(path))
     handle = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

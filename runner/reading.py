@@ -6,12 +6,13 @@ raised where it is not known what is there. Never says whether what a file says 
 """
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
-from runner.files import is_link
+from runner.files import is_link, names_in
 from runner.wire import Receipt, RunnerHealth, Status, read_json
 
 _LARGEST = 2**53
@@ -21,6 +22,14 @@ _INTERVALS = (0.01, 10.0)
 def status(file: Path) -> dict[str, Any] | None:
     """The status in a file; None where there is none, or a link stands for the job's folder."""
     return None if is_link(file.parent) else _read(file, Status, "state")
+
+
+def sidecars(folder: Path) -> dict[int, Path]:
+    """The sidecars in a job's folder, by the numbers of their images and in that order."""
+    # A recovery renames what it keeps without counting it.
+    own = re.compile(rf"{re.escape(folder.name)}-(\d{{4,}})\.json")
+    found = filter(None, map(own.fullmatch, names_in(folder)))
+    return dict(sorted((int(match[1]), folder / match[0]) for match in found))
 
 
 def receipt(file: Path) -> dict[str, Any] | None:

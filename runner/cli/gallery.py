@@ -6,7 +6,6 @@ is missing or damaged is first rebuilt from the sidecars.
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import unicodedata
@@ -32,7 +31,6 @@ from specs.times import parse_moment
 
 if TYPE_CHECKING:
     from runner.gallery.search import Page
-    from runner.gallery.store import Gallery
 
 # Some are read more than once, and each is told of once.
 _tell = cache(print_message)
@@ -67,7 +65,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 0:
+    if not 0 <= number < 2**62:
         raise ValueError(text)
     return number
 
@@ -75,19 +73,21 @@ def _count(text: str) -> int:
 def run_search(options: argparse.Namespace) -> int:
     """Print the newest pictures that match the text and every filter."""
     from runner.gallery.search import search
+    from runner.gallery.store import FOLDER, Gallery
 
     home = find_home(options.home)
     filters = {name: getattr(options, name) for name in (*_FILTERS, "tag", "seed")}
 
-    def matching(gallery: "Gallery") -> "Page":
+    gallery = Gallery(home.data / FOLDER)
+
+    def matching() -> "Page":
         text = " ".join(options.text)
         return search(gallery, text, limit=options.limit, offset=options.offset, **filters)
 
-    gallery = _opened(home)
-    page = matching(gallery)
-    if gallery.damaged:
-        _rebuild(home, if_missing=True)
-        page = matching(gallery)
+    page = matching()
+    if gallery.damaged or gallery.missing:
+        _rebuild(home, if_missing=True, damaged=gallery.damaged)
+        page = matching()
     if options.json:
         print_json(page)
     else:
@@ -95,17 +95,7 @@ def run_search(options: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(home: Home) -> "Gallery":
-    """The gallery for reading; its index is rebuilt first where there is none."""
-    from runner.gallery.store import FOLDER, Gallery
-
-    gallery = Gallery(home.data / FOLDER)
-    if gallery.missing:
-        _rebuild(home, if_missing=True)
-    return gallery
-
-
-def _rebuild(home: Home, *, if_missing: bool = False) -> int:
+def _rebuild(home: Home, *, if_missing: bool = False, damaged: bool = False) -> int:
     """Rebuild the index from the sidecars, if need be, and return the number of rows.
 
     Shows the progress on a terminal. Raises UsageProblem where the index cannot be written.
@@ -120,11 +110,12 @@ def _rebuild(home: Home, *, if_missing: bool = False) -> int:
 
     home.prepare()
     gallery = Gallery(home.data / FOLDER, writing=True)
+    gallery.damaged = damaged
     try:
         progress = print_progress if sys.stderr.isatty() else None
-        return rebuild(gallery, home.outbox, progress, if_missing=if_missing)
+        return rebuild(gallery, home.outbox, progress, anew=not if_missing, if_missing=if_missing)
     except OSError as error:
-        raise UsageProblem(f"cannot write the index in {gallery.folder}: {error}") from error
+        raise UsageProblem(f"the gallery's index cannot be made: {error}") from error
 
 
 def _print_table(page: "Page", offset: int) -> None:
@@ -191,14 +182,13 @@ def _job_page(home: Home, job: str) -> str:
     if status["images"]["failed"] and is_file(page):
         # Only the runner knows which images failed, and why: the pages that it wrote are kept.
         return str(page)
-    own = re.compile(rf"{re.escape(status['id'])}-(\d{{4,}})\.json")
-    files = {int(name[1]): name[0] for name in map(own.fullmatch, os.listdir(folder)) if name}
+    files = reading.sidecars(folder)
 
     def shots(numbers: Sequence[int]) -> list[Shot]:
-        found = (read_json(folder / files[number]) for number in numbers)
+        found = (read_json(files[number]) for number in numbers)
         return shots_of((each for each in found if each and mapping(each.get("result"))), ())
 
-    pages, _ = pages_of(status, sorted(files), shots)
+    pages, _ = pages_of(status, list(files), shots)
     for name, text in pages.items():
         Disk(home.outbox).replace(folder / name, text.encode())
     return str(page)

@@ -33,7 +33,6 @@ _SHARE = 20.0
 _JOBS_SHOWN = 200
 # Another process that writes the gallery's index may be stopped.
 _PATIENCE = 0.5
-_LONG_SECONDS = 10.0
 _LISTENER = "gallery"
 _MOST_EVENTS = 256
 # Whatever it is: sidecars and folders are their callers', and the writer's thread must live.
@@ -48,7 +47,7 @@ class Pages:
         self._folder = spool.home.data / FOLDER
         self._ledger = spool.ledger
         self._outbox = spool.outbox
-        self._disk = spool.disk
+        self._disk, self._faults = spool.disk, spool.faults
         self._gallery = Gallery(self._folder, writing=True, patience=_PATIENCE)
         self._threads, self._places = spool.home.threads, spool.home.places
         self._making: threading.Thread | None = None
@@ -74,15 +73,14 @@ class Pages:
 
         Events tell of all that was made since, but for those of a ledger that was lost.
         """
-        is_made = self._making and self._making.is_alive()
-        if is_made or self._closing:
+        if self._closing or (self._making and self._making.is_alive()):
             return
-        if self._gallery.missing or not self._ledger.has_heard(_LISTENER):
+        lacking = self._gallery.missing or self._gallery.damaged
+        if lacking or not self._ledger.has_heard(_LISTENER):
             self._making = self._threads.start("gallery", self._make_index)
 
     def _make_index(self) -> None:
         """Add what the index lacks of the sidecars: minutes, where there are a year's pictures."""
-        began = monotonic()
 
         def go_on(done: int, total: int) -> None:
             self._threads.moved("gallery")
@@ -91,11 +89,9 @@ class Pages:
                 raise Stopped("the runner stops")
 
         try:
-            gallery = Gallery(self._folder, writing=True)
-            rows = rebuild(gallery, self._index.parent, go_on, patience=_PATIENCE)
+            outbox = self._index.parent
+            rebuild(self._gallery, outbox, go_on, anew=False, patience=_PATIENCE)
             self._ledger.heard(_LISTENER, 0)
-            if monotonic() - began > _LONG_SECONDS:
-                log.info("the gallery's index is made: %d pictures", rows)
         except (Stopped, TimeoutError):
             # By the next run, or by the process that makes it now.
             return
@@ -172,8 +168,11 @@ class Pages:
         """Add the rows that ended jobs lack: made by a process that was killed, or not written."""
         while events := self._ledger.events_for(_LISTENER, _MOST_EVENTS):
             for event in events:
-                if self._added.pop(event.id, 0) != event.body["images"]["done"]:
-                    self._gallery.add(*map(row_of, self._outbox.sidecars(event.id).values()))
+                rows: list[dict[str, Any]] = []
+                with self._faults.isolated(self._outbox.folder(event.id)):
+                    if self._added.pop(event.id, 0) != event.body["images"]["done"]:
+                        rows += map(row_of, self._outbox.sidecars(event.id).values())
+                self._gallery.add(*rows)
             # What was heard is not told again: not even after a power cut.
             self._gallery.sync()
             self._ledger.heard(_LISTENER, events[-1].n)

@@ -1,12 +1,12 @@
 """Makes the gallery's row of one picture from its sidecar alone, and the whole index from all.
 
-A rebuild works in the index that stands, some hundred rows at a time: meanwhile others read it, add
-and remove rows, and one that dies has changed nothing for the worse. Only a damaged index is
-removed first.
+It is made some hundred rows at a time, and known to be incomplete meanwhile; others read it, add
+and remove rows.
 """
 
+import errno
 import json
-import re
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,15 +15,19 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from runner import reading
 from runner.errors import UsageProblem
-from runner.files import is_folder, is_link, is_there, names_in
+from runner.files import is_file, is_folder, is_link, is_there, names_in
 from runner.gallery.formatting import mapping
 from runner.gallery.lock import locked
-from runner.gallery.store import Gallery
+from runner.gallery.store import FILE, Gallery
 from runner.wire import read_json
 
 Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
+
 _BATCH = 500
+_OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EIO)
 # These fields of `result` follow in this order, and then every other field of the spec.
 _RESULTS: dict[str, type | UnionType] = {
     "pack": str, "subject": str | int, "variable": str | int, "width": int, "height": int,
@@ -78,62 +82,66 @@ def _typed(kind: type | UnionType, value: Any) -> Any:
 
 def rebuild(
     gallery: Gallery, outbox: Path, progress: Progress | None = None,
-    *, if_missing: bool = False, patience: float = inf,
+    *, anew: bool = True, if_missing: bool = False, patience: float = inf,
 ) -> int:  # fmt: skip
-    """Bring the index into agreement with the sidecars, and return its number of rows.
+    """Make the index from the sidecars, and return its number of rows.
 
-    With `if_missing` only where it is missing. `progress(done, total)` is called after each job.
-    Raises TimeoutError where another process does it, or writes the index, for longer than
-    `patience` seconds.
+    Not `anew`, the rows that are there stay, unless the file is damaged. With `if_missing` only
+    where it is missing or damaged. `progress(done, total)` is called after each job. A job that
+    cannot be read is left out, and logged. Raises TimeoutError where another process does it, or
+    writes the index, for longer than `patience` seconds.
     """
     gallery.folder.mkdir(exist_ok=True)
     with locked(gallery.folder / "rebuilding", patience):
         # Another process may have made it while this one waited.
-        if not if_missing or gallery.missing:
-            _remove_segments(gallery.folder)
-            if not gallery.is_sound():
-                gallery.start_anew()
-            try:
-                _add_missing(gallery, outbox, progress)
-            except OSError:
-                if not gallery.damaged:
-                    raise
-                gallery.start_anew()
-                _add_missing(gallery, outbox, progress)
-            _remove_gone(gallery, outbox)
-            gallery.mark_complete()
+        if not if_missing or gallery.missing or gallery.damaged:
+            if anew or gallery.damaged:
+                gallery.empty()
+            _remove_others(gallery.folder)
+            gallery.mark(complete=False)
+            _add_missing(gallery, outbox, progress or (lambda done, total: None))
+            gallery.mark(complete=True)
         return len(gallery)
 
 
-def _add_missing(gallery: Gallery, outbox: Path, progress: Progress | None) -> None:
+def _add_missing(gallery: Gallery, outbox: Path, progress: Progress) -> None:
     """Add the rows that the index lacks, and those that have changed."""
     jobs = names_in(outbox)
     rows: list[dict[str, Any]] = []
     for done, job in enumerate(jobs, start=1):
-        for path in _sidecars(outbox / job):
-            if (row := _row(path)) is not None:
-                rows.append(row)
-            if len(rows) >= _BATCH:
-                gallery.add(*rows)
-                rows.clear()
-        if progress is not None:
-            progress(done, len(jobs))
+        try:
+            # A link leads to another job's folder, or out of the outbox.
+            own = not is_link(outbox / job) and is_file(outbox / job / "status.json")
+            for path in reading.sidecars(outbox / job).values() if own else ():
+                if (row := _row(path)) is not None:
+                    rows.append(row)
+                if len(rows) >= _BATCH:
+                    gallery.add(*rows)
+                    rows.clear()
+                    progress(done - 1, len(jobs))
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE or gallery.damaged:
+                raise
+            log.warning("%s is not in the gallery, it cannot be read: %s", outbox / job, error)
+        progress(done, len(jobs))
     gallery.add(*rows)
 
 
-def _remove_gone(gallery: Gallery, outbox: Path) -> None:
+def remove_gone(gallery: Gallery, outbox: Path) -> None:
     """Remove the rows whose sidecars are gone."""
-    ids = [""]
-    while ids := gallery.ids(ids[-1], _BATCH):
-        rows = [row for row in map(gallery.get, ids) if row is not None]
+    last = ""
+    while rows := gallery.after(last, _BATCH):
+        last = str(rows[-1]["id"])
         gallery.remove(*(row for row in rows if not is_there(outbox.parent / row["sidecar"])))
 
 
-def _remove_segments(folder: Path) -> None:
-    """Remove what earlier versions kept there."""
-    for path in (*folder.glob("g[0-9]*"), folder / "current", folder / "lock"):
-        with suppress(OSError):
-            shutil.rmtree(path) if is_folder(path) else path.unlink(missing_ok=True)
+def _remove_others(folder: Path) -> None:
+    """Remove what other versions keep there."""
+    for name in names_in(folder):
+        if not name.startswith((FILE, "rebuilding")):
+            with suppress(OSError):
+                path = folder / name
+                shutil.rmtree(path) if is_folder(path) else path.unlink()
 
 
 def _row(sidecar: Path) -> dict[str, Any] | None:
@@ -145,14 +153,3 @@ def _row(sidecar: Path) -> dict[str, Any] | None:
     # In a copied or renamed folder the row's paths would be wrong.
     is_own = row is not None and (row["job"], row["id"]) == (sidecar.parent.name, sidecar.stem)
     return row if is_own else None
-
-
-def _sidecars(folder: Path) -> list[Path]:
-    """The sidecars of a job's folder, in the order of its images."""
-    names = names_in(folder)
-    if "status.json" not in names or is_link(folder):
-        return []
-    # A recovery renames what it keeps without counting it.
-    own = re.compile(rf"{re.escape(folder.name)}-\d+\.json")
-    found = filter(own.fullmatch, names)
-    return [folder / name for name in sorted(found, key=lambda name: (len(name), name))]

@@ -1,30 +1,31 @@
 """The gallery's index: one SQLite file with a row for each finished picture, searched by FTS5.
 
 Any number of processes may read while one writes. A row that was added survives the end of the
-process, and a power cut after `sync`. The index is derived from the sidecars, so one that is
-damaged, or of another version, is made anew (`rebuild`). What the system refuses (a full disk, too
-many open files) is raised as OSError: it never passes for an index that is empty.
+process, and a power cut after `sync`. The index is derived from the sidecars, so a damaged one is
+made anew (`rebuild`); those of other versions have other names. What the system refuses (a full
+disk, too many open files) is raised as OSError: it never passes for an index that is empty.
 """
 
 import errno
 import json
+import os
 import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.gallery.terms import moment, terms_of
 
-FOLDER = "gallery"
-"""The name of the index's folder in a home's private `data/`."""
+_VERSION = 1
+FOLDER, FILE = "gallery", f"index-{_VERSION}.sqlite"
+"""The names of the index's folder in a home's private `data/`, and of its file there."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
-_VERSION = 1
 _SCHEMA = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -43,11 +44,16 @@ _LATEST = 1 << 42
 _LONGEST_WAIT = 86_400.0
 _REBUILD = "the gallery's index is damaged: run `fluxdrop gallery rebuild`"
 _ERRNO = {
+    sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_BUSY: errno.ETIMEDOUT,
     sqlite3.SQLITE_LOCKED: errno.ETIMEDOUT,
 }
+
+
+class _Damaged(OSError):
+    """The file is no index that can be read."""
 
 
 class Gallery:
@@ -61,7 +67,7 @@ class Gallery:
     def __init__(self, folder: Path, *, writing: bool = False, patience: float = inf) -> None:
         self.folder = folder
         self.damaged = False
-        self._file = folder / "index.sqlite"
+        self._file = folder / FILE
         self._writing = writing
         self._patience = min(patience, _LONGEST_WAIT)
         self._lock = threading.RLock()
@@ -72,14 +78,15 @@ class Gallery:
 
     @property
     def missing(self) -> bool:
-        """Whether there is no complete index: never made, not finished, deleted, or damaged."""
-        complete = "SELECT count(*) FROM mark WHERE name = 'complete'"
+        """Whether there is no complete index: never made, not finished, or deleted."""
+        complete = "SELECT coalesce(max(value), 0) FROM mark WHERE name = 'complete'"
         return not self._ask(lambda base: int(base.execute(complete).fetchone()[0]), 0)
 
-    def mark_complete(self) -> None:
-        """Record that the index has a row for every sidecar."""
+    def mark(self, *, complete: bool) -> None:
+        """Record whether the index has a row for every sidecar."""
         with self._changing() as base:
-            base.execute("INSERT OR REPLACE INTO mark VALUES ('complete', 1)")
+            base.execute("INSERT OR REPLACE INTO mark VALUES ('complete', ?)", (complete,))
+        self.damaged &= not complete
 
     def add(self, *rows: Mapping[str, Any]) -> None:
         """Add rows; a row with a known id replaces the old one, unless they are equal."""
@@ -114,10 +121,14 @@ class Gallery:
         """The row of one picture, or None."""
         return self._ask(lambda base: (_find(base, row_id) or (0, None))[1], None)
 
-    def ids(self, after: str, limit: int) -> list[str]:
-        """The next ids after this one, in their order."""
-        query = "SELECT id FROM picture WHERE id > ? ORDER BY id LIMIT ?"
-        return self._ask(lambda base: [row[0] for row in base.execute(query, (after, limit))], [])
+    def after(self, row_id: str, limit: int) -> list[Row]:
+        """The next rows after this id, in the order of ids."""
+        query = "SELECT row FROM picture WHERE id > ? ORDER BY id LIMIT ?"
+        nothing: list[Row] = []
+        return self._ask(
+            lambda base: [json.loads(row) for (row,) in base.execute(query, (row_id, limit))],
+            nothing,
+        )
 
     def page(
         self, match: str, since: int | None, until: int | None, limit: int, offset: int
@@ -127,10 +138,16 @@ class Gallery:
         `match` is an FTS5 query; empty, it matches every row. The pictures were made from `since`
         to before `until`, in milliseconds since 1970; None is open.
         """
-        bounds = (_number(since or 0), _number(until) if until is not None else (1 << 63) - 1)
-        values = (match, *bounds) if match else bounds
-        table = "term WHERE term MATCH ? AND" if match else "picture WHERE"
-        where = f"FROM {table} rowid >= ? AND rowid < ?"
+        asked = {
+            "term MATCH ?": match or None,
+            "rowid >= ?": None if since is None else _number(since),
+            "rowid < ?": None if until is None else _number(until),
+        }
+        wanted = {condition: value for condition, value in asked.items() if value is not None}
+        values = tuple(wanted.values())
+        where = f"FROM {'term' if match else 'picture'}"
+        if wanted:
+            where += f" WHERE {' AND '.join(wanted)}"
         page = f"SELECT rowid AS n {where} ORDER BY rowid DESC LIMIT ? OFFSET ?"
         query = f"SELECT row FROM ({page}) JOIN picture USING (n) ORDER BY n DESC"
 
@@ -145,18 +162,19 @@ class Gallery:
     def __len__(self) -> int:
         return self.page("", None, None, 0, 0)[0]
 
-    def start_anew(self) -> None:
-        """Remove the index, which is damaged or of another version."""
-        with self._lock:
-            self._close()
-            for suffix in ("", "-wal", "-shm"):
-                self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
-
-    def is_sound(self) -> bool:
-        """Whether there is an index whose file is not damaged: all of it is read."""
-        check = "PRAGMA quick_check(1)"
-        self.damaged |= self._ask(lambda base: base.execute(check).fetchone()[0] != "ok", False)
-        return not self.damaged
+    def empty(self) -> None:
+        """Remove all rows; where the file is damaged, the file."""
+        with suppress(_Damaged):
+            if not self.damaged:
+                with self._changing() as base:
+                    for table in ("picture", "mark"):
+                        base.execute(f"DELETE FROM {table}")
+                    base.execute("INSERT INTO term (term) VALUES ('delete-all')")
+        if self.damaged:
+            with self._lock:
+                self._close()
+                for suffix in ("-wal", "-shm", ""):
+                    self._file.with_name(f"{self._file.name}{suffix}").unlink(missing_ok=True)
 
     # -- the file --------------------------------------------------------------------------------
 
@@ -170,12 +188,13 @@ class Gallery:
                         return nothing
                     base.execute("BEGIN")
                     try:
-                        return question(base)
+                        answer = question(base)
                     finally:
                         base.rollback()
-            except OSError:
-                if not self.damaged:
-                    raise
+                    # Who writes is to make it anew; another has done so for a reader.
+                    self.damaged &= self._writing
+                    return answer
+            except _Damaged:
                 return nothing
 
     @contextmanager
@@ -201,12 +220,20 @@ class Gallery:
         try:
             yield
         except (sqlite3.Error, json.JSONDecodeError) as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-            self.damaged |= code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-            if code == sqlite3.SQLITE_ERROR and "fts5" not in str(error):
+            default = 0 if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_CORRUPT
+            code = getattr(error, "sqlite_errorcode", default) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self.damaged = True
+                # So that the file can be removed, on Windows too.
+                self._let_go()
+                self._connection = None
+                raise _Damaged(errno.EIO, f"{_REBUILD} ({error})", str(self._file)) from error
+            if code == sqlite3.SQLITE_CANTOPEN:
+                # The system says why.
+                os.close(os.open(self._file, os.O_RDONLY))
+            elif code not in _ERRNO and "fts5" not in str(error):
                 raise
-            why = f"{_REBUILD} ({error})" if self.damaged else str(error)
-            raise OSError(_ERRNO.get(code, errno.EIO), why, str(self._file)) from error
+            raise OSError(_ERRNO.get(code, errno.EIO), str(error), str(self._file)) from error
 
     def _opened(self) -> sqlite3.Connection | None:
         """The connection to the file that is there now; None where there is no index to read."""
@@ -215,7 +242,7 @@ class Gallery:
             identity = found.st_dev, found.st_ino
         except FileNotFoundError:
             identity = None
-        if identity != self._identity:
+        if self._identity and identity != self._identity:
             self._close()
         if self._connection is None and (identity or self._writing):
             self._open()
@@ -226,7 +253,7 @@ class Gallery:
             self.folder.mkdir(exist_ok=True)
         uri = f"{self._file.absolute().as_uri()}?mode={'rwc' if self._writing else 'rw'}"
         connection = sqlite3.connect(
-            uri, self._patience, isolation_level=None, check_same_thread=False, uri=True
+            uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True
         )
         # Python warns of one that is only forgotten.
         let_go = weakref.finalize(self, connection.close)

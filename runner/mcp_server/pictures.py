@@ -14,7 +14,7 @@ from typing import Any
 from mcp.types import ImageContent, ResourceLink
 
 from runner import reading
-from runner.files import MAX_FILE_BYTES, is_file, names_in, read_file
+from runner.files import MAX_FILE_BYTES, is_file, read_file
 from runner.settings import Home
 from runner.spool.store.names import is_safe_id
 from runner.wire import Output, read_json
@@ -55,8 +55,7 @@ def page(home: Home, status: Mapping[str, Any], offset: int) -> list[dict[str, A
     if len(known) >= (status.get("images") or {}).get("done", 0):
         names = sorted(known, key=number_of)
     else:  # a long job, whose status has the newest hundred only
-        own = re.compile(rf"{re.escape(job_id)}-[0-9]+\.json")
-        names = sorted(filter(own.fullmatch, names_in(home.job(job_id))), key=number_of)
+        names = [file.name for file in reading.sidecars(home.job(job_id)).values()]
     rows = []
     for name in names[offset : offset + PAGE]:
         output = known.get(name) or _output(home, job_id, name)

@@ -74,7 +74,7 @@ class GallerySearch:
                 page = search(self._gallery, **{**query, "limit": limit, "offset": offset})
             except UsageProblem as error:
                 raise ToolError(f"flux_search_gallery found nothing: {error}") from error
-            missing, damaged = self._gallery.missing, self._gallery.damaged
+            damaged, missing = self._gallery.damaged, self._gallery.missing
         rows = [_row(row) for row in page["rows"]]
         after = offset + len(rows)
         result = {
@@ -82,11 +82,11 @@ class GallerySearch:
             "rows": rows,
             "next_offset": after if rows and after < page["total"] else None,
         }
-        if missing:
-            result["message"] = "this home has no gallery yet: a runner makes it"
-        elif damaged:
+        if damaged:
             remedy = "ask the user to run `fluxdrop gallery rebuild`"
             result["message"] = f"the gallery is damaged and may lack pictures: {remedy}"
+        elif missing:
+            result["message"] = "this home has no gallery yet: a runner makes it"
         return result
 
 

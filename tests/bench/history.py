@@ -123,7 +123,7 @@ def build(folder: Path, jobs: int) -> Path:
                 made = _NEW_YEAR + number * _YEAR / jobs
                 rows += _write_job(folder, ledger, outbox, number, made)
         gallery.add(*rows)
-    gallery.mark_complete()
+    gallery.mark(complete=True)
     ledger.begin_run()
     ledger.heard("gallery", 0)
     ledger.close()

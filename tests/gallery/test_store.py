@@ -12,7 +12,7 @@ import pytest
 
 from runner.gallery.rebuild import rebuild, row_of
 from runner.gallery.search import search
-from runner.gallery.store import Gallery
+from runner.gallery.store import FILE, Gallery
 from tests.gallery.samples import sidecar
 
 
@@ -100,30 +100,32 @@ def test_the_file_gives_back_the_room_of_rows_that_are_removed(
     gallery.sync()
     full = _bytes_of(folder)
     gallery.remove(*(f"hero-{n:04}" for n in range(1, 3901)))
-    with sqlite3.connect(folder / "index.sqlite") as base:
+    with sqlite3.connect(folder / FILE) as base:
         base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert _bytes_of(folder) < full / 2
 
 
 def _bytes_of(folder: Path) -> int:
-    with sqlite3.connect(folder / "index.sqlite") as base:
+    with sqlite3.connect(folder / FILE) as base:
         base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     base.close()
-    return (folder / "index.sqlite").stat().st_size
+    return (folder / "index-1.sqlite").stat().st_size
 
 
 def test_a_search_never_reads_the_rows_that_it_does_not_show(gallery: Gallery) -> None:
     """What an insert or a search costs does not grow with the gallery: by SQLite's own plan."""
     gallery.add(*rows(1, 10))
-    with sqlite3.connect(gallery.folder / "index.sqlite") as base:
+    with sqlite3.connect(gallery.folder / "index-1.sqlite") as base:
         for query in (
             "SELECT n, row FROM picture WHERE id = 'x'",
             "SELECT coalesce(max(n) + 1, 1) FROM picture WHERE n >= 1 AND n < 5",
-            "SELECT id FROM picture WHERE id > 'x' ORDER BY id LIMIT 5",
+            "SELECT row FROM picture WHERE id > 'x' ORDER BY id LIMIT 5",
             "SELECT rowid FROM picture WHERE rowid >= 1 AND rowid < 9 ORDER BY rowid DESC LIMIT 5",
         ):
             (plan,) = base.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
             assert "SEARCH picture USING" in plan[3]
+        (plan,) = base.execute("EXPLAIN QUERY PLAN SELECT count(*) FROM picture").fetchall()
+        assert "COVERING INDEX" in plan[3]
     base.close()
 
 
@@ -228,13 +230,17 @@ def test_the_segments_of_an_earlier_version_are_no_index_and_are_removed(tmp_pat
     assert Gallery(folder).missing
     assert rebuild(Gallery(folder, writing=True), tmp_path / "outbox") == 0
     assert not Gallery(folder).missing
-    assert {path.name for path in folder.iterdir()} >= {"index.sqlite"}
+    assert {path.name for path in folder.iterdir()} >= {"index-1.sqlite"}
     assert not (folder / "g000001").exists() and not (folder / "current").exists()
 
 
-def test_an_index_of_a_later_version_is_not_read(gallery: Gallery, folder: Path) -> None:
+def test_an_index_of_a_later_version_is_neither_read_nor_written(
+    gallery: Gallery, folder: Path
+) -> None:
     gallery.add(*rows(1, 1))
-    with sqlite3.connect(folder / "index.sqlite") as base:
-        base.execute("PRAGMA user_version = 99")
-    base.close()
-    assert Gallery(folder).missing
+    later = folder / "index-2.sqlite"
+    (folder / FILE).rename(later)
+    before = later.read_bytes()
+    assert Gallery(folder).missing and len(gallery) == 0
+    gallery.add(*rows(2, 2))
+    assert len(Gallery(folder)) == 1 and later.read_bytes() == before

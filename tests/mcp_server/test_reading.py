@@ -14,8 +14,10 @@ from mcp import MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
 
 from runner.gallery.rebuild import row_of
-from runner.gallery.store import FOLDER, Gallery
+from runner.gallery.store import FILE, FOLDER, Gallery
 from runner.mcp_server import submission
+from runner.mcp_server.search import GallerySearch
+from runner.settings import find_home
 from specs import schemas
 from tests.mcp_server.support import agent, finished, play
 from tests.spool.faulty import refused
@@ -241,3 +243,11 @@ def test_what_the_system_refuses_is_told_to_the_model_as_that(home: Path) -> Non
 
     with refused(home / "outbox" / "hero" / "status.json"):
         assert os.strerror(errno.EIO) in play(scene)
+
+
+def test_a_damaged_gallery_is_told_as_damaged_and_not_as_missing(home: Path) -> None:
+    """Seen red: "this home has no gallery yet"."""
+    fill_gallery(home, 5)
+    (home / "data" / FOLDER / FILE).write_bytes(b"no database " * 1000)
+    answer = GallerySearch(find_home(home)).search({})
+    assert answer["total"] == 0 and "damaged" in answer["message"]

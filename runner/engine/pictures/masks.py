@@ -164,7 +164,7 @@ def _painted(picture: Image, name: str, *, invert: bool) -> tuple[Image, tuple[s
             if not invert:
                 warnings.append(f"the mask {name} is clear everywhere: everything is repainted")
             mask = Pillow.new("L", mask.size, 255)
-        elif least < min(most, 240):  # less is noise of a lossy format
+        elif least < min(most - 15, 240):  # less is noise of a lossy format, or of a resize
             alpha = ImageOps.autocontrast(alpha)  # of a half-transparent brush or eraser
             solid = mask.convert("L").histogram(alpha.point(_BLACK_OR_WHITE))
             what = "white" if any(solid[240:]) and not any(solid[16:240]) else "one colour"

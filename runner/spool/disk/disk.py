@@ -176,9 +176,9 @@ class Disk:
 
         Raises DiskFull when there is no room, PlaceAway, OSError otherwise.
         """
-        if is_folder(folder):
-            return False
         with _explained(os.path.dirname(folder)):
+            if is_folder(folder):
+                return False
             self.before("make_folder", folder)
             return beneath.make_folder(folder, self.shared)
 

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,8 @@ def assess(
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
     found wrong no other speaks of again. With `weights`, `absent` has the models too, for which
-    many files may have to be looked for.
+    many files may have to be looked for. Raises OSError where a file that it needs, a LoRA's for
+    one, cannot be looked at now.
     """
     value: Any = None
     try:
@@ -98,6 +99,9 @@ def assess(
         return _assess(document, home, catalogue, weights=weights)
     except SpecInvalid as error:
         return _refusal([error], value)
+    except OSError:
+        # Nothing is known yet of what the spec names.
+        raise
     except Exception:
         # A bug here must cost this spec only, not stop the intake.
         log.exception("assessing %s failed", name)
@@ -156,7 +160,8 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
     if _has_model(checked, plan):
         with collected():
             _check_models(checked, variants, catalogue)
-        absent += catalogue.absent(variants, home.data) if weights else ()
+        with suppress(PermissionError):  # the runner's own, to whoever asks as another user
+            absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
     if all(error.reason != "TooManyImages" for error in errors):
         with collected():

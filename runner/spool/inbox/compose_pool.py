@@ -17,8 +17,8 @@ from pathlib import Path
 
 from runner.settings import Home
 from runner.spool.disk.platform import signature_of
-from runner.spool.inbox.assess import Assessment, Catalogue, assess
-from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied
+from runner.spool.inbox.assess import Assessment, Catalogue
+from runner.spool.inbox.compose_process import ComposeProcess, ComposeProcessDied, assessed
 from runner.spool.inbox.settle import Drop
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class ComposePool:
                 # No process can be started: slower for all others, but the drop is assessed.
                 log.exception("no process for %s: it is assessed here", pending.drop.name)
                 drop = pending.drop
-                return assess(drop.data, drop.name, self._home, self._catalogue)
+                return assessed(drop.data, drop.name, self._home, self._catalogue)
         return Assessment(
             reason="CrashLoop",
             message=f"judging this spec ended its process {_MOST_DEATHS} times: change it, or see "

@@ -91,7 +91,16 @@ def _work(pipe: Any) -> None:
     threading.Thread(target=_end_with_runner, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(replace(assess(*pipe.recv()), plan=None))
+            pipe.send(assessed(*pipe.recv()))
+
+
+def assessed(data: bytes, name: str, home: Home, catalogue: Catalogue) -> Assessment:
+    """The result of `assess` without the plan; rejected where the system refuses to look."""
+    try:
+        return replace(assess(data, name, home, catalogue), plan=None)
+    except OSError as error:
+        message = f"{error}: drop the spec again when that can be read"
+        return Assessment(reason="Unreadable", message=message)
 
 
 def _end_with_runner() -> None:

@@ -70,6 +70,7 @@ class Ids:
         record = self._ledger.newest(job_id)
         if record is not None and has_left(record, self._outbox):
             self._ledger.forget(record.seq)
-            self._outbox.clear_job(record.id)
+            if holds_no_id(record.state, record.total):
+                self._outbox.clear_job(record.id)
             return None
         return record

@@ -112,6 +112,12 @@ class Folders:
 
         A name is also found in another Unicode form or case, if one file only has it so.
         """
+        try:
+            return self._find(place)
+        except PermissionError:  # said where it is opened
+            return place, []
+
+    def _find(self, place: Path) -> tuple[Path, list[str]]:
         root = next((root for root in _roots(self._home) if place.is_relative_to(root)), None)
         if root is None or is_there(place):
             return place, []

@@ -72,7 +72,8 @@ def rebuild(spool: Spool, catalogue: Catalogue) -> None:
                 spool.faults.raise_common(error)
                 log.exception("outbox/%s could not be entered again", job_id)
                 record = ledger.newest(job_id)
-                why = "the ledger was lost, and what its folder says is not what a runner writes"
+                what = str(error) if isinstance(error, OSError) else "not what a runner writes"
+                why = f"the ledger was lost, and what its folder says cannot be taken over ({what})"
                 ledger.quarantine(job_id, why, record.seq if record else 0)
             if monotonic() - told >= _TELLING_SECONDS:
                 log.info("%d of %d jobs are in the ledger again", number, len(found))

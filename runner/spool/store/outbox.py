@@ -3,7 +3,7 @@
 A status can be written again from its record at any time. Statuses, receipts, pictures and sidecars
 are written only here, contact sheets by daemon/pages.py and `fluxdrop gallery page` too. The copies
 of input images come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py,
-`gallery page` and `clean`; recovery and `clean` remove files.
+`gallery page` and `clean`, as those of months; recovery and `clean` remove files.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any, cast
 from runner import reading
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable
-from runner.files import is_absent, is_file, is_there, paths_in, read_file, text_of
+from runner.files import is_absent, is_file, is_there, read_file, text_of
 from runner.job import State
 from runner.settings import Home
 from runner.spool.disk.disk import Disk, File, StrPath
@@ -265,8 +265,7 @@ class Outbox:
         """
         found, folder = {}, self.folder(job_id)
         some = (folder / f"{job_id}-{number:04}.json" for number in numbers or ())
-        every = paths_in(folder, f"{job_id}-[0-9]*.json") if numbers is None else some
-        for file in every:
+        for file in reading.sidecars(folder).values() if numbers is None else some:
             sidecar = read_json(file) or {}
             try:
                 found[int(sidecar["result"]["index"])] = sidecar

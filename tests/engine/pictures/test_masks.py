@@ -292,3 +292,11 @@ def test_a_line_of_one_pixel_is_not_lost_where_the_region_is_scaled_down() -> No
     mask.paste(255, (10, 1501, 2990, 1502))
     box, worked = masks.region(mask, Sizes())
     assert np.asarray(masks.scaled(mask.crop(box), worked)).max(axis=0).mean() > 250
+
+
+def test_a_layer_that_is_evenly_half_transparent_counts_by_its_colours(tmp_path: Path) -> None:
+    """Seen red: of an opacity of 127 and 128 the dither was painted."""
+    picture = square("L", 0, 255).convert("RGBA")
+    alpha = Image.fromarray(np.indices((64, 64)).sum(0).astype("u1") % 2 + 127)
+    picture.putalpha(alpha)
+    assert mask_of(tmp_path, picture).tobytes() == square("L", 0, 255).tobytes()

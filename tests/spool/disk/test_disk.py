@@ -243,3 +243,14 @@ def test_other_systems_are_asked_once(disk: Recorder, monkeypatch: pytest.Monkey
         patch.setattr("runner.spool.disk.disk.time.sleep", lambda seconds: pytest.fail("waited"))
         with pytest.raises(PermissionError):
             disk.rename("x", "y")
+
+
+def test_a_share_that_does_not_answer_is_away_also_when_a_folder_is_looked_for(
+    disk: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+
+    monkeypatch.setattr("runner.spool.disk.disk.is_folder", refuse)
+    with pytest.raises(PlaceAway, match="connect it again"):
+        disk.make_folder(tmp_path / "x")

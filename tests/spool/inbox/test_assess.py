@@ -7,8 +7,10 @@ have nothing to do with each other are both told, and no other sentence is said 
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from runner.catalogue import RegistryCatalogue
 from runner.mcp_server.tools import KIND_OF
 from runner.settings import Home, Settings, find_home
 from runner.spool.inbox.assess import Assessment, assess
+from runner.spool.inbox.compose_process import assessed
 from specs import schemas
 from specs.read import read
 from specs.write import to_yaml
@@ -488,3 +491,41 @@ def test_of_thousands_of_problems_a_hundred_are_told_and_how_many_more_there_are
     found = ask({"kind": "text2img", "prompt": "a", "matrix": {"model": models}})
     assert len(found.problems) == 102
     assert re.fullmatch(r"and \d+ more problems", found.problems[-1].message)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_what_the_system_refuses_while_a_spec_is_assessed_is_no_mistake_of_the_spec(
+    ask: Asker, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: it was rejected for good, as a bug."""
+    spec = {
+        "kind": "text2img",
+        "prompt": "x",
+        "model": "tiny",
+        "loras": [{"path": "a.safetensors"}],
+    }
+
+    def refuse(path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("runner.spool.inbox.loras.is_file", refuse)
+    with pytest.raises(OSError) as refused:
+        ask(spec)
+    assert refused.value.errno == number
+    # A process that assesses cannot put it off.
+    found = assessed(to_yaml(spec), "a.yaml", ask.home, ask.catalogue)
+    assert found.reason == "Unreadable" and "drop the spec again" in (found.message or "")
+
+
+def test_who_may_not_see_the_runners_own_folder_is_not_told_what_lacks_there(
+    ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: "fluxdrop could not judge this spec (a bug)"."""
+
+    def refuse(*given: Any) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", "data")
+
+    monkeypatch.setattr(ask.catalogue, "absent", refuse)
+    data = to_yaml({"kind": "text2img", "prompt": "x", "model": "klein"})
+    found = assess(data, "a.yaml", ask.home, ask.catalogue, weights=True)
+    assert (found.reason, found.absent) == (None, ())

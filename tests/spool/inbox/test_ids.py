@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
 import pytest
 
 from runner.job import State
@@ -94,3 +97,22 @@ def test_a_number_never_makes_an_id_too_long(spool: Spool) -> None:
         job(spool.daemon.ledger, name)
         for first in (1, 2):
             assert is_safe_id(free_ids(spool).free(name, first=first))
+
+
+def test_the_folder_of_a_job_that_was_away_is_never_removed(spool: Spool) -> None:
+    """It may have come back between two looks, with its pictures."""
+    spool.drop("hero.yaml")
+    spool.end("hero")
+    daemon = spool.daemon
+    assert daemon is not None
+    folder, ids = spool.home.job("hero"), daemon.intake._ids
+    aside = folder.rename(folder.with_name("aside"))
+    forget = daemon.ledger.forget
+
+    def then_it_comes_back(*given: Any, **named: Any) -> None:
+        forget(*given, **named)
+        aside.rename(folder)
+
+    with mock.patch.object(daemon.ledger, "forget", then_it_comes_back):
+        assert ids.holder("hero") is None
+    assert (folder / "hero-0001.png").is_file()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -530,3 +533,27 @@ def test_a_chain_whose_folders_were_removed_waits_for_its_head_as_on_the_first_n
         assert [end["state"] for end in spool.over("hero", "edit")] == ["succeeded"] * 2
         for job in ("hero", "edit"):
             shutil.rmtree(spool.home.job(job))
+
+
+def test_an_image_in_a_folder_that_may_not_be_searched_ends_its_job_with_a_sentence(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the drop was never answered."""
+    closed = spool.home.inbox / "closed"
+    closed.mkdir()
+    look, read = os.stat, os.open
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(path: Any, *given: Any, **named: Any) -> Any:
+            if isinstance(path, (str, os.PathLike)) and "closed/" in os.fspath(path):
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return real(path, *given, **named)
+
+        return act
+
+    monkeypatch.setattr(os, "stat", refusing(look))
+    monkeypatch.setattr(os, "open", refusing(read))
+    spool.drop("edit.yaml", EDIT.format(image="closed/cat.png"))
+    status = spool.end("edit")
+    assert (status["state"], status["reason"]) == ("failed", "InputBad")
+    assert "Permission denied" in status["message"]
