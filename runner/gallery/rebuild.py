@@ -132,7 +132,9 @@ def remove_gone(gallery: Gallery, outbox: Path) -> None:
     last = ""
     while rows := gallery.after(last, _BATCH):
         last = str(rows[-1]["id"])
-        gallery.remove(*(row for row in rows if not is_there(outbox.parent / row["sidecar"])))
+        # A row's paths begin with `outbox/`, whatever the settings name it.
+        here = ((row, outbox / row["sidecar"].partition("/")[2]) for row in rows)
+        gallery.remove(*(row for row, sidecar in here if not is_there(sidecar)))
 
 
 def _remove_others(folder: Path) -> None:

@@ -199,6 +199,16 @@ def test_jobs_that_were_moved_away_by_hand_leave_the_gallery_too(used: Here) -> 
     assert used("gallery", "search", "--json").json["total"] == 2
 
 
+def test_an_outbox_of_another_name_has_no_row_of_what_stays_removed(used: Here) -> None:
+    """Seen red: every row went, for their paths begin with `outbox/`."""
+    used("gallery", "rebuild")
+    (used.home / "outbox").rename(used.home / "pictures")
+    (used.home / "fluxdrop.yaml").write_text("outbox: pictures\n", encoding="utf-8")
+    shutil.rmtree(used.home / "pictures" / "a")
+    assert used("clean", "--older-than", "7d", "--yes").code == 0
+    assert used("gallery", "search", "--json").json["total"] == 2
+
+
 @pytest.mark.parametrize("read", [errno.EIO, errno.EACCES])
 def test_a_spec_that_cannot_be_read_keeps_everything_and_is_named(used: Here, read: int) -> None:
     """Seen red: the pictures that it named were deleted."""
