@@ -123,7 +123,10 @@ def read_file(file: Path, most: int = MAX_FILE_BYTES, *, follow: bool = False) -
         size = os.fstat(opened.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", os.fspath(file))
-        return opened.read(size)
+        try:
+            return opened.read(size)
+        except OSError as error:  # which names no file
+            raise OSError(error.errno, error.strerror, os.fspath(file)) from error
 
 
 def text_of(name: str) -> str:
