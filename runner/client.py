@@ -6,6 +6,7 @@ by the command line and the MCP server, and usable from other programs.
 """
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -39,6 +40,7 @@ from runner.spool.store.names import (
 from specs.errors import SpecInvalid
 
 _POLL_SECONDS = 0.05
+_LONGEST_NAME = 255
 # A share comes back, and files are closed again.
 _REFUSED_SECONDS = 10.0
 _MISSED_INTERVALS = 5
@@ -159,6 +161,8 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
         image = beside(spec_file, name)
         try:
             if not is_file(image):
+                if len(os.fsencode(name)) > _LONGEST_NAME:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
                 continue
             picture, there = read_file(image, follow=True), home.inbox / name
             if is_there(there):
