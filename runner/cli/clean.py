@@ -227,6 +227,9 @@ def remove(home: Home, jobs: list[Job]) -> list[str]:
             # The folder leaves its name in one operation: no reader finds half of a job.
             os.replace(folder, aside)
             shutil.rmtree(aside)
+        except FileNotFoundError:
+            # Another clean was here first.
+            continue
         except OSError as error:
             left.append(f"{job.id} could not be removed: {error.strerror}")
     gallery = Gallery(home.data / FOLDER, writing=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from runner import client, reading
 from runner.cli.output import add_verb, print_answer, print_json, print_message, show
 from runner.errors import UsageProblem
-from runner.files import is_file, names_in, read_file
+from runner.files import is_file, is_folder, names_in, read_file
 from runner.gallery.formatting import mapping
 from runner.settings import Home, find_home
 from runner.spool.disk.disk import leaving_out
@@ -214,6 +214,9 @@ def write_outbox_page(home: Home, *, months: bool = False) -> str:
 
 def _folders(home: Home) -> Iterator[tuple[int, str]]:
     """The folders that may be jobs', with their times."""
+    home.require_mounted()
+    if not is_folder(home.outbox):
+        raise UsageProblem(f"the outbox is not there: {home.outbox}")
     with os.scandir(home.outbox) as entries:
         for entry in entries:
             if is_safe_id(entry.name) and entry.is_dir(follow_symlinks=False):

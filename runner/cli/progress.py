@@ -42,7 +42,8 @@ class Board:
         self._tasks: dict[str, TaskID] = {}
         # By job that is not over: the status shown last.
         self._shown: dict[str, dict[str, Any]] = {}
-        self._over: set[str] = set()
+        # By job that is over: when it was accepted. The next job of that id is another.
+        self._over: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
@@ -87,13 +88,13 @@ class Board:
         with suppress(OSError):  # at the next look
             ids = self._ids()
         for job_id in dict.fromkeys([*self._shown, *ids]):
-            if job_id in self._over:
-                continue
             status = None
             with suppress(OSError):  # at the next look
                 status = reading.status(self._home.job(job_id) / "status.json")
-            if status is None:
+            if status is None or self._over.get(job_id) == status["accepted_at"]:
                 continue
+            if self._over.pop(job_id, None):
+                self._tasks.pop(job_id, None)
             status["id"] = job_id
             before = self._shown.get(job_id)
             is_new = before is None or _told(status) != _told(before)
@@ -106,7 +107,7 @@ class Board:
             elif is_new:
                 show(job_line(status), flush=True)
             if status["state"] in FINAL_STATES:
-                self._over.add(job_id)
+                self._over[job_id] = status["accepted_at"]
                 del self._shown[job_id]
         if self._bars:
             self._bars.refresh()

@@ -20,6 +20,8 @@ from runner.gallery.page.paging import Closed, pages_of
 from runner.gallery.page.sheet import outbox_page
 from runner.gallery.rebuild import rebuild, row_of
 from runner.gallery.store import FOLDER, Gallery
+from runner.gallery.terms import facet
+from runner.spool.store.queries import Event
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 from runner.wire import Status
@@ -67,6 +69,7 @@ class Pages:
             self._making.join()
         self.changed = True
         self.tend(at_once=True)
+        self._gallery.close()
 
     def _see_to_index(self) -> None:
         """Begin to make the gallery's index where there is none that has every picture.
@@ -173,9 +176,19 @@ class Pages:
                     if self._added.pop(event.id, 0) != event.body["images"]["done"]:
                         rows += map(row_of, self._outbox.sidecars(event.id).values())
                 self._gallery.add(*rows)
+                self._remove_earlier(event)
             # What was heard is not told again: not even after a power cut.
             self._gallery.sync()
             self._ledger.heard(_LISTENER, events[-1].n)
+
+    def _remove_earlier(self, event: Event) -> None:
+        """Remove the rows of an earlier job of that id, whose folder was taken away by hand."""
+        term, done = f'"{facet("job", event.id)}"', event.body["images"]["done"]
+        rows, _ = self._gallery.page(term, None, None, 0, 0)
+        if rows > done:
+            known = self._gallery.page(term, None, None, rows, 0)[1]
+            own = set(self._outbox.sidecars(event.id))
+            self._gallery.remove(*(row for row in known if row.get("index") not in own))
 
     def _write_outbox_page(self) -> None:
         began = monotonic()

@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +40,6 @@ COMMIT;
 # A picture's number is the millisecond that it was made in, times this: they sort by time.
 _SAME_MILLISECOND = 1 << 20
 _LATEST = 1 << 42
-_LONGEST_WAIT = 86_400.0
 _REBUILD = "the gallery's index is damaged: run `fluxdrop gallery rebuild`"
 _ERRNO = {
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -64,12 +62,12 @@ class Gallery:
     so; questions to it are answered as if it were empty.
     """
 
-    def __init__(self, folder: Path, *, writing: bool = False, patience: float = inf) -> None:
+    def __init__(self, folder: Path, *, writing: bool = False, patience: float = 30.0) -> None:
         self.folder = folder
         self.damaged = False
         self._file = folder / FILE
         self._writing = writing
-        self._patience = min(patience, _LONGEST_WAIT)
+        self._patience = patience
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._let_go: Callable[[], object] = lambda: None
@@ -116,6 +114,15 @@ class Gallery:
         """Return once a power cut would lose no row that was added before."""
         with self._changing(durable=True) as base:
             base.execute("INSERT OR REPLACE INTO mark VALUES ('synced', random())")
+        with self._lock, self._explained():
+            # Into the one file, as far as no reader is in the way: who copies it may leave the log.
+            if self._connection:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Let go of the file; the next question opens it again."""
+        with self._lock:
+            self._close()
 
     def get(self, row_id: str) -> Row | None:
         """The row of one picture, or None."""
@@ -126,7 +133,7 @@ class Gallery:
         query = "SELECT row FROM picture WHERE id > ? ORDER BY id LIMIT ?"
         nothing: list[Row] = []
         return self._ask(
-            lambda base: [json.loads(row) for (row,) in base.execute(query, (row_id, limit))],
+            lambda base: [_row(row) for (row,) in base.execute(query, (row_id, limit))],
             nothing,
         )
 
@@ -154,7 +161,7 @@ class Gallery:
         def read(base: sqlite3.Connection) -> tuple[int, list[Row]]:
             (total,) = base.execute(f"SELECT count(*) {where}", values).fetchone()
             rows = base.execute(query, (*values, limit, offset)) if limit else ()
-            return total, [json.loads(row) for (row,) in rows]
+            return total, [_row(row) for (row,) in rows]
 
         nothing: tuple[int, list[Row]] = (0, [])
         return self._ask(read, nothing)
@@ -219,10 +226,12 @@ class Gallery:
         """Raise SQLite's errors as OSError, and note a damaged file."""
         try:
             yield
-        except (sqlite3.Error, json.JSONDecodeError) as error:
-            default = 0 if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_CORRUPT
-            code = getattr(error, "sqlite_errorcode", default) & 0xFF
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            # Rows that are none and tables that are not there, too.
+            if code not in (*_ERRNO, sqlite3.SQLITE_CANTOPEN) and "fts5" not in str(error):
                 self.damaged = True
                 # So that the file can be removed, on Windows too.
                 self._let_go()
@@ -231,8 +240,6 @@ class Gallery:
             if code == sqlite3.SQLITE_CANTOPEN:
                 # The system says why.
                 os.close(os.open(self._file, os.O_RDONLY))
-            elif code not in _ERRNO and "fts5" not in str(error):
-                raise
             raise OSError(_ERRNO.get(code, errno.EIO), str(error), str(self._file)) from error
 
     def _opened(self) -> sqlite3.Connection | None:
@@ -280,7 +287,17 @@ class Gallery:
 def _find(base: sqlite3.Connection, row_id: str) -> tuple[int, Row] | None:
     """The number and the row of one picture."""
     found = base.execute("SELECT n, row FROM picture WHERE id = ?", (row_id,)).fetchone()
-    return (found[0], json.loads(found[1])) if found else None
+    return (found[0], _row(found[1])) if found else None
+
+
+def _row(text: Any) -> Row:
+    try:
+        row = json.loads(text)
+    except (ValueError, TypeError):
+        row = None
+    if isinstance(row, dict):
+        return row
+    raise sqlite3.DatabaseError("a row is none")
 
 
 def _put(base: sqlite3.Connection, row_id: str, row: Mapping[str, Any]) -> None:

@@ -129,3 +129,13 @@ def test_watch_goes_on_while_the_system_refuses_a_look(
     monkeypatch.setattr(client, "runner_health", health)
     done = here("watch")
     assert done.code == 0 and "the runner has stopped" in done.err and answers == []
+
+
+def test_the_next_job_of_an_id_is_another_job(watched: Watched) -> None:
+    """Seen red: of a spec that was mended and dropped again under its name nothing was shown."""
+    (line,) = watched.change(state="rejected")
+    assert line["state"] == "rejected" and watched.change(message="later") == []
+    (line,) = watched.change(state="queued", accepted_at="2026-11-29T19:00:00.000Z")
+    assert line["state"] == "queued" and "source" in line
+    (line,) = watched.change(state="succeeded")
+    assert line["state"] == "succeeded"

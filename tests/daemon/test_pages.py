@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from contextlib import ExitStack, closing
@@ -14,7 +15,7 @@ from runner.gallery.lock import locked
 from runner.gallery.rebuild import Progress
 from runner.gallery.search import search
 from runner.gallery.store import FOLDER, Gallery
-from tests.spool.conftest import Spool
+from tests.spool.conftest import SPEC, Spool
 
 BOTH = {"hero-0001", "next-0001"}
 
@@ -102,4 +103,17 @@ def test_the_pictures_of_jobs_that_ended_before_the_ledger_was_lost_are_found(
     for file in idle_spool.home.data.glob("ledger.sqlite*"):
         file.unlink()
     idle_spool.start()
+    idle_spool.until(lambda: ids(idle_spool) == {"hero-0001"})
+
+
+def test_the_rows_of_an_earlier_job_of_that_id_go_when_the_next_one_ends(
+    idle_spool: Spool,
+) -> None:
+    """Seen red: a search showed pictures that nobody had any more."""
+    idle_spool.start()
+    idle_spool.drop("hero.yaml", f"{SPEC}count: 3\n")
+    idle_spool.end("hero")
+    idle_spool.until(lambda: len(ids(idle_spool)) == 3)
+    shutil.rmtree(idle_spool.home.job("hero"))
+    idle_spool.drop("hero.yaml", SPEC)
     idle_spool.until(lambda: ids(idle_spool) == {"hero-0001"})

@@ -17,7 +17,7 @@ import pytest
 
 from runner.gallery.rebuild import rebuild, row_of
 from runner.gallery.search import search
-from runner.gallery.store import Gallery
+from runner.gallery.store import FILE, Gallery
 from tests.gallery.samples import put_job, sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +149,44 @@ def _checkpoint(folder: Path) -> Path:
     base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     base.close()
     return file
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE picture SET row = CAST(x'7bff7d' AS TEXT)",
+        "UPDATE picture SET row = '[]'",
+        "UPDATE picture SET row = NULL",
+        "DROP TABLE mark",
+        "DROP TABLE picture",
+        "DROP TABLE term",
+    ],
+)
+def test_an_index_whose_content_is_none_is_made_anew_too(
+    outbox: Path, folder: Path, statement: str
+) -> None:
+    """Seen red: tracebacks of the search, and of the rebuild that was to mend it."""
+    rebuild(Gallery(folder, writing=True), outbox)
+    with sqlite3.connect(folder / FILE) as base:
+        base.execute(statement)
+    base.close()
+    reader, writer = Gallery(folder), Gallery(folder, writing=True)
+    search(reader, "fox")
+    writer.damaged = reader.damaged
+    assert reader.damaged or reader.missing
+    assert rebuild(writer, outbox, anew=False, if_missing=True) == 5
+    assert search(reader, "fox")["total"] == 5 and not reader.missing
+
+
+def test_what_was_synced_is_in_the_one_file_that_a_backup_may_have(
+    outbox: Path, folder: Path, tmp_path: Path
+) -> None:
+    writer = Gallery(folder, writing=True)
+    rebuild(writer, outbox)
+    writer.sync()
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / FILE).write_bytes((folder / FILE).read_bytes())
+    assert len(Gallery(tmp_path / "copy")) == 5
 
 
 @pytest.mark.parametrize("damage", ["no database", "cut", "overwritten", "a row"])
