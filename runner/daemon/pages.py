@@ -171,24 +171,27 @@ class Pages:
         """Add the rows that ended jobs lack: made by a process that was killed, or not written."""
         while events := self._ledger.events_for(_LISTENER, _MOST_EVENTS):
             for event in events:
-                rows: list[dict[str, Any]] = []
-                with self._faults.isolated(self._outbox.folder(event.id)):
-                    if self._added.pop(event.id, 0) != event.body["images"]["done"]:
-                        rows += map(row_of, self._outbox.sidecars(event.id).values())
-                self._gallery.add(*rows)
-                self._remove_earlier(event)
+                self._complete(event)
             # What was heard is not told again: not even after a power cut.
             self._gallery.sync()
             self._ledger.heard(_LISTENER, events[-1].n)
 
-    def _remove_earlier(self, event: Event) -> None:
-        """Remove the rows of an earlier job of that id, whose folder was taken away by hand."""
-        term, done = f'"{facet("job", event.id)}"', event.body["images"]["done"]
-        rows, _ = self._gallery.page(term, None, None, 0, 0)
-        if rows > done:
-            known = self._gallery.page(term, None, None, rows, 0)[1]
-            own = set(self._outbox.sidecars(event.id))
-            self._gallery.remove(*(row for row in known if row.get("index") not in own))
+    def _complete(self, event: Event) -> None:
+        """Give a job that ended exactly the rows of its sidecars, unless it has as many already.
+
+        Too many are an earlier job's of that id, whose folder was taken away by hand.
+        """
+        term, rows = f'"{facet("job", event.id)}"', None
+        known, _ = self._gallery.page(term, None, None, 0, 0)
+        with self._faults.isolated(self._outbox.folder(event.id)):
+            done = event.body["images"]["done"]
+            if self._added.pop(event.id, 0) != done or known > done:
+                rows = [*map(row_of, self._outbox.sidecars(event.id).values())]
+        if rows is not None:
+            own = {row["id"] for row in rows}
+            _, before = self._gallery.page(term, None, None, known, 0)
+            self._gallery.add(*rows)
+            self._gallery.remove(*(row for row in before if row["id"] not in own))
 
     def _write_outbox_page(self) -> None:
         began = monotonic()
