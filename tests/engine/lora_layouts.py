@@ -176,16 +176,13 @@ A_AND_B = low_rank("lora_A.weight", "lora_B.weight")
 KOHYA = low_rank("lora_down.weight", "lora_up.weight", alpha=2)
 
 
-def mixed(*forms: Form) -> Form:
-    """One form after the other, from layer to layer."""
-    turns = itertools.cycle(forms)
-    return lambda weight, made: next(turns)(weight, made)
-
-
 @dataclass(frozen=True)
 class Layout:
+    """`mixed` are further forms: each layer of a file has the next one, in turn."""
+
     prefix: str
     form: Form = A_AND_B
+    mixed: Sequence[Form] = ()
     first: bool = False
     underscores: bool = False
     names: Mapping[str, str] | None = None
@@ -248,12 +245,12 @@ LAYOUTS = {
     "DoRA of LoKr": Layout("diffusion_model.", dora("dora_scale", 1, kronecker(1)), first=True),
     "full difference": Layout("diffusion_model.", full, first=True),
     "LoRA and LoKr mixed": Layout(
-        "lora_unet_", mixed(KOHYA, kronecker(1)), first=True, underscores=True
+        "lora_unet_", KOHYA, (kronecker(1),), first=True, underscores=True
     ),
     "all mixed": Layout(
         "diffusion_model.",
-        mixed(
-            KOHYA,
+        KOHYA,
+        (
             hadamard,
             dora("dora_scale", 1, KOHYA),
             full,
@@ -282,6 +279,7 @@ def written_as(layout: Layout, family: str, seed: int = 0) -> tuple[dict[str, An
 
     pipe, made = pipe_for(family), torch.Generator().manual_seed(seed)
     weights = dict(pipe.transformer.named_parameters())
+    forms = itertools.cycle((layout.form, *layout.mixed))
     tensors, changed = {}, {}
     for first, text in (layout.names or FIRST_NAMES[family]).items():
         names, swapped = parts_of(text)
@@ -292,7 +290,7 @@ def written_as(layout: Layout, family: str, seed: int = 0) -> tuple[dict[str, An
             before = torch.cat([weights[f"{each}.weight"].detach() for each in own])
             if turned:
                 before = torch.cat(before.chunk(2)[::-1])
-            pieces, after = layout.form(before, made)
+            pieces, after = next(forms)(before, made)
             if turned:
                 after = torch.cat(after.chunk(2)[::-1])
             rows = [len(weights[f"{each}.weight"]) for each in own]

@@ -251,7 +251,10 @@ def _changes(
             if "gain" in here and layer.bias is not None:  # it is no part of the weight
                 own_bias = layer.bias.detach().float().cpu()
                 here["bias"] = here.get("bias", 0) - here["gain"] * own_bias
-            cut = [factor.to(dtype, copy=True) for factor in cut]  # streamed each on its own
+            # Copies, because each is streamed on its own: of a tensor that several changes hold,
+            # only the first would be brought.
+            cut = [factor.to(dtype, copy=True) for factor in cut]
+            here = {key: each.clone() for key, each in here.items()}
             yield own_name, make((kron, cut, scale), wide, rows, **here)
         vectors = {}  # they are of the layer, not of each of its changes
 
