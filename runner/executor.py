@@ -1,14 +1,15 @@
 """The interface between the worker and an executor, which renders images.
 
 An executor takes tasks and puts events into a queue; the worker never calls a pipeline, and an
-executor never touches the spool. Tasks and events are plain values that can be pickled, so that an
-executor may run in this process (the one GPU thread), in others, or on several GPUs.
+executor never touches the spool. Tasks and events are plain values that can be pickled: an executor
+runs in this process (the one GPU thread), in one for each card, or on many machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,17 +20,39 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class SlotState(StrEnum):
+    """Whether a slot takes tasks: it does where it is `ready`; `suspect` is one not heard of."""
+
+    READY = "ready"
+    STARTING = "starting"
+    SUSPECT = "suspect"
+    LOST = "lost"
+    DRAINED = "drained"
+
+
 @dataclass(frozen=True)
 class Slot:
     """One place that renders: its name, whether it has tasks in flight, and its loaded models.
 
-    `batch_size` is how many images like the last one it can make in one call.
+    `batch_size` is how many images like the last one it can make in one call. `host` is the name of
+    its machine, `device` that of a setting ("cuda:1"), and `memory` the bytes of the device that it
+    has reserved, where that is known. `note` says in a sentence why it takes no tasks.
     """
 
     name: str
     busy: bool
     models: tuple[str, ...] = ()
     batch_size: int = 1
+    host: str = ""
+    device: str = ""
+    memory: int | None = None
+    state: SlotState = SlotState.READY
+    note: str = ""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes a task now."""
+        return not self.busy and self.state == SlotState.READY
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,19 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class SlotLost:
+    """A slot ended, and all of its tasks in flight with it; a new one comes in its place.
+
+    `why` is part of a sentence ("killed by SIGKILL"). The images are `charged` where the slot's
+    process ended or hung, and not where its machine or the network was lost.
+    """
+
+    slot: str
+    why: str
+    charged: bool = True
+
+
+@dataclass(frozen=True)
 class Woken:
     """Wakes the worker, which then checks for new work; carries nothing."""
 
@@ -88,13 +124,15 @@ class CancelAsked:
     seq: int
 
 
-Event = Progressed | Rendered | Failed | StoppedEarly | Woken | CancelAsked
+Event = Progressed | Rendered | Failed | StoppedEarly | SlotLost | Woken | CancelAsked
 
 
 class Executor(Protocol):
     """Renders tasks and reports in `events`.
 
-    Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly.
+    Every task given to `start` is answered by exactly one Rendered, Failed or StoppedEarly, or with
+    all others of its slot by one SlotLost, after which nothing is heard of them. `Woken` tells that
+    a slot has come, gone or become free without an answer.
     """
 
     events: SimpleQueue[Event]
@@ -106,13 +144,16 @@ class Executor(Protocol):
         """Announce the tasks that come next, so that the executor may encode or import early."""
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        """Render tasks on an idle slot; it is idle again before the last of them is answered.
+        """Render tasks on a free slot; it is free again before the last of them is answered.
 
         Raises ValueError where the slot is unknown, busy or closed.
         """
 
     def stop(self, slot: str) -> None:
         """Stop the tasks in flight at their next cancellation point; an idle slot ignores it."""
+
+    def abandon(self, slot: str, why: str) -> bool:
+        """End a slot that hangs, which is told by a SlotLost; False where that cannot be done."""
 
     def release(self) -> None:
         """Take every model off the device (paused, outside windows, idle)."""

@@ -6,6 +6,7 @@ StoppedEarly. Only the text of an error is kept: its traceback would keep tensor
 """
 
 import logging
+import platform
 import re
 import threading
 import time
@@ -32,14 +33,15 @@ from runner.threads import Threads
 
 log = logging.getLogger(__name__)
 
-_SLOT = "gpu0"
+ONLY_SLOT = "gpu0"
+"""The name of the slot where there is one."""
 _Order = list[tuple[ImageTask, StopSign]] | Callable[[], object] | None
 """Tasks to render, or what else the thread is to do; None ends it."""
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
 class GpuThread:
-    """An `Executor` with the one slot "gpu0".
+    """An `Executor` with one slot, which has the name `slot`.
 
     `data` is the home's private folder, where the built-in model is assembled. `library` finds the
     models, by default there and in the hub's cache. `pipelines`, where given, replaces a cache of
@@ -55,26 +57,34 @@ class GpuThread:
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,
         threads: Threads | None = None,
+        slot: str = ONLY_SLOT,
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
+        self._slot, self._device = slot, device
         self.lost: str | None = None
         """Why the device cannot be used any more in this process; None while it can."""
         self._pipelines = pipelines or PipelineCache(library or hub.Disk(data), device=device)
         folder = data / "cache" / "embeddings" if prompt_cache else None
         cache = PromptCache(folder, prompt_cache)
         self._prompts = Prompts(self._pipelines, cache, versions())
-        self._renderer = Renderer(_SLOT, self._pipelines, self._prompts)
+        self._renderer = Renderer(self._slot, self._pipelines, self._prompts)
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
         self._closed = False
         self._orders: SimpleQueue[_Order] = SimpleQueue()
         self._threads = threads or Threads()
-        self._thread = self._threads.start(_SLOT, self._run)
+        self._thread = self._threads.start(self._slot, self._run)
 
     def slots(self) -> Sequence[Slot]:
         with self._lock:
             size = self._renderer.batching.size
-            return (Slot(_SLOT, bool(self._in_flight), self._pipelines.loaded, size),)
+            loaded = self._pipelines.loaded
+            return (
+                Slot(
+                    self._slot, bool(self._in_flight), loaded, size,
+                    platform.node(), self._device, devices.reserved() if loaded else None,
+                ),
+            )  # fmt: skip
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Remember the prompts that come next, and import the libraries meanwhile."""
@@ -85,7 +95,7 @@ class GpuThread:
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         signed = [(task, StopSign(task.timeout, self._threads.awake)) for task in tasks]
         with self._lock:
-            if slot != _SLOT or self._closed or self._in_flight:
+            if slot != self._slot or self._closed or self._in_flight:
                 why = "closed" if self._closed else "busy" if self._in_flight else "not mine"
                 raise ValueError(f"slot {slot} cannot start a task: it is {why}")
             self._in_flight = list(signed)
@@ -95,9 +105,13 @@ class GpuThread:
     def stop(self, slot: str) -> None:
         """Set the stop signs of the tasks in flight; a task started later has its own."""
         with self._lock:
-            if slot == _SLOT:
+            if slot == self._slot:
                 for _, sign in self._in_flight:
                     sign.set()
+
+    def abandon(self, slot: str, why: str) -> bool:
+        """A thread cannot be ended."""
+        return False
 
     def release(self) -> None:
         """The thread does it, after the tasks in flight."""
@@ -106,15 +120,15 @@ class GpuThread:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        self.stop(_SLOT)
+        self.stop(self._slot)
         self._orders.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while True:
-            self._threads.moved(_SLOT)
+            self._threads.moved(self._slot)
             order = self._orders.get()
-            self._threads.moved(_SLOT)
+            self._threads.moved(self._slot)
             if isinstance(order, list):
                 if not self._run_batch(order):
                     for task, sign in order:
@@ -137,7 +151,7 @@ class GpuThread:
         try:
             answers = self._renderer.render_batch(tasks, sign, self._report)
         except Stopped:
-            answers = [StoppedEarly(_SLOT, task) for task in tasks]
+            answers = [StoppedEarly(self._slot, task) for task in tasks]
         except Exception:
             # One of them may have failed, or all may be too large: each is tried alone.
             log.info("%d images could not be made at once", len(tasks), exc_info=True)
@@ -151,7 +165,7 @@ class GpuThread:
         return True
 
     def _report(self, event: Event) -> None:
-        self._threads.moved(_SLOT)
+        self._threads.moved(self._slot)
         self.events.put(event)
 
     def _report_slowly(self, event: Event) -> None:
@@ -167,21 +181,21 @@ class GpuThread:
             report = self._report_slowly if task.suspect else self._report
             return self._renderer.render(task, sign, report)
         except Stopped:
-            return StoppedEarly(_SLOT, task)
+            return StoppedEarly(self._slot, task)
         except JobFailed as error:
             if isinstance(error, DeviceLost):
                 self.lost = str(error)
-            return Failed(_SLOT, task, error.reason, str(error))
+            return Failed(self._slot, task, error.reason, str(error))
         except BaseException as error:  # noqa: BLE001 an unanswered task would block the queue
             # As text: a traceback object would keep the image's tensors alive.
             log.error(
                 "%s %d failed:\n%s", task.job, task.index, _private(traceback.format_exc(), task)
             )
-            return Failed(_SLOT, task, "Internal", _first_line(error, task))
+            return Failed(self._slot, task, "Internal", _first_line(error, task))
 
 
-def of_home(home: Home) -> GpuThread:
-    """The GPU thread that a home's settings ask for.
+def of_home(home: Home, *, slot: str = ONLY_SLOT, device: str | None = None) -> GpuThread:
+    """The GPU thread that a home's settings ask for, or one on this device.
 
     Raises UsageProblem where they ask for what this machine or this installation lacks.
     """
@@ -189,11 +203,18 @@ def of_home(home: Home) -> GpuThread:
     speed = Speed.of(settings)
     speed.check()
     library = hub.Disk(home.data, models_of(settings))
+    device = device or settings.device
     pipelines = PipelineCache(
-        library, device=settings.device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
+        library, device=device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
     )
-    cache = int(settings.prompt_cache_gb * 1e9)
-    return GpuThread(home.data, pipelines=pipelines, prompt_cache=cache, threads=home.threads)
+    return GpuThread(
+        home.data,
+        device=device,
+        prompt_cache=int(settings.prompt_cache_gb * 1e9),
+        pipelines=pipelines,
+        threads=home.threads,
+        slot=slot,
+    )
 
 
 def _log_failure(housekeeping: Callable[[], object]) -> None:
@@ -201,7 +222,7 @@ def _log_failure(housekeeping: Callable[[], object]) -> None:
     try:
         housekeeping()
     except Exception:
-        log.exception("housekeeping of %s failed", _SLOT)
+        log.exception("housekeeping between images failed")
 
 
 def _private(text: str, task: ImageTask) -> str:

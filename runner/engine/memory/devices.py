@@ -146,6 +146,13 @@ def describe(device: Any) -> str:
     return str(device)
 
 
+def reserved() -> int | None:
+    """The bytes of a CUDA device that this process has reserved; None without one in use."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return int(cuda.memory_reserved()) if cuda is not None and cuda.is_initialized() else None
+
+
 def free_caches() -> None:
     """Free unused memory of the device: Python's reference cycles, then the allocator's blocks."""
     import torch
