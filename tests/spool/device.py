@@ -86,6 +86,9 @@ class FlatColours:
         if self.task is not None:
             self.events.put(StoppedEarly("gpu0", self._answered()))
 
+    def abandon(self, slot: str, why: str) -> bool:
+        return False
+
     def release(self) -> None:
         self.released += 1
         self.models.clear()
