@@ -267,6 +267,7 @@ def test_a_job_whose_only_slot_is_made_again_stays_running(two: Spool) -> None:
     device_of(two).states["b"] = SlotState.LOST
     two.drop("hero.yaml", FOUR)
     until_at_work(two, a=("hero", 1))
+    two.until(lambda: two.status("hero")["state"] == "running")
     device_of(two).states["a"] = SlotState.STARTING
     device_of(two).lose("a")
     two.until(lambda: in_flight(two) == {})
