@@ -83,7 +83,7 @@ def test_a_lost_slot_costs_its_image_one_attempt_and_no_other_anything(two: Spoo
     two.until(lambda: losses(two))
     assert losses(two) == [(2, "denoising", "killed by SIGKILL")]
     until_at_work(two, a=("hero", 1), b=("hero", 2))
-    assert two.status("hero")["state"] == "running"
+    two.until(lambda: two.status("hero")["state"] == "running")
     device_of(two).by_themselves()
     status = two.end("hero")
     assert (status["state"], status["attempt"], status["images"]["done"]) == ("succeeded", 1, 4)
@@ -194,7 +194,7 @@ def test_a_higher_priority_gets_each_slot_at_the_end_of_its_image(two: Spool) ->
     two.gone("urgent.yaml")
     finish(two, "a")
     until_at_work(two, a=("urgent", 1), b=("hero", 2))
-    assert two.status("hero")["state"] == "running"
+    two.until(lambda: two.status("hero")["state"] == "running")
     finish(two, "b")
     until_at_work(two, a=("urgent", 1), b=("urgent", 2))
     status = two.until(lambda: (s := two.status("hero"))["state"] == "queued" and s)
@@ -226,7 +226,7 @@ def test_a_paused_job_is_put_back_once_the_last_slot_has_answered(two: Spool) ->
     finish(two, "a")
     for _ in range(3):
         daemon_of(two).step(0.0)
-    assert two.status("hero")["state"] == "running"
+    two.until(lambda: two.status("hero")["state"] == "running")
     assert set(device_of(two).at_work) == {"b"}
     finish(two, "b")
     two.until(lambda: two.status("hero")["reason"] == "Paused")
