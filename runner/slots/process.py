@@ -336,6 +336,8 @@ def _serve(
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.update(environment)
+    # What this one starts begins as in any process, and no kill leaves semaphores behind.
+    multiprocessing.set_start_method(None, force=True)
     # What a command prints may be read as JSON.
     sys.stdout = sys.stderr
     with suppress(OSError):
