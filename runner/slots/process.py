@@ -286,11 +286,11 @@ class ProcessExecutor:
         """Tell of the slots that had tasks; none takes any until the next child is there."""
         with self._lock:
             lost, self._in_flight = self._in_flight, {}
-            state = SlotState.LOST if self._closing.is_set() else SlotState.STARTING
+            state, note = SlotState.STARTING, f"made again: {why}"
+            if self._closing.is_set():
+                state, note = SlotState.LOST, ""
             self._seen = {
-                slot.name: replace(
-                    slot, busy=False, models=(), memory=None, state=state, note=f"made again: {why}"
-                )
+                slot.name: replace(slot, busy=False, models=(), memory=None, state=state, note=note)
                 for slot in self._seen.values()
             }
         for slot in lost:
