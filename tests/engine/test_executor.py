@@ -209,6 +209,10 @@ def test_a_lost_slot_is_told_once_the_others_go_on_and_it_takes_tasks_when_it_is
     assert isinstance(answered(executor)[-1], Rendered)
     executor.come_back(lost)
     assert executor.events.get_nowait() == Woken()
+    executor.lose(lost, "killed by SIGKILL", charged=charged)
+    assert executor.events.get_nowait() == Woken(), "nothing was in flight"
+    executor.come_back(lost)
+    assert executor.events.get_nowait() == Woken()
     executor.start(lost, [task_of("text2img")])
     executor.finish(lost)
     assert isinstance(answered(executor)[-1], Rendered)

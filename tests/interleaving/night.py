@@ -12,8 +12,9 @@ import random
 import shutil
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from runner.daemon.daemon import Daemon
-from runner.executor import Executor, Failed, Progressed, StoppedEarly
+from runner.executor import Executor, Failed, Progressed, SlotState
 from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, StrPath
@@ -60,59 +61,81 @@ _READY = (
     "SELECT id, priority FROM job WHERE state = 'queued' AND NOT inputs_missing AND ready_at <= ?"
     " AND NOT EXISTS (SELECT 1 FROM unanswered WHERE unanswered.seq = job.seq)"
 )
+_MADE = "SELECT 1 FROM image WHERE outcome = 'done' AND json_extract(output, '$.file') = ?"
+# Most slots are lost in mid-image, some for as long as a process needs to start.
+_BUSY = 0.8
+_BUSY_SECONDS = 1.0
+_AWAY_SECONDS = (0.0, 0.0, 0.05, 1.0)
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
 
 
 class _Device(FlatColours):
-    """Flat colours made by a thread of its own, step by step."""
+    """Flat colours made by a thread of each slot, step by step."""
 
     def __init__(self, night: Night) -> None:
         # Large enough to be encoded beside the writer.
-        super().__init__(side=256)
+        super().__init__(side=256, slots=night.plan.slots, by_hand=True)
         self._night = night
         self._turns = night.turns
         self.events = Queue(night.turns)  # type: ignore[assignment]
-        self._stop = self._closed = False
-        self._thread = night.turns.spawn("gpu", "runner", self._run)
+        self._stopped: set[str] = set()
+        self._closed = False
+        self._threads = [
+            night.turns.spawn(slot, "runner", partial(self._run, slot)) for slot in self.states
+        ]
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         (task,) = tasks
-        assert self.task is None and not self._closed, "the slot is busy"
-        self._night.begins(task)
-        self._stop = False
-        self.models.add(task.model)
-        self.task = task
+        assert slot not in self.in_hand and not self._closed, "the slot is busy"
+        self._stopped.discard(slot)
+        others = {name: each for name, each in self.in_hand.items() if name != slot}
+        super().start(slot, tasks)
+        self._night.begins(task, others)
 
     def stop(self, slot: str) -> None:
-        self._stop = True
+        self._stopped.add(slot)
 
     def close(self) -> None:
-        self._stop = self._closed = True
-        self._turns.wait(lambda: self._thread.over)
+        self._closed = True
+        self._stopped.update(self.states)
+        self._turns.wait(lambda: all(thread.over for thread in self._threads))
 
-    def _run(self) -> None:
+    def _run(self, slot: str) -> None:
         while True:
-            self._turns.wait(lambda: self.task is not None or self._closed)
-            if self.task is None:
+            self._turns.wait(lambda: slot in self.in_hand or self._closed)
+            if slot not in self.in_hand:
                 return
-            self._make(self.task)
+            self._make(slot, self.in_hand[slot])
 
-    def _make(self, task: ImageTask) -> None:
+    def _make(self, slot: str, task: ImageTask) -> None:
         long = LONG in task.prompt
         steps = _LONG_STEPS if long else 2
-        for step in range(steps):
+        for step in range(1, steps + 1):
             self._turns.sleep(_LONG_STEP_SECONDS if long else _STEP_SECONDS)
-            if self._stop:
-                self._answered()
-                self.events.put(StoppedEarly("gpu0", task))
+            if self.in_hand.get(slot) is not task:
                 return
-            self.events.put(Progressed("gpu0", task, Phase.DENOISING, step + 1, steps))
+            if slot in self._stopped:
+                super().stop(slot)
+                return
+            self.events.put(Progressed(slot, task, Phase.DENOISING, step, steps))
         self._turns.give()
+        if self.in_hand.get(slot) is not task:
+            return
         if task.prompt.startswith(f"{FAILS_AT}{task.index} "):
-            self._answered()
-            self.events.put(Failed("gpu0", task, "OutOfMemory", "too large"))
+            self._answered(slot)
+            self.events.put(Failed(slot, task, "OutOfMemory", "too large"))
         else:
-            self.finish()
+            self.finish(slot)
+
+
+@dataclass
+class _Loss:
+    """A slot that was lost with what it had in hand, and how often that was charged."""
+
+    at: float
+    charged: bool
+    task: ImageTask | None
+    times: int = 0
 
 
 class _Disk(Disk):
@@ -214,6 +237,9 @@ class Night:
         self._life = 0
         self._life_began = 0.0
         self._told_all = True
+        self._device_now: _Device | None = None
+        # By why it was lost.
+        self._losses: dict[str, _Loss] = {}
 
     def play(self) -> list[str]:
         """Play it to its end; what was wrong."""
@@ -230,13 +256,20 @@ class Night:
             composer = partial(_Composer, self.turns)
             stack.enter_context(mock.patch(f"{inbox}.compose_pool.ComposeProcess", composer))
             stack.enter_context(mock.patch.object(Ledger, "accept", self._accepting()))
+            stack.enter_context(mock.patch.object(Ledger, "lost", self._charging()))
             seconds = self._draw.choice(_HEALTH_SECONDS)
             stack.enter_context(mock.patch("runner.daemon.daemon.HEALTH_SECONDS", seconds))
             over = []
             for number, acts in enumerate(self.plan.callers):
                 caller = Caller(
                     self.turns, self.root, self.plan, self.memory, self._tell,
-                    {"stop": self._stop, "kill": self._kill, "kill stopping": self._kill_stopping},
+                    {
+                        "stop": self._stop,
+                        "kill": self._kill,
+                        "kill stopping": self._kill_stopping,
+                        "lose slot": partial(self._lose, charged=True),
+                        "lose machine": partial(self._lose, charged=False),
+                    },
                 )  # fmt: skip
 
                 def do(caller: Caller = caller, acts: Any = acts) -> None:
@@ -253,6 +286,7 @@ class Night:
             except AssertionError as error:
                 self.found.append(f"wrong: {error}")
                 self._clear_away()
+        self.found += self._uncharged()
         if not self.found:
             self.found += judge(self.root, self.plan.jobs, self.memory, self._removed, self._made)
         return self.found
@@ -284,7 +318,8 @@ class Night:
                 return
 
     def _device(self, home: Home) -> Executor:
-        return _Device(self)
+        self._device_now = _Device(self)
+        return self._device_now
 
     def _watch(self, folder: Path, wake: Any) -> _Watcher:
         self._watcher = _Watcher(wake)
@@ -349,6 +384,28 @@ class Night:
         self._begin()
         self._lives.put("again")
 
+    def _lose(self, *, charged: bool) -> None:
+        """Lose a slot, mostly in mid-image, which comes back after a while."""
+        if self._draw.random() < _BUSY:
+            self.turns.wait(self._is_at_work, _BUSY_SECONDS, urgent=True)
+            self.turns.sleep(self._draw.uniform(0.0, 3 * _STEP_SECONDS))
+        device = self._device_now
+        if device is None or self._stopping:
+            return
+        slot = self._draw.choice([*device.in_hand] or [*device.states])
+        if device.states[slot] != SlotState.READY:
+            return
+        task, why = device.in_hand.get(slot), f"ended for the {len(self._losses) + 1}. time"
+        self._losses[why] = _Loss(self.turns.wall, charged, task)
+        if task is not None and charged:
+            self.memory.losses[task.job] += 1
+        device.lose(slot, why, charged=charged)
+        self.turns.sleep(self._draw.choice(_AWAY_SECONDS))
+        device.come_back(slot)
+
+    def _is_at_work(self) -> bool:
+        return self._device_now is not None and bool(self._device_now.in_hand)
+
     def _wait_for_work(self) -> None:
         """Wait for some operations, of one thread or all, and come before the next one.
 
@@ -390,9 +447,12 @@ class Night:
 
     # -- what is seen on the way -----------------------------------------------------------------
 
-    def begins(self, task: ImageTask) -> None:
-        """The device begins an image: none that is there, paused, cancelled or outranked."""
+    def begins(self, task: ImageTask, others: Mapping[str, ImageTask]) -> None:
+        """A slot begins an image: none that is there, made by others, paused or outranked."""
         job = task.job
+        for slot, other in others.items():
+            if (other.job, other.index) == (job, task.index):
+                self.found.append(f"twice: {job} makes image {task.index}, which {slot} has")
         if (self.root / "outbox" / job / f"{job}-{task.index:04d}.json").exists():
             self.found.append(f"twice: {job} makes image {task.index} again")
         if job not in self._shown:
@@ -433,9 +493,11 @@ class Night:
         """A file gets its name; a status is compared with the last one."""
         if "/.taken-" in new:
             self.leaves(new)
-        if not new.endswith("/status.json"):
+        *_, job, name = new.split("/")
+        if name.startswith(f"{job}-") and job not in self.memory.meddled and self._is_made(name):
+            self.found.append(f"twice: {name} is put there again")
+        if name != "status.json":
             return
-        job = new.split("/")[-2]
         status = json.loads(Path(old).read_bytes())
         life, before = self._shown.get(job, (0, None))
         if before is not None:
@@ -464,6 +526,36 @@ class Night:
             receipt = self.root / "outbox" / "drops" / f"{name}.json"
             if not receipt.exists():
                 self.found.append(f"illegal: {name} leaves before its receipt")
+
+    def _is_made(self, name: str) -> bool:
+        """Whether the ledger counts the picture of this name."""
+        with closing(sqlite3.connect(self.root / "data" / "ledger.sqlite")) as ledger:
+            return ledger.execute(_MADE, (name,)).fetchone() is not None
+
+    def _charging(self) -> Callable[..., None]:
+        true = Ledger.lost
+
+        def lost(ledger: Ledger, seq: int, why: str, numbers: Any = None) -> None:
+            loss = self._losses.get(why)
+            if loss is not None:
+                loss.times += 1
+                images = {(ledger.get(seq).id, number) for number in numbers}
+                own = {(loss.task.job, loss.task.index)} if loss.task and loss.charged else set()
+                if images != own:
+                    self.found.append(f"wrong: {images} are charged for {own}: the slot {why}")
+            true(ledger, seq, why, numbers)
+
+        return lost
+
+    def _uncharged(self) -> list[str]:
+        """What is wrong with how often each loss was charged; that a kill follows need not be."""
+        last_kill = max(self.memory.kills, default=-inf)
+        return [
+            f"wrong: that the slot {why} is charged {loss.times} times"
+            for why, loss in self._losses.items()
+            if loss.times > 1
+            or (loss.charged and loss.task and not loss.times and last_kill < loss.at)
+        ]
 
     def _accepting(self) -> Callable[..., Any]:
         true = Ledger.accept

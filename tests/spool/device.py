@@ -115,9 +115,9 @@ class FlatColours:
     def lose(self, slot: str, why: str, *, charged: bool = True) -> None:
         """End a slot with what it has in hand; one comes in its place by `come_back`."""
         self.states[slot] = SlotState.STARTING
-        self.in_hand.pop(slot, None)
         self.loaded[slot].clear()
-        self.events.put(SlotLost(slot, why, charged))
+        task = self.in_hand.pop(slot, None)
+        self.events.put(Woken() if task is None else SlotLost(slot, why, charged))
 
     def come_back(self, slot: str) -> None:
         """Make a lost slot again."""
