@@ -38,6 +38,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runner.spool.inbox",),
     ("runner.spool.startup",),
     ("runner.catalogue", "runner.client"),
+    ("runner.slots",),
     ("runner.daemon",),
     ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
 )

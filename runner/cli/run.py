@@ -210,11 +210,10 @@ def _prepared(options: argparse.Namespace) -> Home:
 def opened(home: Home) -> Any:
     """A daemon of the home with the engine of this machine, to be opened."""
     from runner.daemon.daemon import Daemon
-    from runner.engine.gpu_thread import of_home
-    from runner.engine.memory.machine import gpu_in_use
+    from runner.slots.local import LocalSlots
 
-    gpu = gpu_in_use(home.settings.device)
-    return Daemon(home, of_home, gpu=gpu)
+    slots = LocalSlots(home)
+    return Daemon(home, slots.executor, locks=[slots])
 
 
 def _next_time(text: str) -> float:
