@@ -22,7 +22,7 @@ from runner.executor import Slot, Woken
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
 from runner.task import ImageTask
-from tests.spool.device import FlatColours
+from tests.spool.device import FlatColours, SeveralSlots
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\n"
 SEEDED = SPEC + "seed: 7\n"
@@ -273,28 +273,29 @@ def prepare(scenario: Scenario, root: Path) -> Home:
     return home
 
 
-class _Overlapping(FlatColours):
+class _Overlapping(SeveralSlots):
     """Has every slot make an image at the same time: none answers before it was looked at often."""
 
     def __init__(self, scenario: Scenario) -> None:
-        super().__init__(slots=scenario.slots, side=256 if scenario.large else None, by_hand=True)
+        names = (f"gpu{number}" for number in range(scenario.slots))
+        super().__init__(*names, side=256 if scenario.large else None)
         self._looks: dict[str, int] = {}
 
     def slots(self) -> Sequence[Slot]:
         seen = super().slots()
-        for slot in [*self.in_hand]:
-            self._looks[slot] += 1
-            if self._looks[slot] > _LOOKS:
-                self.finish(slot)
-        if self.in_hand and self.events.empty():
+        for name in self.at_work:
+            self._looks[name] += 1
+            if self._looks[name] > _LOOKS:
+                self[name].finish()
+        if self.at_work and self.events.empty():
             self.events.put(Woken())
         return seen
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         self._looks[slot] = 0
         super().start(slot, tasks)
-        if slot in self.in_hand:
-            self.step(slot=slot)
+        if slot in self.at_work:
+            self[slot].step()
 
 
 def play(
@@ -305,7 +306,7 @@ def play(
     appeared: Callable[[Path, int], None] = lambda path, modified: None,
 ) -> None:
     """Run a daemon until nothing is left; what the callers add on the way is added once."""
-    device = FlatColours(side=256 if scenario.large else None)
+    device: FlatColours | _Overlapping = FlatColours(side=256 if scenario.large else None)
     if scenario.slots > 1:
         device = _Overlapping(scenario)
 
@@ -320,10 +321,10 @@ def play(
         name = scenario.appearing.get((task.job, task.index))
         charged = scenario.losing.get((task.job, task.index))
         if charged is not None and once(f"lost-{task.job}-{task.index}"):
-            (slot,) = (slot for slot, each in device.in_hand.items() if each is task)
-            device.step(slot=slot)
+            assert isinstance(device, _Overlapping)
+            (slot,) = (name for name, each in device.each.items() if each.task is task)
+            device[slot].step()
             device.lose(slot, "killed by SIGKILL" if charged else "unreachable", charged=charged)
-            device.come_back(slot)
         if name and once(f"appeared-{name}"):
             aside = home.inbox / ".tmp" / name
             aside.touch()
@@ -334,7 +335,8 @@ def play(
                 # Give the intake the time a real image would take.
                 daemon.intake.wake.set()
 
-    device.on_start = on_start
+    for each in device.each.values() if isinstance(device, _Overlapping) else [device]:
+        each.on_start = on_start
     daemon = Daemon(home, device, disk=disk)
     with daemon:
         daemon.drain()

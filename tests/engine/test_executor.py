@@ -21,14 +21,25 @@ from runner.executor import (
     Progressed,
     Rendered,
     SlotLost,
+    SlotState,
     StoppedEarly,
     Woken,
 )
 from runner.task import ImageTask, InputImage
 from tests.harness import eventually
-from tests.spool.device import FlatColours
+from tests.spool.device import FlatColours, SeveralSlots
 
 _ANSWERS = (Rendered, Failed, StoppedEarly)
+
+
+def two() -> SeveralSlots:
+    return SeveralSlots("a", "b")
+
+
+def wait_to_be_told(executor: Executor) -> None:
+    """Have a fake answer no task by itself."""
+    for each in getattr(executor, "each", {"": executor}).values():
+        each.by_hand = True
 
 
 @pytest.fixture(params=["the GPU thread", "flat colours", "two slots of flat colours"])
@@ -36,8 +47,15 @@ def executor(
     request: pytest.FixtureRequest, executor_of: Callable[..., GpuThread]
 ) -> Iterator[Executor]:
     if request.param != "the GPU thread":
-        fake = FlatColours(slots=1 + request.param.startswith("two"))
-        fake.failing["bad", 1] = ("InputBad", "gone.png is no picture: send a PNG")
+        slots = [FlatColours()]
+        if request.param.startswith("two"):
+            fake: Executor = (several := two())
+            several.by_themselves()
+            slots = [*several.each.values()]
+        else:
+            fake = slots[0]
+        for slot in slots:
+            slot.failing["bad", 1] = ("InputBad", "gone.png is no picture: send a PNG")
         yield fake
         fake.close()
     else:
@@ -112,8 +130,7 @@ def test_what_cannot_be_made_fails_with_a_reason_and_the_slot_takes_the_next(
 def test_a_task_that_is_stopped_is_answered_so_and_leaves_nothing(
     executor: Executor, task_of: Callable[..., ImageTask]
 ) -> None:
-    if isinstance(executor, FlatColours):
-        executor.by_hand = True
+    wait_to_be_told(executor)
     task = task_of("text2img", steps=100)
     name = executor.slots()[0].name
     executor.start(name, [task])
@@ -146,8 +163,7 @@ def test_the_loaded_models_are_named_until_they_are_released(
 def test_closing_answers_what_is_in_hand(
     executor: Executor, task_of: Callable[..., ImageTask]
 ) -> None:
-    if isinstance(executor, FlatColours):
-        executor.by_hand = True
+    wait_to_be_told(executor)
     task = task_of("text2img", steps=100)
     executor.start(executor.slots()[0].name, [task])
     executor.close()
@@ -157,8 +173,7 @@ def test_closing_answers_what_is_in_hand(
 def test_a_slot_that_is_busy_or_unknown_takes_no_task(
     executor: Executor, task_of: Callable[..., ImageTask]
 ) -> None:
-    if isinstance(executor, FlatColours):
-        executor.by_hand = True
+    wait_to_be_told(executor)
     name, task = executor.slots()[0].name, task_of("text2img", steps=100)
     executor.start(name, [task])
     with pytest.raises(ValueError):
@@ -173,10 +188,6 @@ def test_a_slot_that_is_busy_or_unknown_takes_no_task(
 # -- several slots -----------------------------------------------------------------------------
 
 
-def two() -> FlatColours:
-    return FlatColours(slots=2, by_hand=True)
-
-
 def test_of_two_slots_each_answers_its_own_task(task_of: Callable[..., ImageTask]) -> None:
     executor = two()
     names = [slot.name for slot in executor.slots()]
@@ -184,7 +195,7 @@ def test_of_two_slots_each_answers_its_own_task(task_of: Callable[..., ImageTask
     for name, task in tasks.items():
         executor.start(name, [task])
     executor.stop(names[0])
-    executor.finish(names[1])
+    executor[names[1]].finish()
     stopped, rendered = answered(executor)[-1], answered(executor)[-1]
     assert stopped == StoppedEarly(names[0], tasks[names[0]])
     assert isinstance(rendered, Rendered)
@@ -202,18 +213,18 @@ def test_a_lost_slot_is_told_once_the_others_go_on_and_it_takes_tasks_when_it_is
         executor.start(name, [task_of("text2img")])
     executor.lose(lost, "killed by SIGKILL", charged=charged)
     assert executor.events.get_nowait() == SlotLost(lost, "killed by SIGKILL", charged)
+    executor.be(lost, SlotState.STARTING)
+    assert executor.events.get_nowait() == Woken()
     with pytest.raises(ValueError):
         executor.start(lost, [task_of("text2img")])
     assert executor.slots()[0].models == ()
-    executor.finish(other)
+    executor[other].finish()
     assert isinstance(answered(executor)[-1], Rendered)
-    executor.come_back(lost)
+    executor.be(lost, SlotState.READY)
     assert executor.events.get_nowait() == Woken()
     executor.lose(lost, "killed by SIGKILL", charged=charged)
     assert executor.events.get_nowait() == Woken(), "nothing was in flight"
-    executor.come_back(lost)
-    assert executor.events.get_nowait() == Woken()
     executor.start(lost, [task_of("text2img")])
-    executor.finish(lost)
+    executor[lost].finish()
     assert isinstance(answered(executor)[-1], Rendered)
     assert_nothing_more(executor)

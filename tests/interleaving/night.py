@@ -12,7 +12,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import FAILS_AT, LONG, Caller, Memory, Plan
 from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
-from tests.spool.device import FlatColours
+from tests.spool.device import FlatColours, SeveralSlots
 
 _STEP_SECONDS = 0.02
 _LONG_STEP_SECONDS = 0.5
@@ -69,63 +69,65 @@ _AWAY_SECONDS = (0.0, 0.0, 0.05, 1.0)
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
 
 
-class _Device(FlatColours):
+class _Device(SeveralSlots):
     """Flat colours made by a thread of each slot, step by step."""
 
     def __init__(self, night: Night) -> None:
         # Large enough to be encoded beside the writer.
-        super().__init__(side=256, slots=night.plan.slots, by_hand=True)
+        super().__init__(*(f"gpu{number}" for number in range(night.plan.slots)), side=256)
         self._night = night
         self._turns = night.turns
         self.events = Queue(night.turns)  # type: ignore[assignment]
+        for each in self.each.values():
+            each.events = self.events
         self._stopped: set[str] = set()
         self._closed = False
         self._threads = [
-            night.turns.spawn(slot, "runner", partial(self._run, slot)) for slot in self.states
+            night.turns.spawn(slot, "runner", partial(self._run, slot)) for slot in self.each
         ]
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        (task,) = tasks
-        assert slot not in self.in_hand and not self._closed, "the slot is busy"
+        assert self[slot].task is None and not self._closed, "the slot is busy"
         self._stopped.discard(slot)
-        others = {name: each for name, each in self.in_hand.items() if name != slot}
+        others = {*self.at_work.values()}
         super().start(slot, tasks)
-        self._night.begins(task, others)
+        self._night.begins(tasks[0], others)
 
     def stop(self, slot: str) -> None:
         self._stopped.add(slot)
 
     def close(self) -> None:
         self._closed = True
-        self._stopped.update(self.states)
+        self._stopped.update(self.each)
         self._turns.wait(lambda: all(thread.over for thread in self._threads))
 
     def _run(self, slot: str) -> None:
         while True:
-            self._turns.wait(lambda: slot in self.in_hand or self._closed)
-            if slot not in self.in_hand:
+            self._turns.wait(lambda: self[slot].task is not None or self._closed)
+            task = self[slot].task
+            if task is None:
                 return
-            self._make(slot, self.in_hand[slot])
+            self._make(self[slot], task)
 
-    def _make(self, slot: str, task: ImageTask) -> None:
+    def _make(self, slot: FlatColours, task: ImageTask) -> None:
         long = LONG in task.prompt
         steps = _LONG_STEPS if long else 2
         for step in range(1, steps + 1):
             self._turns.sleep(_LONG_STEP_SECONDS if long else _STEP_SECONDS)
-            if self.in_hand.get(slot) is not task:
+            if slot.task is not task:
                 return
-            if slot in self._stopped:
-                super().stop(slot)
+            if slot.slot in self._stopped:
+                slot.stop(slot.slot)
                 return
-            self.events.put(Progressed(slot, task, Phase.DENOISING, step, steps))
+            self.events.put(Progressed(slot.slot, task, Phase.DENOISING, step, steps))
         self._turns.give()
-        if self.in_hand.get(slot) is not task:
+        if slot.task is not task:
             return
         if task.prompt.startswith(f"{FAILS_AT}{task.index} "):
-            self._answered(slot)
-            self.events.put(Failed(slot, task, "OutOfMemory", "too large"))
+            slot.task = None
+            self.events.put(Failed(slot.slot, task, "OutOfMemory", "too large"))
         else:
-            self.finish(slot)
+            slot.finish()
 
 
 @dataclass
@@ -392,19 +394,19 @@ class Night:
         device = self._device_now
         if device is None or self._stopping:
             return
-        slot = self._draw.choice([*device.in_hand] or [*device.states])
-        if device.states[slot] != SlotState.READY:
-            return
-        task, why = device.in_hand.get(slot), f"ended for the {len(self._losses) + 1}. time"
+        slot = self._draw.choice([*device.at_work] or [*device.each])
+        task, why = device[slot].task, f"ended for the {len(self._losses) + 1}. time"
         self._losses[why] = _Loss(self.turns.wall, charged, task)
         if task is not None and charged:
             self.memory.losses[task.job] += 1
         device.lose(slot, why, charged=charged)
-        self.turns.sleep(self._draw.choice(_AWAY_SECONDS))
-        device.come_back(slot)
+        if (away := self._draw.choice(_AWAY_SECONDS)) > 0.0:
+            device.be(slot, SlotState.STARTING)
+            self.turns.sleep(away)
+            device.be(slot, SlotState.READY)
 
     def _is_at_work(self) -> bool:
-        return self._device_now is not None and bool(self._device_now.in_hand)
+        return self._device_now is not None and bool(self._device_now.at_work)
 
     def _wait_for_work(self) -> None:
         """Wait for some operations, of one thread or all, and come before the next one.
@@ -447,12 +449,11 @@ class Night:
 
     # -- what is seen on the way -----------------------------------------------------------------
 
-    def begins(self, task: ImageTask, others: Mapping[str, ImageTask]) -> None:
+    def begins(self, task: ImageTask, others: Collection[tuple[str, int]]) -> None:
         """A slot begins an image: none that is there, made by others, paused or outranked."""
         job = task.job
-        for slot, other in others.items():
-            if (other.job, other.index) == (job, task.index):
-                self.found.append(f"twice: {job} makes image {task.index}, which {slot} has")
+        if (job, task.index) in others:
+            self.found.append(f"twice: {job} makes image {task.index}, which another slot has")
         if (self.root / "outbox" / job / f"{job}-{task.index:04d}.json").exists():
             self.found.append(f"twice: {job} makes image {task.index} again")
         if job not in self._shown:

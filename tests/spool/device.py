@@ -1,12 +1,13 @@
 """An executor whose pictures are flat colours, for tests of what happens around the device.
 
-It stands in for GPUs and for time: it answers when it is told to. It and the real GPU thread are
+It stands in for a GPU and for time: it answers when it is told to. It and the real GPU thread are
 held to the same promises by `tests/engine/test_executor.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 
 from PIL import Image
@@ -27,120 +28,162 @@ from runner.job import Phase
 from runner.settings import Home
 from runner.task import ImageTask
 
-FIRST = "gpu0"
-
 
 class FlatColours:
-    """Slots whose every image is `steps` steps of nothing and then one colour made from the seed.
+    """One slot; every image is `steps` steps of nothing and then one colour made from the seed.
 
-    A `side` is that of every picture, whatever its task says. One slot, unless more are asked for;
-    what is told `by_hand` and names none is told of the first.
+    A `side` is that of every picture, whatever its task says.
     """
 
-    def __init__(self, *, by_hand: bool = False, side: int | None = None, slots: int = 1) -> None:
-        self.events: SimpleQueue[Event] = SimpleQueue()
+    def __init__(
+        self,
+        *,
+        by_hand: bool = False,
+        side: int | None = None,
+        slot: str = "gpu0",
+        events: SimpleQueue[Event] | None = None,
+    ) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue() if events is None else events
+        self.slot = slot
         self.side = side
         self.by_hand = by_hand
-        self.states = {f"gpu{number}": SlotState.READY for number in range(slots)}
-        self.in_hand: dict[str, ImageTask] = {}
+        self.task: ImageTask | None = None
         self.started: list[tuple[str, int]] = []
         self.seeds: list[int] = []
         self.failing: dict[tuple[str, int], tuple[str, str]] = {}
         self.on_start: Callable[[ImageTask], None] = lambda task: None
         self.released = 0
-        self.loaded: dict[str, set[str]] = {name: set() for name in self.states}
+        self.models: set[str] = set()
 
     def __call__(self, home: Home) -> Executor:
         return self
 
-    @property
-    def task(self) -> ImageTask | None:
-        """What the first slot has in hand."""
-        return self.in_hand.get(FIRST)
-
-    @task.setter
-    def task(self, task: ImageTask) -> None:
-        self.in_hand[FIRST] = task
-
-    @property
-    def models(self) -> set[str]:
-        """What the first slot has loaded."""
-        return self.loaded[FIRST]
-
     def slots(self) -> Sequence[Slot]:
-        return [
-            Slot(name, name in self.in_hand, tuple(sorted(self.loaded[name])), state=state)
-            for name, state in self.states.items()
-        ]
+        return (Slot(self.slot, self.task is not None, tuple(sorted(self.models))),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         pass
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         (task,) = tasks
-        if self.states.get(slot) != SlotState.READY or slot in self.in_hand:
-            raise ValueError(f"the slot {slot} is not free")
-        self.in_hand[slot] = task
-        self.loaded[slot].add(task.model)
+        if slot != self.slot or self.task is not None:
+            raise ValueError(f"the slot {slot} is busy or not there")
+        self.task = task
+        self.models.add(task.model)
         self.started.append((task.job, task.index))
         self.seeds.append(task.seed)
         self.on_start(task)
-        if not self.by_hand and slot in self.in_hand:
-            self.step(slot=slot)
-            self.finish(slot)
+        if not self.by_hand and self.task is not None:
+            self.step()
+            self.finish()
 
-    def step(self, step: int = 1, slot: str = FIRST) -> None:
+    def step(self, step: int = 1) -> None:
         """Report one step of the task in hand."""
-        task = self.in_hand[slot]
-        self.events.put(Progressed(slot, task, Phase.DENOISING, step, task.steps))
+        assert self.task is not None
+        self.events.put(Progressed(self.slot, self.task, Phase.DENOISING, step, self.task.steps))
 
-    def finish(self, slot: str = FIRST) -> None:
+    def finish(self) -> None:
         """Answer the task in hand with its picture, or with its failure."""
-        task = self._answered(slot)
+        task = self._answered()
         failure = self.failing.get((task.job, task.index))
         if failure:
-            self.events.put(Failed(slot, task, *failure))
+            self.events.put(Failed(self.slot, task, *failure))
         else:
             colour = (task.seed % 256, task.index % 256, 128)
             image = Image.new(
                 "RGB", (self.side or task.width or 64, self.side or task.height or 64), colour
             )
-            self.events.put(Rendered(slot, task, image, 0.01, {"device": "none"}))
+            self.events.put(Rendered(self.slot, task, image, 0.01, {"device": "none"}))
 
     def stop(self, slot: str) -> None:
-        if slot in self.in_hand:
-            task = self._answered(slot)
-            self.events.put(StoppedEarly(slot, task))
-
-    def lose(self, slot: str, why: str, *, charged: bool = True) -> None:
-        """End a slot with what it has in hand; one comes in its place by `come_back`."""
-        self.states[slot] = SlotState.STARTING
-        self.loaded[slot].clear()
-        task = self.in_hand.pop(slot, None)
-        self.events.put(Woken() if task is None else SlotLost(slot, why, charged))
-
-    def come_back(self, slot: str) -> None:
-        """Make a lost slot again."""
-        self.states[slot] = SlotState.READY
-        self.events.put(Woken())
+        if self.task is not None:
+            self.events.put(StoppedEarly(self.slot, self._answered()))
 
     def abandon(self, slot: str, why: str) -> bool:
-        if len(self.states) == 1:
-            # Like the GPU thread, which ends only with its process.
-            return False
-        self.lose(slot, why)
-        self.come_back(slot)
-        return True
+        return False
 
     def release(self) -> None:
         self.released += 1
-        for models in self.loaded.values():
-            models.clear()
+        self.models.clear()
 
     def close(self) -> None:
-        for slot in self.states:
-            self.stop(slot)
+        self.stop(self.slot)
 
-    def _answered(self, slot: str = FIRST) -> ImageTask:
-        assert slot in self.in_hand, "nothing is in hand"
-        return self.in_hand.pop(slot)
+    def _answered(self) -> ImageTask:
+        task, self.task = self.task, None
+        assert task is not None, "nothing is in hand"
+        return task
+
+
+class SeveralSlots:
+    """Slots of flat colours, each of which may be lost, and answers when it is told to."""
+
+    def __init__(self, *names: str, side: int | None = None) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.each = {
+            name: FlatColours(by_hand=True, side=side, slot=name, events=self.events)
+            for name in names
+        }
+        self.states: dict[str, SlotState] = {}
+        self.announced: list[ImageTask] = []
+
+    def __getitem__(self, name: str) -> FlatColours:
+        return self.each[name]
+
+    def __call__(self, home: Home) -> Executor:
+        return self
+
+    @property
+    def at_work(self) -> dict[str, tuple[str, int]]:
+        """The job and the number of the image that each slot has, by its name."""
+        tasks = {name: slot.task for name, slot in self.each.items()}
+        return {name: (task.job, task.index) for name, task in tasks.items() if task is not None}
+
+    def by_themselves(self) -> None:
+        """Let every slot answer at once from now on."""
+        for slot in self.each.values():
+            slot.by_hand = False
+            if slot.task is not None:
+                slot.finish()
+
+    def lose(self, name: str, why: str = "killed by SIGKILL", *, charged: bool = True) -> None:
+        """End a slot; an empty one comes in its place at once.
+
+        Where nothing was in flight, nobody is told but that something has changed.
+        """
+        slot = self.each[name]
+        task, slot.task = slot.task, None
+        slot.models.clear()
+        self.events.put(Woken() if task is None else SlotLost(name, why, charged))
+
+    def be(self, name: str, state: SlotState) -> None:
+        """Have a slot take tasks, or none."""
+        self.states[name] = state
+        self.events.put(Woken())
+
+    def slots(self) -> Sequence[Slot]:
+        slots = (slot for each in self.each.values() for slot in each.slots())
+        return [replace(slot, state=self.states.get(slot.name, SlotState.READY)) for slot in slots]
+
+    def prepare(self, upcoming: Sequence[ImageTask]) -> None:
+        self.announced += upcoming
+
+    def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
+        if self.states.get(slot, SlotState.READY) != SlotState.READY:
+            raise ValueError(f"the slot {slot} is {self.states[slot]}")
+        self.each[slot].start(slot, tasks)
+
+    def stop(self, slot: str) -> None:
+        self.each[slot].stop(slot)
+
+    def abandon(self, slot: str, why: str) -> bool:
+        self.lose(slot, why)
+        return True
+
+    def release(self) -> None:
+        for each in self.each.values():
+            each.release()
+
+    def close(self) -> None:
+        for each in self.each.values():
+            each.close()
