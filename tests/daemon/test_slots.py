@@ -247,8 +247,7 @@ def test_a_slot_that_hangs_is_made_again_and_the_runner_goes_on(
         patch.setattr(
             "runner.daemon.active_job.Dispatch.is_hung", lambda each, moment: 1 in each.images
         )
-        daemon_of(two).step(0.0)
-    two.until(lambda: losses(two))
+        two.until(lambda: losses(two))
     assert losses(two) == [(1, "denoising", "the image hung")]
     assert daemon_of(two).worker.exit_code is None
     device_of(two).by_themselves()

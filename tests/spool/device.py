@@ -169,8 +169,8 @@ class SeveralSlots:
         self.announced += upcoming
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        if self.states.get(slot, SlotState.READY) != SlotState.READY:
-            raise ValueError(f"the slot {slot} is {self.states[slot]}")
+        if slot not in self.each or self.states.get(slot, SlotState.READY) != SlotState.READY:
+            raise ValueError(f"the slot {slot} is {self.states.get(slot, 'not there')}")
         self.each[slot].start(slot, tasks)
 
     def stop(self, slot: str) -> None:
