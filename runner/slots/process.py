@@ -6,7 +6,7 @@ process that started it is gone. Knows nothing of what the executor in the child
 """
 
 import atexit
-import multiprocessing
+import multiprocessing.util  # before `atexit.register`: what it does at exit comes after ours
 import os
 import platform
 import signal
@@ -366,6 +366,9 @@ def _serve(
         executor.close()
         teller.is_closed = True
         forwarder.join()
+    # Without taking every module down, which takes seconds.
+    atexit._run_exitfuncs()
+    os._exit(exit_codes.DONE)
 
 
 class _Teller:
