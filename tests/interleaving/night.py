@@ -239,6 +239,7 @@ class Night:
         self._life = 0
         self._life_began = 0.0
         self._told_all = True
+        self._killed_at = 0.0
         self._device_now: _Device | None = None
         # By why it was lost.
         self._losses: dict[str, _Loss] = {}
@@ -381,6 +382,7 @@ class Night:
         return worker is not None and worker.stopping
 
     def _start_after_kill(self) -> None:
+        self._killed_at = self.turns.wall
         self.turns.kill("runner")
         self._clear_away()
         self._begin()
@@ -428,7 +430,7 @@ class Night:
 
     def _clear_away(self) -> None:
         """Let go of what the end of a process lets go."""
-        daemon, self._daemon, self._watcher = self._daemon, None, None
+        daemon, self._daemon, self._watcher, self._device_now = self._daemon, None, None, None
         if daemon is not None:
             if hasattr(daemon, "ledger"):
                 daemon.ledger._connection.close()
@@ -550,12 +552,11 @@ class Night:
 
     def _uncharged(self) -> list[str]:
         """What is wrong with how often each loss was charged; that a kill follows need not be."""
-        last_kill = max(self.memory.kills, default=-inf)
         return [
             f"wrong: that the slot {why} is charged {loss.times} times"
             for why, loss in self._losses.items()
             if loss.times > 1
-            or (loss.charged and loss.task and not loss.times and last_kill < loss.at)
+            or (loss.charged and loss.task and not loss.times and self._killed_at < loss.at)
         ]
 
     def _accepting(self) -> Callable[..., Any]:
