@@ -8,7 +8,7 @@
               status), so that encoding and the disk are not the limit
     sleep     slots that sleep for each step in processes of their own: 1 and 2 of them
     tiny      the built-in model on `devices: [cpu, cpu]` beside one runner with one thread for its
-              arithmetic; where Ray is installed, two machines of one card each on this one, too
+              arithmetic; where Ray is installed, one and two slots of a local cluster, too
     night     files in to pictures saved with their metadata, by `fluxdrop run`, with one kill -9 on
               the way, in images an hour and as a share of a careful script's loop
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import io
+import multiprocessing
 import os
 import pstats
 import tempfile
@@ -37,7 +38,7 @@ from unittest import mock
 from PIL import Image
 
 from runner.cli.init import make_home
-from runner.executor import Event, Executor, Progressed, Rendered, Slot, SlotState
+from runner.executor import Event, Executor, Progressed, Rendered, Slot
 from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.task import ImageTask
@@ -88,16 +89,17 @@ def spec(images: int, *, name: str = _JOB, steps: int = 8) -> str:
 
 
 def run_job(
-    home: Home, executor: Executor, images: int, *, warm_up: int = 0, profile: bool = False
-) -> dict[str, Any]:
-    """Drop a job once every slot is there, and have it made; what was measured."""
+    home: Home, executor: Executor, images: int, *, slots: int, warm_up: int = 0,
+    profile: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Drop a job once so many slots are there, and have it made; what was measured."""
     from runner.daemon.daemon import Daemon
 
     events = Noting()
     for each in [executor, *getattr(executor, "_executors", ())]:
         each.events = events
     with Daemon(home, lambda home: executor) as daemon:
-        _step_until(daemon, lambda: all(s.state == SlotState.READY for s in executor.slots()))
+        _step_until(daemon, lambda: sum(slot.is_free for slot in executor.slots()) == slots)
         if warm_up:
             _drop(home, "warm-up", spec(warm_up, name="warm-up"))
             _step_until(daemon, lambda: _is_over(home, "warm-up"))
@@ -129,6 +131,7 @@ def _step_until(daemon: Any, condition: Callable[[], bool]) -> None:
     """Turn the runner as `serve` does."""
     while not condition():
         daemon.step(0.1)
+        assert daemon.worker.exit_code is None, daemon.home.threads.broken
 
 
 def _drop(home: Home, name: str, text: str) -> None:
@@ -189,7 +192,7 @@ def dispatch(
     home = Home(root, Settings())
     stage.ready()
     if saved:
-        return run_job(home, Stubs(slots), images, profile=profile)
+        return run_job(home, Stubs(slots), images, slots=slots, profile=profile)
     from runner.daemon import saving
 
     known: dict[str, Any] = {}
@@ -208,7 +211,7 @@ def dispatch(
         mock.patch("runner.daemon.pages.Pages.add", lambda self, sidecars: None),
         mock.patch("runner.daemon.pages.Pages.refresh_job", lambda self, record: None),
     ):
-        return run_job(home, Stubs(slots), images, profile=profile)
+        return run_job(home, Stubs(slots), images, slots=slots, profile=profile)
 
 
 # -- slots that sleep --------------------------------------------------------------------------
@@ -242,6 +245,7 @@ def sleeping(stage: Stage, *, root: Path, slots: int, images: int) -> dict[str, 
     from runner.slots.process import ProcessExecutor
     from runner.slots.several import Several
 
+    _let_start_processes()
     make_home(root)
     home = Home(root, Settings())
     events: SimpleQueue[Event] = SimpleQueue()
@@ -250,7 +254,7 @@ def sleeping(stage: Stage, *, root: Path, slots: int, images: int) -> dict[str, 
         for name in (f"sleeping-{number}" for number in range(slots))
     ]
     stage.ready()
-    return run_job(home, Several(children, events), images, warm_up=slots)
+    return run_job(home, Several(children, events), images, slots=slots, warm_up=slots)
 
 
 # -- the built-in model ------------------------------------------------------------------------
@@ -258,24 +262,31 @@ def sleeping(stage: Stage, *, root: Path, slots: int, images: int) -> dict[str, 
 
 def tiny(stage: Stage, *, root: Path, slots: int, images: int, ray: bool = False) -> dict[str, Any]:
     """The built-in model on so many slots of one thread each; one is a thread of the runner."""
-    from runner.slots.local import LocalSlots
-
+    _let_start_processes()
     make_home(root)
-    home = Home(root, Settings(devices=("cpu",) * slots) if slots > 1 else Settings())
     if ray:
-        executor, leave = _on_ray(home, slots)
+        home = Home(root, Settings(ray={"address": "local", "cpu_slots": slots}))
+        executor = _on_ray(home)
     else:
-        executor, leave = LocalSlots(home).executor(home), lambda: None
+        from runner.slots.local import LocalSlots
+
+        home = Home(root, Settings(devices=("cpu",) * slots) if slots > 1 else Settings())
+        executor = LocalSlots(home).executor(home)
     stage.ready()
-    try:
-        return run_job(home, executor, images, warm_up=2 * slots)
-    finally:
-        leave()
+    return run_job(home, executor, images, slots=slots, warm_up=4 * slots)
 
 
-def _on_ray(home: Home, slots: int) -> tuple[Executor, Callable[[], None]]:
-    """The executor of a cluster of so many machines on this one, and how to end that."""
-    raise NotImplementedError
+def _on_ray(home: Home) -> Executor:
+    """The executor of a Ray cluster on this machine, which ends with it."""
+    from runner.slots.ray_cluster import cluster_of
+    from runner.slots.ray_slots import of_cluster
+
+    return of_cluster(cluster_of(home), home.threads)
+
+
+def _let_start_processes() -> None:
+    """A contestant's process may have no children, but these need some."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
 
 
 # -- the whole -----------------------------------------------------------------------------------
@@ -383,7 +394,7 @@ def main(argv: list[str]) -> int:
             rows = measure_ratio(name, images, rounds, asked.folder)
             lines += _ratio_table(part, rows)
             goals += _ratio_goals(part, rows)
-            if part == "tiny" and find_spec("ray"):
+            if part == "tiny" and find_spec("ray") and find_spec("runner.slots.ray_slots"):
                 on_ray = measure_ratio(name, images, rounds, asked.folder, ray=True)
                 lines += _ratio_table("tiny, Ray", on_ray)
                 figures["ray"] = on_ray
