@@ -168,6 +168,8 @@ def test_each_slot_goes_on_with_the_model_that_it_has_loaded(two: Spool) -> None
     for name, model in (("more", "klein"), ("again", "tiny")):
         two.drop(f"{name}.yaml", SPEC.replace("tiny", model))
         two.until(lambda name=name: two.status(name))
+    # Before that no slot takes them.
+    two.until(lambda: not daemon_of(two).ledger.unanswered())
     finish(two, "a")
     until_at_work(two, a=("again", 1), b=("dev", 1))
     finish(two, "b")
