@@ -38,7 +38,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runner.spool.inbox",),
     ("runner.spool.startup",),
     ("runner.catalogue", "runner.client"),
-    ("runner.daemon",),
+    ("runner.daemon", "runner.slots"),
     ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
 )
 """From the ground up: modules and whole folders."""
@@ -66,6 +66,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "yaml": ("specs/",),
     "jsonschema": ("specs/",),
     "rich": ("runner/cli/",),
+    "ray": ("runner/slots/",),
 }
 """The places where a foreign package may be imported."""
 

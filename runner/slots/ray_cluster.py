@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ OBJECT_STORE = 100 * 1024**2
 """Bytes for what is on its way: pictures, and parts of files."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # It kills what loads a model at 95 % of the RAM.
     "RAY_memory_monitor_refresh_ms": "0",
 }
@@ -100,9 +102,7 @@ def join(cluster: Cluster) -> Any:
     import ray
 
     try:
-        ray.init(
-            cluster.address, log_to_driver=False, logging_level="error", namespace="fluxdrop", **how
-        )
+        ray.init(cluster.address, log_to_driver=False, logging_level="error", **how)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise UsageProblem(f"{cluster.name} cannot be used: {first}") from error
@@ -121,22 +121,28 @@ def _own_token(file: Path) -> Path:
 
 
 def _look_before(cluster: Cluster) -> None:
-    """Raise UsageProblem where nothing answers, or where anybody may come in without a token.
-
-    In a process of its own: Ray ends one that waits too long, and keeps the token it once read.
-    """
-    without = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
-    command = [sys.executable, "-c", _PROBE, cluster.address]
-    try:
-        done = subprocess.run(command, env=without, capture_output=True, text=True, timeout=20)
-    except subprocess.TimeoutExpired:
-        asks = answers = False
-    else:
-        asks, answers = "AuthenticationError" in done.stderr, done.returncode == 0
-    if not (asks or answers):
+    """Raise UsageProblem where nothing answers, the token is wrong, or none is asked for."""
+    answers, is_refused = _ask(cluster.address, {})
+    if is_refused:
+        raise UsageProblem(f"{cluster.name} has another token than {token_place()}")
+    if not answers:
         raise UsageProblem(f"{cluster.name} does not answer")
-    if cluster.token and not asks:
+    if cluster.token and _ask(cluster.address, {"RAY_AUTH_MODE": "disabled"})[0]:
         raise UsageProblem(
             f"{cluster.name} lets anybody in, who may run any program there: start it with"
             " RAY_AUTH_MODE=token, or allow it with the setting `ray: {token: false}`"
         )
+
+
+def _ask(address: str, environment: Mapping[str, str]) -> tuple[bool, bool]:
+    """Whether a cluster answers, and whether it refuses what it is shown.
+
+    In a process of its own: Ray ends one that waits too long, and keeps the token it once read.
+    """
+    command = [sys.executable, "-c", _PROBE, address]
+    given = {**os.environ, **environment}
+    try:
+        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return False, False
+    return done.returncode == 0, "AuthenticationError" in done.stderr

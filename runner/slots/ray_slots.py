@@ -13,7 +13,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,11 +21,23 @@ from typing import Any
 
 from runner.clock import monotonic
 from runner.errors import UsageProblem
-from runner.executor import Event, Progressed, Slot, SlotLost, SlotState, StoppedEarly, Woken
+from runner.executor import (
+    Event,
+    Executor,
+    Failed,
+    Progressed,
+    Slot,
+    SlotLost,
+    SlotState,
+    StoppedEarly,
+    Woken,
+)
 from runner.job import Phase
+from runner.slots.process import ProcessExecutor
 from runner.slots.ray_cluster import Cluster, join
 from runner.slots.ray_worker import RayWorker, versions
 from runner.task import ImageTask
+from runner.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +46,9 @@ _TICK, _EVERY = 0.25, 2.0
 _SUSPECT, _LOST, _LOADING = 4.0, 8.0, 60.0
 """After how many seconds of silence a slot is that; and how many a model that loads may take."""
 _GROUPS = {"num_cpus": 0, "max_restarts": 0, "concurrency_groups": {"render": 1, "control": 4}}
+_GONE, _SILENT = "its machine is gone", "its machine does not answer"
 _PART = 8 * 1024**2
-_CLOSING = 20.0
+_CLOSING = 3.0
 
 
 @dataclass
@@ -82,6 +95,7 @@ class RayExecutor:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self._cluster = cluster
         self._ray: Any = None
+        self._worker: Any = None
         self._places: dict[str, _Place] = {}
         self._numbers = itertools.count(1)
         self._hashes: dict[tuple[Path, int, int], str] = {}
@@ -135,10 +149,9 @@ class RayExecutor:
     def abandon(self, slot: str, why: str) -> bool:
         with self._lock:
             place = self._places.get(slot)
-            if place is None or not place.lives:
-                return False
-            self._lose(place, why, charged=True)
-            return True
+            if place is not None and place.order is not None:
+                self._lose(place, why, charged=True)
+        return True
 
     def release(self) -> None:
         self._tell_all("release")
@@ -174,7 +187,7 @@ class RayExecutor:
             method = actor.render.options(num_returns="streaming", concurrency_group="render")
             for answer in method.remote(order.number, tasks):
                 self._hear(place, order, *self._ray.get(answer))
-        except Exception as error:  # noqa: BLE001 an unanswered task would block the slot
+        except Exception as error:
             why, charged = self._reason(place, error)
             with self._lock:
                 if place.order is order:
@@ -188,6 +201,10 @@ class RayExecutor:
             if place.order is not order:
                 return
             place.told, place.heard_at = told, monotonic()
+            if isinstance(event, Failed) and event.reason == "DeviceLost":
+                # Only another process can use the device again.
+                self._lose(place, "the GPU was lost", charged=True)
+                return
             task = order.tasks[key]
             if isinstance(event, Progressed):
                 order.phase = event.phase
@@ -245,6 +262,7 @@ class RayExecutor:
             while not self._closed and self._ray is None:
                 try:
                     self._ray = join(self._cluster)
+                    self._worker = self._ray.remote(**_GROUPS)(RayWorker)
                 except UsageProblem as problem:
                     log.warning("%s", self._say(str(problem)))
                     with self._lock:
@@ -281,18 +299,22 @@ class RayExecutor:
         staying = [node for name, node in alive.items() if name not in draining]
         on_cpu = self._cluster.settings.device == "cpu"
         gpus = {n["NodeID"]: 0 if on_cpu else int(n["Resources"].get("GPU", 0)) for n in staying}
+        # Beside GPUs, a machine without one would only take images that the others make at once.
+        on_cpus = 0 if any(gpus.values()) else self._cluster.cpu_slots
         with self._lock:
             for node in staying:
                 here, count = node["NodeID"], gpus[node["NodeID"]]
                 if any(place.node == here for place in self._places.values()):
                     continue
-                for number in range(count or (0 if any(gpus.values()) else self._cluster.cpu_slots)):
+                for number in range(
+                    count or (0 if any(gpus.values()) else self._cluster.cpu_slots)
+                ):
                     self._add(node, f"gpu{number}" if count else f"cpu{number}", bool(count))
             for place in list(self._places.values()):
                 if place.node not in alive:
-                    self._take_away(place, "its machine is gone")
-                elif place.node in draining:
-                    place.state, place.note = SlotState.DRAINED, "its machine is being drained"
+                    self._take_away(place, _GONE)
+                elif place.node in draining or place.device == "cpu" and not on_cpus:
+                    place.state, place.note = SlotState.DRAINED, "it is taken away after its image"
                     if place.order is None:
                         self._take_away(place, place.note)
             if not self._places:
@@ -315,15 +337,11 @@ class RayExecutor:
         is_gpu = place.device != "cpu"
         device = "cuda" if is_gpu else "cpu"
         settings = replace(self._cluster.settings, device=device)
-        place.actor = (
-            self._ray.remote(**_GROUPS)(RayWorker)
-            .options(
-                num_gpus=int(is_gpu),
-                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-            )
-            .remote(versions(), pickle.dumps((place.name, device, count, settings)))
-        )
-        place.state, place.note, place.told = SlotState.STARTING, "", Slot("", False)
+        place.actor = self._worker.options(
+            num_gpus=int(is_gpu),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+        ).remote(versions(), pickle.dumps((place.name, device, count, settings)))
+        place.state, place.told = SlotState.STARTING, Slot("", False)
         self._ask(place)
 
     def _ask(self, place: _Place) -> None:
@@ -332,9 +350,10 @@ class RayExecutor:
     def _see(self, place: _Place) -> None:
         """Look for the answer of a slot to the last ping, and at how long it is silent."""
         if place.state == SlotState.LOST:
-            if place.actor is None and monotonic() > place.asked_at + min(60, 2**place.failures):
+            if monotonic() > place.asked_at + min(60, 2**place.failures):
                 self._make(place)
             return
+        silent = monotonic() - max(place.asked_at, place.heard_at)
         if place.ping is None:
             if monotonic() > place.asked_at + _EVERY:
                 self._ask(place)
@@ -346,51 +365,54 @@ class RayExecutor:
                 return
             place.ping, place.heard_at, place.told = None, monotonic(), told
             if told.state == SlotState.LOST:
-                place.state, place.note = SlotState.LOST, f"{place.host}: {told.note}"
-                self.events.put(Woken())
+                self._lose(place, f"it cannot work: {told.note}", charged=False)
             elif place.state in (SlotState.STARTING, SlotState.SUSPECT):
                 place.state, place.note = SlotState.READY, ""
                 self.events.put(Woken())
         elif place.lives:
-            silent = monotonic() - max(place.asked_at, place.heard_at)
-            loads = place.order is not None and place.order.phase == Phase.LOADING
+            loads = not place.told.models or place.order and place.order.phase == Phase.LOADING
             if silent > (_LOADING if loads else _LOST):
-                self._lose(place, "the machine does not answer", charged=False)
+                self._lose(place, _SILENT, charged=False)
             elif silent > _SUSPECT and place.state == SlotState.READY:
-                place.state, place.note = SlotState.SUSPECT, "the machine does not answer"
+                place.state, place.note = SlotState.SUSPECT, _SILENT
+        elif silent > _LOST:
+            place.note = place.note or "it waits for its machine, or for a GPU that others use"
 
     def _lose(self, place: _Place, why: str, charged: bool) -> None:
-        """Give up a slot with what it has in hand; another actor takes its place."""
+        """Give up a slot with what it has in hand; another actor takes its place, or will later."""
         if place.actor is None:
             return
         self._ray.kill(place.actor)
-        told = place.order is not None or place.lives
-        if place.state == SlotState.STARTING:
-            place.failures += 1
+        order, lived = place.order, place.lives
+        place.failures += not lived
         place.order = place.actor = place.ping = None
         place.state, place.note, place.asked_at = SlotState.LOST, why, monotonic()
         self._lock.notify_all()
-        if told:
-            self.events.put(SlotLost(place.name, why, charged))
-        if told and not self._closed:
+        self.events.put(SlotLost(place.name, why, charged) if order else Woken())
+        if lived and not self._closed and self._places.get(place.name) is place:
             self._make(place)
 
     def _take_away(self, place: _Place, why: str) -> None:
         del self._places[place.name]
         self._lose(place, why, charged=False)
-        self.events.put(Woken())
 
     def _reason(self, place: _Place, error: Exception) -> tuple[str, bool]:
         """Why a slot was lost, and whether its images are charged: not where its machine was."""
-        print("REASON", type(error), str(error)[:3000], flush=True)
         from ray.exceptions import ActorUnavailableError
 
         if isinstance(error, ActorUnavailableError):
-            return "the machine does not answer", False
+            return _SILENT, False
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         if place.node not in alive:
-            return "its machine is gone", False
+            return _GONE, False
         return "its process ended", True
+
+
+def of_cluster(cluster: Cluster, threads: Threads) -> Executor:
+    """A cluster's executor behind a bridge, whose end charges no image."""
+    return ProcessExecutor(
+        RayExecutor, (cluster,), name="ray", events=SimpleQueue(), threads=threads, charged=False
+    )
 
 
 def _asked(actor: Any, method: str, *given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One slot of a Ray cluster, on the machine that it renders on: a GPU thread and the files it reads.
+"""One slot of a Ray cluster, on the machine that renders: a GPU thread, and the files it reads.
 
 Ray makes a `RayWorker` in a process of its own. It imports nothing of Ray.
 """
@@ -21,7 +21,7 @@ from runner.task import ImageTask
 MOST_KEPT = 8 * 10**9
 """The bytes of inputs and LoRAs that a machine keeps."""
 _IN_USE = 3600.0
-"""For how many seconds a file that was asked for is not deleted: an image may be about to read it."""
+"""For how many seconds a file that was asked for stays: an image may be about to read it."""
 
 
 def versions() -> dict[str, str]:
