@@ -45,6 +45,8 @@ class Settings:
     prompt_cache_gb: float = 2.0
     rescan_seconds: float = 5.0
     device: str = "auto"
+    devices: tuple[str, ...] | str | None = None
+    isolate: bool = False
     ray: str | Mapping[str, Any] | None = None
     gpu_memory_gb: float | None = None
     compile: bool = False

@@ -15,7 +15,8 @@ from runner.clock import AwakeClock, monotonic
 class Threads:
     """Starts threads by name; safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_broken: Callable[[], object] | None = None) -> None:
+        self._on_broken = on_broken
         self.broken: str | None = None
         """Which thread ended by an exception, as a sentence; None while none has."""
         self.awake = AwakeClock()
@@ -35,6 +36,8 @@ class Threads:
 
                 logging.getLogger(__name__).critical("%s ended", name, exc_info=error)
                 self.broken = f"its thread {name} ended by a mistake ({type(error).__name__})"
+                if self._on_broken is not None:
+                    self._on_broken()
             self._moved.pop(name, None)
 
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -20,7 +20,7 @@ from runner import client
 from runner.files import text_of
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.disk.locks import locks_of
+from runner.spool.disk.locks import home_lock
 from tests.spool.conftest import SPEC, Spool
 from tests.spool.faulty import refused
 
@@ -55,7 +55,7 @@ def says(place: Home) -> Says:
 @contextmanager
 def held(home: Home) -> Iterator[None]:
     """The home's lock, as a runner has it."""
-    lock = locks_of(home, None)[0]
+    lock = home_lock(home)
     lock.acquire()
     try:
         yield

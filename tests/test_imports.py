@@ -38,7 +38,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runner.spool.inbox",),
     ("runner.spool.startup",),
     ("runner.catalogue", "runner.client"),
-    ("runner.daemon", "runner.slots"),
+    ("runner.slots",),
+    ("runner.daemon",),
     ("runner.cli", "runner.mcp_server", "runner.__main__", "runner.fluxdrop"),
 )
 """From the ground up: modules and whole folders."""

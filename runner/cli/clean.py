@@ -258,13 +258,13 @@ def _forget_here(home: Home) -> list[str]:
     """Forget what is gone; what else went wrong. Raises RunnerBusy where another has the home."""
     from runner.catalogue import RegistryCatalogue
     from runner.spool.disk.disk import Disk
-    from runner.spool.disk.locks import locks_of
+    from runner.spool.disk.locks import home_lock
     from runner.spool.inbox.forgetting import forget_gone
     from runner.spool.startup.opening import open_spool
 
     if not is_there(home.data / "ledger.sqlite"):
         return []
-    (lock,), disk = locks_of(home, None), Disk()
+    lock, disk = home_lock(home), Disk()
     lock.acquire()
     try:
         home.places.pin(inbox=home.inbox, outbox=home.outbox, data=home.data)

@@ -77,6 +77,7 @@ def _findings(home: Home) -> Iterator[Finding]:
         is_usable = True
     device = machine.device(home.settings.device)
     yield Finding("device", device.remedy is None, device.found, device.remedy)
+    yield from _devices(home)
     attention, *more = speed.available()
     yield Finding("speed", True, attention, None, tuple(more))
     if is_usable:
@@ -145,6 +146,25 @@ def _overlooked(home: Home) -> Iterator[Finding]:
         or_more = " or more" if len(why) == MOST_LISTED else ""
         found = f"{len(why)}{or_more} in the inbox"
         yield Finding("not taken", False, found, "see each line", why)
+
+
+def _devices(home: Home) -> Iterator[Finding]:
+    """The slots that the setting `devices` asks for; cards that lie idle without it."""
+    from runner.engine.memory import machine
+    from runner.slots.local import places
+
+    count = len(machine.gpus())
+    try:
+        names = [place.name for place in places(home.settings)]
+    except UsageProblem as error:
+        yield Finding("devices", False, str(error), "name those that are here, or `auto`")
+        return
+    if home.settings.devices is not None:
+        yield Finding("devices", True, f"pictures are made on {', '.join(names)}")
+    elif count > 1 and home.settings.device in ("auto", "cuda"):
+        uses = "both" if count == 2 else "all"
+        found = f"this machine has {count} GPUs and one is used; `devices: auto` uses {uses}"
+        yield Finding("devices", True, found)
 
 
 def _weights(home: Home) -> Iterator[Finding]:

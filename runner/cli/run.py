@@ -224,11 +224,10 @@ def opened(home: Home, ray: str | None = None) -> Any:
 
         cluster = cluster_of(home, ray)
         return Daemon(home, lambda home: of_cluster(cluster, home.threads))
-    from runner.engine.gpu_thread import of_home
-    from runner.engine.memory.machine import gpu_in_use
+    from runner.slots.local import LocalSlots
 
-    gpu = gpu_in_use(home.settings.device)
-    return Daemon(home, of_home, gpu=gpu)
+    slots = LocalSlots(home)
+    return Daemon(home, slots.executor, locks=[slots])
 
 
 def _next_time(text: str) -> float:

@@ -119,11 +119,10 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     """
     from runner.catalogue import RegistryCatalogue
     from runner.daemon.tasks import inputs_of
-    from runner.engine.gpu_thread import of_home
-    from runner.engine.memory.machine import gpu_in_use
     from runner.executor import Event, Failed, Progressed, Rendered, StoppedEarly
     from runner.gallery.metadata import encode
-    from runner.spool.disk.locks import locks_of
+    from runner.slots.local import LocalSlots
+    from runner.spool.disk.locks import home_lock
     from runner.spool.inbox import loras
     from runner.spool.inbox.inputs import place_of
 
@@ -140,10 +139,11 @@ def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping
     task = catalogue.task({"seed": 0, **spec}, job="verify", index=1, inputs=inputs, loras=used)
     with ExitStack() as held:
         # The locks of a runner: two processes would share the GPU's memory.
-        for lock in locks_of(home, gpu_in_use(home.settings.device)):
+        slots = LocalSlots(home, alone=True)
+        for lock in (home_lock(home), slots):
             lock.acquire()
             held.callback(lock.release)
-        executor = of_home(home)
+        executor = slots.executor(home)
         try:
             executor.start(executor.slots()[0].name, [task])
             event: Event | None = None

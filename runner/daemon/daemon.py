@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ from runner.log_once import LogOnce
 from runner.places import mounts_of, read_mounts
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.disk.locks import locks_of
+from runner.spool.disk.locks import Lock, home_lock
 from runner.spool.disk.platform import allow_writer_probe
 from runner.spool.inbox.intake import Intake
 from runner.spool.startup.opening import name_quarantined, open_spool
@@ -65,8 +65,8 @@ class Outcome:
 class Daemon:
     """One runner of one home: `open` it, then `serve` or `drain`, then `close` it.
 
-    `executor` makes the executor of a home; it is called once the home's lock is held. `gpu` names
-    the GPU that no other runner may use meanwhile.
+    `executor` makes the executor of a home; it is called once the home's lock is held, and `locks`,
+    those of what no other runner may use meanwhile.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Daemon:
         executor: Callable[[Home], Executor],
         *,
         disk: Disk | None = None,
-        gpu: str | None = None,
+        locks: Sequence[Lock] = (),
     ) -> None:
         self.home = home
         self._make_executor = executor
         self._disk = disk or Disk()
         self._stop = threading.Event()
-        self._locks = locks_of(home, gpu)
+        self._locks: list[Lock] = [home_lock(home), *locks]
         self._started_at = timestamp()
         self._health_due = 0.0
         self._scans_wanted = 0

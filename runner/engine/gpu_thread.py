@@ -41,7 +41,7 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
 
 
 class GpuThread:
-    """An `Executor` with one slot, which has the name `slot`.
+    """An `Executor` with one slot, which has the name `slot`; `shown` is its device for people.
 
     `data` is the home's private folder, where the built-in model is assembled. `library` finds the
     models, by default there and in the hub's cache. `pipelines`, where given, replaces a cache of
@@ -58,15 +58,18 @@ class GpuThread:
         pipelines: PipelineCache | None = None,
         threads: Threads | None = None,
         slot: str = ONLY_SLOT,
+        shown: str = "",
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
-        self._slot, self._device = slot, device
+        self._slot, self._device = slot, shown or device
         self.lost: str | None = None
         """Why the device cannot be used any more in this process; None while it can."""
         self._pipelines = pipelines or PipelineCache(library or hub.Disk(data), device=device)
         folder = data / "cache" / "embeddings" if prompt_cache else None
         cache = PromptCache(folder, prompt_cache)
-        self._prompts = Prompts(self._pipelines, cache, versions())
+        # Several share a store: each encodes in an order of its own, so that they share the work.
+        order = "" if slot == ONLY_SLOT else slot
+        self._prompts = Prompts(self._pipelines, cache, versions(), order)
         self._renderer = Renderer(self._slot, self._pipelines, self._prompts)
         self._lock = threading.Lock()
         self._in_flight: list[tuple[ImageTask, StopSign]] = []
@@ -194,8 +197,10 @@ class GpuThread:
             return Failed(self._slot, task, "Internal", _first_line(error, task))
 
 
-def of_home(home: Home, *, slot: str = ONLY_SLOT, device: str | None = None) -> GpuThread:
-    """The GPU thread that a home's settings ask for, or one on this device.
+def of_home(
+    home: Home, *, slot: str = ONLY_SLOT, device: str | None = None, shown: str = ""
+) -> GpuThread:
+    """The GPU thread that a home's settings ask for, or one on this device, `shown` otherwise.
 
     Raises UsageProblem where they ask for what this machine or this installation lacks.
     """
@@ -214,6 +219,7 @@ def of_home(home: Home, *, slot: str = ONLY_SLOT, device: str | None = None) -> 
         pipelines=pipelines,
         threads=home.threads,
         slot=slot,
+        shown=shown,
     )
 
 

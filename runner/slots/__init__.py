@@ -1,1 +1,1 @@
-"""Executors of more than one slot: a process for each card, or a Ray cluster."""
+"""Where slots run: in processes of this machine, or on the machines of a Ray cluster."""

@@ -340,7 +340,7 @@ class RayExecutor:
         place.actor = self._worker.options(
             num_gpus=int(is_gpu),
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-        ).remote(versions(), pickle.dumps((place.name, device, count, settings)))
+        ).remote(versions(), pickle.dumps((place.name, device, place.device, count, settings)))
         place.state, place.told = SlotState.STARTING, Slot("", False)
         self._ask(place)
 

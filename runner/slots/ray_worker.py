@@ -13,9 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from time import time
 
-from runner.engine.gpu_thread import GpuThread, of_home
+from runner.engine.gpu_thread import GpuThread
+from runner.engine.memory.machine import gpu_in_use
 from runner.executor import Event, Progressed, Slot, SlotState
 from runner.settings import Home, Settings
+from runner.slots.local import Place, thread_of
+from runner.spool.disk.locks import gpu_lock
 from runner.task import ImageTask
 
 MOST_KEPT = 8 * 10**9
@@ -46,23 +49,26 @@ class RayWorker:
         self._refusal = _unequal(expected)
         if self._refusal:
             return
-        slot, device, share, settings = pickle.loads(work)
+        slot, device, shown, share, settings = pickle.loads(work)
         # Ray gives one thread to what asks for no CPU.
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // share))
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         try:
-            self._open(slot, device, settings)
+            self._open(Place(slot, shown, device), settings)
         except Exception as error:  # noqa: BLE001 the head shows the sentence beside the slot
             self._refusal = str(error) or type(error).__name__
 
-    def _open(self, slot: str, device: str, settings: Settings) -> None:
+    def _open(self, place: Place, settings: Settings) -> None:
+        if gpu := gpu_in_use(place.device):
+            # To the end of this process, as for a runner of this machine.
+            gpu_lock(gpu).acquire()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fluxdrop")
         home = Home(cache, settings)
         for folder in (home.data, cache / "files"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._files = Files(cache / "files")
-        self._slot = slot
-        self._gpu = of_home(home, slot=slot, device=device)
+        self._slot = place.name
+        self._gpu = thread_of(home, place)
 
     def ping(self) -> Slot:
         """The state of the slot; LOST, with a sentence, where it cannot render."""

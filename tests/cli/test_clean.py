@@ -19,7 +19,7 @@ from runner.errors import UsageProblem
 from runner.gallery.store import FOLDER, Gallery
 from runner.settings import Home
 from runner.spool.disk.disk import Disk
-from runner.spool.disk.locks import locks_of
+from runner.spool.disk.locks import home_lock
 from runner.spool.inbox import forgetting
 from runner.spool.store.ledger import Ledger
 from tests.cli.here import Here
@@ -90,7 +90,7 @@ def test_a_runner_that_has_the_home_is_asked_to_forget_and_goes_on(here: Here) -
 
 
 def test_a_home_that_is_locked_gets_the_request_for_whoever_has_it(used: Here) -> None:
-    (lock,) = locks_of(Home(used.home), None)
+    lock = home_lock(Home(used.home))
     lock.acquire()
     assert used(*ALL).code == 0
     lock.release()
@@ -310,7 +310,7 @@ def test_an_inbox_that_cannot_be_written_costs_no_other_part_of_the_answer(
         raise UsageProblem("cannot write into the inbox")
 
     monkeypatch.setattr(client, "clean", unwritable)
-    (lock,) = locks_of(Home(used.home), None)
+    lock = home_lock(Home(used.home))
     lock.acquire()
     done = used(*ALL, "--json")
     lock.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ from runner.engine.memory.plans import Machine
 from runner.errors import PlaceAway, UsageProblem
 from runner.settings import Home
 from runner.spool.disk import platform
-from runner.spool.disk.locks import locks_of
+from runner.spool.disk.locks import home_lock
 from tests import random_twin
 from tests.cli.here import Here
 
@@ -155,10 +154,11 @@ def test_why_the_runner_is_paused_and_what_it_has_set_aside_is_named(here: Here)
         "updated_at": datetime.now(UTC).isoformat(),
     }  # fmt: skip
     (here.home / "outbox" / "runner.json").write_text(json.dumps(health), encoding="utf-8")
-    with ExitStack() as held:
-        for lock in locks_of(Home(here.home), None):
-            lock.acquire()
-            held.callback(lock.release)
+    lock = home_lock(Home(here.home))
+    lock.acquire()
+    try:
         (told,) = findings(here, "runner")
+    finally:
+        lock.release()
     assert not told["ok"] and told["why"] == ["inbox/x.yaml: remove it"]
     assert told["found"] == "pid 1 is paused, by events: the disk is full"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.settings import Home
-from runner.spool.disk.locks import locks_of
+from runner.spool.disk.locks import home_lock
 from tests.cli.here import Here
 from tests.harness import spec
 
@@ -61,7 +61,7 @@ def test_a_runner_that_died_is_not_idle_while_another_process_has_its_home(left:
     health = json.loads(file.read_bytes())
     health |= {"host": platform.node(), "system": sys.platform, "state": "idle"}
     file.write_text(json.dumps(health), encoding="utf-8")
-    (lock,) = locks_of(Home(left.home), None)
+    lock = home_lock(Home(left.home))
     lock.acquire()
     try:
         first = left("status").out.splitlines()[0]
@@ -92,7 +92,7 @@ def test_settings_that_were_changed_after_the_runner_started_are_told_with_what_
         wanted = "fluxdrop.yaml was changed after the runner started: restart it"
         return [wanted in done.out + done.err for done in said]
 
-    (lock,) = locks_of(Home(left.home), None)
+    lock = home_lock(Home(left.home))
     lock.acquire()
     began = (left.home / "data" / "runner.lock").stat().st_mtime_ns
     os.utime(settings, ns=(began, began - 1))

@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
+from itertools import takewhile
 from pathlib import Path
 
 from runner.engine.memory import devices
 from runner.engine.memory.plans import Machine
 
 _GIB = 2**30
+_LISTED_BY_DRIVER = Path("/proc/driver/nvidia/gpus")
 _KEPT_FREE = int(0.7 * _GIB)
 """GPU memory left for the desktop, and for the gaps between allocated blocks."""
 _OLDEST_OF_CUDA_13 = (7, 5)
@@ -142,9 +144,8 @@ def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
 def nvidia_card() -> Card | None:
     """The first NVIDIA card that the driver reports, whether or not torch can use it."""
     for fields in ("name,compute_cap,driver_version", "name"):  # old drivers know fewer fields
-        listed = _nvidia_smi(fields)
-        if listed:
-            name, capability, driver, *_ = [*listed.split(","), "", ""]
+        if listed := _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader"):
+            name, capability, driver, *_ = [*listed[0].split(","), "", ""]
             version = re.match(r"(\d+)\.(\d+)", capability.strip())
             number = re.match(r"\d+", driver.strip())
             return Card(
@@ -165,11 +166,34 @@ def gpu_in_use(wanted: str) -> str | None:
 
     Cheap enough for the start of a runner: queries neither torch nor the driver.
     """
-    present = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/gpus").is_dir()
+    present = shutil.which("nvidia-smi") is not None or _LISTED_BY_DRIVER.is_dir()
     if wanted not in ("auto", "cuda") or not present:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return f"cuda-{re.sub(r'[^A-Za-z0-9-]', '', visible)}" if visible not in ("", "-1") else None
+    return lock_name(visible) if visible not in ("", "-1") else None
+
+
+def lock_name(gpu: str) -> str:
+    """The same for one that CUDA_VISIBLE_DEVICES names."""
+    return f"cuda-{re.sub(r'[^A-Za-z0-9-]', '', gpu)}"
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; no torch."""
+    listed = _nvidia_smi("-L")
+    count = sum(line.startswith("GPU ") for line in listed)
+    if not listed and _LISTED_BY_DRIVER.is_dir():
+        count = len(os.listdir(_LISTED_BY_DRIVER))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not count:
+        return [str(number) for number in range(count)]
+
+    def is_there(name: str) -> bool:
+        """Whether there is one of this number; a name that is none is taken for one."""
+        return bool(name) and name != "-1" and not (name.isdecimal() and int(name) >= count)
+
+    # As the driver reads them: up to the first that is not there.
+    return list(takewhile(is_there, map(str.strip, visible.split(","))))
 
 
 def free_ram() -> int:
@@ -244,19 +268,18 @@ def _cuda_is_available() -> bool:
         return torch.cuda.is_available()
 
 
-def _nvidia_smi(fields: str) -> str:
-    """The first line that nvidia-smi prints for a query; empty without a driver."""
+def _nvidia_smi(*arguments: str) -> list[str]:
+    """The lines that nvidia-smi prints; none without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ""
+        return []
     try:
         listed = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout  # fmt: skip
+            [program, *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return listed.strip().splitlines()[0] if listed.strip() else ""
+        return []
+    return listed.strip().splitlines()
 
 
 def _read(file: Path) -> str:

@@ -11,15 +11,19 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.clock import now
 from runner.engine.families.base import Embeddings
 
 log = logging.getLogger(__name__)
 
 _WARNINGS, _DIGEST = "warnings", "sha256"
+_WRITING_SECONDS = 60.0
+"""How long a process may take to write a file."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,10 @@ def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str])
 class PromptCache:
     """The newest `size` prompts in memory (4 MiB each for a FLUX.1), more in a folder, if given.
 
-    Used by one thread. The folder holds at most `limit` bytes, one safetensors file a prompt, named
-    by the hash of its key. The files used longest ago are removed first, and one that is torn or
-    damaged is removed and made again. Nothing here may fail a job: on a full disk nothing is kept.
+    Used by one thread; processes may share a folder. That holds at most `limit` bytes, one
+    safetensors file a prompt, named by the hash of its key. The files used longest ago are removed
+    first, and one that is torn or damaged is removed and made again. Nothing here may fail a job:
+    on a full disk nothing is kept.
     """
 
     def __init__(self, folder: Path | None = None, limit: int = 0, *, size: int = 16) -> None:
@@ -152,10 +157,11 @@ class PromptCache:
         """Remove the files used longest ago until `size` more bytes are within the limit."""
         files = []
         for entry in os.scandir(folder):
-            # A half-written file of a process that died has a hidden name and is removed first.
-            stat = entry.stat()
-            hidden = entry.name.startswith(".")
-            files.append((0.0 if hidden else stat.st_mtime, stat.st_size, Path(entry.path)))
+            with suppress(FileNotFoundError):  # another process may remove it
+                stat = entry.stat()
+                # A half-written file has a hidden name; of a process that died it goes first.
+                is_left = entry.name.startswith(".") and stat.st_mtime < now() - _WRITING_SECONDS
+                files.append((0.0 if is_left else stat.st_mtime, stat.st_size, Path(entry.path)))
         total = sum(length for _, length, _ in files)
         for used, length, file in sorted(files):
             if total + size <= self._limit and used:

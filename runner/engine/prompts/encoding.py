@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 from runner.engine.errors import translation
 from runner.engine.gpu import OnProgress, StopSign
@@ -24,14 +25,22 @@ from runner.task import ImageTask
 
 
 class Prompts:
-    """The prompts of one device: kept embeddings, and the tasks known to come."""
+    """The prompts of one device: kept embeddings, and the tasks known to come.
+
+    With an `order`, the latter are encoded in one that follows from it.
+    """
 
     def __init__(
-        self, pipelines: PipelineCache, cache: PromptCache, versions: Mapping[str, str]
+        self,
+        pipelines: PipelineCache,
+        cache: PromptCache,
+        versions: Mapping[str, str],
+        order: str = "",
     ) -> None:
         self._pipelines = pipelines
         self._cache = cache
         self._versions = versions
+        self._order = order
         self._lock = threading.Lock()
         self._lookahead: dict[tuple[object, ...], ImageTask] = {}
 
@@ -92,17 +101,24 @@ class Prompts:
         """
         while room > 0 and (batch := self._take_upcoming(resolved)):
             count = min(len(batch), room)
+            if self._order:
+                batch[:count] = sorted(batch[:count], key=self._place)
             done = 0
             try:
                 for task, other in batch[:count]:
                     with stop.not_counted():
                         on_progress(Phase.ENCODING, done + 1, count)
-                        self._encode(other, pipe, task)
+                        # Another process may have encoded it meanwhile.
+                        if not self._cache.has(self._key(other, task)):
+                            self._encode(other, pipe, task)
                     done += 1
                     stop.check()
             finally:
                 self.expect([task for task, _ in batch[done:]])
             room -= done
+
+    def _place(self, upcoming: tuple[ImageTask, ResolvedTask]) -> int:
+        return crc32(f"{self._order} {upcoming[0].prompt}".encode(errors="replace"))
 
     def _take_upcoming(self, resolved: ResolvedTask) -> list[tuple[ImageTask, ResolvedTask]]:
         """Remove the upcoming tasks whose prompts this text stage still has to encode."""

@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from runner.engine.hub.sources import read_json
@@ -38,9 +39,12 @@ class KeptFolder:
         self.folder = store / f"{mark[:16]}-{precision}"
         self._recipe = recipe
         self._source = str(source)
+        self._seen: tuple[int, int] | None = None
+        """Which folder was there when it was last looked at."""
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
+        self._seen = self._identity()
         label = read_json(self.folder / _LABEL)
         return isinstance(label, dict) and self._label(self.folder).items() <= label.items()
 
@@ -48,11 +52,19 @@ class KeptFolder:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
 
         False too, with nothing left behind, where writing fails as on a full disk. What a killed
-        process left of the folder is deleted first, and what is of no more use.
+        process left of the folder is deleted first, and what is of no more use. One process at a
+        time: what another has made since `is_whole` was asked is as good.
         """
+        store = self.folder.parent
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(store.with_name(f".{store.name}.lock")):
+            if self._identity() != self._seen and self.is_whole():
+                return True
+            return self._make(store, size, write)
+
+    def _make(self, store: Path, size: int, write: Callable[[Path], None]) -> bool:
         from safetensors import SafetensorError
 
-        store = self.folder.parent
         for leftover in (self.folder, *store.glob(f".{self.folder.name}.*"), *self._outdated()):
             shutil.rmtree(leftover, ignore_errors=True)
         store.mkdir(parents=True, exist_ok=True)
@@ -76,14 +88,19 @@ class KeptFolder:
             _sync(store)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            if self.is_whole():  # another process was quicker, which is as good
-                return True
             log.warning("quantised weights are not kept in %s: %s", store, error)
             return False
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         return True
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = (self.folder / _LABEL).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def _outdated(self) -> Iterator[Path]:
         """The folders of an older schema, and of what the source was before it was changed."""
@@ -97,6 +114,19 @@ class KeptFolder:
 
     def _label(self, folder: Path) -> dict[str, object]:
         return {"schema": _SCHEMA, "recipe": self._recipe, "content": _content(folder)}
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a lock meanwhile, where the file system has locks."""
+    from filelock import FileLock
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(file))
+        except (OSError, NotImplementedError) as error:
+            log.warning("%s cannot be locked: %s", file, error)
+        yield
 
 
 def _content(folder: Path) -> str:

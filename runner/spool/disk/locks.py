@@ -6,6 +6,7 @@ import stat
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 from runner.errors import RunnerBusy, UsageProblem
 from runner.settings import LOCK_FILE, Home
@@ -21,6 +22,16 @@ _TRY_AGAIN_SECONDS = 0.01
 _MOST_TRIES = 500
 # A client that asks whether the lock is held has it itself for an instant.
 _TRIES_AT_LEAST = 4
+
+
+class Lock(Protocol):
+    """What a runner has to hold."""
+
+    def acquire(self) -> None:
+        """Take it. Raises RunnerBusy where another process has it."""
+
+    def release(self) -> None:
+        """Let others have it."""
 
 
 class RunnerLock:
@@ -151,16 +162,17 @@ def holder_of(home: Home) -> int | None:
     return None
 
 
-def locks_of(home: Home, gpu: str | None) -> list[RunnerLock]:
-    """The locks that a process has to hold while it renders for a home."""
-    locks = [RunnerLock(_file_of(home), f"the home {home.root}")]
-    if gpu is not None:
-        import tempfile
+def home_lock(home: Home) -> RunnerLock:
+    """The lock that a process has to hold while it changes a home."""
+    return RunnerLock(_file_of(home), f"the home {home.root}")
 
-        # In a folder that all homes share: they share the GPU too.
-        file = Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock"
-        locks.append(RunnerLock(file, f"the GPU {gpu}"))
-    return locks
+
+def gpu_lock(gpu: str) -> RunnerLock:
+    """The lock that a process has to hold while it uses a GPU."""
+    import tempfile
+
+    # In a folder that all homes share: they share the GPU too.
+    return RunnerLock(Path(tempfile.gettempdir()) / f"fluxdrop-{gpu}.lock", f"the GPU {gpu}")
 
 
 def _file_of(home: Home) -> Path:

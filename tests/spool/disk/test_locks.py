@@ -18,7 +18,7 @@ import pytest
 from runner.daemon.daemon import Daemon
 from runner.errors import RunnerBusy, UsageProblem
 from runner.settings import Home
-from runner.spool.disk.locks import RunnerLock, is_held, locks_of
+from runner.spool.disk.locks import RunnerLock, gpu_lock, home_lock, is_held
 from tests.spool.conftest import Spool
 from tests.spool.deaths import die, start_again
 from tests.spool.device import FlatColours
@@ -36,10 +36,10 @@ def test_a_second_runner_of_a_gpu_is_refused_whatever_the_home(tmp_path: Path) -
     homes = [Home(tmp_path / name) for name in ("one", "two")]
     for home in homes:
         home.prepare()
-    with Daemon(homes[0], FlatColours(), gpu=gpu):
+    with Daemon(homes[0], FlatColours(), locks=[gpu_lock(gpu)]):
         with pytest.raises(RunnerBusy, match=f"the GPU {gpu} is in use"):
-            Daemon(homes[1], FlatColours(), gpu=gpu).open()
-    with Daemon(homes[1], FlatColours(), gpu=gpu), Daemon(homes[0], FlatColours()):
+            Daemon(homes[1], FlatColours(), locks=[gpu_lock(gpu)]).open()
+    with Daemon(homes[1], FlatColours(), locks=[gpu_lock(gpu)]), Daemon(homes[0], FlatColours()):
         pass
 
 
@@ -148,7 +148,7 @@ def test_only_for_a_holder_that_is_dead_the_lock_is_waited_for_five_seconds(
 
 def test_whether_a_lock_is_held_can_be_asked(home: Path) -> None:
     assert is_held(Home(home)) is False, "no runner was here yet"
-    lock = locks_of(Home(home), None)[0]
+    lock = home_lock(Home(home))
     for _ in range(2):
         lock.acquire()
         assert is_held(Home(home)) is True
@@ -164,7 +164,7 @@ def test_who_asks_whether_a_lock_is_held_keeps_no_runner_from_taking_it(
         pytest.skip("on Windows who asks does not take the lock for an instant")
     import fcntl
 
-    lock = locks_of(Home(home), None)[0]
+    lock = home_lock(Home(home))
     lock.acquire()
     lock.release()
     asking = os.open(home / "data" / "runner.lock", os.O_RDONLY)
