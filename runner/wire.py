@@ -119,6 +119,22 @@ class RecentJob(TypedDict):
     skipped: int
 
 
+class SlotHealth(TypedDict):
+    """What the health file says of one place that renders; `memory` in bytes of its device."""
+
+    name: str
+    host: str
+    device: str
+    model: str | None
+    job: str | None
+    image: int | None
+    step: int
+    steps: int
+    memory: int | None
+    state: str
+    note: str | None
+
+
 class RunnerHealth(TypedDict):
     """`outbox/runner.json`, rewritten every `interval_seconds`."""
 
@@ -132,6 +148,7 @@ class RunnerHealth(TypedDict):
     faults: list[Fault]
     job: str | None
     models: list[str]
+    slots: list[SlotHealth]
     queued: int
     next: list[str]
     counts: dict[str, int]

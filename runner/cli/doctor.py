@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner import client
-from runner.cli.output import add_verb, print_json, show
+from runner.cli.output import add_verb, print_json, show, shown_slots, slot_line
 from runner.errors import PlaceAway, UsageProblem
 from runner.holds import disk_hold
 from runner.settings import Home, find_home
@@ -135,7 +135,8 @@ def _runner(home: Home) -> Finding:
         found += f": {health['note']}"
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
     remedy = "mend or remove what is set aside" if faults else client.outdated_runner(home)
-    return Finding("runner", remedy is None, found, remedy, faults)
+    slots = map(slot_line, shown_slots(health))
+    return Finding("runner", remedy is None, found, remedy, (*faults, *slots))
 
 
 def _overlooked(home: Home) -> Iterator[Finding]:

@@ -64,6 +64,28 @@ def give_up(stream: TextIO) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def shown_slots(health: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The slots in a health file, where there are several or one does not take images."""
+    slots: list[dict[str, Any]] = health.get("slots", [])
+    well = ("idle", "working")
+    return slots if len(slots) > 1 or any(slot["state"] not in well for slot in slots) else []
+
+
+def slot_line(slot: Mapping[str, Any]) -> str:
+    """A slot in one line: what it makes, the model it has loaded, and its memory."""
+    return f"slot {slot['name']:<19} {slot['state']:<10}  {slot_note(slot)}".rstrip()
+
+
+def slot_note(slot: Mapping[str, Any]) -> str:
+    """What a slot makes, in words."""
+    parts = [slot[key] for key in ("model", "note") if slot[key]]
+    if slot["job"]:
+        parts.insert(0, f"{slot['job']} image {slot['image']} {slot['step']}/{slot['steps']}")
+    if slot["memory"]:
+        parts.append(f"{slot['memory'] / 2**30:.1f} GiB")
+    return "  ".join(parts)
+
+
 def job_line(job: Mapping[str, Any]) -> str:
     """A job in one line: id, state, images, progress, and why it waits or has failed.
 

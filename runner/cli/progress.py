@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
-from runner.cli.output import give_up, job_line, print_line, show
+from runner.cli.output import give_up, job_line, print_line, show, slot_note
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.terminal import on_one_line
@@ -31,12 +31,21 @@ _MARKS = {
 class Board:
     """Shows the progress of jobs; `ids` is called for the jobs to show at each update.
 
-    Between entering and leaving it owns the terminal's bars.
+    On a terminal also `slots`, as a health file has them. Between entering and leaving it owns the
+    terminal's bars.
     """
 
-    def __init__(self, home: Home, ids: Callable[[], list[str]], *, as_json: bool = False) -> None:
+    def __init__(
+        self,
+        home: Home,
+        ids: Callable[[], list[str]],
+        *,
+        slots: Callable[[], list[dict[str, Any]]] = list,
+        as_json: bool = False,
+    ) -> None:
         self._home = home
         self._ids = ids
+        self._slots = slots
         self._as_json = as_json
         self._bars = None if as_json else _bars()
         self._tasks: dict[str, TaskID] = {}
@@ -110,6 +119,17 @@ class Board:
                 self._over[job_id] = status["accepted_at"]
                 del self._shown[job_id]
         if self._bars:
+            with suppress(OSError):  # at the next look
+                for slot in self._slots():
+                    name = f"slot {slot['name']}"
+                    if name not in self._tasks:
+                        self._tasks[name] = self._bars.add_task(_plain(name), mark=" ", note="")
+                    self._bars.update(
+                        self._tasks[name],
+                        total=slot["steps"] or 1,
+                        completed=slot["step"],
+                        note=_plain(f"{slot['state']}  {slot_note(slot)}"),
+                    )
             self._bars.refresh()
 
     def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:

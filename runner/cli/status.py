@@ -8,7 +8,15 @@ import sys
 from typing import Any
 
 from runner import client, reading
-from runner.cli.output import add_verb, job_line, print_json, print_message, show
+from runner.cli.output import (
+    add_verb,
+    job_line,
+    print_json,
+    print_message,
+    show,
+    shown_slots,
+    slot_line,
+)
 from runner.errors import RunnerNeeded
 from runner.holds import disk_hold
 from runner.job import FINAL_STATES, State
@@ -58,6 +66,8 @@ def run_status(options: argparse.Namespace) -> int:
         show(f"runner {running['pid']} is {running['state']}{at}; {numbers or 'no jobs yet'}")
         if running["note"]:
             show(running["note"])
+        for slot in shown_slots(running):
+            show(slot_line(slot))
         for fault in running["faults"]:
             show(f"set aside: {fault['file']}: {fault['message']}")
         if outdated:
@@ -137,7 +147,12 @@ def run_watch(options: argparse.Namespace) -> int:
 
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Board(home, lambda: options.ids or newest_jobs(), as_json=options.json) as board,
+        Board(
+            home,
+            lambda: options.ids or newest_jobs(),
+            slots=lambda: [] if options.ids else shown_slots(reading.health(home.health) or {}),
+            as_json=options.json,
+        ) as board,
     ):
         board.follow(client.patient(is_over))
     if options.ids:

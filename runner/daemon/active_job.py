@@ -1,10 +1,11 @@
-"""A job while it has a slot: its images in flight and to come, and its progress."""
+"""A job while it runs: its images to come, those that slots have, and its progress."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
 from runner.daemon.tasks import Composed, InFlight
 from runner.executor import Progressed
+from runner.holds import Hold
 from runner.job import Phase
 from runner.spool.store.record import Record
 from runner.wire import Progress
@@ -18,50 +19,79 @@ _HUNG_AFTER_SECONDS = 30.0
 class ActiveJob:
     """Mutable, owned by the worker.
 
-    `numbers` are the images to come, `in_flight` those that the slot has, by number; they count
-    from 1. `rendered` images took `seconds`, from which the time left is estimated. `heard_at` is
-    the awake clock's time of the last event of an image in flight, and `phase` its phase. A process
-    ended during each of the `suspects`; `last` is the image that was started last.
+    `numbers` are the images to come and `dispatches` what the slots have of it, by their names;
+    images count from 1. `rendered` images took `seconds`, from which the time left is estimated. A
+    process ended during each of the `suspects`; `last` is the image that a slot was given last.
+    `failure` is why the job must end.
     """
 
     record: Record
     composed: Composed
     numbers: deque[int]
-    in_flight: dict[int, InFlight] = field(default_factory=dict)
+    dispatches: dict[str, "Dispatch"] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False
-    last: int = 0
-    heard_at: float = 0.0
-    phase: Phase | None = None
+    failure: Hold | None = None
+    last: dict[str, int] = field(default_factory=dict)
     suspects: frozenset[int] = frozenset()
 
     @property
-    def is_alone(self) -> bool:
-        """Whether the next image must wait until all before it are written.
+    def may_go_on(self) -> bool:
+        """Whether an image of it is left for a slot."""
+        return bool(self.numbers) and not self.cancelled and self.failure is None
+
+    def is_alone(self, slot: str) -> bool:
+        """Whether a slot's next image must wait until all before it are written.
 
         So that what ends the process next is known to be that image, or not to be.
         """
-        return not self.suspects.isdisjoint((self.numbers[0], self.last))
+        return not self.suspects.isdisjoint((self.numbers[0], self.last.get(slot)))
 
     def progress(self, event: Progressed) -> Progress:
         """The job's progress at this event of one of its images."""
-        part = event.step / event.steps if event.phase == Phase.DENOISING and event.steps else 0.0
-        part = 1.0 if event.phase in (Phase.DECODING, Phase.SAVING) else part
-        total = self.record.total
-        left = len(self.numbers) + len(self.in_flight) - part
+        in_flight = [each.images_left for each in self.dispatches.values()]
+        left = len(self.numbers) + sum(in_flight)
+        seconds = self.seconds / self.rendered * left / len(in_flight) if self.rendered else None
         return Progress(
             phase=str(event.phase),
             image=event.task.index,
             step=event.step,
             steps=event.steps,
-            fraction=round((total - left) / total, 4),
-            eta_seconds=round(self.seconds / self.rendered * left, 1) if self.rendered else None,
+            fraction=round((self.record.total - left) / self.record.total, 4),
+            eta_seconds=None if seconds is None else round(seconds, 1),
         )
 
+
+@dataclass
+class Dispatch:
+    """The images of a job that one slot has, by number; mutable, owned by the worker.
+
+    `heard_at` is the awake clock's time of their last event, and `latest` what it said.
+    """
+
+    job: ActiveJob
+    images: dict[int, InFlight]
+    heard_at: float
+    latest: Progressed | None = None
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.latest.phase if self.latest else None
+
+    @property
+    def images_left(self) -> float:
+        """How many of its images are left to do, the one that was heard of in parts."""
+        event, part = self.latest, 0.0
+        if event is not None and event.phase == Phase.DENOISING and event.steps:
+            part = event.step / event.steps
+        elif event is not None and event.phase in (Phase.DECODING, Phase.SAVING):
+            part = 1.0
+        return len(self.images) - part
+
     def is_hung(self, moment: float) -> bool:
-        """Whether the images in flight are silent far beyond their timeouts; never in loading."""
-        limits = [image.task.timeout for image in self.in_flight.values() if image.task.timeout]
+        """Whether its images are silent far beyond their timeouts; never in loading."""
+        limits = [image.task.timeout for image in self.images.values() if image.task.timeout]
         if not limits or self.phase in (None, Phase.LOADING):
             return False
         limit = max(_HUNG_AFTER_TIMEOUTS * max(limits), _HUNG_AFTER_SECONDS)

@@ -12,13 +12,13 @@ from importlib import metadata
 
 from runner.clock import now, timestamp
 from runner.daemon.worker import Worker
-from runner.executor import Executor
+from runner.executor import Executor, Slot, SlotState
 from runner.job import State
 from runner.log_once import LogOnce
 from runner.spool.inbox.intake import Intake
 from runner.spool.store.outbox import to_json
 from runner.spool.store.spool import Spool
-from runner.wire import SCHEMA, RecentJob, RunnerHealth
+from runner.wire import SCHEMA, RecentJob, RunnerHealth, SlotHealth
 from specs.errors import FluxdropError
 
 HEALTH_SECONDS = 2.0
@@ -47,7 +47,7 @@ class Health:
 
     def _content(self, state: str) -> RunnerHealth:
         current = self.worker.current
-        counts = self.spool.ledger.counts()
+        counts, slots = self.spool.ledger.counts(), self.executor.slots()
         return RunnerHealth(
             schema=SCHEMA,
             pid=os.getpid(),
@@ -58,7 +58,8 @@ class Health:
             note=self.worker.hold.message if self.worker.hold else None,
             faults=self.spool.faults.listed(),
             job=current.id if current else None,
-            models=sorted({m for slot in self.executor.slots() for m in slot.models}),
+            models=sorted({m for slot in slots for m in slot.models}),
+            slots=[self._slot(slot) for slot in slots],
             queued=counts[State.QUEUED],
             next=[record.id for record in self.spool.ledger.ready(now(), _UPCOMING)],
             counts=counts,
@@ -69,6 +70,24 @@ class Health:
             started_at=self.started_at,
             updated_at=timestamp(),
             interval_seconds=HEALTH_SECONDS,
+        )
+
+    def _slot(self, slot: Slot) -> SlotHealth:
+        dispatch = self.worker.dispatches.get(slot.name)
+        latest = dispatch.latest if dispatch else None
+        state: str = slot.state
+        return SlotHealth(
+            name=slot.name,
+            host=slot.host,
+            device=slot.device,
+            model=latest.task.model if latest else next(reversed(slot.models), None),
+            job=dispatch.job.record.id if dispatch else None,
+            image=latest.task.index if latest else min(dispatch.images) if dispatch else None,
+            step=latest.step if latest else 0,
+            steps=latest.steps if latest else 0,
+            memory=slot.memory,
+            state=("working" if dispatch else "idle") if slot.state == SlotState.READY else state,
+            note=slot.note or None,
         )
 
     def _recent(self) -> list[RecentJob]:

@@ -102,7 +102,7 @@ class ImageSaver:
                 self._fail_save(image, error)
             else:
                 self.recorder.persist(
-                    lambda: self.spool.ledger.unclaim(image.record.seq, image.rendered.task.index)
+                    lambda: self.spool.ledger.unclaim(image.record.seq, [image.rendered.task.index])
                 )
             return
         self.recorder.persist(lambda: self._count(saved))

@@ -1,15 +1,19 @@
-"""The scheduler: which queued job runs next.
+"""The scheduler: of which job a slot makes the next image.
 
-Highest priority first; within one priority, jobs that share the loaded model go together, oldest
-first, until that model has held the device for `hold_minutes` while an older job needs another.
-The queue itself is the ledger. It keeps when closed hours open, by the wall clock: after a start,
-and whenever that clock was set, this is computed again.
+Highest priority first; within one priority, jobs that share the slot's loaded model go together,
+oldest first, until that model has held the slot for `hold_minutes` while an older job needs
+another. A slot goes on with its job, helps another that runs, or begins one of the queue, which is
+the ledger. It keeps when closed hours open, by the wall clock: after a start, and whenever that
+clock was set, this is computed again.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runner.clock import ready_at
 from runner.holds import Hold
+from runner.job import State
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -23,23 +27,43 @@ _WRONG_HOURS = Hold(
 _SET_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """The model of a slot's last job, and since when, by the monotonic clock."""
+
+    model: str | None
+    since: float
+
+
 class Scheduler:
     """Chooses among the queued jobs of one ledger."""
 
     def __init__(self, spool: Spool) -> None:
         self._hold_seconds = spool.home.settings.hold_minutes * 60
         self._ledger = spool.ledger
-        self._model: str | None = None
-        self._held_since = 0.0
+        self._loaded: dict[str, _Loaded] = {}
         self._between_clocks: float | None = None
 
-    def next(self, moment: float, wall: float) -> Record | None:
-        """The job to run next, or None. `moment` is monotonic, `wall` seconds since the epoch.
+    def next(
+        self,
+        slot: str,
+        own: Record | None,
+        running: Sequence[Record],
+        moment: float,
+        wall: float,
+    ) -> Record | None:
+        """The job whose image a slot makes next, one of `running` or a queued one; None for none.
 
-        A job whose hours turn out to be closed or wrong is put off or failed on the way.
+        `running` have images to come; `own` is the one of them that the slot worked on last.
+        `moment` is monotonic, `wall` seconds since the epoch. A queued job whose hours turn out to
+        be closed or wrong is put off or failed on the way.
         """
         self._follow_clock(moment, wall)
-        while (record := self._choose(moment, wall)) is not None:
+        loaded = self._loaded.get(slot, _Loaded(None, 0.0))
+        held_long = moment - loaded.since >= self._hold_seconds
+        while (record := self._choose(loaded.model, held_long, own, running, wall)) is not None:
+            if record.state == State.RUNNING:
+                return record
             opening = self._opening(record, wall)
             if opening is not None and opening <= wall:
                 return record
@@ -47,20 +71,15 @@ class Scheduler:
                 self._ledger.put_off(record.seq, opening)
         return None
 
-    def outranks(self, running: Record, moment: float, wall: float) -> bool:
-        """Whether a queued job should run next instead of going on with the one that runs."""
-        self._follow_clock(moment, wall)
-        first = self._first(wall)
-        if first is None or first.priority != running.priority:
-            return first is not None and first.priority > running.priority
-        if not self._has_held_long(moment):
-            return False
-        return self._ledger.ready_before(wall, running, self._model) is not None
+    def started(self, slot: str, model: str | None, moment: float) -> None:
+        """Note that a slot begins an image of a job with this model."""
+        loaded = self._loaded.get(slot)
+        if loaded is None or model != loaded.model:
+            self._loaded[slot] = _Loaded(model, moment)
 
-    def started(self, model: str | None, moment: float) -> None:
-        """Note that a job with this model begins to run."""
-        if model != self._model:
-            self._model, self._held_since = model, moment
+    def lost(self, slot: str) -> None:
+        """Note that what a slot had loaded is gone."""
+        self._loaded.pop(slot, None)
 
     def seconds_to_opening(self, wall: float) -> float | None:
         """Seconds until the first job outside its hours may run; None where there is none."""
@@ -97,14 +116,28 @@ class Scheduler:
             self._ledger.end(record.seq, _WRONG_HOURS)
             return None
 
-    def _first(self, wall: float) -> Record | None:
-        return next(iter(self._ledger.ready(wall, 1)), None)
-
-    def _choose(self, moment: float, wall: float) -> Record | None:
-        first = self._first(wall)
-        if first is None or first.model == self._model or self._has_held_long(moment):
-            return first
-        return self._ledger.ready_with_model(wall, first.priority, self._model) or first
-
-    def _has_held_long(self, moment: float) -> bool:
-        return moment - self._held_since >= self._hold_seconds
+    def _choose(
+        self,
+        model: str | None,
+        held_long: bool,
+        own: Record | None,
+        running: Sequence[Record],
+        wall: float,
+    ) -> Record | None:
+        first = next(iter(self._ledger.ready(wall, 1)), None)
+        able = [*running, *([first] if first is not None else [])]
+        if not able:
+            return None
+        priority = max(record.priority for record in able)
+        if own is not None and own.priority == priority:
+            if not (held_long and self._ledger.ready_before(wall, own, model)):
+                return own
+            able = [record for record in able if record.seq != own.seq]
+        able = [record for record in able if record.priority == priority]
+        if not held_long:
+            alike = [record for record in able if record.model == model]
+            if first in able and first not in alike:
+                waits = self._ledger.ready_with_model(wall, priority, model)
+                alike += [waits] if waits is not None else []
+            able = alike or able
+        return min(able, key=lambda record: record.seq)

@@ -2,12 +2,14 @@
 
     Rendered          → saved by the writer
     Failed            → that image fails, the job goes on with the next
-    … DeviceLost, or an image that hangs → the process ends, and is charged to what was in flight
     StoppedEarly      → the job is cancelled, or goes back into the queue
+    SlotLost          → its images are charged, or not, and made again; all else goes on
+    … DeviceLost, or an image that hangs, in this process → it ends, charged to what was in flight
     every image over  → the job's final state
 
-One step waits for one event and then fills every idle slot; it runs in the daemon's main thread.
-The worker never touches a pipeline, and only it starts and stops slots.
+The images of a job go to every slot that has none. One step waits for one event and then fills the
+free slots; it runs in the daemon's main thread. The worker never touches a pipeline, and only it
+starts and stops slots.
 """
 
 import logging
@@ -15,11 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from queue import Empty
 
 from runner import exit_codes
 from runner.clock import monotonic, now, ready_at
-from runner.daemon.active_job import ActiveJob
+from runner.daemon.active_job import ActiveJob, Dispatch
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import FinishedImage
@@ -34,6 +37,8 @@ from runner.executor import (
     Progressed,
     Rendered,
     Slot,
+    SlotLost,
+    SlotState,
     StoppedEarly,
     Woken,
 )
@@ -47,6 +52,7 @@ from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
+_HUNG = "the image hung"
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -65,8 +71,13 @@ class Worker:
         self._writer = writer
         self._builder = TaskBuilder(spool.home)
         self._lookahead = Lookahead(spool.ledger, self._builder, executor)
-        self._jobs: dict[str, ActiveJob] = {}
-        self._warm = False
+        self._jobs: dict[int, ActiveJob] = {}
+        self._own: dict[str, ActiveJob] = {}
+        """The job that each slot worked on last."""
+        self._lost: deque[tuple[Dispatch, SlotLost]] = deque()
+        self._warm: set[str] = set()
+        self.dispatches: dict[str, Dispatch] = {}
+        """What each slot has, by its name."""
         self.stopping = False
         self._log_once = LogOnce("beginning the next job")
         self.hold: Hold | None = None
@@ -76,12 +87,12 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether no job has a slot."""
+        """Whether no job runs."""
         return not self._jobs
 
     @property
     def current(self) -> Record | None:
-        """A job that has a slot now."""
+        """The job that has run longest."""
         return next((job.record for job in self._jobs.values()), None)
 
     def wake(self) -> None:
@@ -104,14 +115,18 @@ class Worker:
         self._give_up_hung()
         if self.exit_code is not None:
             return
+        slots = self._executor.slots()
         if self.stopping:
-            for slot in self._executor.slots():
+            for slot in slots:
                 if slot.busy:
                     self._executor.stop(slot.name)
         try:
-            for slot in self._executor.slots():
-                if not slot.busy:
+            self._record_losses()
+            self._end_jobs()
+            for slot in slots:
+                if slot.is_free and slot.name not in self.dispatches:
                     self._fill(slot)
+            self._end_jobs(overtaken=self._all_taken())
             self._log_once.recovered()
         except (OSError, FluxdropError) as error:
             # What cannot be recorded does not begin; the next step tries again.
@@ -124,69 +139,120 @@ class Worker:
             case Progressed():
                 self._report(event)
             case Rendered():
-                job, image = self._take(event)
-                job.rendered += 1
-                job.seconds += event.seconds
-                self._writer.save(FinishedImage(job.record, event, image.realised, image.origin))
+                if taken := self._take(event):
+                    job, image = taken
+                    job.rendered += 1
+                    job.seconds += event.seconds
+                    self._writer.save(
+                        FinishedImage(job.record, event, image.realised, image.origin)
+                    )
             case Failed() if event.reason == "DeviceLost":
                 self._give_up(event.slot, "the GPU was lost", exit_codes.DEVICE_LOST)
                 log.error("%s", event.message)
             case Failed():
-                job, _ = self._take(event)
-                log.warning("%s image %d: %s", event.task.job, event.task.index, event.message)
-                self._writer.fail_image(job.record, event.task.index, event.reason, event.message)
+                if taken := self._take(event):
+                    record, number = taken[0].record, event.task.index
+                    log.warning("%s image %d: %s", record.id, number, event.message)
+                    self._writer.fail_image(record, number, event.reason, event.message)
             case StoppedEarly():
-                job, _ = self._take(event)
-                self._writer.record(lambda: self._ledger.unclaim(job.record.seq, event.task.index))
-                # It is still to be made, unless the job is cancelled.
-                job.numbers.appendleft(event.task.index)
+                if taken := self._take(event):
+                    seq, number = taken[0].record.seq, event.task.index
+                    self._writer.record(lambda: self._ledger.unclaim(seq, [number]))
+                    # It is still to be made, unless the job is cancelled.
+                    taken[0].numbers.appendleft(number)
+            case SlotLost():
+                self._lose(event)
             case CancelAsked():
                 self._cancel(event.seq)
 
     def _give_up_hung(self) -> None:
-        """Give up images that hang: the GPU thread cannot be ended, so the process must end."""
-        for slot, job in list(self._jobs.items()):
-            if job.in_flight and job.is_hung(self._awake()):
-                log.error("%s hangs at images %s", job.record.id, sorted(job.in_flight))
-                self._give_up(slot, "the image hung", exit_codes.HUNG)
+        """Give up images that hang, with their slot; one of this process only ends with it."""
+        for slot, dispatch in list(self.dispatches.items()):
+            if dispatch.images and dispatch.is_hung(self._awake()):
+                log.error("%s hangs at images %s", dispatch.job.record.id, sorted(dispatch.images))
+                if self._executor.abandon(slot, _HUNG):
+                    # It is told by an event.
+                    dispatch.heard_at = self._awake()
+                else:
+                    self._give_up(slot, _HUNG, exit_codes.HUNG)
 
     def _give_up(self, slot: str, why: str, exit_code: int) -> None:
         """Charge the images in flight and end the process; the next one finds the job running."""
-        job = self._jobs.pop(slot, None)
-        if job is not None:
-            self._writer.record(lambda: self._ledger.lost(job.record.seq, why))
+        dispatch = self.dispatches.pop(slot, None)
+        if dispatch is not None:
+            seq, images = dispatch.job.record.seq, list(dispatch.images)
+            self._writer.record(lambda: self._ledger.lost(seq, why, images))
         self.exit_code = exit_code
 
-    def _take(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight]:
-        """The event's job and its image, which is no longer in flight."""
-        job = self._jobs[event.slot]
-        return job, job.in_flight.pop(event.task.index)
+    def _lose(self, lost: SlotLost) -> None:
+        log.error("the slot %s is lost: %s", lost.slot, lost.why)
+        self._scheduler.lost(lost.slot)
+        self._warm.discard(lost.slot)
+        dispatch = self.dispatches.get(lost.slot)
+        if dispatch is not None:
+            self._lost.append((dispatch, lost))
+
+    def _record_losses(self) -> None:
+        """Charge the images that slots had when they were lost, and have them made again.
+
+        Here, and not by the writer: they may not begin anew before it is recorded. Raises
+        LedgerUnusable.
+        """
+        while self._lost:
+            dispatch, lost = self._lost[0]
+            job, seq = dispatch.job, dispatch.job.record.seq
+            with self._ledger.transaction():
+                if lost.charged:
+                    self._ledger.lost(seq, lost.why, dispatch.images)
+                else:
+                    self._ledger.unclaim(seq, dispatch.images)
+                over = self._ledger.images(seq)
+                suspects, failure = self._ledger.suspect_images(seq), self._ledger.dead_load(seq)
+            self._lost.popleft()
+            self._end_dispatch(lost.slot)
+            job.numbers = deque(sorted({*job.numbers, *dispatch.images} - over.keys()))
+            job.suspects, job.failure = suspects, failure
+            self._writer.show(job.record)
+
+    def _take(self, event: Rendered | Failed | StoppedEarly) -> tuple[ActiveJob, InFlight] | None:
+        """The event's job and its image, no longer in flight; None where the slot has it not."""
+        dispatch, task = self.dispatches.get(event.slot), event.task
+        if dispatch is None or dispatch.job.record.id != task.job:
+            return None
+        image = dispatch.images.pop(task.index, None)
+        if not dispatch.images:
+            self._end_dispatch(event.slot)
+        return None if image is None else (dispatch.job, image)
+
+    def _end_dispatch(self, slot: str) -> None:
+        self.dispatches.pop(slot).job.dispatches.pop(slot)
 
     def _cancel(self, seq: int) -> None:
-        for slot, job in self._jobs.items():
-            if job.record.seq == seq:
-                job.cancelled = True
-                if job.in_flight:
-                    self._executor.stop(slot)
+        job = self._jobs.get(seq)
+        if job is not None:
+            job.cancelled = True
+            for slot in job.dispatches:
+                self._executor.stop(slot)
         record = self._ledger.find(seq)
         if record is not None and record.is_final and not record.is_shown:
             # It was back in the queue: there is nothing to stop, but an end to publish.
             self._writer.publish_end(record)
 
     def _report(self, event: Progressed) -> None:
-        job = self._jobs.get(event.slot)
-        if job is not None and job.in_flight:
-            job.heard_at = self._awake()
+        dispatch = self.dispatches.get(event.slot)
+        if dispatch is not None and event.task.index in dispatch.images:
+            job, before = dispatch.job, dispatch.phase
             # Where nothing has gone wrong, the first sign of life and the loads are enough.
-            telling = job.record.attempt > 1 or not self._warm
-            self._warm = True
-            if event.phase != job.phase and (telling or Phase.LOADING in (event.phase, job.phase)):
+            charged = job.record.attempt > 1 or bool(job.suspects)
+            telling = charged or event.slot not in self._warm
+            self._warm.add(event.slot)
+            if event.phase != before and (telling or Phase.LOADING in (event.phase, before)):
                 # A disk without room must not stop the image: a kill is charged to nobody then.
                 with suppress(LedgerUnusable):
                     self._ledger.reached(
-                        job.record.seq, job.in_flight, event.phase, event.task.model
+                        job.record.seq, dispatch.images, event.phase, event.task.model
                     )
-            job.phase = event.phase
+            dispatch.heard_at, dispatch.latest = self._awake(), event
             if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
                 # The prompts of newly queued jobs can be encoded along with this one.
                 self._lookahead.announce()
@@ -195,35 +261,68 @@ class Worker:
     # -- slots -----------------------------------------------------------------------------------
 
     def _fill(self, slot: Slot) -> None:
-        """Give an idle slot its next images, ending or changing jobs as needed."""
-        name = slot.name
-        while True:
-            job = self._jobs.get(name)
-            if job is None:
-                if self.stopping or self.hold is not None:
-                    return
-                record = self._scheduler.next(monotonic(), now())
-                if record is None:
-                    return
-                if not self._put_off_if_at_fault(record):
-                    self._begin(name, record)
-                continue
-            if job.in_flight:
-                # The slot is idle already, but its events are still in the queue.
+        """Give a free slot its next images."""
+        # The writer wakes the worker when it has written some.
+        while not self._writer.is_full and (job := self._next_job(slot.name)) is not None:
+            if job.is_alone(slot.name) and self._writer.waiting:
                 return
-            if job.cancelled or not job.numbers:
-                # Ends at once, even while the writer is full or no image may begin.
-                self._jobs.pop(name)
+            if self._start(slot, job):
+                return
+
+    def _next_job(self, slot: str) -> ActiveJob | None:
+        """The job whose image a slot makes next, begun if it was queued; None where none may."""
+        while not self.stopping and self.hold is None:
+            able = {
+                seq: job
+                for seq, job in self._jobs.items()
+                if job.may_go_on and self._hold_of(job) is None
+            }
+            own = self._own.get(slot)
+            record = self._scheduler.next(
+                slot,
+                own.record if own in able.values() and own is not None else None,
+                [job.record for job in able.values()],
+                monotonic(),
+                now(),
+            )
+            if record is None or record.seq in able:
+                return None if record is None else able[record.seq]
+            if not self._put_off_if_at_fault(record):
+                self._begin(record)
+                job = self._jobs.get(record.seq)
+                if job is not None and job.may_go_on:
+                    return job
+        return None
+
+    def _end_jobs(self, *, overtaken: bool = False) -> None:
+        """Have jobs leave the slots that have nothing in flight and whose time is over.
+
+        Their images are all over, or may not go on now, or others have the next turn: where the
+        slots are all taken, `overtaken`.
+        """
+        for seq, job in list(self._jobs.items()):
+            if job.dispatches:
+                continue
+            hold = self._hold_of(job) or (PREEMPTED if overtaken else None)
+            if job.may_go_on and hold is None:
+                continue
+            del self._jobs[seq]
+            if job.failure is not None:
+                end = partial(self._ledger.end, seq, job.failure)
+                self._writer.record(end)
+            if job.may_go_on and hold is not None:
+                self._writer.requeue(job.record, hold)
+            else:
+                # At once, even while the writer is full or no image may begin.
                 self._writer.finish(job.record)
-                continue
-            if self._writer.is_full or (job.is_alone and self._writer.waiting):
-                # The writer wakes the worker when it has written some.
-                return
-            hold = self._hold_of(job)
-            if hold is not None:
-                self._writer.requeue(self._jobs.pop(name).record, hold)
-            elif self._start(slot, job):
-                return
+
+    def _all_taken(self) -> bool:
+        """Whether no slot is left that could go on with a job soon."""
+        waits = (SlotState.READY, SlotState.STARTING)
+        return all(
+            slot.name in self.dispatches or slot.state not in waits
+            for slot in self._executor.slots()
+        )
 
     def _put_off_if_at_fault(self, record: Record) -> bool:
         """Put a job off whose folder, or an image of it, is at fault for now; whether it was."""
@@ -236,7 +335,7 @@ class Worker:
             self._ledger.put_off(record.seq, now() + left, UNWRITABLE)
         return bool(left)
 
-    def _begin(self, slot: str, record: Record) -> None:
+    def _begin(self, record: Record) -> None:
         self._lookahead.begins(record)
         over = self._ledger.images(record.seq)
         numbers = deque(n for n in range(1, record.total + 1) if n not in over)
@@ -251,8 +350,7 @@ class Worker:
         begun = self._ledger.begin(record.seq)
         if begun is None:
             return
-        self._jobs[slot] = ActiveJob(begun, composed, numbers, suspects=suspects)
-        self._scheduler.started(begun.model, monotonic())
+        self._jobs[record.seq] = ActiveJob(begun, composed, numbers, suspects=suspects)
         # Before the device begins: its thread leaves the others little of the interpreter's time.
         self._writer.show(begun)
 
@@ -263,7 +361,10 @@ class Worker:
         ended is started alone, so that the next end is charged to it or to no one.
         """
         batch: dict[int, InFlight] = {}
-        size = 1 if job.is_alone else slot.batch_size
+        name, alone = slot.name, job.is_alone(slot.name)
+        # Nothing is gained where one slot takes all, and others have none.
+        slots = sum(each.state == SlotState.READY for each in self._executor.slots())
+        size = 1 if alone else min(slot.batch_size, -(-len(job.numbers) // max(slots, 1)))
         try:
             while job.numbers and len(batch) < size:
                 number = job.numbers[0]
@@ -280,16 +381,20 @@ class Worker:
                 return False
             models = {number: image.task.model for number, image in batch.items()}
             job.cancelled |= not self._ledger.claim(
-                job.record.seq, models, slot.name, warm=self._warm
+                job.record.seq, models, name, warm=name in self._warm
             )
         except (OSError, LedgerUnusable):
             job.numbers.extendleft(reversed(batch))
             raise
         if job.cancelled:
             return False
-        job.in_flight, job.last = batch, max(batch)
-        job.heard_at, job.phase = self._awake(), None
-        self._executor.start(slot.name, [image.task for image in batch.values()])
+        job.last[name], self._own[name] = max(batch), job
+        self.dispatches[name] = job.dispatches[name] = Dispatch(job, batch, self._awake())
+        self._scheduler.started(name, job.record.model, monotonic())
+        try:
+            self._executor.start(name, [image.task for image in batch.values()])
+        except ValueError as error:  # it was lost between two looks
+            self._lose(SlotLost(name, str(error), charged=False))
         return True
 
     def _build(self, job: ActiveJob, number: int) -> InFlight | None:
@@ -314,7 +419,7 @@ class Worker:
         return None
 
     def _hold_of(self, job: ActiveJob) -> Hold | None:
-        """Why the job goes back into the queue at this end of an image; None where it goes on."""
+        """Why none of the job's images may begin now; None where they may."""
         wall = now()
         if self.stopping:
             return STOPPING
@@ -322,6 +427,4 @@ class Worker:
             return self.hold
         if self._outbox.folder(job.record.id) in self._faults:
             return UNWRITABLE
-        if ready_at(job.record.realised, wall) > wall:
-            return HOURS_OVER
-        return PREEMPTED if self._scheduler.outranks(job.record, monotonic(), wall) else None
+        return HOURS_OVER if ready_at(job.record.realised, wall) > wall else None

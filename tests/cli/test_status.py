@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner.clock import timestamp
 from runner.settings import Home
 from runner.spool.disk.locks import home_lock
 from tests.cli.here import Here
@@ -103,3 +104,27 @@ def test_settings_that_were_changed_after_the_runner_started_are_told_with_what_
     assert outdated and outdated.endswith("restart it")
     lock.release()
     assert not any(told())
+
+
+def test_status_shows_what_each_of_several_slots_makes(left: Here) -> None:
+    file = left.home / "outbox" / "runner.json"
+    empty = {"host": "", "device": "", "model": None, "job": None, "image": None, "note": None}
+    slot = {**empty, "step": 0, "steps": 0, "memory": None, "state": "idle", "name": "cuda:0"}
+    work = {"job": "hero", "image": 3, "step": 5, "steps": 28, "model": "dev", "memory": 3 << 30}
+    lost = {"name": "cuda:2", "state": "lost", "note": "ended 4 times as it started"}
+    slots = [slot, slot | work | {"name": "cuda:1", "state": "working"}, slot | lost]
+    now = {"host": platform.node(), "system": sys.platform, "pid": os.getpid()}
+    now |= {"updated_at": timestamp(), "note": None, "faults": [], "watch": "events"}
+    health = json.loads(file.read_bytes()) | now | {"slots": slots}
+    file.write_text(json.dumps(health), encoding="utf-8")
+    (lock,) = locks_of(Home(left.home), None)
+    lock.acquire()
+    said = [line.split() for line in left("status").out.splitlines() if line.startswith("slot")]
+    assert said == [
+        ["slot", "cuda:0", "idle"],
+        "slot cuda:1 working hero image 3 5/28 dev 3.0 GiB".split(),
+        "slot cuda:2 lost ended 4 times as it started".split(),
+    ]
+    file.write_text(json.dumps(health | {"slots": [slot]}), encoding="utf-8")
+    assert "slot" not in left("status").out
+    lock.release()

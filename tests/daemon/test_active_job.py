@@ -16,7 +16,7 @@ def test_an_image_hangs_after_a_silence_of_two_timeouts_but_never_within_half_a_
     spool.drop("hero.yaml", SPEC + f"timeout: {timeout}\n")
     spool.until(lambda: spool.device.task)
     assert spool.daemon is not None
-    (job,) = spool.daemon.worker._jobs.values()
+    job = spool.daemon.worker.dispatches["gpu0"]
     assert not job.is_hung(job.heard_at + 1e6), "loading takes as long as it takes"
     spool.device.step()
     spool.until(lambda: job.phase == Phase.DENOISING)

@@ -353,7 +353,7 @@ def lose(spool: Spool, patch: pytest.MonkeyPatch) -> None:
 
 
 def hang(spool: Spool, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runner.daemon.active_job.ActiveJob.is_hung", lambda job, moment: True)
+    patch.setattr("runner.daemon.active_job.Dispatch.is_hung", lambda job, moment: True)
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,24 @@ class Queue:
         )  # fmt: skip
         return self.ledger.insert(record)
 
+    def next(
+        self, moment: float, wall: float = 1000.0, *, running: Record | None = None
+    ) -> Record | None:
+        """What a slot goes on with that worked on `running`, where that has images left."""
+        own = running and replace(running, state=State.RUNNING)
+        return self.scheduler.next("gpu0", own, [own] if own else [], moment, wall)
+
+    def outranks(self, running: Record, moment: float, wall: float = 1000.0) -> bool:
+        """Whether a queued job has the slot's next image, and not the one that runs."""
+        record = self.next(moment, wall, running=running)
+        return record is not None and record.seq != running.seq
+
     def turn(self, moment: float) -> str | None:
-        record = self.scheduler.next(moment, 1000.0)
+        record = self.next(moment)
         if record is None:
             return None
         self.ledger.begin(record.seq)
-        self.scheduler.started(record.model, moment)
+        self.scheduler.started("gpu0", record.model, moment)
         self.ledger.end(record.seq)
         return record.id
 
@@ -92,11 +104,11 @@ def test_a_long_job_yields_at_an_images_end_once_its_model_held_too_long(queue: 
     older = queue.add("b1", "B")
     running = queue.add("a1", "A")
     queue.ledger.begin(running.seq)
-    queue.scheduler.started("A", 0.0)
-    assert not queue.scheduler.outranks(running, HOLD - 1, 1000.0)
-    assert queue.scheduler.outranks(running, HOLD + 1, 1000.0)
+    queue.scheduler.started("gpu0", "A", 0.0)
+    assert not queue.outranks(running, HOLD - 1)
+    assert queue.outranks(running, HOLD + 1)
     queue.ledger.cancel(older.seq)
-    assert not queue.scheduler.outranks(running, HOLD + 1, 1000.0)
+    assert not queue.outranks(running, HOLD + 1)
 
 
 def test_a_job_that_waits_for_an_input_is_passed_over(queue: Queue) -> None:
@@ -116,13 +128,13 @@ def test_asking_who_is_next_takes_no_longer_when_ten_times_as_many_wait(queue: Q
         connection = queue.ledger._connection
         connection.set_progress_handler(lambda: steps.append(None), 10)
         for _ in range(10):
-            running = queue.scheduler.next(1.0, 1000.0)
+            running = queue.next(1.0)
             assert running is not None
-            assert not queue.scheduler.outranks(replace(running, priority=1), 1.0, 1000.0)
+            assert not queue.outranks(replace(running, priority=1), 1.0)
         connection.set_progress_handler(None, 10)
         return len(steps)
 
-    queue.scheduler.started("A", 0.0)
+    queue.scheduler.started("gpu0", "A", 0.0)
     few, many = effort(100), effort(1000)
     assert many <= 2 * few
 
@@ -141,13 +153,13 @@ def test_hours_are_computed_again_when_the_wall_clock_is_set_and_only_then(
     def opening() -> float:
         return queue.ledger.get(record.seq).ready_at
 
-    assert queue.scheduler.next(1.0, wall) is None
+    assert queue.next(1.0, wall) is None
     assert opening() == wall + 10_000, "computed by another process, by whatever clock"
     queue.ledger.put_off(record.seq, wall + 90_000)
-    assert queue.scheduler.next(5000.5, wall + 5000) is None
+    assert queue.next(5000.5, wall + 5000) is None
     assert opening() == wall + 90_000, "both clocks agree"
     running = replace(record, priority=1)
-    assert not queue.scheduler.outranks(running, 5001.0, wall + 5000 + step)
+    assert not queue.outranks(running, 5001.0, wall + 5000 + step)
     assert opening() == max(wall + 10_000, wall + 5000 + step)
 
 

@@ -7,6 +7,7 @@ held to the same promises by `tests/engine/test_executor.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 
 from PIL import Image
@@ -18,6 +19,8 @@ from runner.executor import (
     Progressed,
     Rendered,
     Slot,
+    SlotLost,
+    SlotState,
     StoppedEarly,
 )
 from runner.job import Phase
@@ -31,8 +34,16 @@ class FlatColours:
     A `side` is that of every picture, whatever its task says.
     """
 
-    def __init__(self, *, by_hand: bool = False, side: int | None = None) -> None:
-        self.events: SimpleQueue[Event] = SimpleQueue()
+    def __init__(
+        self,
+        *,
+        by_hand: bool = False,
+        side: int | None = None,
+        slot: str = "gpu0",
+        events: SimpleQueue[Event] | None = None,
+    ) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue() if events is None else events
+        self.slot = slot
         self.side = side
         self.by_hand = by_hand
         self.task: ImageTask | None = None
@@ -47,7 +58,7 @@ class FlatColours:
         return self
 
     def slots(self) -> Sequence[Slot]:
-        return (Slot("gpu0", self.task is not None, tuple(sorted(self.models))),)
+        return (Slot(self.slot, self.task is not None, tuple(sorted(self.models))),)
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         pass
@@ -67,33 +78,98 @@ class FlatColours:
     def step(self, step: int = 1) -> None:
         """Report one step of the task in hand."""
         assert self.task is not None
-        self.events.put(Progressed("gpu0", self.task, Phase.DENOISING, step, self.task.steps))
+        self.events.put(Progressed(self.slot, self.task, Phase.DENOISING, step, self.task.steps))
 
     def finish(self) -> None:
         """Answer the task in hand with its picture, or with its failure."""
         task = self._answered()
         failure = self.failing.get((task.job, task.index))
         if failure:
-            self.events.put(Failed("gpu0", task, *failure))
+            self.events.put(Failed(self.slot, task, *failure))
         else:
             colour = (task.seed % 256, task.index % 256, 128)
             image = Image.new(
                 "RGB", (self.side or task.width or 64, self.side or task.height or 64), colour
             )
-            self.events.put(Rendered("gpu0", task, image, 0.01, {"device": "none"}))
+            self.events.put(Rendered(self.slot, task, image, 0.01, {"device": "none"}))
 
     def stop(self, slot: str) -> None:
         if self.task is not None:
-            self.events.put(StoppedEarly("gpu0", self._answered()))
+            self.events.put(StoppedEarly(self.slot, self._answered()))
+
+    def abandon(self, slot: str, why: str) -> bool:
+        return False
 
     def release(self) -> None:
         self.released += 1
         self.models.clear()
 
     def close(self) -> None:
-        self.stop("gpu0")
+        self.stop(self.slot)
 
     def _answered(self) -> ImageTask:
         task, self.task = self.task, None
         assert task is not None, "nothing is in hand"
         return task
+
+
+class SeveralSlots:
+    """Slots of flat colours, each of which answers when it is told to, and may be lost."""
+
+    def __init__(self, *names: str) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.each = {
+            name: FlatColours(by_hand=True, slot=name, events=self.events) for name in names
+        }
+        self.states: dict[str, SlotState] = {}
+        self.announced: list[ImageTask] = []
+
+    def __getitem__(self, name: str) -> FlatColours:
+        return self.each[name]
+
+    def __call__(self, home: Home) -> Executor:
+        return self
+
+    @property
+    def at_work(self) -> dict[str, tuple[str, int]]:
+        """The job and the number of the image that each slot has, by its name."""
+        tasks = {name: slot.task for name, slot in self.each.items()}
+        return {name: (task.job, task.index) for name, task in tasks.items() if task is not None}
+
+    def by_themselves(self) -> None:
+        """Let every slot answer at once from now on."""
+        for slot in self.each.values():
+            slot.by_hand = False
+            if slot.task is not None:
+                slot.finish()
+
+    def lose(self, name: str, why: str = "killed by SIGKILL", *, charged: bool = True) -> None:
+        """End a slot; an empty one comes in its place at once."""
+        self.each[name].task = None
+        self.each[name].models.clear()
+        self.events.put(SlotLost(name, why, charged))
+
+    def slots(self) -> Sequence[Slot]:
+        slots = (slot for each in self.each.values() for slot in each.slots())
+        return [replace(slot, state=self.states.get(slot.name, SlotState.READY)) for slot in slots]
+
+    def prepare(self, upcoming: Sequence[ImageTask]) -> None:
+        self.announced += upcoming
+
+    def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
+        self.each[slot].start(slot, tasks)
+
+    def stop(self, slot: str) -> None:
+        self.each[slot].stop(slot)
+
+    def abandon(self, slot: str, why: str) -> bool:
+        self.lose(slot, why)
+        return True
+
+    def release(self) -> None:
+        for each in self.each.values():
+            each.release()
+
+    def close(self) -> None:
+        for each in self.each.values():
+            each.close()

@@ -233,14 +233,15 @@ class Ledger(Queries):
             query = "DELETE FROM image WHERE seq = ? AND number = ?"
             self._run_many(query, ((seq, number) for number in numbers))
 
-    def unclaim(self, seq: int, number: int | None = None) -> None:
-        """Take an image, or all, out of flight without charging it: it is still to be made."""
+    def unclaim(self, seq: int, numbers: Iterable[int] | None = None) -> None:
+        """Take images, by default all, out of flight uncharged: they are still to be made."""
+        query = "DELETE FROM in_flight WHERE seq = ?1 AND number = coalesce(?2, number)"
         with self.transaction(durable=False):
-            query = "DELETE FROM in_flight WHERE seq = ?1 AND number = coalesce(?2, number)"
-            self._run(query, seq, number)
+            every: Iterable[int | None] = [None] if numbers is None else numbers
+            self._run_many(query, ((seq, each) for each in every))
 
-    def lost(self, seq: int, why: str) -> None:
-        """Charge the images in flight of a job with the end of their process.
+    def lost(self, seq: int, why: str, numbers: Iterable[int] | None = None) -> None:
+        """Charge these images of a job, by default all in flight, with the end of their process.
 
         Nobody is charged if it was asked to stop. An image that was charged three times fails. A
         load is charged by itself, see `dead_load`, and one of which nothing was heard is only
@@ -251,13 +252,17 @@ class Ledger(Queries):
                 "SELECT * FROM in_flight WHERE seq = ?"
                 " AND run NOT IN (SELECT n FROM run WHERE coalesce(stop_at, closed_at) IS NOT NULL)"
             )
+            moment = timestamp()
+            own = numbers if numbers is None else list(numbers)
             for row in self._rows(query, seq):
                 number, phase = row["number"], row["phase"]
+                if own is not None and number not in own:
+                    continue
                 self._run(
                     "INSERT OR REPLACE INTO loss SELECT ?1, ?2,"
                     " CASE ?6 WHEN 'starting' THEN 0 ELSE coalesce(max(attempt), 0) + 1 END,"
                     " ?3, ?4, ?5, ?6, ?7, ?8 FROM loss WHERE seq = ?1 AND number = ?2",
-                    seq, number, row["run"], row["model"], row["slot"], phase, why, timestamp(),
+                    seq, number, row["run"], row["model"], row["slot"], phase, why, moment,
                 )  # fmt: skip
                 query = (
                     "SELECT * FROM loss WHERE seq = ? AND number = ?"
@@ -271,12 +276,12 @@ class Ledger(Queries):
                         "the runner's log, then retry the job"
                     )
                     self.image_failed(seq, number, "CrashLoop", message)
-            self.unclaim(seq)
+            self.unclaim(seq, own)
 
     def dead_load(self, seq: int) -> Hold | None:
         """Why a job must fail whose model ended the process three times in a row while loading."""
         # One death for all images that waited for the load.
-        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, run"
+        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, run, at"
         rows = self._rows(query, seq)
         for model in dict.fromkeys(row["model"] for row in rows):
             losses = [row for row in rows if row["model"] == model]

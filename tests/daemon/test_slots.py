@@ -1,0 +1,319 @@
+"""Several slots: whose images each gets, and what the loss of one costs.
+
+As in `test_attempts.py`, each end of a job is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.executor import Progressed, Rendered, SlotState
+from runner.job import Phase
+from runner.wire import read_json
+from tests.daemon.columns import daemon_of, in_flight, losses
+from tests.spool.conftest import SPEC, Spool
+from tests.spool.device import SeveralSlots
+
+FOUR = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
+TWENTY = SPEC.replace("seed: 7", "seeds: {start: 1, count: 20}")
+
+
+@pytest.fixture
+def two(told: Spool) -> Iterator[Spool]:
+    """A started spool whose device has the slots `a` and `b`, which answer when told to."""
+    told.device = SeveralSlots("a", "b")  # type: ignore[assignment]
+    told.start()
+    yield told
+
+
+def device_of(spool: Spool) -> SeveralSlots:
+    device: Any = spool.device
+    assert isinstance(device, SeveralSlots)
+    return device
+
+
+def until_at_work(spool: Spool, **images: tuple[str, int]) -> None:
+    """Turn until the slots have these images, and no others."""
+    spool.until(lambda: device_of(spool).at_work == images)
+
+
+def finish(spool: Spool, slot: str) -> None:
+    """Let a slot answer, and wait until its picture is written."""
+    task = device_of(spool)[slot].task
+    assert task is not None
+    device_of(spool)[slot].finish()
+    picture = spool.home.job(task.job) / f"{task.job}-{task.index:04d}.json"
+    spool.until(picture.exists)
+
+
+def test_the_images_of_one_job_go_to_every_slot(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    finish(two, "b")
+    until_at_work(two, a=("hero", 1), b=("hero", 3))
+    assert set(in_flight(two)) == {1, 3}
+
+
+def test_outputs_stay_sorted_by_number_when_images_finish_out_of_order(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    for number in (3, 4):
+        finish(two, "b")
+        until_at_work(two, a=("hero", 1), b=("hero", number))
+    finish(two, "b")
+    status = two.until(lambda: (s := two.status("hero"))["images"]["done"] == 3 and s)
+    assert (status["state"], [o["seed"] for o in status["outputs"]]) == ("running", [2, 3, 4])
+    finish(two, "a")
+    status = two.end("hero")
+    assert [output["seed"] for output in status["outputs"]] == [1, 2, 3, 4]
+
+
+def test_a_lost_slot_costs_its_image_one_attempt_and_no_other_anything(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    for slot in ("a", "b"):
+        device_of(two)[slot].step()
+    two.until(lambda: in_flight(two) == {1: "denoising", 2: "denoising"})
+    device_of(two).lose("b")
+    two.until(lambda: losses(two))
+    assert losses(two) == [(2, "denoising", "killed by SIGKILL")]
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    two.until(lambda: two.status("hero")["state"] == "running")
+    device_of(two).by_themselves()
+    status = two.end("hero")
+    assert (status["state"], status["attempt"], status["images"]["done"]) == ("succeeded", 1, 4)
+    assert losses(two) == []
+
+
+def test_a_lost_machine_charges_nobody(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    for _ in range(4):
+        for slot in ("a", "b"):
+            device_of(two)[slot].step()
+        two.until(lambda: in_flight(two) == {1: "denoising", 2: "denoising"})
+        device_of(two).lose("a", "the machine does not answer", charged=False)
+        two.until(lambda: 1 not in in_flight(two) or in_flight(two)[1] != "denoising")
+        until_at_work(two, a=("hero", 1), b=("hero", 2))
+    assert losses(two) == []
+    device_of(two).by_themselves()
+    assert two.end("hero")["images"]["done"] == 4
+
+
+def test_an_image_that_ended_three_slots_is_failed_alone_with_the_evidence(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    finish(two, "b")
+    until_at_work(two, a=("hero", 1), b=("hero", 3))
+    for slot, why in (("a", "killed by SIGSEGV"), ("a", "exit code 3"), ("a", "the image hung")):
+        two.until(lambda: device_of(two).at_work.get("a") == ("hero", 1))
+        device_of(two)[slot].step()
+        two.until(lambda: in_flight(two).get(1) == "denoising")
+        device_of(two).lose(slot, why)
+        two.until(lambda: in_flight(two).get(1) != "denoising")
+    until_at_work(two, a=("hero", 4), b=("hero", 3))
+    device_of(two).by_themselves()
+    status = two.end("hero")
+    assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
+    assert status["images"] == {"total": 4, "done": 3, "failed": 1, "skipped": 0}
+    for evidence in ("a, denoising: killed by SIGSEGV", "exit code 3", "the image hung"):
+        assert evidence in status["message"]
+
+
+def test_three_dead_loads_of_a_slot_fail_the_job_and_the_next_one_goes_on(two: Spool) -> None:
+    device_of(two).states["b"] = SlotState.LOST
+    two.drop("hero.yaml", FOUR)
+    two.drop("next.yaml")
+    for _ in range(3):
+        until_at_work(two, a=("hero", 1))
+        slot = device_of(two)["a"]
+        assert slot.task is not None
+        device_of(two).events.put(Progressed("a", slot.task, Phase.LOADING))
+        two.until(lambda: in_flight(two) == {1: "loading"})
+        device_of(two).lose("a")
+        two.until(lambda: in_flight(two).get(1) != "loading")
+    status = two.end("hero")
+    assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
+    assert status["images"]["failed"] == 0
+    device_of(two).by_themselves()
+    assert two.end("next")["state"] == "succeeded"
+
+
+def test_what_a_lost_slot_answers_late_is_not_heard(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    task = device_of(two)["b"].task
+    assert task is not None
+    late = Rendered("b", task, Image.new("RGB", (64, 64)), 0.01, {"device": "late"})
+    device_of(two).lose("b", charged=False)
+    two.until(lambda: device_of(two).at_work.get("b") == ("hero", 2))
+    finish(two, "b")
+    device_of(two).events.put(late)
+    device_of(two).by_themselves()
+    assert two.end("hero")["state"] == "succeeded"
+    sidecar = read_json(two.home.job("hero") / "hero-0002.json")
+    assert sidecar is not None and sidecar["result"]["device"] == "none"
+
+
+def test_each_slot_goes_on_with_the_model_that_it_has_loaded(two: Spool) -> None:
+    two.drop("one.yaml")
+    until_at_work(two, a=("one", 1))
+    two.drop("dev.yaml", SPEC.replace("tiny", "klein"))
+    until_at_work(two, a=("one", 1), b=("dev", 1))
+    for name, model in (("more", "klein"), ("again", "tiny")):
+        two.drop(f"{name}.yaml", SPEC.replace("tiny", model))
+        two.until(lambda name=name: two.status(name))
+    finish(two, "a")
+    until_at_work(two, a=("again", 1), b=("dev", 1))
+    finish(two, "b")
+    until_at_work(two, a=("again", 1), b=("more", 1))
+    device_of(two).by_themselves()
+    assert {each["state"] for each in two.over("one", "dev", "more", "again")} == {"succeeded"}
+
+
+def test_an_idle_slot_takes_another_model_rather_than_wait(two: Spool) -> None:
+    two.drop("one.yaml")
+    until_at_work(two, a=("one", 1))
+    two.drop("two.yaml", SPEC.replace("tiny", "klein"))
+    until_at_work(two, a=("one", 1), b=("two", 1))
+    two.drop("three.yaml")
+    finish(two, "b")
+    until_at_work(two, a=("one", 1), b=("three", 1))
+
+
+def test_a_higher_priority_gets_each_slot_at_the_end_of_its_image(two: Spool) -> None:
+    two.drop("hero.yaml", TWENTY)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    two.drop("urgent.yaml", FOUR + "priority: 5\n")
+    two.until(lambda: two.status("urgent"))
+    two.gone("urgent.yaml")
+    finish(two, "a")
+    until_at_work(two, a=("urgent", 1), b=("hero", 2))
+    two.until(lambda: two.status("hero")["state"] == "running")
+    finish(two, "b")
+    until_at_work(two, a=("urgent", 1), b=("urgent", 2))
+    status = two.until(lambda: (s := two.status("hero"))["state"] == "queued" and s)
+    assert (status["reason"], status["images"]["done"]) == ("Preempted", 2)
+    for slot in ("a", "b"):
+        finish(two, slot)
+    until_at_work(two, a=("urgent", 3), b=("urgent", 4))
+    finish(two, "a")
+    until_at_work(two, a=("hero", 3), b=("urgent", 4))
+    device_of(two).by_themselves()
+    assert [each["attempt"] for each in two.over("urgent", "hero")] == [1, 1]
+
+
+def test_a_cancel_stops_a_job_on_every_slot(two: Spool) -> None:
+    two.drop("hero.yaml", TWENTY)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    (two.home.inbox / "hero.cancel").touch()
+    status = two.end("hero")
+    assert (status["state"], status["images"]["done"]) == ("cancelled", 0)
+    assert in_flight(two) == {} and losses(two) == []
+
+
+def test_a_paused_job_is_put_back_once_the_last_slot_has_answered(two: Spool) -> None:
+    two.drop("hero.yaml", TWENTY)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    pause = two.home.inbox / "runner.pause"
+    pause.touch()
+    two.until(lambda: daemon_of(two).worker.hold)
+    finish(two, "a")
+    for _ in range(3):
+        daemon_of(two).step(0.0)
+    two.until(lambda: two.status("hero")["state"] == "running")
+    assert set(device_of(two).at_work) == {"b"}
+    finish(two, "b")
+    two.until(lambda: two.status("hero")["reason"] == "Paused")
+    pause.unlink()
+    device_of(two).by_themselves()
+    status = two.end("hero")
+    assert (status["attempt"], status["images"]["done"]) == (1, 20)
+
+
+def test_a_slot_that_hangs_is_made_again_and_the_runner_goes_on(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    device_of(two)["a"].step()
+    two.until(lambda: in_flight(two).get(1) == "denoising")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "runner.daemon.active_job.Dispatch.is_hung", lambda each, moment: 1 in each.images
+        )
+        daemon_of(two).step(0.0)
+    two.until(lambda: losses(two))
+    assert losses(two) == [(1, "denoising", "the image hung")]
+    assert daemon_of(two).worker.exit_code is None
+    device_of(two).by_themselves()
+    assert two.end("hero")["state"] == "succeeded"
+
+
+def test_a_slot_that_is_not_ready_is_given_nothing(two: Spool) -> None:
+    device_of(two).states["a"] = SlotState.STARTING
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, b=("hero", 1))
+    device_of(two).states["a"] = SlotState.READY
+    until_at_work(two, a=("hero", 2), b=("hero", 1))
+
+
+def test_a_job_whose_only_slot_is_made_again_stays_running(two: Spool) -> None:
+    device_of(two).states["b"] = SlotState.LOST
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1))
+    two.until(lambda: two.status("hero")["state"] == "running")
+    device_of(two).states["a"] = SlotState.STARTING
+    device_of(two).lose("a")
+    two.until(lambda: in_flight(two) == {})
+    for _ in range(3):
+        daemon_of(two).step(0.0)
+    assert two.status("hero")["state"] == "running"
+    device_of(two).states.clear()
+    device_of(two).by_themselves()
+    assert two.end("hero")["attempt"] == 1
+
+
+def test_no_slot_takes_in_one_go_what_several_could_share(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes: list[list[int]] = []
+
+    def start(slot: str, tasks: Any) -> None:
+        goes.append([task.index for task in tasks])
+        device = device_of(two)[slot]
+        for device.task in tasks:
+            device.finish()
+
+    device = device_of(two)
+    slots = type(device).slots
+    monkeypatch.setattr(device, "start", start)
+    monkeypatch.setattr(
+        device, "slots", lambda: [replace(each, batch_size=8) for each in slots(device)]
+    )
+    two.drop("hero.yaml", FOUR)
+    assert two.end("hero")["images"]["done"] == 4
+    assert goes == [[1, 2], [3], [4]]
+
+
+def test_the_health_file_says_what_each_slot_does(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    device_of(two)["b"].step(3)
+
+    def health() -> list[dict[str, Any]]:
+        return (read_json(two.home.health) or {}).get("slots", [])
+
+    two.until(lambda: [each["step"] for each in health()] == [0, 3])
+    assert [
+        (each["name"], each["model"], each["job"], each["image"], each["state"])
+        for each in health()
+    ] == [("a", "tiny", "hero", 1, "working"), ("b", "tiny", "hero", 2, "working")]
+    device_of(two).by_themselves()
+    two.end("hero")
+    two.until(lambda: {each["state"] for each in health()} == {"idle"})
