@@ -61,7 +61,8 @@ class RayWorker:
     def _open(self, place: Place, settings: Settings) -> None:
         if gpu := gpu_in_use(place.device):
             # To the end of this process, as for a runner of this machine.
-            gpu_lock(gpu).acquire()
+            self._lock = gpu_lock(gpu)
+            self._lock.acquire()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fluxdrop")
         home = Home(cache, settings)
         for folder in (home.data, cache / "files"):
