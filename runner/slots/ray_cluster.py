@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -122,7 +123,12 @@ def _own_token(file: Path) -> Path:
 
 def _look_before(cluster: Cluster) -> None:
     """Raise UsageProblem where nothing answers, the token is wrong, or none is asked for."""
-    answers, is_refused = _ask(cluster.address, {})
+    host, _, port = cluster.address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        answers, is_refused = _ask(cluster.address, {})
+    except OSError:
+        answers = is_refused = False
     if is_refused:
         raise UsageProblem(f"{cluster.name} has another token than {token_place()}")
     if not answers:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -14,8 +18,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.registry import realise
+from runner.engine.tiny import folders as tiny
 from runner.executor import (
     Event,
     Progressed,
@@ -31,6 +37,7 @@ from runner.slots.ray_cluster import QUIET, Cluster
 from runner.slots.ray_slots import RayExecutor, of_cluster
 from runner.task import ImageTask, InputImage
 from runner.threads import Threads
+from tests.engine.lora_files import tensors_for, written
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install -e '.[ray]'", allow_module_level=True)
@@ -108,6 +115,21 @@ def a_long_task(number: int = 1) -> ImageTask:
     return a_task(number, steps=100, size=512)
 
 
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[GpuThread]:
+    """What renders the same without Ray."""
+    thread = GpuThread(tmp_path / "here", device="cpu")
+    yield thread
+    thread.close()
+
+
+def made(here: GpuThread, task: ImageTask) -> Rendered:
+    here.start("gpu0", [task])
+    while not isinstance(event := here.events.get(timeout=50), Rendered):
+        assert isinstance(event, Progressed), event
+    return event
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
@@ -144,19 +166,15 @@ def machines(settled: Machines) -> Machines:
 
 
 def test_images_come_back_with_the_pixels_of_this_machine(
-    machines: Machines, tmp_path: Path
+    machines: Machines, here: GpuThread
 ) -> None:
-    here = GpuThread(tmp_path, device="cpu")
     for number, slot in enumerate(machines.ready() * 2):
         task = a_task(number)
-        here.start("gpu0", [task])
-        while not isinstance(event := here.events.get(timeout=30), Rendered):
-            pass
-        answer = machines.render(slot, task)
+        expected, answer = made(here, task), machines.render(slot, task)
         assert (answer.slot, answer.task) == (slot, task)
-        assert answer.image.tobytes() == event.image.tobytes()
+        assert answer.image.tobytes() == expected.image.tobytes()
+        assert answer.facts == expected.facts
         assert machines.slots()[slot].models == ("tiny",)
-    here.close()
 
 
 def test_a_stop_takes_a_step_and_50_ms(machines: Machines) -> None:
@@ -285,23 +303,32 @@ def test_a_killed_machine_charges_nobody(machines: Machines) -> None:
     machines.cluster.remove_node(node)
 
 
-def test_an_input_goes_out_once_and_is_found_by_its_content(
-    machines: Machines, tmp_path: Path
+def test_inputs_and_loras_go_out_once_and_are_found_by_their_content(
+    machines: Machines, here: GpuThread, tmp_path: Path
 ) -> None:
-    Image.effect_mandelbrot((64, 64), (-3, -2.5, 2, 2.5), 100).convert("RGB").save(
-        tmp_path / "a.png"
+    from diffusers import FluxTransformer2DModel
+
+    picture, twin = tmp_path / "a.png", tmp_path / "b.png"
+    Image.radial_gradient("L").convert("RGB").resize((64, 64)).save(picture)
+    twin.write_bytes(picture.read_bytes())
+    part = MODEL_REGISTRY["tiny"].serves["kontext"].part
+    transformer = FluxTransformer2DModel.from_pretrained(
+        tiny.folder(part, tmp_path), subfolder="transformer"
     )
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    lora = written(tmp_path / "lora.safetensors", tensors_for(transformer))
     files = Path(os.environ["XDG_CACHE_HOME"]) / "fluxdrop" / "files"
-    pictures = []
-    for slot, name in zip(machines.ready() * 2, ("a", "b", "a", "b"), strict=True):
-        image = (InputImage(tmp_path / f"{name}.png"),)
-        task = a_task(kind="kontext", inputs={"image": image}, width=None, height=None)
+    pictures, inodes = set(), set()
+    for slot, path in zip(machines.ready() * 2, (picture, picture, twin, twin), strict=True):
+        inputs = {"image": (InputImage(path),)}
+        task = a_task(kind="kontext", inputs=inputs, width=None, height=None)
+        task = replace(task, loras=(lora,))
         answer = machines.render(slot, task)
-        assert answer.task == task
-        pictures.append(answer.image.tobytes())
-        (kept,) = [(file, file.stat().st_ctime_ns) for file in files.glob("*.png")]
-    assert len(set(pictures)) == 1
+        assert isinstance(answer, Rendered) and answer.task == task
+        pictures.add(answer.image.tobytes())
+        inodes |= {(file.suffix, file.stat().st_ino) for file in files.iterdir()}
+    assert sorted(suffix for suffix, _ in inodes) == [".png", ".safetensors"]
+    assert pictures == {made(here, task).image.tobytes()}
+    assert pictures != {made(here, replace(task, loras=())).image.tobytes()}
 
 
 def of_another_version(cluster: Cluster) -> RayExecutor:
@@ -343,3 +370,54 @@ def test_a_wrong_token_is_refused(
     wrong.write_text("1" * 64, encoding="ascii")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(wrong))
     assert "token" in note_of(RayExecutor, Cluster(cluster.address))
+
+
+WITHOUT_TOKEN = """
+from ray.cluster_utils import Cluster
+print(Cluster(initialize_head=True, head_node_args={"num_cpus": 1}).address, flush=True)
+__import__("sys").stdin.read()
+"""
+
+
+def test_a_cluster_that_lets_anybody_in_is_refused_unless_the_settings_allow_it(
+    cluster: Any,
+) -> None:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TOKEN], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as open_one:  # fmt: skip
+        assert open_one.stdout is not None and open_one.stdin is not None
+        address = open_one.stdout.readline().strip()
+        assert "lets anybody in" in note_of(RayExecutor, Cluster(address))
+        machines = with_executor(RayExecutor, Cluster(address, token=False))
+        assert isinstance(machines.render(*machines.ready(1), a_task()), Rendered)
+        machines.executor.close()
+        open_one.stdin.close()
+
+
+def test_a_cluster_that_is_not_there_is_waited_for_with_a_sentence(cluster: Any) -> None:
+    assert "127.0.0.1:9 does not answer" in note_of(RayExecutor, Cluster("127.0.0.1:9"))
+
+
+def test_a_drain_on_a_local_cluster_makes_every_image_once(home: Path) -> None:
+    spec = {"kind": "text2img", "model": "tiny", "prompt": "a red circle", "seed": 1, "count": 12}
+    spec |= {"steps": 2, "width": 64, "height": 64}
+    (home / "inbox" / "many.json").write_text(json.dumps(spec), encoding="utf-8")
+    (home / "fluxdrop.yaml").write_text("ray: {cpu_slots: 2}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "runner", "drain", "--ray", "--home", str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    sidecars = [*(home / "outbox" / "many").glob("many-*.json")]
+    assert len(sidecars) == 12
+    token = home / "data" / "ray-token"
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_doctor_names_the_machines_and_the_commands_for_another(cluster: Any, home: Path) -> None:
+    (home / "fluxdrop.yaml").write_text(f"ray: '{cluster.address}'\n", encoding="utf-8")
+    command = [sys.executable, "-m", "runner", "doctor", "--ray", "--home", str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{cluster.address} answers" in done.stdout and done.stdout.count(": 0 GPU") == 2
+    assert "ray start --head" in done.stdout and "ray start --address=HOST:6379" in done.stdout

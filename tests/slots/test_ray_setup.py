@@ -1,4 +1,4 @@
-"""What of Ray needs no Ray: the setting, what is refused, and the files and versions of a machine."""
+"""What of Ray needs no Ray: the setting, what is refused, a machine's files and versions."""
 
 from __future__ import annotations
 
