@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from runner.errors import UsageProblem
 from runner.settings import Home
 from runner.slots.ray_cluster import (
     LOCAL,
     OBJECT_STORE,
-    QUIET,
     Cluster,
     cluster_of,
     join,
@@ -21,12 +20,13 @@ from runner.slots.ray_cluster import (
     token_place,
 )
 
-PORTS = (
+_PORT = 6379
+_PORTS = (
     "--node-manager-port=6380 --object-manager-port=6381"
     " --min-worker-port=10002 --max-worker-port=10101"
 )
-HEAD_PORT = 6379
 _NAMED = "6379 to 6381, and 10002 to 10101"
+_MORE = f"--object-store-memory={OBJECT_STORE} --block"
 
 _Found = tuple[str, str, str | None, tuple[str, ...]]
 """A finding's name, what was found, what to do about it, and reasons or commands."""
@@ -52,8 +52,9 @@ def look(home: Home) -> Iterator[_Found]:
     except UsageProblem as problem:
         yield "cluster", "it cannot be used", str(problem), ()
     yield "ports", f"{_NAMED}, between all machines and to nobody else", None, ()
-    yield "first machine", "run these, then `fluxdrop run --ray` there", None, _first()
-    yield "others", "the same Python, fluxdrop and Ray, and the models; then", None, _another()
+    yield "first machine", "run these, then `fluxdrop run --ray` there", None, _first(home)
+    others = "the same Python, fluxdrop and Ray, the models in a FOLDER for HF_HOME, and"
+    yield "others", others, None, _another()
     yield "service", "to start with the machine, under systemd", None, _service()
 
 
@@ -68,32 +69,31 @@ def _machines(cluster: Cluster) -> Iterator[str]:
         ray.shutdown()
 
 
-def _start(*options: str) -> str:
-    environment = " ".join(f"{name}={value}" for name, value in QUIET.items())
-    ray = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
-    store = f"--object-store-memory={OBJECT_STORE}"
-    return (
-        f"RAY_AUTH_MODE=token {environment} {ray} start {' '.join(options)} {PORTS} {store} --block"
-    )
+def _start(models: str, *options: str) -> str:
+    """The command that makes a machine a part of a cluster; Ray hands its environment on."""
+    environment = f"RAY_AUTH_MODE=token RAY_memory_monitor_refresh_ms=0 HF_HOME={models}"
+    return f"{environment} ray start {' '.join(options)} {_PORTS} {_MORE}"
 
 
-def _first() -> tuple[str, ...]:
+def _first(home: Home) -> tuple[str, ...]:
+    models = os.environ.get("HF_HOME") or str(home.data / "hf-cache")
+    head = ("--head", f"--port={_PORT}", "--include-dashboard=false", "--disable-usage-stats")
     return (
         "ray get-auth-token --generate >/dev/null && chmod 600 ~/.ray/auth_token",
-        _start("--head", f"--port={HEAD_PORT}", "--include-dashboard=false"),
-        f"in fluxdrop.yaml: ray: HOST:{HEAD_PORT}   (HOST is this machine's address)",
+        _start(shlex.quote(models), *head),
+        f"in fluxdrop.yaml: `ray: HOST:{_PORT}`, with the address of this machine for HOST",
     )
 
 
 def _another() -> tuple[str, ...]:
     return (
         "mkdir -pm 700 ~/.ray && scp HOST:.ray/auth_token ~/.ray/ && chmod 600 ~/.ray/auth_token",
-        _start(f"--address=HOST:{HEAD_PORT}"),
+        _start("FOLDER", f"--address=HOST:{_PORT}"),
     )
 
 
 def _service() -> tuple[str, ...]:
     return (
-        "[Service] ExecStart=/bin/sh -c 'exec env …' with the line that ends with --block,",
-        "Restart=always, RestartSec=5, User=…, and HF_HOME where the models are not in ~/.cache",
+        "[Service] with the variables as Environment=, ExecStart= the whole path of ray with its",
+        "arguments, Restart=always, RestartSec=5, and User= of the one whose ~/.ray has the token",
     )

@@ -69,6 +69,8 @@ class _Place:
     node: str
     host: str
     device: str
+    shared_by: int
+    """How many slots its machine has."""
     state: SlotState = SlotState.STARTING
     note: str = ""
     actor: Any = None
@@ -80,8 +82,7 @@ class _Place:
     order: _Order | None = None
 
     def control(self, method: str, *given: Any) -> Any:
-        """Call a method that is answered also while the slot renders."""
-        return getattr(self.actor, method).options(concurrency_group="control").remote(*given)
+        return _asked(self.actor, method, *given)
 
     @property
     def lives(self) -> bool:
@@ -306,10 +307,8 @@ class RayExecutor:
                 here, count = node["NodeID"], gpus[node["NodeID"]]
                 if any(place.node == here for place in self._places.values()):
                     continue
-                for number in range(
-                    count or (0 if any(gpus.values()) else self._cluster.cpu_slots)
-                ):
-                    self._add(node, f"gpu{number}" if count else f"cpu{number}", bool(count))
+                for number in range(count or on_cpus):
+                    self._add(node, number, count or on_cpus, is_gpu=bool(count))
             for place in list(self._places.values()):
                 if place.node not in alive:
                     self._take_away(place, _GONE)
@@ -320,27 +319,27 @@ class RayExecutor:
             if not self._places:
                 self._say(f"{self._cluster.name} has no machine with a free GPU or CPU")
 
-    def _add(self, node: Mapping[str, Any], device: str, is_gpu: bool) -> None:
-        host = node["NodeManagerHostname"]
+    def _add(self, node: Mapping[str, Any], number: int, count: int, *, is_gpu: bool) -> None:
+        host, device = node["NodeManagerHostname"], f"{'gpu' if is_gpu else 'cpu'}{number}"
         name = f"{host}/{device}"
         if name in self._places:
             name = f"{host}-{node['NodeID'][:6]}/{device}"
-        shown = device.replace("gpu", "cuda:") if is_gpu else "cpu"
-        self._places[name] = place = _Place(name, node["NodeID"], host, shown)
+        shown = f"cuda:{number}" if is_gpu else "cpu"
+        self._places[name] = place = _Place(name, node["NodeID"], host, shown, count)
         self._make(place)
 
     def _make(self, place: _Place) -> None:
         """Make the slot's actor; it is ready once it has answered."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        count = sum(other.node == place.node for other in self._places.values())
         is_gpu = place.device != "cpu"
         device = "cuda" if is_gpu else "cpu"
         settings = replace(self._cluster.settings, device=device)
+        work = (place.name, device, place.device, place.shared_by, settings)
         place.actor = self._worker.options(
             num_gpus=int(is_gpu),
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-        ).remote(versions(), pickle.dumps((place.name, device, place.device, count, settings)))
+        ).remote(versions(), pickle.dumps(work))
         place.state, place.told = SlotState.STARTING, Slot("", False)
         self._ask(place)
 
@@ -416,4 +415,5 @@ def of_cluster(cluster: Cluster, threads: Threads) -> Executor:
 
 
 def _asked(actor: Any, method: str, *given: Any) -> Any:
+    """A call of a method that is answered also while the actor renders."""
     return getattr(actor, method).options(concurrency_group="control").remote(*given)
