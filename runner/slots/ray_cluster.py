@@ -5,6 +5,7 @@ A cluster runs any code of whoever reaches its ports, so it must ask for a token
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -18,6 +19,8 @@ from typing import Any
 
 from runner.errors import UsageProblem
 from runner.settings import Home, Settings
+
+log = logging.getLogger(__name__)
 
 LOCAL = "local"
 OBJECT_STORE = 100 * 1024**2
@@ -102,6 +105,8 @@ def join(cluster: Cluster) -> Any:
         how = {}
     import ray
 
+    # Pages of Ray's own logs, about what slots tell in a sentence.
+    ray._private.worker.print_to_stdstream = lambda *told, **how: log.info("Ray: %s", told)
     try:
         ray.init(cluster.address, log_to_driver=False, logging_level="error", **how)
     except Exception as error:

@@ -288,14 +288,15 @@ def drain(cluster: Any, node: Any) -> None:
     assert client.drain_node(node.node_id, reason, "taken away", deadline)[0]
 
 
-def test_a_killed_machine_charges_nobody(machines: Machines) -> None:
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_a_machine_that_ends_charges_nobody(machines: Machines, end: str) -> None:
     before = set(machines.ready())
     node = machines.cluster.add_node(**_NODE)
     (slot,) = set(machines.ready(3)) - before
     machines.executor.start(slot, [a_long_task()])
     machines.next(Progressed)
     (raylet,) = node.all_processes["raylet"]
-    raylet.process.kill()
+    getattr(raylet.process, end)()
     lost = machines.next(SlotLost)
     print(lost)
     assert (lost.slot, lost.charged) == (slot, False)
