@@ -67,6 +67,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "yaml": ("specs/",),
     "jsonschema": ("specs/",),
     "rich": ("runner/cli/",),
+    "ray": ("runner/slots/",),
 }
 """The places where a foreign package may be imported."""
 

@@ -33,13 +33,15 @@ class Finding:
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
+    doctor = add_verb(verbs, shared, "doctor", run_doctor, "what this machine can run")
+    text = "look at Ray and its cluster, and say how another machine joins it"
+    doctor.add_argument("--ray", action="store_true", help=text)
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Look at everything that a night's work depends on."""
     home = find_home(options.home, mounted=False)
-    findings = list(_findings(home))
+    findings = list(_ray(home) if options.ray else _findings(home))
     ok = all(finding.ok for finding in findings)
     if options.json:
         print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
@@ -81,6 +83,13 @@ def _findings(home: Home) -> Iterator[Finding]:
     if is_usable:
         yield from _weights(home)
         yield from _quantised(home)
+
+
+def _ray(home: Home) -> Iterator[Finding]:
+    from runner.slots import ray_doctor
+
+    for name, found, remedy, why in ray_doctor.look(home):
+        yield Finding(name, remedy is None, found, remedy, why)
 
 
 def _versions() -> Iterator[str]:

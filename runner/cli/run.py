@@ -33,6 +33,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     for verb in (run, drain):
         text = "without the process that starts it again when a driver or lack of memory ends it"
         verb.add_argument("--one-process", action="store_true", help=text)
+        text = "on the GPUs of a Ray cluster: `local`, or its host:port (default: the settings')"
+        verb.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
         # What the supervisor adds; standard input then is its pipe.
         verb.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
 
@@ -82,7 +84,7 @@ def _working(home: Home, options: argparse.Namespace, *, waits: bool = False) ->
     from runner.cli.progress import Board
     from runner.daemon.daemon import stopping_on_signals
 
-    opening = opened(home)
+    opening = opened(home, options.ray)
     if options.supervised:
         from runner.daemon.supervisor import stop_when_orphaned
 
@@ -109,6 +111,8 @@ def _supervise(options: argparse.Namespace, *verb: str, final_codes: frozenset[i
 
     home = find_home(options.home, mounted=False)
     more = ["--json"] if options.json else []
+    if options.ray is not None:
+        more += [f"--ray={options.ray}"]
     return keep_running(
         [*verb, "--one-process", "--supervised", "--home", str(home.root), *more],
         final_codes=final_codes,
@@ -207,9 +211,19 @@ def _prepared(options: argparse.Namespace) -> Home:
     return home
 
 
-def opened(home: Home) -> Any:
-    """A daemon of the home with the engine of this machine, to be opened."""
+def opened(home: Home, ray: str | None = None) -> Any:
+    """A daemon of the home with the engine of this machine, or a Ray cluster, to be opened.
+
+    `ray` is the cluster's address, "" for that of the settings. Raises UsageProblem.
+    """
     from runner.daemon.daemon import Daemon
+
+    if ray is not None or home.settings.ray is not None:
+        from runner.slots.ray_cluster import cluster_of
+        from runner.slots.ray_slots import of_cluster
+
+        cluster = cluster_of(home, ray)
+        return Daemon(home, lambda home: of_cluster(cluster, home.threads))
     from runner.slots.local import LocalSlots
 
     slots = LocalSlots(home)

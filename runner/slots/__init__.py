@@ -1,1 +1,1 @@
-"""Where slots run: in processes of this machine, and several executors as one."""
+"""Where slots run: in processes of this machine, or on the machines of a Ray cluster."""
