@@ -217,7 +217,7 @@ class Worker:
         log.error("the slot %s is lost: %s", lost.slot, lost.why)
         self._forget(lost.slot)
         dispatch = self.dispatches.get(lost.slot)
-        if dispatch is not None:
+        if dispatch is not None and all(dispatch is not each for each, _ in self._lost):
             self._lost.append((dispatch, lost))
 
     def _forget(self, slot: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.executor import Progressed, Rendered, SlotState
+from runner.executor import Progressed, Rendered, SlotLost, SlotState
 from runner.job import Phase
 from runner.wire import read_json
 from tests.daemon.columns import daemon_of, in_flight, losses
@@ -158,6 +158,32 @@ def test_what_a_lost_slot_answers_late_is_not_heard(two: Spool) -> None:
     assert two.end("hero")["state"] == "succeeded"
     sidecar = read_json(two.home.job("hero") / "hero-0002.json")
     assert sidecar is not None and sidecar["result"]["device"] == "none"
+
+
+def test_an_image_that_a_slot_stops_by_itself_is_made_again(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    for _ in range(5):
+        device_of(two).stop("a")
+        daemon_of(two).step(0.0)
+        until_at_work(two, a=("hero", 1), b=("hero", 2))
+    device_of(two).by_themselves()
+    status = two.end("hero")
+    assert (status["state"], status["attempt"]) == ("succeeded", 1)
+
+
+def test_a_slot_that_is_lost_twice_at_once_is_charged_once(two: Spool) -> None:
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    device_of(two)["a"].step()
+    two.until(lambda: in_flight(two).get(1) == "denoising")
+    for _ in range(2):
+        device_of(two).events.put(SlotLost("a", "killed by SIGKILL"))
+    device_of(two)["a"].task = None
+    two.until(lambda: losses(two))
+    assert losses(two) == [(1, "denoising", "killed by SIGKILL")]
+    device_of(two).by_themselves()
+    assert two.end("hero")["state"] == "succeeded"
 
 
 def test_each_slot_goes_on_with_the_model_that_it_has_loaded(two: Spool) -> None:

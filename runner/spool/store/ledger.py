@@ -200,7 +200,9 @@ class Ledger(Queries):
                 return False
             phase = _BEGUN if warm else _STARTING
             rows = ((seq, number, model, slot, phase) for number, model in images.items())
-            query = "INSERT INTO in_flight VALUES (?, ?, (SELECT max(n) FROM run), ?, ?, ?)"
+            # One that a slot stopped by itself may not be taken out of flight yet.
+            now_in_flight = "(?, ?, (SELECT max(n) FROM run), ?, ?, ?)"
+            query = f"INSERT OR REPLACE INTO in_flight VALUES {now_in_flight}"
             self._run_many(query, rows)
             return True
 
