@@ -198,9 +198,16 @@ class GpuThread:
 
 
 def of_home(
-    home: Home, *, slot: str = ONLY_SLOT, device: str | None = None, shown: str = ""
+    home: Home,
+    *,
+    slot: str = ONLY_SLOT,
+    device: str | None = None,
+    shown: str = "",
+    sharing: int = 1,
 ) -> GpuThread:
     """The GPU thread that a home's settings ask for, or one on this device, `shown` otherwise.
+
+    So many processes are `sharing` the memory of this machine.
 
     Raises UsageProblem where they ask for what this machine or this installation lacks.
     """
@@ -210,7 +217,11 @@ def of_home(
     library = hub.Disk(home.data, models_of(settings))
     device = device or settings.device
     pipelines = PipelineCache(
-        library, device=device, speed=speed, gpu_memory_gb=settings.gpu_memory_gb
+        library,
+        device=device,
+        speed=speed,
+        gpu_memory_gb=settings.gpu_memory_gb,
+        sharing=sharing,
     )
     return GpuThread(
         home.data,

@@ -92,16 +92,19 @@ class LocalSlots:
         events: SimpleQueue[Event] = SimpleQueue()
         children = [
             ProcessExecutor(
-                thread_of, (home, place), name=place.name, events=events, threads=home.threads,
-                environment=place.environment,
+                thread_of, (home, place, len(self._places)), name=place.name, events=events,
+                threads=home.threads, environment=place.environment,
             )
             for place in self._places
         ]  # fmt: skip
         return children[0] if len(children) == 1 else Several(children, events)
 
 
-def thread_of(home: Home, place: Place) -> GpuThread:
-    """The GPU thread of a place, in a process that ends if one of its threads does."""
+def thread_of(home: Home, place: Place, sharing: int = 1) -> GpuThread:
+    """The GPU thread of a place, in a process that ends if one of its threads does.
+
+    So many places are `sharing` the memory of this machine.
+    """
     threads = Threads(lambda: os._exit(exit_codes.BROKEN))
     home = replace(home, threads=threads)
 
@@ -111,7 +114,7 @@ def thread_of(home: Home, place: Place) -> GpuThread:
             time.sleep(1.0)
 
     threads.start("clock", tick)
-    return of_home(home, slot=place.name, device=place.device, shown=place.shown)
+    return of_home(home, slot=place.name, device=place.device, shown=place.shown, sharing=sharing)
 
 
 def places(settings: Settings) -> Iterator[Place]:

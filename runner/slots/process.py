@@ -6,7 +6,7 @@ process that started it is gone. Knows nothing of what the executor in the child
 """
 
 import atexit
-import multiprocessing
+import multiprocessing.util  # before `atexit.register`: what it does at exit comes after ours
 import os
 import platform
 import signal
@@ -286,11 +286,11 @@ class ProcessExecutor:
         """Tell of the slots that had tasks; none takes any until the next child is there."""
         with self._lock:
             lost, self._in_flight = self._in_flight, {}
-            state = SlotState.LOST if self._closing.is_set() else SlotState.STARTING
+            state, note = SlotState.STARTING, f"made again: {why}"
+            if self._closing.is_set():
+                state, note = SlotState.LOST, ""
             self._seen = {
-                slot.name: replace(
-                    slot, busy=False, models=(), memory=None, state=state, note=f"made again: {why}"
-                )
+                slot.name: replace(slot, busy=False, models=(), memory=None, state=state, note=note)
                 for slot in self._seen.values()
             }
         for slot in lost:
@@ -336,6 +336,8 @@ def _serve(
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.update(environment)
+    # What this one starts begins as in any process, and no kill leaves semaphores behind.
+    multiprocessing.set_start_method(None, force=True)
     # What a command prints may be read as JSON.
     sys.stdout = sys.stderr
     with suppress(OSError):
@@ -366,6 +368,9 @@ def _serve(
         executor.close()
         teller.is_closed = True
         forwarder.join()
+    # Without taking every module down, which takes seconds.
+    atexit._run_exitfuncs()
+    os._exit(exit_codes.DONE)
 
 
 class _Teller:

@@ -162,3 +162,23 @@ def test_why_the_runner_is_paused_and_what_it_has_set_aside_is_named(here: Here)
         lock.release()
     assert not told["ok"] and told["why"] == ["inbox/x.yaml: remove it"]
     assert told["found"] == "pid 1 is paused, by events: the disk is full"
+
+
+def test_a_second_card_that_lies_idle_is_pointed_out(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ["0"])
+    assert findings(here, "devices") == []
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    (told,) = findings(here, "devices")
+    assert told["ok"] and told["found"].startswith("this machine has 2 GPUs")
+    assert told["found"].endswith("`devices: auto` uses both")
+    settings = here.home / "fluxdrop.yaml"
+    settings.write_text("device: cpu\n", encoding="utf-8")
+    assert findings(here, "devices") == []
+    settings.write_text("devices: [cuda:0, cuda:1]\n", encoding="utf-8")
+    (told,) = findings(here, "devices")
+    assert told["found"] == "pictures are made on cuda:0, cuda:1"
+    settings.write_text("devices: [cuda:2]\n", encoding="utf-8")
+    (told,) = findings(here, "devices")
+    assert not told["ok"] and "names cuda:2, and this machine has 2 GPUs" in told["found"]

@@ -117,7 +117,7 @@ def test_status_shows_what_each_of_several_slots_makes(left: Here) -> None:
     now |= {"updated_at": timestamp(), "note": None, "faults": [], "watch": "events"}
     health = json.loads(file.read_bytes()) | now | {"slots": slots}
     file.write_text(json.dumps(health), encoding="utf-8")
-    (lock,) = locks_of(Home(left.home), None)
+    lock = home_lock(Home(left.home))
     lock.acquire()
     said = [line.split() for line in left("status").out.splitlines() if line.startswith("slot")]
     assert said == [

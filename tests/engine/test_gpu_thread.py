@@ -568,6 +568,7 @@ def test_a_thread_works_as_its_homes_settings_say(
     of_home(home)
     pipelines = given.pop("pipelines")
     wanted = {"data": home.data, "prompt_cache": 1_500_000_000, "threads": home.threads}
-    assert given == wanted
+    slot = {"slot": "gpu0", "device": "cpu", "shown": ""}
+    assert given == wanted | slot
     assert (pipelines._wanted_device, pipelines._gpu_memory_gb) == ("cpu", 7.0)
     assert pipelines._speed.attention == "auto"

@@ -37,6 +37,14 @@ class Told:
                 return event
         raise AssertionError("no step was made")
 
+    def all_to_the_answer(self) -> list[Event]:
+        """All that comes, up to what is no progress."""
+        events: list[Event] = []
+        while not events or isinstance(events[-1], Progressed):
+            if not isinstance(event := self._executor.events.get(timeout=50), Woken):
+                events.append(event)
+        return events
+
     def rest(self) -> list[Event]:
         """What else has come by now."""
         found: list[Event] = []

@@ -14,6 +14,7 @@ from PIL import Image
 from runner.errors import UsageProblem
 from runner.executor import (
     Event,
+    Executor,
     Failed,
     Progressed,
     Rendered,
@@ -22,6 +23,8 @@ from runner.executor import (
     StoppedEarly,
 )
 from runner.job import Phase
+from runner.settings import Home
+from runner.slots.local import Place, thread_of
 from runner.task import ImageTask
 
 
@@ -117,3 +120,11 @@ def broken() -> Inner:
 
 def ending() -> Inner:
     os._exit(4)
+
+
+def breaking(home: Home, place: Place) -> Executor:
+    """A GPU thread that ends by a mistake at its next housekeeping."""
+    import runner.engine.gpu_thread as module
+
+    module._log_failure = sys.exit
+    return thread_of(home, place)

@@ -48,16 +48,17 @@ class Card:
     driver: int | None = None
 
 
-def measure(wanted: str = "auto", gpu_memory_gb: float | None = None) -> Machine:
+def measure(wanted: str = "auto", gpu_memory_gb: float | None = None, sharing: int = 1) -> Machine:
     """The bytes that a plan may use now, of the device for the setting `wanted` and of the host.
 
     Memory that this process holds on the GPU counts as free, because it can be released.
-    `gpu_memory_gb` (in GiB) bounds the memory that is used of the GPU.
+    `gpu_memory_gb` (in GiB) bounds the memory that is used of the GPU; so many processes as are
+    `sharing` the host's load models at the same time.
     """
     import torch
 
     device = devices.choose(wanted)
-    ram = int(free_ram() * 0.9)  # the rest stays free
+    ram = int(free_ram() * 0.9 / sharing)  # the rest stays free
     most = int(gpu_memory_gb * _GIB) if gpu_memory_gb else sys.maxsize
     if device.type not in ("cpu", devices.choose("auto").type):
         return Machine(device.type, 0, ram if device.type == "cuda" else 0)  # named, but not here

@@ -39,12 +39,10 @@ class KeptFolder:
         self.folder = store / f"{mark[:16]}-{precision}"
         self._recipe = recipe
         self._source = str(source)
-        self._seen: tuple[int, int] | None = None
-        """Which folder was there when it was last looked at."""
+        self._seen = self._identity()
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written (large ones are compared at both ends)."""
-        self._seen = self._identity()
         label = read_json(self.folder / _LABEL)
         return isinstance(label, dict) and self._label(self.folder).items() <= label.items()
 
@@ -53,7 +51,7 @@ class KeptFolder:
 
         False too, with nothing left behind, where writing fails as on a full disk. What a killed
         process left of the folder is deleted first, and what is of no more use. One process at a
-        time: what another has made since `is_whole` was asked is as good.
+        time: what another has made since this object was is as good.
         """
         store = self.folder.parent
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +94,7 @@ class KeptFolder:
         return True
 
     def _identity(self) -> tuple[int, int] | None:
+        """Which folder is there."""
         try:
             status = (self.folder / _LABEL).stat()
         except OSError:

@@ -47,12 +47,13 @@ class PipelineCache:
         device: str = "auto",
         speed: Speed | None = None,
         gpu_memory_gb: float | None = None,
+        sharing: int = 1,
     ) -> None:
         self.library = library
         self._store = library.data / "quantised"
         self._wanted_device = device
         self._speed = speed or Speed()
-        self._gpu_memory_gb = gpu_memory_gb
+        self._gpu_memory_gb, self._sharing = gpu_memory_gb, sharing
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
         self.loaded: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ class PipelineCache:
     def _resolver(self) -> TaskResolver:
         return TaskResolver(
             self.library,
-            machine.measure(self._wanted_device, self._gpu_memory_gb),
+            machine.measure(self._wanted_device, self._gpu_memory_gb, self._sharing),
             device=devices.describe(self.device),
         )
 

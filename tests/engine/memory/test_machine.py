@@ -182,6 +182,9 @@ def test_the_memory_of_this_host_is_what_the_system_says(monkeypatch: pytest.Mon
     measured = machine.measure("cpu")
     assert measured.device == "cpu" and not measured.bitsandbytes
     assert 0 < measured.ram == measured.room < psutil.virtual_memory().total
+    monkeypatch.setattr(machine, "free_ram", lambda: 10 * GIB)
+    assert machine.measure("cpu").ram == 9 * GIB
+    assert machine.measure("cpu", sharing=3).ram == 3 * GIB
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,23 @@ def test_the_prompts_used_longest_ago_make_room_on_the_disk(tmp_path: Path) -> N
 
 
 def test_what_a_dead_process_left_aside_goes_first(tmp_path: Path) -> None:
-    (tmp_path / ".half.safetensors.123").write_bytes(bytes(2500))
+    file = tmp_path / ".half.safetensors.123"
+    file.write_bytes(bytes(2500))
+    os.utime(file, (1, 1))
     store = PromptCache(tmp_path, 3000, size=0)
     store.put("a", encoded())
     assert [file.name.startswith(".") for file in tmp_path.iterdir()] == [False]
+
+
+def test_what_another_process_is_writing_stays_and_what_it_removes_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".half.safetensors.123").write_bytes(b"half")
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    store = PromptCache(tmp_path, 3000, size=0)
+    store.put("a", encoded())
+    assert (tmp_path / ".half.safetensors.123").exists()
+    assert same(store.get("a", "cpu"), encoded())
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_fails_nothing(tmp_path: Path) -> None:

@@ -154,3 +154,40 @@ def test_no_more_is_encoded_ahead_than_can_be_kept(
     first = cache.get(prompts._key(pipelines.resolve(task), task), "cpu")
     assert first is not None, "what is needed now was lost to what is needed later"
     assert 1 < len(list(tmp_path.iterdir())) <= 4
+
+
+def test_two_slots_share_the_prompts_that_both_are_told_of(
+    data: Path, tmp_path: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in an order of its own, and none that the other has encoded meanwhile."""
+    waiting = [task_of("text2img", prompt=f"number {number}") for number in range(12)]
+    encoded: dict[str, list[str]] = {"one": [], "two": []}
+    slots = {}
+    for name in encoded:
+        prompts = Prompts(narrow(data), PromptCache(tmp_path, 2**30, size=1), {}, name)
+        prompts.expect(waiting)
+        encode = prompts._encode
+
+        def noted(*given: Any, name: str = name, encode: Any = encode) -> Any:
+            encoded[name].append(given[-1].prompt)
+            return encode(*given)
+
+        monkeypatch.setattr(prompts, "_encode", noted)
+        slots[name] = prompts
+
+    def run(name: str, on_progress: Any) -> None:
+        task = task_of("text2img", prompt=f"of {name}")
+        resolved = slots[name]._pipelines.resolve(task)
+        slots[name].encoded(resolved, task, StopSign(), on_progress)
+
+    def at_the_fourth(phase: Phase, step: int, steps: int) -> None:
+        if (phase, step) == (Phase.ENCODING, 4):
+            run("two", quiet)
+
+    run("one", at_the_fourth)
+    assert sorted([*encoded["one"], *encoded["two"]]) == sorted(
+        [*(task.prompt for task in waiting), "of one", "of two"]
+    )
+    assert len(encoded["one"]) == 4
+    one, two = ([p for p in each if "number" in p] for each in encoded.values())
+    assert one != [task.prompt for task in waiting[:3]] and two[:3] != one

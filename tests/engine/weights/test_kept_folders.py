@@ -6,12 +6,15 @@ import errno
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runner.engine.weights.kept_folders import KeptFolder
+from tests.harness import eventually
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -154,16 +157,51 @@ def test_what_ends_the_writing_leaves_nothing_behind(tmp_path: Path, source: Pat
     assert names(tmp_path / "store") == []
 
 
-def test_a_folder_that_another_process_made_meanwhile_is_as_good(
+def test_of_several_that_make_a_folder_at_once_one_does_and_the_others_wait_for_it(
     tmp_path: Path, source: Path
 ) -> None:
-    kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
+    """Seen red: each deleted what the other was writing."""
+    writing, waits = threading.Event(), threading.Event()
+    made: list[str] = []
 
     def slow(folder: Path) -> None:
+        writing.set()
+        assert waits.wait(20)
         write(folder)
-        assert KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(
-            9, write
-        )  # takes `folder` away
+        made.append(folder.name)
 
-    assert kept.make(9, slow)
-    assert kept.is_whole()
+    def make() -> None:
+        kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
+        assert not kept.is_whole()
+        waiting.append(kept)
+        assert kept.make(9, slow) and kept.is_whole()
+
+    waiting: list[KeptFolder] = []
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(make) for _ in range(3)]
+        eventually(lambda: len(waiting) == 3 and writing.is_set(), "all of them")
+        waits.set()
+        assert [each.result(20) for each in done] == [None] * 3
+    assert len(made) == 1
+
+
+def test_where_a_file_system_has_no_locks_folders_are_made_without(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*given: object) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert KeptFolder(tmp_path / "store", source, MARK, "nf4", 1).make(9, write)
+    assert "no flock here" in caplog.text
+
+
+def test_a_whole_folder_that_could_not_be_read_is_made_again(tmp_path: Path, source: Path) -> None:
+    made: list[Path] = []
+    for _ in range(2):
+        kept = KeptFolder(tmp_path / "store", source, MARK, "nf4", 1)
+        assert kept.make(9, lambda folder: (write(folder), made.append(folder))[0])
+    assert len(made) == 2
