@@ -101,7 +101,7 @@ class StoppedEarly:
 
 @dataclass(frozen=True)
 class SlotLost:
-    """A slot ended, and all of its tasks in flight with it; a new one comes in its place.
+    """A slot with tasks in flight ended, and all of them with it; a new one comes in its place.
 
     `why` is part of a sentence ("killed by SIGKILL"). The images are `charged` where the slot's
     process ended or hung, and not where its machine or the network was lost.

@@ -1,5 +1,7 @@
 """A job while it runs: its images to come, those that slots have, and its progress."""
 
+from __future__ import annotations
+
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,7 +30,7 @@ class ActiveJob:
     record: Record
     composed: Composed
     numbers: deque[int]
-    dispatches: dict[str, "Dispatch"] = field(default_factory=dict)
+    dispatches: dict[str, Dispatch] = field(default_factory=dict)
     rendered: int = 0
     seconds: float = 0.0
     cancelled: bool = False

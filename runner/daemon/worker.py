@@ -7,15 +7,16 @@
     … DeviceLost, or an image that hangs, in this process → it ends, charged to what was in flight
     every image over  → the job's final state
 
-The images of a job go to every slot that has none. One step waits for one event and then fills the
-free slots; it runs in the daemon's main thread. The worker never touches a pipeline, and only it
+The images of a job go to every slot that has none. One step waits for an event, handles all that
+are there, and then fills the free slots; it runs in the daemon's main thread. Only what is rare
+costs time for each slot: there may be a thousand. The worker never touches a pipeline, and only it
 starts and stops slots.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty
@@ -53,6 +54,8 @@ from specs.errors import FluxdropError
 log = logging.getLogger(__name__)
 
 _HUNG = "the image hung"
+# So often hung images are looked for; none hangs before half a minute.
+_LOOK_SECONDS = 1.0
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -76,6 +79,12 @@ class Worker:
         """The job that each slot worked on last."""
         self._lost: deque[tuple[Dispatch, SlotLost]] = deque()
         self._warm: set[str] = set()
+        self._heard: dict[int, Progressed] = {}
+        """The newest progress of each job, by `seq`, that is not handed over yet."""
+        self._holds: dict[int, Hold | None] = {}
+        """Why images of each job may not begin now, as far as this step has asked."""
+        self._encodes = False
+        self._looked_at = 0.0
         self.dispatches: dict[str, Dispatch] = {}
         """What each slot has, by its name."""
         self.stopping = False
@@ -104,17 +113,17 @@ class Worker:
         self._executor.events.put(CancelAsked(seq))
 
     def step(self, seconds: float, find_hold: Callable[[], Hold | None] | None = None) -> None:
-        """Handle one event, waiting for it at most `seconds`, then fill the idle slots.
+        """Handle the events that are there, or wait at most `seconds`, then fill the idle slots.
 
         `find_hold` is asked in between: a pause that came with a job must hold it.
         """
-        with suppress(Empty):
-            self._handle(self._executor.events.get(timeout=seconds))
+        self._hear(seconds)
         if find_hold is not None:
             self.hold = find_hold()
         self._give_up_hung()
         if self.exit_code is not None:
             return
+        self._holds.clear()
         slots = self._executor.slots()
         if self.stopping:
             for slot in slots:
@@ -123,16 +132,33 @@ class Worker:
         try:
             self._record_losses()
             self._end_jobs()
-            for slot in slots:
-                if slot.is_free and slot.name not in self.dispatches:
-                    self._fill(slot)
-            self._end_jobs(overtaken=self._all_taken())
+            self._fill(slots)
+            self._end_jobs(overtaken=self._all_taken(slots))
             self._log_once.recovered()
         except (OSError, FluxdropError) as error:
             # What cannot be recorded does not begin; the next step tries again.
             self._log_once.failed(error)
 
     # -- events ----------------------------------------------------------------------------------
+
+    def _hear(self, seconds: float) -> None:
+        """Handle an event and those that have come with it; of progress, only the newest counts."""
+        events = self._executor.events
+        with suppress(Empty):
+            self._handle(events.get(timeout=seconds))
+            for _ in range(events.qsize()):
+                if self.exit_code is not None:
+                    break
+                self._handle(events.get(timeout=0))
+        heard, self._heard = self._heard, {}
+        for seq, event in heard.items():
+            dispatch = self.dispatches.get(event.slot)
+            if dispatch is not None and dispatch.job.record.seq == seq:
+                self._writer.progress(seq, dispatch.job.progress(event))
+        if self._encodes:
+            # The prompts of newly queued jobs can be encoded along with these.
+            self._encodes = False
+            self._lookahead.announce()
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -167,6 +193,9 @@ class Worker:
 
     def _give_up_hung(self) -> None:
         """Give up images that hang, with their slot; one of this process only ends with it."""
+        if abs(self._awake() - self._looked_at) < _LOOK_SECONDS:
+            return
+        self._looked_at = self._awake()
         for slot, dispatch in list(self.dispatches.items()):
             if dispatch.images and dispatch.is_hung(self._awake()):
                 log.error("%s hangs at images %s", dispatch.job.record.id, sorted(dispatch.images))
@@ -186,11 +215,15 @@ class Worker:
 
     def _lose(self, lost: SlotLost) -> None:
         log.error("the slot %s is lost: %s", lost.slot, lost.why)
-        self._scheduler.lost(lost.slot)
-        self._warm.discard(lost.slot)
+        self._forget(lost.slot)
         dispatch = self.dispatches.get(lost.slot)
         if dispatch is not None:
             self._lost.append((dispatch, lost))
+
+    def _forget(self, slot: str) -> None:
+        """Forget what a slot had loaded, and that it has made anything."""
+        self._scheduler.lost(slot)
+        self._warm.discard(slot)
 
     def _record_losses(self) -> None:
         """Charge the images that slots had when they were lost, and have them made again.
@@ -253,21 +286,41 @@ class Worker:
                         job.record.seq, dispatch.images, event.phase, event.task.model
                     )
             dispatch.heard_at, dispatch.latest = self._awake(), event
-            if event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step:
-                # The prompts of newly queued jobs can be encoded along with this one.
-                self._lookahead.announce()
-            self._writer.progress(job.record.seq, job.progress(event))
+            self._heard[job.record.seq] = event
+            self._encodes |= event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step
 
     # -- slots -----------------------------------------------------------------------------------
 
-    def _fill(self, slot: Slot) -> None:
-        """Give a free slot its next images."""
+    def _fill(self, slots: Sequence[Slot]) -> None:
+        """Give the free slots their next images."""
+        ready = sum(slot.state == SlotState.READY for slot in slots)
+        again = True
         # The writer wakes the worker when it has written some.
-        while not self._writer.is_full and (job := self._next_job(slot.name)) is not None:
+        while again and not self._writer.is_full:
+            chosen: list[tuple[str, ActiveJob, dict[int, InFlight]]] = []
+            try:
+                for slot in slots:
+                    if slot.state in (SlotState.STARTING, SlotState.LOST):
+                        self._forget(slot.name)
+                    elif slot.is_free and slot.name not in self.dispatches:
+                        if (found := self._choose(slot, ready)) is None:
+                            break
+                        if found[1]:
+                            chosen.append((slot.name, *found))
+            finally:
+                again = self._start(chosen)
+
+    def _choose(self, slot: Slot, ready: int) -> tuple[ActiveJob, dict[int, InFlight]] | None:
+        """A job and the images of it that a slot gets, none where it must wait.
+
+        None where nothing is left for any slot.
+        """
+        while (job := self._next_job(slot.name)) is not None:
             if job.is_alone(slot.name) and self._writer.waiting:
-                return
-            if self._start(slot, job):
-                return
+                return job, {}
+            if batch := self._next_batch(slot, job, ready):
+                return job, batch
+        return None
 
     def _next_job(self, slot: str) -> ActiveJob | None:
         """The job whose image a slot makes next, begun if it was queued; None where none may."""
@@ -316,13 +369,10 @@ class Worker:
                 # At once, even while the writer is full or no image may begin.
                 self._writer.finish(job.record)
 
-    def _all_taken(self) -> bool:
+    def _all_taken(self, slots: Sequence[Slot]) -> bool:
         """Whether no slot is left that could go on with a job soon."""
         waits = (SlotState.READY, SlotState.STARTING)
-        return all(
-            slot.name in self.dispatches or slot.state not in waits
-            for slot in self._executor.slots()
-        )
+        return all(slot.name in self.dispatches or slot.state not in waits for slot in slots)
 
     def _put_off_if_at_fault(self, record: Record) -> bool:
         """Put a job off whose folder, or an image of it, is at fault for now; whether it was."""
@@ -354,17 +404,17 @@ class Worker:
         # Before the device begins: its thread leaves the others little of the interpreter's time.
         self._writer.show(begun)
 
-    def _start(self, slot: Slot, job: ActiveJob) -> bool:
-        """Start the next image, batched with those after it that are like it; False if none can be.
+    def _next_batch(self, slot: Slot, job: ActiveJob, ready: int) -> dict[int, InFlight]:
+        """The next image, with those after it that are like it; empty where none can be built.
 
         An image of which no task can be built fails and is skipped. One during which a process
-        ended is started alone, so that the next end is charged to it or to no one.
+        ended is made alone, so that the next end is charged to it or to no one.
         """
         batch: dict[int, InFlight] = {}
-        name, alone = slot.name, job.is_alone(slot.name)
         # Nothing is gained where one slot takes all, and others have none.
-        slots = sum(each.state == SlotState.READY for each in self._executor.slots())
-        size = 1 if alone else min(slot.batch_size, -(-len(job.numbers) // max(slots, 1)))
+        size = min(slot.batch_size, -(-len(job.numbers) // max(ready, 1)))
+        if job.is_alone(slot.name):
+            size = 1
         try:
             while job.numbers and len(batch) < size:
                 number = job.numbers[0]
@@ -377,25 +427,35 @@ class Worker:
                 job.numbers.popleft()
                 if image is not None:
                     batch[number] = image
-            if not batch:
-                return False
-            models = {number: image.task.model for number, image in batch.items()}
-            job.cancelled |= not self._ledger.claim(
-                job.record.seq, models, name, warm=name in self._warm
-            )
-        except (OSError, LedgerUnusable):
+        except OSError:
             job.numbers.extendleft(reversed(batch))
             raise
-        if job.cancelled:
-            return False
-        job.last[name], self._own[name] = max(batch), job
-        self.dispatches[name] = job.dispatches[name] = Dispatch(job, batch, self._awake())
-        self._scheduler.started(name, job.record.model, monotonic())
+        return batch
+
+    def _start(self, chosen: Sequence[tuple[str, ActiveJob, dict[int, InFlight]]]) -> bool:
+        """Record what slots are given in one go, and start it; whether a job was cancelled."""
         try:
-            self._executor.start(name, [image.task for image in batch.values()])
-        except ValueError as error:  # it was lost between two looks
-            self._lose(SlotLost(name, str(error), charged=False))
-        return True
+            with self._ledger.transaction(durable=False) if chosen else nullcontext():
+                for name, job, batch in chosen:
+                    models = {number: image.task.model for number, image in batch.items()}
+                    job.cancelled |= not self._ledger.claim(
+                        job.record.seq, models, name, warm=name in self._warm
+                    )
+        except LedgerUnusable:
+            for _, job, batch in reversed(chosen):
+                job.numbers.extendleft(reversed(batch))
+            raise
+        for name, job, batch in chosen:
+            if job.cancelled:
+                continue
+            job.last[name], self._own[name] = max(batch), job
+            self.dispatches[name] = job.dispatches[name] = Dispatch(job, batch, self._awake())
+            self._scheduler.started(name, job.record.model, monotonic())
+            try:
+                self._executor.start(name, [image.task for image in batch.values()])
+            except ValueError as error:  # it was lost between two looks
+                self._lose(SlotLost(name, str(error), charged=False))
+        return any(job.cancelled for _, job, _ in chosen)
 
     def _build(self, job: ActiveJob, number: int) -> InFlight | None:
         """Build one image's task, or fail the image. Raises OSError where it concerns all."""
@@ -419,7 +479,13 @@ class Worker:
         return None
 
     def _hold_of(self, job: ActiveJob) -> Hold | None:
-        """Why none of the job's images may begin now; None where they may."""
+        """Why none of the job's images may begin now; None where they may. Asked once a step."""
+        seq = job.record.seq
+        if seq not in self._holds:
+            self._holds[seq] = self._find_hold(job)
+        return self._holds[seq]
+
+    def _find_hold(self, job: ActiveJob) -> Hold | None:
         wall = now()
         if self.stopping:
             return STOPPING

@@ -49,7 +49,7 @@ def fluxdrop(stage: Stage, *, root: Path, jobs: int) -> dict[str, Any]:
         outcome = daemon.drain()
         stage.done()
     assert outcome.counts["succeeded"] == jobs, outcome
-    return _facts()
+    return peak_memory()
 
 
 def rival(stage: Stage, *, root: Path, jobs: int, queue: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def rival(stage: Stage, *, root: Path, jobs: int, queue: str) -> dict[str, Any]:
         done = number
     stage.done()
     assert done == jobs, done
-    return _facts()
+    return peak_memory()
 
 
 def _huey_files(home: Home) -> Dequeue:
@@ -150,7 +150,8 @@ def publish(job: str, spec: Mapping[str, Any], home: Home) -> None:
     disk.replace(file, to_json(status), durable=True)
 
 
-def _facts() -> dict[str, Any]:
+def peak_memory() -> dict[str, Any]:
+    """The most memory that this process ever had."""
     import psutil
 
     memory = psutil.Process().memory_info()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import logging
 import multiprocessing
 import os
 import shutil
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", choices=_PARTS)
     parser.add_argument("--jobs", type=int, default=1, help="processes that try points")
     options = parser.parse_args(arguments)
+    # They are lost by the hundred, as scenarios say.
+    logging.getLogger("runner.daemon.worker").addFilter(lambda said: "the slot" not in said.msg)
     bad = 0
     for part, points in _PARTS.items():
         if options.only not in (None, part):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from typing import Any
 from PIL import Image
 
 from runner.daemon.daemon import Daemon
+from runner.executor import Slot, Woken
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk
 from runner.task import ImageTask
-from tests.spool.device import FlatColours
+from tests.spool.device import FlatColours, SeveralSlots
 
 SPEC = "kind: text2img\nmodel: tiny\nprompt: a red circle on a blue background\n"
 SEEDED = SPEC + "seed: 7\n"
+# A worker looks a few times at each step.
+_LOOKS = 8
 EDIT = "kind: kontext\nmodel: tiny\nprompt: make it green\nseed: 3\n"
 
 
@@ -45,7 +48,8 @@ class Scenario:
     number) to the name of an empty control file. `jobs` maps ids to their ends. `pack` maps the
     files of a pack named `small` to their texts. `left` names the home of an earlier version to
     begin with, and `forgotten` the jobs of it of which nothing must be left. Pictures of a `large`
-    one are encoded beside the writer.
+    one are encoded beside the writer. With several `slots` as many images are in flight; each of
+    `losing`, by (job, image number), loses its slot once, and is charged with that or not.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Scenario:
     left: str = ""
     large: bool = False
     forgotten: tuple[str, ...] = ()
+    slots: int = 1
+    losing: Mapping[tuple[str, int], bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,39 @@ SCENARIOS = (
         left="names",
         forgotten=("gone", "pack", "bad"),
     ),
+    Scenario(
+        "two slots",
+        {
+            "hero.yaml": (SPEC + "seeds: {start: 5, count: 5}\n").encode(),
+            "last.yaml": SEEDED.encode(),
+        },
+        {"hero": Expected(_OK, (5, 5), seeds=(5, 6, 7, 8, 9)), "last": Expected(_OK, seeds=(7,))},
+        slots=2,
+    ),
+    Scenario(
+        "cancel on two slots",
+        {"hero.yaml": (SPEC + "seeds: [1, 2, 3, 4]\n").encode()},
+        {"hero": Expected(("cancelled", "succeeded"), (0, 4))},
+        {("hero", 3): "hero.cancel"},
+        slots=2,
+        large=True,
+    ),
+    # Not charged: with two kills more no image has ended the runner three times.
+    Scenario(
+        "machine of a slot lost",
+        {"hero.yaml": (SPEC + "seeds: {start: 5, count: 4}\n").encode()},
+        {"hero": Expected(_OK, (4, 4), seeds=(5, 6, 7, 8))},
+        slots=2,
+        losing={("hero", 2): False, ("hero", 3): False},
+    ),
+    Scenario(
+        "process of a slot lost",
+        {"hero.yaml": (SPEC + "seeds: {start: 5, count: 4}\n").encode()},
+        # Failed: two kills more of the same image are a crash loop.
+        {"hero": Expected(("succeeded", "failed"), (3, 4))},
+        slots=2,
+        losing={("hero", 2): True},
+    ),
 )
 _LEFT = Path(__file__).parent.parent / "spool" / "startup" / "homes"
 
@@ -234,6 +273,31 @@ def prepare(scenario: Scenario, root: Path) -> Home:
     return home
 
 
+class _Overlapping(SeveralSlots):
+    """Has every slot make an image at the same time: none answers before it was looked at often."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        names = (f"gpu{number}" for number in range(scenario.slots))
+        super().__init__(*names, side=256 if scenario.large else None)
+        self._looks: dict[str, int] = {}
+
+    def slots(self) -> Sequence[Slot]:
+        seen = super().slots()
+        for name in self.at_work:
+            self._looks[name] += 1
+            if self._looks[name] > _LOOKS:
+                self[name].finish()
+        if self.at_work and self.events.empty():
+            self.events.put(Woken())
+        return seen
+
+    def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
+        self._looks[slot] = 0
+        super().start(slot, tasks)
+        if slot in self.at_work:
+            self[slot].step()
+
+
 def play(
     scenario: Scenario,
     home: Home,
@@ -242,13 +306,26 @@ def play(
     appeared: Callable[[Path, int], None] = lambda path, modified: None,
 ) -> None:
     """Run a daemon until nothing is left; what the callers add on the way is added once."""
-    device = FlatColours(side=256 if scenario.large else None)
+    device: FlatColours | _Overlapping = FlatColours(side=256 if scenario.large else None)
+    if scenario.slots > 1:
+        device = _Overlapping(scenario)
+
+    def once(what: str) -> bool:
+        mark = home.data / what
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
 
     def on_start(task: ImageTask) -> None:
         name = scenario.appearing.get((task.job, task.index))
-        once = home.data / f"appeared-{name}"
-        if name and not once.exists():
-            once.touch()
+        charged = scenario.losing.get((task.job, task.index))
+        if charged is not None and once(f"lost-{task.job}-{task.index}"):
+            assert isinstance(device, _Overlapping)
+            (slot,) = (name for name, each in device.each.items() if each.task is task)
+            device[slot].step()
+            device.lose(slot, "killed by SIGKILL" if charged else "unreachable", charged=charged)
+        if name and once(f"appeared-{name}"):
             aside = home.inbox / ".tmp" / name
             aside.touch()
             # Recorded first: the intake may have taken it by the time the rename returns.
@@ -258,7 +335,8 @@ def play(
                 # Give the intake the time a real image would take.
                 daemon.intake.wake.set()
 
-    device.on_start = on_start
+    for each in device.each.values() if isinstance(device, _Overlapping) else [device]:
+        each.on_start = on_start
     daemon = Daemon(home, device, disk=disk)
     with daemon:
         daemon.drain()

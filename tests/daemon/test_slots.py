@@ -168,6 +168,8 @@ def test_each_slot_goes_on_with_the_model_that_it_has_loaded(two: Spool) -> None
     for name, model in (("more", "klein"), ("again", "tiny")):
         two.drop(f"{name}.yaml", SPEC.replace("tiny", model))
         two.until(lambda name=name: two.status(name))
+    # Before that no slot takes them.
+    two.until(lambda: not daemon_of(two).ledger.unanswered())
     finish(two, "a")
     until_at_work(two, a=("again", 1), b=("dev", 1))
     finish(two, "b")
@@ -247,8 +249,7 @@ def test_a_slot_that_hangs_is_made_again_and_the_runner_goes_on(
         patch.setattr(
             "runner.daemon.active_job.Dispatch.is_hung", lambda each, moment: 1 in each.images
         )
-        daemon_of(two).step(0.0)
-    two.until(lambda: losses(two))
+        two.until(lambda: losses(two))
     assert losses(two) == [(1, "denoising", "the image hung")]
     assert daemon_of(two).worker.exit_code is None
     device_of(two).by_themselves()

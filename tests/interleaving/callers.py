@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ _REQUESTS = ("cancel", "cancel", "retry", "retry", "keep", "pause", "resume")
 _DISTURBANCES = ("stop", "forget folder", "forget status")
 KILLS = ("kill", "kill stopping")
 """At work, and after it was asked to stop."""
+LOSSES = ("lose slot", "lose machine")
+"""Of a slot: its process ends, which its image is charged with; its machine, which nobody is."""
 FAILS_AT = "fails at "
 """In a prompt, with the number of the image that the device fails."""
 LONG = "takes long "
@@ -91,19 +94,21 @@ class Act:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a night and the acts of its callers."""
+    """The jobs of a night, the acts of its callers, and how many slots its device has."""
 
     jobs: dict[str, Job]
     callers: tuple[tuple[Act, ...], ...]
+    slots: int = 1
 
 
 def draw_plan(draw: random.Random) -> Plan:
     """A plan of up to four jobs."""
     jobs: dict[str, Job] = {}
+    slots = draw.choice((1, 1, 2))
     # Of few jobs more comes together, and the night is short.
     for stem in "abcd"[: draw.choice((1, 1, 1, 2, 3, 4))]:
         made_of = draw.choice(("", "", *jobs))
-        images = 1 if made_of else draw.randint(1, 3)
+        images = 1 if made_of else draw.randint(1, 3 * slots)
         fails = draw.choice((0, 0, 0, images))
         priority, named, slow = draw.choice((0, 0, 0, 5)), draw.random() < 0.2, draw.random() < 0.1
         kind = "" if fails else draw.choice(("", "", "", "", "long", "" if made_of else "composed"))
@@ -128,7 +133,11 @@ def draw_plan(draw: random.Random) -> Plan:
         place = draw.choice([n for n, act in enumerate(acts, 1) if act.what not in _DISTURBANCES])
         what, after = draw.choice(("kill", *KILLS)), draw.choice((0.0, 0.0, 0.0, 0.1))
         acts.insert(place, Act(what, after=after))
-    return Plan(jobs, tuple(map(tuple, callers)))
+    for _ in range(draw.choice((0, 1, 2, 4) if slots > 1 else (0, 0, 0, 1))):
+        acts = draw.choice(callers)
+        after = draw.choice((0.0, draw.uniform(0.0, 0.1)))
+        acts.insert(draw.randint(0, len(acts)), Act(draw.choice(LOSSES), after=after))
+    return Plan(jobs, tuple(map(tuple, callers)), slots)
 
 
 @dataclass
@@ -143,6 +152,8 @@ class Memory:
     without_status: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The final statuses that callers removed, by id."""
     kills: list[float] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)
+    """How often a slot ended that was at work on a job, by its id."""
     last: str = ""
     """The name of the file that was put last."""
 

@@ -231,7 +231,8 @@ def _expected(
     job, state = plan[stem_of(row["id"])], row["state"]
     if state == "cancelled" and min(memory.cancels.get(row["id"], [inf])) <= _ended(row):
         return Expected(("cancelled",), (0, job.images))
-    if _deaths(row, memory) >= MOST_LOSSES and row["end_reason"] == "CrashLoop":
+    losses = _deaths(row, memory) + memory.losses[row["id"]]
+    if losses >= MOST_LOSSES and row["end_reason"] == "CrashLoop":
         return Expected(("failed",), (0, job.images))
     if job.fails:
         return Expected(("failed",), (job.images - 1, job.images - 1))

@@ -12,8 +12,9 @@ import random
 import shutil
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from runner.daemon.daemon import Daemon
-from runner.executor import Executor, Failed, Progressed, StoppedEarly
+from runner.executor import Executor, Failed, Progressed, SlotState
 from runner.job import Phase
 from runner.settings import Home, Settings
 from runner.spool.disk.disk import Disk, StrPath
@@ -36,7 +37,7 @@ from tests.interleaving import turns as taking_turns
 from tests.interleaving.callers import FAILS_AT, LONG, Caller, Memory, Plan
 from tests.interleaving.judge import faults_of_step, judge, stem_of
 from tests.interleaving.turns import Queue, Turns
-from tests.spool.device import FlatColours
+from tests.spool.device import FlatColours, SeveralSlots
 
 _STEP_SECONDS = 0.02
 _LONG_STEP_SECONDS = 0.5
@@ -60,59 +61,83 @@ _READY = (
     "SELECT id, priority FROM job WHERE state = 'queued' AND NOT inputs_missing AND ready_at <= ?"
     " AND NOT EXISTS (SELECT 1 FROM unanswered WHERE unanswered.seq = job.seq)"
 )
+_MADE = "SELECT 1 FROM image WHERE outcome = 'done' AND json_extract(output, '$.file') = ?"
+# Most slots are lost in mid-image, some for as long as a process needs to start.
+_BUSY = 0.8
+_BUSY_SECONDS = 1.0
+_AWAY_SECONDS = (0.0, 0.0, 0.05, 1.0)
 _SETTINGS = Settings(settle_seconds=0.0, settle_seconds_unknown=0.0, rescan_seconds=5.0)
 
 
-class _Device(FlatColours):
-    """Flat colours made by a thread of its own, step by step."""
+class _Device(SeveralSlots):
+    """Flat colours made by a thread of each slot, step by step."""
 
     def __init__(self, night: Night) -> None:
         # Large enough to be encoded beside the writer.
-        super().__init__(side=256)
+        super().__init__(*(f"gpu{number}" for number in range(night.plan.slots)), side=256)
         self._night = night
         self._turns = night.turns
         self.events = Queue(night.turns)  # type: ignore[assignment]
-        self._stop = self._closed = False
-        self._thread = night.turns.spawn("gpu", "runner", self._run)
+        for each in self.each.values():
+            each.events = self.events
+        self._stopped: set[str] = set()
+        self._closed = False
+        self._threads = [
+            night.turns.spawn(slot, "runner", partial(self._run, slot)) for slot in self.each
+        ]
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
-        (task,) = tasks
-        assert self.task is None and not self._closed, "the slot is busy"
-        self._night.begins(task)
-        self._stop = False
-        self.models.add(task.model)
-        self.task = task
+        assert self[slot].task is None and not self._closed, "the slot is busy"
+        self._stopped.discard(slot)
+        others = {*self.at_work.values()}
+        super().start(slot, tasks)
+        self._night.begins(tasks[0], others)
 
     def stop(self, slot: str) -> None:
-        self._stop = True
+        self._stopped.add(slot)
 
     def close(self) -> None:
-        self._stop = self._closed = True
-        self._turns.wait(lambda: self._thread.over)
+        self._closed = True
+        self._stopped.update(self.each)
+        self._turns.wait(lambda: all(thread.over for thread in self._threads))
 
-    def _run(self) -> None:
+    def _run(self, slot: str) -> None:
         while True:
-            self._turns.wait(lambda: self.task is not None or self._closed)
-            if self.task is None:
+            self._turns.wait(lambda: self[slot].task is not None or self._closed)
+            task = self[slot].task
+            if task is None:
                 return
-            self._make(self.task)
+            self._make(self[slot], task)
 
-    def _make(self, task: ImageTask) -> None:
+    def _make(self, slot: FlatColours, task: ImageTask) -> None:
         long = LONG in task.prompt
         steps = _LONG_STEPS if long else 2
-        for step in range(steps):
+        for step in range(1, steps + 1):
             self._turns.sleep(_LONG_STEP_SECONDS if long else _STEP_SECONDS)
-            if self._stop:
-                self._answered()
-                self.events.put(StoppedEarly("gpu0", task))
+            if slot.task is not task:
                 return
-            self.events.put(Progressed("gpu0", task, Phase.DENOISING, step + 1, steps))
+            if slot.slot in self._stopped:
+                slot.stop(slot.slot)
+                return
+            self.events.put(Progressed(slot.slot, task, Phase.DENOISING, step, steps))
         self._turns.give()
+        if slot.task is not task:
+            return
         if task.prompt.startswith(f"{FAILS_AT}{task.index} "):
-            self._answered()
-            self.events.put(Failed("gpu0", task, "OutOfMemory", "too large"))
+            slot.task = None
+            self.events.put(Failed(slot.slot, task, "OutOfMemory", "too large"))
         else:
-            self.finish()
+            slot.finish()
+
+
+@dataclass
+class _Loss:
+    """A slot that was lost with what it had in hand, and how often that was charged."""
+
+    at: float
+    charged: bool
+    task: ImageTask | None
+    times: int = 0
 
 
 class _Disk(Disk):
@@ -214,6 +239,10 @@ class Night:
         self._life = 0
         self._life_began = 0.0
         self._told_all = True
+        self._killed_at = 0.0
+        self._device_now: _Device | None = None
+        # By why it was lost.
+        self._losses: dict[str, _Loss] = {}
 
     def play(self) -> list[str]:
         """Play it to its end; what was wrong."""
@@ -230,13 +259,20 @@ class Night:
             composer = partial(_Composer, self.turns)
             stack.enter_context(mock.patch(f"{inbox}.compose_pool.ComposeProcess", composer))
             stack.enter_context(mock.patch.object(Ledger, "accept", self._accepting()))
+            stack.enter_context(mock.patch.object(Ledger, "lost", self._charging()))
             seconds = self._draw.choice(_HEALTH_SECONDS)
             stack.enter_context(mock.patch("runner.daemon.daemon.HEALTH_SECONDS", seconds))
             over = []
             for number, acts in enumerate(self.plan.callers):
                 caller = Caller(
                     self.turns, self.root, self.plan, self.memory, self._tell,
-                    {"stop": self._stop, "kill": self._kill, "kill stopping": self._kill_stopping},
+                    {
+                        "stop": self._stop,
+                        "kill": self._kill,
+                        "kill stopping": self._kill_stopping,
+                        "lose slot": partial(self._lose, charged=True),
+                        "lose machine": partial(self._lose, charged=False),
+                    },
                 )  # fmt: skip
 
                 def do(caller: Caller = caller, acts: Any = acts) -> None:
@@ -253,6 +289,7 @@ class Night:
             except AssertionError as error:
                 self.found.append(f"wrong: {error}")
                 self._clear_away()
+        self.found += self._uncharged()
         if not self.found:
             self.found += judge(self.root, self.plan.jobs, self.memory, self._removed, self._made)
         return self.found
@@ -284,7 +321,8 @@ class Night:
                 return
 
     def _device(self, home: Home) -> Executor:
-        return _Device(self)
+        self._device_now = _Device(self)
+        return self._device_now
 
     def _watch(self, folder: Path, wake: Any) -> _Watcher:
         self._watcher = _Watcher(wake)
@@ -344,10 +382,33 @@ class Night:
         return worker is not None and worker.stopping
 
     def _start_after_kill(self) -> None:
+        self._killed_at = self.turns.wall
         self.turns.kill("runner")
         self._clear_away()
         self._begin()
         self._lives.put("again")
+
+    def _lose(self, *, charged: bool) -> None:
+        """Lose a slot, mostly in mid-image, which comes back after a while."""
+        if self._draw.random() < _BUSY:
+            self.turns.wait(self._is_at_work, _BUSY_SECONDS, urgent=True)
+            self.turns.sleep(self._draw.uniform(0.0, 3 * _STEP_SECONDS))
+        device = self._device_now
+        if device is None or self._stopping:
+            return
+        slot = self._draw.choice([*device.at_work] or [*device.each])
+        task, why = device[slot].task, f"ended for the {len(self._losses) + 1}. time"
+        self._losses[why] = _Loss(self.turns.wall, charged, task)
+        if task is not None and charged:
+            self.memory.losses[task.job] += 1
+        device.lose(slot, why, charged=charged)
+        if (away := self._draw.choice(_AWAY_SECONDS)) > 0.0:
+            device.be(slot, SlotState.STARTING)
+            self.turns.sleep(away)
+            device.be(slot, SlotState.READY)
+
+    def _is_at_work(self) -> bool:
+        return self._device_now is not None and bool(self._device_now.at_work)
 
     def _wait_for_work(self) -> None:
         """Wait for some operations, of one thread or all, and come before the next one.
@@ -369,7 +430,7 @@ class Night:
 
     def _clear_away(self) -> None:
         """Let go of what the end of a process lets go."""
-        daemon, self._daemon, self._watcher = self._daemon, None, None
+        daemon, self._daemon, self._watcher, self._device_now = self._daemon, None, None, None
         if daemon is not None:
             if hasattr(daemon, "ledger"):
                 daemon.ledger._connection.close()
@@ -390,9 +451,11 @@ class Night:
 
     # -- what is seen on the way -----------------------------------------------------------------
 
-    def begins(self, task: ImageTask) -> None:
-        """The device begins an image: none that is there, paused, cancelled or outranked."""
+    def begins(self, task: ImageTask, others: Collection[tuple[str, int]]) -> None:
+        """A slot begins an image: none that is there, made by others, paused or outranked."""
         job = task.job
+        if (job, task.index) in others:
+            self.found.append(f"twice: {job} makes image {task.index}, which another slot has")
         if (self.root / "outbox" / job / f"{job}-{task.index:04d}.json").exists():
             self.found.append(f"twice: {job} makes image {task.index} again")
         if job not in self._shown:
@@ -433,9 +496,11 @@ class Night:
         """A file gets its name; a status is compared with the last one."""
         if "/.taken-" in new:
             self.leaves(new)
-        if not new.endswith("/status.json"):
+        *_, job, name = new.split("/")
+        if name.startswith(f"{job}-") and job not in self.memory.meddled and self._is_made(name):
+            self.found.append(f"twice: {name} is put there again")
+        if name != "status.json":
             return
-        job = new.split("/")[-2]
         status = json.loads(Path(old).read_bytes())
         life, before = self._shown.get(job, (0, None))
         if before is not None:
@@ -464,6 +529,35 @@ class Night:
             receipt = self.root / "outbox" / "drops" / f"{name}.json"
             if not receipt.exists():
                 self.found.append(f"illegal: {name} leaves before its receipt")
+
+    def _is_made(self, name: str) -> bool:
+        """Whether the ledger counts the picture of this name."""
+        with closing(sqlite3.connect(self.root / "data" / "ledger.sqlite")) as ledger:
+            return ledger.execute(_MADE, (name,)).fetchone() is not None
+
+    def _charging(self) -> Callable[..., None]:
+        true = Ledger.lost
+
+        def lost(ledger: Ledger, seq: int, why: str, numbers: Any = None) -> None:
+            loss = self._losses.get(why)
+            if loss is not None:
+                loss.times += 1
+                images = {(ledger.get(seq).id, number) for number in numbers}
+                own = {(loss.task.job, loss.task.index)} if loss.task and loss.charged else set()
+                if images != own:
+                    self.found.append(f"wrong: {images} are charged for {own}: the slot {why}")
+            true(ledger, seq, why, numbers)
+
+        return lost
+
+    def _uncharged(self) -> list[str]:
+        """What is wrong with how often each loss was charged; that a kill follows need not be."""
+        return [
+            f"wrong: that the slot {why} is charged {loss.times} times"
+            for why, loss in self._losses.items()
+            if loss.times > 1
+            or (loss.charged and loss.task and not loss.times and self._killed_at < loss.at)
+        ]
 
     def _accepting(self) -> Callable[..., Any]:
         true = Ledger.accept

@@ -324,6 +324,9 @@ class Queue:
             raise Empty
         return self._items.popleft()
 
+    def qsize(self) -> int:
+        return len(self._items)
+
 
 class _Thread:
     def __init__(

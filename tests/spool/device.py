@@ -22,6 +22,7 @@ from runner.executor import (
     SlotLost,
     SlotState,
     StoppedEarly,
+    Woken,
 )
 from runner.job import Phase
 from runner.settings import Home
@@ -65,7 +66,8 @@ class FlatColours:
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         (task,) = tasks
-        assert self.task is None, "the slot is busy"
+        if slot != self.slot or self.task is not None:
+            raise ValueError(f"the slot {slot} is busy or not there")
         self.task = task
         self.models.add(task.model)
         self.started.append((task.job, task.index))
@@ -114,12 +116,13 @@ class FlatColours:
 
 
 class SeveralSlots:
-    """Slots of flat colours, each of which answers when it is told to, and may be lost."""
+    """Slots of flat colours, each of which may be lost, and answers when it is told to."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, side: int | None = None) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.each = {
-            name: FlatColours(by_hand=True, slot=name, events=self.events) for name in names
+            name: FlatColours(by_hand=True, side=side, slot=name, events=self.events)
+            for name in names
         }
         self.states: dict[str, SlotState] = {}
         self.announced: list[ImageTask] = []
@@ -144,10 +147,19 @@ class SeveralSlots:
                 slot.finish()
 
     def lose(self, name: str, why: str = "killed by SIGKILL", *, charged: bool = True) -> None:
-        """End a slot; an empty one comes in its place at once."""
-        self.each[name].task = None
-        self.each[name].models.clear()
-        self.events.put(SlotLost(name, why, charged))
+        """End a slot; an empty one comes in its place at once.
+
+        Where nothing was in flight, nobody is told but that something has changed.
+        """
+        slot = self.each[name]
+        task, slot.task = slot.task, None
+        slot.models.clear()
+        self.events.put(Woken() if task is None else SlotLost(name, why, charged))
+
+    def be(self, name: str, state: SlotState) -> None:
+        """Have a slot take tasks, or none."""
+        self.states[name] = state
+        self.events.put(Woken())
 
     def slots(self) -> Sequence[Slot]:
         slots = (slot for each in self.each.values() for slot in each.slots())
@@ -157,6 +169,8 @@ class SeveralSlots:
         self.announced += upcoming
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
+        if slot not in self.each or self.states.get(slot, SlotState.READY) != SlotState.READY:
+            raise ValueError(f"the slot {slot} is {self.states.get(slot, 'not there')}")
         self.each[slot].start(slot, tasks)
 
     def stop(self, slot: str) -> None:
