@@ -97,6 +97,7 @@ class RayExecutor:
         self._cluster = cluster
         self._ray: Any = None
         self._worker: Any = None
+        self._here = ""
         self._places: dict[str, _Place] = {}
         self._numbers = itertools.count(1)
         self._hashes: dict[tuple[Path, int, int], str] = {}
@@ -264,6 +265,7 @@ class RayExecutor:
                 try:
                     self._ray = join(self._cluster)
                     self._worker = self._ray.remote(**_GROUPS)(RayWorker)
+                    self._here = self._ray.get_runtime_context().get_node_id()
                 except UsageProblem as problem:
                     log.warning("%s", self._say(str(problem)))
                     with self._lock:
@@ -297,6 +299,9 @@ class RayExecutor:
 
         draining = state.get_draining_nodes()
         alive = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        if self._here not in alive:
+            # Then Ray has ended all that was ours, and begins nothing more for this driver.
+            raise ConnectionError("this machine is no longer part of the cluster")
         staying = [node for name, node in alive.items() if name not in draining]
         on_cpu = self._cluster.settings.device == "cpu"
         gpus = {n["NodeID"]: 0 if on_cpu else int(n["Resources"].get("GPU", 0)) for n in staying}
@@ -402,7 +407,7 @@ class RayExecutor:
         if isinstance(error, ActorUnavailableError):
             return _SILENT, False
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if place.node not in alive:
+        if not {place.node, self._here} <= alive:
             return _GONE, False
         return "its process ended", True
 

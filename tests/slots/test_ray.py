@@ -401,6 +401,27 @@ def test_a_cluster_that_is_not_there_is_waited_for_with_a_sentence(cluster: Any)
     assert "127.0.0.1:9 does not answer" in note_of(RayExecutor, Cluster("127.0.0.1:9"))
 
 
+def test_a_local_cluster_whose_daemon_was_killed_is_made_again_and_charges_nobody(
+    cluster: Any, tmp_path: Path
+) -> None:
+    machines = with_executor(RayExecutor, Cluster(data=tmp_path))
+    (slot,) = machines.ready(1)
+    machines.executor.start(slot, [a_long_task()])
+    machines.next(Progressed)
+    (raylet,) = [p for p in psutil.Process().children(recursive=True) if is_own_raylet(p)]
+    raylet.kill()
+    lost = machines.next(SlotLost)
+    assert (lost.slot, lost.charged) == (slot, False)
+    assert isinstance(machines.render(*machines.ready(1), a_task()), Rendered)
+    machines.executor.close()
+
+
+def is_own_raylet(process: psutil.Process) -> bool:
+    """Whether it was started by a bridge, and not by the tests."""
+    bridge = process.parent()
+    return process.name() == "raylet" and bridge is not None and bridge.pid != os.getpid()
+
+
 def test_a_drain_on_a_local_cluster_makes_every_image_once(home: Path) -> None:
     spec = {"kind": "text2img", "model": "tiny", "prompt": "a red circle", "seed": 1, "count": 12}
     spec |= {"steps": 2, "width": 64, "height": 64}

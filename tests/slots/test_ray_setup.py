@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runner.cli import main
 from runner.errors import UsageProblem
-from runner.executor import SlotState
+from runner.executor import Rendered, Slot, SlotLost, SlotState, Woken
 from runner.settings import Home, load_settings
 from runner.slots import ray_cluster
-from runner.slots.ray_cluster import cluster_of, token_place
+from runner.slots.ray_cluster import Cluster, cluster_of, token_place
+from runner.slots.ray_slots import RayExecutor, _Order, _Place
 from runner.slots.ray_worker import Files, RayWorker, versions
 from runner.task import ImageTask, InputImage
 
@@ -132,3 +134,34 @@ def test_a_task_gets_the_paths_of_its_machine(tmp_path: Path) -> None:
     found = Files(tmp_path / "files").found(task)
     assert found.inputs["image"][0].path == tmp_path / "files" / "abc.png"
     assert found.inputs["mask"] == (far,), "one that the head could not read"
+
+
+class FakeRay:
+    """Ends any actor."""
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+
+def test_what_a_slot_says_of_an_order_that_it_no_longer_has_is_not_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen red: the late picture was saved beside the one that was made in its place."""
+    monkeypatch.setattr(RayExecutor, "_watch", lambda self: None)
+    executor: Any = RayExecutor(Cluster())
+    executor._ray, executor._make = FakeRay(), lambda place: None
+    task = ImageTask("job", 1, "text2img", "tiny", "a circle", seed=1, steps=1, guidance=1.0)
+    place = _Place("a/gpu0", "a", "a", "cuda:0", 1, SlotState.READY, actor="the first")
+    executor._places[place.name] = place
+    place.order = late = _Order(1, {("job", 1): task})
+    assert executor.abandon(place.name, "it hung")
+    place.order = again = _Order(2, {("job", 1): task})
+    picture = Image.new("RGB", (8, 8))
+    for order in (late, again):
+        executor._hear(place, order, Rendered("", task, picture, order.number), Slot("", False))
+    heard = []
+    while not executor.events.empty():
+        heard.append(executor.events.get())
+    told = [each for each in heard if not isinstance(each, Woken)]
+    assert told == [SlotLost("a/gpu0", "it hung"), Rendered("a/gpu0", task, picture, 2)]
+    executor.close()
