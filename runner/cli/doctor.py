@@ -86,10 +86,9 @@ def _findings(home: Home) -> Iterator[Finding]:
 
 
 def _ray(home: Home) -> Iterator[Finding]:
-    from runner.slots import ray_doctor
+    from runner.cli import ray_doctor
 
-    for name, found, remedy, why in ray_doctor.look(home):
-        yield Finding(name, remedy is None, found, remedy, why)
+    return ray_doctor.look(home)
 
 
 def _versions() -> Iterator[str]:

@@ -41,8 +41,6 @@ from specs.errors import FluxdropError
 
 _LOOK_SECONDS = 0.2
 """How often the child looks for changes that no event tells of, and the parent for its death."""
-_ANSWER_SECONDS = 2.0
-"""How long a child may take to say whether it can abandon a slot; then it is killed."""
 _CLOSE_SECONDS = 5.0
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE = 60.0
@@ -53,7 +51,8 @@ class ProcessExecutor:
 
     `make` is a function at the top of a module, called once `environment` is set there. `name` is
     that of the process, and of the one slot that is shown until the child has told of its own.
-    `charged` says whether the images that a dead child had in hand are charged an attempt.
+    `charged` says whether the images that a dead child had in hand are charged an attempt. It is
+    killed where it has not abandoned a slot within `answer_seconds`.
     """
 
     def __init__(
@@ -66,11 +65,12 @@ class ProcessExecutor:
         threads: Threads,
         environment: Mapping[str, str] | None = None,
         charged: bool = True,
+        answer_seconds: float = 2.0,
     ) -> None:
         self.events = events
         self._work = make, tuple(arguments), dict(environment or {})
         self._name = name
-        self._charged = charged
+        self._charged, self._answer_seconds = charged, answer_seconds
         self._threads = threads
         self._lock = threading.Lock()
         self._seen = {name: Slot(name, False, host=platform.node(), state=SlotState.STARTING)}
@@ -128,7 +128,7 @@ class ProcessExecutor:
             if slot not in self._seen:
                 return False
             if self._pipe is not None:
-                self._deadlines[slot] = monotonic() + _ANSWER_SECONDS, why, self._charged
+                self._deadlines[slot] = monotonic() + self._answer_seconds, why, self._charged
                 self._order("abandon", slot, why)
             return True
 

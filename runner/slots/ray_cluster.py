@@ -19,6 +19,7 @@ from typing import Any
 
 from runner.errors import UsageProblem
 from runner.settings import Home, Settings
+from specs import schemas
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,17 @@ class Cluster:
 def cluster_of(home: Home, address: str | None = None) -> Cluster:
     """The cluster that the settings name, or the one at `address`; without both, a local one.
 
-    Raises UsageProblem where Ray is not installed, or no token is found.
+    Raises UsageProblem where Ray is not installed, no token is found, or this is no address.
     """
     given = home.settings.ray
     named = {"address": given} if isinstance(given, str) else dict(given or {})
     if address:
         named["address"] = address
+    form = schemas.load("settings")["$defs"]["ray_address"]
+    if not schemas.expression(form["pattern"]).search(named.setdefault("address", LOCAL)):
+        raise UsageProblem(form["errorMessage"].format(value=repr(address)))
+    if named["address"] == LOCAL:
+        named.pop("token", None)  # one of our own can always ask for it
     cluster = Cluster(**named, data=home.data, settings=home.settings)
     require_ray()
     if cluster.address != LOCAL and cluster.token and token_place() is None:
@@ -87,7 +93,7 @@ def token_place() -> str | None:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "$RAY_AUTH_TOKEN"
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return str(file) if file.is_file() else None
+    return str(file) if _has_text(file) else None
 
 
 def join(cluster: Cluster) -> Any:
@@ -117,13 +123,18 @@ def join(cluster: Cluster) -> Any:
 
 def _own_token(file: Path) -> Path:
     """A file with a token that only its owner reads."""
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file
-    with os.fdopen(handle, "w", encoding="ascii") as opened:
-        opened.write(secrets.token_hex(32))
+    if not _has_text(file):
+        aside = file.with_name(f"{file.name}.new")
+        aside.unlink(missing_ok=True)
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as opened:
+            opened.write(secrets.token_hex(32))
+        aside.replace(file)
     return file
+
+
+def _has_text(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _look_before(cluster: Cluster) -> None:
@@ -132,7 +143,7 @@ def _look_before(cluster: Cluster) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         answers, is_refused = _ask(cluster.address, {})
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):  # the last two: no such port, no such name
         answers = is_refused = False
     if is_refused:
         raise UsageProblem(f"{cluster.name} has another token than {token_place()}")
@@ -150,7 +161,7 @@ def _ask(address: str, environment: Mapping[str, str]) -> tuple[bool, bool]:
 
     In a process of its own: Ray ends one that waits too long, and keeps the token it once read.
     """
-    command = [sys.executable, "-c", _PROBE, address]
+    command = [sys.executable, "-P", "-c", _PROBE, address]
     given = {**os.environ, **environment}
     try:
         done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=20)

@@ -2,25 +2,28 @@
 
 Runs in a bridge process of its own: Ray ends a driver whose head is gone, without an exception.
 One thread watches the cluster and its slots, and one for each dispatch sends its files and hears
-its events. What a slot says after it was given up is of an order it no longer has: it is not heard.
+its events. What a slot that was given up says later is of a dispatch it no longer has: not heard.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import logging
 import os
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from runner.clock import monotonic
-from runner.errors import UsageProblem
+from runner.errors import DiskFull, InputBad, JobFailed, UsageProblem
 from runner.executor import (
     Event,
     Executor,
@@ -35,7 +38,7 @@ from runner.executor import (
 from runner.job import Phase
 from runner.slots.process import ProcessExecutor
 from runner.slots.ray_cluster import Cluster, join
-from runner.slots.ray_worker import RayWorker, versions
+from runner.slots.ray_worker import RayWorker, versions, with_paths
 from runner.task import ImageTask
 from runner.threads import Threads
 
@@ -47,12 +50,17 @@ _SUSPECT, _LOST, _LOADING = 4.0, 8.0, 60.0
 """After how many seconds of silence a slot is that; and how many a model that loads may take."""
 _GROUPS = {"num_cpus": 0, "max_restarts": 0, "concurrency_groups": {"render": 1, "control": 4}}
 _GONE, _SILENT = "its machine is gone", "its machine does not answer"
+_HANGS = "its process fell silent a third time with this image"
+_DRAINED = "it is taken away after its image"
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _PART = 8 * 1024**2
 _CLOSING = 3.0
+_ANSWER = 20.0
+"""How many seconds the bridge may take to abandon a slot: it may be handing out prompts."""
 
 
 @dataclass
-class _Order:
+class _Dispatch:
     """Tasks that a slot has in hand, by job and index, under a number of their own."""
 
     number: int
@@ -62,14 +70,15 @@ class _Order:
 
 
 @dataclass
-class _Place:
+class _ClusterSlot:
     """One slot: where it is, the actor that it is now, and what that said last."""
 
     name: str
     node: str
     host: str
     device: str
-    shared_by: int
+    """As its process sees it: "cuda" or "cpu"."""
+    sharing: int
     """How many slots its machine has."""
     state: SlotState = SlotState.STARTING
     note: str = ""
@@ -78,11 +87,9 @@ class _Place:
     asked_at: float = 0.0
     heard_at: float = 0.0
     failures: int = 0
+    """How often it was lost since the last answer."""
     told: Slot = field(default_factory=lambda: Slot("", False))
-    order: _Order | None = None
-
-    def control(self, method: str, *given: Any) -> Any:
-        return _asked(self.actor, method, *given)
+    dispatch: _Dispatch | None = None
 
     @property
     def lives(self) -> bool:
@@ -98,9 +105,10 @@ class RayExecutor:
         self._ray: Any = None
         self._worker: Any = None
         self._here = ""
-        self._places: dict[str, _Place] = {}
+        self._slots: dict[str, _ClusterSlot] = {}
         self._numbers = itertools.count(1)
-        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._silences: Counter[tuple[str, int]] = Counter()
+        """How often slots fell silent with an image, until it is answered."""
         # Notified as a slot becomes free, and as this closes.
         self._lock = threading.Condition(threading.RLock())
         self._closed = False
@@ -113,46 +121,46 @@ class RayExecutor:
     def slots(self) -> Sequence[Slot]:
         """Every slot; before there is any, one that says what is waited for."""
         with self._lock:
-            if not self._places:
+            if not self._slots:
                 return (Slot("ray", False, state=SlotState.STARTING, note=self._waits),)
             return tuple(
                 replace(
-                    place.told, name=place.name, busy=place.order is not None, host=place.host,
-                    device=place.device, state=place.state, note=place.note,
+                    slot.told, name=slot.name, busy=slot.dispatch is not None, host=slot.host,
+                    state=slot.state, note=slot.note,
                 )
-                for place in self._places.values()
+                for slot in self._slots.values()
             )  # fmt: skip
 
     def prepare(self, upcoming: Sequence[ImageTask]) -> None:
         """Announce prompts to every slot: each machine keeps embeddings of its own."""
         # A LoRA may be about the text encoder, and is not there before its image is.
         bare = [replace(task, inputs={}) for task in upcoming if not task.loras]
-        self._tell_all("prepare", bare)
+        if self._ray is not None:
+            # Once for all, and before the lock is taken.
+            self._tell_all("prepare", self._ray.put(bare))
 
     def start(self, slot: str, tasks: Sequence[ImageTask]) -> None:
         with self._lock:
-            place = self._places.get(slot)
-            if place is None or place.order or self._closed or place.state != SlotState.READY:
+            found = self._slots.get(slot)
+            if found is None or found.dispatch or self._closed or found.state != SlotState.READY:
                 raise ValueError(f"slot {slot} cannot start a task now")
-            if not tasks:
-                return
             named = {(task.job, task.index): task for task in tasks}
-            place.order = _Order(next(self._numbers), named)
-            work = (place, place.order, place.actor)
+            found.dispatch = _Dispatch(next(self._numbers), named)
+            work = (found, found.dispatch, found.actor)
         threading.Thread(target=self._render, args=work, name=slot, daemon=True).start()
 
     def stop(self, slot: str) -> None:
         with self._lock:
-            place = self._places.get(slot)
-            if place is not None and place.order is not None:
-                place.order.stopped = True
-                place.control("stop", place.order.number)
+            found = self._slots.get(slot)
+            if found is not None and found.dispatch is not None:
+                found.dispatch.stopped = True
+                _asked(found.actor, "stop", found.dispatch.number)
 
     def abandon(self, slot: str, why: str) -> bool:
         with self._lock:
-            place = self._places.get(slot)
-            if place is not None and place.order is not None:
-                self._lose(place, why, charged=True)
+            found = self._slots.get(slot)
+            if found is not None and found.dispatch is not None:
+                self._lose(found, why, charged=True)
         return True
 
     def release(self) -> None:
@@ -162,105 +170,117 @@ class RayExecutor:
         """Stop, hear the answers for some seconds, and end the actors, and a local cluster."""
         with self._lock:
             self._closed = True
-            for name in self._places:
+            for name in self._slots:
                 self.stop(name)
-            self._lock.wait_for(lambda: not any(p.order for p in self._places.values()), _CLOSING)
-            for place in self._places.values():
-                self._lose(place, "the runner ends", charged=False)
+            self._lock.wait_for(lambda: not any(s.dispatch for s in self._slots.values()), _CLOSING)
+            for slot in self._slots.values():
+                self._lose(slot, "the runner ends", charged=False)
             self._lock.notify_all()
         self._watcher.join()
 
     def _tell_all(self, method: str, *given: Any) -> None:
         with self._lock:
-            for place in self._places.values():
-                if place.state == SlotState.READY:
-                    place.control(method, *given)
+            for slot in self._slots.values():
+                if slot.state == SlotState.READY:
+                    _asked(slot.actor, method, *given)
 
     # -- one dispatch ----------------------------------------------------------------------------
 
-    def _render(self, place: _Place, order: _Order, actor: Any) -> None:
-        """Send the files and the tasks of an order, and hear its events to the last answer."""
+    def _render(self, slot: _ClusterSlot, dispatch: _Dispatch, actor: Any) -> None:
+        """Send the files and the tasks of a dispatch, and hear its events to the last answer."""
         try:
-            tasks = [self._placed(task, order, actor) for task in order.tasks.copy().values()]
-            if order.stopped:
+            tasks = []
+            for task in dispatch.tasks.copy().values():
+                try:
+                    tasks.append(self._placed(task, slot, dispatch, actor))
+                except JobFailed as error:
+                    failed = Failed(slot.name, task, error.reason, str(error))
+                    self._hear(slot, dispatch, failed, slot.told)
+            if dispatch.stopped:
                 for task in tasks:
-                    self._hear(place, order, StoppedEarly(place.name, task), place.told)
-                return
-            method = actor.render.options(num_returns="streaming", concurrency_group="render")
-            for answer in method.remote(order.number, tasks):
-                self._hear(place, order, *self._ray.get(answer))
+                    self._hear(slot, dispatch, StoppedEarly(slot.name, task), slot.told)
+            elif tasks:
+                method = actor.render.options(num_returns="streaming", concurrency_group="render")
+                for answer in method.remote(dispatch.number, tasks):
+                    self._hear(slot, dispatch, *self._ray.get(answer))
         except Exception as error:
-            why, charged = self._reason(place, error)
+            died = isinstance(error, self._ray.exceptions.ActorDiedError)
             with self._lock:
-                if place.order is order:
-                    log.info("%s was lost", place.name, exc_info=error)
-                    self._lose(place, why, charged)
+                if died:
+                    # The processes of a machine that goes end first: is it seen to go soon?
+                    self._lock.wait_for(lambda: slot.dispatch is not dispatch, 2 * _EVERY)
+                if slot.dispatch is dispatch:
+                    log.info("%s was lost", slot.name, exc_info=error)
+                    self._lose(slot, self._why(error), charged=died)
 
-    def _hear(self, place: _Place, order: _Order, event: Any, told: Slot) -> None:
-        """Pass on an event of the order that the slot has, with the task as it was given."""
+    def _why(self, error: Exception) -> str:
+        """Why a slot was lost, as part of a sentence."""
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
+            return "its process ended"
+        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+            return _SILENT
+        cause = getattr(error, "cause", None) or error
+        return " ".join([f"{type(cause).__name__}:", *str(cause).strip().splitlines()[:1]])
+
+    def _hear(self, slot: _ClusterSlot, dispatch: _Dispatch, event: Any, told: Slot) -> None:
+        """Pass on an event of the dispatch that the slot has, with the task as it was given."""
         key = (event.task.job, event.task.index)
         with self._lock:
-            if place.order is not order:
+            if slot.dispatch is not dispatch:
                 return
-            place.told, place.heard_at = told, monotonic()
+            slot.told, slot.heard_at = told, monotonic()
             if isinstance(event, Failed) and event.reason == "DeviceLost":
                 # Only another process can use the device again.
-                self._lose(place, "the GPU was lost", charged=True)
+                self._lose(slot, "the GPU was lost", charged=True)
                 return
-            task = order.tasks[key]
+            task = dispatch.tasks[key]
             if isinstance(event, Progressed):
-                order.phase = event.phase
+                dispatch.phase = event.phase
             else:
-                del order.tasks[key]
-                place.failures = 0
-                if not order.tasks:  # the slot is free before its answer can be read
-                    place.order = None
+                del dispatch.tasks[key]
+                self._silences.pop(key, None)
+                slot.failures = 0
+                if not dispatch.tasks:  # the slot is free before its answer can be read
+                    slot.dispatch = None
                     self._lock.notify_all()
-            self.events.put(replace(event, slot=place.name, task=task))
+            self.events.put(replace(event, slot=slot.name, task=task))
 
-    def _placed(self, task: ImageTask, order: _Order, actor: Any) -> ImageTask:
-        """The task with names of files for paths; those that its machine lacks are sent."""
-        paths = [image.path for images in task.inputs.values() for image in images]
-        names = {path: self._named(path) for path in {*paths, *(x.path for x in task.loras)}}
-        files = {name: path for path, name in names.items() if name.parent == Path()}
-        if files:
-            sent = [str(name) for name in files]
-            for name in self._ray.get(_asked(actor, "lacking", sent)):
-                self._send(name, files[Path(name)], order, actor)
-        inputs = {
-            field: tuple(replace(image, path=names[image.path]) for image in images)
-            for field, images in task.inputs.items()
-        }
-        loras = tuple(replace(lora, path=names[lora.path]) for lora in task.loras)
-        return replace(task, inputs=inputs, loras=loras)
+    def _placed(
+        self, task: ImageTask, slot: _ClusterSlot, dispatch: _Dispatch, actor: Any
+    ) -> ImageTask:
+        """The task with names of files for paths; those that its machine lacks are sent.
 
-    def _named(self, path: Path) -> Path:
-        """The name of a file on every machine; the path, where it cannot be read."""
-        try:
-            status = path.stat()
-            key = (path, status.st_mtime_ns, status.st_size)
-            if key not in self._hashes:
-                with path.open("rb") as file:
-                    self._hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return path  # the image fails there with the reason that it would fail with here
-        return Path(self._hashes[key] + path.suffix)
+        Raises InputBad or DiskFull where one cannot be read, sent or kept.
+        """
+        hashes = {image.path: "" for images in task.inputs.values() for image in images}
+        hashes |= {lora.path: lora.sha256 for lora in task.loras}
+        names: dict[Path, Path] = {}
+        for path, sha256 in hashes.items():
+            try:
+                names[path] = name = Path((sha256 or _hash_of(path)) + path.suffix)
+                if not self._ray.get(_asked(actor, "has", str(name))):
+                    self._send(str(name), path, dispatch, actor)
+            except OSError as error:
+                raise _unsent(path, slot.host, error) from error
+        return with_paths(task, names.__getitem__)
 
-    def _send(self, name: str, path: Path, order: _Order, actor: Any) -> None:
+    def _send(self, name: str, path: Path, dispatch: _Dispatch, actor: Any) -> None:
         with path.open("rb") as file:
-            part, begins = file.read(_PART), True
-            while not order.stopped:
-                following = file.read(_PART)
-                self._ray.get(_asked(actor, "keep", name, part, begins, not following))
-                if not following:
+            size, at, part = os.fstat(file.fileno()).st_size, 0, file.read(_PART)
+            while not dispatch.stopped:
+                self._ray.get(_asked(actor, "keep", name, part, at, size))
+                at += len(part)
+                if at >= size or not part:
                     return
-                part, begins = following, False
+                part = file.read(_PART)
 
     # -- the cluster -----------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Join the cluster, keep a slot on each of its GPUs, and ask them whether they live."""
         try:
+            # Ray has workers import from the folder that its driver is in.
+            os.chdir(self._cluster.data)
             while not self._closed and self._ray is None:
                 try:
                     self._ray = join(self._cluster)
@@ -276,8 +296,8 @@ class RayExecutor:
                     self._see_machines()
                     seen_at = monotonic()
                 with self._lock:
-                    for place in list(self._places.values()):
-                        self._see(place)
+                    for slot in list(self._slots.values()):
+                        self._see(slot)
                     self._lock.wait_for(lambda: self._closed, _TICK)
             if self._ray is not None:
                 self._ray.shutdown()
@@ -295,9 +315,10 @@ class RayExecutor:
 
     def _see_machines(self) -> None:
         """Give new machines their slots, and take those of gone and drained ones away."""
-        from ray._private.state import state
-
-        draining = state.get_draining_nodes()
+        try:
+            draining = self._ray._private.state.state.get_draining_nodes()
+        except AttributeError:  # it is no public interface of Ray
+            draining = {}
         alive = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
         if self._here not in alive:
             # Then Ray has ended all that was ours, and begins nothing more for this driver.
@@ -310,115 +331,138 @@ class RayExecutor:
         with self._lock:
             for node in staying:
                 here, count = node["NodeID"], gpus[node["NodeID"]]
-                if any(place.node == here for place in self._places.values()):
+                if any(slot.node == here for slot in self._slots.values()):
                     continue
                 for number in range(count or on_cpus):
-                    self._add(node, number, count or on_cpus, is_gpu=bool(count))
-            for place in list(self._places.values()):
-                if place.node not in alive:
-                    self._take_away(place, _GONE)
-                elif place.node in draining or place.device == "cpu" and not on_cpus:
-                    place.state, place.note = SlotState.DRAINED, "it is taken away after its image"
-                    if place.order is None:
-                        self._take_away(place, place.note)
-            if not self._places:
+                    self._add(node, number, count or on_cpus, "cuda" if count else "cpu")
+            for slot in list(self._slots.values()):
+                drains = slot.node in draining or slot.device == "cpu" and not on_cpus
+                if slot.node not in alive:
+                    self._take_away(slot, _GONE)
+                elif drains and slot.dispatch is None:
+                    self._take_away(slot, _DRAINED)
+                elif drains:
+                    slot.state, slot.note = SlotState.DRAINED, _DRAINED
+                elif slot.state == SlotState.DRAINED:  # the GPU beside it has left again
+                    slot.state, slot.note = SlotState.READY, ""
+                    self.events.put(Woken())
+            if not self._slots:
                 self._say(f"{self._cluster.name} has no machine with a free GPU or CPU")
 
-    def _add(self, node: Mapping[str, Any], number: int, count: int, *, is_gpu: bool) -> None:
-        host, device = node["NodeManagerHostname"], f"{'gpu' if is_gpu else 'cpu'}{number}"
-        name = f"{host}/{device}"
-        if name in self._places:
-            name = f"{host}-{node['NodeID'][:6]}/{device}"
-        shown = f"cuda:{number}" if is_gpu else "cpu"
-        self._places[name] = place = _Place(name, node["NodeID"], host, shown, count)
-        self._make(place)
+    def _add(self, node: Mapping[str, Any], number: int, sharing: int, device: str) -> None:
+        host, part = node["NodeManagerHostname"], f"{device.replace('cuda', 'gpu')}{number}"
+        name = f"{host}/{part}"
+        if name in self._slots:
+            name = f"{host}-{node['NodeID'][:6]}/{part}"
+        self._slots[name] = slot = _ClusterSlot(name, node["NodeID"], host, device, sharing)
+        self._make(slot)
 
-    def _make(self, place: _Place) -> None:
+    def _make(self, slot: _ClusterSlot) -> None:
         """Make the slot's actor; it is ready once it has answered."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        is_gpu = place.device != "cpu"
-        device = "cuda" if is_gpu else "cpu"
-        settings = replace(self._cluster.settings, device=device)
-        work = (place.name, device, place.device, place.shared_by, settings)
-        place.actor = self._worker.options(
-            num_gpus=int(is_gpu),
-            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-        ).remote(versions(), pickle.dumps(work))
-        place.state, place.told = SlotState.STARTING, Slot("", False)
-        self._ask(place)
+        settings = replace(self._cluster.settings, device=slot.device)
+        slot.actor = self._worker.options(
+            num_gpus=int(slot.device == "cuda"),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),
+        ).remote(versions(), pickle.dumps((slot.name, slot.device, slot.sharing, settings)))
+        slot.state, slot.told = SlotState.STARTING, Slot("", False, device=slot.device)
+        self._ask(slot)
 
-    def _ask(self, place: _Place) -> None:
-        place.ping, place.asked_at = place.control("ping"), monotonic()
+    def _ask(self, slot: _ClusterSlot) -> None:
+        slot.ping, slot.asked_at = _asked(slot.actor, "ping"), monotonic()
 
-    def _see(self, place: _Place) -> None:
+    def _see(self, slot: _ClusterSlot) -> None:
         """Look for the answer of a slot to the last ping, and at how long it is silent."""
-        if place.state == SlotState.LOST:
-            if monotonic() > place.asked_at + min(60, 2**place.failures):
-                self._make(place)
+        if slot.state == SlotState.LOST:
+            if monotonic() > slot.asked_at + min(60, 2**slot.failures):
+                self._make(slot)
             return
-        silent = monotonic() - max(place.asked_at, place.heard_at)
-        if place.ping is None:
-            if monotonic() > place.asked_at + _EVERY:
-                self._ask(place)
-        elif self._ray.wait([place.ping], timeout=0)[0]:
+        if slot.ping is None:
+            if monotonic() > slot.asked_at + _EVERY:
+                self._ask(slot)
+            return
+        told = None
+        if self._ray.wait([slot.ping], timeout=0)[0]:
             try:
-                told = self._ray.get(place.ping)
+                told = self._ray.get(slot.ping)
             except Exception as error:  # noqa: BLE001 whatever it is, this actor is of no use
-                self._lose(place, *self._reason(place, error))
-                return
-            place.ping, place.heard_at, place.told = None, monotonic(), told
-            if told.state == SlotState.LOST:
-                self._lose(place, f"it cannot work: {told.note}", charged=False)
-            elif place.state in (SlotState.STARTING, SlotState.SUSPECT):
-                place.state, place.note = SlotState.READY, ""
+                # A dispatch hears of it itself, and finds out who is charged.
+                if slot.dispatch is None:
+                    self._lose(slot, self._why(error), charged=False)
+                    return
+        silent = monotonic() - max(slot.asked_at, slot.heard_at)
+        if told is not None and told.state == SlotState.LOST:
+            self._lose(slot, f"it cannot work: {told.note}", charged=False)
+        elif told is not None:
+            slot.ping, slot.heard_at, slot.told = None, monotonic(), told
+            if slot.state in (SlotState.STARTING, SlotState.SUSPECT):
+                slot.state, slot.note = SlotState.READY, ""
                 self.events.put(Woken())
-        elif place.lives:
-            loads = not place.told.models or place.order and place.order.phase == Phase.LOADING
+        elif slot.lives:
+            loads = not slot.told.models or slot.dispatch and slot.dispatch.phase == Phase.LOADING
             if silent > (_LOADING if loads else _LOST):
-                self._lose(place, _SILENT, charged=False)
-            elif silent > _SUSPECT and place.state == SlotState.READY:
-                place.state, place.note = SlotState.SUSPECT, _SILENT
+                self._give_up(slot)
+            elif silent > _SUSPECT and slot.state == SlotState.READY:
+                slot.state, slot.note = SlotState.SUSPECT, _SILENT
         elif silent > _LOST:
-            place.note = place.note or "it waits for its machine, or for a GPU that others use"
+            slot.note = slot.note or "it waits for its machine, or for a GPU that others use"
 
-    def _lose(self, place: _Place, why: str, charged: bool) -> None:
+    def _give_up(self, slot: _ClusterSlot) -> None:
+        """Lose a silent slot: by its machine, or by its image the third time in a row."""
+        tasks = slot.dispatch.tasks if slot.dispatch else {}
+        self._silences.update(list(tasks))
+        hangs = any(self._silences[each] > 2 for each in tasks)
+        self._lose(slot, _HANGS if hangs else _SILENT, charged=hangs)
+
+    def _lose(self, slot: _ClusterSlot, why: str, charged: bool) -> None:
         """Give up a slot with what it has in hand; another actor takes its place, or will later."""
-        if place.actor is None:
+        if slot.actor is None:
             return
-        self._ray.kill(place.actor)
-        order, lived = place.order, place.lives
-        place.failures += not lived
-        place.order = place.actor = place.ping = None
-        place.state, place.note, place.asked_at = SlotState.LOST, why, monotonic()
+        self._ray.kill(slot.actor)
+        dispatch, lived = slot.dispatch, slot.lives
+        slot.failures += 1
+        slot.dispatch = slot.actor = slot.ping = None
+        slot.state, slot.note, slot.asked_at = SlotState.LOST, why, monotonic()
         self._lock.notify_all()
-        self.events.put(SlotLost(place.name, why, charged) if order else Woken())
-        if lived and not self._closed and self._places.get(place.name) is place:
-            self._make(place)
+        self.events.put(SlotLost(slot.name, why, charged) if dispatch else Woken())
+        is_first = lived and slot.failures == 1
+        if is_first and not self._closed and self._slots.get(slot.name) is slot:
+            self._make(slot)
 
-    def _take_away(self, place: _Place, why: str) -> None:
-        del self._places[place.name]
-        self._lose(place, why, charged=False)
-
-    def _reason(self, place: _Place, error: Exception) -> tuple[str, bool]:
-        """Why a slot was lost, and whether its images are charged: not where its machine was."""
-        from ray.exceptions import ActorUnavailableError
-
-        if isinstance(error, ActorUnavailableError):
-            return _SILENT, False
-        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if not {place.node, self._here} <= alive:
-            return _GONE, False
-        return "its process ended", True
+    def _take_away(self, slot: _ClusterSlot, why: str) -> None:
+        del self._slots[slot.name]
+        self._lose(slot, why, charged=False)
 
 
 def of_cluster(cluster: Cluster, threads: Threads) -> Executor:
     """A cluster's executor behind a bridge, whose end charges no image."""
     return ProcessExecutor(
-        RayExecutor, (cluster,), name="ray", events=SimpleQueue(), threads=threads, charged=False
-    )
+        RayExecutor, (cluster,), name="ray", events=SimpleQueue(), threads=threads, charged=False,
+        answer_seconds=_ANSWER,
+    )  # fmt: skip
 
 
 def _asked(actor: Any, method: str, *given: Any) -> Any:
     """A call of a method that is answered also while the actor renders."""
     return getattr(actor, method).options(concurrency_group="control").remote(*given)
+
+
+def _hash_of(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1000)
+def _sha256(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unsent(path: Path, host: str, error: OSError) -> JobFailed:
+    """Why an image has no file, from an error of this machine, or one that Ray brought."""
+    far = getattr(error, "cause", None)
+    if far is None:
+        return InputBad(f"{path.name} cannot be read: {error.strerror or error}")
+    kind = DiskFull if far.errno in _NO_ROOM else InputBad
+    return kind(f"{path.name} cannot be kept on {host}: {far.strerror or far}")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
+from runner.cli.doctor import Finding
 from runner.errors import UsageProblem
 from runner.settings import Home
 from runner.slots.ray_cluster import (
@@ -28,34 +29,35 @@ _PORTS = (
 _NAMED = "6379 to 6381, and 10002 to 10101"
 _MORE = f"--object-store-memory={OBJECT_STORE} --block"
 
-_Found = tuple[str, str, str | None, tuple[str, ...]]
-"""A finding's name, what was found, what to do about it, and reasons or commands."""
 
-
-def look(home: Home) -> Iterator[_Found]:
+def look(home: Home) -> Iterator[Finding]:
     """All that a cluster depends on."""
     try:
         require_ray()
     except UsageProblem as problem:
-        yield "ray", "not installed", str(problem), ()
+        yield Finding("ray", False, "not installed", str(problem))
         return
-    yield "ray", f"ray {metadata.version('ray')} on Python {sys.version.split()[0]}", None, ()
-    place = token_place()
-    yield "token", place or "none yet: the first command below makes one", None, ()
+    found = f"ray {metadata.version('ray')} on Python {sys.version.split()[0]}"
+    yield Finding("ray", True, found)
+    found = token_place() or "none yet: the first command below makes one"
+    yield Finding("token", True, found)
     try:
         cluster = cluster_of(home)
         if cluster.address == LOCAL:
             found = "a run with --ray starts one on this machine, which ends with it"
-            yield "cluster", found, None, ()
+            yield Finding("cluster", True, found)
         else:
-            yield "cluster", f"{cluster.name} answers", None, tuple(_machines(cluster))
+            machines = tuple(_machines(cluster))
+            yield Finding("cluster", True, f"{cluster.name} answers", None, machines)
     except UsageProblem as problem:
-        yield "cluster", "it cannot be used", str(problem), ()
-    yield "ports", f"{_NAMED}, between all machines and to nobody else", None, ()
-    yield "first machine", "run these, then `fluxdrop run --ray` there", None, _first(home)
-    others = "the same Python, fluxdrop and Ray, the models in a FOLDER for HF_HOME, and"
-    yield "others", others, None, _another()
-    yield "service", "to start with the machine, under systemd", None, _service()
+        yield Finding("cluster", False, "it cannot be used", str(problem))
+    yield Finding("ports", True, f"{_NAMED}, between all machines and to nobody else")
+    found = "run these, then `fluxdrop run --ray` there"
+    yield Finding("first machine", True, found, None, _first(home))
+    found = "the same Python, fluxdrop and Ray, the models in a FOLDER for HF_HOME, and"
+    yield Finding("others", True, found, None, _another())
+    found = "to start with the machine, under systemd"
+    yield Finding("service", True, found, None, _service())
 
 
 def _machines(cluster: Cluster) -> Iterator[str]:
@@ -95,5 +97,6 @@ def _another() -> tuple[str, ...]:
 def _service() -> tuple[str, ...]:
     return (
         "[Service] with the variables as Environment=, ExecStart= the whole path of ray with its",
-        "arguments, Restart=always, RestartSec=5, and User= of the one whose ~/.ray has the token",
+        "arguments, Restart=always, RestartSec=5, KillMode=mixed, and User= of the one whose",
+        "~/.ray has the token",
     )
