@@ -126,7 +126,7 @@ class ProcessExecutor:
         """Have the child abandon the slot, or end the child where it cannot, or does not answer."""
         with self._lock:
             if slot not in self._seen:
-                return False
+                return True  # it is gone, which is told by an event
             if self._pipe is not None:
                 self._deadlines[slot] = monotonic() + _ANSWER_SECONDS, why, self._charged
                 self._order("abandon", slot, why)
