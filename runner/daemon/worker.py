@@ -8,9 +8,8 @@
     every image over  → the job's final state
 
 The images of a job go to every slot that has none. One step waits for an event, handles all that
-are there, and then fills the free slots; it runs in the daemon's main thread. Only what is rare
-costs time for each slot: there may be a thousand. The worker never touches a pipeline, and only it
-starts and stops slots.
+are there, and then fills the free slots; it runs in the daemon's main thread. The worker never
+touches a pipeline, and only it starts and stops slots.
 """
 
 import logging

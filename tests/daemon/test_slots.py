@@ -14,7 +14,7 @@ from PIL import Image
 
 from runner.clock import now
 from runner.errors import LedgerUnusable
-from runner.executor import Progressed, Rendered, SlotLost, SlotState
+from runner.executor import Progressed, Rendered, Slot, SlotLost, SlotState
 from runner.job import Phase
 from runner.wire import read_json
 from tests.daemon.columns import daemon_of, in_flight, losses
@@ -59,7 +59,7 @@ def test_the_images_of_one_job_go_to_every_slot(two: Spool) -> None:
     until_at_work(two, a=("hero", 1), b=("hero", 2))
     finish(two, "b")
     until_at_work(two, a=("hero", 1), b=("hero", 3))
-    assert set(in_flight(two)) == {1, 3}
+    two.until(lambda: set(in_flight(two)) == {1, 3})
 
 
 def test_outputs_stay_sorted_by_number_when_images_finish_out_of_order(two: Spool) -> None:
@@ -451,3 +451,28 @@ def test_a_loss_that_cannot_be_recorded_is_not_taken_for_a_hang(
 
 def refuse(*given: Any) -> None:
     raise LedgerUnusable("the disk is full")
+
+
+def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a drain without a slot waited in silence, and `note` was null."""
+    device, said = device_of(two), []
+    slots = [
+        Slot("a", False, state=SlotState.STARTING, note="made again: exit code 3"),
+        Slot("b", False, state=SlotState.LOST),
+    ]
+    monkeypatch.setattr(device, "slots", lambda: slots)
+    two.drop("hero.yaml", FOUR)
+    two.until(lambda: (read_json(two.home.health) or {}).get("note"))
+    health = read_json(two.home.health) or {}
+    assert health["note"] == "no slot is ready (a: made again: exit code 3)"
+    assert health["slots"][0]["note"] == "made again: exit code 3"
+
+    def notify(text: str) -> None:
+        said.append(text)
+        daemon_of(two).ask_to_stop()
+
+    daemon_of(two).drain(notify=notify)
+    assert said == ["slot a: made again: exit code 3"]
+    monkeypatch.undo()
