@@ -30,6 +30,10 @@ class SlotState(StrEnum):
     DRAINED = "drained"
 
 
+OWN_SLOT = "gpu0"
+"""The slot that is a thread of the runner. All others have processes of their own."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """One place that renders: its name, whether it has tasks in flight, and its loaded models.

@@ -37,7 +37,14 @@ HEALTH: dict[str, Any] = {
     "schema": 1, "pid": 1, "host": platform.node(), "system": sys.platform, "version": "1",
     "state": "idle", "note": "a note",
     "faults": [{"file": "inbox/x", "reason": "Internal", "message": "odd", "since": NOW}],
-    "job": "cat", "models": ["tiny"], "queued": 1, "next": ["cat"], "counts": {"succeeded": 1},
+    "job": "cat", "models": ["tiny"],
+    "slots": [
+        {
+            "name": "cuda:1", "host": "here", "device": "cuda:1", "model": "tiny", "job": "cat",
+            "image": 1, "step": 2, "steps": 3, "memory": 1 << 30, "state": "lost", "note": "odd",
+        }
+    ],
+    "queued": 1, "next": ["cat"], "counts": {"succeeded": 1},
     "recent": [
         {
             "id": "cat", "state": "failed", "kind": "text2img", "model": "tiny",

@@ -120,8 +120,11 @@ class Board:
                 del self._shown[job_id]
         if self._bars:
             with suppress(OSError):  # at the next look
-                for slot in self._slots():
-                    name = f"slot {slot['name']}"
+                slots = {f"slot {slot['name']}": slot for slot in self._slots()}
+                for name in [name for name in self._tasks if name.startswith("slot ")]:
+                    if name not in slots:
+                        self._bars.remove_task(self._tasks.pop(name))
+                for name, slot in slots.items():
                     if name not in self._tasks:
                         self._tasks[name] = self._bars.add_task(_plain(name), mark=" ", note="")
                     self._bars.update(

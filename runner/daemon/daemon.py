@@ -204,7 +204,7 @@ class Daemon:
         """Work until nothing is left that can run now, or until a time in seconds since the epoch.
 
         With such a time, jobs outside their hours are waited for. `notify` is told, once, of each
-        file that is waited for and may take minutes.
+        file that is waited for and may take minutes, and of each slot that gets no images.
         """
         note, retried = None, False
         told: set[tuple[str, str]] = set()
@@ -212,6 +212,10 @@ class Daemon:
             for name, why in self.intake.waiting_files.items() - told:
                 told.add((name, why))
                 notify(f"waiting for inbox/{name}, which {why}")
+            for slot in self.executor.slots():
+                if slot.note and (slot.name, slot.note) not in told:
+                    told.add((slot.name, slot.note))
+                    notify(f"slot {slot.name}: {slot.note}")
             if until is not None and now() >= until:
                 break
             if self._is_drained(wait_for_hours=until is not None):

@@ -6,6 +6,7 @@ Also the summary that `fluxdrop status` reads instead of every job's file.
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -55,7 +56,7 @@ class Health:
             system=sys.platform,
             version=_version("fluxdrop"),
             state=state,
-            note=self.worker.hold.message if self.worker.hold else None,
+            note=self.worker.hold.message if self.worker.hold else _absence(slots),
             faults=self.spool.faults.listed(),
             job=current.id if current else None,
             models=sorted({m for slot in slots for m in slot.models}),
@@ -108,6 +109,14 @@ class Health:
             for record in self.spool.ledger.latest(_RECENT)
             for why in [record.why(wall, self.worker.hold)]
         ]
+
+
+def _absence(slots: Sequence[Slot]) -> str | None:
+    """Why no image can be made, where no slot is there."""
+    if any(slot.state == SlotState.READY for slot in slots):
+        return None
+    notes = [f"{slot.name}: {slot.note}" for slot in slots if slot.note]
+    return f"no slot is ready ({notes[0]})" if notes else None
 
 
 # Once: it is looked for in a folder and in a file.

@@ -26,12 +26,6 @@ _LONGEST_PAUSE_SECONDS = 60.0
 # The services of systemd and launchd give a stop as long (runner/cli/service.py).
 _LONGEST_STOP_SECONDS = 60.0
 
-_ENDS = {
-    exit_codes.DEVICE_LOST: "the GPU was lost",
-    exit_codes.HUNG: "an image hung",
-    exit_codes.BROKEN: "a thread of it ended",
-}
-
 # The console of Windows sends Ctrl-C to the child itself.
 _NOT_FORWARDED = signal.SIGINT if sys.platform == "win32" else None
 
@@ -75,10 +69,10 @@ def keep_running(
             if not stops.empty() or code in final_codes:
                 return code if code >= 0 else 128 - code
             seconds = 1.0 if time.monotonic() - began > _SOON_SECONDS else seconds
-            if code < 0 or code in _ENDS or exit_codes.LAST_END not in environment:
+            if code < 0 or code in exit_codes.ENDS or exit_codes.LAST_END not in environment:
                 # One that fails to start says nothing of what ended the one before.
-                environment[exit_codes.LAST_END] = _cause(code)
-            notify(f"the runner ended ({_cause(code)}); starting it again")
+                environment[exit_codes.LAST_END] = exit_codes.cause_of(code)
+            notify(f"the runner ended ({exit_codes.cause_of(code)}); starting it again")
             with contextlib.suppress(Empty):
                 stops.put(stops.get(timeout=seconds))
             seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
@@ -106,9 +100,3 @@ def stop_when_orphaned(stop: Callable[[], None]) -> None:
         os._exit(exit_codes.HUNG)
 
     threading.Thread(target=wait, name="supervisor", daemon=True).start()
-
-
-def _cause(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return _ENDS.get(code, f"exit code {code}")

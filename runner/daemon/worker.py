@@ -8,9 +8,8 @@
     every image over  → the job's final state
 
 The images of a job go to every slot that has none. One step waits for an event, handles all that
-are there, and then fills the free slots; it runs in the daemon's main thread. Only what is rare
-costs time for each slot: there may be a thousand. The worker never touches a pipeline, and only it
-starts and stops slots.
+are there, and then fills the free slots; it runs in the daemon's main thread. The worker never
+touches a pipeline, and only it starts and stops slots.
 """
 
 import logging
@@ -31,6 +30,7 @@ from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.daemon.writer import Writer
 from runner.errors import JobFailed, LedgerUnusable
 from runner.executor import (
+    OWN_SLOT,
     CancelAsked,
     Event,
     Executor,
@@ -49,6 +49,7 @@ from runner.log_once import LogOnce
 from runner.spool.disk.disk import concerns_all
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+from runner.task import ImageTask
 from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 _HUNG = "the image hung"
 # So often hung images are looked for; none hangs before half a minute.
 _LOOK_SECONDS = 1.0
+# So long a job waits for a slot that is being made; then others have the next turn.
+_SOON_SECONDS = 10.0
 _NO_PROMPTS = Hold("Internal", "its prompts in the ledger cannot be read: drop its spec again")
 
 
@@ -75,10 +78,14 @@ class Worker:
         self._builder = TaskBuilder(spool.home)
         self._lookahead = Lookahead(spool.ledger, self._builder, executor)
         self._jobs: dict[int, ActiveJob] = {}
-        self._own: dict[str, ActiveJob] = {}
-        """The job that each slot worked on last."""
+        self._own: dict[str, int] = {}
+        """The job that each slot worked on last, by its `seq`."""
+        self._starting: dict[str, float] = {}
+        """Since when slots are being made, by the awake clock."""
         self._lost: deque[tuple[Dispatch, SlotLost]] = deque()
         self._warm: set[str] = set()
+        self._answered: list[tuple[int, ImageTask]] = []
+        """The images of other processes that this one holds now, which is not recorded yet."""
         self._heard: dict[int, Progressed] = {}
         """The newest progress of each job, by `seq`, that is not handed over yet."""
         self._holds: dict[int, Hold | None] = {}
@@ -117,7 +124,10 @@ class Worker:
 
         `find_hold` is asked in between: a pause that came with a job must hold it.
         """
-        self._hear(seconds)
+        try:
+            self._hear(seconds)
+        except (OSError, FluxdropError) as error:
+            self._log_once.failed(error)
         if find_hold is not None:
             self.hold = find_hold()
         self._give_up_hung()
@@ -150,6 +160,12 @@ class Worker:
                 if self.exit_code is not None:
                     break
                 self._handle(events.get(timeout=0))
+        if self._answered:
+            # A disk without room must not stop the images: a kill is charged to nobody then.
+            with suppress(LedgerUnusable), self._ledger.transaction(durable=False):
+                for seq, task in self._answered:
+                    self._ledger.reached(seq, [task.index], Phase.SAVING, task.model)
+            self._answered.clear()
         heard, self._heard = self._heard, {}
         for seq, event in heard.items():
             dispatch = self.dispatches.get(event.slot)
@@ -167,6 +183,8 @@ class Worker:
             case Rendered():
                 if taken := self._take(event):
                     job, image = taken
+                    if event.slot != OWN_SLOT:
+                        self._answered.append((job.record.seq, event.task))
                     job.rendered += 1
                     job.seconds += event.seconds
                     self._writer.save(
@@ -197,7 +215,7 @@ class Worker:
             return
         self._looked_at = self._awake()
         for slot, dispatch in list(self.dispatches.items()):
-            if dispatch.images and dispatch.is_hung(self._awake()):
+            if dispatch.is_hung(self._awake()) and not self._is_lost(dispatch):
                 log.error("%s hangs at images %s", dispatch.job.record.id, sorted(dispatch.images))
                 if self._executor.abandon(slot, _HUNG):
                     # It is told by an event.
@@ -217,13 +235,18 @@ class Worker:
         log.error("the slot %s is lost: %s", lost.slot, lost.why)
         self._forget(lost.slot)
         dispatch = self.dispatches.get(lost.slot)
-        if dispatch is not None and all(dispatch is not each for each, _ in self._lost):
+        if dispatch is not None and not self._is_lost(dispatch):
             self._lost.append((dispatch, lost))
 
+    def _is_lost(self, dispatch: Dispatch) -> bool:
+        """Whether its slot is gone, which could not be recorded yet."""
+        return any(each is dispatch for each, _ in self._lost)
+
     def _forget(self, slot: str) -> None:
-        """Forget what a slot had loaded, and that it has made anything."""
+        """Forget what a slot had loaded, and what it has made."""
         self._scheduler.lost(slot)
         self._warm.discard(slot)
+        self._own.pop(slot, None)
 
     def _record_losses(self) -> None:
         """Charge the images that slots had when they were lost, and have them made again.
@@ -236,6 +259,9 @@ class Worker:
             job, seq = dispatch.job, dispatch.job.record.seq
             with self._ledger.transaction():
                 if lost.charged:
+                    if dispatch.latest is not None:
+                        event = dispatch.latest
+                        self._ledger.reached(seq, dispatch.images, event.phase, event.task.model)
                     self._ledger.lost(seq, lost.why, dispatch.images)
                 else:
                     self._ledger.unclaim(seq, dispatch.images)
@@ -301,8 +327,11 @@ class Worker:
             try:
                 for slot in slots:
                     if slot.state in (SlotState.STARTING, SlotState.LOST):
+                        self._starting.setdefault(slot.name, self._awake())
                         self._forget(slot.name)
-                    elif slot.is_free and slot.name not in self.dispatches:
+                        continue
+                    self._starting.pop(slot.name, None)
+                    if slot.is_free and slot.name not in self.dispatches:
                         if (found := self._choose(slot, ready)) is None:
                             break
                         if found[1]:
@@ -330,10 +359,10 @@ class Worker:
                 for seq, job in self._jobs.items()
                 if job.may_go_on and self._hold_of(job) is None
             }
-            own = self._own.get(slot)
+            own = able.get(self._own.get(slot, 0))
             record = self._scheduler.next(
                 slot,
-                own.record if own in able.values() and own is not None else None,
+                own.record if own is not None else None,
                 [job.record for job in able.values()],
                 monotonic(),
                 now(),
@@ -370,9 +399,17 @@ class Worker:
                 self._writer.finish(job.record)
 
     def _all_taken(self, slots: Sequence[Slot]) -> bool:
-        """Whether no slot is left that could go on with a job soon."""
-        waits = (SlotState.READY, SlotState.STARTING)
-        return all(slot.name in self.dispatches or slot.state not in waits for slot in slots)
+        """Whether all slots work, but for those that are not there, or not soon."""
+
+        def is_taken(slot: Slot) -> bool:
+            if slot.name in self.dispatches:
+                return True
+            if slot.state == SlotState.STARTING:
+                since = self._starting.get(slot.name, self._awake())
+                return self._awake() - since > _SOON_SECONDS
+            return slot.state != SlotState.READY
+
+        return bool(self.dispatches) and all(map(is_taken, slots))
 
     def _put_off_if_at_fault(self, record: Record) -> bool:
         """Put a job off whose folder, or an image of it, is at fault for now; whether it was."""
@@ -448,7 +485,7 @@ class Worker:
         for name, job, batch in chosen:
             if job.cancelled:
                 continue
-            job.last[name], self._own[name] = max(batch), job
+            job.last[name], self._own[name] = max(batch), job.record.seq
             self.dispatches[name] = job.dispatches[name] = Dispatch(job, batch, self._awake())
             self._scheduler.started(name, job.record.model, monotonic())
             try:

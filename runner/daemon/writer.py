@@ -133,8 +133,9 @@ class Writer:
                 group.others.append(self._pages.tend)
 
     def show(self, record: Record) -> None:
-        """Write the status of a job whose record changed, soon."""
+        """Write the status of a job whose record changed, soon; its progress until now is past."""
         with self._handing_over():
+            self._progress.pop(record.seq, None)
             self._unwritten.add(record.seq)
 
     def progress(self, seq: int, progress: Progress) -> None:

@@ -26,15 +26,13 @@ from runner.engine.rendering import Renderer, versions
 from runner.engine.speed import Speed
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import JobFailed, Stopped
-from runner.executor import Event, Failed, Slot, StoppedEarly
+from runner.executor import OWN_SLOT, Event, Failed, Slot, StoppedEarly
 from runner.settings import Home
 from runner.task import ImageTask
 from runner.threads import Threads
 
 log = logging.getLogger(__name__)
 
-ONLY_SLOT = "gpu0"
-"""The name of the slot where there is one."""
 _Order = list[tuple[ImageTask, StopSign]] | Callable[[], object] | None
 """Tasks to render, or what else the thread is to do; None ends it."""
 _PATH = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s'\":,]+")
@@ -57,7 +55,7 @@ class GpuThread:
         prompt_cache: int = 0,
         pipelines: PipelineCache | None = None,
         threads: Threads | None = None,
-        slot: str = ONLY_SLOT,
+        slot: str = OWN_SLOT,
         shown: str = "",
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
@@ -68,7 +66,7 @@ class GpuThread:
         folder = data / "cache" / "embeddings" if prompt_cache else None
         cache = PromptCache(folder, prompt_cache)
         # Several share a store: each encodes in an order of its own, so that they share the work.
-        order = "" if slot == ONLY_SLOT else slot
+        order = "" if slot == OWN_SLOT else slot
         self._prompts = Prompts(self._pipelines, cache, versions(), order)
         self._renderer = Renderer(self._slot, self._pipelines, self._prompts)
         self._lock = threading.Lock()
@@ -200,7 +198,7 @@ class GpuThread:
 def of_home(
     home: Home,
     *,
-    slot: str = ONLY_SLOT,
+    slot: str = OWN_SLOT,
     device: str | None = None,
     shown: str = "",
     sharing: int = 1,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from runner import exit_codes
-from runner.engine.gpu_thread import ONLY_SLOT, GpuThread, of_home
+from runner.engine.gpu_thread import GpuThread, of_home
 from runner.engine.memory import machine
 from runner.engine.speed import Speed
 from runner.errors import RunnerBusy, UsageProblem
@@ -84,7 +84,7 @@ class LocalSlots:
         if len(self._places) == 1 and self._in_process:
             (place,) = self._places
             os.environ.update(place.environment)
-            return of_home(home, slot=place.name, device=place.device, shown=place.shown)
+            return of_home(home, device=place.device, shown=place.shown)
         from runner.slots.process import ProcessExecutor
         from runner.slots.several import Several
 
@@ -122,7 +122,7 @@ def places(settings: Settings) -> Iterator[Place]:
     wanted, only = settings.devices, settings.device
     here = machine.gpus() if wanted is not None else []
     if wanted is None or (wanted == "auto" and not here):
-        yield Place(ONLY_SLOT, only, only, machine.gpu_in_use(only))
+        yield Place("gpu" if only == "auto" else only, only, only, machine.gpu_in_use(only))
         return
     # Counted by the driver: torch is not imported in this process.
     names = [f"cuda:{n}" for n in range(len(here))] if wanted == "auto" else list(wanted)

@@ -126,7 +126,7 @@ class ProcessExecutor:
         """Have the child abandon the slot, or end the child where it cannot, or does not answer."""
         with self._lock:
             if slot not in self._seen:
-                return False
+                return True  # it is gone, which is told by an event
             if self._pipe is not None:
                 self._deadlines[slot] = monotonic() + self._answer_seconds, why, self._charged
                 self._order("abandon", slot, why)
@@ -216,7 +216,9 @@ class ProcessExecutor:
         process.join(_LOOK_SECONDS)
         process.kill()
         process.join(_CLOSE_SECONDS)
-        return told or (_ending(process.exitcode), self._charged)
+        code = process.exitcode
+        why = "it cannot be killed" if code is None else exit_codes.cause_of(code)
+        return told or (why, self._charged)
 
     def _listen(self, process: SpawnProcess, pipe: Any) -> tuple[str, bool] | None:
         """What ended a child, where that is known before its exit code is."""
@@ -296,18 +298,6 @@ class ProcessExecutor:
         for slot in lost:
             self.events.put(SlotLost(slot, why, charged))
         self.events.put(Woken())
-
-
-def _ending(code: int | None) -> str:
-    """How a process ended, as part of a sentence."""
-    if code is None:
-        return "it cannot be killed"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
 
 
 def _pause(early: int) -> float:

@@ -36,7 +36,7 @@ class Several:
 
     def abandon(self, slot: str, why: str) -> bool:
         found = self._having(slot)
-        return found is not None and found.abandon(slot, why)
+        return found is None or found.abandon(slot, why)
 
     def release(self) -> None:
         for each in self._executors:

@@ -228,7 +228,7 @@ SCENARIOS = (
         slots=2,
         large=True,
     ),
-    # Not charged: with two kills more no image has ended the runner three times.
+    # Not charged: with two kills more no image has ended its process three times.
     Scenario(
         "machine of a slot lost",
         {"hero.yaml": (SPEC + "seeds: {start: 5, count: 4}\n").encode()},

@@ -276,7 +276,7 @@ def test_three_deaths_while_one_model_loads_fail_the_job_and_the_next_one_tries_
         assert daemon_of(told).ledger.suspect_images(1) == frozenset()
     status = told.end("hero")
     assert (status["state"], status["reason"]) == ("failed", "CrashLoop")
-    assert "loading tiny ended the runner 3 times" in status["message"]
+    assert "loading tiny ended its process 3 times" in status["message"]
     assert status["message"].count("gpu0, loading: killed by SIGKILL") == 3
     assert status["images"] == {"total": 6, "done": 0, "failed": 0, "skipped": 0}
     told.drop("next.yaml")

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.executor import Progressed, Rendered, SlotLost, SlotState
+from runner.clock import now
+from runner.errors import LedgerUnusable
+from runner.executor import Progressed, Rendered, Slot, SlotLost, SlotState
 from runner.job import Phase
 from runner.wire import read_json
 from tests.daemon.columns import daemon_of, in_flight, losses
 from tests.spool.conftest import SPEC, Spool
+from tests.spool.deaths import die
 from tests.spool.device import SeveralSlots
 
 FOUR = SPEC.replace("seed: 7", "seeds: {start: 1, count: 4}")
@@ -56,7 +59,7 @@ def test_the_images_of_one_job_go_to_every_slot(two: Spool) -> None:
     until_at_work(two, a=("hero", 1), b=("hero", 2))
     finish(two, "b")
     until_at_work(two, a=("hero", 1), b=("hero", 3))
-    assert set(in_flight(two)) == {1, 3}
+    two.until(lambda: set(in_flight(two)) == {1, 3})
 
 
 def test_outputs_stay_sorted_by_number_when_images_finish_out_of_order(two: Spool) -> None:
@@ -218,8 +221,7 @@ def test_a_higher_priority_gets_each_slot_at_the_end_of_its_image(two: Spool) ->
     two.drop("hero.yaml", TWENTY)
     until_at_work(two, a=("hero", 1), b=("hero", 2))
     two.drop("urgent.yaml", FOUR + "priority: 5\n")
-    two.until(lambda: two.status("urgent"))
-    two.gone("urgent.yaml")
+    two.until(lambda: daemon_of(two).ledger.ready(now(), 1))
     finish(two, "a")
     until_at_work(two, a=("urgent", 1), b=("hero", 2))
     two.until(lambda: two.status("hero")["state"] == "running")
@@ -344,3 +346,133 @@ def test_the_health_file_says_what_each_slot_does(two: Spool) -> None:
     device_of(two).by_themselves()
     two.end("hero")
     two.until(lambda: {each["state"] for each in health()} == {"idle"})
+
+
+def test_the_end_of_the_runner_is_charged_to_what_it_held_itself(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: an image of each slot was charged, which had no part in it."""
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    for slot in ("a", "b"):
+        device_of(two)[slot].step()
+    two.until(lambda: in_flight(two) == {1: "denoising", 2: "denoising"})
+    with monkeypatch.context() as patch:
+        # What it was writing as it ended.
+        patch.setattr(daemon_of(two).writer, "save", lambda image: None)
+        device_of(two)["a"].finish()
+        two.until(lambda: in_flight(two).get(1) == "saving")
+        die(two)
+    two.device = SeveralSlots("a", "b")  # type: ignore[assignment]
+    two.start()
+    assert losses(two) == [(1, "saving", "the process ended")]
+    device_of(two).by_themselves()
+    assert two.end("hero")["images"]["done"] == 4
+
+
+def test_slots_that_end_at_once_as_they_load_count_as_one_dead_load(told: Spool) -> None:
+    told.device = SeveralSlots("a", "b", "c")  # type: ignore[assignment]
+    told.start()
+    told.drop("hero.yaml", FOUR)
+    until_at_work(told, a=("hero", 1), b=("hero", 2), c=("hero", 3))
+    for slot in "abc":
+        task = device_of(told)[slot].task
+        assert task is not None
+        device_of(told).events.put(Progressed(slot, task, Phase.LOADING))
+    told.until(lambda: in_flight(told) == {1: "loading", 2: "loading", 3: "loading"})
+    for slot in "abc":
+        device_of(told).lose(slot)
+    told.until(lambda: len(losses(told)) == 3)
+    device_of(told).by_themselves()
+    assert told.end("hero")["state"] == "succeeded"
+
+
+def test_a_job_whose_slot_stays_away_gives_others_their_turn_and_goes_on(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.drop("hero.yaml", TWENTY)
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    two.drop("other.yaml", SPEC.replace("tiny", "klein") + "priority: 5\n")
+    two.until(lambda: daemon_of(two).ledger.ready(now(), 1))
+    finish(two, "a")
+    until_at_work(two, a=("other", 1), b=("hero", 2))
+    device_of(two).states["b"] = SlotState.STARTING
+    device_of(two).lose("b", charged=False)
+    two.until(lambda: set(in_flight(two)) == {1})
+    assert "hero" in {record.id for record in daemon_of(two).ledger.running()}
+    monkeypatch.setattr("runner.daemon.worker._SOON_SECONDS", 0.0)
+    two.until(lambda: two.status("hero")["reason"] == "Preempted")
+    device_of(two).by_themselves()
+    assert {each["state"] for each in two.over("hero", "other")} == {"succeeded"}
+
+
+def test_a_job_without_any_slot_stays_running(two: Spool) -> None:
+    """Seen red: `Preempted`, as if others had the next turn."""
+    device_of(two).states["b"] = SlotState.LOST
+    two.drop("hero.yaml", FOUR)
+    until_at_work(two, a=("hero", 1))
+    two.until(lambda: two.status("hero")["state"] == "running")
+    device_of(two).states["a"] = SlotState.SUSPECT
+    device_of(two).lose("a", charged=False)
+    two.until(lambda: in_flight(two) == {})
+    for _ in range(3):
+        daemon_of(two).step(0.0)
+    two.until(lambda: not daemon_of(two).writer.waiting)
+    assert two.status("hero")["state"] == "running"
+    device_of(two).states.clear()
+    device_of(two).by_themselves()
+    assert two.end("hero")["attempt"] == 1
+
+
+def test_a_loss_that_cannot_be_recorded_is_not_taken_for_a_hang(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.drop("hero.yaml", FOUR + "timeout: 1\n")
+    until_at_work(two, a=("hero", 1), b=("hero", 2))
+    device_of(two)["a"].step()
+    two.until(lambda: in_flight(two).get(1) == "denoising")
+    monkeypatch.setattr("runner.daemon.worker._LOOK_SECONDS", 0.0)
+    abandoned: list[str] = []
+    device = device_of(two)
+    monkeypatch.setattr(device, "abandon", lambda slot, why: bool(abandoned.append(slot)) or True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "runner.daemon.active_job.Dispatch.is_hung", lambda each, moment: 1 in each.images
+        )
+        patch.setattr(daemon_of(two).ledger, "lost", refuse)
+        device.lose("a")
+        for _ in range(3):
+            daemon_of(two).step(0.0)
+        assert in_flight(two).get(1) == "denoising" and not abandoned
+    two.until(lambda: losses(two))
+    device.by_themselves()
+    assert two.end("hero")["state"] == "succeeded"
+
+
+def refuse(*given: Any) -> None:
+    raise LedgerUnusable("the disk is full")
+
+
+def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a drain without a slot waited in silence, and `note` was null."""
+    device, said = device_of(two), []
+    slots = [
+        Slot("a", False, state=SlotState.STARTING, note="made again: exit code 3"),
+        Slot("b", False, state=SlotState.LOST),
+    ]
+    monkeypatch.setattr(device, "slots", lambda: slots)
+    two.drop("hero.yaml", FOUR)
+    two.until(lambda: (read_json(two.home.health) or {}).get("note"))
+    health = read_json(two.home.health) or {}
+    assert health["note"] == "no slot is ready (a: made again: exit code 3)"
+    assert health["slots"][0]["note"] == "made again: exit code 3"
+
+    def notify(text: str) -> None:
+        said.append(text)
+        daemon_of(two).ask_to_stop()
+
+    daemon_of(two).drain(notify=notify)
+    assert said == ["slot a: made again: exit code 3"]
+    monkeypatch.undo()

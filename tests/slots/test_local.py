@@ -93,7 +93,7 @@ def test_auto_is_every_card_each_alone_in_its_process(cards: Cards) -> None:
 
 def test_auto_without_a_card_is_the_one_slot_of_the_setting_device(cards: Cards) -> None:
     assert list(places(Settings(devices="auto"))) == list(places(Settings()))
-    assert list(places(Settings(device="cpu"))) == [Place("gpu0", "cpu", "cpu")]
+    assert list(places(Settings(device="cpu"))) == [Place("cpu", "cpu", "cpu")]
 
 
 def test_a_list_names_the_cards_and_those_that_are_not_here_are_refused(cards: Cards) -> None:
@@ -191,10 +191,10 @@ def test_one_slot_is_a_thread_of_this_process_unless_it_is_isolated(
     thread = executor_of(devices=("cuda:0",))
     assert isinstance(thread, GpuThread) and thread._pipelines._wanted_device == "cuda"
     (slot,) = thread.slots()
-    assert (slot.name, slot.device) == ("cuda:0", "cuda:0")
+    assert (slot.name, slot.device) == ("gpu0", "cuda:0")
     assert isinstance(executor_of(devices=("cpu", "cpu"), alone=True), GpuThread)
     child = executor_of(device="cpu", isolate=True)
-    assert isinstance(child, ProcessExecutor) and ready(child) == ["gpu0"]
+    assert isinstance(child, ProcessExecutor) and ready(child) == ["cpu"]
 
 
 def test_more_than_one_are_processes_and_what_they_lack_is_told_at_once(

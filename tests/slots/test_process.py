@@ -134,7 +134,7 @@ def test_what_the_executor_can_abandon_itself_costs_that_slot_alone(child_of: Ch
     assert told.next() == SlotLost("one", "it hung", charged=False)
     child.stop("two")
     assert told.next() == StoppedEarly("two", task("hold"))
-    assert not child.abandon("three", "it hung")
+    assert child.abandon("three", "it hung"), "one that is gone is told by an event"
     eventually(lambda: not child._deadlines, "the child's word that it is done")
 
 
@@ -226,7 +226,7 @@ def test_an_event_that_cannot_be_sent_ends_the_child_rather_than_its_slot_lookin
     child = child_of()
     ready(child, 2)
     child.start("one", [task("odd")])
-    assert Told(child).next() == SlotLost("one", f"exit code {exit_codes.BROKEN}", charged=True)
+    assert Told(child).next() == SlotLost("one", exit_codes.ENDS[exit_codes.BROKEN], charged=True)
 
 
 def test_the_environment_is_set_before_the_executor_is_made(child_of: ChildOf) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from runner.clock import now, timestamp
 from runner.errors import LedgerUnusable, PlaceAway
+from runner.executor import OWN_SLOT
 from runner.holds import Hold
 from runner.job import Phase, State
 from runner.spool.disk.disk import Disk
@@ -243,11 +244,13 @@ class Ledger(Queries):
             self._run_many(query, ((seq, each) for each in every))
 
     def lost(self, seq: int, why: str, numbers: Iterable[int] | None = None) -> None:
-        """Charge these images of a job, by default all in flight, with the end of their process.
+        """Charge these images of a job with the end of their process.
 
-        Nobody is charged if it was asked to stop. An image that was charged three times fails. A
-        load is charged by itself, see `dead_load`, and one of which nothing was heard is only
-        remembered: the frameworks are imported then.
+        By default all that were in flight as the runner ended; then only those that it held itself
+        are charged: on its own slot, or on their way to the disk. Nobody is charged if it was asked
+        to stop. An image that was charged three times fails. A load is charged by itself, see
+        `dead_load`, and one of which nothing was heard is only remembered: the frameworks are
+        imported then.
         """
         with self.transaction():
             query = (
@@ -258,7 +261,8 @@ class Ledger(Queries):
             own = numbers if numbers is None else list(numbers)
             for row in self._rows(query, seq):
                 number, phase = row["number"], row["phase"]
-                if own is not None and number not in own:
+                held = number in own if own is not None else row["slot"] == OWN_SLOT
+                if not (held or (own is None and phase == Phase.SAVING)):
                     continue
                 self._run(
                     "INSERT OR REPLACE INTO loss SELECT ?1, ?2,"
@@ -273,7 +277,7 @@ class Ledger(Queries):
                 losses = self._rows(query, seq, number)
                 if len(losses) >= MOST_LOSSES:
                     message = (
-                        f"the runner ended {len(losses)} times during this image "
+                        f"its process ended {len(losses)} times during this image "
                         f"({_evidence(losses)}): change the spec, or see `fluxdrop doctor` and "
                         "the runner's log, then retry the job"
                     )
@@ -282,15 +286,14 @@ class Ledger(Queries):
 
     def dead_load(self, seq: int) -> Hold | None:
         """Why a job must fail whose model ended the process three times in a row while loading."""
-        # One death for all images that waited for the load.
-        query = "SELECT * FROM loss WHERE seq = ? AND phase = 'loading' GROUP BY model, run, at"
-        rows = self._rows(query, seq)
-        for model in dict.fromkeys(row["model"] for row in rows):
-            losses = [row for row in rows if row["model"] == model]
+        # Of one image: several slots may end at the same load, for lack of memory.
+        rows = self._rows("SELECT * FROM loss WHERE seq = ? AND phase = 'loading'", seq)
+        for model, number in dict.fromkeys((row["model"], row["number"]) for row in rows):
+            losses = [row for row in rows if (row["model"], row["number"]) == (model, number)]
             if len(losses) >= MOST_LOSSES:
                 return Hold(
                     "CrashLoop",
-                    f"loading {model} ended the runner {len(losses)} times ({_evidence(losses)}): "
+                    f"loading {model} ended its process {len(losses)} times ({_evidence(losses)}): "
                     "see `fluxdrop doctor` and the runner's log, then retry the job",
                 )
         return None
