@@ -61,8 +61,9 @@ _ANSWER = 20.0
 
 @dataclass
 class _Dispatch:
-    """Tasks that a slot has in hand, by job and index, under a number of their own."""
+    """Tasks that a slot's actor has in hand, by job and index, under a number of their own."""
 
+    actor: Any
     number: int
     tasks: dict[tuple[str, int], ImageTask]
     stopped: bool = False
@@ -145,8 +146,8 @@ class RayExecutor:
             if found is None or found.dispatch or self._closed or found.state != SlotState.READY:
                 raise ValueError(f"slot {slot} cannot start a task now")
             named = {(task.job, task.index): task for task in tasks}
-            found.dispatch = _Dispatch(next(self._numbers), named)
-            work = (found, found.dispatch, found.actor)
+            found.dispatch = _Dispatch(found.actor, next(self._numbers), named)
+            work = found, found.dispatch
         threading.Thread(target=self._render, args=work, name=slot, daemon=True).start()
 
     def stop(self, slot: str) -> None:
@@ -186,13 +187,13 @@ class RayExecutor:
 
     # -- one dispatch ----------------------------------------------------------------------------
 
-    def _render(self, slot: _ClusterSlot, dispatch: _Dispatch, actor: Any) -> None:
+    def _render(self, slot: _ClusterSlot, dispatch: _Dispatch) -> None:
         """Send the files and the tasks of a dispatch, and hear its events to the last answer."""
         try:
             tasks = []
             for task in dispatch.tasks.copy().values():
                 try:
-                    tasks.append(self._placed(task, slot, dispatch, actor))
+                    tasks.append(self._placed(task, slot, dispatch))
                 except JobFailed as error:
                     failed = Failed(slot.name, task, error.reason, str(error))
                     self._hear(slot, dispatch, failed, slot.told)
@@ -200,8 +201,9 @@ class RayExecutor:
                 for task in tasks:
                     self._hear(slot, dispatch, StoppedEarly(slot.name, task), slot.told)
             elif tasks:
-                method = actor.render.options(num_returns="streaming", concurrency_group="render")
-                for answer in method.remote(dispatch.number, tasks):
+                how = {"num_returns": "streaming", "concurrency_group": "render"}
+                render = dispatch.actor.render.options(**how)
+                for answer in render.remote(dispatch.number, tasks):
                     self._hear(slot, dispatch, *self._ray.get(answer))
         except Exception as error:
             died = isinstance(error, self._ray.exceptions.ActorDiedError)
@@ -245,9 +247,7 @@ class RayExecutor:
                     self._lock.notify_all()
             self.events.put(replace(event, slot=slot.name, task=task))
 
-    def _placed(
-        self, task: ImageTask, slot: _ClusterSlot, dispatch: _Dispatch, actor: Any
-    ) -> ImageTask:
+    def _placed(self, task: ImageTask, slot: _ClusterSlot, dispatch: _Dispatch) -> ImageTask:
         """The task with names of files for paths; those that its machine lacks are sent.
 
         Raises InputBad or DiskFull where one cannot be read, sent or kept.
@@ -258,17 +258,17 @@ class RayExecutor:
         for path, sha256 in hashes.items():
             try:
                 names[path] = name = Path((sha256 or _hash_of(path)) + path.suffix)
-                if not self._ray.get(_asked(actor, "has", str(name))):
-                    self._send(str(name), path, dispatch, actor)
+                if not self._ray.get(_asked(dispatch.actor, "has", str(name))):
+                    self._send(str(name), path, dispatch)
             except OSError as error:
                 raise _unsent(path, slot.host, error) from error
         return with_paths(task, names.__getitem__)
 
-    def _send(self, name: str, path: Path, dispatch: _Dispatch, actor: Any) -> None:
+    def _send(self, name: str, path: Path, dispatch: _Dispatch) -> None:
         with path.open("rb") as file:
             size, at, part = os.fstat(file.fileno()).st_size, 0, file.read(_PART)
             while not dispatch.stopped:
-                self._ray.get(_asked(actor, "keep", name, part, at, size))
+                self._ray.get(_asked(dispatch.actor, "keep", name, part, at, size))
                 at += len(part)
                 if at >= size or not part:
                     return

@@ -55,11 +55,13 @@ class RayWorker:
         if self._refusal:
             return
         slot, device, sharing, settings = pickle.loads(work)
+        card = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]  # chosen by Ray
+        shown = f"cuda:{card}" if device == "cuda" and card else device
         # Ray gives one thread to what asks for no CPU.
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // sharing))
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         try:
-            self._open(Place(slot, _shown(device), device), settings, sharing)
+            self._open(Place(slot, shown, device), settings, sharing)
         except Exception as error:  # noqa: BLE001 the head shows the sentence beside the slot
             self._refusal = str(error) or type(error).__name__
 
@@ -135,11 +137,10 @@ class Files:
         return self._folder / name
 
     def has(self, name: str) -> bool:
-        try:
+        with suppress(FileNotFoundError):
             os.utime(self._folder / name)
-        except FileNotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def keep(self, name: str, part: bytes, at: int, size: int) -> None:
         """Write a part; the last one, or an empty one, gives the file its name.
@@ -191,12 +192,6 @@ def with_paths(task: ImageTask, path_of: Callable[[Path], Path]) -> ImageTask:
     }
     loras = tuple(replace(lora, path=path_of(lora.path)) for lora in task.loras)
     return replace(task, inputs=inputs, loras=loras)
-
-
-def _shown(device: str) -> str:
-    """The device as a setting of this machine has it: Ray has chosen the card."""
-    number = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
-    return f"cuda:{number}" if device == "cuda" and number else device
 
 
 def _unequal(expected: Mapping[str, str]) -> str:

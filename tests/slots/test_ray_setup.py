@@ -357,9 +357,9 @@ def told(executor: Any, count: int = 1) -> list[Any]:
 def test_what_a_slot_says_of_a_dispatch_that_it_no_longer_has_is_not_heard(alone: Any) -> None:
     """Seen red: the late picture was saved beside the one that was made in its place."""
     slot, task, picture = a_slot(alone, Actor()), a_task(), Image.new("RGB", (8, 8))
-    slot.dispatch = late = _Dispatch(1, {("job", 1): task})
+    slot.dispatch = late = _Dispatch(None, 1, {("job", 1): task})
     assert alone.abandon(slot.name, "it hung")
-    slot.dispatch = again = _Dispatch(2, {("job", 1): task})
+    slot.dispatch = again = _Dispatch(None, 2, {("job", 1): task})
     for each in (late, again):
         alone._hear(slot, each, Rendered("", task, picture, each.number), Slot("", False))
     assert told(alone, 2) == [SlotLost("a/gpu0", "it hung"), Rendered("a/gpu0", task, picture, 2)]
@@ -448,7 +448,7 @@ def test_an_image_that_silences_its_process_again_and_again_is_charged_the_third
 ) -> None:
     slot, task = a_slot(alone, Actor()), a_task()
     for silences in range(1, 5):
-        slot.dispatch = _Dispatch(silences, {("job", 1): task})
+        slot.dispatch = _Dispatch(None, silences, {("job", 1): task})
         slot.state, slot.actor, slot.ping = SlotState.READY, Actor(), "silence"
         slot.heard_at = ray_slots.monotonic()
         see(alone, slot)
@@ -458,7 +458,7 @@ def test_an_image_that_silences_its_process_again_and_again_is_charged_the_third
         (lost,) = told(alone)
         assert lost.charged == (silences > 2)
     assert lost.why == "its process fell silent a third time with this image"
-    slot.dispatch = answered = _Dispatch(9, {("job", 1): task})
+    slot.dispatch = answered = _Dispatch(None, 9, {("job", 1): task})
     alone._hear(slot, answered, StoppedEarly("", task), Slot("", False))
     assert not alone._silences
 
@@ -469,7 +469,7 @@ def test_a_slot_that_is_lost_again_before_an_answer_is_made_again_after_a_pause(
     slot = a_slot(alone, Actor())
     states = []
     for number in range(3):
-        slot.dispatch = _Dispatch(number, {("job", 1): a_task()})
+        slot.dispatch = _Dispatch(None, number, {("job", 1): a_task()})
         slot.state, slot.actor = SlotState.READY, slot.actor or Actor()
         with alone._lock:
             alone._lose(slot, "its process ended", charged=True)
@@ -480,7 +480,7 @@ def test_a_slot_that_is_lost_again_before_an_answer_is_made_again_after_a_pause(
     slot.asked_at -= 8.1
     see(alone, slot)
     assert slot.state == SlotState.READY
-    slot.dispatch = answered = _Dispatch(9, {("job", 1): a_task()})
+    slot.dispatch = answered = _Dispatch(None, 9, {("job", 1): a_task()})
     alone._hear(slot, answered, StoppedEarly("", a_task()), Slot("", False))
     assert slot.failures == 0
 
@@ -488,7 +488,7 @@ def test_a_slot_that_is_lost_again_before_an_answer_is_made_again_after_a_pause(
 def test_an_error_of_a_ping_costs_an_idle_slot_and_is_left_to_a_dispatch(alone: Any) -> None:
     slot = a_slot(alone, Actor())
     slot.ping, slot.asked_at = ActorDiedError(), ray_slots.monotonic()
-    slot.dispatch = _Dispatch(1, {("job", 1): a_task()})
+    slot.dispatch = _Dispatch(None, 1, {("job", 1): a_task()})
     see(alone, slot)
     assert alone._ray.killed == []
     slot.dispatch = None
@@ -499,7 +499,7 @@ def test_an_error_of_a_ping_costs_an_idle_slot_and_is_left_to_a_dispatch(alone: 
 def test_a_slot_without_a_gpu_is_there_again_once_no_gpu_is(alone: Any) -> None:
     alone._see_machines()
     ((name, slot),) = alone._slots.items()
-    slot.dispatch = _Dispatch(1, {("job", 1): a_task()})
+    slot.dispatch = _Dispatch(None, 1, {("job", 1): a_task()})
     assert (name, slot.device, slot.state) == ("head/cpu0", "cpu", SlotState.READY)
     alone._ray.gpus["other"] = 2
     alone._see_machines()
