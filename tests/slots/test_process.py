@@ -151,6 +151,16 @@ def test_a_slot_that_hangs_costs_the_child_where_the_executor_cannot_end_it_or_h
     ready(child, 2)
 
 
+def test_a_child_that_may_take_longer_to_abandon_a_slot_is_not_killed_sooner(
+    child_of: ChildOf,
+) -> None:
+    child = child_of(answer_seconds=60.0)
+    ready(child, 2)
+    child.start("one", [task("deaf")])
+    assert child.abandon("one", "it hung")
+    assert child._deadlines["one"][0] > time.monotonic() + 30
+
+
 def test_tasks_for_a_slot_that_was_lost_before_they_came_go_back(child_of: ChildOf) -> None:
     child = child_of()
     ready(child, 2)

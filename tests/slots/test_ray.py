@@ -409,6 +409,8 @@ def test_a_local_cluster_whose_daemon_was_killed_is_made_again_and_charges_nobod
     machines.executor.start(slot, [a_long_task()])
     machines.next(Progressed)
     (raylet,) = [p for p in psutil.Process().children(recursive=True) if is_own_raylet(p)]
+    bridge = raylet.parent()
+    assert bridge is not None and bridge.cwd() == str(tmp_path), "slots import from its folder"
     raylet.kill()
     lost = machines.next(SlotLost)
     assert (lost.slot, lost.charged) == (slot, False)
@@ -442,4 +444,5 @@ def test_doctor_names_the_machines_and_the_commands_for_another(cluster: Any, ho
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{cluster.address} answers" in done.stdout and done.stdout.count(": 0 GPU") == 2
+    assert "KillMode=mixed" in done.stdout
     assert "ray start --head" in done.stdout and "ray start --address=HOST:6379" in done.stdout

@@ -21,9 +21,10 @@ from runner.executor import Failed, Rendered, Slot, SlotLost, SlotState, Stopped
 from runner.settings import Home, Settings, load_settings
 from runner.slots import ray_cluster, ray_slots, ray_worker
 from runner.slots.ray_cluster import Cluster, cluster_of, token_place
-from runner.slots.ray_slots import RayExecutor, _ClusterSlot, _Dispatch
+from runner.slots.ray_slots import RayExecutor, _ClusterSlot, _Dispatch, of_cluster
 from runner.slots.ray_worker import Files, RayWorker, versions
 from runner.task import ImageTask, InputImage, Lora
+from runner.threads import Threads
 from tests.harness import eventually
 
 
@@ -89,6 +90,15 @@ def test_an_option_that_is_no_address_is_wrong_usage(
 def test_a_port_or_a_name_that_none_can_have_does_not_answer(address: str) -> None:
     with pytest.raises(UsageProblem, match="does not answer"):
         ray_cluster._look_before(Cluster(address))
+
+
+def test_no_module_of_the_current_folder_is_run_while_a_cluster_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text("open('was run', 'x')", encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    assert ray_cluster._ask("127.0.0.1:9", {}) == (False, False)
+    assert not (tmp_path / "was run").exists()
 
 
 @pytest.mark.usefixtures("installed")
@@ -383,12 +393,13 @@ def test_an_image_is_charged_where_its_process_ended_and_for_nothing_else(
 
 
 def test_an_image_is_not_charged_where_its_machine_goes_right_after_its_process(
-    alone: Any,
+    alone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray_slots, "_EVERY", 20.0)
     slot = a_slot(alone, Actor(render=lambda *given: [ActorDiedError()]))
     slot.node = "other"
-    with alone._lock:
-        alone.start(slot.name, [a_task()])
+    alone.start(slot.name, [a_task()])
+    eventually(lambda: alone._lock._waiters or alone.events.qsize(), "its death to be known")
     alone._see_machines()
     assert told(alone) == [SlotLost("a/gpu0", "its machine is gone", charged=False)]
 
@@ -513,6 +524,15 @@ def test_a_slot_without_a_gpu_is_there_again_once_no_gpu_is(alone: Any) -> None:
     slot.dispatch = None
     alone._see_machines()
     assert list(alone._slots) == ["other/gpu0"]
+
+
+def test_the_bridge_has_longer_than_another_child_to_abandon_a_slot_and_charges_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(ray_slots, "ProcessExecutor", lambda *given, **named: made.update(named))
+    of_cluster(Cluster(), Threads())
+    assert made["answer_seconds"] > 10 and made["charged"] is False
 
 
 def test_prompts_are_handed_to_ray_once_for_all_slots(alone: Any) -> None:
