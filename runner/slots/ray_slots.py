@@ -49,6 +49,7 @@ _TICK, _EVERY = 0.25, 2.0
 _SUSPECT, _LOST, _LOADING = 4.0, 8.0, 60.0
 """After how many seconds of silence a slot is that; and how many a model that loads may take."""
 _GROUPS = {"num_cpus": 0, "max_restarts": 0, "concurrency_groups": {"render": 1, "control": 4}}
+_LIVES = {SlotState.READY, SlotState.SUSPECT, SlotState.DRAINED}
 _GONE, _SILENT = "its machine is gone", "its machine does not answer"
 _HANGS = "its process fell silent a third time with this image"
 _DRAINED = "it is taken away after its image"
@@ -91,10 +92,6 @@ class _ClusterSlot:
     """How often it was lost since the last answer."""
     told: Slot = field(default_factory=lambda: Slot("", False))
     dispatch: _Dispatch | None = None
-
-    @property
-    def lives(self) -> bool:
-        return self.state in (SlotState.READY, SlotState.SUSPECT, SlotState.DRAINED)
 
 
 class RayExecutor:
@@ -399,7 +396,7 @@ class RayExecutor:
             if slot.state in (SlotState.STARTING, SlotState.SUSPECT):
                 slot.state, slot.note = SlotState.READY, ""
                 self.events.put(Woken())
-        elif slot.lives:
+        elif slot.state in _LIVES:
             loads = not slot.told.models or slot.dispatch and slot.dispatch.phase == Phase.LOADING
             if silent > (_LOADING if loads else _LOST):
                 self._give_up(slot)
@@ -420,7 +417,7 @@ class RayExecutor:
         if slot.actor is None:
             return
         self._ray.kill(slot.actor)
-        dispatch, lived = slot.dispatch, slot.lives
+        dispatch, lived = slot.dispatch, slot.state in _LIVES
         slot.failures += 1
         slot.dispatch = slot.actor = slot.ping = None
         slot.state, slot.note, slot.asked_at = SlotState.LOST, why, monotonic()

@@ -24,6 +24,7 @@ from runner.engine.registry import realise
 from runner.engine.tiny import folders as tiny
 from runner.executor import (
     Event,
+    Failed,
     Progressed,
     Rendered,
     Slot,
@@ -35,7 +36,7 @@ from runner.slots import ray_slots
 from runner.slots.process import ProcessExecutor
 from runner.slots.ray_cluster import QUIET, Cluster
 from runner.slots.ray_slots import RayExecutor, of_cluster
-from runner.task import ImageTask, InputImage
+from runner.task import ImageTask, InputImage, Lora
 from runner.threads import Threads
 from tests.engine.lora_files import tensors_for, written
 
@@ -330,6 +331,22 @@ def test_inputs_and_loras_go_out_once_and_are_found_by_their_content(
     assert sorted(suffix for suffix, _ in inodes) == [".png", ".safetensors"]
     assert pictures == {made(here, task).image.tobytes()}
     assert pictures != {made(here, replace(task, loras=())).image.tobytes()}
+
+
+def test_a_file_that_is_too_large_for_a_machine_fails_its_image_and_ends_no_process(
+    machines: Machines, tmp_path: Path
+) -> None:
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.truncate(9 * 10**9)
+    slot = machines.ready()[0]
+    before = machines.workers_of(slot)
+    task = replace(a_task(), loras=(Lora(tmp_path / "large.safetensors", sha256="0" * 64),))
+    machines.executor.start(slot, [task])
+    failed = machines.next(Failed | SlotLost)  # type: ignore[arg-type]
+    assert isinstance(failed, Failed) and (failed.task, failed.reason) == (task, "DiskFull")
+    assert failed.message.startswith("large.safetensors cannot be kept on ")
+    assert isinstance(machines.render(slot, a_task()), Rendered)
+    assert machines.workers_of(slot) == before
 
 
 def of_another_version(cluster: Cluster) -> RayExecutor:
