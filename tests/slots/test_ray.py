@@ -289,7 +289,7 @@ def drain(cluster: Any, node: Any) -> None:
     assert client.drain_node(node.node_id, reason, "taken away", deadline)[0]
 
 
-@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("end", ["kill", "terminate", "terminate, its worker first"])
 def test_a_machine_that_ends_charges_nobody(machines: Machines, end: str) -> None:
     before = set(machines.ready())
     node = machines.cluster.add_node(**_NODE)
@@ -297,7 +297,10 @@ def test_a_machine_that_ends_charges_nobody(machines: Machines, end: str) -> Non
     machines.executor.start(slot, [a_long_task()])
     machines.next(Progressed)
     (raylet,) = node.all_processes["raylet"]
-    getattr(raylet.process, end)()
+    how, _, first = end.partition(", ")
+    for worker in machines.workers_of(slot) if first else ():
+        worker.kill()
+    getattr(raylet.process, how)()
     lost = machines.next(SlotLost)
     print(lost)
     assert (lost.slot, lost.charged) == (slot, False)
