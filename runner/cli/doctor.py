@@ -135,7 +135,10 @@ def _runner(home: Home) -> Finding:
         found += f": {health['note']}"
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
     remedy = "mend or remove what is set aside" if faults else client.outdated_runner(home)
-    slots = map(slot_line, shown_slots(health))
+    shown = shown_slots(health)
+    if not remedy and any(slot["state"] not in ("idle", "working") for slot in shown):
+        remedy = "see the runner's log for what ended the slots that make no images"
+    slots = map(slot_line, shown)
     return Finding("runner", remedy is None, found, remedy, (*faults, *slots))
 
 

@@ -232,7 +232,8 @@ class Worker:
         self.exit_code = exit_code
 
     def _lose(self, lost: SlotLost) -> None:
-        log.error("the slot %s is lost: %s", lost.slot, lost.why)
+        level = logging.INFO if self.stopping else logging.ERROR
+        log.log(level, "the slot %s is lost: %s", lost.slot, lost.why)
         self._forget(lost.slot)
         dispatch = self.dispatches.get(lost.slot)
         if dispatch is not None and not self._is_lost(dispatch):

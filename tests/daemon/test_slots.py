@@ -476,3 +476,14 @@ def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
     daemon_of(two).drain(notify=notify)
     assert said == ["slot a: made again: exit code 3"]
     monkeypatch.undo()
+
+
+def test_a_drain_to_which_no_slot_comes_ends_with_a_note(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_of(two).states.update(a=SlotState.STARTING, b=SlotState.LOST)
+    two.drop("hero.yaml", FOUR)
+    monkeypatch.setattr("runner.daemon.daemon._SLOTLESS_SECONDS", 0.3)
+    outcome = daemon_of(two).drain()
+    assert outcome.note == "no slot is ready" and not outcome.all_well
+    two.until(lambda: two.status("hero")["state"] == "queued")
