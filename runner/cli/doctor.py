@@ -157,6 +157,10 @@ def _devices(home: Home) -> Iterator[Finding]:
     from runner.engine.memory import machine
     from runner.slots.local import places
 
+    if home.settings.ray is not None:
+        found = "pictures are made on a Ray cluster, as the setting `ray` says"
+        yield Finding("devices", True, f"{found}: `fluxdrop doctor --ray` looks at it")
+        return
     count = len(machine.gpus())
     try:
         names = [place.name for place in places(home.settings)]
