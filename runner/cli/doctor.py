@@ -134,7 +134,10 @@ def _runner(home: Home) -> Finding:
         found += f": {health['note']}"
     faults = tuple(f"{fault['file']}: {fault['message']}" for fault in health["faults"])
     remedy = "mend or remove what is set aside" if faults else client.outdated_runner(home)
-    slots = map(slot_line, shown_slots(health))
+    shown = shown_slots(health)
+    if not remedy and any(slot["state"] not in ("idle", "working") for slot in shown):
+        remedy = "see the runner's log for what ended the slots that make no images"
+    slots = map(slot_line, shown)
     return Finding("runner", remedy is None, found, remedy, (*faults, *slots))
 
 
@@ -153,6 +156,10 @@ def _devices(home: Home) -> Iterator[Finding]:
     from runner.engine.memory import machine
     from runner.slots.local import places
 
+    if home.settings.ray is not None:
+        found = "pictures are made on a Ray cluster, as the setting `ray` says"
+        yield Finding("devices", True, f"{found}: `fluxdrop doctor --ray` looks at it")
+        return
     count = len(machine.gpus())
     try:
         names = [place.name for place in places(home.settings)]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from runner.executor import OWN_SLOT
 from runner.terminal import escaped, on_one_line
 
 
@@ -65,10 +66,10 @@ def give_up(stream: TextIO) -> None:
 
 
 def shown_slots(health: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The slots in a health file, where there are several or one does not take images."""
+    """The slots in a health file; none where there is only the runner's own, and all is well."""
     slots: list[dict[str, Any]] = health.get("slots", [])
-    well = ("idle", "working")
-    return slots if len(slots) > 1 or any(slot["state"] not in well for slot in slots) else []
+    own = all(slot["name"] == OWN_SLOT and slot["state"] in ("idle", "working") for slot in slots)
+    return [] if own else slots
 
 
 def slot_line(slot: Mapping[str, Any]) -> str:

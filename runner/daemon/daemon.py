@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from runner import exit_codes
 from runner.catalogue import RegistryCatalogue
 from runner.clock import monotonic, now, timestamp
-from runner.daemon.health import HEALTH_SECONDS, Health
+from runner.daemon.health import HEALTH_SECONDS, Health, absence
 from runner.daemon.pages import Pages
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.worker import Worker
 from runner.daemon.writer import Writer
 from runner.errors import LedgerUnusable
-from runner.executor import Executor
+from runner.executor import Executor, SlotState
 from runner.holds import PAUSED, Hold, disk_hold
 from runner.job import FINAL_STATES, State
 from runner.log_once import LogOnce
@@ -46,6 +46,8 @@ _NEWEST = 20
 # Outside the hours models are released soon, but not between two drops of a person at work.
 _BETWEEN_DROPS_SECONDS = 60.0
 _LET_GO_SECONDS = 10.0
+# So long a drain waits for a slot, which may be made again, or on a machine that comes back.
+_SLOTLESS_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -207,12 +209,19 @@ class Daemon:
         file that is waited for and may take minutes, and of each slot that gets no images.
         """
         note, retried = None, False
+        ready_at = self.home.threads.awake()
         told: set[tuple[str, str]] = set()
         while not self._stop.is_set() and self.worker.exit_code is None:
             for name, why in self.intake.waiting_files.items() - told:
                 told.add((name, why))
                 notify(f"waiting for inbox/{name}, which {why}")
-            for slot in self.executor.slots():
+            slots = self.executor.slots()
+            if any(slot.state == SlotState.READY for slot in slots):
+                ready_at = self.home.threads.awake()
+            elif until is None and self.home.threads.awake() - ready_at > _SLOTLESS_SECONDS:
+                note = absence(slots)
+                break
+            for slot in slots:
                 if slot.note and (slot.name, slot.note) not in told:
                     told.add((slot.name, slot.note))
                     notify(f"slot {slot.name}: {slot.note}")

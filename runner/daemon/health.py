@@ -56,7 +56,7 @@ class Health:
             system=sys.platform,
             version=_version("fluxdrop"),
             state=state,
-            note=self.worker.hold.message if self.worker.hold else _absence(slots),
+            note=self.worker.hold.message if self.worker.hold else absence(slots),
             faults=self.spool.faults.listed(),
             job=current.id if current else None,
             models=sorted({m for slot in slots for m in slot.models}),
@@ -111,12 +111,12 @@ class Health:
         ]
 
 
-def _absence(slots: Sequence[Slot]) -> str | None:
+def absence(slots: Sequence[Slot]) -> str | None:
     """Why no image can be made, where no slot is there."""
     if any(slot.state == SlotState.READY for slot in slots):
         return None
-    notes = [f"{slot.name}: {slot.note}" for slot in slots if slot.note]
-    return f"no slot is ready ({notes[0]})" if notes else None
+    notes = [f" ({slot.name}: {slot.note})" for slot in slots if slot.note]
+    return f"no slot is ready{''.join(notes[:1])}"
 
 
 # Once: it is looked for in a folder and in a file.

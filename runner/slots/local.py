@@ -5,6 +5,7 @@ its own that sees its card alone, because threads for several cards stall each o
 """
 
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -137,6 +138,8 @@ def places(settings: Settings) -> Iterator[Place]:
         if before:
             raise UsageProblem(f"the setting `devices` names {name} twice: it has one slot")
         if name == "mps":
+            if platform.system() != "Darwin":
+                raise UsageProblem("the setting `devices` names mps, which only a Mac has")
             yield Place("mps", "mps", "mps")
             continue
         number = int(name.removeprefix("cuda:"))

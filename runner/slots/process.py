@@ -6,12 +6,14 @@ process that started it is gone. Knows nothing of what the executor in the child
 """
 
 import atexit
+import logging
 import multiprocessing.util  # before `atexit.register`: what it does at exit comes after ours
 import os
 import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -39,8 +41,13 @@ from runner.terminal import log_to_stderr
 from runner.threads import Threads
 from specs.errors import FluxdropError
 
+log = logging.getLogger(__name__)
+
 _LOOK_SECONDS = 0.2
 """How often the child looks for changes that no event tells of, and the parent for its death."""
+_ALIVE_SECONDS = 1.0
+_SILENT_SECONDS = 60.0
+"""How often a child says that it lives, and after how long a silence it is killed."""
 _CLOSE_SECONDS = 5.0
 _SOON_SECONDS = 60.0
 _LONGEST_PAUSE = 60.0
@@ -222,9 +229,13 @@ class ProcessExecutor:
 
     def _listen(self, process: SpawnProcess, pipe: Any) -> tuple[str, bool] | None:
         """What ended a child, where that is known before its exit code is."""
-        killed = None
+        killed, heard_at = None, self._threads.awake()
         while True:
             self._threads.moved(self._name)
+            if self._threads.awake() - heard_at > _SILENT_SECONDS and killed is None:
+                # It was stopped, or its driver holds all of it.
+                killed = f"silent for {_SILENT_SECONDS:.0f} s", self._charged
+                process.kill()
             late = [each for each in self._deadlines.copy().values() if each[0] < monotonic()]
             if late and killed is None:
                 killed = late[0][1:]
@@ -238,6 +249,9 @@ class ProcessExecutor:
                 what, content = pipe.recv()
             except (EOFError, OSError):
                 return killed
+            heard_at = self._threads.awake()
+            if what == "alive":
+                continue
             if what == "ends":
                 return content, self._charged
             self._take(what, content)
@@ -290,7 +304,7 @@ class ProcessExecutor:
             lost, self._in_flight = self._in_flight, {}
             state, note = SlotState.STARTING, f"made again: {why}"
             if self._closing.is_set():
-                state, note = SlotState.LOST, ""
+                state, note = SlotState.DRAINED, ""
             self._seen = {
                 slot.name: replace(slot, busy=False, models=(), memory=None, state=state, note=note)
                 for slot in self._seen.values()
@@ -333,8 +347,9 @@ def _serve(
     with suppress(OSError):
         os.dup2(2, 1)
     log_to_stderr()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     teller = _Teller(pipe)
+    for act in (_end_with_parent, teller.keep_alive):
+        threading.Thread(target=act, daemon=True).start()
     try:
         executor = make(*arguments)
     except FluxdropError as error:
@@ -376,6 +391,13 @@ class _Teller:
         with self._lock:
             self._pipe.send((what, content))
 
+    def keep_alive(self) -> None:
+        """Say again and again that this process lives."""
+        with suppress(OSError):
+            while True:
+                time.sleep(_ALIVE_SECONDS)
+                self.tell("alive", None)
+
     def end(self, why: str, code: int) -> NoReturn:
         """End this process; nothing is told after why."""
         with self._lock:
@@ -404,9 +426,7 @@ class _Teller:
         except OSError:
             os._exit(exit_codes.DONE)  # nobody listens
         except BaseException:
-            import logging
-
-            logging.getLogger(__name__).critical("events cannot be told", exc_info=True)
+            log.critical("events cannot be told", exc_info=True)
             os._exit(exit_codes.BROKEN)
 
     def _tell_slots(self, executor: Executor) -> None:

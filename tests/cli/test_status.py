@@ -125,6 +125,8 @@ def test_status_shows_what_each_of_several_slots_makes(left: Here) -> None:
         "slot cuda:1 working hero image 3 5/28 dev 3.0 GiB".split(),
         "slot cuda:2 lost ended 4 times as it started".split(),
     ]
-    file.write_text(json.dumps(health | {"slots": [slot]}), encoding="utf-8")
-    assert "slot" not in left("status").out
+    for name, lines in (("gpu0", 0), ("vm/cpu0", 1)):
+        own = [slot | {"name": name}]
+        file.write_text(json.dumps(health | {"slots": own}), encoding="utf-8")
+        assert left("status").out.count("slot ") == lines
     lock.release()

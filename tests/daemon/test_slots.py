@@ -453,8 +453,8 @@ def refuse(*given: Any) -> None:
     raise LedgerUnusable("the disk is full")
 
 
-def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
-    two: Spool, monkeypatch: pytest.MonkeyPatch
+def test_a_slot_that_gets_no_images_is_told_in_the_health_file_in_the_log_and_by_a_drain(
+    two: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Seen red: a drain without a slot waited in silence, and `note` was null."""
     device, said = device_of(two), []
@@ -468,6 +468,9 @@ def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
     health = read_json(two.home.health) or {}
     assert health["note"] == "no slot is ready (a: made again: exit code 3)"
     assert health["slots"][0]["note"] == "made again: exit code 3"
+    assert [text for text in caplog.messages if "slot a" in text] == [
+        "the slot a: made again: exit code 3"
+    ]
 
     def notify(text: str) -> None:
         said.append(text)
@@ -476,3 +479,14 @@ def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
     daemon_of(two).drain(notify=notify)
     assert said == ["slot a: made again: exit code 3"]
     monkeypatch.undo()
+
+
+def test_a_drain_to_which_no_slot_comes_ends_with_a_note(
+    two: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_of(two).states.update(a=SlotState.STARTING, b=SlotState.LOST)
+    two.drop("hero.yaml", FOUR)
+    monkeypatch.setattr("runner.daemon.daemon._SLOTLESS_SECONDS", 0.3)
+    outcome = daemon_of(two).drain()
+    assert outcome.note == "no slot is ready" and not outcome.all_well
+    two.until(lambda: two.status("hero")["state"] == "queued")

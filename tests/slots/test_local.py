@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -96,17 +97,22 @@ def test_auto_without_a_card_is_the_one_slot_of_the_setting_device(cards: Cards)
     assert list(places(Settings(device="cpu"))) == [Place("cpu", "cpu", "cpu")]
 
 
-def test_a_list_names_the_cards_and_those_that_are_not_here_are_refused(cards: Cards) -> None:
+def test_a_list_names_the_cards_and_those_that_are_not_here_are_refused(
+    cards: Cards, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cards(2)
     wanted = Settings(devices=("cuda:1", "cpu"))
     assert (named(wanted), visible(wanted)) == (["cuda:1", "cpu"], ["1", None])
     for devices, why in (
         (("cuda:2",), "names cuda:2, and this machine has 2 GPUs"),
         (("cuda:0", "cuda:0"), "names cuda:0 twice"),
-        (("mps", "mps"), "names mps twice"),
+        (("mps", "mps"), "names mps, which only a Mac has"),
     ):
         with pytest.raises(UsageProblem, match=why):
             list(places(Settings(devices=devices)))
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(UsageProblem, match="names mps twice"):
+        list(places(Settings(devices=("mps", "mps"))))
     cards(0)
     with pytest.raises(UsageProblem, match="no NVIDIA GPU is here"):
         list(places(Settings(devices=("cuda:0",))))
@@ -116,6 +122,7 @@ def test_several_slots_on_the_cpu_share_its_cores_unless_the_user_has_shared_the
     cards: Cards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
     one, two, three = places(Settings(devices=("cpu", "mps", "cpu")))
     assert [one.name, two.name, three.name] == ["cpu", "mps", "cpu-2"]
     assert one.environment == three.environment == {"OMP_NUM_THREADS": "4"}

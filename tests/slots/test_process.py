@@ -179,7 +179,7 @@ def test_closing_answers_what_is_in_hand(child_of: ChildOf) -> None:
     child.close()
     assert child._process is not None and child._process.exitcode == 0
     assert Told(child).next() == StoppedEarly("one", task("hold"))
-    assert {slot.state for slot in child.slots()} == {SlotState.LOST}
+    assert {slot.state for slot in child.slots()} == {SlotState.DRAINED}
 
 
 def test_closing_takes_seconds_where_the_child_hangs_and_charges_nobody(
@@ -330,3 +330,17 @@ def test_a_child_is_seen_among_the_threads_of_the_runner(child_of: ChildOf) -> N
     assert {"child", "child sender"} <= threads.still().keys()
     child.close()
     assert threads.still() == {} and threads.broken is None
+
+
+def test_a_child_that_stands_still_before_it_has_said_anything_is_made_again(
+    child_of: ChildOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: a slot that was stopped between two images kept the next one for ever."""
+    monkeypatch.setattr(process, "_SILENT_SECONDS", 4.0)
+    child = child_of()
+    ready(child, 2)
+    assert child._process is not None and child._process.pid is not None
+    os.kill(child._process.pid, signal.SIGSTOP)
+    child.start("one", [task()])
+    assert Told(child).next() == SlotLost("one", "silent for 4 s", charged=True)
+    ready(child, 2)
