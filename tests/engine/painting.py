@@ -15,6 +15,7 @@ from runner.engine.kinds.base import Prepared
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, realise
 from tests import random_twin
+from tests.twins import zimage
 from tests.twins.pieces import seeded
 
 SERVED: dict[str, tuple[Model, str]] = {
@@ -38,7 +39,7 @@ def pipe_of(name: str, *, layers: int = 1) -> Any:
     devices.frameworks()
     devices.use_threads(torch.device("cpu"), 1)
     pipe = random_twin.build(random_twin.part_of(name))
-    pipe = getattr(diffusers, name)(**pipe.components)
+    pipe = getattr(diffusers, name)(**pipe.components, **beside(name))
     if layers > 1:
         like = pipe.transformer
         settings = {
@@ -88,7 +89,7 @@ def painted(
     prepared = Prepared(size, size, pictures)
     image = pipe(
         prompt=prompt,
-        **KINDS[kind].arguments[model.family](task, prepared),
+        **KINDS[kind].build(model.family, model.serves[kind])(task, prepared),
         **asked,
         max_sequence_length=length,
         generator=torch.Generator().manual_seed(seed),
@@ -97,6 +98,11 @@ def painted(
     ).images[0]
     pixels: bytes = image.tobytes()
     return pixels
+
+
+def beside(name: str) -> dict[str, Any]:
+    """The components of a pipeline class that no folder of a model has."""
+    return {"controlnet": zimage.controlnet()} if name == "ZImageControlNetPipeline" else {}
 
 
 @contextmanager
