@@ -107,16 +107,16 @@ def beside(name: str) -> dict[str, Any]:
 
 @contextmanager
 def attention() -> Iterator[list[tuple[int, bool]]]:
-    """Each call of an attention kernel in the block: how many tokens, and whether with a mask."""
+    """Each call of an attention kernel in the block: tokens that are read, whether with a mask."""
     from diffusers.models import attention_dispatch
 
     kernels = attention_dispatch._AttentionBackendRegistry._backends
     native = attention_dispatch.AttentionBackendName.NATIVE
     kernel, calls = kernels[native], []
 
-    def watched(*, query: Any, attn_mask: Any = None, **more: Any) -> Any:
-        calls.append((query.shape[1], attn_mask is not None))
-        return kernel(query=query, attn_mask=attn_mask, **more)
+    def watched(*, key: Any, attn_mask: Any = None, **more: Any) -> Any:
+        calls.append((key.shape[1], attn_mask is not None))
+        return kernel(key=key, attn_mask=attn_mask, **more)
 
     kernels[native] = watched
     try:
