@@ -160,9 +160,9 @@ class PipelineCache:
         gpu.require_callback(assembly.class_of("diffusers", resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        # A ControlNet takes layers of one transformer, and some pipelines change theirs.
-        changed = {HEAVY} if resolved.serving.caches else {CONTROLNET}
-        parts = resolved.marks.keys() - {*resolved.family.text_parts, "scheduler", *changed}
+        # A pipeline that caches changes its transformer.
+        own = {"scheduler", *((HEAVY,) if resolved.serving.caches else ())}
+        parts = resolved.marks.keys() - {*resolved.family.text_parts, *own}
         pipe = self._built(
             assembly.paint_stage, resolved, parts if sharing else (), resolved.plan.precision
         )

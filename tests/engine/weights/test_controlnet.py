@@ -12,7 +12,6 @@ import pytest
 
 from runner.engine import gpu
 from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.families import FAMILIES
 from runner.engine.gpu import Piece, StopSign
 from runner.engine.memory.plans import MemoryPlan
 from runner.engine.prompts.embeddings import Encoded
@@ -81,6 +80,7 @@ def test_where_the_map_does_not_count_the_picture_is_that_of_the_words_alone(
         for strength in (0, 0.3, 1)
     ]
     assert scaled[0] == words and len({*scaled}) == 3
+    assert task_of("control", NAME, strength=0.5, steps=4).steps_made == 4, "none is left out"
     usual = painted(pipelines, task_of("control", NAME, **asked))
     assert usual == painted(pipelines, task_of("control", NAME, strength=0.75, **asked))
 
@@ -273,11 +273,10 @@ def test_another_file_of_its_name_is_refused_with_what_does_not_fit(tmp_path: Pa
         )
 
 
-@pytest.mark.parametrize("family", ["flux2", "zimage"])
-def test_prompts_are_encoded_by_one_class_whatever_the_kind(family: str) -> None:
-    """For some classes make something of the transformer when they are made."""
-    import diffusers
-
-    name = FAMILIES[family].text_pipeline
-    assert name in {s.pipeline for m in MODEL_REGISTRY.values() for s in m.serves.values()}
-    assert hasattr(diffusers, name)
+def test_prompts_of_all_kinds_are_encoded_by_a_class_that_needs_no_transformer(
+    pipelines: PipelineCache, task_of: TaskOf
+) -> None:
+    """The class that paints with a ControlNet takes layers of the transformer when it is made."""
+    words, control = task_of("text2img", "z-image-turbo"), task_of("control", NAME)
+    stages = [pipelines.text(pipelines.resolve(each), lambda *_: None) for each in (words, control)]
+    assert stages[0] is stages[1] and type(stages[0]).__name__ == "ZImagePipeline"
