@@ -5,6 +5,7 @@ Nothing here loads a pipeline, imports torch or uses the network.
 
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from runner.engine import registry
 from runner.engine.custom_entries import models_of
 from runner.engine.hub import library as hub
+from runner.engine.models import Model
 from runner.settings import Home, Settings
 
 
@@ -28,7 +30,8 @@ class RegistryCatalogue:
         self._data = data
         self._models = models = models_of(settings)
         defaults = settings.models
-        self.default_model = partial(registry.default_model, defaults=defaults)
+        is_here = partial(_is_here, models, data)
+        self.default_model = partial(registry.default_model, defaults=defaults, is_here=is_here)
         self.problems = partial(registry.problems, models=models, defaults=defaults)
         self.warnings = partial(registry.warnings, models=models, defaults=defaults)
         self.task = partial(registry.realise, models=models, defaults=defaults)
@@ -82,6 +85,13 @@ class RegistryCatalogue:
         return sorted(filter(None, absent))
 
 
+def _is_here(models: Mapping[str, Model], data: Path | None, name: str) -> bool:
+    """Whether a model is on this machine, as far as the caller may know that."""
+    with suppress(PermissionError):
+        return data is not None and hub.present(models[name], data, estimates=False) is not None
+    return False
+
+
 def model_rows(home: Home) -> list[dict[str, Any]]:
     """Every model as the `models` command and the resource flux://models list it.
 
@@ -91,7 +101,10 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
     models = models_of(home.settings)
     kinds = {kind for model in models.values() for kind in model.serves}
     default_models = {
-        kind: registry.default_model({"kind": kind}, home.settings.models) for kind in sorted(kinds)
+        kind: registry.default_model(
+            {"kind": kind}, home.settings.models, partial(_is_here, models, home.data)
+        )
+        for kind in sorted(kinds)
     }
     rows = []
     for model in models.values():

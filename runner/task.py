@@ -60,7 +60,8 @@ class ImageTask:
     @property
     def steps_made(self) -> int:
         """The last of the steps, where one starts from an image (diffusers' `get_timesteps`)."""
-        strength = self.options.get("strength", 1.0) if "image" in self.inputs else 1.0
+        starts = "image" in self.inputs and self.kind != "control"
+        strength = self.options.get("strength", 1.0) if starts else 1.0
         return self.steps - int(self.steps - self.steps * strength)
 
     def is_like(self, other: ImageTask) -> bool:

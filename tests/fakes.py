@@ -17,7 +17,7 @@ from runner.engine.resolved_task import ResolvedTask, TaskResolver
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Event, Progressed
 from tests import random_twin
-from tests.twins import depth
+from tests.twins import depth, zimage
 
 
 class FakeClock:
@@ -56,6 +56,9 @@ class TwinLibrary:
 
     def prior(self, model: Model, kind: str) -> Path:
         return random_twin.folder("redux-prior", self.data)
+
+    def controlnet(self, model: Model, kind: str) -> tuple[Path, Path]:
+        return zimage.controlnet_files(random_twin.folder("zimage", self.data).parent)
 
     def estimator(self, estimator: Estimator) -> Path:
         folder = self.data / "random-twin" / "depth"

@@ -57,7 +57,7 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     groups: Counter[Like] = Counter()
     for item in plan.items():
         size = {name: item.parameters.get(name) for name in ("width", "height")}
-        steps = passes(item.parameters)
+        steps = passes({"kind": kind, **item.parameters})
         groups[Like(kind, str(item.parameters.get("model")), **size, steps=steps)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = []

@@ -60,6 +60,8 @@ def _mistakes(
     guided = entry.get("guided", all(serving.guided for serving in like.serves.values()))
     if guided and "guidance" not in entry and not any(s.guided for s in like.serves.values()):
         yield "guided", "name its usual `guidance` beside it"
+    if guided and any(serving.caches for serving in like.serves.values()):
+        yield "guided", f"{like.name} is called without a guidance: leave it out"
     if entry.get("guidance") and not guided:
         yield "guidance", f"{like.name} has no guidance: leave it out, or set `guided: true`"
     width, height = _default_size(entry, like)

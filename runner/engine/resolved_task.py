@@ -23,16 +23,18 @@ from runner.errors import JobFailed
 from runner.task import ImageTask
 
 PRIOR = "prior "
+CONTROLNET = "controlnet"
 
 
 @dataclass(frozen=True)
 class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
 
-    `single` is the file of the transformer's weights, where they are in one file. `marks` are the
-    hashes of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal
-    hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to
-    the same numbers. `wanted` is the precision of the task, "auto" where none is named.
+    `single` is the file of the transformer's weights, where they are in one file; `controlnet` are
+    the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
+    of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
+    `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
+    numbers. `wanted` is the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -42,6 +44,7 @@ class ResolvedTask:
     folder: Path
     prior_folder: Path | None
     single: Path | None
+    controlnet: tuple[Path, Path] | None
     marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
@@ -119,14 +122,18 @@ class TaskResolver:
         precision = "stored" if wanted == "auto" and is_stored else wanted
         plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
+        controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
         left_out = HEAVY if single else ""
-        parts = [*weights(folder, left_out).values(), [single] if single else []]
+        alone = [file for file in (single, controlnet and controlnet[1]) if file]
+        parts = [*weights(folder, left_out).values(), alone]
         parts += weights(prior_folder).values() if prior_folder else []
         # Before anything is read: what changes meanwhile is read again for the next image.
         before = stamps(file for files in parts for file in files)
         marks = self.hashes.parts(folder, left_out)
         if single:
             marks[HEAVY] = self.hashes.file(single)
+        if controlnet:
+            marks[CONTROLNET] = self.hashes.file(controlnet[1])
         if prior_folder:
             of_prior = self.hashes.parts(prior_folder)
             marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
@@ -138,6 +145,7 @@ class TaskResolver:
             folder=folder,
             prior_folder=prior_folder,
             single=single,
+            controlnet=controlnet,
             marks=marks,
             plan=plan,
             encoders=self._encoders(family, marks, plan),

@@ -132,6 +132,11 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
         ("a: {like: klein, guided: true}", "2:28: registry.a.guided", "name its usual `guidance`"),
+        (
+            "a: {like: klein-9b-kv, guided: true, guidance: 4}",
+            "2:34: registry.a.guided",
+            "klein-9b-kv is called without a guidance",
+        ),
         ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],

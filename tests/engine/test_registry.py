@@ -69,7 +69,42 @@ def test_the_spec_beats_the_settings_and_they_beat_the_default() -> None:
     assert default_model({"kind": "text2img", "model": "dev"}, settings) == "dev"
     assert default_model({"kind": "text2img"}, settings) == "krea"
     assert default_model({"kind": "text2img"}) == "klein"
-    assert default_model({"kind": "control", "control": "depth"}) == "depth"
+    assert default_model({"kind": "control", "control": "depth"}) == "z-image-control"
+    assert default_model({"kind": "control"}, {"control": "canny"}) == "canny"
+
+
+def test_a_model_that_is_here_and_was_the_default_for_its_map_stays_the_default() -> None:
+    both = {"canny", "depth"}.__contains__
+    for control, spec in {"canny": {}, "depth": {"control": "depth"}}.items():
+        asked = {"kind": "control", **spec}
+        assert default_model(asked, None, both) == control
+        assert default_model(asked, None, {"klein"}.__contains__) == "z-image-control"
+    varied = {"kind": "control", "matrix": {"control": ["canny", "depth"]}}
+    assert default_model(varied, None, both) == "z-image-control", "it follows both"
+    one = {"kind": "control", "matrix": {"control": ["depth"]}}
+    assert default_model(one, None, both) == "depth"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_model_of_every_kind_is_free_and_asks_for_no_account(kind: str) -> None:
+    """A new home has the default by `control` alone: nothing is here."""
+    specs = [{"kind": kind}, {"kind": kind, "image": "a.png"}]
+    specs += [{"kind": kind, "control": each} for each in ("canny", "depth")]
+    for spec in specs:
+        model = MODEL_REGISTRY[default_model(spec)]
+        serving = model.serves[kind]
+        assert not model.builtin and not model.gated
+        beside = [each.licence for each in (serving.controlnet, serving.estimator) if each]
+        assert {model.licence, *beside} == {"Apache-2.0"} and serving.prior is None
+
+
+def test_a_map_is_weighed_by_the_models_that_can_and_no_other() -> None:
+    spec = {"kind": "control", "image": "a.png", "prompt": "a", "strength": 0}
+    assert problems({**spec, "control": "depth", "model": "z-image-control"}) == []
+    told = "canny cannot weigh its map; leave `strength` out; z-image-control can"
+    assert problems({**spec, "model": "canny"}) == [("strength", told)]
+    varied = {**spec, "model": "tiny", "matrix": {"strength": [0.5]}}
+    assert [path for path, _ in problems(varied)] == ["matrix.strength.0"]
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
@@ -128,6 +163,7 @@ def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
 def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
     spec = {"kind": "control", "control": "depth", "image": "a.png"}
     assert problems(spec) == problems({**spec, "preprocessed": True}) == []
+    spec["model"] = "depth"
     depth = MODEL_REGISTRY["depth"]
     blind = replace(depth.serves["control"], estimator=None)
     models = {"depth": replace(depth, serves={"control": blind})}

@@ -51,6 +51,9 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
     broken: list[str] = []
     unsafe: list[str] = []
     wrong: dict[str, str] = {}
+    # The pipeline beside a ControlNet is another model's: that it is here says nothing.
+    is_beside = isinstance(wanted, Model) and not wanted.single
+    own = [s for s in needed if s.layout is Layout.FILE and is_beside] or needed
     here = not needed
     for source in needed:
         folder = locate(source, data)
@@ -60,7 +63,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
                 what = INDEX
             missing.append(f"{source.repo}: {what}")
             continue
-        here = True
+        here = here or source in own
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
@@ -68,7 +71,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
             wrong[f"{source.repo}: {source.file or HEAVY}"] = told
         elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
-    begun = any(is_begun(source, data) for source in needed)
+    begun = any(is_begun(source, data) for source in own)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated
     advice = [

@@ -15,6 +15,7 @@ from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
+    controlnet_source,
     damaged,
     estimator_source,
     lacking,
@@ -52,6 +53,14 @@ class Disk:
         if model.builtin:
             return folders.folder(prior.part, self.data)
         return self._complete(model, Source(prior.repo))
+
+    def controlnet(self, model: Model, kind: str) -> tuple[Path, Path]:
+        """The folder with the configuration of a ControlNet, and the file of its weights."""
+        controlnet = model.serves[kind].controlnet
+        assert controlnet is not None
+        source = controlnet_source(controlnet)
+        file = self._complete(model, source) / source.file
+        return Path(__file__).parent.parent / "controlnets" / controlnet.config, file
 
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
@@ -92,9 +101,11 @@ class Disk:
 
 
 def problem(model: Model | Estimator, source: Source, folder: Path, data: Path) -> str | None:
-    """Why a source's folder has not the transformer of a model, as a sentence; else None."""
+    """Why a source's folder has not the weights of a model, as a sentence; else None."""
     if isinstance(model, Estimator):
         return None
+    if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
+        return single_files.damage(folder / source.file, model)
     if source.layout is Layout.FILE:
         base = locate(main_source(model), data)
         return single_files.problem(folder / source.file, model, base, MODEL_REGISTRY.values())
@@ -123,8 +134,9 @@ def _lacks(source: Source, data: Path) -> bool:
 
 
 def bytes_to_pull(model: Model) -> int:
-    """The bytes of all that a model needs, priors and estimators included, by the registry."""
-    parts = {part for each in model.serves.values() for part in (each.prior, each.estimator)}
+    """The bytes of all that a model needs, whatever is beside its pipeline, by the registry."""
+    serves = model.serves.values()
+    parts = {part for each in serves for part in (each.prior, each.controlnet, each.estimator)}
     return model.bytes + sum(part.bytes for part in parts if part)
 
 

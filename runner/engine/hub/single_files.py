@@ -26,7 +26,7 @@ _NO_TRANSFORMERS = {
     r"^lora_|[._]lora_(?:A|B|up|down)\b|\.(?:lokr|hada)_w": (
         "a LoRA file: name it under `loras` of a spec"
     ),
-    r"^control(?:net)?_|input_hint_block": "a ControlNet, which no model here uses",
+    r"^control(?:net)?_|input_hint_block": "a ControlNet, which is no transformer",
 }
 _FAMILIES = {
     "flux1": r"(?:vector_in\.in_layer|time_text_embed\.text_embedder\.linear_1)\.weight",
@@ -109,13 +109,10 @@ def header(file: Path) -> Header:
         raise ValueError("the header is damaged") from error
 
 
-def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model]) -> str | None:
-    """Why a file cannot be the transformer of a model, as a sentence; None where it can be.
-
-    `base` is the folder of the pipeline whose transformer it replaces, where that is here.
-    """
+def damage(file: Path, model: Model) -> str | None:
+    """Why a file of a model's weights is none or not whole, as a sentence; None where it is."""
     again = "copy it again"
-    if model.single and not single_source(model).is_local:
+    if not model.single or not single_source(model).is_local:
         again += f", or run `fluxdrop models pull {model.name} --verify`"
     try:
         found = header(file)
@@ -129,6 +126,17 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         last = f"its last {abs(found.missing):,} bytes are"
         what = f"cut short, {last} missing" if found.missing > 0 else f"damaged, {last} too many"
         return f"{file.name} is {what}: {again}"
+    return None
+
+
+def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model]) -> str | None:
+    """Why a file cannot be the transformer of a model, as a sentence; None where it can be.
+
+    `base` is the folder of the pipeline whose transformer it replaces, where that is here.
+    """
+    if damaged := damage(file, model):
+        return damaged
+    found = header(file)
     for pattern, what in _NO_TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in found.shapes):
             return f"{file.name} is {what}"
@@ -139,8 +147,6 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         return f"{file.name} is {what}: `file` takes a transformer of FLUX.1, FLUX.2 or Z-Image"
     wants = _wanted(model.family, read_json(base / HEAVY / "config.json") if base else None)
     if has[0] != model.family or (wants and has != wants):
-        if wants and has[0] == wants[0] and has[1] != wants[1]:
-            shipped = ()
         return _like(file.name, has, model, shipped)
     try:
         found.scales()
@@ -164,7 +170,7 @@ def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str 
 
 
 def _like(what: str, has: _Traits, model: Model, shipped: Iterable[Model]) -> str:
-    like = [each.name for each in shipped if not each.builtin and _fits(each, *has)]
+    like = [each.name for each in shipped if each.width == has[1] and _fits(each, *has)]
     if not like:
         return f"{what} is a transformer {has[1]} wide, and no model here is like it"
     return f"{what} is as in {' or '.join(like)}, {model.name} is not: write `like: {like[0]}`"

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import Estimator, Model
+from runner.engine.models import ControlNet, Estimator, Model
 from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
@@ -73,6 +73,8 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
         if kind in (None, name):
             if serving.prior:
                 needed.append(Source(serving.prior.repo))
+            if serving.controlnet:
+                needed.append(controlnet_source(serving.controlnet))
             if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
@@ -91,6 +93,11 @@ def single_source(model: Model) -> Source:
         file = Path(single.file)
         return Source(str(file.parent), layout=Layout.FILE, file=file.name)
     return Source(single.repo, single.revision, Layout.FILE, single.file)
+
+
+def controlnet_source(controlnet: ControlNet) -> Source:
+    """The one file of a ControlNet."""
+    return Source(controlnet.repo, layout=Layout.FILE, file=controlnet.file)
 
 
 def estimator_source(estimator: Estimator) -> Source:

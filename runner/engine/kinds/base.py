@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from runner.engine.models import Sizes
+from runner.engine.models import Serving, Sizes
 from runner.task import ImageTask
 
 if TYPE_CHECKING:
@@ -90,6 +90,18 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Build] = field(default_factory=dict)
     recipe: int = 1
+
+    def build(self, family: str, serving: Serving) -> Build:
+        """The function that builds the arguments which the pipeline of a serving takes."""
+        build = self.arguments[family]
+        return _without_guidance(build) if serving.caches else build
+
+
+def _without_guidance(build: Build) -> Build:
+    def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
+        return {n: each for n, each in build(task, prepared).items() if n != "guidance_scale"}
+
+    return arguments
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Sizes of pictures are in pixels of their area, precisions and placements as in `
 """
 
 import re
+from dataclasses import replace
 
 from runner.engine.models import Model
 
@@ -58,6 +59,13 @@ def transformer(model: Model, precision: str) -> int:
     return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
 
 
+def controlnet(model: Model, precision: str) -> int:
+    """The bytes of the layers that a ControlNet has beside the transformer; 0 without one."""
+    precision = "bf16" if precision in ("gguf", "stored") else precision
+    weights = replace(model.weights, transformer=model.weights.controlnet)
+    return transformer(replace(model, weights=weights), precision)
+
+
 def text(model: Model, precision: str) -> int:
     """The bytes of the text encoders' weights."""
     return int(model.weights.text * {"fp32": 4, "bf16": 2, "nf4": _NF4_TEXT}[precision])
@@ -76,6 +84,7 @@ def painting(
     weights = transformer(model, precision)
     needs_prior = kind not in model.serves or model.serves[kind].prior is not None
     vae, prior = width * model.weights.vae, width * model.weights.prior * needs_prior
+    prior += controlnet(model, precision)  # it stays as well, also while the transformer is away
     step = _step(model, kind, precision, pixels)
     decode = int(_decode(pixels, tiling) * width / 2 * _narrow(model.weights.transformer))
     if placement == "offload":
@@ -89,7 +98,8 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
     """The bytes of host memory that a paint stage takes for weights that are not on the device."""
     if placement == "resident":
         return 0
-    return int(1.1 * (transformer(model, precision) + 2 * model.weights.vae))
+    held = transformer(model, precision) + controlnet(model, precision)
+    return int(1.1 * (held + 2 * model.weights.vae))
 
 
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
@@ -98,7 +108,16 @@ def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
-    return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
+    narrow = _narrow(model.weights.transformer)
+    return int((width * _STEP * tokens + layer) * narrow + width * _kept(model, kind, tokens))
+
+
+def _kept(model: Model, kind: str, tokens: float) -> float:
+    """The bytes that a step in bf16 holds of tokens: of a reference's where it reads that once."""
+    if model.weights.controlnet:
+        return tokens * model.weights.kept
+    reads = kind not in model.serves or kind in _BESIDE.get(model.family, ())
+    return _REFERENCE_TOKENS * model.weights.kept * reads
 
 
 def _decode(pixels: int, tiling: bool) -> float:

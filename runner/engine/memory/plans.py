@@ -159,7 +159,11 @@ class PlanSpace:
 
     def _placements(self) -> tuple[str, ...]:
         # Moving weights pays only where the device has its own memory.
-        return ("resident", "offload", "stream") if self.machine.device == "cuda" else ("resident",)
+        if self.machine.device != "cuda":
+            return ("resident",)
+        # A layer that two models share can be streamed for one of them only.
+        shares = self.model.weights.controlnet
+        return ("resident", "offload", *(() if shares else ("stream",)))
 
     def _plans(self, precision: str, placement: str) -> Iterator[MemoryPlan]:
         if placement == "resident":

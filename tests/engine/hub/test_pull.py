@@ -17,6 +17,7 @@ from tests.fake_hub import WEIGHTS, FakeHub, Repo, files_of, safetensors
 
 REDUX = "black-forest-labs/FLUX.1-Redux-dev"
 DEPTH = "depth-anything/Depth-Anything-V2-Small-hf"
+UNION = "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-2.1"
 
 
 def test_a_pulled_model_has_the_files_that_diffusers_reads_and_no_others(
@@ -149,6 +150,21 @@ def test_a_prior_and_an_estimator_come_with_the_model_that_needs_them(
     brought = {"config.json", "preprocessor_config.json", "model.safetensors"}
     assert set(files_of(snapshot(own, DEPTH))) == brought
     assert pulled("depth-anything", "--json").json["models"][0]["fetched"] == 0
+
+
+def test_of_a_controlnets_repository_one_file_comes_beside_the_pipeline_and_the_estimator(
+    hub: FakeHub, own: Path, pulled: Pull
+) -> None:
+    file = "Z-Image-Turbo-Fun-Controlnet-Union-2.1-2602-8steps.safetensors"
+    others = {"README.md": b"x", "lite-8steps.safetensors": safetensors(10, 2)}
+    hub.repos[UNION] = Repo({file: safetensors(10, 1), **others})
+    alone = {"config.json": b"{}", "preprocessor_config.json": b"{}"}
+    hub.repos[DEPTH] = Repo({**alone, "model.safetensors": safetensors(10, 1)})
+    write(own, mine=f"{{like: z-image-control, repo: {REPO}}}")
+    done = pulled("mine", "--json")
+    assert done.code == 0 and set(files_of(snapshot(own, UNION))) == {file}
+    assert (snapshot(own) / "model_index.json").is_file() and snapshot(own, DEPTH).is_dir()
+    assert pulled("mine", "--json").json["models"][0]["fetched"] == 0
 
 
 def test_lora_files_are_pulled_by_the_name_of_their_repository(

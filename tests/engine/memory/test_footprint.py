@@ -51,3 +51,30 @@ def test_a_model_that_computes_both_prompts_as_one_batch_is_planned_for_twice_th
         for model in (plain, replace(plain, serves=serves))
     )
     assert twice == pytest.approx(2 * step, rel=0.01)
+
+
+def test_what_is_kept_of_the_references_is_planned_for_where_they_are_read_once() -> None:
+    """Keys and values of 32 blocks, 4096 wide, in bf16: 2 GiB a megapixel."""
+    plain, kept = MODEL_REGISTRY["klein-9b"], MODEL_REGISTRY["klein-9b-kv"]
+    pixels = 1024 * 1024
+
+    def more(kind: str) -> float:
+        one, other = (footprint._step(each, kind, "bf16", pixels) for each in (plain, kept))
+        return (other - one) / footprint.GIB
+
+    assert more("text2img") == 0
+    assert more("kontext") == more("redux") == more("") == pytest.approx(2.0, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nf4", "gguf"])
+def test_a_controlnet_is_planned_for_beside_its_transformer(precision: str) -> None:
+    plain, control = MODEL_REGISTRY["z-image-turbo"], MODEL_REGISTRY["z-image-control"]
+    assert footprint.controlnet(plain, precision) == 0
+    size = footprint.controlnet(control, precision) / footprint.GIB
+    assert size == pytest.approx({"fp8": 3.3, "nf4": 1.9}.get(precision, 6.25), rel=0.02)
+    asked = (precision, "resident", False, 1024 * 1024)
+    peaks = [
+        footprint.painting(plain, "text2img", *asked),
+        footprint.painting(control, "control", *asked),
+    ]
+    assert peaks[1] - peaks[0] >= size * footprint.GIB * 0.99

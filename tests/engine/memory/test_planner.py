@@ -11,6 +11,7 @@ from runner.engine.memory import footprint
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine
 from runner.engine.models import SingleFile
+from runner.errors import OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
 TINY = MODEL_REGISTRY["tiny"]
@@ -72,6 +73,41 @@ ADA = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("z-image-control", "control"): {
+        8: "nf4, text in turn nf4, offload, tiles",
+        12: "nf4, text in turn bf16",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-base", "text2img"): {
+        8: "fp8, text in turn bf16, tiles",
+        12: "bf16, text in turn bf16, tiles",
+        16: "bf16, text in turn bf16",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn nf4, tiles",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-base-9b", "text2img"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn nf4, tiles",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b-kv", "kontext"): {
+        8: "bf16, text in turn nf4, stream, tiles",
+        12: "nf4, text in turn nf4",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """Cards of these many GB that know fp8 (RTX 40 and later), 1024×1024, with 32 GB of RAM."""
 
@@ -94,6 +130,27 @@ AMPERE = {
         8: "nf4, text in turn nf4, tiles",
         12: "nf4, text in turn bf16",
         16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("z-image-control", "control"): {
+        8: "nf4, text in turn nf4, offload, tiles",
+        12: "nf4, text in turn bf16",
+        16: "nf4, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "nf4, text in turn nf4",
+        16: "nf4, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b-kv", "kontext"): {
+        8: "bf16, text in turn nf4, stream, tiles",
+        12: "nf4, text in turn nf4",
+        16: "nf4, text in turn bf16",
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
@@ -179,6 +236,20 @@ def test_a_single_file_is_planned_by_the_bits_that_its_name_tells() -> None:
     assert sizes[1] == pytest.approx(11.83, rel=0.02)
     mine = replace(DEV, single=SingleFile("flux1-dev-Q4_K_S.gguf"))
     assert words(memory.plan(mine, card(16), MEGAPIXEL, kind="text2img")).startswith("gguf")
+
+
+def test_a_model_that_shares_layers_with_another_is_never_streamed() -> None:
+    control = MODEL_REGISTRY["z-image-control"]
+    with pytest.raises(OutOfMemory, match="z-image-control needs 11.1 GiB of GPU memory, and 7.0"):
+        memory.plan(control, card(8, bitsandbytes=False), MEGAPIXEL, kind="control")
+    held = memory.plan(control, card(48), MEGAPIXEL, kind="control")
+    placed = []
+    while lower := memory.after_out_of_memory(
+        held, control, card(48), MEGAPIXEL, wanted="auto", kind="control"
+    ):
+        held = lower
+        placed.append(held.placement)
+    assert set(placed) == {"resident", "offload"}
 
 
 def fallbacks(machine: Machine) -> list[str]:
