@@ -35,6 +35,8 @@ _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 # Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
 _LARGE_PIXELS = 256 * 256
 _MOST_ENCODERS = 4
+_OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
+"""What is in the spec of an enlarged picture, and not of the one before."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,6 @@ def _original(image: FinishedImage, sidecar: Mapping[str, Any], file: str) -> by
     width, height = image.rendered.original.size
     own = {"file": file, "width": width, "height": height}
     result = {key: value for key, value in sidecar["result"].items() if key != "upscaler"}
-    spec = {k: v for k, v in sidecar.items() if k not in ("upscale", "keep_original", "format")}
+    spec = {key: value for key, value in sidecar.items() if key not in _OF_THE_LARGE}
     level = image.realised.get("metadata", "full")
     return encode(image.rendered.original, {**spec, "result": result | own}, level=level)
