@@ -9,24 +9,22 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.kinds.base import Prepared
-from runner.engine.models import Upscaler, upscaling_problem
+from runner.engine.models import upscaling_problem
 from runner.engine.pictures import depth, upscaling
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
+from runner.errors import InputBad, JobFailed, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
@@ -37,16 +35,6 @@ if TYPE_CHECKING:
 _PACKAGES = ("fluxdrop", "torch", "diffusers", "transformers", "pillow")
 
 OnEvent = Callable[[Progressed], None]
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """A picture as it is saved, what it was before it was enlarged, and the facts about that."""
-
-    image: Image
-    original: Image | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 class Renderer:
@@ -66,26 +54,24 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, task, on_event)
 
-        def attempt(resolved: ResolvedTask) -> tuple[_Finished, Stages, Piece, tuple[str, ...]]:
+        def attempt(resolved: ResolvedTask) -> tuple[Image, Stages, Piece, tuple[str, ...]]:
             encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
                 stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
                 lora_warnings = loras.apply(stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(stages, [piece], sign, on_progress)[0]
-            finished = self._finished(piece, image, net, sign, on_progress)
-            return finished, stages, piece, (*encoded.warnings, *lora_warnings)
+            return image, stages, piece, (*encoded.warnings, *lora_warnings)
 
         sign.check()
-        prepared = self._prepared(task, on_progress)
-        net = self._net(task)
+        prepared, net = self._prepared(task, on_progress), self._net(task)
         sign.check()
         pixels = prepared.width * prepared.height
         with sign.not_counted():
             first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
         for resolved in fallbacks.attempts(self._pipelines, first, pixels):
             try:
-                finished, stages, piece, warnings = attempt(resolved)
+                image, stages, piece, warnings = attempt(resolved)
                 break
             except OutOfMemory as error:
                 message = str(error)
@@ -95,7 +81,8 @@ class Renderer:
             ran_out = f"the device ran out of memory with {first.plan.summary}"
             warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
         seconds = time.monotonic() - began - sign.given_back
-        rendered = self._rendered(piece, finished, seconds, stages, warnings)
+        on_tile = partial(_before_tile, sign, on_progress)
+        rendered = self._rendered(piece, image, seconds, stages, warnings, net, on_tile)
         self.batching.record(stages, resolved, piece, seconds)
         return rendered
 
@@ -121,14 +108,11 @@ class Renderer:
         stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
         loras.apply(stages.main, ())
         images = gpu.run_batch(stages, pieces, sign, on_progress)
-        finished = [
-            self._finished(*pair, net, sign, on_progress)
-            for pair in zip(pieces, images, strict=True)
-        ]
         seconds = (time.monotonic() - began) / len(tasks)
+        on_tile = partial(_before_tile, sign, on_progress)
         return [
-            self._rendered(piece, each, seconds, stages, piece.encoded.warnings)
-            for piece, each in zip(pieces, finished, strict=True)
+            self._rendered(piece, image, seconds, stages, piece.encoded.warnings, net, on_tile)
+            for piece, image in zip(pieces, images, strict=True)
         ]
 
     def forget(self) -> None:
@@ -139,60 +123,24 @@ class Renderer:
         self.batching.forget()
         self._pipelines.forget()
 
-    def _net(self, task: ImageTask) -> tuple[Upscaler, upscaling.Net] | None:
-        """What enlarges the picture of a task; done before anything is loaded that takes time."""
-        if task.upscale == 1:
-            return None
-        upscaler, file = self._pipelines.library.upscaler(
-            self._pipelines.library.models[task.model]
-        )
-        net = upscaling.load(file)
-        if upscaler.sha256 not in ("", net.sha256):
-            raise ModelMissing(
-                f"{upscaler.repo} has another {upscaler.file} than the published one: fetch that"
-                " from its makers, and name it as `upscaler` in fluxdrop.yaml"
-            )
-        return upscaler, net
-
-    def _finished(
-        self,
-        piece: Piece,
-        image: Image,
-        net: tuple[Upscaler, upscaling.Net] | None,
-        sign: StopSign,
-        on_progress: Any,
-    ) -> _Finished:
-        """What becomes of a painted picture: pasted into its input, enlarged."""
-        warnings: tuple[str, ...] = ()
-        if image.getcolors(1):  # of what was painted, before it is pasted into another
-            warnings = ("the picture is of one colour: look at it, and try another seed",)
-        if piece.prepared.paste:
-            image = piece.prepared.paste.onto(image)
-        if net is None:
-            return _Finished(image, warnings=warnings)
-        task, (upscaler, used) = piece.task, net
-
-        def on_tile(done: int, tiles: int) -> None:
-            sign.check()
-            on_progress(Phase.UPSCALING, done, tiles)
-
-        large = upscaling.upscaled(image, used, task.upscale, self._pipelines.device, on_tile)
-        facts = {"name": upscaler.name, "file": upscaler.file, "sha256": used.sha256}
-        if not Path(upscaler.repo).is_absolute():
-            facts["repo"] = upscaler.repo
-        original = image if task.keep_original else None
-        return _Finished(large, original, {"upscaler": facts}, warnings)
+    def _net(self, task: ImageTask) -> upscaling.Net | None:
+        """What enlarges the picture of a task; absent weights are told before others are loaded."""
+        library = self._pipelines.library
+        model = library.models[task.model]
+        return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
 
     def _rendered(
         self,
         piece: Piece,
-        finished: _Finished,
+        image: Image,
         seconds: float,
         stages: Stages,
         warnings: tuple[str, ...],
+        net: upscaling.Net | None,
+        on_tile: upscaling.OnTile,
     ) -> Rendered:
         task = piece.task
-        facts = {
+        facts: dict[str, Any] = {
             **stages.facts,
             "versions": dict(versions()),
             "steps": task.steps,
@@ -200,12 +148,20 @@ class Renderer:
             "width": piece.prepared.width,
             "height": piece.prepared.height,
             "recipe": KINDS[task.kind].recipe,
-            **finished.facts,
         }
         warnings = (*piece.prepared.warnings, *warnings)
-        warnings += (*stages.speed.warnings(stages.main, task.steps_made), *finished.warnings)
-        original = finished.original
-        return Rendered(self._slot, task, finished.image, seconds, facts, warnings, original)
+        warnings += stages.speed.warnings(stages.main, task.steps_made)
+        if image.getcolors(1):  # of what was painted, before it is pasted into another
+            warnings += ("the picture is of one colour: look at it, and try another seed",)
+        if piece.prepared.paste:
+            image = piece.prepared.paste.onto(image)
+        if net is None:
+            return Rendered(self._slot, task, image, seconds, facts, warnings)
+        began, original = time.monotonic(), image if task.keep_original else None
+        image = upscaling.upscaled(image, net, task.upscale, self._pipelines.device, on_tile)
+        seconds += time.monotonic() - began
+        facts["upscaler"] = net.facts
+        return Rendered(self._slot, task, image, seconds, facts, warnings, original)
 
     def _progress(
         self, task: ImageTask, on_event: OnEvent, phase: Phase, step: int = 0, steps: int = 0
@@ -227,6 +183,11 @@ class Renderer:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
         return prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+
+
+def _before_tile(sign: StopSign, on_progress: Any, done: int, tiles: int) -> None:
+    on_progress(Phase.UPSCALING, done, tiles)
+    sign.check()
 
 
 @cache

@@ -24,6 +24,8 @@ from tests.engine.test_batching import answers
 from tests.fakes import Watched, life
 
 TaskOf = Callable[..., ImageTask]
+FILE = Path(TINY_UPSCALER.repo) / TINY_UPSCALER.file
+HASH = hashlib.sha256(FILE.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -58,11 +60,11 @@ def test_every_kind_is_enlarged_and_the_small_picture_is_what_it_was(
     assert answer.image.size == (64 * times, 64 * times)
     assert answer.original is not None
     assert answer.original.tobytes() == plain.image.tobytes()
-    net = upscaling.load(Path(TINY_UPSCALER.repo) / TINY_UPSCALER.file)
+    net = upscaling.of(TINY_UPSCALER, FILE)
     wanted = upscaling.upscaled(plain.image, net, times, "cpu", lambda *_: None)
     assert answer.image.tobytes() == wanted.tobytes()
     assert answer.facts["upscaler"] == {
-        "name": "tiny-upscaler", "file": TINY_UPSCALER.file, "sha256": net.sha256
+        "name": "tiny-upscaler", "file": TINY_UPSCALER.file, "sha256": HASH
     }  # fmt: skip
     tiles = [
         (event.step, event.steps)
@@ -170,7 +172,7 @@ def test_images_that_are_made_at_once_are_enlarged_as_if_alone(
     for task in tasks[4:]:
         made(executor, task)
     together = answers(executor, tasks[:4])
-    net = upscaling.load(Path(TINY_UPSCALER.repo) / TINY_UPSCALER.file)
+    net = upscaling.of(TINY_UPSCALER, FILE)
     for answer in together:
         wanted = upscaling.upscaled(answer.original, net, 2, "cpu", lambda *_: None)
         assert answer.image.tobytes() == wanted.tobytes()
@@ -229,4 +231,7 @@ def test_a_pulled_file_must_be_the_published_one_where_its_hash_is_known(
             "name": general.name, "repo": general.repo, "file": general.file, "sha256": digest
         }  # fmt: skip
     else:
-        assert isinstance(answer, Failed) and "another realesr-general" in answer.message
+        assert (
+            isinstance(answer, Failed)
+            and "another realesr-general-x4v3.pth than its makers published" in answer.message
+        )

@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.engine.errors import require_finite, translation
 from runner.engine.memory import devices
+from runner.engine.models import Upscaler
 from runner.errors import ModelMissing
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ OnTile = Callable[[int, int], None]
 class Net:
     """A net that makes pictures `scale` times as large: (1, 3, height, width), 0..1, float32.
 
-    A pixel of its output depends on the pixels within `reach` of its place. `sha256` is its file's.
+    A pixel of its output depends on those within `reach` of its place. `facts` say whose it is.
     """
 
     body: Any
     scale: int
     reach: int
-    sha256: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, pixels: Any) -> Any:
         from torch.nn import functional
@@ -79,12 +80,12 @@ def net_of(tensors: Mapping[str, Any]) -> Net:
     return net
 
 
-def load(file: Path) -> Net:
-    """The net of a file. Raises ModelMissing where it has none."""
+def of(upscaler: Upscaler, file: Path) -> Net:
+    """The net of an upscaler, whose file this is; raises ModelMissing where the file has none."""
     devices.frameworks()
     try:
         stat = file.stat()
-        return _load(file, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return _load(upscaler, file, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
     except OSError as error:
         raise ModelMissing(f"{file.name} cannot be read: {error.strerror or error}") from error
 
@@ -95,12 +96,21 @@ def release() -> None:
 
 
 @lru_cache(maxsize=1)
-def _load(file: Path, state: tuple[int, ...]) -> Net:
+def _load(upscaler: Upscaler, file: Path, state: tuple[int, ...]) -> Net:
     """The net of a file in this state: another one may come in its place."""
     import torch
     from safetensors.torch import load
 
     data = file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if upscaler.sha256 not in ("", digest):
+        raise ModelMissing(
+            f"{upscaler.repo} has another {file.name} than its makers published: fetch theirs, and"
+            " name the file as `upscaler` in fluxdrop.yaml"
+        )
+    facts = {"name": upscaler.name, "file": upscaler.file, "sha256": digest}
+    if not Path(upscaler.repo).is_absolute():
+        facts["repo"] = upscaler.repo
     try:
         if file.suffix.lower() == ".safetensors":
             tensors: Any = load(data)
@@ -108,7 +118,7 @@ def _load(file: Path, state: tuple[int, ...]) -> Net:
             tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         for name in ("params_ema", "params"):
             tensors = tensors.get(name, tensors)
-        return replace(net_of(tensors), sha256=hashlib.sha256(data).hexdigest())
+        return replace(net_of(tensors), facts=facts)
     except Exception as error:  # what a file that is none makes readers raise
         raise ModelMissing(
             f"{file.name} is damaged, or is no compact net (SRVGGNetCompact) that enlarges by 2 or"

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from runner.engine.models import Upscaler
 from runner.engine.pictures import upscaling
-from runner.engine.pictures.upscaling import Net, build, load, net_of, tiled, upscaled
+from runner.engine.pictures.upscaling import Net, build, net_of, of, tiled, upscaled
 from runner.errors import ModelMissing, OutOfMemory
 
 
@@ -25,6 +26,11 @@ def random_net(scale: int, width: int = 8, convolutions: int = 5) -> Net:
 
 def tensors_of(net: Net) -> dict[str, Any]:
     return {f"body.{name}": tensor for name, tensor in net.body.state_dict().items()}
+
+
+def load(file: Path) -> Net:
+    """The net of a file of one's own."""
+    return of(Upscaler(file.name, str(file.parent), file.name, ""), file)
 
 
 def picture(width: int = 70, height: int = 50) -> Any:
@@ -132,7 +138,7 @@ def test_the_layout_is_read_from_the_tensors_of_a_pickle(key: str, tmp_path: Pat
     kept = tensors_of(net)
     torch.save({key: kept} if key else kept, tmp_path / "net.pth")
     read = load(tmp_path / "net.pth")
-    assert (read.scale, read.reach, len(read.sha256)) == (4, 4, 64)
+    assert (read.scale, read.reach, len(read.facts["sha256"])) == (4, 4, 64)
     small = picture()
     assert same(upscaled(small, read, 4, "cpu", ignore), upscaled(small, net, 4, "cpu", ignore))
 
@@ -212,7 +218,7 @@ def test_another_file_of_the_same_name_is_read_again(tmp_path: Path) -> None:
     for scale in (2, 4):
         torch.save(tensors_of(random_net(scale)), file)
         assert load(file).scale == scale
-        hashes.add(load(file).sha256)
+        hashes.add(load(file).facts["sha256"])
     assert len(hashes) == 2
     assert load(file) is load(file)
     upscaling.release()

@@ -18,8 +18,8 @@ from diffusers import FluxImg2ImgPipeline
 from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
-from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.pictures.upscaling import Net, load, upscaled
+from runner.engine.entries import MODEL_REGISTRY, TINY_UPSCALER
+from runner.engine.pictures.upscaling import Net, of, upscaled
 from runner.engine.tiny.folders import UPSCALER, WEIGHTS, folder
 from tests.engine.tiny.captions import describe
 from tests.engine.tiny.classifier import Verdict, in_order, judge, read
@@ -80,7 +80,7 @@ class Pipelines:
 
     def upscaler(self) -> Net:
         """The net that enlarges pictures by 2."""
-        return load(self._weights / UPSCALER)
+        return of(TINY_UPSCALER, self._weights / UPSCALER)
 
     def call(self, kind: str, seed: int, **arguments: Any) -> Image.Image:
         """One picture of a kind, with the program's steps and guidance unless given."""

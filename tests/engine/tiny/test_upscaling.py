@@ -88,7 +88,7 @@ def test_the_shipped_net_is_small_and_its_file_is_like_published_ones() -> None:
     assert all(name.startswith("body.") for name in tensors)
     assert (WEIGHTS / UPSCALER).stat().st_size <= 70_000
     assert Path(TINY_UPSCALER.repo, TINY_UPSCALER.file) == WEIGHTS / UPSCALER
-    assert upscaling.load(WEIGHTS / UPSCALER).scale == TINY_UPSCALER.scale == 2
+    assert upscaling.of(TINY_UPSCALER, WEIGHTS / UPSCALER).scale == TINY_UPSCALER.scale == 2
 
 
 def test_a_drawing_of_twice_the_size_is_the_same_drawing() -> None:
