@@ -122,6 +122,7 @@ def test_a_stop_between_tiles_leaves_no_picture_and_the_next_is_as_without_it(
     """Seen red: without the look at the stop sign before a tile, the picture came."""
     task = task_of("text2img", upscale=4)
     before = made(executor, task)
+    assert before.original is None, "it was not asked for"
     monkeypatch.setattr(upscaling, "TILE", 32)
     monkeypatch.setattr(upscaling.tiled, "__defaults__", (32,))
     tiled_alike = made(executor, task)
