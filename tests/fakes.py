@@ -10,9 +10,9 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.entries import MODEL_REGISTRY, TINY_UPSCALER
 from runner.engine.memory.plans import Machine, MemoryPlan
-from runner.engine.models import Estimator, Model, Weights
+from runner.engine.models import Estimator, Model, Upscaler, Weights
 from runner.engine.resolved_task import ResolvedTask, TaskResolver
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Event, Progressed
@@ -66,6 +66,9 @@ class TwinLibrary:
 
     def single(self, model: Model) -> Path | None:
         return None
+
+    def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
+        return TINY_UPSCALER, Path(TINY_UPSCALER.repo) / TINY_UPSCALER.file
 
 
 class PlannedCache(PipelineCache):

@@ -51,6 +51,22 @@ def test_of_a_spec_that_starts_from_a_picture_its_own_default_model_is_looked_fo
     assert "`fluxdrop models pull z-image-turbo`" in said
 
 
+@pytest.mark.parametrize("asked", [{"upscale": 2}, {"matrix": {"upscale": [2, 4]}}])
+def test_an_absent_upscaler_is_named_where_a_picture_is_to_be_enlarged(
+    data: Path, asked: dict[str, Any]
+) -> None:
+    cached(data, KLEIN.repo)
+    assert absent(data, {"model": "klein"}) == []
+    (said,) = absent(data, {"model": "klein", **asked})
+    assert said == (
+        "realesr-general is not on this machine: run `fluxdrop models pull realesr-general` (5 MB"
+        " to download)"
+    )
+    assert absent(data, {"model": "tiny", **asked}) == []
+    (said,) = absent(data, {"model": "klein", **asked}, upscaler="realesr-anime")
+    assert "models pull realesr-anime" in said
+
+
 def test_of_a_model_that_is_partly_here_the_rest_is_to_be_downloaded(data: Path) -> None:
     folder = cached(data, KLEIN.repo)
     (folder / "transformer/config.json").unlink()

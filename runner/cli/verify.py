@@ -276,6 +276,10 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         *((f"{name} was", *(str(facts.get(name, "")) for facts in both)) for name in _PLAN),
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
         ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
+        *(
+            (f"the upscaler's {key} was", *(mapping(f.get("upscaler")).get(key) for f in both))
+            for key in ("name", "sha256")
+        ),
     ]
     changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
     if _model_hash(result, of_samples=True) and _model_hash(engine_facts):

@@ -8,7 +8,18 @@ neither torch nor diffusers nor Pillow.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.engine.models import ControlNet, Estimator, Model, Prior, Serving, Sizes, Weights
+from runner.engine.models import (
+    Aid,
+    ControlNet,
+    Estimator,
+    Model,
+    Prior,
+    Serving,
+    Sizes,
+    Upscaler,
+    Weights,
+)
+from runner.engine.tiny.folders import UPSCALER, WEIGHTS
 
 APACHE = "Apache-2.0"
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
@@ -298,6 +309,38 @@ _ENTRIES = (
 MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
 
 ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
+
+TINY_UPSCALER = Upscaler("tiny-upscaler", str(WEIGHTS), UPSCALER, APACHE, 2, 60_000)
+"""Built in, for the pictures of the built-in model."""
+
+UPSCALERS: Mapping[str, Upscaler] = {
+    upscaler.name: upscaler
+    for upscaler in (
+        Upscaler(
+            "realesr-general",
+            "leonelhs/realesrgan",
+            "realesr-general-x4v3.pth",
+            "BSD-3-Clause",
+            scale=4,
+            bytes=4_885_111,
+            sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        ),
+        Upscaler(
+            "realesr-anime",
+            "leonelhs/realesrgan",
+            "realesr-animevideov3.pth",
+            "BSD-3-Clause",
+            scale=4,
+            bytes=2_504_012,
+        ),
+        TINY_UPSCALER,
+    )
+}
+"""Those that the setting `upscaler` may name."""
+DEFAULT_UPSCALER = next(iter(UPSCALERS.values()))
+
+AIDS: Mapping[str, Aid] = {**ESTIMATORS, **UPSCALERS}
+"""All that is pulled by name and is no model."""
 
 DEFAULTS: Mapping[str, str] = {
     kind: next((model.name for model in _ENTRIES[1:] if kind in model.serves), _TINY.name)

@@ -115,6 +115,39 @@ class ControlNet:
 
 
 @dataclass(frozen=True)
+class Upscaler:
+    """A net that enlarges finished pictures; it is pulled by name, but serves no kind.
+
+    `file` is a path in `repo`, which is on the hub or an absolute folder. `scale` is what its net
+    enlarges by, 0 where only the file tells it. `sha256` is the file's, where it is published.
+    """
+
+    name: str
+    repo: str
+    file: str
+    licence: str
+    scale: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+
+Aid = Estimator | Upscaler
+"""What is pulled by name and serves no kind."""
+
+
+def upscaling_problem(width: int, height: int, times: int) -> str | None:
+    """Why a picture of this size cannot be made so many times as large; None where it can."""
+    longest = max(width, height)
+    if times * longest <= LARGEST_SIDE:
+        return None
+    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
+    return (
+        f"{width}×{height} would become {width * times}×{height * times}, and a side has at most"
+        f" {LARGEST_SIDE} pixels: {fits}"
+    )
+
+
+@dataclass(frozen=True)
 class Serving:
     """How a model serves one kind.
 

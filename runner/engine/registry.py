@@ -13,7 +13,7 @@ from typing import Any
 from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, IMG2IMG_DEFAULT, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
-from runner.engine.models import Model, Serving
+from runner.engine.models import Model, Serving, upscaling_problem
 from runner.engine.tiny.vocabulary import unknown_words
 from runner.task import ImageTask, InputImage, Lora
 from specs.expand import MAX_IMAGES
@@ -116,6 +116,8 @@ def realise(
             for name, default in {**kind.options, **_own_options(spec, serving)}.items()
             if name in spec or default is not NOT_GIVEN
         },
+        upscale=int(spec.get("upscale", 1)),
+        keep_original=bool(spec.get("keep_original", False)),
     )
 
 
@@ -187,10 +189,14 @@ def _spec_problems(
 
 
 def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterator[Finding]:
+    width, height = _size(spec, kind, model)
+    known, times = [side for side in (width, height) if side], int(spec.get("upscale", 1))
+    # Of a size that follows the input image the rest is seen when that is opened.
+    if times > 1 and known and (message := upscaling_problem(known[0], known[-1], times)):
+        yield "upscale", message
     sides = [side for side in ("width", "height") if spec.get(side)]
     if not sides:
         return
-    width, height = _size(spec, kind, model)
     sizes = model.sizes_for(kind.name)
     if width and height:
         message = sizes.problem(width, height)

@@ -111,6 +111,10 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Distilled CFG Scale", number_text(guidance)
     yield "Seed", str(sidecar.get("seed", 0))
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))
+    times = sidecar.get("upscale")
+    if times in (2, 4) and isinstance(width, int) and isinstance(height, int):
+        width, height = width // times, height // times
+        yield "Hires upscale", str(times)
     if width and height:
         yield "Size", f"{width}x{height}"
     # Forge hashes one checkpoint file: the hash of a folder of weights would match no other.

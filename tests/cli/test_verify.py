@@ -52,6 +52,10 @@ def drained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "outlined": spec(kind="control", image="photo.png", preprocessed=True),
             "denied": spec(negative_prompt="a green square", true_cfg=3.0),
             "redrawn": spec(image="photo.png", strength=0.5),
+            "enlarged": spec(upscale=4, keep_original=True, format="jpeg"),
+            "enlarged-photo": spec(
+                kind="fill", image="photo.png", mask="hole.png", upscale=2, keep_original=True
+            ),
         }
         for stem, text in jobs.items():
             (home / "inbox" / f"{stem}.yaml").write_text(text, encoding="utf-8")
@@ -75,7 +79,8 @@ def file_of(home: Path, name: str) -> Path:
     ["plain-0002.json", "lossy-0001.json", "bare-0001.json", "edited-0001.json",
      "filled-0001.json", "inverted-0001.json", "faint-0001.json", "extended-0001.json",
      "weighed-0001.json", "blended-0001.json", "outlined-0001.json", "denied-0001.json",
-     "redrawn-0001.json", "plain-0001.png"],
+     "redrawn-0001.json", "enlarged-0001.json", "enlarged-0001.original.png",
+     "enlarged-photo-0001.json", "enlarged-photo-0001.original.png", "plain-0001.png"],
 )  # fmt: skip
 def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: str) -> None:
     done = verify("verify", str(file_of(verify.home, name)), "--json")

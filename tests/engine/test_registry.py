@@ -128,6 +128,26 @@ def test_sizes_outside_of_the_model_are_refused(width: int, height: int) -> None
     assert paths(kind="text2img", model="dev", width=width, height=height) == ["width"]
 
 
+def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_that_fits() -> None:
+    """Seen red: with the longer side left out of the comparison."""
+    large = {"kind": "text2img", "model": "klein", "width": 2048, "height": 1024}
+    assert problems({**large, "upscale": 2}) == []
+    assert problems({**large, "upscale": 4}) == [
+        ("upscale", "2048×1024 would become 8192×4096, and a side has at most 4096 pixels:"
+         " `upscale: 2` fits")
+    ]  # fmt: skip
+    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    assert paths(**large, matrix={"upscale": [2, 4]}) == ["matrix.upscale.1"]
+    one_side = {"kind": "kontext", "model": "klein", "height": 1040}
+    assert (paths(**one_side, upscale=2), paths(**one_side, upscale=4)) == ([], ["upscale"])
+    assert paths(kind="kontext", model="klein", upscale=4) == []
+
+
+def test_without_upscale_a_task_is_as_it_was() -> None:
+    task = realise({"kind": "text2img", "prompt": "x", "seed": 4}, job="j", index=2, inputs={})
+    assert (task.upscale, task.keep_original) == (1, False)
+
+
 @pytest.mark.parametrize(
     ("weights", "refused"),
     [((1, -0.5), 0), ((3, 1, 0), 0), ((0, 0), 1), ((1, -0.99), 1), ((1, -1), 1), ((-2, 1), 1)],
@@ -319,6 +339,7 @@ def test_a_task_has_every_default_filled_in() -> None:
 def test_what_a_task_has_of_a_spec_is_filled_in() -> None:
     spec = {"kind": "text2img", "model": "dev", "prompt": "x", "seed": 4, "steps": 5}
     spec |= {"guidance": 6.0, "width": 80, "height": 96, "precision": "bf16", "timeout": 9.0}
+    spec |= {"upscale": 4, "keep_original": True}
     task = realise(spec, job="j", index=1, inputs={})
     fields = schemas.load("text2img")["properties"].keys() & vars(task).keys()
     # LoRAs are given as they were pinned.

@@ -14,19 +14,19 @@ from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
+    aid_source,
     damaged,
-    estimator_source,
     lacking,
     pickles,
     sources,
 )
-from runner.engine.models import Estimator, Model
+from runner.engine.models import Aid, Model
 from runner.files import is_folder
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """The state of one model or estimator: `here` says whether any of it is on this machine.
+    """The state of one model or aid: `here` says whether any of it is on this machine.
 
     `missing` and `damaged` are files, each as its repository or folder and its name in it; a name
     that ends with `/` is a whole component. `advice` are sentences, in the order to follow them.
@@ -44,9 +44,9 @@ class Checkup:
         return not self.missing and not self.damaged
 
 
-def check(wanted: Model | Estimator, data: Path) -> Checkup:
-    """The state of a model or of an estimator."""
-    needed = sources(wanted) if isinstance(wanted, Model) else (estimator_source(wanted),)
+def check(wanted: Model | Aid, data: Path) -> Checkup:
+    """The state of a model, of an estimator or of an upscaler."""
+    needed = sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),)
     missing: list[str] = []
     broken: list[str] = []
     unsafe: list[str] = []

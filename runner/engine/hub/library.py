@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.entries import DEFAULT_UPSCALER, MODEL_REGISTRY, TINY_UPSCALER
 from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
+    aid_source,
     controlnet_source,
     damaged,
     estimator_source,
@@ -24,7 +25,7 @@ from runner.engine.hub.sources import (
     single_source,
     sources,
 )
-from runner.engine.models import Estimator, Model
+from runner.engine.models import Aid, Estimator, Model, Upscaler
 from runner.engine.tiny import folders
 from runner.errors import ModelMissing
 from runner.files import files_below, is_absent, is_file, is_folder, names_in
@@ -35,12 +36,19 @@ class Disk:
 
     Folders are the built-in model's, local ones, and the hub's cache. The methods raise
     ModelMissing for weights that are not, or not wholly, on this machine. `data` is the runner's
-    own folder, where quantised weights and the built-in model's folders lie.
+    own folder, where quantised weights and the built-in model's folders lie. `upscaler` enlarges
+    the pictures of all models but the built-in one.
     """
 
-    def __init__(self, data: Path, models: Mapping[str, Model] = MODEL_REGISTRY) -> None:
+    def __init__(
+        self,
+        data: Path,
+        models: Mapping[str, Model] = MODEL_REGISTRY,
+        upscaler: Upscaler = DEFAULT_UPSCALER,
+    ) -> None:
         self.data = data
         self.models = models
+        self._upscaler = upscaler
 
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
@@ -72,7 +80,12 @@ class Disk:
     def estimator(self, estimator: Estimator) -> Path:
         return self._complete(estimator, estimator_source(estimator))
 
-    def _complete(self, wanted: Model | Estimator, source: Source) -> Path:
+    def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
+        """What enlarges the pictures of a model, and its file."""
+        upscaler = TINY_UPSCALER if model.builtin else self._upscaler
+        return upscaler, self._complete(upscaler, aid_source(upscaler)) / upscaler.file
+
+    def _complete(self, wanted: Model | Aid, source: Source) -> Path:
         folder, name = locate(source, self.data), wanted.name
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
@@ -100,9 +113,9 @@ class Disk:
         )
 
 
-def problem(model: Model | Estimator, source: Source, folder: Path, data: Path) -> str | None:
+def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str | None:
     """Why a source's folder has not the weights of a model, as a sentence; else None."""
-    if isinstance(model, Estimator):
+    if not isinstance(model, Model):
         return None
     if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
         return single_files.damage(folder / source.file, model)
@@ -165,6 +178,19 @@ def absence(
     )
 
 
+def aid_absence(aid: Aid, data: Path) -> str | None:
+    """The same of an estimator or an upscaler."""
+    source = aid_source(aid)
+    if not _lacks(source, data):
+        return None
+    if source.is_local:
+        return _incomplete(aid.name)
+    return (
+        f"{aid.name} is not on this machine: run `fluxdrop models pull {aid.name}`"
+        f" ({aid.bytes / 1e6:.0f} MB to download)"
+    )
+
+
 def _incomplete(name: str) -> str:
     return (
         f"what {name} is made of is not, or not wholly, in its folder: see"
@@ -172,12 +198,12 @@ def _incomplete(name: str) -> str:
     )
 
 
-def bytes_here(model: Model, data: Path) -> int:
+def bytes_here(wanted: Model | Aid, data: Path) -> int:
     """The bytes that are on this machine for a model, half-fetched files included."""
-    if model.builtin:
-        return model.bytes
+    if isinstance(wanted, Model) and wanted.builtin:
+        return wanted.bytes
     sizes: dict[tuple[int, int], int] = {}
-    for source in sources(model):
+    for source in sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),):
         folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
         if source.is_local and source.file:
             folder = folder / source.file

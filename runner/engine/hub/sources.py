@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import ControlNet, Estimator, Model
+from runner.engine.models import Aid, ControlNet, Estimator, Model
 from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
@@ -103,6 +103,13 @@ def controlnet_source(controlnet: ControlNet) -> Source:
 def estimator_source(estimator: Estimator) -> Source:
     """An estimator: one component, without a pipeline around it."""
     return Source(estimator.repo, layout=Layout.COMPONENT)
+
+
+def aid_source(aid: Aid) -> Source:
+    """What is needed of an estimator or an upscaler."""
+    if isinstance(aid, Estimator):
+        return estimator_source(aid)
+    return Source(aid.repo, layout=Layout.FILE, file=aid.file)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:

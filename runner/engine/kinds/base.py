@@ -61,6 +61,11 @@ class Prepared:
     depth_of: "Image | None" = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def finished(self) -> tuple[int, int]:
+        """The width and height of the finished picture, before it is enlarged."""
+        return self.paste.original.size if self.paste else (self.width, self.height)
+
     def with_depth(self, depth_map: "Image") -> Self:
         """The same with the depth map (RGB) of `depth_of` as its input image."""
         return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)

@@ -79,7 +79,10 @@ def encoding(model: Model, precision: str) -> int:
 def painting(
     model: Model, kind: str, precision: str, placement: str, tiling: bool, pixels: int
 ) -> int:
-    """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap."""
+    """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap.
+
+    Enlarging the picture takes less than decoding it: its tiles are small, and so is its net.
+    """
     width = 4 if precision == "fp32" else 2
     weights = transformer(model, precision)
     needs_prior = kind not in model.serves or model.serves[kind].prior is not None
