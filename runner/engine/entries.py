@@ -11,7 +11,7 @@ from dataclasses import replace
 from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
 APACHE = "Apache-2.0"
-PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
+PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683

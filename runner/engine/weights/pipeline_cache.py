@@ -21,7 +21,7 @@ from runner.engine.hub import library as hub
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
-from runner.engine.weights import assembly
+from runner.engine.weights import assembly, quantise
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
 
@@ -98,6 +98,7 @@ class PipelineCache:
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
             speed=self._speed,
             facts=self._engine_facts(resolved, main),
+            warnings=quantise.warnings(main),
         )
 
     def clear(self) -> None:
@@ -235,6 +236,7 @@ class PipelineCache:
             "device": devices.describe(self.device),
             "placement": plan.placement,
             "tiled": plan.tiling,
+            **quantise.facts(main),
             **self._speed.facts(main),
         }
 

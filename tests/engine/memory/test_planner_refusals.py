@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runner.engine.memory import planner as memory
@@ -16,7 +18,7 @@ from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
         (
             Machine("cpu", 0, 64 * GIB),
             "nf4",
-            "dev cannot .* nf4 here: it needs a GPU; .* use fp32 or bf16 or fp8$",
+            "dev cannot .* nf4 here: it needs a GPU; .* use fp32 or bf16 or fp8 or int8$",
         ),
         (card(16, bitsandbytes=False), "nf4", "pip install bitsandbytes"),
         (
@@ -25,7 +27,13 @@ from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
             "Apple's GPU knows no fp8; .* or use fp32 or bf16$",
         ),
         (card(16), "gguf", "names no GGUF file"),
-        (card(16), "int8", "there is no such precision; .* use fp32 or bf16 or fp8 or nf4$"),
+        (card(16), "int4", "there is no such precision; .* or bf16 or fp8 or int8 or nf4$"),
+        (
+            replace(card(16), int8=False),
+            "int8",
+            "compute capability 7.5 .RTX 20. or newer; .* or bf16 or fp8 or nf4$",
+        ),
+        (Machine("mps", 0, 64 * GIB), "int8", "no product of 8-bit .*; .* use fp32 or bf16$"),
     ],
 )
 def test_a_precision_that_cannot_be_is_an_error_that_says_why(
