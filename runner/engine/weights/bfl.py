@@ -52,7 +52,7 @@ def _unpacking(is_four_bits: bool) -> Any:
 
     kind: Any = utils.BFLNVFP4Linear if is_four_bits else utils.BFLFP8RLinear
 
-    class Unpacking(kind):  # type: ignore[misc]
+    class Unpacking(kind):
         """Computes with a bf16 copy of its weight, made in parts: its numbers are first floats."""
 
         def forward(self, inputs: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine
+from runner.engine.models import SingleFile
 from runner.errors import InputBad, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
 
@@ -60,6 +61,15 @@ def test_where_nothing_fits_a_model_that_does_is_named() -> None:
 def test_where_only_the_precision_does_not_fit_to_leave_it_out_is_advised() -> None:
     with pytest.raises(OutOfMemory, match=r"leave `precision` out, then it runs in nf4$"):
         memory.plan(DEV, card(12, ram=20), MEGAPIXEL, wanted="bf16", kind="text2img")
+
+
+def test_a_file_that_is_taken_as_it_is_is_not_advised_to_be_another_or_itself() -> None:
+    """Seen red: it was to leave a `precision` out that it had not, or to use itself."""
+    mine = replace(DEV, name="mine", single=SingleFile("/x.safetensors"))
+    as_stored = replace(mine, bytes=2 * mine.weights.others + 12 * GIB)
+    with pytest.raises(OutOfMemory) as raised:
+        memory.plan(as_stored, card(12), MEGAPIXEL, "stored", models={"mine": mine, "dev": DEV})
+    assert str(raised.value).endswith("use the model dev, which fits, or ask for a smaller picture")
 
 
 def test_where_no_model_fits_a_smaller_picture_is_advised() -> None:
