@@ -111,7 +111,7 @@ class Header:
         Raises ValueError as `scales`.
         """
         scales = self.scales()
-        if any(name.endswith(".weight_scale_2") for name in self.shapes):
+        if any(f"{name}_scale_2" in self.shapes for name in self.transformer().values()):
             return "nvfp4"
         by_row = (
             self.dtypes[name] == "F8_E4M3"

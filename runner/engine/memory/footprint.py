@@ -31,6 +31,9 @@ ROWS = 1024
 """How many rows of a layer's input are multiplied at once in 8-bit integers."""
 # Their sums for the widest layer, klein's 27,648 outputs, in 32-bit integers and as floats.
 _SUMS = 2 * 4 * ROWS * 27_648
+# Of a file of BFL's a layer is unpacked by way of floats, or each token that enters the widest one
+# is there as a float three times while it is rounded.
+_ROUNDED = 3 * 4 * 15_360
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
 _DECODE = 4.8 * GIB / 1024**2
 TILE = 512
@@ -98,11 +101,12 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
 
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
-    layers = {"fp32": 0, "bf16": 0, "int8": _SUMS, "stored": 3 * _LAYER}  # nvfp4 is floats first
-    layer = layers.get(precision, _LAYER)
+    layer = {"fp32": 0, "bf16": 0, "int8": _SUMS}.get(precision, _LAYER)
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
+    if precision == "stored" and model.single:
+        layer = max(3 * _LAYER, _ROUNDED * tokens)
     return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
 
 

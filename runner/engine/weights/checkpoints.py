@@ -170,8 +170,8 @@ def from_bfl(cls: Any, folder: Path, single: Path, device: Any) -> Any:
             tensors[name] = opened.get_tensor(stored)
             ours, theirs = name.removesuffix(".weight"), stored.removesuffix(".weight")
             if stored in by_row:
-                scale = opened.get_tensor(by_row[stored])
-                tensors[f"{ours}.weight_scale"] = scale.float().flatten()
+                scale = opened.get_tensor(by_row[stored]).float().flatten()
+                tensors[f"{ours}.weight_scale"] = scale.expand(len(tensors[name])).contiguous()
             elif f"{theirs}.weight_scale_2" in found.shapes:
                 shapes[name] = (shapes[name][0], 2 * shapes[name][1])  # of two numbers in a byte
                 tensors[f"{ours}.weight_scale"] = opened.get_tensor(f"{theirs}.weight_scale")

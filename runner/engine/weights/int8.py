@@ -128,7 +128,8 @@ def _classes() -> tuple[Any, Any]:
 
         def _sums(self, rows: Any, weight: Any) -> Any:
             whole, scale = _rounded(rows)
-            lacking = max(_FEWEST_ROWS - len(rows), 0)
-            return torch._int_mm(pad(whole, (0, 0, 0, lacking)), weight)[: len(rows)] * scale
+            if len(rows) < _FEWEST_ROWS:
+                whole = pad(whole, (0, 0, 0, _FEWEST_ROWS - len(rows)))
+            return torch._int_mm(whole, weight)[: len(rows)] * scale
 
     return Held, Multiplied

@@ -51,7 +51,7 @@ def load_transformer(
     another one. `settle` is to follow.
     """
     if single is not None and precision != "stored" and checkpoints.scheme(single) == "nvfp4":
-        raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}")
+        raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}: leave it out")
     if precision in ("fp32", "bf16"):
         dtype = devices.dtype_of(precision)
         if single is None:

@@ -185,6 +185,11 @@ def test_nvfp4_is_read_as_bfl_has_it_and_in_no_other_layout(
     assert "nvfp4 in another layout than BFL's, which" in told(tmp_path, "dev", file)
 
 
+def test_a_text_encoder_in_nvfp4_beside_a_transformer_says_nothing_of_it(tmp_path: Path) -> None:
+    shapes = {**flux1(prefix="model.diffusion_model."), "text_encoders.a.weight_scale_2": ()}
+    assert header(header_only(tmp_path / "it.safetensors", shapes)).scheme() == ""
+
+
 @pytest.mark.parametrize(
     ("dtype", "scales", "scheme"),
     [

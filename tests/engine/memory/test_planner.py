@@ -161,6 +161,17 @@ def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer() -> None:
     assert steps[1] - steps[0] == 2 * 4 * 1024 * 27_648
 
 
+def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded() -> None:
+    file = replace(DEV, single=SingleFile("/x.safetensors"))
+
+    def more(pixels: int) -> float:
+        steps = [footprint._step(file, "text2img", each, pixels) for each in ("bf16", "stored")]
+        return (steps[1] - steps[0]) / GIB
+
+    assert more(64 * 64) == pytest.approx(0.3, abs=0.01), "of a layer that is unpacked"
+    assert more(MEGAPIXEL) == pytest.approx(4608 * 15_360 * 12 / GIB, rel=0.01)
+
+
 @pytest.mark.parametrize(("model", "kind"), ADA)
 def test_the_plans_for_cards_that_know_fp8(model: str, kind: str) -> None:
     made = {

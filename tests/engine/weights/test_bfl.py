@@ -126,6 +126,30 @@ def test_other_spellings_and_shapes_of_scales_are_the_same_numbers(
     assert all(usual[name].float().equal(each.float()) for name, each in respelled.items())
 
 
+def test_layers_in_fp8_with_one_scale_beside_others_in_nvfp4_are_cut_into_their_parts(
+    data: Path, file_of: Written
+) -> None:
+    """Seen red: torch cannot cut one number into the three of queries, keys and values."""
+    import torch
+
+    right = original(pipe_of(PIPES["flux2"]).transformer)
+    stem = "double_blocks.0.img_attn.qkv"
+
+    def mixed(state: dict[str, Any]) -> dict[str, Any]:
+        weight = right[f"{stem}.weight"].float()
+        scale = weight.abs().max() / 448
+        others = {name: each for name, each in state.items() if not name.startswith(stem)}
+        as_fp8 = (weight / scale).to(torch.float8_e4m3fn)
+        return {**others, f"{stem}.weight": as_fp8, f"{stem}.weight_scale": scale}
+
+    model = loaded("flux2", file_of("flux2", "nvfp4", mixed), data)
+    weights = unpacked(model)
+    parts = [weights[f"transformer_blocks.0.attn.to_{each}"] for each in "qkv"]
+    whole = right[f"{stem}.weight"].float()
+    assert (torch.cat(parts).float() - whole).norm() <= 0.05 * whole.norm()
+    assert painted(pipe_with("flux2", model))
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_tensor_that_such_a_file_lacks_is_named(
     scheme: str, data: Path, file_of: Written

@@ -90,9 +90,25 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(count: int) -> None:
 
 def test_a_vector_of_each_image_gives_the_same_bits_alone_and_among_others() -> None:
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    shapes = []
+
+    class Watching(TorchFunctionMode):
+        """Notes what each product reads: the kernels of this machine may hide more than a row."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.nn.functional.linear:
+                shapes.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
 
     it, many = layer(one_row=True), rows(4, 96)
-    assert torch.equal(torch.cat([it(row) for row in many.split(1)]), it(many))
+    with Watching():
+        together = it(many)
+    assert shapes == [(1, 96)] * 4
+    assert torch.equal(torch.cat([it(row) for row in many.split(1)]), together)
     right = many.float() @ (it.weight * it.weight_scale[:, None]).T + it.bias
     assert far(it(many).float(), right) < 0.01
 
@@ -133,12 +149,22 @@ def test_a_product_of_few_rows_is_filled_up_for_devices_that_refuse_it(
     assert torch.equal(it(given), usual)
 
 
+def test_weights_published_in_more_bits_give_the_same_integers() -> None:
+    import torch
+
+    fine = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+    rounded = fine.to(torch.bfloat16)
+    one, other = (dict(int8.cast([("a.weight", each)], ["a"])) for each in (fine, rounded))
+    assert all(torch.equal(one[name], other[name]) for name in ("a.weight", "a.weight_scale"))
+
+
 def test_numbers_that_are_none_stay_none_and_rows_of_zeros_are_the_bias() -> None:
     import torch
 
     it, given = layer(), rows(1, 4, 96)
     given[0, 0, 5], given[0, 1, 5], given[0, 2] = float("nan"), float("inf"), 0
     made = it(given)[0]
+    assert int8._rounded(given[0, 2:3])[1] > 0, "nothing is divided by zero"
     assert made[0].isnan().all() and not made[1].isfinite().any()
     assert torch.equal(made[2], it.bias) and made[3].isfinite().all()
 
