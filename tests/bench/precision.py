@@ -2,7 +2,8 @@
 
 `python -m tests.bench precision [--compiled] [--rounds N] [--threads N] [--json]`. A transformer of
 40 M parameters over 1024 tokens of a picture and 128 of text is loaded as the runner loads it, and
-all precisions compute in turn. Seconds are those of this CPU; `gpu --table` has those of a GPU.
+all precisions compute in turn. Seconds are of this CPU, those in which it was not at other work;
+`gpu --table` has those of a GPU.
 Random weights have no outliers, so real ones lose more.
 """
 
@@ -125,13 +126,13 @@ def _made(model: Any, given: dict[str, Any]) -> Any:
 
 
 def _seconds(models: dict[str, Any], given: dict[str, Any], rounds: int) -> dict[str, float]:
-    """The median seconds of a forward pass, the models in turn, after one that warms up."""
+    """The median CPU seconds of a forward pass, the models in turn, after one that warms up."""
     took: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds + 1):
         for name, model in models.items():
-            began = time.perf_counter()
+            began = time.process_time()
             _made(model, given)
-            took[name].append(time.perf_counter() - began)
+            took[name].append(time.process_time() - began)
     return {name: median(each[1:]) for name, each in took.items()}
 
 
