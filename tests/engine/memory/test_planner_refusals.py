@@ -68,7 +68,7 @@ def test_a_file_that_is_taken_as_it_is_is_not_advised_to_be_another_or_itself() 
     mine = replace(DEV, name="mine", single=SingleFile("/x.safetensors"))
     as_stored = replace(mine, bytes=2 * mine.weights.others + 12 * GIB)
     with pytest.raises(OutOfMemory) as raised:
-        memory.plan(as_stored, card(12), MEGAPIXEL, "stored", models={"mine": mine, "dev": DEV})
+        memory.plan(as_stored, card(12), MEGAPIXEL, "stored", models={"dev": DEV, "mine": mine})
     assert str(raised.value).endswith("use the model dev, which fits, or ask for a smaller picture")
 
 
