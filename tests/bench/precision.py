@@ -1,10 +1,9 @@
 """Measures each precision on a small FLUX.1 of random weights: how near it is to bf16, how quick.
 
 `python -m tests.bench precision [--compiled] [--rounds N] [--threads N] [--json]`. A transformer of
-40 M parameters over 1024 tokens of a picture and 128 of text is loaded as the runner loads it, and
+40 M parameters over 256 tokens of a picture and 64 of text is loaded as the runner loads it, and
 all precisions compute in turn. Seconds are of this CPU, those in which it was not at other work;
-`gpu --table` has those of a GPU.
-Random weights have no outliers, so real ones lose more.
+`gpu --table` has those of a GPU. Random weights have no outliers, so real ones lose more.
 """
 
 from __future__ import annotations
@@ -107,13 +106,13 @@ def _inputs(wide: int) -> dict[str, Any]:
         return torch.randn(shape, generator=drawn).to(torch.bfloat16)
 
     return {
-        "hidden_states": random(1, 1024, 64),
-        "encoder_hidden_states": random(1, 128, wide),
+        "hidden_states": random(1, 256, 64),
+        "encoder_hidden_states": random(1, 64, wide),
         "pooled_projections": random(1, wide),
         "timestep": torch.tensor([0.5], dtype=torch.bfloat16),
         "guidance": torch.tensor([3.5], dtype=torch.bfloat16),
-        "img_ids": torch.zeros(1024, 3),
-        "txt_ids": torch.zeros(128, 3),
+        "img_ids": torch.zeros(256, 3),
+        "txt_ids": torch.zeros(64, 3),
     }
 
 
