@@ -22,7 +22,7 @@ from runner.engine.models import (
 from runner.engine.tiny.folders import UPSCALER, WEIGHTS
 
 APACHE = "Apache-2.0"
-PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
+PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683

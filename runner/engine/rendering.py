@@ -149,7 +149,7 @@ class Renderer:
             "height": piece.prepared.height,
             "recipe": KINDS[task.kind].recipe,
         }
-        warnings = (*piece.prepared.warnings, *warnings)
+        warnings = (*piece.prepared.warnings, *stages.warnings, *warnings)
         warnings += stages.speed.warnings(stages.main, task.steps_made)
         if image.getcolors(1):  # of what was painted, before it is pasted into another
             warnings += ("the picture is of one colour: look at it, and try another seed",)

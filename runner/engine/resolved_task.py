@@ -118,8 +118,11 @@ class TaskResolver:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        is_stored = single is None and checkpoints.is_stored(folder / HEAVY)
-        precision = "stored" if wanted == "auto" and is_stored else wanted
+        precision = wanted
+        if wanted == "auto" and self._is_stored(folder, single):
+            precision = "stored"
+            if single:  # its size is not known to an entry
+                model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
         plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
@@ -152,6 +155,14 @@ class TaskResolver:
             wanted=wanted,
             stamps=before,
         )
+
+    def _is_stored(self, folder: Path, single: Path | None) -> bool:
+        """Whether the transformer was published quantised, and this device computes with it so."""
+        if single is None:
+            return checkpoints.is_stored(folder / HEAVY)
+        # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
+        scheme = checkpoints.scheme(single)
+        return scheme == "nvfp4" or (scheme == "fp8r" and self.machine.device == "cuda")
 
     def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
         models = self._library.models

@@ -192,7 +192,7 @@ def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
 
 
 def test_precision_guidance_and_loras_that_a_model_lacks_are_refused_together() -> None:
-    spec = {"kind": "text2img", "model": "schnell", "precision": "int8", "guidance": 3.5}
+    spec = {"kind": "text2img", "model": "schnell", "precision": "fp16", "guidance": 3.5}
     spec["loras"] = [{"path": "x.safetensors"}]
     models = {**FEW, "schnell": replace(FEW["schnell"], loras=False)}
     found = problems(spec, models=models)

@@ -17,7 +17,8 @@ from runner.files import instead_of_weights, tensors_in
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
-_NOT_NEEDED = (*_SCALES, ".input_scale", ".scale_input", ".comfy_quant", "scaled_fp8")
+_NOT_NEEDED = (*_SCALES, ".weight_scale_2", ".input_scale", ".scale_input", ".comfy_quant",
+               "scaled_fp8")  # fmt: skip
 """Scales are applied to their weights; inputs are not quantised here; the others are notes."""
 _OTHERS = "use the bf16 or GGUF file"
 _NO_TRANSFORMERS = {
@@ -53,12 +54,14 @@ _Traits = tuple[str, int, int, bool]
 class Header:
     """The tensors of a file by name: shapes, and dtypes in the words of its format.
 
-    `missing` says how many bytes are missing at its end, or less than 0 for too many.
+    `missing` says how many bytes are missing at its end, or less than 0 for too many. `noted` says
+    that it has ComfyUI's notes about quantised layers.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     missing: int
+    noted: bool = False
 
     def transformer(self) -> dict[str, str]:
         """The names of a transformer's weights, each with its name in the file.
@@ -76,7 +79,7 @@ class Header:
     def scales(self) -> dict[str, str]:
         """The names of weights in 8-bit floats, each with that of their scale, or one for each row.
 
-        Raises ValueError with the name of any other quantised layout.
+        Without those in nvfp4. Raises ValueError with the name of any other quantised layout.
         """
         scales: dict[str, str] = {}
         bare: list[str] = []
@@ -84,7 +87,9 @@ class Header:
             stem, dtype = name.removesuffix(".weight"), self.dtypes[name]
             found = [stem + end for end in _SCALES if stem + end in self.shapes]
             if f"{stem}.weight_scale_2" in self.shapes:
-                raise ValueError("nvfp4")
+                if not self._is_nvfp4(stem):
+                    raise ValueError("nvfp4 in another layout than BFL's")
+                continue
             if dtype in ("U8", "I8"):
                 raise ValueError("int8" if dtype == "I8" else "4 bits in uint8")
             if found:
@@ -99,6 +104,35 @@ class Header:
         if bare and (scales or is_marked):
             raise ValueError(f"fp8 without the scale of {bare[0]}")
         return scales
+
+    def scheme(self) -> str:
+        """What BFL's quantiser calls this layout: nvfp4, fp8r (a scale for each row), or "".
+
+        Raises ValueError as `scales`.
+        """
+        scales = self.scales()
+        if any(f"{name}_scale_2" in self.shapes for name in self.transformer().values()):
+            return "nvfp4"
+        by_row = (
+            self.dtypes[name] == "F8_E4M3"
+            and len(self.shapes[name]) == 2
+            and math.prod(self.shapes[scale]) == self.shapes[name][0]
+            for name, scale in scales.items()
+        )
+        return "fp8r" if scales and all(by_row) else ""
+
+    def _is_nvfp4(self, stem: str) -> bool:
+        """Whether a layer is in nvfp4 as BFL has it: ComfyUI orders the scales in another way."""
+        shapes, dtypes = self.shapes, self.dtypes
+        rows, *packed = shapes[f"{stem}.weight"] or (0,)
+        ends = ("weight", "weight_scale", "weight_scale_2", "input_scale")
+        alone = (shapes.get(f"{stem}.{end}") in ((), (1,)) for end in ends[2:])
+        return (
+            not self.noted
+            and [dtypes.get(f"{stem}.{end}") for end in ends] == ["U8", "F8_E4M3", "F32", "F32"]
+            and [8 * n for n in shapes[f"{stem}.weight_scale"]] == [8 * rows, *packed]
+            and all(alone)
+        )
 
 
 def header(file: Path) -> Header:
@@ -216,10 +250,13 @@ def _safetensors(file: Path) -> Header:
         entries, missing = tensors_in(stream)
         if missing > 0 and instead_of_weights(stream):  # a header of 64 MB may begin as a pickle
             raise ValueError("no safetensors file")
+        stream.seek(0)
+        text = stream.read(int.from_bytes(stream.read(8), "little"))
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
         missing,
+        b'"_quantization_metadata"' in text or any(n.endswith(".comfy_quant") for n in entries),
     )
 
 

@@ -28,6 +28,13 @@ _NF4_TEXT = 0.9
 _STEP = 0.75 * GIB / 4608
 # The largest layer, 15360×3072, dequantised to bf16 while it computes.
 _LAYER = 0.1 * GIB
+ROWS = 1024
+"""How many rows of a layer's input are multiplied at once in 8-bit integers."""
+# Their sums for the widest layer, klein's 27,648 outputs, in 32-bit integers and as floats.
+_SUMS = 2 * 4 * ROWS * 27_648
+# Of a file of BFL's a layer is unpacked by way of floats, or each token that enters the widest one
+# is there as a float three times while it is rounded.
+_ROUNDED = 3 * 4 * 15_360
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
 _DECODE = 4.8 * GIB / 1024**2
 TILE = 512
@@ -56,7 +63,7 @@ def transformer(model: Model, precision: str) -> int:
     if precision == "stored":
         return max(model.bytes - 2 * model.weights.others, count // 2)
     kept = min(count, _NOT_QUANTISED)
-    return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
+    return int((count - kept) * (_NF4 if precision == "nf4" else 1)) + 2 * kept
 
 
 def controlnet(model: Model, precision: str) -> int:
@@ -107,10 +114,12 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
 
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
-    layer = 0 if precision in ("fp32", "bf16") else _LAYER
+    layer = {"fp32": 0, "bf16": 0, "int8": _SUMS}.get(precision, _LAYER)
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
+    if precision == "stored" and model.single:
+        layer = max(3 * _LAYER, _ROUNDED * tokens)
     narrow = _narrow(model.weights.transformer)
     return int((width * _STEP * tokens + layer) * narrow + width * _kept(model, kind, tokens))
 

@@ -22,7 +22,7 @@ from runner.engine.hub.sources import HEAVY
 from runner.engine.memory import devices, machine
 from runner.engine.resolved_task import CONTROLNET, PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
-from runner.engine.weights import assembly
+from runner.engine.weights import assembly, quantise
 from runner.engine.weights.fingerprint import KIND
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
@@ -100,6 +100,7 @@ class PipelineCache:
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
             speed=self._speed,
             facts=self._engine_facts(resolved, main),
+            warnings=quantise.warnings(main),
         )
 
     def clear(self) -> None:
@@ -248,6 +249,7 @@ class PipelineCache:
             "device": devices.describe(self.device),
             "placement": plan.placement,
             "tiled": plan.tiling,
+            **quantise.facts(main),
             **self._speed.facts(main),
         }
 

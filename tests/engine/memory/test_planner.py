@@ -9,7 +9,7 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
 from runner.engine.memory import planner as memory
-from runner.engine.memory.plans import Machine
+from runner.engine.memory.plans import Machine, PlanSpace
 from runner.engine.models import SingleFile
 from runner.errors import OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
@@ -156,6 +156,77 @@ AMPERE = {
     },
 }
 """The same for cards that do not (RTX 30 and before)."""
+
+
+INT8 = {
+    ("schnell", "text2img"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 12.7),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("dev", "text2img"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 12.7),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("kontext-dev", "kontext"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 13.1),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("klein", "text2img"): {
+        8: ("int8, text in turn bf16, tiles", 6.3),
+        12: ("int8, text in turn bf16", 8.8),
+        16: ("int8, text stays bf16", 14.6),
+        24: ("int8, text stays bf16", 14.6),
+    },
+    ("z-image-turbo", "text2img"): {
+        8: ("int8, text in turn nf4, offload, tiles", 6.9),
+        12: ("int8, text in turn bf16", 10.9),
+        16: ("int8, text in turn bf16", 10.9),
+        24: ("int8, text stays bf16", 18.2),
+    },
+}
+"""With `precision: int8`, on RTX 20 and later, and the expected peak in GiB."""
+
+
+@pytest.mark.parametrize(("model", "kind"), INT8)
+def test_the_plans_for_cards_that_are_asked_for_int8(model: str, kind: str) -> None:
+    made = {}
+    for size in INT8[model, kind]:
+        has = card(size, fp8=False)
+        plan = memory.plan(MODEL_REGISTRY[model], has, MEGAPIXEL, "int8", kind)
+        made[size] = (words(plan), round(plan.bytes / GIB, 1))
+    assert made == INT8[model, kind]
+
+
+def test_int8_is_on_no_device_what_auto_takes() -> None:
+    machines = [card(24), card(16, fp8=False), card(12, bitsandbytes=False)]
+    machines += [Machine("cpu", 0, 18 * GIB), Machine("mps", 0, 25 * GIB)]
+    for machine in machines:
+        assert "int8" not in PlanSpace(DEV, machine, MEGAPIXEL).precisions()
+
+
+def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer() -> None:
+    """Of klein: 27,648 outputs of 1024 rows, in 32-bit integers and as floats."""
+    steps = [
+        footprint._step(DEV, "text2img", precision, 4 * MEGAPIXEL) for precision in ("bf16", "int8")
+    ]
+    assert steps[1] - steps[0] == 2 * 4 * 1024 * 27_648
+
+
+def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded() -> None:
+    file = replace(DEV, single=SingleFile("/x.safetensors"))
+
+    def more(pixels: int) -> float:
+        steps = [footprint._step(file, "text2img", each, pixels) for each in ("bf16", "stored")]
+        return (steps[1] - steps[0]) / GIB
+
+    assert more(64 * 64) == pytest.approx(0.3, abs=0.01), "of a layer that is unpacked"
+    assert more(MEGAPIXEL) == pytest.approx(4608 * 15_360 * 12 / GIB, rel=0.01)
 
 
 @pytest.mark.parametrize(("model", "kind"), ADA)
