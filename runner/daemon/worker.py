@@ -91,6 +91,8 @@ class Worker:
         self._holds: dict[int, Hold | None] = {}
         """Why images of each job may not begin now, as far as this step has asked."""
         self._encodes = False
+        self._notes: dict[str, str] = {}
+        """Why slots are given nothing, by their names, as far as it was logged."""
         self._looked_at = 0.0
         self.dispatches: dict[str, Dispatch] = {}
         """What each slot has, by its name."""
@@ -321,6 +323,10 @@ class Worker:
     def _fill(self, slots: Sequence[Slot]) -> None:
         """Give the free slots their next images."""
         ready = sum(slot.state == SlotState.READY for slot in slots)
+        notes = {slot.name: slot.note for slot in slots if slot.note}
+        for name in notes.keys() - {n for n, note in self._notes.items() if notes.get(n) == note}:
+            log.warning("the slot %s: %s", name, notes[name])
+        self._notes = notes
         again = True
         # The writer wakes the worker when it has written some.
         while again and not self._writer.is_full:

@@ -305,8 +305,6 @@ class ProcessExecutor:
             state, note = SlotState.STARTING, f"made again: {why}"
             if self._closing.is_set():
                 state, note = SlotState.DRAINED, ""
-            else:
-                log.warning("the process of %s ended: %s", ", ".join(self._seen), why)
             self._seen = {
                 slot.name: replace(slot, busy=False, models=(), memory=None, state=state, note=note)
                 for slot in self._seen.values()

@@ -453,8 +453,8 @@ def refuse(*given: Any) -> None:
     raise LedgerUnusable("the disk is full")
 
 
-def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
-    two: Spool, monkeypatch: pytest.MonkeyPatch
+def test_a_slot_that_gets_no_images_is_told_in_the_health_file_in_the_log_and_by_a_drain(
+    two: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Seen red: a drain without a slot waited in silence, and `note` was null."""
     device, said = device_of(two), []
@@ -468,6 +468,9 @@ def test_a_slot_that_gets_no_images_is_told_in_the_health_file_and_by_a_drain(
     health = read_json(two.home.health) or {}
     assert health["note"] == "no slot is ready (a: made again: exit code 3)"
     assert health["slots"][0]["note"] == "made again: exit code 3"
+    assert [text for text in caplog.messages if "slot a" in text] == [
+        "the slot a: made again: exit code 3"
+    ]
 
     def notify(text: str) -> None:
         said.append(text)
