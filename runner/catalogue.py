@@ -5,13 +5,16 @@ Nothing here loads a pipeline, imports torch or uses the network.
 
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.engine import registry
-from runner.engine.custom_entries import models_of
+from runner.engine.custom_entries import aids_of, models_of, upscaler_of
 from runner.engine.hub import library as hub
+from runner.engine.hub.sources import aid_source
+from runner.engine.models import Model, Upscaler
 from runner.settings import Home, Settings
 
 
@@ -27,8 +30,10 @@ class RegistryCatalogue:
     def __init__(self, settings: Settings, data: Path | None = None) -> None:
         self._data = data
         self._models = models = models_of(settings)
+        self._upscaler = upscaler_of(settings)
         defaults = settings.models
-        self.default_model = partial(registry.default_model, defaults=defaults)
+        is_here = partial(_is_here, models, data)
+        self.default_model = partial(registry.default_model, defaults=defaults, is_here=is_here)
         self.problems = partial(registry.problems, models=models, defaults=defaults)
         self.warnings = partial(registry.warnings, models=models, defaults=defaults)
         self.task = partial(registry.realise, models=models, defaults=defaults)
@@ -62,7 +67,7 @@ class RegistryCatalogue:
 
         It names the command that fetches the model, and how much that is, where that helps.
         """
-        fields = ("kind", "model", "control", "preprocessed")
+        fields = ("kind", "model", "control", "preprocessed", "upscale")
         needed = {
             (*values, "image" in spec)
             for spec in specs
@@ -79,19 +84,32 @@ class RegistryCatalogue:
             estimates = "preprocessed" not in asked
             if model:
                 absent.add(hub.absence(model, data, asked.get("kind"), estimates=estimates))
+            if model and not model.builtin and "upscale" in asked:
+                absent.add(hub.aid_absence(self._upscaler, data))
         return sorted(filter(None, absent))
 
 
-def model_rows(home: Home) -> list[dict[str, Any]]:
-    """Every model as the `models` command and the resource flux://models list it.
+def _is_here(models: Mapping[str, Model], data: Path | None, name: str) -> bool:
+    """Whether a model is on this machine, as far as the caller may know that."""
+    with suppress(PermissionError):
+        return data is not None and hub.present(models[name], data, estimates=False) is not None
+    return False
 
-    `own` is true for an entry of the settings, `bytes` is the size of a complete download and
-    `bytes_here` what of it is on this machine. Raises UsageProblem as the catalogue does.
+
+def model_rows(home: Home) -> list[dict[str, Any]]:
+    """Every model as the `models` command and the resource flux://models list it, then upscalers.
+
+    These serve no kind, and have a `scale`. `own` is true for an entry of the settings, `bytes` is
+    the size of a complete download and `bytes_here` what of it is on this machine. Raises
+    UsageProblem as the catalogue does.
     """
     models = models_of(home.settings)
     kinds = {kind for model in models.values() for kind in model.serves}
     default_models = {
-        kind: registry.default_model({"kind": kind}, home.settings.models) for kind in sorted(kinds)
+        kind: registry.default_model(
+            {"kind": kind}, home.settings.models, partial(_is_here, models, home.data)
+        )
+        for kind in sorted(kinds)
     }
     rows = []
     for model in models.values():
@@ -110,4 +128,14 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
             "bytes": hub.bytes_to_pull(model),
             "bytes_here": hub.bytes_here(model, home.data),
         })  # fmt: skip
+    for aid in aids_of(home.settings).values():
+        if isinstance(aid, Upscaler):
+            here, lacks = hub.bytes_here(aid, home.data), hub.aid_absence(aid, home.data)
+            rows.append({
+                "name": aid.name, "kinds": [], "default_for": [], "scale": aid.scale or None,
+                "repo": aid.repo, "file": aid.file, "licence": aid.licence, "gated": False,
+                "own": not aid.licence, "present": lacks is None,
+                "path": None if lacks else str(hub.locate(aid_source(aid), home.data)),
+                "bytes": aid.bytes or here, "bytes_here": here,
+            })  # fmt: skip
     return rows

@@ -63,7 +63,7 @@ class Slot:
 class Progressed:
     """A task reached a phase, or did a step of it; both are 0 in phases without steps.
 
-    While weights load, a step is a tensor, a shard or a file that is read.
+    While weights load, a step is a tensor, a shard or a file that is read; while upscaling, a tile.
     """
 
     slot: str
@@ -75,7 +75,10 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Rendered:
-    """An image was made, in `seconds`; `facts` are the engine facts for the sidecar's `result`."""
+    """An image was made, in `seconds`; `facts` are the engine facts for the sidecar's `result`.
+
+    `original` is the image before it was enlarged, where it is to be kept.
+    """
 
     slot: str
     task: ImageTask
@@ -83,6 +86,7 @@ class Rendered:
     seconds: float
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    original: Image | None = None
 
 
 @dataclass(frozen=True)

@@ -33,4 +33,5 @@ class Phase(StrEnum):
     ENCODING = "encoding"
     DENOISING = "denoising"
     DECODING = "decoding"
+    UPSCALING = "upscaling"
     SAVING = "saving"

@@ -18,6 +18,7 @@ from specs.errors import Problem, SpecInvalid
 SETTINGS_FILE = "fluxdrop.yaml"
 LOCK_FILE = "runner.lock"
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
+_UPSCALER_FILES = (".safetensors", ".pth")
 _PARTS = ("inbox", "outbox", "prompts", "data")
 
 
@@ -31,6 +32,7 @@ class Settings:
     lora_roots: tuple[str, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)
     registry: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    upscaler: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     settle_seconds: float = 0.3
     settle_seconds_unknown: float = 2.0
@@ -195,6 +197,9 @@ def load_settings(file: Path) -> Settings:
         raise UsageProblem(*lines) from error
     values.pop("$schema", None)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    if values.get("upscaler", "").lower().endswith(_UPSCALER_FILES):
+        path = file.parent / Path(values["upscaler"]).expanduser()
+        values["upscaler"] = os.path.realpath(path)
     own = {name: _found(entry, file.parent) for name, entry in values.get("registry", {}).items()}
     positions = {
         ".".join(path): f"{file}:{line}:{column}"
@@ -207,7 +212,7 @@ def load_settings(file: Path) -> Settings:
 
 def _paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every path in the settings, with its place in them."""
-    for name in values.keys() & {"inbox", "outbox"}:
+    for name in values.keys() & {"inbox", "outbox", "upscaler"}:
         yield (name,), values[name]
     for name in values.keys() & {"input_roots", "lora_roots"}:
         for number, path in enumerate(values[name]):

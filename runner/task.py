@@ -36,8 +36,10 @@ class ImageTask:
 
     `width` and `height` are in pixels, and None where the size follows the input image. `timeout`
     is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
-    holds the other fields of the kind. `suspect` says that a process ended during this image.
-    In these, a `negative_prompt` is what the model gets, and `true_cfg` how strongly it acts.
+    holds the other fields of the kind. In these, a `negative_prompt` is what the model gets, and
+    `true_cfg` how strongly it acts. The finished picture is made `upscale` times as wide and high;
+    `keep_original` keeps it as it was before, too. `suspect` says that a process ended during this
+    image.
     """
 
     job: str
@@ -55,12 +57,15 @@ class ImageTask:
     inputs: Mapping[str, tuple[InputImage, ...]] = field(default_factory=dict)
     loras: tuple[Lora, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    upscale: int = 1
+    keep_original: bool = False
     suspect: bool = False
 
     @property
     def steps_made(self) -> int:
         """The last of the steps, where one starts from an image (diffusers' `get_timesteps`)."""
-        strength = self.options.get("strength", 1.0) if "image" in self.inputs else 1.0
+        starts = "image" in self.inputs and self.kind != "control"
+        strength = self.options.get("strength", 1.0) if starts else 1.0
         return self.steps - int(self.steps - self.steps * strength)
 
     def is_like(self, other: ImageTask) -> bool:

@@ -42,6 +42,8 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
         has_quality = _whole_number(value.get("quality")) is not None
         if has_quality and value.get("format", "png") == "png":
             yield ["quality"], "'quality' works with `format: jpeg` or `format: webp` only"
+        if value.get("keep_original") is True and not _upscales(value):
+            yield ["keep_original"], "'keep_original' keeps the picture before 'upscale': give one"
         if isinstance(value.get("outpaint"), dict) and not any(value["outpaint"].values()):
             yield ["outpaint"], "nothing to add: give at least one side a number of pixels"
     yield from _times(value)
@@ -81,6 +83,11 @@ def _seeds(value: dict[str, Any]) -> Iterator[Violation]:
         start, count = _whole_number(first), _whole_number(number)
         if start is not None and count is not None and start < SEED_END < start + count:
             yield path, f"seed {start} plus {count} images passes the last seed, {SEED_END - 1}"
+
+
+def _upscales(value: dict[str, Any]) -> bool:
+    matrix = value.get("matrix")
+    return "upscale" in value or (isinstance(matrix, dict) and "upscale" in matrix)
 
 
 def _times(value: dict[str, Any]) -> Iterator[Violation]:

@@ -10,14 +10,14 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.entries import MODEL_REGISTRY, TINY_UPSCALER
 from runner.engine.memory.plans import Machine, MemoryPlan
-from runner.engine.models import Estimator, Model, Weights
+from runner.engine.models import Estimator, Model, Upscaler, Weights
 from runner.engine.resolved_task import ResolvedTask, TaskResolver
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.executor import Event, Progressed
 from tests import random_twin
-from tests.twins import depth
+from tests.twins import depth, zimage
 
 
 class FakeClock:
@@ -57,12 +57,18 @@ class TwinLibrary:
     def prior(self, model: Model, kind: str) -> Path:
         return random_twin.folder("redux-prior", self.data)
 
+    def controlnet(self, model: Model, kind: str) -> tuple[Path, Path]:
+        return zimage.controlnet_files(random_twin.folder("zimage", self.data).parent)
+
     def estimator(self, estimator: Estimator) -> Path:
         folder = self.data / "random-twin" / "depth"
         return folder if (folder / "config.json").is_file() else depth.folder(folder)
 
     def single(self, model: Model) -> Path | None:
         return None
+
+    def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
+        return TINY_UPSCALER, Path(TINY_UPSCALER.repo) / TINY_UPSCALER.file
 
 
 class PlannedCache(PipelineCache):

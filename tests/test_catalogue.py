@@ -51,6 +51,22 @@ def test_of_a_spec_that_starts_from_a_picture_its_own_default_model_is_looked_fo
     assert "`fluxdrop models pull z-image-turbo`" in said
 
 
+@pytest.mark.parametrize("asked", [{"upscale": 2}, {"matrix": {"upscale": [2, 4]}}])
+def test_an_absent_upscaler_is_named_where_a_picture_is_to_be_enlarged(
+    data: Path, asked: dict[str, Any]
+) -> None:
+    cached(data, KLEIN.repo)
+    assert absent(data, {"model": "klein"}) == []
+    (said,) = absent(data, {"model": "klein", **asked})
+    assert said == (
+        "realesr-general is not on this machine: run `fluxdrop models pull realesr-general` (5 MB"
+        " to download)"
+    )
+    assert absent(data, {"model": "tiny", **asked}) == []
+    (said,) = absent(data, {"model": "klein", **asked}, upscaler="realesr-anime")
+    assert "models pull realesr-anime" in said
+
+
 def test_of_a_model_that_is_partly_here_the_rest_is_to_be_downloaded(data: Path) -> None:
     folder = cached(data, KLEIN.repo)
     (folder / "transformer/config.json").unlink()
@@ -75,13 +91,40 @@ def test_the_default_of_the_settings_and_of_the_control_is_looked_for(data: Path
     assert absent(data, {}, models={"text2img": "tiny"}) == []
     (canny,) = absent(data, {"kind": "control"})
     (depth,) = absent(data, {"kind": "control", "control": "depth"})
-    assert "pull canny`" in canny and "pull depth`" in depth
+    assert canny == depth and "pull z-image-control`" in canny
+    (said,) = absent(data, {"kind": "control"}, models={"control": "canny"})
+    assert "pull canny`" in said
+
+
+def test_a_home_with_a_model_for_a_map_keeps_it_as_the_default_and_another_has_the_free_one(
+    data: Path,
+) -> None:
+    catalogue = RegistryCatalogue(Settings(), data)
+    canny, depth = ({"kind": "control", "control": each} for each in ("canny", "depth"))
+    assert catalogue.default_model(canny) == catalogue.default_model(depth) == "z-image-control"
+    cached(data, MODEL_REGISTRY["canny"].repo)
+    assert catalogue.default_model(canny) == "canny"
+    assert catalogue.default_model(depth) == "z-image-control"
+    cached(data, DEPTH.repo)
+    assert catalogue.default_model(depth) == "depth", "what makes maps may be fetched later"
+    assert RegistryCatalogue(Settings()).default_model(canny) == "z-image-control"
+
+
+def test_a_home_that_may_not_be_looked_at_has_the_default_of_a_new_one(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr("runner.engine.hub.library.present", refuse)
+    catalogue = RegistryCatalogue(Settings(), data)
+    assert catalogue.default_model({"kind": "control"}) == "z-image-control"
 
 
 def test_what_makes_depth_maps_is_not_missed_where_the_map_is_ready(data: Path) -> None:
     """Seen red: with the estimator counted in every case."""
     cached(data, DEPTH.repo)
-    spec = {"kind": "control", "control": "depth"}
+    spec = {"kind": "control", "control": "depth", "model": "depth"}
     assert absent(data, {**spec, "preprocessed": True}) == []
     assert len(absent(data, spec)) == 1
 

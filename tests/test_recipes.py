@@ -208,11 +208,9 @@ def kind_models(copy: Checkout) -> None:
         '        "kontext": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
         '        "retouch": Serving("Flux2KleinPipeline", 4, 1.0, guided=False, references=4),\n',
     )
-    copy.change(
-        "README.md",
-        "| `klein` | text2img, kontext, redux, fill |",
-        "| `klein` | text2img, kontext, retouch, redux, fill |",
-    )
+    for name in ("klein", "klein-base", "klein-9b", "klein-base-9b", "klein-9b-kv"):
+        row = f"| `{name}` | text2img, kontext, "
+        copy.change("README.md", f"{row}redux", f"{row}retouch, redux")
 
 
 def kind_example(copy: Checkout) -> None:
@@ -457,8 +455,8 @@ _ENTRIES = (
     copy.change(entries, "    _ZIMAGE,\n", "    _ZIMAGE,\n    _CHROMA,\n")
     copy.change(
         "README.md",
-        "| `schnell` | text2img |",
-        "| `chroma` | text2img | Apache-2.0 | no | 27 GB |\n| `schnell` | text2img |",
+        "| `z-image-control` | control |",
+        "| `chroma` | text2img | Apache-2.0 | no | 27 GB |\n| `z-image-control` | control |",
     )
     copy.add("runner/gallery/foreign.py", "_MODELS = (\n", '    (r"chroma", "chroma"),\n')
     copy.add("runner/gallery/infotext.py", '_DISTILLED = ("schnell", ', '"chroma", ')

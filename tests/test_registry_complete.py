@@ -16,6 +16,7 @@ import pytest
 
 from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, MODEL_REGISTRY
 from runner.engine.families import FAMILIES
+from runner.engine.hub.library import bytes_to_pull
 from runner.engine.kinds.base import Kind
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, problems
@@ -117,6 +118,11 @@ def test_a_model_says_all_that_the_house_plans_with(model: Model) -> None:
     assert min(weights.transformer, weights.text, weights.vae) > 0
     has_prior = any(serving.prior for serving in model.serves.values())
     assert (weights.prior > 0) == has_prior
+    controlnets = [each.controlnet.bytes for each in model.serves.values() if each.controlnet]
+    assert [2 * weights.controlnet] * len(controlnets) == controlnets
+    caches = any(serving.caches for serving in model.serves.values())
+    assert (weights.kept > 0) == bool(caches or controlnets)
+    assert (weights.controlnet > 0) == bool(controlnets)
     assert model.builtin or model.bytes >= 2 * weights.total
     assert model.family in FAMILIES
     for kind, serving in model.serves.items():
@@ -194,7 +200,9 @@ def test_a_kind_that_reads_a_picture_keeps_a_part_of_it_or_is_named_here() -> No
 @pytest.mark.parametrize("model", MODEL_REGISTRY.values(), ids=lambda model: model.name)
 def test_a_model_is_known_by_the_name_that_other_programs_give_it(model: Model) -> None:
     name = model.repo.rpartition("/")[2] or model.name
-    assert foreign._model(name) == {"model": model.name}
+    # With a ControlNet beside it, it is the model that other programs name.
+    named = next(each.name for each in MODEL_REGISTRY.values() if each.repo == model.repo)
+    assert foreign._model(name) == {"model": named}
     distilled = any(word in name.lower() for word in infotext._DISTILLED)
     assert distilled == (not any(serving.guided for serving in model.serves.values()))
 
@@ -226,5 +234,5 @@ def _rows(page: str, head: str) -> list[str]:
 def _readme_row(model: Model) -> str:
     kinds = "all" if set(model.serves) == set(KINDS) else ", ".join(model.serves)
     account = "yes" if model.gated else "no"
-    download = "built in" if model.builtin else f"{model.bytes / 1e9:.0f} GB"
+    download = "built in" if model.builtin else f"{bytes_to_pull(model) / 1e9:.0f} GB"
     return f"| `{model.name}` | {kinds} | {model.licence} | {account} | {download} |"

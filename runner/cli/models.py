@@ -10,9 +10,8 @@ from typing import Any
 
 from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
-from runner.engine.custom_entries import models_of
-from runner.engine.entries import ESTIMATORS
-from runner.engine.hub.sources import Layout, Source, estimator_source, sources
+from runner.engine.custom_entries import aids_of, models_of, upscaler_of
+from runner.engine.hub.sources import Layout, Source, aid_source, sources
 from runner.engine.models import Model
 from runner.errors import UsageProblem
 from runner.settings import Home, find_home
@@ -50,6 +49,8 @@ def run_models(options: argparse.Namespace) -> int:
         kinds = " ".join(
             f"{kind}*" if kind in row["default_for"] else kind for kind in row["kinds"]
         )
+        if not row["kinds"]:
+            kinds = f"upscale, {row['scale'] or '?'}×"
         partly = f"{_size_text(row['bytes_here'])} of it" if row["bytes_here"] else "no"
         here = "yes" if row["present"] else partly
         gated = ", gated" if row["gated"] else ""
@@ -92,15 +93,17 @@ def run_check(options: argparse.Namespace) -> int:
     from runner.engine.hub import checkup
 
     home = find_home(options.home)
-    models = models_of(home.settings)
+    models, aids = models_of(home.settings), aids_of(home.settings)
     rows: list[dict[str, Any]] = []
-    for name in options.names or models:
-        if name not in models and name not in ESTIMATORS:
+    named = {*home.settings.registry}
+    named |= {upscaler_of(home.settings).name} if home.settings.upscaler else set()
+    for name in options.names or [*models, *aids]:
+        if name not in models and name not in aids:
             raise _unknown(name, models)
-        result = checkup.check(models.get(name) or ESTIMATORS[name], home.data)
+        result = checkup.check(models.get(name) or aids[name], home.data)
         # A model of which nothing was fetched is no fault, unless it was named here or in the
         # settings.
-        expected = options.names or result.here or name in home.settings.registry
+        expected = options.names or result.here or name in named
         plan: list[str] = []
         if options.names and name in models:
             from runner.engine.memory import machine, planner
@@ -153,13 +156,13 @@ def _print_checkup(row: Mapping[str, Any], *, in_short: bool) -> None:
 
 def _targets(options: argparse.Namespace, home: Home) -> dict[str, tuple[Source, ...]]:
     """The sources to fetch for each name. Raises UsageProblem for an unknown name."""
-    models = models_of(home.settings)
+    models, aids = models_of(home.settings), aids_of(home.settings)
     targets: dict[str, tuple[Source, ...]] = {}
     for name in options.names:
         if name in models:
             targets[name] = sources(models[name])
-        elif name in ESTIMATORS:
-            targets[name] = (estimator_source(ESTIMATORS[name]),)
+        elif name in aids:
+            targets[name] = (aid_source(aids[name]),)
         elif _REPO.fullmatch(name):
             targets[name] = (Source(name, layout=Layout.FILE, file=options.file or ""),)
         else:

@@ -56,8 +56,10 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
     kind = str(plan.spec["kind"])
     groups: Counter[Like] = Counter()
     for item in plan.items():
-        size = {name: item.parameters.get(name) for name in ("width", "height")}
-        steps = passes(item.parameters)
+        times = item.parameters.get("upscale", 1)
+        sides = {name: item.parameters.get(name) for name in ("width", "height")}
+        size = {name: side and side * times for name, side in sides.items()}
+        steps = passes({"kind": kind, **item.parameters})
         groups[Like(kind, str(item.parameters.get("model")), **size, steps=steps)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = []

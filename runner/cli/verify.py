@@ -37,7 +37,9 @@ _LOOK_SECONDS = 1.0
 # The packages whose versions change pixels, in the order in which they are reported.
 _VERSIONS = ("fluxdrop", "torch", "diffusers", "transformers", "pillow", "python")
 
-_PLAN = ("text_precision", "placement", "tiled", "speed")
+_NOT_SAID = {"weight_only": False, "rounds_inputs": False}
+"""Facts that sidecars have only where they are true, or of few models."""
+_PLAN = ("text_precision", "placement", "tiled", "speed", *_NOT_SAID)
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -265,7 +267,7 @@ def _comparison(
 def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> list[str]:
     """A sentence for everything that changes pixels and is another than in the sidecar."""
     result = mapping(sidecar.get("result"))
-    both = [{"speed": {}, **facts} for facts in (result, engine_facts)]
+    both = [{"speed": {}, **_NOT_SAID, **facts} for facts in (result, engine_facts)]
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
     pairs = [
         # Sidecars older than these numbers are of recipe 1.
@@ -276,6 +278,10 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         *((f"{name} was", *(str(facts.get(name, "")) for facts in both)) for name in _PLAN),
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
         ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
+        *(
+            (f"the upscaler's {key} was", *(mapping(f.get("upscaler")).get(key) for f in both))
+            for key in ("name", "sha256")
+        ),
     ]
     changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
     if _model_hash(result, of_samples=True) and _model_hash(engine_facts):

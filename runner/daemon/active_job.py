@@ -87,7 +87,7 @@ class Dispatch:
         event, part = self.latest, 0.0
         if event is not None and event.phase == Phase.DENOISING and event.steps:
             part = event.step / event.steps
-        elif event is not None and event.phase in (Phase.DECODING, Phase.SAVING):
+        elif event is not None and event.phase in (Phase.DECODING, Phase.UPSCALING, Phase.SAVING):
             part = 1.0
         return len(self.images) - part
 

@@ -10,11 +10,12 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
@@ -24,7 +25,7 @@ from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
 from runner.spool.disk.disk import concerns_all
-from runner.spool.store.outbox import SavedImage, output_entry, state_of
+from runner.spool.store.outbox import ORIGINAL, SavedImage, output_entry, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -34,6 +35,8 @@ _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 # Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
 _LARGE_PIXELS = 256 * 256
 _MOST_ENCODERS = 4
+_OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
+"""What is in the spec of an enlarged picture, and not of the one before."""
 
 
 @dataclass(frozen=True)
@@ -141,5 +144,21 @@ def _encoded(image: FinishedImage) -> SavedImage:
         level=realised.get("metadata", "full"),
     )
     sidecar["result"]["sha256"] = hashlib.sha256(picture).hexdigest()
+    original = _original(image, sidecar, f"{stem}{ORIGINAL}")
+    if original:
+        digest = hashlib.sha256(original).hexdigest()
+        sidecar["result"]["original"] = {"file": f"{stem}{ORIGINAL}", "sha256": digest}
     small = thumbnail(image.rendered.image)
-    return SavedImage(image.record.id, stem, suffix, picture, small, sidecar)
+    return SavedImage(image.record.id, stem, suffix, picture, small, sidecar, original)
+
+
+def _original(image: FinishedImage, sidecar: Mapping[str, Any], file: str) -> bytes | None:
+    """The file of the picture before it was enlarged, with the spec that makes it alone."""
+    if image.rendered.original is None:
+        return None
+    width, height = image.rendered.original.size
+    own = {"file": file, "width": width, "height": height}
+    result = {key: value for key, value in sidecar["result"].items() if key != "upscaler"}
+    spec = {key: value for key, value in sidecar.items() if key not in _OF_THE_LARGE}
+    level = image.realised.get("metadata", "full")
+    return encode(image.rendered.original, {**spec, "result": result | own}, level=level)

@@ -37,10 +37,11 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
     realising = ("true_cfg", *(("strength",) if "image" in task.inputs else ()))
     spec |= {name: task.options[name] for name in realising if name in task.options}
     width, height = rendered.image.size
-    if (facts.pop("width", width), facts.pop("height", height)) == (width, height):
+    before = {"width": width // task.upscale, "height": height // task.upscale}
+    if {side: facts.pop(side, length) for side, length in before.items()} == before:
         # The size of a picture pasted back into its input may be none that a model can make;
         # without one it follows the input again.
-        spec |= {"width": width, "height": height}
+        spec |= before
     if task.prompt:
         spec["prompt"] = task.prompt
     if "precision" in facts:

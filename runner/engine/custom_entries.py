@@ -6,10 +6,11 @@ the hub is asked: missing weights are reported by `models check`, and by the job
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from runner.engine.entries import ESTIMATORS, MODEL_REGISTRY
-from runner.engine.models import Model, Serving, SingleFile
+from runner.engine.entries import AIDS, DEFAULT_UPSCALER, MODEL_REGISTRY, UPSCALERS
+from runner.engine.models import Aid, Model, Serving, SingleFile, Upscaler
 from runner.errors import UsageProblem
 from runner.settings import Settings
 from specs.suggest import did_you_mean
@@ -34,11 +35,34 @@ def models_of(settings: Settings) -> Mapping[str, Model]:
     return models
 
 
+def upscaler_of(settings: Settings) -> Upscaler:
+    """What enlarges pictures: the product's, or another one or a file that the settings name.
+
+    Raises UsageProblem where they name neither.
+    """
+    named, file = settings.upscaler, Path(settings.upscaler)
+    if not named or named in UPSCALERS:
+        return UPSCALERS.get(named, DEFAULT_UPSCALER)
+    if not file.is_absolute():
+        hint = did_you_mean(named, UPSCALERS, f"there are {', '.join(UPSCALERS)}")
+        raise UsageProblem(
+            f"fluxdrop.yaml: upscaler: there is no {named!r}; {hint}, or name a .safetensors or"
+            " .pth file"
+        )
+    return Upscaler(file.name, str(file.parent), file.name, "")
+
+
+def aids_of(settings: Settings) -> Mapping[str, Aid]:
+    """Every estimator and upscaler by its name, the settings' own upscaler among them."""
+    own = upscaler_of(settings)
+    return {**AIDS, own.name: own}
+
+
 def _mistakes(
     name: str, entry: Mapping[str, Any], models: Mapping[str, Model]
 ) -> Iterator[tuple[str, str]]:
     """The mistakes of an entry as (field, message); the field is empty where it is the name."""
-    if name in models or name in ESTIMATORS:
+    if name in models or name in AIDS:
         yield "", "this name is in use already: choose another"
     like = models.get(entry["like"])
     if like is None:
@@ -60,6 +84,8 @@ def _mistakes(
     guided = entry.get("guided", all(serving.guided for serving in like.serves.values()))
     if guided and "guidance" not in entry and not any(s.guided for s in like.serves.values()):
         yield "guided", "name its usual `guidance` beside it"
+    if guided and any(serving.caches for serving in like.serves.values()):
+        yield "guided", f"{like.name} is called without a guidance: leave it out"
     if entry.get("guidance") and not guided:
         yield "guidance", f"{like.name} has no guidance: leave it out, or set `guided: true`"
     width, height = _default_size(entry, like)

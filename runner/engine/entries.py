@@ -8,16 +8,28 @@ neither torch nor diffusers nor Pillow.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
+from runner.engine.models import (
+    Aid,
+    ControlNet,
+    Estimator,
+    Model,
+    Prior,
+    Serving,
+    Sizes,
+    Upscaler,
+    Weights,
+)
+from runner.engine.tiny.folders import UPSCALER, WEIGHTS
 
 APACHE = "Apache-2.0"
-PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
+PRECISIONS = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096
 _QWEN3_LAYER = 100_930_816
 """Of 36."""
+_QWEN3_8B, _QWEN3_8B_LAYER = 8_190_735_360, 192_946_432
 
 _FLUX1_TEXT2IMG = Serving(
     "FluxPipeline", 28, 3.5, negative="true_cfg", img2img="FluxImg2ImgPipeline"
@@ -59,6 +71,7 @@ def _flux1(
         sizes=sizes or Sizes(),
         max_sequence_length=max_sequence_length,
         weights=weights,
+        width=3072,
         bytes=2 * weights.total,
         precisions=PRECISIONS,
         loras=True,
@@ -112,6 +125,7 @@ _KLEIN = Model(
     sizes=Sizes(follow=ONE_MEGAPIXEL, shortest=64, longest=8),
     text_layers=_KLEIN_LAYERS,
     weights=_KLEIN_WEIGHTS,
+    width=3072,
     bytes=2 * _KLEIN_WEIGHTS.total,
     precisions=PRECISIONS,
     loras=True,
@@ -137,6 +151,44 @@ _KLEIN = Model(
     },
 )
 
+
+def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) -> Model:
+    """Another FLUX.2 klein: of 9 B parameters where it is not free, undistilled where guided."""
+    unread = (36 - _KLEIN_LAYERS) * _QWEN3_8B_LAYER
+    large = Weights(9_078_581_248, _QWEN3_8B - unread, _KLEIN_WEIGHTS.vae, unread=unread)
+    weights = _KLEIN_WEIGHTS if free else large
+    return replace(
+        _KLEIN,
+        name=name,
+        repo=f"black-forest-labs/{repo}",
+        licence=APACHE if free else "FLUX-Non-Commercial-v2.1",
+        gated=not free,
+        weights=weights,
+        width=3072 if free else 4096,
+        bytes=2 * weights.total,
+        serves={
+            kind: replace(each, steps=50, guidance=4.0, guided=True, negative="guidance")
+            if guided
+            else each
+            for kind, each in _KLEIN.serves.items()
+        },
+    )
+
+
+_KLEIN_9B = _klein("klein-9b", "FLUX.2-klein-9B")
+_KLEIN_KV = replace(
+    _KLEIN_9B,
+    name="klein-9b-kv",
+    repo="black-forest-labs/FLUX.2-klein-9b-kv",
+    # Key and value of each token of the references, in 32 blocks.
+    weights=replace(_KLEIN_9B.weights, kept=2 * 32 * 4096 * 2),
+    serves={
+        kind: replace(serving, pipeline="Flux2KleinKVPipeline", guidance=0.0, caches=True)
+        for kind, serving in _KLEIN_9B.serves.items()
+        if kind != "fill"  # its pipeline has no such cache, and this model is trained for one
+    },
+)
+
 _ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS)
 _ZIMAGE = Model(
     name="z-image-turbo",
@@ -145,6 +197,7 @@ _ZIMAGE = Model(
     family="zimage",
     text_layers=_ZIMAGE_LAYERS,
     weights=_ZIMAGE_WEIGHTS,
+    width=3840,
     # The transformer is published in float32.
     bytes=2 * _ZIMAGE_WEIGHTS.total + 2 * _ZIMAGE_WEIGHTS.transformer,
     precisions=PRECISIONS,
@@ -157,10 +210,47 @@ _ZIMAGE = Model(
     },
 )
 
+# With the ControlNet of `_ZIMAGE_CONTROL`: canny, depth and more in one, distilled for 8 steps.
+_UNION_PARAMETERS = 3_356_225_792
+_UNION = ControlNet(
+    "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-2.1",
+    "Z-Image-Turbo-Fun-Controlnet-Union-2.1-2602-8steps.safetensors",
+    config="z-image-union",
+    licence=APACHE,
+    scale=0.75,  # the pipeline's own; its makers' range is 0.65 to 1
+    bytes=2 * _UNION_PARAMETERS,
+)
+_ZIMAGE_CONTROL = replace(
+    _ZIMAGE,  # an entry of its own, because it is another download
+    name="z-image-control",
+    weights=replace(
+        _ZIMAGE_WEIGHTS,
+        controlnet=_UNION_PARAMETERS,
+        # The states after each of 15 blocks and the last one, and all but that times the scale.
+        kept=31 * 3840 * 2,
+    ),
+    serves={
+        "control": Serving(
+            "ZImageControlNetPipeline",
+            8,
+            0.0,
+            guided=False,
+            controls=("canny", "depth"),
+            estimator=DEPTH_ANYTHING,
+            controlnet=_UNION,
+        )
+    },
+)
+
 _ENTRIES = (
     _TINY,
     _KLEIN,
     _ZIMAGE,
+    _ZIMAGE_CONTROL,
+    _klein("klein-base", "FLUX.2-klein-base-4B", guided=True, free=True),
+    _KLEIN_9B,
+    _klein("klein-base-9b", "FLUX.2-klein-base-9B", guided=True),
+    _KLEIN_KV,
     _flux1(
         "schnell",
         "FLUX.1-schnell",
@@ -220,18 +310,50 @@ MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}
 
 ESTIMATORS: Mapping[str, Estimator] = {DEPTH_ANYTHING.name: DEPTH_ANYTHING}
 
+TINY_UPSCALER = Upscaler("tiny-upscaler", str(WEIGHTS), UPSCALER, APACHE, 2, 60_000)
+"""Built in, for the pictures of the built-in model."""
+
+UPSCALERS: Mapping[str, Upscaler] = {
+    upscaler.name: upscaler
+    for upscaler in (
+        Upscaler(
+            "realesr-general",
+            "leonelhs/realesrgan",
+            "realesr-general-x4v3.pth",
+            "BSD-3-Clause",
+            scale=4,
+            bytes=4_885_111,
+            sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        ),
+        Upscaler(
+            "realesr-anime",
+            "leonelhs/realesrgan",
+            "realesr-animevideov3.pth",
+            "BSD-3-Clause",
+            scale=4,
+            bytes=2_504_012,
+        ),
+        TINY_UPSCALER,
+    )
+}
+"""Those that the setting `upscaler` may name."""
+DEFAULT_UPSCALER = next(iter(UPSCALERS.values()))
+
+AIDS: Mapping[str, Aid] = {**ESTIMATORS, **UPSCALERS}
+"""All that is pulled by name and is no model."""
+
 DEFAULTS: Mapping[str, str] = {
     kind: next((model.name for model in _ENTRIES[1:] if kind in model.serves), _TINY.name)
     for kind in _TINY.serves
 }
 """The model of each kind where neither the spec nor the settings name one.
 
-The first entry after tiny that serves it. That is klein wherever it can be: its licence is free,
-its repository asks for no account, and it fits on a card of 16 GB.
+The first entry after tiny that serves it. That is klein wherever it can be, else a Z-Image: their
+licences are free, their repositories ask for no account, and they fit on a card of 16 GB.
 """
 
 IMG2IMG_DEFAULT = _ZIMAGE.name
 """The default model of text2img with an image: the first after tiny that can start from one."""
 
 CONTROL_DEFAULTS: Mapping[str, str] = {"canny": "canny", "depth": "depth"}
-"""The default model of the kind `control` for each value of its field `control`."""
+"""For each value of `control` the model that is the default where it is on this machine."""

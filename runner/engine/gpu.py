@@ -86,7 +86,7 @@ class Stages:
     """The pipelines of a task, and the functions that build their keyword arguments.
 
     `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `facts` are
-    the engine facts about them that a sidecar records.
+    the engine facts about them that a sidecar records, `warnings` are sentences for the caller.
     """
 
     family: Family
@@ -96,6 +96,7 @@ class Stages:
     prior_arguments: Build | None = None
     speed: Speed = Speed()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def require_callback(pipeline: type) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-from runner.engine.custom_entries import models_of
+from runner.engine.custom_entries import models_of, upscaler_of
 from runner.engine.errors import DeviceLost
 from runner.engine.gpu import StopSign
 from runner.engine.hub import library as hub
@@ -212,7 +212,7 @@ def of_home(
     settings = home.settings
     speed = Speed.of(settings)
     speed.check()
-    library = hub.Disk(home.data, models_of(settings))
+    library = hub.Disk(home.data, models_of(settings), upscaler_of(settings))
     device = device or settings.device
     pipelines = PipelineCache(
         library,

@@ -99,6 +99,55 @@ class Estimator:
 
 
 @dataclass(frozen=True)
+class ControlNet:
+    """A model that reads a map beside the transformer, and works with some of its layers.
+
+    Its weights are `file` in `repo`, its configuration is our own: `config` names a folder of
+    `engine/controlnets`. `scale` is how much a map counts where a spec does not say it.
+    """
+
+    repo: str
+    file: str
+    config: str
+    licence: str
+    scale: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """A net that enlarges finished pictures; it is pulled by name, but serves no kind.
+
+    `file` is a path in `repo`, which is on the hub or an absolute folder. `scale` is what its net
+    enlarges by, 0 where only the file tells it. `sha256` is the file's, where it is published.
+    """
+
+    name: str
+    repo: str
+    file: str
+    licence: str
+    scale: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+
+Aid = Estimator | Upscaler
+"""What is pulled by name and serves no kind."""
+
+
+def upscaling_problem(width: int, height: int, times: int) -> str | None:
+    """Why a picture of this size cannot be made so many times as large; None where it can."""
+    longest = max(width, height)
+    if times * longest <= LARGEST_SIDE:
+        return None
+    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
+    return (
+        f"{width}×{height} would become {width * times}×{height * times}, and a side has at most"
+        f" {LARGEST_SIDE} pixels: {fits}"
+    )
+
+
+@dataclass(frozen=True)
 class Serving:
     """How a model serves one kind.
 
@@ -109,7 +158,8 @@ class Serving:
     one, and `estimator` computes the map from an image. `negative` says what weighs a negative
     prompt: "true_cfg", by default as strong as the field here, or "guidance"; empty, the model
     takes none. `img2img` is the pipeline class that starts from an image, where the kind can do
-    without one.
+    without one. `caches` says that the pipeline computes its references once and keeps that from
+    step to step; such a class changes the transformer, and has no keyword for a guidance.
     """
 
     pipeline: str
@@ -122,6 +172,8 @@ class Serving:
     weighted: bool = False
     controls: tuple[str, ...] = ()
     estimator: Estimator | None = None
+    controlnet: ControlNet | None = None
+    caches: bool = False
     sizes: Sizes | None = None
     words: str = ""
     negative: str = ""
@@ -144,8 +196,9 @@ class Serving:
 class Weights:
     """The parameter counts of a model's parts, from which memory is planned.
 
-    `text` counts all text encoders together, `prior` what a prior stage adds to them. `unread` is
-    what lies in the files of the text encoders and is not loaded.
+    `text` counts all text encoders together, `prior` what a prior stage adds to them, `controlnet`
+    its own layers. `unread` is what lies in the files of the text encoders and is not loaded.
+    `kept` are bytes: what a step in bf16 holds of each token beside what every model does.
     """
 
     transformer: int
@@ -153,6 +206,8 @@ class Weights:
     vae: int
     prior: int = 0
     unread: int = 0
+    controlnet: int = 0
+    kept: int = 0
 
     @property
     def others(self) -> int:
@@ -182,7 +237,7 @@ class SingleFile:
 class Model:
     """One model that a spec may name. `repo` is on the hub, or an absolute folder.
 
-    `bytes` is the size of the download without priors and estimators.
+    `bytes` is the size of the download without priors, ControlNets and estimators.
     """
 
     name: str
@@ -198,6 +253,8 @@ class Model:
     text_layers: int = 0
     """How many layers of the text encoder are read, where not all are."""
     weights: Weights = Weights(0, 0, 0)
+    width: int = 0
+    """Of a token in the transformer, by which those of one family are told apart."""
     bytes: int = 0
     precisions: tuple[str, ...] = ("auto", "fp32", "bf16")
     native: str = ""

@@ -13,7 +13,7 @@ from typing import Any
 from runner.engine.entries import CONTROL_DEFAULTS, DEFAULTS, IMG2IMG_DEFAULT, MODEL_REGISTRY
 from runner.engine.kinds import control, fill, kontext, redux, text2img
 from runner.engine.kinds.base import NOT_GIVEN, Kind
-from runner.engine.models import Model, Serving
+from runner.engine.models import Model, Serving, upscaling_problem
 from runner.engine.tiny.vocabulary import unknown_words
 from runner.task import ImageTask, InputImage, Lora
 from specs.expand import MAX_IMAGES
@@ -32,8 +32,15 @@ Finding = tuple[str, str]
 Models = Mapping[str, Model]
 
 
-def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = None) -> str:
-    """The model of a spec: its own, else the settings' for its kind, else the product's."""
+def default_model(
+    spec: Mapping[str, Any],
+    defaults: Mapping[str, str] | None = None,
+    is_here: Callable[[str], bool] = lambda model: False,
+) -> str:
+    """The model of a spec: its own, else the settings' for its kind, else the product's.
+
+    `is_here` says whether a model is on this machine: some are the default only there.
+    """
     named = spec.get("model")
     if named:
         return str(named)
@@ -41,7 +48,9 @@ def default_model(spec: Mapping[str, Any], defaults: Mapping[str, str] | None = 
     if defaults and kind in defaults:
         return defaults[kind]
     if kind == "control":
-        return CONTROL_DEFAULTS.get(str(spec.get("control", "canny")), DEFAULTS[kind])
+        varied = (spec.get("matrix") or {}).get("control") or [spec.get("control", "canny")]
+        made_for = {CONTROL_DEFAULTS.get(str(each), "") for each in varied}
+        return next(filter(is_here, made_for if len(made_for) == 1 else ()), DEFAULTS[kind])
     if kind == "text2img" and spec.get("image"):
         return IMG2IMG_DEFAULT
     return DEFAULTS.get(kind, "")
@@ -104,9 +113,11 @@ def realise(
         loras=tuple(loras),
         options={
             name: spec.get(name, default)
-            for name, default in {**kind.options, **_negative(spec, serving)}.items()
+            for name, default in {**kind.options, **_own_options(spec, serving)}.items()
             if name in spec or default is not NOT_GIVEN
         },
+        upscale=int(spec.get("upscale", 1)),
+        keep_original=bool(spec.get("keep_original", False)),
     )
 
 
@@ -127,11 +138,17 @@ def warnings(
     return told
 
 
-def _negative(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
-    """The default options of a task with a negative prompt; without one it is the empty one.
+def _own_options(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
+    """The default options that depend on the serving: what weighs a map, or a negative prompt.
 
-    The guidance of a model that is not distilled always takes one.
+    That is the empty one where none is given; the guidance of a model that is not distilled always
+    takes one.
     """
+    own = {"strength": serving.controlnet.scale} if serving.controlnet else {}
+    return {**own, **_negative(spec, serving)}
+
+
+def _negative(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
     if serving.negative == "true_cfg" and ("negative_prompt" in spec or "true_cfg" in spec):
         return {"negative_prompt": "", "true_cfg": serving.true_cfg}
     return {"negative_prompt": ""} if serving.negative == "guidance" else {}
@@ -172,10 +189,14 @@ def _spec_problems(
 
 
 def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterator[Finding]:
+    width, height = _size(spec, kind, model)
+    known, times = [side for side in (width, height) if side], int(spec.get("upscale", 1))
+    # Of a size that follows the input image the rest is seen when that is opened.
+    if times > 1 and known and (message := upscaling_problem(known[0], known[-1], times)):
+        yield "upscale", message
     sides = [side for side in ("width", "height") if spec.get(side)]
     if not sides:
         return
-    width, height = _size(spec, kind, model)
     sizes = model.sizes_for(kind.name)
     if width and height:
         message = sizes.problem(width, height)
@@ -250,6 +271,9 @@ def _control_problems(
             "preprocessed",
             f"no depth map can be made for {model.name}: give a ready map and set this to true",
         )
+    if "strength" in spec and serving.controlnet is None:
+        able = _able("control", models, lambda _, other: other.controlnet is not None)
+        yield "strength", f"{model.name} cannot weigh its map; leave `strength` out{able}"
 
 
 def _able(kind: str, models: Models, can: Callable[[Model, Serving], bool]) -> str:

@@ -17,13 +17,14 @@ from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.kinds.base import Prepared
-from runner.engine.pictures import depth
+from runner.engine.models import upscaling_problem
+from runner.engine.pictures import depth, upscaling
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import JobFailed, OutOfMemory
+from runner.errors import InputBad, JobFailed, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.job import Phase
 from runner.task import ImageTask
@@ -63,7 +64,7 @@ class Renderer:
             return image, stages, piece, (*encoded.warnings, *lora_warnings)
 
         sign.check()
-        prepared = self._prepared(task, on_progress)
+        prepared, net = self._prepared(task, on_progress), self._net(task)
         sign.check()
         pixels = prepared.width * prepared.height
         with sign.not_counted():
@@ -80,7 +81,8 @@ class Renderer:
             ran_out = f"the device ran out of memory with {first.plan.summary}"
             warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
         seconds = time.monotonic() - began - sign.given_back
-        rendered = self._rendered(piece, image, seconds, stages, warnings)
+        on_tile = partial(_before_tile, sign, on_progress)
+        rendered = self._rendered(piece, image, seconds, stages, warnings, net, on_tile)
         self.batching.record(stages, resolved, piece, seconds)
         return rendered
 
@@ -95,7 +97,7 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, tasks[0], on_event)
         sign.check()
-        prepared = self._prepared(tasks[0], on_progress)
+        prepared, net = self._prepared(tasks[0], on_progress), self._net(tasks[0])
         resolved = self._pipelines.resolve(tasks[0], prepared.width * prepared.height)
         pieces = [
             Piece(task, prepared, self._prompts.encoded(resolved, task, sign, on_progress))
@@ -107,8 +109,9 @@ class Renderer:
         loras.apply(stages.main, ())
         images = gpu.run_batch(stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)
+        on_tile = partial(_before_tile, sign, on_progress)
         return [
-            self._rendered(piece, image, seconds, stages, piece.encoded.warnings)
+            self._rendered(piece, image, seconds, stages, piece.encoded.warnings, net, on_tile)
             for piece, image in zip(pieces, images, strict=True)
         ]
 
@@ -116,14 +119,28 @@ class Renderer:
         """Take every model and every kept tensor off the device."""
         self._prompts.clear()
         depth.release()
+        upscaling.release()
         self.batching.forget()
         self._pipelines.forget()
 
+    def _net(self, task: ImageTask) -> upscaling.Net | None:
+        """What enlarges the picture of a task; absent weights are told before others are loaded."""
+        library = self._pipelines.library
+        model = library.models[task.model]
+        return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
+
     def _rendered(
-        self, piece: Piece, image: Image, seconds: float, stages: Stages, warnings: tuple[str, ...]
+        self,
+        piece: Piece,
+        image: Image,
+        seconds: float,
+        stages: Stages,
+        warnings: tuple[str, ...],
+        net: upscaling.Net | None,
+        on_tile: upscaling.OnTile,
     ) -> Rendered:
         task = piece.task
-        facts = {
+        facts: dict[str, Any] = {
             **stages.facts,
             "versions": dict(versions()),
             "steps": task.steps,
@@ -132,13 +149,19 @@ class Renderer:
             "height": piece.prepared.height,
             "recipe": KINDS[task.kind].recipe,
         }
-        warnings = (*piece.prepared.warnings, *warnings)
+        warnings = (*piece.prepared.warnings, *stages.warnings, *warnings)
         warnings += stages.speed.warnings(stages.main, task.steps_made)
         if image.getcolors(1):  # of what was painted, before it is pasted into another
             warnings += ("the picture is of one colour: look at it, and try another seed",)
         if piece.prepared.paste:
             image = piece.prepared.paste.onto(image)
-        return Rendered(self._slot, task, image, seconds, facts, warnings)
+        if net is None:
+            return Rendered(self._slot, task, image, seconds, facts, warnings)
+        began, original = time.monotonic(), image if task.keep_original else None
+        image = upscaling.upscaled(image, net, task.upscale, self._pipelines.device, on_tile)
+        seconds += time.monotonic() - began
+        facts["upscaler"] = net.facts
+        return Rendered(self._slot, task, image, seconds, facts, warnings, original)
 
     def _progress(
         self, task: ImageTask, on_event: OnEvent, phase: Phase, step: int = 0, steps: int = 0
@@ -153,11 +176,18 @@ class Renderer:
         if task.inputs:
             on_progress(Phase.PREPROCESSING, 0, 0)
         prepared = kind.prepare(task, model.sizes_for(task.kind))
+        if problem := upscaling_problem(*prepared.finished, task.upscale):
+            raise InputBad(problem)
         estimator = model.serves[task.kind].estimator
         if prepared.depth_of is None or estimator is None:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
         return prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+
+
+def _before_tile(sign: StopSign, on_progress: Any, done: int, tiles: int) -> None:
+    on_progress(Phase.UPSCALING, done, tiles)
+    sign.check()
 
 
 @cache

@@ -23,16 +23,18 @@ from runner.errors import JobFailed
 from runner.task import ImageTask
 
 PRIOR = "prior "
+CONTROLNET = "controlnet"
 
 
 @dataclass(frozen=True)
 class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
 
-    `single` is the file of the transformer's weights, where they are in one file. `marks` are the
-    hashes of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal
-    hash. `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to
-    the same numbers. `wanted` is the precision of the task, "auto" where none is named.
+    `single` is the file of the transformer's weights, where they are in one file; `controlnet` are
+    the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
+    of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
+    `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
+    numbers. `wanted` is the precision of the task, "auto" where none is named.
     """
 
     model: Model
@@ -42,6 +44,7 @@ class ResolvedTask:
     folder: Path
     prior_folder: Path | None
     single: Path | None
+    controlnet: tuple[Path, Path] | None
     marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
@@ -115,18 +118,25 @@ class TaskResolver:
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        is_stored = single is None and checkpoints.is_stored(folder / HEAVY)
-        precision = "stored" if wanted == "auto" and is_stored else wanted
+        precision = wanted
+        if wanted == "auto" and self._is_stored(folder, single):
+            precision = "stored"
+            if single:  # its size is not known to an entry
+                model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
         plan = self._plan(model, pixels, precision, kind)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
+        controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
         left_out = HEAVY if single else ""
-        parts = [*weights(folder, left_out).values(), [single] if single else []]
+        alone = [file for file in (single, controlnet and controlnet[1]) if file]
+        parts = [*weights(folder, left_out).values(), alone]
         parts += weights(prior_folder).values() if prior_folder else []
         # Before anything is read: what changes meanwhile is read again for the next image.
         before = stamps(file for files in parts for file in files)
         marks = self.hashes.parts(folder, left_out)
         if single:
             marks[HEAVY] = self.hashes.file(single)
+        if controlnet:
+            marks[CONTROLNET] = self.hashes.file(controlnet[1])
         if prior_folder:
             of_prior = self.hashes.parts(prior_folder)
             marks |= {f"{PRIOR}{part}": mark for part, mark in of_prior.items()}
@@ -138,12 +148,21 @@ class TaskResolver:
             folder=folder,
             prior_folder=prior_folder,
             single=single,
+            controlnet=controlnet,
             marks=marks,
             plan=plan,
             encoders=self._encoders(family, marks, plan),
             wanted=wanted,
             stamps=before,
         )
+
+    def _is_stored(self, folder: Path, single: Path | None) -> bool:
+        """Whether the transformer was published quantised, and this device computes with it so."""
+        if single is None:
+            return checkpoints.is_stored(folder / HEAVY)
+        # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
+        scheme = checkpoints.scheme(single)
+        return scheme == "nvfp4" or (scheme == "fp8r" and self.machine.device == "cuda")
 
     def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
         models = self._library.models

@@ -17,9 +17,14 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 _TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
 _LONGEST_NAME = 200
 # The models with a negative prompt and true CFG.
-_NEGATIVE = frozenset({"dev", "krea", "kontext-dev", "tiny"})
+_NEGATIVE = frozenset({"dev", "krea", "kontext-dev", "tiny", "klein-base", "klein-base-9b"})
+_GUIDED_BY_CFG = dict.fromkeys(("klein-base", "klein-base-9b"), "guidance")
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
+    (r"klein.?base.?9b", "klein-base-9b"),
+    (r"klein.?base", "klein-base"),
+    (r"klein.?9b.?kv", "klein-9b-kv"),
+    (r"klein.?9b", "klein-9b"),
     (r"klein.?4b|^klein$", "klein"),
     (r"z.?image.?turbo", "z-image-turbo"),
     (r"kontext", "kontext-dev"),
@@ -54,11 +59,16 @@ def from_infotext(infotext: Infotext) -> dict[str, Any]:
         spec["loras"] = loras
     if pairs.get("Control type") in ("canny", "depth"):
         spec["control"] = pairs["Control type"]
+    if spec["kind"] == "control" and spec.get("model") == "z-image-turbo":
+        spec |= {"model": "z-image-control"}
+        weight = _number(pairs.get("Control weight"), -1.0)
+        spec |= {"strength": weight} if 0 <= weight <= 1 else {}
     cfg = _number(pairs.get("CFG scale"), 1.0)
     negative = infotext.negative.strip()
     if spec.get("model") in _NEGATIVE and 1.01 <= cfg <= 100 and len(negative) <= 2000:
         spec |= {"negative_prompt": negative} if negative else {}
-        spec, negative = {**spec, "true_cfg": cfg}, ""
+        spec[_GUIDED_BY_CFG.get(str(spec["model"]), "true_cfg")] = cfg
+        negative = ""
     made_with, strength = pairs.get("Version"), pairs.get("Denoising strength")
     return spec | _extra(negative_prompt=negative, strength=strength, made_with=made_with)
 

@@ -21,7 +21,7 @@ _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"')
 _BLANKS = re.compile(r"\s*")
 _KEY_SIGN = re.compile(r"[\w /-]")
 _NEGATIVE = "Negative prompt:"
-_DISTILLED = ("schnell", "klein", "turbo")
+_DISTILLED = ("schnell", "klein-4b", "klein-9b", "turbo")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,10 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Distilled CFG Scale", number_text(guidance)
     yield "Seed", str(sidecar.get("seed", 0))
     width, height = (result.get(k) or sidecar.get(k) for k in ("width", "height"))
+    times = sidecar.get("upscale")
+    if times in (2, 4) and isinstance(width, int) and isinstance(height, int):
+        width, height = width // times, height // times
+        yield "Hires upscale", str(times)
     if width and height:
         yield "Size", f"{width}x{height}"
     # Forge hashes one checkpoint file: the hash of a folder of weights would match no other.
@@ -119,7 +123,7 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Model hash", digest[:10].lower()
     own = name if model.get("repo") and not PurePath(name).is_absolute() else sidecar.get("model")
     yield "Model", PurePath(str(model.get("file") or "")).stem or str(own).rsplit("/", 1)[-1]
-    if sidecar.get("strength"):
+    if sidecar.get("strength") and sidecar.get("kind") != "control":
         yield "Denoising strength", number_text(sidecar["strength"])
     hashes = ", ".join(f"{name}: {digest[:12]}" for name, _, digest in _loras(sidecar) if digest)
     if hashes:
@@ -135,6 +139,8 @@ def _own_pairs(sidecar: Mapping[str, Any], result: Mapping[str, Any]) -> Iterato
         yield "Pipeline", kind
     if sidecar.get("control"):
         yield "Control type", str(sidecar["control"])
+    if kind == "control" and "strength" in sidecar:
+        yield "Control weight", number_text(sidecar["strength"])
     if result.get("job"):
         yield "Job", str(result["job"])
     if result.get("pack"):

@@ -50,7 +50,8 @@ def measured(gallery: Gallery, like: Like) -> Measured | None:
 
 def passes(fields: Mapping[str, Any]) -> float | None:
     """How often an image goes through the model: once a step, twice with a true CFG."""
-    steps, strength = fields.get("steps"), fields.get("strength", 1)
+    of_a_map = fields.get("kind") == "control"
+    steps, strength = fields.get("steps"), 1 if of_a_map else fields.get("strength", 1)
     if not isinstance(steps, int | float) or not isinstance(strength, int | float):
         return None
     return steps * strength * (2 if {"negative_prompt", "true_cfg"} & fields.keys() else 1)

@@ -5,8 +5,9 @@ weights are random, which changes neither time nor memory, and are written once 
 GB. Each kind and precision runs in a process of its own that may take no more than the cap: peak
 memory, loading (the first time, and again from what was kept), seconds a step and their share of
 the fastest matrix product of this run, decoding, a cancel in the midst of a step; the same
-compiled; and a careful diffusers script beside it. Without a GPU it says so and measures nothing;
-`--tiny` runs all of it on the CPU with tiny models, to try the script itself.
+compiled; and a careful diffusers script beside it. `--table [--real FOLDER]` takes ten minutes: one
+model in every precision, eager and compiled, beside bare diffusers. Without a GPU it says so and
+measures nothing; `--tiny` runs all of it on the CPU with tiny models, to try the script itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.bench import gpu_table, rehearsal
 from tests.bench.figures import Goal, shown
 from tests.bench.library import MODELS
 
@@ -153,13 +155,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench gpu", description=__doc__)
     parser.add_argument("--cap", type=float, default=CAP_GB, help="GB of the card; 0: all it has")
     parser.add_argument("--kinds", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
-    parser.add_argument("--precisions", nargs="+", help="auto, bf16, fp8, nf4")
+    parser.add_argument("--precisions", nargs="+", help="auto, bf16, fp8, int8, nf4")
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--compiled", nargs="*", choices=tuple(MODELS), help="kinds to compile")
     parser.add_argument("--folder", type=Path, help="where the weights are kept: 40 GB free")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--quick", action="store_true", help="text2img alone, as planned")
+    parser.add_argument("--table", action="store_true", help="one model in every precision")
+    parser.add_argument("--model", choices=rehearsal.MODELS, default="klein", help="of the table")
+    parser.add_argument("--real", type=Path, help="the table's published weights, in a folder")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(argv)
     if asked.quick:
@@ -167,6 +172,8 @@ def main(argv: list[str]) -> int:
     if not asked.tiny and not _has_gpu():
         print(json.dumps({"rows": [], "note": NOTHING}) if asked.json else NOTHING)
         return 0
+    if asked.table:
+        return gpu_table.show(asked)
     with tempfile.TemporaryDirectory(dir=asked.folder) as own:
         root = asked.folder or Path(own)
         write_weights(root, asked.kinds, tiny=asked.tiny)

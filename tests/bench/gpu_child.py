@@ -76,7 +76,7 @@ class Timeline(SimpleQueue[Event]):
         self.at: list[tuple[float, Event]] = []
 
     def put(self, item: Event, block: bool = True, timeout: float | None = None) -> None:
-        _settle(self._device)
+        settle(self._device)
         self.at.append((time.perf_counter(), item))
         super().put(item)
 
@@ -141,7 +141,7 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
         **first, "again_s": again_s, "step_s": median(steps), "step_quartiles": [low, high],
         "decode_s": decode_s, "image_s": image_s, "cancel_s": cancel_s,
         "planned_gib": resolved.plan.bytes / _GIB, "plan": resolved.plan.summary,
-        "peak_gib": _peak(device),
+        "peak_gib": peak(device),
     }  # fmt: skip
 
 
@@ -206,12 +206,12 @@ def _script(order: Order, device: torch.device) -> dict[str, Any]:
     pictures = scripts.pictures(order.side)
     began = time.perf_counter()
     words = scripts.encode(pipes, _PROMPT, 16 if order.tiny else 512)
-    _settle(device)
+    settle(device)
     encode_s = time.perf_counter() - began
     at: list[float] = []
 
     def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        _settle(device)
+        settle(device)
         at.append(time.perf_counter())
         return tensors
 
@@ -222,7 +222,7 @@ def _script(order: Order, device: torch.device) -> dict[str, Any]:
             order.kind, pipes, words, pictures, side=order.side, steps=order.steps, seed=seed,
             callback_on_step_end=on_step,
         )  # fmt: skip
-        _settle(device)
+        settle(device)
         return time.perf_counter() - began
 
     draw(0)
@@ -231,7 +231,7 @@ def _script(order: Order, device: torch.device) -> dict[str, Any]:
     low, _, high = quantiles(steps, n=4, method="inclusive")
     return {
         "load_s": load_s, "encode_s": encode_s, "step_s": median(steps),
-        "step_quartiles": [low, high], "image_s": image_s, "peak_gib": _peak(device),
+        "step_quartiles": [low, high], "image_s": image_s, "peak_gib": peak(device),
     }  # fmt: skip
 
 
@@ -264,7 +264,8 @@ def _pipes(order: Order, device: torch.device) -> scripts.Pipes:
 # -- the machine ---------------------------------------------------------------------------------
 
 
-def _settle(device: torch.device) -> None:
+def settle(device: torch.device) -> None:
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -279,7 +280,7 @@ def _operations(order: Order) -> float:
     return operations_of_a_step(folder / "transformer", image, text)
 
 
-def _peak(device: torch.device) -> float | None:
+def peak(device: torch.device) -> float | None:
     """What the allocator held at most, in GiB; None for a CPU, which has none."""
     return torch.cuda.max_memory_reserved(device) / _GIB if device.type == "cuda" else None
 

@@ -21,6 +21,7 @@ from tests.engine.tiny.evaluate import (
     measure_negative,
     measure_strength,
     measure_text2img,
+    measure_upscale,
 )
 from tests.engine.tiny.evaluate_hints import measure_control, measure_fill, measure_redux
 
@@ -34,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "fill": measure_fill,
     "control": measure_control,
     "redux": measure_redux,
+    "upscale": measure_upscale,
 }
 _PARTS_OF_ONE = 100
 
@@ -73,6 +75,8 @@ def _line(name: str, figures: dict[str, float]) -> str:
             shown.append(f"n {value:.0f}")
         elif key == "seconds":
             shown.append(f"{value:.2f} s each")
+        elif key.endswith("decibels"):
+            shown.append(f"{key.removesuffix('_decibels')} {value:.2f} dB")
         elif key.endswith("error"):
             shown.append(f"{key.replace('_', ' ')} {value:.2f} of 255")
         else:

@@ -32,7 +32,7 @@ from tests.bench.figures import Goal, shown
 STATUS = Path("/proc/self/status")
 NOTHING = "no /proc: nothing measured"
 MODELS = ("klein", "z-image-turbo")
-PRECISIONS = ("fp32", "bf16", "fp8", "nf4")
+PRECISIONS = ("fp32", "bf16", "fp8", "int8", "nf4")
 SHARD_BYTES = 2**31
 _GIB = 2**30
 _RANDOM = 2**22

@@ -6,6 +6,7 @@ work, is what is tested. The figures are tested for themselves.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,7 +17,18 @@ from typing import Any
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
-from tests.bench import gpu, gpu_child, latency, loop, mixed, overhead, rehearsal, saving
+from tests.bench import (
+    gpu,
+    gpu_child,
+    gpu_table,
+    latency,
+    loop,
+    mixed,
+    overhead,
+    precision,
+    rehearsal,
+    saving,
+)
 from tests.bench.__main__ import benchmarks
 from tests.bench.figures import Goal, Spread, shown
 from tests.bench.library import MODELS, PARTS, PRIOR
@@ -56,7 +68,9 @@ def test_every_bench_is_listed_with_what_it_measures() -> None:
     known = benchmarks()
     assert {"loop", "mixed", "latency", "overhead", "added", "gpu", "saving"} <= set(known)
     assert all(says.startswith("Measures ") for says in known.values()), known
-    assert not {"gpu_child", "turns", "figures", "scripts"} & set(known), "what benches are made of"
+    assert not {"gpu_child", "gpu_table", "turns", "figures", "scripts"} & set(known), (
+        "what benches are made of"
+    )
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -186,6 +200,41 @@ def test_the_gpu_bench_works_on_tiny_models(
     if who == "fluxdrop":
         assert found["cancel_s"] > 0 and found["again_s"] > 0
     assert gpu.table([{"name": order.name, **found}])[1].startswith(f"{who}, {kind}")
+
+
+@pytest.mark.timeout(300)
+def test_the_gpu_table_has_every_precision_eager_and_compiled_beside_bare_diffusers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(gpu_table, "measured", gpu_table.row)
+    given = ["--table", "--tiny", "--side", "64", "--steps", "4", "--folder", str(tmp_path)]
+    assert gpu.main([*given, "--json"]) in (0, 1)  # it may well be slower here
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert list(found) == [*gpu_table.PRECISIONS, gpu_table.BARE]
+    assert "it needs a GPU" in found.pop("nf4")["error"]
+    assert found["int8"]["facts"] == {} and found["int8"]["plan"].startswith("in int8")
+    for name, row in found.items():
+        assert "error" not in row, row
+        assert row["step_s"] > 0 and row["compiled_s"] > 0
+        assert (row["psnr"] is None or row["psnr"] > 10) and (row["psnr"] or name != "int8")
+    rows = [{"name": "int8", "step_s": 1.0, "compiled_s": 0.4, "psnr": 31.24, "peak_gib": 9.0,
+             "planned_gib": 8.0}, {"name": "bf16", "step_s": 1.0, "compiled_s": 0.8}]  # fmt: skip
+    assert gpu_table.table(rows)[1].split() == ["int8", "-", "1", "0.4", "31.2", "8", "9"]
+    assert [goal.met for goal in gpu_table.goals(rows)] == [False, False, True]
+
+
+def test_the_precisions_are_compared_with_bf16_and_with_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert precision.main(["--rounds", "1", "--heads", "2", "--json"]) in (0, 1)
+    found = {row["precision"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert tuple(found) == precision.PRECISIONS and found["bf16"]["error"] == 0
+    assert 0 < found["int8"]["error"] < found["fp8"]["error"] < found["nf4"]["error"]
+    assert found["bf16"]["bytes"] == 2 > found["int8"]["bytes"] > found["nf4"]["bytes"]
+    assert all(row["seconds"] > 0 for row in found.values())
 
 
 def test_full_size_stand_ins_are_as_large_as_the_published_weights() -> None:

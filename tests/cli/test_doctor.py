@@ -39,7 +39,7 @@ def test_without_weights_it_says_how_the_usual_models_would_be_held(here: Here) 
     told = findings(here, "memory")
     assert [each["found"].split(":")[0] for each in told] == [
         "klein runs in bf16, in turn with the text encoders (bf16)",
-        "canny runs in fp8, in turn with the text encoders (bf16), decoded in tiles",
+        "z-image-control runs in fp8, in turn with the text encoders (bf16)",
     ]
     assert "the GPU has 15.0 GiB to use" in told[0]["why"]
     assert "       the GPU has 15.0 GiB to use" in here("doctor").out

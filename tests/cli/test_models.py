@@ -112,6 +112,32 @@ def test_an_estimator_can_be_asked_about_too(here: Here) -> None:
     assert not row["ok"] and "models pull depth-anything" in str(row["advice"])
 
 
+def test_upscalers_are_listed_and_checked_beside_the_models(here: Here) -> None:
+    rows = {row["name"]: row for row in here("models", "--json").json["models"]}
+    general, tiny = rows["realesr-general"], rows["tiny-upscaler"]
+    assert (general["kinds"], general["scale"], general["present"]) == ([], 4, False)
+    assert (general["licence"], tiny["present"]) == ("BSD-3-Clause", True)
+    text = here("models").out
+    assert "upscale, 4×" in text and "upscale, 2×" in text
+    row = checked(here, "realesr-general")["realesr-general"]
+    assert not row["ok"] and "models pull realesr-general" in str(row["advice"])
+    assert checked(here, "tiny-upscaler")["tiny-upscaler"]["ok"]
+
+
+def test_an_upscaler_of_the_settings_is_missed_where_it_is_not_there(here: Here) -> None:
+    file = here.home / "fluxdrop.yaml"
+    file.write_text("upscaler: nets/mine.pth\n", encoding="utf-8")
+    row = checked(here)["mine.pth"]
+    assert not row["ok"] and row["missing"] == [f"{here.home / 'nets'}: mine.pth"]
+    found = {each["name"]: each for each in here("doctor", "--json").json["findings"]}
+    assert not found["upscaler"]["ok"] and "mine.pth" in found["upscaler"]["found"]
+    put(here.home / "nets", {"mine.pth": b"net"})
+    assert checked(here)["mine.pth"]["ok"]
+    file.write_text("", encoding="utf-8")
+    found = {each["name"]: each for each in here("doctor", "--json").json["findings"]}
+    assert found["upscaler"]["ok"] and "models pull realesr-general" in found["upscaler"]["found"]
+
+
 def test_a_default_model_that_there_is_not_is_found(here: Here) -> None:
     settings = here.home / "fluxdrop.yaml"
     settings.write_text("models: {text2img: kre, fill: krea}\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from runner.cli.init import make_home
 from runner.engine.gpu_thread import GpuThread
+from tests import random_twin
 from tests.cli.here import Here
 from tests.cli.test_live import RunnerOf, started
 from tests.daemon.test_threads import end
@@ -52,6 +53,10 @@ def drained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "outlined": spec(kind="control", image="photo.png", preprocessed=True),
             "denied": spec(negative_prompt="a green square", true_cfg=3.0),
             "redrawn": spec(image="photo.png", strength=0.5),
+            "enlarged": spec(upscale=4, keep_original=True, format="jpeg"),
+            "enlarged-photo": spec(
+                kind="fill", image="photo.png", mask="hole.png", upscale=2, keep_original=True
+            ),
         }
         for stem, text in jobs.items():
             (home / "inbox" / f"{stem}.yaml").write_text(text, encoding="utf-8")
@@ -75,7 +80,8 @@ def file_of(home: Path, name: str) -> Path:
     ["plain-0002.json", "lossy-0001.json", "bare-0001.json", "edited-0001.json",
      "filled-0001.json", "inverted-0001.json", "faint-0001.json", "extended-0001.json",
      "weighed-0001.json", "blended-0001.json", "outlined-0001.json", "denied-0001.json",
-     "redrawn-0001.json", "plain-0001.png"],
+     "redrawn-0001.json", "enlarged-0001.json", "enlarged-0001.original.png",
+     "enlarged-photo-0001.json", "enlarged-photo-0001.original.png", "plain-0001.png"],
 )  # fmt: skip
 def test_an_untouched_picture_is_made_again_pixel_by_pixel(verify: Here, name: str) -> None:
     done = verify("verify", str(file_of(verify.home, name)), "--json")
@@ -118,6 +124,36 @@ def test_a_picture_alone_is_enough(verify: Here, tmp_path: Path) -> None:
     alone = tmp_path / "renamed.png"
     shutil.copy(file_of(verify.home, "plain-0001.png"), alone)
     assert verify("verify", str(alone)).out == "identical\n"
+
+
+def test_a_picture_in_int8_is_made_again_and_how_it_was_multiplied_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the settings' precision; the sidecar then names it."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    make_home(home)
+    twin = json.dumps(str(random_twin.folder("flux2", tmp_path)))
+    settings = (
+        f"registry: {{mine: {{like: klein, folder: {twin}}}}}\ndefaults: {{precision: int8}}\n"
+    )
+    (home / "fluxdrop.yaml").write_text(settings, encoding="utf-8")
+    (home / "inbox/it.yaml").write_text(spec(model="mine", width=64, height=64), encoding="utf-8")
+    done = fluxdrop("drain", home=home)
+    assert done.code == 0, done
+    file = home / "outbox/it/it-0001.json"
+    sidecar = json.loads(file.read_bytes())
+    assert sidecar["precision"] == "int8" and sidecar["result"]["dtype"] == "bfloat16"
+    kept = [each.name for each in (home / "data/quantised").iterdir()]
+    assert len([name for name in kept if name.endswith("-int8")]) == 1
+    verify = Here(home, capsys)
+    assert verify("verify", str(file), "--json").json["identical"] is True
+    sidecar["seed"] += 1
+    sidecar["result"]["weight_only"] = True
+    file.write_text(json.dumps(sidecar), encoding="utf-8")
+    assert verify("verify", str(file), "--json").json["changed"] == [
+        "weight_only was True, is False"
+    ]
 
 
 def changed(

@@ -16,6 +16,7 @@ from PIL import Image
 
 from runner.settings import Home
 from runner.spool.store.names import receipt_names
+from runner.wire import read_json
 from tests.crash.scenario import Expected, Scenario
 
 FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
@@ -82,7 +83,9 @@ def faults_of_job(
     if not low <= len(outputs) <= high or len(outputs) != status["images"]["done"]:
         found.append(f"wrong: {job} lists {len(outputs)} pictures")
     pictures = {path.name for path in folder.glob(f"{job}-[0-9]*.png")}
-    if pictures != {output["file"] for output in outputs}:
+    originals = [read_json(folder / output["sidecar"]) or {} for output in outputs]
+    originals = [each.get("result", {}).get("original", {}) for each in originals]
+    if pictures != {each["file"] for each in (*outputs, *filter(None, originals))}:
         found.append(f"wrong: {job} has {sorted(pictures)} but lists others")
     seeds = [output["seed"] for output in outputs]
     if expected.seeds is not None and tuple(seeds) != expected.seeds[: len(seeds)]:
@@ -98,14 +101,21 @@ def faults_of_job(
     return found
 
 
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _faults_of_image(folder: Path, output: dict[str, Any], *, colours: bool) -> list[str]:
     picture, number = folder / output["file"], int(Path(output["file"]).stem[-4:])
     try:
-        if hashlib.sha256(picture.read_bytes()).hexdigest() != output["sha256"]:
+        if _sha256(picture) != output["sha256"]:
             return [f"torn: {picture.name}"]
         with Image.open(picture) as image:
             colour = image.convert("RGB").getpixel((0, 0))
         sidecar = json.loads((folder / output["sidecar"]).read_bytes())
+        original = sidecar["result"].get("original")
+        if original and _sha256(folder / original["file"]) != original["sha256"]:
+            return [f"torn: {original['file']}"]
         (folder / output["thumbnail"]).read_bytes()
     except (OSError, ValueError) as error:
         return [f"torn: {picture.name}: {error}"]

@@ -98,6 +98,11 @@ SCENARIOS = (
         large=True,
     ),
     Scenario(
+        "enlarged",
+        {"hero.yaml": (SPEC + "seeds: [5, 6]\nupscale: 2\nkeep_original: true\n").encode()},
+        {"hero": Expected(_OK, (2, 2), seeds=(5, 6))},
+    ),
+    Scenario(
         "unseeded",
         {"hero.yaml": (SPEC + "count: 3\n").encode()},
         {"hero": Expected(_OK, (3, 3))},

@@ -15,6 +15,7 @@ from runner.engine.kinds.base import Prepared
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, realise
 from tests import random_twin
+from tests.twins import zimage
 from tests.twins.pieces import seeded
 
 SERVED: dict[str, tuple[Model, str]] = {
@@ -38,7 +39,7 @@ def pipe_of(name: str, *, layers: int = 1) -> Any:
     devices.frameworks()
     devices.use_threads(torch.device("cpu"), 1)
     pipe = random_twin.build(random_twin.part_of(name))
-    pipe = getattr(diffusers, name)(**pipe.components)
+    pipe = getattr(diffusers, name)(**pipe.components, **beside(name))
     if layers > 1:
         like = pipe.transformer
         settings = {
@@ -88,7 +89,7 @@ def painted(
     prepared = Prepared(size, size, pictures)
     image = pipe(
         prompt=prompt,
-        **KINDS[kind].arguments[model.family](task, prepared),
+        **KINDS[kind].build(model.family, model.serves[kind])(task, prepared),
         **asked,
         max_sequence_length=length,
         generator=torch.Generator().manual_seed(seed),
@@ -99,18 +100,23 @@ def painted(
     return pixels
 
 
+def beside(name: str) -> dict[str, Any]:
+    """The components of a pipeline class that no folder of a model has."""
+    return {"controlnet": zimage.controlnet()} if name == "ZImageControlNetPipeline" else {}
+
+
 @contextmanager
 def attention() -> Iterator[list[tuple[int, bool]]]:
-    """Each call of an attention kernel in the block: how many tokens, and whether with a mask."""
+    """Each call of an attention kernel in the block: tokens that are read, whether with a mask."""
     from diffusers.models import attention_dispatch
 
     kernels = attention_dispatch._AttentionBackendRegistry._backends
     native = attention_dispatch.AttentionBackendName.NATIVE
     kernel, calls = kernels[native], []
 
-    def watched(*, query: Any, attn_mask: Any = None, **more: Any) -> Any:
-        calls.append((query.shape[1], attn_mask is not None))
-        return kernel(query=query, attn_mask=attn_mask, **more)
+    def watched(*, key: Any, attn_mask: Any = None, **more: Any) -> Any:
+        calls.append((key.shape[1], attn_mask is not None))
+        return kernel(key=key, attn_mask=attn_mask, **more)
 
     kernels[native] = watched
     try:

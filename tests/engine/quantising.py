@@ -61,6 +61,15 @@ def forward(model: Any) -> Any:
         )[0].float()
 
 
+def put_into_int8(model: Any) -> None:
+    """Hold the matrices of a model in memory in int8."""
+    from runner.engine.weights import fp8, int8
+
+    state = dict(int8.cast(model.state_dict().items(), fp8.matrices(model)))
+    int8.multiply_in_int8(model)
+    model.load_state_dict(state, strict=True, assign=True)
+
+
 def far(made: Any, right: Any) -> float:
     """How far numbers are from the right ones, relative to these."""
     return float((made - right).norm() / right.norm())

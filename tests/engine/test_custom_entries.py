@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from runner.catalogue import RegistryCatalogue
-from runner.engine.custom_entries import models_of
-from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.custom_entries import models_of, upscaler_of
+from runner.engine.entries import MODEL_REGISTRY, UPSCALERS
 from runner.engine.models import SingleFile
 from runner.errors import UsageProblem
 from runner.settings import Settings, load_settings
@@ -125,6 +126,7 @@ def test_a_single_file_replaces_the_transformer_only(
     [
         ("dev: {like: dev}", "2:3: registry.dev", "in use already"),
         ("depth-anything: {like: dev}", "2:3: registry.depth-anything", "in use already"),
+        ("realesr-anime: {like: dev}", "2:3: registry.realesr-anime", "in use already"),
         ("a: {like: devv}", "2:13: registry.a.like", "did you mean 'dev'?"),
         ("a: {like: dev, repo: x/y, folder: z}", "2:37: registry.a.folder", "leave one"),
         ("a: {like: dev, revision: v2}", "2:28: registry.a.revision", "name the repository"),
@@ -132,6 +134,11 @@ def test_a_single_file_replaces_the_transformer_only(
         ("a: {like: tiny, file: x.gguf}", "2:13: registry.a.like", "is built in"),
         ("a: {like: krea, kinds: [fill]}", "2:26: registry.a.kinds", "serves text2img, not"),
         ("a: {like: klein, guided: true}", "2:28: registry.a.guided", "name its usual `guidance`"),
+        (
+            "a: {like: klein-9b-kv, guided: true, guidance: 4}",
+            "2:34: registry.a.guided",
+            "klein-9b-kv is called without a guidance",
+        ),
         ("a: {like: schnell, guidance: 2}", "2:32: registry.a.guidance", "set `guided: true`"),
         ("a: {like: tiny, width: 128}", "2:26: registry.a.width", "makes only 64×64"),
     ],
@@ -142,6 +149,16 @@ def test_a_mistake_is_told_with_its_place(
     with pytest.raises(UsageProblem) as told:
         models_of(settings(tmp_path, f"registry:\n  {entry}\n"))
     assert f"fluxdrop.yaml:{place}: " in str(told.value) and says in str(told.value)
+
+
+def test_the_settings_may_name_another_upscaler_or_a_file(tmp_path: Path) -> None:
+    assert upscaler_of(Settings()) == UPSCALERS["realesr-general"]
+    assert upscaler_of(settings(tmp_path, "upscaler: realesr-anime\n")).scale == 4
+    own = upscaler_of(settings(tmp_path, "upscaler: nets/mine.PTH\n"))
+    folder = os.path.realpath(tmp_path / "nets")
+    assert (own.name, own.repo, own.file) == ("mine.PTH", folder, "mine.PTH")
+    with pytest.raises(UsageProblem, match="did you mean 'realesr-anime'"):
+        upscaler_of(settings(tmp_path, "upscaler: realesr-anim\n"))
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

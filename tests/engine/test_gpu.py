@@ -26,7 +26,7 @@ from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import OutOfMemory, Stopped, TimedOut
 from runner.job import Phase
 from runner.task import ImageTask, InputImage
-from tests.engine.painting import furthest
+from tests.engine.painting import beside, furthest
 from tests.fakes import FakeClock, FakePipe, TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
@@ -87,8 +87,10 @@ def bare(pipelines: PipelineCache, task: ImageTask, prepared: Prepared) -> Image
     import torch
 
     resolved = pipelines.resolve(task)
-    main = getattr(diffusers, resolved.serving.pipeline).from_pretrained(resolved.folder)
-    arguments = resolved.kind.arguments[resolved.model.family](task, prepared)
+    name = resolved.serving.pipeline
+    said = {"is_distilled": not resolved.serving.guided} if "Klein" in name else {}
+    main = getattr(diffusers, name).from_pretrained(resolved.folder, **said, **beside(name))
+    arguments = resolved.kind.build(resolved.model.family, resolved.serving)(task, prepared)
     given: dict[str, Any] = {"prompt": task.prompt, "max_sequence_length": resolved.length}
     if resolved.serving.prior is not None:
         text = {part: getattr(main, part) for part in resolved.family.text_parts}

@@ -69,7 +69,42 @@ def test_the_spec_beats_the_settings_and_they_beat_the_default() -> None:
     assert default_model({"kind": "text2img", "model": "dev"}, settings) == "dev"
     assert default_model({"kind": "text2img"}, settings) == "krea"
     assert default_model({"kind": "text2img"}) == "klein"
-    assert default_model({"kind": "control", "control": "depth"}) == "depth"
+    assert default_model({"kind": "control", "control": "depth"}) == "z-image-control"
+    assert default_model({"kind": "control"}, {"control": "canny"}) == "canny"
+
+
+def test_a_model_that_is_here_and_was_the_default_for_its_map_stays_the_default() -> None:
+    both = {"canny", "depth"}.__contains__
+    for control, spec in {"canny": {}, "depth": {"control": "depth"}}.items():
+        asked = {"kind": "control", **spec}
+        assert default_model(asked, None, both) == control
+        assert default_model(asked, None, {"klein"}.__contains__) == "z-image-control"
+    varied = {"kind": "control", "matrix": {"control": ["canny", "depth"]}}
+    assert default_model(varied, None, both) == "z-image-control", "it follows both"
+    one = {"kind": "control", "matrix": {"control": ["depth"]}}
+    assert default_model(one, None, both) == "depth"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_model_of_every_kind_is_free_and_asks_for_no_account(kind: str) -> None:
+    """A new home has the default by `control` alone: nothing is here."""
+    specs = [{"kind": kind}, {"kind": kind, "image": "a.png"}]
+    specs += [{"kind": kind, "control": each} for each in ("canny", "depth")]
+    for spec in specs:
+        model = MODEL_REGISTRY[default_model(spec)]
+        serving = model.serves[kind]
+        assert not model.builtin and not model.gated
+        beside = [each.licence for each in (serving.controlnet, serving.estimator) if each]
+        assert {model.licence, *beside} == {"Apache-2.0"} and serving.prior is None
+
+
+def test_a_map_is_weighed_by_the_models_that_can_and_no_other() -> None:
+    spec = {"kind": "control", "image": "a.png", "prompt": "a", "strength": 0}
+    assert problems({**spec, "control": "depth", "model": "z-image-control"}) == []
+    told = "canny cannot weigh its map; leave `strength` out; z-image-control can"
+    assert problems({**spec, "model": "canny"}) == [("strength", told)]
+    varied = {**spec, "model": "tiny", "matrix": {"strength": [0.5]}}
+    assert [path for path, _ in problems(varied)] == ["matrix.strength.0"]
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
@@ -91,6 +126,26 @@ def test_tiny_makes_only_its_own_size() -> None:
 )
 def test_sizes_outside_of_the_model_are_refused(width: int, height: int) -> None:
     assert paths(kind="text2img", model="dev", width=width, height=height) == ["width"]
+
+
+def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_that_fits() -> None:
+    """Seen red: with the longer side left out of the comparison."""
+    large = {"kind": "text2img", "model": "klein", "width": 2048, "height": 1024}
+    assert problems({**large, "upscale": 2}) == []
+    assert problems({**large, "upscale": 4}) == [
+        ("upscale", "2048×1024 would become 8192×4096, and a side has at most 4096 pixels:"
+         " `upscale: 2` fits")
+    ]  # fmt: skip
+    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    assert paths(**large, matrix={"upscale": [2, 4]}) == ["matrix.upscale.1"]
+    one_side = {"kind": "kontext", "model": "klein", "height": 1040}
+    assert (paths(**one_side, upscale=2), paths(**one_side, upscale=4)) == ([], ["upscale"])
+    assert paths(kind="kontext", model="klein", upscale=4) == []
+
+
+def test_without_upscale_a_task_is_as_it_was() -> None:
+    task = realise({"kind": "text2img", "prompt": "x", "seed": 4}, job="j", index=2, inputs={})
+    assert (task.upscale, task.keep_original) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +183,7 @@ def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
 def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
     spec = {"kind": "control", "control": "depth", "image": "a.png"}
     assert problems(spec) == problems({**spec, "preprocessed": True}) == []
+    spec["model"] = "depth"
     depth = MODEL_REGISTRY["depth"]
     blind = replace(depth.serves["control"], estimator=None)
     models = {"depth": replace(depth, serves={"control": blind})}
@@ -136,7 +192,7 @@ def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
 
 
 def test_precision_guidance_and_loras_that_a_model_lacks_are_refused_together() -> None:
-    spec = {"kind": "text2img", "model": "schnell", "precision": "int8", "guidance": 3.5}
+    spec = {"kind": "text2img", "model": "schnell", "precision": "fp16", "guidance": 3.5}
     spec["loras"] = [{"path": "x.safetensors"}]
     models = {**FEW, "schnell": replace(FEW["schnell"], loras=False)}
     found = problems(spec, models=models)
@@ -283,6 +339,7 @@ def test_a_task_has_every_default_filled_in() -> None:
 def test_what_a_task_has_of_a_spec_is_filled_in() -> None:
     spec = {"kind": "text2img", "model": "dev", "prompt": "x", "seed": 4, "steps": 5}
     spec |= {"guidance": 6.0, "width": 80, "height": 96, "precision": "bf16", "timeout": 9.0}
+    spec |= {"upscale": 4, "keep_original": True}
     task = realise(spec, job="j", index=1, inputs={})
     fields = schemas.load("text2img")["properties"].keys() & vars(task).keys()
     # LoRAs are given as they were pinned.

@@ -112,6 +112,25 @@ def scaled(state: Mapping[str, Any], ending: str, *, by_row: bool) -> dict[str, 
     return made
 
 
+def by_bfl(state: Mapping[str, Any], scheme: str) -> dict[str, Any]:
+    """The same with the matrices of the blocks in `fp8r` or `nvfp4`, by BFL's own quantiser."""
+    import torch
+    from diffusers.quantizers.bfl import utils
+
+    made: dict[str, Any] = {}
+    for name, tensor in state.items():
+        inside = tensor.ndim == 2 and ("blocks." in name or "layers." in name)
+        if not inside or tensor.shape[1] % 16:
+            made[name] = tensor
+        elif scheme == "fp8r":
+            made[name], made[f"{name}_scale"] = utils.quantize_fp8r(tensor)
+        else:
+            weight, scale, whole = utils.quantize_nvfp4(tensor)
+            made |= {name: weight, f"{name}_scale": scale, f"{name}_scale_2": whole}
+            made[name.replace(".weight", ".input_scale")] = torch.ones(())
+    return made
+
+
 def _original_zimage(state: dict[str, Any]) -> dict[str, Any]:
     import torch
 

@@ -110,6 +110,7 @@ def test_what_a_models_guidance_is_is_told_by_the_sidecar_and_not_by_the_models_
         ("flux1-dev-fp8", "", {"x_negative_prompt": "blurry"}),
         ("flux1-schnell", "2.5", {"x_negative_prompt": "blurry"}),
         ("dreamshaper_8", "7", {"x_negative_prompt": "blurry"}),
+        ("flux-2-klein-base-4b", "4", {"negative_prompt": "blurry", "guidance": 4.0}),
     ],
 )
 def test_a_negative_prompt_that_acted_is_one_of_the_spec_where_the_model_takes_one(
@@ -119,7 +120,8 @@ def test_a_negative_prompt_that_acted_is_one_of_the_spec_where_the_model_takes_o
     said = parse(f"cat\nNegative prompt: blurry\nSteps: 30, {scale}Seed: 5, Model: {model}")
     assert said is not None
     spec = from_infotext(said)
-    assert {key: part for key, part in spec.items() if "negative" in key or "cfg" in key} == given
+    said_of_it = ("negative_prompt", "x_negative_prompt", "true_cfg", "guidance")
+    assert {key: part for key, part in spec.items() if key in said_of_it} == given
 
 
 def test_what_another_program_started_from_a_picture_keeps_its_strength_aside() -> None:
@@ -132,6 +134,18 @@ def test_other_kinds_say_what_they_are_in_legal_keys() -> None:
         sidecar(kind="control", control="depth", result_pack="lamps", result_pack_version="2")
     )
     assert "Pipeline: control, Control type: depth, Job: hero, Pack: lamps@2," in text
+
+
+def test_how_much_a_map_counts_is_no_strength_of_a_picture_and_is_read_back() -> None:
+    """With a ControlNet, for the model that other programs name has none."""
+    facts = {"repo": "Tongyi-MAI/Z-Image-Turbo"}
+    made = sidecar(kind="control", control="canny", strength=0.7, result_model=facts)
+    text = write({**made, "model": "z-image-control"})
+    assert "Denoising" not in text and "Control weight: 0.7" in text
+    said = parse(text)
+    assert said is not None
+    spec = from_infotext(said)
+    assert (spec["model"], spec["strength"]) == ("z-image-control", 0.7)
 
 
 def test_a_value_with_a_comma_or_colon_is_quoted() -> None:

@@ -23,3 +23,8 @@ def test_a_negative_prompt_costs_each_step_twice_and_a_picture_to_start_from_sav
     guessed = told(negative)
     assert guessed is not None and not guessed.exact
     assert 3.0 <= guessed.seconds <= 3.2
+
+
+def test_how_much_a_map_counts_takes_no_time_and_saves_none() -> None:
+    assert passes({"kind": "control", "steps": 8, "strength": 0.5}) == 8
+    assert passes({"kind": "fill", "steps": 8, "strength": 0.5}) == 4

@@ -264,8 +264,8 @@ _OWN = "it is the model's own: leave it out"
     ("kind", "line", "message"),
     [
         ("redux", "weight: 0.5", f"unknown key 'weight' ({_WEIGHT})"),
-        ("redux", "strength: 0.5", "'strength' is not a field of redux (it belongs to fill,"
-                                   f" text2img): {_WEIGHT}"),
+        ("redux", "strength: 0.5", "'strength' is not a field of redux (it belongs to control,"
+                                   f" fill, text2img): {_WEIGHT}"),
         ("redux", "image: {path: a.png}", "{'path': 'a.png'} is not text or a list: put it into a"
                                           " list"),
         ("redux", "image: [{path: a.png, strength: 2}]", "unknown key 'strength' (did you mean"

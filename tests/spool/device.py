@@ -90,10 +90,13 @@ class FlatColours:
             self.events.put(Failed(self.slot, task, *failure))
         else:
             colour = (task.seed % 256, task.index % 256, 128)
-            image = Image.new(
-                "RGB", (self.side or task.width or 64, self.side or task.height or 64), colour
-            )
-            self.events.put(Rendered(self.slot, task, image, 0.01, {"device": "none"}))
+            size = (self.side or task.width or 64, self.side or task.height or 64)
+            image = Image.new("RGB", size, colour)
+            original = image if task.keep_original else None
+            if task.upscale > 1:
+                image = image.resize((size[0] * task.upscale, size[1] * task.upscale))
+            facts = {"device": "none"}
+            self.events.put(Rendered(self.slot, task, image, 0.01, facts, original=original))
 
     def stop(self, slot: str) -> None:
         if self.task is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.twins.pieces import qwen_settings, qwen_tokenizer, scheduler, seeded
 
-CLASSES = {"flux2": ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")}
+CLASSES = {"flux2": ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline")}
 _WIDTH = 16
 
 

@@ -257,8 +257,8 @@ def test_the_fake_pipeline_and_the_real_one_live_the_same_lives(
 ) -> None:
     task = task_of("tiny", kind, inputs)
     resolved = pipelines.resolve(task)
-    pipelines.text(resolved, lambda: None)
-    pipelines.paint(resolved, lambda: None)
+    pipelines.text(resolved, lambda *_: None)
+    pipelines.paint(resolved, lambda *_: None)
     seen = []
     for each in (pipelines, FakePipelines(library, FakePipe())):
         executor = GpuThread(library.data, pipelines=each)

@@ -93,4 +93,6 @@ def test_what_a_model_cannot_do_is_refused_at_the_drop_with_those_that_can(runne
     job = runner.drop("asked-klein", model="klein", negative_prompt="a star")
     (error,) = runner.over(job)["errors"]
     assert error["path"] == "negative_prompt"
-    assert error["message"].endswith("leave it out; tiny, dev and krea can")
+    assert error["message"].endswith(
+        "leave it out; tiny, klein-base, klein-base-9b, dev and krea can"
+    )

@@ -71,7 +71,8 @@ class Family:
     of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
     the pipeline returns, and the picture's size in pixels, and returns an RGB image. Shapes are in
     the file of each family.
-    `text_parts` are the components of the text stage.
+    `text_parts` are the components of the text stage, and `text_pipeline` is its class, where not
+    every class of the family can do without the other components.
     """
 
     name: str
@@ -79,3 +80,4 @@ class Family:
     decode: Callable[[Any, Any, int, int], "Image"]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    text_pipeline: str = ""

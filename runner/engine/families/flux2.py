@@ -23,4 +23,5 @@ FLUX2 = Family(
     encode=encode_alone,
     decode=_decode,
     readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", False),)),),
+    text_pipeline="Flux2KleinPipeline",
 )

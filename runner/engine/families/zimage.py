@@ -29,4 +29,5 @@ ZIMAGE = Family(
     encode=partial(encode_alone, do_classifier_free_guidance=False),
     decode=_decode,
     readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", True),)),),
+    text_pipeline="ZImagePipeline",
 )

@@ -14,19 +14,19 @@ from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
+    aid_source,
     damaged,
-    estimator_source,
     lacking,
     pickles,
     sources,
 )
-from runner.engine.models import Estimator, Model
+from runner.engine.models import Aid, Model
 from runner.files import is_folder
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """The state of one model or estimator: `here` says whether any of it is on this machine.
+    """The state of one model or aid: `here` says whether any of it is on this machine.
 
     `missing` and `damaged` are files, each as its repository or folder and its name in it; a name
     that ends with `/` is a whole component. `advice` are sentences, in the order to follow them.
@@ -44,13 +44,16 @@ class Checkup:
         return not self.missing and not self.damaged
 
 
-def check(wanted: Model | Estimator, data: Path) -> Checkup:
-    """The state of a model or of an estimator."""
-    needed = sources(wanted) if isinstance(wanted, Model) else (estimator_source(wanted),)
+def check(wanted: Model | Aid, data: Path) -> Checkup:
+    """The state of a model, of an estimator or of an upscaler."""
+    needed = sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),)
     missing: list[str] = []
     broken: list[str] = []
     unsafe: list[str] = []
     wrong: dict[str, str] = {}
+    # The pipeline beside a ControlNet is another model's: that it is here says nothing.
+    is_beside = isinstance(wanted, Model) and not wanted.single
+    own = [s for s in needed if s.layout is Layout.FILE and is_beside] or needed
     here = not needed
     for source in needed:
         folder = locate(source, data)
@@ -60,7 +63,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
                 what = INDEX
             missing.append(f"{source.repo}: {what}")
             continue
-        here = True
+        here = here or source in own
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
@@ -68,7 +71,7 @@ def check(wanted: Model | Estimator, data: Path) -> Checkup:
             wrong[f"{source.repo}: {source.file or HEAVY}"] = told
         elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
-    begun = any(is_begun(source, data) for source in needed)
+    begun = any(is_begun(source, data) for source in own)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated
     advice = [

@@ -9,12 +9,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.entries import DEFAULT_UPSCALER, MODEL_REGISTRY, TINY_UPSCALER
 from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
     INDEX,
     Layout,
     Source,
+    aid_source,
+    controlnet_source,
     damaged,
     estimator_source,
     lacking,
@@ -23,7 +25,7 @@ from runner.engine.hub.sources import (
     single_source,
     sources,
 )
-from runner.engine.models import Estimator, Model
+from runner.engine.models import Aid, Estimator, Model, Upscaler
 from runner.engine.tiny import folders
 from runner.errors import ModelMissing
 from runner.files import files_below, is_absent, is_file, is_folder, names_in
@@ -34,12 +36,19 @@ class Disk:
 
     Folders are the built-in model's, local ones, and the hub's cache. The methods raise
     ModelMissing for weights that are not, or not wholly, on this machine. `data` is the runner's
-    own folder, where quantised weights and the built-in model's folders lie.
+    own folder, where quantised weights and the built-in model's folders lie. `upscaler` enlarges
+    the pictures of all models but the built-in one.
     """
 
-    def __init__(self, data: Path, models: Mapping[str, Model] = MODEL_REGISTRY) -> None:
+    def __init__(
+        self,
+        data: Path,
+        models: Mapping[str, Model] = MODEL_REGISTRY,
+        upscaler: Upscaler = DEFAULT_UPSCALER,
+    ) -> None:
         self.data = data
         self.models = models
+        self._upscaler = upscaler
 
     def main(self, model: Model, kind: str) -> Path:
         if model.builtin:
@@ -53,6 +62,14 @@ class Disk:
             return folders.folder(prior.part, self.data)
         return self._complete(model, Source(prior.repo))
 
+    def controlnet(self, model: Model, kind: str) -> tuple[Path, Path]:
+        """The folder with the configuration of a ControlNet, and the file of its weights."""
+        controlnet = model.serves[kind].controlnet
+        assert controlnet is not None
+        source = controlnet_source(controlnet)
+        file = self._complete(model, source) / source.file
+        return Path(__file__).parent.parent / "controlnets" / controlnet.config, file
+
     def single(self, model: Model) -> Path | None:
         """The one file that the transformer comes from, for a model that has such a file."""
         if model.single is None:
@@ -63,7 +80,12 @@ class Disk:
     def estimator(self, estimator: Estimator) -> Path:
         return self._complete(estimator, estimator_source(estimator))
 
-    def _complete(self, wanted: Model | Estimator, source: Source) -> Path:
+    def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
+        """What enlarges the pictures of a model, and its file."""
+        upscaler = TINY_UPSCALER if model.builtin else self._upscaler
+        return upscaler, self._complete(upscaler, aid_source(upscaler)) / upscaler.file
+
+    def _complete(self, wanted: Model | Aid, source: Source) -> Path:
         folder, name = locate(source, self.data), wanted.name
         gone = lacking(source, folder) if folder else []
         if folder and not gone:
@@ -91,10 +113,12 @@ class Disk:
         )
 
 
-def problem(model: Model | Estimator, source: Source, folder: Path, data: Path) -> str | None:
-    """Why a source's folder has not the transformer of a model, as a sentence; else None."""
-    if isinstance(model, Estimator):
+def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str | None:
+    """Why a source's folder has not the weights of a model, as a sentence; else None."""
+    if not isinstance(model, Model):
         return None
+    if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
+        return single_files.damage(folder / source.file, model)
     if source.layout is Layout.FILE:
         base = locate(main_source(model), data)
         return single_files.problem(folder / source.file, model, base, MODEL_REGISTRY.values())
@@ -123,8 +147,9 @@ def _lacks(source: Source, data: Path) -> bool:
 
 
 def bytes_to_pull(model: Model) -> int:
-    """The bytes of all that a model needs, priors and estimators included, by the registry."""
-    parts = {part for each in model.serves.values() for part in (each.prior, each.estimator)}
+    """The bytes of all that a model needs, whatever is beside its pipeline, by the registry."""
+    serves = model.serves.values()
+    parts = {part for each in serves for part in (each.prior, each.controlnet, each.estimator)}
     return model.bytes + sum(part.bytes for part in parts if part)
 
 
@@ -153,6 +178,19 @@ def absence(
     )
 
 
+def aid_absence(aid: Aid, data: Path) -> str | None:
+    """The same of an estimator or an upscaler."""
+    source = aid_source(aid)
+    if not _lacks(source, data):
+        return None
+    if source.is_local:
+        return _incomplete(aid.name)
+    return (
+        f"{aid.name} is not on this machine: run `fluxdrop models pull {aid.name}`"
+        f" ({aid.bytes / 1e6:.0f} MB to download)"
+    )
+
+
 def _incomplete(name: str) -> str:
     return (
         f"what {name} is made of is not, or not wholly, in its folder: see"
@@ -160,12 +198,12 @@ def _incomplete(name: str) -> str:
     )
 
 
-def bytes_here(model: Model, data: Path) -> int:
+def bytes_here(wanted: Model | Aid, data: Path) -> int:
     """The bytes that are on this machine for a model, half-fetched files included."""
-    if model.builtin:
-        return model.bytes
+    if isinstance(wanted, Model) and wanted.builtin:
+        return wanted.bytes
     sizes: dict[tuple[int, int], int] = {}
-    for source in sources(model):
+    for source in sources(wanted) if isinstance(wanted, Model) else (aid_source(wanted),):
         folder = Path(source.repo) if source.is_local else repo_folder(source.repo, data)
         if source.is_local and source.file:
             folder = folder / source.file

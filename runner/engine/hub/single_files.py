@@ -17,7 +17,8 @@ from runner.files import instead_of_weights, tensors_in
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _SCALES = (".weight_scale", ".scale_weight")
-_NOT_NEEDED = (*_SCALES, ".input_scale", ".scale_input", ".comfy_quant", "scaled_fp8")
+_NOT_NEEDED = (*_SCALES, ".weight_scale_2", ".input_scale", ".scale_input", ".comfy_quant",
+               "scaled_fp8")  # fmt: skip
 """Scales are applied to their weights; inputs are not quantised here; the others are notes."""
 _OTHERS = "use the bf16 or GGUF file"
 _NO_TRANSFORMERS = {
@@ -26,7 +27,7 @@ _NO_TRANSFORMERS = {
     r"^lora_|[._]lora_(?:A|B|up|down)\b|\.(?:lokr|hada)_w": (
         "a LoRA file: name it under `loras` of a spec"
     ),
-    r"^control(?:net)?_|input_hint_block": "a ControlNet, which no model here uses",
+    r"^control(?:net)?_|input_hint_block": "a ControlNet, which is no transformer",
 }
 _FAMILIES = {
     "flux1": r"(?:vector_in\.in_layer|time_text_embed\.text_embedder\.linear_1)\.weight",
@@ -53,12 +54,14 @@ _Traits = tuple[str, int, int, bool]
 class Header:
     """The tensors of a file by name: shapes, and dtypes in the words of its format.
 
-    `missing` says how many bytes are missing at its end, or less than 0 for too many.
+    `missing` says how many bytes are missing at its end, or less than 0 for too many. `noted` says
+    that it has ComfyUI's notes about quantised layers.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     missing: int
+    noted: bool = False
 
     def transformer(self) -> dict[str, str]:
         """The names of a transformer's weights, each with its name in the file.
@@ -76,7 +79,7 @@ class Header:
     def scales(self) -> dict[str, str]:
         """The names of weights in 8-bit floats, each with that of their scale, or one for each row.
 
-        Raises ValueError with the name of any other quantised layout.
+        Without those in nvfp4. Raises ValueError with the name of any other quantised layout.
         """
         scales: dict[str, str] = {}
         bare: list[str] = []
@@ -84,7 +87,9 @@ class Header:
             stem, dtype = name.removesuffix(".weight"), self.dtypes[name]
             found = [stem + end for end in _SCALES if stem + end in self.shapes]
             if f"{stem}.weight_scale_2" in self.shapes:
-                raise ValueError("nvfp4")
+                if not self._is_nvfp4(stem):
+                    raise ValueError("nvfp4 in another layout than BFL's")
+                continue
             if dtype in ("U8", "I8"):
                 raise ValueError("int8" if dtype == "I8" else "4 bits in uint8")
             if found:
@@ -100,6 +105,35 @@ class Header:
             raise ValueError(f"fp8 without the scale of {bare[0]}")
         return scales
 
+    def scheme(self) -> str:
+        """What BFL's quantiser calls this layout: nvfp4, fp8r (a scale for each row), or "".
+
+        Raises ValueError as `scales`.
+        """
+        scales = self.scales()
+        if any(f"{name}_scale_2" in self.shapes for name in self.transformer().values()):
+            return "nvfp4"
+        by_row = (
+            self.dtypes[name] == "F8_E4M3"
+            and len(self.shapes[name]) == 2
+            and math.prod(self.shapes[scale]) == self.shapes[name][0]
+            for name, scale in scales.items()
+        )
+        return "fp8r" if scales and all(by_row) else ""
+
+    def _is_nvfp4(self, stem: str) -> bool:
+        """Whether a layer is in nvfp4 as BFL has it: ComfyUI orders the scales in another way."""
+        shapes, dtypes = self.shapes, self.dtypes
+        rows, *packed = shapes[f"{stem}.weight"] or (0,)
+        ends = ("weight", "weight_scale", "weight_scale_2", "input_scale")
+        alone = (shapes.get(f"{stem}.{end}") in ((), (1,)) for end in ends[2:])
+        return (
+            not self.noted
+            and [dtypes.get(f"{stem}.{end}") for end in ends] == ["U8", "F8_E4M3", "F32", "F32"]
+            and [8 * n for n in shapes[f"{stem}.weight_scale"]] == [8 * rows, *packed]
+            and all(alone)
+        )
+
 
 def header(file: Path) -> Header:
     """The header of a safetensors or GGUF file. Raises ValueError where it has none."""
@@ -109,13 +143,10 @@ def header(file: Path) -> Header:
         raise ValueError("the header is damaged") from error
 
 
-def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model]) -> str | None:
-    """Why a file cannot be the transformer of a model, as a sentence; None where it can be.
-
-    `base` is the folder of the pipeline whose transformer it replaces, where that is here.
-    """
+def damage(file: Path, model: Model) -> str | None:
+    """Why a file of a model's weights is none or not whole, as a sentence; None where it is."""
     again = "copy it again"
-    if model.single and not single_source(model).is_local:
+    if not model.single or not single_source(model).is_local:
         again += f", or run `fluxdrop models pull {model.name} --verify`"
     try:
         found = header(file)
@@ -129,6 +160,17 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         last = f"its last {abs(found.missing):,} bytes are"
         what = f"cut short, {last} missing" if found.missing > 0 else f"damaged, {last} too many"
         return f"{file.name} is {what}: {again}"
+    return None
+
+
+def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model]) -> str | None:
+    """Why a file cannot be the transformer of a model, as a sentence; None where it can be.
+
+    `base` is the folder of the pipeline whose transformer it replaces, where that is here.
+    """
+    if damaged := damage(file, model):
+        return damaged
+    found = header(file)
     for pattern, what in _NO_TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in found.shapes):
             return f"{file.name} is {what}"
@@ -139,8 +181,6 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
         return f"{file.name} is {what}: `file` takes a transformer of FLUX.1, FLUX.2 or Z-Image"
     wants = _wanted(model.family, read_json(base / HEAVY / "config.json") if base else None)
     if has[0] != model.family or (wants and has != wants):
-        if wants and has[0] == wants[0] and has[1] != wants[1]:
-            shipped = ()
         return _like(file.name, has, model, shipped)
     try:
         found.scales()
@@ -164,7 +204,7 @@ def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str 
 
 
 def _like(what: str, has: _Traits, model: Model, shipped: Iterable[Model]) -> str:
-    like = [each.name for each in shipped if not each.builtin and _fits(each, *has)]
+    like = [each.name for each in shipped if each.width == has[1] and _fits(each, *has)]
     if not like:
         return f"{what} is a transformer {has[1]} wide, and no model here is like it"
     return f"{what} is as in {' or '.join(like)}, {model.name} is not: write `like: {like[0]}`"
@@ -210,10 +250,13 @@ def _safetensors(file: Path) -> Header:
         entries, missing = tensors_in(stream)
         if missing > 0 and instead_of_weights(stream):  # a header of 64 MB may begin as a pickle
             raise ValueError("no safetensors file")
+        stream.seek(0)
+        text = stream.read(int.from_bytes(stream.read(8), "little"))
     return Header(
         {name: tuple(each["shape"]) for name, each in entries.items()},
         {name: each["dtype"] for name, each in entries.items()},
         missing,
+        b'"_quantization_metadata"' in text or any(n.endswith(".comfy_quant") for n in entries),
     )
 
 

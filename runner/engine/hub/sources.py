@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.engine.models import Estimator, Model
+from runner.engine.models import Aid, ControlNet, Estimator, Model
 from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
@@ -73,6 +73,8 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
         if kind in (None, name):
             if serving.prior:
                 needed.append(Source(serving.prior.repo))
+            if serving.controlnet:
+                needed.append(controlnet_source(serving.controlnet))
             if serving.estimator and estimates:
                 needed.append(estimator_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
@@ -93,9 +95,21 @@ def single_source(model: Model) -> Source:
     return Source(single.repo, single.revision, Layout.FILE, single.file)
 
 
+def controlnet_source(controlnet: ControlNet) -> Source:
+    """The one file of a ControlNet."""
+    return Source(controlnet.repo, layout=Layout.FILE, file=controlnet.file)
+
+
 def estimator_source(estimator: Estimator) -> Source:
     """An estimator: one component, without a pipeline around it."""
     return Source(estimator.repo, layout=Layout.COMPONENT)
+
+
+def aid_source(aid: Aid) -> Source:
+    """What is needed of an estimator or an upscaler."""
+    if isinstance(aid, Estimator):
+        return estimator_source(aid)
+    return Source(aid.repo, layout=Layout.FILE, file=aid.file)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:

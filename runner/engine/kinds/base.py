@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from runner.engine.models import Sizes
+from runner.engine.models import Serving, Sizes
 from runner.task import ImageTask
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Prepared:
     depth_of: "Image | None" = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def finished(self) -> tuple[int, int]:
+        """The width and height of the finished picture, before it is enlarged."""
+        return self.paste.original.size if self.paste else (self.width, self.height)
+
     def with_depth(self, depth_map: "Image") -> Self:
         """The same with the depth map (RGB) of `depth_of` as its input image."""
         return replace(self, images={**self.images, "image": (depth_map,)}, depth_of=None)
@@ -90,6 +95,18 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Build] = field(default_factory=dict)
     recipe: int = 1
+
+    def build(self, family: str, serving: Serving) -> Build:
+        """The function that builds the arguments which the pipeline of a serving takes."""
+        build = self.arguments[family]
+        return _without_guidance(build) if serving.caches else build
+
+
+def _without_guidance(build: Build) -> Build:
+    def arguments(task: ImageTask, prepared: Prepared) -> Arguments:
+        return {n: each for n, each in build(task, prepared).items() if n != "guidance_scale"}
+
+    return arguments
 
 
 def sampling(task: ImageTask, prepared: Prepared) -> dict[str, Any]:

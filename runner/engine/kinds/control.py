@@ -1,6 +1,10 @@
-"""control: a picture that follows the edges (canny) or the depth of another."""
+"""control: a picture that follows the edges (canny) or the depth of another.
 
-from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
+Some models were trained with one sort of map, and follow it as they do. Others have a ControlNet
+beside them, which reads any: of its map `strength` says how much it counts.
+"""
+
+from runner.engine.kinds.base import NOT_GIVEN, Arguments, Kind, Prepared, sampling
 from runner.engine.models import Sizes
 from runner.task import ImageTask
 
@@ -26,11 +30,15 @@ def _flux1(task: ImageTask, prepared: Prepared) -> Arguments:
     return {**sampling(task, prepared), "control_image": prepared.images["image"][0]}
 
 
+def _zimage(task: ImageTask, prepared: Prepared) -> Arguments:
+    return {**_flux1(task, prepared), "controlnet_conditioning_scale": task.options["strength"]}
+
+
 KIND = Kind(
     name="control",
     reads=("image",),
-    options={"control": "canny", "preprocessed": False},
+    options={"control": "canny", "preprocessed": False, "strength": NOT_GIVEN},
     prepare=_prepare,
-    arguments={"flux1": _flux1},
+    arguments={"flux1": _flux1, "zimage": _zimage},
     recipe=2,
 )

@@ -6,6 +6,7 @@ Sizes of pictures are in pixels of their area, precisions and placements as in `
 """
 
 import re
+from dataclasses import replace
 
 from runner.engine.models import Model
 
@@ -27,6 +28,13 @@ _NF4_TEXT = 0.9
 _STEP = 0.75 * GIB / 4608
 # The largest layer, 15360×3072, dequantised to bf16 while it computes.
 _LAYER = 0.1 * GIB
+ROWS = 1024
+"""How many rows of a layer's input are multiplied at once in 8-bit integers."""
+# Their sums for the widest layer, klein's 27,648 outputs, in 32-bit integers and as floats.
+_SUMS = 2 * 4 * ROWS * 27_648
+# Of a file of BFL's a layer is unpacked by way of floats, or each token that enters the widest one
+# is there as a float three times while it is rounded.
+_ROUNDED = 3 * 4 * 15_360
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
 _DECODE = 4.8 * GIB / 1024**2
 TILE = 512
@@ -55,7 +63,14 @@ def transformer(model: Model, precision: str) -> int:
     if precision == "stored":
         return max(model.bytes - 2 * model.weights.others, count // 2)
     kept = min(count, _NOT_QUANTISED)
-    return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
+    return int((count - kept) * (_NF4 if precision == "nf4" else 1)) + 2 * kept
+
+
+def controlnet(model: Model, precision: str) -> int:
+    """The bytes of the layers that a ControlNet has beside the transformer; 0 without one."""
+    precision = "bf16" if precision in ("gguf", "stored") else precision
+    weights = replace(model.weights, transformer=model.weights.controlnet)
+    return transformer(replace(model, weights=weights), precision)
 
 
 def text(model: Model, precision: str) -> int:
@@ -71,11 +86,15 @@ def encoding(model: Model, precision: str) -> int:
 def painting(
     model: Model, kind: str, precision: str, placement: str, tiling: bool, pixels: int
 ) -> int:
-    """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap."""
+    """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap.
+
+    Enlarging the picture takes less than decoding it: its tiles are small, and so is its net.
+    """
     width = 4 if precision == "fp32" else 2
     weights = transformer(model, precision)
     needs_prior = kind not in model.serves or model.serves[kind].prior is not None
     vae, prior = width * model.weights.vae, width * model.weights.prior * needs_prior
+    prior += controlnet(model, precision)  # it stays as well, also while the transformer is away
     step = _step(model, kind, precision, pixels)
     decode = int(_decode(pixels, tiling) * width / 2 * _narrow(model.weights.transformer))
     if placement == "offload":
@@ -89,16 +108,28 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
     """The bytes of host memory that a paint stage takes for weights that are not on the device."""
     if placement == "resident":
         return 0
-    return int(1.1 * (transformer(model, precision) + 2 * model.weights.vae))
+    held = transformer(model, precision) + controlnet(model, precision)
+    return int(1.1 * (held + 2 * model.weights.vae))
 
 
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
-    layer = 0 if precision in ("fp32", "bf16") else _LAYER
+    layer = {"fp32": 0, "bf16": 0, "int8": _SUMS}.get(precision, _LAYER)
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
-    return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))
+    if precision == "stored" and model.single:
+        layer = max(3 * _LAYER, _ROUNDED * tokens)
+    narrow = _narrow(model.weights.transformer)
+    return int((width * _STEP * tokens + layer) * narrow + width * _kept(model, kind, tokens))
+
+
+def _kept(model: Model, kind: str, tokens: float) -> float:
+    """The bytes that a step in bf16 holds of tokens: of a reference's where it reads that once."""
+    if model.weights.controlnet:
+        return tokens * model.weights.kept
+    reads = kind not in model.serves or kind in _BESIDE.get(model.family, ())
+    return _REFERENCE_TOKENS * model.weights.kept * reads
 
 
 def _decode(pixels: int, tiling: bool) -> float:

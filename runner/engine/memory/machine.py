@@ -73,6 +73,7 @@ def measure(wanted: str = "auto", gpu_memory_gb: float | None = None, sharing: i
             # AMD numbers its capabilities in another way, and fp8 is untested there.
             fp8=torch.version.hip is None and capability >= (8, 9),
             bitsandbytes=capability >= (6, 0) and _has_bitsandbytes(),
+            int8=torch.version.hip is not None or capability >= (7, 5),
         )
     if device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()

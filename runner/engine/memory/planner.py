@@ -128,13 +128,13 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
 def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
     """What to request instead: another precision, else the best other model that fits."""
     model, kind = space.model, space.kind
-    in_auto = _first(replace(space, wanted="auto"))
+    in_auto = _first(replace(space, wanted="auto")) if space.wanted != "stored" else None
     if in_auto is not None:
         return f"leave `precision` out, then it runs in {in_auto.precision}"
     kinds = {kind} if kind in model.serves else set(model.serves)
     fitting = {}
     for other in models.values():
-        if other != model and kinds & set(other.serves):
+        if other.name != model.name and kinds & set(other.serves):
             chosen = _first(replace(space, model=other, wanted="auto"))
             if chosen is not None:
                 is_resident = chosen.placement == "resident"

@@ -18,7 +18,7 @@ class Machine:
 
     `device` is "cuda", "mps" or "cpu". `vram` is the GPU's memory, 0 for "cpu"; `fp8` says that the
     GPU is fast in fp8 (compute capability 8.9 or more), `bitsandbytes` that it can use 4-bit
-    weights.
+    weights, `int8` that it multiplies 8-bit integers (7.5 or more).
     """
 
     device: str
@@ -26,6 +26,7 @@ class Machine:
     ram: int
     fp8: bool = False
     bitsandbytes: bool = False
+    int8: bool = True
 
     @property
     def room(self) -> int:
@@ -68,7 +69,7 @@ _TEXT_WORDS = {
     "in turn": "in turn with the text encoders ({})",
     "cpu": "with the text encoders ({}) on the CPU",
 }
-STREAMED = ("bf16", "fp8", "fp32")
+STREAMED = ("bf16", "fp8", "int8", "fp32")
 """The precisions that can be streamed: 4-bit weights have parts that streaming does not move, and
 "gguf" and "stored" may."""
 
@@ -159,7 +160,11 @@ class PlanSpace:
 
     def _placements(self) -> tuple[str, ...]:
         # Moving weights pays only where the device has its own memory.
-        return ("resident", "offload", "stream") if self.machine.device == "cuda" else ("resident",)
+        if self.machine.device != "cuda":
+            return ("resident",)
+        # A layer that two models share can be streamed for one of them only.
+        shares = self.model.weights.controlnet
+        return ("resident", "offload", *(() if shares else ("stream",)))
 
     def _plans(self, precision: str, placement: str) -> Iterator[MemoryPlan]:
         if placement == "resident":
@@ -204,6 +209,11 @@ def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:
         return None
     if wanted == "fp8":
         return "Apple's GPU knows no fp8" if machine.device == "mps" else None
+    if wanted == "int8":
+        if machine.device == "mps":
+            return "torch has no product of 8-bit integers for Apple's GPU"
+        old = machine.device == "cuda" and not machine.int8
+        return "it needs a GPU of compute capability 7.5 (RTX 20) or newer" if old else None
     if wanted == "nf4":
         if machine.device == "cpu":
             return "it needs a GPU"

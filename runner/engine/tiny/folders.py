@@ -15,6 +15,8 @@ from pathlib import Path
 from runner.engine.hub.sources import INDEX, components, read_index
 
 WEIGHTS = Path(__file__).parent / "weights"
+UPSCALER = "upscaler/upscaler.safetensors"
+"""The file in `weights` of the net that enlarges pictures by 2."""
 
 
 def stored_as(component: str, part: str) -> str:

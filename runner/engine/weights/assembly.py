@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runner.engine.hub.sources import HEAVY, INDEX, components, read_index
+from runner.engine.hub.sources import HEAVY, INDEX, components, read_index, read_json
 from runner.engine.memory import devices, footprint
-from runner.engine.resolved_task import ResolvedTask
+from runner.engine.resolved_task import CONTROLNET, ResolvedTask
 from runner.engine.weights import checkpoints, quantise
 from runner.errors import ModelMissing
 
@@ -37,7 +37,8 @@ def text_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mapping
         )
 
     own = dict.fromkeys(parts, encoder)
-    pipe = _load(resolved.serving.pipeline, resolved.folder, plan.text_precision, passed, own)
+    name = resolved.family.text_pipeline or resolved.serving.pipeline
+    pipe = _load(name, resolved.folder, plan.text_precision, passed, own)
     _place(pipe, device)
     return pipe
 
@@ -53,11 +54,24 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
     if "is_distilled" in read_index(resolved.folder):  # a single file may be another than its base
         passed["is_distilled"] = not resolved.serving.guided
 
+    if resolved.controlnet:
+        config, file = resolved.controlnet
+        cls = class_of("diffusers", read_json(config / "config.json")["_class_name"])
+        # Never a shared one, for it takes layers of this transformer. Its file is as it was
+        # published, in whatever bits the transformer's weights were.
+        precision = "bf16" if plan.precision in ("gguf", "stored") else plan.precision
+        mark = resolved.marks[CONTROLNET]
+        passed[CONTROLNET] = quantise.load_transformer(
+            cls, config, precision, device, store, mark, file
+        )
+
     def transformer(cls: Any, folder: Path) -> Any:
         # Streamed, all of it at once does not fit the device.
         on = "cpu" if plan.placement == "stream" else device
         mark, single = resolved.marks[HEAVY], resolved.single
-        return quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
+        model = quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
+        quantise.settle(model, device, single, plan.precision)
+        return model
 
     own = {HEAVY: transformer}
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)

@@ -21,6 +21,11 @@ def is_stored(folder: Path) -> bool:
     return bool(config.get("quantization_config"))
 
 
+def scheme(single: Path) -> str:
+    """The layout of a safetensors file, where it is one of BFL's quantiser; reads its header."""
+    return "" if single.suffix.lower() == ".gguf" else header(single).scheme()
+
+
 def size(source: Path) -> int:
     """The bytes of a file, or of the files right inside a folder."""
     if source.is_file():
@@ -146,6 +151,39 @@ def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:
         local_files_only=True,
         dtype=torch.bfloat16,
         quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
+        device=str(device),
+    )
+
+
+def from_bfl(cls: Any, folder: Path, single: Path, device: Any) -> Any:
+    """The model of a file that has a `scheme`, on the device, as it is. Raises as `from_folder`."""
+    import torch
+    from diffusers import BFLQuantizationConfig
+    from safetensors import safe_open
+
+    found = header(single)
+    names, by_row = found.transformer(), found.scales()
+    shapes = {name: found.shapes[stored] for name, stored in names.items()}
+    tensors: dict[str, Any] = {}
+    with safe_open(single, framework="pt") as opened:
+        for name, stored in counted(names.items(), len(names)):
+            tensors[name] = opened.get_tensor(stored)
+            ours, theirs = name.removesuffix(".weight"), stored.removesuffix(".weight")
+            if stored in by_row:
+                scale = opened.get_tensor(by_row[stored]).float().flatten()
+                tensors[f"{ours}.weight_scale"] = scale.expand(len(tensors[name])).contiguous()
+            elif f"{theirs}.weight_scale_2" in found.shapes:
+                shapes[name] = (shapes[name][0], 2 * shapes[name][1])  # of two numbers in a byte
+                tensors[f"{ours}.weight_scale"] = opened.get_tensor(f"{theirs}.weight_scale")
+                for end in ("weight_scale_2", "input_scale"):
+                    tensors[f"{ours}.{end}"] = opened.get_tensor(f"{theirs}.{end}").reshape(())
+    _compare(single.name, shapes, empty(cls, folder))
+    return cls.from_single_file(
+        tensors,
+        config=str(folder),
+        local_files_only=True,
+        dtype=torch.bfloat16,
+        quantization_config=BFLQuantizationConfig(compute_dtype=torch.bfloat16),
         device=str(device),
     )
 

@@ -11,16 +11,17 @@ from functools import cache
 from typing import Any
 
 _LARGEST = 448.0
+_UNNAMED = {"ZImageControlNetModel": ["ZImageControlTransformerBlock"]}
+"""The repeated blocks of classes for which diffusers does not say them."""
 
 
 def matrices(model: Any) -> dict[str, Any]:
     """The `torch.nn.Linear` layers inside a model's repeated blocks, by name."""
     import torch
 
+    repeated = model._repeated_blocks or _UNNAMED.get(type(model).__name__, ())
     blocks = tuple(
-        f"{name}."
-        for name, module in model.named_modules()
-        if type(module).__name__ in model._repeated_blocks
+        f"{name}." for name, module in model.named_modules() if type(module).__name__ in repeated
     )
     return {
         name: module

@@ -143,13 +143,13 @@ def weight_of(layer: Any) -> Any:
     import torch
 
     weight = layer.weight.detach()
-    if weight.is_floating_point():
+    if weight.is_floating_point() and not hasattr(layer, "weight_scale"):
         return weight.float()
     # Only the layer knows how its bits are packed: its output for each input alone.
     one = torch.eye(layer.in_features, dtype=torch.bfloat16, device=weight.device)
     bias, layer.bias = layer.bias, None
     try:
         with torch.no_grad():
-            return layer(one).T.float()
+            return layer(one[None])[0].T.float()
     finally:
         layer.bias = bias

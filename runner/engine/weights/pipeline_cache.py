@@ -18,10 +18,12 @@ from runner.engine import errors as faults
 from runner.engine import gpu
 from runner.engine.hub import explain
 from runner.engine.hub import library as hub
+from runner.engine.hub.sources import HEAVY
 from runner.engine.memory import devices, machine
-from runner.engine.resolved_task import PRIOR, ResolvedTask, TaskResolver
+from runner.engine.resolved_task import CONTROLNET, PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
-from runner.engine.weights import assembly
+from runner.engine.weights import assembly, quantise
+from runner.engine.weights.fingerprint import KIND
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
 
@@ -93,11 +95,12 @@ class PipelineCache:
         return gpu.Stages(
             family=resolved.family,
             main=main,
-            arguments=resolved.kind.arguments[resolved.model.family],
+            arguments=resolved.kind.build(resolved.model.family, resolved.serving),
             prior=prior,
             prior_arguments=resolved.kind.prior.get(resolved.model.family),
             speed=self._speed,
             facts=self._engine_facts(resolved, main),
+            warnings=quantise.warnings(main),
         )
 
     def clear(self) -> None:
@@ -158,7 +161,9 @@ class PipelineCache:
         gpu.require_callback(assembly.class_of("diffusers", resolved.serving.pipeline))
         # An offloading hook belongs to one pipeline: a component that has one cannot be shared.
         sharing = resolved.plan.placement == "resident"
-        parts = resolved.marks.keys() - {*resolved.family.text_parts, "scheduler"}
+        # A pipeline that caches changes its transformer.
+        own = {"scheduler", *((HEAVY,) if resolved.serving.caches else ())}
+        parts = resolved.marks.keys() - {*resolved.family.text_parts, *own}
         pipe = self._built(
             assembly.paint_stage, resolved, parts if sharing else (), resolved.plan.precision
         )
@@ -219,7 +224,15 @@ class PipelineCache:
         return sum(sizes.values())
 
     def _engine_facts(self, resolved: ResolvedTask, main: Any) -> dict[str, Any]:
-        plan = resolved.plan
+        plan, beside = resolved.plan, {}
+        if (controlnet := resolved.serving.controlnet) and resolved.controlnet:
+            file = resolved.controlnet[1]
+            beside[CONTROLNET] = {
+                "repo": controlnet.repo,
+                "file": file.name,
+                "revision": hub.revision_of(file.parent, resolved.model),
+                "hash": f"{KIND}{resolved.marks[CONTROLNET]}",
+            }
         return {
             "model": {
                 "name": resolved.model.name,
@@ -228,6 +241,7 @@ class PipelineCache:
                 "revision": hub.revision_of(resolved.folder, resolved.model),
                 "hash": resolved.hash,
                 "guided_by": resolved.serving.guided_by,
+                **beside,
             },
             "dtype": devices.dtype_name(plan.precision),
             "precision": "auto" if plan.precision == "stored" else plan.precision,
@@ -235,6 +249,7 @@ class PipelineCache:
             "device": devices.describe(self.device),
             "placement": plan.placement,
             "tiled": plan.tiling,
+            **quantise.facts(main),
             **self._speed.facts(main),
         }
 

@@ -2,33 +2,35 @@
 
     fp32, bf16   as they were published
     fp8     8 bits a weight, computed in bf16; converted once, then read from `data/quantised`
+    int8    8 bits a weight, and products of 8-bit integers; likewise
     nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
     gguf    a file that was published quantised, as it is
-    stored  a folder that was published quantised, as it is
+    stored  a folder or a file of BFL's that was published quantised, as it is
 
 Kept weights give the same numbers as fresh ones. Never fetches anything and never chooses the
 precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.engine import errors as faults
 from runner.engine.memory import devices
-from runner.engine.weights import checkpoints, fp8
+from runner.engine.weights import bfl, checkpoints, fp8, int8
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.engine.weights.loading import counted
 from runner.errors import JobFailed
 
-_RECIPES = {"fp8": 1, "nf4": 1}
+_RECIPES = {"fp8": 1, "int8": 1, "nf4": 1}
 """Versions, increased when the quantised weights change, so that older folders are made again."""
 
+_SETTLED = "_fluxdrop_settled"
 _SMALL_ENCODER = 2**30
 """Published bytes below which a text encoder is not quantised."""
 
-_SHARE_OF_SOURCE = {"fp8": 0.6, "nf4": 0.5}
+_SHARE_OF_SOURCE = {"fp8": 0.6, "int8": 0.6, "nf4": 0.5}
 """A bound on the quantised size as a share of the published one, which is bf16 or larger."""
 
 
@@ -46,8 +48,10 @@ def load_transformer(
     It computes in bfloat16 then. `store` is the folder of quantised weights, `mark` the hash of the
     weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
     configuration. Raises JobFailed where the weights were published quantised and the precision is
-    another one.
+    another one. `settle` is to follow.
     """
+    if single is not None and precision != "stored" and checkpoints.scheme(single) == "nvfp4":
+        raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}: leave it out")
     if precision in ("fp32", "bf16"):
         dtype = devices.dtype_of(precision)
         if single is None:
@@ -56,14 +60,43 @@ def load_transformer(
     if precision == "gguf":
         assert single is not None
         model = checkpoints.from_gguf(cls, folder, single, device)
+    elif precision == "stored" and single is not None:
+        if device.type == "mps":
+            raise JobFailed(f"{single.name} has scales in fp8, which Apple's GPU does not know")
+        model = checkpoints.from_bfl(cls, folder, single, device)
     elif single is None and checkpoints.is_stored(folder):
         if precision != "stored":
             raise JobFailed(f"these weights were published quantised, not for {precision}")
         model = _from_folder(cls, folder, device)
     else:
-        make = {"fp8": _fp8, "nf4": _transformer_nf4}[precision]
+        make = _transformer_nf4 if precision == "nf4" else partial(_eight_bits, precision)
         model = make(cls, folder, device, store, mark, single)
     return _for_inference(model)
+
+
+def settle(model: Any, device: Any, single: Path | None, precision: str) -> None:
+    """Choose how a loaded transformer multiplies on the device, by trying it once."""
+    found: dict[str, Any] = {}
+    if precision == "int8" and not int8.settle(model, device):
+        found = {"weight_only": True}
+    elif precision == "stored" and single is not None:
+        found = {"scheme": checkpoints.scheme(single), "rounds_inputs": bfl.settle(model)}
+    setattr(model, _SETTLED, found)
+
+
+def facts(pipe: Any) -> Mapping[str, Any]:
+    """What `settle` chose, as engine facts; empty for what is the same on every device."""
+    return dict(getattr(getattr(pipe, "transformer", None), _SETTLED, {}))
+
+
+def warnings(pipe: Any) -> tuple[str, ...]:
+    """Sentences for the caller about a pipeline that does not compute as it was asked to."""
+    if not facts(pipe).get("weight_only"):
+        return ()
+    return (
+        "this device did not multiply 8-bit integers in a trial, so with `precision: int8` only the"
+        " weights are in 8 bits: other pixels, and no faster than bf16",
+    )
 
 
 def load_text_encoder(
@@ -92,8 +125,16 @@ def load_text_encoder(
     return _for_inference(checkpoints.text_encoder(cls, folder, layers, load))
 
 
-def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None) -> Any:
-    """A model in fp8: converted tensor by tensor into the store, where the disk has room for it.
+def _eight_bits(
+    precision: str,
+    cls: Any,
+    folder: Path,
+    device: Any,
+    store: Path,
+    mark: str,
+    single: Path | None,
+) -> Any:
+    """A model in fp8 or int8: converted tensor by tensor into the store, where it has room for it.
 
     Read from there the first time too, so that a first start and a later one do the same.
     """
@@ -102,9 +143,12 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
     source = single or folder
     model = checkpoints.empty(cls, folder)
     layers = list(fp8.matrices(model))
+    cast = {"fp8": fp8.cast, "int8": int8.cast}[precision]
+    compute = {"fp8": fp8.compute_in_bf16, "int8": int8.multiply_in_int8}[precision]
+    compute(model)
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return fp8.cast(checkpoints.tensors(cls, folder, single), layers)
+        return cast(checkpoints.tensors(cls, folder, single), layers)
 
     def write(aside: Path) -> None:
         for number, shard in enumerate(checkpoints.in_shards(converted())):
@@ -112,7 +156,6 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
 
     def fill(state: dict[str, Any]) -> Any:
         model.load_state_dict(state, strict=True, assign=True)
-        fp8.compute_in_bf16(model)
         return model.to(device)
 
     def read() -> Any:
@@ -122,10 +165,10 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
             state |= load_file(file, device=str(device))
         return fill(state)
 
-    kept = KeptFolder(store, source, mark, "fp8", _RECIPES["fp8"])
+    kept = KeptFolder(store, source, mark, precision, _RECIPES[precision])
     if (filled := _read_back(kept, read)) is not None:
         return filled
-    if _make(kept, source, "fp8", write):
+    if _make(kept, source, precision, write):
         return read()
     return fill({name: tensor.to(device) for name, tensor in converted()})
 

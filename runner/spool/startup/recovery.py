@@ -16,7 +16,7 @@ from runner.holds import RUNNER_ENDED, UNWRITABLE
 from runner.spool.disk.disk import TEMPORARY_SUFFIX, is_left, leaving_out
 from runner.spool.inbox.acknowledge import finish_acknowledgements
 from runner.spool.store.names import numbered
-from runner.spool.store.outbox import Outbox, output_of, state_of
+from runner.spool.store.outbox import ORIGINAL, Outbox, output_of, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -101,11 +101,13 @@ def reconcile_images(record: Record, spool: Spool, *, keep_all: bool = False) ->
         state = state_of(folder / outputs[number]["file"])
         ledger.made(record.seq, number, outputs[number], state, late=True)
     counted = {output[name] for output in outputs.values() for name in ("file", "sidecar")}
+    counted |= {f"{record.id}-{number:04d}{ORIGINAL}" for number in outputs}
     kept = []
     for file in paths_in(folder, f"{record.id}-[0-9]*.*"):
         if file.suffix not in (".png", ".jpg", ".webp", ".json") or file.name in counted:
             continue
-        if keep_all or any(file.stem == f"{record.id}-{number:04d}" for number in lost):
+        stem = file.name.removesuffix(ORIGINAL).removesuffix(file.suffix)
+        if keep_all or any(stem == f"{record.id}-{number:04d}" for number in lost):
             free = (folder / name for name in numbered(f"kept-{file.name}"))
             aside = next(each for each in free if not is_there(each))
             spool.disk.rename(file, aside)

@@ -31,12 +31,17 @@ from runner.spool.store.record import Record, counts_of
 from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status, read_json
 
 _STATUS = "status.json"
+ORIGINAL = ".original.png"
+"""What follows the stem of an image in the name of the picture that was enlarged to it."""
 _MOST_OUTPUTS = 100
 
 
 @dataclass(frozen=True)
 class SavedImage:
-    """The files of one image; `stem` is their common name, `suffix` the picture's own."""
+    """The files of one image; `stem` is their common name, `suffix` the picture's own.
+
+    `original` is the picture before it was enlarged, where that is kept.
+    """
 
     job: str
     stem: str
@@ -44,6 +49,7 @@ class SavedImage:
     picture: bytes
     thumbnail: bytes
     sidecar: Mapping[str, Any]
+    original: bytes | None = None
 
 
 class Outbox:
@@ -205,6 +211,8 @@ class Outbox:
             folder = f"{self._folder}/{image.job}"
             pictures.append((f"{folder}/{image.stem}{image.suffix}", image.picture))
             pictures.append((f"{folder}/thumbs/{image.stem}.webp", image.thumbnail))
+            if image.original:
+                pictures.append((f"{folder}/{image.stem}{ORIGINAL}", image.original))
             data = json.dumps(image.sidecar, ensure_ascii=False, indent=1).encode() + b"\n"
             sidecars.append((f"{folder}/{image.stem}.json", data))
         with self._blaming(*(self.folder(i.job) / f"{i.stem}{i.suffix}" for i in images)):
@@ -215,8 +223,8 @@ class Outbox:
     def take_back(self, image: SavedImage) -> None:
         """Remove the files of an image of which not all could be written."""
         folder = f"{self._folder}/{image.job}"
-        names = (f"{image.stem}.json", f"{image.stem}{image.suffix}", f"thumbs/{image.stem}.webp")
-        for name in names:
+        names = [f"{image.stem}.json", f"{image.stem}{image.suffix}", f"thumbs/{image.stem}.webp"]
+        for name in (*names, *([f"{image.stem}{ORIGINAL}"] if image.original else [])):
             self._disk.remove(f"{folder}/{name}")
 
     def publish_ends(self, pages: Mapping[int, Mapping[str, str]]) -> None:

@@ -16,6 +16,7 @@ from runner.engine.memory import devices
 from runner.engine.prompts.tokens import encoders_in
 from runner.engine.registry import KINDS
 from runner.task import ImageTask
+from tests.engine.painting import beside
 from tests.fakes import TwinLibrary
 
 TaskOf = Callable[..., ImageTask]
@@ -60,11 +61,14 @@ def load(library: TwinLibrary) -> Callable[..., Any]:
 
         entry = library.models[model]
         name = entry.serves[kind].pipeline
+        if HEAVY in without:
+            name = FAMILIES[entry.family].text_pipeline or name
         pipe = getattr(devices.frameworks(), name).from_pretrained(
             library.main(entry, kind),
             dtype=torch.float32,
             local_files_only=True,
             **dict.fromkeys(without),
+            **beside(name),
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -84,7 +88,7 @@ def test_two_halves_paint_what_the_whole_pipeline_paints(
     prepared = KINDS[kind].prepare(task, entry.sizes_for(kind))
     if prepared.depth_of is not None:
         prepared = prepared.with_depth(prepared.depth_of)
-    arguments = KINDS[kind].arguments[entry.family](task, prepared)
+    arguments = KINDS[kind].build(entry.family, entry.serves[kind])(task, prepared)
     length = entry.max_sequence_length
 
     def seed() -> Any:

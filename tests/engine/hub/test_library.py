@@ -11,9 +11,10 @@ import pytest
 from runner.engine.entries import DEPTH_ANYTHING, MODEL_REGISTRY
 from runner.engine.hub import library as hub
 from runner.engine.hub.checkup import check
+from runner.engine.hub.sources import Layout, Source, sources
 from runner.engine.models import Model, Serving, SingleFile
 from runner.errors import ModelMissing
-from tests.engine.weight_files import flux1, gguf
+from tests.engine.weight_files import flux1, gguf, header_only
 from tests.fake_hub import WEIGHTS, pipeline, put
 
 DEV = MODEL_REGISTRY["dev"]
@@ -148,3 +149,60 @@ def test_the_bytes_that_are_here_count_every_file_once(home: Path) -> None:
     except OSError:
         pytest.skip("this file system has no hard links")
     assert hub.bytes_here(DEV, home) == before
+
+
+CONTROL = MODEL_REGISTRY["z-image-control"]
+UNION = "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-2.1"
+
+
+def union(home: Path, *, cut: int = 0) -> Path:
+    """A small file in the place of the ControlNet's."""
+    base = home / "hf-cache" / "hub" / f"models--{UNION.replace('/', '--')}"
+    put(base / "refs", {"main": b"facade"})
+    folder = put(base / "snapshots" / "facade", {})
+    folder.mkdir(parents=True, exist_ok=True)
+    serving = CONTROL.serves["control"]
+    assert serving.controlnet is not None
+    shapes = {"control_layers.0.after_proj.bias": (32,)}
+    return header_only(folder / serving.controlnet.file, shapes, cut=cut)
+
+
+def test_a_model_with_a_controlnet_needs_its_one_file_and_what_makes_depth_maps() -> None:
+    needed = sources(CONTROL)
+    assert [each.repo for each in needed] == [CONTROL.repo, UNION, DEPTH_ANYTHING.repo]
+    assert needed[1] == Source(UNION, layout=Layout.FILE, file=needed[1].file)
+    assert hub.bytes_to_pull(CONTROL) - hub.bytes_to_pull(MODEL_REGISTRY["z-image-turbo"]) > 6.7e9
+
+
+def test_a_controlnet_is_found_with_our_configuration_or_names_what_fetches_it(home: Path) -> None:
+    cached(home, CONTROL.repo)
+    with pytest.raises(ModelMissing, match=f"{UNION} is not .* pull z-image-control`"):
+        hub.Disk(home).controlnet(CONTROL, "control")
+    file = union(home)
+    config, found = hub.Disk(home).controlnet(CONTROL, "control")
+    assert found == file and (config / "config.json").is_file()
+    assert hub.revision_of(found.parent, CONTROL) == "facade"
+    assert hub.present(CONTROL, home, estimates=False) == hub.Disk(home).main(CONTROL, "control")
+    said = hub.absence(CONTROL, home)
+    assert said and "only partly" in said, "what makes depth maps is not here"
+
+
+def test_a_controlnet_that_is_cut_short_is_told_before_it_is_loaded(home: Path) -> None:
+    cached(home, CONTROL.repo)
+    union(home, cut=3)
+    told = "is cut short, its last 3 bytes are missing: .* pull z-image-control --verify`"
+    with pytest.raises(ModelMissing, match=told):
+        hub.Disk(home).controlnet(CONTROL, "control")
+    found = check(CONTROL, home)
+    assert found.here and not found.ok and "its last 3 bytes" in found.advice[0]
+
+
+def test_who_has_the_pipeline_alone_has_not_begun_to_fetch_the_controlnet(home: Path) -> None:
+    """Seen red: with the pipeline of z-image-turbo here, half of a model was missed for ever."""
+    cached(home, CONTROL.repo)
+    assert check(MODEL_REGISTRY["z-image-turbo"], home).ok
+    found = check(CONTROL, home)
+    assert not found.here and not found.ok
+    assert hub.bytes_here(CONTROL, home) > 0
+    union(home)
+    assert check(CONTROL, home).here

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.engine.entries import UPSCALERS
 from runner.engine.hub import pull
 from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.sources import Source
@@ -17,6 +18,7 @@ from tests.fake_hub import WEIGHTS, FakeHub, Repo, files_of, safetensors
 
 REDUX = "black-forest-labs/FLUX.1-Redux-dev"
 DEPTH = "depth-anything/Depth-Anything-V2-Small-hf"
+UNION = "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-2.1"
 
 
 def test_a_pulled_model_has_the_files_that_diffusers_reads_and_no_others(
@@ -149,6 +151,36 @@ def test_a_prior_and_an_estimator_come_with_the_model_that_needs_them(
     brought = {"config.json", "preprocessor_config.json", "model.safetensors"}
     assert set(files_of(snapshot(own, DEPTH))) == brought
     assert pulled("depth-anything", "--json").json["models"][0]["fetched"] == 0
+
+
+def test_of_a_controlnets_repository_one_file_comes_beside_the_pipeline_and_the_estimator(
+    hub: FakeHub, own: Path, pulled: Pull
+) -> None:
+    file = "Z-Image-Turbo-Fun-Controlnet-Union-2.1-2602-8steps.safetensors"
+    others = {"README.md": b"x", "lite-8steps.safetensors": safetensors(10, 2)}
+    hub.repos[UNION] = Repo({file: safetensors(10, 1), **others})
+    alone = {"config.json": b"{}", "preprocessor_config.json": b"{}"}
+    hub.repos[DEPTH] = Repo({**alone, "model.safetensors": safetensors(10, 1)})
+    write(own, mine=f"{{like: z-image-control, repo: {REPO}}}")
+    done = pulled("mine", "--json")
+    assert done.code == 0 and set(files_of(snapshot(own, UNION))) == {file}
+    assert (snapshot(own) / "model_index.json").is_file() and snapshot(own, DEPTH).is_dir()
+    assert pulled("mine", "--json").json["models"][0]["fetched"] == 0
+
+
+def test_an_upscaler_is_the_one_file_of_its_repository(
+    hub: FakeHub, own: Path, pulled: Pull
+) -> None:
+    general, anime = (UPSCALERS[name] for name in ("realesr-general", "realesr-anime"))
+    assert general.repo == anime.repo
+    hub.repos[general.repo] = Repo({general.file: b"net", anime.file: b"other", "a.pth": b"x"})
+    assert pulled("realesr-general").code == 0
+    assert files_of(snapshot(own, general.repo)) == {general.file: b"net"}
+    assert pulled("realesr-anime").code == 0
+    assert set(files_of(snapshot(own, general.repo))) == {general.file, anime.file}
+    assert pulled("realesr-general", "--json").json["models"][0]["fetched"] == 0
+    assert "it is built in" in pulled("tiny").out
+    assert pulled("tiny-upscaler").code == 0
 
 
 def test_lora_files_are_pulled_by_the_name_of_their_repository(

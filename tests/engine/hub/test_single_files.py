@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.hub import library as hub
 from runner.engine.hub.checkup import check
-from runner.engine.hub.single_files import problem
+from runner.engine.hub.single_files import header, problem
 from runner.engine.models import Model, SingleFile
 from runner.errors import ModelMissing
 from tests.engine.weight_files import Shapes, flux1, flux2, gguf, header_only, zimage
@@ -93,10 +94,13 @@ def test_a_file_of_the_model_that_its_entry_is_like_is_here(
         ("dev", flux1(guided=False), "as in schnell,"),
         ("dev", flux1(128), "as in canny or depth,"),
         ("schnell", flux1(), "as in dev or krea or kontext-dev,"),
-        ("dev", flux2(), "as in klein, mine is not: write `like: klein`"),
-        ("klein", zimage(), "as in z-image-turbo,"),
+        ("dev", flux2(), "as in klein or klein-base, mine is not: write `like: klein`"),
+        ("dev", flux2(4096), "as in klein-9b or klein-base-9b or klein-9b-kv, mine is not:"),
+        ("klein", flux2(4096), "write `like: klein-9b`"),
+        ("klein", zimage(), "as in z-image-turbo or z-image-control, mine is not:"),
         ("z-image-turbo", flux1(), "as in dev or"),
-        ("klein", flux2(4096), "a transformer 4096 wide, and no model here is like it"),
+        ("klein", flux2(6144), "a transformer 6144 wide, and no model here is like it"),
+        ("dev", flux2(6144), "a transformer 6144 wide, and no model here is like it"),
         ("dev", {"lora_unet_double_blocks_0_img_mod.lora_down.weight": (4, 4)}, "a LoRA file"),
         ("dev", {"transformer.proj_out.lora_A.weight": (4, 4)}, "name it under `loras` of a spec"),
         ("dev", {"diffusion_model.single_blocks.0.linear1.lokr_w1": (4, 4)}, "a LoRA file"),
@@ -126,13 +130,14 @@ def test_another_file_is_named_for_what_it_is_and_with_what_to_do(
 @pytest.mark.parametrize(
     ("tensors", "layout"),
     [
-        ({"a.weight": "U8", "a.weight_scale": "F8_E4M3", "a.weight_scale_2": "F32"}, "nvfp4"),
+        ({"a.weight": "U8", "a.weight_scale": "F8_E4M3", "a.weight_scale_2": "F32"},
+         "nvfp4 in another layout than BFL's"),
         ({"a.weight": "I8", "a.weight_scale": "F32"}, "int8"),
         ({"a.weight": "I8", "a.comfy_quant": "U8"}, "int8"),
         ({"a.weight": "U8"}, "4 bits in uint8"),
         ({"a.weight": "BF16", "a.scale_weight": "F32"}, "BF16 with scales"),
     ],
-)
+)  # fmt: skip
 def test_a_quantised_layout_that_cannot_be_read_is_named(
     tmp_path: Path, tensors: Mapping[str, str], layout: str
 ) -> None:
@@ -141,6 +146,70 @@ def test_a_quantised_layout_that_cannot_be_read_is_named(
     assert told(tmp_path, "dev", file) == (
         f"it.safetensors is quantised as {layout}, which cannot be read: use the bf16 or GGUF file"
     )
+
+
+_NVFP4: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "a.weight": ("U8", (64, 16)), "a.weight_scale": ("F8_E4M3", (64, 2)),
+    "a.weight_scale_2": ("F32", ()), "a.input_scale": ("F32", (1,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "is_read"),
+    [
+        ({}, True),
+        ({"a.weight": ("U8", (16,))}, False),
+        ({"a.weight": ("I8", (64, 16))}, False),
+        ({"a.weight_scale": ("F8_E4M3", (64, 4))}, False),
+        ({"a.weight_scale": ("F8_E4M3", (128, 2))}, False),
+        ({"a.weight_scale": ("F32", (64, 2))}, False),
+        ({"a.weight_scale_2": ("F32", (64,))}, False),
+        ({"a.weight_scale_2": ("BF16", ())}, False),
+        ({"a.input_scale": ("BF16", ())}, False),
+        ({"a.input_scale": None}, False),
+        ({"b.comfy_quant": ("U8", (27,))}, False),
+    ],
+)
+def test_nvfp4_is_read_as_bfl_has_it_and_in_no_other_layout(
+    tmp_path: Path, other: Mapping[str, Any], is_read: bool
+) -> None:
+    """ComfyUI orders the scales of blocks in another way, in tensors of the same shape."""
+    tensors = {name: each for name, each in {**_NVFP4, **other}.items() if each}
+    shapes = {**flux1(), **{name: shape for name, (_, shape) in tensors.items()}}
+    dtypes = {name: dtype for name, (dtype, _) in tensors.items()}
+    file = header_only(tmp_path / "it.safetensors", shapes, dtypes=dtypes)
+    if is_read:
+        assert hub.Disk(tmp_path).single(entry(tmp_path, "dev", file)) == file
+        assert header(file).scheme() == "nvfp4"
+        text = file.read_bytes()[8:].replace(b'"format": "pt"', b'"_quantization_metadata": ""')
+        length = file.read_bytes()[:8]
+        grown = int.from_bytes(length, "little") + len(text) - file.stat().st_size + 8
+        file.write_bytes(grown.to_bytes(8, "little") + text)
+    assert "nvfp4 in another layout than BFL's, which" in told(tmp_path, "dev", file)
+
+
+def test_a_text_encoder_in_nvfp4_beside_a_transformer_says_nothing_of_it(tmp_path: Path) -> None:
+    shapes = {**flux1(prefix="model.diffusion_model."), "text_encoders.a.weight_scale_2": ()}
+    assert header(header_only(tmp_path / "it.safetensors", shapes)).scheme() == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales", "scheme"),
+    [
+        ("F8_E4M3", (64,), "fp8r"),
+        ("F8_E4M3", (64, 1), "fp8r"),
+        ("F8_E4M3", (), ""),
+        ("F8_E5M2", (64,), ""),
+        ("BF16", None, ""),
+    ],
+)
+def test_a_scale_for_each_row_is_bfls_layout_and_one_for_a_tensor_is_not(
+    tmp_path: Path, dtype: str, scales: tuple[int, ...] | None, scheme: str
+) -> None:
+    shapes = {**flux1(), "a.weight": (64, 32)}
+    shapes |= {} if scales is None else {"a.weight_scale": scales}
+    dtypes = {"a.weight": dtype, "a.weight_scale": "F32"}
+    assert header(header_only(tmp_path / "x", shapes, dtypes=dtypes)).scheme() == scheme
 
 
 @pytest.mark.parametrize("scale", ["b.weight_scale", "b.scale_weight", "scaled_fp8"])

@@ -53,9 +53,10 @@ def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does
     ready = prepared(task)
     if ready.depth_of is not None:
         ready = ready.with_depth(ready.depth_of)
-    arguments = KINDS[kind].arguments[entry.family](task, ready)
+    arguments = KINDS[kind].build(entry.family, serving)(task, ready)
     assert (arguments["width"], arguments["height"]) == (64, 64)
-    assert (arguments["num_inference_steps"], arguments["guidance_scale"]) == (3, 4.5)
+    guidance = None if serving.caches else 4.5
+    assert (arguments["num_inference_steps"], arguments.get("guidance_scale")) == (3, guidance)
     taken = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
     assert set(arguments) <= set(taken)
 
@@ -107,7 +108,7 @@ def accepted(pictures: dict[str, InputImage]) -> Callable[[str], list[tuple[Any,
         ready = prepared(task)
         if ready.depth_of is not None:
             ready = ready.with_depth(ready.depth_of)
-        return model, spec, ready, kind.arguments[model.family](task, ready)
+        return model, spec, ready, kind.build(model.family, model.serves[kind.name])(task, ready)
 
     return of
 

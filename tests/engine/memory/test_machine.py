@@ -157,6 +157,19 @@ def test_bitsandbytes_counts_where_it_has_a_library_for_this_torch(
     assert not machine.measure("cuda").bitsandbytes, "it computes on cards of 6.0 and later"
 
 
+def test_eight_bit_integers_are_multiplied_from_the_generation_of_the_rtx_20_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    for capability, able in (((7, 0), False), ((7, 5), True), ((12, 0), True)):
+        gpu(monkeypatch, capability, free=14)
+        assert machine.measure("cuda").int8 is able
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    gpu(monkeypatch, (7, 0), free=14)
+    assert machine.measure("cuda").int8, "AMD counts in another way: it is tried when it is loaded"
+
+
 def test_a_card_that_torch_is_not_compiled_for_is_told_before_the_first_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

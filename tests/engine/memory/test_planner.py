@@ -9,8 +9,9 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
 from runner.engine.memory import planner as memory
-from runner.engine.memory.plans import Machine
+from runner.engine.memory.plans import Machine, PlanSpace
 from runner.engine.models import SingleFile
+from runner.errors import OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
 TINY = MODEL_REGISTRY["tiny"]
@@ -72,6 +73,41 @@ ADA = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("z-image-control", "control"): {
+        8: "nf4, text in turn nf4, offload, tiles",
+        12: "nf4, text in turn bf16",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-base", "text2img"): {
+        8: "fp8, text in turn bf16, tiles",
+        12: "bf16, text in turn bf16, tiles",
+        16: "bf16, text in turn bf16",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn nf4, tiles",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-base-9b", "text2img"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn nf4, tiles",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b-kv", "kontext"): {
+        8: "bf16, text in turn nf4, stream, tiles",
+        12: "nf4, text in turn nf4",
+        16: "fp8, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """Cards of these many GB that know fp8 (RTX 40 and later), 1024×1024, with 32 GB of RAM."""
 
@@ -97,8 +133,100 @@ AMPERE = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("z-image-control", "control"): {
+        8: "nf4, text in turn nf4, offload, tiles",
+        12: "nf4, text in turn bf16",
+        16: "nf4, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "nf4, text in turn nf4",
+        16: "nf4, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("klein-9b-kv", "kontext"): {
+        8: "bf16, text in turn nf4, stream, tiles",
+        12: "nf4, text in turn nf4",
+        16: "nf4, text in turn bf16",
+        24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """The same for cards that do not (RTX 30 and before)."""
+
+
+INT8 = {
+    ("schnell", "text2img"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 12.7),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("dev", "text2img"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 12.7),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("kontext-dev", "kontext"): {
+        8: ("int8, text in turn nf4, stream, tiles", 4.6),
+        12: ("int8, text in turn bf16, stream, tiles", 9.6),
+        16: ("int8, text in turn bf16, tiles", 13.1),
+        24: ("int8, text in turn bf16", 16.2),
+    },
+    ("klein", "text2img"): {
+        8: ("int8, text in turn bf16, tiles", 6.3),
+        12: ("int8, text in turn bf16", 8.8),
+        16: ("int8, text stays bf16", 14.6),
+        24: ("int8, text stays bf16", 14.6),
+    },
+    ("z-image-turbo", "text2img"): {
+        8: ("int8, text in turn nf4, offload, tiles", 6.9),
+        12: ("int8, text in turn bf16", 10.9),
+        16: ("int8, text in turn bf16", 10.9),
+        24: ("int8, text stays bf16", 18.2),
+    },
+}
+"""With `precision: int8`, on RTX 20 and later, and the expected peak in GiB."""
+
+
+@pytest.mark.parametrize(("model", "kind"), INT8)
+def test_the_plans_for_cards_that_are_asked_for_int8(model: str, kind: str) -> None:
+    made = {}
+    for size in INT8[model, kind]:
+        has = card(size, fp8=False)
+        plan = memory.plan(MODEL_REGISTRY[model], has, MEGAPIXEL, "int8", kind)
+        made[size] = (words(plan), round(plan.bytes / GIB, 1))
+    assert made == INT8[model, kind]
+
+
+def test_int8_is_on_no_device_what_auto_takes() -> None:
+    machines = [card(24), card(16, fp8=False), card(12, bitsandbytes=False)]
+    machines += [Machine("cpu", 0, 18 * GIB), Machine("mps", 0, 25 * GIB)]
+    for machine in machines:
+        assert "int8" not in PlanSpace(DEV, machine, MEGAPIXEL).precisions()
+
+
+def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer() -> None:
+    """Of klein: 27,648 outputs of 1024 rows, in 32-bit integers and as floats."""
+    steps = [
+        footprint._step(DEV, "text2img", precision, 4 * MEGAPIXEL) for precision in ("bf16", "int8")
+    ]
+    assert steps[1] - steps[0] == 2 * 4 * 1024 * 27_648
+
+
+def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded() -> None:
+    file = replace(DEV, single=SingleFile("/x.safetensors"))
+
+    def more(pixels: int) -> float:
+        steps = [footprint._step(file, "text2img", each, pixels) for each in ("bf16", "stored")]
+        return (steps[1] - steps[0]) / GIB
+
+    assert more(64 * 64) == pytest.approx(0.3, abs=0.01), "of a layer that is unpacked"
+    assert more(MEGAPIXEL) == pytest.approx(4608 * 15_360 * 12 / GIB, rel=0.01)
 
 
 @pytest.mark.parametrize(("model", "kind"), ADA)
@@ -179,6 +307,20 @@ def test_a_single_file_is_planned_by_the_bits_that_its_name_tells() -> None:
     assert sizes[1] == pytest.approx(11.83, rel=0.02)
     mine = replace(DEV, single=SingleFile("flux1-dev-Q4_K_S.gguf"))
     assert words(memory.plan(mine, card(16), MEGAPIXEL, kind="text2img")).startswith("gguf")
+
+
+def test_a_model_that_shares_layers_with_another_is_never_streamed() -> None:
+    control = MODEL_REGISTRY["z-image-control"]
+    with pytest.raises(OutOfMemory, match="z-image-control needs 11.1 GiB of GPU memory, and 7.0"):
+        memory.plan(control, card(8, bitsandbytes=False), MEGAPIXEL, kind="control")
+    held = memory.plan(control, card(48), MEGAPIXEL, kind="control")
+    placed = []
+    while lower := memory.after_out_of_memory(
+        held, control, card(48), MEGAPIXEL, wanted="auto", kind="control"
+    ):
+        held = lower
+        placed.append(held.placement)
+    assert set(placed) == {"resident", "offload"}
 
 
 def fallbacks(machine: Machine) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine
+from runner.engine.models import SingleFile
 from runner.errors import InputBad, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
 
@@ -16,7 +19,7 @@ from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
         (
             Machine("cpu", 0, 64 * GIB),
             "nf4",
-            "dev cannot .* nf4 here: it needs a GPU; .* use fp32 or bf16 or fp8$",
+            "dev cannot .* nf4 here: it needs a GPU; .* use fp32 or bf16 or fp8 or int8$",
         ),
         (card(16, bitsandbytes=False), "nf4", "pip install bitsandbytes"),
         (
@@ -25,7 +28,13 @@ from tests.engine.cards import DEV, GIB, MEGAPIXEL, card
             "Apple's GPU knows no fp8; .* or use fp32 or bf16$",
         ),
         (card(16), "gguf", "names no GGUF file"),
-        (card(16), "int8", "there is no such precision; .* use fp32 or bf16 or fp8 or nf4$"),
+        (card(16), "int4", "there is no such precision; .* or bf16 or fp8 or int8 or nf4$"),
+        (
+            replace(card(16), int8=False),
+            "int8",
+            "compute capability 7.5 .RTX 20. or newer; .* or bf16 or fp8 or nf4$",
+        ),
+        (Machine("mps", 0, 64 * GIB), "int8", "no product of 8-bit .*; .* use fp32 or bf16$"),
     ],
 )
 def test_a_precision_that_cannot_be_is_an_error_that_says_why(
@@ -52,6 +61,15 @@ def test_where_nothing_fits_a_model_that_does_is_named() -> None:
 def test_where_only_the_precision_does_not_fit_to_leave_it_out_is_advised() -> None:
     with pytest.raises(OutOfMemory, match=r"leave `precision` out, then it runs in nf4$"):
         memory.plan(DEV, card(12, ram=20), MEGAPIXEL, wanted="bf16", kind="text2img")
+
+
+def test_a_file_that_is_taken_as_it_is_is_not_advised_to_be_another_or_itself() -> None:
+    """Seen red: it was to leave a `precision` out that it had not, or to use itself."""
+    mine = replace(DEV, name="mine", single=SingleFile("/x.safetensors"))
+    as_stored = replace(mine, bytes=2 * mine.weights.others + 12 * GIB)
+    with pytest.raises(OutOfMemory) as raised:
+        memory.plan(as_stored, card(12), MEGAPIXEL, "stored", models={"dev": DEV, "mine": mine})
+    assert str(raised.value).endswith("use the model dev, which fits, or ask for a smaller picture")
 
 
 def test_where_no_model_fits_a_smaller_picture_is_advised() -> None:

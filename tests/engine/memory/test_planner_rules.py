@@ -15,7 +15,7 @@ from runner.errors import JobFailed, OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
 
 PLACEMENTS = ("stream", "offload", "resident")
-BITS = {"nf4": 4, "fp8": 8, "bf16": 16, "fp32": 32}
+BITS = {"nf4": 4, "int8": 8, "fp8": 8, "bf16": 16, "fp32": 32}
 
 MODELS = st.sampled_from(sorted(MODEL_REGISTRY))
 PIXELS = st.sampled_from([64 * 64, 512 * 512, MEGAPIXEL, 1536 * 1536, 2048 * 2048])
@@ -25,7 +25,7 @@ OTHERS = st.builds(Machine, st.sampled_from(["cpu", "mps"]), st.just(0), SIZES)
 MACHINES = CARDS | OTHERS
 
 
-@pytest.mark.parametrize("wanted", ["bf16", "fp8", "nf4"])
+@pytest.mark.parametrize("wanted", ["bf16", "fp8", "int8", "nf4"])
 @pytest.mark.parametrize("size", [8, 16, 48])
 def test_a_precision_that_is_named_is_kept(wanted: str, size: int) -> None:
     plan: MemoryPlan | None = memory.plan(
@@ -64,7 +64,7 @@ def planned(name: str, machine: Machine, pixels: int, wanted: str = "auto") -> M
         return None
 
 
-@given(MODELS, MACHINES, PIXELS, st.sampled_from(["auto", "bf16", "fp8", "nf4"]))
+@given(MODELS, MACHINES, PIXELS, st.sampled_from(["auto", "bf16", "fp8", "int8", "nf4"]))
 def test_no_plan_expects_more_than_there_is(
     name: str, machine: Machine, pixels: int, wanted: str
 ) -> None:
@@ -92,7 +92,7 @@ def worth(plan: MemoryPlan) -> tuple[int, int, bool]:
     return PLACEMENTS.index(plan.placement), BITS[plan.precision], not plan.tiling
 
 
-@given(MODELS, MACHINES, PIXELS, st.sampled_from(["auto", "bf16", "fp8"]))
+@given(MODELS, MACHINES, PIXELS, st.sampled_from(["auto", "bf16", "fp8", "int8"]))
 def test_the_ladder_always_ends_and_every_fallback_expects_less(
     name: str, machine: Machine, pixels: int, wanted: str
 ) -> None:

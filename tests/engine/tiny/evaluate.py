@@ -4,6 +4,7 @@ Figures are fractions of pictures, 0 to 1, except for times and errors. Pipeline
 program calls them, for one picture at a time; every picture counts, as `classifier` judges it.
 """
 
+import math
 import random
 import time
 from collections import defaultdict
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 from diffusers import FluxImg2ImgPipeline
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
-from runner.engine.entries import MODEL_REGISTRY
-from runner.engine.tiny.folders import WEIGHTS, folder
+from runner.engine.entries import MODEL_REGISTRY, TINY_UPSCALER
+from runner.engine.pictures.upscaling import Net, of, upscaled
+from runner.engine.tiny.folders import UPSCALER, WEIGHTS, folder
 from tests.engine.tiny.captions import describe
 from tests.engine.tiny.classifier import Verdict, in_order, judge, read
 from tests.engine.tiny.edits import EDIT_KINDS, Edit, draw_edit, instruct
@@ -75,6 +77,10 @@ class Pipelines:
             pipeline.set_progress_bar_config(disable=True)
             self._loaded[part] = pipeline
         return self._loaded[part]
+
+    def upscaler(self) -> Net:
+        """The net that enlarges pictures by 2."""
+        return of(TINY_UPSCALER, self._weights / UPSCALER)
 
     def call(self, kind: str, seed: int, **arguments: Any) -> Image.Image:
         """One picture of a kind, with the program's steps and guidance unless given."""
@@ -177,6 +183,42 @@ def measure_ceiling(pipelines: Pipelines, many: int, seed: int) -> dict[str, dic
         coded.add(**rates(judge(read(as_levels(as_image(decoded[0]))), scene)))
         coded.add(error=float((decoded - picture).abs().mean() * 127.5))
     return {"true pictures": true.means(), "codec round trip": coded.means()}
+
+
+def measure_upscale(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:
+    """Held-out scenes enlarged, exact ones and those that went through the codec: decibels of peak
+    signal to noise against the same scene drawn at that size, and those of Lanczos."""
+    vae, net = pipelines.load("text2img").vae, pipelines.upscaler()
+    found: dict[str, dict[str, float]] = {}
+    for times in (2, 4):
+        for source in ("true pictures", "codec round trip"):
+            rng = random.Random(f"upscale {seed}")
+            figures = Figures()
+            for _ in range(many):
+                scene = draw_unseen_scene(rng)
+                drawing = arrange([scene], offsets(rng, [scene]))
+                exact = render(drawing)
+                if source != "true pictures":
+                    with torch.no_grad():
+                        exact = vae.decode(vae.encode(exact).latent_dist.mode()).sample
+                small, wanted = as_image(exact[0]), as_image(render(drawing, times)[0])
+                began = time.perf_counter()
+                made = upscaled(small, net, times, "cpu", lambda *_: None)
+                figures.seconds += time.perf_counter() - began
+                figures.pictures += 1
+                plain = small.resize(wanted.size, Image.Resampling.LANCZOS)
+                gained, usual = decibels(made, wanted), decibels(plain, wanted)
+                figures.add(
+                    net_decibels=gained, lanczos_decibels=usual, better=float(gained > usual)
+                )
+            found[f"upscale {times}, {source}"] = figures.means()
+    return found
+
+
+def decibels(made: Image.Image, wanted: Image.Image) -> float:
+    """The peak signal-to-noise ratio of a picture."""
+    squares = ImageStat.Stat(ImageChops.difference(made, wanted)).sum2
+    return 10 * math.log10(255**2 * 3 * math.prod(made.size) / max(sum(squares), 1e-9))
 
 
 def measure_text2img(pipelines: Pipelines, many: int, seed: int) -> dict[str, dict[str, float]]:

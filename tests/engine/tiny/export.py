@@ -20,7 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTokenizer, SiglipImageProcessor, T5TokenizerFast
 
-from runner.engine.tiny.folders import stored_as
+from runner.engine.tiny.folders import UPSCALER, stored_as
 from tests.engine.tiny.redux import Eye
 from tests.engine.tiny.training import Frozen
 
@@ -99,7 +99,9 @@ def _remove_path(config: Path) -> None:
 def _write_fingerprint(out: Path) -> None:
     digest = hashlib.sha256()
     for file in sorted(out.rglob("*")):
-        if file.is_file() and file.name not in ("FINGERPRINT", "README.md"):
+        # The folders that it names are without the upscaler.
+        other = (out / "FINGERPRINT", out / "README.md", out / UPSCALER)
+        if file.is_file() and file not in other:
             digest.update(file.relative_to(out).as_posix().encode("utf-8"))
             digest.update(file.read_bytes())
     (out / "FINGERPRINT").write_text(digest.hexdigest()[:16] + "\n", encoding="ascii")

@@ -13,6 +13,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTokenizer, T5TokenizerFast
 
+from runner.engine.tiny.folders import UPSCALER
+from tests.engine.tiny import upscaling
 from tests.engine.tiny.encoders import Reader, train_encoders
 from tests.engine.tiny.export import export, halved
 from tests.engine.tiny.redux import Eye, build_processor, train_eye
@@ -30,6 +32,7 @@ STEPS = {
     "kontext": 4512,
     "control": 2621,
     "fill": 2000,
+    "upscaler": upscaling.STEPS,
 }
 """A step takes about half a second on one core with bfloat16 instructions."""
 
@@ -97,6 +100,11 @@ class Recipe:
         """The VAE with its decoder trained further, in place."""
         return train_decoder(self.vae, *self._arguments("decoder"), self.device)
 
+    def upscaler(self) -> None:
+        """The net that enlarges pictures, written as it is shipped."""
+        net = upscaling.train_upscaler(self.decoder(), *self._arguments("upscaler"), self.device)
+        upscaling.save(net, self.out / UPSCALER)
+
     def export(self) -> None:
         """Train what is not trained yet, and write everything as it is shipped."""
         transformers = {
@@ -121,6 +129,7 @@ STAGES: dict[str, Callable[[Recipe], object]] = {
     "control": lambda recipe: recipe.transformer("control"),
     "fill": lambda recipe: recipe.transformer("fill"),
     "decoder": lambda recipe: recipe.decoder(),
+    "upscaler": lambda recipe: recipe.upscaler(),
     "export": lambda recipe: recipe.export(),
 }
 """The parts of the recipe that can be run alone, in the order in which all of them are run."""

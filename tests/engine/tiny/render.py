@@ -117,18 +117,18 @@ def _templates() -> Tensor:
     return torch.stack(distances)[:, None]
 
 
-def coverage(shape_index: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """The part of each pixel that a thing covers: float (m, 64, 64) in 0..1 for m things.
+def coverage(shape_index: Tensor, centre: Tensor, radius: Tensor, side: int = SIDE) -> Tensor:
+    """The part of each pixel that a thing covers: float (m, side, side) in 0..1 for m things.
 
     `shape_index` is int64 (m,), `centre` (m, 2) and `radius` (m,) are in pixels.
     """
-    axis = torch.arange(SIDE, device=centre.device) + 0.5
+    axis = torch.arange(side, device=centre.device) + 0.5
     size = radius.clamp(min=1e-3)
     x = (axis[None, :] - centre[:, 0:1]) / size[:, None] / _TEMPLATE_REACH
     y = (axis[None, :] - centre[:, 1:2]) / size[:, None] / _TEMPLATE_REACH
     many = centre.shape[0]
     grid = torch.stack(
-        [x[:, None, :].expand(many, SIDE, SIDE), y[:, :, None].expand(many, SIDE, SIDE)], dim=-1
+        [x[:, None, :].expand(many, side, side), y[:, :, None].expand(many, side, side)], dim=-1
     )
     templates = _templates().to(centre.device)[shape_index]
     distance = functional.grid_sample(
@@ -139,19 +139,29 @@ def coverage(shape_index: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     return torch.where(outside | (radius[:, None, None] <= 0), 0.0, covered)
 
 
-def masks_of(drawing: Drawing) -> Tensor:
-    """The part of each pixel that each thing covers: float (n, k, 64, 64) in 0..1."""
+def masks_of(drawing: Drawing, times: int = 1) -> Tensor:
+    """The part of each pixel that each thing covers: float (n, k, 64, 64) in 0..1.
+
+    With sides `times` as long of the same drawing.
+    """
     many, things = drawing.radius.shape
     return coverage(
-        drawing.shape_index.reshape(-1), drawing.centre.reshape(-1, 2), drawing.radius.reshape(-1)
-    ).view(many, things, SIDE, SIDE)
+        drawing.shape_index.reshape(-1),
+        drawing.centre.reshape(-1, 2) * times,
+        drawing.radius.reshape(-1) * times,
+        SIDE * times,
+    ).view(many, things, SIDE * times, SIDE * times)
 
 
-def render(drawing: Drawing) -> Tensor:
-    """The pictures of a drawing, later things over earlier ones: (n, 3, 64, 64) in -1..1."""
+def render(drawing: Drawing, times: int = 1) -> Tensor:
+    """The pictures of a drawing, later things over earlier ones: (n, 3, 64, 64) in -1..1.
+
+    With sides `times` as long of the same drawing.
+    """
     many, things = drawing.radius.shape
-    masks = masks_of(drawing)[:, :, None]
-    picture = drawing.background[:, :, None, None].expand(many, 3, SIDE, SIDE)
+    side = SIDE * times
+    masks = masks_of(drawing, times)[:, :, None]
+    picture = drawing.background[:, :, None, None].expand(many, 3, side, side)
     for n in range(things):
         colour = drawing.colour[:, n, :, None, None]
         picture = picture * (1 - masks[:, n]) + colour * masks[:, n]

@@ -37,7 +37,9 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def _draw_crowd(rng: random.Random, many: int) -> Drawing:
+def draw_crowd(rng: random.Random, many: int) -> Drawing:
+    """Crowded scenes: up to six things anywhere, over each other, and in any colour."""
+
     def colour() -> tuple[float, float, float]:
         if rng.random() < 0.6:
             return rgb(rng.choice(COLOURS))
@@ -68,7 +70,7 @@ def draw_batch(rng: random.Random, many: int, crowds: float) -> tuple[Tensor, Te
     edge_maps = max(1, many // 8)
     scenes = [draw_scene(rng) for _ in range(many - crowded)]
     tidy = arrange(scenes, offsets(rng, scenes, 3.0 if rng.random() < 0.3 else 1.0))
-    crowd = _draw_crowd(rng, crowded)
+    crowd = draw_crowd(rng, crowded)
     masks = masks_of(tidy)
     pictures = torch.cat([render(tidy), render(crowd)])
     edges = draw_edges(rng, masks[:edge_maps], pictures[:edge_maps])

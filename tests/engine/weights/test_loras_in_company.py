@@ -15,6 +15,7 @@ from runner.engine.weights import fp8, loras
 from tests.engine.lora_files import tensors_for, text_tensors, written
 from tests.engine.lora_layouts import KOHYA, LAYOUTS, dora, written_as
 from tests.engine.painting import furthest, painted, pipe_of, state_of
+from tests.engine.quantising import put_into_int8
 
 
 def test_what_a_lora_has_for_the_text_encoder_changes_the_embeddings_only(tmp_path: Path) -> None:
@@ -96,6 +97,14 @@ def in_fp8(pipe: Any) -> None:
     fp8.compute_in_bf16(pipe.transformer)
 
 
+def in_int8(pipe: Any) -> None:
+    import torch
+
+    for part in ("vae", "text_encoder", "text_encoder_2"):
+        getattr(pipe, part).to(torch.bfloat16)
+    put_into_int8(pipe.transformer)
+
+
 def in_nf4(pipe: Any) -> None:
     """bitsandbytes' own layers, put in by hand: diffusers does it only where there is a GPU."""
     import torch
@@ -130,7 +139,7 @@ def cached(pipe: Any) -> None:
     Speed(step_cache=0.05).apply(pipe)
 
 
-@pytest.mark.parametrize("prepared", [in_fp8, in_nf4, by_group, cached])
+@pytest.mark.parametrize("prepared", [in_fp8, in_int8, in_nf4, by_group, cached])
 def test_loras_go_with_few_bits_with_offloading_and_with_the_step_cache(
     prepared: Callable[[Any], None], tmp_path: Path
 ) -> None:
@@ -218,7 +227,7 @@ def test_a_change_is_streamed_with_its_layer(
     assert painted(pipe) == plain
 
 
-@pytest.mark.parametrize("prepared", [in_fp8, in_nf4])
+@pytest.mark.parametrize("prepared", [in_fp8, in_int8, in_nf4])
 def test_a_dora_measures_the_weights_that_are_held_in_few_bits(
     prepared: Callable[[Any], None], tmp_path: Path
 ) -> None:

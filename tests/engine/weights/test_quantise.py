@@ -27,9 +27,15 @@ def never(*given: Any, **named: Any) -> Iterator[Any]:
     raise AssertionError("the published weights were read again")
 
 
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
-def test_fp8_gives_the_same_pixels_on_the_first_start_and_on_the_second(
-    name: str, data: Path, tmp_path: Path, cpu: Any, monkeypatch: pytest.MonkeyPatch
+def test_eight_bits_give_the_same_pixels_on_the_first_start_and_on_the_second(
+    name: str,
+    precision: str,
+    data: Path,
+    tmp_path: Path,
+    cpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
 
@@ -40,7 +46,7 @@ def test_fp8_gives_the_same_pixels_on_the_first_start_and_on_the_second(
     pipe.set_progress_bar_config(disable=True)
     pictures = [painted(pipe)]
     for _ in range(2):
-        pipe.transformer = load(folder / "transformer", "fp8", tmp_path / "store", cls=cls)
+        pipe.transformer = load(folder / "transformer", precision, tmp_path / "store", cls=cls)
         pictures.append(painted(pipe))
         monkeypatch.setattr(source, "tensors", never)
     plain, first, second = pictures

@@ -13,7 +13,7 @@ from runner.errors import JobFailed
 from tests.engine.quantising import far, forward, kept_in, load, published
 
 
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "nf4"])
 @pytest.mark.usefixtures("without_gpu")
 def test_a_folder_that_cannot_be_read_is_made_again(
     precision: str, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,7 +46,7 @@ def test_a_device_that_is_full_says_nothing_about_the_folder(
     assert {each: each.stat().st_mtime_ns for each in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "nf4"])
 @pytest.mark.usefixtures("without_gpu")
 def test_without_room_on_the_disk_the_weights_are_the_same_but_not_kept(
     precision: str, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +113,7 @@ def gguf(model: Any, file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("precision", ["fp8", "nf4"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "nf4"])
 @pytest.mark.usefixtures("without_gpu")
 def test_a_transformer_in_one_file_is_quantised_like_one_in_a_folder(
     precision: str, transformer: Path, tmp_path: Path
