@@ -215,7 +215,10 @@ class RayExecutor:
     def _why(self, error: Exception) -> str:
         """Why a slot was lost, as part of a sentence."""
         if isinstance(error, self._ray.exceptions.ActorDiedError):
-            return "its process ended"
+            lines = str(error).strip().splitlines()
+            # What an `import` raised, for one, where Ray's Python has not our packages.
+            failed = any("creation task" in line or "failed to import" in line for line in lines)
+            return f"it cannot start: {lines[-1].strip()}" if failed else "its process ended"
         if isinstance(error, self._ray.exceptions.ActorUnavailableError):
             return _SILENT
         cause = getattr(error, "cause", None) or error

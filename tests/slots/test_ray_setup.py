@@ -380,6 +380,11 @@ def test_what_a_slot_says_of_a_dispatch_that_it_no_longer_has_is_not_heard(alone
     ("error", "why", "charged"),
     [
         (ActorDiedError("a page"), "its process ended", True),
+        (
+            ActorDiedError("failed to import on the worker\n\nModuleNotFoundError: no runner\n"),
+            "it cannot start: ModuleNotFoundError: no runner",
+            True,
+        ),
         (ConnectionResetError("a page"), "its machine does not answer", False),
         (MemoryError("no object store\nread more"), "MemoryError: no object store", False),
     ],
