@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
+ONE_MEGAPIXEL = 1_048_576
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -182,7 +184,9 @@ class SingleFile:
 class Model:
     """One model that a spec may name. `repo` is on the hub, or an absolute folder.
 
-    `bytes` is the size of the download without priors and estimators.
+    `bytes` is the size of the download without priors and estimators. `conditions` say in one
+    sentence what the licence asks of a user, where its name does not. A prompt of fewer than
+    `fewest_words` words is warned of: the model was trained on longer ones.
     """
 
     name: str
@@ -191,10 +195,12 @@ class Model:
     serves: Mapping[str, Serving]
     family: str = "flux1"
     revision: str = "main"
+    conditions: str = ""
     gated: bool = False
     builtin: bool = False
     sizes: Sizes = Sizes()
     max_sequence_length: int = 512
+    fewest_words: int = 0
     text_layers: int = 0
     """How many layers of the text encoder are read, where not all are."""
     weights: Weights = Weights(0, 0, 0)

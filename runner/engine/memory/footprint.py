@@ -38,7 +38,11 @@ _ENCODING = 0.5 * GIB
 _WINDOW = 0.5 * GIB
 
 _REFERENCE_TOKENS = 4150
-_BESIDE = {"flux1": ("kontext",), "flux2": ("kontext", "redux", "fill")}
+_BESIDE = {
+    "flux1": ("kontext",),
+    "flux2": ("kontext", "redux", "fill"),
+    "flux3": ("kontext", "redux"),
+}
 """The kinds of a family whose picture is read in every step, beside the one that is made."""
 _PRIOR_TOKENS = 729
 

@@ -79,12 +79,15 @@ def load_text_encoder(
     is_stored = checkpoints.is_stored(folder)
     if precision != "nf4" or is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
         dtype = devices.dtype_of(precision)
-        plain = partial(checkpoints.from_folder, cls, folder, dtype=dtype)
+
+        def plain(cls: Any, **options: Any) -> Any:
+            return checkpoints.from_folder(cls, folder, dtype=dtype, **options)
+
         model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
     kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])
 
-    def load(**options: Any) -> Any:
+    def load(cls: Any, **options: Any) -> Any:
         config = BitsAndBytesConfig(**_nf4())
         fresh = partial(_from_folder, cls, folder, device, config, **options)
         return _nf4_kept(cls, kept, folder, device, fresh)
