@@ -130,9 +130,7 @@ def pipeline() -> Any:
                 raise ValueError(f"{len(image)} pictures: the model reads {MOST_REFERENCES}")
             is_distilled = self.transformer.config.flow_map
             if is_distilled and negative_prompt_embeds is not None:
-                raise JobFailed(
-                    "these weights are distilled: leave `guided: true` out of the entry"
-                )
+                raise JobFailed("these weights are distilled: leave `guided: true` out for them")
             guided = not is_distilled and guidance_scale > 1
             with torch.no_grad():
                 if prompt_embeds is None:

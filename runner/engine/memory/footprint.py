@@ -14,8 +14,10 @@ GIB = 2**30
 _SINGLE_BITS = re.compile(r"(?:^|[-_.])I?Q(\d)", re.IGNORECASE)
 _SIXTEEN_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
 
-# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein.
+# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein,
+# 263 M in FLUX.3.
 _NOT_QUANTISED = 200_000_000
+_MORE_NOT_QUANTISED = {"flux3": 63_061_504}
 # 4 bits, an 8-bit scale for each 64 of them, and a 32-bit scale for each 256 of those.
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # T5 keeps its `wo` matrices, and every encoder its embedding, in bf16: 0.90 of FLUX.1's encoders,
@@ -25,6 +27,8 @@ _NF4_TEXT = 0.9
 # One step at 1024×1024 reads 4096 image tokens and 512 of text. Published: bf16 with offload peaks
 # 1.1 GiB above its transformer, the NF4 transformer alone 0.45 GiB above its weights.
 _STEP = 0.75 * GIB / 4608
+# FLUX.3 modulates each token by itself: four tensors of its width, and two of three times that.
+_OF_A_TOKEN = {"flux3": 1.4}
 # The largest layer, 15360×3072, dequantised to bf16 while it computes.
 _LAYER = 0.1 * GIB
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
@@ -58,7 +62,7 @@ def transformer(model: Model, precision: str) -> int:
         return int(count * _single_bits(model) / 8)
     if precision == "stored":
         return max(model.bytes - 2 * model.weights.others, count // 2)
-    kept = min(count, _NOT_QUANTISED)
+    kept = min(count, _NOT_QUANTISED + _MORE_NOT_QUANTISED.get(model.family, 0))
     return int((count - kept) * (1 if precision == "fp8" else _NF4)) + 2 * kept
 
 
@@ -100,6 +104,7 @@ def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
     layer = 0 if precision in ("fp32", "bf16") else _LAYER
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
+    tokens *= _OF_A_TOKEN.get(model.family, 1)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
     return int((width * _STEP * tokens + layer) * _narrow(model.weights.transformer))

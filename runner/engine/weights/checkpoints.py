@@ -135,9 +135,17 @@ def _of_single(model: Any, single: Path, dtype: Any) -> Iterator[tuple[str, Any]
             flat = [1] * (tensor.ndim - 1)
             by_row[name] = scale.reshape(-1, *flat).expand(len(tensor), *flat)
     tensors, by_row = _converted(model, tensors), _converted(model, by_row)
+    exact = in_float32(model)
     for name in counted(list(tensors), len(tensors)):
         tensor = tensors.pop(name)
-        yield name, (tensor.float() * by_row[name] if scales else tensor).to(dtype)
+        tensor = tensor.float() * by_row[name] if scales else tensor
+        yield name, tensor.to(torch.float32 if name in exact else dtype)
+
+
+def in_float32(model: Any) -> set[str]:
+    """The tensors of a model of diffusers that are in float32 whatever the others are in."""
+    parts = set(model._keep_in_fp32_modules or ())
+    return {name for name in model.state_dict() if parts & set(name.split("."))}
 
 
 def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:

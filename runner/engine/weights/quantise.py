@@ -104,10 +104,10 @@ def _fp8(cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Pa
 
     source = single or folder
     model = checkpoints.empty(cls, folder)
-    layers = list(fp8.matrices(model))
+    layers, exact = list(fp8.matrices(model)), checkpoints.in_float32(model)
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return fp8.cast(checkpoints.tensors(cls, folder, single), layers)
+        return fp8.cast(checkpoints.tensors(cls, folder, single), layers, exact)
 
     def write(aside: Path) -> None:
         for number, shard in enumerate(checkpoints.in_shards(converted())):

@@ -287,5 +287,5 @@ def test_a_folder_of_a_family_that_is_not_known_is_named(
         (f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "unet")), weights
     )
     mine = replace(MODEL_REGISTRY["dev"], name="mine", repo=str(put(tmp_path / "it", content)))
-    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1, FLUX.2 and Z-Image"):
+    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1 to 3 and Z-Image"):
         hub.Disk(tmp_path).main(mine, "text2img")
