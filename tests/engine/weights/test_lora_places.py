@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_the_layers_are_those_that_diffusers_converters_give_at_the_models_own_s
     heads = ("double_blocks_0", "single_blocks_0", "layers_0_attention_to", "layers_0_feed")
     tensors, ours = {}, {}
     for name, (own, _) in places(layers).items():
-        if name.startswith(heads) and "processor" not in name:
+        if name.startswith(heads) and not re.search("processor|_[qkv]_proj$|_attn_out$", name):
             rows = [layers[each].out_features for each in own]
             down, up = torch.rand(1, layers[own[0]].in_features), torch.rand(sum(rows), 1)
             tensors[f"lora_unet_{name}.lora_down.weight"] = down
