@@ -197,7 +197,8 @@ def _wanted(family: str, config: Any) -> _Traits | None:
         if family == "zimage":  # its patches have 2×2 places
             return family, config["dim"], 4 * config["in_channels"], False
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        return family, width, config["in_channels"], config.get("guidance_embeds", False)
+        guided = family != "flux3" and config["guidance_embeds"]
+        return family, width, config["in_channels"], guided
     except (TypeError, LookupError):
         return None
 

@@ -15,7 +15,7 @@ from runner.engine.hub.checkup import check
 from runner.engine.hub.single_files import problem
 from runner.engine.models import Model, SingleFile
 from runner.errors import ModelMissing
-from tests.engine.weight_files import Shapes, flux1, flux2, gguf, header_only, zimage
+from tests.engine.weight_files import Shapes, flux1, flux2, flux3, gguf, header_only, zimage
 from tests.fake_hub import pipeline, put
 
 _FLUX = {"num_attention_heads": 24, "attention_head_dim": 128}
@@ -28,6 +28,7 @@ CONFIGS: Mapping[str, Mapping[str, object]] = {
                  "guidance_embeds": True},
     "klein": {"_class_name": "Flux2Transformer2DModel", **_FLUX, "in_channels": 128,
               "guidance_embeds": False},
+    "flux3-klein": {"_class_name": "Flux3Transformer2DModel", **_FLUX, "in_channels": 128},
     "z-image-turbo": {"_class_name": "ZImageTransformer2DModel", "dim": 3840, "in_channels": 16},
 }  # fmt: skip
 
@@ -72,8 +73,9 @@ def told(home: Path, like: str, file: Path) -> str:
         ("fill-dev", flux1(384)),
         ("klein", flux2()),
         ("z-image-turbo", zimage()),
+        ("flux3-klein", flux3()),
     ],
-    ids=["dev", "prefix", "whole", "schnell", "fill", "klein", "z-image"],
+    ids=["dev", "prefix", "whole", "schnell", "fill", "klein", "z-image", "flux3"],
 )  # fmt: skip
 @pytest.mark.parametrize("write", [header_only, gguf])
 def test_a_file_of_the_model_that_its_entry_is_like_is_here(
@@ -94,6 +96,7 @@ def test_a_file_of_the_model_that_its_entry_is_like_is_here(
         ("dev", flux1(128), "as in canny or depth,"),
         ("schnell", flux1(), "as in dev or krea or kontext-dev,"),
         ("dev", flux2(), "as in klein, mine is not: write `like: klein`"),
+        ("klein", flux3(), "as in flux3-klein or flux3-klein-base,"),
         ("klein", zimage(), "as in z-image-turbo,"),
         ("z-image-turbo", flux1(), "as in dev or"),
         ("klein", flux2(4096), "a transformer 4096 wide, and no model here is like it"),
