@@ -172,7 +172,8 @@ _FLUX3 = Model(
     ),
     family="flux3",
     gated=True,
-    sizes=Sizes(follow=ONE_MEGAPIXEL),
+    # Of a longer reference a megapixel would have a side of more than 4096 pixels.
+    sizes=Sizes(follow=ONE_MEGAPIXEL, longest=16),
     max_sequence_length=1040,
     fewest_words=60,
     text_layers=32,

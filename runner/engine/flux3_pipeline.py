@@ -18,9 +18,6 @@ from runner.errors import JobFailed
 
 NAME = "Flux3KleinPipeline"
 
-MOST_REFERENCES = 10
-"""diffusers asks for this only in the upsampler, which is not there."""
-
 
 class _Halted(BaseException):
     """Brings what a callback raised past the blocks, which log every ordinary exception."""
@@ -126,8 +123,6 @@ def pipeline() -> Any:
 
             if num_inference_steps < 1:
                 raise ValueError(f"{num_inference_steps} steps: at least one has to be made")
-            if isinstance(image, list) and len(image) > MOST_REFERENCES:
-                raise ValueError(f"{len(image)} pictures: the model reads {MOST_REFERENCES}")
             is_distilled = self.transformer.config.flow_map
             if is_distilled and negative_prompt_embeds is not None:
                 raise JobFailed("these weights are distilled: leave `guided: true` out for them")
@@ -171,7 +166,8 @@ def pipeline() -> Any:
             left_out = ("prompt_upsampler", "text_encoder", "decode")
             inner = _modular(steps, left_out, transformer=self.transformer, vae=self.vae)
             if not is_distilled:
-                inner.update_components(guider=diffusers.ClassifierFreeGuidance(guidance))
+                guider = diffusers.ClassifierFreeGuidance(max(1.0, guidance))  # 1 computes none
+                inner.update_components(guider=guider)
             # In the blocks of `inner`, which are its own.
             watch = AfterStep()
             watch.call = after_step

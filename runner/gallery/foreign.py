@@ -18,13 +18,12 @@ _TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
 _LONGEST_NAME = 200
 # The models with a negative prompt and true CFG.
 _NEGATIVE = frozenset({"dev", "krea", "kontext-dev", "tiny", "flux3-klein-base"})
-# Of these the guidance is what weighs it.
-_BY_GUIDANCE = frozenset({"flux3-klein-base"})
+_GUIDED_BY_CFG = dict.fromkeys(("flux3-klein-base",), "guidance")
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
-    (r"klein.?4b|^klein$", "klein"),
     (r"flux.?3.*klein.?base", "flux3-klein-base"),
     (r"flux.?3.*klein", "flux3-klein"),
+    (r"klein.?4b|^klein$", "klein"),
     (r"z.?image.?turbo", "z-image-turbo"),
     (r"kontext", "kontext-dev"),
     (r"schnell", "schnell"),
@@ -62,8 +61,8 @@ def from_infotext(infotext: Infotext) -> dict[str, Any]:
     negative = infotext.negative.strip()
     if spec.get("model") in _NEGATIVE and 1.01 <= cfg <= 100 and len(negative) <= 2000:
         spec |= {"negative_prompt": negative} if negative else {}
-        scale = "guidance" if spec["model"] in _BY_GUIDANCE else "true_cfg"
-        spec, negative = {**spec, scale: cfg}, ""
+        spec[_GUIDED_BY_CFG.get(str(spec["model"]), "true_cfg")] = cfg
+        negative = ""
     made_with, strength = pairs.get("Version"), pairs.get("Denoising strength")
     return spec | _extra(negative_prompt=negative, strength=strength, made_with=made_with)
 
