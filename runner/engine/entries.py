@@ -8,10 +8,11 @@ neither torch nor diffusers nor Pillow.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.engine.models import ONE_MEGAPIXEL, Estimator, Model, Prior, Serving, Sizes, Weights
+from runner.engine.models import Estimator, Model, Prior, Serving, Sizes, Weights
 
 APACHE = "Apache-2.0"
 PRECISIONS = ("auto", "fp32", "bf16", "fp8", "nf4")
+ONE_MEGAPIXEL = 1_048_576
 
 _FLUX1_VAE = 83_819_683
 _QWEN3_4B = 4_022_468_096

@@ -10,8 +10,6 @@ from typing import Any, Self
 
 from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 
-ONE_MEGAPIXEL = 1_048_576
-
 
 @dataclass(frozen=True)
 class Sizes:

@@ -5,8 +5,9 @@ others ("the jacket of image 2"). FLUX.1 Kontext reads one: several are put side
 their order ("the jacket of the right one"), as its makers' demonstration of several images does.
 """
 
+from runner.engine.entries import ONE_MEGAPIXEL
 from runner.engine.kinds.base import NEGATIVE, Arguments, Kind, Prepared, sampling
-from runner.engine.models import ONE_MEGAPIXEL, Sizes
+from runner.engine.models import Sizes
 from runner.task import ImageTask
 
 

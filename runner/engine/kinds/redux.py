@@ -7,8 +7,9 @@ up, and the sum of several of full strength lies far outside of what the main st
 FLUX.2 and 3 have no prior: the images are references without weights.
 """
 
+from runner.engine.entries import ONE_MEGAPIXEL
 from runner.engine.kinds.base import Arguments, Kind, Prepared, sampling
-from runner.engine.models import ONE_MEGAPIXEL, Sizes
+from runner.engine.models import Sizes
 from runner.task import ImageTask
 
 

@@ -27,8 +27,6 @@ _NF4_TEXT = 0.9
 # One step at 1024×1024 reads 4096 image tokens and 512 of text. Published: bf16 with offload peaks
 # 1.1 GiB above its transformer, the NF4 transformer alone 0.45 GiB above its weights.
 _STEP = 0.75 * GIB / 4608
-# FLUX.3 modulates each token by itself: four tensors of its width, and two of three times that.
-_OF_A_TOKEN = {"flux3": 1.4}
 # The largest layer, 15360×3072, dequantised to bf16 while it computes.
 _LAYER = 0.1 * GIB
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
@@ -49,6 +47,8 @@ _BESIDE = {
 }
 """The kinds of a family whose picture is read in every step, beside the one that is made."""
 _PRIOR_TOKENS = 729
+# FLUX.3 modulates each token by itself: four tensors of its width, and two of three times that.
+_OF_A_TOKEN = {"flux3": 1.4}
 
 
 def transformer(model: Model, precision: str) -> int:

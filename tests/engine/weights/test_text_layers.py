@@ -127,6 +127,28 @@ def test_what_is_kept_in_nf4_has_the_count_in_its_name_and_gives_the_same_again(
     assert torch.equal(first, embedded("z-image-turbo", stored))
 
 
+def test_one_that_sees_is_kept_in_nf4_without_its_eyes(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: Any
+) -> None:
+    import torch
+
+    monkeypatch.setattr(quantise, "_SMALL_ENCODER", 0)
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+    cls, folder = whole("Qwen3VLForConditionalGeneration", 4)
+    states = []
+    for precision in ("nf4", "nf4", "bf16"):
+        model = quantise.load_text_encoder(cls, folder, precision, cpu, tmp_path, "a" * 64, 3)
+        with torch.no_grad():
+            found = model(torch.arange(9)[None], output_hidden_states=True, use_cache=False)
+        assert len(found.hidden_states) == 5 and not hasattr(model, "visual")
+        states.append(found.hidden_states[3])
+    first, again, plain = states
+    assert torch.equal(first, again) and not torch.equal(first, plain)
+    assert (first - plain).norm() < 0.3 * plain.norm()
+    (kept,) = kept_in(tmp_path)
+    assert "visual" not in " ".join(checkpoints.header(kept / "model.safetensors").shapes)
+
+
 def test_the_planner_counts_what_is_loaded_and_a_download_what_is_published() -> None:
     klein, zimage = (MODEL_REGISTRY[name] for name in ("klein", "z-image-turbo"))
     assert footprint.text(klein, "bf16") / footprint.GIB == pytest.approx(5.80, abs=0.01)
