@@ -108,6 +108,20 @@ ADA = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("flux3-klein", "text2img"): {
+        8: "fp8, text in turn nf4, tiles",
+        12: "fp8, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("flux3-klein", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """Cards of these many GB that know fp8 (RTX 40 and later), 1024×1024, with 32 GB of RAM."""
 
@@ -152,6 +166,13 @@ AMPERE = {
         12: "nf4, text in turn nf4",
         16: "nf4, text in turn bf16",
         24: "bf16, text in turn bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("flux3-klein", "text2img"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "nf4, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
         48: "bf16, text stays bf16",
     },
 }
