@@ -210,6 +210,12 @@ INT8 = {
         16: ("int8, text in turn bf16", 10.9),
         24: ("int8, text stays bf16", 18.2),
     },
+    ("flux3-klein", "text2img"): {
+        8: ("int8, text in turn nf4, tiles", 7.0),
+        12: ("int8, text in turn bf16", 10.4),
+        16: ("int8, text in turn bf16", 10.4),
+        24: ("int8, text stays bf16", 17.1),
+    },
 }
 """With `precision: int8`, on RTX 20 and later, and the expected peak in GiB."""
 

@@ -67,7 +67,7 @@ def test_fp8_holds_the_matrices_of_the_blocks_and_nothing_else(
     assert not any(each.requires_grad for each in model.parameters()) and not model.training
 
 
-def test_what_a_model_keeps_in_float32_is_so_in_fp8_and_from_a_single_file(
+def test_what_a_model_keeps_in_float32_is_so_in_eight_bits_and_from_a_single_file(
     data: Path, tmp_path: Path, cpu: Any
 ) -> None:
     """Else torch leaves its fused norm, and says so with a warning."""
@@ -80,6 +80,7 @@ def test_what_a_model_keeps_in_float32_is_so_in_fp8_and_from_a_single_file(
     for made in (
         load(folder, "fp8", tmp_path / "a", cls=Flux3Transformer2DModel),
         load(folder, "fp8", tmp_path / "b", cls=Flux3Transformer2DModel, single=file),
+        load(folder, "int8", tmp_path / "e", cls=Flux3Transformer2DModel),
         load(folder, "bf16", tmp_path / "c", cls=Flux3Transformer2DModel, single=file),
         load(folder, "bf16", tmp_path / "d", cls=Flux3Transformer2DModel),
     ):
