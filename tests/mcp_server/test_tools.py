@@ -57,7 +57,7 @@ def test_schemas_are_valid_and_have_nothing_that_hosts_refuse(tool: Tool) -> Non
 
 def test_the_tool_list_costs_a_model_no_more_than_it_must() -> None:
     listed = [json.dumps(tool.model_dump(exclude_none=True)) for tool in LISTED.values()]
-    assert sum(map(len, listed)) < 10_100 * len(listed)
+    assert sum(map(len, listed)) < 10_500 * len(listed)
 
 
 def test_every_kind_has_its_tool() -> None:
