@@ -121,6 +121,7 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
             "repo": model.repo,
             "file": model.single.file if model.single else None,
             "licence": model.licence,
+            "conditions": model.conditions or None,
             "gated": model.gated,
             "own": model.name in home.settings.registry,
             "present": path is not None,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine.families import FAMILIES
+from runner.engine.weights.assembly import class_of
 from tests.twins.pieces import HIDDEN
 
 __all__ = ["HIDDEN", "PARTS", "build", "folder", "part_of"]
@@ -30,9 +31,11 @@ PARTS: Mapping[str, str] = {
 
 
 def part_of(pipeline: str, *, guided: bool = True) -> str:
-    """The part that a pipeline class loads; FLUX.1's own text2img is there distilled, too."""
+    """The part that a pipeline class loads; FLUX.1's and FLUX.3's are there distilled, too."""
     if pipeline == "FluxPipeline" and not guided:
         return "schnell"
+    if pipeline == "Flux3KleinPipeline" and guided:
+        return "flux3-base"
     classes = (each for twin in _TWINS.values() for each in twin.CLASSES.items())
     return next(part for part, names in classes if pipeline in names)
 
@@ -40,15 +43,17 @@ def part_of(pipeline: str, *, guided: bool = True) -> str:
 def folder(part: str, data: Path) -> Path:
     """The folder of a part below `data`, built on first use; it appears there whole."""
     target = data / "random-twin" / part
-    if not (target / "model_index.json").is_file():
+    if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
         try:
-            build(part).save_pretrained(aside)
+            pipe = build(part)
+            save = getattr(_twin(part), "save", type(pipe).save_pretrained)
+            save(pipe, aside)
             os.replace(aside, target)
         except OSError:
             # Another process may have been faster; its folder is as good.
-            if not (target / "model_index.json").is_file():
+            if not target.is_dir():
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -57,7 +62,8 @@ def folder(part: str, data: Path) -> Path:
 
 def build(part: str) -> Any:
     """The pipeline of a part, in memory."""
-    from runner.engine.memory import devices
+    return class_of("diffusers", PARTS[part])(**_twin(part).parts(part))
 
-    twin = next(twin for twin in _TWINS.values() if part in twin.CLASSES)
-    return getattr(devices.frameworks(), PARTS[part])(**twin.parts(part))
+
+def _twin(part: str) -> Any:
+    return next(twin for twin in _TWINS.values() if part in twin.CLASSES)

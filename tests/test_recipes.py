@@ -370,7 +370,7 @@ CHROMA = Family(
         "from runner.engine.families.flux1 ",
         "from runner.engine.families.chroma import CHROMA\nfrom runner.engine.families.flux1 ",
     )
-    copy.change(families, "(FLUX1, FLUX2, ZIMAGE)", "(FLUX1, FLUX2, ZIMAGE, CHROMA)")
+    copy.change(families, "FLUX3, ZIMAGE)", "FLUX3, ZIMAGE, CHROMA)")
 
 
 def family_kinds(copy: Checkout) -> None:
@@ -459,7 +459,7 @@ _ENTRIES = (
         "| `chroma` | text2img | Apache-2.0 | no | 27 GB |\n| `z-image-control` | control |",
     )
     copy.add("runner/gallery/foreign.py", "_MODELS = (\n", '    (r"chroma", "chroma"),\n')
-    copy.add("runner/gallery/infotext.py", '_DISTILLED = ("schnell", ', '"chroma", ')
+    copy.add("runner/gallery/infotext.py", '_DISTILLED = re.compile("', "chroma|")
 
 
 FAMILY = Recipe(

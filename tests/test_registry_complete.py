@@ -20,6 +20,7 @@ from runner.engine.hub.library import bytes_to_pull
 from runner.engine.kinds.base import Kind
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, problems
+from runner.engine.weights.assembly import class_of
 from runner.gallery import foreign, formatting, infotext
 from runner.mcp_server.tools import INSTRUCTIONS
 from runner.task import ImageTask
@@ -133,10 +134,8 @@ def test_a_model_says_all_that_the_house_plans_with(model: Model) -> None:
 
 @pytest.mark.parametrize("model", MODEL_REGISTRY.values(), ids=lambda model: model.name)
 def test_a_model_loads_loras_where_all_of_its_pipelines_can(model: Model) -> None:
-    import diffusers
-
     names = [name for each in model.serves.values() for name in (each.pipeline, each.img2img)]
-    pipelines = [getattr(diffusers, name) for name in names if name]
+    pipelines = [class_of("diffusers", name) for name in names if name]
     assert model.loras == all(hasattr(each, "load_lora_weights") for each in pipelines)
 
 
@@ -203,7 +202,7 @@ def test_a_model_is_known_by_the_name_that_other_programs_give_it(model: Model) 
     # With a ControlNet beside it, it is the model that other programs name.
     named = next(each.name for each in MODEL_REGISTRY.values() if each.repo == model.repo)
     assert foreign._model(name) == {"model": named}
-    distilled = any(word in name.lower() for word in infotext._DISTILLED)
+    distilled = bool(infotext._DISTILLED.search(name.lower()))
     assert distilled == (not any(serving.guided for serving in model.serves.values()))
 
 

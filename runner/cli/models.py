@@ -58,6 +58,9 @@ def run_models(options: argparse.Namespace) -> int:
             f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
+    for licence, conditions in {row["licence"]: row["conditions"] for row in rows}.items():
+        if conditions:
+            show(f"{licence} is {conditions}")
     show("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
     return 0
 
@@ -67,6 +70,10 @@ def run_pull(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     home.prepare()
     targets = _targets(options, home)
+    models = models_of(home.settings)
+    for model in (models[name] for name in targets if name in models):
+        if model.conditions and not options.json:
+            print_message(f"{model.name}: {model.licence} is {model.conditions}")
     again = " ".join(["fluxdrop models pull", *targets])
     again += f" --file {options.file}" if options.file else ""
     from runner.cli.pull_progress import Pulling

@@ -111,6 +111,7 @@ def _model(name: str, entry: Mapping[str, Any], like: Model) -> Model:
         name=name,
         serves=serves,
         licence=str(entry.get("licence", like.licence)),
+        conditions="" if "licence" in entry else like.conditions,
         gated=bool(entry.get("gated", like.gated and not is_local)),
         sizes=replace(like.sizes, default=_default_size(entry, like)),
     )

@@ -242,6 +242,56 @@ _ZIMAGE_CONTROL = replace(
     },
 )
 
+_FLUX3_WEIGHTS = replace(
+    _qwen3(5_548_681_984, 84_046_115, 32), unread=415_347_712 + 4 * _QWEN3_LAYER
+)
+"""Of Qwen3-VL-4B the first 32 of 36 layers are read, and what sees is not."""
+_FLUX3_SERVING = Serving("Flux3KleinPipeline", 16, 1.0, guided=False)
+_FLUX3 = Model(
+    name="flux3-klein",
+    repo="black-forest-labs/flux-3-image-klein",
+    licence="FLUX-Kommunity-1.0",
+    conditions=(
+        "for non-commercial use, and for those who earn less than 5 million US dollars a year the"
+        " pictures also commercially, if content is filtered and AI is disclosed as the licence"
+        " says: read it before you accept it"
+    ),
+    family="flux3",
+    gated=True,
+    # Of a longer reference a megapixel would have a side of more than 4096 pixels.
+    sizes=Sizes(follow=ONE_MEGAPIXEL, longest=16),
+    max_sequence_length=1040,
+    fewest_words=60,
+    text_layers=32,
+    weights=_FLUX3_WEIGHTS,
+    width=3072,
+    bytes=2 * _FLUX3_WEIGHTS.total,
+    precisions=PRECISIONS,
+    loras=True,
+    serves={
+        "text2img": _FLUX3_SERVING,
+        "kontext": replace(_FLUX3_SERVING, references=10),
+        "redux": replace(
+            _FLUX3_SERVING,
+            references=10,
+            words="a new picture with the subjects and in the style of the reference",
+        ),
+    },
+)
+
+_FLUX3_BASE_WEIGHTS = replace(_FLUX3_WEIGHTS, transformer=5_538_458_368)
+_FLUX3_BASE = replace(
+    _FLUX3,
+    name="flux3-klein-base",
+    repo="black-forest-labs/flux-3-image-klein-base",
+    weights=_FLUX3_BASE_WEIGHTS,
+    bytes=2 * _FLUX3_BASE_WEIGHTS.total,
+    serves={
+        kind: replace(serving, steps=50, guidance=4.0, guided=True, negative="guidance")
+        for kind, serving in _FLUX3.serves.items()
+    },
+)
+
 _ENTRIES = (
     _TINY,
     _KLEIN,
@@ -304,6 +354,8 @@ _ENTRIES = (
             )
         },
     ),
+    _FLUX3,
+    _FLUX3_BASE,
 )
 
 MODEL_REGISTRY: Mapping[str, Model] = {model.name: model for model in _ENTRIES}

@@ -237,7 +237,9 @@ class SingleFile:
 class Model:
     """One model that a spec may name. `repo` is on the hub, or an absolute folder.
 
-    `bytes` is the size of the download without priors, ControlNets and estimators.
+    `bytes` is the size of the download without priors, ControlNets and estimators. `conditions` say
+    in one sentence what the licence asks of a user, where its name does not. A prompt of fewer than
+    `fewest_words` words is warned of: the model was trained on longer ones.
     """
 
     name: str
@@ -246,10 +248,12 @@ class Model:
     serves: Mapping[str, Serving]
     family: str = "flux1"
     revision: str = "main"
+    conditions: str = ""
     gated: bool = False
     builtin: bool = False
     sizes: Sizes = Sizes()
     max_sequence_length: int = 512
+    fewest_words: int = 0
     text_layers: int = 0
     """How many layers of the text encoder are read, where not all are."""
     weights: Weights = Weights(0, 0, 0)

@@ -135,6 +135,11 @@ def warnings(
     if model and model.builtin and (unknown := unknown_words(prompt)):
         listed = ", ".join(f"`{word}`" for word in unknown[:8])
         told.append(f"the built-in model does not know {listed}; it draws simple coloured shapes")
+    if model and prompt and len(prompt.split()) < model.fewest_words:
+        told.append(  # without a count: it is told once of all prompts of a job
+            f"{model.name} was trained on captions of 100 to 350 words, and makes less of a prompt"
+            f" of under {model.fewest_words}: say more of what is seen, its place, light and style"
+        )
     return told
 
 

@@ -17,10 +17,14 @@ from specs.rules import LARGEST_SIDE, SIZE_STEP, SMALLEST_SIDE
 _TAG, _WEIGHT = re.compile("<lora:(?=[^:>])"), re.compile(r"[\d.+-]+")
 _LONGEST_NAME = 200
 # The models with a negative prompt and true CFG.
-_NEGATIVE = frozenset({"dev", "krea", "kontext-dev", "tiny", "klein-base", "klein-base-9b"})
-_GUIDED_BY_CFG = dict.fromkeys(("klein-base", "klein-base-9b"), "guidance")
+_NEGATIVE = frozenset(
+    {"dev", "krea", "kontext-dev", "tiny", "klein-base", "klein-base-9b", "flux3-klein-base"}
+)
+_GUIDED_BY_CFG = dict.fromkeys(("klein-base", "klein-base-9b", "flux3-klein-base"), "guidance")
 # The first match wins, so the more specific patterns come first.
 _MODELS = (
+    (r"flux.?3.*klein.?base", "flux3-klein-base"),
+    (r"flux.?3.*klein", "flux3-klein"),
     (r"klein.?base.?9b", "klein-base-9b"),
     (r"klein.?base", "klein-base"),
     (r"klein.?9b.?kv", "klein-9b-kv"),

@@ -21,7 +21,7 @@ _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"')
 _BLANKS = re.compile(r"\s*")
 _KEY_SIGN = re.compile(r"[\w /-]")
 _NEGATIVE = "Negative prompt:"
-_DISTILLED = ("schnell", "klein-4b", "klein-9b", "turbo")
+_DISTILLED = re.compile("schnell|klein(?!.?base)|turbo")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _pairs(sidecar: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if guided_by is None:  # older sidecars do not say it
         names = f"{name} {sidecar.get('model')}".lower()
         is_true = sidecar.get("negative_prompt") and not true_cfg
-        is_none = any(word in names for word in _DISTILLED)
+        is_none = _DISTILLED.search(names)
         guided_by = "cfg" if is_true else "none" if is_none else "distilled"
     yield "CFG scale", number_text((guidance if guided_by == "cfg" else true_cfg) or 1)
     if guidance and guided_by == "distilled":

@@ -61,8 +61,9 @@ fluxdrop makes pictures with FLUX on this machine, one job after another; jobs o
 3. Pictures can be the input of the next job: give `<job>/<file>`, even before they are made.
 
 Leave out what you do not need: every default fits its model. dry_run says what would run. Say what\
- should be there: of the models that ship only tiny, klein-base, klein-base-9b, dev, krea and\
- kontext-dev take a negative_prompt. Models are in flux://models, prompt packs in flux://packs.
+ should be there: of the models that ship only tiny, klein-base, klein-base-9b, flux3-klein-base,\
+ dev, krea and kontext-dev take a negative_prompt. Models are in flux://models, prompt packs in\
+ flux://packs.
 """
 
 KIND_OF = {name: kind for name, (kind, *_) in _MAKERS.items()}

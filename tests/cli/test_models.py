@@ -45,6 +45,8 @@ def test_own_entries_are_listed_beside_those_that_ship(here: Here) -> None:
     assert rows["klein"]["default_for"] == sorted(rows["klein"]["kinds"])
     assert rows["dev"]["bytes"] > 34e9, "the prior that is pulled with it counts"
     text = here("models").out
+    assert text.count("FLUX-Kommunity-1.0 is for non-commercial use") == 1
+    assert rows["klein"]["conditions"] is None and rows["flux3-klein-base"]["conditions"]
     assert "text2img*" in text and "FLUX.1-dev-Non-Commercial, gated" in text
 
 

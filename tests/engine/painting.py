@@ -14,6 +14,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import Model
 from runner.engine.registry import KINDS, realise
+from runner.engine.weights.assembly import class_of
 from tests import random_twin
 from tests.twins import zimage
 from tests.twins.pieces import seeded
@@ -31,15 +32,14 @@ FLUX1 = tuple(name for name, (model, _) in SERVED.items() if model.family == "fl
 
 def pipe_of(name: str, *, layers: int = 1) -> Any:
     """A quiet pipeline of this class, with so many blocks of each sort."""
-    import diffusers
     import torch
 
     from runner.engine.memory import devices
 
-    devices.frameworks()
     devices.use_threads(torch.device("cpu"), 1)
-    pipe = random_twin.build(random_twin.part_of(name))
-    pipe = getattr(diffusers, name)(**pipe.components, **beside(name))
+    model, kind = SERVED[name]
+    pipe = random_twin.build(random_twin.part_of(name, guided=model.serves[kind].guided))
+    pipe = class_of("diffusers", name)(**pipe.components, **beside(name))
     if layers > 1:
         like = pipe.transformer
         settings = {

@@ -63,9 +63,10 @@ def forward(model: Any) -> Any:
 
 def put_into_int8(model: Any) -> None:
     """Hold the matrices of a model in memory in int8."""
-    from runner.engine.weights import fp8, int8
+    from runner.engine.weights import checkpoints, fp8, int8
 
-    state = dict(int8.cast(model.state_dict().items(), fp8.matrices(model)))
+    exact = checkpoints.in_float32(model)
+    state = dict(int8.cast(model.state_dict().items(), fp8.matrices(model), exact))
     int8.multiply_in_int8(model)
     model.load_state_dict(state, strict=True, assign=True)
 

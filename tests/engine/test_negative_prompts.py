@@ -11,6 +11,7 @@ import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.memory import devices
 from runner.engine.registry import realise
 from runner.engine.tiny.folders import folder
 from runner.executor import Progressed, Rendered
@@ -62,6 +63,7 @@ def test_the_picture_is_the_one_that_diffusers_makes_with_the_same_negative_prom
     if kind == "kontext":
         picture = Image.open(pictures["image"].path).convert("RGB")
         own = {"image": picture, "max_area": 64 * 64, "_auto_resize": False}
+    devices.use_threads(torch.device("cpu"), 1)
     theirs = pipe(
         prompt=task.prompt,
         negative_prompt="a green square",

@@ -360,6 +360,21 @@ def test_a_task_with_a_picture_follows_its_size_and_keeps_the_kinds_options() ->
     assert json.dumps(dict(task.options))
 
 
+def test_a_model_of_long_captions_warns_once_of_all_the_short_prompts_of_a_job() -> None:
+    spec = {"kind": "text2img", "model": "flux3-klein"}
+    told = {text for words in (1, 59) for text in warnings({**spec, "prompt": "cat " * words})}
+    assert len(told) == 1 and "captions of 100 to 350 words" in told.pop()
+    assert warnings({**spec, "prompt": "cat " * 60}) == []
+    assert warnings({"kind": "redux", "model": "flux3-klein", "image": "a.png"}) == []
+
+
+def test_a_model_says_how_many_references_it_reads() -> None:
+    spec = {"kind": "kontext", "model": "flux3-klein", "prompt": "a"}
+    assert problems({**spec, "image": ["a.png"] * 10}) == []
+    ((path, text),) = problems({**spec, "image": ["a.png"] * 11})
+    assert path == "image" and "reads at most 10 pictures; 11 are given" in text
+
+
 def test_only_the_built_in_model_warns_of_words_it_does_not_know() -> None:
     assert warnings({"kind": "text2img", "model": "dev", "prompt": "a cat"}) == []
     assert warnings({"kind": "text2img", "model": "tiny", "prompt": "a red circle"}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ def flux2(width: int = 3072) -> Shapes:
         "img_in.weight": (width, 128),
         "double_stream_modulation_img.lin.weight": (18, width),
         "time_in.in_layer.weight": (width, 256),
+    }
+
+
+def flux3() -> Shapes:
+    """Some tensors of a FLUX.3 transformer."""
+    return {
+        "emb_in.image.weight": (3072, 128),
+        "early_stream_modulations.txt.lin.weight": (9, 3072),
+        "ref_time_in.in_layer.weight": (3072, 256),
     }
 
 
@@ -82,10 +92,12 @@ def gguf(file: Path, shapes: Shapes, *, cut: int = 0) -> Path:
 
 
 def original(transformer: Any) -> dict[str, Any]:
-    """The weights of a FLUX.2 or Z-Image transformer in the names of their makers' own files."""
+    """The weights of a transformer in the names of its makers' own files; not of FLUX.1."""
     state = dict(transformer.state_dict())
     if type(transformer).__name__ == "ZImageTransformer2DModel":
         return _original_zimage(state)
+    if type(transformer).__name__ == "Flux3Transformer2DModel":
+        return _original_flux3(state)
     return _original_flux2(state)
 
 
@@ -149,6 +161,38 @@ def _original_zimage(state: dict[str, Any]) -> dict[str, Any]:
             made[name.replace(".to_q.", ".qkv.")] = torch.cat(parts)
         elif ".to_k." not in name and ".to_v." not in name:
             made[name] = tensor
+    return made
+
+
+_FLUX3 = (
+    (r"attn\.to_([qkv])\.", r"\1_proj."),
+    (r"attn\.to_out\.0\.", "attn_out."),
+    (r"attn\.norm_q\.weight", "norm.query_norm.scale"),
+    (r"attn\.norm_k\.weight", "norm.key_norm.scale"),
+    (r"ff\.linear_", "mlp_"),
+    (r"^mode_blocks", "content_mode_blocks"),
+    (r"^single_transformer_blocks", "single_blocks"),
+    (r"_modulations\.(\w+)\.linear", r"_modulations.\1.lin"),
+    (r"^x_embedders", "emb_in"),
+    (r"^context_embedder", "txt_in"),
+    (r"^target_timestep_embedder", "ref_time_in"),
+    (r"^timestep_embedder", "time_in"),
+    (r"time_in\.linear_1", "time_in.in_layer"),
+    (r"time_in\.linear_2", "time_in.out_layer"),
+    (r"^proj_out", "final_layer.image.linear"),
+    (r"^norm_out\.linear", "final_layer.image.adaLN_modulation.1"),
+)
+
+
+def _original_flux3(state: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    made = {}
+    for name, tensor in state.items():
+        for ours, theirs in _FLUX3:
+            name = re.sub(ours, theirs, name)
+        is_swapped = "adaLN_modulation" in name
+        made[name] = torch.cat(tensor.chunk(2)[::-1]) if is_swapped else tensor
     return made
 
 

@@ -19,7 +19,7 @@ def parts(part: str) -> dict[str, Any]:
     return {
         "scheduler": scheduler(),
         "transformer": seeded("flux2-transformer", _transformer),
-        "vae": seeded("flux2-vae", _vae),
+        "vae": seeded("flux2-vae", vae),
         "text_encoder": seeded("flux2-text", lambda: Qwen3ForCausalLM(text)),
         "tokenizer": qwen_tokenizer(),
         "is_distilled": True,
@@ -42,7 +42,7 @@ def _transformer() -> Any:
     )
 
 
-def _vae() -> Any:
+def vae() -> Any:
     """The running statistics are not the defaults, which would hide a mistake with them."""
     import torch
     from diffusers import AutoencoderKLFlux2

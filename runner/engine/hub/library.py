@@ -12,13 +12,13 @@ from pathlib import Path
 from runner.engine.entries import DEFAULT_UPSCALER, MODEL_REGISTRY, TINY_UPSCALER
 from runner.engine.hub import single_files
 from runner.engine.hub.sources import (
-    INDEX,
     Layout,
     Source,
     aid_source,
     controlnet_source,
     damaged,
     estimator_source,
+    index_of,
     lacking,
     main_source,
     pickles,
@@ -256,7 +256,7 @@ def snapshot(repo: str, revision: str, data: Path) -> Path | None:
 def locate(source: Source, data: Path) -> Path | None:
     """The folder of a source, and for a pipeline only one that has its index; else None."""
     folder = snapshot(source.repo, source.revision, data)
-    if folder is None or (source.needs_index and not is_file(folder / INDEX)):
+    if folder is None or (source.needs_index and not is_file(index_of(folder))):
         return None
     return folder
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.explain import host, is_passing, translated
 from runner.engine.hub.library import cache_folder, repo_folder, token_files
-from runner.engine.hub.sources import INDEX, Layout, Source, lacking, read_index, wanted
+from runner.engine.hub.sources import INDEX, Layout, Source, index_in, lacking, read_index, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
 from runner.terminal import size_text
@@ -162,12 +162,13 @@ class Puller:
 
     def _index(self, source: Source, cached: CachedCommit, listed: Mapping[str, Remote]) -> Any:
         """The index of a pipeline, which names the components that are needed."""
-        if INDEX not in listed:
+        index = index_in(listed)
+        if index not in listed:
             raise ModelMissing(
                 f"{source.repo} holds no pipeline for diffusers (no {INDEX}): use another"
                 " repository, or name one of its files as `file` in the settings' `registry`"
             )
-        remote = listed[INDEX]
+        remote = listed[index]
         cached.discard_wrong(remote)
         if not cached.has(remote):
             self._fetch(source, cached, remote, stop=Event(), on_bytes=lambda count: None)

@@ -32,12 +32,19 @@ _NO_TRANSFORMERS = {
 _FAMILIES = {
     "flux1": r"(?:vector_in\.in_layer|time_text_embed\.text_embedder\.linear_1)\.weight",
     "flux2": r"double_stream_modulation_img\.lin(?:ear)?\.weight",
+    "flux3": r"early_stream_modulations\.txt\.lin(?:ear)?\.weight",
     "zimage": r"cap_pad_token",
 }
-_EMBEDDERS = ("img_in.weight", "x_embedder.weight", "all_x_embedder.2-1.weight")
+_EMBEDDERS = (
+    "img_in.weight",
+    "x_embedder.weight",
+    "all_x_embedder.2-1.weight",
+    "emb_in.image.weight",
+    "x_embedders.image.weight",
+)
 _CHANNELS = {"fill": 384, "control": 128}
 """What FLUX.1's transformer reads for a patch of these kinds; of the others 64."""
-_CLASSES = dict(zip(("Flux", "Flux2", "ZImage"), _FAMILIES, strict=True))
+_CLASSES = dict(zip(("Flux", "Flux2", "Flux3", "ZImage"), _FAMILIES, strict=True))
 _OTHER_PARTS = {
     r"(?:input_blocks|down_blocks)\.\d": "a model or VAE of another sort",
     r"(?:^|\.)(?:en|de)coder\.(?:conv_in|mid|down|up)\b": "a VAE",
@@ -178,7 +185,7 @@ def problem(file: Path, model: Model, base: Path | None, shipped: Iterable[Model
     if has is None:
         known = (w for p, w in _OTHER_PARTS.items() if any(re.search(p, n) for n in found.shapes))
         what = next(known, "of another model")
-        return f"{file.name} is {what}: `file` takes a transformer of FLUX.1, FLUX.2 or Z-Image"
+        return f"{file.name} is {what}: `file` takes a transformer of FLUX.1 to 3 or Z-Image"
     wants = _wanted(model.family, read_json(base / HEAVY / "config.json") if base else None)
     if has[0] != model.family or (wants and has != wants):
         return _like(file.name, has, model, shipped)
@@ -196,7 +203,7 @@ def folder_problem(folder: Path, model: Model, shipped: Iterable[Model]) -> str 
     kind = str(where.get("_class_name") or "") if isinstance(where, dict) else ""
     family = _CLASSES.get(kind.removesuffix("Transformer2DModel"))
     if family is None and kind and model.family in _FAMILIES:
-        return f"{folder} holds another model ({kind}): FLUX.1, FLUX.2 and Z-Image are known here"
+        return f"{folder} holds another model ({kind}): FLUX.1 to 3 and Z-Image are known here"
     has = _wanted(family, config) if family else None
     if has is None or _fits(model, *has):
         return None
@@ -230,7 +237,8 @@ def _wanted(family: str, config: Any) -> _Traits | None:
         if family == "zimage":  # its patches have 2×2 places
             return family, config["dim"], 4 * config["in_channels"], False
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        return family, width, config["in_channels"], config["guidance_embeds"]
+        guided = family != "flux3" and config["guidance_embeds"]
+        return family, width, config["in_channels"], guided
     except (TypeError, LookupError):
         return None
 

@@ -6,7 +6,7 @@ their file must be.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,9 @@ from runner.engine.models import Aid, ControlNet, Estimator, Model
 from runner.files import files_below, is_absent, is_file, names_in, paths_in
 
 INDEX = "model_index.json"
+INDEXES = (INDEX, "modular_model_index.json")
+"""The files that may name a pipeline's components; where there are both, the first one counts."""
+
 HEAVY = "transformer"
 """The component that denoises, and whose weights a single file may replace; a memory plan chooses
 its precision and placement."""
@@ -26,6 +29,8 @@ _WEIGHTS = re.compile(rf"{_STEM}(?:-\d{{5,}}-of-\d{{5,}})?\.safetensors")
 _SHARDS = re.compile(rf"{_STEM}\.safetensors\.index\.json")
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTLESS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
+_UPSAMPLERS = "prompt_upsampler"
+"""Components of 18 GB that write prompts anew; no pipeline here uses them."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
 
@@ -123,7 +128,7 @@ def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> li
         return [name for name in names if name == source.file]
     if source.layout is Layout.COMPONENT:
         return sorted(_needed({name for name in names if "/" not in name}))
-    chosen = [name for name in names if name == INDEX]
+    chosen = [name for name in INDEXES if name in names][:1]
     for part, (_, kind) in components(index).items():
         inside = {rest for name in names for head, _, rest in [name.partition("/")] if head == part}
         inside = {rest for rest in inside if rest and "/" not in rest}
@@ -155,12 +160,20 @@ def loaded(part: Path) -> list[Path]:
 
 
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The components of a pipeline: name → library and class, without those that it leaves out."""
-    return {
-        name: (str(value[0]), str(value[1]))
-        for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0]
-    }
+    """The components of a pipeline: name → library and class, without those that it leaves out.
+
+    In a modular index a component has a third value, which names the class where the first two do
+    not, and may name another repository: that is not looked at.
+    """
+    found = {}
+    for name, value in index.items():
+        if name.startswith(("_", _UPSAMPLERS)) or not isinstance(value, list):
+            continue
+        if len(value) == 3 and isinstance(value[2], dict) and not value[0]:
+            value = value[2].get("type_hint") or []
+        if len(value) in (2, 3) and value[0]:
+            found[name] = str(value[0]), str(value[1])
+    return found
 
 
 def read_json(file: Path) -> Any:
@@ -173,8 +186,18 @@ def read_json(file: Path) -> Any:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of a pipeline's folder; empty where it is absent or not a JSON object."""
-    value = read_json(folder / INDEX)
+    value = read_json(index_of(folder))
     return value if isinstance(value, dict) else {}
+
+
+def index_of(folder: Path) -> Path:
+    """The index of a pipeline's folder; without one, the file that it should be."""
+    return folder / index_in([name for name in INDEXES if is_file(folder / name)])
+
+
+def index_in(names: Collection[str]) -> str:
+    """The index of these files of a pipeline; without one, the name that it should have."""
+    return next((name for name in INDEXES if name in names), INDEX)
 
 
 def lacking(source: Source, folder: Path) -> list[str]:
@@ -200,7 +223,7 @@ def _lacking_part(part: Path, library: str, kind: str, *, weights: bool) -> Iter
     elif "Scheduler" in kind:
         if "scheduler_config.json" not in files:
             yield "scheduler_config.json"
-    elif "Tokenizer" in kind:
+    elif "Tokenizer" in kind or part.name == "tokenizer":  # or a processor with one in it
         if not files & set(_VOCABULARIES):
             yield _VOCABULARIES[0]
     elif _WEIGHTLESS.search(kind):

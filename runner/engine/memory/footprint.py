@@ -15,8 +15,10 @@ GIB = 2**30
 _SINGLE_BITS = re.compile(r"(?:^|[-_.])I?Q(\d)", re.IGNORECASE)
 _SIXTEEN_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
 
-# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein.
+# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein,
+# 263 M in FLUX.3.
 _NOT_QUANTISED = 200_000_000
+_MORE_NOT_QUANTISED = {"flux3": 63_061_504}
 # 4 bits, an 8-bit scale for each 64 of them, and a 32-bit scale for each 256 of those.
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # T5 keeps its `wo` matrices, and every encoder its embedding, in bf16: 0.90 of FLUX.1's encoders,
@@ -46,9 +48,15 @@ _ENCODING = 0.5 * GIB
 _WINDOW = 0.5 * GIB
 
 _REFERENCE_TOKENS = 4150
-_BESIDE = {"flux1": ("kontext",), "flux2": ("kontext", "redux", "fill")}
+_BESIDE = {
+    "flux1": ("kontext",),
+    "flux2": ("kontext", "redux", "fill"),
+    "flux3": ("kontext", "redux"),
+}
 """The kinds of a family whose picture is read in every step, beside the one that is made."""
 _PRIOR_TOKENS = 729
+# FLUX.3 modulates each token by itself: four tensors of its width, and two of three times that.
+_OF_A_TOKEN = {"flux3": 1.4}
 
 
 def transformer(model: Model, precision: str) -> int:
@@ -62,7 +70,7 @@ def transformer(model: Model, precision: str) -> int:
         return int(count * _single_bits(model) / 8)
     if precision == "stored":
         return max(model.bytes - 2 * model.weights.others, count // 2)
-    kept = min(count, _NOT_QUANTISED)
+    kept = min(count, _NOT_QUANTISED + _MORE_NOT_QUANTISED.get(model.family, 0))
     return int((count - kept) * (_NF4 if precision == "nf4" else 1)) + 2 * kept
 
 
@@ -121,7 +129,8 @@ def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     if precision == "stored" and model.single:
         layer = max(3 * _LAYER, _ROUNDED * tokens)
     narrow = _narrow(model.weights.transformer)
-    return int((width * _STEP * tokens + layer) * narrow + width * _kept(model, kind, tokens))
+    step = width * _STEP * tokens * _OF_A_TOKEN.get(model.family, 1)
+    return int((step + layer) * narrow + width * _kept(model, kind, tokens))
 
 
 def _kept(model: Model, kind: str, tokens: float) -> float:

@@ -138,7 +138,8 @@ def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
             chosen = _first(replace(space, model=other, wanted="auto"))
             if chosen is not None:
                 is_resident = chosen.placement == "resident"
-                fitting[not other.builtin, is_resident, other.weights.transformer] = other.name
+                is_free = not other.builtin, not other.conditions
+                fitting[*is_free, is_resident, other.weights.transformer] = other.name
     smaller = "ask for a smaller picture"
     if fitting:
         return f"use the model {fitting[max(fitting)]}, which fits, or {smaller}"

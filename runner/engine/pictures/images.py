@@ -220,6 +220,13 @@ def on_grid(picture: Image, width: int, height: int) -> Image:
     return fit(picture, width, height) if cut < SIZE_STEP else picture
 
 
+def shrunk(picture: Image, area: int) -> Image:
+    """The picture scaled down to at most this area, its sides cut to multiples of 16."""
+    scale = min(1.0, (area / (picture.width * picture.height)) ** 0.5)
+    sides = (int(side * scale + 1e-6) // SIZE_STEP * SIZE_STEP for side in picture.size)
+    return fit(picture, *(max(SIZE_STEP, side) for side in sides))
+
+
 def side_by_side(pictures: Sequence[Image], area: int) -> Image:
     """The pictures whole in a row, all of one height, of about `area` pixels where sides allow."""
     aspect = sum(each.width / each.height for each in pictures)

@@ -21,6 +21,8 @@ from runner.engine.families.base import Embeddings
 
 log = logging.getLogger(__name__)
 
+_IN_MEMORY = 128 * 2**20
+"""The most bytes in memory: on a GPU they are missing for the picture."""
 _WARNINGS, _DIGEST = "warnings", "sha256"
 _WRITING_SECONDS = 60.0
 """How long a process may take to write a file."""
@@ -54,7 +56,9 @@ def key_of(encoders: str, prompt: str, length: int, versions: Mapping[str, str])
 
 
 class PromptCache:
-    """The newest `size` prompts in memory (4 MiB each for a FLUX.1), more in a folder, if given.
+    """The newest `size` prompts in memory, more in a folder, if given.
+
+    In memory they are fewer where they are large: 4 MiB for a FLUX.1, up to 41 MiB for a FLUX.3.
 
     Used by one thread; processes may share a folder. That holds at most `limit` bytes, one
     safetensors file a prompt, named by the hash of its key. The files used longest ago are removed
@@ -90,8 +94,9 @@ class PromptCache:
 
     def capacity(self, encoded: Encoded) -> int:
         """How many prompts with as many bytes as this one are kept before one is lost."""
-        size = sum(tensor.nbytes for tensor in _flat(encoded.embeddings).values())
-        return self._size if self._folder is None else self._limit // max(size, 1)
+        size = max(_bytes(encoded), 1)
+        in_memory = min(self._size, max(1, _IN_MEMORY // size))
+        return in_memory if self._folder is None else self._limit // size
 
     def clear(self) -> None:
         """Release what is in memory; what is on the disk stays."""
@@ -100,8 +105,9 @@ class PromptCache:
     def _remember(self, key: str, encoded: Encoded) -> None:
         self._kept[key] = encoded
         self._kept.move_to_end(key)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        bytes_kept = sum(map(_bytes, self._kept.values()))
+        while len(self._kept) > self._size or (len(self._kept) > 1 and bytes_kept > _IN_MEMORY):
+            bytes_kept -= _bytes(self._kept.popitem(last=False)[1])
 
     def _file(self, key: str) -> Path | None:
         name = f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
@@ -182,6 +188,10 @@ def _digest(flat: Mapping[str, Any]) -> str:
         total.update(name.encode())
         total.update(flat[name].flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _bytes(encoded: Encoded) -> int:
+    return sum(tensor.nbytes for tensor in _flat(encoded.embeddings).values())
 
 
 def _flat(embeddings: Mapping[str, Any]) -> dict[str, Any]:

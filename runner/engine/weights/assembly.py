@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from runner.engine import flux3_pipeline
 from runner.engine.hub.sources import HEAVY, INDEX, components, read_index, read_json
 from runner.engine.memory import devices, footprint
 from runner.engine.resolved_task import CONTROLNET, ResolvedTask
@@ -157,12 +158,15 @@ def _place(pipe: Any, device: Any, skip: str = "") -> None:
 def class_of(library: str, name: str) -> Any:
     """A class that an index names: a file of the makers of the weights, which may name anything.
 
-    Raises ModelMissing for one of another library: importing it would run code.
+    Raises ModelMissing for one of another library: importing it would run code. A pipeline class of
+    ours counts as one of diffusers.
     """
     cls = None
     if library in _LIBRARIES:
         devices.frameworks()
         with devices.collecting_nothing():
+            if name == flux3_pipeline.NAME:
+                return flux3_pipeline.pipeline()
             cls = getattr(importlib.import_module(library), name, None)
     if not isinstance(cls, type):
         raise ModelMissing(

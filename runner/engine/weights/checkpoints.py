@@ -36,14 +36,23 @@ def size(source: Path) -> int:
 def text_encoder(cls: Any, folder: Path, layers: int, load: Callable[..., Any]) -> Any:
     """A text encoder with its first `layers` layers, where it has more; 0 means all.
 
-    The states after each of them are those of the whole one, bit by bit. `load` is called with the
-    options for `from_folder`.
+    The states after each of them are those of the whole one, bit by bit. Of one that sees, only the
+    part that reads is left. `load` is called with a class, and the options for `from_folder`.
     """
-    config = cls.config_class.from_pretrained(folder, local_files_only=True) if layers else None
+    whole = cls.config_class.from_pretrained(folder, local_files_only=True) if layers else None
+    config = whole and whole.get_text_config()
     if config is None or config.num_hidden_layers <= layers:
-        return load()
-    config.num_hidden_layers, config.layer_types = layers, config.layer_types[:layers]
-    model = load(config=config)
+        return load(cls)
+    config.num_hidden_layers = layers
+    if types := getattr(config, "layer_types", None):
+        config.layer_types = types[:layers]
+    options = {"config": config}
+    if config is not whole:
+        from transformers import AutoModel
+
+        cls = AutoModel._model_mapping[type(config)]
+        options["key_mapping"] = {r"^model\.language_model\.": ""}
+    model = load(cls, **options)
     inner, config = model.base_model, model.config
     last = type(inner.layers[-1])  # the class whose states transformers records
 
@@ -58,7 +67,8 @@ def text_encoder(cls: Any, folder: Path, layers: int, load: Callable[..., Any]) 
 
     inner.layers.append(Through())
     config.num_hidden_layers += 1
-    config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    if types:
+        config.layer_types = [*types[:layers], types[layers - 1]]
     return model
 
 
@@ -130,9 +140,17 @@ def _of_single(model: Any, single: Path, dtype: Any) -> Iterator[tuple[str, Any]
             flat = [1] * (tensor.ndim - 1)
             by_row[name] = scale.reshape(-1, *flat).expand(len(tensor), *flat)
     tensors, by_row = _converted(model, tensors), _converted(model, by_row)
+    exact = in_float32(model)
     for name in counted(list(tensors), len(tensors)):
         tensor = tensors.pop(name)
-        yield name, (tensor.float() * by_row[name] if scales else tensor).to(dtype)
+        tensor = tensor.float() * by_row[name] if scales else tensor
+        yield name, tensor.to(torch.float32 if name in exact else dtype)
+
+
+def in_float32(model: Any) -> set[str]:
+    """The tensors of a model of diffusers that are in float32 whatever the others are in."""
+    parts = set(model._keep_in_fp32_modules or ())
+    return {name for name in model.state_dict() if parts & set(name.split("."))}
 
 
 def from_gguf(cls: Any, folder: Path, single: Path, device: Any) -> Any:

@@ -6,7 +6,7 @@ quarter of all weights, in bf16, and casts the biases. diffusers takes a model's
 first weight, which lies outside of the blocks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -30,11 +30,14 @@ def matrices(model: Any) -> dict[str, Any]:
     }
 
 
-def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def cast(
+    tensors: Iterable[tuple[str, Any]], names: Iterable[str], exact: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     """These tensors, with the weights of the named layers in float8_e4m3fn and others in bfloat16.
 
-    Integer tensors stay as they are, and so does every shape. The cast to fp8 goes through bf16,
-    so that weights published in fp32 and in bf16 give the same numbers.
+    Those of the names in `exact` are in float32. Integer tensors stay as they are, and so does
+    every shape. The cast to fp8 goes through bf16, so that weights published in fp32 and in bf16
+    give the same numbers.
     """
     import torch
 
@@ -42,6 +45,9 @@ def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[t
     for name, tensor in tensors:
         if not tensor.is_floating_point():
             yield name, tensor
+            continue
+        if name in exact:
+            yield name, tensor.to(torch.float32)
             continue
         converted = tensor.to(torch.bfloat16)
         if name in weights:  # beyond the largest number, fp8 is NaN in some versions of torch

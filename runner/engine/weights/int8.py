@@ -9,7 +9,7 @@ company. Layers that see one row an image, a product too small to gain, have onl
 pixels. The layers are those of `fp8.matrices`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -24,11 +24,14 @@ _FEWEST_ROWS = 32
 _SIDES = 8
 
 
-def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def cast(
+    tensors: Iterable[tuple[str, Any]], names: Iterable[str], exact: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     """These tensors, with the weights of the named layers in int8 beside their scales.
 
-    The others are in bfloat16, through which these go too: weights published in fp32 and in bf16
-    give the same numbers. Integer tensors stay as they are.
+    Those of the names in `exact` are in float32. The others are in bfloat16, through which the
+    weights in int8 go too: published in fp32 and in bf16 they give the same numbers. Integer
+    tensors stay as they are.
     """
     import torch
 
@@ -36,7 +39,7 @@ def cast(tensors: Iterable[tuple[str, Any]], names: Iterable[str]) -> Iterator[t
     for name, tensor in tensors:
         layer, _, kind = name.rpartition(".")
         if tensor.is_floating_point():
-            tensor = tensor.to(torch.bfloat16)
+            tensor = tensor.to(torch.float32 if name in exact else torch.bfloat16)
         if kind == "weight" and layer in names:
             whole, scale = _rounded(tensor)
             yield name, whole

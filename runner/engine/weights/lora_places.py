@@ -14,6 +14,11 @@ _REFINED = """
     attention.to_q+attention.to_k+attention.to_v=attention.qkv  attention.to_out.0=attention.out
     attention.norm_q=attention.q_norm  attention.norm_k=attention.k_norm
 """
+_ONE_MODE = """
+    attn.to_q=q_proj  attn.to_k=k_proj  attn.to_v=v_proj  attn.to_out.0=attn_out
+    ff.linear_in=mlp_in  ff.linear_out=mlp_out  attn.norm_q=norm.query_norm
+    attn.norm_k=norm.key_norm
+"""
 _FIRST_NAMES = {
     "transformer_blocks.=double_blocks.": f"""
     {_QKV}=img_attn.qkv=processor.qkv_lora1
@@ -29,8 +34,11 @@ _FIRST_NAMES = {
     "single_transformer_blocks.=single_blocks.": f"""
     {_QKV}+proj_mlp=linear1  attn.to_qkv_mlp_proj=linear1  {_QKV}=processor.qkv_lora
     proj_out=linear2=processor.proj_lora  attn.to_out=linear2  norm.linear=modulation.lin
-    attn.norm_q=norm.query_norm  attn.norm_k=norm.key_norm
+    {_ONE_MODE}
     """,
+    "mode_blocks.image.=content_mode_blocks.image.": _ONE_MODE,
+    "mode_blocks.image_cond.=content_mode_blocks.image_cond.": _ONE_MODE,
+    "txt_mode_blocks.=txt_mode_blocks.": _ONE_MODE,
     "layers.=layers.": _REFINED,
     "noise_refiner.=noise_refiner.": _REFINED,
     "context_refiner.=context_refiner.": _REFINED,
@@ -43,6 +51,15 @@ _FIRST_NAMES = {
     double_stream_modulation_img.linear=double_stream_modulation_img.lin
     double_stream_modulation_txt.linear=double_stream_modulation_txt.lin
     single_stream_modulation.linear=single_stream_modulation.lin
+    x_embedders.image=emb_in.image  x_embedders.image_cond=emb_in.image_cond
+    timestep_embedder=time_in  target_timestep_embedder=ref_time_in
+    proj_out=final_layer.image.linear  norm_out.linear=~final_layer.image.adaLN_modulation.1
+    early_stream_modulations.image.linear=early_stream_modulations.image.lin
+    early_stream_modulations.image_cond.linear=early_stream_modulations.image_cond.lin
+    early_stream_modulations.txt.linear=early_stream_modulations.txt.lin
+    single_stream_modulations.image.linear=single_stream_modulations.image.lin
+    single_stream_modulations.image_cond.linear=single_stream_modulations.image_cond.lin
+    single_stream_modulations.txt.linear=single_stream_modulations.txt.lin
     all_x_embedder.2-1=x_embedder  all_final_layer.2-1.linear=final_layer.linear
     all_final_layer.2-1.adaLN_modulation.1=final_layer.adaLN_modulation.1
     """,

@@ -112,12 +112,15 @@ def load_text_encoder(
     is_stored = checkpoints.is_stored(folder)
     if precision != "nf4" or is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
         dtype = devices.dtype_of(precision)
-        plain = partial(checkpoints.from_folder, cls, folder, dtype=dtype)
+
+        def plain(cls: Any, **options: Any) -> Any:
+            return checkpoints.from_folder(cls, folder, dtype=dtype, **options)
+
         model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
     kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])
 
-    def load(**options: Any) -> Any:
+    def load(cls: Any, **options: Any) -> Any:
         config = BitsAndBytesConfig(**_nf4())
         fresh = partial(_from_folder, cls, folder, device, config, **options)
         return _nf4_kept(cls, kept, folder, device, fresh)
@@ -142,13 +145,13 @@ def _eight_bits(
 
     source = single or folder
     model = checkpoints.empty(cls, folder)
-    layers = list(fp8.matrices(model))
+    layers, exact = list(fp8.matrices(model)), checkpoints.in_float32(model)
     cast = {"fp8": fp8.cast, "int8": int8.cast}[precision]
     compute = {"fp8": fp8.compute_in_bf16, "int8": int8.multiply_in_int8}[precision]
     compute(model)
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return cast(checkpoints.tensors(cls, folder, single), layers)
+        return cast(checkpoints.tensors(cls, folder, single), layers, exact)
 
     def write(aside: Path) -> None:
         for number, shard in enumerate(checkpoints.in_shards(converted())):

@@ -12,9 +12,9 @@ import pytest
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FAMILIES
 from runner.engine.hub.sources import HEAVY
-from runner.engine.memory import devices
 from runner.engine.prompts.tokens import encoders_in
 from runner.engine.registry import KINDS
+from runner.engine.weights.assembly import _load, class_of
 from runner.task import ImageTask
 from tests.engine.painting import beside
 from tests.fakes import TwinLibrary
@@ -57,21 +57,12 @@ def load(library: TwinLibrary) -> Callable[..., Any]:
 
     @cache
     def loading(model: str, kind: str, *without: str) -> Any:
-        import torch
-
         entry = library.models[model]
         name = entry.serves[kind].pipeline
         if HEAVY in without:
             name = FAMILIES[entry.family].text_pipeline or name
-        pipe = getattr(devices.frameworks(), name).from_pretrained(
-            library.main(entry, kind),
-            dtype=torch.float32,
-            local_files_only=True,
-            **dict.fromkeys(without),
-            **beside(name),
-        )
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+        left_out = dict.fromkeys(without) | beside(name)
+        return _load(name, library.main(entry, kind), "fp32", left_out)
 
     return loading
 
@@ -101,7 +92,10 @@ def test_two_halves_paint_what_the_whole_pipeline_paints(
 
     text = load(model, kind, HEAVY, "vae")
     paint = load(model, kind, *family.text_parts)
-    embeddings = family.encode(text, task.prompt, length)
+    embeddings = dict(family.encode(text, task.prompt, length))
+    if entry.serves[kind].negative == "guidance":
+        against = family.encode(text, "", length).items()
+        embeddings |= {f"negative_{name}": tensor for name, tensor in against}
     latents = paint(**arguments, **embeddings, generator=seed(), output_type="latent").images
     ours = family.decode(paint, latents, prepared.width, prepared.height)
     assert ours.size == plain.size == (prepared.width, prepared.height)
@@ -156,7 +150,7 @@ def test_the_text_parts_of_a_family_are_components_of_its_pipelines(pipeline: st
         for model in MODEL_REGISTRY.values()
         if pipeline in {p for each in model.serves.values() for p in (each.pipeline, each.img2img)}
     )
-    components = set(inspect.signature(getattr(devices.frameworks(), pipeline).__init__).parameters)
+    components = set(inspect.signature(class_of("diffusers", pipeline).__init__).parameters)
     assert {*family.text_parts, HEAVY} <= components
     said = {name for name in components if name.startswith(("text_encoder", "tokenizer"))}
     assert said == set(family.text_parts)

@@ -13,6 +13,7 @@ from runner.engine.hub.cache import CachedCommit
 from runner.engine.hub.sources import Source
 from runner.engine.hub.transfer import Remote
 from runner.errors import DiskFull
+from tests import random_twin
 from tests.engine.hub.pulling import REPO, TOKEN, Pull, partial, repo_folder, snapshot, write
 from tests.fake_hub import WEIGHTS, FakeHub, Repo, files_of, safetensors
 
@@ -43,6 +44,21 @@ def test_a_pulled_model_has_the_files_that_diffusers_reads_and_no_others(
     done = pulled()
     assert done.code == 0 and done.out == f"twin is here: {snapshot(own)}\n"
     assert files_of(snapshot(own)) == needed
+
+
+def test_of_a_modular_pipeline_all_is_fetched_but_its_upsampler_and_its_conditions_are_told(
+    hub: FakeHub, own: Path, pulled: Pull, tmp_path: Path
+) -> None:
+    write(own, twin=f"{{like: flux3-klein, repo: {REPO}}}")
+    needed = files_of(random_twin.folder("flux3", tmp_path))
+    upsampler = {f"prompt_upsampler/{name}": b"{}" for name in ("config.json", "model.safetensors")}
+    hub.repos[REPO].files = {**needed, **upsampler}
+    done = pulled()
+    assert done.code == 0 and files_of(snapshot(own)) == needed
+    first = done.err.splitlines()[0]
+    assert first.startswith("twin: FLUX-Kommunity-1.0 is for non-commercial use, and for")
+    write(own, twin=f"{{like: flux3-klein, repo: {REPO}, licence: MIT}}")
+    assert "Kommunity" not in pulled().err
 
 
 def test_weights_in_pieces_are_fetched_with_their_list_and_nothing_twice(

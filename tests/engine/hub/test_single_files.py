@@ -16,7 +16,7 @@ from runner.engine.hub.checkup import check
 from runner.engine.hub.single_files import header, problem
 from runner.engine.models import Model, SingleFile
 from runner.errors import ModelMissing
-from tests.engine.weight_files import Shapes, flux1, flux2, gguf, header_only, zimage
+from tests.engine.weight_files import Shapes, flux1, flux2, flux3, gguf, header_only, zimage
 from tests.fake_hub import pipeline, put
 
 _FLUX = {"num_attention_heads": 24, "attention_head_dim": 128}
@@ -29,6 +29,7 @@ CONFIGS: Mapping[str, Mapping[str, object]] = {
                  "guidance_embeds": True},
     "klein": {"_class_name": "Flux2Transformer2DModel", **_FLUX, "in_channels": 128,
               "guidance_embeds": False},
+    "flux3-klein": {"_class_name": "Flux3Transformer2DModel", **_FLUX, "in_channels": 128},
     "z-image-turbo": {"_class_name": "ZImageTransformer2DModel", "dim": 3840, "in_channels": 16},
 }  # fmt: skip
 
@@ -73,8 +74,9 @@ def told(home: Path, like: str, file: Path) -> str:
         ("fill-dev", flux1(384)),
         ("klein", flux2()),
         ("z-image-turbo", zimage()),
+        ("flux3-klein", flux3()),
     ],
-    ids=["dev", "prefix", "whole", "schnell", "fill", "klein", "z-image"],
+    ids=["dev", "prefix", "whole", "schnell", "fill", "klein", "z-image", "flux3"],
 )  # fmt: skip
 @pytest.mark.parametrize("write", [header_only, gguf])
 def test_a_file_of_the_model_that_its_entry_is_like_is_here(
@@ -97,6 +99,7 @@ def test_a_file_of_the_model_that_its_entry_is_like_is_here(
         ("dev", flux2(), "as in klein or klein-base, mine is not: write `like: klein`"),
         ("dev", flux2(4096), "as in klein-9b or klein-base-9b or klein-9b-kv, mine is not:"),
         ("klein", flux2(4096), "write `like: klein-9b`"),
+        ("klein", flux3(), "as in flux3-klein or flux3-klein-base,"),
         ("klein", zimage(), "as in z-image-turbo or z-image-control, mine is not:"),
         ("z-image-turbo", flux1(), "as in dev or"),
         ("klein", flux2(6144), "a transformer 6144 wide, and no model here is like it"),
@@ -356,5 +359,5 @@ def test_a_folder_of_a_family_that_is_not_known_is_named(
         (f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "unet")), weights
     )
     mine = replace(MODEL_REGISTRY["dev"], name="mine", repo=str(put(tmp_path / "it", content)))
-    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1, FLUX.2 and Z-Image"):
+    with pytest.raises(ModelMissing, match="holds another model .* FLUX.1 to 3 and Z-Image"):
         hub.Disk(tmp_path).main(mine, "text2img")

@@ -20,6 +20,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import Model, Sizes
 from runner.engine.registry import KINDS, problems, realise
+from runner.engine.weights.assembly import class_of
 from runner.errors import InputBad
 from runner.task import ImageTask, InputImage
 from specs import schemas
@@ -45,8 +46,6 @@ SERVED = [
 def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does_not_take(
     model: str, kind: str, task_of: TaskOf
 ) -> None:
-    import diffusers
-
     entry = MODEL_REGISTRY[model]
     serving = entry.serves[kind]
     task = task_of(kind, model=model, guidance=4.5)
@@ -57,7 +56,7 @@ def test_every_entry_gives_size_steps_and_guidance_and_nothing_its_pipeline_does
     assert (arguments["width"], arguments["height"]) == (64, 64)
     guidance = None if serving.caches else 4.5
     assert (arguments["num_inference_steps"], arguments.get("guidance_scale")) == (3, guidance)
-    taken = inspect.signature(getattr(diffusers, serving.pipeline).__call__).parameters
+    taken = inspect.signature(class_of("diffusers", serving.pipeline).__call__).parameters
     assert set(arguments) <= set(taken)
 
 
@@ -118,12 +117,10 @@ def test_what_is_not_refused_is_prepared_and_called_for(
     kind: str, accepted: Callable[[str], list[tuple[Any, ...]]]
 ) -> None:
     """A combination that breaks here needs a rule between fields, or is what a model cannot do."""
-    import diffusers
-
     assert accepted(kind)
     for model, spec, _, arguments in accepted(kind):
         serving = model.serves[kind].starting_from(spec)
-        pipeline = getattr(diffusers, serving.pipeline)
+        pipeline = class_of("diffusers", serving.pipeline)
         assert set(arguments) <= set(inspect.signature(pipeline.__call__).parameters), spec
 
 

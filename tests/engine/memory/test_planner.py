@@ -108,6 +108,20 @@ ADA = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("flux3-klein", "text2img"): {
+        8: "fp8, text in turn nf4, tiles",
+        12: "fp8, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
+    ("flux3-klein", "kontext"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """Cards of these many GB that know fp8 (RTX 40 and later), 1024×1024, with 32 GB of RAM."""
 
@@ -154,6 +168,13 @@ AMPERE = {
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
     },
+    ("flux3-klein", "text2img"): {
+        8: "nf4, text in turn nf4, tiles",
+        12: "nf4, text in turn bf16",
+        16: "bf16, text in turn bf16, tiles",
+        24: "bf16, text stays bf16",
+        48: "bf16, text stays bf16",
+    },
 }
 """The same for cards that do not (RTX 30 and before)."""
 
@@ -188,6 +209,12 @@ INT8 = {
         12: ("int8, text in turn bf16", 10.9),
         16: ("int8, text in turn bf16", 10.9),
         24: ("int8, text stays bf16", 18.2),
+    },
+    ("flux3-klein", "text2img"): {
+        8: ("int8, text in turn nf4, tiles", 7.0),
+        12: ("int8, text in turn bf16", 10.4),
+        16: ("int8, text in turn bf16", 10.4),
+        24: ("int8, text stays bf16", 17.1),
     },
 }
 """With `precision: int8`, on RTX 20 and later, and the expected peak in GiB."""

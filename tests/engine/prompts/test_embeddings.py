@@ -56,6 +56,23 @@ def test_embeddings_that_are_lists_of_tensors_keep_their_order(tmp_path: Path) -
     ]
 
 
+def test_of_large_embeddings_fewer_stay_in_memory_but_always_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = encoded()
+    size = sum(tensor.nbytes for tensor in one.embeddings.values())
+    monkeypatch.setattr("runner.engine.prompts.embeddings._IN_MEMORY", 2 * size + 1)
+    store = PromptCache()
+    for name in ("a", "b", "c"):
+        store.put(name, one)
+    assert [store.has(name) for name in ("a", "b", "c")] == [False, True, True]
+    assert store.capacity(one) == 2
+    monkeypatch.setattr("runner.engine.prompts.embeddings._IN_MEMORY", 1)
+    store.put("d", one)
+    assert [store.has(name) for name in ("c", "d")] == [False, True]
+    assert store.capacity(one) == 1
+
+
 @pytest.mark.parametrize("damage", ["emptied", "cut", "zeroed", "nonsense"])
 def test_a_damaged_file_is_removed_and_made_again(damage: str, tmp_path: Path) -> None:
     store = PromptCache(tmp_path, BIG, size=0)

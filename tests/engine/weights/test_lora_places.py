@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from runner.engine.weights import loras
 from runner.engine.weights.lora_places import places
+from runner.lora_names import plain
 from tests.engine.lora_files import written
 from tests.engine.lora_layouts import (
     KOHYA,
@@ -160,7 +162,7 @@ def test_the_layers_are_those_that_diffusers_converters_give_at_the_models_own_s
     heads = ("double_blocks_0", "single_blocks_0", "layers_0_attention_to", "layers_0_feed")
     tensors, ours = {}, {}
     for name, (own, _) in places(layers).items():
-        if name.startswith(heads) and "processor" not in name:
+        if name.startswith(heads) and not re.search("processor|_[qkv]_proj$|_attn_out$", name):
             rows = [layers[each].out_features for each in own]
             down, up = torch.rand(1, layers[own[0]].in_features), torch.rand(sum(rows), 1)
             tensors[f"lora_unet_{name}.lora_down.weight"] = down
@@ -173,3 +175,35 @@ def test_the_layers_are_those_that_diffusers_converters_give_at_the_models_own_s
     for name, change in ours.items():
         down, up = theirs[f"{name}.lora_A.weight"], theirs[f"{name}.lora_B.weight"]
         assert torch.allclose(up @ down[:, :9], change), name
+
+
+def test_the_layers_of_flux3_are_those_that_diffusers_gives_the_names_of_its_first_code() -> None:
+    """Every layer that has weights, by the converter of whole files: that of LoRAs forgets some."""
+    import diffusers
+    import torch
+    from diffusers.loaders.single_file_utils import (
+        convert_flux3_transformer_checkpoint_to_diffusers,
+    )
+
+    modes, streams = ("image", "image_cond", "txt"), ("early", "single")
+    blocks = [f"content_mode_blocks.{mode}" for mode in modes[:2]]
+    blocks += ["txt_mode_blocks", "single_blocks"]
+    inside = ("q_proj", "k_proj", "v_proj", "attn_out", "mlp_in", "mlp_out")
+    first = [f"{block}.0.{layer}" for block in blocks for layer in inside]
+    first += [f"{stream}_stream_modulations.{mode}.lin" for stream in streams for mode in modes]
+    first += [
+        f"{time}.{side}_layer" for time in ("time_in", "ref_time_in") for side in ("in", "out")
+    ]
+    first += ["emb_in.image", "emb_in.image_cond", "txt_in", "final_layer.image.linear"]
+    first += ["final_layer.image.adaLN_modulation.1"]
+    with torch.device("meta"):
+        model = diffusers.Flux3Transformer2DModel(flow_map=True, num_layers=1, num_single_layers=1)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    known, named = places(layers), {}
+    for name in first:
+        halves = torch.tensor([[1.0], [2.0]])
+        converted = convert_flux3_transformer_checkpoint_to_diffusers({f"{name}.weight": halves})
+        ((own, tensor),) = converted.items()
+        named[name] = ((own.removesuffix(".weight"),), not tensor.equal(halves))
+    assert {own for (own,), _ in named.values()} == layers.keys()
+    assert {name: known[plain(name)] for name in first} == named

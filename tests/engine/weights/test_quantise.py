@@ -6,6 +6,7 @@ of its way, so every number here is a real one.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from runner.engine.weights import checkpoints as source
 from runner.engine.weights import fp8, quantise
+from runner.engine.weights.assembly import _load
 from tests import random_twin
 from tests.engine.painting import SERVED, painted, pipe_of
 from tests.engine.quantising import far, forward, kept_in, load, published
@@ -37,13 +39,9 @@ def test_eight_bits_give_the_same_pixels_on_the_first_start_and_on_the_second(
     cpu: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
-
     folder = random_twin.folder(random_twin.part_of(name), data)
-    pipe = pipe_of(name)
-    cls = type(pipe.transformer)
-    pipe = type(pipe).from_pretrained(folder, dtype=torch.bfloat16)
-    pipe.set_progress_bar_config(disable=True)
+    cls = type(pipe_of(name).transformer)
+    pipe = _load(name, folder, "bf16", {})
     pictures = [painted(pipe)]
     for _ in range(2):
         pipe.transformer = load(folder / "transformer", precision, tmp_path / "store", cls=cls)
@@ -67,6 +65,27 @@ def test_fp8_holds_the_matrices_of_the_blocks_and_nothing_else(
     assert model.dtype == torch.bfloat16
     assert 0 < far(forward(model), forward(published(transformer))) < 0.05
     assert not any(each.requires_grad for each in model.parameters()) and not model.training
+
+
+def test_what_a_model_keeps_in_float32_is_so_in_eight_bits_and_from_a_single_file(
+    data: Path, tmp_path: Path, cpu: Any
+) -> None:
+    """Else torch leaves its fused norm, and says so with a warning."""
+    import torch
+    from diffusers import Flux3Transformer2DModel
+
+    folder = random_twin.folder("flux3", data) / "transformer"
+    file = tmp_path / "one.safetensors"
+    shutil.copy(folder / "diffusion_pytorch_model.safetensors", file)
+    for made in (
+        load(folder, "fp8", tmp_path / "a", cls=Flux3Transformer2DModel),
+        load(folder, "fp8", tmp_path / "b", cls=Flux3Transformer2DModel, single=file),
+        load(folder, "int8", tmp_path / "e", cls=Flux3Transformer2DModel),
+        load(folder, "bf16", tmp_path / "c", cls=Flux3Transformer2DModel, single=file),
+        load(folder, "bf16", tmp_path / "d", cls=Flux3Transformer2DModel),
+    ):
+        norms = {name for name, each in made.named_parameters() if each.dtype == torch.float32}
+        assert norms == source.in_float32(made) and len(norms) == 8
 
 
 def test_fp8_of_weights_beyond_its_range_is_its_largest_number(cpu: Any) -> None:

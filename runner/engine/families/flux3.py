@@ -1,0 +1,34 @@
+"""FLUX.3 Image Klein: Qwen3-VL with a chat template as text encoder, pictures as references.
+
+The embeddings are `prompt_embeds` (1, tokens in eighties, 20480): the states of eight layers side
+by side. A row of latents is (1, 128, height / 16, width / 16), normalised as FLUX.2's VAE says.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone
+from runner.engine.prompts import token_files
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
+    import torch
+
+    norm, epsilon = pipe.vae.bn, pipe.vae.config.batch_norm_eps
+    mean, spread = (
+        each.view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        for each in (norm.running_mean, torch.sqrt(norm.running_var + epsilon))
+    )
+    # Of the 128 channels each four are the places of 2×2.
+    grid = torch.nn.functional.pixel_shuffle(latents * spread + mean, 2)
+    return decode_grid(pipe, grid.to(pipe.vae.dtype))
+
+
+FLUX3 = Family(
+    name="flux3",
+    encode=encode_alone,
+    decode=_decode,
+    readers=(Reader("Qwen3-VL", "tokenizer", token_files.stored, chat=()),),
+)
