@@ -134,8 +134,8 @@ def model_rows(home: Home) -> list[dict[str, Any]]:
             here, lacks = hub.bytes_here(aid, home.data), hub.aid_absence(aid, home.data)
             rows.append({
                 "name": aid.name, "kinds": [], "default_for": [], "scale": aid.scale or None,
-                "repo": aid.repo, "file": aid.file, "licence": aid.licence, "gated": False,
-                "own": not aid.licence, "present": lacks is None,
+                "repo": aid.repo, "file": aid.file, "licence": aid.licence, "conditions": None,
+                "gated": False, "own": not aid.licence, "present": lacks is None,
                 "path": None if lacks else str(hub.locate(aid_source(aid), home.data)),
                 "bytes": aid.bytes or here, "bytes_here": here,
             })  # fmt: skip

@@ -32,8 +32,8 @@ _IMAGE = (
     " (`data:image/png;base64,…`)."
 )
 _DRY_RUN = (
-    "true: submit nothing; say what would run: the spec, the prompts with their audit, and the"
-    " number of images."
+    "true: submit nothing; say what would run: the spec, the final prompts with their audit, and"
+    " the number of images."
 )
 _ID = (
     "The job's id and the name of its folder; leave it out and a free one is chosen. The same call"

@@ -22,17 +22,23 @@ RUNNER = _object(
     description="Whether a runner is working in this home.",
 )
 _PROMPT = _object(
-    {"prompt": {"type": "string"}, "length": {"type": "integer"}, "audit": {"type": "object"}}
+    {
+        "prompt": {"type": "string", "description": "The final text, as the model gets it."},
+        "length": {"type": "integer", "description": "In characters."},
+        "subject": {"type": "string"},
+        "variable": {"type": ["string", "null"]},
+        "audit": _object(
+            {"verdict": {"type": "string"}, "findings": {"type": "array"}},
+            description="The verdict on forbidden words, and every finding.",
+        ),
+    },
+    *("subject", "variable"),
 )
 _DRY_RUN = _object(
     {
-        "spec": {"type": "object"},
-        "spec_yaml": {"type": "string", "description": "The same as a file."},
-        "prompts": {
-            "type": "array",
-            "items": _PROMPT,
-            "description": "The first 20, as the model gets them; `audit` finds forbidden words.",
-        },
+        "spec": {"type": "object", "description": "The spec."},
+        "spec_yaml": {"type": "string", "description": "The same, as the file would say it."},
+        "prompts": {"type": "array", "items": _PROMPT, "description": "The first 20."},
         "prompt_count": {"type": "integer"},
         "audit": {"type": "string", "description": "ok: no prompt asks for anything forbidden."},
         "left_out": {"type": "array", "description": "Combinations that would not run, and why."},

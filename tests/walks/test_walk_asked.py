@@ -94,5 +94,5 @@ def test_what_a_model_cannot_do_is_refused_at_the_drop_with_those_that_can(runne
     (error,) = runner.over(job)["errors"]
     assert error["path"] == "negative_prompt"
     assert error["message"].endswith(
-        "leave it out; tiny, klein-base, klein-base-9b, dev and krea can"
+        "leave it out; tiny, klein-base, klein-base-9b, dev, krea and flux3-klein-base can"
     )
