@@ -15,11 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ GOAL_PEAK, GOAL_CANCEL_S = 1.0, 0.05
 PRECISIONS = ("auto", "fp8", "nf4")
 COMPILED = ("text2img",)
 _TIMEOUT = 3600
+_CHILD = "tests.bench.gpu_child"
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,6 @@ def orders(asked: argparse.Namespace, root: Path) -> list[Order]:
     compiled = asked.compiled if asked.compiled is not None else () if asked.tiny else COMPILED
     first = (precisions or PRECISIONS)[0]
     return found + [replace(base, kind=kind, precision=first, compiled=True) for kind in compiled]
-
-
-def measured(order: Order) -> dict[str, Any]:
-    """What a process of its own found; an `error` where it could not."""
-    command = [sys.executable, "-m", "tests.bench.gpu_child", json.dumps(asdict(order))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TIMEOUT)
-    lines = done.stdout.decode().splitlines()
-    if done.returncode or not lines:
-        return {"error": f"ended with {done.returncode}"}
-    return dict(json.loads(lines[-1]))
 
 
 def write_weights(root: Path, kinds: Sequence[str], *, tiny: bool) -> None:
@@ -180,7 +170,9 @@ def main(argv: list[str]) -> int:
         rows = []
         for order in orders(asked, root):
             print(order.name, file=sys.stderr, flush=True)
-            rows.append({"name": order.name, **measured(order)})
+            rows.append(
+                {"name": order.name, **gpu_table.measured(order, module=_CHILD, seconds=_TIMEOUT)}
+            )
     return shown(table(rows), goals(rows, asked.cap or 1e9), {"rows": rows}, as_json=asked.json)
 
 

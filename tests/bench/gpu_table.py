@@ -26,6 +26,7 @@ BARE = "diffusers"
 _PROMPT = "a lighthouse on a cliff at dusk, waves below, long exposure, film grain"
 _CONTEXT_GB, _KEPT_FREE_GB = 0.4, 0.75
 _TINY, _TIMEOUT = 0.02, 1200
+_SELF = "tests.bench.gpu_table"
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def show(asked: argparse.Namespace) -> int:
     return shown([*table(rows), f"{minutes:.1f} minutes"], goals(rows), figures, as_json=asked.json)
 
 
-def measured(order: Order) -> dict[str, Any]:
-    """What a process of its own found; an `error` where it could not."""
-    command = [sys.executable, "-m", "tests.bench.gpu_table", json.dumps(asdict(order))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TIMEOUT)
+def measured(order: Any, *, module: str = _SELF, seconds: float = _TIMEOUT) -> dict[str, Any]:
+    """What a module found of an order in a process of its own; an `error` where it could not."""
+    command = [sys.executable, "-m", module, json.dumps(asdict(order))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds)
     lines = done.stdout.decode().splitlines()
     if done.returncode or not lines:
         return {"error": f"ended with {done.returncode}"}

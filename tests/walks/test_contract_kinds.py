@@ -107,17 +107,8 @@ def reached(events: list[Event]) -> list[tuple[Phase, int]]:
     return [(each.phase, each.step) for each in events if isinstance(each, Progressed)]
 
 
-@pytest.mark.parametrize(("model", "kind"), SERVED)
-def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
-    model: str,
-    kind: str,
-    executor: GpuThread,
-    pipelines: PipelineCache,
-    inputs: dict[str, tuple[InputImage, ...]],
-) -> None:
-    task = task_of(model, kind, inputs)
-    plain = lives(executor, task)[-1]
-    assert isinstance(plain, Rendered)
+def leaves_nothing_when_stopped(executor: GpuThread, task: ImageTask, plain: Rendered) -> None:
+    """A stop at each moment gives no picture, and the next picture is the one of before."""
     for name, (phase, step) in MOMENTS.items():
         executor._prompts.clear()
         stop_at(
@@ -136,6 +127,20 @@ def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
     executor.events = Watched(lambda event: None)  # type: ignore[assignment]
     again = lives(executor, task)[-1]
     assert isinstance(again, Rendered) and again.image.tobytes() == plain.image.tobytes()
+
+
+@pytest.mark.parametrize(("model", "kind"), SERVED)
+def test_a_stop_at_any_step_leaves_no_picture_and_a_clean_pipeline(
+    model: str,
+    kind: str,
+    executor: GpuThread,
+    pipelines: PipelineCache,
+    inputs: dict[str, tuple[InputImage, ...]],
+) -> None:
+    task = task_of(model, kind, inputs)
+    plain = lives(executor, task)[-1]
+    assert isinstance(plain, Rendered)
+    leaves_nothing_when_stopped(executor, task, plain)
 
 
 @pytest.mark.parametrize(("model", "kind"), SERVED)

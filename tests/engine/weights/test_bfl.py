@@ -18,13 +18,13 @@ from runner.engine.resolved_task import TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import bfl, checkpoints, lora_layers, loras, quantise
 from runner.errors import JobFailed, ModelMissing
-from runner.executor import Failed, Progressed, Rendered, StoppedEarly
+from runner.executor import Failed, Rendered
 from tests import random_twin
 from tests.engine.lora_files import tensors_for, written
 from tests.engine.painting import painted, pipe_of
 from tests.engine.weight_files import by_bfl, original
-from tests.fakes import TwinLibrary, Watched
-from tests.walks.test_contract_kinds import MOMENTS, lives, stop_at
+from tests.fakes import TwinLibrary
+from tests.walks.test_contract_kinds import leaves_nothing_when_stopped, lives
 
 SCHEMES = ("fp8r", "nvfp4")
 PIPES = {"flux2": "Flux2KleinPipeline", "zimage": "ZImagePipeline"}
@@ -349,18 +349,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
         assert isinstance(plain, Rendered)
         facts = {"scheme": scheme, "rounds_inputs": False, "precision": "auto"}
         assert facts.items() <= plain.facts.items()
-        for name, at in MOMENTS.items():
-            executor._prompts.clear()
-            stop_at(
-                executor,
-                lambda event, at=at: (
-                    isinstance(event, Progressed) and (event.phase, event.step) == at
-                ),
-            )
-            assert isinstance(lives(executor, task)[-1], StoppedEarly), name
-        executor.events = Watched(lambda event: None)  # type: ignore[assignment]
-        again = lives(executor, task)[-1]
-        assert isinstance(again, Rendered) and again.image.tobytes() == plain.image.tobytes()
+        leaves_nothing_when_stopped(executor, task, plain)
         if scheme == "nvfp4":
             other = lives(executor, task_of("text2img", MODELS[part], precision="bf16"))[-1]
             assert isinstance(other, Failed) and "published in nvfp4" in other.message

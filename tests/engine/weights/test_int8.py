@@ -17,11 +17,11 @@ from runner.engine.memory.footprint import ROWS
 from runner.engine.speed import Speed
 from runner.engine.weights import fp8, int8, quantise
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.executor import Progressed, Rendered, StoppedEarly
+from runner.executor import Rendered
 from tests.engine.painting import SERVED, painted, pipe_of
 from tests.engine.quantising import far, forward, load, published, put_into_int8
-from tests.fakes import TwinLibrary, Watched
-from tests.walks.test_contract_kinds import MOMENTS, lives, stop_at
+from tests.fakes import TwinLibrary
+from tests.walks.test_contract_kinds import leaves_nothing_when_stopped, lives
 
 FAMILIES = {model.family: (model.name, kind) for model, kind in SERVED.values()}
 
@@ -263,18 +263,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_that_paints_the_same(
         assert isinstance(plain, Rendered)
         assert plain.facts["precision"] == "int8" and plain.facts["dtype"] == "bfloat16"
         assert "weight_only" not in plain.facts
-        for name, at in MOMENTS.items():
-            executor._prompts.clear()
-            stop_at(
-                executor,
-                lambda event, at=at: (
-                    isinstance(event, Progressed) and (event.phase, event.step) == at
-                ),
-            )
-            assert isinstance(lives(executor, task)[-1], StoppedEarly), name
-        executor.events = Watched(lambda event: None)  # type: ignore[assignment]
-        again = lives(executor, task)[-1]
-        assert isinstance(again, Rendered) and again.image.tobytes() == plain.image.tobytes()
+        leaves_nothing_when_stopped(executor, task, plain)
     finally:
         executor.close()
 
