@@ -95,6 +95,8 @@ class Inputs:
         return name
 
     def _named(self, text: str, path: str) -> str:
+        if text[:8].lower().startswith(("http://", "https://")):
+            raise InputBad("URLs are never fetched: save the picture, and give its path")
         found = _PICTURE.fullmatch(text)
         if found:
             file = file_of(self.home, found[1], int(found[2]))
