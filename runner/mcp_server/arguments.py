@@ -42,7 +42,8 @@ _IN_SHORT = {
     "model": "One of flux://models, else the default.",
     "seeds": "Instead of `seed` and `count`: [1, 2, 3] or {start, count}.",
     "matrix": 'Every combination of lists, as in {"prompt": ["a cat", "a dog"], "steps": [4, 8]}.',
-    "compose": 'Prompts from a pack: {pack, subjects: "all" or a list, variables}; see flux://packs.',
+    "compose": 'A prompt for each subject and variable of a pack: {pack, subjects: "all" or a list,'
+    " variables: the same}; see flux://packs.",
     "loras": "[{path, weight}] or [{repo, file, weight}].",
     "outpaint": "Pixels to add: {left, top, right, bottom}, each a multiple of 16.",
     "width": "A multiple of 16, to 4096.",
@@ -52,6 +53,13 @@ _IN_SHORT = {
     "seed": "",
     "count": "Pictures of each prompt, each with the next seed.",
     "format": "",
+}
+_FORMS = {
+    "priority": "-100 to 100, higher first",
+    "window": '"23:00-07:00"',
+    "quality": "1 to 100",
+    "tags": "a list",
+    "keep_original": "true",
 }
 _LISTED = " Several as a list, each may be {path, weight}."
 _DRY_RUN = "Submit nothing; say what would run, with the final prompts."
@@ -70,7 +78,8 @@ def of_kind(kind: str) -> dict[str, Any]:
 
 def rarely_needed(kind: str) -> list[str]:
     """The further fields that the tool of this kind takes, which its schema has not."""
-    return [name for name in _fields(kind) if name not in (*_IN_SHORT, *_IN_A_SENTENCE)]
+    names = [name for name in _fields(kind) if name not in (*_IN_SHORT, *_IN_A_SENTENCE)]
+    return [f"{name} ({_FORMS[name]})" if name in _FORMS else name for name in names]
 
 
 def _fields(kind: str) -> dict[str, Any]:

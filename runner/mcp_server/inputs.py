@@ -117,9 +117,10 @@ class Inputs:
     def _will_be_made(self, name: str) -> bool:
         """Whether an unfinished job may still make this picture; one that is over must have it."""
         maker = maker_of(name)
-        state = client.status(self.home, maker)["state"] if maker else "unknown"
-        if state == "unknown":
+        if maker is None or (state := client.status(self.home, maker)["state"]) == "unknown":
             return False
+        if not re.fullmatch(rf"{re.escape(maker)}-\d{{4,}}[.]\w+", name.rpartition("/")[2]):
+            raise InputBad(f"the pictures of job {maker} are named {maker}-0001.png, …")
         if state in FINAL_STATES:
             raise InputBad(f"job {maker} is {state} and has no picture {name.rpartition('/')[2]!r}")
         return True

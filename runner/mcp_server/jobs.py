@@ -13,11 +13,12 @@ import anyio
 from anyio.to_thread import run_sync
 
 from runner import client
+from runner.files import is_there
 from runner.job import FINAL_STATES
 from runner.mcp_server import pictures
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.store.names import is_safe_id
+from runner.spool.store.names import CANCEL_SUFFIX, is_safe_id
 from specs import schemas
 
 MOST_WAIT_SECONDS = 50
@@ -52,7 +53,7 @@ GET: dict[str, Any] = {
             "minimum": 0,
             "maximum": 10_000,
             "default": 0,
-            "description": "next_offset of the answer before.",
+            "description": "How many pictures to skip: next_offset of the answer before.",
         },
     },
     "required": ["job_id"],
@@ -144,7 +145,7 @@ def _result(
     }
     if status["state"] not in FINAL_STATES:
         result["runner"] = attendance.look() if _may_change(status) else attendance.peek()
-    result["next"] = _next_step(result)
+    result["next"] = _next_step(home, result)
     content, smaller = pictures.contents(
         home, job_id, rows, str(arguments.get("pictures", "thumbnail"))
     )
@@ -153,7 +154,7 @@ def _result(
     return result, content
 
 
-def _next_step(result: Mapping[str, Any]) -> str:
+def _next_step(home: Home, result: Mapping[str, Any]) -> str:
     state = result["state"]
     if state == "unknown":
         return (
@@ -173,6 +174,8 @@ def _next_step(result: Mapping[str, Any]) -> str:
         return "it was cancelled: submit the same again under another id to have it made"
     if state in FINAL_STATES:
         return "show `outputs` to the user; each `path` can be the image of another call"
+    if is_there(home.inbox / f"{result['id']}{CANCEL_SUFFIX}"):
+        return "it is asked to stop: nothing more will be made of it, and a runner ends it"
     if not result["runner"]["running"]:
         return str(result["runner"]["message"])
     return f"call flux_get_job again, with wait_seconds {MOST_WAIT_SECONDS}"

@@ -27,6 +27,7 @@ SUBMITTED = _object(
         "job_id": _OR_NULL,
         "state": _TEXT,
         "image_count": _COUNT,
+        "first_picture": _said("The image of a next call."),
         "seed": _COUNT,
         "warnings": _TEXTS,
         "dry_run": _ANY,

@@ -27,7 +27,8 @@ def arguments() -> dict[str, Any]:
             "text": {
                 "type": "string",
                 "maxLength": 2000,
-                "description": 'Words of the prompt or beginnings of them; "red" is a whole word.',
+                "description": "Words of the prompt or beginnings of them; one in double quotes is"
+                " a whole word.",
             },
             "kind": {"enum": list(schemas.kinds())},
             "model": _FACET,

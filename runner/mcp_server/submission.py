@@ -24,7 +24,7 @@ from runner.mcp_server.arguments import FILE_ONLY_FIELDS, refusal, without_nulls
 from runner.mcp_server.inputs import Inputs, sweep
 from runner.mcp_server.runner_presence import Attendance
 from runner.settings import Home
-from runner.spool.store.names import is_conflict_copy, is_safe_id, key_of
+from runner.spool.store.names import PICTURE_SUFFIXES, is_conflict_copy, is_safe_id, key_of
 from specs import schemas
 from specs.errors import SpecInvalid
 
@@ -77,6 +77,7 @@ def submit(
     if problems:
         raise refusal(problems, "Nothing was submitted")
     answer = {
+        "model": assessment.realised.get("model"),
         "image_count": assessment.total,
         "warnings": [*assessment.warnings, *assessment.absent],
     }
@@ -89,7 +90,6 @@ def submit(
             "state": "dry_run",
             **answer,
             "status_file": None,
-            "runner": attendance.peek(),
             "dry_run": _dry_run(home, spec, assessment),
             "next": f"{lacks}nothing was submitted; call again without dry_run to submit it",
         }
@@ -110,6 +110,7 @@ def submit(
         if not put and not _has_spec(home, job_id, data):
             raise _in_use(job_id)
     status = client.status(home, job_id)
+    suffix = PICTURE_SUFFIXES[assessment.realised.get("format", "png")]
     runner = attendance.look()
     advice = f"call flux_get_job with job_id {job_id!r} and wait_seconds 50 until it is over"
     if not runner["running"]:
@@ -118,6 +119,7 @@ def submit(
         "job_id": job_id,
         "state": "submitted" if status["state"] == "unknown" else status["state"],
         **answer,
+        "first_picture": f"{job_id}/{job_id}-0001{suffix}",
         "status_file": str(home.job(job_id) / "status.json"),
         "runner": runner,
         "next": lacks + advice,

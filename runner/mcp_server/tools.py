@@ -7,7 +7,7 @@ from mcp.types import Tool, ToolAnnotations
 from runner.mcp_server import arguments, jobs, output_schemas, search
 
 _BULK = " Answers at once with a job_id for flux_get_job."
-_PROMPT = " Needs `prompt` or `compose`."
+_PROMPT = " Needs `prompt`, `compose` or prompts in `matrix`."
 _MAKERS = {
     "flux_generate": (
         "text2img",
@@ -74,9 +74,7 @@ _GET = (
     " succeeded, failed, cancelled or rejected. `unknown` means that no such job is known, not that"
     " it is done."
 )
-_CANCEL = (
-    "Stops a job: a waiting one at once, a running one at its next step. Finished pictures stay."
-)
+_CANCEL = "Stops a job: a running one at its next step. Finished pictures stay. Safe to repeat."
 _SEARCH = (
     "Finds finished pictures of all jobs, newest first; without arguments the newest. `file` of a"
     " row can be an image of the other tools."

@@ -68,6 +68,16 @@ def test_next_names_a_step_that_helps_however_a_job_ended(
     assert hint in look(home, job_id="hero")[0]["next"]
 
 
+def test_a_cancel_that_waits_for_a_runner_is_said(home: Path) -> None:
+    async def scene() -> dict[str, Any]:
+        async with agent(home) as one:
+            await one.answer("flux_generate", id="hero", prompt="x", model="tiny")
+            await one.answer("flux_cancel_job", job_id="hero")
+            return await one.answer("flux_get_job", job_id="hero")
+
+    assert "it is asked to stop" in play(scene)["next"]
+
+
 @pytest.mark.parametrize(
     "job", ["never", "../drops", "drops", "a/b", "runner.json", "con", "☂", ".tmp", "x" * 150]
 )

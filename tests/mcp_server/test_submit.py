@@ -138,6 +138,7 @@ def test_the_seed_is_known_before_the_job_has_run_and_the_same_when_the_call_is_
             return calls + [await one.answer("flux_generate", **GOOD, **each) for each in others]
 
     first, again, *others = play(scene)
+    assert first["first_picture"] == "hero/hero-0001.png" and first["model"] == "tiny"
     assert first["seed"] == again["seed"] == spec_of(home, "hero")["seed"]
     # Each of several combinations has a seed of its own, as without an agent.
     assert not any("seed" in other for other in others)
@@ -155,6 +156,18 @@ def test_weights_that_are_not_here_are_said_before_the_job_is_queued_and_what_is
     for answer in play(scene):
         assert "fluxdrop models pull klein" in answer["warnings"][-1]
         assert "ask the user to fetch" in answer["next"] and "(tiny)" in answer["next"]
+
+
+def test_a_picture_that_a_job_will_not_make_is_refused_with_the_names_of_those_it_will(
+    home: Path,
+) -> None:
+    async def scene() -> str:
+        async with agent(home) as one:
+            await one.answer("flux_generate", id="hero", **GOOD)
+            await one.answer("flux_edit", prompt="x", model="tiny", image="hero/hero-0001.png")
+            return await one.refused("flux_edit", prompt="x", model="tiny", image="hero/1.png")
+
+    assert "are named hero-0001.png" in play(scene)
 
 
 @pytest.mark.parametrize(
