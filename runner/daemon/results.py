@@ -8,7 +8,6 @@ import csv
 import io
 import itertools
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -68,7 +67,7 @@ class Results:
 def _row(
     spec: Mapping[str, Any],
     origin: Mapping[str, Any],
-    over: sqlite3.Row | None,
+    over: Any | None,
     sidecar: Mapping[str, Any] | None,
 ) -> Row:
     """The row of an image that is over, or that an ended job has not made."""
