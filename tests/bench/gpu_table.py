@@ -203,11 +203,11 @@ def _bare(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
     import torch
 
     from runner.engine.entries import MODEL_REGISTRY
-    from runner.engine.memory import devices
+    from runner.engine.weights import assembly
     from tests.bench import gpu_child
 
     serving = MODEL_REGISTRY[order.model].serves["text2img"]
-    cls = getattr(devices.frameworks(), serving.pipeline)
+    cls = assembly.class_of("diffusers", serving.pipeline)
     began = time.perf_counter()
     pipe = cls.from_pretrained(order.folder, dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)

@@ -32,8 +32,10 @@ _STEP = 0.75 * GIB / 4608
 _LAYER = 0.1 * GIB
 ROWS = 1024
 """How many rows of a layer's input are multiplied at once in 8-bit integers."""
-# Their sums for the widest layer, klein's 27,648 outputs, in 32-bit integers and as floats.
-_SUMS = 2 * 4 * ROWS * 27_648
+# Of the widest layer, nine times as wide as the model in FLUX.2: its sums in 32-bit integers and as
+# floats.
+_SUMS = 2 * 4 * ROWS * 9
+_NARROWEST = 3072
 # Of a file of BFL's a layer is unpacked by way of floats, or each token that enters the widest one
 # is there as a float three times while it is rounded.
 _ROUNDED = 3 * 4 * 15_360
@@ -122,7 +124,8 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
 
 def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
     width = 2 if precision == "fp32" else 1
-    layer = {"fp32": 0, "bf16": 0, "int8": _SUMS}.get(precision, _LAYER)
+    sums = _SUMS * max(model.width, _NARROWEST)
+    layer = {"fp32": 0, "bf16": 0, "int8": sums}.get(precision, _LAYER)
     tokens = pixels / 256 + _other_tokens(model, kind, pixels)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn

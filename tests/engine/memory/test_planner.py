@@ -237,12 +237,16 @@ def test_int8_is_on_no_device_what_auto_takes() -> None:
         assert "int8" not in PlanSpace(DEV, machine, MEGAPIXEL).precisions()
 
 
-def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer() -> None:
-    """Of klein: 27,648 outputs of 1024 rows, in 32-bit integers and as floats."""
-    steps = [
-        footprint._step(DEV, "text2img", precision, 4 * MEGAPIXEL) for precision in ("bf16", "int8")
-    ]
-    assert steps[1] - steps[0] == 2 * 4 * 1024 * 27_648
+@pytest.mark.parametrize(("model", "outputs"), [("klein", 27_648), ("klein-9b", 36_864)])
+def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer(
+    model: str, outputs: int
+) -> None:
+    """Of 1024 rows, in 32-bit integers and as floats."""
+    bf16, int8 = (
+        footprint._step(MODEL_REGISTRY[model], "text2img", precision, 4 * MEGAPIXEL)
+        for precision in ("bf16", "int8")
+    )
+    assert int8 - bf16 == 2 * 4 * 1024 * outputs
 
 
 def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded() -> None:
