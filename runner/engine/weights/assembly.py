@@ -70,9 +70,9 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
         # Streamed, all of it at once does not fit the device.
         on = "cpu" if plan.placement == "stream" else device
         mark, single = resolved.marks[HEAVY], resolved.single
-        model = quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
-        quantise.settle(model, device, single, plan.precision)
-        return model
+        return quantise.load_transformer(
+            cls, folder, plan.precision, on, store, mark, single, device
+        )
 
     own = {HEAVY: transformer}
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)

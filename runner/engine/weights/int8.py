@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
+from runner.engine.errors import translated
 from runner.engine.memory.footprint import ROWS
 from runner.engine.weights import fp8
 
@@ -78,7 +79,9 @@ def _multiplies(device: Any) -> bool:
     try:
         ones = torch.ones(_FEWEST_ROWS, _FEWEST_ROWS, dtype=torch.int8, device=device)
         return bool((torch._int_mm(ones, ones.t()) == _FEWEST_ROWS).all())
-    except RuntimeError:
+    except RuntimeError as error:
+        if translated(error):
+            raise
         return False
 
 

@@ -42,13 +42,14 @@ def load_transformer(
     store: Path,
     mark: str,
     single: Path | None = None,
+    computes: Any = None,
 ) -> Any:
     """The transformer of a component's folder in this precision: on the device, in few bits.
 
     It computes in bfloat16 then. `store` is the folder of quantised weights, `mark` the hash of the
     weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
-    configuration. Raises JobFailed where the weights were published quantised and the precision is
-    another one. `settle` is to follow.
+    configuration. How it multiplies is settled by one trial on the device that `computes`, where
+    that is another than the one it is loaded on.
     """
     if single is not None and precision != "stored" and checkpoints.scheme(single) == "nvfp4":
         raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}: leave it out")
@@ -71,21 +72,17 @@ def load_transformer(
     else:
         make = _transformer_nf4 if precision == "nf4" else partial(_eight_bits, precision)
         model = make(cls, folder, device, store, mark, single)
-    return _for_inference(model)
-
-
-def settle(model: Any, device: Any, single: Path | None, precision: str) -> None:
-    """Choose how a loaded transformer multiplies on the device, by trying it once."""
     found: dict[str, Any] = {}
-    if precision == "int8" and not int8.settle(model, device):
+    if precision == "int8" and not int8.settle(model, computes or device):
         found = {"weight_only": True}
     elif precision == "stored" and single is not None:
         found = {"scheme": checkpoints.scheme(single), "rounds_inputs": bfl.settle(model)}
     setattr(model, _SETTLED, found)
+    return _for_inference(model)
 
 
 def facts(pipe: Any) -> Mapping[str, Any]:
-    """What `settle` chose, as engine facts; empty for what is the same on every device."""
+    """What was settled when the transformer was loaded, as engine facts; empty for what is the same on every device."""
     return dict(getattr(getattr(pipe, "transformer", None), _SETTLED, {}))
 
 

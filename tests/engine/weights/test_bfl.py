@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,9 +54,7 @@ def loaded(part: str, file: Path, data: Path, precision: str = "stored") -> Any:
 
     folder, cpu = random_twin.folder(part, data) / "transformer", torch.device("cpu")
     cls = type(random_twin.build(part).transformer)
-    model = quantise.load_transformer(cls, folder, precision, cpu, data / "q", "a" * 64, file)
-    quantise.settle(model, cpu, file, precision)
-    return model
+    return quantise.load_transformer(cls, folder, precision, cpu, data / "q", "a" * 64, file)
 
 
 def pipe_with(part: str, transformer: Any) -> Any:
@@ -258,12 +257,13 @@ def test_inputs_are_rounded_where_a_trial_on_the_device_shows_that_it_works(
         """A layer on a GPU, as far as it is looked at."""
 
         in_features, answer = 32, 1.0
+        fault = RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
         weight = SimpleNamespace(device=SimpleNamespace(type="cuda"))
 
         def forward(self, inputs: Any) -> Any:
             asked.append(inputs)
             if self.answer == 0:
-                raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+                raise self.fault
             return torch.full((2,), self.answer)
 
     ones = torch.ones
@@ -276,6 +276,9 @@ def test_inputs_are_rounded_where_a_trial_on_the_device_shows_that_it_works(
         found = bfl._multiplies(getattr(utils, kind), layer, torch, utils)
         assert found == (works and tried)
     assert len(asked) == 3 * tried
+    layer.fault = RuntimeError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="out of memory") if tried else nullcontext():
+        bfl._multiplies(getattr(utils, kind), layer, torch, utils)
 
 
 def test_layers_whose_inputs_are_rounded_stay_diffusers_own(

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -170,13 +171,12 @@ def test_numbers_that_are_none_stay_none_and_rows_of_zeros_are_the_bias() -> Non
 
 
 def test_a_device_without_these_products_gets_the_weights_alone_which_is_said(
-    transformer: Path, tmp_path: Path, cpu: Any, monkeypatch: pytest.MonkeyPatch
+    transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     model = load(transformer, "int8", tmp_path)
     right = forward(published(transformer))
-    quantise.settle(model, cpu, None, "int8")
     usual, pipe = forward(model), type("Pipe", (), {"transformer": model})
     assert quantise.facts(pipe) == {} and quantise.warnings(pipe) == ()
 
@@ -187,11 +187,21 @@ def test_a_device_without_these_products_gets_the_weights_alone_which_is_said(
         with monkeypatch.context() as patched:
             patched.setattr(torch, "_int_mm", fault)
             model = pipe.transformer = load(transformer, "int8", tmp_path)
-            quantise.settle(model, cpu, None, "int8")
             made = forward(model)
         assert quantise.facts(pipe) == {"weight_only": True}
         assert "only the weights are in 8 bits" in quantise.warnings(pipe)[0]
         assert not made.equal(usual) and far(made, right) < 0.02
+
+
+@pytest.mark.parametrize("fault", ["out of memory", "misaligned address"])
+def test_a_full_or_a_lost_device_says_nothing_about_its_products(
+    fault: str, cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "_int_mm", Mock(side_effect=RuntimeError(f"CUDA error: {fault}")))
+    with pytest.raises(RuntimeError, match=fault):
+        int8._multiplies(cpu)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
