@@ -11,6 +11,7 @@ from typing import Any
 from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.engine.custom_entries import aids_of, models_of, upscaler_of
+from runner.engine.hub.library import Disk
 from runner.engine.hub.sources import Layout, Source, aid_source, sources
 from runner.engine.models import Model
 from runner.errors import UsageProblem
@@ -113,11 +114,12 @@ def run_check(options: argparse.Namespace) -> int:
         expected = options.names or result.here or name in named
         plan: list[str] = []
         if options.names and name in models:
-            from runner.engine.memory import machine, planner
+            from runner.engine.memory import machine
+            from runner.engine.resolved_task import explain_plan
 
             # How the model would be held on this machine, and why. Imports torch.
             measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-            plan = planner.explain_plan(models[name], measured, models=models)
+            plan = explain_plan(Disk(home.data, models), models[name], measured)
         rows.append({
             "name": name,
             "ok": result.ok or not expected,

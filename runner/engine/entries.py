@@ -61,7 +61,10 @@ def _flux1(
 ) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
     prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
-    weights = Weights(transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior)
+    weights = Weights(
+        transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior,
+        outside=transformer - 11_834_228_736, widest=(5 * 3072, 6 * 3072),
+    )  # fmt: skip
     return Model(
         name=name,
         repo=f"black-forest-labs/{repo}",
@@ -115,7 +118,11 @@ def _qwen3(transformer: int, vae: int, layers: int) -> Weights:
 
 _KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
 """klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
-_KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS)
+_KLEIN_WEIGHTS = replace(
+    _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS),
+    outside=195_042_816,
+    widest=(4 * 3072, 9 * 3072),
+)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -155,7 +162,10 @@ _KLEIN = Model(
 def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) -> Model:
     """Another FLUX.2 klein: of 9 B parameters where it is not free, undistilled where guided."""
     unread = (36 - _KLEIN_LAYERS) * _QWEN3_8B_LAYER
-    large = Weights(9_078_581_248, _QWEN3_8B - unread, _KLEIN_WEIGHTS.vae, unread=unread)
+    large = Weights(
+        9_078_581_248, _QWEN3_8B - unread, _KLEIN_WEIGHTS.vae, unread=unread,
+        outside=354_428_928, widest=(4 * 4096, 9 * 4096),
+    )  # fmt: skip
     weights = _KLEIN_WEIGHTS if free else large
     return replace(
         _KLEIN,
@@ -189,7 +199,11 @@ _KLEIN_KV = replace(
     },
 )
 
-_ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS)
+_ZIMAGE_WEIGHTS = replace(
+    _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS),
+    outside=12_874_816,
+    widest=(10_240, 10_240),
+)
 _ZIMAGE = Model(
     name="z-image-turbo",
     repo="Tongyi-MAI/Z-Image-Turbo",
@@ -243,7 +257,10 @@ _ZIMAGE_CONTROL = replace(
 )
 
 _FLUX3_WEIGHTS = replace(
-    _qwen3(5_548_681_984, 84_046_115, 32), unread=415_347_712 + 4 * _QWEN3_LAYER
+    _qwen3(5_548_681_984, 84_046_115, 32),
+    unread=415_347_712 + 4 * _QWEN3_LAYER,
+    outside=273_296_128,
+    widest=(3 * 3072, 6 * 3072),
 )
 """Of Qwen3-VL-4B the first 32 of 36 layers are read, and what sees is not."""
 _FLUX3_SERVING = Serving("Flux3KleinPipeline", 16, 1.0, guided=False)
@@ -279,7 +296,7 @@ _FLUX3 = Model(
     },
 )
 
-_FLUX3_BASE_WEIGHTS = replace(_FLUX3_WEIGHTS, transformer=5_538_458_368)
+_FLUX3_BASE_WEIGHTS = replace(_FLUX3_WEIGHTS, transformer=5_538_458_368, outside=263_072_512)
 _FLUX3_BASE = replace(
     _FLUX3,
     name="flux3-klein-base",

@@ -198,7 +198,9 @@ class Weights:
 
     `text` counts all text encoders together, `prior` what a prior stage adds to them, `controlnet`
     its own layers. `unread` is what lies in the files of the text encoders and is not loaded.
-    `kept` are bytes: what a step in bf16 holds of each token beside what every model does.
+    `outside` is all of the transformer but the matrices of its repeated blocks, which alone are
+    quantised; `widest` are the most inputs of one of these, and the outputs of the largest. `kept`
+    are bytes: what a step in bf16 holds of each token beside what every model does.
     """
 
     transformer: int
@@ -208,6 +210,8 @@ class Weights:
     unread: int = 0
     controlnet: int = 0
     kept: int = 0
+    outside: int = 0
+    widest: tuple[int, int] = (0, 0)
 
     @property
     def others(self) -> int:

@@ -7,6 +7,7 @@ costs no time on the device.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
@@ -19,11 +20,21 @@ from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
 from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps, weights
-from runner.errors import JobFailed
+from runner.errors import InputBad, JobFailed, ModelMissing
 from runner.task import ImageTask
 
 PRIOR = "prior "
 CONTROLNET = "controlnet"
+
+
+class Asked(NamedTuple):
+    """What a plan is made for; `precision` is "auto" where none is named."""
+
+    model: str
+    kind: str
+    precision: str
+    pixels: int
+    references: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class ResolvedTask:
     the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
     of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
     `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
-    numbers. `wanted` is the precision of the task, "auto" where none is named.
+    numbers. `asked` is what the plan was made for, and by which it is kept.
     """
 
     model: Model
@@ -48,7 +59,7 @@ class ResolvedTask:
     marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
-    wanted: str
+    asked: Asked
     stamps: Mapping[str, list[int]]
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
@@ -64,6 +75,45 @@ class ResolvedTask:
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
+def as_published(
+    model: Model, folder: Path, single: Path | None, machine: Machine, wanted: str = "auto"
+) -> tuple[Model, str]:
+    """A model with the size of its file, and the precision to plan: `wanted`, or "stored" for auto.
+
+    Stored are weights that were published quantised, where the device computes with them so. Raises
+    InputBad where they are in no other precision, and where the device does not know theirs.
+    """
+    scheme = checkpoints.scheme(single) if single else ""
+    is_fixed = scheme == "nvfp4" or (single is None and checkpoints.is_stored(folder / HEAVY))
+    if is_fixed and wanted != "auto":
+        raise InputBad(
+            f"the weights of {model.name} were published quantised, in {scheme or 'few bits'} and"
+            f" not for {wanted}: leave `precision` out"
+        )
+    if scheme == "nvfp4" and machine.device == "mps":
+        raise InputBad(f"{model.name} has scales in fp8, which Apple's GPU does not know")
+    # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
+    if not is_fixed and (scheme, wanted, machine.device) != ("fp8r", "auto", "cuda"):
+        return model, wanted
+    if single:  # its size is not known to an entry
+        model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
+    return model, "stored"
+
+
+def explain_plan(library: hub.Disk, model: Model, machine: Machine) -> list[str]:
+    """The plan for a model's default size and its reasons, or why there is none, to print."""
+    wanted = "auto"
+    try:
+        if not model.builtin:
+            folder = library.main(model, next(iter(model.serves)))
+            model, wanted = as_published(model, folder, library.single(model), machine)
+    except ModelMissing:
+        pass  # planned as its entry says
+    except InputBad as error:
+        return [str(error)]
+    return memory.explain_plan(model, machine, wanted, models=library.models)
+
+
 class TaskResolver:
     """Resolves tasks and keeps the results; used by one thread.
 
@@ -74,7 +124,7 @@ class TaskResolver:
         self._library = library
         self.machine = machine
         self._device = device
-        self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
+        self._known: dict[Asked, ResolvedTask] = {}
         self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
@@ -88,42 +138,42 @@ class TaskResolver:
         if pixels is None:
             width, height = model.sizes.default
             pixels = (task.width or width) * (task.height or height)
-        key = (model.name, task.kind, task.precision, pixels)
-        known = self._known.get(key)
+        references = len(task.inputs.get("image", ()))
+        asked = Asked(model.name, task.kind, task.precision, pixels, references)
+        known = self._known.get(asked)
         if known is None or (not model.builtin and not are_unchanged(known.stamps)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
+            known = self._known[asked] = self._resolve_task(model, asked)
         return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
-    def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
+    def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
+        asked = resolved.asked
         is_stored = resolved.plan.precision == "stored"
         plan = memory.after_out_of_memory(
             resolved.plan,
             resolved.model,
             self.machine,
-            pixels,
-            wanted="stored" if is_stored else resolved.wanted,
-            kind=resolved.kind.name,
+            asked.pixels,
+            wanted="stored" if is_stored else asked.precision,
+            kind=asked.kind,
+            references=asked.references,
         )
         if plan is None:
             return None
         encoders = self._encoders(resolved.family, resolved.marks, plan)
         lowered = replace(resolved, plan=plan, encoders=encoders)
-        self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
+        self._known[asked] = lowered
         return lowered
 
-    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
+    def _resolve_task(self, model: Model, asked: Asked) -> ResolvedTask:
+        kind = asked.kind
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        precision = wanted
-        if wanted == "auto" and self._is_stored(folder, single):
-            precision = "stored"
-            if single:  # its size is not known to an entry
-                model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
-        plan = self._plan(model, pixels, precision, kind)
+        model, precision = as_published(model, folder, single, self.machine, asked.precision)
+        plan = self._plan(model, asked._replace(precision=precision))
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
         left_out = HEAVY if single else ""
@@ -152,21 +202,15 @@ class TaskResolver:
             marks=marks,
             plan=plan,
             encoders=self._encoders(family, marks, plan),
-            wanted=wanted,
+            asked=asked,
             stamps=before,
         )
 
-    def _is_stored(self, folder: Path, single: Path | None) -> bool:
-        """Whether the transformer was published quantised, and this device computes with it so."""
-        if single is None:
-            return checkpoints.is_stored(folder / HEAVY)
-        # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
-        scheme = checkpoints.scheme(single)
-        return scheme == "nvfp4" or (scheme == "fp8r" and self.machine.device == "cuda")
-
-    def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
-        models = self._library.models
-        return memory.plan(model, self.machine, pixels, precision, kind, models=models)
+    def _plan(self, model: Model, asked: Asked) -> MemoryPlan:
+        _, kind, precision, pixels, references = asked
+        return memory.plan(
+            model, self.machine, pixels, precision, kind, references, models=self._library.models
+        )
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""

@@ -26,7 +26,7 @@ from typing import Any
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import machine
-from runner.engine.models import Model, Weights
+from runner.engine.models import Model
 from tests.bench.figures import Goal, shown
 
 STATUS = Path("/proc/self/status")
@@ -216,9 +216,10 @@ def entry(folder: Path, name: str) -> Model:
     counts = {name: _parameters(folder / name) for name in ("transformer", "text_encoder", "vae")}
     share = published.weights.unread / (published.weights.unread + published.weights.text)
     unread = round(counts["text_encoder"] * share)
-    weights = Weights(
-        counts["transformer"], counts["text_encoder"] - unread, counts["vae"], unread=unread
-    )
+    weights = replace(
+        published.weights, transformer=counts["transformer"], vae=counts["vae"],
+        text=counts["text_encoder"] - unread, unread=unread,
+    )  # fmt: skip
     return replace(published, repo=str(folder), weights=weights, bytes=2 * weights.total)
 
 

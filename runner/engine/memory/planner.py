@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
-from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
+from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace, in_words
 from runner.engine.models import Model
 from runner.errors import JobFailed, OutOfMemory
 
@@ -23,16 +23,17 @@ def plan(
     pixels: int,
     wanted: str = "auto",
     kind: str = "",
+    references: int = 1,
     *,
     models: Mapping[str, Model] = MODEL_REGISTRY,
 ) -> MemoryPlan:
     """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.
 
-    `wanted` is a precision or "auto". Raises OutOfMemory where nothing fits, naming one of `models`
-    (by default the registry's) that does, and InputBad where the machine cannot compute in the
-    precision that is wanted.
+    `references` is how many pictures a job brings, `wanted` a precision or "auto". Raises
+    OutOfMemory where nothing fits, naming one of `models` (by default the registry's) that does,
+    and InputBad where the machine cannot compute in the precision that is wanted.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind)
+    space = PlanSpace(model, machine, pixels, wanted, kind, references)
     chosen = _first(space)
     if chosen is None:
         raise OutOfMemory(_nothing_fits(space, models))
@@ -40,14 +41,21 @@ def plan(
 
 
 def after_out_of_memory(
-    held: MemoryPlan, model: Model, machine: Machine, pixels: int, *, wanted: str, kind: str = ""
+    held: MemoryPlan,
+    model: Model,
+    machine: Machine,
+    pixels: int,
+    *,
+    wanted: str,
+    kind: str = "",
+    references: int = 1,
 ) -> MemoryPlan | None:
     """The next plan with a lower peak than `held`, which ran out of memory; None after the last.
 
     In this order: text encoders out of the way (no pixel changes), tiles, offload, the next
     precision where none was named, and streaming.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind)
+    space = PlanSpace(model, machine, pixels, wanted, kind, references)
     for lower in space.fallbacks(held):
         if lower.bytes < held.bytes and space.ram(lower) <= machine.ram:
             return replace(lower, reasons=(*held.reasons, f"out of memory: now {lower.summary}"))
@@ -55,12 +63,16 @@ def after_out_of_memory(
 
 
 def explain_plan(
-    model: Model, machine: Machine, *, models: Mapping[str, Model] = MODEL_REGISTRY
+    model: Model,
+    machine: Machine,
+    wanted: str = "auto",
+    *,
+    models: Mapping[str, Model] = MODEL_REGISTRY,
 ) -> list[str]:
     """The plan for a model's default size and its reasons, or why there is none, to print."""
     width, height = model.sizes.default
     try:
-        chosen = plan(model, machine, width * height, models=models)
+        chosen = plan(model, machine, width * height, wanted, models=models)
     except JobFailed as error:
         return [str(error)]
     peak = f"{_size(chosen.bytes)} of {_size(machine.room)}"
@@ -86,12 +98,12 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
         reasons.append(f"in {precision} the model would need {_size(least)}")
     weights = _size(footprint.transformer(model, chosen.precision))
     why = "the best that fits" if space.wanted == "auto" else "as was asked"
-    if model.native:
+    if model.native or space.wanted == "stored":
         why = "its own precision"
     elif space.wanted == "auto" and (machine.device, chosen.precision) == ("cpu", "fp32"):
         # klein at 256 × 256 on a CPU without them: 123 s in fp32, 8 minutes in bf16.
         why = "most CPUs have no units for bf16, and compute in it several times slower"
-    reasons.append(f"the transformer is held in {chosen.precision}, {weights}: {why}")
+    reasons.append(f"the transformer is held {in_words(chosen.precision)}, {weights}: {why}")
     text = _size(footprint.text(model, chosen.text_precision))
     why = _WHY_TEXT[chosen.text]
     reasons.append(f"the text encoders, {text} in {chosen.text_precision}, {why}")
@@ -121,7 +133,7 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
     if smallest <= machine.room:
         fitting = (plan for plan in space.candidates() if plan.bytes <= machine.room)
         short = f"{_size(min(map(space.ram, fitting)))} of RAM, and {_size(machine.ram)} are free"
-    precision = "" if space.wanted == "auto" else f" in {space.wanted}"
+    precision = "" if space.wanted == "auto" else f" {in_words(space.wanted)}"
     return f"{model.name}{precision} needs {short}: {_advice(space, models)}"
 
 

@@ -56,12 +56,17 @@ class MemoryPlan:
     def summary(self) -> str:
         """The plan in a few words."""
         return ", ".join([
-            f"in {self.precision}",
+            in_words(self.precision),
             _TEXT_WORDS[self.text].format(self.text_precision),
             *(["moved between GPU and RAM"] if self.placement == "offload" else []),
             *(["streamed from RAM"] if self.placement == "stream" else []),
             *(["decoded in tiles"] if self.tiling else []),
         ])  # fmt: skip
+
+
+def in_words(precision: str) -> str:
+    """A precision as a sentence says it."""
+    return "as it was published" if precision == "stored" else f"in {precision}"
 
 
 _TEXT_WORDS = {
@@ -70,8 +75,7 @@ _TEXT_WORDS = {
     "cpu": "with the text encoders ({}) on the CPU",
 }
 STREAMED = ("bf16", "fp8", "int8", "fp32")
-"""The precisions that can be streamed: 4-bit weights have parts that streaming does not move, and
-"gguf" and "stored" may."""
+"""The precisions that can be streamed: of others, weights may have parts that it does not move."""
 
 
 class TextPlacement(NamedTuple):
@@ -86,6 +90,7 @@ class PlanSpace:
     """All plans to hold one model on one machine for pictures of `pixels` pixels.
 
     `wanted` is a precision or "auto"; without a `kind`, every kind that the model serves must fit.
+    `references` is how many pictures a job brings.
     """
 
     model: Model
@@ -93,6 +98,7 @@ class PlanSpace:
     pixels: int
     wanted: str = "auto"
     kind: str = ""
+    references: int = 1
 
     def candidates(self) -> Iterator[MemoryPlan]:
         """Every plan that may be chosen, the best first."""
@@ -195,7 +201,9 @@ class PlanSpace:
         self, precision: str, text: TextPlacement, placement: str, tiling: bool
     ) -> MemoryPlan:
         model = self.model
-        peak = footprint.painting(model, self.kind, precision, placement, tiling, self.pixels)
+        peak = footprint.painting(
+            model, self.kind, precision, placement, tiling, self.pixels, self.references
+        )
         if text.place == "stays":
             peak += footprint.text(model, text.precision)
         if text.place != "cpu":

@@ -21,7 +21,6 @@ from runner.engine.memory import devices
 from runner.engine.weights import bfl, checkpoints, fp8, int8
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.engine.weights.loading import counted
-from runner.errors import JobFailed
 
 _RECIPES = {"fp8": 1, "int8": 1, "nf4": 1}
 """Versions, increased when the quantised weights change, so that older folders are made again."""
@@ -51,8 +50,6 @@ def load_transformer(
     configuration. How it multiplies is settled by one trial on the device that `computes`, where
     that is another than the one it is loaded on.
     """
-    if single is not None and precision != "stored" and checkpoints.scheme(single) == "nvfp4":
-        raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}: leave it out")
     if precision in ("fp32", "bf16"):
         dtype = devices.dtype_of(precision)
         if single is None:
@@ -62,12 +59,8 @@ def load_transformer(
         assert single is not None
         model = checkpoints.from_gguf(cls, folder, single, device)
     elif precision == "stored" and single is not None:
-        if device.type == "mps":
-            raise JobFailed(f"{single.name} has scales in fp8, which Apple's GPU does not know")
         model = checkpoints.from_bfl(cls, folder, single, device)
-    elif single is None and checkpoints.is_stored(folder):
-        if precision != "stored":
-            raise JobFailed(f"these weights were published quantised, not for {precision}")
+    elif precision == "stored":
         model = _from_folder(cls, folder, device)
     else:
         make = _transformer_nf4 if precision == "nf4" else partial(_eight_bits, precision)
@@ -82,7 +75,7 @@ def load_transformer(
 
 
 def facts(pipe: Any) -> Mapping[str, Any]:
-    """What was settled when the transformer was loaded, as engine facts; empty for what is the same on every device."""
+    """What was settled of the transformer, as engine facts; empty for what is always the same."""
     return dict(getattr(getattr(pipe, "transformer", None), _SETTLED, {}))
 
 

@@ -74,8 +74,8 @@ ADA = {
         48: "bf16, text stays bf16",
     },
     ("z-image-control", "control"): {
-        8: "nf4, text in turn nf4, offload, tiles",
-        12: "nf4, text in turn bf16",
+        8: "nf4, text in turn nf4, tiles",
+        12: "fp8, text in turn bf16, tiles",
         16: "fp8, text in turn bf16",
         24: "bf16, text in turn bf16",
         48: "bf16, text stays bf16",
@@ -148,7 +148,7 @@ AMPERE = {
         48: "bf16, text stays bf16",
     },
     ("z-image-control", "control"): {
-        8: "nf4, text in turn nf4, offload, tiles",
+        8: "nf4, text in turn nf4, tiles",
         12: "nf4, text in turn bf16",
         16: "nf4, text in turn bf16",
         24: "bf16, text in turn bf16",
@@ -183,38 +183,55 @@ INT8 = {
     ("schnell", "text2img"): {
         8: ("int8, text in turn nf4, stream, tiles", 4.6),
         12: ("int8, text in turn bf16, stream, tiles", 9.6),
-        16: ("int8, text in turn bf16, tiles", 12.7),
-        24: ("int8, text in turn bf16", 16.2),
+        16: ("int8, text in turn bf16, tiles", 12.5),
+        24: ("int8, text in turn bf16", 16.1),
     },
     ("dev", "text2img"): {
         8: ("int8, text in turn nf4, stream, tiles", 4.6),
         12: ("int8, text in turn bf16, stream, tiles", 9.6),
-        16: ("int8, text in turn bf16, tiles", 12.7),
-        24: ("int8, text in turn bf16", 16.2),
+        16: ("int8, text in turn bf16, tiles", 12.5),
+        24: ("int8, text in turn bf16", 16.1),
     },
     ("kontext-dev", "kontext"): {
         8: ("int8, text in turn nf4, stream, tiles", 4.6),
         12: ("int8, text in turn bf16, stream, tiles", 9.6),
-        16: ("int8, text in turn bf16, tiles", 13.1),
-        24: ("int8, text in turn bf16", 16.2),
+        16: ("int8, text in turn bf16, tiles", 13.0),
+        24: ("int8, text in turn bf16", 16.1),
     },
     ("klein", "text2img"): {
         8: ("int8, text in turn bf16, tiles", 6.3),
-        12: ("int8, text in turn bf16", 8.8),
-        16: ("int8, text stays bf16", 14.6),
-        24: ("int8, text stays bf16", 14.6),
+        12: ("int8, text in turn bf16", 8.7),
+        16: ("int8, text stays bf16", 14.5),
+        24: ("int8, text stays bf16", 14.5),
     },
     ("z-image-turbo", "text2img"): {
-        8: ("int8, text in turn nf4, offload, tiles", 6.9),
-        12: ("int8, text in turn bf16", 10.9),
-        16: ("int8, text in turn bf16", 10.9),
-        24: ("int8, text stays bf16", 18.2),
+        8: ("int8, text in turn nf4, offload, tiles", 6.6),
+        12: ("int8, text in turn bf16", 10.7),
+        16: ("int8, text in turn bf16", 10.7),
+        24: ("int8, text stays bf16", 18.0),
     },
     ("flux3-klein", "text2img"): {
         8: ("int8, text in turn nf4, tiles", 7.0),
         12: ("int8, text in turn bf16", 10.4),
         16: ("int8, text in turn bf16", 10.4),
         24: ("int8, text stays bf16", 17.1),
+    },
+    ("klein-9b", "kontext"): {
+        8: ("int8, text in turn nf4, stream, tiles", 5.9),
+        12: ("int8, text in turn nf4, tiles", 10.9),
+        16: ("int8, text in turn bf16", 13.7),
+        24: ("int8, text in turn bf16", 13.7),
+    },
+    ("klein-9b-kv", "kontext"): {
+        8: ("int8, text in turn nf4, stream, tiles", 5.9),
+        12: ("int8, text in turn nf4, stream, tiles", 5.9),
+        16: ("int8, text in turn bf16", 13.7),
+        24: ("int8, text in turn bf16", 13.7),
+    },
+    ("z-image-control", "control"): {
+        12: ("int8, text in turn bf16, tiles", 11.0),
+        16: ("int8, text in turn bf16", 13.8),
+        24: ("int8, text stays bf16", 21.1),
     },
 }
 """With `precision: int8`, on RTX 20 and later, and the expected peak in GiB."""
@@ -237,18 +254,6 @@ def test_int8_is_on_no_device_what_auto_takes() -> None:
         assert "int8" not in PlanSpace(DEV, machine, MEGAPIXEL).precisions()
 
 
-@pytest.mark.parametrize(("model", "outputs"), [("klein", 27_648), ("klein-9b", 36_864)])
-def test_a_step_in_int8_is_planned_with_the_sums_of_the_widest_layer(
-    model: str, outputs: int
-) -> None:
-    """Of 1024 rows, in 32-bit integers and as floats."""
-    bf16, int8 = (
-        footprint._step(MODEL_REGISTRY[model], "text2img", precision, 4 * MEGAPIXEL)
-        for precision in ("bf16", "int8")
-    )
-    assert int8 - bf16 == 2 * 4 * 1024 * outputs
-
-
 def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded() -> None:
     file = replace(DEV, single=SingleFile("/x.safetensors"))
 
@@ -256,7 +261,7 @@ def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded
         steps = [footprint._step(file, "text2img", each, pixels) for each in ("bf16", "stored")]
         return (steps[1] - steps[0]) / GIB
 
-    assert more(64 * 64) == pytest.approx(0.3, abs=0.01), "of a layer that is unpacked"
+    assert more(64 * 64) == pytest.approx(3 * 2 * 18_432 * 3072 / GIB, rel=0.01), "of a layer"
     assert more(MEGAPIXEL) == pytest.approx(4608 * 15_360 * 12 / GIB, rel=0.01)
 
 
@@ -342,7 +347,7 @@ def test_a_single_file_is_planned_by_the_bits_that_its_name_tells() -> None:
 
 def test_a_model_that_shares_layers_with_another_is_never_streamed() -> None:
     control = MODEL_REGISTRY["z-image-control"]
-    with pytest.raises(OutOfMemory, match="z-image-control needs 11.1 GiB of GPU memory, and 7.0"):
+    with pytest.raises(OutOfMemory, match="z-image-control needs 10.7 GiB of GPU memory, and 7.0"):
         memory.plan(control, card(8, bitsandbytes=False), MEGAPIXEL, kind="control")
     held = memory.plan(control, card(48), MEGAPIXEL, kind="control")
     placed = []
@@ -394,10 +399,10 @@ def test_no_fallback_needs_more_ram_than_there_is() -> None:
 def test_a_plan_says_why_in_plain_sentences() -> None:
     assert memory.explain_plan(DEV, card(16)) == [
         "dev runs in fp8, in turn with the text encoders (bf16), decoded in tiles:"
-        " about 13.6 GiB of 15.0 GiB",
+        " about 13.5 GiB of 15.0 GiB",
         "the GPU has 15.0 GiB to use",
         "in bf16 the model would need 24.5 GiB",
-        "the transformer is held in fp8, 11.3 GiB: the best that fits",
+        "the transformer is held in fp8, 11.1 GiB: the best that fits",
         "the text encoders, 9.1 GiB in bf16, leave before it comes, because both do not fit",
         "pictures are decoded in tiles, which takes less memory",
     ]

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from runner.engine import resolved_task
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Machine
+from runner.engine.memory.plans import Machine, in_words
 from runner.engine.models import Model, Weights
-from runner.engine.resolved_task import TaskResolver
+from runner.engine.resolved_task import Asked, TaskResolver, explain_plan
 from runner.engine.speed import Speed
 from runner.engine.weights import bfl, checkpoints, lora_layers, loras, quantise
-from runner.errors import JobFailed, ModelMissing
+from runner.errors import InputBad, ModelMissing
 from runner.executor import Failed, Rendered
 from tests import random_twin
 from tests.engine.lora_files import tensors_for, written
@@ -173,22 +174,11 @@ def test_a_tensor_that_such_a_file_lacks_is_named(
         loaded("flux2", file_of("flux2", scheme, less), data)
 
 
-def test_a_file_in_nvfp4_is_in_no_other_precision_and_one_in_fp8r_in_any(
-    data: Path, file_of: Written
-) -> None:
-    import torch
-
-    four, eight = file_of("flux2", "nvfp4"), file_of("flux2", "fp8r")
+def test_a_file_in_fp8r_is_in_any_precision(data: Path, file_of: Written) -> None:
+    file = file_of("flux2", "fp8r")
     for precision in ("fp32", "bf16", "fp8", "int8"):
-        with pytest.raises(JobFailed, match=f"was published in nvfp4, not for {precision}"):
-            loaded("flux2", four, data, precision)
-        model = loaded("flux2", eight, data, precision)
+        model = loaded("flux2", file, data, precision)
         assert quantise.facts(SimpleNamespace(transformer=model)) == {}
-    cls, folder = type(model), random_twin.folder("flux2", data) / "transformer"
-    with pytest.raises(JobFailed, match="scales in fp8, which Apple's GPU does not know"):
-        quantise.load_transformer(
-            cls, folder, "stored", torch.device("mps"), data / "q", "a" * 64, four
-        )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -320,7 +310,7 @@ def test_such_a_file_is_planned_as_it_is_with_its_size_where_that_gains(
 ) -> None:
     file = file_of("flux2", scheme)
     library = WithFile(data, file)
-    weights = Weights(file.stat().st_size, 1_000, 2_000, 0)
+    weights = Weights(file.stat().st_size, 0, 2_000)
     entry = replace(library.models["klein"], weights=weights, bytes=2 * weights.others)
     library.models = {**library.models, "klein": entry}
     resolver = TaskResolver(library, Machine(device, 2**40, 2**40), device=device)
@@ -328,10 +318,23 @@ def test_such_a_file_is_planned_as_it_is_with_its_size_where_that_gains(
     assert plan.precision == precision
     if precision == "stored":
         smaller = replace(entry, bytes=entry.bytes + file.stat().st_size - 64)
-        less = resolver._plan(smaller, 64 * 64, "stored", "text2img")
+        less = resolver._plan(smaller, Asked("klein", "text2img", "stored", 64 * 64, 0))
         assert plan.bytes - less.bytes == 64
-    named = resolver.resolve(task_of("text2img", "klein", precision="bf16")).plan
-    assert named.precision == "bf16"
+    said = explain_plan(library, entry, resolver.machine)
+    assert said[0].startswith(f"klein runs {in_words(precision)}, ")
+    with pytest.raises(InputBad, match="in nvfp4 and not") if scheme == "nvfp4" else nullcontext():
+        named = resolver.resolve(task_of("text2img", "klein", precision="bf16")).plan
+        assert named.precision == "bf16"
+
+
+def test_apples_gpu_is_said_not_to_know_the_scales_of_nvfp4(
+    data: Path, task_of: Any, file_of: Written
+) -> None:
+    library = WithFile(data, file_of("flux2", "nvfp4"))
+    machine = Machine("mps", 0, 2**40)
+    with pytest.raises(InputBad, match="scales in fp8, which Apple's GPU does not know") as found:
+        TaskResolver(library, machine, device="mps").resolve(task_of("text2img", "klein"))
+    assert explain_plan(library, library.models["klein"], machine) == [str(found.value)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -344,7 +347,9 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
     file_of: Written,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(TaskResolver, "_is_stored", lambda *given: True)
+    if scheme == "fp8r":
+        kept = lambda model, *given: (model, "stored")  # noqa: E731
+        monkeypatch.setattr(resolved_task, "as_published", kept)
     task = task_of("text2img", MODELS[part])
     executor = GpuThread(data, library=WithFile(data, file_of(part, scheme)), device="cpu")
     try:
@@ -355,7 +360,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
         leaves_nothing_when_stopped(executor, task, plain)
         if scheme == "nvfp4":
             other = lives(executor, task_of("text2img", MODELS[part], precision="bf16"))[-1]
-            assert isinstance(other, Failed) and "published in nvfp4" in other.message
+            assert isinstance(other, Failed) and other.reason == "InputBad"
     finally:
         executor.close()
 
