@@ -59,9 +59,9 @@ def run_models(options: argparse.Namespace) -> int:
             f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
-    for licence, conditions in {row["licence"]: row["conditions"] for row in rows}.items():
-        if conditions:
-            show(f"{licence} is {conditions}")
+    conditions = {row["licence"]: row["conditions"] for row in rows if row["conditions"]}
+    for licence, condition in conditions.items():
+        show(f"{licence} is {condition}")
     show("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
     return 0
 
@@ -72,9 +72,10 @@ def run_pull(options: argparse.Namespace) -> int:
     home.prepare()
     targets = _targets(options, home)
     models = models_of(home.settings)
-    for model in (models[name] for name in targets if name in models):
-        if model.conditions and not options.json:
-            print_message(f"{model.name}: {model.licence} is {model.conditions}")
+    conditions = {name: models[name].conditions or None for name in targets if name in models}
+    for name, condition in conditions.items():
+        if condition and not options.json:
+            print_message(f"{name}: {models[name].licence} is {condition}")
     again = " ".join(["fluxdrop models pull", *targets])
     again += f" --file {options.file}" if options.file else ""
     from runner.cli.pull_progress import Pulling
@@ -87,7 +88,8 @@ def run_pull(options: argparse.Namespace) -> int:
             return exit_codes.INTERRUPTED
     ok = all(row["ok"] for row in rows)
     if options.json:
-        print_json({"ok": ok, "models": rows})
+        told = [{**row, "conditions": conditions.get(row["name"])} for row in rows]
+        print_json({"ok": ok, "models": told})
     for row in rows if not options.json else ():
         if row["ok"]:
             show(f"{row['name']} is here: {row['path'] or 'it is built in'}")

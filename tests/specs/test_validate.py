@@ -92,6 +92,8 @@ format: jpg
         ("loras: [1]", (3, 9, "loras[0]", "1 is not a mapping")),
         ("quality: 80", (3, 10, "quality",
                          "'quality' works with `format: jpeg` or `format: webp` only")),
+        ("keep_original: true", (3, 16, "keep_original",
+                                 "'keep_original' keeps the picture before 'upscale': give one")),
         ("window: 7-9", (3, 9, "window",
                          "'7-9' is not a span of hours: write it as \"23:00-07:00\"")),
         ("not_before: 2026-02-30T00:00", (3, 13, "not_before",
