@@ -204,6 +204,7 @@ def test_where_the_model_takes_several_images_a_list_is_fine(kind: str, image: A
         {"compose": {"pack": "a", "subjects": ["b"], "variables": "c", "extra": "x"}},
         {"matrix": {"prompt": ["a", "b"], "steps": [1, 2]}},
         {"prompt": "a", "matrix": {"prompt": ["b"]}, "count": 5},
+        {"prompt": "a", "matrix": {"upscale": [2, 4]}, "keep_original": True},
         {"prompt": "a", "window": "23:00-07:00", "not_before": "2026-11-23T22:00:00.5+01:00"},
         {"prompt": "a", "window": "23:00 - 07:00", "not_before": "1970-01-01T00:00Z"},
         {"prompt": "a", "window": "22:00-24:00", "not_before": "9000-12-31T23:59Z"},
