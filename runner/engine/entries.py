@@ -110,19 +110,17 @@ _TINY = Model(
 )
 
 
-def _qwen3(transformer: int, vae: int, layers: int) -> Weights:
+def _qwen3(transformer: int, vae: int, layers: int, outside: int, read: int, made: int) -> Weights:
     """The weights of a model that reads so many layers of Qwen3-4B."""
     unread = (36 - layers) * _QWEN3_LAYER
-    return Weights(transformer, _QWEN3_4B - unread, vae, unread=unread)
+    return Weights(
+        transformer, _QWEN3_4B - unread, vae, unread=unread, outside=outside, widest=(read, made)
+    )
 
 
 _KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
 """klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
-_KLEIN_WEIGHTS = replace(
-    _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS),
-    outside=195_042_816,
-    widest=(4 * 3072, 9 * 3072),
-)
+_KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS, 195_042_816, 4 * 3072, 9 * 3072)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -159,6 +157,14 @@ _KLEIN = Model(
 )
 
 
+def _undistilled(serves: Mapping[str, Serving]) -> Mapping[str, Serving]:
+    """These of a base model, which makes more steps and is guided away from a negative prompt."""
+    return {
+        kind: replace(each, steps=50, guidance=4.0, guided=True, negative="guidance")
+        for kind, each in serves.items()
+    }
+
+
 def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) -> Model:
     """Another FLUX.2 klein: of 9 B parameters where it is not free, undistilled where guided."""
     unread = (36 - _KLEIN_LAYERS) * _QWEN3_8B_LAYER
@@ -176,12 +182,7 @@ def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) ->
         weights=weights,
         width=3072 if free else 4096,
         bytes=2 * weights.total,
-        serves={
-            kind: replace(each, steps=50, guidance=4.0, guided=True, negative="guidance")
-            if guided
-            else each
-            for kind, each in _KLEIN.serves.items()
-        },
+        serves=_undistilled(_KLEIN.serves) if guided else _KLEIN.serves,
     )
 
 
@@ -199,11 +200,7 @@ _KLEIN_KV = replace(
     },
 )
 
-_ZIMAGE_WEIGHTS = replace(
-    _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS),
-    outside=12_874_816,
-    widest=(10_240, 10_240),
-)
+_ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS, 12_874_816, 10_240, 10_240)
 _ZIMAGE = Model(
     name="z-image-turbo",
     repo="Tongyi-MAI/Z-Image-Turbo",
@@ -257,13 +254,10 @@ _ZIMAGE_CONTROL = replace(
 )
 
 _FLUX3_WEIGHTS = replace(
-    _qwen3(5_548_681_984, 84_046_115, 32),
+    _qwen3(5_548_681_984, 84_046_115, 32, 273_296_128, 3 * 3072, 6 * 3072),
     unread=415_347_712 + 4 * _QWEN3_LAYER,
-    outside=273_296_128,
-    widest=(3 * 3072, 6 * 3072),
 )
 """Of Qwen3-VL-4B the first 32 of 36 layers are read, and what sees is not."""
-_FLUX3_SERVING = Serving("Flux3KleinPipeline", 16, 1.0, guided=False)
 _FLUX3 = Model(
     name="flux3-klein",
     repo="black-forest-labs/flux-3-image-klein",
@@ -286,13 +280,8 @@ _FLUX3 = Model(
     precisions=PRECISIONS,
     loras=True,
     serves={
-        "text2img": _FLUX3_SERVING,
-        "kontext": replace(_FLUX3_SERVING, references=10),
-        "redux": replace(
-            _FLUX3_SERVING,
-            references=10,
-            words="a new picture with the subjects and in the style of the reference",
-        ),
+        kind: replace(_KLEIN.serves[kind], pipeline="Flux3KleinPipeline", steps=16, references=most)
+        for kind, most in {"text2img": 1, "kontext": 10, "redux": 10}.items()
     },
 )
 
@@ -303,10 +292,7 @@ _FLUX3_BASE = replace(
     repo="black-forest-labs/flux-3-image-klein-base",
     weights=_FLUX3_BASE_WEIGHTS,
     bytes=2 * _FLUX3_BASE_WEIGHTS.total,
-    serves={
-        kind: replace(serving, steps=50, guidance=4.0, guided=True, negative="guidance")
-        for kind, serving in _FLUX3.serves.items()
-    },
+    serves=_undistilled(_FLUX3.serves),
 )
 
 _ENTRIES = (

@@ -7,7 +7,7 @@ costs no time on the device.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
@@ -15,7 +15,7 @@ from runner.engine.hub import library as hub
 from runner.engine.hub.sources import HEAVY
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
-from runner.engine.memory.plans import Machine, MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
@@ -27,16 +27,6 @@ PRIOR = "prior "
 CONTROLNET = "controlnet"
 
 
-class Asked(NamedTuple):
-    """What a plan is made for; `precision` is "auto" where none is named."""
-
-    model: str
-    kind: str
-    precision: str
-    pixels: int
-    references: int
-
-
 @dataclass(frozen=True)
 class ResolvedTask:
     """A model that serves a kind on this machine, with the memory plan for one size.
@@ -45,7 +35,7 @@ class ResolvedTask:
     the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
     of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
     `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
-    numbers. `asked` is what the plan was made for, and by which it is kept.
+    numbers. `space` has the plan and those below it.
     """
 
     model: Model
@@ -59,7 +49,7 @@ class ResolvedTask:
     marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
-    asked: Asked
+    space: PlanSpace
     stamps: Mapping[str, list[int]]
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
@@ -75,43 +65,36 @@ class ResolvedTask:
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
-def as_published(
-    model: Model, folder: Path, single: Path | None, machine: Machine, wanted: str = "auto"
-) -> tuple[Model, str]:
-    """A model with the size of its file, and the precision to plan: `wanted`, or "stored" for auto.
+def as_published(model: Model, folder: Path, single: Path | None, device: str) -> Model:
+    """A model with the precision of the weights that are here, where that is what it computes in.
 
-    Stored are weights that were published quantised, where the device computes with them so. Raises
-    InputBad where they are in no other precision, and where the device does not know theirs.
+    Raises InputBad where the device does not know it.
     """
     scheme = checkpoints.scheme(single) if single else ""
     is_fixed = scheme == "nvfp4" or (single is None and checkpoints.is_stored(folder / HEAVY))
-    if is_fixed and wanted != "auto":
-        raise InputBad(
-            f"the weights of {model.name} were published quantised, in {scheme or 'few bits'} and"
-            f" not for {wanted}: leave `precision` out"
-        )
-    if scheme == "nvfp4" and machine.device == "mps":
+    if scheme == "nvfp4" and device == "mps":
         raise InputBad(f"{model.name} has scales in fp8, which Apple's GPU does not know")
     # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
-    if not is_fixed and (scheme, wanted, machine.device) != ("fp8r", "auto", "cuda"):
-        return model, wanted
+    if not is_fixed and (scheme, device) != ("fp8r", "cuda"):
+        return model
     if single:  # its size is not known to an entry
         model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
-    return model, "stored"
+    precisions = ("auto",) if is_fixed else model.precisions
+    return replace(model, native="stored", precisions=precisions)
 
 
 def explain_plan(library: hub.Disk, model: Model, machine: Machine) -> list[str]:
     """The plan for a model's default size and its reasons, or why there is none, to print."""
-    wanted = "auto"
+    width, height = model.sizes.default
     try:
         if not model.builtin:
             folder = library.main(model, next(iter(model.serves)))
-            model, wanted = as_published(model, folder, library.single(model), machine)
+            model = as_published(model, folder, library.single(model), machine.device)
     except ModelMissing:
         pass  # planned as its entry says
     except InputBad as error:
         return [str(error)]
-    return memory.explain_plan(model, machine, wanted, models=library.models)
+    return memory.explain_plan(PlanSpace(model, machine, width * height), library.models)
 
 
 class TaskResolver:
@@ -124,7 +107,7 @@ class TaskResolver:
         self._library = library
         self.machine = machine
         self._device = device
-        self._known: dict[Asked, ResolvedTask] = {}
+        self._known: dict[Any, ResolvedTask] = {}
         self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
@@ -139,41 +122,32 @@ class TaskResolver:
             width, height = model.sizes.default
             pixels = (task.width or width) * (task.height or height)
         references = len(task.inputs.get("image", ()))
-        asked = Asked(model.name, task.kind, task.precision, pixels, references)
-        known = self._known.get(asked)
+        space = PlanSpace(model, self.machine, pixels, task.precision, task.kind, references)
+        known = self._known.get(space.key)
         if known is None or (not model.builtin and not are_unchanged(known.stamps)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._known[asked] = self._resolve_task(model, asked)
+            known = self._known[space.key] = self._resolve_task(space)
         return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
     def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
-        asked = resolved.asked
-        is_stored = resolved.plan.precision == "stored"
-        plan = memory.after_out_of_memory(
-            resolved.plan,
-            resolved.model,
-            self.machine,
-            asked.pixels,
-            wanted="stored" if is_stored else asked.precision,
-            kind=asked.kind,
-            references=asked.references,
-        )
+        plan = memory.after_out_of_memory(resolved.plan, resolved.space)
         if plan is None:
             return None
         encoders = self._encoders(resolved.family, resolved.marks, plan)
         lowered = replace(resolved, plan=plan, encoders=encoders)
-        self._known[asked] = lowered
+        self._known[resolved.space.key] = lowered
         return lowered
 
-    def _resolve_task(self, model: Model, asked: Asked) -> ResolvedTask:
-        kind = asked.kind
+    def _resolve_task(self, space: PlanSpace) -> ResolvedTask:
+        model, kind = space.model, space.kind
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        model, precision = as_published(model, folder, single, self.machine, asked.precision)
-        plan = self._plan(model, asked._replace(precision=precision))
+        model = as_published(model, folder, single, self.machine.device)
+        space = replace(space, model=model)
+        plan = self._plan(space)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
         left_out = HEAVY if single else ""
@@ -202,15 +176,12 @@ class TaskResolver:
             marks=marks,
             plan=plan,
             encoders=self._encoders(family, marks, plan),
-            asked=asked,
+            space=space,
             stamps=before,
         )
 
-    def _plan(self, model: Model, asked: Asked) -> MemoryPlan:
-        _, kind, precision, pixels, references = asked
-        return memory.plan(
-            model, self.machine, pixels, precision, kind, references, models=self._library.models
-        )
+    def _plan(self, space: PlanSpace) -> MemoryPlan:
+        return memory.plan(space, self._library.models)
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""

@@ -63,11 +63,15 @@ def transformer(model: Model, precision: str) -> int:
     return int((count - kept) * (_NF4 if precision == "nf4" else 1)) + 2 * kept
 
 
+def beside(precision: str) -> str:
+    """The precision of a ControlNet: the transformer's, but its file is as it was published."""
+    return "bf16" if precision in ("gguf", "stored") else precision
+
+
 def controlnet(model: Model, precision: str) -> int:
     """The bytes of the layers that a ControlNet has beside the transformer; 0 without one."""
-    precision = "bf16" if precision in ("gguf", "stored") else precision
     weights = replace(model.weights, transformer=model.weights.controlnet)
-    return transformer(replace(model, weights=weights), precision)
+    return transformer(replace(model, weights=weights), beside(precision))
 
 
 def text(model: Model, precision: str) -> int:

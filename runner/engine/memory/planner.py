@@ -12,71 +12,43 @@ from dataclasses import replace
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
-from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace, in_words
+from runner.engine.memory.plans import MemoryPlan, PlanSpace, in_words
 from runner.engine.models import Model
 from runner.errors import JobFailed, OutOfMemory
 
 
-def plan(
-    model: Model,
-    machine: Machine,
-    pixels: int,
-    wanted: str = "auto",
-    kind: str = "",
-    references: int = 1,
-    *,
-    models: Mapping[str, Model] = MODEL_REGISTRY,
-) -> MemoryPlan:
-    """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.
+def plan(space: PlanSpace, models: Mapping[str, Model] = MODEL_REGISTRY) -> MemoryPlan:
+    """The first plan of a space that fits.
 
-    `references` is how many pictures a job brings, `wanted` a precision or "auto". Raises
-    OutOfMemory where nothing fits, naming one of `models` (by default the registry's) that does,
-    and InputBad where the machine cannot compute in the precision that is wanted.
+    Raises OutOfMemory where none does, naming one of `models` (by default the registry's) that
+    does, and InputBad where the machine cannot compute in the precision that is wanted.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind, references)
     chosen = _first(space)
     if chosen is None:
         raise OutOfMemory(_nothing_fits(space, models))
     return replace(chosen, reasons=_reasons(chosen, space))
 
 
-def after_out_of_memory(
-    held: MemoryPlan,
-    model: Model,
-    machine: Machine,
-    pixels: int,
-    *,
-    wanted: str,
-    kind: str = "",
-    references: int = 1,
-) -> MemoryPlan | None:
+def after_out_of_memory(held: MemoryPlan, space: PlanSpace) -> MemoryPlan | None:
     """The next plan with a lower peak than `held`, which ran out of memory; None after the last.
 
     In this order: text encoders out of the way (no pixel changes), tiles, offload, the next
     precision where none was named, and streaming.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind, references)
     for lower in space.fallbacks(held):
-        if lower.bytes < held.bytes and space.ram(lower) <= machine.ram:
+        if lower.bytes < held.bytes and space.ram(lower) <= space.machine.ram:
             return replace(lower, reasons=(*held.reasons, f"out of memory: now {lower.summary}"))
     return None
 
 
-def explain_plan(
-    model: Model,
-    machine: Machine,
-    wanted: str = "auto",
-    *,
-    models: Mapping[str, Model] = MODEL_REGISTRY,
-) -> list[str]:
-    """The plan for a model's default size and its reasons, or why there is none, to print."""
-    width, height = model.sizes.default
+def explain_plan(space: PlanSpace, models: Mapping[str, Model] = MODEL_REGISTRY) -> list[str]:
+    """The first plan that fits and its reasons, or why there is none, to print."""
     try:
-        chosen = plan(model, machine, width * height, wanted, models=models)
+        chosen = plan(space, models)
     except JobFailed as error:
         return [str(error)]
-    peak = f"{_size(chosen.bytes)} of {_size(machine.room)}"
-    return [f"{model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
+    peak = f"{_size(chosen.bytes)} of {_size(space.machine.room)}"
+    return [f"{space.model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
 
 
 def _first(space: PlanSpace) -> MemoryPlan | None:
@@ -98,7 +70,7 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
         reasons.append(f"in {precision} the model would need {_size(least)}")
     weights = _size(footprint.transformer(model, chosen.precision))
     why = "the best that fits" if space.wanted == "auto" else "as was asked"
-    if model.native or space.wanted == "stored":
+    if model.native and space.wanted == "auto":
         why = "its own precision"
     elif space.wanted == "auto" and (machine.device, chosen.precision) == ("cpu", "fp32"):
         # klein at 256 × 256 on a CPU without them: 123 s in fp32, 8 minutes in bf16.
@@ -133,14 +105,14 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
     if smallest <= machine.room:
         fitting = (plan for plan in space.candidates() if plan.bytes <= machine.room)
         short = f"{_size(min(map(space.ram, fitting)))} of RAM, and {_size(machine.ram)} are free"
-    precision = "" if space.wanted == "auto" else f" {in_words(space.wanted)}"
+    precision = "" if space.wanted == "auto" else f" in {space.wanted}"
     return f"{model.name}{precision} needs {short}: {_advice(space, models)}"
 
 
 def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
     """What to request instead: another precision, else the best other model that fits."""
     model, kind = space.model, space.kind
-    in_auto = _first(replace(space, wanted="auto")) if space.wanted != "stored" else None
+    in_auto = _first(replace(space, wanted="auto"))
     if in_auto is not None:
         return f"leave `precision` out, then it runs in {in_auto.precision}"
     kinds = {kind} if kind in model.serves else set(model.serves)

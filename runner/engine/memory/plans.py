@@ -100,6 +100,11 @@ class PlanSpace:
     kind: str = ""
     references: int = 1
 
+    @property
+    def key(self) -> tuple[str, int, str, str, int]:
+        """By which a plan is known, for one machine."""
+        return self.model.name, self.pixels, self.wanted, self.kind, self.references
+
     def candidates(self) -> Iterator[MemoryPlan]:
         """Every plan that may be chosen, the best first."""
         for placement in self._placements():
@@ -143,7 +148,7 @@ class PlanSpace:
             why = _impossible(model, machine, self.wanted)
             if why:
                 able = (each for each in model.precisions if not _impossible(model, machine, each))
-                advice = f"leave `precision` out or use {' or '.join(able)}"
+                advice = " or use ".join(filter(None, ("leave `precision` out", " or ".join(able))))
                 raise InputBad(f"{model.name} cannot run in {self.wanted} here: {why}; {advice}")
             return (self.wanted,)
         if model.single is not None and model.single.file.lower().endswith(".gguf"):
@@ -193,7 +198,7 @@ class PlanSpace:
         yield TextPlacement("stays", full)
         yield TextPlacement("in turn", full)
         if self.machine.device == "cuda":
-            if self.machine.bitsandbytes and not self.model.native:
+            if self.machine.bitsandbytes and self.model.native != "fp32":
                 yield TextPlacement("in turn", "nf4")
             yield TextPlacement("cpu", full)
 
@@ -213,7 +218,9 @@ class PlanSpace:
 
 def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:
     """Why a machine cannot hold a model in the precision `wanted`; None where it can."""
-    if wanted in ("fp32", "bf16", "stored"):
+    if model.precisions == ("auto",):
+        return "its weights were published quantised"
+    if wanted in ("fp32", "bf16"):
         return None
     if wanted == "fp8":
         return "Apple's GPU knows no fp8" if machine.device == "mps" else None

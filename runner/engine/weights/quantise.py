@@ -136,12 +136,14 @@ def _eight_bits(
     source = single or folder
     model = checkpoints.empty(cls, folder)
     layers, exact = list(fp8.matrices(model)), checkpoints.in_float32(model)
-    cast = {"fp8": fp8.cast, "int8": int8.cast}[precision]
-    compute = {"fp8": fp8.compute_in_bf16, "int8": int8.multiply_in_int8}[precision]
+    rounded, compute = {
+        "fp8": (fp8.rounded, fp8.compute_in_bf16),
+        "int8": (int8.rounded, int8.multiply_in_int8),
+    }[precision]
     compute(model)
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return cast(checkpoints.tensors(cls, folder, single), layers, exact)
+        return fp8.cast(checkpoints.tensors(cls, folder, single), layers, exact, rounded)
 
     def write(aside: Path) -> None:
         for number, shard in enumerate(checkpoints.in_shards(converted())):

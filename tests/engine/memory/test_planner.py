@@ -12,7 +12,7 @@ from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, PlanSpace
 from runner.engine.models import SingleFile
 from runner.errors import OutOfMemory
-from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
+from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, plan_for, words
 
 TINY = MODEL_REGISTRY["tiny"]
 
@@ -242,7 +242,7 @@ def test_the_plans_for_cards_that_are_asked_for_int8(model: str, kind: str) -> N
     made = {}
     for size in INT8[model, kind]:
         has = card(size, fp8=False)
-        plan = memory.plan(MODEL_REGISTRY[model], has, MEGAPIXEL, "int8", kind)
+        plan = plan_for(MODEL_REGISTRY[model], has, MEGAPIXEL, "int8", kind)
         made[size] = (words(plan), round(plan.bytes / GIB, 1))
     assert made == INT8[model, kind]
 
@@ -268,7 +268,7 @@ def test_a_step_of_a_file_that_is_taken_as_it_is_is_planned_with_what_is_rounded
 @pytest.mark.parametrize(("model", "kind"), ADA)
 def test_the_plans_for_cards_that_know_fp8(model: str, kind: str) -> None:
     made = {
-        size: words(memory.plan(MODEL_REGISTRY[model], card(size), MEGAPIXEL, kind=kind))
+        size: words(plan_for(MODEL_REGISTRY[model], card(size), MEGAPIXEL, kind=kind))
         for size in ADA[model, kind]
     }
     assert made == ADA[model, kind]
@@ -277,7 +277,7 @@ def test_the_plans_for_cards_that_know_fp8(model: str, kind: str) -> None:
 @pytest.mark.parametrize(("model", "kind"), AMPERE)
 def test_the_plans_for_cards_that_do_not_know_fp8(model: str, kind: str) -> None:
     made = {
-        size: words(memory.plan(MODEL_REGISTRY[model], card(size, fp8=False), MEGAPIXEL, kind=kind))
+        size: words(plan_for(MODEL_REGISTRY[model], card(size, fp8=False), MEGAPIXEL, kind=kind))
         for size in AMPERE[model, kind]
     }
     assert made == AMPERE[model, kind]
@@ -298,12 +298,12 @@ def test_the_plans_for_cards_that_do_not_know_fp8(model: str, kind: str) -> None
     ],
 )
 def test_the_plans_for_other_machines(machine: Machine, planned: str) -> None:
-    assert words(memory.plan(DEV, machine, MEGAPIXEL, kind="text2img")) == planned
+    assert words(plan_for(DEV, machine, MEGAPIXEL, kind="text2img")) == planned
 
 
 @pytest.mark.parametrize("machine", [Machine("cpu", 0, GIB // 2), card(1.5), card(80)])
 def test_the_built_in_model_runs_in_its_own_precision_everywhere(machine: Machine) -> None:
-    assert words(memory.plan(TINY, machine, 64 * 64)) == "fp32, text stays fp32"
+    assert words(plan_for(TINY, machine, 64 * 64)) == "fp32, text stays fp32"
 
 
 @pytest.mark.parametrize(
@@ -342,28 +342,26 @@ def test_a_single_file_is_planned_by_the_bits_that_its_name_tells() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[1] == pytest.approx(11.83, rel=0.02)
     mine = replace(DEV, single=SingleFile("flux1-dev-Q4_K_S.gguf"))
-    assert words(memory.plan(mine, card(16), MEGAPIXEL, kind="text2img")).startswith("gguf")
+    assert words(plan_for(mine, card(16), MEGAPIXEL, kind="text2img")).startswith("gguf")
 
 
 def test_a_model_that_shares_layers_with_another_is_never_streamed() -> None:
     control = MODEL_REGISTRY["z-image-control"]
     with pytest.raises(OutOfMemory, match="z-image-control needs 10.7 GiB of GPU memory, and 7.0"):
-        memory.plan(control, card(8, bitsandbytes=False), MEGAPIXEL, kind="control")
-    held = memory.plan(control, card(48), MEGAPIXEL, kind="control")
+        plan_for(control, card(8, bitsandbytes=False), MEGAPIXEL, kind="control")
+    held = plan_for(control, card(48), MEGAPIXEL, kind="control")
     placed = []
-    while lower := memory.after_out_of_memory(
-        held, control, card(48), MEGAPIXEL, wanted="auto", kind="control"
-    ):
+    space = PlanSpace(control, card(48), MEGAPIXEL, kind="control")
+    while lower := memory.after_out_of_memory(held, space):
         held = lower
         placed.append(held.placement)
     assert set(placed) == {"resident", "offload"}
 
 
 def fallbacks(machine: Machine) -> list[str]:
-    plans = [memory.plan(DEV, machine, MEGAPIXEL, kind="text2img")]
-    while plan := memory.after_out_of_memory(
-        plans[-1], DEV, machine, MEGAPIXEL, wanted="auto", kind="text2img"
-    ):
+    plans = [plan_for(DEV, machine, MEGAPIXEL, kind="text2img")]
+    space = PlanSpace(DEV, machine, MEGAPIXEL, kind="text2img")
+    while plan := memory.after_out_of_memory(plans[-1], space):
         plans.append(plan)
     return [words(plan) for plan in plans]
 
@@ -397,7 +395,7 @@ def test_no_fallback_needs_more_ram_than_there_is() -> None:
 
 
 def test_a_plan_says_why_in_plain_sentences() -> None:
-    assert memory.explain_plan(DEV, card(16)) == [
+    assert memory.explain_plan(PlanSpace(DEV, card(16), MEGAPIXEL)) == [
         "dev runs in fp8, in turn with the text encoders (bf16), decoded in tiles:"
         " about 13.5 GiB of 15.0 GiB",
         "the GPU has 15.0 GiB to use",
@@ -406,17 +404,17 @@ def test_a_plan_says_why_in_plain_sentences() -> None:
         "the text encoders, 9.1 GiB in bf16, leave before it comes, because both do not fit",
         "pictures are decoded in tiles, which takes less memory",
     ]
-    assert memory.explain_plan(DEV, card(2, ram=4))[0].startswith("dev needs")
-    assert len(memory.explain_plan(DEV, card(2, ram=4))) == 1
-    streamed = memory.plan(DEV, card(6), MEGAPIXEL, wanted="bf16").reasons
+    (refused,) = memory.explain_plan(PlanSpace(DEV, card(2, ram=4), MEGAPIXEL))
+    assert refused.startswith("dev needs")
+    streamed = plan_for(DEV, card(6), MEGAPIXEL, wanted="bf16").reasons
     assert "as was asked" in streamed[1] and "passes through the GPU" in streamed[3]
 
 
 def test_a_plan_for_a_cpu_says_why_it_is_not_bf16() -> None:
-    large = memory.Machine("cpu", 0, 128 * GIB)
+    large = Machine("cpu", 0, 128 * GIB)
     why = "most CPUs have no units for bf16, and compute in it several times slower"
-    assert any(why in each for each in memory.plan(DEV, large, MEGAPIXEL).reasons)
-    asked = memory.plan(DEV, large, MEGAPIXEL, wanted="fp32").reasons
+    assert any(why in each for each in plan_for(DEV, large, MEGAPIXEL).reasons)
+    asked = plan_for(DEV, large, MEGAPIXEL, wanted="fp32").reasons
     assert any("fp32" in each and "as was asked" in each for each in asked)
 
 
@@ -426,9 +424,10 @@ def test_planning_loads_no_torch() -> None:
 
     code = (
         "import sys; from runner.engine import registry;"
-        "from runner.engine.memory import planner as memory;"
-        "has = memory.Machine('cuda', 1 << 34, 0);"
-        "print(memory.explain_plan(registry.MODEL_REGISTRY['dev'], has)[0]);"
+        "from runner.engine.memory import planner, plans;"
+        "has = plans.Machine('cuda', 1 << 34, 0);"
+        "space = plans.PlanSpace(registry.MODEL_REGISTRY['dev'], has, 1 << 20);"
+        "print(planner.explain_plan(space)[0]);"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

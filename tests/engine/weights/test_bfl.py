@@ -14,9 +14,9 @@ import pytest
 
 from runner.engine import resolved_task
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Machine, in_words
+from runner.engine.memory.plans import Machine, PlanSpace, in_words
 from runner.engine.models import Model, Weights
-from runner.engine.resolved_task import Asked, TaskResolver, explain_plan
+from runner.engine.resolved_task import TaskResolver, explain_plan
 from runner.engine.speed import Speed
 from runner.engine.weights import bfl, checkpoints, lora_layers, loras, quantise
 from runner.errors import InputBad, ModelMissing
@@ -317,12 +317,13 @@ def test_such_a_file_is_planned_as_it_is_with_its_size_where_that_gains(
     plan = resolver.resolve(task_of("text2img", "klein")).plan
     assert plan.precision == precision
     if precision == "stored":
-        smaller = replace(entry, bytes=entry.bytes + file.stat().st_size - 64)
-        less = resolver._plan(smaller, Asked("klein", "text2img", "stored", 64 * 64, 0))
+        smaller = replace(entry, native=precision, bytes=entry.bytes + file.stat().st_size - 64)
+        less = resolver._plan(PlanSpace(smaller, resolver.machine, 64 * 64, kind="text2img"))
         assert plan.bytes - less.bytes == 64
     said = explain_plan(library, entry, resolver.machine)
     assert said[0].startswith(f"klein runs {in_words(precision)}, ")
-    with pytest.raises(InputBad, match="in nvfp4 and not") if scheme == "nvfp4" else nullcontext():
+    refused = pytest.raises(InputBad, match="published quantised; leave `precision` out$")
+    with refused if scheme == "nvfp4" else nullcontext():
         named = resolver.resolve(task_of("text2img", "klein", precision="bf16")).plan
         assert named.precision == "bf16"
 
@@ -348,7 +349,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if scheme == "fp8r":
-        kept = lambda model, *given: (model, "stored")  # noqa: E731
+        kept = lambda model, *given: replace(model, native="stored")  # noqa: E731
         monkeypatch.setattr(resolved_task, "as_published", kept)
     task = task_of("text2img", MODELS[part])
     executor = GpuThread(data, library=WithFile(data, file_of(part, scheme)), device="cpu")

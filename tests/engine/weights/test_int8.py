@@ -33,7 +33,11 @@ def layer(inputs: int = 96, outputs: int = 160, *, one_row: bool = False) -> Any
 
     held, multiplied = int8._classes()
     made = torch.nn.Linear(inputs, outputs, dtype=torch.bfloat16).requires_grad_(False)
-    state = dict(int8.cast({f"it.{n}": t for n, t in made.state_dict().items()}.items(), ["it"]))
+    state = dict(
+        fp8.cast(
+            {f"it.{n}": t for n, t in made.state_dict().items()}.items(), ["it"], (), int8.rounded
+        )
+    )
     made.__class__ = held if one_row else multiplied
     made.register_buffer("weight_scale", state["it.weight_scale"])
     made.weight = torch.nn.Parameter(state["it.weight"], requires_grad=False)
@@ -155,7 +159,9 @@ def test_weights_published_in_more_bits_give_the_same_integers() -> None:
 
     fine = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
     rounded = fine.to(torch.bfloat16)
-    one, other = (dict(int8.cast([("a.weight", each)], ["a"])) for each in (fine, rounded))
+    one, other = (
+        dict(fp8.cast([("a.weight", each)], ["a"], (), int8.rounded)) for each in (fine, rounded)
+    )
     assert all(torch.equal(one[name], other[name]) for name in ("a.weight", "a.weight_scale"))
 
 
