@@ -4,7 +4,7 @@ A kind says what a job needs. An entry says which repository and pipeline class 
 defaults, and what the model cannot do. Imports neither torch nor diffusers nor Pillow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -135,16 +135,14 @@ Aid = Estimator | Upscaler
 """What is pulled by name and serves no kind."""
 
 
-def upscaling_problem(width: int, height: int, times: int) -> str | None:
-    """Why a picture of this size cannot be made so many times as large; None where it can."""
-    longest = max(width, height)
+def upscaling_problem(sides: Sequence[int], times: int) -> str | None:
+    """Why a picture of these sides cannot be made so many times as large; None where it can."""
+    longest = max(sides, default=0)
     if times * longest <= LARGEST_SIDE:
         return None
     fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
-    return (
-        f"{width}×{height} would become {width * times}×{height * times}, and a side has at most"
-        f" {LARGEST_SIDE} pixels: {fits}"
-    )
+    size, large = ("×".join(str(side * each) for side in sides) for each in (1, times))
+    return f"{size} would become {large}, and a side has at most {LARGEST_SIDE} pixels: {fits}"
 
 
 @dataclass(frozen=True)

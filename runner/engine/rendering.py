@@ -122,7 +122,7 @@ class Renderer:
         self._pipelines.forget()
 
     def _net(self, task: ImageTask) -> upscaling.Net | None:
-        """What enlarges the picture of a task; absent weights are told before others are loaded."""
+        """What enlarges the picture of a task; its absence is told before a model is loaded."""
         library = self._pipelines.library
         model = library.models[task.model]
         return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
@@ -174,7 +174,7 @@ class Renderer:
         if task.inputs:
             on_progress(Phase.PREPROCESSING, 0, 0)
         prepared = kind.prepare(task, model.sizes_for(task.kind))
-        if problem := upscaling_problem(*prepared.finished, task.upscale):
+        if problem := upscaling_problem(prepared.finished, task.upscale):
             raise InputBad(problem)
         estimator = model.serves[task.kind].estimator
         if prepared.depth_of is None or estimator is None:

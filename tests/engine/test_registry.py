@@ -139,6 +139,9 @@ def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_
          " `upscale: 2` fits")
     ]  # fmt: skip
     assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    follows = {"kind": "kontext", "model": "klein", "image": "a.png", "prompt": "a", "height": 1040}
+    ((_, told),) = problems({**follows, "upscale": 4})
+    assert told.startswith("1040 would become 4160, and")
     assert paths(**large, matrix={"upscale": [2, 4]}) == ["matrix.upscale.1"]
     one_side = {"kind": "kontext", "model": "klein", "height": 1040}
     assert (paths(**one_side, upscale=2), paths(**one_side, upscale=4)) == ([], ["upscale"])

@@ -5,7 +5,7 @@
     int8    8 bits a weight, and products of 8-bit integers; likewise
     nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
     gguf    a file that was published quantised, as it is
-    stored  a folder or a file of BFL's that was published quantised, as it is
+    stored  a folder that was published quantised, or a file of BFL's (fp8r on CUDA), as it is
 
 Kept weights give the same numbers as fresh ones. Never fetches anything and never chooses the
 precision.
