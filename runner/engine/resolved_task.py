@@ -5,6 +5,7 @@ costs no time on the device.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,14 @@ def explain_plan(library: hub.Disk, model: Model, machine: Machine) -> list[str]
     width, height = model.sizes.default
     try:
         if not model.builtin:
-            folder = library.main(model, next(iter(model.serves)))
-            model = as_published(model, folder, library.single(model), machine.device)
-    except ModelMissing:
-        pass  # planned as its entry says
-    except InputBad as error:
+            with suppress(ModelMissing):  # planned as its entry says
+                folder = library.main(model, next(iter(model.serves)))
+                model = as_published(model, folder, library.single(model), machine.device)
+        chosen = memory.plan(PlanSpace(model, machine, width * height), library.models)
+    except JobFailed as error:
         return [str(error)]
-    return memory.explain_plan(PlanSpace(model, machine, width * height), library.models)
+    peak = f"{memory.size_text(chosen.bytes)} of {memory.size_text(machine.room)}"
+    return [f"{model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
 
 
 class TaskResolver:

@@ -14,7 +14,7 @@ from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
 from runner.engine.memory.plans import MemoryPlan, PlanSpace, in_words
 from runner.engine.models import Model
-from runner.errors import JobFailed, OutOfMemory
+from runner.errors import OutOfMemory
 
 
 def plan(space: PlanSpace, models: Mapping[str, Model] = MODEL_REGISTRY) -> MemoryPlan:
@@ -41,16 +41,6 @@ def after_out_of_memory(held: MemoryPlan, space: PlanSpace) -> MemoryPlan | None
     return None
 
 
-def explain_plan(space: PlanSpace, models: Mapping[str, Model] = MODEL_REGISTRY) -> list[str]:
-    """The first plan that fits and its reasons, or why there is none, to print."""
-    try:
-        chosen = plan(space, models)
-    except JobFailed as error:
-        return [str(error)]
-    peak = f"{_size(chosen.bytes)} of {_size(space.machine.room)}"
-    return [f"{space.model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
-
-
 def _first(space: PlanSpace) -> MemoryPlan | None:
     room, ram = space.machine.room, space.machine.ram
     fitting = (p for p in space.candidates() if p.bytes <= room and space.ram(p) <= ram)
@@ -61,14 +51,14 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
     """Why this plan and no better one, in plain sentences."""
     model, machine = space.model, space.machine
     where = "this machine" if machine.device == "cpu" else "the GPU"
-    reasons = [f"{where} has {_size(machine.room)} to use"]
+    reasons = [f"{where} has {size_text(machine.room)} to use"]
     for precision in space.precisions():
         if precision == chosen.precision:
             break
         resident = (each for each in space.candidates() if each.placement == "resident")
         least = min(each.bytes for each in resident if each.precision == precision)
-        reasons.append(f"in {precision} the model would need {_size(least)}")
-    weights = _size(footprint.transformer(model, chosen.precision))
+        reasons.append(f"in {precision} the model would need {size_text(least)}")
+    weights = size_text(footprint.transformer(model, chosen.precision))
     why = "the best that fits" if space.wanted == "auto" else "as was asked"
     if model.native and space.wanted == "auto":
         why = "its own precision"
@@ -76,7 +66,7 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
         # klein at 256 × 256 on a CPU without them: 123 s in fp32, 8 minutes in bf16.
         why = "most CPUs have no units for bf16, and compute in it several times slower"
     reasons.append(f"the transformer is held {in_words(chosen.precision)}, {weights}: {why}")
-    text = _size(footprint.text(model, chosen.text_precision))
+    text = size_text(footprint.text(model, chosen.text_precision))
     why = _WHY_TEXT[chosen.text]
     reasons.append(f"the text encoders, {text} in {chosen.text_precision}, {why}")
     if chosen.placement in _WHY_PLACED:
@@ -101,10 +91,11 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
     model, machine = space.model, space.machine
     what = "memory" if machine.device == "cpu" else "GPU memory"
     smallest = min(candidate.bytes for candidate in space.candidates())
-    short = f"{_size(smallest)} of {what}, and {_size(machine.room)} are to be had"
+    short = f"{size_text(smallest)} of {what}, and {size_text(machine.room)} are to be had"
     if smallest <= machine.room:
         fitting = (plan for plan in space.candidates() if plan.bytes <= machine.room)
-        short = f"{_size(min(map(space.ram, fitting)))} of RAM, and {_size(machine.ram)} are free"
+        least = size_text(min(map(space.ram, fitting)))
+        short = f"{least} of RAM, and {size_text(machine.ram)} are free"
     precision = "" if space.wanted == "auto" else f" in {space.wanted}"
     return f"{model.name}{precision} needs {short}: {_advice(space, models)}"
 
@@ -130,5 +121,6 @@ def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
     return smaller
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes in GiB or MiB, to print."""
     return f"{count / footprint.GIB:.1f} GiB" if count >= 2**27 else f"{count / 2**20:.0f} MiB"

@@ -29,7 +29,7 @@ _SETTLED = "_fluxdrop_settled"
 _SMALL_ENCODER = 2**30
 """Published bytes below which a text encoder is not quantised."""
 
-_SHARE_OF_SOURCE = {"fp8": 0.6, "int8": 0.6, "nf4": 0.5}
+_SHARE_OF_SOURCE = 0.6
 """A bound on the quantised size as a share of the published one, which is bf16 or larger."""
 
 
@@ -163,7 +163,7 @@ def _eight_bits(
     kept = KeptFolder(store, source, mark, precision, _RECIPES[precision])
     if (filled := _read_back(kept, read)) is not None:
         return filled
-    if _make(kept, source, precision, write):
+    if kept.make(int(_SHARE_OF_SOURCE * checkpoints.size(source)), write):
         return read()
     return fill({name: tensor.to(device) for name, tensor in converted()})
 
@@ -214,13 +214,8 @@ def _nf4_kept(
     model = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
     if model is None:
         model = fresh()
-        _make(kept, source, "nf4", model.save_pretrained)
+        kept.make(int(_SHARE_OF_SOURCE * checkpoints.size(source)), model.save_pretrained)
     return model
-
-
-def _make(kept: KeptFolder, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
-    """Write a kept folder, if the disk has room for it."""
-    return kept.make(int(_SHARE_OF_SOURCE[precision] * checkpoints.size(source)), write)
 
 
 def _read_back(kept: KeptFolder, read: Callable[[], Any]) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from runner.engine.entries import MODEL_REGISTRY
+from runner.engine.hub.library import Disk
 from runner.engine.memory import footprint
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, PlanSpace
 from runner.engine.models import SingleFile
+from runner.engine.resolved_task import explain_plan
 from runner.errors import OutOfMemory
 from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, plan_for, words
 
@@ -394,8 +397,8 @@ def test_no_fallback_needs_more_ram_than_there_is() -> None:
     ]
 
 
-def test_a_plan_says_why_in_plain_sentences() -> None:
-    assert memory.explain_plan(PlanSpace(DEV, card(16), MEGAPIXEL)) == [
+def test_a_plan_says_why_in_plain_sentences(tmp_path: Path) -> None:
+    assert explain_plan(Disk(tmp_path), DEV, card(16)) == [
         "dev runs in fp8, in turn with the text encoders (bf16), decoded in tiles:"
         " about 13.5 GiB of 15.0 GiB",
         "the GPU has 15.0 GiB to use",
@@ -404,7 +407,7 @@ def test_a_plan_says_why_in_plain_sentences() -> None:
         "the text encoders, 9.1 GiB in bf16, leave before it comes, because both do not fit",
         "pictures are decoded in tiles, which takes less memory",
     ]
-    (refused,) = memory.explain_plan(PlanSpace(DEV, card(2, ram=4), MEGAPIXEL))
+    (refused,) = explain_plan(Disk(tmp_path), DEV, card(2, ram=4))
     assert refused.startswith("dev needs")
     streamed = plan_for(DEV, card(6), MEGAPIXEL, wanted="bf16").reasons
     assert "as was asked" in streamed[1] and "passes through the GPU" in streamed[3]
@@ -427,8 +430,8 @@ def test_planning_loads_no_torch() -> None:
         "from runner.engine.memory import planner, plans;"
         "has = plans.Machine('cuda', 1 << 34, 0);"
         "space = plans.PlanSpace(registry.MODEL_REGISTRY['dev'], has, 1 << 20);"
-        "print(planner.explain_plan(space)[0]);"
+        "print(planner.plan(space).summary);"
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("dev runs")
+    assert done.returncode == 0 and done.stdout.startswith("in fp8")
