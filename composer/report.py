@@ -87,7 +87,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     pixels = 0
     for item in plan.items():
         width, height = item.parameters.get("width"), item.parameters.get("height")
-        pixels += int(width or 1024) * int(height or 1024)
+        times = int(item.parameters.get("upscale", 1))
+        kept = times > 1 and bool(plan.spec.get("keep_original"))
+        pixels += int(width or 1024) * int(height or 1024) * (times**2 + kept)
         items.append(
             {
                 **item.entry.named(),

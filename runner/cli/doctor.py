@@ -177,9 +177,10 @@ def _devices(home: Home) -> Iterator[Finding]:
 def _weights(home: Home) -> Iterator[Finding]:
     """Which models are here, and how each would be held; without any, those that are usual."""
     from runner.engine.custom_entries import models_of, upscaler_of
-    from runner.engine.hub.library import aid_absence, present
-    from runner.engine.memory import machine, planner
+    from runner.engine.hub.library import Disk, aid_absence, present
+    from runner.engine.memory import machine
     from runner.engine.registry import default_model
+    from runner.engine.resolved_task import explain_plan
 
     models = models_of(home.settings)
     here = [name for name, model in models.items() if present(model, home.data)]
@@ -196,7 +197,7 @@ def _weights(home: Home) -> Iterator[Finding]:
     own = [name for name in here if not models[name].builtin]
     has = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
     for name in own or [name for name in usual if name in models]:
-        plan, *why = planner.explain_plan(models[name], has, models=models)
+        plan, *why = explain_plan(Disk(home.data, models), models[name], has)
         fits = bool(why)
         remedy = None if fits or name not in own else "see `fluxdrop models` for another one"
         yield Finding("memory", remedy is None, plan, remedy, tuple(why))

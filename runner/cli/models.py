@@ -11,6 +11,7 @@ from typing import Any
 from runner import exit_codes
 from runner.cli.output import add_verb, print_json, print_message, show
 from runner.engine.custom_entries import aids_of, models_of, upscaler_of
+from runner.engine.hub.library import Disk
 from runner.engine.hub.sources import Layout, Source, aid_source, sources
 from runner.engine.models import Model
 from runner.errors import UsageProblem
@@ -58,9 +59,9 @@ def run_models(options: argparse.Namespace) -> int:
             f"{row['name']:<{widest}} {kinds:<39} {_size_text(row['bytes']):>8}  {here:<14}"
             f" {row['licence']}{gated}"
         )
-    for licence, conditions in {row["licence"]: row["conditions"] for row in rows}.items():
-        if conditions:
-            show(f"{licence} is {conditions}")
+    conditions = {row["licence"]: row["conditions"] for row in rows if row["conditions"]}
+    for licence, condition in conditions.items():
+        show(f"{licence} is {condition}")
     show("* the model of specs that name none; `fluxdrop models pull NAME` fetches a model")
     return 0
 
@@ -71,9 +72,10 @@ def run_pull(options: argparse.Namespace) -> int:
     home.prepare()
     targets = _targets(options, home)
     models = models_of(home.settings)
-    for model in (models[name] for name in targets if name in models):
-        if model.conditions and not options.json:
-            print_message(f"{model.name}: {model.licence} is {model.conditions}")
+    conditions = {name: models[name].conditions or None for name in targets if name in models}
+    for name, condition in conditions.items():
+        if condition and not options.json:
+            print_message(f"{name}: {models[name].licence} is {condition}")
     again = " ".join(["fluxdrop models pull", *targets])
     again += f" --file {options.file}" if options.file else ""
     from runner.cli.pull_progress import Pulling
@@ -86,7 +88,8 @@ def run_pull(options: argparse.Namespace) -> int:
             return exit_codes.INTERRUPTED
     ok = all(row["ok"] for row in rows)
     if options.json:
-        print_json({"ok": ok, "models": rows})
+        told = [{**row, "conditions": conditions.get(row["name"])} for row in rows]
+        print_json({"ok": ok, "models": told})
     for row in rows if not options.json else ():
         if row["ok"]:
             show(f"{row['name']} is here: {row['path'] or 'it is built in'}")
@@ -113,11 +116,12 @@ def run_check(options: argparse.Namespace) -> int:
         expected = options.names or result.here or name in named
         plan: list[str] = []
         if options.names and name in models:
-            from runner.engine.memory import machine, planner
+            from runner.engine.memory import machine
+            from runner.engine.resolved_task import explain_plan
 
             # How the model would be held on this machine, and why. Imports torch.
             measured = machine.measure(home.settings.device, home.settings.gpu_memory_gb)
-            plan = planner.explain_plan(models[name], measured, models=models)
+            plan = explain_plan(Disk(home.data, models), models[name], measured)
         rows.append({
             "name": name,
             "ok": result.ok or not expected,

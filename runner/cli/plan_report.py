@@ -60,7 +60,8 @@ def _time_estimate(plan: Plan, home: Home) -> dict[str, Any]:
         sides = {name: item.parameters.get(name) for name in ("width", "height")}
         size = {name: side and side * times for name, side in sides.items()}
         steps = passes({"kind": kind, **item.parameters})
-        groups[Like(kind, str(item.parameters.get("model")), **size, steps=steps)] += 1
+        model = str(item.parameters.get("model"))
+        groups[Like(kind, model, **size, steps=steps, upscale=times)] += 1
     gallery = Gallery(home.data / FOLDER)
     measurements = []
     try:

@@ -61,7 +61,10 @@ def _flux1(
 ) -> Model:
     """A FLUX.1 repository: bfloat16 weights, so two bytes for each parameter."""
     prior = sum(serving.prior.bytes // 2 for serving in serves.values() if serving.prior)
-    weights = Weights(transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior)
+    weights = Weights(
+        transformer, 4_762_310_656 + 123_060_480, _FLUX1_VAE, prior,
+        outside=transformer - 11_834_228_736, widest=(5 * 3072, 6 * 3072),
+    )  # fmt: skip
     return Model(
         name=name,
         repo=f"black-forest-labs/{repo}",
@@ -107,15 +110,17 @@ _TINY = Model(
 )
 
 
-def _qwen3(transformer: int, vae: int, layers: int) -> Weights:
+def _qwen3(transformer: int, vae: int, layers: int, outside: int, read: int, made: int) -> Weights:
     """The weights of a model that reads so many layers of Qwen3-4B."""
     unread = (36 - layers) * _QWEN3_LAYER
-    return Weights(transformer, _QWEN3_4B - unread, vae, unread=unread)
+    return Weights(
+        transformer, _QWEN3_4B - unread, vae, unread=unread, outside=outside, widest=(read, made)
+    )
 
 
 _KLEIN_LAYERS, _ZIMAGE_LAYERS = 27, 35
 """klein reads the states after layers 9, 18 and 27, Z-Image those before the last."""
-_KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS)
+_KLEIN_WEIGHTS = _qwen3(3_875_544_576, 84_046_115, _KLEIN_LAYERS, 195_042_816, 4 * 3072, 9 * 3072)
 _KLEIN = Model(
     name="klein",
     repo="black-forest-labs/FLUX.2-klein-4B",
@@ -152,10 +157,21 @@ _KLEIN = Model(
 )
 
 
+def _undistilled(serves: Mapping[str, Serving]) -> Mapping[str, Serving]:
+    """These of a base model, which makes more steps and is guided away from a negative prompt."""
+    return {
+        kind: replace(each, steps=50, guidance=4.0, guided=True, negative="guidance")
+        for kind, each in serves.items()
+    }
+
+
 def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) -> Model:
     """Another FLUX.2 klein: of 9 B parameters where it is not free, undistilled where guided."""
     unread = (36 - _KLEIN_LAYERS) * _QWEN3_8B_LAYER
-    large = Weights(9_078_581_248, _QWEN3_8B - unread, _KLEIN_WEIGHTS.vae, unread=unread)
+    large = Weights(
+        9_078_581_248, _QWEN3_8B - unread, _KLEIN_WEIGHTS.vae, unread=unread,
+        outside=354_428_928, widest=(4 * 4096, 9 * 4096),
+    )  # fmt: skip
     weights = _KLEIN_WEIGHTS if free else large
     return replace(
         _KLEIN,
@@ -166,12 +182,7 @@ def _klein(name: str, repo: str, *, guided: bool = False, free: bool = False) ->
         weights=weights,
         width=3072 if free else 4096,
         bytes=2 * weights.total,
-        serves={
-            kind: replace(each, steps=50, guidance=4.0, guided=True, negative="guidance")
-            if guided
-            else each
-            for kind, each in _KLEIN.serves.items()
-        },
+        serves=_undistilled(_KLEIN.serves) if guided else _KLEIN.serves,
     )
 
 
@@ -189,7 +200,7 @@ _KLEIN_KV = replace(
     },
 )
 
-_ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS)
+_ZIMAGE_WEIGHTS = _qwen3(6_154_908_736, _FLUX1_VAE, _ZIMAGE_LAYERS, 12_874_816, 10_240, 10_240)
 _ZIMAGE = Model(
     name="z-image-turbo",
     repo="Tongyi-MAI/Z-Image-Turbo",
@@ -243,10 +254,10 @@ _ZIMAGE_CONTROL = replace(
 )
 
 _FLUX3_WEIGHTS = replace(
-    _qwen3(5_548_681_984, 84_046_115, 32), unread=415_347_712 + 4 * _QWEN3_LAYER
+    _qwen3(5_548_681_984, 84_046_115, 32, 273_296_128, 3 * 3072, 6 * 3072),
+    unread=415_347_712 + 4 * _QWEN3_LAYER,
 )
 """Of Qwen3-VL-4B the first 32 of 36 layers are read, and what sees is not."""
-_FLUX3_SERVING = Serving("Flux3KleinPipeline", 16, 1.0, guided=False)
 _FLUX3 = Model(
     name="flux3-klein",
     repo="black-forest-labs/flux-3-image-klein",
@@ -269,27 +280,19 @@ _FLUX3 = Model(
     precisions=PRECISIONS,
     loras=True,
     serves={
-        "text2img": _FLUX3_SERVING,
-        "kontext": replace(_FLUX3_SERVING, references=10),
-        "redux": replace(
-            _FLUX3_SERVING,
-            references=10,
-            words="a new picture with the subjects and in the style of the reference",
-        ),
+        kind: replace(_KLEIN.serves[kind], pipeline="Flux3KleinPipeline", steps=16, references=most)
+        for kind, most in {"text2img": 1, "kontext": 10, "redux": 10}.items()
     },
 )
 
-_FLUX3_BASE_WEIGHTS = replace(_FLUX3_WEIGHTS, transformer=5_538_458_368)
+_FLUX3_BASE_WEIGHTS = replace(_FLUX3_WEIGHTS, transformer=5_538_458_368, outside=263_072_512)
 _FLUX3_BASE = replace(
     _FLUX3,
     name="flux3-klein-base",
     repo="black-forest-labs/flux-3-image-klein-base",
     weights=_FLUX3_BASE_WEIGHTS,
     bytes=2 * _FLUX3_BASE_WEIGHTS.total,
-    serves={
-        kind: replace(serving, steps=50, guidance=4.0, guided=True, negative="guidance")
-        for kind, serving in _FLUX3.serves.items()
-    },
+    serves=_undistilled(_FLUX3.serves),
 )
 
 _ENTRIES = (

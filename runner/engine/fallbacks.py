@@ -17,18 +17,16 @@ from runner.engine.weights.pipeline_cache import PipelineCache
 log = logging.getLogger(__name__)
 
 
-def attempts(
-    pipelines: PipelineCache, resolved: ResolvedTask, pixels: int
-) -> Iterator[ResolvedTask]:
+def attempts(pipelines: PipelineCache, resolved: ResolvedTask) -> Iterator[ResolvedTask]:
     """What to make an image on, until one attempt has enough memory: first on `resolved` itself.
 
-    `pixels` is the picture's area. No error of an attempt may be held when the next one is asked
-    for: it would keep the tensors of its traceback alive.
+    No error of an attempt may be held when the next one is asked for: it would keep the tensors of
+    its traceback alive.
     """
     yield resolved
     pipelines.clear()
     log.warning("out of memory: trying again on a device that holds nothing else")
     yield resolved
-    while (lower := pipelines.lower(resolved, pixels)) is not None:
+    while (lower := pipelines.lower(resolved)) is not None:
         log.warning("out of memory: trying %s", lower.plan.summary)
         yield (resolved := lower)

@@ -181,6 +181,10 @@ def pipeline() -> Any:
             try:
                 return inner(output="latents", **given)
             except _Halted as halted:
-                raise halted.reason from None
+                reason = halted.reason
+            try:
+                raise reason  # in the handler, each would keep the other and all tensors alive
+            finally:
+                del reason
 
     return Flux3KleinPipeline

@@ -4,7 +4,7 @@ A kind says what a job needs. An entry says which repository and pipeline class 
 defaults, and what the model cannot do. Imports neither torch nor diffusers nor Pillow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -135,16 +135,14 @@ Aid = Estimator | Upscaler
 """What is pulled by name and serves no kind."""
 
 
-def upscaling_problem(width: int, height: int, times: int) -> str | None:
-    """Why a picture of this size cannot be made so many times as large; None where it can."""
-    longest = max(width, height)
+def upscaling_problem(sides: Sequence[int], times: int) -> str | None:
+    """Why a picture of these sides cannot be made so many times as large; None where it can."""
+    longest = max(sides, default=0)
     if times * longest <= LARGEST_SIDE:
         return None
     fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
-    return (
-        f"{width}×{height} would become {width * times}×{height * times}, and a side has at most"
-        f" {LARGEST_SIDE} pixels: {fits}"
-    )
+    size, large = ("×".join(str(side * each) for side in sides) for each in (1, times))
+    return f"{size} would become {large}, and a side has at most {LARGEST_SIDE} pixels: {fits}"
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,9 @@ class Weights:
 
     `text` counts all text encoders together, `prior` what a prior stage adds to them, `controlnet`
     its own layers. `unread` is what lies in the files of the text encoders and is not loaded.
-    `kept` are bytes: what a step in bf16 holds of each token beside what every model does.
+    `outside` is all of the transformer but the matrices of its repeated blocks, which alone are
+    quantised; `widest` are the most inputs of one of these, and the outputs of the largest. `kept`
+    are bytes: what a step in bf16 holds of each token beside what every model does.
     """
 
     transformer: int
@@ -208,6 +208,8 @@ class Weights:
     unread: int = 0
     controlnet: int = 0
     kept: int = 0
+    outside: int = 0
+    widest: tuple[int, int] = (0, 0)
 
     @property
     def others(self) -> int:

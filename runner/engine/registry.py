@@ -24,7 +24,9 @@ KINDS: Mapping[str, Kind] = {
 }
 
 # What other programs put around the names of models, and write into prompts.
-_FLUX = re.compile(r"^(?:.*/)?flux[\d.]*[-_. ]*|-4b$")
+_FLUX = re.compile(
+    r"^(?:.*/)?(?:flux(?!.?3)[\d.]*[-_. ]*)?|(?<=flux)[-_. ](?=3)|(?<=3-)image-|-4b$"
+)
 _SYNTAX = re.compile(r"<(?:lora|lyco):[^<>]*>|\([^()]+:\d*\.\d+\)")
 
 Finding = tuple[str, str]
@@ -50,7 +52,9 @@ def default_model(
     if kind == "control":
         varied = (spec.get("matrix") or {}).get("control") or [spec.get("control", "canny")]
         made_for = {CONTROL_DEFAULTS.get(str(each), "") for each in varied}
-        return next(filter(is_here, made_for if len(made_for) == 1 else ()), DEFAULTS[kind])
+        weighed = "strength" in {**spec, **(spec.get("matrix") or {})}  # which only one model can
+        one = made_for if len(made_for) == 1 and not weighed else ()
+        return next(filter(is_here, one), DEFAULTS[kind])
     if kind == "text2img" and spec.get("image"):
         return IMG2IMG_DEFAULT
     return DEFAULTS.get(kind, "")
@@ -197,7 +201,7 @@ def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterato
     width, height = _size(spec, kind, model)
     known, times = [side for side in (width, height) if side], int(spec.get("upscale", 1))
     # Of a size that follows the input image the rest is seen when that is opened.
-    if times > 1 and known and (message := upscaling_problem(known[0], known[-1], times)):
+    if times > 1 and (message := upscaling_problem(known, times)):
         yield "upscale", message
     sides = [side for side in ("width", "height") if spec.get(side)]
     if not sides:

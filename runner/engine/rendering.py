@@ -54,14 +54,22 @@ class Renderer:
         began = time.monotonic()
         on_progress = partial(self._progress, task, on_event)
 
-        def attempt(resolved: ResolvedTask) -> tuple[Image, Stages, Piece, tuple[str, ...]]:
+        def attempt(resolved: ResolvedTask) -> Rendered:
             encoded = self._prompts.encoded(resolved, task, sign, on_progress)
             with sign.not_counted():
                 stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
                 lora_warnings = loras.apply(stages.main, task.loras)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(stages, [piece], sign, on_progress)[0]
-            return image, stages, piece, (*encoded.warnings, *lora_warnings)
+            warnings = (*encoded.warnings, *lora_warnings)
+            if resolved.plan is not first.plan:
+                ran_out = f"the device ran out of memory {first.plan.summary}"
+                warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
+            seconds = time.monotonic() - began - sign.given_back
+            on_tile = partial(_before_tile, sign, on_progress)
+            rendered = self._rendered(piece, image, seconds, stages, warnings, net, on_tile)
+            self.batching.record(stages, resolved, piece, seconds)
+            return rendered
 
         sign.check()
         prepared, net = self._prepared(task, on_progress), self._net(task)
@@ -69,22 +77,12 @@ class Renderer:
         pixels = prepared.width * prepared.height
         with sign.not_counted():
             first = self._pipelines.resolve(task, pixels, partial(on_progress, Phase.LOADING))
-        for resolved in fallbacks.attempts(self._pipelines, first, pixels):
+        for resolved in fallbacks.attempts(self._pipelines, first):
             try:
-                image, stages, piece, warnings = attempt(resolved)
-                break
+                return attempt(resolved)
             except OutOfMemory as error:
                 message = str(error)
-        else:
-            raise OutOfMemory(message)
-        if resolved.plan is not first.plan:
-            ran_out = f"the device ran out of memory with {first.plan.summary}"
-            warnings += (f"{ran_out}; this was made {resolved.plan.summary}",)
-        seconds = time.monotonic() - began - sign.given_back
-        on_tile = partial(_before_tile, sign, on_progress)
-        rendered = self._rendered(piece, image, seconds, stages, warnings, net, on_tile)
-        self.batching.record(stages, resolved, piece, seconds)
-        return rendered
+        raise OutOfMemory(message)
 
     def render_batch(
         self, tasks: Sequence[ImageTask], sign: StopSign, on_event: OnEvent
@@ -124,7 +122,7 @@ class Renderer:
         self._pipelines.forget()
 
     def _net(self, task: ImageTask) -> upscaling.Net | None:
-        """What enlarges the picture of a task; absent weights are told before others are loaded."""
+        """What enlarges the picture of a task; its absence is told before a model is loaded."""
         library = self._pipelines.library
         model = library.models[task.model]
         return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
@@ -176,7 +174,7 @@ class Renderer:
         if task.inputs:
             on_progress(Phase.PREPROCESSING, 0, 0)
         prepared = kind.prepare(task, model.sizes_for(task.kind))
-        if problem := upscaling_problem(*prepared.finished, task.upscale):
+        if problem := upscaling_problem(prepared.finished, task.upscale):
             raise InputBad(problem)
         estimator = model.serves[task.kind].estimator
         if prepared.depth_of is None or estimator is None:

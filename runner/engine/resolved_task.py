@@ -5,8 +5,10 @@ costs no time on the device.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from runner.engine.families import FAMILIES
 from runner.engine.families.base import Family
@@ -14,12 +16,12 @@ from runner.engine.hub import library as hub
 from runner.engine.hub.sources import HEAVY
 from runner.engine.kinds.base import Kind
 from runner.engine.memory import planner as memory
-from runner.engine.memory.plans import Machine, MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
 from runner.engine.models import Model, Serving
 from runner.engine.registry import KINDS
 from runner.engine.weights import checkpoints
 from runner.engine.weights.fingerprint import KIND, Hashes, are_unchanged, combined, stamps, weights
-from runner.errors import JobFailed
+from runner.errors import InputBad, JobFailed, ModelMissing
 from runner.task import ImageTask
 
 PRIOR = "prior "
@@ -34,7 +36,7 @@ class ResolvedTask:
     the folder of a ControlNet's configuration and the file of its weights. `marks` are the hashes
     of the components by name, the prior's behind `PRIOR`; pipelines may share those of equal hash.
     `encoders` names the text stage: it is equal for two tasks whose prompts are encoded to the same
-    numbers. `wanted` is the precision of the task, "auto" where none is named.
+    numbers. `space` has the plan and those below it.
     """
 
     model: Model
@@ -48,7 +50,7 @@ class ResolvedTask:
     marks: Mapping[str, str]
     plan: MemoryPlan
     encoders: str
-    wanted: str
+    space: PlanSpace
     stamps: Mapping[str, list[int]]
     """Of the weights' files: others mean that the model was replaced under its own name."""
 
@@ -64,6 +66,39 @@ class ResolvedTask:
         return prior.max_sequence_length if prior else self.model.max_sequence_length
 
 
+def as_published(model: Model, folder: Path, single: Path | None, device: str) -> Model:
+    """A model with the precision of the weights that are here, where that is what it computes in.
+
+    Raises InputBad where the device does not know it.
+    """
+    scheme = checkpoints.scheme(single) if single else ""
+    is_fixed = scheme == "nvfp4" or (single is None and checkpoints.is_stored(folder / HEAVY))
+    if scheme == "nvfp4" and device == "mps":
+        raise InputBad(f"{model.name} has scales in fp8, which Apple's GPU does not know")
+    # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
+    if not is_fixed and (scheme, device) != ("fp8r", "cuda"):
+        return model
+    if single:  # its size is not known to an entry
+        model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
+    precisions = ("auto",) if is_fixed else model.precisions
+    return replace(model, native="stored", precisions=precisions)
+
+
+def explain_plan(library: hub.Disk, model: Model, machine: Machine) -> list[str]:
+    """The plan for a model's default size and its reasons, or why there is none, to print."""
+    width, height = model.sizes.default
+    try:
+        if not model.builtin:
+            with suppress(ModelMissing):  # planned as its entry says
+                folder = library.main(model, next(iter(model.serves)))
+                model = as_published(model, folder, library.single(model), machine.device)
+        chosen = memory.plan(PlanSpace(model, machine, width * height), library.models)
+    except JobFailed as error:
+        return [str(error)]
+    peak = f"{memory.size_text(chosen.bytes)} of {memory.size_text(machine.room)}"
+    return [f"{model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
+
+
 class TaskResolver:
     """Resolves tasks and keeps the results; used by one thread.
 
@@ -74,7 +109,7 @@ class TaskResolver:
         self._library = library
         self.machine = machine
         self._device = device
-        self._known: dict[tuple[str, str, str, int], ResolvedTask] = {}
+        self._known: dict[Any, ResolvedTask] = {}
         self.hashes = Hashes(library.data / "cache" / "hashes.json")
 
     def resolve(self, task: ImageTask, pixels: int | None = None) -> ResolvedTask:
@@ -88,42 +123,33 @@ class TaskResolver:
         if pixels is None:
             width, height = model.sizes.default
             pixels = (task.width or width) * (task.height or height)
-        key = (model.name, task.kind, task.precision, pixels)
-        known = self._known.get(key)
+        references = len(task.inputs.get("image", ()))
+        space = PlanSpace(model, self.machine, pixels, task.precision, task.kind, references)
+        known = self._known.get(space.key)
         if known is None or (not model.builtin and not are_unchanged(known.stamps)):
             if len(self._known) >= 512:
                 self._known.clear()
-            known = self._known[key] = self._resolve_task(model, task.kind, task.precision, pixels)
+            known = self._known[space.key] = self._resolve_task(space)
         return replace(known, serving=model.serves[task.kind].starting_from(task.inputs))
 
-    def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
+    def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """The same with the next lower plan, kept for later tasks too; None after the last plan."""
-        is_stored = resolved.plan.precision == "stored"
-        plan = memory.after_out_of_memory(
-            resolved.plan,
-            resolved.model,
-            self.machine,
-            pixels,
-            wanted="stored" if is_stored else resolved.wanted,
-            kind=resolved.kind.name,
-        )
+        plan = memory.after_out_of_memory(resolved.plan, resolved.space)
         if plan is None:
             return None
         encoders = self._encoders(resolved.family, resolved.marks, plan)
         lowered = replace(resolved, plan=plan, encoders=encoders)
-        self._known[resolved.model.name, resolved.kind.name, resolved.wanted, pixels] = lowered
+        self._known[resolved.space.key] = lowered
         return lowered
 
-    def _resolve_task(self, model: Model, kind: str, wanted: str, pixels: int) -> ResolvedTask:
+    def _resolve_task(self, space: PlanSpace) -> ResolvedTask:
+        model, kind = space.model, space.kind
         serving, family = model.serves[kind], FAMILIES[model.family]
         folder = self._library.main(model, kind)
         single = self._library.single(model)
-        precision = wanted
-        if wanted == "auto" and self._is_stored(folder, single):
-            precision = "stored"
-            if single:  # its size is not known to an entry
-                model = replace(model, bytes=2 * model.weights.others + checkpoints.size(single))
-        plan = self._plan(model, pixels, precision, kind)
+        model = as_published(model, folder, single, self.machine.device)
+        space = replace(space, model=model)
+        plan = self._plan(space)
         prior_folder = self._library.prior(model, kind) if serving.prior else None
         controlnet = self._library.controlnet(model, kind) if serving.controlnet else None
         left_out = HEAVY if single else ""
@@ -152,21 +178,12 @@ class TaskResolver:
             marks=marks,
             plan=plan,
             encoders=self._encoders(family, marks, plan),
-            wanted=wanted,
+            space=space,
             stamps=before,
         )
 
-    def _is_stored(self, folder: Path, single: Path | None) -> bool:
-        """Whether the transformer was published quantised, and this device computes with it so."""
-        if single is None:
-            return checkpoints.is_stored(folder / HEAVY)
-        # Where nothing multiplies in fp8, bf16 made of a file's weights and scales is quicker.
-        scheme = checkpoints.scheme(single)
-        return scheme == "nvfp4" or (scheme == "fp8r" and self.machine.device == "cuda")
-
-    def _plan(self, model: Model, pixels: int, precision: str, kind: str) -> MemoryPlan:
-        models = self._library.models
-        return memory.plan(model, self.machine, pixels, precision, kind, models=models)
+    def _plan(self, space: PlanSpace) -> MemoryPlan:
+        return memory.plan(space, self._library.models)
 
     def _encoders(self, family: Family, marks: Mapping[str, str], plan: MemoryPlan) -> str:
         """The name of the text stage: family, weights, precision and device."""

@@ -17,13 +17,17 @@ _COUNTED = 20
 
 @dataclass(frozen=True)
 class Like:
-    """What an image's time mostly depends on; a size that follows the input is None."""
+    """What an image's time mostly depends on; a size that follows the input is None.
+
+    The size is that of the finished picture, `upscale` times as large as it was painted.
+    """
 
     kind: str
     model: str
     width: int | None = None
     height: int | None = None
     steps: float | None = None
+    upscale: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def _rows(gallery: Gallery, like: Like, *, sized: bool) -> list[dict[str, Any]]:
     """The newest rows of that model and kind, and of that size if `sized`."""
     size = f"{like.width}x{like.height}" if sized and like.width and like.height else None
     page = search(gallery, kind=like.kind, model=like.model, size=size, limit=_MOST_ROWS)
-    return [row for row in page["rows"] if isinstance(row.get("seconds"), int | float)]
+    timed = (row for row in page["rows"] if isinstance(row.get("seconds"), int | float))
+    return [row for row in timed if (row.get("upscale") or 1) == like.upscale]
 
 
 def _scaled(row: dict[str, Any], like: Like) -> float:

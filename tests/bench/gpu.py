@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import gpu_table, rehearsal
-from tests.bench.figures import Goal, shown
+from tests.bench.figures import Goal, failures, shown
 from tests.bench.library import MODELS
 
 NOTHING = "no GPU: nothing measured"
@@ -124,7 +124,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 def goals(rows: Sequence[Mapping[str, Any]], cap_gb: float) -> list[Goal]:
     """What is wanted of these rows."""
     ours = [row for row in rows if row["name"].startswith("fluxdrop") and "error" not in row]
-    found = []
+    found = failures(rows)
     for row in ours:
         late = row["cancel_s"] - row["step_s"]
         found.append(Goal(f"{row['name']}: cancel beyond a step", late, GOAL_CANCEL_S, False, " s"))

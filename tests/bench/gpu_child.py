@@ -22,14 +22,12 @@ from runner.job import Phase
 from runner.task import ImageTask, InputImage
 from tests.bench import scripts
 from tests.bench.ceiling import fastest_product, operations_of_a_step
+from tests.bench.figures import CONTEXT_GB, KEPT_FREE_GB, PROMPT
 from tests.bench.gpu import Order
 from tests.bench.library import MODELS, PARTS, PRIOR, StandIns
 from tests.bench.stand_in import FLUX1, SMALLEST, Foundry
 
-_PROMPT = "a lighthouse on a cliff at dusk, waves below, long exposure, film grain"
 _OTHER = "a bicycle against a brick wall in the rain, reflections on the pavement"
-_CONTEXT_GB, _KEPT_FREE_GB = 0.4, 0.75
-"""What a driver takes of a card for itself, and what the runner leaves free."""
 _GIB = 2**30
 
 
@@ -46,7 +44,7 @@ def obey(argv: list[str]) -> int:
     device = torch.device("cpu" if order.tiny else "cuda")
     if device.type == "cuda" and order.cap_gb:
         total = torch.cuda.get_device_properties(device).total_memory
-        bound = (order.cap_gb - _CONTEXT_GB) * 1e9 / total
+        bound = (order.cap_gb - CONTEXT_GB) * 1e9 / total
         torch.cuda.set_per_process_memory_fraction(min(bound, 1.0), device)
     scripts.import_all()
     if order.tiny:
@@ -100,7 +98,7 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
     from runner.engine.weights.pipeline_cache import PipelineCache
 
     library = _library(order)
-    bound = (order.cap_gb - _CONTEXT_GB - _KEPT_FREE_GB) * 1e9 / _GIB if order.cap_gb else None
+    bound = (order.cap_gb - CONTEXT_GB - KEPT_FREE_GB) * 1e9 / _GIB if order.cap_gb else None
     pipelines = PipelineCache(
         library, device=str(device), speed=Speed(compile=order.compiled),
         gpu_memory_gb=None if order.tiny else bound,
@@ -124,9 +122,9 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
         return event
 
     try:
-        draw(_PROMPT)
+        draw(PROMPT)
         first = {"load_s": line.seconds(Phase.LOADING), "encode_s": line.seconds(Phase.ENCODING)}
-        draw(_PROMPT)
+        draw(PROMPT)
         steps = line.steps()
         low, _, high = quantiles(steps, n=4, method="inclusive")
         image_s, decode_s = line.at[-1][0] - line.at[0][0], line.seconds(Phase.DECODING)
@@ -134,7 +132,7 @@ def _runner(order: Order, device: torch.device) -> dict[str, Any]:
         draw(_OTHER)
         again_s = line.seconds(Phase.LOADING)
         cancel_s = _cancelled(executor, draw, median(steps))
-        resolved = pipelines.resolve(_task(order, library, _PROMPT, 1))
+        resolved = pipelines.resolve(_task(order, library, PROMPT, 1))
     finally:
         executor.close()
     return {
@@ -156,7 +154,7 @@ def _cancelled(executor: Any, draw: Callable[..., Event], step: float) -> float:
             asked = time.perf_counter()
             executor.stop("gpu0")
 
-    answer = draw(_PROMPT, on_event)
+    answer = draw(PROMPT, on_event)
     if not isinstance(answer, StoppedEarly):
         raise RuntimeError("the image was finished although it was cancelled at its third step")
     return executor.events.at[-1][0] - asked
@@ -205,7 +203,7 @@ def _script(order: Order, device: torch.device) -> dict[str, Any]:
     load_s = time.perf_counter() - began
     pictures = scripts.pictures(order.side)
     began = time.perf_counter()
-    words = scripts.encode(pipes, _PROMPT, 16 if order.tiny else 512)
+    words = scripts.encode(pipes, PROMPT, 16 if order.tiny else 512)
     settle(device)
     encode_s = time.perf_counter() - began
     at: list[float] = []

@@ -19,12 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.bench.figures import Goal, shown
+from tests.bench.figures import CONTEXT_GB, KEPT_FREE_GB, PRECISIONS, PROMPT, Goal, failures, shown
 
-PRECISIONS = ("bf16", "fp8", "int8", "nf4")
 BARE = "diffusers"
-_PROMPT = "a lighthouse on a cliff at dusk, waves below, long exposure, film grain"
-_CONTEXT_GB, _KEPT_FREE_GB = 0.4, 0.75
 _TINY, _TIMEOUT = 0.02, 1200
 _SELF = "tests.bench.gpu_table"
 
@@ -103,7 +100,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def goals(rows: list[dict[str, Any]]) -> list[Goal]:
     """What is wanted of these rows."""
-    found = []
+    found = failures(rows)
     for row in rows:
         if row.get("peak_gib") and row.get("planned_gib"):
             share = row["peak_gib"] / row["planned_gib"]
@@ -138,7 +135,7 @@ def row(order: Order) -> dict[str, Any]:
     device = torch.device("cpu" if order.tiny else "cuda")
     if device.type == "cuda" and order.cap_gb:
         total = torch.cuda.get_device_properties(device).total_memory
-        bound = min((order.cap_gb - _CONTEXT_GB) * 1e9 / total, 1.0)
+        bound = min((order.cap_gb - CONTEXT_GB) * 1e9 / total, 1.0)
         torch.cuda.set_per_process_memory_fraction(bound, device)
     found: dict[str, Any] = {}
     for compiled in (False, True):
@@ -152,8 +149,17 @@ def row(order: Order) -> dict[str, Any]:
     return found
 
 
-def _ours(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
+def entry(order: Order) -> Any:
+    """The entry of the weights in the order's folder: of its own, or of random ones."""
     from runner.engine.entries import MODEL_REGISTRY
+    from tests.bench import rehearsal
+
+    if order.real:
+        return replace(MODEL_REGISTRY[order.model], repo=order.real)
+    return rehearsal.entry(order.folder, order.model)
+
+
+def _ours(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
     from runner.engine.gpu_thread import GpuThread
     from runner.engine.hub.library import Disk
     from runner.engine.registry import realise
@@ -161,20 +167,17 @@ def _ours(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
     from runner.engine.weights.pipeline_cache import PipelineCache
     from runner.executor import Progressed, Rendered
     from runner.job import Phase
-    from tests.bench import gpu_child, rehearsal
+    from tests.bench import gpu_child
 
-    published = MODEL_REGISTRY[order.model]
-    model = rehearsal.entry(order.folder, order.model)
-    if order.real:
-        model = replace(published, repo=order.real)
-    free = None if order.tiny or not order.cap_gb else order.cap_gb - _CONTEXT_GB - _KEPT_FREE_GB
+    model = entry(order)
+    free = None if order.tiny or not order.cap_gb else order.cap_gb - CONTEXT_GB - KEPT_FREE_GB
     pipelines = PipelineCache(
         Disk(Path(order.root) / "data", {order.model: model}), device=str(device),
         speed=Speed(compile=compiled), gpu_memory_gb=free and free * 1e9 / 2**30,
     )  # fmt: skip
     executor = GpuThread(Path(order.root) / "data", pipelines=pipelines)
     line = executor.events = gpu_child.Timeline(device)
-    spec = {"kind": "text2img", "model": order.model, "prompt": _PROMPT, "seed": 1,
+    spec = {"kind": "text2img", "model": order.model, "prompt": PROMPT, "seed": 1,
             "steps": order.steps, "precision": order.who, "width": order.side,
             "height": order.side}  # fmt: skip
     task = realise(spec, job="table", index=1, inputs={}, models={order.model: model})
@@ -203,11 +206,11 @@ def _bare(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
     import torch
 
     from runner.engine.entries import MODEL_REGISTRY
-    from runner.engine.memory import devices
+    from runner.engine.weights import assembly
     from tests.bench import gpu_child
 
     serving = MODEL_REGISTRY[order.model].serves["text2img"]
-    cls = getattr(devices.frameworks(), serving.pipeline)
+    cls = assembly.class_of("diffusers", serving.pipeline)
     began = time.perf_counter()
     pipe = cls.from_pretrained(order.folder, dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
@@ -227,7 +230,7 @@ def _bare(order: Order, device: Any, compiled: bool) -> dict[str, Any]:
         return tensors
 
     image = pipe(
-        prompt=_PROMPT, width=order.side, height=order.side, num_inference_steps=order.steps,
+        prompt=PROMPT, width=order.side, height=order.side, num_inference_steps=order.steps,
         guidance_scale=serving.guidance, generator=torch.Generator("cpu").manual_seed(1),
         callback_on_step_end=on_step,
     ).images[0]  # fmt: skip

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.bench.figures import Goal, shown
-
-PRECISIONS = ("bf16", "fp8", "int8", "nf4")
+from tests.bench.figures import PRECISIONS, Goal, shown
 
 
 def main(argv: Sequence[str] = ()) -> int:

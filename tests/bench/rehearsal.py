@@ -26,13 +26,13 @@ from typing import Any
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import machine
-from runner.engine.models import Model, Weights
-from tests.bench.figures import Goal, shown
+from runner.engine.models import Model
+from tests.bench.figures import PRECISIONS, Goal, shown
 
 STATUS = Path("/proc/self/status")
 NOTHING = "no /proc: nothing measured"
 MODELS = ("klein", "z-image-turbo")
-PRECISIONS = ("fp32", "bf16", "fp8", "int8", "nf4")
+_PRECISIONS = ("fp32", *PRECISIONS)
 SHARD_BYTES = 2**31
 _GIB = 2**30
 _RANDOM = 2**22
@@ -216,9 +216,10 @@ def entry(folder: Path, name: str) -> Model:
     counts = {name: _parameters(folder / name) for name in ("transformer", "text_encoder", "vae")}
     share = published.weights.unread / (published.weights.unread + published.weights.text)
     unread = round(counts["text_encoder"] * share)
-    weights = Weights(
-        counts["transformer"], counts["text_encoder"] - unread, counts["vae"], unread=unread
-    )
+    weights = replace(
+        published.weights, transformer=counts["transformer"], vae=counts["vae"],
+        text=counts["text_encoder"] - unread, unread=unread,
+    )  # fmt: skip
     return replace(published, repo=str(folder), weights=weights, bytes=2 * weights.total)
 
 
@@ -354,7 +355,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench rehearsal")
     parser.add_argument("--folder", help="where the weights stay; without, they go at the end")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["klein"])
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precisions", nargs="+", choices=_PRECISIONS, default=list(_PRECISIONS))
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--ram", type=float, metavar="GIB", help="plan as if so much were free")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,21 @@ def test_the_gpu_table_has_every_precision_eager_and_compiled_beside_bare_diffus
              "planned_gib": 8.0}, {"name": "bf16", "step_s": 1.0, "compiled_s": 0.8}]  # fmt: skip
     assert gpu_table.table(rows)[1].split() == ["int8", "-", "1", "0.4", "31.2", "8", "9"]
     assert [goal.met for goal in gpu_table.goals(rows)] == [False, False, True]
+
+
+def test_a_row_that_failed_is_a_goal_that_is_missed_but_for_what_no_such_machine_can_do() -> None:
+    rows = [{"name": "int8", "error": "ended with 1"}, {"name": "bf16", "error": "no room"},
+            {"name": "nf4", "error": "InputBad: it needs a GPU"}]  # fmt: skip
+    for goals in (gpu_table.goals(rows), gpu.goals(rows, 16)):
+        assert [(goal.name, goal.met) for goal in goals] == [
+            ("int8: ran", False),
+            ("bf16: ran", False),
+        ]
+
+
+def test_published_weights_are_measured_with_the_published_entry(tmp_path: Path) -> None:
+    order = gpu_table.Order("bf16", str(tmp_path), "klein", "/weights", 16, 64, 4, tiny=False)
+    assert gpu_table.entry(order) == replace(MODEL_REGISTRY["klein"], repo="/weights")
 
 
 def test_the_precisions_are_compared_with_bf16_and_with_each_other(

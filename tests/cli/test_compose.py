@@ -174,6 +174,14 @@ def test_a_plan_estimates_time_from_what_this_home_has_measured(here: Here) -> N
     both = estimate("--set", "matrix={steps: [8, 16]}")
     assert both["seconds"] == 38 * (2.0 + 8.0) and both["exact"] is True
     assert "about 1 min 16 s" in here(*BULK, "--plan").out
+    enlarging = ("--set", "upscale=2", "--set", "width=64", "--set", "height=64")
+    assert estimate(*enlarging)["unmeasured"] == 38, "none of those made was enlarged"
+    for number, side in ((9, 128), (10, 64)):
+        large = {"upscale": 2, "result_width": side, "result_height": side}
+        made = sidecar(number, model="tiny", steps=8, result_seconds=5.0, **large)
+        gallery.add(row_of(made))
+    assert estimate(*enlarging)["seconds_per_image"] == 5.0
+    assert estimate()["seconds"] == known["seconds"]
 
 
 def test_queue_drops_the_spec_that_was_planned(here: Here) -> None:

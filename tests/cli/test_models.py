@@ -50,6 +50,19 @@ def test_own_entries_are_listed_beside_those_that_ship(here: Here) -> None:
     assert "text2img*" in text and "FLUX.1-dev-Non-Commercial, gated" in text
 
 
+def test_what_a_licence_asks_is_said_whoever_else_names_it_and_where_weights_are_fetched(
+    here: Here,
+) -> None:
+    write(
+        here.home,
+        mine="{like: flux3-klein, folder: weights}",
+        other="{like: dev, folder: weights, licence: FLUX-Kommunity-1.0}",
+    )
+    assert "FLUX-Kommunity-1.0 is for non-commercial use" in here("models").out
+    rows = here("models", "pull", "mine", "other", "tiny", "--json").json["models"]
+    assert [bool(row["conditions"]) for row in rows] == [True, False, False]
+
+
 def test_agents_see_the_same_models_and_no_path_of_this_machine(here: Here) -> None:
     write(here.home, mine="{like: dev, folder: weights}")
     cached(here.home, "black-forest-labs/FLUX.1-Krea-dev")

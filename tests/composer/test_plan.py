@@ -188,6 +188,9 @@ def test_the_room_on_the_disk_depends_on_size_and_format(prompts: Path) -> None:
     small = room(width=512, height=512) - beside
     assert room(width=1024, height=1024) - beside == pytest.approx(4 * small, rel=0.001)
     assert room(width=512, height=512, format="jpeg") - beside == pytest.approx(small / 4, rel=0.01)
+    large = {"width": 512, "height": 512, "upscale": 4}
+    assert room(**large) - beside == pytest.approx(16 * small, rel=0.001)
+    assert room(**large, keep_original=True) - beside == pytest.approx(17 * small, rel=0.001)
 
 
 def words(name: str, limit: int, **more: bool) -> Encoder:

@@ -66,7 +66,7 @@ def put_into_int8(model: Any) -> None:
     from runner.engine.weights import checkpoints, fp8, int8
 
     exact = checkpoints.in_float32(model)
-    state = dict(int8.cast(model.state_dict().items(), fp8.matrices(model), exact))
+    state = dict(fp8.cast(model.state_dict().items(), fp8.matrices(model), exact, int8.rounded))
     int8.multiply_in_int8(model)
     model.load_state_dict(state, strict=True, assign=True)
 

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from runner.engine import gpu
+from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.families import FLUX1
 from runner.engine.gpu_thread import GpuThread
 from runner.engine.memory import planner as memory
 from runner.engine.memory.plans import Machine, MemoryPlan
 from runner.engine.models import Model
+from runner.engine.pictures import upscaling
 from runner.engine.resolved_task import TaskResolver
 from runner.engine.weights import assembly
+from runner.errors import InputBad
 from runner.executor import Failed, Rendered
 from runner.task import ImageTask
 from tests.fakes import PlannedCache, TwinLibrary, life
@@ -36,7 +39,7 @@ FALLBACKS = [
 def executor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An executor whose planner knows two plans below the first."""
     lower = dict(zip([PLAN, *FALLBACKS], [*FALLBACKS, None], strict=True))
-    monkeypatch.setattr(memory, "after_out_of_memory", lambda held, *given, **named: lower[held])
+    monkeypatch.setattr(memory, "after_out_of_memory", lambda held, space: lower[held])
     pipelines = PlannedCache(TwinLibrary(data), PLAN)
     made = GpuThread(tmp_path, pipelines=pipelines)
     yield made
@@ -67,6 +70,7 @@ PHASES = {
     "loading the transformer": (assembly, "paint_stage"),
     "denoising": (gpu, "_call"),
     "decoding": (FLUX1, "decode"),
+    "enlarging": (upscaling, "tiled"),
 }
 
 
@@ -85,7 +89,7 @@ def test_a_full_device_is_tried_again_with_less_whatever_it_was_doing(
         monkeypatch.setattr("runner.engine.resolved_task.FAMILIES", families)
     else:
         monkeypatch.setattr(place, name, wrapped)
-    answer = outcome(executor, task_of("text2img"))
+    answer = outcome(executor, task_of("text2img", upscale=1 + (phase == "enlarging")))
     assert isinstance(answer, Rendered), answer
     # The first plan is the same plan on a device that holds nothing else.
     held = [PLAN, *FALLBACKS][times - 1]
@@ -118,12 +122,28 @@ def test_a_model_that_was_published_quantised_keeps_the_plan_that_held_too(
     quantised = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "any"}}
     config.write_text(json.dumps(quantised))
     resolver = TaskResolver(Published(data), Machine("cpu", 0, 2**40), device="cpu")
-    lower = resolver.lower(resolver.resolve(task, pixels), pixels)
+    lower = resolver.lower(resolver.resolve(task, pixels))
     assert lower is not None and lower.plan.precision == "stored"
     assert resolver.resolve(task, pixels) == lower
-    lowest = resolver.lower(lower, pixels)
+    lowest = resolver.lower(lower)
     assert lowest is not None and lowest.plan.bytes < lower.plan.bytes
     assert lowest.plan.precision == "stored" and resolver.resolve(task, pixels) == lowest
+    assert lowest.plan.summary.startswith("as it was published, ")
+    with pytest.raises(InputBad, match="were published quantised; leave `precision` out$"):
+        resolver.resolve(task_of("text2img", precision="fp8"), pixels)
+
+
+def test_a_plan_for_many_references_is_not_that_of_one(data: Path, task_of: TaskOf) -> None:
+    machine = Machine("cuda", 24 * 2**30, 2**40)
+    resolver = TaskResolver(TwinLibrary(data), machine, device="cuda")
+    resolver._library.models = MODEL_REGISTRY
+    (one,) = (task := task_of("kontext", "klein-9b-kv")).inputs["image"]
+    four = replace(task, inputs={"image": (one,) * 4})
+    few, many = resolver.resolve(task, 1024 * 1024), resolver.resolve(four, 1024 * 1024)
+    assert (few.plan.precision, many.plan.precision) == ("bf16", "fp8")
+    lower = resolver.lower(many)
+    assert resolver.resolve(four, 1024 * 1024) == lower != many
+    assert resolver.resolve(task, 1024 * 1024).plan == few.plan
 
 
 def test_below_the_last_fallback_the_job_fails_and_the_next_one_runs(

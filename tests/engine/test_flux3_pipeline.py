@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +121,25 @@ def test_what_the_callback_raises_ends_the_run_unlogged_and_the_next_is_as_ever(
         pipe(**arguments(**watch, image=references(1)))
     assert seen == list(range(stop + 1)) and caplog.text == ""
     assert pipe(**arguments()).images[0].tobytes() == of_diffusers(pipe)
+
+
+def test_a_stop_leaves_no_tensor_alive(pipes: Pipes) -> None:
+    """Seen red: what was raised and what brought it past the blocks kept each other."""
+    kept: list[weakref.ref[Any]] = []
+
+    def on_step_end(given: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
+        kept.append(weakref.ref(tensors["latents"]))
+        raise ArithmeticError("stopped")
+
+    watch = {"callback_on_step_end": on_step_end, "callback_on_step_end_tensor_inputs": ["latents"]}
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(ArithmeticError):
+            pipes("flux3")(**arguments(**watch))
+        assert [each() for each in kept] == [None]
+    finally:
+        gc.enable()
 
 
 def test_an_error_inside_a_step_is_told_once_by_whom_it_reaches(

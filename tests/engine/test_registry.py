@@ -83,6 +83,8 @@ def test_a_model_that_is_here_and_was_the_default_for_its_map_stays_the_default(
     assert default_model(varied, None, both) == "z-image-control", "it follows both"
     one = {"kind": "control", "matrix": {"control": ["depth"]}}
     assert default_model(one, None, both) == "depth"
+    for weighed in ({"strength": 0.5}, {"matrix": {"strength": [0.5, 1]}}):
+        assert default_model({"kind": "control", **weighed}, None, both) == "z-image-control"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,6 +139,9 @@ def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_
          " `upscale: 2` fits")
     ]  # fmt: skip
     assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    follows = {"kind": "kontext", "model": "klein", "image": "a.png", "prompt": "a", "height": 1040}
+    ((_, told),) = problems({**follows, "upscale": 4})
+    assert told.startswith("1040 would become 4160, and")
     assert paths(**large, matrix={"upscale": [2, 4]}) == ["matrix.upscale.1"]
     one_side = {"kind": "kontext", "model": "klein", "height": 1040}
     assert (paths(**one_side, upscale=2), paths(**one_side, upscale=4)) == ([], ["upscale"])
@@ -262,10 +267,14 @@ def test_text2img_with_a_picture_is_refused_where_no_pipeline_starts_from_one() 
     ("name", "meant"),
     [("flux-dev", "dev"), ("FLUX.1-dev", "dev"), ("black-forest-labs/FLUX.1-schnell", "schnell"),
      ("flux1-krea", "krea"), ("FLUX.2-klein-4B", "klein"), ("FLUX.1-Fill-dev", "fill-dev"),
-     ("flux", None)],
+     ("FLUX.3-klein", "flux3-klein"), ("flux-3-klein-base", "flux3-klein-base"),
+     ("black-forest-labs/flux-3-image-klein", "flux3-klein"),
+     ("black-forest-labs/flux-3-image-klein-base", "flux3-klein-base"),
+     ("black-forest-labs/FLUX.2-klein-9B", "klein-9b"), ("FLUX.2-klein-base-9B", "klein-base-9b"),
+     ("Tongyi-MAI/Z-Image-Turbo", "z-image-turbo"), ("flux", None)],
 )  # fmt: skip
 def test_a_model_under_its_makers_name_is_known(name: str, meant: str | None) -> None:
-    text = message(kind="text2img", prompt="a", model=name)
+    ((_, text),) = problems({"kind": "text2img", "prompt": "a", "model": name})
     assert (f"did you mean {meant!r}?" in text) == (meant is not None)
 
 

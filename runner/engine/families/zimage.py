@@ -7,13 +7,7 @@ latents is (1, 16, height / 8, width / 8) in float32.
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import (
-    Family,
-    Reader,
-    decode_grid,
-    encode_alone,
-    in_scale,
-)
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone, in_scale
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:

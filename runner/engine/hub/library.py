@@ -17,7 +17,6 @@ from runner.engine.hub.sources import (
     aid_source,
     controlnet_source,
     damaged,
-    estimator_source,
     index_of,
     lacking,
     main_source,
@@ -78,7 +77,7 @@ class Disk:
         return self._complete(model, source) / source.file
 
     def estimator(self, estimator: Estimator) -> Path:
-        return self._complete(estimator, estimator_source(estimator))
+        return self._complete(estimator, aid_source(estimator))
 
     def upscaler(self, model: Model) -> tuple[Upscaler, Path]:
         """What enlarges the pictures of a model, and its file."""

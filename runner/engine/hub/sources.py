@@ -81,7 +81,7 @@ def sources(model: Model, kind: str | None = None, *, estimates: bool = True) ->
             if serving.controlnet:
                 needed.append(controlnet_source(serving.controlnet))
             if serving.estimator and estimates:
-                needed.append(estimator_source(serving.estimator))
+                needed.append(aid_source(serving.estimator))
     return tuple(dict.fromkeys(needed))
 
 
@@ -105,15 +105,10 @@ def controlnet_source(controlnet: ControlNet) -> Source:
     return Source(controlnet.repo, layout=Layout.FILE, file=controlnet.file)
 
 
-def estimator_source(estimator: Estimator) -> Source:
-    """An estimator: one component, without a pipeline around it."""
-    return Source(estimator.repo, layout=Layout.COMPONENT)
-
-
 def aid_source(aid: Aid) -> Source:
-    """What is needed of an estimator or an upscaler."""
+    """What is needed of an upscaler, or of an estimator: a component without a pipeline around."""
     if isinstance(aid, Estimator):
-        return estimator_source(aid)
+        return Source(aid.repo, layout=Layout.COMPONENT)
     return Source(aid.repo, layout=Layout.FILE, file=aid.file)
 
 

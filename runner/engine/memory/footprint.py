@@ -15,10 +15,6 @@ GIB = 2**30
 _SINGLE_BITS = re.compile(r"(?:^|[-_.])I?Q(\d)", re.IGNORECASE)
 _SIXTEEN_BITS = re.compile(r"(?:^|[-_.])(?:bf16|fp?16)(?:[-_.]|$)", re.IGNORECASE)
 
-# What lies outside the repeated blocks stays in bf16: 67 M parameters in FLUX.1, 195 M in klein,
-# 263 M in FLUX.3.
-_NOT_QUANTISED = 200_000_000
-_MORE_NOT_QUANTISED = {"flux3": 63_061_504}
 # 4 bits, an 8-bit scale for each 64 of them, and a 32-bit scale for each 256 of those.
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # T5 keeps its `wo` matrices, and every encoder its embedding, in bf16: 0.90 of FLUX.1's encoders,
@@ -28,15 +24,8 @@ _NF4_TEXT = 0.9
 # One step at 1024×1024 reads 4096 image tokens and 512 of text. Published: bf16 with offload peaks
 # 1.1 GiB above its transformer, the NF4 transformer alone 0.45 GiB above its weights.
 _STEP = 0.75 * GIB / 4608
-# The largest layer, 15360×3072, dequantised to bf16 while it computes.
-_LAYER = 0.1 * GIB
 ROWS = 1024
 """How many rows of a layer's input are multiplied at once in 8-bit integers."""
-# Their sums for the widest layer, klein's 27,648 outputs, in 32-bit integers and as floats.
-_SUMS = 2 * 4 * ROWS * 27_648
-# Of a file of BFL's a layer is unpacked by way of floats, or each token that enters the widest one
-# is there as a float three times while it is rounded.
-_ROUNDED = 3 * 4 * 15_360
 # Published: resident peaks are 4.8 GiB above all weights, whatever the precision. It is the VAE.
 _DECODE = 4.8 * GIB / 1024**2
 TILE = 512
@@ -70,15 +59,19 @@ def transformer(model: Model, precision: str) -> int:
         return int(count * _single_bits(model) / 8)
     if precision == "stored":
         return max(model.bytes - 2 * model.weights.others, count // 2)
-    kept = min(count, _NOT_QUANTISED + _MORE_NOT_QUANTISED.get(model.family, 0))
+    kept = min(count, model.weights.outside)
     return int((count - kept) * (_NF4 if precision == "nf4" else 1)) + 2 * kept
+
+
+def beside(precision: str) -> str:
+    """The precision of a ControlNet: the transformer's, but its file is as it was published."""
+    return "bf16" if precision in ("gguf", "stored") else precision
 
 
 def controlnet(model: Model, precision: str) -> int:
     """The bytes of the layers that a ControlNet has beside the transformer; 0 without one."""
-    precision = "bf16" if precision in ("gguf", "stored") else precision
     weights = replace(model.weights, transformer=model.weights.controlnet)
-    return transformer(replace(model, weights=weights), precision)
+    return transformer(replace(model, weights=weights), beside(precision))
 
 
 def text(model: Model, precision: str) -> int:
@@ -92,7 +85,13 @@ def encoding(model: Model, precision: str) -> int:
 
 
 def painting(
-    model: Model, kind: str, precision: str, placement: str, tiling: bool, pixels: int
+    model: Model,
+    kind: str,
+    precision: str,
+    placement: str,
+    tiling: bool,
+    pixels: int,
+    references: int = 1,
 ) -> int:
     """The peak of the paint stage on the device in bytes; denoising and decoding do not overlap.
 
@@ -103,7 +102,7 @@ def painting(
     needs_prior = kind not in model.serves or model.serves[kind].prior is not None
     vae, prior = width * model.weights.vae, width * model.weights.prior * needs_prior
     prior += controlnet(model, precision)  # it stays as well, also while the transformer is away
-    step = _step(model, kind, precision, pixels)
+    step = _step(model, kind, precision, pixels, references)
     decode = int(_decode(pixels, tiling) * width / 2 * _narrow(model.weights.transformer))
     if placement == "offload":
         return prior + max(weights + step, vae + decode)
@@ -120,25 +119,29 @@ def in_ram(model: Model, precision: str, placement: str) -> int:
     return int(1.1 * (held + 2 * model.weights.vae))
 
 
-def _step(model: Model, kind: str, precision: str, pixels: int) -> int:
+def _step(model: Model, kind: str, precision: str, pixels: int, references: int = 1) -> int:
     width = 2 if precision == "fp32" else 1
-    layer = {"fp32": 0, "bf16": 0, "int8": _SUMS}.get(precision, _LAYER)
-    tokens = pixels / 256 + _other_tokens(model, kind, pixels)
+    inputs, outputs = model.weights.widest
+    layer = 0 if precision in ("fp32", "bf16") else 2 * model.width * outputs
+    if precision == "int8":  # a layer that does not multiply integers has a copy in bf16
+        layer += 2 * 4 * ROWS * outputs
+    tokens = pixels / 256 + _other_tokens(model, kind, pixels, references)
     if model.family == "zimage" and any(serving.negative for serving in model.serves.values()):
         tokens *= 2  # the prompt and the negative prompt as one batch; others compute them in turn
     if precision == "stored" and model.single:
-        layer = max(3 * _LAYER, _ROUNDED * tokens)
+        # Unpacked by way of floats, or with inputs that are floats three times while rounded.
+        layer = max(3 * layer, 3 * 4 * inputs * int(tokens))
     narrow = _narrow(model.weights.transformer)
     step = width * _STEP * tokens * _OF_A_TOKEN.get(model.family, 1)
-    return int((step + layer) * narrow + width * _kept(model, kind, tokens))
+    return int((step + layer) * narrow + width * _kept(model, kind, tokens, references))
 
 
-def _kept(model: Model, kind: str, tokens: float) -> float:
-    """The bytes that a step in bf16 holds of tokens: of a reference's where it reads that once."""
+def _kept(model: Model, kind: str, tokens: float, references: int) -> float:
+    """The bytes that a step in bf16 holds of tokens: of references that it reads once."""
     if model.weights.controlnet:
         return tokens * model.weights.kept
     reads = kind not in model.serves or kind in _BESIDE.get(model.family, ())
-    return _REFERENCE_TOKENS * model.weights.kept * reads
+    return references * _REFERENCE_TOKENS * model.weights.kept * reads
 
 
 def _decode(pixels: int, tiling: bool) -> float:
@@ -152,21 +155,20 @@ def _narrow(count: int) -> float:
     return min(1.0, (count / 1e9) ** 0.5)
 
 
-def _other_tokens(model: Model, kind: str, pixels: int) -> int:
-    """The tokens of a step besides the picture's: the prompt's and one reference's.
+def _other_tokens(model: Model, kind: str, pixels: int, references: int = 1) -> int:
+    """The tokens of a step besides the picture's: the prompt's and the references'.
 
-    FLUX.1 reads the reference as large as the picture, other pipelines bring it to a megapixel.
-    Without a kind, those of the kind with the most. More than one reference is rare, and left to
-    the fallbacks.
+    FLUX.1 reads all of them as one picture as large as its own, other pipelines bring each to a
+    megapixel. Without a kind, those of the kind with the most.
     """
-    most, reference = 0, pixels // 256 if model.family == "flux1" else _REFERENCE_TOKENS
+    most, read = 0, pixels // 256 if model.family == "flux1" else references * _REFERENCE_TOKENS
     for name in [kind] if kind in model.serves else model.serves:
         serving = model.serves[name]
         tokens = model.max_sequence_length
         if serving.prior:
             tokens = serving.prior.max_sequence_length + _PRIOR_TOKENS
         elif name in _BESIDE.get(model.family, ()):
-            tokens += reference
+            tokens += read
         most = max(most, tokens)
     return most
 

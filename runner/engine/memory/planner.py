@@ -12,59 +12,33 @@ from dataclasses import replace
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import footprint
-from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
+from runner.engine.memory.plans import MemoryPlan, PlanSpace, in_words
 from runner.engine.models import Model
-from runner.errors import JobFailed, OutOfMemory
+from runner.errors import OutOfMemory
 
 
-def plan(
-    model: Model,
-    machine: Machine,
-    pixels: int,
-    wanted: str = "auto",
-    kind: str = "",
-    *,
-    models: Mapping[str, Model] = MODEL_REGISTRY,
-) -> MemoryPlan:
-    """The plan to make pictures of `pixels` pixels with a model; without a kind, of any it serves.
+def plan(space: PlanSpace, models: Mapping[str, Model] = MODEL_REGISTRY) -> MemoryPlan:
+    """The first plan of a space that fits.
 
-    `wanted` is a precision or "auto". Raises OutOfMemory where nothing fits, naming one of `models`
-    (by default the registry's) that does, and InputBad where the machine cannot compute in the
-    precision that is wanted.
+    Raises OutOfMemory where none does, naming one of `models` (by default the registry's) that
+    does, and InputBad where the machine cannot compute in the precision that is wanted.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind)
     chosen = _first(space)
     if chosen is None:
         raise OutOfMemory(_nothing_fits(space, models))
     return replace(chosen, reasons=_reasons(chosen, space))
 
 
-def after_out_of_memory(
-    held: MemoryPlan, model: Model, machine: Machine, pixels: int, *, wanted: str, kind: str = ""
-) -> MemoryPlan | None:
+def after_out_of_memory(held: MemoryPlan, space: PlanSpace) -> MemoryPlan | None:
     """The next plan with a lower peak than `held`, which ran out of memory; None after the last.
 
     In this order: text encoders out of the way (no pixel changes), tiles, offload, the next
     precision where none was named, and streaming.
     """
-    space = PlanSpace(model, machine, pixels, wanted, kind)
     for lower in space.fallbacks(held):
-        if lower.bytes < held.bytes and space.ram(lower) <= machine.ram:
+        if lower.bytes < held.bytes and space.ram(lower) <= space.machine.ram:
             return replace(lower, reasons=(*held.reasons, f"out of memory: now {lower.summary}"))
     return None
-
-
-def explain_plan(
-    model: Model, machine: Machine, *, models: Mapping[str, Model] = MODEL_REGISTRY
-) -> list[str]:
-    """The plan for a model's default size and its reasons, or why there is none, to print."""
-    width, height = model.sizes.default
-    try:
-        chosen = plan(model, machine, width * height, models=models)
-    except JobFailed as error:
-        return [str(error)]
-    peak = f"{_size(chosen.bytes)} of {_size(machine.room)}"
-    return [f"{model.name} runs {chosen.summary}: about {peak}", *chosen.reasons]
 
 
 def _first(space: PlanSpace) -> MemoryPlan | None:
@@ -77,22 +51,22 @@ def _reasons(chosen: MemoryPlan, space: PlanSpace) -> tuple[str, ...]:
     """Why this plan and no better one, in plain sentences."""
     model, machine = space.model, space.machine
     where = "this machine" if machine.device == "cpu" else "the GPU"
-    reasons = [f"{where} has {_size(machine.room)} to use"]
+    reasons = [f"{where} has {size_text(machine.room)} to use"]
     for precision in space.precisions():
         if precision == chosen.precision:
             break
         resident = (each for each in space.candidates() if each.placement == "resident")
         least = min(each.bytes for each in resident if each.precision == precision)
-        reasons.append(f"in {precision} the model would need {_size(least)}")
-    weights = _size(footprint.transformer(model, chosen.precision))
+        reasons.append(f"in {precision} the model would need {size_text(least)}")
+    weights = size_text(footprint.transformer(model, chosen.precision))
     why = "the best that fits" if space.wanted == "auto" else "as was asked"
-    if model.native:
+    if model.native and space.wanted == "auto":
         why = "its own precision"
     elif space.wanted == "auto" and (machine.device, chosen.precision) == ("cpu", "fp32"):
         # klein at 256 × 256 on a CPU without them: 123 s in fp32, 8 minutes in bf16.
         why = "most CPUs have no units for bf16, and compute in it several times slower"
-    reasons.append(f"the transformer is held in {chosen.precision}, {weights}: {why}")
-    text = _size(footprint.text(model, chosen.text_precision))
+    reasons.append(f"the transformer is held {in_words(chosen.precision)}, {weights}: {why}")
+    text = size_text(footprint.text(model, chosen.text_precision))
     why = _WHY_TEXT[chosen.text]
     reasons.append(f"the text encoders, {text} in {chosen.text_precision}, {why}")
     if chosen.placement in _WHY_PLACED:
@@ -117,10 +91,11 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
     model, machine = space.model, space.machine
     what = "memory" if machine.device == "cpu" else "GPU memory"
     smallest = min(candidate.bytes for candidate in space.candidates())
-    short = f"{_size(smallest)} of {what}, and {_size(machine.room)} are to be had"
+    short = f"{size_text(smallest)} of {what}, and {size_text(machine.room)} are to be had"
     if smallest <= machine.room:
         fitting = (plan for plan in space.candidates() if plan.bytes <= machine.room)
-        short = f"{_size(min(map(space.ram, fitting)))} of RAM, and {_size(machine.ram)} are free"
+        least = size_text(min(map(space.ram, fitting)))
+        short = f"{least} of RAM, and {size_text(machine.ram)} are free"
     precision = "" if space.wanted == "auto" else f" in {space.wanted}"
     return f"{model.name}{precision} needs {short}: {_advice(space, models)}"
 
@@ -128,7 +103,7 @@ def _nothing_fits(space: PlanSpace, models: Mapping[str, Model]) -> str:
 def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
     """What to request instead: another precision, else the best other model that fits."""
     model, kind = space.model, space.kind
-    in_auto = _first(replace(space, wanted="auto")) if space.wanted != "stored" else None
+    in_auto = _first(replace(space, wanted="auto"))
     if in_auto is not None:
         return f"leave `precision` out, then it runs in {in_auto.precision}"
     kinds = {kind} if kind in model.serves else set(model.serves)
@@ -146,5 +121,6 @@ def _advice(space: PlanSpace, models: Mapping[str, Model]) -> str:
     return smaller
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes in GiB or MiB, to print."""
     return f"{count / footprint.GIB:.1f} GiB" if count >= 2**27 else f"{count / 2**20:.0f} MiB"

@@ -56,12 +56,17 @@ class MemoryPlan:
     def summary(self) -> str:
         """The plan in a few words."""
         return ", ".join([
-            f"in {self.precision}",
+            in_words(self.precision),
             _TEXT_WORDS[self.text].format(self.text_precision),
             *(["moved between GPU and RAM"] if self.placement == "offload" else []),
             *(["streamed from RAM"] if self.placement == "stream" else []),
             *(["decoded in tiles"] if self.tiling else []),
         ])  # fmt: skip
+
+
+def in_words(precision: str) -> str:
+    """A precision as a sentence says it."""
+    return "as it was published" if precision == "stored" else f"in {precision}"
 
 
 _TEXT_WORDS = {
@@ -70,8 +75,7 @@ _TEXT_WORDS = {
     "cpu": "with the text encoders ({}) on the CPU",
 }
 STREAMED = ("bf16", "fp8", "int8", "fp32")
-"""The precisions that can be streamed: 4-bit weights have parts that streaming does not move, and
-"gguf" and "stored" may."""
+"""The precisions that can be streamed: of others, weights may have parts that it does not move."""
 
 
 class TextPlacement(NamedTuple):
@@ -86,6 +90,7 @@ class PlanSpace:
     """All plans to hold one model on one machine for pictures of `pixels` pixels.
 
     `wanted` is a precision or "auto"; without a `kind`, every kind that the model serves must fit.
+    `references` is how many pictures a job brings.
     """
 
     model: Model
@@ -93,6 +98,12 @@ class PlanSpace:
     pixels: int
     wanted: str = "auto"
     kind: str = ""
+    references: int = 1
+
+    @property
+    def key(self) -> tuple[str, int, str, str, int]:
+        """By which a plan is known, for one machine."""
+        return self.model.name, self.pixels, self.wanted, self.kind, self.references
 
     def candidates(self) -> Iterator[MemoryPlan]:
         """Every plan that may be chosen, the best first."""
@@ -137,7 +148,7 @@ class PlanSpace:
             why = _impossible(model, machine, self.wanted)
             if why:
                 able = (each for each in model.precisions if not _impossible(model, machine, each))
-                advice = f"leave `precision` out or use {' or '.join(able)}"
+                advice = " or use ".join(filter(None, ("leave `precision` out", " or ".join(able))))
                 raise InputBad(f"{model.name} cannot run in {self.wanted} here: {why}; {advice}")
             return (self.wanted,)
         if model.single is not None and model.single.file.lower().endswith(".gguf"):
@@ -187,7 +198,7 @@ class PlanSpace:
         yield TextPlacement("stays", full)
         yield TextPlacement("in turn", full)
         if self.machine.device == "cuda":
-            if self.machine.bitsandbytes and not self.model.native:
+            if self.machine.bitsandbytes and self.model.native != "fp32":
                 yield TextPlacement("in turn", "nf4")
             yield TextPlacement("cpu", full)
 
@@ -195,7 +206,9 @@ class PlanSpace:
         self, precision: str, text: TextPlacement, placement: str, tiling: bool
     ) -> MemoryPlan:
         model = self.model
-        peak = footprint.painting(model, self.kind, precision, placement, tiling, self.pixels)
+        peak = footprint.painting(
+            model, self.kind, precision, placement, tiling, self.pixels, self.references
+        )
         if text.place == "stays":
             peak += footprint.text(model, text.precision)
         if text.place != "cpu":
@@ -205,7 +218,9 @@ class PlanSpace:
 
 def _impossible(model: Model, machine: Machine, wanted: str) -> str | None:
     """Why a machine cannot hold a model in the precision `wanted`; None where it can."""
-    if wanted in ("fp32", "bf16", "stored"):
+    if model.precisions == ("auto",):
+        return "its weights were published quantised"
+    if wanted in ("fp32", "bf16"):
         return None
     if wanted == "fp8":
         return "Apple's GPU knows no fp8" if machine.device == "mps" else None

@@ -58,10 +58,8 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
     if resolved.controlnet:
         config, file = resolved.controlnet
         cls = class_of("diffusers", read_json(config / "config.json")["_class_name"])
-        # Never a shared one, for it takes layers of this transformer. Its file is as it was
-        # published, in whatever bits the transformer's weights were.
-        precision = "bf16" if plan.precision in ("gguf", "stored") else plan.precision
-        mark = resolved.marks[CONTROLNET]
+        precision, mark = footprint.beside(plan.precision), resolved.marks[CONTROLNET]
+        # Never a shared one, for it takes layers of this transformer.
         passed[CONTROLNET] = quantise.load_transformer(
             cls, config, precision, device, store, mark, file
         )
@@ -70,9 +68,9 @@ def paint_stage(resolved: ResolvedTask, device: Any, store: Path, shared: Mappin
         # Streamed, all of it at once does not fit the device.
         on = "cpu" if plan.placement == "stream" else device
         mark, single = resolved.marks[HEAVY], resolved.single
-        model = quantise.load_transformer(cls, folder, plan.precision, on, store, mark, single)
-        quantise.settle(model, device, single, plan.precision)
-        return model
+        return quantise.load_transformer(
+            cls, folder, plan.precision, on, store, mark, single, device
+        )
 
     own = {HEAVY: transformer}
     pipe = _load(resolved.serving.pipeline, resolved.folder, plan.precision, passed, own)

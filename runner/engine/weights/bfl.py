@@ -8,6 +8,7 @@ it computes. Never unpacks a whole model, and never changes what is held.
 from functools import cache
 from typing import Any
 
+from runner.engine.errors import translated
 from runner.engine.memory.footprint import ROWS
 
 
@@ -40,7 +41,9 @@ def _multiplies(kind: Any, layer: Any, torch: Any, utils: Any) -> bool:
         rows = torch.ones(32, layer.in_features, dtype=torch.bfloat16, device=device)
         with torch.no_grad():
             return bool(layer(rows).isfinite().all())
-    except Exception:  # noqa: BLE001 of the device, or of a compiler that is started then
+    except Exception as error:  # of the device, or of a compiler that is started then
+        if translated(error):
+            raise
         return False
 
 

@@ -6,7 +6,7 @@ quarter of all weights, in bf16, and casts the biases. diffusers takes a model's
 first weight, which lies outside of the blocks.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -31,28 +31,36 @@ def matrices(model: Any) -> dict[str, Any]:
 
 
 def cast(
-    tensors: Iterable[tuple[str, Any]], names: Iterable[str], exact: Collection[str] = ()
+    tensors: Iterable[tuple[str, Any]],
+    names: Iterable[str],
+    exact: Collection[str],
+    rounded: Callable[[Any], Mapping[str, Any]],
 ) -> Iterator[tuple[str, Any]]:
-    """These tensors, with the weights of the named layers in float8_e4m3fn and others in bfloat16.
+    """These tensors, with the weights of the named layers as `rounded` makes them.
 
-    Those of the names in `exact` are in float32. Integer tensors stay as they are, and so does
-    every shape. The cast to fp8 goes through bf16, so that weights published in fp32 and in bf16
-    give the same numbers.
+    Those of the names in `exact` are in float32. The others are in bfloat16, through which weights
+    go before they are rounded: published in fp32 and in bf16 they give the same numbers. Integer
+    tensors stay as they are.
     """
     import torch
 
     weights = {f"{name}.weight" for name in names}
     for name, tensor in tensors:
-        if not tensor.is_floating_point():
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if name in exact else torch.bfloat16)
+        if name in weights:
+            stem = name.removesuffix("weight")
+            yield from ((f"{stem}{own}", each) for own, each in rounded(tensor).items())
+        else:
             yield name, tensor
-            continue
-        if name in exact:
-            yield name, tensor.to(torch.float32)
-            continue
-        converted = tensor.to(torch.bfloat16)
-        if name in weights:  # beyond the largest number, fp8 is NaN in some versions of torch
-            converted = converted.clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
-        yield name, converted
+
+
+def rounded(weight: Any) -> dict[str, Any]:
+    """A weight in float8_e4m3fn."""
+    import torch
+
+    # Beyond the largest number, fp8 is NaN in some versions of torch.
+    return {"weight": weight.clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)}
 
 
 def compute_in_bf16(model: Any) -> None:

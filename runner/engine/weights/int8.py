@@ -9,10 +9,10 @@ company. Layers that see one row an image, a product too small to gain, have onl
 pixels. The layers are those of `fp8.matrices`.
 """
 
-from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
+from runner.engine.errors import translated
 from runner.engine.memory.footprint import ROWS
 from runner.engine.weights import fp8
 
@@ -24,28 +24,10 @@ _FEWEST_ROWS = 32
 _SIDES = 8
 
 
-def cast(
-    tensors: Iterable[tuple[str, Any]], names: Iterable[str], exact: Collection[str] = ()
-) -> Iterator[tuple[str, Any]]:
-    """These tensors, with the weights of the named layers in int8 beside their scales.
-
-    Those of the names in `exact` are in float32. The others are in bfloat16, through which the
-    weights in int8 go too: published in fp32 and in bf16 they give the same numbers. Integer
-    tensors stay as they are.
-    """
-    import torch
-
-    names = set(names)
-    for name, tensor in tensors:
-        layer, _, kind = name.rpartition(".")
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float32 if name in exact else torch.bfloat16)
-        if kind == "weight" and layer in names:
-            whole, scale = _rounded(tensor)
-            yield name, whole
-            yield f"{layer}.weight_scale", scale.flatten()
-        else:
-            yield name, tensor
+def rounded(weight: Any) -> dict[str, Any]:
+    """A weight in int8 beside its scales."""
+    whole, scale = _rounded(weight)
+    return {"weight": whole, "weight_scale": scale.flatten()}
 
 
 def multiply_in_int8(model: Any) -> None:
@@ -78,7 +60,9 @@ def _multiplies(device: Any) -> bool:
     try:
         ones = torch.ones(_FEWEST_ROWS, _FEWEST_ROWS, dtype=torch.int8, device=device)
         return bool((torch._int_mm(ones, ones.t()) == _FEWEST_ROWS).all())
-    except RuntimeError:
+    except RuntimeError as error:
+        if translated(error):
+            raise
         return False
 
 

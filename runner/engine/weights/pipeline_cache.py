@@ -75,10 +75,10 @@ class PipelineCache:
         with telling(on_loading):
             return self._resolver.resolve(task, pixels)
 
-    def lower(self, resolved: ResolvedTask, pixels: int) -> ResolvedTask | None:
+    def lower(self, resolved: ResolvedTask) -> ResolvedTask | None:
         """Clear the device and resolve to the next lower plan; None when this was the last."""
         self.clear()
-        return self._resolver.lower(resolved, pixels)
+        return self._resolver.lower(resolved)
 
     def text(self, resolved: ResolvedTask, on_loading: OnLoading) -> Any:
         """The pipeline that encodes prompts for a task. Calls `on_loading` where it has to load."""

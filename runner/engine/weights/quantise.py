@@ -5,7 +5,7 @@
     int8    8 bits a weight, and products of 8-bit integers; likewise
     nf4     4 bits by bitsandbytes; quantised on the GPU once, then read from there too
     gguf    a file that was published quantised, as it is
-    stored  a folder or a file of BFL's that was published quantised, as it is
+    stored  a folder that was published quantised, or a file of BFL's (fp8r on CUDA), as it is
 
 Kept weights give the same numbers as fresh ones. Never fetches anything and never chooses the
 precision.
@@ -21,7 +21,6 @@ from runner.engine.memory import devices
 from runner.engine.weights import bfl, checkpoints, fp8, int8
 from runner.engine.weights.kept_folders import KeptFolder
 from runner.engine.weights.loading import counted
-from runner.errors import JobFailed
 
 _RECIPES = {"fp8": 1, "int8": 1, "nf4": 1}
 """Versions, increased when the quantised weights change, so that older folders are made again."""
@@ -30,7 +29,7 @@ _SETTLED = "_fluxdrop_settled"
 _SMALL_ENCODER = 2**30
 """Published bytes below which a text encoder is not quantised."""
 
-_SHARE_OF_SOURCE = {"fp8": 0.6, "int8": 0.6, "nf4": 0.5}
+_SHARE_OF_SOURCE = 0.6
 """A bound on the quantised size as a share of the published one, which is bf16 or larger."""
 
 
@@ -42,16 +41,15 @@ def load_transformer(
     store: Path,
     mark: str,
     single: Path | None = None,
+    computes: Any = None,
 ) -> Any:
     """The transformer of a component's folder in this precision: on the device, in few bits.
 
     It computes in bfloat16 then. `store` is the folder of quantised weights, `mark` the hash of the
     weights, `single` a file (GGUF or safetensors) to take them from: `folder` then only gives the
-    configuration. Raises JobFailed where the weights were published quantised and the precision is
-    another one. `settle` is to follow.
+    configuration. How it multiplies is settled by one trial on the device that `computes`, where
+    that is another than the one it is loaded on.
     """
-    if single is not None and precision != "stored" and checkpoints.scheme(single) == "nvfp4":
-        raise JobFailed(f"{single.name} was published in nvfp4, not for {precision}: leave it out")
     if precision in ("fp32", "bf16"):
         dtype = devices.dtype_of(precision)
         if single is None:
@@ -61,31 +59,23 @@ def load_transformer(
         assert single is not None
         model = checkpoints.from_gguf(cls, folder, single, device)
     elif precision == "stored" and single is not None:
-        if device.type == "mps":
-            raise JobFailed(f"{single.name} has scales in fp8, which Apple's GPU does not know")
         model = checkpoints.from_bfl(cls, folder, single, device)
-    elif single is None and checkpoints.is_stored(folder):
-        if precision != "stored":
-            raise JobFailed(f"these weights were published quantised, not for {precision}")
+    elif precision == "stored":
         model = _from_folder(cls, folder, device)
     else:
         make = _transformer_nf4 if precision == "nf4" else partial(_eight_bits, precision)
         model = make(cls, folder, device, store, mark, single)
-    return _for_inference(model)
-
-
-def settle(model: Any, device: Any, single: Path | None, precision: str) -> None:
-    """Choose how a loaded transformer multiplies on the device, by trying it once."""
     found: dict[str, Any] = {}
-    if precision == "int8" and not int8.settle(model, device):
+    if precision == "int8" and not int8.settle(model, computes or device):
         found = {"weight_only": True}
     elif precision == "stored" and single is not None:
         found = {"scheme": checkpoints.scheme(single), "rounds_inputs": bfl.settle(model)}
     setattr(model, _SETTLED, found)
+    return _for_inference(model)
 
 
 def facts(pipe: Any) -> Mapping[str, Any]:
-    """What `settle` chose, as engine facts; empty for what is the same on every device."""
+    """What was settled of the transformer, as engine facts; empty for what is always the same."""
     return dict(getattr(getattr(pipe, "transformer", None), _SETTLED, {}))
 
 
@@ -146,12 +136,14 @@ def _eight_bits(
     source = single or folder
     model = checkpoints.empty(cls, folder)
     layers, exact = list(fp8.matrices(model)), checkpoints.in_float32(model)
-    cast = {"fp8": fp8.cast, "int8": int8.cast}[precision]
-    compute = {"fp8": fp8.compute_in_bf16, "int8": int8.multiply_in_int8}[precision]
+    rounded, compute = {
+        "fp8": (fp8.rounded, fp8.compute_in_bf16),
+        "int8": (int8.rounded, int8.multiply_in_int8),
+    }[precision]
     compute(model)
 
     def converted() -> Iterator[tuple[str, Any]]:
-        return cast(checkpoints.tensors(cls, folder, single), layers, exact)
+        return fp8.cast(checkpoints.tensors(cls, folder, single), layers, exact, rounded)
 
     def write(aside: Path) -> None:
         for number, shard in enumerate(checkpoints.in_shards(converted())):
@@ -171,7 +163,7 @@ def _eight_bits(
     kept = KeptFolder(store, source, mark, precision, _RECIPES[precision])
     if (filled := _read_back(kept, read)) is not None:
         return filled
-    if _make(kept, source, precision, write):
+    if kept.make(int(_SHARE_OF_SOURCE * checkpoints.size(source)), write):
         return read()
     return fill({name: tensor.to(device) for name, tensor in converted()})
 
@@ -222,13 +214,8 @@ def _nf4_kept(
     model = _read_back(kept, lambda: _from_folder(cls, kept.folder, device))
     if model is None:
         model = fresh()
-        _make(kept, source, "nf4", model.save_pretrained)
+        kept.make(int(_SHARE_OF_SOURCE * checkpoints.size(source)), model.save_pretrained)
     return model
-
-
-def _make(kept: KeptFolder, source: Path, precision: str, write: Callable[[Path], None]) -> bool:
-    """Write a kept folder, if the disk has room for it."""
-    return kept.make(int(_SHARE_OF_SOURCE[precision] * checkpoints.size(source)), write)
 
 
 def _read_back(kept: KeptFolder, read: Callable[[], Any]) -> Any:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.memory import planner as memory
-from runner.engine.memory.plans import Machine, MemoryPlan
+from runner.engine.memory.plans import Machine, MemoryPlan, PlanSpace
 from runner.errors import JobFailed, OutOfMemory
-from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, words
+from tests.engine.cards import DEV, GIB, MEGAPIXEL, card, plan_for, words
 
 PLACEMENTS = ("stream", "offload", "resident")
 BITS = {"nf4": 4, "int8": 8, "fp8": 8, "bf16": 16, "fp32": 32}
@@ -28,14 +28,11 @@ MACHINES = CARDS | OTHERS
 @pytest.mark.parametrize("wanted", ["bf16", "fp8", "int8", "nf4"])
 @pytest.mark.parametrize("size", [8, 16, 48])
 def test_a_precision_that_is_named_is_kept(wanted: str, size: int) -> None:
-    plan: MemoryPlan | None = memory.plan(
-        DEV, card(size), MEGAPIXEL, wanted=wanted, kind="text2img"
-    )
+    plan: MemoryPlan | None = plan_for(DEV, card(size), MEGAPIXEL, wanted=wanted, kind="text2img")
     while plan is not None:
         assert plan.precision == wanted
-        plan = memory.after_out_of_memory(
-            plan, DEV, card(size), MEGAPIXEL, wanted=wanted, kind="text2img"
-        )
+        space = PlanSpace(DEV, card(size), MEGAPIXEL, wanted, "text2img")
+        plan = memory.after_out_of_memory(plan, space)
 
 
 @given(
@@ -50,16 +47,16 @@ def test_naming_the_precision_that_was_chosen_gives_the_same_plan_again(
     """A sidecar names it, and has to make the same picture."""
     model, machine = MODEL_REGISTRY[name], card(size, fp8=fp8, ram=ram)
     try:
-        chosen = memory.plan(model, machine, MEGAPIXEL)
+        chosen = plan_for(model, machine, MEGAPIXEL)
     except OutOfMemory:
         return
-    again = memory.plan(model, machine, MEGAPIXEL, wanted=chosen.precision)
+    again = plan_for(model, machine, MEGAPIXEL, wanted=chosen.precision)
     assert words(again) == words(chosen)
 
 
 def planned(name: str, machine: Machine, pixels: int, wanted: str = "auto") -> MemoryPlan | None:
     try:
-        return memory.plan(MODEL_REGISTRY[name], machine, pixels, wanted=wanted)
+        return plan_for(MODEL_REGISTRY[name], machine, pixels, wanted=wanted)
     except JobFailed:
         return None
 
@@ -98,7 +95,7 @@ def test_the_ladder_always_ends_and_every_fallback_expects_less(
 ) -> None:
     plan, model = planned(name, machine, pixels, wanted), MODEL_REGISTRY[name]
     while plan is not None:
-        lower = memory.after_out_of_memory(plan, model, machine, pixels, wanted=wanted)
+        lower = memory.after_out_of_memory(plan, PlanSpace(model, machine, pixels, wanted))
         if lower is not None:
             assert lower.bytes < plan.bytes
             assert wanted == "auto" or lower.precision == wanted

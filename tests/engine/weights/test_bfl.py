@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from runner.engine import resolved_task
 from runner.engine.gpu_thread import GpuThread
-from runner.engine.memory.plans import Machine
+from runner.engine.memory.plans import Machine, PlanSpace, in_words
 from runner.engine.models import Model, Weights
-from runner.engine.resolved_task import TaskResolver
+from runner.engine.resolved_task import TaskResolver, explain_plan
 from runner.engine.speed import Speed
 from runner.engine.weights import bfl, checkpoints, lora_layers, loras, quantise
-from runner.errors import JobFailed, ModelMissing
+from runner.errors import InputBad, ModelMissing
 from runner.executor import Failed, Rendered
 from tests import random_twin
 from tests.engine.lora_files import tensors_for, written
@@ -53,9 +55,7 @@ def loaded(part: str, file: Path, data: Path, precision: str = "stored") -> Any:
 
     folder, cpu = random_twin.folder(part, data) / "transformer", torch.device("cpu")
     cls = type(random_twin.build(part).transformer)
-    model = quantise.load_transformer(cls, folder, precision, cpu, data / "q", "a" * 64, file)
-    quantise.settle(model, cpu, file, precision)
-    return model
+    return quantise.load_transformer(cls, folder, precision, cpu, data / "q", "a" * 64, file)
 
 
 def pipe_with(part: str, transformer: Any) -> Any:
@@ -174,22 +174,11 @@ def test_a_tensor_that_such_a_file_lacks_is_named(
         loaded("flux2", file_of("flux2", scheme, less), data)
 
 
-def test_a_file_in_nvfp4_is_in_no_other_precision_and_one_in_fp8r_in_any(
-    data: Path, file_of: Written
-) -> None:
-    import torch
-
-    four, eight = file_of("flux2", "nvfp4"), file_of("flux2", "fp8r")
+def test_a_file_in_fp8r_is_in_any_precision(data: Path, file_of: Written) -> None:
+    file = file_of("flux2", "fp8r")
     for precision in ("fp32", "bf16", "fp8", "int8"):
-        with pytest.raises(JobFailed, match=f"was published in nvfp4, not for {precision}"):
-            loaded("flux2", four, data, precision)
-        model = loaded("flux2", eight, data, precision)
+        model = loaded("flux2", file, data, precision)
         assert quantise.facts(SimpleNamespace(transformer=model)) == {}
-    cls, folder = type(model), random_twin.folder("flux2", data) / "transformer"
-    with pytest.raises(JobFailed, match="scales in fp8, which Apple's GPU does not know"):
-        quantise.load_transformer(
-            cls, folder, "stored", torch.device("mps"), data / "q", "a" * 64, four
-        )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -258,12 +247,13 @@ def test_inputs_are_rounded_where_a_trial_on_the_device_shows_that_it_works(
         """A layer on a GPU, as far as it is looked at."""
 
         in_features, answer = 32, 1.0
+        fault = RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
         weight = SimpleNamespace(device=SimpleNamespace(type="cuda"))
 
         def forward(self, inputs: Any) -> Any:
             asked.append(inputs)
             if self.answer == 0:
-                raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+                raise self.fault
             return torch.full((2,), self.answer)
 
     ones = torch.ones
@@ -276,6 +266,9 @@ def test_inputs_are_rounded_where_a_trial_on_the_device_shows_that_it_works(
         found = bfl._multiplies(getattr(utils, kind), layer, torch, utils)
         assert found == (works and tried)
     assert len(asked) == 3 * tried
+    layer.fault = RuntimeError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="out of memory") if tried else nullcontext():
+        bfl._multiplies(getattr(utils, kind), layer, torch, utils)
 
 
 def test_layers_whose_inputs_are_rounded_stay_diffusers_own(
@@ -317,18 +310,32 @@ def test_such_a_file_is_planned_as_it_is_with_its_size_where_that_gains(
 ) -> None:
     file = file_of("flux2", scheme)
     library = WithFile(data, file)
-    weights = Weights(file.stat().st_size, 1_000, 2_000, 0)
+    weights = Weights(file.stat().st_size, 0, 2_000)
     entry = replace(library.models["klein"], weights=weights, bytes=2 * weights.others)
     library.models = {**library.models, "klein": entry}
     resolver = TaskResolver(library, Machine(device, 2**40, 2**40), device=device)
     plan = resolver.resolve(task_of("text2img", "klein")).plan
     assert plan.precision == precision
     if precision == "stored":
-        smaller = replace(entry, bytes=entry.bytes + file.stat().st_size - 64)
-        less = resolver._plan(smaller, 64 * 64, "stored", "text2img")
+        smaller = replace(entry, native=precision, bytes=entry.bytes + file.stat().st_size - 64)
+        less = resolver._plan(PlanSpace(smaller, resolver.machine, 64 * 64, kind="text2img"))
         assert plan.bytes - less.bytes == 64
-    named = resolver.resolve(task_of("text2img", "klein", precision="bf16")).plan
-    assert named.precision == "bf16"
+    said = explain_plan(library, entry, resolver.machine)
+    assert said[0].startswith(f"klein runs {in_words(precision)}, ")
+    refused = pytest.raises(InputBad, match="published quantised; leave `precision` out$")
+    with refused if scheme == "nvfp4" else nullcontext():
+        named = resolver.resolve(task_of("text2img", "klein", precision="bf16")).plan
+        assert named.precision == "bf16"
+
+
+def test_apples_gpu_is_said_not_to_know_the_scales_of_nvfp4(
+    data: Path, task_of: Any, file_of: Written
+) -> None:
+    library = WithFile(data, file_of("flux2", "nvfp4"))
+    machine = Machine("mps", 0, 2**40)
+    with pytest.raises(InputBad, match="scales in fp8, which Apple's GPU does not know") as found:
+        TaskResolver(library, machine, device="mps").resolve(task_of("text2img", "klein"))
+    assert explain_plan(library, library.models["klein"], machine) == [str(found.value)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -341,7 +348,9 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
     file_of: Written,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(TaskResolver, "_is_stored", lambda *given: True)
+    if scheme == "fp8r":
+        kept = lambda model, *given: replace(model, native="stored")  # noqa: E731
+        monkeypatch.setattr(resolved_task, "as_published", kept)
     task = task_of("text2img", MODELS[part])
     executor = GpuThread(data, library=WithFile(data, file_of(part, scheme)), device="cpu")
     try:
@@ -352,7 +361,7 @@ def test_a_stop_at_five_moments_leaves_a_pipeline_of_a_file_that_paints_the_same
         leaves_nothing_when_stopped(executor, task, plain)
         if scheme == "nvfp4":
             other = lives(executor, task_of("text2img", MODELS[part], precision="bf16"))[-1]
-            assert isinstance(other, Failed) and "published in nvfp4" in other.message
+            assert isinstance(other, Failed) and other.reason == "InputBad"
     finally:
         executor.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -224,10 +225,15 @@ def test_fp8_holds_the_matrices_of_its_own_blocks_and_the_second_start_is_the_fi
         assert torch.equal(one.float(), other.float()), name
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "int8"])
 def test_in_fewer_bits_it_is_placed_like_the_transformer_and_near_to_it(
-    precision: str, data: Path, tmp_path: Path, task_of: TaskOf
+    precision: str, data: Path, tmp_path: Path, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also on a device that does not multiply 8-bit integers."""
+    import torch
+
+    refuse = Mock(side_effect=RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED"))
+    monkeypatch.setattr(torch, "_int_mm", refuse)
     library = TwinLibrary(data)
     task = task_of("control", NAME)
     made = PlannedCache(library, plan(precision=precision))

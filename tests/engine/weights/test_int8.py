@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,7 +33,11 @@ def layer(inputs: int = 96, outputs: int = 160, *, one_row: bool = False) -> Any
 
     held, multiplied = int8._classes()
     made = torch.nn.Linear(inputs, outputs, dtype=torch.bfloat16).requires_grad_(False)
-    state = dict(int8.cast({f"it.{n}": t for n, t in made.state_dict().items()}.items(), ["it"]))
+    state = dict(
+        fp8.cast(
+            {f"it.{n}": t for n, t in made.state_dict().items()}.items(), ["it"], (), int8.rounded
+        )
+    )
     made.__class__ = held if one_row else multiplied
     made.register_buffer("weight_scale", state["it.weight_scale"])
     made.weight = torch.nn.Parameter(state["it.weight"], requires_grad=False)
@@ -154,7 +159,9 @@ def test_weights_published_in_more_bits_give_the_same_integers() -> None:
 
     fine = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
     rounded = fine.to(torch.bfloat16)
-    one, other = (dict(int8.cast([("a.weight", each)], ["a"])) for each in (fine, rounded))
+    one, other = (
+        dict(fp8.cast([("a.weight", each)], ["a"], (), int8.rounded)) for each in (fine, rounded)
+    )
     assert all(torch.equal(one[name], other[name]) for name in ("a.weight", "a.weight_scale"))
 
 
@@ -170,13 +177,12 @@ def test_numbers_that_are_none_stay_none_and_rows_of_zeros_are_the_bias() -> Non
 
 
 def test_a_device_without_these_products_gets_the_weights_alone_which_is_said(
-    transformer: Path, tmp_path: Path, cpu: Any, monkeypatch: pytest.MonkeyPatch
+    transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     model = load(transformer, "int8", tmp_path)
     right = forward(published(transformer))
-    quantise.settle(model, cpu, None, "int8")
     usual, pipe = forward(model), type("Pipe", (), {"transformer": model})
     assert quantise.facts(pipe) == {} and quantise.warnings(pipe) == ()
 
@@ -187,11 +193,21 @@ def test_a_device_without_these_products_gets_the_weights_alone_which_is_said(
         with monkeypatch.context() as patched:
             patched.setattr(torch, "_int_mm", fault)
             model = pipe.transformer = load(transformer, "int8", tmp_path)
-            quantise.settle(model, cpu, None, "int8")
             made = forward(model)
         assert quantise.facts(pipe) == {"weight_only": True}
         assert "only the weights are in 8 bits" in quantise.warnings(pipe)[0]
         assert not made.equal(usual) and far(made, right) < 0.02
+
+
+@pytest.mark.parametrize("fault", ["out of memory", "misaligned address"])
+def test_a_full_or_a_lost_device_says_nothing_about_its_products(
+    fault: str, cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "_int_mm", Mock(side_effect=RuntimeError(f"CUDA error: {fault}")))
+    with pytest.raises(RuntimeError, match=fault):
+        int8._multiplies(cpu)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
