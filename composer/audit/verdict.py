@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.audit.after import affirmed_after, negated_after
+from composer.audit.after import Surroundings, affirmed_after, negated_after
+from composer.audit.items import cut_items
+from composer.audit.lexicon import lexicon
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
-from composer.audit.scope import read_marks
+from composer.audit.scope import find_cues, find_marks
 from composer.audit.terms import Term, find_mentions, parse_terms
 from composer.audit.tokens import tokenise
 
@@ -78,12 +80,13 @@ def audit(
     prompt: str,
     terms: Iterable[str | Mapping[str, Any] | Term],
     spans: Sequence[Span] = (),
+    languages: Iterable[str] = (),
 ) -> Report:
     """Audit a prompt for forbidden terms; a negation never extends beyond its block.
 
     Raises ValueError for an invalid term.
     """
-    parsed = parse_terms(terms)
+    parsed, words = parse_terms(terms), lexicon(tuple(languages))
     if not parsed or not prompt:
         return Report("ok")
     work = normalise(prompt)
@@ -92,7 +95,9 @@ def audit(
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    marks = read_marks(tokens, mentioned)
+    cues = find_cues(tokens, mentioned, words)
+    items = cut_items(tokens, mentioned, cues, words)
+    marks = find_marks(tokens, mentioned, cues, items, words)
     findings: list[Finding] = []
     advice: list[Finding] = []
     reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
@@ -101,10 +106,11 @@ def audit(
         key = (mention.first, mention.last)
         if key not in decided:
             read = marks[mention.last - 1]
+            near = Surroundings(tokens, mention, words)
             if read is not None and read.negated:
-                decided[key] = affirmed_after(tokens, mention, read) or read
+                decided[key] = affirmed_after(near, read) or read
             else:
-                after = negated_after(tokens, mention, read)
+                after = negated_after(near, read)
                 decided[key] = after or read or Mark(False, "affirmed", "")
         mark = decided[key]
         for number in mention.terms:
