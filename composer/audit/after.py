@@ -115,7 +115,7 @@ def _free_after(near: Surroundings) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
     last = near.mention.last
     if near.kind(last) is Kind.HYPHEN:
-        if near.word(last + 1) in ("free", "less"):
+        if "suffix" in near.kinds(last + 1):
             return "" if near.kind(last + 2) is Kind.HYPHEN else f"-{near.word(last + 1)}"
         return _suspended(near, last + 1) if near.joins(last + 1) else ""
     if near.kind(last) is Kind.SLASH and near.word(last + 1):
@@ -129,7 +129,7 @@ def _suspended(near: Surroundings, at: int) -> str:
     # Each word of the list brings its hyphen and a comma or a conjunction.
     for index in range(at, min(at + 3 * _WORDS_BESIDE, len(near.tokens))):
         kind, text = near.kind(index), near.tokens[index].text
-        if kind is Kind.HYPHEN and near.word(index + 1) in ("free", "less"):
+        if kind is Kind.HYPHEN and "suffix" in near.kinds(index + 1):
             return f"-{near.word(index + 1)}"
         joins = near.joins(index) or kind is Kind.HYPHEN
         if not joins and (kind is not Kind.WORD or text in ("free", "with")):
@@ -187,12 +187,14 @@ def _predicates(near: Surroundings) -> list[int]:
     return places
 
 
-_NO_NOUNS = frozenset("gone gone_at_end negator auxiliary preposition determiner ing ed".split())
+_NO_NOUNS = {"gone", "gone_at_end", "negator", "auxiliary", "preposition", "with", "ing", "ed"} | {
+    "determiner"
+}
 
 
 def _is_noun(near: Surroundings, at: int) -> bool:
     text = near.word(at)
-    if not text or text in ("no", "with", "left", "out", "but", "and", "or"):
+    if not text or text in ("no", "left", "out", "but", "and", "or"):
         return False
     return not near.lexicon.kinds(text) & _NO_NOUNS
 
@@ -279,7 +281,7 @@ def _is_subject(near: Surroundings, finite: bool) -> bool:
         text, kinds = near.word(index), near.kinds(index)
         if not text or near.joins(index):
             return True
-        if text == "with":
+        if "with" in kinds:
             return not finite
         if "preposition" in kinds:
             return text in ("for", "about") or near.word(index - 1) in ("kind", "any", "sort")

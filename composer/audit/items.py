@@ -143,7 +143,7 @@ def phrase_of(
             continue
         elif "determiner" in kinds or text.isdigit():
             determined = determined or not nouns
-        elif "preposition" in kinds or text in ("with", "featuring", "to"):
+        elif "preposition" in kinds or "with" in kinds or text in ("featuring", "to"):
             after = _scenery(tokens, index, end, lexicon)
             if not after:
                 placed = True

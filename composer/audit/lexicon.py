@@ -108,8 +108,9 @@ def _kinds_of(lexicon: Lexicon, word: str) -> frozenset[str]:
             kinds.add(name)
     if len(word) > 5 and word.endswith(_ADJECTIVES):
         kinds.add("adjective")
-    for ending in ("ing", "ed"):  # a participle: walking, but not ceiling
-        if len(word) > 4 and word.endswith(ending) and f"{ending}_noun" not in kinds:
+    # Participles: walking, but not ceiling.
+    for ending, nouns in (("ing", "ing_noun"), ("ed", "ed_noun")):
+        if len(word) > 4 and word.endswith(ending) and nouns not in kinds:
             kinds.add(ending)
     return frozenset(kinds)
 

@@ -41,7 +41,8 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if unknown_verb and ("ing" in kinds or (scope.verbal and not scope.has_noun)):
         return replace(scope, outside=True)  # its object may exist: "without dominating the label"
     of_like = "of_like" in reading.kinds(index - 1)
-    if scope.has_noun and "definite" in kinds and not of_like and text != "all":
+    second = scope.has_noun and not of_like and not reading.begins_item(index)
+    if second and "definite" in kinds and text != "all":
         return replace(scope, outside=True)  # "no text that covers the label"
     return scope if kinds & _NEUTRAL else _noun_or_modifier(scope, kinds, following)
 

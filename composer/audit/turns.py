@@ -77,6 +77,8 @@ def _weakened(reading: Reading, cue: Cue, index: int, end: int) -> Scope | None:
     if cue.words == ("no",):
         forbids = first.endswith("ing") or "prohibition" in reading.lexicon.kinds(first)
         weak = weak or second == "than" or ("sign" in kinds and forbids)
+    if "ambiguous" in reading.kinds(index) and not reading.begins_item(index):
+        weak = weak or "before_ambiguous" not in reading.kinds(index - 1)
     if reading.tokens[index].kind is Kind.SYMBOL:
         weak = weak or "determiner" in reading.kinds(index - 1) or "sign" in reading.kinds(end)
     if not weak:
@@ -172,13 +174,14 @@ def _stop(
             return negation(reading, index, Effect.EXCEPT, f"{word} but", index + 1, "exception")
     if scope is None:
         return None
+    accompanies = "with" in reading.lexicon.kinds(text)
     if not scope.negated:
-        if scope.handled and text == "with":
+        if scope.handled and accompanies:
             return negation(reading, index, Effect.WITHOUT, scope.cue, index + 1)
         return None
-    if scope.listed and text in ("with", "as", "so", "when", "where", "if"):
+    if scope.listed and (accompanies or text in ("as", "so", "when", "where", "if")):
         return None
-    if text == "with" and not scope.has_noun:
+    if accompanies and not scope.has_noun:
         return None  # "not covered with X"
     return affirmation(reading, index, "terminator", text)
 

@@ -14,6 +14,7 @@ from composer.audit.items import cut_items
 from composer.audit.lexicon import lexicon
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
+from composer.audit.reasons import why
 from composer.audit.scope import find_cues, find_marks
 from composer.audit.terms import Term, find_mentions, parse_terms
 from composer.audit.tokens import tokenise
@@ -36,9 +37,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Finding:
-    """One mention of a term: its place in the prompt, and the cue and rule that decided on it.
+    """One mention of a term: its place in the prompt, and what decided on it.
 
-    `start` and `end` count code points; `cue` and `block` are empty where there is none.
+    `start` and `end` count code points; `cue` and `block` are empty where there is none. `why` says
+    in words what `rule` names.
     """
 
     term: str
@@ -47,6 +49,7 @@ class Finding:
     block: str
     cue: str
     rule: str
+    why: str = ""
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def audit(
         return Report("ok")
     work = normalise(prompt)
     tokens = tokenise(work, (edge for span in spans for edge in (span.start, span.end)))
-    mentions = find_mentions(work, tokens, parsed)
+    mentions = find_mentions(work, tokens, parsed, words)
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
@@ -119,15 +122,18 @@ def audit(
             reported[number][blocks] += 1
             # At each level, at most 20 mentions of one term are reported; all of them count.
             if reported[number][blocks] <= 20:
-                finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
+                finding = _finding(term, mark, prompt, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
 
 
-def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
+def _finding(
+    term: Term, mark: Mark, prompt: str, place: tuple[int, int], spans: Sequence[Span]
+) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
     note = term.reason
     if mark.negated:
         note = "a prompt reads no negatives: describe what is wanted instead of naming this"
-    return Finding(term.term, start, end, block, mark.cue, mark.rule, note)
+    reason = why(term, prompt[start:end], mark)
+    return Finding(term.term, start, end, block, mark.cue, mark.rule, reason, note)
