@@ -58,6 +58,9 @@ def negated_after(near: Surroundings, mark: Mark | None) -> Mark | None:
     affix = _affix(near, mark)
     if affix:
         return affix
+    before = near.word(near.mention.first - 1)
+    if mark is not None and mark.rule == "pseudo" and mark.cue == f"not {before}":
+        return None  # "not every logo is removed"
     places = _predicates(near)
     for at in places:
         if answer := _answer_at(near, at):
@@ -227,6 +230,10 @@ def _says_absent(near: Surroundings, at: int) -> tuple[bool, str]:
             finite = finite or text not in ("not", "never", "no")
             longer = longer or no_longer
             index += no_longer
+        elif "degree" in kinds and negator:
+            return False, ""  # "not fully visible"
+        elif "degree" in kinds or text.endswith("ly"):
+            pass
         elif "auxiliary" in kinds and not (negator and "present" in kinds):
             finite = finite or text not in ("that", "which", "who", "all", "both", "to")
         else:
