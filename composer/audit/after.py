@@ -4,14 +4,12 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from composer.audit.items import is_join
-from composer.audit.lexicon import Lexicon
 from composer.audit.reading import Mark
 from composer.audit.terms import Mention
-from composer.audit.tokens import WORDS, Kind, Token, word_at
+from composer.audit.text import Text
+from composer.audit.tokens import WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
@@ -20,168 +18,135 @@ _LONGEST = 5
 _PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """A mention and the tokens around it."""
-
-    tokens: Sequence[Token]
-    mention: Mention
-    lexicon: Lexicon
-
-    def word(self, index: int) -> str:
-        """The text of a token if it is a word, else empty."""
-        return word_at(self.tokens, index)
-
-    def kinds(self, index: int) -> frozenset[str]:
-        """The classes of the word at a token."""
-        return self.lexicon.kinds(word_at(self.tokens, index))
-
-    def kind(self, index: int) -> Kind:
-        """The kind of a token; a border where there is none."""
-        return self.tokens[index].kind if 0 <= index < len(self.tokens) else Kind.END
-
-    def joins(self, index: int) -> bool:
-        """Whether a token joins two items."""
-        return index < len(self.tokens) and bool(is_join(self.tokens, index, self.lexicon))
-
-    def ends(self, index: int) -> bool:
-        """Whether a phrase ends at a token."""
-        return self.kind(index) not in (*WORDS, Kind.HYPHEN, Kind.SLASH)
-
-    def sees(self, index: int) -> bool:
-        """Whether one of the three words after a token is "frame", "picture" or the like."""
-        return any("visibility" in self.kinds(at) for at in range(index + 1, index + 4))
-
-
-def negated_after(near: Surroundings, mark: Mark | None) -> Mark | None:
+def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
-    affix = _affix(near, mark)
+    affix = _affix(text, mention, mark)
     if affix:
         return affix
-    before = near.word(near.mention.first - 1)
+    before = text.word(mention.first - 1)
     if mark is not None and mark.rule == "pseudo" and mark.cue == f"not {before}":
         return None  # "not every logo is removed"
-    places = _predicates(near)
+    places = _predicates(text, mention)
     for at in places:
-        if answer := _answer_at(near, at):
+        if answer := _answer_at(text, at):
             return Mark(True, "after", answer)
     for at in places:
-        finite, words = _says_absent(near, at)
-        if words and _is_subject(near, finite):
+        finite, words = _says_absent(text, mention, at)
+        if words and _is_subject(text, mention, finite):
             return Mark(True, "after", words)
     return None
 
 
-def affirmed_after(near: Surroundings, mark: Mark) -> Mark | None:
+def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
     """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
-    cue, last = mark.cue.split()[0], near.mention.last
+    cue, last = mark.cue.split()[0], mention.last
     both = ""
-    if _free_after(near) and cue not in ("no", "avoid"):
+    if _free_after(text, mention) and cue not in ("no", "avoid"):
         both = "-free"
-    elif cue not in ("no", "without") and _is_let(near):
+    elif cue not in ("no", "without") and _is_let(text, mention):
         both = "let"
-    elif "lost" in near.kinds(last) and "harmed" in near.kinds(last) and cue in ("no", "not"):
-        both = f"… {near.word(last)}"
-    elif near.word(last) in ("be", "get", "become") and "lost" in near.kinds(last + 1):
-        both = f"{near.word(last)} {near.word(last + 1)}"
+    elif "lost" in text.kinds(last) and "harmed" in text.kinds(last) and cue in ("no", "not"):
+        both = f"… {text.word(last)}"
+    elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
+        both = f"{text.word(last)} {text.word(last + 1)}"
     return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
 
 
-def _is_let(near: Surroundings) -> bool:
+def _is_let(text: Text, mention: Mention) -> bool:
     """Whether "let" affirms a mention: "don't let the dog leave", not "don't let a dog appear"."""
-    first, last = near.mention.first, near.mention.last
-    is_let = any(near.word(at) in ("let", "letting") for at in range(first - 3, first))
-    appears = near.word(last) in ("", "be", "in", "into") or "present" in near.kinds(last)
+    first, last = mention.first, mention.last
+    is_let = any(text.word(at) in ("let", "letting") for at in range(first - 3, first))
+    appears = text.word(last) in ("", "be", "in", "into") or "present" in text.kinds(last)
     return is_let and not appears
 
 
-def _affix(near: Surroundings, mark: Mark | None) -> Mark | None:
+def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     """A negating prefix or suffix: "text-free", "non-stick"."""
-    first = near.mention.first
+    first = mention.first
     if mark is not None and not mark.negated and mark.rule == "double-negation":
         return None
     compound = [first]
-    while len(compound) <= _WORDS_BESIDE and near.kind(compound[-1] - 1) is Kind.HYPHEN:
+    while len(compound) <= _WORDS_BESIDE and text.mark(compound[-1] - 1) is Kind.HYPHEN:
         compound.append(compound[-1] - 2)
-    cue = _free_after(near)
+    cue = _free_after(text, mention)
     if cue:
         before = compound[-1] - 1
-        weak = "almost" in near.kinds(before) or near.word(before) in ("not", "never")
+        weak = "almost" in text.kinds(before) or text.word(before) in ("not", "never")
         return None if weak else Mark(True, "affix", cue)
     for at in compound[1:]:  # no-price-tag, non-stick
-        if near.word(at) in _PREFIXES:
-            return Mark(True, "affix", f"{near.word(at)}-")
-    return Mark(True, "affix", "non") if near.word(first - 1) == "non" else None
+        if text.word(at) in _PREFIXES:
+            return Mark(True, "affix", f"{text.word(at)}-")
+    return Mark(True, "affix", "non") if text.word(first - 1) == "non" else None
 
 
-def _free_after(near: Surroundings) -> str:
+def _free_after(text: Text, mention: Mention) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
-    last = near.mention.last
-    if near.kind(last) is Kind.HYPHEN:
-        if "suffix" in near.kinds(last + 1):
-            return "" if near.kind(last + 2) is Kind.HYPHEN else f"-{near.word(last + 1)}"
-        return _suspended(near, last + 1) if near.joins(last + 1) else ""
-    if near.kind(last) is Kind.SLASH and near.word(last + 1):
-        return _suspended(near, last)
-    if near.word(last) == "free" and near.kind(last + 1) is not Kind.HYPHEN:
-        return "" if "not_free" in near.kinds(last + 1) else "free"
+    last = mention.last
+    if text.mark(last) is Kind.HYPHEN:
+        if "suffix" in text.kinds(last + 1):
+            return "" if text.mark(last + 2) is Kind.HYPHEN else f"-{text.word(last + 1)}"
+        return _suspended(text, last + 1) if text.joins(last + 1) else ""
+    if text.mark(last) is Kind.SLASH and text.word(last + 1):
+        return _suspended(text, last)
+    if text.word(last) == "free" and text.mark(last + 1) is not Kind.HYPHEN:
+        return "" if "not_free" in text.kinds(last + 1) else "free"
     return ""
 
 
-def _suspended(near: Surroundings, at: int) -> str:
+def _suspended(text: Text, at: int) -> str:
     # Each word of the list brings its hyphen and a comma or a conjunction.
-    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(near.tokens))):
-        kind, text = near.kind(index), near.tokens[index].text
-        if kind is Kind.HYPHEN and "suffix" in near.kinds(index + 1):
-            return f"-{near.word(index + 1)}"
-        joins = near.joins(index) or kind is Kind.HYPHEN
-        if not joins and (kind is not Kind.WORD or text in ("free", "with")):
+    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(text.tokens))):
+        mark, word = text.mark(index), text.word(index)
+        if mark is Kind.HYPHEN and "suffix" in text.kinds(index + 1):
+            return f"-{text.word(index + 1)}"
+        joins = text.joins(index) or mark is Kind.HYPHEN
+        if not joins and (mark is not Kind.WORD or word in ("free", "with")):
             return ""
     return ""
 
 
-def _answer_at(near: Surroundings, at: int) -> str:
+def _answer_at(text: Text, at: int) -> str:
     """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
-    mark = near.tokens[at].text if at < len(near.tokens) else ""
-    if mark == "," and near.word(at + 1) == "none":
+    mark = text.tokens[at].text if at < len(text.tokens) else ""
+    if mark == "," and text.word(at + 1) == "none":
         at += 1
-    elif mark in (":", "=", "?", "-", "–", "—") and near.kind(at) is not Kind.HYPHEN:
+    elif mark in (":", "=", "?", "-", "–", "—") and text.mark(at) is not Kind.HYPHEN:
         at += 1
-    elif near.word(at) not in ("none", "nope"):
+    elif text.word(at) not in ("none", "nope"):
         return ""
-    answer = near.word(at)
+    answer = text.word(at)
     if answer in ("not", "absolutely"):
-        follows = near.word(at + 1) in ("any", "not", "at") or "present" in near.kinds(at + 1)
-        return f"{mark} {answer} {near.word(at + 1)}" if follows else ""
-    ends = near.ends(at + 1) or "emphasis" in near.kinds(at + 1)
-    return f"{mark} {answer}".strip() if "answer" in near.kinds(at) and ends else ""
+        follows = text.word(at + 1) in ("any", "not", "at") or "present" in text.kinds(at + 1)
+        return f"{mark} {answer} {text.word(at + 1)}" if follows else ""
+    ends = _ends(text, at + 1) or "emphasis" in text.kinds(at + 1)
+    return f"{mark} {answer}".strip() if "answer" in text.kinds(at) and ends else ""
 
 
-def _predicates(near: Surroundings) -> list[int]:
+def _predicates(text: Text, mention: Mention) -> list[int]:
     """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
-    at = near.mention.last
-    places, nouns, limit = [at], 0, min(at + 14, len(near.tokens))
+    at = mention.last
+    places, nouns, limit = [at], 0, min(at + 14, len(text.tokens))
     while at < limit:
-        kinds = near.kinds(at)
-        if near.joins(at):
+        kinds = text.kinds(at)
+        if text.joins(at):
             # After a noun: the word after the mention may be its verb.
-            if nouns or not _joined_subject(near, at, limit):
+            if nouns or not _joined_subject(text, at, limit):
                 break
-            while at < limit and (near.joins(at) or near.word(at) in ("the", "any")):
+            while at < limit and (text.joins(at) or text.word(at) in ("the", "any")):
                 at += 1
-            while at < limit and _is_noun(near, at):
+            while at < limit and _is_noun(text, at):
                 at += 1
             places.append(at)
         elif "preposition" in kinds:
             at += 1
             plain = {"any", "kind", "sort"}
             while at < limit and (
-                _is_noun(near, at) or "determiner" in near.kinds(at) or near.word(at) in plain
+                _is_noun(text, at) or "determiner" in text.kinds(at) or text.word(at) in plain
             ):
                 at += 1
             places.append(at)
             nouns = 0
-        elif _is_noun(near, at) and nouns <= 1:
+        elif _is_noun(text, at) and nouns <= 1:
             nouns += 1
             at += 1
             places.append(at)
@@ -190,108 +155,124 @@ def _predicates(near: Surroundings) -> list[int]:
     return places
 
 
-_NO_NOUNS = {"gone", "gone_at_end", "negator", "auxiliary", "preposition", "with", "ing", "ed"} | {
-    "determiner"
-}
+_NO_NOUNS = frozenset(
+    (
+        "gone",
+        "gone_at_end",
+        "negator",
+        "auxiliary",
+        "preposition",
+        "determiner",
+        "with",
+        "ing",
+        "ed",
+    )
+)
 
 
-def _is_noun(near: Surroundings, at: int) -> bool:
-    text = near.word(at)
-    if not text or text in ("no", "left", "out", "but", "and", "or"):
-        return False
-    return not near.lexicon.kinds(text) & _NO_NOUNS
+def _is_noun(text: Text, at: int) -> bool:
+    word = text.word(at)
+    other = word in ("", "no", "left", "out", "but", "and", "or")
+    return not other and not text.kinds(at) & _NO_NOUNS
 
 
-def _joined_subject(near: Surroundings, at: int, limit: int) -> bool:
+def _joined_subject(text: Text, at: int, limit: int) -> bool:
     """Whether a list of subjects ends with a conjunction, as in "A, B and C"."""
     for index in range(at, limit):
-        slash = near.kind(index) in (Kind.AND, Kind.SLASH)
-        if slash or near.kinds(index) & {"join_or", "join_and"} and near.word(index) != "plus":
-            return near.word(index + 1) not in ("a", "an", "one", "some")
-        if not (near.joins(index) or _is_noun(near, index) or near.word(index) == "the"):
+        slash = text.mark(index) in (Kind.AND, Kind.SLASH)
+        if slash or text.kinds(index) & {"join_or", "join_and"} and text.word(index) != "plus":
+            return text.word(index + 1) not in ("a", "an", "one", "some")
+        if not (text.joins(index) or _is_noun(text, index) or text.word(index) == "the"):
             return False
     return False
 
 
-def _says_absent(near: Surroundings, at: int) -> tuple[bool, str]:
+def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
-    index, negator, longer, finite = at, "", False, False
-    while index < min(at + 7, len(near.tokens)):
-        text, kinds = near.word(index), near.kinds(index)
-        no_longer = text == "no" and near.word(index + 1) == "longer"
-        if near.joins(index) and "auxiliary" not in kinds:
+    index, negator, finite = at, "", False
+    while index < min(at + 7, len(text.tokens)):
+        word, kinds = text.word(index), text.kinds(index)
+        no_longer = word == "no" and text.word(index + 1) == "longer"
+        if text.joins(index) and "auxiliary" not in kinds:
             break
         if "negator" in kinds or no_longer:
-            if next(_gone_at(near, index), ""):
+            if next(_gone_at(text, index), ""):
                 break
             if negator:
                 return False, ""
-            negator = text
-            finite = finite or text not in ("not", "never", "no")
-            longer = longer or no_longer
+            negator = word
+            finite = finite or word not in ("not", "never", "no")
             index += no_longer
         elif "degree" in kinds and negator:
             return False, ""  # "not fully visible"
-        elif "degree" in kinds or text.endswith("ly"):
-            pass
         elif "auxiliary" in kinds and not (negator and "present" in kinds):
-            finite = finite or text not in ("that", "which", "who", "all", "both", "to")
-        else:
+            finite = finite or word not in ("that", "which", "who", "all", "both", "to")
+        elif "degree" not in kinds and not word.endswith("ly"):
             break
         index += 1
-    text, kinds = near.word(index), near.kinds(index)
-    words = " ".join(near.word(i) for i in range(at, min(index + 1, len(near.tokens)))).strip()
+    word, kinds = text.word(index), text.kinds(index)
+    words = " ".join(text.word(i) for i in range(at, min(index + 1, len(text.tokens)))).strip()
     if negator:
-        seen = "present" in kinds or (text in ("in", "within") and near.sees(index))
-        return finite, words if seen or text in ("to", "anywhere") else ""
-    if gone := next(_gone_at(near, index), ""):
-        words = " ".join((*(near.word(i) for i in range(at, index)), gone))
-        return finite and text != "nowhere", words
-    kept = _kept(near)
-    if "gone_at_end" in kinds and near.ends(index + 1):
-        return False, words if text != "out" or kept else ""
-    if text in ("out", "off", "outside", "hidden", "away") and near.sees(index):
+        seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
+        return finite, words if seen or word in ("to", "anywhere") else ""
+    if gone := next(_gone_at(text, index), ""):
+        words = " ".join((*(text.word(i) for i in range(at, index)), gone))
+        return finite and word != "nowhere", words
+    if "leaves" in kinds and index > at and _ends(text, index + 1):
+        return finite, words
+    kept = _kept(text, mention)
+    if "gone_at_end" in kinds and _ends(text, index + 1):
+        return False, words if word != "out" or kept else ""
+    if word in ("out", "off", "outside", "hidden", "away") and _sees(text, index):
         return finite, words if kept is not False else ""
     return False, ""
 
 
-def _gone_at(near: Surroundings, index: int) -> Iterator[str]:
+def _ends(text: Text, index: int) -> bool:
+    """Whether a phrase ends at a token."""
+    return text.mark(index) not in (*WORDS, Kind.HYPHEN, Kind.SLASH)
+
+
+def _sees(text: Text, index: int) -> bool:
+    """Whether one of the three words after a token is "frame", "picture" or the like."""
+    return any("visibility" in text.kinds(at) for at in range(index + 1, index + 4))
+
+
+def _gone_at(text: Text, index: int) -> Iterator[str]:
     """The predicates of absence that begin at a token: "removed", "out of the question"."""
     words: list[str] = []
-    for at in range(index, len(near.tokens)):
-        if near.kind(at) is Kind.HYPHEN and words:
+    for at in range(index, len(text.tokens)):
+        if text.mark(at) is Kind.HYPHEN and words:
             continue
-        if not near.word(at) or len(words) == _LONGEST:
+        if not text.word(at) or len(words) == _LONGEST:
             return
-        words.append(near.word(at))
-        if "gone" in near.lexicon.kinds(" ".join(words)):
+        words.append(text.word(at))
+        if "gone" in text.lexicon.kinds(" ".join(words)):
             yield " ".join(words)
 
 
-def _kept(near: Surroundings) -> bool | None:
+def _kept(text: Text, mention: Mention) -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
-    first = near.mention.first
-    for index in range(first - 1, first - 5, -1):
-        if "keep" in near.kinds(index):
+    for index in range(mention.first - 1, mention.first - 5, -1):
+        if "keep" in text.kinds(index):
             before = (index - 1, index - 2)
-            avoided = any(near.word(at) in ("no", "avoid", "without") for at in before)
-            return not avoided and not any("negator" in near.kinds(at) for at in before)
+            avoided = any(text.word(at) in ("no", "avoid", "without") for at in before)
+            return not avoided and not any("negator" in text.kinds(at) for at in before)
     return None
 
 
-def _is_subject(near: Surroundings, finite: bool) -> bool:
+def _is_subject(text: Text, mention: Mention, finite: bool) -> bool:
     """Whether a mention is no object of the words before it: "glare on the label is not shown"."""
-    first = near.mention.first
-    for index in range(first - 1, max(-1, first - 7), -1):
-        if near.kind(index) is Kind.HYPHEN:
+    for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
+        word, kinds = text.word(index), text.kinds(index)
+        if text.mark(index) is Kind.HYPHEN:
             continue
-        text, kinds = near.word(index), near.kinds(index)
-        if not text or near.joins(index):
+        if not word or text.joins(index):
             return True
         if "with" in kinds:
             return not finite
         if "preposition" in kinds:
-            return text in ("for", "about") or near.word(index - 1) in ("kind", "any", "sort")
+            return word in ("for", "about") or text.word(index - 1) in ("kind", "any", "sort")
         if "ing" in kinds and not kinds & {"show", "keep"}:
             return False
     return True

@@ -5,18 +5,18 @@ list; an article, an adjective or a verb begins a new phrase. One pass forward a
 both linear.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from composer.audit.lexicon import Cue, Effect, Lexicon
-from composer.audit.tokens import WORDS, Kind, Token, word_at
+from composer.audit.lexicon import Cue, Effect
+from composer.audit.text import Text
+from composer.audit.tokens import WORDS, Kind
 
 _BORDERS = dict.fromkeys((Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG), "border") | {
     Kind.OPEN: "open",
     Kind.CLOSE: "close",
     Kind.SEMICOLON: "semicolon",
 }
-_MARKS = {Kind.COMMA: "comma", Kind.SLASH: "or", Kind.AND: "and"}
 _STRENGTH = {"comma": 0, "and": 1, "or": 2}
 
 
@@ -54,32 +54,16 @@ class Item:
     enclosed: bool = False  # it and all items up to the next border or bracket are bare
 
 
-def is_join(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> str:
-    """How a token joins two items: comma, and, or; empty if it does not."""
-    token = tokens[index]
-    if token.kind is Kind.WORD:
-        kinds = lexicon.kinds(token.text)
-        return "and" if "join_and" in kinds else "or" if "join_or" in kinds else ""
-    return _MARKS.get(token.kind, "")
-
-
-def cut_items(
-    tokens: Sequence[Token],
-    mentioned: Collection[int],
-    cues: Mapping[int, tuple[Cue, int]],
-    lexicon: Lexicon,
-) -> list[Item]:
+def cut_items(text: Text, cues: Mapping[int, tuple[Cue, int]]) -> list[Item]:
     """The items of a prompt, in order."""
     items: list[Item] = []
     start, joined = 0, "border"
-    for index in range(len(tokens) + 1):
-        separator = "border"
-        if index < len(tokens):
-            separator = _BORDERS.get(tokens[index].kind) or is_join(tokens, index, lexicon)
+    for index in range(len(text.tokens) + 1):
+        separator = _BORDERS.get(text.mark(index)) or text.joins(index)
         if not separator:
             continue
         if index > start:
-            phrase = phrase_of(tokens, start, index, mentioned, lexicon)
+            phrase = phrase_of(text, start, index)
             first = cues.get(start)
             items.append(Item(start, index, joined, phrase, first[0].effect if first else None))
         elif separator in _STRENGTH and joined in _STRENGTH:
@@ -122,29 +106,27 @@ def _closing(after: Item | None) -> str:
     return after.closed if quiet or after.closed == "or" else ""
 
 
-def phrase_of(
-    tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int], lexicon: Lexicon
-) -> Phrase:
+def phrase_of(text: Text, start: int, end: int) -> Phrase:
     """Describe the tokens [start, end); words of a mention always count as nouns."""
     determined = described = acts = command = placed = False
     nouns: list[int] = []
     index = start
     while index < end:
-        token, text = tokens[index], tokens[index].text
-        kinds = lexicon.kinds(text)
+        token, kinds = text.tokens[index], text.kinds(index)
+        word = token.text
         index += 1
-        if index - 1 in mentioned and token.kind in WORDS:
+        if index - 1 in text.mentioned and token.kind in WORDS:
             nouns.append(index - 1)
         elif token.kind is not Kind.WORD:
             continue
-        elif index < end and tokens[index].kind is Kind.HYPHEN:
+        elif index < end and text.mark(index) is Kind.HYPHEN:
             continue  # only the last part of a compound counts
-        elif text in ("any", "no") or "filler" in kinds:
+        elif word in ("any", "no") or "filler" in kinds:
             continue
-        elif "determiner" in kinds or text.isdigit():
+        elif "determiner" in kinds or word.isdigit():
             determined = determined or not nouns
-        elif "preposition" in kinds or "with" in kinds or text in ("featuring", "to"):
-            after = _scenery(tokens, index, end, lexicon)
+        elif "preposition" in kinds or "with" in kinds or word in ("featuring", "to"):
+            after = _scenery(text, index, end)
             if not after:
                 placed = True
                 break
@@ -155,33 +137,33 @@ def phrase_of(
             command = True
         elif "finite" in kinds:
             acts = acts or bool(nouns)
-        elif "material" in kinds and not nouns and index < end and word_at(tokens, index):
+        elif "material" in kinds and not nouns and index < end and text.word(index):
             described = True
-        elif "adjective" in kinds or (not text.isalpha() and any(map(str.isdigit, text))):
+        elif "adjective" in kinds or (not word.isalpha() and any(map(str.isdigit, word))):
             described = True
         elif "ing" in kinds or "ed" in kinds:
             acts, described = acts or bool(nouns), described or not nouns
         else:
             nouns.append(index - 1)
-    compact = len(nouns) == 1 or (bool(nouns) and all(place in mentioned for place in nouns))
+    compact = len(nouns) == 1 or (bool(nouns) and all(place in text.mentioned for place in nouns))
     # A mention with another noun after it may be a subject with its verb.
-    clausal = len(nouns) > 1 and nouns[0] in mentioned and nouns[-1] not in mentioned
-    plural = bool(nouns) and tokens[nouns[-1]].text.endswith("s")
+    clausal = len(nouns) > 1 and nouns[0] in text.mentioned and nouns[-1] not in text.mentioned
+    plural = bool(nouns) and text.tokens[nouns[-1]].text.endswith("s")
     return Phrase(
         determined, described, acts, command, placed, len(nouns), compact, clausal, plural
     )
 
 
-def _scenery(tokens: Sequence[Token], index: int, end: int, lexicon: Lexicon) -> int:
+def _scenery(text: Text, index: int, end: int) -> int:
     """The end of a phrase such as "in the image", which names no real place; 0 if there is none.
 
     `index` is the token after the preposition; "of any kind" is another such phrase.
     """
-    texts = [token.text for token in tokens[index : min(index + 3, end)]]
-    for at, text in enumerate(texts):
-        kinds = lexicon.kinds(text)
-        if "scene" in kinds or (at and texts[0] == "any" and "filler" in kinds):
-            return index + at + 1
-        if text not in ("the", "this", "any", "sight"):
+    first = text.word(index)
+    for at in range(index, min(index + 3, end)):
+        kinds = text.kinds(at)
+        if "scene" in kinds or (at > index and first == "any" and "filler" in kinds):
+            return at + 1
+        if text.word(at) not in ("the", "this", "any", "sight"):
             break
     return 0

@@ -4,13 +4,12 @@
 them return new values and change none.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 from composer.audit.items import Item, phrase_of
-from composer.audit.lexicon import Cue, Effect, Lexicon
-from composer.audit.tokens import WORDS, Token, word_at
+from composer.audit.lexicon import Cue, Effect
+from composer.audit.text import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +55,12 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Text):
     """A prompt as the earlier stages read it; `numbers` has the item of each token."""
 
-    tokens: Sequence[Token]
-    mentioned: Collection[int]
     cues: Mapping[int, tuple[Cue, int]]
     items: Sequence[Item]
     numbers: Sequence[int]
-    lexicon: Lexicon
-
-    def word(self, index: int) -> str:
-        """The text of a token if it is a word, else empty."""
-        return word_at(self.tokens, index)
-
-    def kinds(self, index: int) -> frozenset[str]:
-        """The classes of the word at a token."""
-        return self.lexicon.kinds(word_at(self.tokens, index))
-
-    def words_after(self, index: int, count: int) -> list[str]:
-        """Up to `count` words that follow a token without a mark between them."""
-        following = self.tokens[index + 1 : index + 1 + count]
-        return [token.text for token in takewhile(lambda t: t.kind in WORDS, following)]
 
     def begins_item(self, index: int) -> bool:
         """Whether an item begins at a token."""
@@ -90,7 +73,7 @@ def negation(
     """A negation by the cue at the token `at`; its phrase starts at the token `after`."""
     number = reading.numbers[at]
     end = reading.items[number].end if reading.items else after
-    phrase = phrase_of(reading.tokens, after, end, reading.mentioned, reading.lexicon)
+    phrase = phrase_of(reading, after, end)
     busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
     return Scope(
         negated=True,

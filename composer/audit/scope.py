@@ -4,13 +4,13 @@ The method is that of ConText (cues begin, invert and end a scope), with scopes 
 the noun phrase after a cue, then its list. A word counts as not covered where this is uncertain.
 """
 
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from composer.audit.items import Item
-from composer.audit.lexicon import Cue, Effect, Lexicon
+from composer.audit.items import Item, cut_items
+from composer.audit.lexicon import Cue, Effect
 from composer.audit.plain import after_word
 from composer.audit.reading import Mark, Reading, Scope, ended, negation
+from composer.audit.text import Text
 from composer.audit.tokens import DASHES, WORDS, Kind, Token
 from composer.audit.turns import after_cue
 
@@ -38,51 +38,41 @@ class _State:
     quotes: _Level | None = None
 
 
-def find_cues(
-    tokens: Sequence[Token], mentioned: Collection[int], lexicon: Lexicon
-) -> dict[int, tuple[Cue, int]]:
-    """The longest cue at each token, as (cue, end); none inside another cue or inside a mention."""
-    found: dict[int, tuple[Cue, int]] = {}
+def read(text: Text) -> Reading:
+    """Find the cues of a text, and cut it into items."""
+    cues: dict[int, tuple[Cue, int]] = {}
     skip = 0
-    for index, token in enumerate(tokens):
-        if token.kind not in WORDS or index < skip:
-            continue
-        hit = lexicon.cue_at(tokens, index) or _un_participle(tokens, index, lexicon)
-        if hit is None or all(place in mentioned for place in range(index, hit[1])):
-            continue
-        found[index] = hit
-        skip = hit[1]
-    return found
+    for index, token in enumerate(text.tokens):
+        if token.kind in WORDS and index >= skip:
+            found = text.lexicon.cue_at(text.tokens, index) or _un_participle(text, index)
+            # No cue inside another cue or inside a mention.
+            if found and not all(place in text.mentioned for place in range(index, found[1])):
+                cues[index] = found
+                skip = found[1]
+    items = cut_items(text, cues)
+    starts = {item.start: number for number, item in enumerate(items)}
+    numbers: list[int] = []
+    for index in range(len(text.tokens)):
+        numbers.append(starts.get(index, numbers[-1] if numbers else 0))
+    return Reading(text.tokens, text.mentioned, text.lexicon, cues, items, numbers)
 
 
-def _un_participle(tokens: Sequence[Token], index: int, lexicon: Lexicon) -> tuple[Cue, int] | None:
+def _un_participle(text: Text, index: int) -> tuple[Cue, int] | None:
     """A cue such as "undisturbed by": "un-", a participle, and "by" or "with"."""
-    text = tokens[index].text
-    if text.startswith("un") and "ed" in lexicon.kinds(text) and index + 1 < len(tokens):
-        after = tokens[index + 1]
-        if after.kind is Kind.WORD and after.text in ("by", "with"):
-            return Cue((text, after.text), Effect.WITHOUT), index + 2
+    word, after = text.word(index), text.word(index + 1)
+    if word.startswith("un") and "ed" in text.kinds(index) and after in ("by", "with"):
+        return Cue((word, after), Effect.WITHOUT), index + 2
     return None
 
 
-def find_marks(
-    tokens: Sequence[Token],
-    mentioned: Collection[int],
-    cues: Mapping[int, tuple[Cue, int]],
-    items: Sequence[Item],
-    lexicon: Lexicon,
-) -> list[Mark | None]:
+def find_marks(reading: Reading) -> list[Mark | None]:
     """One mark for every token; None where no cue applies."""
-    starts = {item.start: number for number, item in enumerate(items)}
-    numbers: list[int] = []
-    for index in range(len(tokens)):
-        numbers.append(starts.get(index, numbers[-1] if numbers else 0))
-    reading = Reading(tokens, mentioned, cues, items, numbers, lexicon)
-    marks: list[Mark | None] = [None] * len(tokens)
+    marks: list[Mark | None] = [None] * len(reading.tokens)
     state, skip = _State(), 0
-    for index, token in enumerate(tokens):
-        if index in starts and (scope := state.scope) is not None and scope.negated:
-            state = replace(state, scope=_in_item(reading, scope, items[starts[index]]))
+    for index, token in enumerate(reading.tokens):
+        item = reading.items[reading.numbers[index]] if reading.items else None
+        if item and item.start == index and (scope := state.scope) is not None and scope.negated:
+            state = replace(state, scope=_in_item(reading, scope, item))
         if token.kind not in WORDS:
             state = _after_mark(reading, state, index, token)
         elif index >= skip:

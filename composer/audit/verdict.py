@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.audit.after import Surroundings, affirmed_after, negated_after
-from composer.audit.items import cut_items
+from composer.audit.after import affirmed_after, negated_after
 from composer.audit.lexicon import lexicon
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
 from composer.audit.reasons import why
-from composer.audit.scope import find_cues, find_marks
+from composer.audit.scope import find_marks, read
 from composer.audit.terms import Term, find_mentions, parse_terms
+from composer.audit.text import Text
 from composer.audit.tokens import tokenise
 
 
@@ -98,9 +98,8 @@ def audit(
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    cues = find_cues(tokens, mentioned, words)
-    items = cut_items(tokens, mentioned, cues, words)
-    marks = find_marks(tokens, mentioned, cues, items, words)
+    reading = read(Text(tokens, mentioned, words))
+    marks = find_marks(reading)
     findings: list[Finding] = []
     advice: list[Finding] = []
     reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
@@ -108,13 +107,12 @@ def audit(
     for mention in mentions:
         key = (mention.first, mention.last)
         if key not in decided:
-            read = marks[mention.last - 1]
-            near = Surroundings(tokens, mention, words)
-            if read is not None and read.negated:
-                decided[key] = affirmed_after(near, read) or read
+            marked = marks[mention.last - 1]
+            if marked is not None and marked.negated:
+                decided[key] = affirmed_after(reading, mention, marked) or marked
             else:
-                after = negated_after(near, read)
-                decided[key] = after or read or Mark(False, "affirmed", "")
+                after = negated_after(reading, mention, marked)
+                decided[key] = after or marked or Mark(False, "affirmed", "")
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]

@@ -6,10 +6,14 @@ that nobody has seen, and later rules were made from the errors of all but `labe
 
     labelled_blind    0.997  0.993  0.000      labelled_scenes   0.923  0.911  0.062
     labelled_hard     0.961  0.963  0.041      labelled_objects  0.971  0.988  0.052
-    labelled_work     0.802  0.775  0.169
+    labelled_work     0.802  0.775  0.169      labelled_probe    0.933  0.967  0.105
 
-`labelled_work` is of the kinds that the rules of its day missed. The sets of other languages were
-written before their tables, but by the same hand.
+`labelled_work` and `labelled_probe` are of the kinds that the rules of November missed. The sets of
+other languages were written before their tables by the same hand, and the second ones after them:
+
+    german_held       0.967  0.929  0.000      french_held       1.000  1.000  0.000
+    spanish_held      0.967  1.000  0.062      italian_held      1.000  1.000  0.000
+    portuguese_held   1.000  1.000  0.000
 """
 
 from dataclasses import replace
@@ -28,6 +32,7 @@ OURS = (
     "labelled_scenes",
     "labelled_objects",
     "labelled_work",
+    "labelled_probe",
 )
 
 
@@ -36,7 +41,7 @@ def test_the_development_set_has_at_most_two_errors() -> None:
     assert found["errors"] <= 2
 
 
-@pytest.mark.parametrize("name", (*OURS, *LANGUAGES))
+@pytest.mark.parametrize("name", (*OURS, *LANGUAGES, *(f"{name}_held" for name in LANGUAGES)))
 def test_labelled_sets_meet_the_goals(name: str) -> None:
     found = measure(load(DATA / f"{name}.tsv"), by_audit)
     assert found["accuracy"] >= 0.97
