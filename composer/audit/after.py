@@ -112,14 +112,15 @@ def _answer_at(text: Text, at: int) -> str:
         at += 1
     elif mark in (":", "=", "?", "-", "–", "—") and text.mark(at) is not Kind.HYPHEN:
         at += 1
-    elif text.word(at) not in ("none", "nope"):
+    elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
         return ""
     answer = text.word(at)
     if answer in ("not", "absolutely"):
         follows = text.word(at + 1) in ("any", "not", "at") or "present" in text.kinds(at + 1)
         return f"{mark} {answer} {text.word(at + 1)}" if follows else ""
     ends = _ends(text, at + 1) or "emphasis" in text.kinds(at + 1)
-    return f"{mark} {answer}".strip() if "answer" in text.kinds(at) and ends else ""
+    words = answer if mark == answer else f"{mark} {answer}".strip()
+    return words if "answer" in text.kinds(at) and ends else ""
 
 
 def _predicates(text: Text, mention: Mention) -> list[int]:
@@ -196,7 +197,7 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
         if text.joins(index) and "auxiliary" not in kinds:
             break
         if "negator" in kinds or no_longer:
-            if next(_gone_at(text, index), ""):
+            if next(_gone_at(text, index, finite), ""):
                 break
             if negator:
                 return False, ""
@@ -215,7 +216,7 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     if negator:
         seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
         return finite, words if seen or word in ("to", "anywhere") else ""
-    if gone := next(_gone_at(text, index), ""):
+    if gone := next(_gone_at(text, index, finite), ""):
         words = " ".join((*(text.word(i) for i in range(at, index)), gone))
         return finite and word != "nowhere", words
     if "leaves" in kinds and index > at and _ends(text, index + 1):
@@ -238,7 +239,7 @@ def _sees(text: Text, index: int) -> bool:
     return any("visibility" in text.kinds(at) for at in range(index + 1, index + 4))
 
 
-def _gone_at(text: Text, index: int) -> Iterator[str]:
+def _gone_at(text: Text, index: int, finite: bool) -> Iterator[str]:
     """The predicates of absence that begin at a token: "removed", "out of the question"."""
     words: list[str] = []
     for at in range(index, len(text.tokens)):
@@ -247,7 +248,8 @@ def _gone_at(text: Text, index: int) -> Iterator[str]:
         if not text.word(at) or len(words) == _LONGEST:
             return
         words.append(text.word(at))
-        if "gone" in text.lexicon.kinds(" ".join(words)):
+        kinds = text.lexicon.kinds(" ".join(words))
+        if "gone" in kinds or ("refused" in kinds and (finite or _ends(text, at + 1))):
             yield " ".join(words)
 
 

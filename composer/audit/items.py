@@ -137,9 +137,11 @@ def phrase_of(text: Text, start: int, end: int) -> Phrase:
             command = True
         elif "finite" in kinds:
             acts = acts or bool(nouns)
-        elif "material" in kinds and not nouns and index < end and text.word(index):
-            described = True
-        elif "adjective" in kinds or (not word.isalpha() and any(map(str.isdigit, word))):
+        elif (
+            "adjective" in kinds
+            and not ("noun_too" in kinds and index == end)
+            or (not word.isalpha() and any(map(str.isdigit, word)))
+        ):
             described = True
         elif "ing" in kinds or "ed" in kinds:
             acts, described = acts or bool(nouns), described or not nouns

@@ -35,8 +35,6 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
         return replace(scope, outside=presupposed, shared=presupposed and "definite" in after)
     if verb and not scope.has_noun:
         return scope
-    if not scope.has_noun and "change" in kinds and not scope.verbal:
-        return replace(scope, has_noun=True, flaw="change")
     unknown_verb = "definite" in after and not kinds & {*_NEUTRAL, "show"}
     if unknown_verb and ("ing" in kinds or (scope.verbal and not scope.has_noun)):
         return replace(scope, outside=True)  # its object may exist: "without dominating the label"
@@ -54,18 +52,15 @@ def _begins_clause(reading: Reading, index: int) -> bool:
 
 
 def _noun_or_modifier(scope: Scope, kinds: frozenset[str], following: Sequence[str]) -> Scope:
-    if not scope.has_noun and kinds & {"ing", "ed"}:
-        scope = replace(scope, acted=True)
-        if scope.verbal:
-            return scope
     joined = bool(following) and following[0] in ("and", "or")
     noun = "noun_too" in kinds and not following
     adjective = "adjective" in kinds and not noun
     listed = "list_adjective" in kinds and not noun and ("noun_too" not in kinds or joined)
     if adjective or listed:
         return replace(scope, adjectives=scope.adjectives + 1)
-    flaw = "flaw" if not scope.has_noun and kinds & {"change", "flaw"} else scope.flaw
-    return replace(scope, has_noun=True, flaw=flaw)
+    return replace(
+        scope, has_noun=True, flaw=scope.flaw or (not scope.has_noun and "flaw" in kinds)
+    )
 
 
 def _some_remain(reading: Reading, index: int, scope: Scope) -> bool:
@@ -82,7 +77,7 @@ def _is_presupposed(reading: Reading, text: str, following: Sequence[str], scope
     if not following or following[0] == "any":
         return False
     locative = "locative" in reading.lexicon.kinds(text)
-    if scope.flaw == "change" or (scope.flaw and locative):
+    if scope.flaw and (locative or text == "of"):
         return True
     if "of_like" in reading.lexicon.kinds(text):
         return False

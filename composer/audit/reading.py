@@ -37,10 +37,9 @@ class Scope:
     start: int = -1  # the token after the cue
     listed: bool = False  # a list with a colon, which extends to the border
     has_noun: bool = False
-    acted: bool = False  # a participle came before any noun: "not smiling"
     outside: bool = False  # after a preposition, in a place that is presupposed: "on the label"
     shared: bool = False  # that place has a definite article, which later places may share
-    flaw: str = ""
+    flaw: bool = False  # the noun is a flaw or a change, of something that is there: "no glare"
     adjectives: int = 0
     determined: bool = False
     described: bool = False

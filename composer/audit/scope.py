@@ -190,7 +190,7 @@ def _still_open(scope: Scope) -> bool:
 
     After two adjectives it counts as having one.
     """
-    if scope.has_noun or scope.acted or scope.adjectives > 1:
+    if scope.has_noun or scope.adjectives > 1:
         return False
     return not (scope.verbal and scope.described)
 
@@ -199,7 +199,8 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negation extends to the item that begins here."""
     phrase, closed = item.phrase, item.closed
     if item.joined == "semicolon":
-        return scope.listed and not (phrase.command or phrase.determined or phrase.acts)
+        busy = phrase.command or phrase.determined or phrase.acts or phrase.placed
+        return scope.listed and not busy
     if item.joined == "open":
         within = scope.listed or not scope.has_noun or item.opener is Effect.INCLUDE
         return within or (item.enclosed and not scope.outside)

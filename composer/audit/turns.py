@@ -92,6 +92,9 @@ def _negate(reading: Reading, scope: Scope | None, cue: Cue, index: int, end: in
     text = " ".join(cue.words)
     if text == "no" and end < len(reading.tokens) and reading.tokens[end].kind is Kind.COMMA:
         return scope  # "no, ..." is an answer and negates no noun
+    named = (Kind.WORD, Kind.SYMBOL, Kind.OPEN, Kind.QUOTE)
+    if reading.tokens[index].kind is Kind.SYMBOL and reading.mark(end) not in named:
+        return scope  # "logo ❌, hat ✅"
     if scope is not None and scope.negated and scope.listed:
         return scope  # in "Negative prompt: no text" the text is still negated
     same = _here(reading, scope, index)

@@ -146,6 +146,18 @@ def test_symbols_match_as_they_stand(term: str, text: str) -> None:
     assert verdict(text, term) == "violation"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("🚫 logo", "ok"), ("❌ hat, logo", "ok"), ("logo ❌, hat ✅", "ok"),
+        ("hat ❌, logo ✅", "violation"), ("❌ hat ✅ logo", "violation"),
+        ("a 🚫 sign with a logo", "violation"), ("no © or logo", "ok"),
+    ],
+)  # fmt: skip
+def test_a_symbol_negates_as_a_word_does(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
+
+
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:
     assert verdict("logos", {"term": "logo", "match": "exact"}) == "ok"
     assert verdict("a LOGO", {"term": "logo", "match": "exact"}) == "violation"
