@@ -145,7 +145,8 @@ def _predicates(text: Text, mention: Mention) -> list[int]:
                 _is_noun(text, at) or "determiner" in text.kinds(at) or text.word(at) in plain
             ):
                 at += 1
-            places.append(at)
+            if "determiner" not in text.kinds(at - 1):
+                places.append(at)
             nouns = 0
         elif _is_noun(text, at) and nouns <= 1:
             nouns += 1
@@ -215,8 +216,13 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     words = " ".join(text.word(i) for i in range(at, min(index + 1, len(text.tokens)))).strip()
     if negator:
         seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
+        seen = seen and "manner" not in text.kinds(index + 1)
         return finite, words if seen or word in ("to", "anywhere") else ""
     if gone := next(_gone_at(text, index, finite), ""):
+        after = index + len(gone.split())
+        placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
+        if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
+            return False, ""  # "left out in the rain"
         words = " ".join((*(text.word(i) for i in range(at, index)), gone))
         return finite and word != "nowhere", words
     if "leaves" in kinds and index > at and _ends(text, index + 1):
