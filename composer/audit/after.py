@@ -216,7 +216,12 @@ def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     words = " ".join(text.word(i) for i in range(at, min(index + 1, len(text.tokens)))).strip()
     if negator:
         seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
-        seen = seen and "manner" not in text.kinds(index + 1)
+        other = text.word(index + 1) == "to" and text.word(index + 2) not in (
+            "be",
+            "appear",
+            "show",
+        )
+        seen = seen and not other and "manner" not in text.kinds(index + 1)
         return finite, words if seen or word in ("to", "anywhere") else ""
     if gone := next(_gone_at(text, index, finite), ""):
         after = index + len(gone.split())

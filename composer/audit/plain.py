@@ -27,7 +27,7 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
         return affirmation(reading, index, "pseudo", f"{scope.cue} {text}")
     if text in ("for", "by") and "traded" in reading.lexicon.kinds(scope.cue.split()[0]):
         return affirmation(reading, index, "terminator", text)
-    if scope.effect is Effect.INSTEAD and scope.has_noun and _begins_clause(reading, index):
+    if scope.effect is Effect.INSTEAD and index > scope.start and _begins_clause(reading, index):
         return ended(scope, "list-end", text)
     if "preposition" in kinds or text == "to":
         place = text == "of" and "place" in reading.kinds(index - 1)
@@ -35,7 +35,8 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
         return replace(scope, outside=presupposed, shared=presupposed and "definite" in after)
     if verb and not scope.has_noun:
         return scope
-    unknown_verb = "definite" in after and not kinds & {*_NEUTRAL, "show"}
+    needless = scope.cue.endswith(" to") and index == scope.start
+    unknown_verb = (needless or "definite" in after) and not kinds & {*_NEUTRAL, "show"}
     if unknown_verb and ("ing" in kinds or (scope.verbal and not scope.has_noun)):
         return replace(scope, outside=True)  # its object may exist: "without dominating the label"
     of_like = "of_like" in reading.kinds(index - 1)

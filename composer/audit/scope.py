@@ -175,7 +175,7 @@ def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
         by = {"open": "bracket", "close": "bracket"}.get(item.joined, item.joined)
         return ended(scope, "presupposed" if scope.outside else "list-end", by)
     if item.joined == "open":
-        return scope if scope.has_noun else replace(scope, all_bare=item.enclosed)
+        return replace(scope, all_bare=item.enclosed)
     in_list = scope.has_noun and not scope.listed and scope.effect is not Effect.INSTEAD
     return replace(
         scope,
