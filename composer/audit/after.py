@@ -284,6 +284,8 @@ def _is_subject(text: Text, mention: Mention, finite: bool) -> bool:
             return True
         if "with" in kinds:
             return not finite
+        if "stop" in kinds:  # "a cap where no logo is seen"
+            return True
         if "preposition" in kinds:
             return word in ("for", "about") or text.word(index - 1) in ("kind", "any", "sort")
         if "ing" in kinds and not kinds & {"show", "keep"}:

@@ -224,7 +224,7 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     if scope.effect is Effect.INSTEAD:
         return closed == "or" and phrase.bare
     if phrase.determined:
-        return closed == "or" and scope.determined
+        return closed == "or" and (scope.determined or scope.verbal)
     if phrase.described:
         return closed == "or"
     return bool(closed) or (phrase.bare and scope.all_bare)

@@ -7,10 +7,13 @@ that nobody has seen, and later rules were made from the errors of all but `labe
     labelled_blind    0.997  0.993  0.000      labelled_scenes   0.923  0.911  0.062
     labelled_hard     0.961  0.963  0.041      labelled_objects  0.971  0.988  0.052
     labelled_work     0.802  0.775  0.169      labelled_probe    0.933  0.967  0.105
-    labelled_held     0.975  0.975  0.026      labelled_probe_more  0.907  0.893  0.077
+    labelled_held     0.975  0.975  0.026      labelled_fresh    0.960  0.986  0.065
+    labelled_probe_more  0.907  0.893  0.077
 
-`labelled_work`, the probes and `labelled_held` are of the kinds that the rules of November missed. The sets of
-other languages were written before their tables by the same hand, and the second ones after them:
+These and `labelled_work` are of the kinds that the rules of November missed. `labelled_held`
+was written before the new rules, the probes and `labelled_fresh` after them, the probes to break
+them. The sets of other languages were written before their tables by the same hand, and the second
+ones after them:
 
     german_held       0.967  0.929  0.000      french_held       1.000  1.000  0.000
     spanish_held      0.967  1.000  0.062      italian_held      1.000  1.000  0.000
@@ -36,6 +39,7 @@ OURS = (
     "labelled_probe",
     "labelled_probe_more",
     "labelled_held",
+    "labelled_fresh",
 )
 
 
