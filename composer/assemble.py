@@ -62,9 +62,14 @@ def assemble(
 
 
 def compose(
-    pack: Pack, subject: Block, variable: Block | None, extra: str, forbidden: tuple[Term, ...]
+    pack: Pack,
+    subject: Block,
+    variable: Block | None,
+    extra: str,
+    forbidden: tuple[Term, ...],
+    languages: tuple[str, ...] = (),
 ) -> tuple[Assembled, Report]:
     """The prompt of one combination, and its audit against the settings' and the pack's terms."""
     assembled = assemble(pack, subject, variable, extra)
     terms = terms_for(pack, subject, variable, forbidden)
-    return assembled, audit(assembled.prompt, terms, assembled.spans)
+    return assembled, audit(assembled.prompt, terms, assembled.spans, languages)

@@ -127,7 +127,7 @@ class Plan:
         """
         if self.rejects and self.violations:
             problems = [
-                Problem(0, 0, entry.path, describe(f.term, f.start, f.block, f.cue, entry.prompt))
+                Problem(0, 0, entry.path, describe(f.term, f.start, f.block, f.why, entry.prompt))
                 for entry, f in self.findings()
             ]
             if self.finding_count > len(problems):
@@ -151,14 +151,15 @@ def make_plan(
     prompts: Path,
     *,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
+    languages: tuple[str, ...] = (),
     settings: Mapping[str, Any] | None = None,
     model_defaults: ModelDefaults = no_defaults,
 ) -> Plan:
     """Plan a validated spec that has `compose`; `prompts` is the folder of packs.
 
-    `forbidden` terms and `settings` (default parameters) come from the settings file;
-    `model_defaults` gives a model's default parameters and its text encoders. Raises SpecInvalid
-    for a pack or a selection that cannot be used, and for too many images.
+    `forbidden` terms, the `languages` of their audit and `settings` (default parameters) come from
+    the settings file; `model_defaults` gives a model's default parameters and its text encoders.
+    Raises SpecInvalid for a pack or a selection that cannot be used, and for too many images.
     """
     selected: Mapping[str, Any] = spec["compose"]
     pack = read_pack(prompts, str(selected["pack"]))
@@ -173,7 +174,8 @@ def make_plan(
             skipped.append(combination)
             continue
         subject, variable = combination
-        assembled, report = compose(pack, subject, variable, selected.get("extra", ""), terms)
+        extra = selected.get("extra", "")
+        assembled, report = compose(pack, subject, variable, extra, terms, languages)
         fields = entry_fields(pack, spec, subject, variable, settings, model_defaults)
         fields = {"prompt": assembled.prompt, **fields}
         name = variable.name if variable else None

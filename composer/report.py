@@ -25,6 +25,7 @@ def compose_json(
     selected: Mapping[str, Any],
     *,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
+    languages: tuple[str, ...] = (),
     encoders: Sequence[Encoder],
 ) -> dict[str, Any]:
     """The prompt of the first combination that `selected` names, its blocks and its audit.
@@ -38,7 +39,7 @@ def compose_json(
         raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
     subject, variable = combination
     terms, extra = parse_terms(forbidden), selected.get("extra", "")
-    assembled, report = compose(pack, subject, variable, extra, terms)
+    assembled, report = compose(pack, subject, variable, extra, terms, languages)
     warnings = [assembled.too_long()] if assembled.over_by else []
     warnings += token_warnings(assembled.prompt, encoders)
     return {
@@ -63,6 +64,8 @@ def compose_json(
 def audit_line(line: str) -> dict[str, Any] | None:
     """Answer the line `{"id", "prompt", "terms"}` with `{"id", "verdict", "findings"}`.
 
+    A line may have `languages`, as the setting `audit_languages`.
+
     The answer to a line that cannot be read has an `error`; an empty line has no answer.
     """
     if not line.strip():
@@ -73,7 +76,7 @@ def audit_line(line: str) -> dict[str, Any] | None:
         prompt = request["prompt"]
         if not isinstance(prompt, str):
             raise TypeError("prompt is not text")
-        report = audit(prompt, request["terms"])
+        report = audit(prompt, request["terms"], languages=request.get("languages", ()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         line_id = request.get("id") if isinstance(request, dict) else None
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)

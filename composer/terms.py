@@ -64,18 +64,20 @@ def ineffective_allows(pack: Pack) -> tuple[str, ...]:
     )
 
 
-def describe(term: str, start: int, block: str, cue: str, prompt: str) -> str:
+def describe(term: str, start: int, block: str, why: str, prompt: str) -> str:
     """One sentence about a mention of a forbidden term, with the text around it."""
     left, right = max(0, start - 24), min(len(prompt), start + len(term) + 24)
     around = ("…" if left else "") + prompt[left:right] + ("…" if right < len(prompt) else "")
     where = f" in the {block} block" if block else ""
-    why = f" (after {cue!r} it still counts as asked for)" if cue else ""
     place = f"character {start + 1}{where}, {around!r}"
-    return f"{term!r} is forbidden: {place}{why}; describe something else"
+    return f"{term!r} is forbidden: {place} ({why}); describe something else"
 
 
-def forbidden_in(prompt: str, forbidden: Iterable[str | Mapping[str, Any]]) -> list[str]:
+def forbidden_in(
+    prompt: str, forbidden: Iterable[str | Mapping[str, Any]], languages: Iterable[str] = ()
+) -> list[str]:
     """A sentence for each forbidden term that a plain prompt asks for."""
     return [
-        describe(f.term, f.start, f.block, f.cue, prompt) for f in audit(prompt, forbidden).findings
+        describe(f.term, f.start, f.block, f.why, prompt)
+        for f in audit(prompt, forbidden, (), languages).findings
     ]

@@ -55,6 +55,7 @@ class Settings:
     attention: str = "native"
     step_cache: float = 0.0
     forbidden: tuple[Any, ...] = ()
+    audit_languages: tuple[str, ...] = ("en",)
     window: str | None = None
     positions: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where in which file each part of `registry` stands, for mistakes that are found later."""

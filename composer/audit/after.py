@@ -4,256 +4,290 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator
 
-from composer.audit import words as w
-from composer.audit.cues import ALMOST
-from composer.audit.items import is_join
 from composer.audit.reading import Mark
 from composer.audit.terms import Mention
-from composer.audit.tokens import Kind, Token, word_at
+from composer.audit.text import Text
+from composer.audit.tokens import WORDS, Kind
 
 _WORDS_BESIDE = 3
 """So many words of a compound before a mention, or of a list after it, an affix reaches."""
+_LONGEST = 5
+"""So many words the longest predicate has."""
+_PREFIXES = ("no", "non", "un", "zero", "without", "anti")
 
 
-def negated_after(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
+def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
     """The negation in or after a mention that no scope covers; None if there is none."""
-    affix = _affix(tokens, mention, mark)
+    affix = _affix(text, mention, mark)
     if affix:
         return affix
-    places = _predicates(tokens, mention)
-    answers = (_answer_at(tokens, at) for at in places)
-    predicates = (_predicate_at(tokens, at, mention) for at in places)
-    return next(filter(None, chain(answers, predicates)), None)
-
-
-def affirmed_after(tokens: Sequence[Token], mention: Mention, mark: Mark) -> Mark | None:
-    """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
-    cue = mark.cue.split()[0]
-    if _free_after(tokens, mention.last) and cue not in ("no", "avoid"):
-        return Mark(False, "double-negation", f"{mark.cue} -free")
-    if cue not in ("no", "without") and _is_let(tokens, mention):
-        return Mark(False, "double-negation", f"{mark.cue} let")
-    verb, participle = word_at(tokens, mention.last), word_at(tokens, mention.last + 1)
-    if verb in w.LOST and cue in ("no", "not"):
-        return Mark(False, "double-negation", f"{mark.cue} … {verb}")
-    if verb in ("be", "get", "become") and participle in w.GONE | w.HARMED:
-        return Mark(False, "double-negation", f"{mark.cue} {verb} {participle}")
+    before = text.word(mention.first - 1)
+    if mark is not None and mark.rule == "pseudo" and mark.cue == f"not {before}":
+        return None  # "not every logo is removed"
+    places = _predicates(text, mention)
+    for at in places:
+        if answer := _answer_at(text, at):
+            return Mark(True, "after", answer)
+    for at in places:
+        finite, words = _says_absent(text, mention, at)
+        if words and _is_subject(text, mention, finite):
+            return Mark(True, "after", words)
     return None
 
 
-def _is_let(tokens: Sequence[Token], mention: Mention) -> bool:
+def affirmed_after(text: Text, mention: Mention, mark: Mark) -> Mark | None:
+    """The double negation of a covered mention: "not label-free", "let no label be hidden"."""
+    cue, last = mark.cue.split()[0], mention.last
+    both = ""
+    if _free_after(text, mention) and cue not in ("no", "avoid"):
+        both = "-free"
+    elif cue not in ("no", "without") and _is_let(text, mention):
+        both = "let"
+    elif "lost" in text.kinds(last) and "harmed" in text.kinds(last) and cue in ("no", "not"):
+        both = f"… {text.word(last)}"
+    elif text.word(last) in ("be", "get", "become") and "lost" in text.kinds(last + 1):
+        both = f"{text.word(last)} {text.word(last + 1)}"
+    return Mark(False, "double-negation", f"{mark.cue} {both}") if both else None
+
+
+def _is_let(text: Text, mention: Mention) -> bool:
     """Whether "let" affirms a mention: "don't let the dog leave", not "don't let a dog appear"."""
-    before = [word_at(tokens, index) for index in range(mention.first - 3, mention.first)]
-    after = word_at(tokens, mention.last)
-    is_let = "let" in before or "letting" in before
-    return is_let and after not in w.PRESENT | {"", "be", "in", "into"}
-
-
-def _kind(tokens: Sequence[Token], index: int) -> Kind:
-    return tokens[index].kind if 0 <= index < len(tokens) else Kind.END
-
-
-def _affix(tokens: Sequence[Token], mention: Mention, mark: Mark | None) -> Mark | None:
-    """A negating prefix or suffix: "text-free", "non-stick"."""
     first, last = mention.first, mention.last
+    is_let = any(text.word(at) in ("let", "letting") for at in range(first - 3, first))
+    appears = text.word(last) in ("", "be", "in", "into") or "present" in text.kinds(last)
+    return is_let and not appears
+
+
+def _affix(text: Text, mention: Mention, mark: Mark | None) -> Mark | None:
+    """A negating prefix or suffix: "text-free", "non-stick"."""
+    first = mention.first
     if mark is not None and not mark.negated and mark.rule == "double-negation":
         return None
     compound = [first]
-    while len(compound) <= _WORDS_BESIDE and _kind(tokens, compound[-1] - 1) is Kind.HYPHEN:
+    while len(compound) <= _WORDS_BESIDE and text.mark(compound[-1] - 1) is Kind.HYPHEN:
         compound.append(compound[-1] - 2)
-    cue = _free_after(tokens, last)
+    cue = _free_after(text, mention)
     if cue:
-        if word_at(tokens, compound[-1] - 1) in ALMOST | {"not", "never"}:
-            return None
-        return Mark(True, "affix", cue)
+        before = compound[-1] - 1
+        weak = "almost" in text.kinds(before) or text.word(before) in ("not", "never")
+        return None if weak else Mark(True, "affix", cue)
     for at in compound[1:]:  # no-price-tag, non-stick
-        if word_at(tokens, at) in ("no", "non", "un", "zero", "without"):
-            return Mark(True, "affix", f"{tokens[at].text}-")
-    if word_at(tokens, first - 1) == "non":
-        return Mark(True, "affix", "non")
-    return None
+        if text.word(at) in _PREFIXES:
+            return Mark(True, "affix", f"{text.word(at)}-")
+    return Mark(True, "affix", "non") if text.word(first - 1) == "non" else None
 
 
-def _free_after(tokens: Sequence[Token], last: int) -> str:
+def _free_after(text: Text, mention: Mention) -> str:
     """The "-free" or "-less" after a mention, also after the first one of "logo- and text-free"."""
-    if _kind(tokens, last) is Kind.HYPHEN:
-        if word_at(tokens, last + 1) in ("free", "less"):
-            return "" if _kind(tokens, last + 2) is Kind.HYPHEN else f"-{tokens[last + 1].text}"
-        if tokens[last + 1 : last + 2] and is_join(tokens, last + 1):
-            return _suspended(tokens, last + 1)
-        return ""
-    if _kind(tokens, last) is Kind.SLASH and word_at(tokens, last + 1):
-        return _suspended(tokens, last)
-    if word_at(tokens, last) == "free" and _kind(tokens, last + 1) is not Kind.HYPHEN:
-        return "" if word_at(tokens, last + 1) in w.NOT_FREE else "free"
+    last = mention.last
+    if text.mark(last) is Kind.HYPHEN:
+        if "suffix" in text.kinds(last + 1):
+            return "" if text.mark(last + 2) is Kind.HYPHEN else f"-{text.word(last + 1)}"
+        return _suspended(text, last + 1) if text.joins(last + 1) else ""
+    if text.mark(last) is Kind.SLASH and text.word(last + 1):
+        return _suspended(text, last)
+    if text.word(last) == "free" and text.mark(last + 1) is not Kind.HYPHEN:
+        return "" if "not_free" in text.kinds(last + 1) else "free"
     return ""
 
 
-def _suspended(tokens: Sequence[Token], at: int) -> str:
+def _suspended(text: Text, at: int) -> str:
     # Each word of the list brings its hyphen and a comma or a conjunction.
-    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(tokens))):
-        kind, text = tokens[index].kind, tokens[index].text
-        if kind is Kind.HYPHEN and word_at(tokens, index + 1) in ("free", "less"):
-            return f"-{tokens[index + 1].text}"
-        joins = bool(is_join(tokens, index)) or kind is Kind.HYPHEN
-        if not joins and (kind is not Kind.WORD or text in ("free", "with")):
+    for index in range(at, min(at + 3 * _WORDS_BESIDE, len(text.tokens))):
+        mark, word = text.mark(index), text.word(index)
+        if mark is Kind.HYPHEN and "suffix" in text.kinds(index + 1):
+            return f"-{text.word(index + 1)}"
+        joins = text.joins(index) or mark is Kind.HYPHEN
+        if not joins and (mark is not Kind.WORD or word in ("free", "with")):
             return ""
     return ""
 
 
-def _ends(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a phrase ends at a token."""
-    return _kind(tokens, index) not in (Kind.WORD, Kind.HYPHEN, Kind.SLASH)
-
-
-def _answer_at(tokens: Sequence[Token], at: int) -> Mark | None:
+def _answer_at(text: Text, at: int) -> str:
     """A negative answer after a mention: "logo: none", "logos? no", "text - none"."""
-    mark = tokens[at].text if at < len(tokens) else ""
-    if mark == "," and word_at(tokens, at + 1) == "none":
+    mark = text.tokens[at].text if at < len(text.tokens) else ""
+    if mark == "," and text.word(at + 1) == "none":
         at += 1
-    elif mark in (":", "=", "?", "-", "–", "—") and _kind(tokens, at) is not Kind.HYPHEN:
+    elif mark in (":", "=", "?", "-", "–", "—") and text.mark(at) is not Kind.HYPHEN:
         at += 1
-    elif word_at(tokens, at) not in ("none", "nope"):
-        return None
-    answer = word_at(tokens, at)
+    elif text.word(at) not in ("none", "nope") and text.mark(at) is not Kind.SYMBOL:
+        return ""
+    answer = text.word(at)
     if answer in ("not", "absolutely"):
-        at += 1
-        follows = word_at(tokens, at) in w.PRESENT | {"any", "not", "at"}
-        return Mark(True, "after", f"{mark} {answer} {word_at(tokens, at)}") if follows else None
-    if answer in w.ANSWERS and (_ends(tokens, at + 1) or word_at(tokens, at + 1) in w.EMPHASIS):
-        return Mark(True, "after", f"{mark} {answer}".strip())
-    return None
+        follows = text.word(at + 1) in ("any", "not", "at") or "present" in text.kinds(at + 1)
+        return f"{mark} {answer} {text.word(at + 1)}" if follows else ""
+    ends = _ends(text, at + 1) or "emphasis" in text.kinds(at + 1)
+    words = answer if mark == answer else f"{mark} {answer}".strip()
+    return words if "answer" in text.kinds(at) and ends else ""
 
 
-def _predicate_at(tokens: Sequence[Token], at: int, mention: Mention) -> Mark | None:
-    """A negating predicate: "labels are not shown", "labels removed", "keep labels out"."""
-    finite, words = _says_absent(tokens, at, mention)
-    is_negated = words and _is_subject(tokens, mention, finite)
-    return Mark(True, "after", words) if is_negated else None
-
-
-def _predicates(tokens: Sequence[Token], mention: Mention) -> list[int]:
+def _predicates(text: Text, mention: Mention) -> list[int]:
     """Where the predicate of a subject may begin: after nouns, a place, or other subjects."""
-    places = [mention.last]
-    at, nouns, limit = mention.last, 0, min(mention.last + 14, len(tokens))
+    at = mention.last
+    places, nouns, limit = [at], 0, min(at + 14, len(text.tokens))
     while at < limit:
-        text = word_at(tokens, at)
-        if is_join(tokens, at):
+        kinds = text.kinds(at)
+        if text.joins(at):
             # After a noun: the word after the mention may be its verb.
-            if nouns or not _joined_subject(tokens, at, limit):
+            if nouns or not _joined_subject(text, at, limit):
                 break
-            while at < limit and (is_join(tokens, at) or word_at(tokens, at) in ("the", "any")):
+            while at < limit and (text.joins(at) or text.word(at) in ("the", "any")):
                 at += 1
-            while at < limit and _is_noun(word_at(tokens, at)):
+            while at < limit and _is_noun(text, at):
                 at += 1
             places.append(at)
-            continue
-        if text in w.PREPOSITIONS:
+        elif "preposition" in kinds:
             at += 1
-            while at < limit and (_is_noun(word_at(tokens, at)) or word_at(tokens, at) in _PLAIN):
+            plain = {"any", "kind", "sort"}
+            while at < limit and (
+                _is_noun(text, at) or "determiner" in text.kinds(at) or text.word(at) in plain
+            ):
                 at += 1
-            places.append(at)
+            if "determiner" not in text.kinds(at - 1):
+                places.append(at)
             nouns = 0
-            continue
-        if not _is_noun(text) or nouns > 1:
+        elif _is_noun(text, at) and nouns <= 1:
+            nouns += 1
+            at += 1
+            places.append(at)
+        else:
             break
-        nouns += 1
-        at += 1
-        places.append(at)
     return places
 
 
-_PLAIN = w.DETERMINERS | {"any", "kind", "sort"}
-_STOPPERS = (
-    w.GONE | w.GONE_AT_END | w.NOT | w.AUXILIARY | {"with", "left", "out", "but", "and", "or"}
+_NO_NOUNS = frozenset(
+    (
+        "gone",
+        "gone_at_end",
+        "negator",
+        "auxiliary",
+        "preposition",
+        "determiner",
+        "with",
+        "ing",
+        "ed",
+    )
 )
 
 
-def _is_noun(text: str) -> bool:
-    if not text or text in _STOPPERS or text in w.PREPOSITIONS or text in w.DETERMINERS:
-        return False
-    return not (w.is_ing(text) or w.is_ed(text))
+def _is_noun(text: Text, at: int) -> bool:
+    word = text.word(at)
+    other = word in ("", "no", "left", "out", "but", "and", "or")
+    return not other and not text.kinds(at) & _NO_NOUNS
 
 
-def _joined_subject(tokens: Sequence[Token], at: int, limit: int) -> bool:
+def _joined_subject(text: Text, at: int, limit: int) -> bool:
     """Whether a list of subjects ends with a conjunction, as in "A, B and C"."""
     for index in range(at, limit):
-        text = word_at(tokens, index)
-        if text in ("and", "or", "nor") or _kind(tokens, index) in (Kind.AND, Kind.SLASH):
-            return word_at(tokens, index + 1) not in ("a", "an", "one", "some")
-        if not (is_join(tokens, index) or _is_noun(text) or text == "the"):
+        slash = text.mark(index) in (Kind.AND, Kind.SLASH)
+        if slash or text.kinds(index) & {"join_or", "join_and"} and text.word(index) != "plus":
+            return text.word(index + 1) not in ("a", "an", "one", "some")
+        if not (text.joins(index) or _is_noun(text, index) or text.word(index) == "the"):
             return False
     return False
 
 
-def _says_absent(tokens: Sequence[Token], at: int, mention: Mention) -> tuple[bool, str]:
+def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
-    index, negator, longer, finite = at, "", False, False
-    while index < min(at + 7, len(tokens)):
-        text = word_at(tokens, index)
-        if text in w.NOT or (text == "no" and word_at(tokens, index + 1) == "longer"):
+    index, negator, finite = at, "", False
+    while index < min(at + 7, len(text.tokens)):
+        word, kinds = text.word(index), text.kinds(index)
+        no_longer = word == "no" and text.word(index + 1) == "longer"
+        if text.joins(index) and "auxiliary" not in kinds:
+            break
+        if "negator" in kinds or no_longer:
+            if next(_gone_at(text, index, finite), ""):
+                break
             if negator:
                 return False, ""
-            negator = text
-            finite = finite or text not in ("not", "never", "no")
-            if text == "no":
-                longer = True
-                index += 1
-        elif text in w.AUXILIARY:
-            finite = finite or text not in ("that", "which", "who", "all", "both", "to")
-        else:
+            negator = word
+            finite = finite or word not in ("not", "never", "no")
+            index += no_longer
+        elif "degree" in kinds and negator:
+            return False, ""  # "not fully visible"
+        elif "auxiliary" in kinds and not (negator and "present" in kinds):
+            finite = finite or word not in ("that", "which", "who", "all", "both", "to")
+        elif "degree" not in kinds and not word.endswith("ly"):
             break
         index += 1
-    text = word_at(tokens, index)
-    second = index + 2 if _kind(tokens, index + 1) is Kind.HYPHEN else index + 1
-    pair = f"{text} {word_at(tokens, second)}"
-    words = " ".join(word_at(tokens, i) for i in range(at, min(index + 1, len(tokens)))).strip()
+    word, kinds = text.word(index), text.kinds(index)
+    words = " ".join(text.word(i) for i in range(at, min(index + 1, len(text.tokens)))).strip()
     if negator:
-        present = text in w.PRESENT or (
-            text in ("in", "within") and set(_words_after(tokens, index)) & w.VISIBILITY
+        seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
+        other = text.word(index + 1) == "to" and text.word(index + 2) not in (
+            "be",
+            "appear",
+            "show",
         )
-        late = text in ("to", "anywhere") or (longer and text in w.PRESENT)
-        return finite, words if present or late else ""
-    if text in w.GONE or pair in w.GONE_PAIRS:
-        by_sight = text != "nowhere"
-        return finite and by_sight, words
-    if text in w.GONE_AT_END and _ends(tokens, index + 1):
-        return False, words if text != "out" or _kept(tokens, mention) else ""
-    if text in ("out", "off", "outside", "hidden", "away") and (
-        set(_words_after(tokens, index)) & (w.VISIBILITY | {"camera", "screen"})
-    ):
-        return finite, words if _kept(tokens, mention) is not False else ""
+        seen = seen and not other and "manner" not in text.kinds(index + 1)
+        return finite, words if seen or word in ("to", "anywhere") else ""
+    if gone := next(_gone_at(text, index, finite), ""):
+        after = index + len(gone.split())
+        placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
+        if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
+            return False, ""  # "left out in the rain"
+        words = " ".join((*(text.word(i) for i in range(at, index)), gone))
+        return finite and word != "nowhere", words
+    if "leaves" in kinds and index > at and _ends(text, index + 1):
+        return finite, words
+    kept = _kept(text, mention)
+    if "gone_at_end" in kinds and _ends(text, index + 1):
+        return False, words if word != "out" or kept else ""
+    if word in ("out", "off", "outside", "hidden", "away") and _sees(text, index):
+        return finite, words if kept is not False else ""
     return False, ""
 
 
-def _kept(tokens: Sequence[Token], mention: Mention) -> bool | None:
+def _ends(text: Text, index: int) -> bool:
+    """Whether a phrase ends at a token."""
+    return text.mark(index) not in (*WORDS, Kind.HYPHEN, Kind.SLASH)
+
+
+def _sees(text: Text, index: int) -> bool:
+    """Whether one of the three words after a token is "frame", "picture" or the like."""
+    return any("visibility" in text.kinds(at) for at in range(index + 1, index + 4))
+
+
+def _gone_at(text: Text, index: int, finite: bool) -> Iterator[str]:
+    """The predicates of absence that begin at a token: "removed", "out of the question"."""
+    words: list[str] = []
+    for at in range(index, len(text.tokens)):
+        if text.mark(at) is Kind.HYPHEN and words:
+            continue
+        if not text.word(at) or len(words) == _LONGEST:
+            return
+        words.append(text.word(at))
+        kinds = text.lexicon.kinds(" ".join(words))
+        if "gone" in kinds or ("refused" in kinds and (finite or _ends(text, at + 1))):
+            yield " ".join(words)
+
+
+def _kept(text: Text, mention: Mention) -> bool | None:
     """Whether a verb such as "leave" before the mention is not negated; None if there is none."""
     for index in range(mention.first - 1, mention.first - 5, -1):
-        if word_at(tokens, index) in w.KEEP:
-            before = {word_at(tokens, index - 1), word_at(tokens, index - 2)}
-            return not before & (w.NOT | {"avoid", "without"})
+        if "keep" in text.kinds(index):
+            before = (index - 1, index - 2)
+            avoided = any(text.word(at) in ("no", "avoid", "without") for at in before)
+            return not avoided and not any("negator" in text.kinds(at) for at in before)
     return None
 
 
-def _words_after(tokens: Sequence[Token], index: int) -> list[str]:
-    return [word_at(tokens, i) for i in range(index + 1, index + 4)]
-
-
-def _is_subject(tokens: Sequence[Token], mention: Mention, finite: bool) -> bool:
+def _is_subject(text: Text, mention: Mention, finite: bool) -> bool:
     """Whether a mention is no object of the words before it: "glare on the label is not shown"."""
     for index in range(mention.first - 1, max(-1, mention.first - 7), -1):
-        if tokens[index].kind is Kind.HYPHEN:
+        word, kinds = text.word(index), text.kinds(index)
+        if text.mark(index) is Kind.HYPHEN:
             continue
-        text = word_at(tokens, index)
-        if not text or is_join(tokens, index):
+        if not word or text.joins(index):
             return True
-        if text == "with":
+        if "with" in kinds:
             return not finite
-        if text in w.PREPOSITIONS:
-            return text in ("for", "about") or word_at(tokens, index - 1) in ("kind", "any", "sort")
-        if w.is_ing(text) and text not in w.SHOW_VERBS and text not in w.KEEP:
+        if "stop" in kinds:  # "a cap where no logo is seen"
+            return True
+        if "preposition" in kinds:
+            return word in ("for", "about") or text.word(index - 1) in ("kind", "any", "sort")
+        if "ing" in kinds and not kinds & {"show", "keep"}:
             return False
     return True

@@ -1,31 +1,11 @@
-"""Makes the forms of an English word: singular, plural, and past tense.
+"""Makes the forms of a word: singular, plural, and past tense.
 
 Used when terms are prepared, not while a prompt is read. Forms that are words with another meaning
-("glass" for "glasses") must not be made.
+("glass" for "glasses") must not be made. English endings are here; other plurals are tables.
 """
 
-_IRREGULAR = {
-    "person": ("people", "persons"),
-    "man": ("men",),
-    "woman": ("women",),
-    "child": ("children",),
-    "foot": ("feet",),
-    "tooth": ("teeth",),
-    "goose": ("geese",),
-    "mouse": ("mice",),
-    "ox": ("oxen",),
-    "die": ("dice",),
-    "penny": ("pennies", "pence"),
-    "medium": ("media",),
-    "criterion": ("criteria",),
-    "cactus": ("cacti",),
-    "fungus": ("fungi",),
-    "vertex": ("vertices",),
-    "matrix": ("matrices",),
-    "index": ("indices",),
-}
-_FROM_PLURAL = {plural: one for one, many in _IRREGULAR.items() for plural in many}
-_VES = ("kni", "wi", "li", "lea", "shel", "wol", "hal", "cal", "loa", "thie", "el", "sel", "scar")
+from collections.abc import Iterable
+
 # Plurals with another meaning than their singular, and words that end in s but are no plurals.
 _NO_SINGULAR = frozenset(
     "glasses jeans news lens pants scissors shorts goods arms series species gas bus canvas iris "
@@ -35,44 +15,46 @@ _NO_SINGULAR = frozenset(
 )
 
 
-def word_forms(word: str) -> tuple[str, ...]:
-    """All forms by which a word of a term is found, the word itself first."""
-    bases = dict.fromkeys((word, _singular(word)))
-    forms = (form for base in bases for form in (*_plurals(base), *_past(base), base))
-    return tuple(dict.fromkeys((word, *forms)))
+def word_forms(word: str, plurals: Iterable[str]) -> tuple[str, ...]:
+    """All forms by which a word of a term is found, the word itself first.
+
+    `plurals` are endings and what becomes of them: "man>men".
+    """
+    rules = [tuple(rule.split(">")) for rule in plurals]
+    ones = [_ending(word, many, one) for one, many in rules]
+    bases = dict.fromkeys((word, *(filter(None, ones) if any(ones) else (_singular(word),))))
+    forms = dict.fromkeys((word,))
+    for base in bases:
+        several = filter(None, (_ending(base, one, many) for one, many in rules))
+        forms |= dict.fromkeys((*several, *_plurals(base), *_past(base), base))
+    return tuple(forms)
+
+
+def _ending(word: str, ending: str, becomes: str) -> str:
+    stem = word.removesuffix(ending)
+    return stem + becomes if word.endswith(ending) and (stem or becomes and ending) else ""
 
 
 def _singular(word: str) -> str:
-    if word in _FROM_PLURAL:
-        return _FROM_PLURAL[word]
     if len(word) < 4 or word in _NO_SINGULAR or not word.endswith("s"):
         return word
     if word.endswith(("ss", "us", "is", "ous")):
         return word
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
-    if word.endswith("ves") and word[:-3] in _VES:
-        return word[:-3] + ("fe" if word[:-3] in ("kni", "wi", "li") else "f")
     if word.endswith(("ches", "shes", "xes", "sses", "zes")):
         return word[:-2]
     return word[:-1]
 
 
 def _plurals(word: str) -> tuple[str, ...]:
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
     if not word.isalpha():
         return (word + "s",)
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return (word[:-1] + "ies", word + "s")
-    if word.endswith(("fe", "f")):
-        stem = word.removesuffix("e").removesuffix("f")
-        return (word + "s", stem + "ves") if stem in _VES else (word + "s",)
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return (word + "es",)
-    if word.endswith("o"):
-        return (word + "s", word + "es")
-    return (word + "s",)
+    return (word + "s", word + "es") if word.endswith("o") else (word + "s",)
 
 
 def _past(word: str) -> tuple[str, ...]:

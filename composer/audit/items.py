@@ -5,19 +5,18 @@ list; an article, an adjective or a verb begins a new phrase. One pass forward a
 both linear.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from composer.audit import words as w
-from composer.audit.cues import Cue, Effect
-from composer.audit.tokens import Kind, Token, word_at
+from composer.audit.lexicon import Cue, Effect
+from composer.audit.text import Text
+from composer.audit.tokens import WORDS, Kind
 
 _BORDERS = dict.fromkeys((Kind.END, Kind.LINE, Kind.COLON, Kind.FLAG), "border") | {
     Kind.OPEN: "open",
     Kind.CLOSE: "close",
+    Kind.SEMICOLON: "semicolon",
 }
-_JOINS = {"and": "and", "or": "or", "nor": "or", "plus": "and"}
-_MARKS = {Kind.COMMA: "comma", Kind.SLASH: "or", Kind.AND: "and"}
 _STRENGTH = {"comma": 0, "and": 1, "or": 2}
 
 
@@ -42,130 +41,131 @@ class Phrase:
         return self.compact and not busy
 
 
-@dataclass
+@dataclass(frozen=True)
 class Item:
     """The tokens [start, end) between two separators."""
 
     start: int
     end: int
-    joined: str  # the separator before it: border, open, close, comma, and, or
+    joined: str  # the separator before it: border, semicolon, open, close, comma, and, or
     phrase: Phrase = field(default_factory=Phrase)
-    closed: str = ""  # "and" or "or" if a later item closes the list that this one is in
     opener: Effect | None = None  # of the cue that the item begins with
+    closed: str = ""  # "and" or "or" if a later item closes the list that this one is in
+    enclosed: bool = False  # it and all items up to the next border or bracket are bare
 
 
-def is_join(tokens: Sequence[Token], index: int) -> str:
-    """How a token joins two items: comma, and, or; empty if it does not."""
-    token = tokens[index]
-    if token.kind is Kind.WORD:
-        return _JOINS.get(token.text, "")
-    return _MARKS.get(token.kind, "")
-
-
-def cut_items(
-    tokens: Sequence[Token], mentioned: Collection[int], cues: Mapping[int, tuple[Cue, int]]
-) -> list[Item]:
+def cut_items(text: Text, cues: Mapping[int, tuple[Cue, int]]) -> list[Item]:
     """The items of a prompt, in order."""
     items: list[Item] = []
     start, joined = 0, "border"
-    for index in range(len(tokens) + 1):
-        separator = "border"
-        if index < len(tokens):
-            separator = _BORDERS.get(tokens[index].kind) or is_join(tokens, index)
+    for index in range(len(text.tokens) + 1):
+        separator = _BORDERS.get(text.mark(index)) or text.joins(index)
         if not separator:
             continue
         if index > start:
-            items.append(Item(start, index, joined))
+            phrase = phrase_of(text, start, index)
+            first = cues.get(start)
+            items.append(Item(start, index, joined, phrase, first[0].effect if first else None))
         elif separator in _STRENGTH and joined in _STRENGTH:
             # "a, and b" is joined by "and"
             separator = max(separator, joined, key=_STRENGTH.__getitem__)
         elif separator in _STRENGTH and joined == "border":
             separator = "border"
         start, joined = index + 1, separator
-    for item in items:
-        first = cues.get(item.start)
-        item.opener = first[0].effect if first else None
-        item.phrase = phrase_of(tokens, item.start, item.end, mentioned)
-    _close_lists(items)
-    return items
+    return _closed(items)
 
 
 _RESTARTS = frozenset(Effect) - {Effect.INVERT, Effect.HANDLE, Effect.LIST, Effect.INCLUDE}
 
 
-def _close_lists(items: Sequence[Item]) -> None:
-    """Set `closed` of each item, from the last one back: it depends on the items after it."""
-    for item, after in zip(reversed(items[:-1]), reversed(items[1:]), strict=True):
-        phrase = after.phrase
-        if after.joined in ("border", "open", "close") or after.opener in _RESTARTS:
-            continue
-        if after.joined == "or":
-            item.closed = "or"
-        elif after.joined == "and":
-            busy = phrase.determined or phrase.described or phrase.acts or phrase.command
-            busy = busy or phrase.clausal
-            item.closed = "" if busy else "and"
-        elif not (phrase.acts or phrase.command):
-            quiet = not (phrase.described or phrase.determined)
-            item.closed = after.closed if quiet or after.closed == "or" else ""
+def _closed(items: Sequence[Item]) -> list[Item]:
+    """The items with `closed` and `enclosed`, which depend on the items after them."""
+    after: Item | None = None
+    done: list[Item] = []
+    for item in reversed(items):
+        alone = after is None or after.joined in ("border", "semicolon", "open", "close")
+        enclosed = item.phrase.bare and (alone or after is None or after.enclosed)
+        after = replace(item, closed="" if alone else _closing(after), enclosed=enclosed)
+        done.append(after)
+    return done[::-1]
 
 
-def phrase_of(tokens: Sequence[Token], start: int, end: int, mentioned: Collection[int]) -> Phrase:
+def _closing(after: Item | None) -> str:
+    """The conjunction that closes a list at the item `after` or later."""
+    if after is None or after.opener in _RESTARTS:
+        return ""
+    phrase = after.phrase
+    if after.joined == "or":
+        return "or"
+    if after.joined == "and":
+        busy = phrase.determined or phrase.described or phrase.acts or phrase.command
+        return "" if busy or phrase.clausal else "and"
+    if phrase.acts or phrase.command:
+        return ""
+    quiet = not (phrase.described or phrase.determined)
+    return after.closed if quiet or after.closed == "or" else ""
+
+
+def phrase_of(text: Text, start: int, end: int) -> Phrase:
     """Describe the tokens [start, end); words of a mention always count as nouns."""
     determined = described = acts = command = placed = False
     nouns: list[int] = []
     index = start
     while index < end:
-        token, text = tokens[index], tokens[index].text
+        token, kinds = text.tokens[index], text.kinds(index)
+        word = token.text
         index += 1
-        if token.kind is not Kind.WORD:
-            continue
-        if index < end and tokens[index].kind is Kind.HYPHEN and index - 1 not in mentioned:
-            continue  # only the last part of a compound counts
-        if index - 1 in mentioned:
+        if index - 1 in text.mentioned and token.kind in WORDS:
             nouns.append(index - 1)
-        elif text in ("any", "no") or text in w.FILLERS:
+        elif token.kind is not Kind.WORD:
             continue
-        elif text in w.DETERMINERS or text.isdigit():
+        elif index < end and text.mark(index) is Kind.HYPHEN:
+            continue  # only the last part of a compound counts
+        elif word in ("any", "no") or "filler" in kinds:
+            continue
+        elif "determiner" in kinds or word.isdigit():
             determined = determined or not nouns
-        elif text in w.PREPOSITIONS or text in ("with", "featuring", "to"):
-            after = _scenery(tokens, index, end)
+        elif "preposition" in kinds or "with" in kinds or word in ("featuring", "to"):
+            after = _scenery(text, index, end)
             if not after:
                 placed = True
                 break
             index = after
-        elif text in w.LIST_ADJECTIVES and not nouns and index < end:
+        elif "list_adjective" in kinds and not nouns and index < end:
             continue
-        elif text in w.IMPERATIVES and not nouns and index < end and not described:
+        elif "imperative" in kinds and not nouns and index < end and not described:
             command = True
-        elif text in w.FINITE:
+        elif "finite" in kinds:
             acts = acts or bool(nouns)
-        elif text in w.MATERIALS and not nouns and index < end and word_at(tokens, index):
+        elif (
+            "adjective" in kinds
+            and not ("noun_too" in kinds and index == end)
+            or (not word.isalpha() and any(map(str.isdigit, word)))
+        ):
             described = True
-        elif w.is_adjective(text) or (not text.isalpha() and any(c.isdigit() for c in text)):
-            described = True
-        elif w.is_ing(text) or w.is_ed(text):
+        elif "ing" in kinds or "ed" in kinds:
             acts, described = acts or bool(nouns), described or not nouns
         else:
             nouns.append(index - 1)
-    compact = len(nouns) == 1 or (bool(nouns) and all(place in mentioned for place in nouns))
+    compact = len(nouns) == 1 or (bool(nouns) and all(place in text.mentioned for place in nouns))
     # A mention with another noun after it may be a subject with its verb.
-    clausal = len(nouns) > 1 and nouns[0] in mentioned and nouns[-1] not in mentioned
-    plural = bool(nouns) and tokens[nouns[-1]].text.endswith("s")
+    clausal = len(nouns) > 1 and nouns[0] in text.mentioned and nouns[-1] not in text.mentioned
+    plural = bool(nouns) and text.tokens[nouns[-1]].text.endswith("s")
     return Phrase(
         determined, described, acts, command, placed, len(nouns), compact, clausal, plural
     )
 
 
-def _scenery(tokens: Sequence[Token], index: int, end: int) -> int:
+def _scenery(text: Text, index: int, end: int) -> int:
     """The end of a phrase such as "in the image", which names no real place; 0 if there is none.
 
     `index` is the token after the preposition; "of any kind" is another such phrase.
     """
-    texts = [token.text for token in tokens[index : min(index + 3, end)]]
-    for at, text in enumerate(texts):
-        if text in w.SCENE or (at and texts[0] == "any" and text in w.FILLERS):
-            return index + at + 1
-        if text not in ("the", "this", "any", "sight"):
+    first = text.word(index)
+    for at in range(index, min(index + 3, end)):
+        kinds = text.kinds(at)
+        if "scene" in kinds or (at > index and first == "any" and "filler" in kinds):
+            return at + 1
+        if text.word(at) not in ("the", "this", "any", "sight"):
             break
     return 0

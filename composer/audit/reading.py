@@ -1,30 +1,31 @@
-"""The state of one pass over a prompt: its tokens, cues and items, and the open scope.
+"""The values of the pass that finds scopes: what was read, the open scope, and the marks.
 
-`composer.audit.scope` runs the pass, `turns` applies the cues and `plain` the other words; this
-module has no rules of its own.
+`composer.audit.scope` runs the pass, `turns` applies the cues and `plain` the other words. All of
+them return new values and change none.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from composer.audit.cues import Cue, Effect
 from composer.audit.items import Item, phrase_of
-from composer.audit.tokens import Kind, Token, word_at
-
-_NOUN_NEGATORS = frozenset("no zero nary nobody noone neither nor".split())
+from composer.audit.lexicon import Cue, Effect
+from composer.audit.text import Text
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The result for one word: whether a negation covers it, and the cue and rule that decided."""
+    """The result for one word: whether a negation covers it, and the cue and rule that decided.
+
+    `ended` is what ended the negation of `cue`, where one did.
+    """
 
     negated: bool
     rule: str
     cue: str
+    ended: str = ""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Scope:
     """The open scope: a negation, or an affirmation with the rule and cue that made it one."""
 
@@ -33,63 +34,66 @@ class Scope:
     cue: str
     effect: Effect
     item: int
-    verbal: bool = False  # the negation is of a verb: "do not show X"
+    start: int = -1  # the token after the cue
     listed: bool = False  # a list with a colon, which extends to the border
     has_noun: bool = False
-    acted: bool = False  # a participle came before any noun: "not smiling"
     outside: bool = False  # after a preposition, in a place that is presupposed: "on the label"
     shared: bool = False  # that place has a definite article, which later places may share
-    flaw: str = ""
+    flaw: bool = False  # the noun is a flaw or a change, of something that is there: "no glare"
     adjectives: int = 0
     determined: bool = False
     described: bool = False
     all_bare: bool = True
     handled: bool = False  # "do not cover the label with X": X is negated again
+    ended: str = ""
+
+    @property
+    def verbal(self) -> bool:
+        """Whether the negation is of a verb: "do not show X"."""
+        return self.effect is Effect.NOT
 
 
-@dataclass
-class Reading:
-    """The state of the pass; `number` is the index of the current item."""
+@dataclass(frozen=True, slots=True)
+class Reading(Text):
+    """A prompt as the earlier stages read it; `numbers` has the item of each token."""
 
-    tokens: Sequence[Token]
-    mentioned: Collection[int]
     cues: Mapping[int, tuple[Cue, int]]
     items: Sequence[Item]
-    scope: Scope | None = None
-    number: int = 0
-    universal: int = -100  # the last token such as "everything" or "anything"
-    outer: list[Scope | None] = field(default_factory=list)  # scopes around open brackets
-    quotes: list[tuple[str, bool, Scope | None]] = field(default_factory=list)
+    numbers: Sequence[int]
 
-    def open(
-        self, effect: Effect, cue: str, after: int, rule: str = "negated", listed: bool = False
-    ) -> None:
-        """Begin a negation whose phrase starts at the token `after`."""
-        end = self.items[self.number].end if self.items else after
-        phrase = phrase_of(self.tokens, after, end, self.mentioned)
-        busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
-        self.scope = Scope(
-            negated=True,
-            rule=rule,
-            cue=cue,
-            effect=effect,
-            item=self.number,
-            verbal=effect is Effect.NOT and cue.split()[0] not in _NOUN_NEGATORS,
-            listed=listed,
-            determined=phrase.determined,
-            described=phrase.described,
-            all_bare=phrase.nouns > 0 and not busy,
-        )
+    def begins_item(self, index: int) -> bool:
+        """Whether an item begins at a token."""
+        return index == self.items[self.numbers[index]].start
 
-    def affirm(self, rule: str, cue: str, handled: bool = False) -> None:
-        """End a negation; the new scope records the rule and cue."""
-        self.scope = Scope(False, rule, cue, Effect.AFFIRM, self.number, handled=handled)
 
-    def word(self, index: int) -> str:
-        """The text of a token if it is a word, else empty."""
-        return word_at(self.tokens, index)
+def negation(
+    reading: Reading, at: int, effect: Effect, cue: str, after: int, rule: str = "negated"
+) -> Scope:
+    """A negation by the cue at the token `at`; its phrase starts at the token `after`."""
+    number = reading.numbers[at]
+    end = reading.items[number].end if reading.items else after
+    phrase = phrase_of(reading, after, end)
+    busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
+    return Scope(
+        negated=True,
+        rule=rule,
+        cue=cue,
+        effect=effect,
+        item=number,
+        start=after,
+        determined=phrase.determined,
+        described=phrase.described,
+        all_bare=phrase.nouns > 0 and not busy,
+    )
 
-    def words_after(self, index: int, count: int) -> list[str]:
-        """Up to `count` words that follow a token without a mark between them."""
-        following = self.tokens[index + 1 : index + 1 + count]
-        return [token.text for token in takewhile(lambda t: t.kind is Kind.WORD, following)]
+
+def affirmation(
+    reading: Reading, at: int, rule: str, cue: str, effect: Effect = Effect.AFFIRM
+) -> Scope:
+    """The end of a negation at a token; it records the rule and cue."""
+    return Scope(False, rule, cue, effect, reading.numbers[at])
+
+
+def ended(scope: Scope, rule: str, by: str) -> Scope:
+    """The end of a negation that its own cue does not reach beyond."""
+    return replace(Scope(False, rule, scope.cue, scope.effect, -1), ended=by)

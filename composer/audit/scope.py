@@ -4,108 +4,146 @@ The method is that of ConText (cues begin, invert and end a scope), with scopes 
 the noun phrase after a cue, then its list. A word counts as not covered where this is uncertain.
 """
 
-from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from composer.audit import plain, turns
-from composer.audit import words as w
-from composer.audit.cues import WRITING, Cue, Effect, cue_at
 from composer.audit.items import Item, cut_items
-from composer.audit.reading import Mark, Reading, Scope
-from composer.audit.tokens import DASHES, Kind, Token
+from composer.audit.lexicon import Cue, Effect
+from composer.audit.plain import after_word
+from composer.audit.reading import Mark, Reading, Scope, ended, negation
+from composer.audit.text import Text
+from composer.audit.tokens import DASHES, WORDS, Kind, Token
+from composer.audit.turns import after_cue
 
 _BULLETS = ("-", "*", "•", "·", "+")
+_NEVER = -100
 
 
-def read_marks(tokens: Sequence[Token], mentioned: Collection[int]) -> list[Mark | None]:
-    """One mark for every token; None where no cue applies."""
-    cues = _find_cues(tokens, mentioned)
-    items = cut_items(tokens, mentioned, cues)
-    reading = Reading(tokens, mentioned, cues, items)
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """An open bracket or quotation mark: the scope around it, and the level that it is in."""
+
+    mark: str
+    scope: Scope | None
+    outer: "_Level | None"
+    drawn: bool = False  # quoted words that are drawn literally
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The state of the pass between two tokens."""
+
+    scope: Scope | None = None
+    universal: int = _NEVER  # the last token such as "everything" or "anything"
+    brackets: _Level | None = None
+    quotes: _Level | None = None
+
+
+def read(text: Text) -> Reading:
+    """Find the cues of a text, and cut it into items."""
+    cues: dict[int, tuple[Cue, int]] = {}
+    skip = 0
+    for index, token in enumerate(text.tokens):
+        if token.kind in WORDS and index >= skip:
+            found = text.lexicon.cue_at(text.tokens, index) or _un_participle(text, index)
+            # No cue inside another cue or inside a mention.
+            if found and not all(place in text.mentioned for place in range(index, found[1])):
+                cues[index] = found
+                skip = found[1]
+    items = cut_items(text, cues)
     starts = {item.start: number for number, item in enumerate(items)}
-    marks: list[Mark | None] = [None] * len(tokens)
-    skip = 0
-    for index, token in enumerate(tokens):
-        if index in starts:
-            reading.number = starts[index]
-            _enter_item(reading, items[reading.number])
-        if token.kind is not Kind.WORD:
-            _at_mark(reading, index, token)
-            continue
-        if index < skip:
-            continue
-        skip = index + 1
-        found = cues.get(index)
-        if found and turns.apply(reading, found[0], index, found[1]):
-            skip = found[1]
-        else:
-            plain.at_word(reading, index, token.text)
-        if (scope := reading.scope) is not None:
-            mark = Mark(scope.negated, scope.rule, scope.cue)
-            if scope.negated and scope.outside:
-                mark = Mark(False, "presupposed", scope.cue)
-            marks[index:skip] = [mark] * (skip - index)
-    return marks
+    numbers: list[int] = []
+    for index in range(len(text.tokens)):
+        numbers.append(starts.get(index, numbers[-1] if numbers else 0))
+    return Reading(text.tokens, text.mentioned, text.lexicon, cues, items, numbers)
 
 
-def _find_cues(tokens: Sequence[Token], mentioned: Collection[int]) -> dict[int, tuple[Cue, int]]:
-    """The longest cue at each token, as (cue, end); none inside another cue or inside a mention."""
-    found: dict[int, tuple[Cue, int]] = {}
-    skip = 0
-    for index, token in enumerate(tokens):
-        if token.kind is not Kind.WORD or index < skip:
-            continue
-        hit = cue_at(tokens, index) or _un_participle(tokens, index)
-        if hit is None or all(place in mentioned for place in range(index, hit[1])):
-            continue
-        found[index] = hit
-        skip = hit[1]
-    return found
-
-
-def _un_participle(tokens: Sequence[Token], index: int) -> tuple[Cue, int] | None:
+def _un_participle(text: Text, index: int) -> tuple[Cue, int] | None:
     """A cue such as "undisturbed by": "un-", a participle, and "by" or "with"."""
-    text = tokens[index].text
-    if text.startswith("un") and w.is_ed(text) and index + 1 < len(tokens):
-        after = tokens[index + 1]
-        if after.kind is Kind.WORD and after.text in ("by", "with"):
-            return Cue((text, after.text), Effect.WITHOUT), index + 2
+    word, after = text.word(index), text.word(index + 1)
+    if word.startswith("un") and "ed" in text.kinds(index) and after in ("by", "with"):
+        return Cue((word, after), Effect.WITHOUT), index + 2
     return None
 
 
-def _at_mark(reading: Reading, index: int, token: Token) -> None:
-    kind, scope = token.kind, reading.scope
+def find_marks(reading: Reading) -> list[Mark | None]:
+    """One mark for every token; None where no cue applies."""
+    marks: list[Mark | None] = [None] * len(reading.tokens)
+    state, skip = _State(), 0
+    for index, token in enumerate(reading.tokens):
+        item = reading.items[reading.numbers[index]] if reading.items else None
+        if item and item.start == index and (scope := state.scope) is not None and scope.negated:
+            state = replace(state, scope=_in_item(reading, scope, item))
+        if token.kind not in WORDS:
+            state = _after_mark(reading, state, index, token)
+        elif index >= skip:
+            state, skip = _after_word(reading, state, index)
+            if state.scope is not None:
+                marks[index:skip] = [_mark(state.scope)] * (skip - index)
+    return marks
+
+
+def _mark(scope: Scope) -> Mark:
+    if scope.negated and scope.outside:
+        return Mark(False, "presupposed", scope.cue)
+    return Mark(scope.negated, scope.rule, scope.cue, scope.ended)
+
+
+def _after_word(reading: Reading, state: _State, index: int) -> tuple[_State, int]:
+    """The state after the cue or the word at a token, and the token after it."""
+    if index in reading.cues:
+        drawn = state.quotes is not None and state.quotes.drawn
+        scope = after_cue(reading, state.scope, index, state.universal, drawn)
+        if scope is not None:
+            return replace(state, scope=scope), reading.cues[index][1]
+    elif reading.tokens[index].kind is Kind.SYMBOL and index not in reading.mentioned:
+        return state, index + 1
+    if "universal" in reading.kinds(index):
+        state = replace(state, universal=index)
+    if state.scope is not None:
+        scope = after_word(reading, state.scope, index)
+        if scope is not state.scope:
+            state = replace(state, scope=scope)
+    return state, index + 1
+
+
+def _after_mark(reading: Reading, state: _State, index: int, token: Token) -> _State:
+    kind, scope = token.kind, state.scope
     listing = scope is not None and scope.negated and scope.listed
     if kind is Kind.QUOTE:
-        _at_quote(reading, index, token)
-    elif kind is Kind.OPEN:
-        reading.outer.append(scope)
-    elif kind is Kind.CLOSE:
-        if reading.outer:
-            reading.scope = reading.outer.pop()
-    elif kind is Kind.COLON:
-        if not _begins_list(scope):
-            reading.scope = None
-    elif kind is Kind.FLAG:
-        reading.scope = None
-        if token.text == "--no":
-            reading.open(Effect.LIST, "--no", index, rule="negative-list", listed=True)
-    elif kind is Kind.LINE:
-        if not (listing and _bullet(reading, index + 1)):
-            reading.scope, reading.universal = None, -100
-    elif kind is Kind.END:
+        return _after_quote(reading, state, index, token)
+    if kind is Kind.OPEN:
+        return replace(state, brackets=_Level(token.text, scope, state.brackets))
+    if kind is Kind.CLOSE:
+        level = state.brackets
+        return replace(state, scope=level.scope, brackets=level.outer) if level else state
+    if kind is Kind.COLON:
+        return replace(state, scope=_listed(scope))
+    if kind is Kind.FLAG:
+        opened = token.text == "--no"
+        no = negation(reading, index, Effect.LIST, "--no", index, "negative-list")
+        return replace(state, scope=replace(no, listed=True) if opened else None)
+    if kind is Kind.SEMICOLON and listing:
+        return state
+    if kind is Kind.LINE:
+        goes_on = listing and _bullet(reading, index + 1)
+    elif kind in (Kind.END, Kind.SEMICOLON):
         goes_on = listing and (_bullet(reading, index) or _bullet(reading, index - 1))
         titled = scope is not None and scope.effect in (Effect.WITHOUT, Effect.LIST)
-        announced = token.text in DASHES and titled and _begins_list(scope)
-        if not goes_on and not announced:
-            reading.scope, reading.universal = None, -100
+        begun = _listed(scope) if titled and token.text in DASHES else None
+        if begun and not goes_on:
+            return replace(state, scope=begun)
+        hesitates = token.text.startswith("..") and scope is not None and scope.start == index
+        goes_on = goes_on or hesitates
+    else:
+        return state
+    return state if goes_on else replace(state, scope=None, universal=_NEVER)
 
 
-def _begins_list(scope: Scope | None) -> bool:
-    """Begin a list if a colon or dash follows a negation directly: "Avoid: ..."; whether it did."""
+def _listed(scope: Scope | None) -> Scope | None:
+    """The list that begins if a colon or dash follows a negation directly: "Avoid: ..."."""
     if scope is None or not scope.negated or scope.has_noun:
-        return False
-    scope.listed, scope.rule = True, "negative-list"
-    return True
+        return None
+    return replace(scope, listed=True, rule="negative-list")
 
 
 def _bullet(reading: Reading, index: int) -> bool:
@@ -117,31 +155,34 @@ def _bullet(reading: Reading, index: int) -> bool:
     return tokens[index].text in _BULLETS or (numbered and tokens[index + 1].text in (".", ")"))
 
 
-def _at_quote(reading: Reading, index: int, token: Token) -> None:
-    if reading.quotes and reading.quotes[-1][0] == token.text:
-        reading.scope = reading.quotes.pop()[2]
-        return
+def _after_quote(reading: Reading, state: _State, index: int, token: Token) -> _State:
+    level = state.quotes
+    if level is not None and level.mark == token.text:
+        return replace(state, scope=level.scope, quotes=level.outer)
     before = reading.tokens[index - 1] if index else None
     if token.text == "'" and before is not None and before.end == token.start:
         if before.kind is Kind.WORD:
-            return  # a possessive: artists' logo
-    nearby = reading.tokens[max(0, index - 3) : index]
-    written = any(near.kind is Kind.WORD and near.text in WRITING for near in nearby)
-    reading.quotes.append((token.text, written, reading.scope))
+            return state  # a possessive: artists' logo
+    drawn = any("writing" in reading.kinds(at) for at in range(index - 3, index))
+    return replace(state, quotes=_Level(token.text, state.scope, level, drawn))
 
 
-def _enter_item(reading: Reading, item: Item) -> None:
-    scope = reading.scope
-    if scope is None or not scope.negated or item.joined in ("border", "open"):
-        return
-    if _goes_on(reading, scope, item):
-        scope.outside = False
-        if scope.has_noun and not scope.listed and scope.effect is not Effect.INSTEAD:
-            scope.rule = "list"
-        scope.all_bare = scope.all_bare and item.phrase.bare
-    else:
-        rule = "presupposed" if scope.outside else "list-end"
-        reading.scope = Scope(False, rule, scope.cue, scope.effect, -1)
+def _in_item(reading: Reading, scope: Scope, item: Item) -> Scope:
+    """The negation in the item that begins: it goes on, or it has ended."""
+    if item.joined == "border":
+        return scope
+    if not _goes_on(reading, scope, item):
+        by = {"open": "bracket", "close": "bracket"}.get(item.joined, item.joined)
+        return ended(scope, "presupposed" if scope.outside else "list-end", by)
+    if item.joined == "open":
+        return replace(scope, all_bare=item.enclosed)
+    in_list = scope.has_noun and not scope.listed and scope.effect is not Effect.INSTEAD
+    return replace(
+        scope,
+        outside=False,
+        rule="list" if in_list else scope.rule,
+        all_bare=scope.all_bare and item.phrase.bare,
+    )
 
 
 def _still_open(scope: Scope) -> bool:
@@ -149,7 +190,7 @@ def _still_open(scope: Scope) -> bool:
 
     After two adjectives it counts as having one.
     """
-    if scope.has_noun or scope.acted or scope.adjectives > 1:
+    if scope.has_noun or scope.adjectives > 1:
         return False
     return not (scope.verbal and scope.described)
 
@@ -157,6 +198,12 @@ def _still_open(scope: Scope) -> bool:
 def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     """Whether a negation extends to the item that begins here."""
     phrase, closed = item.phrase, item.closed
+    if item.joined == "semicolon":
+        busy = phrase.command or phrase.determined or phrase.acts or phrase.placed
+        return scope.listed and not busy
+    if item.joined == "open":
+        within = scope.listed or not scope.has_noun or item.opener is Effect.INCLUDE
+        return within or (item.enclosed and not scope.outside)
     if scope.listed or item.joined == "close" or item.opener is Effect.INCLUDE:
         return True
     if _still_open(scope) and not phrase.determined and (scope.verbal or not phrase.command):
@@ -177,7 +224,7 @@ def _goes_on(reading: Reading, scope: Scope, item: Item) -> bool:
     if scope.effect is Effect.INSTEAD:
         return closed == "or" and phrase.bare
     if phrase.determined:
-        return closed == "or" and scope.determined
+        return closed == "or" and (scope.determined or scope.verbal)
     if phrase.described:
         return closed == "or"
     return bool(closed) or (phrase.bare and scope.all_bare)

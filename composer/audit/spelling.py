@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from composer.audit.normalise import DIGITS_AS_LETTERS
 from composer.audit.tokens import Kind, Token
 
+_ELIDED = frozenset("l d qu un dell all nell sull dall".split())
+"""Words that lose their vowel and their blank before another: "l'eau" is also read as "eau"."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadWord:
@@ -38,6 +41,8 @@ def _readings(text: str) -> tuple[str, ...]:
     readings = [text]
     if text.endswith("'s"):
         readings.append(text[:-2])
+    if text.partition("'")[0] in _ELIDED:
+        readings.append(text.partition("'")[2])
     if any(char.isdigit() for char in text) and not text.isdigit():
         readings.append(text.translate(DIGITS_AS_LETTERS))
     return tuple(readings)
@@ -48,9 +53,12 @@ def _spelt_out(tokens: Sequence[Token], index: int) -> tuple[int, str]:
 
     No letters where no such word begins at `index`.
     """
-    for back in (1, 2):  # only its first letter begins it
+    for back in (1, 2):  # only its first letter begins it, or the one after an article
         before = tokens[index - back] if index >= back else None
         if before is not None and before.kind is Kind.WORD and len(before.text) == 1:
+            earlier = tokens[index - 2].text if index > 1 else ""
+            if back == 1 and before.text == "a" and len(earlier) != 1:
+                break
             return index, ""
         if before is None or before.text not in (".", "-", "*"):
             break

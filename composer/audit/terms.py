@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from composer.audit.forms import word_forms
+from composer.audit.lexicon import Lexicon
 from composer.audit.normalise import Working, normalise
 from composer.audit.spelling import ReadWord, readable
 from composer.audit.tokens import Kind, Token, tokenise
@@ -96,26 +97,29 @@ _Strings = list[tuple[str, int, bool]]  # text, index of the term, only at word 
 
 
 @lru_cache(maxsize=64)
-def _prepared(terms: tuple[Term, ...]) -> tuple[_Node, _Strings, _Node]:
+def _prepared(terms: tuple[Term, ...], lexicon: Lexicon) -> tuple[_Node, _Strings, _Node]:
     """Terms prepared for searching: as words, as strings, and what `allow` excepts."""
     words, allowed = _Node(), _Node()
     strings: _Strings = []
     for number, term in enumerate(terms):
         for form in (term.term, *term.aliases):
-            _add_form(words, strings, term, number, form)
+            _add_form(words, strings, term, number, form, lexicon)
         for phrase in term.allow:
             _insert(allowed, _words_of(phrase), number)
     return words, strings, allowed
 
 
-def _add_form(words: _Node, strings: _Strings, term: Term, number: int, form: str) -> None:
+def _add_form(
+    words: _Node, strings: _Strings, term: Term, number: int, form: str, lexicon: Lexicon
+) -> None:
     plain = " ".join(normalise(form).text.split())
     pieces = _words_of(form)
     only_words = all(part.isalnum() or part in " '-" for part in plain)
     if term.match == "substring" or not pieces or not only_words or _unspaced(plain):
         strings.append((plain, number, term.match != "substring" and not _unspaced(plain)))
         return
-    for last in word_forms(pieces[-1]) if term.match == "word" else (pieces[-1],):
+    plurals = sorted(lexicon.classes["plural"])
+    for last in word_forms(pieces[-1], plurals) if term.match == "word" else (pieces[-1],):
         _insert(words, (*pieces[:-1], last), number)
         if len(pieces) > 1:  # "price tag" is also written "pricetag"
             _insert(words, ("".join(pieces[:-1]) + last,), number)
@@ -139,9 +143,11 @@ def _unspaced(text: str) -> bool:
     return any(unicodedata.name(char, "").startswith(scripts) for char in text)
 
 
-def find_mentions(work: Working, tokens: Sequence[Token], terms: tuple[Term, ...]) -> list[Mention]:
+def find_mentions(
+    work: Working, tokens: Sequence[Token], terms: tuple[Term, ...], lexicon: Lexicon
+) -> list[Mention]:
     """All mentions in the order of the text, without those in `allow` phrases."""
-    as_words, as_strings, excepted = _prepared(terms)
+    as_words, as_strings, excepted = _prepared(terms, lexicon)
     # Each place has references to lists of terms, not copies: many terms may share a place.
     found: dict[tuple[int, int, int, int], list[Sequence[int]]] = {}
     allowed: set[tuple[int, int]] = set()  # (token, term)

@@ -4,6 +4,7 @@ One pass, without backtracking. The tokens do not depend on terms or negations.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -24,7 +25,9 @@ class Kind(Enum):
     OPEN = "open"
     CLOSE = "close"
     LINE = "line"  # a line end: a border, unless a bulleted list continues
-    END = "end"  # any other border: full stop, semicolon, spaced dash, block border, ...
+    SEMICOLON = "semicolon"  # a border, unless a list of unwanted things continues
+    END = "end"  # any other border: full stop, spaced dash, block border, ...
+    SYMBOL = "symbol"  # an emoji or another sign: a word where it is a cue or a mention
     FLAG = "flag"  # --ar, --no
     OTHER = "other"  # marks without a meaning
 
@@ -39,6 +42,8 @@ class Token:
     end: int
 
 
+WORDS = (Kind.WORD, Kind.SYMBOL)
+
 _PATTERN = re.compile(
     r"""
     (?P<lora><(?:lora|lyco|hypernet)\b[^<>\n]{0,200}>)
@@ -46,8 +51,9 @@ _PATTERN = re.compile(
   | (?P<without>\bw/(?:o|out)\b)
   | (?P<flag>(?<!\S)--[a-z]+)
   | (?P<number>\d+[.,/:]\d+\w*)
-  | (?P<abbreviation>\b(?:e\.g|i\.e|n/a)\b\.?)
+  | (?P<abbreviation>\b(?:e\.g|i\.e|n/a|incl|excl)\b\.?)
   | (?P<word>[^\W_]+(?:'[^\W_]+)*)
+  | (?P<ellipsis>\.{2,})
   | (?P<line>\n)
   | (?P<blank>[^\S\n]+)
   | (?P<mark>.)
@@ -59,8 +65,13 @@ _MARKS = {
     "+": Kind.AND, ":": Kind.COLON, "=": Kind.COLON, '"': Kind.QUOTE, "'": Kind.QUOTE,
     "(": Kind.OPEN, "[": Kind.OPEN, "{": Kind.OPEN,
     ")": Kind.CLOSE, "]": Kind.CLOSE, "}": Kind.CLOSE,
-    ".": Kind.END, ";": Kind.END, "!": Kind.END, "?": Kind.END, "|": Kind.END, "。": Kind.END,
-    EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END, "؛": Kind.END,
+    ".": Kind.END, ";": Kind.SEMICOLON, "!": Kind.END, "?": Kind.END, "|": Kind.END,
+    "。": Kind.END, EM_DASH: Kind.END, "→": Kind.END, ">": Kind.END, "•": Kind.END, "·": Kind.END,
+    "؛": Kind.SEMICOLON,
+}  # fmt: skip
+
+_KINDS = {
+    "line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER, "ellipsis": Kind.END,
 }  # fmt: skip
 
 DASHES = ("-", EM_DASH, ">", "\u2192")
@@ -68,8 +79,8 @@ DASHES = ("-", EM_DASH, ">", "\u2192")
 
 
 def word_at(tokens: Sequence[Token], index: int) -> str:
-    """The text of a token if the index exists and the token is a word, else empty."""
-    inside = 0 <= index < len(tokens) and tokens[index].kind is Kind.WORD
+    """The text of a token if the index exists and the token is a word or symbol, else empty."""
+    inside = 0 <= index < len(tokens) and tokens[index].kind in WORDS
     return tokens[index].text if inside else ""
 
 
@@ -86,7 +97,7 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
             tokens.append(Token(Kind.END, "", start, start))
         if name == "blank" or name == "weight":
             continue
-        kind = {"line": Kind.LINE, "flag": Kind.FLAG, "lora": Kind.OTHER}.get(name or "", Kind.WORD)
+        kind = _KINDS.get(name or "", Kind.WORD)
         if name == "mark":
             kind = _mark(text, start, end, tokens)
         elif name == "lora":
@@ -94,7 +105,7 @@ def tokenise(work: Working, borders: Iterable[int] = ()) -> list[Token]:
         elif name == "without":
             part = "without"
         elif name == "abbreviation":
-            part = part.rstrip(".")
+            part = part.rstrip(".").replace("/", "")
         elif part == "break" and work.original[slice(*work.span(start, end))] == "BREAK":
             # In capitals it divides a prompt in several front ends.
             kind = Kind.END
@@ -114,6 +125,10 @@ def _mark(text: str, start: int, end: int, before: list[Token]) -> Kind:
             suspended = text.startswith((",", " and ", " or "), end)
             return Kind.HYPHEN if suspended else Kind.END
         return Kind.OTHER if right else Kind.END
+    if mark == "/" and text[start - 1 : start] == text[end : end + 1] == " ":
+        return Kind.COMMA
     if mark == ":" and (text[end : end + 1] == ":" or text[start - 1 : start] == ":"):
         return Kind.END  # `::` separates two prompts
-    return _MARKS.get(mark, Kind.OTHER)
+    kind = _MARKS.get(mark, Kind.OTHER)
+    symbolic = kind is Kind.OTHER and unicodedata.category(mark) == "So"
+    return Kind.SYMBOL if symbolic else kind

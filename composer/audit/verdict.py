@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from composer.audit.after import affirmed_after, negated_after
+from composer.audit.lexicon import lexicon
 from composer.audit.normalise import normalise
 from composer.audit.reading import Mark
-from composer.audit.scope import read_marks
+from composer.audit.reasons import why
+from composer.audit.scope import find_marks, read
 from composer.audit.terms import Term, find_mentions, parse_terms
+from composer.audit.text import Text
 from composer.audit.tokens import tokenise
 
 
@@ -34,9 +37,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Finding:
-    """One mention of a term: its place in the prompt, and the cue and rule that decided on it.
+    """One mention of a term: its place in the prompt, and what decided on it.
 
-    `start` and `end` count code points; `cue` and `block` are empty where there is none.
+    `start` and `end` count code points; `cue` and `block` are empty where there is none. `why` says
+    in words what `rule` names.
     """
 
     term: str
@@ -45,6 +49,7 @@ class Finding:
     block: str
     cue: str
     rule: str
+    why: str = ""
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -78,21 +83,23 @@ def audit(
     prompt: str,
     terms: Iterable[str | Mapping[str, Any] | Term],
     spans: Sequence[Span] = (),
+    languages: Iterable[str] = (),
 ) -> Report:
     """Audit a prompt for forbidden terms; a negation never extends beyond its block.
 
     Raises ValueError for an invalid term.
     """
-    parsed = parse_terms(terms)
+    parsed, words = parse_terms(terms), lexicon(tuple(languages))
     if not parsed or not prompt:
         return Report("ok")
     work = normalise(prompt)
     tokens = tokenise(work, (edge for span in spans for edge in (span.start, span.end)))
-    mentions = find_mentions(work, tokens, parsed)
+    mentions = find_mentions(work, tokens, parsed, words)
     if not mentions:
         return Report("ok")
     mentioned = frozenset(i for mention in mentions for i in range(mention.first, mention.last))
-    marks = read_marks(tokens, mentioned)
+    reading = read(Text(tokens, mentioned, words))
+    marks = find_marks(reading)
     findings: list[Finding] = []
     advice: list[Finding] = []
     reported = [[0, 0] for _ in parsed]  # for each term: as advice, as violation
@@ -100,12 +107,12 @@ def audit(
     for mention in mentions:
         key = (mention.first, mention.last)
         if key not in decided:
-            read = marks[mention.last - 1]
-            if read is not None and read.negated:
-                decided[key] = affirmed_after(tokens, mention, read) or read
+            marked = marks[mention.last - 1]
+            if marked is not None and marked.negated:
+                decided[key] = affirmed_after(reading, mention, marked) or marked
             else:
-                after = negated_after(tokens, mention, read)
-                decided[key] = after or read or Mark(False, "affirmed", "")
+                after = negated_after(reading, mention, marked)
+                decided[key] = after or marked or Mark(False, "affirmed", "")
         mark = decided[key]
         for number in mention.terms:
             term = parsed[number]
@@ -113,15 +120,18 @@ def audit(
             reported[number][blocks] += 1
             # At each level, at most 20 mentions of one term are reported; all of them count.
             if reported[number][blocks] <= 20:
-                finding = _finding(term, mark, work.span(mention.start, mention.end), spans)
+                finding = _finding(term, mark, prompt, work.span(mention.start, mention.end), spans)
                 (findings if blocks else advice).append(finding)
     return Report("violation" if findings else "ok", tuple(findings), tuple(advice))
 
 
-def _finding(term: Term, mark: Mark, place: tuple[int, int], spans: Sequence[Span]) -> Finding:
+def _finding(
+    term: Term, mark: Mark, prompt: str, place: tuple[int, int], spans: Sequence[Span]
+) -> Finding:
     start, end = place
     block = next((span.block for span in spans if span.start <= start < span.end), "")
     note = term.reason
     if mark.negated:
         note = "a prompt reads no negatives: describe what is wanted instead of naming this"
-    return Finding(term.term, start, end, block, mark.cue, mark.rule, note)
+    reason = why(term, prompt[start:end], mark)
+    return Finding(term.term, start, end, block, mark.cue, mark.rule, reason, note)

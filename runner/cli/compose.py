@@ -13,7 +13,7 @@ from runner import client
 from runner.cli.output import add_verb, print_json, print_line, print_message, show
 from runner.cli.submit import report_drops
 from runner.errors import UsageProblem
-from runner.settings import Home, find_home
+from runner.settings import Home, Settings, find_home
 from specs.document import Document
 from specs.errors import SpecInvalid
 from specs.read import read
@@ -123,6 +123,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
         pack,
         spec["compose"],
         forbidden=home.settings.forbidden,
+        languages=home.settings.audit_languages,
         encoders=encoders_of(catalogue.parameters(model, str(spec["kind"]))),
     )
     ok = composed["audit"]["verdict"] == "ok" and not composed["over_by"]
@@ -223,9 +224,10 @@ def run_audit(options: argparse.Namespace) -> int:
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
-    terms = options.term or find_home(options.home).settings.forbidden
+    settings = _settings(options)
+    terms = options.term or settings.forbidden
     try:
-        audited = audit(prompt, terms).to_json()
+        audited = audit(prompt, terms, (), settings.audit_languages).to_json()
     except ValueError as error:
         raise UsageProblem(str(error)) from error
     if options.json:
@@ -236,6 +238,16 @@ def run_audit(options: argparse.Namespace) -> int:
             print_message(f"nothing is forbidden: {hint}")
         _print_audit(audited, prompt)
     return 0 if audited["verdict"] == "ok" else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings of the home; the defaults where the terms are given and there is none."""
+    try:
+        return find_home(options.home).settings
+    except UsageProblem:
+        if options.home or not options.term:
+            raise
+        return Settings()
 
 
 def _audit_lines() -> int:
@@ -270,8 +282,8 @@ def _print_audit(report: Mapping[str, Any], prompt: str) -> None:
 
     show(report["verdict"])
     for found in report["findings"]:
-        text = describe(found["term"], found["start"], found["block"], found["cue"], prompt)
+        text = describe(found["term"], found["start"], found["block"], found["why"], prompt)
         show(f"  violation  {text}")
     for found in report["advice"]:
-        cue = f" after {found['cue']!r}" if found["cue"] else ""
-        show(f"  advice     {found['term']!r}{cue}: {found.get('note') or 'named, not asked for'}")
+        note = found.get("note") or "named, not asked for"
+        show(f"  advice     {found['term']!r} ({found['why']}): {note}")

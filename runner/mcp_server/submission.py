@@ -217,8 +217,11 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
         ]
     else:
         terms = parse_terms(home.settings.forbidden)
+        languages = home.settings.audit_languages
         texts = spec.get("matrix", {}).get("prompt") or [spec.get("prompt")]
-        rows = [{"prompt": t, "audit": audit(t, terms).to_json()} for t in texts if t]
+        rows = [
+            {"prompt": t, "audit": audit(t, terms, (), languages).to_json()} for t in texts if t
+        ]
     violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": assessment.realised.get("model", spec.get("model"))},

@@ -44,7 +44,8 @@ def test_compose_prints_one_prompt_its_blocks_and_its_audit(here: Here) -> None:
     )
     told = "\n".join(rest)
     for part in ("shapes/fixed_block.txt", "shapes/subjects/red-circle.txt", "(extra)", "ok",
-                 "24 CLIP and 21 T5 tokens (counted)", "'text' after 'with no'"):  # fmt: skip
+                 "24 CLIP and 21 T5 tokens (counted)",
+                 "'text' ('with no' negates it)"):  # fmt: skip
         assert part in told
     shape = here(*ONE, "--json").json
     assert {"prompt", "length", "blocks", "audit"} <= shape.keys()

@@ -15,7 +15,7 @@ from tests.bench.audit import LARGE
 WORDS = (
     "no not without logo logos text , . ; : and or but except nothing everything a the on of do "
     "remove hide forget free - -free ( ) \" ' / never any with none is visible removed \n "
-    "| --no --ar "
+    "| --no --ar 🚫 ✅ hardly ... instead use fully of following "
     "l\u200bogo lоgo"
 ).split(" ")
 
@@ -90,6 +90,14 @@ HOSTILE: dict[str, tuple[str, list[object]]] = {
     "joined": ("logo and ", MANY),
     "invisible": ("l\u200bo\u200bg\u200bo ", MANY),
     "numbers": ("1:1:", MANY),
+    "symbols": ("🚫 logo ", MANY),
+    "open brackets": ("no (logo ", MANY),
+    "listed": ("avoid: logo; ", MANY),
+    "ellipses": ("no... logo ", MANY),
+    "predicates": ("logo is out of the question ", MANY),
+    "adverbs": ("logo is very strictly ", MANY),
+    "hardly": ("hardly a logo without ", MANY),
+    "elided": ("l'logo ", MANY),
 }
 
 

@@ -25,12 +25,28 @@ def test_look_alike_letters_do_not_hide_a_word(data: st.DataObject) -> None:
     assert audit(f"a {word} on a cap", ["logo"]).verdict == "violation"
 
 
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("lоgo", "'lоgo' contains a Cyrillic о; nothing negates it"),
+        ("l\u200bogo", "'logo' is written with a hidden zero width space; nothing negates it"),
+        ("l0g0", "'l0g0' has digits for letters; nothing negates it"),
+        ("l-o-g-o", "'l-o-g-o' is spelt letter by letter; nothing negates it"),
+        ("logo", "nothing negates it"),
+    ],
+)
+def test_a_finding_says_how_the_word_was_disguised(word: str, reason: str) -> None:
+    assert [f.why for f in audit(f"a {word} on a cap", ["logo"]).findings] == [reason]
+
+
 @pytest.mark.parametrize("negator", ["nо", "ոo", "n\u200bo", "NО", "ｎｏ", "no\u00a0"])
 def test_a_negator_in_disguise_still_negates(negator: str) -> None:
     assert audit(f"a cap, {negator} logo", ["logo"]).verdict == "ok"
 
 
-@pytest.mark.parametrize("word", ["l.o.g.o", "l-o-g-o", "L O G O", "l0g0", "ⓛⓞⓖⓞ", "ʟᴏɢᴏ", "𝓵𝓸𝓰𝓸"])
+@pytest.mark.parametrize(
+    "word", ["l.o.g.o", "l-o-g-o", "a l o g o", "L O G O", "l0g0", "ⓛⓞⓖⓞ", "ʟᴏɢᴏ", "𝓵𝓸𝓰𝓸"]
+)
 def test_spelt_out_and_decorated_words_are_read(word: str) -> None:
     assert audit(f"a cap with {word} on it", ["logo"]).verdict == "violation"
 

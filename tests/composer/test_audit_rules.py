@@ -62,23 +62,35 @@ def test_a_term_across_a_block_border_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "rule"),
+    ("prompt", "rule", "why"),
     [
-        ("a logo", "affirmed"),
-        ("no text, logo", "list"),
-        ("no text, bold logo", "list-end"),
-        ("do not hide the logo", "double-negation"),
-        ("no doubt a logo", "pseudo"),
-        ("no glare on the logo", "presupposed"),
-        ("everything except the logo", "exception"),
-        ("logo-free", "affix"),
-        ("logo: none", "after"),
-        ("a stripe instead of a logo", "replacement"),
-        ("Negative prompt: blurry, logo", "negative-list"),
+        ("a logo", "affirmed", "nothing negates it"),
+        ("no logo", "negated", "'no' negates it"),
+        ("no text, logo", "list", "'no' negates the list that it is in"),
+        ("no text, bold logo", "list-end", "'no' before it ends at the comma"),
+        ("no hat (a logo on it)", "list-end", "'no' before it ends at the bracket"),
+        ("no text and a bold logo", "list-end", "'no' before it ends at 'and'"),
+        ("no text but a logo", "terminator", "'but' ends the negation before it"),
+        ("do not hide the logo", "double-negation",
+         "'do not hide' negates twice, which asks for it"),
+        ("no doubt a logo", "pseudo", "'no doubt' negates nothing"),
+        ("no glare on the logo", "presupposed",
+         "'no' negates something else, and speaks of this as there"),
+        ("no text except a logo", "exception", "'except' makes it the one thing left"),
+        ("everything except the logo", "exception", "'everything except' leaves it out"),
+        ("logo-free", "affix", "'-free' at the word negates it"),
+        ("logo: none", "after", "': none' after it says that it is absent"),
+        ("a stripe instead of a logo", "replacement",
+         "'instead of' puts something else in its place"),
+        ("Negative prompt: blurry, logo", "negative-list",
+         "it is in the list after 'negative prompt'"),
     ],
-)
-def test_each_rule_says_its_name(prompt: str, rule: str) -> None:
-    assert only(audit(prompt, ["logo"]))[0] == rule
+)  # fmt: skip
+def test_each_rule_says_its_name_and_why(prompt: str, rule: str, why: str) -> None:
+    report = audit(prompt, ["logo"])
+    (finding,) = (*report.findings, *report.advice)
+    assert (finding.rule, finding.why) == (rule, why)
+    assert finding.to_json()["why"] == why
 
 
 @pytest.mark.parametrize(
@@ -132,6 +144,18 @@ def test_other_words_do_not_match(term: str, text: str) -> None:
 )
 def test_symbols_match_as_they_stand(term: str, text: str) -> None:
     assert verdict(text, term) == "violation"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reached"),
+    [
+        ("🚫 logo", "ok"), ("❌ hat, logo", "ok"), ("logo ❌, hat ✅", "ok"),
+        ("hat ❌, logo ✅", "violation"), ("❌ hat ✅ logo", "violation"),
+        ("a 🚫 sign with a logo", "violation"), ("no © or logo", "ok"),
+    ],
+)  # fmt: skip
+def test_a_symbol_negates_as_a_word_does(prompt: str, reached: str) -> None:
+    assert verdict(prompt, "logo") == reached
 
 
 def test_exact_means_this_form_only_and_substring_means_anywhere() -> None:

@@ -6,14 +6,27 @@ that nobody has seen, and later rules were made from the errors of all but `labe
 
     labelled_blind    0.997  0.993  0.000      labelled_scenes   0.923  0.911  0.062
     labelled_hard     0.961  0.963  0.041      labelled_objects  0.971  0.988  0.052
+    labelled_work     0.802  0.775  0.169      labelled_probe    0.933  0.967  0.105
+    labelled_held     0.975  0.975  0.026      labelled_fresh    0.960  0.986  0.065
+    labelled_probe_more  0.907  0.893  0.077
+
+These and `labelled_work` are of the kinds that the rules of November missed. `labelled_held`
+was written before the new rules, the probes and `labelled_fresh` after them, the probes to break
+them. The sets of other languages were written before their tables by the same hand, and the second
+ones after them:
+
+    german_held       0.967  0.929  0.000      french_held       1.000  1.000  0.000
+    spanish_held      0.967  1.000  0.062      italian_held      1.000  1.000  0.000
+    portuguese_held   1.000  1.000  0.000
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from composer.audit import audit
-from tests.bench.audit import Row, by_audit, load, main, measure
+from tests.bench.audit import LANGUAGES, Row, by_audit, load, main, measure
 
 DATA = Path(__file__).parent / "data"
 OURS = (
@@ -22,6 +35,11 @@ OURS = (
     "labelled_hard",
     "labelled_scenes",
     "labelled_objects",
+    "labelled_work",
+    "labelled_probe",
+    "labelled_probe_more",
+    "labelled_held",
+    "labelled_fresh",
 )
 
 
@@ -30,12 +48,20 @@ def test_the_development_set_has_at_most_two_errors() -> None:
     assert found["errors"] <= 2
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", (*OURS, *LANGUAGES, *(f"{name}_held" for name in LANGUAGES)))
 def test_labelled_sets_meet_the_goals(name: str) -> None:
     found = measure(load(DATA / f"{name}.tsv"), by_audit)
-    assert found["accuracy"] >= 0.92
-    assert found["recall"] >= 0.95
-    assert found["false_alarms"] <= 0.08
+    assert found["accuracy"] >= 0.97
+    assert found["recall"] >= 0.98
+    assert found["false_alarms"] <= 0.04
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_prompt_in_english_reads_the_same_beside_any_other_language(name: str) -> None:
+    rows = load(DATA / f"{name}.tsv")
+    for code in LANGUAGES.values():
+        wrong = [r.prompt for r in rows if by_audit(replace(r, languages=(code,))) != r.label]
+        assert len(wrong) <= 0.03 * len(rows), (code, wrong)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -240,6 +240,7 @@ def _planned(
         spec,
         home.prompts,
         forbidden=home.settings.forbidden,
+        languages=home.settings.audit_languages,
         settings={"model": catalogue.default_model(spec)},
         model_defaults=lambda model: catalogue.parameters(model, str(spec.get("kind"))),
     )
@@ -265,7 +266,7 @@ def _check_forbidden(checked: Checked, home: Home) -> None:
         (path, sentence)
         for path, prompt in prompts
         if prompt
-        for sentence in forbidden_in(prompt, home.settings.forbidden)
+        for sentence in forbidden_in(prompt, home.settings.forbidden, home.settings.audit_languages)
     )
     _refuse(checked, "PromptForbidden", itertools.islice(found, MOST_FINDINGS))
 

@@ -1,0 +1,69 @@
+"""The tables of cues: every entry does what the example of its table says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from composer.audit import audit
+from composer.audit import lexicon as lexicon_module
+from composer.audit.lexicon import LANGUAGES, Table, read_tables
+
+ALL = [(code, table) for code in LANGUAGES for table in read_tables(code)]
+TABLES = [(code, table) for code, table in ALL if table.name != "plural"]
+TERM = re.compile(r"([+-])(\w+)")
+
+
+def failures(code: str, table: Table) -> list[str]:
+    """The entries of a table with which its example reads otherwise."""
+    found = TERM.search(table.example)
+    assert found, f"no term in the example of {table.name}: {table.example}"
+    verdict = {"+": "violation", "-": "ok"}[found[1]]
+    example = TERM.sub(found[2], table.example)
+    entries = table.entries if "…" in example else ("",)
+    return [
+        prompt
+        for prompt in (example.replace("…", entry) for entry in entries)
+        if audit(prompt, [found[2]], languages=[code]).verdict != verdict
+    ]
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_entry_of_a_table_reads_as_its_example_says(code: str) -> None:
+    wrong = {t.example: failures(c, t) for c, t in TABLES if c == code}
+    assert not {example: prompts for example, prompts in wrong.items() if prompts}
+
+
+def test_every_language_has_a_table_for_each_effect_that_negates() -> None:
+    for code in LANGUAGES:
+        names = {table.name for language, table in TABLES if language == code}
+        assert names >= {"no", "not", "without", "instead", "stop", "affirm", "gone", "answer"}
+
+
+def test_every_table_is_read_by_a_rule() -> None:
+    folder = Path(lexicon_module.__file__).parent
+    rules = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    assert not {table.name for _, table in ALL if f'"{table.name}"' not in rules}
+
+
+@pytest.mark.parametrize(
+    ("code", "term", "text"),
+    [
+        ("en", "wolf", "two wolves"), ("en", "people", "a person"), ("de", "schild", "Schilder"),
+        ("fr", "tableau", "des tableaux"), ("fr", "eau", "un verre d'eau"), ("es", "luz", "luces"),
+        ("it", "cartello", "due cartelli"), ("pt", "pregão", "pregões"),
+    ],
+)  # fmt: skip
+def test_a_term_is_found_in_the_plural_of_its_language(code: str, term: str, text: str) -> None:
+    assert audit(text, [term], languages=[code]).verdict == "violation"
+
+
+def test_other_languages_are_read_only_where_they_are_asked_for() -> None:
+    assert audit("eine Kappe ohne Logo", ["logo"]).verdict == "violation"
+    assert audit("eine Kappe ohne Logo", ["logo"], languages=["de"]).verdict == "ok"
+    assert audit("a cap without a logo", ["logo"], languages=["de"]).verdict == "ok"
+
+
+def test_an_unknown_language_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'nl' is no language of the audit: en, de"):
+        audit("a logo", ["logo"], languages=["nl"])
