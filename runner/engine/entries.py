@@ -42,10 +42,7 @@ _REDUX = Prior(
 )
 
 DEPTH_ANYTHING = Estimator(
-    "depth-anything",
-    "depth-anything/Depth-Anything-V2-Small-hf",
-    APACHE,
-    bytes=99_173_660,
+    "depth-anything", "depth-anything/Depth-Anything-V2-Small-hf", APACHE, bytes=99_173_660
 )
 
 

@@ -153,14 +153,10 @@ def _own_options(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]
     That is the empty one where none is given; the guidance of a model that is not distilled always
     takes one.
     """
-    own = {"strength": serving.controlnet.scale} if serving.controlnet else {}
-    return {**own, **_negative(spec, serving)}
-
-
-def _negative(spec: Mapping[str, Any], serving: Serving) -> Mapping[str, Any]:
+    own: dict[str, Any] = {"strength": serving.controlnet.scale} if serving.controlnet else {}
     if serving.negative == "true_cfg" and ("negative_prompt" in spec or "true_cfg" in spec):
-        return {"negative_prompt": "", "true_cfg": serving.true_cfg}
-    return {"negative_prompt": ""} if serving.negative == "guidance" else {}
+        return own | {"negative_prompt": "", "true_cfg": serving.true_cfg}
+    return own | {"negative_prompt": ""} if serving.negative == "guidance" else own
 
 
 def _size(spec: Mapping[str, Any], kind: Kind, model: Model) -> tuple[int | None, int | None]:

@@ -102,10 +102,7 @@ def load_text_encoder(
     is_stored = checkpoints.is_stored(folder)
     if precision != "nf4" or is_stored or checkpoints.size(folder) < _SMALL_ENCODER:
         dtype = devices.dtype_of(precision)
-
-        def plain(cls: Any, **options: Any) -> Any:
-            return checkpoints.from_folder(cls, folder, dtype=dtype, **options)
-
+        plain = partial(checkpoints.from_folder, folder=folder, dtype=dtype)
         model = checkpoints.text_encoder(cls, folder, layers, plain)
         return _for_inference(model if is_stored else model.to(device))
     kept = KeptFolder(store, folder, mark, f"nf4-{layers}", _RECIPES["nf4"])
@@ -119,13 +116,7 @@ def load_text_encoder(
 
 
 def _eight_bits(
-    precision: str,
-    cls: Any,
-    folder: Path,
-    device: Any,
-    store: Path,
-    mark: str,
-    single: Path | None,
+    precision: str, cls: Any, folder: Path, device: Any, store: Path, mark: str, single: Path | None
 ) -> Any:
     """A model in fp8 or int8: converted tensor by tensor into the store, where it has room for it.
 
