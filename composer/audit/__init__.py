@@ -1,11 +1,15 @@
 """Audits prompts for forbidden terms, and tells affirmed mentions from negated ones.
 
-    normalise ─► tokens ─► terms (mentions) ─► scope + after (negated?) ─► verdict
+Each stage takes the values of those before it and changes none of them:
 
-    spelling   digits for letters, words spelt out    forms   plurals and inflections
-    cues       words that begin and end negations     turns   how cues change the scope
-    items      phrases between commas, conjunctions   plain   how other words change it
-    reading    the state of a pass: the open scope    words   adjectives, verbs, "removed"
+    normalise   the prompt in plain small letters         languages/*.txt   the tables of cues and
+    tokens      its words and marks                       lexicon           word classes, as data
+    terms       where terms occur (spelling, forms)
+    items       the phrases between commas and borders    text, reading     the values that the
+    scope       what each negation covers:                                  stages hand on
+                turns (cues), plain (other words)
+    after       negations in or after a mention
+    verdict     a finding for each mention, with reasons
 
 Every pass is linear in the length of the prompt. The prompt itself is never changed.
 """

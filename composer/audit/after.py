@@ -4,8 +4,6 @@ They apply only where the mention is the subject: "people not looking" does not 
 Each search forward or back is bounded, so that the cost stays linear.
 """
 
-from collections.abc import Iterator
-
 from composer.audit.reading import Mark
 from composer.audit.terms import Mention
 from composer.audit.text import Text
@@ -24,7 +22,7 @@ def negated_after(text: Text, mention: Mention, mark: Mark | None) -> Mark | Non
     if affix:
         return affix
     before = text.word(mention.first - 1)
-    if mark is not None and mark.rule == "pseudo" and mark.cue == f"not {before}":
+    if mark is not None and mark.cue == f"not {before}":
         return None  # "not every logo is removed"
     places = _predicates(text, mention)
     for at in places:
@@ -191,53 +189,55 @@ def _joined_subject(text: Text, at: int, limit: int) -> bool:
 
 def _says_absent(text: Text, mention: Mention, at: int) -> tuple[bool, str]:
     """Whether the words from `at` on mean absence: (with a finite verb, the words or empty)."""
-    index, negator, finite = at, "", False
-    while index < min(at + 7, len(text.tokens)):
-        word, kinds = text.word(index), text.kinds(index)
-        no_longer = word == "no" and text.word(index + 1) == "longer"
-        if text.joins(index) and "auxiliary" not in kinds:
-            break
-        if "negator" in kinds or no_longer:
-            if next(_gone_at(text, index, finite), ""):
-                break
-            if negator:
-                return False, ""
-            negator = word
-            finite = finite or word not in ("not", "never", "no")
-            index += no_longer
-        elif "degree" in kinds and negator:
-            return False, ""  # "not fully visible"
-        elif "auxiliary" in kinds and not (negator and "present" in kinds):
-            finite = finite or word not in ("that", "which", "who", "all", "both", "to")
-        elif "degree" not in kinds and not word.endswith("ly"):
-            break
-        index += 1
+    index, negator, finite = _verbs(text, at)
     word, kinds = text.word(index), text.kinds(index)
-    words = " ".join(text.word(i) for i in range(at, min(index + 1, len(text.tokens)))).strip()
+    words = " ".join(filter(None, (text.word(i) for i in range(at, index + 1))))
     if negator:
-        seen = "present" in kinds or (word in ("in", "within") and _sees(text, index))
-        other = text.word(index + 1) == "to" and text.word(index + 2) not in (
-            "be",
-            "appear",
-            "show",
-        )
-        seen = seen and not other and "manner" not in text.kinds(index + 1)
-        return finite, words if seen or word in ("to", "anywhere") else ""
-    if gone := next(_gone_at(text, index, finite), ""):
-        after = index + len(gone.split())
+        return finite, words if _is_presence(text, index) else ""
+    if gone := _gone_at(text, index, finite):
+        after = index + gone
         placed = "locative" in text.kinds(after) and "definite" in text.kinds(after + 1)
         if placed and not (finite or text.word(after) in ("from", "by") or _sees(text, after)):
             return False, ""  # "left out in the rain"
-        words = " ".join((*(text.word(i) for i in range(at, index)), gone))
+        words = " ".join(filter(None, (text.word(i) for i in range(at, after))))
         return finite and word != "nowhere", words
-    if "leaves" in kinds and index > at and _ends(text, index + 1):
+    ends = _ends(text, index + 1)
+    if "leaves" in kinds and index > at and ends:
         return finite, words
     kept = _kept(text, mention)
-    if "gone_at_end" in kinds and _ends(text, index + 1):
+    if "gone_at_end" in kinds and ends:
         return False, words if word != "out" or kept else ""
     if word in ("out", "off", "outside", "hidden", "away") and _sees(text, index):
         return finite, words if kept is not False else ""
     return False, ""
+
+
+def _verbs(text: Text, at: int) -> tuple[int, str, bool]:
+    """Where the auxiliaries and adverbs from `at` on end, their negation, and if one is finite."""
+    index, negator, finite = at, "", False
+    while index < at + 7:
+        word, kinds = text.word(index), text.kinds(index)
+        no_longer = word == "no" and text.word(index + 1) == "longer"
+        if not negator and ("negator" in kinds or no_longer):
+            negator = word
+            finite = finite or word not in ("not", "never", "no")
+            index += no_longer
+        elif "auxiliary" in kinds and not (negator and "present" in kinds):
+            finite = finite or word not in ("that", "which", "who", "all", "both", "to")
+        elif negator or ("degree" not in kinds and not word.endswith("ly")):
+            # "Not fully visible" is there.
+            break
+        index += 1
+    return index, negator, finite
+
+
+def _is_presence(text: Text, index: int) -> bool:
+    """Whether a word after a negation is one of presence: "not visible", "not in frame"."""
+    word, after = text.word(index), text.word(index + 1)
+    if word in ("to", "anywhere") or (word in ("in", "within") and _sees(text, index)):
+        return True
+    acts = after == "to" and text.word(index + 2) not in ("be", "appear", "show")
+    return "present" in text.kinds(index) and not acts and "manner" not in text.kinds(index + 1)
 
 
 def _ends(text: Text, index: int) -> bool:
@@ -250,18 +250,19 @@ def _sees(text: Text, index: int) -> bool:
     return any("visibility" in text.kinds(at) for at in range(index + 1, index + 4))
 
 
-def _gone_at(text: Text, index: int, finite: bool) -> Iterator[str]:
-    """The predicates of absence that begin at a token: "removed", "out of the question"."""
+def _gone_at(text: Text, index: int, finite: bool) -> int:
+    """How many tokens a predicate of absence has that begins at a token: "out of the question"."""
     words: list[str] = []
     for at in range(index, len(text.tokens)):
         if text.mark(at) is Kind.HYPHEN and words:
             continue
-        if not text.word(at) or len(words) == _LONGEST:
-            return
         words.append(text.word(at))
         kinds = text.lexicon.kinds(" ".join(words))
         if "gone" in kinds or ("refused" in kinds and (finite or _ends(text, at + 1))):
-            yield " ".join(words)
+            return at + 1 - index
+        if not words[-1] or len(words) == _LONGEST:
+            break
+    return 0
 
 
 def _kept(text: Text, mention: Mention) -> bool | None:

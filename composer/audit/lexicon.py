@@ -2,10 +2,12 @@
 
     not: they … show a -logo
       do/does not, cannot
+    join_or: no text … -logo | or, nor
 
-A table is a line with its name and an example, and its entries below it, with blanks before them
-and commas between them. In the example `…` stands for each entry, and the term is `-logo` where it
-is then absent, `+logo` where it is there. `a/b` is either word; `#` begins a comment.
+A table is a line with its name and an example, and its entries, with commas between them, behind a
+bar or below it with blanks before them. In the example `…` stands for each entry, and the term is
+`-logo` where it is then absent, `+logo` where it is there. `a/b` is either word; `#` begins a
+comment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,7 +129,8 @@ def read_tables(language: str) -> Iterator[Table]:
             if entries:
                 yield Table(name, example, tuple(_spelt(entries)))
             name, _, example = line.partition(": ")
-            entries = []
+            example, _, short = example.partition(" | ")
+            entries = [entry.strip() for entry in short.split(",") if entry]
 
 
 def _spelt(entries: Sequence[str]) -> Iterator[str]:

@@ -30,8 +30,7 @@ def after_word(reading: Reading, scope: Scope, index: int) -> Scope:
     if scope.effect is Effect.INSTEAD and index > scope.start and _begins_clause(reading, index):
         return ended(scope, "list-end", text)
     if "preposition" in kinds or text == "to":
-        place = text == "of" and "place" in reading.kinds(index - 1)
-        presupposed = _is_presupposed(reading, "on" if place else text, following, scope)
+        presupposed = _is_presupposed(reading, text, following, scope)
         return replace(scope, outside=presupposed, shared=presupposed and "definite" in after)
     if verb and not scope.has_noun:
         return scope

@@ -44,7 +44,6 @@ class Scope:
     determined: bool = False
     described: bool = False
     all_bare: bool = True
-    handled: bool = False  # "do not cover the label with X": X is negated again
     ended: str = ""
 
     @property

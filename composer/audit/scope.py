@@ -44,7 +44,7 @@ def read(text: Text) -> Reading:
     skip = 0
     for index, token in enumerate(text.tokens):
         if token.kind in WORDS and index >= skip:
-            found = text.lexicon.cue_at(text.tokens, index) or _un_participle(text, index)
+            found = text.lexicon.cue_at(text.tokens, index)
             # No cue inside another cue or inside a mention.
             if found and not all(place in text.mentioned for place in range(index, found[1])):
                 cues[index] = found
@@ -55,14 +55,6 @@ def read(text: Text) -> Reading:
     for index in range(len(text.tokens)):
         numbers.append(starts.get(index, numbers[-1] if numbers else 0))
     return Reading(text.tokens, text.mentioned, text.lexicon, cues, items, numbers)
-
-
-def _un_participle(text: Text, index: int) -> tuple[Cue, int] | None:
-    """A cue such as "undisturbed by": "un-", a participle, and "by" or "with"."""
-    word, after = text.word(index), text.word(index + 1)
-    if word.startswith("un") and "ed" in text.kinds(index) and after in ("by", "with"):
-        return Cue((word, after), Effect.WITHOUT), index + 2
-    return None
 
 
 def find_marks(reading: Reading) -> list[Mark | None]:
@@ -92,7 +84,8 @@ def _after_word(reading: Reading, state: _State, index: int) -> tuple[_State, in
     """The state after the cue or the word at a token, and the token after it."""
     if index in reading.cues:
         drawn = state.quotes is not None and state.quotes.drawn
-        scope = after_cue(reading, state.scope, index, state.universal, drawn)
+        effective = not drawn or reading.cues[index][0].effect in (Effect.STOP, Effect.INCLUDE)
+        scope = after_cue(reading, state.scope, index, state.universal) if effective else None
         if scope is not None:
             return replace(state, scope=scope), reading.cues[index][1]
     elif reading.tokens[index].kind is Kind.SYMBOL and index not in reading.mentioned:

@@ -1,5 +1,6 @@
 """The tables of cues: every entry does what the example of its table says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 from composer.audit import audit
 from composer.audit import lexicon as lexicon_module
 from composer.audit.lexicon import LANGUAGES, Table, read_tables
+from composer.plan import make_plan
+from composer.report import audit_line
+from composer.terms import forbidden_in
+from runner.errors import UsageProblem
+from runner.settings import load_settings
+from tests.composer.helpers import spec, write_pack
 
 ALL = [(code, table) for code in LANGUAGES for table in read_tables(code)]
 TABLES = [(code, table) for code, table in ALL if table.name != "plural"]
@@ -67,3 +74,33 @@ def test_other_languages_are_read_only_where_they_are_asked_for() -> None:
 def test_an_unknown_language_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'nl' is no language of the audit: en, de"):
         audit("a logo", ["logo"], languages=["nl"])
+
+
+def test_a_plan_and_a_single_prompt_are_audited_in_the_languages_of_the_settings(
+    tmp_path: Path,
+) -> None:
+    write_pack(tmp_path, fixed="Foto ohne Text:", subjects={"mug": "eine Tasse ohne Logo"})
+    plans = [
+        make_plan(spec(), tmp_path, forbidden=["Text", "Logo"], languages=languages)
+        for languages in (("en",), ("en", "de"))
+    ]
+    assert [plan.finding_count for plan in plans] == [2, 0]
+    assert len(forbidden_in("eine Tasse ohne Logo", ["Logo"])) == 1
+    assert forbidden_in("eine Tasse ohne Logo", ["Logo"], ["de"]) == []
+
+
+def test_a_line_of_json_names_its_languages() -> None:
+    line = {"id": 1, "prompt": "sin logo", "terms": ["logo"]}
+    answers = [audit_line(json.dumps({**line, **more})) for more in ({}, {"languages": ["es"]})]
+    assert [answer and answer["verdict"] for answer in answers] == ["violation", "ok"]
+    wrong = audit_line(json.dumps({**line, "languages": ["nl"]}))
+    assert wrong is not None and "'nl' is no language of the audit" in wrong["error"]
+
+
+def test_every_language_of_the_audit_may_be_set(tmp_path: Path) -> None:
+    file = tmp_path / "fluxdrop.yaml"
+    file.write_text(f"audit_languages: [{', '.join(LANGUAGES)}]\n", encoding="utf-8")
+    assert load_settings(file).audit_languages == tuple(LANGUAGES)
+    file.write_text("audit_languages: [nl]\n", encoding="utf-8")
+    with pytest.raises(UsageProblem, match="audit_languages"):
+        load_settings(file)
