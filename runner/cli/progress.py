@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
 from runner.cli.output import give_up, job_line, print_line, show, slot_note
+from runner.files import is_there
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.terminal import on_one_line
+from runner.wire import PREVIEW
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -53,6 +55,8 @@ class Board:
         self._shown: dict[str, dict[str, Any]] = {}
         # By job that is over: when it was accepted. The next job of that id is another.
         self._over: dict[str, str] = {}
+        self._previewed: set[str] = set()
+        """The jobs of which it was said where their preview is."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
@@ -114,8 +118,13 @@ class Board:
             elif is_new and self._as_json:
                 print_line(_changed(status, before or {"outputs": []}))
             elif is_new:
-                show(job_line(status), flush=True)
+                self._say(job_line(status))
+            preview = self._home.job(job_id) / PREVIEW
+            if not self._as_json and job_id not in self._previewed and is_there(preview):
+                self._previewed.add(job_id)
+                self._say(f"{job_id:<24} preview     {preview}")
             if status["state"] in FINAL_STATES:
+                self._previewed.discard(job_id)
                 self._over[job_id] = status["accepted_at"]
                 del self._shown[job_id]
         if self._bars:
@@ -134,6 +143,13 @@ class Board:
                         note=_plain(f"{slot['state']}  {slot_note(slot)}"),
                     )
             self._bars.refresh()
+
+    def _say(self, line: str) -> None:
+        """Show a line, above the bars where there are some."""
+        if self._bars:
+            self._bars.console.print(_plain(line), soft_wrap=True, highlight=False)
+        else:
+            show(line, flush=True)
 
     def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]

@@ -125,7 +125,8 @@ class Pages:
 
         try:
             over = self._ledger.images(record.seq, closed.starts[-1])
-            pages, self._pages_made[record.seq] = pages_of(status, [*over], shots, closed)
+            made = pages_of(status, [*over], shots, closed, record.previews)
+            pages, self._pages_made[record.seq] = made
             return pages, None
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
@@ -137,7 +138,8 @@ class Pages:
 
     def refresh_job(self, record: Record) -> None:
         """Write those pages of a running job that have changed, if they are due."""
-        if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
+        due = self._due.setdefault(record.seq, monotonic())
+        if monotonic() < due or (record.total < 2 and not record.previews):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
         pages, _ = self.of_job(current, self._outbox.status(current))

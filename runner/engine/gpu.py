@@ -19,6 +19,7 @@ from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, require_finite, translation
 from runner.engine.families.base import Embeddings, Family
 from runner.engine.kinds.base import Build, Prepared
+from runner.engine.pictures.previews import Preview
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
 from runner.errors import Stopped, TimedOut
@@ -28,8 +29,8 @@ from runner.task import ImageTask
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OnProgress = Callable[[Phase, int, int], None]
-"""Called with a phase, the step that was done, and the number of steps."""
+OnProgress = Callable[..., None]
+"""Called with a phase, the step that was done, the number of steps, and a preview if one is due."""
 
 CALLBACK = "callback_on_step_end"
 _ATTENTION = "joint_attention_kwargs"
@@ -118,17 +119,21 @@ class Piece:
 
 
 def run_batch(
-    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
+    stages: Stages,
+    pieces: Sequence[Piece],
+    stop: StopSign,
+    on_progress: OnProgress,
+    preview: Preview | None = None,
 ) -> "list[Image]":
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
-    of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
-    OutOfMemory, DeviceLost and NotFinite.
+    of the size in their `prepared`; `preview` shows the first. Raises Stopped and TimedOut at a
+    cancellation point, OutOfMemory, DeviceLost and NotFinite.
     """
     try:
         with translation():
-            latents = denoised(stages, pieces, stop, on_progress)
+            latents = denoised(stages, pieces, stop, on_progress, preview)
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
             sizes = [(each.prepared.width, each.prepared.height) for each in pieces]
@@ -159,7 +164,11 @@ def _culprit(pipe: Any, model: str) -> str | None:
 
 
 def denoised(
-    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
+    stages: Stages,
+    pieces: Sequence[Piece],
+    stop: StopSign,
+    on_progress: OnProgress,
+    preview: Preview | None = None,
 ) -> Any:
     """The latents after the last step, not yet decoded: one row for each piece, all finite.
 
@@ -173,7 +182,8 @@ def denoised(
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_progress(Phase.DENOISING, step + 1, task.steps_made)
+        seen = preview(pipe, tensors["latents"]) if preview else ()
+        on_progress(Phase.DENOISING, step + 1, task.steps_made, *seen)
         stop.check()
         return tensors  # diffusers pops its tensors from the result, so None would raise
 
@@ -183,7 +193,7 @@ def denoised(
     watch = {
         "generator": generators,
         CALLBACK: on_step_end,
-        f"{CALLBACK}_tensor_inputs": [],
+        f"{CALLBACK}_tensor_inputs": ["latents"] if preview else [],
         "output_type": "latent",
         **conditioning,
     }

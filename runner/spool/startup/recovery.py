@@ -75,6 +75,8 @@ def recover_running(spool: Spool) -> None:
         folder = spool.outbox.folder(record.id)
         with spool.faults.isolated(folder):
             if not spool.faults.seconds_left(folder):
+                if record.previews:
+                    spool.outbox.show_preview(record.id, b"")
                 reconcile_images(record, spool)
                 _take_off_device(record, spool)
                 spool.faults.forget(folder)

@@ -28,7 +28,17 @@ from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import receipt_names
 from runner.spool.store.record import Record, counts_of
-from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status, read_json
+from runner.wire import (
+    PREVIEW,
+    SCHEMA,
+    Counts,
+    Output,
+    ProblemJson,
+    Progress,
+    Receipt,
+    Status,
+    read_json,
+)
 
 _STATUS = "status.json"
 ORIGINAL = ".original.png"
@@ -219,6 +229,14 @@ class Outbox:
             for job in {image.job for image in images}:
                 self._disk.make_folder(f"{self._folder}/{job}/thumbs")
             self._disk.replace_many(pictures, then=sidecars)
+
+    def show_preview(self, job_id: str, picture: bytes) -> None:
+        """Replace the preview in a job's folder; remove it where the picture is empty."""
+        file = self.folder(job_id) / PREVIEW
+        if picture:
+            self._disk.replace(file, picture)
+        else:
+            self._disk.remove(file)
 
     def take_back(self, image: SavedImage) -> None:
         """Remove the files of an image of which not all could be written."""
