@@ -55,8 +55,8 @@ class Board:
         self._shown: dict[str, dict[str, Any]] = {}
         # By job that is over: when it was accepted. The next job of that id is another.
         self._over: dict[str, str] = {}
+        # The jobs whose preview was named.
         self._previewed: set[str] = set()
-        """The jobs of which it was said where their preview is."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
@@ -101,9 +101,10 @@ class Board:
         with suppress(OSError):  # at the next look
             ids = self._ids()
         for job_id in dict.fromkeys([*self._shown, *ids]):
-            status = None
+            status, preview, is_shown = None, self._home.job(job_id) / PREVIEW, False
             with suppress(OSError):  # at the next look
-                status = reading.status(self._home.job(job_id) / "status.json")
+                status = reading.status(preview.with_name("status.json"))
+                is_shown = is_there(preview)
             if status is None or self._over.get(job_id) == status["accepted_at"]:
                 continue
             if self._over.pop(job_id, None):
@@ -118,11 +119,14 @@ class Board:
             elif is_new and self._as_json:
                 print_line(_changed(status, before or {"outputs": []}))
             elif is_new:
-                self._say(job_line(status))
-            preview = self._home.job(job_id) / PREVIEW
-            if not self._as_json and job_id not in self._previewed and is_there(preview):
+                show(job_line(status), flush=True)
+            if is_shown and not (self._as_json or job_id in self._previewed):
                 self._previewed.add(job_id)
-                self._say(f"{job_id:<24} preview     {preview}")
+                line = f"{job_id:<24} preview     {preview}"
+                if self._bars:
+                    self._bars.console.print(_plain(line), soft_wrap=True, highlight=False)
+                else:
+                    show(line, flush=True)
             if status["state"] in FINAL_STATES:
                 self._previewed.discard(job_id)
                 self._over[job_id] = status["accepted_at"]
@@ -143,13 +147,6 @@ class Board:
                         note=_plain(f"{slot['state']}  {slot_note(slot)}"),
                     )
             self._bars.refresh()
-
-    def _say(self, line: str) -> None:
-        """Show a line, above the bars where there are some."""
-        if self._bars:
-            self._bars.console.print(_plain(line), soft_wrap=True, highlight=False)
-        else:
-            show(line, flush=True)
 
     def _draw(self, bars: "Progress", status: dict[str, Any]) -> None:
         job_id, images = status["id"], status["images"]

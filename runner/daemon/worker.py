@@ -14,7 +14,7 @@ touches a pipeline, and only it starts and stops slots.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -272,7 +272,6 @@ class Worker:
                 suspects, failure = self._ledger.suspect_images(seq), self._ledger.dead_load(seq)
             self._lost.popleft()
             self._end_dispatch(lost.slot)
-            self._end_previews(job, dispatch.images)
             job.numbers = deque(sorted({*job.numbers, *dispatch.images} - over.keys()))
             job.suspects, job.failure = suspects, failure
             self._writer.show(job.record)
@@ -283,19 +282,16 @@ class Worker:
         if dispatch is None or dispatch.job.record.id != task.job:
             return None
         image = dispatch.images.pop(task.index, None)
-        self._end_previews(dispatch.job, [task.index])
         if not dispatch.images:
             self._end_dispatch(event.slot)
         return None if image is None else (dispatch.job, image)
 
-    def _end_previews(self, job: ActiveJob, images: Collection[int]) -> None:
-        """Take a preview away that is of one of these images."""
-        if job.previewed in images:
+    def _end_dispatch(self, slot: str) -> None:
+        job = self.dispatches.pop(slot).job
+        job.dispatches.pop(slot)
+        if job.previewed == slot:
             job.previewed = None
             self._writer.preview(job.record, b"")
-
-    def _end_dispatch(self, slot: str) -> None:
-        self.dispatches.pop(slot).job.dispatches.pop(slot)
 
     def _cancel(self, seq: int) -> None:
         job = self._jobs.get(seq)
@@ -323,9 +319,9 @@ class Worker:
                         job.record.seq, dispatch.images, event.phase, event.task.model
                     )
             dispatch.heard_at, dispatch.latest = self._awake(), event
-            # Of several in flight the first that had one, to its end: they would take turns.
-            if event.preview and job.previewed in (None, event.task.index):
-                job.previewed = event.task.index
+            # Of several slots the first that had one, to its end: they would take turns.
+            if event.preview and job.previewed in (None, event.slot):
+                job.previewed = event.slot
                 self._writer.preview(job.record, event.preview)
             self._heard[job.record.seq] = event
             self._encodes |= event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step

@@ -2,9 +2,9 @@
 
 The worker hands over work and goes on. Large pictures are encoded from then on, by a few threads,
 for whose results this one waits in order. All work handed over while a group was written is the
-next group, written in this order: images, changes of the ledger, previews, statuses with progress,
-jobs that go back into the queue, ends of jobs. A status never delays the next image; the first,
-`running`, is written before any end. Decides nothing about a job.
+next group, written in this order: images, changes of the ledger and previews, statuses with
+progress, jobs that go back into the queue, ends of jobs. A status never delays the next image; the
+first, `running`, is written before any end. Decides nothing about a job.
 """
 
 import math
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from runner.clock import monotonic
 from runner.daemon.ends import JobEnds
@@ -39,8 +38,6 @@ class _Group:
 
     images: list[Encoding] = field(default_factory=list)
     changes: list[Callable[[], None]] = field(default_factory=list)
-    previews: dict[int, Callable[[], None]] = field(default_factory=dict)
-    """The newest of each job, by `seq`."""
     others: list[Callable[[], None]] = field(default_factory=list)
     ended: list[Record] = field(default_factory=list)
     unpublished: list[Record] = field(default_factory=list)
@@ -48,7 +45,7 @@ class _Group:
     """The jobs that leave their slot with this group, by `seq`."""
 
     def __len__(self) -> int:
-        done = len(self.images) + len(self.changes) + len(self.others) + len(self.previews)
+        done = len(self.images) + len(self.changes) + len(self.others)
         return done + len(self.ended) + len(self.unpublished)
 
 
@@ -148,9 +145,10 @@ class Writer:
             self._unwritten.add(seq)
 
     def preview(self, record: Record, picture: bytes) -> None:
-        """Show the preview of an image of a running job, or take it away where this is empty."""
+        """Show the preview of a running job, or take it away where this is empty."""
         with self._handing_over() as group:
-            group.previews[record.seq] = partial(self._show_preview, record, picture)
+            # Before any end: no job that is over, or back in the queue, has one.
+            group.changes.append(lambda: self._pages.preview(record, picture))
 
     def close(self) -> None:
         """Do the work that was handed over, trying each change once, and end the thread."""
@@ -206,18 +204,11 @@ class Writer:
             if moment - self._written_at.get(seq, 0.0) >= _STATUS_SECONDS
         }
 
-    def _show_preview(self, record: Record, picture: bytes) -> None:
-        self._outbox.show_preview(record.id, picture)
-        if picture:
-            self._pages.refresh_job(record)
-
     def _write_statuses(self, due: Sequence[tuple[int, Progress | None]]) -> None:
         self._outbox.write_statuses(dict(due))
 
     def _write(self, group: _Group, due: Mapping[int, Progress | None]) -> None:
         steps = [lambda: self._images.save(group.images), *group.changes]
-        # Before any end: no job that is over, or back in the queue, has one.
-        steps += group.previews.values()
         steps.append(lambda: self._recorder.all_or_each(self._write_statuses, [*due.items()]))
         steps += group.others
         steps.append(lambda: self._ends.end(group.ended))

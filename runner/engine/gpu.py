@@ -19,7 +19,6 @@ from runner.engine.batch_layers import row_by_row
 from runner.engine.errors import Bug, NotFinite, require_finite, translation
 from runner.engine.families.base import Embeddings, Family
 from runner.engine.kinds.base import Build, Prepared
-from runner.engine.pictures.previews import Preview
 from runner.engine.prompts.embeddings import Encoded
 from runner.engine.speed import Speed
 from runner.errors import Stopped, TimedOut
@@ -88,6 +87,7 @@ class Stages:
 
     `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `facts` are
     the engine facts about them that a sidecar records, `warnings` are sentences for the caller.
+    `preview` is given the scheduler and the latents after each step, and returns one if it is due.
     """
 
     family: Family
@@ -98,6 +98,7 @@ class Stages:
     speed: Speed = Speed()
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    preview: Callable[[Any, Any], tuple[bytes, ...]] | None = None
 
 
 def require_callback(pipeline: type) -> None:
@@ -119,21 +120,17 @@ class Piece:
 
 
 def run_batch(
-    stages: Stages,
-    pieces: Sequence[Piece],
-    stop: StopSign,
-    on_progress: OnProgress,
-    preview: Preview | None = None,
+    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> "list[Image]":
     """Make the pictures of tasks that differ at most in prompt and seed, denoised in one call.
 
     More than one only of a kind without input images. Returns RGB images in the order of `pieces`,
-    of the size in their `prepared`; `preview` shows the first. Raises Stopped and TimedOut at a
-    cancellation point, OutOfMemory, DeviceLost and NotFinite.
+    of the size in their `prepared`. Raises Stopped and TimedOut at a cancellation point,
+    OutOfMemory, DeviceLost and NotFinite.
     """
     try:
         with translation():
-            latents = denoised(stages, pieces, stop, on_progress, preview)
+            latents = denoised(stages, pieces, stop, on_progress)
             stop.check()
             on_progress(Phase.DECODING, 0, 0)
             sizes = [(each.prepared.width, each.prepared.height) for each in pieces]
@@ -164,11 +161,7 @@ def _culprit(pipe: Any, model: str) -> str | None:
 
 
 def denoised(
-    stages: Stages,
-    pieces: Sequence[Piece],
-    stop: StopSign,
-    on_progress: OnProgress,
-    preview: Preview | None = None,
+    stages: Stages, pieces: Sequence[Piece], stop: StopSign, on_progress: OnProgress
 ) -> Any:
     """The latents after the last step, not yet decoded: one row for each piece, all finite.
 
@@ -182,7 +175,7 @@ def denoised(
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        seen = preview(pipe, tensors["latents"]) if preview else ()
+        seen = stages.preview(pipe.scheduler, tensors["latents"]) if stages.preview else ()
         on_progress(Phase.DENOISING, step + 1, task.steps_made, *seen)
         stop.check()
         return tensors  # diffusers pops its tensors from the result, so None would raise
@@ -193,7 +186,7 @@ def denoised(
     watch = {
         "generator": generators,
         CALLBACK: on_step_end,
-        f"{CALLBACK}_tensor_inputs": ["latents"] if preview else [],
+        f"{CALLBACK}_tensor_inputs": ["latents"] if stages.preview else [],
         "output_type": "latent",
         **conditioning,
     }

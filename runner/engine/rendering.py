@@ -19,7 +19,7 @@ from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import upscaling_problem
 from runner.engine.pictures import depth, upscaling
-from runner.engine.pictures.previews import Preview, Previews
+from runner.engine.pictures.previews import Previews
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
@@ -45,7 +45,7 @@ class Renderer:
         self._slot = slot
         self._pipelines = pipelines
         self._prompts = prompts
-        self._previews = Previews()
+        self._previews = Previews(pipelines.store)
         self.batching = Batching()
 
     def render(self, task: ImageTask, sign: StopSign, on_event: OnEvent) -> Rendered:
@@ -61,9 +61,9 @@ class Renderer:
             with sign.not_counted():
                 stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
                 lora_warnings = loras.apply(stages.main, task.loras)
+                stages = self._previews.of(stages, resolved, task, prepared)
             piece = Piece(task, prepared, encoded)
-            preview = self._preview(resolved, stages, piece, sign)
-            image = gpu.run_batch(stages, [piece], sign, on_progress, preview)[0]
+            image = gpu.run_batch(stages, [piece], sign, on_progress)[0]
             return image, stages, piece, (*encoded.warnings, *lora_warnings)
 
         sign.check()
@@ -110,8 +110,8 @@ class Renderer:
             return None
         stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
         loras.apply(stages.main, ())
-        preview = self._preview(resolved, stages, pieces[0], sign)
-        images = gpu.run_batch(stages, pieces, sign, on_progress, preview)
+        stages = self._previews.of(stages, resolved, tasks[0], prepared)
+        images = gpu.run_batch(stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)
         on_tile = partial(_before_tile, sign, on_progress)
         return [
@@ -167,27 +167,8 @@ class Renderer:
         facts["upscaler"] = net.facts
         return Rendered(self._slot, task, image, seconds, facts, warnings, original)
 
-    def _preview(
-        self, resolved: ResolvedTask, stages: Stages, piece: Piece, sign: StopSign
-    ) -> Preview | None:
-        """What makes the previews of a picture that asks for them."""
-        if not piece.task.preview:
-            return None
-        size, pipe = (piece.prepared.width, piece.prepared.height), stages.main
-        with sign.not_counted():
-            colours = partial(self._pipelines.colours, resolved, pipe)
-            return self._previews.of(stages.family, pipe, size, colours)
-
-    def _progress(
-        self,
-        task: ImageTask,
-        on_event: OnEvent,
-        phase: Phase,
-        step: int = 0,
-        steps: int = 0,
-        preview: bytes = b"",
-    ) -> None:
-        on_event(Progressed(self._slot, task, phase, step, steps, preview))
+    def _progress(self, task: ImageTask, on_event: OnEvent, *told: Any) -> None:
+        on_event(Progressed(self._slot, task, *told))
 
     def _prepared(self, task: ImageTask, on_progress: Any) -> Prepared:
         """The prepared input images; done first, so that a bad image costs no loading of models."""

@@ -6,14 +6,7 @@ by side. A row of latents is (1, 128, height / 16, width / 16), normalised as FL
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import (
-    Family,
-    Reader,
-    decode_grid,
-    encode_alone,
-    unpacked,
-    unpatched,
-)
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone, unpatched
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -21,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
-    return decode_grid(pipe, unpatched(pipe, latents).to(pipe.vae.dtype))
+    return decode_grid(pipe, unpatched(pipe, latents, width, height).to(pipe.vae.dtype))
 
 
 FLUX3 = Family(
     name="flux3",
     encode=encode_alone,
     decode=_decode,
-    grid=unpacked,
+    grid=unpatched,
     readers=(Reader("Qwen3-VL", "tokenizer", token_files.stored, chat=()),),
 )

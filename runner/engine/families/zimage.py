@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def _grid(pipe: Any, latents: Any, width: int, height: int) -> Any:
-    return in_scale(pipe, latents)
-
-
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
     return decode_grid(pipe, in_scale(pipe, latents.to(pipe.vae.dtype)))
 
@@ -32,7 +28,7 @@ ZIMAGE = Family(
     name="zimage",
     encode=partial(encode_alone, do_classifier_free_guidance=False),
     decode=_decode,
-    grid=_grid,
+    grid=in_scale,
     readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", True),)),),
     text_pipeline="ZImagePipeline",
 )

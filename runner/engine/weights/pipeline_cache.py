@@ -20,12 +20,10 @@ from runner.engine.hub import explain
 from runner.engine.hub import library as hub
 from runner.engine.hub.sources import HEAVY
 from runner.engine.memory import devices, machine
-from runner.engine.pictures import previews
 from runner.engine.resolved_task import CONTROLNET, PRIOR, ResolvedTask, TaskResolver
 from runner.engine.speed import Speed
 from runner.engine.weights import assembly, quantise
 from runner.engine.weights.fingerprint import KIND
-from runner.engine.weights.kept_folders import KeptFolder
 from runner.engine.weights.loading import OnLoading, telling
 from runner.task import ImageTask
 
@@ -54,13 +52,12 @@ class PipelineCache:
         sharing: int = 1,
     ) -> None:
         self.library = library
-        self._store = library.data / "quantised"
+        self.store = library.data / "quantised"
         self._wanted_device = device
         self._speed = speed or Speed()
         self._gpu_memory_gb, self._sharing = gpu_memory_gb, sharing
         self._stages: OrderedDict[tuple[str, ...], _Stage] = OrderedDict()
         self._components: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
-        self._colours: dict[str, Any] = {}
         self.loaded: tuple[str, ...] = ()
 
     @cached_property
@@ -105,15 +102,6 @@ class PipelineCache:
             facts=self._engine_facts(resolved, main),
             warnings=quantise.warnings(main),
         )
-
-    def colours(self, resolved: ResolvedTask, pipe: Any) -> Any:
-        """What `previews.colours_of` fits to the VAE of a task's pipeline, once for each VAE."""
-        mark = resolved.marks["vae"]
-        if mark not in self._colours:
-            source = resolved.folder / "vae"
-            kept = KeptFolder(self._store, source, mark, "colours", previews.RECIPE)
-            self._colours[mark] = previews.colours_of(pipe, kept)
-        return self._colours[mark]
 
     def clear(self) -> None:
         """Release every stage; where none is loaded, the device is not initialised."""
@@ -192,7 +180,7 @@ class PipelineCache:
         """A pipeline that shares these parts with others: components of equal files, by name."""
         keys = {p: (p, resolved.marks[p], precision) for p in parts if p in resolved.marks}
         shared = {p: self._components[key] for p, key in keys.items() if key in self._components}
-        pipe = build(resolved, self.device, self._store, shared)
+        pipe = build(resolved, self.device, self.store, shared)
         for part, key in keys.items():
             if (component := getattr(pipe, part, None)) is not None:
                 self._components[key] = component

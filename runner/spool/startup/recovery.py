@@ -19,6 +19,7 @@ from runner.spool.store.names import numbered
 from runner.spool.store.outbox import ORIGINAL, Outbox, output_of, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+from runner.wire import PREVIEW
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def recover_running(spool: Spool) -> None:
         with spool.faults.isolated(folder):
             if not spool.faults.seconds_left(folder):
                 if record.previews:
-                    spool.outbox.show_preview(record.id, b"")
+                    spool.disk.remove(folder / PREVIEW)
                 reconcile_images(record, spool)
                 _take_off_device(record, spool)
                 spool.faults.forget(folder)

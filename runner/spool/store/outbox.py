@@ -3,7 +3,8 @@
 A status can be written again from its record at any time. Statuses, receipts, pictures and sidecars
 are written only here, contact sheets by daemon/pages.py and `fluxdrop gallery page` too. The copies
 of input images come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py,
-`gallery page` and `clean`, as those of months; recovery and `clean` remove files.
+`gallery page` and `clean`, as those of months, previews from daemon/pages.py; recovery and `clean`
+remove files.
 """
 
 import hashlib
@@ -28,17 +29,7 @@ from runner.spool.disk.faults import BAD_NAME, Faults
 from runner.spool.store.ledger import Ledger
 from runner.spool.store.names import receipt_names
 from runner.spool.store.record import Record, counts_of
-from runner.wire import (
-    PREVIEW,
-    SCHEMA,
-    Counts,
-    Output,
-    ProblemJson,
-    Progress,
-    Receipt,
-    Status,
-    read_json,
-)
+from runner.wire import SCHEMA, Counts, Output, ProblemJson, Progress, Receipt, Status, read_json
 
 _STATUS = "status.json"
 ORIGINAL = ".original.png"
@@ -229,14 +220,6 @@ class Outbox:
             for job in {image.job for image in images}:
                 self._disk.make_folder(f"{self._folder}/{job}/thumbs")
             self._disk.replace_many(pictures, then=sidecars)
-
-    def show_preview(self, job_id: str, picture: bytes) -> None:
-        """Replace the preview in a job's folder; remove it where the picture is empty."""
-        file = self.folder(job_id) / PREVIEW
-        if picture:
-            self._disk.replace(file, picture)
-        else:
-            self._disk.remove(file)
 
     def take_back(self, image: SavedImage) -> None:
         """Remove the files of an image of which not all could be written."""
