@@ -29,8 +29,8 @@ _LEAST_WAY = 0.05
 # The lossy sort of WebP would show its blocks of colour in so small a picture.
 _SMALL, _LONGEST = 96, 512
 _BORDER: Any = {"pad": (1, 1, 1, 1), "mode": "replicate"}
-# The patches: their number, their side, and how many fields of one colour are along it.
-_PATCHES, _SIDE, _FIELDS = 60, 64, (1, 2, 3, 4, 6, 8)
+# The patches: how many of each sort, their side, and how many fields of one colour are along it.
+_PATCHES, _SIDE, _FIELDS = 5, 64, (1, 2, 3, 4, 6, 8)
 
 
 class Previews:
@@ -89,19 +89,19 @@ def _colours(pipe: Any, kept: KeptFolder) -> Any:
 
     if kept.is_whole():
         return load_file(kept.folder / _FILE)["colours"]
-    generator, around, wanted = torch.Generator().manual_seed(0), [], []
-    for number in range(_PATCHES):
-        fields = _FIELDS[number // 2 % len(_FIELDS)]
-        coarse = torch.rand(1, 3, fields, fields, generator=generator) * 2 - 1
-        mode = "bicubic" if number % 2 else "nearest"
-        patch = interpolate(coarse, (_SIDE, _SIDE), mode=mode).clamp(-1, 1)
-        with torch.no_grad():
-            latents = pipe.vae.encode(patch.to(pipe._execution_device, pipe.vae.dtype)).latent_dist
-        around.append(unfold(pad(latents.mode().float().cpu(), **_BORDER), 3)[0].mT)
-        wanted.append(pixel_unshuffle(avg_pool2d(patch, 4), 2)[0].flatten(1).mT)
+    generator, patches, latents = torch.Generator().manual_seed(0), [], []
+    for fields in _FIELDS:
+        for mode in ("nearest", "bicubic"):
+            coarse = torch.rand(_PATCHES, 3, fields, fields, generator=generator) * 2 - 1
+            patches.append(interpolate(coarse, (_SIDE, _SIDE), mode=mode).clamp(-1, 1))
+            some = patches[-1].to(pipe._execution_device, pipe.vae.dtype)
+            with torch.no_grad():
+                latents.append(pipe.vae.encode(some).latent_dist.mode().float().cpu())
     pipe.maybe_free_model_hooks()  # an offloaded VAE leaves the device again
-    known = pad(torch.cat(around), (0, 1), value=1.0)
-    colours = torch.linalg.lstsq(known, torch.cat(wanted)).solution.contiguous()
+    around = unfold(pad(torch.cat(latents), **_BORDER), 3).mT.flatten(0, 1)
+    wanted = pixel_unshuffle(avg_pool2d(torch.cat(patches), 4), 2).flatten(2).mT.flatten(0, 1)
+    known = pad(around, (0, 1), value=1.0)
+    colours = torch.linalg.lstsq(known, wanted).solution.contiguous()
     with suppress(OSError):
         kept.make(colours.nbytes, lambda aside: save_file({"colours": colours}, aside / _FILE))
     return colours
@@ -113,9 +113,9 @@ def _picture(grid: Any, colours: Any) -> bytes:
     from torch.nn.functional import conv2d, pad, pixel_shuffle
 
     colours = colours.to(grid.device)
-    kernel = colours[:-1].mT.view(-1, grid.shape[1], 3, 3)
+    kernel = colours[:-1].mT.contiguous().view(-1, grid.shape[1], 3, 3)
     places = conv2d(pad(grid, **_BORDER), kernel, colours[-1])[0]
-    levels = (pixel_shuffle(places, 2) * 127.5 + 127.5).round().clamp(0, 255).byte()
+    levels = pixel_shuffle(places, 2).mul(127.5).add(128).clamp(0, 255).byte()
     image, buffer = Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()), io.BytesIO()
     image.thumbnail((_LONGEST, _LONGEST))
     exact = max(image.size) <= _SMALL
