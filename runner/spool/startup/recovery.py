@@ -1,8 +1,8 @@
 """Makes the ledger and the outbox agree at a start, however the last process ended.
 
-Runs once, before any thread starts, and is safe to repeat. It removes only temporary files, previews
-and incomplete images. Ends of jobs that were not published yet are left to the writer. What is at fault
-then is tried again by the daemon, `recover_running` where it has no other way.
+Runs once, before any thread starts, and is safe to repeat. It removes only temporary files,
+previews and incomplete images. Ends of jobs that were not published yet are left to the writer.
+What is at fault then is tried again by the daemon, `recover_running` where it has no other way.
 """
 
 import logging

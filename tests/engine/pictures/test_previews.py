@@ -57,6 +57,8 @@ def served(name: str, task_of: TaskOf, pictures: Any, **fields: Any) -> ImageTas
     fields |= {"model": model.name, "steps": 4}
     if name == model.serves[kind].img2img:
         fields |= {"inputs": {"image": (pictures["image"],)}, "strength": 1.0}
+    elif kind == "text2img":
+        fields["width"] = 96
     if kind == "control":
         fields |= {"control": model.serves[kind].controls[0], "preprocessed": True}
     return task_of(kind, **fields)
@@ -79,12 +81,12 @@ def likeness(preview: bytes, picture: Image.Image) -> float:
 def test_half_way_it_is_like_the_picture_where_the_raw_latents_are_not(
     trained: GpuThread, task_of: TaskOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """0.89 after two of 12 steps and at last; the latents as they are have 0.42 half-way."""
+    """R² is 0.97 from the second of 12 steps on; the latents as they are have 0.38 half-way."""
     task = task_of("text2img", preview=True, **TRAINED)
     shown, answer = made(trained, task)
     assert [step for step, _ in shown] == [*range(2, 13)]
     alike = [likeness(preview, answer.image) for _, preview in shown]
-    assert min(alike) > 0.85
+    assert min(alike) > 0.95
     raw: list[bytes] = []
     colours = trained._renderer._previews._colours
 
@@ -98,7 +100,7 @@ def test_half_way_it_is_like_the_picture_where_the_raw_latents_are_not(
 
     monkeypatch.setattr(trained._renderer._previews, "of", as_they_are)
     made(trained, task)
-    assert likeness(raw[5], answer.image) < alike[4] - 0.2
+    assert likeness(raw[5], answer.image) < 0.6
 
 
 @pytest.mark.usefixtures("often")
@@ -111,7 +113,8 @@ def test_every_pipeline_shows_them_and_its_pictures_stay_the_same(
     shown, answer = made(executor, served(name, task_of, pictures, preview=True))
     assert none == []
     assert [step for step, _ in shown] == [2, 3, 4]
-    assert {Image.open(io.BytesIO(each)).size for _, each in shown} == {(16, 16)}
+    size = answer.facts["width"] // 4, answer.facts["height"] // 4
+    assert {Image.open(io.BytesIO(each)).size for _, each in shown} == {size}
     assert answer.image.tobytes() == plain.image.tobytes()
     assert answer.facts == plain.facts
 
