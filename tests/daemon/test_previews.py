@@ -194,6 +194,8 @@ def test_of_two_in_flight_the_first_is_shown_to_its_end(two: Spool) -> None:
     slots["a"].step(3)
     until_shown(two, b"1: 3")
     slots["b"].step(9)
+    two.until(lambda: (two.status("hero").get("progress") or {}).get("step") == 9)
+    assert preview(two).read_bytes() == b"1: 3"
     slots["a"].step(4)
     until_shown(two, b"1: 4")
     slots.lose("a", charged=False)
