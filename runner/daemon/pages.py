@@ -125,7 +125,8 @@ class Pages:
 
         try:
             over = self._ledger.images(record.seq, closed.starts[-1])
-            made = pages_of(status, [*over], shots, closed, record.previews)
+            previews = record.realised.get("preview", False)
+            made = pages_of(status, [*over], shots, closed, previews)
             pages, self._pages_made[record.seq] = made
             return pages, None
         except _FAULTS as error:
@@ -139,7 +140,7 @@ class Pages:
     def refresh_job(self, record: Record) -> None:
         """Write those pages of a running job that have changed, if they are due."""
         due = self._due.setdefault(record.seq, monotonic())
-        if monotonic() < due or (record.total < 2 and not record.previews):
+        if monotonic() < due or (record.total < 2 and not record.realised.get("preview")):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
         pages, _ = self.of_job(current, self._outbox.status(current))

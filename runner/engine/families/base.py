@@ -35,10 +35,7 @@ def in_scale(pipe: Any, grid: Any, *size: int) -> Any:
 
 
 def unpatched(pipe: Any, latents: Any, width: int, height: int) -> Any:
-    """The same of those that FLUX.2's VAE normalises: (rows, 128, height / 16, width / 16).
-
-    Between the steps they are (rows, height · width / 256, 128).
-    """
+    """The same of FLUX.2, from patches (rows, 128, height / 16, width / 16), or from rows of them."""
     import torch
 
     if latents.ndim == 3:

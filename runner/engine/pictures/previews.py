@@ -21,8 +21,7 @@ from runner.engine.weights.kept_folders import KeptFolder
 from runner.log_once import LogOnce
 from runner.task import ImageTask
 
-_RECIPE = 1
-_FILE = "colours.safetensors"
+_RECIPE, _FILE = 1, "colours.safetensors"
 _SECONDS = 1.0
 # Between latents that are nearer to each other the roundings of bf16 would show as noise.
 _LEAST_WAY = 0.05
@@ -45,7 +44,7 @@ class Previews:
         self, stages: Stages, resolved: ResolvedTask, task: ImageTask, prepared: Prepared
     ) -> Stages:
         """The stages, with the previews that a task asks for where its pipeline shows latents."""
-        pipe, mark = stages.main, resolved.marks.get("vae", "")
+        pipe = stages.main
         if not task.preview or "latents" not in getattr(pipe, "_callback_tensor_inputs", ()):
             return stages
         way: deque[tuple[float, Any]] = deque()
@@ -63,13 +62,13 @@ class Previews:
                 self._due = time.monotonic() + _SECONDS
                 end = last.float() + (last.float() - first.float()) * (now / (before - now))
                 grid = stages.family.grid(pipe, end, prepared.width, prepared.height)
-                return (_picture(grid, self._colours[mark]),)
+                return (_picture(grid, self._colours[resolved.marks["vae"]]),)
             except Exception as error:  # noqa: BLE001 whatever it is, the image goes on
                 self._log_once.failed(error)
                 return ()
 
         try:
-            if mark not in self._colours:
+            if (mark := resolved.marks["vae"]) not in self._colours:
                 kept = KeptFolder(self._store, resolved.folder / "vae", mark, "colours", _RECIPE)
                 self._colours[mark] = _colours(pipe, kept)
         except Exception as error:  # noqa: BLE001

@@ -137,7 +137,7 @@ def _take_off_device(record: Record, spool: Spool) -> None:
 
 
 def _remove_preview(record: Record, spool: Spool) -> None:
-    if record.previews:
+    if record.realised.get("preview"):
         spool.disk.remove(spool.outbox.folder(record.id) / PREVIEW)
 
 

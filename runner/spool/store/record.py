@@ -72,11 +72,6 @@ class Record:
         """How many images are not over."""
         return self.total - self.done - self.failed - self.skipped
 
-    @property
-    def previews(self) -> bool:
-        """Whether pictures are shown while they are made."""
-        return bool(self.realised.get("preview"))
-
     def why(self, wall: float, runner: Hold | None = None) -> Hold:
         """The reason word and the sentence that a status shows at this time.
 
