@@ -35,7 +35,7 @@ def in_scale(pipe: Any, grid: Any, *size: int) -> Any:
 
 
 def unpatched(pipe: Any, latents: Any, width: int, height: int) -> Any:
-    """The same of FLUX.2, from patches (rows, 128, height / 16, width / 16), or from rows of them."""
+    """The same of patches (rows, 128, height / 16, width / 16), as FLUX.2 has them, or of a row."""
     import torch
 
     if latents.ndim == 3:
