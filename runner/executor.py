@@ -64,6 +64,7 @@ class Progressed:
     """A task reached a phase, or did a step of it; both are 0 in phases without steps.
 
     While weights load, a step is a tensor, a shard or a file that is read; while upscaling, a tile.
+    `preview` is a small picture as WebP, at most once a second, or empty.
     """
 
     slot: str
@@ -71,6 +72,7 @@ class Progressed:
     phase: Phase
     step: int = 0
     steps: int = 0
+    preview: bytes = b""
 
 
 @dataclass(frozen=True)

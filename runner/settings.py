@@ -34,6 +34,7 @@ class Settings:
     registry: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     upscaler: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    preview: bool = False
     settle_seconds: float = 0.3
     settle_seconds_unknown: float = 2.0
     strict: bool = False

@@ -38,8 +38,8 @@ class ImageTask:
     is in seconds. `inputs` maps the spec's image fields (`image`, `mask`) to the files; `options`
     holds the other fields of the kind. In these, a `negative_prompt` is what the model gets, and
     `true_cfg` how strongly it acts. The finished picture is made `upscale` times as wide and high;
-    `keep_original` keeps it as it was before, too. `suspect` says that a process ended during this
-    image.
+    `keep_original` keeps it as it was before, too. With `preview` its progress shows what it will
+    be like. `suspect` says that a process ended during this image.
     """
 
     job: str
@@ -59,6 +59,7 @@ class ImageTask:
     options: Mapping[str, Any] = field(default_factory=dict)
     upscale: int = 1
     keep_original: bool = False
+    preview: bool = False
     suspect: bool = False
 
     @property

@@ -13,6 +13,8 @@ from typing import Any, TypedDict
 from runner.files import is_absent, read_file
 
 SCHEMA = 1
+PREVIEW = "preview.webp"
+"""The file in a job's folder that shows a picture while it is made. No picture's name is so."""
 _MOST_BYTES = 16 << 20
 _TRIES = 20
 _PAUSE_SECONDS = 0.05

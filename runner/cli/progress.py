@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runner import reading
 from runner.cli.output import give_up, job_line, print_line, show, slot_note
+from runner.files import is_there
 from runner.job import FINAL_STATES
 from runner.settings import Home
 from runner.terminal import on_one_line
+from runner.wire import PREVIEW
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -53,6 +55,8 @@ class Board:
         self._shown: dict[str, dict[str, Any]] = {}
         # By job that is over: when it was accepted. The next job of that id is another.
         self._over: dict[str, str] = {}
+        # The jobs whose preview was named.
+        self._previewed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.follow, args=(lambda: False,), daemon=True)
 
@@ -97,9 +101,10 @@ class Board:
         with suppress(OSError):  # at the next look
             ids = self._ids()
         for job_id in dict.fromkeys([*self._shown, *ids]):
-            status = None
+            status, preview, is_shown = None, self._home.job(job_id) / PREVIEW, False
             with suppress(OSError):  # at the next look
-                status = reading.status(self._home.job(job_id) / "status.json")
+                status = reading.status(preview.with_name("status.json"))
+                is_shown = is_there(preview)
             if status is None or self._over.get(job_id) == status["accepted_at"]:
                 continue
             if self._over.pop(job_id, None):
@@ -115,7 +120,15 @@ class Board:
                 print_line(_changed(status, before or {"outputs": []}))
             elif is_new:
                 show(job_line(status), flush=True)
+            if is_shown and not (self._as_json or job_id in self._previewed):
+                self._previewed.add(job_id)
+                line = f"{job_id:<24} preview     {preview}"
+                if self._bars:
+                    self._bars.console.print(_plain(line), soft_wrap=True, highlight=False)
+                else:
+                    show(line, flush=True)
             if status["state"] in FINAL_STATES:
+                self._previewed.discard(job_id)
                 self._over[job_id] = status["accepted_at"]
                 del self._shown[job_id]
         if self._bars:

@@ -111,7 +111,8 @@ def _sidecar_and_picture(file: Path) -> tuple[dict[str, Any], Path]:
 
 def _spec(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The sidecar as a spec, validated like one from the inbox. Raises SpecInvalid."""
-    return dict(validate(read_spec(to_yaml({k: v for k, v in sidecar.items() if k != "result"}))))
+    spec = {k: v for k, v in sidecar.items() if k not in ("result", "preview")}
+    return dict(validate(read_spec(to_yaml(spec))))
 
 
 def _render_here(home: Home, sidecar: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any]]:

@@ -24,7 +24,7 @@ class ActiveJob:
     `numbers` are the images to come and `dispatches` what the slots have of it, by their names;
     images count from 1. `rendered` images took `seconds`, from which the time left is estimated. A
     process ended during each of the `suspects`; `last` is the image that a slot was given last.
-    `failure` is why the job must end.
+    `failure` is why the job must end. `previewed` is the slot whose preview is shown.
     """
 
     record: Record
@@ -37,6 +37,7 @@ class ActiveJob:
     failure: Hold | None = None
     last: dict[str, int] = field(default_factory=dict)
     suspects: frozenset[int] = frozenset()
+    previewed: str | None = None
 
     @property
     def may_go_on(self) -> bool:

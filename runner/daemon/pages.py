@@ -1,4 +1,4 @@
-"""Files derived from saved images: contact sheets, the page of the outbox, the gallery's rows.
+"""Files derived from images: contact sheets, the page of the outbox, the gallery's rows, previews.
 
 All of them can be made again from the sidecars, so a failure here is a warning and never costs a
 picture. Called by the writer thread only, but for `changed`; an index that is missing is made in a
@@ -25,7 +25,7 @@ from runner.gallery.terms import facet
 from runner.spool.store.queries import Event
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
-from runner.wire import Status
+from runner.wire import PREVIEW, Status
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,9 @@ class Pages:
 
         try:
             over = self._ledger.images(record.seq, closed.starts[-1])
-            pages, self._pages_made[record.seq] = pages_of(status, [*over], shots, closed)
+            previews = record.realised.get("preview", False)
+            made = pages_of(status, [*over], shots, closed, previews)
+            pages, self._pages_made[record.seq] = made
             return {**pages, **self._results.of_job(record)}, None
         except _FAULTS as error:
             log.warning("no contact sheet for %s: %s", record.id, error)
@@ -142,7 +144,8 @@ class Pages:
 
     def refresh_job(self, record: Record) -> None:
         """Write those pages of a running job that have changed, if they are due."""
-        if record.total < 2 or monotonic() < self._due.setdefault(record.seq, monotonic()):
+        due = self._due.setdefault(record.seq, monotonic())
+        if monotonic() < due or (record.total < 2 and not record.realised.get("preview")):
             return
         current, folder = self._ledger.get(record.seq), self._outbox.folder(record.id)
         pages, _ = self.of_job(current, self._outbox.status(current))
@@ -151,6 +154,14 @@ class Pages:
             self._disk.replace_many(files, durable=False)
             # Pages that were not written are made again.
             self._pages_written[record.seq] = self._pages_made[record.seq]
+
+    def preview(self, record: Record, picture: bytes) -> None:
+        """Replace the preview in the folder of a running job, or remove it where this is empty."""
+        file = self._outbox.folder(record.id) / PREVIEW
+        if not picture:
+            return self._disk.remove(file)
+        self._disk.replace(file, picture)
+        self.refresh_job(record)
 
     def forget(self, record: Record) -> None:
         """Drop what is kept for a job; it is over."""

@@ -287,7 +287,11 @@ class Worker:
         return None if image is None else (dispatch.job, image)
 
     def _end_dispatch(self, slot: str) -> None:
-        self.dispatches.pop(slot).job.dispatches.pop(slot)
+        job = self.dispatches.pop(slot).job
+        job.dispatches.pop(slot)
+        if job.previewed == slot:
+            job.previewed = None
+            self._writer.preview(job.record, b"")
 
     def _cancel(self, seq: int) -> None:
         job = self._jobs.get(seq)
@@ -315,6 +319,10 @@ class Worker:
                         job.record.seq, dispatch.images, event.phase, event.task.model
                     )
             dispatch.heard_at, dispatch.latest = self._awake(), event
+            # Of several slots the first that had one, to its end: they would take turns.
+            if event.preview and job.previewed in (None, event.slot):
+                job.previewed = event.slot
+                self._writer.preview(job.record, event.preview)
             self._heard[job.record.seq] = event
             self._encodes |= event.phase in (Phase.LOADING, Phase.ENCODING) and not event.step
 

@@ -2,9 +2,9 @@
 
 The worker hands over work and goes on. Large pictures are encoded from then on, by a few threads,
 for whose results this one waits in order. All work handed over while a group was written is the
-next group, written in this order: images, changes of the ledger, statuses with progress, jobs that
-go back into the queue, ends of jobs. A status never delays the next image; the first, `running`, is
-written before any end. Decides nothing about a job.
+next group, written in this order: images, changes of the ledger and previews, statuses with
+progress, jobs that go back into the queue, ends of jobs. A status never delays the next image; the
+first, `running`, is written before any end. Decides nothing about a job.
 """
 
 import math
@@ -143,6 +143,12 @@ class Writer:
         with self._handing_over():
             self._progress[seq] = progress
             self._unwritten.add(seq)
+
+    def preview(self, record: Record, picture: bytes) -> None:
+        """Show the preview of a running job, or take it away where this is empty."""
+        with self._handing_over() as group:
+            # Before any end: no job that is over, or back in the queue, has one.
+            group.changes.append(lambda: self._pages.preview(record, picture))
 
     def close(self) -> None:
         """Do the work that was handed over, trying each change once, and end the thread."""

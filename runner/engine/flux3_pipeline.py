@@ -71,6 +71,7 @@ def pipeline() -> Any:
         """Which blocks denoise follows from the transformer: a flow map is the distilled one."""
 
         model_cpu_offload_seq = "text_encoder->transformer->vae"
+        _callback_tensor_inputs = ("latents",)
 
         def __init__(self, transformer: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
             super().__init__()
@@ -168,6 +169,7 @@ def pipeline() -> Any:
             if not is_distilled:
                 guider = diffusers.ClassifierFreeGuidance(max(1.0, guidance))  # 1 computes none
                 inner.update_components(guider=guider)
+            self.scheduler = inner.scheduler  # for callbacks, as other pipelines have it
             # In the blocks of `inner`, which are its own.
             watch = AfterStep()
             watch.call = after_step

@@ -28,8 +28,8 @@ from runner.task import ImageTask
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OnProgress = Callable[[Phase, int, int], None]
-"""Called with a phase, the step that was done, and the number of steps."""
+OnProgress = Callable[..., None]
+"""Called with a phase, the step that was done, the number of steps, and a preview if one is due."""
 
 CALLBACK = "callback_on_step_end"
 _ATTENTION = "joint_attention_kwargs"
@@ -87,6 +87,7 @@ class Stages:
 
     `main` denoises and decodes; `prior`, where there is one, computes its embeddings. `facts` are
     the engine facts about them that a sidecar records, `warnings` are sentences for the caller.
+    `preview` is given the scheduler and the latents after each step, and returns one if it is due.
     """
 
     family: Family
@@ -97,6 +98,7 @@ class Stages:
     speed: Speed = Speed()
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    preview: Callable[[Any, Any], tuple[bytes, ...]] | None = None
 
 
 def require_callback(pipeline: type) -> None:
@@ -173,7 +175,8 @@ def denoised(
     task = pieces[0].task
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_progress(Phase.DENOISING, step + 1, task.steps_made)
+        seen = stages.preview(pipe.scheduler, tensors["latents"]) if stages.preview else ()
+        on_progress(Phase.DENOISING, step + 1, task.steps_made, *seen)
         stop.check()
         return tensors  # diffusers pops its tensors from the result, so None would raise
 
@@ -183,7 +186,7 @@ def denoised(
     watch = {
         "generator": generators,
         CALLBACK: on_step_end,
-        f"{CALLBACK}_tensor_inputs": [],
+        f"{CALLBACK}_tensor_inputs": ["latents"] if stages.preview else [],
         "output_type": "latent",
         **conditioning,
     }

@@ -122,6 +122,7 @@ def realise(
         },
         upscale=int(spec.get("upscale", 1)),
         keep_original=bool(spec.get("keep_original", False)),
+        preview=bool(spec.get("preview", False)),
     )
 
 

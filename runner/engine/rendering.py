@@ -19,6 +19,7 @@ from runner.engine.gpu import Piece, Stages, StopSign
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import upscaling_problem
 from runner.engine.pictures import depth, upscaling
+from runner.engine.pictures.previews import Previews
 from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
@@ -44,6 +45,7 @@ class Renderer:
         self._slot = slot
         self._pipelines = pipelines
         self._prompts = prompts
+        self._previews = Previews(pipelines.store)
         self.batching = Batching()
 
     def render(self, task: ImageTask, sign: StopSign, on_event: OnEvent) -> Rendered:
@@ -59,6 +61,7 @@ class Renderer:
             with sign.not_counted():
                 stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
                 lora_warnings = loras.apply(stages.main, task.loras)
+                stages = self._previews.of(stages, resolved, task, prepared)
             piece = Piece(task, prepared, encoded)
             image = gpu.run_batch(stages, [piece], sign, on_progress)[0]
             warnings = (*encoded.warnings, *lora_warnings)
@@ -105,6 +108,7 @@ class Renderer:
             return None
         stages = self._pipelines.paint(resolved, partial(on_progress, Phase.LOADING))
         loras.apply(stages.main, ())
+        stages = self._previews.of(stages, resolved, tasks[0], prepared)
         images = gpu.run_batch(stages, pieces, sign, on_progress)
         seconds = (time.monotonic() - began) / len(tasks)
         on_tile = partial(_before_tile, sign, on_progress)
@@ -161,10 +165,8 @@ class Renderer:
         facts["upscaler"] = net.facts
         return Rendered(self._slot, task, image, seconds, facts, warnings, original)
 
-    def _progress(
-        self, task: ImageTask, on_event: OnEvent, phase: Phase, step: int = 0, steps: int = 0
-    ) -> None:
-        on_event(Progressed(self._slot, task, phase, step, steps))
+    def _progress(self, task: ImageTask, on_event: OnEvent, *told: Any) -> None:
+        on_event(Progressed(self._slot, task, *told))
 
     def _prepared(self, task: ImageTask, on_progress: Any) -> Prepared:
         """The prepared input images; done first, so that a bad image costs no loading of models."""

@@ -13,6 +13,7 @@ import pytest
 from runner import client
 from runner.cli.progress import Board
 from runner.settings import Home
+from runner.wire import PREVIEW
 from tests.cli.here import Here
 from tests.harness import eventually
 from tests.planted import STATUS
@@ -70,6 +71,28 @@ def test_the_first_line_of_a_job_is_its_whole_status(
     file.write_text(json.dumps({**STATUS, "id": "cat"}), encoding="utf-8")
     Board(Home(home), lambda: ["cat"], as_json=True)._update()
     assert json.loads(capsys.readouterr().out) == {**STATUS, "id": "cat"}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_file_of_a_preview_is_named_once_a_job(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "40")
+    folder = home / "outbox" / "cat"
+    folder.mkdir(parents=True)
+    status = {**STATUS, "id": "cat", "state": "running"}
+    (folder / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    with Board(Home(home), lambda: ["cat"]) as board:
+        board._update()
+        (folder / PREVIEW).touch()
+        for _ in range(2):
+            board._update()
+    assert capsys.readouterr().out.count(str(folder / PREVIEW)) == 1
 
 
 def test_of_its_outputs_only_new_ones_are_printed(watched: Watched) -> None:

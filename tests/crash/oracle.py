@@ -16,7 +16,7 @@ from PIL import Image
 
 from runner.settings import Home
 from runner.spool.store.names import receipt_names
-from runner.wire import read_json
+from runner.wire import PREVIEW, read_json
 from tests.crash.scenario import Expected, Scenario
 
 FINAL_STATES = {"succeeded", "failed", "cancelled", "rejected"}
@@ -95,6 +95,8 @@ def faults_of_job(
             found.append(f"wrong: {job} has seeds {seeds} that do not follow each other")
     for output in outputs:
         found += _faults_of_image(folder, output, colours=colours)
+    if (folder / PREVIEW).exists():
+        found.append(f"torn: {job} has a preview left")
     explained = any("contact sheet" in warning for warning in status["warnings"])
     if outputs and not (folder / "index.html").is_file() and not explained:
         found.append(f"lost: {job} has no page")

@@ -103,6 +103,11 @@ SCENARIOS = (
         {"hero": Expected(_OK, (2, 2), seeds=(5, 6))},
     ),
     Scenario(
+        "previewed",
+        {"hero.yaml": (SPEC + "seeds: [5, 6]\npreview: true\n").encode()},
+        {"hero": Expected(_OK, (2, 2), seeds=(5, 6))},
+    ),
+    Scenario(
         "unseeded",
         {"hero.yaml": (SPEC + "count: 3\n").encode()},
         {"hero": Expected(_OK, (3, 3))},

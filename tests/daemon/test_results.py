@@ -94,7 +94,7 @@ def test_the_lines_grow_while_the_job_runs_and_each_sidecar_is_read_once(
 ) -> None:
     monkeypatch.setattr(pages, "_REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(pages, "_SHARE", 0.0)
-    monkeypatch.setattr(pages, "pages_of", lambda status, over, shots, closed: ({}, closed))
+    monkeypatch.setattr(pages, "pages_of", lambda status, over, shots, closed, _: ({}, closed))
     read: list[int] = []
     sidecars = Outbox.sidecars
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runner.engine import gpu
 from runner.engine.batch_layers import row_by_row
 from runner.engine.batching import MAX_BATCH
 from runner.engine.gpu_thread import GpuThread
+from runner.engine.pictures import previews
 from runner.executor import Progressed, Rendered, StoppedEarly
 from runner.job import Phase
 from runner.task import ImageTask
@@ -195,3 +197,27 @@ def test_progress_of_images_made_at_once_is_told(proven: GpuThread, task_of: Tas
     proven.events = Watched(see)  # type: ignore[assignment]
     answers(proven, alike(task_of, 40, MAX_BATCH))
     assert (Phase.DENOISING, 3) in told and (Phase.DECODING, 0) in told
+
+
+def test_of_images_made_at_once_the_first_has_the_previews(
+    executor: GpuThread, task_of: TaskOf, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "_SECONDS", 0.0)
+    shown: list[int] = []
+
+    def see(event: Any) -> None:
+        if isinstance(event, Progressed) and event.preview:
+            shown.append(event.task.index)
+
+    executor.events = Watched(see)  # type: ignore[assignment]
+    tasks = [
+        replace(task, index=n, preview=True) for n, task in enumerate(alike(task_of, 50, 4), 1)
+    ]
+    for _ in range(2):
+        shown.clear()
+        calls.clear()
+        made = answers(executor, tasks)
+    assert calls == [4]
+    assert shown == [1, 1]
+    plain = answers(executor, [replace(task, preview=False) for task in tasks])
+    assert [a.image.tobytes() for a in made] == [a.image.tobytes() for a in plain]

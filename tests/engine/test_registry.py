@@ -348,7 +348,7 @@ def test_a_task_has_every_default_filled_in() -> None:
 def test_what_a_task_has_of_a_spec_is_filled_in() -> None:
     spec = {"kind": "text2img", "model": "dev", "prompt": "x", "seed": 4, "steps": 5}
     spec |= {"guidance": 6.0, "width": 80, "height": 96, "precision": "bf16", "timeout": 9.0}
-    spec |= {"upscale": 4, "keep_original": True}
+    spec |= {"upscale": 4, "keep_original": True, "preview": True}
     task = realise(spec, job="j", index=1, inputs={})
     fields = schemas.load("text2img")["properties"].keys() & vars(task).keys()
     # LoRAs are given as they were pinned.

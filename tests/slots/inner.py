@@ -59,6 +59,10 @@ class Inner:
             match each.prompt.split():
                 case ["hold"]:
                     continue
+                case ["previewed"]:
+                    steps = Phase.DENOISING, 1, 3
+                    self.events.put(Progressed(slot, each, *steps, preview=b"RIFF \x00 WEBP"))
+                    self._render(slot, each)
                 case ["refuse"]:
                     self._refuses = True
                     self._render(slot, each)

@@ -63,6 +63,14 @@ def test_a_slot_is_busy_at_once_and_free_again_when_its_last_answer_is_read(
     assert not child.slots()[0].busy and told.rest() == []
 
 
+def test_a_preview_comes_with_the_progress_of_its_child(child_of: ChildOf) -> None:
+    child = child_of()
+    ready(child, 2)
+    child.start("two", [task("previewed")])
+    shown = Told(child).reaches()
+    assert (shown.slot, shown.step, shown.preview) == ("two", 1, b"RIFF \x00 WEBP")
+
+
 def test_a_slot_that_is_not_there_or_of_a_child_that_is_closed_takes_no_task(
     child_of: ChildOf,
 ) -> None:

@@ -78,9 +78,11 @@ class FlatColours:
             self.finish()
 
     def step(self, step: int = 1) -> None:
-        """Report one step of the task in hand."""
+        """Report one step of the task in hand, with a preview of a few bytes where one is asked."""
         assert self.task is not None
-        self.events.put(Progressed(self.slot, self.task, Phase.DENOISING, step, self.task.steps))
+        seen = f"{self.task.index}: {step}".encode() if self.task.preview else b""
+        phase, steps = Phase.DENOISING, self.task.steps
+        self.events.put(Progressed(self.slot, self.task, phase, step, steps, seen))
 
     def finish(self) -> None:
         """Answer the task in hand with its picture, or with its failure."""

@@ -29,9 +29,24 @@ def encode_alone(pipe: Any, prompt: str, length: int, **options: Any) -> Embeddi
     return {"prompt_embeds": prompt_embeds}
 
 
-def in_scale(pipe: Any, grid: Any) -> Any:
-    """Latents in the scale of the VAE."""
+def in_scale(pipe: Any, grid: Any, *size: int) -> Any:
+    """Latents in the scale of the VAE, whatever the size."""
     return grid / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+
+def unpatched(pipe: Any, latents: Any, width: int, height: int) -> Any:
+    """The same of patches (rows, 128, height / 16, width / 16), as FLUX.2 has them, or of a row."""
+    import torch
+
+    if latents.ndim == 3:
+        latents = latents.mT.unflatten(2, (height // 16, width // 16))
+    norm, epsilon = pipe.vae.bn, pipe.vae.config.batch_norm_eps
+    mean, spread = (
+        each.view(1, -1, 1, 1).to(latents.device, latents.dtype)
+        for each in (norm.running_mean, torch.sqrt(norm.running_var + epsilon))
+    )
+    # Of the 128 channels each four are the places of 2×2.
+    return torch.nn.functional.pixel_shuffle(latents * spread + mean, 2)
 
 
 def decode_grid(pipe: Any, grid: Any) -> "Image":
@@ -69,8 +84,9 @@ class Family:
 
     `encode(pipe, prompt, length)` returns the embeddings of at most `length` tokens, in the dtype
     of the text encoder. `decode(pipe, latents, width, height)` takes one row of the latents that
-    the pipeline returns, and the picture's size in pixels, and returns an RGB image. Shapes are in
-    the file of each family.
+    the pipeline returns, and the picture's size in pixels, and returns an RGB image. `grid` makes
+    (rows, channels, height / 8, width / 8) in the scale of the VAE of the latents between two
+    steps. Shapes are in the file of each family.
     `text_parts` are the components of the text stage, and `text_pipeline` is its class, where not
     every class of the family can do without the other components.
     """
@@ -78,6 +94,7 @@ class Family:
     name: str
     encode: Callable[[Any, str, int], Embeddings]
     decode: Callable[[Any, Any, int, int], "Image"]
+    grid: Callable[[Any, Any, int, int], Any]
     readers: tuple[Reader, ...]
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     text_pipeline: str = ""

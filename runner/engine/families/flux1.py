@@ -23,15 +23,19 @@ def _encode(pipe: Any, prompt: str, length: int) -> Embeddings:
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
 
+def _grid(pipe: Any, latents: Any, width: int, height: int) -> Any:
+    return in_scale(pipe, pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor))
+
+
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
-    grid = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-    return decode_grid(pipe, in_scale(pipe, grid))
+    return decode_grid(pipe, _grid(pipe, latents, width, height))
 
 
 FLUX1 = Family(
     name="flux1",
     encode=_encode,
     decode=_decode,
+    grid=_grid,
     readers=(
         Reader("CLIP", "tokenizer", token_files.clip, pooled=True),
         Reader("T5", "tokenizer_2", token_files.t5),

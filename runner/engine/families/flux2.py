@@ -6,7 +6,7 @@ of latents is (1, 32, height / 8, width / 8).
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Family, Reader, decode_grid, encode_alone
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone, unpatched
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ FLUX2 = Family(
     name="flux2",
     encode=encode_alone,
     decode=_decode,
+    grid=unpatched,
     readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", False),)),),
     text_pipeline="Flux2KleinPipeline",
 )

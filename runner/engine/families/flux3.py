@@ -6,7 +6,7 @@ by side. A row of latents is (1, 128, height / 16, width / 16), normalised as FL
 
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.families.base import Family, Reader, decode_grid, encode_alone
+from runner.engine.families.base import Family, Reader, decode_grid, encode_alone, unpatched
 from runner.engine.prompts import token_files
 
 if TYPE_CHECKING:
@@ -14,21 +14,13 @@ if TYPE_CHECKING:
 
 
 def _decode(pipe: Any, latents: Any, width: int, height: int) -> "Image":
-    import torch
-
-    norm, epsilon = pipe.vae.bn, pipe.vae.config.batch_norm_eps
-    mean, spread = (
-        each.view(1, -1, 1, 1).to(latents.device, latents.dtype)
-        for each in (norm.running_mean, torch.sqrt(norm.running_var + epsilon))
-    )
-    # Of the 128 channels each four are the places of 2×2.
-    grid = torch.nn.functional.pixel_shuffle(latents * spread + mean, 2)
-    return decode_grid(pipe, grid.to(pipe.vae.dtype))
+    return decode_grid(pipe, unpatched(pipe, latents, width, height).to(pipe.vae.dtype))
 
 
 FLUX3 = Family(
     name="flux3",
     encode=encode_alone,
     decode=_decode,
+    grid=unpatched,
     readers=(Reader("Qwen3-VL", "tokenizer", token_files.stored, chat=()),),
 )

@@ -22,6 +22,7 @@ ZIMAGE = Family(
     name="zimage",
     encode=partial(encode_alone, do_classifier_free_guidance=False),
     decode=_decode,
+    grid=in_scale,
     readers=(Reader("Qwen3", "tokenizer", token_files.stored, chat=(("enable_thinking", True),)),),
     text_pipeline="ZImagePipeline",
 )

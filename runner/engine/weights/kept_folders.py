@@ -69,8 +69,8 @@ class KeptFolder:
         free = shutil.disk_usage(store).free
         if free < size + _SPARE_BYTES:
             log.warning(
-                "%.1f GiB are free in %s and %.1f GiB are needed to keep quantised weights: "
-                "they are made again at every start until there is room",
+                "%.1f GiB are free in %s and %.1f GiB are needed to keep what is made of weights: "
+                "it is made again at every start until there is room",
                 free / 2**30, store, (size + _SPARE_BYTES) / 2**30,
             )  # fmt: skip
             return False
@@ -86,7 +86,7 @@ class KeptFolder:
             _sync(store)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            log.warning("quantised weights are not kept in %s: %s", store, error)
+            log.warning("what is made of weights is not kept in %s: %s", store, error)
             return False
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)

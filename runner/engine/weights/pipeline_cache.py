@@ -52,7 +52,7 @@ class PipelineCache:
         sharing: int = 1,
     ) -> None:
         self.library = library
-        self._store = library.data / "quantised"
+        self.store = library.data / "quantised"
         self._wanted_device = device
         self._speed = speed or Speed()
         self._gpu_memory_gb, self._sharing = gpu_memory_gb, sharing
@@ -180,7 +180,7 @@ class PipelineCache:
         """A pipeline that shares these parts with others: components of equal files, by name."""
         keys = {p: (p, resolved.marks[p], precision) for p in parts if p in resolved.marks}
         shared = {p: self._components[key] for p, key in keys.items() if key in self._components}
-        pipe = build(resolved, self.device, self._store, shared)
+        pipe = build(resolved, self.device, self.store, shared)
         for part, key in keys.items():
             if (component := getattr(pipe, part, None)) is not None:
                 self._components[key] = component

@@ -324,6 +324,11 @@ const elsewhere = pages.findLast((page) => Number(page.dataset.start) <= number)
 if (shots[named]) showPicture(named);
 else if (elsewhere && !elsewhere.hasAttribute("aria-current")) location.replace(elsewhere.href + location.hash);
 if (told.dataset.final === "false") {
+  // The file of a preview is absent before the first, and between two pictures.
+  const preview = one("preview");
+  preview?.addEventListener("error", () => { preview.hidden = true; });
+  preview?.addEventListener("load", () => { preview.hidden = false; });
+  if (preview) setInterval(() => { if (!document.hidden) preview.src = `preview.webp?${Date.now()}`; }, 1000);
   // While the job runs this file is replaced. Reload it, but not while it is being used.
   setInterval(() => {
     if (!document.querySelector("dialog[open]") && document.activeElement !== filter && !document.hidden) location.reload();

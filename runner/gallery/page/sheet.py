@@ -23,6 +23,7 @@ from runner.gallery.page import overview
 from runner.gallery.page.layout import CRISP_UP_TO, Board, Shot
 from runner.gallery.page.summary import Summary
 from runner.job import FINAL_STATES
+from runner.wire import PREVIEW
 
 _PAGE = Path(__file__).parent
 
@@ -52,10 +53,11 @@ def job_page(
     body: Mapping[str, str],
     number: int,
     starts: Sequence[int],
+    previews: bool = False,
 ) -> str:
     """One page of a job; `starts` are the first images of its pages.
 
-    The first page has the head and the progress.
+    The first page has the head, the progress, and the preview where there are `previews`.
     """
     first, state = number == 1, text(status.get("state", "unknown"))
     lives = status.get("state") not in FINAL_STATES and (first or number == len(starts))
@@ -69,6 +71,7 @@ def job_page(
         "progress": _progress(summary),
         "notice": _notice(status),
         "notes": f'<ul class="notes">{warnings}</ul>' if warnings else "",
+        "preview": f'<img data-preview src="{PREVIEW}" alt="">' if lives and previews else "",
     }
     return _document(
         "job",

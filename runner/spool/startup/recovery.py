@@ -1,8 +1,8 @@
 """Makes the ledger and the outbox agree at a start, however the last process ended.
 
-Runs once, before any thread starts, and is safe to repeat. It removes only temporary files and
-incomplete images. Ends of jobs that were not published yet are left to the writer. What is at fault
-then is tried again by the daemon, `recover_running` where it has no other way.
+Runs once, before any thread starts, and is safe to repeat. It removes only temporary files,
+previews and incomplete images. Ends of jobs that were not published yet are left to the writer.
+What is at fault then is tried again by the daemon, `recover_running` where it has no other way.
 """
 
 import logging
@@ -19,6 +19,7 @@ from runner.spool.store.names import numbered
 from runner.spool.store.outbox import ORIGINAL, Outbox, output_of, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
+from runner.wire import PREVIEW
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def recover(spool: Spool) -> None:
         for record in ledger.cut_short():
             with faults.isolated(outbox.folder(record.id)):
                 _lift_revision(record, spool)
+                _remove_preview(record, spool)
                 for below in ("", "thumbs", "inputs"):
                     _sweep(outbox.folder(record.id) / below, spool)
     recover_running(spool)
@@ -55,6 +57,7 @@ def recover(spool: Spool) -> None:
             if not last.closed:
                 # A power loss may have left a status that was being written aside.
                 _sweep(outbox.folder(record.id), spool)
+                _remove_preview(record, spool)
             if record.put_back == UNWRITABLE.reason:
                 # Nothing is known to be at fault yet.
                 ledger.put_off(record.seq, 0.0)
@@ -75,6 +78,7 @@ def recover_running(spool: Spool) -> None:
         folder = spool.outbox.folder(record.id)
         with spool.faults.isolated(folder):
             if not spool.faults.seconds_left(folder):
+                _remove_preview(record, spool)
                 reconcile_images(record, spool)
                 _take_off_device(record, spool)
                 spool.faults.forget(folder)
@@ -130,6 +134,11 @@ def _take_off_device(record: Record, spool: Spool) -> None:
             ledger.end(record.seq, dead_load)
         else:
             ledger.put_back(record.seq, RUNNER_ENDED, after_death=not spool.last.stopping)
+
+
+def _remove_preview(record: Record, spool: Spool) -> None:
+    if record.realised.get("preview"):
+        spool.disk.remove(spool.outbox.folder(record.id) / PREVIEW)
 
 
 def _is_published(record: Record, outbox: Outbox) -> bool:

@@ -3,7 +3,8 @@
 A status can be written again from its record at any time. Statuses, receipts, pictures and sidecars
 are written only here, contact sheets by daemon/pages.py and `fluxdrop gallery page` too. The copies
 of input images come from inbox/waiting.py, the page of the newest jobs from daemon/pages.py,
-`gallery page` and `clean`, as those of months; recovery and `clean` remove files.
+`gallery page` and `clean`, as those of months, previews from daemon/pages.py; recovery and `clean`
+remove files.
 """
 
 import hashlib

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from runner.gallery.page import paging
+from runner.wire import PREVIEW
 from specs.read import read
 from specs.validate import validate
 from tests.gallery.browser import Browser
@@ -265,3 +267,19 @@ def test_a_click_opens_the_picture_that_was_clicked_on_a_board_whose_rows_mix(
         browser.find(f"#hero-000{number}").click()
         assert f"hero-000{number}.png" in browser.find(".viewer .settings").text
         browser.find(".viewer [data-close]").click()
+
+
+def test_a_preview_is_shown_as_often_as_there_is_one(tmp_path: Path, browser: Browser) -> None:
+    page = put_page(tmp_path, pack(1, 1, 1), state="running", previews=True)
+    file, aside = page.with_name(PREVIEW), page.with_name("aside")
+    Image.new("RGB", (16, 16), "red").save(file, "WEBP")
+    at = "document.querySelector('[data-preview]')"
+    browser.open(page)
+    browser.wait(f"return {at}.naturalWidth && !{at}.hidden")
+    file.rename(aside)
+    browser.wait(f"return {at}.hidden")
+    aside.rename(file)
+    browser.wait(f"return {at}.naturalWidth && !{at}.hidden")
+    assert all(PREVIEW in each for each in browser.complaints())
+    over = put_page(tmp_path / "over", pack(1, 1, 1), previews=True)
+    assert PREVIEW not in over.read_text("utf-8").partition("<script")[0]
