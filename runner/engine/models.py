@@ -138,7 +138,7 @@ Aid = Estimator | Upscaler
 def upscaling_problem(width: int, height: int, times: int) -> str | None:
     """Why a picture of this size cannot be made so many times as large; None where it can."""
     longest = max(width, height)
-    if times * longest <= LARGEST_SIDE:
+    if times == 1 or times * longest <= LARGEST_SIDE:
         return None
     fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
     return (
