@@ -368,6 +368,26 @@ def test_a_model_of_long_captions_warns_once_of_all_the_short_prompts_of_a_job()
     assert warnings({"kind": "redux", "model": "flux3-klein", "image": "a.png"}) == []
 
 
+def test_prompts_and_models_of_a_matrix_are_warned_of_too() -> None:
+    """Seen red: only the spec's own prompt and its default model were looked at."""
+    spec = {"kind": "text2img", "prompt": "a cat"}
+    (told,) = warnings({**spec, "matrix": {"model": ["klein", "flux3-klein"]}})
+    assert told.startswith("flux3-klein was trained")
+    matrix = {"prompt": ["cat " * 60, "a cat"]}
+    (told,) = warnings({"kind": "text2img", "model": "flux3-klein", "matrix": matrix})
+    assert told.startswith("flux3-klein was trained")
+    matrix = {"prompt": ["a red circle", "a red zebra", "a lion"], "model": ["tiny"]}
+    (told,) = warnings({"kind": "text2img", "matrix": matrix})
+    assert "does not know `zebra`, `lion`" in told
+
+
+def test_a_language_without_spaces_has_a_word_in_each_character() -> None:
+    """Seen red: a caption of a hundred characters counted as one word."""
+    spec = {"kind": "text2img", "model": "flux3-klein"}
+    assert warnings({**spec, "prompt": "一只橘猫坐在窗边。" * 8}) == []
+    assert warnings({**spec, "prompt": "一只橘猫"})
+
+
 def test_a_model_says_how_many_references_it_reads() -> None:
     spec = {"kind": "kontext", "model": "flux3-klein", "prompt": "a"}
     assert problems({**spec, "image": ["a.png"] * 10}) == []
