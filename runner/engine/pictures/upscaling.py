@@ -103,11 +103,6 @@ def _load(upscaler: Upscaler, file: Path, state: tuple[int, ...]) -> Net:
 
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if upscaler.sha256 not in ("", digest):
-        raise ModelMissing(
-            f"{upscaler.repo} has another {file.name} than its makers published: fetch theirs, and"
-            " name the file as `upscaler` in fluxdrop.yaml"
-        )
     facts = {"name": upscaler.name, "file": upscaler.file, "sha256": digest}
     if not Path(upscaler.repo).is_absolute():
         facts["repo"] = upscaler.repo
