@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
+from runner.engine.hub.library import revision_of
+from runner.engine.hub.sources import loaded
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import upscaling_problem
 from runner.engine.pictures import depth, upscaling
@@ -23,9 +26,11 @@ from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
+from runner.engine.weights.fingerprint import KIND, combined
 from runner.engine.weights.pipeline_cache import PipelineCache
 from runner.errors import InputBad, JobFailed, OutOfMemory
 from runner.executor import Progressed, Rendered
+from runner.files import sha256_of
 from runner.job import Phase
 from runner.task import ImageTask
 
@@ -142,6 +147,7 @@ class Renderer:
         task = piece.task
         facts: dict[str, Any] = {
             **stages.facts,
+            **piece.prepared.facts,
             "versions": dict(versions()),
             "steps": task.steps,
             "guidance": task.guidance,
@@ -182,7 +188,11 @@ class Renderer:
         if prepared.depth_of is None or estimator is None:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
-        return prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+        made = prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+        digest = combined({file.name: sha256_of(file) for file in loaded(folder)})
+        facts = {"name": estimator.name, "repo": estimator.repo, "hash": f"{KIND}{digest}"}
+        facts["revision"] = revision_of(folder, estimator)
+        return replace(made, facts={"estimator": facts})
 
 
 def _before_tile(sign: StopSign, on_progress: Any, done: int, tiles: int) -> None:

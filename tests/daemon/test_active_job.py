@@ -29,7 +29,9 @@ def test_an_image_hangs_after_a_silence_of_two_timeouts_but_never_within_half_a_
     assert job.is_hung(job.heard_at + silence + 0.1)
 
 
-@pytest.mark.parametrize(("times", "done"), [(1, [0.5, 1, 1, 1, 1]), (4, [0.25, 0.5, 0.5, 0.75, 1])])
+@pytest.mark.parametrize(
+    ("times", "done"), [(1, [0.5, 1, 1, 1, 1]), (4, [0.25, 0.5, 0.5, 0.75, 1])]
+)
 def test_a_picture_that_is_being_enlarged_is_not_done(times: int, done: list[float]) -> None:
     """Seen red: from its first tile on it counted as whole."""
     spec = {"kind": "text2img", "prompt": "a star", "seed": 1, "upscale": times}

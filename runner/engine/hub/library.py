@@ -267,7 +267,7 @@ def locate(source: Source, data: Path) -> Path | None:
     return folder
 
 
-def revision_of(folder: Path, model: Model) -> str | None:
+def revision_of(folder: Path, model: Model | Aid) -> str | None:
     """The commit of a folder in the hub's cache; a local or built-in model has its hash only."""
     return folder.name if folder.parent.name == "snapshots" and model.repo else None
 
