@@ -65,6 +65,8 @@ def net_of(tensors: Mapping[str, Any]) -> Net:
     import torch
 
     found = {name.removeprefix("body."): tensor.float() for name, tensor in tensors.items()}
+    if not all(tensor.isfinite().all() for tensor in found.values()):
+        raise ValueError("numbers that are none")
     last = max((int(name.partition(".")[0]) for name in found if name[0].isdigit()), default=0)
     try:
         width, values = found["0.weight"].shape[0], found[f"{last}.weight"].shape[0]
