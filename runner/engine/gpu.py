@@ -61,7 +61,7 @@ class StopSign:
         if self._until is not None and self._clock() > self._until:
             raise TimedOut(
                 f"the image took longer than its timeout of {self._limit:g} s:"
-                " raise `timeout`, or lower `steps` or the size"
+                " raise `timeout`, or lower `steps`, the size or `upscale`"
             )
 
     def restart_clock(self) -> None:

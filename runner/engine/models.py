@@ -140,7 +140,7 @@ def upscaling_problem(width: int, height: int, times: int) -> str | None:
     longest = max(width, height)
     if times == 1 or times * longest <= LARGEST_SIDE:
         return None
-    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
+    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave `upscale` out"
     return (
         f"{width}×{height} would become {width * times}×{height * times}, and a side has at most"
         f" {LARGEST_SIDE} pixels: {fits}"

@@ -285,7 +285,9 @@ def _control_problems(
     wanted = str(spec.get("control", "canny"))
     if wanted not in serving.controls:
         able = _able("control", models, lambda _, other: wanted in other.controls)
-        yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{able}"
+        asked = "" if "control" in spec else f": write `control: {serving.controls[0]}`"
+        follows = f"{model.name} follows {_listed(serving.controls)}, not {wanted}"
+        yield "control", f"{follows}{asked or able}"
     elif wanted == "depth" and not spec.get("preprocessed") and serving.estimator is None:
         yield (
             "preprocessed",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
-from runner.engine.hub.library import revision_of
+from runner.engine.hub.library import absence, revision_of
 from runner.engine.hub.sources import loaded
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import upscaling_problem
@@ -28,7 +28,7 @@ from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
 from runner.engine.weights.fingerprint import KIND, combined
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import InputBad, JobFailed, OutOfMemory
+from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
 from runner.files import sha256_of
 from runner.job import Phase
@@ -132,7 +132,11 @@ class Renderer:
         """What enlarges the picture of a task; absent weights are told before others are loaded."""
         library = self._pipelines.library
         model = library.models[task.model]
-        return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
+        try:
+            return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
+        except ModelMissing as error:
+            more = absence(model, library.data, task.kind)
+            raise ModelMissing(f"{error}; {more}" if more else str(error)) from error
 
     def _rendered(
         self,

@@ -136,7 +136,7 @@ def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_
         ("upscale", "2048×1024 would become 8192×4096, and a side has at most 4096 pixels:"
          " `upscale: 2` fits")
     ]  # fmt: skip
-    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave `upscale` out")
     assert paths(**large, matrix={"upscale": [2, 4]}) == ["matrix.upscale.1"]
     one_side = {"kind": "kontext", "model": "klein", "height": 1040}
     assert (paths(**one_side, upscale=2), paths(**one_side, upscale=4)) == ([], ["upscale"])
@@ -178,6 +178,12 @@ def test_a_single_picture_cannot_count_less_than_nothing() -> None:
 def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
     text = message(kind="control", model="tiny", control="depth", image="a.png")
     assert text == "tiny follows canny, not depth; depth can"
+
+
+def test_a_model_of_depth_maps_alone_is_told_with_the_field_that_asks_for_them() -> None:
+    """Seen red: other models were named, and the field was not."""
+    said = message(kind="control", model="depth", image="a.png")
+    assert said == "depth follows depth, not canny: write `control: depth`"
 
 
 def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:

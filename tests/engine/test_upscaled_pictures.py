@@ -203,6 +203,7 @@ def test_an_upscaler_that_is_not_here_fails_with_the_command_before_anything_is_
     *progress, answer = life(executor)
     assert isinstance(answer, Failed) and answer.reason == "ModelMissing"
     assert "run `fluxdrop models pull realesr-general`" in answer.message
+    assert "run `fluxdrop models pull klein`" in answer.message, "both are told at once"
     assert progress == []
 
 
