@@ -38,7 +38,12 @@ class RegistryCatalogue:
         )
         self.problems = partial(registry.problems, models=models, defaults=defaults)
         self.warnings = partial(registry.warnings, models=models, defaults=defaults)
-        self.task = partial(registry.realise, models=models, defaults=defaults)
+        self.task = partial(
+            registry.realise,
+            models=models,
+            defaults=defaults,
+            precision=settings.defaults.get("precision", "auto"),
+        )
 
     def here(self, kind: str) -> list[str]:
         """The models of a kind that are on this machine."""

@@ -244,6 +244,10 @@ def _unknown_key(
             text += f": {told}" if " " in told else ""
             return Explained(path, lambda: text, at_key=True)
 
+    if path[:-1] == ("matrix",) and key in schemas.load(name)["properties"]:
+        text = f"{key!r} cannot be in a matrix: give it beside the matrix, for all its images"
+        return Explained(path, lambda: text, at_key=True)
+
     def message() -> str:
         near, odd, told = meant(key, fields), ODD_SIGN.match(key), schemas.other_name(key)
         if odd:

@@ -216,7 +216,8 @@ def _integral(value: Any, parts: Iterable[Any]) -> Any:
     """The value with integral floats as ints where one of these schemas has an integer."""
     known = [schema for part in parts for schema in _alternatives(part)]
     if isinstance(value, float) and value.is_integer():
-        return int(value) if any(each.get("type") == "integer" for each in known) else value
+        whole = any(each.get("type") == "integer" or "enum" in each for each in known)
+        return int(value) if whole else value
     if isinstance(value, dict):
         return {
             key: _integral(

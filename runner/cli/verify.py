@@ -21,7 +21,7 @@ from typing import Any
 from runner import client
 from runner.cli.output import add_verb, print_answer, print_message
 from runner.errors import JobFailed, RunnerBusy, RunnerNeeded, UsageProblem
-from runner.files import is_file, kind_of, read_file
+from runner.files import is_file, kind_of, read_file, sha256_of
 from runner.gallery.formatting import mapping
 from runner.job import FINAL_STATES
 from runner.settings import Home, find_home
@@ -68,6 +68,11 @@ def run_verify(options: argparse.Namespace) -> int:
         if options.save:
             Path(options.save).write_bytes(again)
         result = _comparison(sidecar, read_file(picture, follow=True), again, engine_facts)
+        original = mapping(mapping(sidecar.get("result")).get("original"))
+        small = picture.with_name(os.path.basename(str(original.get("file"))))
+        if original and is_file(small) and sha256_of(small) != original.get("sha256"):
+            why = [result["reason"], f"{small.name} was changed after it was made"]
+            result |= {"identical": False, "reason": "; ".join(filter(None, why))}
     lines = ["identical"]
     if not result["identical"]:
         most = result["max_difference"]
@@ -280,8 +285,9 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
         ("numbers were", result.get("dtype"), engine_facts.get("dtype")),
         ("the model's hash was", _model_hash(result), _model_hash(engine_facts)),
         *(
-            (f"the upscaler's {key} was", *(mapping(f.get("upscaler")).get(key) for f in both))
-            for key in ("name", "sha256")
+            (f"the {part}'s {key} was", *(mapping(f.get(part)).get(key) for f in both))
+            for part in ("upscaler", "estimator")
+            for key in ("name", "sha256", "hash")
         ),
     ]
     changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]

@@ -86,9 +86,15 @@ class Dispatch:
     def images_left(self) -> float:
         """How many of its images are left to do, the one that was heard of in parts."""
         event, part = self.latest, 0.0
-        if event is not None and event.phase == Phase.DENOISING and event.steps:
-            part = event.step / event.steps
-        elif event is not None and event.phase in (Phase.DECODING, Phase.UPSCALING, Phase.SAVING):
+        if event is None:
+            return len(self.images)
+        painted = 0.5 if event.task.upscale > 1 else 1.0
+        done = event.step / event.steps if event.steps else 0.0
+        if event.phase == Phase.DENOISING:
+            part = painted * done
+        elif event.phase in (Phase.DECODING, Phase.UPSCALING):
+            part = painted + (1 - painted) * done
+        elif event.phase == Phase.SAVING:
             part = 1.0
         return len(self.images) - part
 

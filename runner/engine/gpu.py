@@ -61,7 +61,7 @@ class StopSign:
         if self._until is not None and self._clock() > self._until:
             raise TimedOut(
                 f"the image took longer than its timeout of {self._limit:g} s:"
-                " raise `timeout`, or lower `steps` or the size"
+                " raise `timeout`, or lower `steps`, the size or `upscale`"
             )
 
     def restart_clock(self) -> None:
@@ -155,7 +155,9 @@ def _culprit(pipe: Any, model: str) -> str | None:
         " are damaged, fetch them again"
         for part, module in getattr(pipe, "components", {}).items()
         for name, weight in getattr(module, "state_dict", dict)().items()
-        if weight.is_floating_point() and weight.itemsize > 1 and not weight.isfinite().all()
+        if weight.is_floating_point()
+        # Torch cannot ask that of 8 bits.
+        and not (weight if weight.itemsize > 1 else weight.float()).isfinite().all()
     )
     return next(damaged, None)
 

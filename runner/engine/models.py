@@ -138,9 +138,9 @@ Aid = Estimator | Upscaler
 def upscaling_problem(sides: Sequence[int], times: int) -> str | None:
     """Why a picture of these sides cannot be made so many times as large; None where it can."""
     longest = max(sides, default=0)
-    if times * longest <= LARGEST_SIDE:
+    if times == 1 or times * longest <= LARGEST_SIDE:
         return None
-    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave it out"
+    fits = "`upscale: 2` fits" if 2 * longest <= LARGEST_SIDE else "leave `upscale` out"
     size, large = ("×".join(str(side * each) for side in sides) for each in (1, times))
     return f"{size} would become {large}, and a side has at most {LARGEST_SIDE} pixels: {fits}"
 

@@ -6,6 +6,7 @@ have passed their schema, so types are not checked again.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ _FLUX = re.compile(
     r"^(?:.*/)?(?:flux(?!.?3)[\d.]*[-_. ]*)?|(?<=flux)[-_. ](?=3)|(?<=3-)image-|-4b$"
 )
 _SYNTAX = re.compile(r"<(?:lora|lyco):[^<>]*>|\([^()]+:\d*\.\d+\)")
+# Chinese and Japanese have no spaces: each of their characters counts as a word.
+_WORD = re.compile(r"[\u2e80-\u9fff]|[^\s\u2e80-\u9fff]+")
 
 Finding = tuple[str, str]
 """The path of a field and one sentence about it."""
@@ -93,8 +96,12 @@ def realise(
     loras: Sequence[Lora] = (),
     models: Models = MODEL_REGISTRY,
     defaults: Mapping[str, str] | None = None,
+    precision: str = "auto",
 ) -> ImageTask:
-    """The task of a single-image spec that has a seed and no problems, every default filled in."""
+    """The task of a single-image spec that has a seed and no problems, every default filled in.
+
+    `precision` is that of specs that name none, where their models run in it.
+    """
     kind = KINDS[spec["kind"]]
     model = models[default_model(spec, defaults)]
     serving = model.serves[kind.name]
@@ -111,7 +118,9 @@ def realise(
         guidance=float(spec.get("guidance", serving.guidance)),
         width=width,
         height=height,
-        precision=str(spec.get("precision", "auto")),
+        precision=str(
+            spec.get("precision", precision if precision in model.precisions else "auto")
+        ),
         timeout=None if timeout is None else float(timeout),
         inputs={name: tuple(images) for name, images in inputs.items()},
         loras=tuple(loras),
@@ -133,18 +142,24 @@ def warnings(
     defaults: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Sentences for the caller about a spec that are no reason to reject it."""
-    model = models.get(default_model(spec, defaults))
-    prompt, told = str(spec.get("prompt") or ""), []
-    if syntax := _SYNTAX.search(prompt):
+    matrix, told = spec.get("matrix") or {}, []
+    prompts = [str(each) for each in matrix.get("prompt") or [spec.get("prompt")] if each]
+    if syntax := _SYNTAX.search(text := "\n".join(prompts)):
         told.append(f"`{syntax[0]}` is plain text here: `loras` has LoRA files, words no weights")
-    if model and model.builtin and (unknown := unknown_words(prompt)):
-        listed = ", ".join(f"`{word}`" for word in unknown[:8])
-        told.append(f"the built-in model does not know {listed}; it draws simple coloured shapes")
-    if model and prompt and len(prompt.split()) < model.fewest_words:
-        told.append(  # without a count: it is told once of all prompts of a job
-            f"{model.name} was trained on captions of 100 to 350 words, and makes less of a prompt"
-            f" of under {model.fewest_words}: say more of what is seen, its place, light and style"
-        )
+    shortest = min((len(_WORD.findall(prompt)) for prompt in prompts), default=math.inf)
+    for name in matrix.get("model") or [default_model(spec, defaults)]:
+        model = models.get(name)
+        if model and model.builtin and (unknown := unknown_words(text)):
+            listed = ", ".join(f"`{word}`" for word in unknown[:8])
+            told.append(
+                f"the built-in model does not know {listed}; it draws simple coloured shapes"
+            )
+        if model and shortest < model.fewest_words:
+            told.append(  # without a count: it is told once of all prompts of a job
+                f"{name} was trained on captions of 100 to 350 words, and makes less of a prompt"
+                f" of under {model.fewest_words}: say more of what is seen, its place, light and"
+                " style"
+            )
     return told
 
 
@@ -198,7 +213,7 @@ def _size_problems(spec: Mapping[str, Any], kind: Kind, model: Model) -> Iterato
     width, height = _size(spec, kind, model)
     known, times = [side for side in (width, height) if side], int(spec.get("upscale", 1))
     # Of a size that follows the input image the rest is seen when that is opened.
-    if times > 1 and (message := upscaling_problem(known, times)):
+    if message := upscaling_problem(known, times):
         yield "upscale", message
     sides = [side for side in ("width", "height") if spec.get(side)]
     if not sides:
@@ -271,7 +286,9 @@ def _control_problems(
     wanted = str(spec.get("control", "canny"))
     if wanted not in serving.controls:
         able = _able("control", models, lambda _, other: wanted in other.controls)
-        yield "control", f"{model.name} follows {_listed(serving.controls)}, not {wanted}{able}"
+        asked = "" if "control" in spec else f": write `control: {serving.controls[0]}`"
+        follows = f"{model.name} follows {_listed(serving.controls)}, not {wanted}"
+        yield "control", f"{follows}{asked or able}"
     elif wanted == "depth" and not spec.get("preprocessed") and serving.estimator is None:
         yield (
             "preprocessed",

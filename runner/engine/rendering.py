@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from runner.engine import fallbacks, gpu
 from runner.engine.batching import Batching
 from runner.engine.gpu import Piece, Stages, StopSign
+from runner.engine.hub.library import absence, revision_of
+from runner.engine.hub.sources import loaded
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import upscaling_problem
 from runner.engine.pictures import depth, upscaling
@@ -24,9 +27,11 @@ from runner.engine.prompts.encoding import Prompts
 from runner.engine.registry import KINDS
 from runner.engine.resolved_task import ResolvedTask
 from runner.engine.weights import loras
+from runner.engine.weights.fingerprint import KIND, combined
 from runner.engine.weights.pipeline_cache import PipelineCache
-from runner.errors import InputBad, JobFailed, OutOfMemory
+from runner.errors import InputBad, JobFailed, ModelMissing, OutOfMemory
 from runner.executor import Progressed, Rendered
+from runner.files import sha256_of
 from runner.job import Phase
 from runner.task import ImageTask
 
@@ -129,7 +134,11 @@ class Renderer:
         """What enlarges the picture of a task; its absence is told before a model is loaded."""
         library = self._pipelines.library
         model = library.models[task.model]
-        return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
+        try:
+            return upscaling.of(*library.upscaler(model)) if task.upscale > 1 else None
+        except ModelMissing as error:
+            more = absence(model, library.data, task.kind)
+            raise ModelMissing(f"{error}; {more}" if more else str(error)) from error
 
     def _rendered(
         self,
@@ -144,6 +153,7 @@ class Renderer:
         task = piece.task
         facts: dict[str, Any] = {
             **stages.facts,
+            **piece.prepared.facts,
             "versions": dict(versions()),
             "steps": task.steps,
             "guidance": task.guidance,
@@ -182,7 +192,11 @@ class Renderer:
         if prepared.depth_of is None or estimator is None:
             return prepared
         folder = self._pipelines.library.estimator(estimator)
-        return prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+        made = prepared.with_depth(depth.of(prepared.depth_of, folder, self._pipelines.device))
+        digest = combined({file.name: sha256_of(file) for file in loaded(folder)})
+        facts = {"name": estimator.name, "repo": estimator.repo, "hash": f"{KIND}{digest}"}
+        facts["revision"] = revision_of(folder, estimator)
+        return replace(made, facts={"estimator": facts})
 
 
 def _before_tile(sign: StopSign, on_progress: Any, done: int, tiles: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from runner.engine.pictures import upscaling
 from runner.mcp_server.resources import models as shown_to_agents
 from runner.settings import find_home
 from tests.cli.here import Here
@@ -146,8 +149,23 @@ def test_an_upscaler_of_the_settings_is_missed_where_it_is_not_there(here: Here)
     assert not row["ok"] and row["missing"] == [f"{here.home / 'nets'}: mine.pth"]
     found = {each["name"]: each for each in here("doctor", "--json").json["findings"]}
     assert not found["upscaler"]["ok"] and "mine.pth" in found["upscaler"]["found"]
-    put(here.home / "nets", {"mine.pth": b"net"})
-    assert checked(here)["mine.pth"]["ok"]
+    assert "correct `upscaler` in fluxdrop.yaml" in str(row["advice"])
+    folder, made = here.home / "nets", upscaling.build(8, 3, 4).body.state_dict()
+    for state, said in (
+        (b"net", "damaged"),
+        (functools.partial(print), "damaged, or is no compact net"),
+        ({"other": torch.zeros(1)}, "is no compact net"),
+        (made, None),
+    ):
+        folder.mkdir(exist_ok=True)
+        if isinstance(state, bytes):
+            (folder / "mine.pth").write_bytes(state)
+        else:
+            torch.save(state, folder / "mine.pth")
+        row = checked(here)["mine.pth"]
+        found = {each["name"]: each for each in here("doctor", "--json").json["findings"]}
+        assert row["ok"] == found["upscaler"]["ok"] == (said is None)
+        assert not said or (said in row["advice"][0] and said in found["upscaler"]["found"])
     file.write_text("", encoding="utf-8")
     found = {each["name"]: each for each in here("doctor", "--json").json["findings"]}
     assert found["upscaler"]["ok"] and "models pull realesr-general" in found["upscaler"]["found"]

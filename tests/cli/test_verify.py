@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from runner.cli.init import make_home
+from runner.cli.verify import _changes
 from runner.engine.gpu_thread import GpuThread
 from tests import random_twin
 from tests.cli.here import Here
@@ -187,6 +188,24 @@ def test_another_version_device_or_model_is_named_as_the_reason(
         assert part in done.json["reason"]
     told = verify("verify", str(file))
     assert told.code == 1 and told.out.startswith("different by up to ")
+
+
+def test_another_estimator_or_upscaler_is_named_and_a_kept_original_that_was_changed(
+    verify: Here, tmp_path: Path
+) -> None:
+    """Seen red: that only the sidecar could have been changed was said, and "identical"."""
+    file = changed(verify.home, tmp_path, {"estimator": {"hash": "sha256:ab"}}, seed=12345)
+    sidecar = json.loads(file.read_bytes())
+    facts = {"estimator": {"hash": "sha256:cd"}, "upscaler": {"sha256": "cd"}}
+    sidecar["result"]["upscaler"] = {"sha256": "ab"}
+    told = _changes(sidecar, facts)
+    assert "the estimator's hash was sha256:ab, is sha256:cd" in told
+    assert "the upscaler's sha256 was ab, is cd" in told
+    shutil.copytree(verify.home / "outbox/enlarged-photo", folder := tmp_path / "job")
+    Image.new("RGB", (4, 4)).save(folder / "enlarged-photo-0001.original.png")
+    done = verify("verify", str(folder / "enlarged-photo-0001.json"), "--json")
+    assert done.code == 1 and done.json["max_difference"] == 0
+    assert done.json["reason"] == "enlarged-photo-0001.original.png was changed after it was made"
 
 
 def test_a_hash_of_an_older_kind_is_no_other_model(verify: Here, tmp_path: Path) -> None:

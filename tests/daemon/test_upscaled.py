@@ -54,6 +54,26 @@ def test_a_sidecar_has_the_size_before_and_its_result_the_files(spool: Spool) ->
         assert picture.size == (64, 64)
 
 
+def test_a_size_as_a_float_is_a_whole_number_and_the_small_picture_is_named(spool: Spool) -> None:
+    """Seen red: the sidecar said 2.0, and the status named the large picture only."""
+    spool.drop("hero.yaml", LARGE.replace("upscale: 2", "upscale: 2.0"))
+    (output,) = spool.end("hero")["outputs"]
+    assert json.dumps(sidecar(spool, "hero-0001")["upscale"]) == "2"
+    assert output["original"] == "hero-0001.original.png"
+
+
+def test_a_small_picture_that_is_not_kept_is_not_waited_for(spool: Spool) -> None:
+    """Seen red: its absence was told when the other job had ended."""
+    spool.device.by_hand = True
+    spool.drop("hero.yaml", SPEC + "upscale: 2\n")
+    spool.until(lambda: spool.device.task)
+    edit = "kind: kontext\nmodel: tiny\nprompt: a star\n"
+    spool.drop("edit.yaml", f"{edit}image: outbox/hero/hero-0001.original.png\n")
+    ended = spool.end("edit")
+    assert ended["reason"] == "InputMissing"
+    assert ended["message"].endswith("will not be made: job hero has no `keep_original: true`")
+
+
 def test_a_dropped_sidecar_makes_the_same_again(spool: Spool) -> None:
     spool.drop("hero.yaml", LARGE)
     spool.end("hero")

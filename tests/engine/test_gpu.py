@@ -7,9 +7,11 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from runner.engine import gpu
@@ -338,6 +340,17 @@ def test_of_weights_that_are_no_numbers_the_part_and_the_tensor_are_named(
             _run(stages, task, Prepared(64, 64), prompt, StopSign(), quiet)
     finally:
         weight.data.copy_(before)
+
+
+def test_weights_in_8_bits_that_are_no_numbers_are_named_too() -> None:
+    """Seen red: they were not looked at, and another precision was advised."""
+    layer = torch.nn.Linear(4, 4)
+    pipe = SimpleNamespace(components={"transformer": layer})
+    for value in (1.0, float("nan")):
+        layer.weight.data = torch.full((4, 4), value).to(torch.float8_e4m3fn)
+        said = gpu._culprit(pipe, "tiny")
+        assert (said is None) == (value == 1.0)
+    assert said and said.startswith("weight of the transformer of tiny has numbers that are none")
 
 
 def test_the_time_limit_is_seen_at_the_next_step(task_of: TaskOf) -> None:

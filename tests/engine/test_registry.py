@@ -138,7 +138,7 @@ def test_what_would_have_more_than_4096_pixels_a_side_is_refused_with_the_value_
         ("upscale", "2048×1024 would become 8192×4096, and a side has at most 4096 pixels:"
          " `upscale: 2` fits")
     ]  # fmt: skip
-    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave it out")
+    assert message(**large | {"width": 2064}, upscale=2).endswith("pixels: leave `upscale` out")
     follows = {"kind": "kontext", "model": "klein", "image": "a.png", "prompt": "a", "height": 1040}
     ((_, told),) = problems({**follows, "upscale": 4})
     assert told.startswith("1040 would become 4160, and")
@@ -183,6 +183,12 @@ def test_a_single_picture_cannot_count_less_than_nothing() -> None:
 def test_control_maps_that_a_model_does_not_follow_are_refused() -> None:
     text = message(kind="control", model="tiny", control="depth", image="a.png")
     assert text == "tiny follows canny, not depth; depth can"
+
+
+def test_a_model_of_depth_maps_alone_is_told_with_the_field_that_asks_for_them() -> None:
+    """Seen red: other models were named, and the field was not."""
+    said = message(kind="control", model="depth", image="a.png")
+    assert said == "depth follows depth, not canny: write `control: depth`"
 
 
 def test_depth_is_made_by_an_estimator_or_given_as_a_ready_map() -> None:
@@ -375,6 +381,26 @@ def test_a_model_of_long_captions_warns_once_of_all_the_short_prompts_of_a_job()
     assert len(told) == 1 and "captions of 100 to 350 words" in told.pop()
     assert warnings({**spec, "prompt": "cat " * 60}) == []
     assert warnings({"kind": "redux", "model": "flux3-klein", "image": "a.png"}) == []
+
+
+def test_prompts_and_models_of_a_matrix_are_warned_of_too() -> None:
+    """Seen red: only the spec's own prompt and its default model were looked at."""
+    spec = {"kind": "text2img", "prompt": "a cat"}
+    (told,) = warnings({**spec, "matrix": {"model": ["klein", "flux3-klein"]}})
+    assert told.startswith("flux3-klein was trained")
+    matrix = {"prompt": ["cat " * 60, "a cat"]}
+    (told,) = warnings({"kind": "text2img", "model": "flux3-klein", "matrix": matrix})
+    assert told.startswith("flux3-klein was trained")
+    matrix = {"prompt": ["a red circle", "a red zebra", "a lion"], "model": ["tiny"]}
+    (told,) = warnings({"kind": "text2img", "matrix": matrix})
+    assert "does not know `zebra`, `lion`" in told
+
+
+def test_a_language_without_spaces_has_a_word_in_each_character() -> None:
+    """Seen red: a caption of a hundred characters counted as one word."""
+    spec = {"kind": "text2img", "model": "flux3-klein"}
+    assert warnings({**spec, "prompt": "一只橘猫坐在窗边。" * 8}) == []
+    assert warnings({**spec, "prompt": "一只橘猫"})
 
 
 def test_a_model_says_how_many_references_it_reads() -> None:

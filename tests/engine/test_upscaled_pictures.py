@@ -106,6 +106,16 @@ def test_a_photo_that_would_be_too_large_is_refused_before_anything_is_loaded(
     assert phases == {Phase.PREPROCESSING}
 
 
+def test_a_photo_of_more_than_4096_pixels_is_filled_where_nothing_enlarges_it(
+    executor: GpuThread, task_of: TaskOf, tmp_path: Path
+) -> None:
+    """Seen red: the bound of enlarged pictures was that of all."""
+    Image.new("RGB", (5000, 90), "red").save(tmp_path / "image.png")
+    Image.new("L", (5000, 90), 255).save(tmp_path / "mask.png")
+    inputs = {name: [InputImage(tmp_path / f"{name}.png")] for name in ("image", "mask")}
+    assert made(executor, task_of("fill", inputs=inputs)).image.size == (5000, 90)
+
+
 def stopping(executor: GpuThread, at: int) -> None:
     """Have the executor stopped when it reports this tile."""
 
@@ -193,6 +203,7 @@ def test_an_upscaler_that_is_not_here_fails_with_the_command_before_anything_is_
     *progress, answer = life(executor)
     assert isinstance(answer, Failed) and answer.reason == "ModelMissing"
     assert "run `fluxdrop models pull realesr-general`" in answer.message
+    assert "run `fluxdrop models pull klein`" in answer.message, "both are told at once"
     assert progress == []
 
 

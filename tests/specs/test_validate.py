@@ -81,6 +81,9 @@ format: jpg
         ("matrix: {strength: [1]}", (3, 1, "matrix",
                                      "'strength' says how far to go from an 'image': give one as"
                                      " well")),
+        ("matrix: {precision: [bf16]}", (3, 10, "matrix.precision",
+                         "'precision' cannot be in a matrix: give it beside the matrix, for all"
+                         " its images")),
         ("strength: 0\nimage: a.png", (3, 11, "strength",
                          "0 is not from 0.01 to 1: 0 would give the picture back as it is, 1 keeps"
                          " nothing of it")),

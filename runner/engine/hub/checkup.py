@@ -1,6 +1,6 @@
 """Finds the missing and damaged files of a model on this machine, and says how to mend them.
 
-Reads files, the settings and the environment only: no torch and no network.
+Reads files, the settings and the environment only: no network, and torch for an upscaler's net.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ from runner.engine.hub.sources import (
     pickles,
     sources,
 )
-from runner.engine.models import Aid, Model
+from runner.engine.models import Aid, Model, Upscaler
+from runner.errors import ModelMissing
 from runner.files import is_folder
 
 
@@ -67,24 +68,39 @@ def check(wanted: Model | Aid, data: Path) -> Checkup:
         gone = lacking(source, folder)
         unsafe += pickles(folder, gone)
         missing += [f"{source.repo}: {file}" for file in gone]
-        if not gone and (told := problem(wanted, source, folder, data)):
+        told = None if gone else problem(wanted, source, folder, data)
+        if isinstance(wanted, Upscaler) and not (gone or told or wanted.sha256):
+            told = _unreadable(wanted, folder / source.file)
+        if told:
             wrong[f"{source.repo}: {source.file or HEAVY}"] = told
         elif source.layout is not Layout.FILE:
             broken += [f"{source.repo}: {file}" for file in damaged(source, folder)]
     begun = any(is_begun(source, data) for source in own)
     checkup = Checkup(wanted.name, here or begun, tuple(missing), tuple(broken))
     gated = isinstance(wanted, Model) and wanted.gated
+    setting = "registry" if isinstance(wanted, Model) else "upscaler"
     advice = [
         *wrong.values(),
         *(f"{file} is a pickle, and is not loaded: convert it to .safetensors" for file in unsafe),
         # Nothing that can be fetched makes the file another one.
-        *(() if wrong else _advice(checkup, needed, data, gated=gated)),
+        *(() if wrong else _advice(checkup, needed, data, gated=gated, setting=setting)),
     ]
     return replace(checkup, damaged=(*broken, *wrong), advice=tuple(advice))
 
 
+def _unreadable(upscaler: Upscaler, file: Path) -> str | None:
+    """Why a file that may be any has no net that enlarges; None where it has one."""
+    from runner.engine.pictures import upscaling
+
+    try:
+        upscaling.of(upscaler, file)
+    except ModelMissing as error:
+        return str(error)
+    return None
+
+
 def _advice(
-    checkup: Checkup, needed: tuple[Source, ...], data: Path, *, gated: bool
+    checkup: Checkup, needed: tuple[Source, ...], data: Path, *, gated: bool, setting: str
 ) -> Iterator[str]:
     if checkup.ok:
         return
@@ -92,7 +108,7 @@ def _advice(
     for local in (source.repo for source in needed if source.is_local and source.repo in wrong):
         yield (
             f"{local} is a folder of yours: put there what is missing, or correct"
-            f" `registry` in fluxdrop.yaml"
+            f" `{setting}` in fluxdrop.yaml"
         )
         return
     if gated and not has_token(data):

@@ -27,7 +27,7 @@ from runner.engine.hub.sources import (
 from runner.engine.models import Aid, Estimator, Model, Upscaler
 from runner.engine.tiny import folders
 from runner.errors import ModelMissing
-from runner.files import files_below, is_absent, is_file, is_folder, names_in
+from runner.files import files_below, is_absent, is_file, is_folder, names_in, sha256_of
 
 
 class Disk:
@@ -115,6 +115,11 @@ class Disk:
 def problem(model: Model | Aid, source: Source, folder: Path, data: Path) -> str | None:
     """Why a source's folder has not the weights of a model, as a sentence; else None."""
     if not isinstance(model, Model):
+        file, again = source.file, f"run `fluxdrop models pull {model.name} --verify`"
+        if source.sha256 and source.sha256 != sha256_of(folder / file):
+            return f"{source.repo} has here another {file} than its makers published: {again}"
+        if source.layout is Layout.FILE and damaged(source, folder):
+            return f"{file} is damaged: {'copy it' if source.is_local else again} again"
         return None
     if source in {controlnet_source(s.controlnet) for s in model.serves.values() if s.controlnet}:
         return single_files.damage(folder / source.file, model)
@@ -180,8 +185,9 @@ def absence(
 def aid_absence(aid: Aid, data: Path) -> str | None:
     """The same of an estimator or an upscaler."""
     source = aid_source(aid)
-    if not _lacks(source, data):
-        return None
+    folder = locate(source, data)
+    if folder and not lacking(source, folder):
+        return problem(aid, source, folder, data)
     if source.is_local:
         return _incomplete(aid.name)
     return (
@@ -260,7 +266,7 @@ def locate(source: Source, data: Path) -> Path | None:
     return folder
 
 
-def revision_of(folder: Path, model: Model) -> str | None:
+def revision_of(folder: Path, model: Model | Aid) -> str | None:
     """The commit of a folder in the hub's cache; a local or built-in model has its hash only."""
     return folder.name if folder.parent.name == "snapshots" and model.repo else None
 

@@ -25,6 +25,7 @@ from runner.engine.hub.library import cache_folder, repo_folder, token_files
 from runner.engine.hub.sources import INDEX, Layout, Source, index_in, lacking, read_index, wanted
 from runner.engine.hub.transfer import Interrupted, OnBytes, Remote
 from runner.errors import DiskFull, ModelMissing
+from runner.files import sha256_of
 from runner.terminal import size_text
 from specs.errors import FluxdropError
 
@@ -99,6 +100,11 @@ class Puller:
                 raise ModelMissing(
                     f"{source.repo} has no {absent[0]} on the hub, which is needed: use another"
                     " repository"
+                )
+            if source.sha256 and source.sha256 != sha256_of(cached.folder / source.file):
+                raise ModelMissing(
+                    f"{source.repo} has another {source.file} than its makers published: fetch"
+                    " theirs, and name the file as `upscaler` in fluxdrop.yaml"
                 )
             cached.point_revision(source.revision)
         return cached.folder

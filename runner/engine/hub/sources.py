@@ -6,6 +6,7 @@ their file must be.
 
 import json
 import re
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,7 +48,8 @@ class Source:
     """A repository or local folder that a model needs.
 
     `repo` is the repository's name or an absolute path. `file` is the one file that is needed of a
-    layout of single files; `replaced` is the component whose weights come from another source.
+    layout of single files, and `sha256` is its hash where that is published; `replaced` is the
+    component whose weights come from another source.
     """
 
     repo: str
@@ -55,6 +57,7 @@ class Source:
     layout: Layout = Layout.PIPELINE
     file: str = ""
     replaced: str = ""
+    sha256: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -109,7 +112,7 @@ def aid_source(aid: Aid) -> Source:
     """What is needed of an upscaler, or of an estimator: a component without a pipeline around."""
     if isinstance(aid, Estimator):
         return Source(aid.repo, layout=Layout.COMPONENT)
-    return Source(aid.repo, layout=Layout.FILE, file=aid.file)
+    return Source(aid.repo, layout=Layout.FILE, file=aid.file, sha256=aid.sha256)
 
 
 def wanted(source: Source, names: Iterable[str], index: Mapping[str, Any]) -> list[str]:
@@ -265,6 +268,9 @@ def _is_sound(file: Path) -> bool:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np"):  # compares the length with the header's
                 return True
+        if file.suffix.lower() == ".pth":
+            with file.open("rb") as stream:
+                return stream.read(1) == b"\x80" or zipfile.is_zipfile(stream)
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         return True

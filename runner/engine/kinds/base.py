@@ -50,8 +50,8 @@ class Prepared:
 
     `images` maps the spec's image fields to images of mode RGB (`mask`: L). `paste` is set where
     the picture is composited over its original. `depth_of` is an RGB image whose depth map the
-    engine has yet to compute with a model, and adds by `with_depth`. `warnings` are sentences for
-    the caller about the input images.
+    engine has yet to compute with a model, and adds by `with_depth`. `facts` are those about that
+    model which a sidecar records, `warnings` are sentences for the caller about the input images.
     """
 
     width: int
@@ -59,6 +59,7 @@ class Prepared:
     images: Mapping[str, tuple["Image", ...]] = field(default_factory=dict)
     paste: Paste | None = None
     depth_of: "Image | None" = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property

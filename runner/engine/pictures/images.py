@@ -250,7 +250,8 @@ def cut_warning(name: str, picture: Image, width: int, height: int) -> tuple[str
     left, top, right, bottom = seen(picture.size, width, height)
     cuts = {"width": 1 - (right - left) / wide, "height": 1 - (bottom - top) / high}
     side = max(cuts, key=cuts.__getitem__)
-    told = f"{name} is {wide}×{high}: {cuts[side]:.0%} of its {side} was cut off for"
+    share = min(int(100 * cuts[side] + 0.5), 99)
+    told = f"{name} is {wide}×{high}: {share}% of its {side} was cut off for"
     return (f"{told} {width}×{height}",) if cuts[side] > _LITTLE_CUT else ()
 
 

@@ -49,12 +49,11 @@ class KeptFolder:
     def make(self, size: int, write: Callable[[Path], None]) -> bool:
         """Let `write` fill the folder; False where the disk has no room for `size` bytes.
 
-        False too, with nothing left behind, where writing fails as on a full disk. What a killed
+        False too, with nothing left behind, where the store or a file cannot be made. What a killed
         process left of the folder is deleted first, and what is of no more use. One process at a
         time: what another has made since this object was is as good.
         """
         store = self.folder.parent
-        store.parent.mkdir(parents=True, exist_ok=True)
         with _alone(store.with_name(f".{store.name}.lock")):
             if self._identity() != self._seen and self.is_whole():
                 return True
@@ -65,17 +64,17 @@ class KeptFolder:
 
         for leftover in (self.folder, *store.glob(f".{self.folder.name}.*"), *self._outdated()):
             shutil.rmtree(leftover, ignore_errors=True)
-        store.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(store).free
-        if free < size + _SPARE_BYTES:
-            log.warning(
-                "%.1f GiB are free in %s and %.1f GiB are needed to keep what is made of weights: "
-                "it is made again at every start until there is room",
-                free / 2**30, store, (size + _SPARE_BYTES) / 2**30,
-            )  # fmt: skip
-            return False
         aside = store / f".{self.folder.name}.{uuid.uuid4().hex}"
         try:
+            store.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(store).free
+            if free < size + _SPARE_BYTES:
+                log.warning(
+                    "%.1f GiB are free in %s and %.1f GiB are needed to keep what is made of "
+                    "weights: it is made again at every start until there is room",
+                    free / 2**30, store, (size + _SPARE_BYTES) / 2**30,
+                )  # fmt: skip
+                return False
             aside.mkdir()
             write(aside)
             label = {**self._label(aside), "source": self._source}
@@ -122,6 +121,7 @@ def _alone(file: Path) -> Iterator[None]:
 
     with ExitStack() as held:
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(FileLock(file))
         except (OSError, NotImplementedError) as error:
             log.warning("%s cannot be locked: %s", file, error)

@@ -314,7 +314,8 @@ def _warnings(
 def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     realised = dict(spec)
     for key, value in home.settings.defaults.items():
-        if key != "quality" or realised.get("format", "png") != "png":
+        # `precision` is for the models that run in it: the task of each image has it.
+        if key != "precision" and (key != "quality" or realised.get("format", "png") != "png"):
             realised.setdefault(key, value)
     if home.settings.preview:
         realised.setdefault("preview", True)

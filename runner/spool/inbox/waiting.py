@@ -30,6 +30,7 @@ from runner.spool.inbox.inputs import (
     take,
 )
 from runner.spool.store.names import key_of
+from runner.spool.store.outbox import ORIGINAL
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
 
@@ -206,6 +207,10 @@ class InputWait:
             what = "is empty or still open after" if is_file(place) else "did not arrive within"
             raise InputMissing(
                 f"{missing} {what} {waited:.0f} seconds{hint}: {bring}, then retry the job"
+            )
+        if missing.endswith(ORIGINAL) and not maker.realised.get("keep_original"):
+            raise InputMissing(
+                f"{missing} will not be made: job {maker.id} has no `keep_original: true`"
             )
         if maker.is_final:
             raise InputMissing(

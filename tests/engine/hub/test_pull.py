@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from runner.engine import custom_entries
 from runner.engine.entries import UPSCALERS
 from runner.engine.hub import pull
 from runner.engine.hub.cache import CachedCommit
@@ -185,11 +188,17 @@ def test_of_a_controlnets_repository_one_file_comes_beside_the_pipeline_and_the_
 
 
 def test_an_upscaler_is_the_one_file_of_its_repository(
-    hub: FakeHub, own: Path, pulled: Pull
+    hub: FakeHub, own: Path, pulled: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Seen red: a file that every job refuses was fetched."""
     general, anime = (UPSCALERS[name] for name in ("realesr-general", "realesr-anime"))
     assert general.repo == anime.repo
     hub.repos[general.repo] = Repo({general.file: b"net", anime.file: b"other", "a.pth": b"x"})
+    refused = pulled("realesr-general")
+    assert refused.code == 1 and "than its makers published" in refused.err
+    assert not (repo_folder(own, general.repo) / "refs").exists(), "it is not used"
+    published = replace(general, sha256=hashlib.sha256(b"net").hexdigest())
+    monkeypatch.setattr(custom_entries, "DEFAULT_UPSCALER", published)
     assert pulled("realesr-general").code == 0
     assert files_of(snapshot(own, general.repo)) == {general.file: b"net"}
     assert pulled("realesr-anime").code == 0

@@ -19,6 +19,7 @@ from PIL import Image
 from runner.engine.entries import MODEL_REGISTRY
 from runner.engine.kinds.base import Prepared
 from runner.engine.models import Model, Sizes
+from runner.engine.pictures import images
 from runner.engine.registry import KINDS, problems, realise
 from runner.engine.weights.assembly import class_of
 from runner.errors import InputBad
@@ -379,6 +380,12 @@ def test_how_much_of_a_picture_is_cut_off_for_the_size_is_told(
         expected = told and (f"photo.bmp is {size[0]}×{size[1]}: {told} was cut off for 64×64",)
         assert prepared(task).warnings == (expected or ())
     assert prepared(task_of("fill", inputs=inputs)).warnings == ()
+
+
+def test_something_of_every_picture_is_left() -> None:
+    """Seen red: "100% of its height was cut off"."""
+    (told,) = images.cut_warning("a.png", Image.new("RGB", (1, 300)), 64, 64)
+    assert told == "a.png is 1×300: 99% of its height was cut off for 64×64"
 
 
 def test_fill_outpaints_on_a_larger_canvas(task_of: TaskOf) -> None:

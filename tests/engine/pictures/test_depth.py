@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,11 +145,13 @@ def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
     tmp_path: Path,
 ) -> None:
     executor = executor_of()
+    facts: list[Any] = []
 
     def painted(task: ImageTask) -> bytes:
         executor.start("gpu0", [task])
         answer = life(executor)[-1]
         assert isinstance(answer, Rendered), answer
+        facts.append(answer.facts.get("estimator"))
         return answer.image.tobytes()
 
     ready = task_of("control", model="depth")
@@ -159,6 +162,9 @@ def test_a_job_follows_the_depth_of_a_picture_as_it_follows_a_ready_map(
     made = {"image": (InputImage(tmp_path / "map.png"),)}
     assert painted(replace(ready, inputs=made)) == from_picture
     assert painted(ready) != from_picture
+    assert facts[1:] == [None, None], "none was used"
+    assert (facts[0]["name"], facts[0]["repo"]) == ("depth-anything", DEPTH_ANYTHING.repo)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", facts[0]["hash"])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])

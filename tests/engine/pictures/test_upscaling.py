@@ -190,6 +190,8 @@ def damaged(name: str, tmp_path: Path) -> Path:
         torch.save({"conv_first.weight": torch.zeros(64, 3, 3, 3)}, file)
     elif name == "a net of 3×":
         torch.save(tensors_of(Net(build(8, 3, 3).body, 3, 3)), file)
+    elif name == "no numbers":
+        torch.save({**kept, "body.0.bias": torch.full((8,), float("nan"))}, file)
     elif name == "one tensor more":
         torch.save({**kept, "body.99.weight": torch.zeros(4)}, file)
     elif name == "one tensor less":
@@ -203,7 +205,7 @@ def damaged(name: str, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name",
     ["absent", "empty", "cut short", "code", "a list", "another net", "a net of 3×",
-     "one tensor more", "one tensor less", "text as safetensors"],
+     "no numbers", "one tensor more", "one tensor less", "text as safetensors"],
 )  # fmt: skip
 def test_what_is_no_such_net_is_refused_and_runs_no_code(name: str, tmp_path: Path) -> None:
     """Seen red: with `weights_only=False` the code made its folder."""

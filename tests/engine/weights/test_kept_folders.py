@@ -147,6 +147,25 @@ def test_a_disk_that_fills_up_in_the_middle_is_no_error(
     assert "No space left" in caplog.text
 
 
+@pytest.mark.parametrize("blocked", ["store", "data", "link"])
+def test_a_store_that_cannot_be_made_is_no_error(
+    blocked: str, tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen red: an error of the store's folder ended the image."""
+    store = tmp_path / "data" / "store"
+    if blocked == "data":
+        store.parent.write_bytes(b"")
+    elif blocked == "store":
+        store.parent.mkdir()
+        store.write_bytes(b"")
+    else:
+        store.parent.mkdir()
+        store.symlink_to(tmp_path / "gone")
+    assert not KeptFolder(store, source, MARK, "nf4", 1).make(9, write) or blocked == "link"
+    if blocked != "link":
+        assert "quantised weights are not kept" in caplog.text
+
+
 def test_what_ends_the_writing_leaves_nothing_behind(tmp_path: Path, source: Path) -> None:
     def stopped(folder: Path) -> None:
         write(folder)

@@ -332,6 +332,28 @@ def test_a_default_of_the_settings_is_not_blamed_on_a_spec_that_gave_another(ask
     assert "fp4" in found.problems[0].message
 
 
+@pytest.mark.parametrize("base", ["plain", "matrix", "klein", "compose"])
+def test_a_default_precision_is_for_the_models_that_run_in_it_and_refuses_no_spec(
+    base: str, ask: Asker
+) -> None:
+    """Seen red: `tiny` was refused, which runs in none but its own."""
+    precise = replace(ask.home.settings, defaults={"precision": "int8"})
+    asker = Asker(replace(ask.home, settings=precise))
+    matrix = {**BASES[base].get("matrix", {}), "model": ["tiny", "klein"]}
+    for spec in (BASES[base], {**without_model(BASES[base]), "matrix": matrix}):
+        assert asker(spec).reason is None
+    for model, wanted in (("tiny", "auto"), ("klein", "int8")):
+        spec = {"kind": "text2img", "prompt": "a star", "seed": 1, "model": model}
+        task = asker.catalogue.task(spec, job="j", index=1, inputs={})
+        assert task.precision == wanted
+    task = asker.catalogue.task({**spec, "precision": "bf16"}, job="j", index=1, inputs={})
+    assert task.precision == "bf16"
+
+
+def without_model(spec: Spec) -> Spec:
+    return {name: part for name, part in spec.items() if name != "model"}
+
+
 def test_a_side_is_not_judged_by_another_one_that_is_wrong(ask: Asker) -> None:
     large = {"large": {"like": "schnell", "width": 2048, "height": 2048}}
     asker = Asker(replace(ask.home, settings=replace(ask.home.settings, registry=large)))
