@@ -24,7 +24,7 @@ _HIDDEN = re.compile(
     "\ufff9-\ufffb\U000e0001-\U000e007f]|(?<=[A-Za-z])[\u200c\u200d]"
 )
 
-SET_CHOICES = "`choices: true` in pack.json or in the spec expands it"
+SET_CHOICES = "`choices: true` in pack.json or in the spec's `compose` expands it"
 
 
 class Parts(NamedTuple):
@@ -34,12 +34,6 @@ class Parts(NamedTuple):
     subject: Block
     variable: Block | None = None
     extra: Block | None = None
-
-    @classmethod
-    def of(cls, pack: Pack, subject: Block, variable: Block | None, extra: str) -> "Parts":
-        """The blocks of a combination as they are in the pack, and an extra text."""
-        text = " ".join(extra.split())
-        return cls(pack.fixed, subject, variable, Block("", "(extra)", text))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ choice. A sample is the first prompts in the order of a hash, so that a larger o
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count, product
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 from composer.assemble import Parts
-from composer.choices import ChoiceProblem, Expander, Text, number, parse
+from composer.choices import Expander, Text, number
 from composer.choose import ALL, Choice, Skipped
+from composer.layers import Block
 from composer.packs import Pack
 from composer.parameters import seeds_of, without_seeds
 from composer.wildcards import Wildcards
@@ -34,7 +36,7 @@ class Expansion:
 
     def __init__(self, pack: Pack, choice: Choice, selected: Mapping[str, Any]) -> None:
         self._pack, self._choice = pack, choice
-        self._extra = Parts.of(pack, pack.fixed, None, str(selected.get("extra", ""))).extra
+        self._extra = Block("", "(extra)", " ".join(str(selected.get("extra", "")).split()))
         self._sample, self._sample_seed = selected.get("sample"), selected.get("sample_seed", 0)
         mode = selected.get("choices", pack.choices)
         self.expanded = bool(mode)
@@ -49,24 +51,14 @@ class Expansion:
         """Read all blocks; whether one of them has a choice."""
         problems: list[Problem] = []
         has_choices = False
-        for block in (
-            self._pack.fixed,
-            *self._choice.subjects,
-            *self._choice.variables,
-            self._extra,
-        ):
-            if block is None:
-                continue
-            file = "compose.extra" if block is self._extra else block.file
-            try:
-                text = self._texts[block.file] = parse(block.text)
-            except ChoiceProblem as problem:
-                problems.append(Problem(*block.locate(problem.at), file, str(problem)))
-            else:
-                has_choices |= text not in ((), (block.text,))
-                wildcards.check(text, file, block.locate, problems)
+        blocks = (self._pack.fixed, *self._choice.subjects, *self._choice.variables)
+        for block in (*filter(None, blocks), self._extra):
+            self._texts[block.file], _ = wildcards.parse(block, problems)
+            has_choices |= self._texts[block.file] not in ((), (block.text,))
         if problems:
-            raise SpecInvalid("PackInvalid", problems)
+            paths = {self._extra.file: "compose.extra"}
+            named = [replace(each, path=paths.get(each.path, each.path)) for each in problems]
+            raise SpecInvalid("PackInvalid", named)
         return has_choices
 
     def count(self) -> int:
@@ -89,18 +81,22 @@ class Expansion:
 
         Adds to `skipped` the combinations that are ruled out.
         """
-        found = self._combinations(skipped)
-        if self._every:
-            found = (
-                _with_texts(parts, texts)
-                for parts in found
-                for texts in product(*map(self._expander.every, self._read(parts)))
+        found: Iterable[tuple[Parts, Sequence[str]]] = (
+            (parts, texts)
+            for parts in self._combinations(skipped)
+            for texts in (
+                product(*map(self._expander.every, self._read(parts))) if self._every else ((),)
             )
+        )
         if self._sample is not None:
-            ranked = ((self._rank(parts), at, parts) for at, parts in enumerate(found))
+            start = f"{self._sample_seed}/"
+            ranked = (
+                (number(start + "\0".join((_names(each[0]), *each[1]))), at, each)
+                for at, each in enumerate(found)
+            )
             first = heapq.nsmallest(int(self._sample), ranked)
-            found = (parts for _, _, parts in sorted(first, key=lambda each: each[1]))
-        return found
+            found = (each for _, _, each in sorted(first, key=itemgetter(1)))
+        return (_with_texts(parts, texts) if texts else parts for parts, texts in found)
 
     def seeded(
         self, spec: Mapping[str, Any], fields: Mapping[str, Any], parts: Parts
@@ -139,12 +135,11 @@ class Expansion:
             else:
                 yield Parts(self._pack.fixed, *each, self._extra)
 
+    def _product(self, parts: Parts) -> Iterator[tuple[str, ...]]:
+        return product(*map(self._expander.every, self._read(parts)))
+
     def _read(self, parts: Parts) -> list[Text]:
         return [self._texts[block.file] for block in parts if block]
-
-    def _rank(self, parts: Parts) -> int:
-        texts = "\0".join(block.text for block in parts if block) if self._every else ""
-        return number(f"{self._sample_seed}/{_names(parts)}/{texts}")
 
 
 def _names(parts: Parts) -> str:

@@ -106,18 +106,22 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of text: its name, its file inside `prompts/`, its text, the file's content."""
+    """One block of text: its name, its file inside `prompts/`, its text.
+
+    `source` is what it was made of, which begins in line `first` of the file.
+    """
 
     name: str
     file: str
     text: str
     source: str = field(default="", compare=False, repr=False)
+    first: int = field(default=1, compare=False, repr=False)
 
     def locate(self, offset: int) -> tuple[int, int]:
         """The line and column in the file of a character of the text."""
         words = (
             (number, word.start() + 1)
-            for number, line in enumerate(lines(self.source), start=1)
+            for number, line in enumerate(lines(self.source), start=self.first)
             for word in re.finditer(r"\S+", line)
         )
         line, column = next(islice(words, self.text.count(" ", 0, offset), None), (0, 0))

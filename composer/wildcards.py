@@ -1,17 +1,17 @@
 """Reads wildcard files: one choice a line, in `wildcards/` of a pack and of `prompts/`.
 
-`__nature/tree__` is a line of `nature/tree.txt`; `__nature/*__` of all files that match. A pack's
-own file wins over that of `prompts/wildcards/`. No link that leads out of the folder is followed.
+`__nature/tree__` is a line of `nature/tree.txt`; `__nature/*__` of all files that match. A
+pack's own file wins over that of `prompts/wildcards/`. No link out of the folder is followed.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from composer.choices import MAX_DEPTH, ChoiceProblem, Options, Text, parse, weight_at, wilds
-from composer.layers import FileProblem, block_name, decode, is_ignored, lines, read_file
+from composer.layers import Block, FileProblem, block_name, decode, is_ignored, lines, read_file
 from specs.errors import Problem
 from specs.suggest import did_you_mean
 
@@ -19,7 +19,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
 class Wildcards:
-    """The wildcard files of several folders, of which the first wins, each read once by `check`."""
+    """The wildcard files of several folders, of which the first wins; each is read once."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = folders
@@ -32,9 +32,8 @@ class Wildcards:
         """The folder and the path of every file by the name of its wildcard."""
         found: dict[str, tuple[Path, Path]] = {}
         for root in reversed(self._folders):
-            if not root.resolve().is_relative_to(root.parent.resolve()):
-                continue
-            for folder, folders, names in os.walk(root):
+            inside = root.resolve().is_relative_to(root.parent.resolve())
+            for folder, folders, names in os.walk(root) if inside else ():
                 folders[:] = sorted(name for name in folders if not is_ignored(name))
                 for file in (Path(folder, name) for name in sorted(names) if not is_ignored(name)):
                     if file.suffix == ".txt":
@@ -43,71 +42,64 @@ class Wildcards:
         return found
 
     def options(self, name: str) -> Options:
-        """The lines of a wildcard that was checked; equal lines count together."""
+        """The lines of a wildcard of a parsed block; equal lines count together."""
         if name not in self._options:
             weights: dict[Text, int] = {}
-            for text, weight in (
-                (t, w) for n in self._named(name) for t, w in self._lines[n].items()
-            ):
-                weights[text] = weights.get(text, 0) + weight
+            for each in self._named(name):
+                for text, weight in self._lines[each].items():
+                    weights[text] = weights.get(text, 0) + weight
             self._options[name] = Options.of(weights)
         return self._options[name]
 
-    def check(
-        self,
-        text: Text,
-        file: str,
-        locate: Callable[[int], tuple[int, int]],
-        problems: list[Problem],
-        path: tuple[str, ...] = (),
-    ) -> int:
-        """Add what is wrong with the wildcards of a text in a file, and with those behind them.
+    def parse(
+        self, block: Block, problems: list[Problem], start: int = 0, path: tuple[str, ...] = ()
+    ) -> tuple[Text, int]:
+        """The choices of a block, and how many wildcards follow each other there at most.
 
-        `path` has the names that lead to the text. Returns how many follow each other at most.
+        Adds to `problems` what is wrong with it and with the wildcards it leads to; `path` has the
+        names of those that lead to it.
         """
+        try:
+            text = parse(block.text[start:])
+        except ChoiceProblem as error:
+            problems.append(Problem(*block.locate(start + error.at), block.file, str(error)))
+            return (), 0
         depth = 0
         for name, at in wilds(text):
-            if not (named := self._named(name)):
-                problems.append(Problem(*locate(at), file, self._unknown(name)))
+            named = self._named(name)
             for each in named:
                 if each not in self._depths and each not in path and len(path) < MAX_DEPTH:
-                    self._depths[each] = 1 + self._read(each, problems, path)
+                    self._depths[each] = 1 + self._read(each, problems, (*path, each))
                 depth = max(depth, self._depths.get(each, MAX_DEPTH + 1))
+            message = "" if named else self._unknown(name)
             if depth > MAX_DEPTH:
-                why = f"wildcards lead in a circle, or through more than {MAX_DEPTH}"
-                where = Problem(*locate(at), file, f"{why}: {' → '.join([*path, name])}")
-                problems.append(where)
-                return 0
-        return depth
+                how = " → ".join((*path, name))
+                message = f"wildcards lead in a circle, or through more than {MAX_DEPTH}: {how}"
+                depth = 0
+            if message:
+                problems.append(Problem(*block.locate(start + at), block.file, message))
+        return text, depth
 
     def _read(self, name: str, problems: list[Problem], path: tuple[str, ...]) -> int:
-        """Read a file and check its lines; as `check`."""
+        """Read the lines of a file; how many wildcards follow each other there at most."""
         root, file = self.files[name]
         shown = file.relative_to(self._folders[-1].parent).as_posix()
-        read = self._lines[name] = {}
-        depth = 0
+        read, deepest = self._lines.setdefault(name, {}), 0
         try:
             content = lines(decode(read_file(root, file, MAX_FILE_BYTES)))
         except FileProblem as problem:
             problems.append(Problem(0, 0, shown, str(problem)))
             return 0
         for number, line in enumerate(content, start=1):
-            weight, start = weight_at(line, 0)
-            try:
-                text = parse(line[start:].rstrip())
-            except ChoiceProblem as problem:
-                problems.append(Problem(number, start + problem.at + 1, shown, str(problem)))
-                continue
+            block = Block("", shown, " ".join(line.split()), line, number)
+            weight, start = weight_at(block.text, 0)
+            text, depth = self.parse(block, problems, start, path)
+            deepest = max(deepest, depth)
             if text and weight:
                 read[text] = read.get(text, 0) + weight
-
-                def locate(at: int, line: int = number, column: int = start + 1) -> tuple[int, int]:
-                    return line, column + at
-
-                depth = max(depth, self.check(text, shown, locate, problems, (*path, name)))
-        if not read:
+        if not any(map(str.strip, content)):
             problems.append(Problem(0, 0, shown, "holds no choice"))
-        return depth
+        return deepest
 
     def _named(self, name: str) -> list[str]:
         name = block_name(name)

@@ -27,7 +27,8 @@ def pack(**facts: object) -> Pack:
 def assembled(
     own: Pack, subject: Block, variable: Block | None = None, extra: str = ""
 ) -> Assembled:
-    return assemble(own, Parts.of(own, subject, variable, extra))
+    extra = " ".join(extra.split())
+    return assemble(own, Parts(own.fixed, subject, variable, Block("", "(extra)", extra)))
 
 
 def test_fixed_subject_variable_and_extra_are_joined_in_order() -> None:
