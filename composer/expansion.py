@@ -64,11 +64,9 @@ class Expansion:
     def count(self) -> int:
         """The number of prompts, those that differ by seed as one."""
         total = self._choice.count(self._pack)
-        if self._every and total <= expand.MAX_IMAGES:
-            combinations = self._combinations([])
-            total = sum(
-                prod(map(self._expander.count, self._read(parts))) for parts in combinations
-            )
+        if self._every and total <= MOST_SAMPLED:
+            counts = (map(self._expander.count, self._read(p)) for p in self._combinations([]))
+            total = sum(map(prod, counts))
         if self._sample is None:
             return total
         if total > MOST_SAMPLED:
@@ -134,9 +132,6 @@ class Expansion:
                 skipped.append(each)
             else:
                 yield Parts(self._pack.fixed, *each, self._extra)
-
-    def _product(self, parts: Parts) -> Iterator[tuple[str, ...]]:
-        return product(*map(self._expander.every, self._read(parts)))
 
     def _read(self, parts: Parts) -> list[Text]:
         return [self._texts[block.file] for block in parts if block]

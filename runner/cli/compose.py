@@ -51,6 +51,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         help="expand {a|b} and __wildcards__ by each seed (true), or into every prompt (all)",
     )  # fmt: skip
     compose.add_argument("--sample", type=int, metavar="N", help="only N prompts, always the same")
+    compose.add_argument("--sample-seed", type=int, metavar="SEED", help="other prompts than these")
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
     mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
@@ -105,8 +106,8 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["on_violation"] = options.on_violation
     if options.choices:
         compose["choices"] = {"true": True, "false": False}.get(options.choices, ALL)
-    if options.sample is not None:
-        compose["sample"] = options.sample
+    sampled = {"sample": options.sample, "sample_seed": options.sample_seed}
+    compose |= {key: value for key, value in sampled.items() if value is not None}
     return {"kind": "text2img", "compose": compose} | dict(_assigned(options.fields))
 
 
