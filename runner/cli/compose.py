@@ -86,10 +86,8 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
 
     compose: dict[str, Any] = {"pack": options.pack}
     for part in ("subject", "variable"):
-        given = getattr(options, part) or ()
-        named = list(
-            dict.fromkeys(n.strip() for text in given for n in text.split(",") if n.strip())
-        )
+        given = ",".join(getattr(options, part) or ()).split(",")
+        named = list(dict.fromkeys(name.strip() for name in given if name.strip()))
         if named:
             compose[f"{part}s"] = named[0] if len(named) == 1 else named
         elif options.all:
