@@ -20,7 +20,7 @@ _SENTENCE_END = re.compile("[.!?…。！？][\"'”’»)\\]]*$")
 # Formatting characters, besides those of emoji and of scripts that need them between letters, and
 # the blanks that Unicode counts as letters.
 _HIDDEN = re.compile(
-    "[\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "[\u00ad\u061c\u115f\u1160\u034f\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0001-\U000e007f]|(?<=[A-Za-z])[\u200c\u200d]"
 )
 

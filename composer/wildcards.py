@@ -31,9 +31,8 @@ class Wildcards:
     def files(self) -> dict[str, tuple[Path, Path]]:
         """The folder and the path of every file by the name of its wildcard."""
         found: dict[str, tuple[Path, Path]] = {}
-        for root in reversed(self._folders):
-            inside = root.resolve().is_relative_to(root.parent.resolve())
-            for folder, folders, names in os.walk(root) if inside else ():
+        for root in filter(_is_inside, reversed(self._folders)):
+            for folder, folders, names in os.walk(root):
                 folders[:] = sorted(name for name in folders if not is_ignored(name))
                 for file in (Path(folder, name) for name in sorted(names) if not is_ignored(name)):
                     if file.suffix == ".txt":
@@ -111,4 +110,10 @@ class Wildcards:
         known = sorted(self.files)
         below = next((each for each in known if each.endswith(f"/{name}")), name)
         hint = did_you_mean(below, known, f"there are {', '.join(known[:8]) or 'none'}")
+        for link in (root for root in self._folders if not _is_inside(root)):
+            hint += f"; the link {link.parent.name}/wildcards leads out of it: put a copy there"
         return f"there is no wildcard {name!r} ({hint})"
+
+
+def _is_inside(root: Path) -> bool:
+    return root.resolve().is_relative_to(root.parent.resolve())

@@ -117,6 +117,8 @@ def test_what_is_drawn_is_the_same_in_every_version() -> None:
 def test_weights_count() -> None:
     drawn = Counter(draw("{3::a|b}", str(seed)) for seed in range(4000))
     assert 2900 < drawn["a"] < 3100
+    twice = Counter(draw("{a|a|a|b}", str(seed)) for seed in range(4000))
+    assert 2900 < twice["a"] < 3100
     lines = Counter(draw("__colour__", str(seed)) for seed in range(4000))
     assert 1880 < lines["blue"] < 2120
     pairs = Counter(draw("{2$$ $$1::a|100::b|1::c}", str(seed)) for seed in range(9000))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def test_the_prompt_of_a_seed_depends_on_nothing_else(prompts: Path) -> None:
         seed=3,
     )
     assert (made["prompt"], made["seed"]) == (item.entry.prompt, 3)
+
+
+def test_one_seed_is_not_one_choice_for_all_combinations(tmp_path: Path) -> None:
+    subjects = {f"s{n}": f"mug {n}" for n in range(60)}
+    write_pack(tmp_path, fixed="{soft|hard|__light__} light", subjects=subjects, choices=True)
+    write_wildcards(tmp_path / "wildcards", {"light.txt": "low\nhigh\n" + "low\n" * 8})
+    plan = make_plan(spec(seed=1), tmp_path)
+    counts = Counter(text.split()[0] for text in texts(plan))
+    assert min(counts["soft"], counts["hard"]) > 8
+    assert counts["low"] > 3 * counts["high"]
 
 
 def test_the_matrix_varies_within_a_prompt(prompts: Path) -> None:
@@ -259,6 +270,7 @@ def test_no_wildcard_is_read_outside_its_folder(prompts: Path, tmp_path_factory:
         refusal(prompts, extra="__link__ __folder/secret__ __secret__ __../mugs/pack__")
     )
     assert "wildcards/link.txt:0:0 is a link that leaves" in said
+    assert "the link mugs/wildcards leads out of it: put a copy there" in said
     for name in ("folder/secret", "secret", "../mugs/pack"):
         assert f"there is no wildcard {name!r}" in said
 
