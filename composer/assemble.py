@@ -4,12 +4,36 @@ Blocks are joined unchanged: no template is applied and nothing is cut. A prompt
 is reported together with its longest block.
 """
 
+import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from composer.audit import Report, Span, Term, audit
+from composer.choices import unexpanded
 from composer.layers import Block
 from composer.packs import Pack
 from composer.terms import terms_for
+
+_SENTENCE_END = re.compile("[.!?…。！？][\"'”’»)\\]]*$")
+# Formatting characters, besides those of emoji and of scripts that need them between letters, and
+# the blanks that Unicode counts as letters.
+_HIDDEN = re.compile(
+    "[\u00ad\u061c\u115f\u1160\u034f\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ufff9-\ufffb\U000e0001-\U000e007f]|(?<=[A-Za-z])[\u200c\u200d]"
+)
+
+SET_CHOICES = "`choices: true` in pack.json or in the spec's `compose` expands it"
+
+
+class Parts(NamedTuple):
+    """The blocks of one prompt."""
+
+    fixed: Block
+    subject: Block
+    variable: Block | None = None
+    extra: Block | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,17 @@ class Assembled:
         """The longest block, which is the one to shorten."""
         return max(self.spans, key=lambda span: span.length)
 
+    def warnings(self, *, expanded: bool) -> Iterator[str]:
+        """Hidden characters in blocks, and choices where they are not expanded."""
+        for span in self.spans:
+            text = self.prompt[span.start : span.end]
+            for char in dict.fromkeys(_HIDDEN.findall(text)):
+                name = unicodedata.name(char, "a hidden character")
+                behind = text[: text.index(char)][-20:]
+                yield f"{span.file}: holds U+{ord(char):04X} ({name}) behind {behind!r}"
+            if not expanded and (found := unexpanded(text)):
+                yield f"{span.file}: {found} is not expanded but drawn as it stands: {SET_CHOICES}"
+
     def too_long(self) -> str:
         """One sentence about a prompt that is too long; empty when it fits."""
         if not self.over_by:
@@ -42,34 +77,29 @@ class Assembled:
         )
 
 
-def assemble(
-    pack: Pack, subject: Block, variable: Block | None = None, extra: str = ""
-) -> Assembled:
-    """Join the blocks of one prompt in the pack's order; empty blocks leave no separator."""
-    extra_block = Block("", "(extra)", " ".join(extra.split()))
-    blocks = {"fixed": pack.fixed, "subject": subject, "variable": variable, "extra": extra_block}
+def assemble(pack: Pack, parts: Parts) -> Assembled:
+    """Join the blocks of one prompt in the pack's order; empty blocks leave no separator.
+
+    Behind a block that ends a sentence the default separator is a blank.
+    """
     prompt = ""
     spans: list[Span] = []
     for part in pack.order:
-        block = blocks[part]
+        block: Block | None = getattr(parts, part)
         if block is None or not block.text:
             continue
         if spans:
-            prompt += pack.separator
+            ended = pack.separator == ", " and _SENTENCE_END.search(prompt)
+            prompt += " " if ended else pack.separator
         spans.append(Span(part, block.file, len(prompt), len(prompt) + len(block.text)))
         prompt += block.text
     return Assembled(prompt, tuple(spans), pack.max_chars)
 
 
 def compose(
-    pack: Pack,
-    subject: Block,
-    variable: Block | None,
-    extra: str,
-    forbidden: tuple[Term, ...],
-    languages: tuple[str, ...] = (),
+    pack: Pack, parts: Parts, forbidden: tuple[Term, ...], languages: tuple[str, ...] = ()
 ) -> tuple[Assembled, Report]:
-    """The prompt of one combination, and its audit against the settings' and the pack's terms."""
-    assembled = assemble(pack, subject, variable, extra)
-    terms = terms_for(pack, subject, variable, forbidden)
+    """The prompt of its blocks, and its audit against the settings' and the pack's terms."""
+    assembled = assemble(pack, parts)
+    terms = terms_for(pack, parts.subject, parts.variable, forbidden)
     return assembled, audit(assembled.prompt, terms, assembled.spans, languages)

@@ -1,12 +1,14 @@
 """Selects the subjects and variables of a pack that a spec names, and combines them.
 
-Names must match exactly (in NFC); an unknown name is an error that suggests the nearest one. The
-order is that of the pack, whatever order the spec has them in, so that a part of a bulk run makes
-the same items as the whole run.
+Names must match exactly (in NFC) or be patterns such as `red*`; an unknown name is an error that
+suggests the nearest one. A file that cannot be used is an error where it is named, else skipped.
+The order is that of the pack, whatever order the spec has them in, so that a part of a bulk run
+makes the same items as the whole run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
@@ -64,17 +66,17 @@ def choose(pack: Pack, compose: Mapping[str, Any]) -> Choice:
         problems.append(Problem(0, 0, "compose.subjects", message))
     subjects = _select(pack, "subject", compose.get("subjects", ()), problems, skipped)
     variables: Sequence[Block | None]
-    if not pack.variables:
+    if not _all_names(pack, "variable"):
         variables = (None,)
         if compose.get("variables", ALL) not in (ALL, []):
             problems.append(Problem(0, 0, "compose.variables", "the pack has no variables"))
     elif "variables" in compose:
         variables = _select(pack, "variable", compose["variables"], problems, skipped)
-    elif len(pack.variables) == 1:
+    elif len(found := _all_names(pack, "variable")) == 1:
         variables = _select(pack, "variable", ALL, problems, skipped)
     else:
         variables = ()
-        message = f"the pack has {len(pack.variables)}: name some of {_first_names(pack.variables)}"
+        message = f"the pack has {len(found)}: name some of {_first_names(pack.variables)}"
         problems.append(Problem(0, 0, "compose.variables", f"{message}, or `all`"))
     if problems:
         raise SpecInvalid("PackInvalid", problems)
@@ -86,18 +88,30 @@ def _select(
 ) -> list[Block]:
     """The blocks that `value` names, in the pack's order, without the empty and the disabled.
 
-    Adds to `problems` for unknown names, and to `skipped` for empty and disabled blocks.
+    Adds to `problems` for unknown names and bad files that are named, and to `skipped` for empty
+    and disabled blocks and all other bad files.
     """
     blocks = pack.subjects if part == "subject" else pack.variables
-    every = value == ALL and ALL not in blocks
-    names = {block_name(str(name)) for name in ([value] if isinstance(value, str) else value)}
-    for name in sorted(names - set(blocks)) if not every else ():
-        hint = did_you_mean(name, blocks, f"there are {_first_names(blocks)}")
+    known = _all_names(pack, part)
+    every = value == ALL and ALL not in known
+    given = [value] if isinstance(value, str) else value
+    named = set() if every else {block_name(str(name)) for name in given}
+    chosen = set(known) if every else named.intersection(known)
+    for name in sorted(named - chosen):
+        if matching := {each for each in known if fnmatchcase(each, name)}:
+            chosen |= matching
+            continue
+        hint = did_you_mean(name, known, f"there are {_first_names(blocks)}")
         message = f"the pack {pack.id!r} has no {part} {name!r} ({hint})"
         problems.append(Problem(0, 0, f"compose.{part}s", message))
+    for (of, name), problem in pack.bad.items():
+        if of == part and name in named:
+            problems.append(problem)
+        elif of == part and name in chosen:
+            skipped.append(Skipped(problem.path, problem.message, **{part: name}))
     selected: list[Block] = []
     for name, block in blocks.items():
-        if not every and name not in names:
+        if name not in chosen:
             continue
         reason = "" if block.text else "is empty"
         if not pack.override(part, name).enabled:
@@ -107,6 +121,12 @@ def _select(
         else:
             selected.append(block)
     return selected
+
+
+def _all_names(pack: Pack, part: str) -> list[str]:
+    """The names of all subjects or variables, of those too that cannot be used."""
+    blocks = pack.subjects if part == "subject" else pack.variables
+    return [*blocks, *(name for of, name in pack.bad if of == part)]
 
 
 def _first_names(blocks: Mapping[str, Block]) -> str:

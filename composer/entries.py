@@ -35,7 +35,8 @@ class Entry:
     def path(self) -> str:
         """The combination as the path of a problem."""
         variable = f", variable {self.variable}" if self.variable else ""
-        return f"compose: subject {self.subject}{variable}"
+        seed = f", seed {self.fields['seed']}" if "seed" in self.fields else ""
+        return f"compose: subject {self.subject}{variable}{seed}"
 
     def named(self) -> dict[str, Any]:
         """The combination as JSON for other programs."""

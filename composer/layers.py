@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from specs.read import read
 from specs.validate import validate
 
 MAX_FILE_BYTES = 256 * 1024
+MOST_WARNED = 20
+"""At most this many files are named in warnings, so that other warnings are not crowded out."""
 # Characters that JSON, PNG text or XMP cannot carry. Tabs and line ends are allowed, as blanks.
 _UNFIT = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 _VARIABLE = "variable_"
 _NOTES = frozenset({"readme.txt", "license.txt", "licence.txt", "notice.txt", "changelog.txt"})
+_KNOWN = frozenset({"pack.json", "subjects", "wildcards", "license", "licence", "notice"})
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 class FileProblem(Exception):
@@ -34,11 +39,11 @@ def is_ignored(name: str) -> bool:
     return name.startswith((".", "~")) or name.endswith((".md", "~"))
 
 
-def read_file(root: Path, file: Path) -> bytes:
-    """The content of one file of the pack in the folder `root`.
+def read_file(root: Path, file: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The content of one file in the folder `root`.
 
-    Raises FileProblem for a file that cannot be read, is larger than `MAX_FILE_BYTES`, or whose
-    real path is outside `root`.
+    Raises FileProblem for a file that cannot be read, is larger than `limit`, or whose real path is
+    outside `root`.
     """
     try:
         real = file.resolve(strict=True)
@@ -47,12 +52,12 @@ def read_file(root: Path, file: Path) -> bytes:
         if not real.is_file():
             raise FileProblem("is not a file")
         with real.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+            data = stream.read(limit + 1)
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise FileProblem(f"cannot be read: {why}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise FileProblem(f"is larger than {MAX_FILE_BYTES:,} bytes")
+    if len(data) > limit:
+        raise FileProblem(f"is larger than {limit:,} bytes")
     return data
 
 
@@ -79,8 +84,12 @@ def clean(text: str) -> str:
 
     A line is a comment when its first character that is not blank is `#`; any other `#` is text.
     """
-    lines = (line.strip() for line in re.split("\r\n|\r|\n", text))
-    return " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
+    return " ".join(word for line in lines(text) for word in line.split())
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a file, comment lines emptied."""
+    return ["" if line.lstrip().startswith("#") else line for line in _LINE_END.split(text)]
 
 
 def block_name(name: str) -> str:
@@ -97,25 +106,42 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of text: its name, its file inside `prompts/`, its text."""
+    """One block of text: its name, its file inside `prompts/`, its text.
+
+    `source` is what it was made of, which begins in line `first` of the file.
+    """
 
     name: str
     file: str
     text: str
+    source: str = field(default="", compare=False, repr=False)
+    first: int = field(default=1, compare=False, repr=False)
+
+    def locate(self, offset: int) -> tuple[int, int]:
+        """The line and column in the file of a character of the text."""
+        words = (
+            (number, word.start() + 1)
+            for number, line in enumerate(lines(self.source), start=self.first)
+            for word in re.finditer(r"\S+", line)
+        )
+        line, column = next(islice(words, self.text.count(" ", 0, offset), None), (0, 0))
+        return line, column and column + offset - self.text.rfind(" ", 0, offset) - 1
 
 
 @dataclass
 class Layer:
     """One pack folder as it is read: `pack.json`, the blocks and all files by name.
 
-    Its problems are kept, so that those of all layers can be reported together.
+    Its problems are kept, so that those of all layers can be reported together. `blocks` has its
+    subjects and variables by part and name; a Problem in the place of one that cannot be used.
+    `folded` has the path of each, by part and name without case.
     """
 
     root: Path
     manifest: Mapping[str, Any] = field(default_factory=dict)
     fixed: Block | None = None
-    subjects: dict[str, Block] = field(default_factory=dict)
-    variables: dict[str, Block] = field(default_factory=dict)
+    blocks: dict[tuple[str, str], Block | Problem] = field(default_factory=dict)
+    folded: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -132,15 +158,12 @@ class Layer:
     def problem(self, path: str, message: str, line: int = 0, column: int = 0) -> None:
         self.problems.append(Problem(line, column, path, message))
 
-    def block(self, name: str, *parts: str) -> Block | None:
-        """The block in a file; None, and a problem, where it cannot be used."""
+    def block(self, name: str, *parts: str) -> Block:
+        """The block in a file. Raises FileProblem where it cannot be used."""
         file = self.name(*map(block_name, parts))
-        try:
-            self.files[file] = read_file(self.root, self.root.joinpath(*parts))
-            return Block(name, file, clean(decode(self.files[file])))
-        except FileProblem as problem:
-            self.problem(file, str(problem))
-            return None
+        self.files[file] = read_file(self.root, self.root.joinpath(*parts))
+        source = decode(self.files[file])
+        return Block(name, file, clean(source), source)
 
     def names(self, *parts: str) -> list[str]:
         folder = self.root.joinpath(*parts)
@@ -159,36 +182,47 @@ def read_layer(root: Path) -> Layer:
     """Read one pack folder."""
     layer = Layer(root)
     layer.manifest = _read_manifest(layer)
+    samples = {str(each.get("image", "")) for each in layer.manifest.get("samples", ())}
+    known = _KNOWN | {image.partition("/")[0] for image in samples}
+    unread: list[str] = []
     for name in layer.names():
         if name == "fixed_block.txt":
-            layer.fixed = layer.block("", name)
+            try:
+                layer.fixed = layer.block("", name)
+            except FileProblem as problem:
+                layer.problem(layer.name(name), str(problem))
         elif name.startswith(_VARIABLE) and name.endswith(".txt"):
-            _add_block(layer, layer.variables, name[len(_VARIABLE) : -len(".txt")], name)
-        elif name.endswith(".txt") and name.lower() not in _NOTES:
-            layer.warnings.append(
-                f"{layer.id}/{name} is not read: a block is fixed_block.txt, variable_<name>.txt "
-                "or subjects/<name>.txt"
-            )
+            _add_block(layer, "variable", name[len(_VARIABLE) :], name)
+        elif name not in known and name.lower() not in _NOTES | _KNOWN:
+            unread.append(name + "/" * (layer.root / name).is_dir())
     for name in layer.names("subjects"):
         if name.endswith(".txt"):
-            _add_block(layer, layer.subjects, name[: -len(".txt")], "subjects", name)
-        elif (layer.root / "subjects" / name).is_dir():
-            layer.warnings.append(f"{layer.id}/subjects/{name}/ is not read: subjects are files")
+            _add_block(layer, "subject", name, "subjects", name)
+        else:
+            folder = (layer.root / "subjects" / name).is_dir()
+            unread.append(f"subjects/{name}" + "/" * folder)
+    if unread:
+        more = f" and {len(unread) - MOST_WARNED:,} more" if len(unread) > MOST_WARNED else ""
+        layer.warnings.append(
+            f"{layer.id}: {', '.join(unread[:MOST_WARNED])}{more} not read: a block is "
+            "fixed_block.txt, variable_<name>.txt or subjects/<name>.txt"
+        )
     return layer
 
 
-def _add_block(layer: Layer, blocks: dict[str, Block], stem: str, *parts: str) -> None:
-    """Add one block under its name; two names that differ only in case are refused."""
-    name = block_name(stem)
-    path = layer.name(*parts)
-    folded = {block_name(known.casefold()): known for known in blocks}
-    same = folded.get(block_name(name.casefold()))
-    if not name.strip():
-        layer.problem(path, "has no name before .txt")
-    elif same is not None:
-        layer.problem(path, f"has the same name as {same!r} on systems that ignore case")
-    elif block := layer.block(name, *parts):
-        blocks[name] = block
+def _add_block(layer: Layer, part: str, rest: str, *path: str) -> None:
+    """Add the block of a file, named by the `rest` of its name, or what is wrong with the file."""
+    name = block_name(rest.removesuffix(".txt"))
+    same = layer.folded.setdefault((part, block_name(name.casefold())), path)
+    try:
+        if not name.strip():
+            raise FileProblem("has no name before .txt")
+        if same != path:
+            raise FileProblem(f"has the same name as {same[-1]!r} on systems that ignore case")
+        layer.blocks[part, name] = layer.block(name, *path)
+    except FileProblem as problem:
+        file = layer.name(*map(block_name, path))
+        layer.blocks[part, name] = Problem(0, 0, file, str(problem))
 
 
 def _read_manifest(layer: Layer) -> dict[str, Any]:

@@ -5,20 +5,23 @@
                  subjects/<name>.txt   one file for each subject
                  variable_<name>.txt   one file for each variable
 
-One file is one block, and blocks are data: braces, percent signs and dollars have no meaning.
-`extends` names one other pack by its id and is never a path. All problems of a pack are reported
-together, each with the name of its file.
+One file is one block, and blocks are data: percent signs and dollars have no meaning, braces and
+`__names__` only with `choices`. `extends` names one other pack by its id and is never a path. All
+problems of a pack are reported together, each with the name of its file; a subject or variable that
+cannot be used is no problem of the pack until a spec names it.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from composer.audit import Term, parse_terms
 from composer.layers import (
+    MOST_WARNED,
     Block,
     Layer,
     block_name,
@@ -49,7 +52,11 @@ class Override:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack with all that it extends; subjects and variables in natural order of their names."""
+    """A pack with all that it extends; subjects and variables in natural order of their names.
+
+    `wildcards` are its folders of wildcard files, the first of which wins. `bad` has, by part and
+    name, what is wrong with each subject and variable that cannot be used.
+    """
 
     id: str
     name: str
@@ -68,6 +75,9 @@ class Pack:
     order: tuple[str, ...] = PARTS
     max_chars: int = 2000
     description: str = ""
+    choices: bool | str = False
+    wildcards: tuple[Path, ...] = ()
+    bad: Mapping[tuple[str, str], Problem] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def override(self, part: str, name: str) -> Override:
@@ -105,7 +115,7 @@ def read_pack(prompts: Path, pack_id: str) -> Pack:
         next_id = layer.manifest.get("extends")
     if problems:
         raise SpecInvalid("PackInvalid", problems)
-    return _build(layers)
+    return _build(layers, prompts)
 
 
 def _check_exists(prompts: Path, pack_id: str, child: str | None) -> None:
@@ -128,15 +138,14 @@ def _refuse(path: str, message: str, reason: str = "PackInvalid") -> NoReturn:
     raise SpecInvalid(reason, [Problem(0, 0, path, message)])
 
 
-def _build(layers: list[Layer]) -> Pack:
+def _build(layers: list[Layer], prompts: Path) -> Pack:
     """Merge a pack's layer, the first, with those of the packs that it extends, in order.
 
     Blocks and settings of the extending pack win; defaults merge key by key; forbidden terms are
     only ever added. Raises SpecInvalid for problems of the merged pack.
     """
     fixed: Block | None = None
-    subjects: dict[str, Block] = {}
-    variables: dict[str, Block] = {}
+    blocks: dict[tuple[str, str], Block | Problem] = {}
     manifest: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     forbidden: dict[Term, None] = {}
@@ -144,8 +153,7 @@ def _build(layers: list[Layer]) -> Pack:
     overrides: dict[str, dict[str, Override]] = {"subjects": {}, "variables": {}}
     for layer in reversed(layers):
         fixed = layer.fixed or fixed
-        subjects.update(layer.subjects)
-        variables.update(layer.variables)
+        blocks.update(layer.blocks)
         manifest.update(layer.manifest)
         defaults.update(layer.manifest.get("defaults", {}))
         forbidden.update(dict.fromkeys(parse_terms(layer.manifest.get("forbidden", ()))))
@@ -155,6 +163,7 @@ def _build(layers: list[Layer]) -> Pack:
                 name = block_name(name)
                 merged[name] = _override(merged.get(name, Override()), settings)
     own = layers[0]
+    bad = {key: block for key, block in blocks.items() if isinstance(block, Problem)}
     order = tuple(manifest.get("order", ()))
     pack = Pack(
         id=own.id,
@@ -162,8 +171,8 @@ def _build(layers: list[Layer]) -> Pack:
         version=str(own.manifest["version"]),
         sha256=hash_files(layers),
         fixed=fixed or Block("", "", ""),
-        subjects=_in_order(subjects),
-        variables=_in_order(variables),
+        subjects=_in_order("subject", blocks),
+        variables=_in_order("variable", blocks),
         defaults=MappingProxyType(defaults),
         forbidden=tuple(forbidden),
         allow=tuple(allow),
@@ -174,7 +183,10 @@ def _build(layers: list[Layer]) -> Pack:
         order=(*order, *(part for part in PARTS if part not in order)),
         max_chars=int(manifest.get("max_chars", 2000)),
         description=str(own.manifest.get("description", "")),
-        warnings=tuple(text for layer in layers for text in layer.warnings),
+        choices=manifest.get("choices", False),
+        wildcards=(*(layer.root / "wildcards" for layer in layers), prompts / "wildcards"),
+        bad=MappingProxyType(bad),
+        warnings=tuple(_warnings(layers, bad)),
     )
     problems = list(_problems(pack, own.manifest.get("samples", ())))
     if fixed is None:
@@ -188,20 +200,23 @@ def _problems(pack: Pack, samples: Sequence[Mapping[str, Any]]) -> Iterator[Prob
     """What a merged pack lacks: subjects, and blocks that its settings and samples name."""
     manifest = f"{pack.id}/pack.json"
     if not pack.subjects:
-        yield Problem(0, 0, f"{pack.id}/subjects", "holds no subject: add <name>.txt")
-    for part, overrides, blocks, others in (
-        ("subject", pack.subject_overrides, pack.subjects, pack.variables),
-        ("variable", pack.variable_overrides, pack.variables, pack.subjects),
+        none = Problem(0, 0, f"{pack.id}/subjects", "holds no subject: add <name>.txt")
+        yield from [bad for (part, _), bad in pack.bad.items() if part == "subject"] or [none]
+    there = {("subject", name) for name in pack.subjects}
+    there |= {("variable", name) for name in pack.variables} | pack.bad.keys()
+    for part, other_part, overrides in (
+        ("subject", "variable", pack.subject_overrides),
+        ("variable", "subject", pack.variable_overrides),
     ):
         for name, override in overrides.items():
             path = f"{manifest}: {part}s.{name}"
-            if name not in blocks:
+            if (part, name) not in there:
                 yield Problem(0, 0, path, f"there is no {part} {name!r}")
             for other in (*override.only_with, *override.not_with):
-                if block_name(other) not in others:
+                if (other_part, block_name(other)) not in there:
                     yield Problem(0, 0, path, f"names {other!r}, which is not there")
         for index, sample in enumerate(samples):
-            if block_name(str(sample[part])) not in blocks:
+            if (part, block_name(str(sample[part]))) not in there:
                 path = f"{manifest}: samples[{index}].{part}"
                 yield Problem(0, 0, path, f"there is no {part} {sample[part]!r}")
 
@@ -222,5 +237,18 @@ def _override(below: Override, settings: Mapping[str, Any]) -> Override:
     )
 
 
-def _in_order(blocks: Mapping[str, Block]) -> Mapping[str, Block]:
-    return MappingProxyType({name: blocks[name] for name in sorted(blocks, key=natural_key)})
+def _in_order(part: str, blocks: Mapping[tuple[str, str], Block | Problem]) -> Mapping[str, Block]:
+    found = {
+        name: block
+        for (of, name), block in blocks.items()
+        if of == part and isinstance(block, Block)
+    }
+    return MappingProxyType({name: found[name] for name in sorted(found, key=natural_key)})
+
+
+def _warnings(layers: Sequence[Layer], bad: Mapping[Any, Problem]) -> Iterator[str]:
+    """The files of a pack that are not read, and those that cannot be used."""
+    yield from (text for layer in layers for text in layer.warnings)
+    yield from (f"{problem} (left out)" for problem in islice(bad.values(), MOST_WARNED))
+    if len(bad) > MOST_WARNED:
+        yield f"{len(bad) - MOST_WARNED:,} more files cannot be used (left out)"

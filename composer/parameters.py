@@ -80,11 +80,23 @@ def own_seeds(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Mappi
 
     A prompt's seeds are ignored where the spec has seeds.
     """
-    plain = {key: value for key, value in fields.items() if key != "seeds"}
-    seeds = fields.get("seeds")
-    if seeds is None or any(key in spec for key in _SEEDS):
+    plain = without_seeds(fields) if "seeds" in fields else fields
+    if "seeds" not in fields or any(key in spec for key in _SEEDS):
         return (plain,)
+    return tuple({**plain, "seed": seed} for seed in seeds_of(spec, fields))
+
+
+def without_seeds(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec without the fields that say which seeds it has."""
+    return {key: value for key, value in spec.items() if key not in _SEEDS}
+
+
+def seeds_of(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> Sequence[int | None]:
+    """The seeds of one prompt, the spec's or else its own; a None for each that is to be drawn."""
+    given = spec if any(key in spec for key in _SEEDS) else fields
+    seeds, first, count = given.get("seeds"), given.get("seed"), int(given.get("count", 1))
     if isinstance(seeds, Mapping):
-        start = int(seeds["start"])
-        return tuple({**plain, "seed": start + n} for n in range(int(seeds["count"])))
-    return tuple({**plain, "seed": int(seed)} for seed in seeds)
+        first, count = seeds["start"], int(seeds["count"])
+    elif seeds is not None:
+        return [int(seed) for seed in seeds]
+    return [None] * count if first is None else range(int(first), int(first) + count)

@@ -2,6 +2,8 @@
 
     pack × compose ─► combinations ─► prompts (audited, once each) ─► × matrix × seeds ─► items
 
+With `choices: true` a prompt belongs to a seed, and its images differ in the matrix only.
+
 The prompts are made once; the items are counted by multiplication and made one at a time from their
 index. The same pack gives the same order and the same keys on every machine, and a part of a run
 makes the same items as the whole run. Needs no GPU and writes nothing.
@@ -14,10 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from composer.assemble import compose
-from composer.audit import Finding, Term, parse_terms
+from composer.assemble import Assembled, Parts, compose
+from composer.audit import Finding, Report, Term, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, duplicate_key, item_key, left_out
+from composer.expansion import Expansion
 from composer.packs import Pack, read_pack
 from composer.parameters import (
     NOT_FIELDS,
@@ -26,6 +29,7 @@ from composer.parameters import (
     entry_fields,
     no_defaults,
     own_seeds,
+    without_seeds,
 )
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows
@@ -87,7 +91,7 @@ class Plan:
         for name in NOT_FIELDS:
             below.pop(name, None)
         parameters = {**below, **realised}
-        if expand.needs_base(self.spec) and "seeds" not in entry.fields:
+        if expand.needs_base(self.spec) and not {"seed", "seeds"} & entry.fields.keys():
             parameters.pop("seed", None)
         seed = parameters.get("seed")
         return Item(entry, parameters, seed, item_key(self.pack, entry, parameters))
@@ -112,8 +116,9 @@ class Plan:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """A sentence for each file or combination that is skipped."""
-        return tuple(f"left out: {skipped.file}: {skipped.reason}" for skipped in self.skipped)
+        """A sentence for each file or combination that is skipped, besides those warned of."""
+        bad = {problem.path for problem in self.pack.bad.values()}  # these are in `warnings`
+        return tuple(f"left out: {s.file}: {s.reason}" for s in self.skipped if s.file not in bad)
 
     def findings(self) -> list[tuple[Entry, Finding]]:
         """The first findings that block, at most `MOST_FINDINGS`, each with its entry."""
@@ -164,25 +169,30 @@ def make_plan(
     selected: Mapping[str, Any] = spec["compose"]
     pack = read_pack(prompts, str(selected["pack"]))
     choice = choose(pack, selected)
-    expand.count(spec, choice.count(pack))  # refused before the first prompt is made
+    expansion = Expansion(pack, choice, selected)
+    expand.count(spec, expansion.count())  # refused before the first prompt is made
     terms, settings = parse_terms(forbidden), dict(settings or {})
     skipped = list(choice.skipped)
     by_key: dict[str, Entry] = {}
     duplicates: list[tuple[Entry, Entry]] = []
-    for combination in choice.combinations(pack):
-        if isinstance(combination, Skipped):
-            skipped.append(combination)
-            continue
-        subject, variable = combination
-        extra = selected.get("extra", "")
-        assembled, report = compose(pack, subject, variable, extra, terms, languages)
-        fields = entry_fields(pack, spec, subject, variable, settings, model_defaults)
-        fields = {"prompt": assembled.prompt, **fields}
+    for combination in expansion.prompts(skipped):
+        subject, variable = combination.subject, combination.variable
+        of_pack = entry_fields(pack, spec, subject, variable, settings, model_defaults)
+        composed: dict[Parts, tuple[Assembled, Report]] = {}
         name = variable.name if variable else None
-        entry = Entry(subject.name, name, assembled, report, fields)
-        first = by_key.setdefault(duplicate_key(entry), entry)
-        if first is not entry:
-            duplicates.append((entry, first))
+        for parts, fields in expansion.seeded(spec, of_pack, combination):
+            if not parts.subject.text:
+                reason = "its choices leave nothing of it"
+                skipped.append(Skipped(subject.file, reason, subject.name, name))
+                continue
+            if parts not in composed:
+                composed[parts] = compose(pack, parts, terms, languages)
+            assembled, report = composed[parts]
+            fields = {"prompt": assembled.prompt, **fields}
+            entry = Entry(subject.name, name, assembled, report, fields)
+            first = by_key.setdefault(duplicate_key(entry), entry)
+            if first is not entry:
+                duplicates.append((entry, first))
     entries = list(by_key.values())
     violations = tuple(entry for entry in entries if not entry.report.ok)
     over_long = tuple(entry for entry in entries if entry.assembled.over_by)
@@ -195,12 +205,18 @@ def make_plan(
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
+        *expansion.warnings(),
+        *dict.fromkeys(
+            text for e in entries for text in e.assembled.warnings(expanded=expansion.expanded)
+        ),
         *token_warnings_of(tokens, len(entries)),
         *_advice(entries),
     )
     return Plan(
         pack=pack,
-        spec=common_seeds(spec, [entry.fields for entry in entries]),
+        spec=common_seeds(
+            without_seeds(spec) if expansion.by_seed else spec, [entry.fields for entry in entries]
+        ),
         entries=tuple(entries),
         skipped=tuple(skipped),
         duplicates=tuple(duplicates),

@@ -11,6 +11,7 @@ from typing import Any
 from composer.assemble import compose
 from composer.audit import Term, audit, parse_terms
 from composer.choose import choose
+from composer.expansion import Expansion
 from composer.packs import Pack
 from composer.plan import Plan
 from composer.tokencount import Encoder, token_warnings, tokens_json
@@ -27,20 +28,23 @@ def compose_json(
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
     languages: tuple[str, ...] = (),
     encoders: Sequence[Encoder],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The prompt of the first combination that `selected` names, its blocks and its audit.
 
-    Raises SpecInvalid (NothingToRun) if no combination is left.
+    Its choices are those of `seed`. Raises SpecInvalid (NothingToRun) if no combination is left.
     """
     choice = choose(pack, selected)
-    combination = next((c for c in choice.combinations(pack) if isinstance(c, tuple)), None)
-    if combination is None:
+    expansion = Expansion(pack, choice, selected)
+    parts = next(expansion.prompts([]), None)
+    if parts is None:
         why = "; ".join(f"{s.file} {s.reason}" for s in choice.skipped) or "no combination is left"
         raise SpecInvalid("NothingToRun", [Problem(0, 0, "compose", why)])
-    subject, variable = combination
-    terms, extra = parse_terms(forbidden), selected.get("extra", "")
-    assembled, report = compose(pack, subject, variable, extra, terms, languages)
+    parts, _ = next(expansion.seeded({"seed": seed}, {}, parts))
+    subject, variable = parts.subject, parts.variable
+    assembled, report = compose(pack, parts, parse_terms(forbidden), languages)
     warnings = [assembled.too_long()] if assembled.over_by else []
+    warnings += assembled.warnings(expanded=expansion.expanded)
     warnings += token_warnings(assembled.prompt, encoders)
     return {
         "prompt": assembled.prompt,
@@ -56,6 +60,7 @@ def compose_json(
         "sha256": pack.sha256,
         "subject": subject.name,
         "variable": variable.name if variable else None,
+        **({"seed": seed} if expansion.by_seed else {}),
         "tokens": tokens_json(assembled.prompt, encoders),
         "warnings": warnings,
     }

@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     compose = add_verb(verbs, shared, "compose", run_compose, "make prompts from a pack")
     compose.add_argument("pack", metavar="PACK", help="a folder in prompts/")
-    compose.add_argument("--subject", action="append", metavar="S", help="may be given again")
-    compose.add_argument("--variable", action="append", metavar="V", help="may be given again")
+    several = "or several (a,b) or a pattern (red*); may be given again"
+    for part, metavar in (("subject", "S"), ("variable", "V")):
+        compose.add_argument(
+            f"--{part}",
+            f"--{part}s",
+            action="append",
+            metavar=metavar,
+            help=f"one {part}, {several}",
+        )
     compose.add_argument("--extra", metavar="TEXT", help="text added to every prompt")
     all_help = "all subjects, and all variables, of which none is named"
     compose.add_argument("--all", action="store_true", help=all_help)
@@ -39,6 +46,12 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     compose.add_argument(
         "--on-violation", choices=("reject", "skip"), help="what a forbidden word does to the job"
     )
+    compose.add_argument(
+        "--choices", nargs="?", const="true", choices=("true", "false", "all"),
+        help="expand {a|b} and __wildcards__ by each seed (true), or into every prompt (all)",
+    )  # fmt: skip
+    compose.add_argument("--sample", type=int, metavar="N", help="only N prompts, always the same")
+    compose.add_argument("--sample-seed", type=int, metavar="SEED", help="other prompts than these")
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
     mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
@@ -68,15 +81,17 @@ def run_compose(options: argparse.Namespace) -> int:
 
 def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
     """The spec that the arguments describe. Raises UsageProblem where no subject is named."""
+    from composer.choose import ALL
     from composer.packs import read_pack
 
     compose: dict[str, Any] = {"pack": options.pack}
     for part in ("subject", "variable"):
-        named = getattr(options, part)
+        given = ",".join(getattr(options, part) or ()).split(",")
+        named = list(dict.fromkeys(name.strip() for name in given if name.strip()))
         if named:
             compose[f"{part}s"] = named[0] if len(named) == 1 else named
         elif options.all:
-            compose[f"{part}s"] = "all"
+            compose[f"{part}s"] = ALL
     if "subjects" not in compose:
         try:
             known = ", ".join(list(read_pack(home.prompts, options.pack).subjects)[:12])
@@ -87,6 +102,10 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["extra"] = options.extra
     if options.on_violation:
         compose["on_violation"] = options.on_violation
+    if options.choices:
+        compose["choices"] = {"true": True, "false": False}.get(options.choices, ALL)
+    sampled = {"sample": options.sample, "sample_seed": options.sample_seed}
+    compose |= {key: value for key, value in sampled.items() if value is not None}
     return {"kind": "text2img", "compose": compose} | dict(_assigned(options.fields))
 
 
@@ -108,7 +127,7 @@ def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:
 def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, Any]) -> int:
     """Print the first prompt of the spec, its blocks and its audit."""
     from composer.packs import read_pack
-    from composer.parameters import encoders_of
+    from composer.parameters import encoders_of, seeds_of
     from composer.report import compose_json
     from runner.catalogue import RegistryCatalogue
 
@@ -122,6 +141,7 @@ def _print_prompt(options: argparse.Namespace, home: Home, spec: Mapping[str, An
     composed = compose_json(
         pack,
         spec["compose"],
+        seed=seeds_of(spec, pack.defaults)[0] or 0,
         forbidden=home.settings.forbidden,
         languages=home.settings.audit_languages,
         encoders=encoders_of(catalogue.parameters(model, str(spec["kind"]))),

@@ -86,6 +86,10 @@ def test_compose_says_which_block_asks_for_what_is_forbidden(here: Here) -> None
         ([*BULK[1:], "--set", "steps=many", "--plan"], "steps"),
         ([*BULK[1:], "--set", "notes=a\nseed: 7", "--plan"], "one field at a time"),
         ([*BULK[1:], "--set", "compose=x"], "field=value"),
+        ([*BULK[1:], "--set", "choices=true", "--plan"], "it stands in `compose`"),
+        ([*BULK[1:], "--sample", "0", "--plan"], "compose.sample: 0 is less than"),
+        ([*BULK[1:], "--extra", "{a|b", "--choices", "--plan"], "compose.extra: '{' is not closed"),
+        (["shapes", "--subjects", "x*", "--variables", "on-*", "--plan"], "no subject 'x*'"),
         ([*BULK[1:], "--plan", "--queue"], "--help"),
     ],
 )
@@ -130,6 +134,67 @@ def test_a_plan_shows_what_is_wrong_with_each_combination(here: Here) -> None:
     mended = here(*bulk, "--on-violation", "skip", "--json")
     assert mended.code == 0 and mended.json["count"] == 1
     assert {each["subject"] for each in mended.json["skipped"]} == {"long", "sign"}
+
+
+def test_names_may_be_lists_and_patterns_and_prompts_a_sample(here: Here) -> None:
+    chosen = ("compose", "shapes", "--subjects", "red*, green-triangle", "--variables", "on-*")
+    fields = ("--set", "seed=1", "--plan", "--json")
+    items = here(*chosen, *fields).json["items"]
+    assert {item["subject"] for item in items} == {"green-triangle", "red-circle"}
+    assert len(items) == 6
+    few = here(*chosen, "--sample", "2", *fields).json["items"]
+    more = here(*chosen, "--sample", "4", *fields).json["items"]
+    assert len(few) == 2 and len(more) == 4
+    assert [item for item in items if item in more] == more
+    assert all(item in more for item in few)
+    other = here(*chosen, "--sample", "4", "--sample-seed", "1", *fields).json["items"]
+    assert other != more
+
+
+def test_choices_are_expanded_by_each_seed_or_all(here: Here) -> None:
+    write_pack(here.home / "prompts", subjects={"mug": "a {red|blue} __size__ mug"})
+    (here.home / "prompts" / "wildcards").mkdir()
+    (here.home / "prompts" / "wildcards" / "size.txt").write_text(
+        "large\nsmall\n", encoding="utf-8"
+    )
+    one = ("compose", "mugs", "--subject", "mug", "--set", "model=tiny")
+    plain = here(*one)
+    assert plain.code == 0 and "{red|blue} is not expanded" in plain.out
+    seeds = ("--set", "seeds=[1, 2, 3, 4, 5, 6]", "--plan")
+    shape = here(*one, "--choices", *seeds, "--json").json
+    texts = [item["prompt"] for item in shape["items"]]
+    assert len(texts) == 6 and len(set(texts)) > 2 and "{" not in "".join(texts)
+    assert here(*one, "--choices", "--set", "seed=4", "--json").json["prompt"] == texts[3]
+    said = here(*one, "--choices", *seeds).out
+    assert f"6 images of {len(set(texts))} prompts" in said
+    every = here(*one, "--choices", "all", "--set", "seed=1", "--plan", "--json").json
+    assert every["count"] == 4
+
+
+def test_a_bad_file_is_left_out_with_a_warning_and_refused_by_its_name(here: Here) -> None:
+    write_pack(here.home / "prompts", subjects={"mug": "a mug", "bad": b"\xe9"})
+    (here.home / "prompts" / "mugs" / "subjects" / "Upper.TXT").write_bytes(b"x")
+    bulk = (
+        "compose",
+        "mugs",
+        "--all",
+        "--set",
+        "model=tiny",
+        "--set",
+        "seed=1",
+        "--plan",
+        "--json",
+    )
+    shape = here(*bulk).json
+    said = "byte 0xe9 at offset 0 is not UTF-8: save the file as UTF-8"
+    assert shape["count"] == 1
+    assert [(each["file"], each["reason"]) for each in shape["skipped"]] == [
+        ("mugs/subjects/bad.txt", said)
+    ]
+    assert f"mugs/subjects/bad.txt: {said} (left out)" in shape["warnings"]
+    assert any("subjects/Upper.TXT not read" in warning for warning in shape["warnings"])
+    done = here("compose", "mugs", "--subject", "bad", "--plan")
+    assert done.code == 1 and f"mugs/subjects/bad.txt: {said}" in done.err
 
 
 def test_a_plan_knows_what_its_model_cannot_do(here: Here) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.assemble import assemble
+from composer.assemble import Assembled, Parts, assemble
 from composer.layers import Block, clean
 from composer.packs import Pack, read_pack
 from composer.sizes import resolve_size
@@ -24,31 +24,72 @@ def pack(**facts: object) -> Pack:
     )  # fmt: skip
 
 
+def assembled(
+    own: Pack, subject: Block, variable: Block | None = None, extra: str = ""
+) -> Assembled:
+    extra = " ".join(extra.split())
+    return assemble(own, Parts(own.fixed, subject, variable, Block("", "(extra)", extra)))
+
+
 def test_fixed_subject_variable_and_extra_are_joined_in_order() -> None:
-    made = assemble(pack(), block("subject", "a mug"), block("variable", "by day"), " on  slate ")
+    made = assembled(pack(), block("subject", "a mug"), block("variable", "by day"), " on  slate ")
     assert made.prompt == "a photo, a mug, by day, on slate"
     assert [s.block for s in made.spans] == ["fixed", "subject", "variable", "extra"]
 
 
 def test_order_and_separator_belong_to_the_pack() -> None:
     own = pack(order=("subject", "fixed", "variable", "extra"), separator=" | ")
-    assert assemble(own, block("subject", "a mug")).prompt == "a mug | a photo"
+    assert assembled(own, block("subject", "a mug")).prompt == "a mug | a photo"
 
 
 def test_an_empty_block_leaves_no_separator() -> None:
-    assert assemble(pack(), block("subject", "a mug"), block("variable", ""), "").prompt == (
+    assert assembled(pack(), block("subject", "a mug"), block("variable", ""), "").prompt == (
         "a photo, a mug"
     )
 
 
+@pytest.mark.parametrize("end", [".", "!", "?", "…", "。", '."', "?)", ".”"])
+def test_no_comma_stands_behind_a_sentence(end: str) -> None:
+    sentence = block("subject", f"An engraving{end}")
+    assert assembled(pack(), sentence, block("variable", "by day")).prompt == (
+        f"a photo, An engraving{end} by day"
+    )
+    own = pack(separator=" | ")
+    assert assembled(own, sentence, block("variable", "day")).prompt.endswith(f"{end} | day")
+
+
+@pytest.mark.parametrize("char", ["\u202e", "\u200b", "\u2066", "\u00ad", "\ufeff", "\U000e0041"])
+def test_a_hidden_character_is_reported_with_its_file(char: str) -> None:
+    (said,) = assembled(pack(), block("subject", f"a {char}gum")).warnings(expanded=False)
+    assert said.startswith(f"mugs/subject.txt: holds U+{ord(char):04X} (")
+    assert said.endswith("behind 'a '")
+
+
+@pytest.mark.parametrize(
+    "text", ["👩\u200d🎨 at work", "می\u200cخواهم", "a ❤\ufe0f mug", "naïve café"]
+)
+def test_characters_that_scripts_and_emoji_need_are_not_reported(text: str) -> None:
+    assert not list(assembled(pack(), block("subject", text)).warnings(expanded=False))
+
+
+@pytest.mark.parametrize("text", ["a {red|blue} mug", "a __colour__ mug", "{2$$a|b|c}"])
+def test_choices_that_are_not_expanded_are_reported(text: str) -> None:
+    made = assembled(pack(), block("subject", text))
+    (said,) = made.warnings(expanded=False)
+    assert said.startswith("mugs/subject.txt: ") and "`choices: true`" in said
+    assert not list(made.warnings(expanded=True))
+    plain = assembled(pack(), block("subject", "{box} %s __ a | b snake_case"))
+    assert not list(plain.warnings(expanded=False))
+
+
 def test_too_long_names_the_longest_block_and_by_how_much() -> None:
-    made = assemble(pack(max_chars=20), block("subject", "x" * 30))
+    made = assembled(pack(max_chars=20), block("subject", "x" * 30))
     assert made.over_by == 19
     assert made.too_long() == (
         "39 characters, 19 over the limit of 20: shorten the longest block, subject "
         "(mugs/subject.txt, 30 characters)"
     )
-    assert assemble(pack(max_chars=39), block("subject", "x" * 30)).too_long() == ""
+    assert assembled(pack(max_chars=39), block("subject", "x" * 30)).too_long() == ""
 
 
 TEXTS = st.text(max_size=40).map(clean)
@@ -65,14 +106,15 @@ def test_the_spans_are_the_blocks_and_between_them_is_the_separator(
     subject: str, variable: str, extra: str, separator: str, order: list[str]
 ) -> None:
     own = pack(separator=separator, order=tuple(order))
-    made = assemble(own, block("subject", subject), block("variable", variable), extra)
+    made = assembled(own, block("subject", subject), block("variable", variable), extra)
     given_texts = {
         "fixed": "a photo", "subject": subject, "variable": variable, "extra": extra,
     }  # fmt: skip
     wanted = [part for part in order if given_texts[part]]
     assert [span.block for span in made.spans] == wanted
     assert [made.prompt[s.start : s.end] for s in made.spans] == [given_texts[p] for p in wanted]
-    assert made.prompt == separator.join(given_texts[part] for part in wanted)
+    if separator != ", ":
+        assert made.prompt == separator.join(given_texts[part] for part in wanted)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -89,7 +131,7 @@ def test_what_is_in_a_file_is_in_the_prompt(tmp_path: Path, text: str) -> None:
         write_pack(tmp_path)
     (tmp_path / "mugs" / "subjects" / "mug.txt").write_text(text, encoding="utf-8", newline="")
     read = read_pack(tmp_path, "mugs")
-    assert assemble(
+    assert assembled(
         read, read.subjects["mug"]
     ).prompt.split() == f"studio photo of, {text}".split() or (not text.strip())
 

@@ -74,9 +74,44 @@ def test_bad_bytes_are_an_error_with_file_and_offset(
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
-    write_pack(tmp_path, subjects={"a": b"\xff\xfe", "b": b"\xe9"}, extra_key=1, id="cups")
+    write_pack(tmp_path, fixed=b"\xff\xfe", extra_key=1, id="cups")
     found = problems(tmp_path)
-    assert all(part in found for part in ("subjects/a.txt", "subjects/b.txt", "extra_key"))
+    assert all(part in found for part in ("mugs/fixed_block.txt", "extra_key"))
+    write_pack(tmp_path, "bad", subjects={"a": b"\xff\xfe", "b": b"\xe9"})
+    found = problems(tmp_path, "bad")
+    assert all(part in found for part in ("subjects/a.txt is UTF-16", "subjects/b.txt byte 0xe9"))
+    assert "holds no subject" not in found
+
+
+def test_one_bad_file_refuses_nothing_else(tmp_path: Path) -> None:
+    write_pack(
+        tmp_path, subjects={"bad": b"\xe9", "good": "a mug"}, variables={"day": "x", "night": b"\0"}
+    )
+    pack = read_pack(tmp_path, "mugs")
+    assert (list(pack.subjects), list(pack.variables)) == (["good"], ["day"])
+    assert set(pack.bad) == {("subject", "bad"), ("variable", "night")}
+    assert pack.warnings[1] == (
+        "mugs/subjects/bad.txt: byte 0xe9 at offset 0 is not UTF-8: save the file as UTF-8 "
+        "(left out)"
+    )
+
+
+def test_a_bad_file_does_not_uncover_that_of_the_extended_pack(tmp_path: Path) -> None:
+    write_pack(tmp_path, "base", subjects={"mug": "a mug", "cup": b"\xe9"})
+    write_pack(tmp_path, subjects={"mug": b"\xe9", "cup": "a cup"}, extends="base")
+    pack = read_pack(tmp_path, "mugs")
+    assert list(pack.subjects) == ["cup"]
+    assert set(pack.bad) == {("subject", "mug")}
+
+
+def test_settings_and_samples_may_name_a_bad_file(tmp_path: Path) -> None:
+    write_pack(
+        tmp_path,
+        subjects={"a": "a mug", "b": b"\xe9"},
+        variables={"day": b"\xe9"},
+        samples=[{"subject": "b", "variable": "day", "seed": 1}],
+    )
+    assert ("subject", "b") in read_pack(tmp_path, "mugs").bad
 
 
 def test_the_id_must_be_the_folder(tmp_path: Path) -> None:
@@ -103,7 +138,9 @@ def test_names_are_normalised_and_twins_are_refused(tmp_path: Path) -> None:
     assert list(read_pack(tmp_path, "mugs").subjects) == ["café"]
     if sys.platform == "linux":  # other systems cannot even hold both files
         write_pack(tmp_path, "cups", subjects={"Mug": "a", "mug": "b"})
-        assert "same name as 'Mug'" in problems(tmp_path, "cups")
+        pack = read_pack(tmp_path, "cups")
+        assert list(pack.subjects) == ["Mug"]
+        assert "same name as 'Mug.txt'" in pack.bad["subject", "mug"].message
 
 
 def test_names_sort_as_people_count(tmp_path: Path) -> None:
@@ -122,12 +159,20 @@ def test_the_order_of_names_is_total(names: list[str]) -> None:
 
 def test_files_that_are_no_blocks_are_ignored_and_unknown_ones_are_said(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
-    for name in (".hidden.txt", "mug.txt~", "README.md", "readme.txt", "~lock.txt"):
+    for name in (".hidden.txt", "mug.txt~", "README.md", "readme.txt", "~lock.txt", "LICENSE"):
         (folder / name).write_bytes(b"\xff")
-    (folder / "varible_day.txt").write_bytes(b"typo")
-    pack = read_pack(tmp_path, "mugs")
-    assert len(pack.warnings) == 1
-    assert "varible_day.txt is not read" in pack.warnings[0]
+    (folder / "wildcards").mkdir()
+    assert read_pack(tmp_path, "mugs").warnings == ()
+    for name in ("varible_day.txt", "variable_day.TXT", "data.csv", "subjects/Upper.TXT"):
+        (folder / name).write_bytes(b"typo")
+    (folder / "subjects" / "mug.txt.bak").write_bytes(b"old")
+    (folder / "variables").mkdir()
+    (folder / "subjects" / "red").mkdir()
+    assert read_pack(tmp_path, "mugs").warnings == (
+        "mugs: data.csv, variable_day.TXT, variables/, varible_day.txt, subjects/Upper.TXT, "
+        "subjects/mug.txt.bak, subjects/red/ not read: a block is fixed_block.txt, "
+        "variable_<name>.txt or subjects/<name>.txt",
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
@@ -141,10 +186,10 @@ def test_a_link_that_leaves_the_pack_is_refused_and_one_inside_is_read(tmp_path:
         pytest.skip("this system lets only administrators make links")
     assert "inside" in read_pack(tmp_path, "mugs").subjects
     (folder / "subjects" / "out.txt").symlink_to(secret)
-    assert "leaves the pack" in problems(tmp_path)
+    assert "leaves the pack" in read_pack(tmp_path, "mugs").bad["subject", "out"].message
     (folder / "subjects" / "out.txt").unlink()
     (folder / "subjects" / "gone.txt").symlink_to(tmp_path / "nothing")
-    assert "cannot be read" in problems(tmp_path)
+    assert "cannot be read" in read_pack(tmp_path, "mugs").bad["subject", "gone"].message
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     write_pack(outside, "cups")
     (tmp_path / "cups").symlink_to(outside / "cups")

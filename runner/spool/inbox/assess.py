@@ -307,6 +307,11 @@ def _warnings(
 ) -> Iterator[str]:
     if plan is not None:
         yield from (*plan.warnings, *plan.left_out)
+    elif any(mark in str(variants[0].get("prompt")) for mark in ("{", "__")):
+        from composer.choices import unexpanded
+
+        if found := unexpanded(variants[0]["prompt"]):
+            yield f"prompt: {found} is drawn as it stands: choices are expanded in packs only"
     for variant in itertools.islice(variants, _MOST_WARNED):
         yield from catalogue.warnings(variant)
 

@@ -459,8 +459,10 @@ def refused(spool: Spool, spec: Spec) -> list[str]:
 def planned(spool: Spool, capsys: pytest.CaptureFixture[str], spec: Spec) -> str:
     """What `compose --plan` says of a spec with `compose`."""
     compose = spec["compose"]
-    command = ["compose", compose["pack"], "--plan", "--json", "--subject", compose["subjects"]]
-    command += ["--variable", compose["variables"]] if "variables" in compose else []
+    command = ["compose", compose["pack"], "--plan", "--json"]
+    for part in ("subjects", "variables"):
+        names = compose.get(part, [])
+        command += [f"--{part}={name}" for name in ([names] if isinstance(names, str) else names)]
     fields = (f"{key}={json.dumps(spec[key])}" for key in spec if key not in ("kind", "compose"))
     sets = itertools.chain.from_iterable(("--set", field) for field in fields)
     result = Here(spool.home.root, capsys)(*command, *sets)
