@@ -24,8 +24,6 @@ _HIDDEN = re.compile(
     "\ufff9-\ufffb\U000e0001-\U000e007f]|(?<=[A-Za-z])[\u200c\u200d]"
 )
 
-SET_CHOICES = "`choices: true` in pack.json or in the spec's `compose` expands it"
-
 
 class Parts(NamedTuple):
     """The blocks of one prompt."""
@@ -63,7 +61,7 @@ class Assembled:
                 behind = text[: text.index(char)][-20:]
                 yield f"{span.file}: holds U+{ord(char):04X} ({name}) behind {behind!r}"
             if not expanded and (found := unexpanded(text)):
-                yield f"{span.file}: {found} is not expanded but drawn as it stands: {SET_CHOICES}"
+                yield f"{span.file}: {found} is drawn as it stands: `choices: true` would expand it"
 
     def too_long(self) -> str:
         """One sentence about a prompt that is too long; empty when it fits."""

@@ -14,7 +14,7 @@ from math import prod
 from operator import itemgetter
 from typing import Any
 
-from composer.assemble import Parts
+from composer.assemble import Assembled, Parts
 from composer.choices import Expander, Text, number
 from composer.choose import ALL, Choice, Skipped
 from composer.layers import Block
@@ -39,11 +39,11 @@ class Expansion:
         self._extra = Block("", "(extra)", " ".join(str(selected.get("extra", "")).split()))
         self._sample, self._sample_seed = selected.get("sample"), selected.get("sample_seed", 0)
         mode = selected.get("choices", pack.choices)
-        self.expanded = bool(mode)
+        self._expanded = bool(mode)
         self._texts: dict[str, Text] = {}
         wildcards = Wildcards(pack.wildcards)
         self._expander = Expander(wildcards.options)
-        has_choices = self.expanded and self._parse(wildcards)
+        has_choices = self._expanded and self._parse(wildcards)
         self.by_seed, self._every = has_choices and mode != ALL, has_choices and mode == ALL
         self._made, self._nth = 0, count()
 
@@ -108,7 +108,7 @@ class Expansion:
             return
         seeds = seeds_of(spec, fields)
         self._made += len(seeds)
-        expand.count(without_seeds(spec), self._made)
+        expand.count(self.spec(spec), self._made)
         texts = self._read(parts)
         for given in seeds:
             seed = self.base + next(self._nth) if given is None else given
@@ -121,10 +121,15 @@ class Expansion:
         """The first seed where the spec has none, drawn once."""
         return expand.draw_base(expand.MAX_IMAGES)
 
-    def warnings(self) -> Iterator[str]:
-        """That prompts depend on seeds that were drawn."""
+    def spec(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A spec without its seeds where each prompt has its own."""
+        return without_seeds(spec) if self.by_seed else spec
+
+    def warnings(self, prompts: Iterable[Assembled]) -> Iterator[str]:
+        """Those of the prompts, and that seeds were drawn for them."""
         if "base" in vars(self):
             yield "no seed is given: every time other seeds are drawn, and with them other prompts"
+        yield from (text for each in prompts for text in each.warnings(expanded=self._expanded))
 
     def _combinations(self, skipped: list[Skipped]) -> Iterator[Parts]:
         for each in self._choice.combinations(self._pack):

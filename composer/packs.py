@@ -238,12 +238,8 @@ def _override(below: Override, settings: Mapping[str, Any]) -> Override:
 
 
 def _in_order(part: str, blocks: Mapping[tuple[str, str], Block | Problem]) -> Mapping[str, Block]:
-    found = {
-        name: block
-        for (of, name), block in blocks.items()
-        if of == part and isinstance(block, Block)
-    }
-    return MappingProxyType({name: found[name] for name in sorted(found, key=natural_key)})
+    found = [b for (of, _), b in blocks.items() if of == part and isinstance(b, Block)]
+    return MappingProxyType({b.name: b for b in sorted(found, key=lambda b: natural_key(b.name))})
 
 
 def _warnings(layers: Sequence[Layer], bad: Mapping[Any, Problem]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from composer.audit import Finding, Report, Term, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, duplicate_key, item_key, left_out
 from composer.expansion import Expansion
+from composer.layers import MOST_WARNED
 from composer.packs import Pack, read_pack
 from composer.parameters import (
     NOT_FIELDS,
@@ -29,7 +30,6 @@ from composer.parameters import (
     entry_fields,
     no_defaults,
     own_seeds,
-    without_seeds,
 )
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows
@@ -205,18 +205,13 @@ def make_plan(
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
-        *expansion.warnings(),
-        *dict.fromkeys(
-            text for e in entries for text in e.assembled.warnings(expanded=expansion.expanded)
-        ),
+        *islice(dict.fromkeys(expansion.warnings(e.assembled for e in entries)), MOST_WARNED),
         *token_warnings_of(tokens, len(entries)),
         *_advice(entries),
     )
     return Plan(
         pack=pack,
-        spec=common_seeds(
-            without_seeds(spec) if expansion.by_seed else spec, [entry.fields for entry in entries]
-        ),
+        spec=common_seeds(expansion.spec(spec), [entry.fields for entry in entries]),
         entries=tuple(entries),
         skipped=tuple(skipped),
         duplicates=tuple(duplicates),

@@ -44,7 +44,7 @@ def compose_json(
     subject, variable = parts.subject, parts.variable
     assembled, report = compose(pack, parts, parse_terms(forbidden), languages)
     warnings = [assembled.too_long()] if assembled.over_by else []
-    warnings += assembled.warnings(expanded=expansion.expanded)
+    warnings += expansion.warnings([assembled])
     warnings += token_warnings(assembled.prompt, encoders)
     return {
         "prompt": assembled.prompt,

@@ -159,7 +159,7 @@ def test_a_product_that_is_too_large_is_refused_with_its_number(prompts: Path) -
 def test_a_spec_wins_over_its_pack_and_without_choices_a_warning_says_so(prompts: Path) -> None:
     plan = make_plan(spec({"variables": "night", "choices": False}, seed=1), prompts)
     assert "a __colour__ mug" in texts(plan)[0]
-    assert [w.partition(" is not")[0] for w in plan.warnings] == [
+    assert [w.partition(" is drawn")[0] for w in plan.warnings] == [
         "mugs/fixed_block.txt: {soft|hard}",
         "mugs/subjects/mug.txt: __colour__",
         "mugs/variable_night.txt: {2$$ and $$stars|moon|fog}",

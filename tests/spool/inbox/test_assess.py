@@ -429,6 +429,15 @@ def test_absent_weights_are_told_to_who_asks_and_never_put_into_a_status(
     assert spool.status("a")["warnings"] == []
 
 
+def test_choices_in_a_plain_prompt_are_warned_of(ask: Asker) -> None:
+    for prompt, said in (("a {red|blue} mug", "{red|blue}"), ("a __size__ mug", "__size__")):
+        asked = assess(
+            to_yaml({**BASES["klein"], "prompt": prompt}), "a.yaml", ask.home, ask.catalogue
+        )
+        warning = f"prompt: {said} is drawn as it stands: choices are expanded in packs only"
+        assert (asked.reason, asked.warnings) == (None, (warning,))
+
+
 def dropped(spool: Spool, name: str, spec: Spec) -> dict[str, Any]:
     """The status of a spec that was really dropped."""
     spool.drop(f"{name}.yaml", to_yaml(spec))
