@@ -71,6 +71,8 @@ def negation(
     """A negation by the cue at the token `at`; its phrase starts at the token `after`."""
     number = reading.numbers[at]
     end = reading.items[number].end if reading.items else after
+    # The next cue ends it: phrases that overlap would make many cues in one item slow.
+    end = next((place for place in range(after, end) if place in reading.cues), end)
     phrase = phrase_of(reading, after, end)
     busy = phrase.determined or phrase.described or phrase.acts or phrase.placed
     return Scope(
