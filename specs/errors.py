@@ -1,7 +1,9 @@
 """`FluxdropError`, the base class of all errors of the project, and the problems of a spec."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class FluxdropError(Exception):
@@ -24,6 +26,18 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of the file; numbers in their paths count as numbers."""
+
+    def place(problem: Problem) -> tuple[Any, ...]:
+        # Every second part is a number.
+        parts = re.split(r"([0-9]+)", problem.path)
+        path = [int(part) if n % 2 else part for n, part in enumerate(parts)]
+        return problem.line, problem.column, path, problem.message
+
+    return tuple(sorted(problems, key=place))
+
+
 class SpecInvalid(FluxdropError):
     """A spec cannot be accepted: carries the reason word and every problem, in the file's order.
 
@@ -32,7 +46,7 @@ class SpecInvalid(FluxdropError):
 
     def __init__(self, reason: str, problems: Sequence[Problem], of: int = 0) -> None:
         self.reason = reason
-        self.problems = tuple(sorted(problems))
+        self.problems = in_order(problems)
         first = self.problems[0]
         where = f"line {first.line}, column {first.column}: " if first.line else ""
         more = max(of, len(self.problems)) - 1

@@ -51,7 +51,7 @@ def default_model(
         varied = (spec.get("matrix") or {}).get("control") or [spec.get("control", "canny")]
         made_for = {CONTROL_DEFAULTS.get(str(each), "") for each in varied}
         return next(filter(is_here, made_for if len(made_for) == 1 else ()), DEFAULTS[kind])
-    if kind == "text2img" and spec.get("image"):
+    if kind == "text2img" and (spec.get("image") or (spec.get("matrix") or {}).get("image")):
         return IMG2IMG_DEFAULT
     return DEFAULTS.get(kind, "")
 

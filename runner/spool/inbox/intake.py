@@ -11,9 +11,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from runner.clock import monotonic
-from runner.errors import PlaceAway
+from runner.errors import InputMissing, PlaceAway
 from runner.files import is_there
 from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
@@ -22,8 +23,9 @@ from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compos
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.ids import Ids
+from runner.spool.inbox.inputs import TABLE
 from runner.spool.inbox.settle import Drop, Settler
-from runner.spool.inbox.waiting import InputWait
+from runner.spool.inbox.waiting import InputWait, TableWait
 from runner.spool.inbox.watcher import Watcher
 from runner.spool.store.names import (
     id_from_file,
@@ -71,6 +73,7 @@ class Intake:
             spool, catalogue, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
         )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
+        self._tables = TableWait(home, self._waiting)
         self._log_once = LogOnce("scanning the inbox")
         self._interrupted = False
         self._shown_until = 0.0
@@ -123,6 +126,7 @@ class Intake:
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         self._compose_pool.keep_only(set(specs))
         self._settler.keep_only(set(specs))
+        self._tables.keep_only(set(specs))
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
         waits = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
@@ -145,8 +149,10 @@ class Intake:
                 self.accept(batch)
                 changed, size = True, 0
                 batch.clear()
-        self.unsettled = len(unsettled) + len(self._compose_pool)
-        self.waiting_files = self._settler.waiting()
+        self.unsettled = len(unsettled | self._tables.held.keys()) + len(self._compose_pool)
+        self.waiting_files = self._settler.waiting() | self._tables.messages()
+        if self._tables.held:
+            waits.append(_CONTROLS_SECONDS)
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
         if moment >= self._shown_until:
@@ -185,7 +191,12 @@ class Intake:
             # The pool wakes the intake when it has been assessed.
             return pending.drop if pending.assessment else None
         # The time now: with that of the scan's start, a long scan would count as time unchanged.
-        return self._settler.check(file, monotonic(), renamed_in=renamed_in)
+        result = self._settler.check(file, monotonic(), renamed_in=renamed_in)
+        drop, assessment = self._tables.held.get(name, (None, _BROKEN))
+        if drop is not None and isinstance(result, Drop) and result.signature == drop.signature:
+            if not self._is_cancelled(drop, assessment) and self._tables.holds(drop, assessment):
+                return _CONTROLS_SECONDS
+        return result
 
     def _list_inbox(self) -> list[str]:
         """The names of the files in the inbox; a folder with a file's name is at fault."""
@@ -208,7 +219,8 @@ class Intake:
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for pending drops too; whether anything changed."""
-        changed = self.controls.obey(names, monotonic(), composing=len(self._compose_pool) > 0)
+        composing = len(self._compose_pool) > 0 or bool(self._tables.held)
+        changed = self.controls.obey(names, monotonic(), composing=composing)
         for pending in self._compose_pool:
             if self._is_cancelled(pending.drop, pending.uncomposed):
                 self._compose_pool.cancel(pending)
@@ -254,7 +266,8 @@ class Intake:
                 if assessment is None:
                     acknowledgements.append(Acknowledgement(drop, known[drop.identity]))
                 elif assessment.uncomposed and not self._is_cancelled(drop, assessment):
-                    if self._compose_pool.of(drop) is None:
+                    is_new = self._compose_pool.of(drop) is None
+                    if is_new and not self._tables.holds(drop, assessment):
                         # Its place in the order is that of its arrival, not of its assessment.
                         new.append(PendingDrop(drop, assessment, self._ledger.reserve()))
                 else:
@@ -312,13 +325,27 @@ class Intake:
             )
         pending = self._compose_pool.of(drop)
         if pending is not None and pending.assessment is not None:
-            return pending.assessment
+            return self._with_table(drop, pending)
         if suspect and drop.data:
             return Assessment(uncomposed=True)
         if drop.refused:
             return Assessment(reason=drop.refused[0], message=drop.refused[1])
         before = uncomposed(drop.data, drop.name, self._home) if may_compose(drop) else None
         return before or assess(drop.data, drop.name, self._home, self._catalogue)
+
+    def _with_table(self, drop: Drop, pending: PendingDrop) -> Assessment:
+        """The assessment from the pool; to be made again where the table was not there."""
+        assessment, waited = pending.assessment or _BROKEN, self._tables.waited(drop)
+        if not assessment.awaits:
+            return assessment
+        if waited < self._home.settings.input_wait_seconds:
+            self._compose_pool.forget([drop.name])
+            return replace(assessment, awaits="", warnings=(), uncomposed=True)
+        missing = (
+            f"{assessment.realised[TABLE]} did not arrive within {waited:.0f} seconds: put it into "
+            "the inbox, then drop the spec again"
+        )
+        return Assessment(reason=InputMissing.reason, message=missing)
 
     def _has_come(self, name: str) -> bool:
         """Whether a file of this name lies in the inbox, or has become a job."""
