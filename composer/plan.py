@@ -136,7 +136,7 @@ class Plan:
         numbers = {fault.row for fault in faults}
         left = (entry for entry in self.entries if not entry.row or entry.row.number not in numbers)
         skipped = (Skipped(self.table.where(f.row, f.column), f.message) for f in faults)
-        return replace(self, entries=tuple(left), skipped=(*self.skipped, *skipped))
+        return replace(self, entries=tuple(left), skipped=(*self.skipped, *skipped), faults=())
 
     @property
     def left_out(self) -> tuple[str, ...]:

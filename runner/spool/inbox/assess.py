@@ -42,7 +42,7 @@ from specs.validate import Checked, check
 
 if TYPE_CHECKING:
     from composer.plan import Plan
-    from composer.table import Row, Table
+    from composer.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ _MOST_WARNED = 200
 # The hundred findings that a plan lists, and how many there are.
 _MOST_PROBLEMS = 101
 _SIDES = ("width", "height")
+
+Beside = Callable[[str], Path] | None
+"""Where a table may lie that is to be brought into the inbox, by its name."""
 
 
 class Catalogue(Protocol):
@@ -96,21 +99,15 @@ class Assessment:
 
 
 def assess(
-    data: bytes,
-    name: str,
-    home: Home,
-    catalogue: Catalogue,
-    *,
-    weights: bool = False,
-    beside: Callable[[str], Path] | None = None,
-) -> Assessment:
+    data: bytes, name: str, home: Home, catalogue: Catalogue,
+    *, weights: bool = False, beside: Beside = None,
+) -> Assessment:  # fmt: skip
     """Assess the spec that a file of this name holds; every problem at once, with its place.
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
     words, models, count. `reason` is that of the first which found something. What one check
     found wrong no other speaks of again. With `weights`, `absent` has the models too, for which
-    many files may have to be looked for. `beside` is where a table may lie that is to be brought
-    into the inbox, by its name. Raises OSError where a file that it needs, a LoRA's for
+    many files may have to be looked for. Raises OSError where a file that it needs, a LoRA's for
     one, cannot be looked at now.
     """
     value: Any = None
@@ -153,12 +150,7 @@ def _read(data: bytes, name: str) -> Document:
 
 
 def _assess(
-    document: Document,
-    home: Home,
-    catalogue: Catalogue,
-    *,
-    weights: bool,
-    beside: Callable[[str], Path] | None,
+    document: Document, home: Home, catalogue: Catalogue, *, weights: bool, beside: Beside
 ) -> Assessment:
     checked = check(document)
     errors = [SpecInvalid("SchemaInvalid", checked.problems)] if checked.problems else []
@@ -184,12 +176,10 @@ def _assess(
     with collected():
         plan = _planned(checked, spec, home, catalogue, table)
     if plan and table:
-        plan, faulty = _checked_rows(checked, plan, home, catalogue)
-        errors += (_located(error, checked.document) for error in faulty)
-    if plan and not checked.is_unsound("compose", "on_violation"):
+        plan = _checked_rows(checked, plan, home, catalogue, errors)
+    if plan and not plan.faults and not checked.is_unsound("compose", "on_violation"):
         with collected():
-            if not (table and plan.faults):
-                plan.reject()
+            plan.reject()
     with collected():
         _check_forbidden(checked, home)
     prompts: Sequence[Mapping[str, Any]] = ()
@@ -268,11 +258,7 @@ def _refuse(checked: Checked, reason: str, findings: Iterable[tuple[str, str]]) 
 
 
 def _planned(
-    checked: Checked,
-    spec: Mapping[str, Any],
-    home: Home,
-    catalogue: Catalogue,
-    table: Table | None,
+    checked: Checked, spec: Mapping[str, Any], home: Home, catalogue: Catalogue, table: Table | None
 ) -> Plan | None:
     """The composer's plan for a spec with `compose` or a `table`, whether it may run or not."""
     if "pack" not in spec["compose"] if "compose" in spec else table is None:
@@ -303,23 +289,16 @@ def _with_model(plan: Plan, catalogue: Catalogue) -> tuple[Mapping[str, Any], ..
     """For each prompt, its spec fields with a model."""
     if "model" in plan.spec or "model" in plan.spec.get("matrix", {}):
         return plan.prompts
-    defaults: dict[Any, str] = {}
-    prompts = []
-    for fields in plan.prompts:
-        spec = {**plan.spec, **fields}
-        depends_on = (spec.get("control"), "image" in spec)
-        if depends_on not in defaults:
-            defaults[depends_on] = catalogue.default_model({**spec, "model": None})
-        prompts.append({"model": defaults[depends_on], **fields})
-    return tuple(prompts)
+    models = (catalogue.default_model({**plan.spec, **fields}) for fields in plan.prompts)
+    return tuple({"model": m, **fields} for m, fields in zip(models, plan.prompts, strict=True))
 
 
-def _table_bytes(name: str, home: Home, beside: Callable[[str], Path] | None) -> tuple[bytes, str]:
+def _table_bytes(name: str, home: Home, beside: Beside) -> tuple[bytes, str]:
     """The bytes of a table; none, and what is waited for, while it is absent or being written."""
     near = beside(name) if beside and not {"/", "\\"}.intersection(name) else None
+    if near and is_file(near):
+        return read_file(near, follow=True), ""
     try:
-        if near and is_file(near):
-            return read_file(near, follow=True), ""
         place, alike = Folders(home).find(place_of(name, home))
         if snapshot := take(place, home):
             return snapshot.public(name), ""
@@ -332,60 +311,51 @@ def _table(checked: Checked, spec: Mapping[str, Any], data: bytes, catalogue: Ca
     """The rows of a table, each checked with what is sound of the spec."""
     from composer.table import read_table
 
-    kind, name = str(spec["kind"]), str(spec[TABLE])
-    sha256 = hashlib.sha256(data).hexdigest()
     table = read_table(
-        data, name, sha256, spec, lambda model: bool(catalogue.parameters(model, kind))
-    )
-    if not checked.problems:
-        return table
-    # What the spec lacks each row lacks.
-    return replace(table, faults=tuple(fault for fault in table.faults if fault.column))
+        data, str(spec[TABLE]), hashlib.sha256(data).hexdigest(), spec,
+        lambda model: bool(catalogue.parameters(model, str(spec["kind"]))),
+    )  # fmt: skip
+    # What an unsound spec lacks each row lacks.
+    told = (fault for fault in table.faults if fault.column or not checked.problems)
+    return replace(table, faults=tuple(told))
 
 
 def _checked_rows(
-    checked: Checked, plan: Plan, home: Home, catalogue: Catalogue
-) -> tuple[Plan, list[SpecInvalid]]:
-    """The plan of a table without its faulty rows, or what refuses them: paths, and models."""
+    checked: Checked, plan: Plan, home: Home, catalogue: Catalogue, errors: list[SpecInvalid]
+) -> Plan:
+    """The plan of a table without its faulty rows, where they are skipped; adds to `errors`.
+
+    The paths of rows, and what models object to in them, are checked here.
+    """
     from composer.table import Fault
 
-    table, faults = plan.table, list(plan.faults)
-    assert table is not None, "its rows are checked"
-    for row in table.rows:
-        for path, text in named_paths(row.fields):
-            try:
-                place_of(text, home)
-            except PathNotAllowed as error:
-                faults.append(Fault(row.number, path.split(".")[0], str(error), error.reason))
-    asked: dict[str, tuple[Mapping[str, Any], dict[int, Row]]] = {}
-    for (entry, _), fields in zip(plan.owned, _with_model(plan, catalogue), strict=True):
+    assert plan.table is not None, "its rows are checked"
+    faults = dict.fromkeys(plan.faults)
+    for row in plan.table.rows:
+        for path, why in _refused_paths(row.fields, home):
+            faults[Fault(row.number, path.partition(".")[0], why, PathNotAllowed.reason)] = None
+    known: dict[str, Sequence[tuple[str, str]]] = {}
+    of_spec: dict[tuple[str, str], None] = {}
+    prompts = _with_model(plan, catalogue) if _has_model(checked, plan) else ()
+    for (entry, _), fields in zip(plan.owned, prompts, strict=False):
         variant = {**fields, **plan.spec}
-        assert entry.row is not None, "it is of a table"
-        asked.setdefault(_asked_of(variant), (variant, {}))[1][entry.row.number] = entry.row
-    found: dict[tuple[str, str], dict[int, Row]] = {}
-    for single, rows in asked.values() if _has_model(checked, plan) else ():
-        for problem in catalogue.problems(single):
-            found.setdefault(problem, {}).update(rows)
-    of_all: list[tuple[str, str]] = []
-    count = len({number for _, rows in asked.values() for number in rows})
-    for (path, message), rows in found.items():
-        field = path.partition(".")[0]
-        if field not in table.columns and len(rows) == count:
-            of_all.append((path, message))
-            continue
-        for row in rows.values():
-            own = field in row.fields
-            text = message if own else f"{path}: {message}"
-            faults.append(Fault(row.number, field if own else "", text))
-    errors: list[SpecInvalid] = []
-    try:
-        _refuse(checked, "SchemaInvalid", of_all)
-    except SpecInvalid as error:
-        errors.append(error)
+        if (key := _asked_of(variant)) not in known:
+            known[key] = catalogue.problems(variant)
+        for path, why in known[key]:
+            field, own = path.partition(".")[0], entry.row.fields if entry.row else {}
+            column = next((each for each in (field, "model") if each in own), None)
+            if entry.row and column:
+                why = why if column == field else f"{path}: {why}"
+                faults[Fault(entry.row.number, column, why)] = None
+            else:
+                of_spec[path, why] = None
+    with _collected(errors, checked.document):
+        _refuse(checked, "SchemaInvalid", of_spec)
     skips = plan.spec.get("on_error") == "skip" and not any(fault.of_all for fault in faults)
     if skips and len(faults) < MAX_COLLECTED:
-        return replace(plan.without(faults), faults=()), errors
-    return replace(plan, faults=tuple(faults)), [*errors, *table.told(faults)]
+        return plan.without([*faults])
+    errors += (_located(error, checked.document) for error in plan.table.told([*faults]))
+    return replace(plan, faults=tuple(faults))
 
 
 def _check_forbidden(checked: Checked, home: Home) -> None:
@@ -486,31 +456,30 @@ def _reliable(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_paths(checked: Checked, spec: Mapping[str, Any], home: Home) -> None:
-    problems = []
+    _refuse(checked, PathNotAllowed.reason, _refused_paths(spec, home))
+
+
+def _refused_paths(spec: Mapping[str, Any], home: Home) -> Iterator[tuple[str, str]]:
     for path, text in named_paths(spec):
         try:
             place_of(text, home)
         except PathNotAllowed as error:
-            problems.append((path, str(error)))
-    _refuse(checked, PathNotAllowed.reason, problems)
+            yield path, str(error)
 
 
 def _with_pictures(checked: Checked, spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     """The matrix with the images that its patterns name now."""
-    varied = spec.get("matrix", {}).get("image")
-    if not varied:
-        return {}
-    found: dict[str, None] = {}
-    absent = []
-    for n, text in enumerate([varied] if isinstance(varied, str) else varied):
-        try:
-            found |= dict.fromkeys(matching(text, home))
-        except InputMissing as error:
-            absent.append((f"matrix.image.{n}", str(error)))
-        except PathNotAllowed:
-            pass  # said by `_check_paths`
+    varied = spec.get("matrix", {}).get("image", ())
+    listed = [varied] if isinstance(varied, str) else varied
+    found = {text: matching(text, home) for text in listed}
+    absent = (
+        (f"matrix.image.{n}", f"no image matches {text!r}: put them there before the spec")
+        for n, text in enumerate(listed)
+        if not found[text]
+    )
     _refuse(checked, InputMissing.reason, absent)
-    return {"matrix": {**spec["matrix"], "image": list(found)}}
+    images = [*dict.fromkeys(itertools.chain.from_iterable(found.values()))]
+    return {"matrix": {**spec["matrix"], "image": images}} if images else {}
 
 
 def _with_loras(

@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner.errors import InputBad, InputMissing, PathNotAllowed
-from runner.files import MAX_FILE_BYTES, is_folder, is_there, names_in, open_regular
+from runner.errors import InputBad, PathNotAllowed
+from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
@@ -91,25 +91,22 @@ def place_of(text: str, home: Home) -> Path:
 
 
 def matching(text: str, home: Home) -> list[str]:
-    """The images that a pattern like `photos/*.jpg` names, in natural order; a path as it is.
-
-    Raises PathNotAllowed outside the allowed roots, InputMissing where nothing matches.
-    """
-    place = place_of(text, home)
-    if not any(sign in text for sign in "*?") or is_there(place):
+    """The images that a pattern like `photos/*.jpg` names, in natural order; a path as it is."""
+    try:
+        place = place_of(text, home)
+    except PathNotAllowed:
+        return [text]  # refused as a path is
+    if not {"*", "?"}.intersection(text) or is_there(place):
         return [text]
-    folder, _, pattern = text.replace("\\", "/").rpartition("/")
-    names = names_in(place.parent) if is_folder(place.parent) else []
-    found = [
-        name
-        for name in names
-        if fnmatch(name.lower(), pattern.lower())
+    folder = text.replace("\\", "/").rpartition("/")[0]
+    found = (
+        f"{folder}/{name}" if folder else name
+        for name in names_in(place.parent)
+        if fnmatch(name.lower(), place.name.lower())
         and name.lower().endswith(_ENDINGS)
         and not is_ignored(name)
-    ]
-    if not found:
-        raise InputMissing(f"no image matches {text!r}: put them there before the spec")
-    return [f"{folder}/{name}" if folder else name for name in sorted(found, key=natural_order)]
+    )
+    return sorted(found, key=natural_order)
 
 
 def is_absolute(text: str) -> bool:
