@@ -157,20 +157,14 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
     if outdated := client.outdated_runner(home):
         print_message(f"warning: {outdated}")
     catalogue = RegistryCatalogue(home.settings, home.data)
-    checked = [
-        (
-            file,
-            assess(
-                data,
-                _name(file, data),
-                home,
-                catalogue,
-                weights=True,
-                beside=None if file == "-" else partial(client.beside, Path(file)),
-            ),
+    checked = []
+    for file, data in specs:
+        name, beside = (
+            _name(file, data),
+            None if file == "-" else partial(client.beside, Path(file)),
         )
-        for file, data in specs
-    ]
+        assessment = assess(data, name, home, catalogue, weights=True, beside=beside)
+        checked.append((file, assessment))
     for file, assessment in checked:
         for text in [*_warnings(assessment), *_absent_pictures(Path(file), assessment, home)]:
             print_message(f"{file}: warning: {text}")

@@ -11,10 +11,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from runner.clock import monotonic
-from runner.errors import InputMissing, PlaceAway
+from runner.errors import PlaceAway
 from runner.files import is_there
 from runner.log_once import LogOnce
 from runner.spool.inbox.acknowledge import Acknowledgement, Acknowledger, finish_acknowledgements
@@ -25,7 +24,7 @@ from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.ids import Ids
 from runner.spool.inbox.inputs import TABLE
 from runner.spool.inbox.settle import Drop, Settler
-from runner.spool.inbox.waiting import InputWait, TableWait
+from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
 from runner.spool.store.names import (
     id_from_file,
@@ -73,7 +72,8 @@ class Intake:
             spool, catalogue, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
         )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
-        self._tables = TableWait(home, self._waiting)
+        # By name, the specs that wait for their tables.
+        self._held: dict[str, tuple[Drop, Assessment]] = {}
         self._log_once = LogOnce("scanning the inbox")
         self._interrupted = False
         self._shown_until = 0.0
@@ -126,7 +126,7 @@ class Intake:
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         self._compose_pool.keep_only(set(specs))
         self._settler.keep_only(set(specs))
-        self._tables.keep_only(set(specs))
+        self._held = {name: self._held[name] for name in self._held.keys() & specs}
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
         waits = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
@@ -149,9 +149,9 @@ class Intake:
                 self.accept(batch)
                 changed, size = True, 0
                 batch.clear()
-        self.unsettled = len(unsettled | self._tables.held.keys()) + len(self._compose_pool)
-        self.waiting_files = self._settler.waiting() | self._tables.messages()
-        if self._tables.held:
+        self.unsettled = len(unsettled | self._held.keys()) + len(self._compose_pool)
+        self.waiting_files = self._settler.waiting()
+        if self._held:
             waits.append(_CONTROLS_SECONDS)
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
@@ -187,16 +187,25 @@ class Intake:
         if self.faults.seconds_left(file):
             return None
         pending = self._compose_pool.find(file)
-        if pending is not None:
+        if pending and pending.assessment and pending.assessment.awaits:
+            # Its table has gone again: it is held from the next look on.
+            self._compose_pool.forget([name])
+        elif pending is not None:
             # The pool wakes the intake when it has been assessed.
             return pending.drop if pending.assessment else None
         # The time now: with that of the scan's start, a long scan would count as time unchanged.
-        result = self._settler.check(file, monotonic(), renamed_in=renamed_in)
-        drop, assessment = self._tables.held.get(name, (None, _BROKEN))
-        if drop is not None and isinstance(result, Drop) and result.signature == drop.signature:
-            if not self._is_cancelled(drop, assessment) and self._tables.holds(drop, assessment):
-                return _CONTROLS_SECONDS
-        return result
+        now = monotonic()
+        result = self._settler.check(file, now, renamed_in=renamed_in)
+        drop, assessment = self._held.get(name, (None, _BROKEN))
+        if drop is None or not isinstance(result, Drop) or result.signature != drop.signature:
+            return result
+        if self._is_cancelled(drop, assessment) or not self._lacks_table(assessment):
+            return result
+        return self._settler.hold(drop, assessment.realised[TABLE], now)
+
+    def _lacks_table(self, assessment: Assessment) -> bool:
+        table = assessment.realised.get(TABLE)
+        return table is not None and not self._waiting.is_settled(table)
 
     def _list_inbox(self) -> list[str]:
         """The names of the files in the inbox; a folder with a file's name is at fault."""
@@ -219,7 +228,7 @@ class Intake:
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for pending drops too; whether anything changed."""
-        composing = len(self._compose_pool) > 0 or bool(self._tables.held)
+        composing = len(self._compose_pool) > 0 or len(self._held) > 0
         changed = self.controls.obey(names, monotonic(), composing=composing)
         for pending in self._compose_pool:
             if self._is_cancelled(pending.drop, pending.uncomposed):
@@ -266,8 +275,9 @@ class Intake:
                 if assessment is None:
                     acknowledgements.append(Acknowledgement(drop, known[drop.identity]))
                 elif assessment.uncomposed and not self._is_cancelled(drop, assessment):
-                    is_new = self._compose_pool.of(drop) is None
-                    if is_new and not self._tables.holds(drop, assessment):
+                    if self._lacks_table(assessment):
+                        self._held[drop.name] = drop, assessment
+                    elif self._compose_pool.of(drop) is None:
                         # Its place in the order is that of its arrival, not of its assessment.
                         new.append(PendingDrop(drop, assessment, self._ledger.reserve()))
                 else:
@@ -325,27 +335,13 @@ class Intake:
             )
         pending = self._compose_pool.of(drop)
         if pending is not None and pending.assessment is not None:
-            return self._with_table(drop, pending)
+            return pending.assessment
         if suspect and drop.data:
             return Assessment(uncomposed=True)
         if drop.refused:
             return Assessment(reason=drop.refused[0], message=drop.refused[1])
         before = uncomposed(drop.data, drop.name, self._home) if may_compose(drop) else None
         return before or assess(drop.data, drop.name, self._home, self._catalogue)
-
-    def _with_table(self, drop: Drop, pending: PendingDrop) -> Assessment:
-        """The assessment from the pool; to be made again where the table was not there."""
-        assessment, waited = pending.assessment or _BROKEN, self._tables.waited(drop)
-        if not assessment.awaits:
-            return assessment
-        if waited < self._home.settings.input_wait_seconds:
-            self._compose_pool.forget([drop.name])
-            return replace(assessment, awaits="", warnings=(), uncomposed=True)
-        missing = (
-            f"{assessment.realised[TABLE]} did not arrive within {waited:.0f} seconds: put it into "
-            "the inbox, then drop the spec again"
-        )
-        return Assessment(reason=InputMissing.reason, message=missing)
 
     def _has_come(self, name: str) -> bool:
         """Whether a file of this name lies in the inbox, or has become a job."""

@@ -15,9 +15,7 @@ from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
 from runner.files import is_file
 from runner.holds import Hold
-from runner.settings import Home
 from runner.spool.disk.disk import concerns_all
-from runner.spool.inbox.assess import Assessment
 from runner.spool.inbox.ids import is_away
 from runner.spool.inbox.inputs import (
     TABLE,
@@ -33,7 +31,6 @@ from runner.spool.inbox.inputs import (
     same_copy,
     take,
 )
-from runner.spool.inbox.settle import Drop
 from runner.spool.store.names import key_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -59,7 +56,7 @@ class InputWait:
         # The hashes of the last pictures that were decoded: many jobs may name the same one.
         self._pictures: set[bytes] = set()
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
-        self.folders = Folders(spool.home)
+        self._folders = Folders(spool.home)
         self._next_seq = 0
         # By the ids of waiting jobs, as they are compared, those of the jobs they wait for.
         self._makers: dict[str, set[str]] = {}
@@ -72,7 +69,7 @@ class InputWait:
         After a second the others are left to the next call.
         """
         waiting = self._ledger.waiting_for_input()
-        self.folders.renew()
+        self._folders.renew()
         changed = cut_short = False
         until = monotonic() + GATHER_SECONDS
         for record in sorted(waiting, key=lambda record: record.seq < self._next_seq):
@@ -92,7 +89,7 @@ class InputWait:
         rescan = self._home.settings.rescan_seconds
         again = min(_CHECK_AGAIN_SECONDS, rescan)
         self.seconds_to_next_check = 0.0 if cut_short else again if waiting else rescan
-        if not waiting and len(self._unchanged) > _MOST_REMEMBERED:
+        if len(self._unchanged) > _MOST_REMEMBERED:
             self._unchanged.clear()
         for key in self._makers.keys() - {key_of(record.id) for record in waiting}:
             del self._makers[key]
@@ -123,7 +120,7 @@ class InputWait:
                     break
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
-                snapshot = self.settled(text)
+                snapshot = self._settled(text)
                 if snapshot is None:
                     # The next drop of an id that is free again makes it, as the first one did.
                     missing[text] = None if maker and is_away(maker, self._outbox) else maker
@@ -154,9 +151,15 @@ class InputWait:
                 self._outbox.write_status(record.seq)
         return False
 
-    def settled(self, text: str) -> Snapshot | None:
-        """The bytes of a file that a spec names, None while it is missing or may be written."""
-        place, _ = self.folders.find(place_of(text, self._home))
+    def is_settled(self, text: str) -> bool:
+        """Whether a file that a spec names is whole, or will never be read."""
+        try:
+            return self._settled(text) is not None
+        except (JobFailed, OSError):
+            return True
+
+    def _settled(self, text: str) -> Snapshot | None:
+        place, _ = self._folders.find(place_of(text, self._home))
         snapshot = take(place, self._home)
         if snapshot is None or is_from_outbox(relative(text, self._home)):
             return snapshot
@@ -174,7 +177,7 @@ class InputWait:
 
         The rows are in the ledger: this shows what was run.
         """
-        place, _ = self.folders.find(place_of(text, self._home))
+        place, _ = self._folders.find(place_of(text, self._home))
         try:
             snapshot = take(place, self._home)
             data = snapshot.public(text) if snapshot else b""
@@ -234,7 +237,7 @@ class InputWait:
         """What a job waits for. Raises InputMissing where it waits no longer."""
         if maker is None:
             waited = monotonic() - self._since.setdefault(record.seq, monotonic())
-            place, near = self.folders.find(place_of(missing, self._home))
+            place, near = self._folders.find(place_of(missing, self._home))
             hint = hint_of(near)
             if waited < self._home.settings.input_wait_seconds:
                 return f"waiting for {missing}{hint}"
@@ -250,47 +253,3 @@ class InputWait:
                 f"it: mend that job, then put a file {record.id}.retry into the inbox"
             )
         return f"waiting for job {maker.id}, which makes {missing}"
-
-
-class TableWait:
-    """Holds drops back while the table that each names is missing or may still be written."""
-
-    def __init__(self, home: Home, waiting: InputWait) -> None:
-        self._home = home
-        self._waiting = waiting
-        self._since: dict[str, tuple[tuple[int, ...], float]] = {}
-        self.held: dict[str, tuple[Drop, Assessment]] = {}
-
-    def messages(self) -> dict[str, str]:
-        """The drops held back, each with what it waits for."""
-        return {
-            name: f"waits for its table {assessment.realised[TABLE]}"
-            for name, (_, assessment) in self.held.items()
-        }
-
-    def keep_only(self, names: set[str]) -> None:
-        """Forget drops whose files are no longer there."""
-        for name in self._since.keys() - names:
-            del self._since[name]
-            self.held.pop(name, None)
-
-    def holds(self, drop: Drop, assessment: Assessment) -> bool:
-        """Whether a drop has to wait, and not as long as images are waited for."""
-        text = assessment.realised.get(TABLE)
-        try:
-            settled = text is None or self._waiting.settled(text) is not None
-        except (JobFailed, OSError):
-            settled = True  # said when it is assessed
-        if settled or self.waited(drop) >= self._home.settings.input_wait_seconds:
-            self.held.pop(drop.name, None)
-            return False
-        self.held[drop.name] = drop, assessment
-        return True
-
-    def waited(self, drop: Drop) -> float:
-        """For how many seconds a drop has waited."""
-        signature, since = self._since.get(drop.name, ((), 0.0))
-        if signature != drop.signature:
-            since = monotonic()
-            self._since[drop.name] = drop.signature, since
-        return monotonic() - since
