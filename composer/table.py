@@ -77,19 +77,16 @@ class Table:
         words = ("line", "key") if self.name.lower().endswith(".jsonl") else ("row", "column")
         return f"{self.name}: {words[0]} {row}" + (f", {words[1]} {column}" if column else "")
 
-    def told(self, faults: Sequence[Fault]) -> list[SpecInvalid]:
-        """The errors for faults, one for each reason; of many faults the first are listed."""
-        by_reason: dict[str, list[Problem]] = {}
-        placed = sorted(faults, key=lambda fault: fault.row)[: MAX_REPORTED + 1]
-        for n, fault in enumerate(placed):
-            where, message = self.where(fault.row, fault.column), fault.message
-            if n == MAX_REPORTED:
-                least = "at least " if len(faults) >= MAX_COLLECTED else ""
-                where = self.where(fault.row)
-                message = f"and {least}{len(faults) - n:,} more problems from here on"
-            problem = Problem(0, 0, f"table: {where}", message)
-            by_reason.setdefault(fault.reason, []).append(problem)
-        return [SpecInvalid(reason, problems) for reason, problems in by_reason.items()]
+    def told(self, faults: Sequence[Fault]) -> SpecInvalid:
+        """The error for faults; of many the first are listed, and the others counted."""
+        placed = sorted(faults, key=lambda fault: fault.row)
+        listed = [(self.where(f.row, f.column), f.message) for f in placed[:MAX_REPORTED]]
+        if len(placed) > MAX_REPORTED:
+            least = "at least " if len(placed) >= MAX_COLLECTED else ""
+            more = f"and {least}{len(placed) - MAX_REPORTED:,} more problems from here on"
+            listed.append((self.where(placed[MAX_REPORTED].row), more))
+        problems = [Problem(0, 0, f"table: {where}", message) for where, message in listed]
+        return SpecInvalid(faults[0].reason, problems)
 
 
 def read_table(

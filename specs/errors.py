@@ -1,9 +1,7 @@
 """`FluxdropError`, the base class of all errors of the project, and the problems of a spec."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 
 class FluxdropError(Exception):
@@ -27,15 +25,8 @@ class Problem:
 
 
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Problems in the order of the file; numbers in their paths count as numbers."""
-
-    def place(problem: Problem) -> tuple[Any, ...]:
-        # Every second part is a number.
-        parts = re.split(r"([0-9]+)", problem.path)
-        path = [int(part) if n % 2 else part for n, part in enumerate(parts)]
-        return problem.line, problem.column, path, problem.message
-
-    return tuple(sorted(problems, key=place))
+    """Problems in the order of the file, each once; of one place as they were found."""
+    return tuple(sorted(dict.fromkeys(problems), key=lambda each: (each.line, each.column)))
 
 
 class SpecInvalid(FluxdropError):

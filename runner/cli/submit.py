@@ -159,12 +159,9 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
     catalogue = RegistryCatalogue(home.settings, home.data)
     checked = []
     for file, data in specs:
-        name, beside = (
-            _name(file, data),
-            None if file == "-" else partial(client.beside, Path(file)),
-        )
-        assessment = assess(data, name, home, catalogue, weights=True, beside=beside)
-        checked.append((file, assessment))
+        name = _name(file, data)
+        beside = None if file == "-" else partial(client.beside, Path(file))
+        checked.append((file, assess(data, name, home, catalogue, weights=True, beside=beside)))
     for file, assessment in checked:
         for text in [*_warnings(assessment), *_absent_pictures(Path(file), assessment, home)]:
             print_message(f"{file}: warning: {text}")

@@ -40,7 +40,7 @@ def table(data: str | bytes, name: str = "products.csv", **spec: Any) -> Table:
 
 def told(found: Table) -> list[str]:
     """The faults in words."""
-    problems = [each for error in found.told(found.faults) for each in error.problems]
+    problems = found.told(found.faults).problems if found.faults else ()
     return [str(problem).removeprefix("table: ") for problem in problems]
 
 
@@ -181,8 +181,8 @@ def test_a_request_that_is_none_is_told_with_its_line() -> None:
     ]
     assert told(table("\n".join(map(json.dumps, lines)), "b.jsonl")) == [
         "b.jsonl: line 2, key custom_id: 'a' is that of line 1 too",
-        "b.jsonl: line 3, key size: 'big' is not a size like 1024x1024",
         "b.jsonl: line 3, key url: only /v1/images/generations is understood",
+        "b.jsonl: line 3, key size: 'big' is not a size like 1024x1024",
         "b.jsonl: line 4: a request has a `custom_id`, which is text, and a `body`",
     ]
 

@@ -222,11 +222,8 @@ def _collected(errors: list[SpecInvalid], document: Document) -> Iterator[None]:
     try:
         yield
     except SpecInvalid as error:
-        errors.append(_located(error, document))
-
-
-def _located(error: SpecInvalid, document: Document) -> SpecInvalid:
-    return SpecInvalid(error.reason, [_in_spec(each, document) for each in error.problems])
+        problems = [_in_spec(problem, document) for problem in error.problems]
+        errors.append(SpecInvalid(error.reason, problems))
 
 
 def _in_spec(problem: Problem, document: Document) -> Problem:
@@ -354,7 +351,9 @@ def _checked_rows(
     skips = plan.spec.get("on_error") == "skip" and not any(fault.of_all for fault in faults)
     if skips and len(faults) < MAX_COLLECTED:
         return plan.without([*faults])
-    errors += (_located(error, checked.document) for error in plan.table.told([*faults]))
+    if faults:
+        with _collected(errors, checked.document):
+            raise plan.table.told([*faults])
     return replace(plan, faults=tuple(faults))
 
 
@@ -504,7 +503,7 @@ def _with_loras(
 
 def _refusal(errors: Sequence[SpecInvalid], value: Any) -> Assessment:
     value = value if isinstance(value, dict) else {}
-    problems = in_order({problem for error in errors for problem in error.problems})
+    problems = in_order(problem for error in errors for problem in error.problems)
     first = SpecInvalid(errors[0].reason, errors[0].problems, of=len(problems))
     if len(problems) > _MOST_PROBLEMS:
         more = Problem(0, 0, "", f"and {len(problems) - _MOST_PROBLEMS} more problems")

@@ -200,6 +200,7 @@ class Intake:
         if drop is None or not isinstance(result, Drop) or result.signature != drop.signature:
             return result
         if self._is_cancelled(drop, assessment) or not self._lacks_table(assessment):
+            del self._held[name]
             return result
         return self._settler.hold(drop, assessment.realised[TABLE], now)
 

@@ -165,14 +165,11 @@ class Settler:
         return Drop(path.name, data, signature)
 
     def hold(self, drop: Drop, table: str, now: float) -> Drop | float:
-        """What to do with a settled spec whose table is not there: as with an image, wait for it."""
+        """What to do with a settled spec whose table is not there: wait as for an image."""
         state = self._state(drop.name, drop.signature, now)
         state.waits_because = f"waits for its table {table}"
         seconds = self._settings.input_wait_seconds
-        message = (
-            f"{table} did not arrive within {seconds:.0f} seconds: put it into the inbox, then drop "
-            "the spec again"
-        )
+        message = f"{table} did not arrive within {seconds:.0f} seconds: bring it, then the spec"
         path = Path(drop.name)
         return self._wait_or_refuse(path, state, now, seconds, "InputMissing", message)
 

@@ -173,23 +173,13 @@ class InputWait:
         return snapshot if moment - since >= quiet else None
 
     def _copied_table(self, record: Record, text: str, origin: Mapping[str, Any]) -> str:
-        """The name of the copy of a job's table; none where the file is another one by now.
-
-        The rows are in the ledger: this shows what was run.
-        """
+        """The name of the copy of a job's table, whose rows are in the ledger; none of another."""
         place, _ = self._folders.find(place_of(text, self._home))
-        try:
-            snapshot = take(place, self._home)
-            data = snapshot.public(text) if snapshot else b""
-        except JobFailed:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != origin.get("table_sha256"):
+        snapshot = take(place, self._home)
+        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != origin["table_sha256"]:
             self._ledger.warn(record.seq, [f"{text} was changed after its rows were read"])
             return ""
-        name, folder = copy_name(text, {}), self._outbox.folder(record.id) / "inputs"
-        self._disk.make_folder(folder)
-        self._disk.replace(folder / name, data, durable=True)
-        return name
+        return self._write(record, text, snapshot.public(text), {})
 
     def _copy(self, record: Record, text: str, snapshot: Snapshot, taken: dict[str, str]) -> str:
         folder = self._outbox.folder(record.id) / "inputs"
@@ -209,9 +199,12 @@ class InputWait:
                 f"the images of this job are larger than {most:g} MB together: scale them down, "
                 "or raise `job_inputs_mb` in fluxdrop.yaml"
             )
-        name = copy_name(text, taken)
+        return self._write(record, text, snapshot.data, taken)
+
+    def _write(self, record: Record, text: str, data: bytes, taken: Mapping[str, str]) -> str:
+        folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, taken)
         self._disk.make_folder(folder)
-        self._disk.replace(folder / name, snapshot.data, durable=True)
+        self._disk.replace(folder / name, data, durable=True)
         return name
 
     def _refuse_circle(self, record: Record, missing: Iterable[str]) -> None:
