@@ -298,4 +298,5 @@ def _advice(entries: Sequence[Entry]) -> Iterator[str]:
             if key not in reported:
                 reported.add(key)
                 cue = f" after {finding.cue!r}" if finding.cue else ""
-                yield f"{entry.where or entry.path}: {finding.term!r}{cue} in {finding.block}: {finding.note}"
+                place = entry.where or entry.path
+                yield f"{place}: {finding.term!r}{cue} in {finding.block}: {finding.note}"

@@ -8,6 +8,7 @@ file is left alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
-from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular
+from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular, read_file
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
@@ -293,16 +294,14 @@ def is_from_outbox(text: str) -> bool:
     return text.replace("\\", "/").startswith("outbox/")
 
 
-def same_copy(folder: Path, names: Iterable[str], data: bytes) -> tuple[str | None, int]:
-    """The copy in a folder with these bytes, None without one; and the bytes of all copies."""
-    found, total = None, 0
+def copies_in(folder: Path, names: Iterable[str]) -> dict[bytes, tuple[str, int]]:
+    """The name and the size of each of these copies in a folder, by the SHA-256 of its bytes."""
+    found: dict[bytes, tuple[str, int]] = {}
     for name in dict.fromkeys(names):
-        with contextlib.suppress(OSError), os.fdopen(open_regular(folder / name), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            total += size
-            if found is None and size == len(data) and file.read(size + 1) == data:
-                found = name
-    return found, total
+        with contextlib.suppress(OSError):
+            data = read_file(folder / name)
+            found.setdefault(hashlib.sha256(data).digest(), (name, len(data)))
+    return found
 
 
 def copy_name(text: str, taken: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from runner.spool.inbox.inputs import (
     TABLE,
     Folders,
     Snapshot,
+    copies_in,
     copy_name,
     hint_of,
     is_from_outbox,
@@ -28,7 +29,6 @@ from runner.spool.inbox.inputs import (
     paths_of,
     place_of,
     relative,
-    same_copy,
     take,
 )
 from runner.spool.store.names import key_of
@@ -41,6 +41,7 @@ _CHECK_AGAIN_SECONDS = 0.5
 GATHER_SECONDS = 1.0
 """Of decoding and copying pictures, before the intake looks at control files and drops again."""
 _MOST_REMEMBERED = 1000
+_MOST_JOBS = 8
 
 
 class InputWait:
@@ -55,6 +56,8 @@ class InputWait:
         self._since: dict[int, float] = {}
         # The hashes of the last pictures that were decoded: many jobs may name the same one.
         self._pictures: set[bytes] = set()
+        # Of the last jobs, by `seq`, what is copied.
+        self._copies: dict[int, dict[bytes, tuple[str, int]]] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
         self._next_seq = 0
@@ -190,16 +193,22 @@ class InputWait:
             if len(self._pictures) >= _MOST_REMEMBERED:
                 self._pictures.clear()
             self._pictures.add(digest)
-        same, total = same_copy(folder, taken.values(), snapshot.data)
-        if same is not None:
-            return same
+        if record.seq not in self._copies:
+            if len(self._copies) >= _MOST_JOBS:
+                self._copies.clear()
+            self._copies[record.seq] = copies_in(folder, taken.values())
+        copies, size = self._copies[record.seq], len(snapshot.data)
+        if digest in copies:
+            return copies[digest][0]
         most = self._home.settings.job_inputs_mb
-        if total + len(snapshot.data) > most * 1e6:
+        if sum(size for _, size in copies.values()) + size > most * 1e6:
             raise InputBad(
                 f"the images of this job are larger than {most:g} MB together: scale them down, "
                 "or raise `job_inputs_mb` in fluxdrop.yaml"
             )
-        return self._write(record, text, snapshot.data, taken)
+        name = self._write(record, text, snapshot.data, taken)
+        copies[digest] = name, size
+        return name
 
     def _write(self, record: Record, text: str, data: bytes, taken: Mapping[str, str]) -> str:
         folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, taken)
