@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.catalogue import RegistryCatalogue
+from runner.spool.inbox.assess import Assessment, assess
 from tests.composer.helpers import write_pack
 from tests.harness import sidecars
 from tests.spool.conftest import Spool
@@ -23,6 +26,12 @@ def composed(spool: Spool, job: str) -> list[tuple[dict[str, Any], dict[str, Any
     record = spool.daemon.ledger.newest(job)
     assert record is not None
     return list(zip(*spool.daemon.ledger.composed(record.seq), strict=True))
+
+
+def assessed(spool: Spool, text: str) -> Assessment:
+    """What is said of a spec in this home."""
+    catalogue = RegistryCatalogue(spool.home.settings, spool.home.data)
+    return assess(text.encode(), "night.yaml", spool.home, catalogue)
 
 
 def put(spool: Spool, name: str, text: str) -> Path:
@@ -91,25 +100,23 @@ def test_a_bare_table_in_the_inbox_is_no_job(spool: Spool) -> None:
     assert (spool.home.inbox / "batch.jsonl").exists()
 
 
-def test_each_faulty_row_is_named_in_the_status(spool: Spool) -> None:
-    put(spool, "products.csv", "prompt,width\na,64\nb,65\nc,128\n")
-    spool.drop("night.yaml", SPEC)
-    status = spool.end("night")
-    assert (status["state"], status["reason"]) == ("rejected", "SchemaInvalid")
-    assert [(each["line"], each["path"], each["message"]) for each in status["errors"]] == [
+def test_each_faulty_row_is_named(idle_spool: Spool) -> None:
+    put(idle_spool, "products.csv", "prompt,width\na,64\nb,65\nc,128\n")
+    refused = assessed(idle_spool, SPEC)
+    assert [(each.line, each.path, each.message) for each in refused.problems] == [
         (4, "products.csv: row 3, column width", "65 is not a multiple of 16 (64 and 80 are)"),
         (4, "products.csv: row 4, column width", "tiny makes only 64×64"),
     ]
+    assert refused.reason == "SchemaInvalid"
 
 
-def test_rows_that_are_skipped_are_listed_and_the_others_made(spool: Spool) -> None:
-    put(spool, "products.csv", "prompt,image\na,\nb,../x.png\nc,\n")
-    spool.drop("night.yaml", SPEC + "on_error: skip\n")
-    status = spool.end("night")
-    assert (status["state"], status["images"]["done"]) == ("succeeded", 2)
-    assert "left out: products.csv: row 3, column image: '../x.png' may not" in str(
-        status["warnings"]
-    )
+def test_rows_that_are_skipped_are_listed_and_a_wrong_column_is_not(idle_spool: Spool) -> None:
+    put(idle_spool, "products.csv", "prompt,image\na,\nb,../x.png\nc,\n")
+    accepted = assessed(idle_spool, SPEC + "on_error: skip\n")
+    assert accepted.total == 2
+    assert "left out: products.csv: row 3, column image: '../x.png' may" in str(accepted.warnings)
+    put(idle_spool, "products.csv", "prompt,imag\na,\n")
+    assert assessed(idle_spool, SPEC + "on_error: skip\n").reason == "SchemaInvalid"
 
 
 def test_rows_vary_slowest_then_the_pack_the_matrix_and_the_seeds(spool: Spool) -> None:
@@ -192,3 +199,56 @@ def test_requests_of_openai_keep_their_id_and_count(spool: Spool) -> None:
     assert spool.end("night")["state"] == "succeeded"
     made = [(fields["seed"], origin["custom_id"]) for fields, origin in composed(spool, "night")]
     assert made == [(3, "a"), (4, "a"), (3, "b")]
+
+
+def test_the_results_of_a_table_have_its_rows_and_its_own_columns(spool: Spool) -> None:
+    put(spool, "products.csv", ROWS + "a green star,,'=x\n")
+    spool.drop("night.yaml", SPEC)
+    assert spool.end("night")["state"] == "succeeded"
+    folder = spool.home.job("night")
+    spool.until((folder / "results.csv").exists)
+    with (folder / "results.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["prompt"], row["x_sku"]) for row in rows] == [
+        ("2", "a red circle", "0012"), ("3", "a blue square", ""), ("4", "a green star", "'=x"),
+    ]  # fmt: skip
+
+
+def test_a_lost_ledger_takes_the_rows_from_the_copy_of_the_table(idle_spool: Spool) -> None:
+    spool = idle_spool
+    spool.start()
+    put(spool, "products.csv", ROWS)
+    spool.drop("runner.pause", "")
+    spool.drop("night.yaml", SPEC)
+    spool.until(lambda: (spool.home.job("night") / "inputs" / "products.csv").exists())
+    spool.gone("night.yaml")
+    spool.stop()
+    for file in spool.home.data.glob("ledger*"):
+        file.unlink()
+    (spool.home.inbox / "products.csv").write_text("prompt\nsomething else\n")
+    (spool.home.inbox / "runner.pause").unlink()
+    spool.restart()
+    assert spool.end("night")["state"] == "succeeded"
+    assert [each["prompt"] for each in sidecars(spool.home.job("night"))] == [
+        "a red circle", "a blue square",
+    ]  # fmt: skip
+
+
+def test_equal_rows_are_made_each_and_forbidden_ones_are_told_by_row(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "home", forbidden=["moon"])
+    put(spool, "products.csv", "prompt,seed\na red circle,1\na moon,1\na red circle,1\n")
+    refused = assessed(spool, SPEC)
+    assert (refused.reason, [each.path for each in refused.problems]) == (
+        "PromptForbidden", ["products.csv: row 3, column prompt"],
+    )  # fmt: skip
+    assert assessed(spool, SPEC + "on_error: skip\n").total == 2
+
+
+def test_what_a_model_cannot_do_is_told_by_row_or_once_where_the_spec_says_it(
+    idle_spool: Spool,
+) -> None:
+    put(idle_spool, "products.csv", "prompt,model\na red circle,\na blue star,klain\n")
+    refused = assessed(idle_spool, SPEC + "width: 128\nheight: 64\n")
+    assert [each.path for each in refused.problems] == [
+        "products.csv: row 3, column model", "width",
+    ]  # fmt: skip
