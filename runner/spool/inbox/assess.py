@@ -23,13 +23,13 @@ from runner.errors import InputMissing, JobFailed, ModelMissing, PathNotAllowed
 from runner.files import is_file, read_file
 from runner.settings import Home
 from runner.spool.inbox.inputs import (
-    IMAGE_FIELDS,
     TABLE,
     Folders,
     hint_of,
     matching,
     named_paths,
     place_of,
+    reading_copies,
     take,
 )
 from runner.spool.store.names import is_safe_id
@@ -403,17 +403,8 @@ def _check_models(
 
 def _asked_of(variant: Mapping[str, Any]) -> str:
     """What a model may object to: no text of a prompt, no seed, and no name of an image."""
-
-    def nameless(value: Any) -> Any:
-        if isinstance(value, list):
-            return [nameless(item) for item in value]
-        return "" if isinstance(value, str) else {**value, "path": ""}
-
-    asked = {
-        key: nameless(value) if key in IMAGE_FIELDS else value
-        for key, value in variant.items()
-        if key not in ("prompt", "seed") and key[:2] != "x_"
-    }
+    nameless = reading_copies(variant, "", {text: "-" for _, text in named_paths(variant)})
+    asked = {k: v for k, v in nameless.items() if k not in ("prompt", "seed") and k[:2] != "x_"}
     return json.dumps(asked, sort_keys=True)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputBad, PathNotAllowed
-from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular, read_file
+from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
@@ -298,8 +298,8 @@ def copies_in(folder: Path, names: Iterable[str]) -> dict[bytes, tuple[str, int]
     """The name and the size of each of these copies in a folder, by the SHA-256 of its bytes."""
     found: dict[bytes, tuple[str, int]] = {}
     for name in dict.fromkeys(names):
-        with contextlib.suppress(OSError):
-            data = read_file(folder / name)
+        with contextlib.suppress(OSError), os.fdopen(open_regular(folder / name), "rb") as file:
+            data = file.read()
             found.setdefault(hashlib.sha256(data).digest(), (name, len(data)))
     return found
 
