@@ -158,7 +158,7 @@ class InputWait:
         """Whether a file that a spec names is whole, or will never be read."""
         try:
             return self._settled(text) is not None
-        except (JobFailed, OSError):
+        except JobFailed:
             return True
 
     def _settled(self, text: str) -> Snapshot | None:
