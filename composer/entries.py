@@ -14,17 +14,21 @@ from composer.assemble import Assembled
 from composer.audit import Report
 from composer.choose import Skipped
 from composer.packs import Pack
+from composer.table import Row
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One prompt of a plan, its audit and its spec fields."""
+    """One prompt of a plan, its audit, its spec fields, and the row of a table that it is from."""
 
     subject: str
     variable: str | None
     assembled: Assembled
     report: Report
     fields: Mapping[str, Any]
+    row: Row | None = None
+    where: str = ""
+    """The row in words."""
 
     @property
     def prompt(self) -> str:
@@ -33,14 +37,17 @@ class Entry:
 
     @property
     def path(self) -> str:
-        """The combination as the path of a problem."""
+        """The combination, or the row, as the path of a problem."""
+        if self.where:
+            return f"table: {self.where}"
         variable = f", variable {self.variable}" if self.variable else ""
         seed = f", seed {self.fields['seed']}" if "seed" in self.fields else ""
         return f"compose: subject {self.subject}{variable}{seed}"
 
     def named(self) -> dict[str, Any]:
         """The combination as JSON for other programs."""
-        return {"subject": self.subject, "variable": self.variable}
+        row = {"row": self.row.number} if self.row else {}
+        return {**row, "subject": self.subject, "variable": self.variable}
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ def duplicate_key(entry: Entry) -> str:
     Prompts that differ only in case, blanks or Unicode compatibility forms are equivalent.
     """
     prompt = " ".join(unicodedata.normalize("NFKC", entry.prompt).casefold().split())
-    return json.dumps([prompt, {**entry.fields, "prompt": ""}], sort_keys=True)
+    # Equal rows of a table are two all the same: each has its line in the results.
+    row = entry.row and entry.row.number
+    return json.dumps([prompt, {**entry.fields, "prompt": ""}, row], sort_keys=True)
 
 
 def left_out(entry: Entry) -> Skipped:
@@ -77,4 +86,5 @@ def left_out(entry: Entry) -> Skipped:
         terms = ", ".join(dict.fromkeys(repr(f.term) for f in entry.report.findings))
         reason = f"asks for {terms}, which is forbidden"
     file = next((s.file for s in entry.assembled.spans if s.block == "subject"), "")
+    file = entry.where or file
     return Skipped(file, reason, entry.subject, entry.variable)

@@ -61,7 +61,7 @@ def read_file(root: Path, file: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes, unfit_characters: re.Pattern[str] | None = _UNFIT) -> str:
     """The text of a file, without its byte order mark. Raises FileProblem for unusable bytes."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FileProblem("is UTF-16 (byte 0): save it as UTF-8")
@@ -70,7 +70,7 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         bad = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise FileProblem(f"{bad}: save the file as UTF-8") from error
-    unfit = _UNFIT.search(text)
+    unfit = unfit_characters and unfit_characters.search(text)
     if unfit:
         offset = len(text[: unfit.start()].encode())
         raise FileProblem(

@@ -13,6 +13,7 @@ from composer.layers import Block
 from composer.packs import Pack
 from composer.sizes import ONE_MEGAPIXEL, resolve_size
 from composer.tokencount import Encoder, flux1_like
+from specs.expand import needs_base
 
 ModelDefaults = Callable[[str | None], Mapping[str, Any]]
 """Gives a model's default parameters by its name.
@@ -24,7 +25,8 @@ other sizes, and `encoders`, a function that returns its text encoders.
 NOT_FIELDS = ("only_sizes", "encoders")
 """The keys of model defaults that are not spec fields."""
 
-_SEEDS = ("seed", "seeds", "count")
+SEEDS = ("seed", "seeds", "count")
+"""The fields that say which seeds a prompt has."""
 
 
 def no_defaults(model: str | None) -> Mapping[str, Any]:
@@ -60,7 +62,7 @@ def entry_fields(
     # A matrix over one side is not considered: the other side never follows it by a ratio.
     size = resolve_size([spec, *levels], pixels, tuple(below.get("only_sizes", ())))
     fields.update({side: length for side, length in size.items() if side not in spec})
-    if not any(key in spec for key in _SEEDS):
+    if not any(key in spec for key in SEEDS):
         seeds = next((level["seeds"] for level in levels if "seeds" in level), None)
         if seeds is not None:
             fields["seeds"] = seeds
@@ -69,10 +71,13 @@ def entry_fields(
 
 def common_seeds(spec: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The spec, with the seeds of the prompts added if all prompts have the same seeds."""
-    first = entries[0].get("seeds") if entries else None
-    if first is None or any(fields.get("seeds") != first for fields in entries):
-        return dict(spec)
-    return {**spec, "seeds": first}
+    own = [{key: fields[key] for key in SEEDS if key in fields} for fields in entries]
+    counts = [each.get("count", 1) for each in own if "seeds" not in each]
+    if own and all(each == own[0] for each in own):
+        return {**spec, **own[0]}
+    # The rows of a table, each with a first seed.
+    same = len(counts) == len(own) and len(set(counts)) == 1
+    return {**spec, "count": counts[0]} if same else dict(spec)
 
 
 def own_seeds(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -80,20 +85,22 @@ def own_seeds(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Mappi
 
     A prompt's seeds are ignored where the spec has seeds.
     """
-    plain = without_seeds(fields) if "seeds" in fields else fields
-    if "seeds" not in fields or any(key in spec for key in _SEEDS):
-        return (plain,)
-    return tuple({**plain, "seed": seed} for seed in seeds_of(spec, fields))
+    plain = without_seeds(fields)
+    if any(key in spec for key in SEEDS):
+        first = {"seed": fields["seed"]} if "seed" in fields and needs_base(spec) else {}
+        return ({**plain, **first},)
+    seeds = seeds_of(spec, fields)
+    return tuple(plain if seed is None else {**plain, "seed": seed} for seed in seeds)
 
 
 def without_seeds(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A spec without the fields that say which seeds it has."""
-    return {key: value for key, value in spec.items() if key not in _SEEDS}
+    return {key: value for key, value in spec.items() if key not in SEEDS}
 
 
 def seeds_of(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> Sequence[int | None]:
     """The seeds of one prompt, the spec's or else its own; a None for each that is to be drawn."""
-    given = spec if any(key in spec for key in _SEEDS) else fields
+    given = spec if any(key in spec for key in SEEDS) else fields
     seeds, first, count = given.get("seeds"), given.get("seed"), int(given.get("count", 1))
     if isinstance(seeds, Mapping):
         first, count = seeds["start"], int(seeds["count"])

@@ -1,6 +1,6 @@
 """Plans a bulk run before its first image: what it makes, what it leaves out, and why.
 
-    pack × compose ─► combinations ─► prompts (audited, once each) ─► × matrix × seeds ─► items
+    table × pack × compose ─► combinations ─► prompts (audited once) ─► × matrix × seeds ─► items
 
 With `choices: true` a prompt belongs to a seed, and its images differ in the matrix only.
 
@@ -9,41 +9,51 @@ index. The same pack gives the same order and the same keys on every machine, an
 makes the same items as the whole run. Needs no GPU and writes nothing.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from composer.assemble import Assembled, Parts, compose
-from composer.audit import Finding, Report, Term, parse_terms
+from composer.audit import Finding, Report, Term, audit, parse_terms
 from composer.choose import Skipped, choose
 from composer.entries import Entry, Item, duplicate_key, item_key, left_out
 from composer.expansion import Expansion
-from composer.layers import MOST_WARNED
+from composer.layers import MOST_WARNED, Block
 from composer.packs import Pack, read_pack
 from composer.parameters import (
     NOT_FIELDS,
+    SEEDS,
     ModelDefaults,
     common_seeds,
     entry_fields,
     no_defaults,
     own_seeds,
+    without_seeds,
 )
 from composer.plan_tokens import EncoderTotals, count_tokens, token_warnings_of
+from composer.table import PARTS, Fault, Row, Table
 from composer.terms import MOST_FINDINGS, describe, ineffective_allows
 from specs import expand
 from specs.errors import Problem, SpecInvalid
 
+_LISTED = 100
+Prompts = Iterator[tuple[str, str | None, Assembled, Report, Mapping[str, Any]]]
+"""Subject, variable, prompt, audit and spec fields of each."""
+_NO_PACK = Pack("", "", "", "", fixed=Block("", "", ""), subjects={}, variables={})
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a spec with `compose`; `spec` and `prompts` are the arguments for `specs.expand`.
+    """The plan of a spec with `compose` or a `table`; `spec` and `prompts` are for `specs.expand`.
 
-    `duplicates` have the entry each is equal to, which is made in its place. `violations` and
-    `over_long` are the prompts that are forbidden or too long. Where `rejects` is
-    true they refuse the whole job, and `entries` contains them; else they are left out.
+    `faults` are those of the rows, which `without` leaves out. `duplicates` have the entry each is
+    equal to, which is made in its place. `violations` and `over_long` are the prompts that are
+    forbidden or too long. Where `rejects` is true they refuse the whole job, and `entries` contains
+    them; else they are left out.
     """
 
     pack: Pack
@@ -58,6 +68,8 @@ class Plan:
     tokens: tuple[EncoderTotals, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     model_defaults: ModelDefaults = no_defaults
+    table: Table | None = None
+    faults: tuple[Fault, ...] = ()
 
     @cached_property
     def owned(self) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
@@ -101,24 +113,46 @@ class Plan:
         return (self.item(index) for index in range(self.count))
 
     def records(self) -> list[dict[str, Any]]:
-        """The origin of each of `prompts`, for its sidecars: pack, combination and verdict."""
-        return [
-            {
+        """The origin of each of `prompts`, for its sidecars: row, pack, combination, verdict."""
+        return [self._record(entry) for entry, _ in self.owned]
+
+    def _record(self, entry: Entry) -> dict[str, Any]:
+        record: dict[str, Any] = {"audit": entry.report.verdict}
+        if self.pack.id:
+            record |= {
                 "pack": self.pack.id,
                 "pack_version": self.pack.version,
                 "pack_sha256": self.pack.sha256,
                 "subject": entry.subject,
                 "variable": entry.variable or "",
-                "audit": entry.report.verdict,
             }
-            for entry, _ in self.owned
-        ]
+        if self.table and entry.row:
+            record |= {
+                "table": self.table.name,
+                "table_sha256": self.table.sha256,
+                "row": entry.row.number,
+                **{key: part for key, part in entry.fields.items() if key.startswith("x_")},
+            }
+            if entry.row.custom_id:
+                record["custom_id"] = entry.row.custom_id
+        return record
+
+    def without(self, faults: Sequence[Fault]) -> "Plan":
+        """The plan without the rows that are faulty, which are listed."""
+        assert self.table is not None, "rows are a table's"
+        numbers = {fault.row for fault in faults}
+        left = (entry for entry in self.entries if not entry.row or entry.row.number not in numbers)
+        skipped = (Skipped(self.table.where(f.row, f.column), f.message) for f in faults)
+        return replace(self, entries=tuple(left), skipped=(*self.skipped, *skipped), faults=())
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """A sentence for each file or combination that is skipped, besides those warned of."""
         bad = {problem.path for problem in self.pack.bad.values()}  # these are in `warnings`
-        return tuple(f"left out: {s.file}: {s.reason}" for s in self.skipped if s.file not in bad)
+        left = [skipped for skipped in self.skipped if skipped.file not in bad]
+        told = [f"left out: {skipped.file}: {skipped.reason}" for skipped in left[:_LISTED]]
+        more = len(left) - len(told)
+        return (*told, *([f"left out: {more:,} more"] if more else []))
 
     def findings(self) -> list[tuple[Entry, Finding]]:
         """The first findings that block, at most `MOST_FINDINGS`, each with its entry."""
@@ -147,7 +181,8 @@ class Plan:
             raise SpecInvalid("PromptTooLong", problems)
         if not self.entries:
             why = "; ".join(f"{s.file} {s.reason}" for s in self.skipped[:5]) or "no combination"
-            problem = Problem(0, 0, "compose", f"no image is left: {why}")
+            path = "table" if self.table else "compose"
+            problem = Problem(0, 0, path, f"no image is left: {why}")
             raise SpecInvalid("NothingToRun", [problem])
 
 
@@ -155,63 +190,108 @@ def make_plan(
     spec: Mapping[str, Any],
     prompts: Path,
     *,
+    table: Table | None = None,
     forbidden: Iterable[str | Mapping[str, Any] | Term] = (),
     languages: tuple[str, ...] = (),
     settings: Mapping[str, Any] | None = None,
     model_defaults: ModelDefaults = no_defaults,
 ) -> Plan:
-    """Plan a validated spec that has `compose`; `prompts` is the folder of packs.
+    """Plan a validated spec that has `compose` or a `table`; `prompts` is the folder of packs.
 
-    `forbidden` terms, the `languages` of their audit and `settings` (default parameters) come from
-    the settings file; `model_defaults` gives a model's default parameters and its text encoders.
-    Raises SpecInvalid for a pack or a selection that cannot be used, and for too many images.
+    A row wins over the spec, which then has none of the fields that are columns. `forbidden` terms,
+    the `languages` of their audit and `settings` (default parameters) come from the settings file;
+    `model_defaults` gives a model's default parameters and its text encoders. Raises SpecInvalid
+    for a pack or a selection that cannot be used, and for too many images.
     """
-    selected: Mapping[str, Any] = spec["compose"]
-    pack = read_pack(prompts, str(selected["pack"]))
-    choice = choose(pack, selected)
-    expansion = Expansion(pack, choice, selected)
-    expand.count(spec, expansion.count())  # refused before the first prompt is made
+    selected: Mapping[str, Any] = spec.get("compose", {})
+    pack = read_pack(prompts, str(selected["pack"])) if selected else _NO_PACK
     terms, settings = parse_terms(forbidden), dict(settings or {})
-    skipped = list(choice.skipped)
+    columns = set(table.columns) if table else set()
+    own_seeded = not columns.isdisjoint(SEEDS)
+    columns.update(SEEDS if own_seeded else ())
+    rest = {key: value for key, value in spec.items() if key not in columns}
+    skipped: dict[Skipped, None] = {}
+    faults: list[Fault] = list(table.faults) if table else []
     by_key: dict[str, Entry] = {}
     duplicates: list[tuple[Entry, Entry]] = []
-    for combination in expansion.prompts(skipped):
-        subject, variable = combination.subject, combination.variable
-        of_pack = entry_fields(pack, spec, subject, variable, settings, model_defaults)
-        composed: dict[Parts, tuple[Assembled, Report]] = {}
-        name = variable.name if variable else None
-        for parts, fields in expansion.seeded(spec, of_pack, combination):
-            if not parts.subject.text:
-                reason = "its choices leave nothing of it"
-                skipped.append(Skipped(subject.file, reason, subject.name, name))
-                continue
-            if parts not in composed:
-                composed[parts] = compose(pack, parts, terms, languages)
-            assembled, report = composed[parts]
-            fields = {"prompt": assembled.prompt, **fields}
-            entry = Entry(subject.name, name, assembled, report, fields)
+    rows: list[tuple[Row, Expansion | None]] = []
+    expansions: dict[str, Expansion] = {}
+    for row in table.rows if table else (Row(0, {}),):
+        named = {**selected, **row.parts}
+        key = json.dumps(named, sort_keys=True)
+        try:
+            if selected and key not in expansions:
+                choice = choose(pack, named)
+                skipped |= dict.fromkeys(choice.skipped)
+                expansions[key] = Expansion(pack, choice, named)
+            rows.append((row, expansions.get(key)))
+        except SpecInvalid as error:
+            faults += _faults_of(error, row)
+    by_seed = any(each.by_seed for each in expansions.values())
+    made: dict[Expansion, list[Assembled]] = {each: [] for each in expansions.values()}
+
+    def of_pack(expansion: Expansion, of_row: Mapping[str, Any], own: Mapping[str, Any]) -> Prompts:
+        found: list[Skipped] = []
+        expansion.by_seed = by_seed
+        for combination in expansion.prompts(found):
+            subject, variable = combination.subject, combination.variable
+            added = entry_fields(pack, of_row, subject, variable, settings, model_defaults)
+            composed: dict[Parts, tuple[Assembled, Report]] = {}
+            name = variable.name if variable else None
+            for parts, fields in expansion.seeded(of_row, {**own, **added}, combination):
+                if not parts.subject.text:
+                    reason = "its choices leave nothing of it"
+                    found.append(Skipped(subject.file, reason, subject.name, name))
+                    continue
+                if parts not in composed:
+                    composed[parts] = compose(pack, parts, terms, languages)
+                assembled, report = composed[parts]
+                made[expansion].append(assembled)
+                yield subject.name, name, assembled, report, {"prompt": assembled.prompt, **fields}
+        skipped.update(dict.fromkeys(found))
+
+    count = 0
+    for row, expansion in rows:
+        of_row = {**spec, **row.fields}
+        prompts_of = expansion.count() if expansion else 1
+        count += prompts_of * (expand.seeds_each(of_row) if own_seeded else 1)
+        expand.count(rest, count)  # refused before its prompts are made
+        own = {key: value for key, value in of_row.items() if key in columns}
+        where = table.where(row.number, "" if selected else "prompt") if table else ""
+        if expansion:
+            entries_of = of_pack(expansion, of_row, own)
+        else:
+            # That of the spec is audited once, by itself.
+            report = audit(row.fields.get("prompt", ""), terms, (), languages)
+            prompt = Assembled(str(of_row.get("prompt", "")), (), pack.max_chars)
+            entries_of = iter([("", None, prompt, report, own)])
+        for prompt_of_row in entries_of:
+            entry = Entry(*prompt_of_row, row if table else None, where)
             first = by_key.setdefault(duplicate_key(entry), entry)
             if first is not entry:
                 duplicates.append((entry, first))
     entries = list(by_key.values())
     violations = tuple(entry for entry in entries if not entry.report.ok)
     over_long = tuple(entry for entry in entries if entry.assembled.over_by)
-    rejects = selected.get("on_violation", "reject") == "reject"
+    rejects = "skip" not in (selected.get("on_violation"), table and spec.get("on_error"))
     if not rejects:
-        skipped += [left_out(entry) for entry in (*violations, *over_long)]
+        skipped |= dict.fromkeys(left_out(entry) for entry in (*violations, *over_long))
         entries = [e for e in entries if e.report.ok and not e.assembled.over_by]
     model = pack.defaults.get("model", settings.get("model"))
     tokens = count_tokens(entries, spec, model, model_defaults)
+    told = chain.from_iterable(each.warnings(prompts) for each, prompts in made.items())
     warnings = (
         *pack.warnings,
         *ineffective_allows(pack),
-        *islice(dict.fromkeys(expansion.warnings(e.assembled for e in entries)), MOST_WARNED),
+        *islice(dict.fromkeys(told), MOST_WARNED),
         *token_warnings_of(tokens, len(entries)),
         *_advice(entries),
     )
     return Plan(
         pack=pack,
-        spec=common_seeds(expansion.spec(spec), [entry.fields for entry in entries]),
+        spec=common_seeds(
+            without_seeds(rest) if by_seed else rest, [entry.fields for entry in entries]
+        ),
         entries=tuple(entries),
         skipped=tuple(skipped),
         duplicates=tuple(duplicates),
@@ -222,7 +302,19 @@ def make_plan(
         tokens=tokens,
         settings=settings,
         model_defaults=model_defaults,
+        table=table,
+        faults=tuple(faults),
     )
+
+
+def _faults_of(error: SpecInvalid, row: Row) -> Iterator[Fault]:
+    """The faults of the names in a row. Raises the error where the spec has them."""
+    columns = {f"compose.{part}": (name, part) for name, part in PARTS.items()}
+    for problem in error.problems:
+        name, part = columns.get(problem.path, ("", ""))
+        if part not in row.parts:
+            raise error
+        yield Fault(row.number, name, problem.message, error.reason)
 
 
 def _advice(entries: Sequence[Entry]) -> Iterator[str]:
@@ -237,4 +329,5 @@ def _advice(entries: Sequence[Entry]) -> Iterator[str]:
             if key not in reported:
                 reported.add(key)
                 cue = f" after {finding.cue!r}" if finding.cue else ""
-                yield f"{entry.path}: {finding.term!r}{cue} in {finding.block}: {finding.note}"
+                place = entry.where or entry.path
+                yield f"{place}: {finding.term!r}{cue} in {finding.block}: {finding.note}"

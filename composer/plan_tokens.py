@@ -29,7 +29,7 @@ class EncoderTotals:
         self.most = max(self.most, reading.tokens)
         self.over += reading.tokens > self.encoder.limit
         warnings = self.encoder.warnings(entry.prompt, reading)
-        self.warnings += [f"{entry.path}: {warning}" for warning in warnings]
+        self.warnings += [f"{entry.where or entry.path}: {warning}" for warning in warnings]
 
     def to_json(self) -> dict[str, Any]:
         """The totals as JSON for other programs."""

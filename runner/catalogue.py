@@ -81,7 +81,7 @@ class RegistryCatalogue:
         """
         fields = ("kind", "model", "control", "preprocessed", "upscale")
         needed = {
-            (*values, "image" in spec)
+            (*values, "image" in spec or "image" in spec.get("matrix", {}))
             for spec in specs
             for values in itertools.product(
                 *(spec.get("matrix", {}).get(field) or [spec.get(field)] for field in fields)

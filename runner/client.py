@@ -141,10 +141,13 @@ def put(home: Home, data: bytes, name: str, still: Callable[[], bool] = lambda: 
     return _put(home, data, (each for each in [name] if still())) is not None
 
 
-def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
-    """Copy the images that lie beside a spec file into the inbox, and return the names copied.
+def bring_images(
+    home: Home, spec_file: Path, data: bytes, in_rows: Iterable[str] = ()
+) -> list[str]:
+    """Copy the table and the images beside a spec file into the inbox, and return their names.
 
-    Copies only files that the spec names without a folder and that are not in the inbox yet.
+    Copies only files that the spec, or a row of its table, names without a folder and that are not
+    in the inbox yet.
     Copies nothing for a spec that cannot be read: the runner reports what is wrong with it.
     Raises UsageProblem for an image that cannot be read, and when the inbox cannot be written.
     """
@@ -156,7 +159,8 @@ def bring_images(home: Home, spec_file: Path, data: bytes) -> list[str]:
     except SpecInvalid:
         return []
     copied = []
-    for _, name in named_paths(spec) if isinstance(spec, dict) else ():
+    named = [name for _, name in named_paths(spec)] if isinstance(spec, dict) else []
+    for name in dict.fromkeys([*named, *in_rows]):
         if "/" in name or "\\" in name or name.startswith("."):
             continue
         image = beside(spec_file, name)

@@ -1,6 +1,6 @@
 """`FluxdropError`, the base class of all errors of the project, and the problems of a spec."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -24,6 +24,11 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of the file, each once; of one place as they were found."""
+    return tuple(sorted(dict.fromkeys(problems), key=lambda each: (each.line, each.column)))
+
+
 class SpecInvalid(FluxdropError):
     """A spec cannot be accepted: carries the reason word and every problem, in the file's order.
 
@@ -32,7 +37,7 @@ class SpecInvalid(FluxdropError):
 
     def __init__(self, reason: str, problems: Sequence[Problem], of: int = 0) -> None:
         self.reason = reason
-        self.problems = tuple(sorted(problems))
+        self.problems = in_order(problems)
         first = self.problems[0]
         where = f"line {first.line}, column {first.column}: " if first.line else ""
         more = max(of, len(self.problems)) - 1

@@ -1,6 +1,6 @@
 """Expands bulk jobs: counts the images of a spec and computes the spec of any one of them.
 
-    image index  =  (prompt of compose, combination of the matrix, seed)
+    image index  =  (prompt of table and compose, combination of the matrix, seed)
                      varies slowest ──────────────────────► fastest
 
 The count is a product, and each image is computed from its index alone: no list of ten thousand
@@ -18,7 +18,9 @@ SEED_END = 2**32
 """Seeds are below this number."""
 
 # Left out of the spec of one image: the axes, of which it is one point, and ignored fields.
-_AXES = frozenset({"compose", "count", "seeds", "matrix", "$schema", "schema", "result"})
+_AXES = frozenset(
+    {"compose", "table", "on_error", "count", "seeds", "matrix", "$schema", "schema", "result"}
+)
 _JOB_FIELDS = frozenset({"id", "priority", "window", "not_before", "timeout"})
 
 

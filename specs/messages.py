@@ -140,7 +140,9 @@ def explain(error: Any, name: str) -> Iterator[Explained]:
             second = [key for key in error.instance if key in pair][-1:]
             yield Explained((*path, *second), lambda: str(custom), at_key=True)
     elif keyword in ("pattern", "anyOf", "minimum") and custom is not None:
-        yield Explained(path, lambda: str(custom).replace("{value}", short(error.instance)))
+        absent = error.schema.get("errorPath", ())
+        message = str(custom)
+        yield Explained((*path, *absent), lambda: message.replace("{value}", short(error.instance)))
     else:
         yield Explained(path, lambda: _sentence(error))
 

@@ -20,7 +20,7 @@ Compiler = Callable[[Any, Mapping[str, Any]], Check]
 
 # Keywords that constrain nothing.
 _ANNOTATIONS = frozenset(
-    {"$schema", "$id", "title", "description", "default", "examples", "errorMessage"}
+    "$schema $id title description default examples errorMessage errorPath".split()
 )
 # Keywords that depend on each other and are compiled into one check.
 _OBJECT_KEYWORDS = frozenset({"properties", "patternProperties", "additionalProperties"})

@@ -40,7 +40,8 @@ def check(name: str, value: dict[str, Any]) -> Iterator[Violation]:
         yield from _id(value)
         yield from _seeds(value)
         has_quality = _whole_number(value.get("quality")) is not None
-        if has_quality and value.get("format", "png") == "png":
+        # Of a table, each row is checked with the spec.
+        if has_quality and value.get("format", "png") == "png" and "table" not in value:
             yield ["quality"], "'quality' works with `format: jpeg` or `format: webp` only"
         if value.get("keep_original") is True and not _upscales(value):
             yield ["keep_original"], "'keep_original' keeps the picture before 'upscale': give one"
@@ -87,7 +88,8 @@ def _seeds(value: dict[str, Any]) -> Iterator[Violation]:
 
 def _upscales(value: dict[str, Any]) -> bool:
     matrix = value.get("matrix")
-    return "upscale" in value or (isinstance(matrix, dict) and "upscale" in matrix)
+    in_matrix = isinstance(matrix, dict) and "upscale" in matrix
+    return in_matrix or not value.keys().isdisjoint(("upscale", "table"))
 
 
 def _times(value: dict[str, Any]) -> Iterator[Violation]:

@@ -91,12 +91,12 @@ def _free_bytes(home: Home) -> int | None:
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the report of `plan_report` in words, long lists and long texts shortened."""
-    prompts = dict.fromkeys((i["subject"], i["variable"], i["prompt"]) for i in report["items"])
+    prompts = dict.fromkeys((_name(item), item["prompt"]) for item in report["items"])
     show(f"{report['pack']} {report['version']}: {number_of(report['count'], 'image')} of "
           f"{number_of(len(prompts), 'prompt')}")  # fmt: skip
-    start = _common_start([text for *_, text in prompts])
+    start = _common_start([text for _, text in prompts])
     dots = "… " if start else ""
-    _print_list("prompts", [f"{_pair(*pair)}: {dots}{text[start:]}" for *pair, text in prompts])
+    _print_list("prompts", [f"{name}: {dots}{text[start:]}" for name, text in prompts])
     _print_list("skipped", [_skipped(entry) for entry in report["skipped"]])
     _print_list(
         "violations",
@@ -169,7 +169,9 @@ def _pair(subject: str, variable: str | None) -> str:
 
 
 def _name(entry: Mapping[str, Any]) -> str:
-    return _pair(entry["subject"], entry["variable"])
+    row = [f"row {entry['row']}"] if "row" in entry else []
+    named = [_pair(entry["subject"], entry["variable"])] if entry["subject"] else []
+    return ", ".join([*row, *named])
 
 
 def _skipped(entry: Mapping[str, Any]) -> str:

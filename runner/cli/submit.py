@@ -56,9 +56,9 @@ def run_submit(options: argparse.Namespace) -> int:
     for line in _problem_lines(checked):
         print_message(line)
     drops = {}
-    for file, data in specs:
+    for (file, data), (_, assessment) in zip(specs, checked, strict=True):
         if file != "-":
-            for copied in client.bring_images(home, Path(file), data):
+            for copied in client.bring_images(home, Path(file), data, _named(assessment)):
                 print_message(f"copied {copied} into the inbox")
         drops[client.submit(home, data, _name(file, data))] = data
     code = report_drops(home, drops, options, {w for _, each in checked for w in each.warnings})
@@ -157,10 +157,11 @@ def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Ass
     if outdated := client.outdated_runner(home):
         print_message(f"warning: {outdated}")
     catalogue = RegistryCatalogue(home.settings, home.data)
-    checked = [
-        (file, assess(data, _name(file, data), home, catalogue, weights=True))
-        for file, data in specs
-    ]
+    checked = []
+    for file, data in specs:
+        name = _name(file, data)
+        beside = None if file == "-" else partial(client.beside, Path(file))
+        checked.append((file, assess(data, name, home, catalogue, weights=True, beside=beside)))
     for file, assessment in checked:
         for text in [*_warnings(assessment), *_absent_pictures(Path(file), assessment, home)]:
             print_message(f"{file}: warning: {text}")
@@ -172,11 +173,19 @@ def _absent_pictures(file: Path, assessment: Assessment, home: Home) -> Iterator
     from runner.spool.inbox import inputs
 
     folders = inputs.Folders(home)
-    for _, name in inputs.named_paths(assessment.realised or {}):
+    for name in _named(assessment):
         place, near = folders.find(inputs.place_of(name, home))
         is_here = any(map(os.path.exists, (place, client.beside(file, name))))
         if not is_here and inputs.maker_of(inputs.relative(name, home)) is None:
             yield f"{name} is not there{inputs.hint_of(near)}: it is waited for"
+
+
+def _named(assessment: Assessment) -> list[str]:
+    """The images that a spec and the rows of its table name."""
+    from runner.spool.inbox.inputs import TABLE, paths_of
+
+    named = paths_of(assessment.realised, assessment.composed)
+    return list(dict.fromkeys(text for field, text in named if field != TABLE))
 
 
 def _warnings(assessment: Assessment) -> list[str]:

@@ -56,6 +56,7 @@ def sidecar_of(image: FinishedImage, file: str) -> dict[str, Any]:
         "created_at": image.created_at,
         "seconds": round(rendered.seconds, 3),
         **{name: value for name, value in facts.items() if value != spec.get(name)},
-        **image.origin,
+        # The spec has these already.
+        **{name: value for name, value in image.origin.items() if name not in spec},
     }
     return {**spec, "result": result}

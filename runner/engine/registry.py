@@ -58,7 +58,7 @@ def default_model(
         weighed = "strength" in {**spec, **(spec.get("matrix") or {})}  # which only one model can
         one = made_for if len(made_for) == 1 and not weighed else ()
         return next(filter(is_here, one), DEFAULTS[kind])
-    if kind == "text2img" and spec.get("image"):
+    if kind == "text2img" and (spec.get("image") or (spec.get("matrix") or {}).get("image")):
         return IMG2IMG_DEFAULT
     return DEFAULTS.get(kind, "")
 

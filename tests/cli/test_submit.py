@@ -123,6 +123,28 @@ def test_an_image_beside_the_spec_is_brought_in_another_unicode_form_and_case(
     assert (here.home / "inbox" / "caf\u00e9.png").read_bytes() == b"a picture"
 
 
+def test_a_table_beside_the_spec_is_checked_there_and_brought_with_its_images(
+    here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "products.csv").write_text("image;x_n\na.png;1\nb.png;2\n", encoding="utf-8")
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    file = tmp_path / "night.yaml"
+    file.write_text("kind: redux\nmodel: tiny\ntable: products.csv\n", encoding="utf-8")
+    assert here("check", str(file)).err.splitlines() == [
+        f"{file}: warning: b.png is not there: it is waited for", "all well",
+    ]  # fmt: skip
+    copied = here("submit", str(file)).err.splitlines()
+    assert copied[1:3] == ["copied products.csv into the inbox", "copied a.png into the inbox"]
+    (tmp_path / "products.csv").write_text("image\na.png\n\n,x\n", encoding="utf-8")
+    (told,) = here("check", str(file)).out.splitlines()
+    place = f"{file}:3:8: products.csv: row 4, column 2: "
+    assert told == f"{place}the header has no such column: put text with ',' in quotes"
+    (tmp_path / "products.csv").unlink()
+    (here.home / "inbox" / "products.csv").unlink()
+    done = here("check", str(file))
+    assert (done.code, "products.csv is not there, or still being written" in done.err) == (0, True)
+
+
 def test_a_text_that_a_comment_cuts_is_warned_of(here: Here, tmp_path: Path) -> None:
     file = tmp_path / "cut.yaml"
     file.write_text("kind: text2img\nmodel: tiny\nprompt: in color #ff0000\n", encoding="utf-8")

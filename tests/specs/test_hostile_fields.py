@@ -102,7 +102,7 @@ SCHEMA: list[bytes] = [
     plus("matrix: {steps: [4, 4]}"),
     plus("matrix: {steps: [0]}"),
     plus("matrix: {seed: [1]}"),
-    plus("matrix: {image: [a.png]}"),
+    plus("matrix: {image: [7]}"),
     plus("matrix: {composite: [true]}"),
     plus("matrix: {width: [100]}"),
     plus("matrix: {prompt: ['']}"),

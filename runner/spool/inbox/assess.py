@@ -7,30 +7,42 @@ machine, and raises nothing because of a bad spec.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.errors import ModelMissing, PathNotAllowed
+from runner.errors import InputMissing, JobFailed, ModelMissing, PathNotAllowed
+from runner.files import is_file, read_file
 from runner.settings import Home
-from runner.spool.inbox.inputs import named_paths, place_of
+from runner.spool.inbox.inputs import (
+    TABLE,
+    Folders,
+    hint_of,
+    matching,
+    named_paths,
+    place_of,
+    reading_copies,
+    take,
+)
 from runner.spool.store.names import is_safe_id
 from specs import schemas
-from specs.document import Document, dotted
-from specs.errors import Problem, SpecInvalid
+from specs.document import MAX_COLLECTED, Document, dotted
+from specs.errors import Problem, SpecInvalid, in_order
 from specs.expand import count, draw_base, needs_base
 from specs.read import read
 from specs.validate import Checked, check
 
 if TYPE_CHECKING:
     from composer.plan import Plan
+    from composer.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +50,9 @@ _MOST_WARNED = 200
 # The hundred findings that a plan lists, and how many there are.
 _MOST_PROBLEMS = 101
 _SIDES = ("width", "height")
+
+Beside = Callable[[str], Path] | None
+"""Where a table may lie that is to be brought into the inbox, by its name."""
 
 
 class Catalogue(Protocol):
@@ -60,11 +75,12 @@ class Catalogue(Protocol):
 class Assessment:
     """The result for one spec: what is to run (`reason` is None), or every problem with it.
 
-    `composed` has, for each prompt of a `compose`, its spec fields and what its images record of
-    the pack, which is not read again. `plan` is there if the schema lets the spec pass and its
-    prompts could be made and counted. `absent` says which weights a spec that may run lacks on this
-    machine: that is no problem, and true of this moment only. `uncomposed` marks a drop that is yet
-    to be assessed in another process.
+    `composed` has, for each prompt of a `compose` or a `table`, its spec fields and what its images
+    record of the pack and the row, which are not read again. `plan` is there if the schema lets the
+    spec pass and its prompts could be made and counted. `absent` says which weights a spec that may
+    run lacks on this machine: that is no problem, and true of this moment only. `uncomposed` marks
+    a drop that is yet to be assessed in another process; `awaits` says which table has to be there
+    before that.
     """
 
     realised: Mapping[str, Any] = field(default_factory=dict)
@@ -79,11 +95,13 @@ class Assessment:
     absent: tuple[str, ...] = ()
     plan: Plan | None = None
     uncomposed: bool = False
+    awaits: str = ""
 
 
 def assess(
-    data: bytes, name: str, home: Home, catalogue: Catalogue, *, weights: bool = False
-) -> Assessment:
+    data: bytes, name: str, home: Home, catalogue: Catalogue,
+    *, weights: bool = False, beside: Beside = None,
+) -> Assessment:  # fmt: skip
     """Assess the spec that a file of this name holds; every problem at once, with its place.
 
     The checks come in the order: syntax (alone), schema, paths, LoRAs, pack, prompts, forbidden
@@ -96,7 +114,7 @@ def assess(
     try:
         document = _read(data, name)
         value = document.value
-        return _assess(document, home, catalogue, weights=weights)
+        return _assess(document, home, catalogue, weights=weights, beside=beside)
     except SpecInvalid as error:
         return _refusal([error], value)
     except OSError:
@@ -111,7 +129,7 @@ def assess(
 
 
 def uncomposed(data: bytes, name: str, home: Home) -> Assessment | None:
-    """The assessment of a spec with `compose` before its prompts are made.
+    """The assessment of a spec with `compose` or a `table` before its prompts are made.
 
     None where `assess` is as quick: nothing is composed.
     """
@@ -120,7 +138,7 @@ def uncomposed(data: bytes, name: str, home: Home) -> Assessment | None:
     except SpecInvalid:
         return None
     checked = check(document)
-    if "compose" not in checked.value:
+    if checked.value.keys().isdisjoint(("compose", TABLE)):
         return None
     value = document.value
     spec = _kept(value) if checked.problems else _with_defaults(checked.value, home)
@@ -131,14 +149,16 @@ def _read(data: bytes, name: str) -> Document:
     return read(data, json=name.lower().endswith(".json"))
 
 
-def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bool) -> Assessment:
+def _assess(
+    document: Document, home: Home, catalogue: Catalogue, *, weights: bool, beside: Beside
+) -> Assessment:
     checked = check(document)
     errors = [SpecInvalid("SchemaInvalid", checked.problems)] if checked.problems else []
     if not checked.value:
         return _refusal(errors, document.value)
     spec = _with_defaults(checked.value, home)
     absent: list[str] = []
-    plan = None
+    table, plan, awaits = None, None, ""
     collected = partial(_collected, errors, checked.document)
     with collected():
         _check_paths(checked, spec, home)
@@ -146,8 +166,19 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
         spec |= _with_loras(checked, spec, home, catalogue, absent)
     spec = _reliable(checked, spec)
     with collected():
-        plan = _planned(checked, spec, home, catalogue)
-        if plan and not checked.is_unsound("compose", "on_violation"):
+        spec |= _with_pictures(checked, spec, home)
+    if TABLE in spec and "kind" in checked.value:
+        with collected():
+            data, awaits = _table_bytes(spec[TABLE], home, beside)
+            table = None if awaits else _table(checked, spec, data, catalogue)
+    if awaits and not errors:
+        return Assessment(spec, explicit_id=_id_in(spec), awaits=awaits, warnings=(awaits,))
+    with collected():
+        plan = _planned(checked, spec, home, catalogue, table)
+    if plan and table:
+        plan = _checked_rows(checked, plan, home, catalogue, errors)
+    if plan and not plan.faults and not checked.is_unsound("compose", "on_violation"):
+        with collected():
             plan.reject()
     with collected():
         _check_forbidden(checked, home)
@@ -157,9 +188,10 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
     elif "model" not in spec.get("matrix", {}):
         spec.setdefault("model", catalogue.default_model(spec))
     variants = [{**fields, **spec} for fields in prompts] or [spec]
+    models = {variant.get("model") for variant in variants}
     if _has_model(checked, plan):
         with collected():
-            _check_models(checked, variants, catalogue)
+            _check_models(checked, [] if table else variants, catalogue)
         with suppress(PermissionError):  # the runner's own, to whoever asks as another user
             absent += catalogue.absent(variants, home.data) if weights else ()
     total = 0
@@ -173,7 +205,7 @@ def _assess(document: Document, home: Home, catalogue: Catalogue, *, weights: bo
         return replace(refusal, warnings=warnings if plan else document.notes, plan=plan)
     records = plan.records() if plan else ()
     return Assessment(
-        realised={"model": variants[0].get("model"), **spec} if plan else spec,
+        realised={"model": models.pop(), **spec} if plan and len(models) == 1 else spec,
         total=total,
         composed=tuple(zip(prompts, records, strict=True)),
         base_seed=draw_base(total) if needs_base(spec) else None,
@@ -197,7 +229,9 @@ def _collected(errors: list[SpecInvalid], document: Document) -> Iterator[None]:
 def _in_spec(problem: Problem, document: Document) -> Problem:
     path = problem.path
     steps = _steps(path.partition(":")[0])
-    if "/" in path:  # a file of a pack
+    if path.startswith(f"{TABLE}: "):
+        path = path.removeprefix(f"{TABLE}: ")
+    elif "/" in path:  # a file of a pack
         steps = ["compose", "pack"]
         if problem.line:
             file, colon, rest = path.partition(":")
@@ -221,10 +255,12 @@ def _refuse(checked: Checked, reason: str, findings: Iterable[tuple[str, str]]) 
 
 
 def _planned(
-    checked: Checked, spec: Mapping[str, Any], home: Home, catalogue: Catalogue
+    checked: Checked, spec: Mapping[str, Any], home: Home, catalogue: Catalogue, table: Table | None
 ) -> Plan | None:
-    """The composer's plan for a spec with `compose`, whether it may run or not."""
-    if "pack" not in spec.get("compose", {}):
+    """The composer's plan for a spec with `compose` or a `table`, whether it may run or not."""
+    if "pack" not in spec["compose"] if "compose" in spec else table is None:
+        return None
+    if TABLE in spec and table is None:
         return None
     # Imported here: most specs compose nothing, and imports slow `fluxdrop check` down.
     from composer.choose import choose
@@ -239,6 +275,7 @@ def _planned(
     return make_plan(
         spec,
         home.prompts,
+        table=table,
         forbidden=home.settings.forbidden,
         languages=home.settings.audit_languages,
         settings={"model": catalogue.default_model(spec)},
@@ -250,8 +287,75 @@ def _with_model(plan: Plan, catalogue: Catalogue) -> tuple[Mapping[str, Any], ..
     """For each prompt, its spec fields with a model."""
     if "model" in plan.spec or "model" in plan.spec.get("matrix", {}):
         return plan.prompts
-    default = catalogue.default_model(plan.spec)
-    return tuple({"model": default, **fields} for fields in plan.prompts)
+    models = (catalogue.default_model({**plan.spec, **fields}) for fields in plan.prompts)
+    return tuple({"model": m, **fields} for m, fields in zip(models, plan.prompts, strict=True))
+
+
+def _table_bytes(name: str, home: Home, beside: Beside) -> tuple[bytes, str]:
+    """The bytes of a table; none, and what is waited for, while it is absent or being written."""
+    near = beside(name) if beside and not {"/", "\\"}.intersection(name) else None
+    if near and is_file(near):
+        return read_file(near, follow=True), ""
+    try:
+        place, alike = Folders(home).find(place_of(name, home))
+        if snapshot := take(place, home):
+            return snapshot.public(name), ""
+    except JobFailed as error:
+        raise SpecInvalid(error.reason, [Problem(0, 0, TABLE, str(error))]) from None
+    return b"", f"{name} is not there, or still being written{hint_of(alike)}: it is waited for"
+
+
+def _table(checked: Checked, spec: Mapping[str, Any], data: bytes, catalogue: Catalogue) -> Table:
+    """The rows of a table, each checked with what is sound of the spec."""
+    from composer.table import read_table
+
+    table = read_table(
+        data, str(spec[TABLE]), hashlib.sha256(data).hexdigest(), spec,
+        lambda model: bool(catalogue.parameters(model, str(spec["kind"]))),
+    )  # fmt: skip
+    # What an unsound spec lacks each row lacks.
+    told = (fault for fault in table.faults if fault.column or not checked.problems)
+    return replace(table, faults=tuple(told))
+
+
+def _checked_rows(
+    checked: Checked, plan: Plan, home: Home, catalogue: Catalogue, errors: list[SpecInvalid]
+) -> Plan:
+    """The plan of a table without its faulty rows, where they are skipped; adds to `errors`.
+
+    The paths of rows, and what models object to in them, are checked here.
+    """
+    from composer.table import Fault
+
+    assert plan.table is not None, "its rows are checked"
+    faults = dict.fromkeys(plan.faults)
+    for row in plan.table.rows:
+        for path, why in _refused_paths(row.fields, home):
+            faults[Fault(row.number, path.partition(".")[0], why, PathNotAllowed.reason)] = None
+    known: dict[str, Sequence[tuple[str, str]]] = {}
+    of_spec: dict[tuple[str, str], None] = {}
+    prompts = _with_model(plan, catalogue) if _has_model(checked, plan) else ()
+    for (entry, _), fields in zip(plan.owned, prompts, strict=False):
+        variant = {**fields, **plan.spec}
+        if (key := _asked_of(variant)) not in known:
+            known[key] = catalogue.problems(variant)
+        for path, why in known[key]:
+            field, own = path.partition(".")[0], entry.row.fields if entry.row else {}
+            column = next((each for each in (field, "model") if each in own), None)
+            if entry.row and column:
+                why = why if column == field else f"{path}: {why}"
+                faults[Fault(entry.row.number, column, why)] = None
+            else:
+                of_spec[path, why] = None
+    with _collected(errors, checked.document):
+        _refuse(checked, "SchemaInvalid", of_spec)
+    skips = plan.spec.get("on_error") == "skip" and not any(fault.of_all for fault in faults)
+    if skips and len(faults) < MAX_COLLECTED:
+        return plan.without([*faults])
+    if faults:
+        with _collected(errors, checked.document):
+            raise plan.table.told([*faults])
+    return replace(plan, faults=tuple(faults))
 
 
 def _check_forbidden(checked: Checked, home: Home) -> None:
@@ -288,11 +392,7 @@ def _has_model(checked: Checked, plan: Plan | None) -> bool:
 def _check_models(
     checked: Checked, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> None:
-    # No model objects to the text of a prompt: of variants that differ only there, one is checked.
-    distinct = {
-        json.dumps({k: v for k, v in variant.items() if k != "prompt"}, sort_keys=True): variant
-        for variant in variants
-    }
+    distinct = {_asked_of(variant): variant for variant in variants}
     problems: dict[tuple[str, str], None] | None = None
     # Of a spec whose kind cannot be guessed: what no kind can do.
     for kind in [checked.value["kind"]] if "kind" in checked.value else schemas.kinds():
@@ -302,11 +402,18 @@ def _check_models(
     _refuse(checked, "SchemaInvalid", problems or ())
 
 
+def _asked_of(variant: Mapping[str, Any]) -> str:
+    """What a model may object to: no text of a prompt, no seed, and no name of an image."""
+    nameless = reading_copies(variant, "", {text: "-" for _, text in named_paths(variant)})
+    asked = {k: v for k, v in nameless.items() if k not in ("prompt", "seed") and k[:2] != "x_"}
+    return json.dumps(asked, sort_keys=True)
+
+
 def _warnings(
     plan: Plan | None, variants: Sequence[Mapping[str, Any]], catalogue: Catalogue
 ) -> Iterator[str]:
     if plan is not None:
-        yield from (*plan.warnings, *plan.left_out)
+        yield from (*(plan.table.warnings if plan.table else ()), *plan.warnings, *plan.left_out)
     elif any(mark in str(variants[0].get("prompt")) for mark in ("{", "__")):
         from composer.choices import unexpanded
 
@@ -348,13 +455,30 @@ def _reliable(checked: Checked, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_paths(checked: Checked, spec: Mapping[str, Any], home: Home) -> None:
-    problems = []
+    _refuse(checked, PathNotAllowed.reason, _refused_paths(spec, home))
+
+
+def _refused_paths(spec: Mapping[str, Any], home: Home) -> Iterator[tuple[str, str]]:
     for path, text in named_paths(spec):
         try:
             place_of(text, home)
         except PathNotAllowed as error:
-            problems.append((path, str(error)))
-    _refuse(checked, PathNotAllowed.reason, problems)
+            yield path, str(error)
+
+
+def _with_pictures(checked: Checked, spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
+    """The matrix with the images that its patterns name now."""
+    varied = spec.get("matrix", {}).get("image", ())
+    listed = [varied] if isinstance(varied, str) else varied
+    found = {text: matching(text, home) for text in listed}
+    absent = (
+        (f"matrix.image.{n}", f"no image matches {text!r}: put them there before the spec")
+        for n, text in enumerate(listed)
+        if not found[text]
+    )
+    _refuse(checked, InputMissing.reason, absent)
+    images = [*dict.fromkeys(itertools.chain.from_iterable(found.values()))]
+    return {"matrix": {**spec["matrix"], "image": images}} if images else {}
 
 
 def _with_loras(
@@ -379,15 +503,15 @@ def _with_loras(
 
 def _refusal(errors: Sequence[SpecInvalid], value: Any) -> Assessment:
     value = value if isinstance(value, dict) else {}
-    problems = sorted(problem for error in errors for problem in error.problems)
+    problems = in_order(problem for error in errors for problem in error.problems)
     first = SpecInvalid(errors[0].reason, errors[0].problems, of=len(problems))
     if len(problems) > _MOST_PROBLEMS:
         more = Problem(0, 0, "", f"and {len(problems) - _MOST_PROBLEMS} more problems")
-        problems = [*problems[:_MOST_PROBLEMS], more]
+        problems = (*problems[:_MOST_PROBLEMS], more)
     return Assessment(
         reason=first.reason,
         message=f"{first}: mend the spec and drop it again",
-        problems=tuple(problems),
+        problems=problems,
         explicit_id=_id_in(value),
         realised=_kept(value),
     )

@@ -1,4 +1,4 @@
-"""Assesses specs with `compose` in other processes while the intake goes on.
+"""Assesses specs with `compose` or a `table` in other processes while the intake goes on.
 
 Ten thousand prompts take ten seconds and more to make and audit; a thread for that would slow down
 all others, the GPU's among them, by holding the interpreter's lock. A spec that may have ended this
@@ -23,14 +23,14 @@ from runner.spool.inbox.settle import Drop
 
 log = logging.getLogger(__name__)
 
-_COMPOSE = re.compile(rb"""(?:^|[\s{,"'])compose["']?\s*:""")
+_COMPOSE = re.compile(rb"""(?:^|[\s{,"'])(?:compose|table)["']?\s*:""")
 # A second process, so that a small spec need not wait for a large one.
 _MOST_PROCESSES = 2
 _MOST_DEATHS = 2
 
 
 def may_compose(drop: Drop) -> bool:
-    """Whether a drop may have the key `compose`, by its bytes: most specs need not be parsed."""
+    """Whether a drop may have `compose` or `table`, by its bytes: most specs need no parsing."""
     return _COMPOSE.search(drop.data) is not None
 
 

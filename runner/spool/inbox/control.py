@@ -18,7 +18,7 @@ from runner.spool.inbox.assess import Catalogue
 from runner.spool.inbox.entry import assessed_again
 from runner.spool.inbox.forgetting import forget_gone
 from runner.spool.inbox.ids import Ids, has_left, is_away
-from runner.spool.inbox.inputs import named_paths, reading_copies
+from runner.spool.inbox.inputs import TABLE, paths_of, reading_copies
 from runner.spool.inbox.settle import Drop, drop_at
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.store.names import (
@@ -226,13 +226,20 @@ class Controls:
     def _insert_again(self, name: str, record: Record, identity: str) -> Record | None:
         if record.state not in _RETRIED:
             return None
-        composed: Iterable[tuple[Any, Any]] = zip(*self._ledger.composed(record.seq), strict=True)
+        composed: Iterable[tuple[Any, Any]] = [
+            *zip(*self._ledger.composed(record.seq), strict=True)
+        ]
         if not record.spec:
             # Of one that was entered after the ledger was lost, only what its status says is known.
             record, composed = assessed_again(record, self._spool, self._catalogue)
         if not (record.total and record.realised):
             return None
-        realised = reading_copies(record.realised, record.id, record.inputs)
+        realised, composed = reading_copies(record.realised, record.id, record.inputs), [*composed]
+        if TABLE in realised:
+            composed = [
+                (reading_copies(fields, record.id, record.inputs), origin)
+                for fields, origin in composed
+            ]
         again = Record(
             seq=0,
             id=self._ids.free(record.id, first=2),
@@ -244,7 +251,7 @@ class Controls:
             suffix=record.suffix,
             spec=record.spec,
             accepted_at=timestamp(),
-            inputs_missing=any(named_paths(realised)),
+            inputs_missing=any(paths_of(realised, composed)),
             kind=record.kind,
             model=record.model,
             priority=record.priority,

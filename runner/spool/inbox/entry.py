@@ -1,15 +1,16 @@
 """Makes the record of a drop, as the ledger keeps it, from its assessment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from runner.clock import now, ready_at, timestamp
+from runner.errors import InputMissing
 from runner.files import is_file, read_file
 from runner.job import State
 from runner.spool.inbox.assess import Assessment, Catalogue, assess
-from runner.spool.inbox.inputs import copy_name, named_paths
+from runner.spool.inbox.inputs import copy_name, paths_of
 from runner.spool.inbox.settle import Drop
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -20,7 +21,7 @@ def record_of(drop: Drop, assessment: Assessment, job_id: str, seq: int = 0) -> 
     rejected = assessment.reason is not None
     spec = assessment.realised
     # Set from the start, so that no image starts before its inputs are copied.
-    waits = not rejected and any(named_paths(spec))
+    waits = not rejected and any(paths_of(spec, assessment.composed))
     accepted_at = timestamp()
     # The scheduler computes the hours of a job that waits for inputs, once they are there.
     opening = 0.0 if rejected or waits else ready_at(spec, now())
@@ -62,14 +63,19 @@ def assessed_again(
     spec = next((f for f in (folder / "spec.yaml", folder / "spec.json") if is_file(f)), None)
     data = read_file(spec) if spec else b""
     drop = Drop(record.source_name, data, (0, 0, record.source_bytes, 0, 0))
-    assessment = assess(data, drop.name, spool.home, catalogue)
+    copies = folder / "inputs"
+    assessment = assess(
+        data, drop.name, spool.home, catalogue, beside=lambda name: copies / copy_name(name, {})
+    )
+    if assessment.awaits:
+        assessment = Assessment(reason=InputMissing.reason, message=assessment.awaits)
     again = replace(
         record_of(drop, assessment, record.id),
         source_sha256=record.source_sha256,
         revision=record.revision,
         accepted_at=record.accepted_at,
         started_at=record.started_at,
-        inputs=_copies(assessment.realised, folder / "inputs"),
+        inputs=_copies(paths_of(assessment.realised, assessment.composed), copies),
     )
     if again.base_seed is not None and (sidecars := spool.outbox.sidecars(record.id)):
         # In a job without seeds, missing images continue the seeds of those that are there.
@@ -78,11 +84,11 @@ def assessed_again(
     return again, assessment.composed
 
 
-def _copies(spec: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The copies of input images that a job has, by the paths that its spec names."""
+def _copies(named: Iterable[tuple[str, str]], folder: Path) -> dict[str, str]:
+    """The copies of inputs that a job has, by the paths that its spec and its rows name."""
     copies: dict[str, str] = {}
-    for _, text in named_paths(spec):
+    for _, text in named:
         name = copy_name(text, copies)
-        if is_file(folder / name):
+        if text not in copies and is_file(folder / name):
             copies[text] = name
     return copies

@@ -8,11 +8,13 @@ file is left alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ from runner.files import MAX_FILE_BYTES, is_there, names_in, open_regular
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.platform import has_writer, may_be_private, path_of, signature_of
-from runner.spool.store.names import Names, is_ignored
+from runner.spool.store.names import Names, is_ignored, natural_order
 from specs.suggest import nearest
 
 IMAGE_FIELDS = ("image", "mask")
+TABLE = "table"
 PRIVATE = "another name of a file that is another user's or closed to others"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic")
 _MOST_COMPARED = 500
@@ -33,11 +36,11 @@ _GUESSES_KEPT = 10_000
 
 
 def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The images that a spec names, each as (path of its field in the spec, text).
+    """The table and the images that a spec names, each as (path of its field in the spec, text).
 
     A spec that breaks its schema is taken too: what has another form is passed over.
     """
-    for field in IMAGE_FIELDS:
+    for field in (TABLE, *IMAGE_FIELDS):
         value = spec.get(field)
         if isinstance(value, str):
             yield field, value
@@ -47,6 +50,18 @@ def named_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     yield f"{field}.{n}", item
                 elif isinstance(item, Mapping) and isinstance(item.get("path"), str):
                     yield f"{field}.{n}.path", item["path"]
+    varied = spec.get("matrix")
+    if isinstance(varied, Mapping):
+        yield from ((f"matrix.{path}", text) for path, text in named_paths(varied))
+
+
+def paths_of(
+    spec: Mapping[str, Any], composed: Iterable[tuple[Mapping[str, Any], Any]]
+) -> Iterator[tuple[str, str]]:
+    """What a spec names, and after it what its prompts name: each row of a table its images."""
+    yield from named_paths(spec)
+    for fields, _ in composed if TABLE in spec else ():
+        yield from named_paths(fields)
 
 
 def place_of(text: str, home: Home) -> Path:
@@ -74,6 +89,25 @@ def place_of(text: str, home: Home) -> Path:
     if not any(_inside(place, root) for root in (folder, *_input_roots(home))):
         raise PathNotAllowed(f"{text!r} is a link that leaves the inbox and the outbox")
     return place
+
+
+def matching(text: str, home: Home) -> list[str]:
+    """The images that a pattern like `photos/*.jpg` names, in natural order; a path as it is."""
+    try:
+        place = place_of(text, home)
+    except PathNotAllowed:
+        return [text]  # refused as a path is
+    if not {"*", "?"}.intersection(text) or is_there(place):
+        return [text]
+    folder = text.replace("\\", "/").rpartition("/")[0]
+    found = (
+        f"{folder}/{name}" if folder else name
+        for name in names_in(place.parent)
+        if fnmatch(name.lower(), place.name.lower())
+        and name.lower().endswith(_ENDINGS)
+        and not is_ignored(name)
+    )
+    return sorted(found, key=natural_order)
 
 
 def is_absolute(text: str) -> bool:
@@ -194,10 +228,14 @@ class Snapshot:
 
     def checked(self, name: str) -> Snapshot:
         """The same. Raises PathNotAllowed for a private file, InputBad for what is no picture."""
+        decoded(self.public(name), name)
+        return self
+
+    def public(self, name: str) -> bytes:
+        """The bytes. Raises PathNotAllowed for a private file."""
         if self.private:
             raise PathNotAllowed(f"{name} is {PRIVATE}: use a copy")
-        decoded(self.data, name)
-        return self
+        return self.data
 
 
 def take(place: Path, home: Home) -> Snapshot | None:
@@ -240,12 +278,15 @@ def reading_copies(
 
     def copy_of(value: Any) -> Any:
         if isinstance(value, str):
-            return f"outbox/{job_id}/inputs/{inputs[value]}" if value in inputs else value
+            return f"outbox/{job_id}/inputs/{inputs[value]}" if inputs.get(value) else value
         if isinstance(value, list):
             return [copy_of(item) for item in value]
         return {**value, "path": copy_of(value["path"])}
 
-    return {**spec, **{field: copy_of(spec[field]) for field in IMAGE_FIELDS if field in spec}}
+    copied = {field: copy_of(spec[field]) for field in (TABLE, *IMAGE_FIELDS) if field in spec}
+    if "image" in spec.get("matrix", ()):
+        copied["matrix"] = {**spec["matrix"], "image": copy_of(spec["matrix"]["image"])}
+    return {**spec, **copied}
 
 
 def is_from_outbox(text: str) -> bool:
@@ -253,16 +294,14 @@ def is_from_outbox(text: str) -> bool:
     return text.replace("\\", "/").startswith("outbox/")
 
 
-def same_copy(folder: Path, names: Iterable[str], data: bytes) -> tuple[str | None, int]:
-    """The copy in a folder with these bytes, None without one; and the bytes of all copies."""
-    found, total = None, 0
+def copies_in(folder: Path, names: Iterable[str]) -> dict[bytes, tuple[str, int]]:
+    """The name and the size of each of these copies in a folder, by the SHA-256 of its bytes."""
+    found: dict[bytes, tuple[str, int]] = {}
     for name in dict.fromkeys(names):
         with contextlib.suppress(OSError), os.fdopen(open_regular(folder / name), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            total += size
-            if found is None and size == len(data) and file.read(size + 1) == data:
-                found = name
-    return found, total
+            data = file.read()
+            found.setdefault(hashlib.sha256(data).digest(), (name, len(data)))
+    return found
 
 
 def copy_name(text: str, taken: Mapping[str, str]) -> str:

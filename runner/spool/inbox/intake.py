@@ -22,6 +22,7 @@ from runner.spool.inbox.compose_pool import ComposePool, PendingDrop, may_compos
 from runner.spool.inbox.control import Controls
 from runner.spool.inbox.entry import record_of
 from runner.spool.inbox.ids import Ids
+from runner.spool.inbox.inputs import TABLE
 from runner.spool.inbox.settle import Drop, Settler
 from runner.spool.inbox.waiting import InputWait
 from runner.spool.inbox.watcher import Watcher
@@ -71,6 +72,8 @@ class Intake:
             spool, catalogue, self._waiting, self._ids, self._acknowledger, on_cancel=on_cancel
         )
         self._compose_pool = ComposePool(home, catalogue, self.wake)
+        # By name, the specs that wait for their tables.
+        self._held: dict[str, tuple[Drop, Assessment]] = {}
         self._log_once = LogOnce("scanning the inbox")
         self._interrupted = False
         self._shown_until = 0.0
@@ -123,6 +126,7 @@ class Intake:
         specs = sorted((name for name in names if is_spec(name)), key=natural_order)
         self._compose_pool.keep_only(set(specs))
         self._settler.keep_only(set(specs))
+        self._held = {name: self._held[name] for name in self._held.keys() & specs}
         changed = self._obey(names)
         rescan = self._home.settings.rescan_seconds
         waits = [rescan if self.watcher.mode == "events" else min(rescan, _POLLING_SECONDS)]
@@ -145,8 +149,10 @@ class Intake:
                 self.accept(batch)
                 changed, size = True, 0
                 batch.clear()
-        self.unsettled = len(unsettled) + len(self._compose_pool)
+        self.unsettled = len(unsettled | self._held.keys()) + len(self._compose_pool)
         self.waiting_files = self._settler.waiting()
+        if self._held:
+            waits.append(_CONTROLS_SECONDS)
         self.scans += 1
         changed |= self._waiting.gather_all(moment)
         if moment >= self._shown_until:
@@ -181,11 +187,26 @@ class Intake:
         if self.faults.seconds_left(file):
             return None
         pending = self._compose_pool.find(file)
-        if pending is not None:
+        if pending and pending.assessment and pending.assessment.awaits:
+            # Its table has gone again: it is held from the next look on.
+            self._compose_pool.forget([name])
+        elif pending is not None:
             # The pool wakes the intake when it has been assessed.
             return pending.drop if pending.assessment else None
         # The time now: with that of the scan's start, a long scan would count as time unchanged.
-        return self._settler.check(file, monotonic(), renamed_in=renamed_in)
+        now = monotonic()
+        result = self._settler.check(file, now, renamed_in=renamed_in)
+        drop, assessment = self._held.get(name, (None, _BROKEN))
+        if drop is None or not isinstance(result, Drop) or result.signature != drop.signature:
+            return result
+        if self._is_cancelled(drop, assessment) or not self._lacks_table(assessment):
+            del self._held[name]
+            return result
+        return self._settler.hold(drop, assessment.realised[TABLE], now)
+
+    def _lacks_table(self, assessment: Assessment) -> bool:
+        table = assessment.realised.get(TABLE)
+        return table is not None and not self._waiting.is_settled(table)
 
     def _list_inbox(self) -> list[str]:
         """The names of the files in the inbox; a folder with a file's name is at fault."""
@@ -208,7 +229,8 @@ class Intake:
 
     def _obey(self, names: list[str]) -> bool:
         """Obey the control files, for pending drops too; whether anything changed."""
-        changed = self.controls.obey(names, monotonic(), composing=len(self._compose_pool) > 0)
+        composing = len(self._compose_pool) > 0 or len(self._held) > 0
+        changed = self.controls.obey(names, monotonic(), composing=composing)
         for pending in self._compose_pool:
             if self._is_cancelled(pending.drop, pending.uncomposed):
                 self._compose_pool.cancel(pending)
@@ -254,7 +276,9 @@ class Intake:
                 if assessment is None:
                     acknowledgements.append(Acknowledgement(drop, known[drop.identity]))
                 elif assessment.uncomposed and not self._is_cancelled(drop, assessment):
-                    if self._compose_pool.of(drop) is None:
+                    if self._lacks_table(assessment):
+                        self._held[drop.name] = drop, assessment
+                    elif self._compose_pool.of(drop) is None:
                         # Its place in the order is that of its arrival, not of its assessment.
                         new.append(PendingDrop(drop, assessment, self._ledger.reserve()))
                 else:

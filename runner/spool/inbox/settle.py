@@ -164,6 +164,15 @@ class Settler:
             return Drop(path.name, b"", signature, ("TooLarge", message))
         return Drop(path.name, data, signature)
 
+    def hold(self, drop: Drop, table: str, now: float) -> Drop | float:
+        """What to do with a settled spec whose table is not there: wait as for an image."""
+        state = self._state(drop.name, drop.signature, now)
+        state.waits_because = f"waits for its table {table}"
+        seconds = self._settings.input_wait_seconds
+        message = f"{table} did not arrive within {seconds:.0f} seconds: bring it, then the spec"
+        path = Path(drop.name)
+        return self._wait_or_refuse(path, state, now, seconds, "InputMissing", message)
+
     def _state(self, name: str, signature: tuple[int, ...], now: float) -> _FileState:
         state = self._states.get(name)
         if state is None or state.signature != signature:

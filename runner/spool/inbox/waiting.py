@@ -7,8 +7,9 @@ has failed.
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from runner.clock import monotonic
 from runner.errors import DiskFull, InputBad, InputMissing, JobFailed
@@ -17,16 +18,17 @@ from runner.holds import Hold
 from runner.spool.disk.disk import concerns_all
 from runner.spool.inbox.ids import is_away
 from runner.spool.inbox.inputs import (
+    TABLE,
     Folders,
     Snapshot,
+    copies_in,
     copy_name,
     hint_of,
     is_from_outbox,
     maker_of,
-    named_paths,
+    paths_of,
     place_of,
     relative,
-    same_copy,
     take,
 )
 from runner.spool.store.names import key_of
@@ -40,6 +42,7 @@ _CHECK_AGAIN_SECONDS = 0.5
 GATHER_SECONDS = 1.0
 """Of decoding and copying pictures, before the intake looks at control files and drops again."""
 _MOST_REMEMBERED = 1000
+_MOST_JOBS = 8
 
 
 class InputWait:
@@ -54,6 +57,8 @@ class InputWait:
         self._since: dict[int, float] = {}
         # The hashes of the last pictures that were decoded: many jobs may name the same one.
         self._pictures: set[bytes] = set()
+        # Of the last jobs, by `seq`, what is copied.
+        self._copies: dict[int, dict[bytes, tuple[str, int]]] = {}
         self._unchanged: dict[Path, tuple[tuple[int, ...], float]] = {}
         self._folders = Folders(spool.home)
         self._next_seq = 0
@@ -88,7 +93,7 @@ class InputWait:
         rescan = self._home.settings.rescan_seconds
         again = min(_CHECK_AGAIN_SECONDS, rescan)
         self.seconds_to_next_check = 0.0 if cut_short else again if waiting else rescan
-        if not waiting:
+        if len(self._unchanged) > _MOST_REMEMBERED:
             self._unchanged.clear()
         for key in self._makers.keys() - {key_of(record.id) for record in waiting}:
             del self._makers[key]
@@ -102,10 +107,21 @@ class InputWait:
             return True
         inputs = dict(record.inputs)
         missing: dict[str, Record | None] = {}
+        message = None
+        until = monotonic() + GATHER_SECONDS
+        composed: list[tuple[Any, Any]] = []
+        if TABLE in record.realised:
+            composed += zip(*self._ledger.composed(record.seq), strict=True)
         try:
-            for _, text in named_paths(record.realised):
+            for field, text in paths_of(record.realised, composed):
                 if text in inputs or text in missing:
                     continue
+                if field == TABLE:
+                    inputs[text] = self._copied_table(record, text, composed[0][1])
+                    continue
+                if monotonic() > until and len(inputs) > len(record.inputs):
+                    message = f"copying its images, of which {len(inputs):,} are there"
+                    break
                 # Before the file: a job that has ended by now has already written its pictures.
                 maker = self._ledger.newest(maker_of(relative(text, self._home)) or "")
                 snapshot = self._settled(text)
@@ -114,7 +130,8 @@ class InputWait:
                     missing[text] = None if maker and is_away(maker, self._outbox) else maker
                 else:
                     inputs[text] = self._copy(record, text, snapshot, inputs)
-            message = self._message(record, *next(iter(missing.items()))) if missing else None
+            if message is None and missing:
+                message = self._message(record, *next(iter(missing.items())))
             self._refuse_circle(record, missing)
         except DiskFull as error:
             # It is tried again when there is room; the copies made so far are kept.
@@ -138,6 +155,13 @@ class InputWait:
                 self._outbox.write_status(record.seq)
         return False
 
+    def is_settled(self, text: str) -> bool:
+        """Whether a file that a spec names is whole, or will never be read."""
+        try:
+            return self._settled(text) is not None
+        except JobFailed:
+            return True
+
     def _settled(self, text: str) -> Snapshot | None:
         place, _ = self._folders.find(place_of(text, self._home))
         snapshot = take(place, self._home)
@@ -152,6 +176,15 @@ class InputWait:
         quiet = settings.settle_seconds if snapshot.closed else settings.settle_seconds_unknown
         return snapshot if moment - since >= quiet else None
 
+    def _copied_table(self, record: Record, text: str, origin: Mapping[str, Any]) -> str:
+        """The name of the copy of a job's table, whose rows are in the ledger; none of another."""
+        place, _ = self._folders.find(place_of(text, self._home))
+        snapshot = take(place, self._home)
+        if not snapshot or hashlib.sha256(snapshot.data).hexdigest() != origin["table_sha256"]:
+            self._ledger.warn(record.seq, [f"{text} was changed after its rows were read"])
+            return ""
+        return self._write(record, text, snapshot.public(text), {})
+
     def _copy(self, record: Record, text: str, snapshot: Snapshot, taken: dict[str, str]) -> str:
         folder = self._outbox.folder(record.id) / "inputs"
         digest = hashlib.sha256(snapshot.data).digest()
@@ -161,18 +194,27 @@ class InputWait:
             if len(self._pictures) >= _MOST_REMEMBERED:
                 self._pictures.clear()
             self._pictures.add(digest)
-        same, total = same_copy(folder, taken.values(), snapshot.data)
-        if same is not None:
-            return same
+        if record.seq not in self._copies:
+            if len(self._copies) >= _MOST_JOBS:
+                self._copies.clear()
+            self._copies[record.seq] = copies_in(folder, taken.values())
+        copies, size = self._copies[record.seq], len(snapshot.data)
+        if digest in copies:
+            return copies[digest][0]
         most = self._home.settings.job_inputs_mb
-        if total + len(snapshot.data) > most * 1e6:
+        if sum(size for _, size in copies.values()) + size > most * 1e6:
             raise InputBad(
                 f"the images of this job are larger than {most:g} MB together: scale them down, "
                 "or raise `job_inputs_mb` in fluxdrop.yaml"
             )
-        name = copy_name(text, taken)
+        name = self._write(record, text, snapshot.data, taken)
+        copies[digest] = name, size
+        return name
+
+    def _write(self, record: Record, text: str, data: bytes, taken: Mapping[str, str]) -> str:
+        folder, name = self._outbox.folder(record.id) / "inputs", copy_name(text, taken)
         self._disk.make_folder(folder)
-        self._disk.replace(folder / name, snapshot.data, durable=True)
+        self._disk.replace(folder / name, data, durable=True)
         return name
 
     def _refuse_circle(self, record: Record, missing: Iterable[str]) -> None:

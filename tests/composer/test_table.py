@@ -1,0 +1,211 @@
+"""Tables as people's programs write them, and every faulty row told by its row and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer.table import Row, Table, read_table
+from specs.errors import SpecInvalid
+
+SPEC = {"kind": "text2img", "model": "tiny", "table": "products.csv"}
+# What Excel saves as `CSV UTF-8` where lists are separated by semicolons.
+EXCEL = (
+    '\ufeffprompt;seed;guidance;image;x_sku;;\r\n"a mug,\r\n""blue""";7;3,5;;0012;;\r\n'
+    "a cup;8;2;;'=A1;;\r\n;;;;;;\r\n;;;;;;\r\n"
+)
+# What Google Sheets saves as TSV: nothing is quoted.
+SHEETS = 'prompt\tsteps\tx_note\r\n"Blue" mug, large\t4\ta "b"\r\nred cup\t\t\r\n'
+# What LibreOffice saves with all text in quotes.
+LIBRE = '"prompt","width","preview note"\n"a mug",64,""\n'
+# What pandas writes with orient="records", lines=True, and with json.dumps line by line.
+PANDAS = (
+    '{"prompt":"a mug","width":512.0,"seed":null,"x_price":2.5}\n'
+    '{"prompt": "a NaN cup", "width": NaN, "seed": 3.0, "x_price": NaN}\n\n'
+)
+
+
+def table(data: str | bytes, name: str = "products.csv", **spec: Any) -> Table:
+    """The table of these bytes, for a spec of text2img."""
+    data = data.encode() if isinstance(data, str) else data
+    merged = {key: value for key, value in {**SPEC, **spec}.items() if value is not None}
+    return read_table(data, name, "", merged, lambda model: model == "tiny")
+
+
+def told(found: Table) -> list[str]:
+    """The faults in words."""
+    problems = found.told(found.faults).problems if found.faults else ()
+    return [str(problem).removeprefix("table: ") for problem in problems]
+
+
+def fields(found: Table) -> list[dict[str, Any]]:
+    """The fields of each row."""
+    assert not found.faults, told(found)
+    return [dict(row.fields) for row in found.rows]
+
+
+def test_a_file_of_excel_is_read_with_its_semicolons_decimal_commas_and_empty_rows() -> None:
+    assert fields(table(EXCEL)) == [
+        {"prompt": 'a mug,\r\n"blue"', "seed": 7, "guidance": 3.5, "x_sku": "0012"},
+        {"prompt": "a cup", "seed": 8, "guidance": 2, "x_sku": "=A1"},
+    ]
+    assert [row.number for row in table(EXCEL).rows] == [2, 3]
+    assert fields(table("sep=;\r\n" + EXCEL[1:])) == fields(table(EXCEL))
+
+
+def test_a_file_of_google_sheets_is_read_though_it_quotes_nothing() -> None:
+    assert fields(table(SHEETS, "a.tsv")) == [
+        {"prompt": '"Blue" mug, large', "steps": 4, "x_note": 'a "b"'},
+        {"prompt": "red cup"},
+    ]
+
+
+def test_lines_of_pandas_have_whole_numbers_as_floats_and_nan_for_nothing() -> None:
+    assert fields(table(PANDAS, "a.jsonl")) == [
+        {"prompt": "a mug", "width": 512, "x_price": 2.5},
+        {"prompt": "a NaN cup", "seed": 3},
+    ]
+
+
+def test_an_unknown_column_is_told_with_the_one_that_was_meant() -> None:
+    assert told(table(LIBRE.replace("preview note", "promt"))) == [
+        "products.csv: row 1, column promt: unknown column 'promt' (did you mean 'prompt'?)"
+    ]
+    assert told(table("num_inference_steps,prompt\n4,a mug\n")) == [
+        "products.csv: row 1, column num_inference_steps: unknown column 'num_inference_steps'"
+        " (did you mean 'steps'?)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "spec", "expected"),
+    [
+        ("prompt,seed,seed\na,1,2\n", {}, "row 1, column seed: a second column of this name"),
+        ("prompt,kind\na,fill\n", {}, "row 1, column kind: 'kind' is no column: put it into the"),
+        ("prompt,steps\na,1\n", {"matrix": {"steps": [1]}}, "row 1, column steps: 'steps' is in"),
+        ("prompt,subject\na,mug\n", {}, "row 1, column subject: 'subject' is a part of a pack"),
+        ("prompt,seed\na,1,x\n", {}, "row 2, column 3: the header has no such column: put text"),
+        ("prompt,steps\na,many\n", {}, "row 2, column steps: 'many' is not a whole number"),
+        ("prompt,seeds\na,[1\n", {}, "row 2, column seeds: not JSON: "),
+        ("prompt,seed\n,1\n", {}, "row 2: 'prompt' is required for text2img (or 'compose')"),
+        ("prompt,seed\na,1\n", {"seeds": [1]}, "row 2, column seed: 'seed' and 'seeds' exclude"),
+        ('prompt\n"a\n\nb"\nx\x07y\n', {}, "row 3, column prompt: the character U+0007"),
+    ],
+)
+def test_what_is_wrong_with_a_cell_is_told_with_its_place(
+    data: str, spec: dict[str, Any], expected: str
+) -> None:
+    (sentence,) = told(table(data, **spec))
+    assert sentence.startswith(f"products.csv: {expected}"), sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "expected"),
+    [
+        ("prompt\n", "NothingToRun", "the table has no rows"),
+        ("", "NothingToRun", "the first row must name the columns"),
+        ("prompt\na\n".encode("utf-16"), "NotUtf8", "is UTF-16 (byte 0): save it as UTF-8"),
+        ("prompt\nfür\n".encode("latin-1"), "NotUtf8", "byte 0xfc at offset 8 is not UTF-8"),
+        ('prompt\nx\n"a\n', "BadYaml", "row 3: its quotes do not match"),
+        ("prompt\n" + "a\n" * 10_001, "TooManyImages", "more than 10,000 images"),
+    ],
+)
+def test_a_file_without_rows_is_refused_with_what_to_do(
+    data: str | bytes, reason: str, expected: str
+) -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        table(data)
+    assert (refused.value.reason, expected in str(refused.value)) == (reason, True), refused.value
+
+
+def test_each_faulty_line_is_told_and_the_others_are_rows() -> None:
+    found = table('{"prompt":"a"}\n{bad\n[1]\n{"prompt":"b","promt":1}\n{"seed":"x"}\n', "a.jsonl")
+    assert told(found) == [
+        "a.jsonl: line 2: expected a key in double quotes (sign 2)",
+        "a.jsonl: line 3: [1] is not a mapping: each line is one",
+        "a.jsonl: line 4, key promt: unknown column 'promt' (did you mean 'prompt'?)",
+        "a.jsonl: line 5: 'prompt' is required for text2img (or 'compose')",
+        "a.jsonl: line 5, key seed: 'x' is not a whole number",
+    ]
+    assert [row.number for row in found.rows] == [1]
+
+
+def test_of_five_hundred_rows_the_seven_faulty_ones_are_named() -> None:
+    wrong = {17: "wide", 60: "100", 61: "63", 100: "1e9", 301: "-64", 499: "[]", 501: "65.5"}
+    rows = [f"a mug {n},{wrong.get(n, 64)}" for n in range(2, 502)]
+    found = table("\n".join(["prompt,width", *rows]))
+    places = dict.fromkeys(sentence.partition(", column")[0] for sentence in told(found))
+    assert [*places] == [f"products.csv: row {n}" for n in wrong]
+    assert all(", column width: " in sentence for sentence in told(found))
+    assert len(found.rows) == 493
+
+
+def test_of_many_faults_the_first_are_told_and_the_others_counted() -> None:
+    found = table("prompt,steps\n" + "a,x\n" * 5_000)
+    assert told(found)[19:] == [
+        "products.csv: row 21, column steps: 'x' is not a whole number",
+        "products.csv: row 22: and at least 980 more problems from here on",
+    ]
+
+
+BATCH = {"custom_id": "a", "method": "POST", "url": "/v1/images/generations"}
+BODY = {"model": "gpt-image-1", "prompt": "a mug", "n": 2, "size": "1536x1024", "quality": "high"}
+
+
+def test_requests_of_openai_are_rows_and_what_has_no_meaning_is_listed() -> None:
+    other = {**BATCH, "custom_id": "b", "body": {"model": "tiny", "prompt": "x", "size": "auto"}}
+    lines = [json.dumps({**BATCH, "body": BODY}), json.dumps(other)]
+    found = table("\n".join(lines), "batch.jsonl")
+    assert found.rows == (
+        Row(1, {"prompt": "a mug", "count": 2, "width": 1536, "height": 1024}, {}, "a"),
+        Row(2, {"model": "tiny", "prompt": "x"}, {}, "b"),
+    )
+    assert found.warnings == (
+        "batch.jsonl: no model here is called `gpt-image-1`: the default is taken",
+        "batch.jsonl: of the requests, `quality` has no meaning here",
+    )
+
+
+def test_a_request_that_is_none_is_told_with_its_line() -> None:
+    lines = [
+        {**BATCH, "body": BODY},
+        {**BATCH, "body": BODY},
+        {**BATCH, "custom_id": "c", "url": "/v1/images/edits", "body": {**BODY, "size": "big"}},
+        {"prompt": "a"},
+    ]
+    assert told(table("\n".join(map(json.dumps, lines)), "b.jsonl")) == [
+        "b.jsonl: line 2, key custom_id: 'a' is that of line 1 too",
+        "b.jsonl: line 3, key url: only /v1/images/generations is understood",
+        "b.jsonl: line 3, key size: 'big' is not a size like 1024x1024",
+        "b.jsonl: line 4: a request has a `custom_id`, which is text, and a `body`",
+    ]
+
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\t\n,;\"'=+-@"), max_size=30
+)
+
+
+@given(st.lists(st.tuples(TEXT, st.integers(0, 2**32 - 1), TEXT), min_size=1, max_size=8))
+def test_rows_that_the_csv_module_writes_come_back_as_they_were(
+    rows: list[tuple[str, int, str]],
+) -> None:
+    for delimiter, newline in ((",", "\r\n"), (";", "\n"), ("\t", "\r\n")):
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, delimiter=delimiter, lineterminator=newline)
+        writer.writerow(["prompt", "seed", "x_note"])
+        expected = []
+        for text, seed, note in rows:
+            prompt = f"a{text}"
+            neutral = f"'{note}" if note[:1] in ("=", "+", "-", "@", "\t") else note
+            writer.writerow([prompt, seed, neutral])
+            kept = note if not (note[:1] == "'" and note[1:2] in tuple("=+-@\t")) else note[1:]
+            filled = {"x_note": kept} if neutral.strip() else {}
+            expected.append({"prompt": prompt, "seed": seed, **filled})
+        assert fields(table(out.getvalue(), "a.tsv" if delimiter == "\t" else "a.csv")) == expected
