@@ -36,6 +36,7 @@ class Counts(TypedDict):
     done: int
     failed: int
     skipped: int
+    reused: int
 
 
 class Progress(TypedDict):

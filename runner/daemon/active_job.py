@@ -24,7 +24,8 @@ class ActiveJob:
     `numbers` are the images to come and `dispatches` what the slots have of it, by their names;
     images count from 1. `rendered` images took `seconds`, from which the time left is estimated. A
     process ended during each of the `suspects`; `last` is the image that a slot was given last.
-    `failure` is why the job must end.
+    `failure` is why the job must end. Of the `unasked` it is yet to be seen whether their pictures
+    exist already: none, where they are not to be `reused`.
     """
 
     record: Record
@@ -37,6 +38,12 @@ class ActiveJob:
     failure: Hold | None = None
     last: dict[str, int] = field(default_factory=dict)
     suspects: frozenset[int] = frozenset()
+    unasked: deque[int] = field(default_factory=deque)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether pictures that exist already are copied."""
+        return self.record.realised.get("reuse") is True
 
     @property
     def may_go_on(self) -> bool:

@@ -315,6 +315,8 @@ def _with_defaults(spec: Mapping[str, Any], home: Home) -> dict[str, Any]:
     for key, value in home.settings.defaults.items():
         if key != "quality" or realised.get("format", "png") != "png":
             realised.setdefault(key, value)
+    if home.settings.reuse:
+        realised.setdefault("reuse", True)
     if home.settings.window:
         realised.setdefault("window", home.settings.window)
     return realised
