@@ -105,7 +105,7 @@ class Fault(TypedDict):
     since: str
 
 
-class RecentJob(TypedDict):
+class RecentJob(Counts):
     """What the health file says of a job that came lately."""
 
     id: str
@@ -114,10 +114,6 @@ class RecentJob(TypedDict):
     model: str | None
     reason: str | None
     message: str | None
-    total: int
-    done: int
-    failed: int
-    skipped: int
 
 
 class SlotHealth(TypedDict):

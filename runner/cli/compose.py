@@ -39,6 +39,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     compose.add_argument(
         "--on-violation", choices=("reject", "skip"), help="what a forbidden word does to the job"
     )
+    compose.add_argument("--reuse", action="store_true", help="copy pictures that exist already")
     mode = compose.add_mutually_exclusive_group()
     mode.add_argument("--plan", action="store_true", help="say what a bulk run would do")
     mode.add_argument("--queue", action="store_true", help="drop it into the inbox")
@@ -87,7 +88,8 @@ def _spec(options: argparse.Namespace, home: Home) -> dict[str, Any]:
         compose["extra"] = options.extra
     if options.on_violation:
         compose["on_violation"] = options.on_violation
-    return {"kind": "text2img", "compose": compose} | dict(_assigned(options.fields))
+    more = dict(_assigned(options.fields)) | ({"reuse": True} if options.reuse else {})
+    return {"kind": "text2img", "compose": compose} | more
 
 
 def _assigned(assignments: list[str]) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import client
-from runner.cli.output import add_verb, job_line, print_answer, print_message
+from runner.cli.output import add_verb, in_words, job_line, print_answer, print_message
 from runner.errors import RunnerNeeded, UsageProblem
 from runner.files import is_there, read_file
 from runner.settings import SETTINGS_FILE, Home, find_home, load_settings
@@ -138,15 +138,29 @@ def run_check(options: argparse.Namespace) -> int:
     specs = [(file, _spec_bytes(file)) for file in options.files]
     checked = _assessed(specs, home)
     ok = not any(assessment.reason for _, assessment in checked)
+    counts = {file: _reuse(each, home) for file, each in checked}
+    for file, count in counts.items():
+        if count:
+            print_message(f"{file}: {in_words(count)}")
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
         | ({"warnings": warned} if (warned := _warnings(assessment)) else {})
+        | ({"reuse": counts[file]} if counts[file] else {})
         for file, assessment in checked
     ]
     print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))
     if ok and not options.json:
         print_message("all well")
     return 0 if ok else 1
+
+
+def _reuse(assessment: Assessment, home: Home) -> dict[str, int] | None:
+    """How many images would be copied, and how many made; None where the spec reuses none."""
+    if not assessment.realised.get("reuse"):
+        return None
+    from runner.daemon.reuse import planned
+
+    return planned(assessment, home)
 
 
 def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Assessment]]:

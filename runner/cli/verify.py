@@ -274,14 +274,16 @@ def _changes(sidecar: Mapping[str, Any], engine_facts: Mapping[str, Any]) -> lis
     for facts, source in zip(both, (result, engine_facts), strict=True):
         facts["hash"] = _model_hash(source)
     before, now = mapping(result.get("versions")), mapping(engine_facts.get("versions"))
-    pairs = [(_SUBJECTS.get(n, f"{n} was"), *(str(f[n] or "") for f in both)) for n in both[0]]
-    pairs[1:1] = [
-        (f"{n} was", *(str(each.get(n) or "") for each in (before, now))) for n in _VERSIONS
-    ]
+    pairs = [(_SUBJECTS.get(n, f"{n} was"), *(_text(f[n]) for f in both)) for n in both[0]]
+    pairs[1:1] = [(f"{n} was", _text(before.get(n)), _text(now.get(n))) for n in _VERSIONS]
     changes = [f"{subject} {a}, is {b}" for subject, a, b in pairs if a and b and a != b]
     if _model_hash(result, of_samples=True) and _model_hash(engine_facts):
         changes.append("the sidecar's hash of the model is of an older kind, and tells nothing")
     return changes
+
+
+def _text(fact: Any) -> str:
+    return "" if fact is None else str(fact)
 
 
 def _model_hash(facts: Mapping[str, Any], *, of_samples: bool = False) -> str:

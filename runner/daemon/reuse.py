@@ -11,13 +11,14 @@ import os
 import platform
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from runner.clock import monotonic
 from runner.daemon.sidecar import SUFFIXES, copy_of, realised_spec
-from runner.daemon.tasks import InFlight
+from runner.daemon.tasks import InFlight, TaskBuilder
 from runner.engine.custom_entries import models_of, upscaler_of
 from runner.engine.hub import library as hub
 from runner.engine.memory.machine import cards
@@ -25,13 +26,16 @@ from runner.engine.rendering import versions
 from runner.engine.resolved_task import Found, found
 from runner.engine.weights.fingerprint import Hashes, are_unchanged
 from runner.errors import JobFailed
-from runner.files import is_file, read_file, sha256_of
+from runner.files import is_absent, is_file, read_file, sha256_of
 from runner.gallery.keys import VERSIONS, asked_fields, asked_key, keys_in, setup_key
 from runner.gallery.page.thumbs import thumbnail
 from runner.gallery.store import FOLDER, Gallery
+from runner.job import State
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.disk import Copied
+from runner.spool.inbox.assess import Assessment
+from runner.spool.inbox.inputs import place_of
 from runner.spool.store.outbox import ORIGINAL, SavedImage
 from runner.spool.store.record import Record
 from runner.task import ImageTask
@@ -91,8 +95,9 @@ class Reuse:
                 return None, True
             setup = self._setup(image.task, fields)
             now = self._gallery.last_made(setup) if setup else None
-        except OSError as error:
-            log.warning("pictures that exist cannot be looked for: %s", error)
+        except Exception as error:  # noqa: BLE001 the image can be made
+            if not (isinstance(error, OSError) and is_absent(error)):
+                log.warning("pictures that exist cannot be looked for: %s", error)
             return None, False
         return next((each for each in alike if each.made == now), None), now is not None
 
@@ -101,7 +106,8 @@ class Reuse:
         try:
             fields = _fields(image.task, image.realised)
             setup = self._setup(image.task, fields, of=facts)
-        except OSError:
+        except Exception as error:  # noqa: BLE001 the image is made, and is not lost for that
+            log.warning("%s cannot be found again: %s", image.task.job, error)
             return {}
         return {"asked": asked_key(fields)} | ({"setup": setup} if setup else {})
 
@@ -166,6 +172,29 @@ class Reuse:
             "settings": [str(getattr(self._home.settings, name)) for name in _SETTINGS],
             "versions": [versions()[name] for name in VERSIONS],
         }
+
+
+def planned(assessment: Assessment, home: Home) -> dict[str, int] | None:
+    """How many images of a spec are `new`, `reused` or `unknown`; None where it reuses none.
+
+    Unknown are those whose inputs or weights are not there, or of whose setup none was made.
+    """
+    if assessment.reason or not assessment.realised.get("reuse"):
+        return None
+    reuse, builder = Reuse(home), TaskBuilder(home)
+    record = Record(
+        0, "plan", State.QUEUED, "", "", 0, "", b"", "", total=assessment.total,
+        realised=assessment.realised, base_seed=assessment.base_seed,
+    )  # fmt: skip
+    composed = [each for each, _ in assessment.composed], [each for _, each in assessment.composed]
+    place = partial(place_of, home=home)
+    counts = {"new": 0, "reused": 0, "unknown": 0}
+    for number in range(1, record.total + 1):
+        picture, known = None, False
+        with suppress(JobFailed, OSError):
+            picture, known = reuse.find(builder.build(record, composed, number, place))
+        counts["reused" if picture else "new" if known else "unknown"] += 1
+    return counts
 
 
 def _fields(task: ImageTask, realised: Mapping[str, Any]) -> dict[str, Any]:

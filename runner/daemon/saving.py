@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # Of that size one takes 12 ms. Handing smaller ones over would cost more than it brings.
 _LARGE_PIXELS = 256 * 256
+_LEAST_PIXELS = 512 * 512
 _MOST_ENCODERS = 4
 _OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
 """What is in the spec of an enlarged picture, and not of the one before."""
@@ -43,13 +44,14 @@ _OF_THE_LARGE = frozenset({"upscale", "keep_original", "format", "quality"})
 class Encoding:
     """An image on its way; `files` waits for what is written, or raises what encoding raised.
 
-    `pixels` tells how much memory it takes: three bytes each.
+    `pixels` tells how much memory it takes, three bytes each, and a `large` one has a thread.
     """
 
     record: Record
     number: int
     pixels: int
     files: Callable[[], SavedImage]
+    large: bool
     warnings: Sequence[str] = ()
 
 
@@ -60,14 +62,21 @@ def encoders() -> ThreadPoolExecutor:
 
 def rendered(image: FinishedImage) -> Encoding:
     """An image to be encoded."""
-    pixels, number = math.prod(image.rendered.image.size), image.rendered.task.index
-    files = partial(_encoded, image)
-    return Encoding(image.record, number, pixels, files, image.rendered.warnings)
+    pixels, files = math.prod(image.rendered.image.size), partial(_encoded, image)
+    number, large = image.rendered.task.index, pixels >= _LARGE_PIXELS
+    # A kill costs few images, however small they are.
+    least = max(pixels, _LEAST_PIXELS)
+    return Encoding(image.record, number, least, files, large, image.rendered.warnings)
+
+
+def copied(record: Record, number: int, size: int, files: Callable[[], SavedImage]) -> Encoding:
+    """An image whose files, of this size in bytes, are copied."""
+    return Encoding(record, number, size // 3, files, size >= 3 * _LARGE_PIXELS)
 
 
 def begin(encoding: Encoding, pool: Executor) -> Encoding:
     """Begin a large image in the pool, any other where its files are asked for."""
-    if encoding.pixels >= _LARGE_PIXELS:
+    if encoding.large:
         # Where no thread can be started, it is encoded like a small one.
         with suppress(RuntimeError):
             return replace(encoding, files=pool.submit(encoding.files).result)

@@ -22,6 +22,9 @@ from specs.expand import image, seeds_each
 Composed = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """The prompts of a `compose`: the spec fields of each, and what its sidecars say of the pack."""
 
+Place = Callable[[str], Path]
+"""The file that a text in a spec names."""
+
 
 @dataclass(frozen=True)
 class InFlight:
@@ -39,14 +42,18 @@ class TaskBuilder:
         self._home = home
         self._catalogue = RegistryCatalogue(home.settings, home.data)
 
-    def build(self, record: Record, composed: Composed, number: int) -> InFlight:
+    def build(
+        self, record: Record, composed: Composed, number: int, place: Place | None = None
+    ) -> InFlight:
         """Image `number` (from 1) of a job, every default filled in, its LoRAs pinned by hash.
 
+        `place` says where its input images lie, by default the job's own copies.
         Raises JobFailed where a file that it needs is missing or has another hash.
         """
         spec = _realised(record, composed, number)
         spec = loras.settled(spec, self._home, self._catalogue.snapshot)
-        inputs = inputs_of(spec, lambda text: self._copy(record.id, record.inputs[text]))
+        place = place or (lambda text: self._copy(record.id, record.inputs[text]))
+        inputs = inputs_of(spec, place)
         origins = composed[1]
         origin = origins[(number - 1) * len(origins) // record.total] if origins else {}
         return InFlight(self._task(record, spec, number, inputs), spec, origin)
@@ -87,9 +94,7 @@ def _realised(record: Record, composed: Composed, number: int) -> Mapping[str, A
     return image(record.realised, number - 1, record.base_seed or 0, composed[0] or None)
 
 
-def inputs_of(
-    spec: Mapping[str, Any], place: Callable[[str], Path]
-) -> dict[str, tuple[InputImage, ...]]:
+def inputs_of(spec: Mapping[str, Any], place: Place) -> dict[str, tuple[InputImage, ...]]:
     """The images that a valid spec names, by field; `place` says where each one's file is."""
 
     def image_of(item: Any) -> InputImage:

@@ -26,7 +26,7 @@ from runner.clock import monotonic, now, ready_at
 from runner.daemon.active_job import ActiveJob, Dispatch
 from runner.daemon.lookahead import Lookahead
 from runner.daemon.reuse import Reuse
-from runner.daemon.saving import Encoding, rendered
+from runner.daemon.saving import copied, rendered
 from runner.daemon.scheduler import Scheduler
 from runner.daemon.sidecar import FinishedImage
 from runner.daemon.tasks import InFlight, TaskBuilder
@@ -513,7 +513,7 @@ class Worker:
         if picture is None:
             return False
         files = partial(self._reuse.copied, picture, job.record, image)
-        self._writer.save(Encoding(job.record, image.task.index, picture.bytes // 3, files))
+        self._writer.save(copied(job.record, image.task.index, picture.bytes, files))
         return True
 
     def _start(self, chosen: Sequence[tuple[str, ActiveJob, dict[int, InFlight]]]) -> bool:

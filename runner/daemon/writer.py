@@ -27,7 +27,8 @@ _STATUS_SECONDS = 0.25
 # Pixels that wait to be written, 24 MiB as RGB, and as much again where they are encoded already: a
 # slow disk must not fill the memory.
 _MOST_PIXELS = 8 << 20
-_MOST_WAITING = 32
+# Of copies, which need no memory before, many go with the syncs of one.
+_MOST_WAITING = 512
 
 
 @dataclass

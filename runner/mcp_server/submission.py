@@ -190,6 +190,11 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
         terms = parse_terms(home.settings.forbidden)
         texts = spec.get("matrix", {}).get("prompt") or [spec.get("prompt")]
         rows = [{"prompt": t, "audit": audit(t, terms).to_json()} for t in texts if t]
+    reuse: dict[str, Any] = {}
+    if assessment.realised.get("reuse"):
+        from runner.daemon.reuse import planned
+
+        reuse = {"reuse": planned(assessment, home)}
     violates = any(row["audit"]["verdict"] != "ok" for row in rows)
     return {
         "spec": {**spec, "model": assessment.realised.get("model", spec.get("model"))},
@@ -198,4 +203,5 @@ def _dry_run(home: Home, spec: Mapping[str, Any], assessment: Assessment) -> dic
         "prompt_count": len(rows),
         "audit": "violation" if violates else "ok",
         "left_out": left_out[:_MOST_PROMPTS],
+        **reuse,
     }
