@@ -49,7 +49,7 @@ HEALTH: dict[str, Any] = {
         {
             "id": "cat", "state": "failed", "kind": "text2img", "model": "tiny",
             "reason": "Timeout", "message": "late", "total": 1, "done": 0, "failed": 1,
-            "skipped": 0,
+            "skipped": 0, "reused": 0,
         }
     ],
     "watch": "events", "threads": {"main": 0.1}, "gpu": None, "started_at": NOW,

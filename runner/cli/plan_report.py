@@ -12,6 +12,7 @@ from typing import Any
 from composer.plan import Plan
 from composer.report import plan_json
 from runner.cli.output import in_words, print_message, show
+from runner.daemon.tasks import reuse_counts
 from runner.files import is_folder
 from runner.gallery.formatting import duration, number_of
 from runner.gallery.store import FOLDER, Gallery
@@ -42,11 +43,8 @@ def plan_report(assessment: Assessment, home: Home) -> dict[str, Any]:
     ]
     report["errors"] = [{"path": p.path, "message": p.message} for p in assessment.problems]
     report["rejected"] = assessment.reason is not None
-    if assessment.realised.get("reuse"):
-        # Here, for other plans need no model's files.
-        from runner.daemon.reuse import planned
-
-        report["reuse"] = planned(assessment, home)
+    if counts := reuse_counts(assessment, home):
+        report["reuse"] = counts
     report["estimate"] |= _time_estimate(plan, home)
     report["estimate"]["free_bytes"] = _free_bytes(home)
     return report

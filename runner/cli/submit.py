@@ -134,33 +134,25 @@ def _require_runner(home: Home) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Print every problem as `file:line:column: message`."""
+    from runner.daemon.tasks import reuse_counts
+
     home = _home_or_here(options.home)
     specs = [(file, _spec_bytes(file)) for file in options.files]
     checked = _assessed(specs, home)
     ok = not any(assessment.reason for _, assessment in checked)
-    counts = {file: _reuse(each, home) for file, each in checked}
+    counts = {file: counts for file, each in checked if (counts := reuse_counts(each, home))}
     for file, count in counts.items():
-        if count:
-            print_message(f"{file}: {in_words(count)}")
+        print_message(f"{file}: {in_words(count)}")
     files = [
         {"file": file, "errors": [asdict(problem) for problem in assessment.problems]}
         | ({"warnings": warned} if (warned := _warnings(assessment)) else {})
-        | ({"reuse": counts[file]} if counts[file] else {})
+        | ({"reuse": counts[file]} if file in counts else {})
         for file, assessment in checked
     ]
     print_answer(options, {"ok": ok, "files": files}, *_problem_lines(checked))
     if ok and not options.json:
         print_message("all well")
     return 0 if ok else 1
-
-
-def _reuse(assessment: Assessment, home: Home) -> dict[str, int] | None:
-    """How many images would be copied, and how many made; None where the spec reuses none."""
-    if not assessment.realised.get("reuse"):
-        return None
-    from runner.daemon.reuse import planned
-
-    return planned(assessment, home)
 
 
 def _assessed(specs: list[tuple[str, bytes]], home: Home) -> list[tuple[str, Assessment]]:

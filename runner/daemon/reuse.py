@@ -11,14 +11,12 @@ import os
 import platform
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
-from runner.clock import monotonic
 from runner.daemon.sidecar import SUFFIXES, copy_of, realised_spec
-from runner.daemon.tasks import InFlight, TaskBuilder
+from runner.daemon.tasks import InFlight
 from runner.engine.custom_entries import models_of, upscaler_of
 from runner.engine.hub import library as hub
 from runner.engine.memory.machine import cards
@@ -30,12 +28,9 @@ from runner.files import is_absent, is_file, read_file, sha256_of
 from runner.gallery.keys import VERSIONS, asked_fields, asked_key, keys_in, setup_key
 from runner.gallery.page.thumbs import thumbnail
 from runner.gallery.store import FOLDER, Gallery
-from runner.job import State
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.disk import Copied
-from runner.spool.inbox.assess import Assessment
-from runner.spool.inbox.inputs import place_of
 from runner.spool.store.outbox import ORIGINAL, SavedImage
 from runner.spool.store.record import Record
 from runner.task import ImageTask
@@ -44,9 +39,8 @@ from specs.errors import FluxdropError
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 1.0
 _SETTINGS = (
-    "device", "devices", "ray", "gpu_memory_gb", "compile", "attention", "step_cache",
+    "device", "devices", "ray", "gpu_memory_gb", "compile", "attention", "step_cache", "upscaler",
 )  # fmt: skip
 
 
@@ -76,7 +70,7 @@ class Reuse:
         # Of the built-in model only: reading others takes minutes.
         memory = home.data / "cache" / "hashes.json"
         self._hashes = {reads: Hashes(memory, reads=reads) for reads in (True, False)}
-        self._weights: dict[tuple[str, str], tuple[Found | None, float]] = {}
+        self._weights: dict[tuple[str, str], Found | None] = {}
         self._lock = threading.Lock()
         self._wrong: set[str] = set()
 
@@ -145,23 +139,29 @@ class Reuse:
         made_with = ((of or {}).get("model") or {}).get("hash", weights)
         if weights is None or weights != made_with:
             return None
-        return setup_key(fields, precision=task.precision, weights=weights, **self._here)
+        model, beside = self._library.models[task.model], []
+        if task.upscale > 1:
+            beside.append(self._hashes[True].file(self._library.upscaler(model)[1]))
+        estimator = model.serves[task.kind].estimator
+        if estimator and fields.get("control") == "depth" and not fields.get("preprocessed"):
+            beside.append(str(self._library.estimator(estimator)))  # names its commit
+        here = {"weights": [weights, *beside], "precision": task.precision, **self._here}
+        return setup_key(fields, here)
 
     def _hash_of(self, task: ImageTask, *, fresh: bool) -> str | None:
         """The hash of a task's weights, of which none is read; None where it is not known."""
         key = task.model, task.kind
         with self._lock:
-            known, looked_at = self._weights.get(key, (None, 0.0))
-            if known is None and looked_at and not fresh:
-                if monotonic() - looked_at < _AGAIN_SECONDS:
-                    return None
+            known = self._weights.get(key)
+            if known is None and key in self._weights and not fresh:
+                return None  # until an image is made: then they were read
             if known is None or not are_unchanged(known.stamps):
                 try:
                     model = self._library.models[task.model]
                     known = found(self._library, self._hashes[model.builtin], model, task.kind)
                 except (LookupError, JobFailed, OSError):
                     known = None
-                self._weights[key] = known, monotonic()
+                self._weights[key] = known
             return known.hash if known else None
 
     @cached_property
@@ -172,29 +172,6 @@ class Reuse:
             "settings": [str(getattr(self._home.settings, name)) for name in _SETTINGS],
             "versions": [versions()[name] for name in VERSIONS],
         }
-
-
-def planned(assessment: Assessment, home: Home) -> dict[str, int] | None:
-    """How many images of a spec are `new`, `reused` or `unknown`; None where it reuses none.
-
-    Unknown are those whose inputs or weights are not there, or of whose setup none was made.
-    """
-    if assessment.reason or not assessment.realised.get("reuse"):
-        return None
-    reuse, builder = Reuse(home), TaskBuilder(home)
-    record = Record(
-        0, "plan", State.QUEUED, "", "", 0, "", b"", "", total=assessment.total,
-        realised=assessment.realised, base_seed=assessment.base_seed,
-    )  # fmt: skip
-    composed = [each for each, _ in assessment.composed], [each for _, each in assessment.composed]
-    place = partial(place_of, home=home)
-    counts = {"new": 0, "reused": 0, "unknown": 0}
-    for number in range(1, record.total + 1):
-        picture, known = None, False
-        with suppress(JobFailed, OSError):
-            picture, known = reuse.find(builder.build(record, composed, number, place))
-        counts["reused" if picture else "new" if known else "unknown"] += 1
-    return counts
 
 
 def _fields(task: ImageTask, realised: Mapping[str, Any]) -> dict[str, Any]:

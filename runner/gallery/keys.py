@@ -72,7 +72,7 @@ def asked_key(fields: Mapping[str, Any]) -> str:
     return _digest(fields)
 
 
-def setup_key(fields: Mapping[str, Any], **here: Any) -> str:
+def setup_key(fields: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The key of how an image that asks for these fields is made `here`."""
     alike = {name: value for name, value in fields.items() if name not in _OF_ONE_IMAGE}
     return _digest([alike, here])

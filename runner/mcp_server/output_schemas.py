@@ -42,7 +42,7 @@ _DRY_RUN = _object(
         "prompt_count": {"type": "integer"},
         "audit": {"type": "string", "description": "ok: no prompt asks for anything forbidden."},
         "left_out": {"type": "array", "description": "Combinations that would not run, and why."},
-        "reuse": {"type": ["object", "null"], "description": "How many images would be copied."},
+        "reuse": {"type": "object", "description": "How many images would be copied."},
     },
     *("left_out", "reuse"),
     description="Only after dry_run: what would have run. Nothing was submitted.",

@@ -11,6 +11,8 @@ from tests.cli.here import Here
 from tests.composer.helpers import write_pack
 from tests.harness import Runner, eventually, sidecars
 
+pytestmark = pytest.mark.timeout(180)
+
 BULK = ("compose", "mugs", "--all", "--set", "model=tiny", "--set", "steps=2", "--set", "seed=3")
 
 
@@ -47,6 +49,8 @@ def test_a_pack_that_grows_by_a_subject_costs_only_its_images(
         assert new["result"]["reused_from"] == {"job": first, "file": old["result"]["file"]}
         pictures = [runner.folder(s["result"]["job"]) / s["result"]["file"] for s in (old, new)]
         assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    copy = runner.folder(second) / f"{second}-0001.json"
+    assert here("verify", str(copy)).code == 0
 
     runner.stop()
     spec = runner.folder(second) / "spec.yaml"
@@ -56,7 +60,5 @@ def test_a_pack_that_grows_by_a_subject_costs_only_its_images(
     third = made("--reuse")
     assert runner.status(third)["images"]["reused"] == 4
     assert runner.read("runner.json")["models"] == [], "all was copied, and a model was loaded"
-    copy = runner.folder(third) / f"{third}-0001.json"
-    assert here("verify", str(copy)).code == 0
     (runner.folder(first) / f"{first}-0001.png").unlink()
     assert planned("--reuse") == {"new": 0, "reused": 4, "unknown": 0}, "there are other copies"
