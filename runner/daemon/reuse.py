@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from runner.daemon.sidecar import SUFFIXES, copy_of, realised_spec
+from runner.daemon.sidecar import copy_of, realised_spec
 from runner.daemon.tasks import InFlight
 from runner.engine.custom_entries import models_of, upscaler_of
 from runner.engine.hub import library as hub
@@ -31,6 +31,7 @@ from runner.gallery.store import FOLDER, Gallery
 from runner.pictures import decoded
 from runner.settings import Home
 from runner.spool.disk.disk import Copied
+from runner.spool.store.names import PICTURE_SUFFIXES
 from runner.spool.store.outbox import ORIGINAL, SavedImage
 from runner.spool.store.record import Record
 from runner.task import ImageTask
@@ -78,7 +79,7 @@ class Reuse:
         """The picture that may stand in for an image, if any; and whether that could be told."""
         try:
             fields = _fields(image.task, image.realised)
-            key, suffix = asked_key(fields), SUFFIXES[image.realised.get("format", "png")]
+            key, suffix = asked_key(fields), PICTURE_SUFFIXES[image.realised.get("format", "png")]
             alike = []
             for picture_id, made, sha256 in self._gallery.alike(key):
                 file = self._home.job(_job_of(picture_id)) / f"{picture_id}{suffix}"
@@ -109,7 +110,7 @@ class Reuse:
         """The files of an image, copied from a picture. Raises Unreusable."""
         folder = self._home.job(_job_of(picture.id))
         stem = f"{record.id}-{image.task.index:04d}"
-        suffix = SUFFIXES[image.realised.get("format", "png")]
+        suffix = PICTURE_SUFFIXES[image.realised.get("format", "png")]
         try:
             sidecar = read_json(folder / f"{picture.id}.json") or {}
             keys = keys_in(sidecar)

@@ -20,12 +20,13 @@ from typing import Any
 from runner.daemon.pages import Pages
 from runner.daemon.recording import Recorder
 from runner.daemon.reuse import Unreusable
-from runner.daemon.sidecar import SUFFIXES, FinishedImage, sidecar_of
+from runner.daemon.sidecar import FinishedImage, sidecar_of
 from runner.errors import JobFailed, PlaceAway
 from runner.gallery.metadata import encode
 from runner.gallery.page.thumbs import thumbnail
 from runner.holds import disk_hold
 from runner.spool.disk.disk import concerns_all
+from runner.spool.store.names import PICTURE_SUFFIXES
 from runner.spool.store.outbox import ORIGINAL, SavedImage, output_entry, state_of
 from runner.spool.store.record import Record
 from runner.spool.store.spool import Spool
@@ -159,7 +160,7 @@ def _encoded(image: FinishedImage) -> SavedImage:
     task, realised = image.rendered.task, image.realised
     stem = f"{image.record.id}-{task.index:04d}"
     kind = realised.get("format", "png")
-    suffix = SUFFIXES[kind]
+    suffix = PICTURE_SUFFIXES[kind]
     sidecar = sidecar_of(image, f"{stem}{suffix}")
     picture = encode(
         image.rendered.image,

@@ -12,10 +12,10 @@ from runner.spool.store.record import Record
 from runner.task import ImageTask
 from specs.expand import for_sidecar
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-"""Of the pictures' names, by their format."""
 _REALISED = ("precision", "width", "height")
-_OF_A_PACK = ("pack", "pack_version", "pack_sha256", "subject", "variable", "audit")
+_OF_ITS_ORIGIN = frozenset({
+    "pack", "pack_version", "pack_sha256", "subject", "variable", "audit", "row", "custom_id",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,11 @@ def copy_of(
     spec = realised_spec(image.task, image.realised)
     spec |= {name: sidecar[name] for name in _REALISED if name in sidecar}
     source = sidecar["result"]
-    result = {name: value for name, value in source.items() if name not in _OF_A_PACK}
+    result = {
+        name: value
+        for name, value in source.items()
+        if name not in _OF_ITS_ORIGIN and not name.startswith("x_")
+    }
     if "original" in source:
         result["original"] = {**source["original"], "file": original}
     result |= {
